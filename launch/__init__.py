@@ -1,0 +1,1 @@
+"""The commands: python -m launch.train, .evaluate, .generate, .tokenize, .data, .report. Imports everything else."""

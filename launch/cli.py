@@ -1,0 +1,45 @@
+"""What every command shares: absl flags, errors without tracebacks, one compilation cache."""
+
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+
+from model.errors import UserError
+
+EXIT_USER_ERROR = 2
+
+
+def run(main: Callable[[list[str]], int | None]) -> None:
+    """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError."""
+
+    def guarded(argv: list[str]) -> int | None:
+        try:
+            return main(argv)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
+
+    app.run(guarded, flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"error: {error}\nSee --help for the flags of this command.", file=sys.stderr)
+        raise SystemExit(EXIT_USER_ERROR) from None
+
+
+def use_compilation_cache() -> None:
+    """Keeps compiled programs between runs, so that a second start takes seconds.
+
+    In `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set.
+    """
+    import jax
+
+    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -1,0 +1,280 @@
+"""Trees of options: check them, write them as JSON, read them back, change one field by its path.
+
+An option is a frozen, keyword-only dataclass; a mechanism is chosen by choosing the class of its option. What a field
+may hold is its annotation, read at run time: numbers, strings, `Literal`, `tuple[X, ...]`, option classes and unions of
+them. An option may define `problems()`, which yields `(field, message)` for values that make no sense.
+"""
+
+import ast
+import dataclasses
+import difflib
+import functools
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar
+
+from model.errors import UserError
+
+T = TypeVar("T")
+
+
+@functools.cache
+def fields_of(cls: type) -> dict[str, Any]:
+    """The fields of an option class and the annotation of each."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation alone."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def option_classes(annotation: Any) -> dict[str, type]:
+    """The option classes that an annotation admits, by name."""
+    return {a.__name__: a for a in alternatives(annotation) if dataclasses.is_dataclass(a)}  # type: ignore[union-attr, misc]
+
+
+def describe(annotation: Any) -> str:
+    """An annotation in the words of an error message."""
+    words = []
+    for a in alternatives(annotation):
+        if a is type(None):
+            words.append("None")
+        elif typing.get_origin(a) is Literal:
+            words += [repr(value) for value in typing.get_args(a)]
+        elif typing.get_origin(a) is tuple:
+            words.append(f"a tuple of {describe(typing.get_args(a)[0])}")
+        elif dataclasses.is_dataclass(a):
+            words.append(f"{a.__name__}(...)")  # type: ignore[union-attr]
+        else:
+            words.append(a.__name__)
+    return " or ".join(words)
+
+
+def nearest(name: str, known: Any) -> str:
+    """A hint that names the known word nearest to a misspelt one, or lists them all."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+# ---------------------------------------------------------------------------------------------------- checking
+
+
+def conforms(value: Any, annotation: Any) -> bool:
+    """Whether a value has the type that an annotation asks for; an int passes for a float, a bool never for an int."""
+    for a in alternatives(annotation):
+        origin = typing.get_origin(a)
+        if origin is Literal:
+            if any(value == choice and type(value) is type(choice) for choice in typing.get_args(a)):
+                return True
+        elif origin is tuple:
+            if isinstance(value, tuple) and all(conforms(item, typing.get_args(a)[0]) for item in value):
+                return True
+        elif a is float:
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                return True
+        elif a is int:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return True
+        elif isinstance(value, a):
+            return True
+    return False
+
+
+def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every option of a tree with its path, the root first under the path given."""
+    yield path, option
+    for name in fields_of(type(option)):
+        value = getattr(option, name)
+        below = f"{path}.{name}" if path else name
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, below)
+        elif isinstance(value, tuple):
+            for i, item in enumerate(value):
+                if dataclasses.is_dataclass(item):
+                    yield from walk(item, f"{below}.{i}")
+
+
+def find_problems(option: Any, path: str = "") -> list[str]:
+    """Every wrong type and every refused value of a tree, one line each, headed by the path of its field."""
+    found = []
+    for below, node in walk(option, path):
+        mistyped = False
+        for name, annotation in fields_of(type(node)).items():
+            value = getattr(node, name)
+            if not conforms(value, annotation):
+                mistyped = True
+                got = f"{value!r} ({type(value).__name__})"
+                found.append(f"{_join(below, name)}: expected {describe(annotation)}, got {got}")
+        if not mistyped and hasattr(node, "problems"):
+            found += [f"{_join(below, name)}: {message}" for name, message in node.problems()]
+    return found
+
+
+def check(option: Any, path: str = "") -> None:
+    """Raises UserError with every problem of a tree of options; returns nothing when there is none."""
+    found = find_problems(option, path)
+    if found:
+        heading = "this config cannot be built:" if len(found) == 1 else f"this config has {len(found)} problems:"
+        raise UserError("\n  ".join([heading, *found]))
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+# -------------------------------------------------------------------------------------------------------- JSON
+
+
+def to_json(value: Any) -> Any:
+    """A tree of options as JSON values; an option becomes an object whose "type" is its class name."""
+    if dataclasses.is_dataclass(value):
+        return {"type": type(value).__name__} | {n: to_json(getattr(value, n)) for n in fields_of(type(value))}
+    if isinstance(value, (tuple, list)):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
+    """The tree of options that `to_json` wrote. Raises UserError for an unknown class, an unknown or a missing field."""
+    classes = option_classes(annotation)
+    if isinstance(value, Mapping):
+        cls = _class_named(value.get("type"), classes, annotation, path)
+        known = fields_of(cls)
+        for name in value:
+            if name != "type" and name not in known:
+                raise UserError(f"{_join(path, name)}: {cls.__name__} has no such field; {nearest(name, known)}")
+        given = {n: from_json(known[n], v, _join(path, n)) for n, v in value.items() if n != "type"}
+        return _construct(cls, given, path)
+    if isinstance(value, list):
+        inside = [typing.get_args(a)[0] for a in alternatives(annotation) if typing.get_origin(a) is tuple]
+        item = inside[0] if inside else Any
+        return tuple(from_json(item, v, f"{path}.{i}") for i, v in enumerate(value))  # type: ignore[return-value]
+    return value
+
+
+def _class_named(name: Any, classes: dict[str, type], annotation: Any, path: str) -> type:
+    if name is None and len(classes) == 1:
+        return next(iter(classes.values()))
+    if name not in classes:
+        where = path or "the root"
+        if not classes:
+            raise UserError(f"{where}: expected {describe(annotation)}, got an option of type {name!r}")
+        raise UserError(f"{where}: no option {name!r} fits here; {nearest(str(name), classes)}")
+    return classes[name]
+
+
+def _construct(cls: type, given: dict[str, Any], path: str) -> Any:
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{path or cls.__name__}: {cls.__name__} needs a value for {', '.join(missing)}")
+    return cls(**given)
+
+
+# --------------------------------------------------------------------------------------------------- overriding
+
+
+def override(option: T, assignment: str) -> T:
+    """A copy of the tree with one field changed, as `--set path.to.field=value` says it.
+
+    The value is a Python literal (`3e-4`, `True`, `None`, `"text"`, `(1, 2)`), a bare word for a string field, or an
+    option by its class: `model.position=Rotary(theta=5e5)`. Raises UserError when the path or the value does not fit.
+    """
+    path, equals, text = assignment.partition("=")
+    path = path.strip()
+    if not equals or not path:
+        raise UserError(f"--set {assignment!r}: expected path.to.field=value, such as --set model.num_layers=8")
+    return _replace(option, path.split("."), text.strip(), path)
+
+
+def _replace(node: Any, steps: list[str], text: str, path: str) -> Any:
+    step, rest = steps[0], steps[1:]
+    if isinstance(node, tuple):
+        if not step.isdigit() or int(step) >= len(node):
+            raise UserError(f"--set {path}: {step!r} is no index into a tuple of {len(node)}")
+        items = list(node)
+        items[int(step)] = _replace(items[int(step)], rest, text, path) if rest else parse_value(text, Any, path)
+        return tuple(items)
+    if not dataclasses.is_dataclass(node):
+        raise UserError(f"--set {path}: there is nothing below {type(node).__name__} {node!r} to set {step!r} in")
+    known = fields_of(type(node))
+    if step not in known:
+        raise UserError(f"--set {path}: {type(node).__name__} has no field {step!r}; {nearest(step, known)}")
+    if rest:
+        value = _replace(getattr(node, step), rest, text, path)
+    else:
+        value = parse_value(text, known[step], path)
+        if not conforms(value, known[step]):
+            raise UserError(f"--set {path}: expected {describe(known[step])}, got {text!r} ({type(value).__name__})")
+    return dataclasses.replace(node, **{step: value})  # type: ignore[type-var]
+
+
+def parse_value(text: str, annotation: Any, path: str) -> Any:
+    """The value that a piece of text stands for, where the annotation says what may stand there."""
+    try:
+        node = ast.parse(text, mode="eval").body
+    except SyntaxError:
+        return text  # a bare word or a file path: strings need no quotes
+    if isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in option_classes(annotation)):
+        return _option_from_syntax(node, annotation, path)
+    if isinstance(node, (ast.Tuple, ast.List)):
+        inside = [typing.get_args(a)[0] for a in alternatives(annotation) if typing.get_origin(a) is tuple]
+        item = inside[0] if inside else Any
+        return tuple(parse_value(ast.unparse(element), item, path) for element in node.elts)
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        return text
+    # A string field takes what was typed, so that --set name=7 gives "7".
+    takes_text = str in alternatives(annotation) and not conforms(value, annotation)
+    return text if takes_text else value
+
+
+def _option_from_syntax(node: ast.expr, annotation: Any, path: str) -> Any:
+    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+    classes = option_classes(annotation)
+    name = call.func.id if isinstance(call.func, ast.Name) else ast.unparse(call.func)
+    if name not in classes:
+        if not classes:
+            raise UserError(f"--set {path}: expected {describe(annotation)}, got {ast.unparse(node)!r}")
+        raise UserError(f"--set {path}: no option {name!r} fits here; {nearest(name, classes)}")
+    cls = classes[name]
+    known = fields_of(cls)
+    if call.args:
+        raise UserError(f"--set {path}: write the fields of {name} by name, such as {name}({next(iter(known), '')}=...)")
+    given = {}
+    for keyword in call.keywords:
+        field = keyword.arg or "**"
+        if field not in known:
+            raise UserError(f"--set {path}: {name} has no field {field!r}; {nearest(field, known)}")
+        given[field] = parse_value(ast.unparse(keyword.value), known[field], f"{path}.{field}")
+    return _construct(cls, given, path)
+
+
+# ---------------------------------------------------------------------------------------------------- comparing
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """The fields in which two JSON trees of options differ, one line each: `path: old -> new`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type"):
+        lines = []
+        for name in sorted(set(old) | set(new)):
+            lines += differences(old.get(name), new.get(name), _join(path, name))
+        return lines
+    return [] if old == new else [f"{path}: {_brief(old)} -> {_brief(new)}"]
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, Mapping):
+        inside = ", ".join(f"{k}={_brief(v)}" for k, v in value.items() if k != "type")
+        return f"{value.get('type', '')}({inside})"
+    return repr(value)

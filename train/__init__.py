@@ -1,0 +1,1 @@
+"""Data, tokenizers, optimizers, sharding, the step, the loop, checkpoints, evaluation. Imports model/."""
