@@ -1,0 +1,114 @@
+"""Causal self-attention with grouped key/value heads; multi-head and multi-query attention are its two ends.
+
+Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Shazeer 2019, "Fast Transformer Decoding" (multi-query);
+Ainslie et al. 2023, "GQA". Norms on queries and keys: Henry et al. 2020, "Query-Key Normalization for Transformers", in
+the per-head form of later models.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+from flax import nnx
+
+from model.cache import Cache, write
+from model.initialization import ParameterMaker
+from model.kernels import attend
+from model.norms import LayerNorm, Norm, RMSNorm
+from model.positions import rotate
+from model.projections import project
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupedQuery:
+    """Attention heads and what they may do.
+
+    Attributes:
+      num_heads: query heads N.
+      num_kv_heads: key/value heads K, a divisor of N; None for N (multi-head), 1 for multi-query.
+      head_dim: head width H; None for model width / N.
+      bias: whether the query, key, value and output projections have biases.
+      qk_norm: a norm over each query and key head before positions, or None.
+      logit_softcap: c of c * tanh(score / c), or None.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    bias: bool = False
+    qk_norm: LayerNorm | RMSNorm | None = None
+    logit_softcap: float | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.num_heads < 1:
+            yield "num_heads", f"must be at least 1, got {self.num_heads}"
+        elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
+            divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]
+            yield "num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}; use one of {divisors}"
+        if self.head_dim is not None and self.head_dim < 1:
+            yield "head_dim", f"must be at least 1, got {self.head_dim}"
+        if self.logit_softcap is not None and self.logit_softcap <= 0:
+            yield "logit_softcap", f"must be above 0, or None for no cap, got {self.logit_softcap}"
+
+    @property
+    def kv_heads(self) -> int:
+        """K, with None resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    def head_width(self, width: int) -> int:
+        """H at a model width, with None resolved."""
+        return width // self.num_heads if self.head_dim is None else self.head_dim
+
+
+class Attention(nnx.Module):
+    """Projections to heads, attention, projection back."""
+
+    def __init__(
+        self, option: GroupedQuery, width: int, dropout: float, reductions: str, make: ParameterMaker
+    ) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+        self.option = option
+        self.dropout = dropout
+        self.reductions = reductions
+        n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
+        self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
+        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
+        self.value = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if option.bias else None
+        self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if option.bias else None
+        self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if option.bias else None
+        self.output_bias = make.zeros((width,), ("embed",)) if option.bias else None
+        norm = option.qk_norm
+        self.query_norm = None if norm is None else Norm(norm, h, make, reductions, axis="head_dim")
+        self.key_norm = None if norm is None else Norm(norm, h, make, reductions, axis="head_dim")
+
+    def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+        """Maps (B, T, D) to (B, T, D); with a cache, its keys and values are the ones attended to."""
+        q_BTNH = project(x_BTD, self.query, self.query_bias)
+        k_BTKH = project(x_BTD, self.key, self.key_bias)
+        v_BTKH = project(x_BTD, self.value, self.value_bias)
+        if self.query_norm is not None and self.key_norm is not None:
+            q_BTNH, k_BTKH = self.query_norm(q_BTNH), self.key_norm(k_BTKH)
+        q_BTNH, k_BTKH = rotate(q_BTNH, context.rotary), rotate(k_BTKH, context.rotary)
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
+        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
+        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
+        if cache is not None:
+            cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
+            k_BTKH, v_BTKH = cache.k, cache.v
+        assert context.mask_BTS is not None
+        y_BTNH = attend(
+            q_BTNH,
+            k_BTKH,
+            v_BTKH,
+            context.mask_BTS,
+            scale=q_BTNH.shape[-1] ** -0.5,
+            softcap=self.option.logit_softcap,
+            reductions=self.reductions,
+            on_weights=lambda w_BNTS: context.dropout(context.tap("attention_weights", w_BNTS), self.dropout),
+        )
+        y_BTNH = context.tap("attention_heads", y_BTNH)
+        return project(y_BTNH, self.output, self.output_bias, contract=2), cache

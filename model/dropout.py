@@ -1,0 +1,28 @@
+"""Dropout: Srivastava et al. 2014, "Dropout: A Simple Way to Prevent Neural Networks from Overfitting"."""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dropout:
+    """The share of entries zeroed while training, place by place."""
+
+    embedding: float = 0.0
+    attention: float = 0.0
+    residual: float = 0.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for name in ("embedding", "attention", "residual"):
+            if not 0 <= getattr(self, name) < 1:
+                yield name, f"must be from 0 up to but not 1, got {getattr(self, name)}"
+
+
+def drop(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
+    """Zeroes each entry with probability `rate` and divides the rest by 1 - rate."""
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

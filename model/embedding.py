@@ -1,0 +1,56 @@
+"""Tokens to vectors and vectors to logits; the two may share one table.
+
+Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied); the soft-cap c * tanh(z / c) on logits
+is Gemma 2's (2024, section 2).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.initialization import ParameterMaker
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tied:
+    """Logits are products with the token embedding."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Untied:
+    """Logits come from a matrix of their own."""
+
+    bias: bool = False
+
+
+class Embedding(nnx.Module):
+    """The token table, and the unembedding where it is a matrix of its own."""
+
+    def __init__(
+        self, unembedding: Tied | Untied, vocab_size: int, width: int, softcap: float | None, make: ParameterMaker
+    ) -> None:
+        """Args: the choice of unembedding, V, D, the logits' soft-cap or None, the maker."""
+        self.softcap = softcap
+        self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
+        untied = isinstance(unembedding, Untied)
+        self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab"), width) if untied else None
+        self.output_bias = make.zeros((vocab_size,), ("vocab",)) if untied and unembedding.bias else None
+
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """Looks tokens up: (B, T) ids to (B, T, D)."""
+        return self.table[...][tokens_BT]
+
+    def unembed(self, x_BTD: jax.Array, dtype: str) -> jax.Array:
+        """Logits (B, T, V), accumulated and returned in the dtype given."""
+        lead, out = x_BTD.shape[:-1], jnp.dtype(dtype)
+        x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])  # one contracted axis in the gradient; see model/projections.py
+        if self.output is None:
+            logits_MV = jnp.einsum("MD,VD->MV", x_MD, self.table[...], preferred_element_type=out)
+        else:
+            logits_MV = jnp.einsum("MD,DV->MV", x_MD, self.output[...], preferred_element_type=out)
+        logits_BTV = logits_MV.reshape(*lead, -1)
+        if self.output_bias is not None:
+            logits_BTV = logits_BTV + self.output_bias[...]
+        return logits_BTV if self.softcap is None else self.softcap * jnp.tanh(logits_BTV / self.softcap)

@@ -1,0 +1,83 @@
+"""The feed-forward layer: a plain MLP, or a gated one (SwiGLU, GeGLU).
+
+Vaswani et al. 2017, "Attention Is All You Need", equation 2; Shazeer 2020, "GLU Variants Improve Transformer",
+equation 6. ReLU squared: So et al. 2021, "Primer". GELU: Hendrycks, Gimpel 2016.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.initialization import ParameterMaker
+from model.projections import project
+from model.taps import Context
+
+Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "silu": jax.nn.silu,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLP:
+    """down(activation(up(x)))."""
+
+    width: int
+    activation: Activation = "gelu"
+    bias: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.width < 1:
+            yield "width", f"must be at least 1, got {self.width}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gated:
+    """down(activation(gate(x)) * up(x)): SwiGLU with "silu", GeGLU with "gelu"."""
+
+    width: int
+    activation: Activation = "silu"
+    bias: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.width < 1:
+            yield "width", f"must be at least 1, got {self.width}"
+
+
+class FeedForward(nnx.Module):
+    """Either option as a module."""
+
+    def __init__(self, option: MLP | Gated, width: int, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the maker."""
+        self.option = option
+        inner = option.width
+        gated = isinstance(option, Gated)
+        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn"), width) if gated else None
+        self.up = make.matrix("projection", (width, inner), ("embed", "ffn"), width)
+        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"), inner)
+        self.gate_bias = make.zeros((inner,), ("ffn",)) if gated and option.bias else None
+        self.up_bias = make.zeros((inner,), ("ffn",)) if option.bias else None
+        self.down_bias = make.zeros((width,), ("embed",)) if option.bias else None
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Maps (B, T, D) to (B, T, D), each token by itself."""
+        activation = ACTIVATIONS[self.option.activation]
+        up_BTF = project(x_BTD, self.up, self.up_bias)
+        if self.gate is not None:
+            hidden_BTF = activation(project(x_BTD, self.gate, self.gate_bias)) * up_BTF
+        else:
+            hidden_BTF = activation(up_BTF)
+        hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
+        return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)
+

@@ -1,0 +1,96 @@
+"""How every parameter starts, in one place.
+
+What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the number of inputs it contracts over.
+
+| role        | parameters                                        | `Normal`                    | `FanIn`                         |
+|-------------|---------------------------------------------------|-----------------------------|---------------------------------|
+| embedding   | token table                                       | N(0, std)                   | N(0, embedding_std)             |
+| position    | learned position table                            | N(0, std)                   | N(0, embedding_std)             |
+| projection  | query, key, value, up and gate matrices           | N(0, std)                   | truncated N(0, 1/fan_in)        |
+| residual    | matrices that write to the residual stream        | N(0, std / sqrt(2n)) if     | the same, / sqrt(2n) if         |
+|             | (attention output, feed-forward down)             | scale_residual              | scale_residual; zero if         |
+|             |                                                   |                             | zero_residual                   |
+| unembedding | untied output matrix                              | N(0, std)                   | truncated N(0, 1/fan_in)        |
+| scale       | norm weights                                      | 1                           | 1                               |
+| bias        | every bias                                        | 0                           | 0                               |
+
+`Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
+Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,
+"Efficient BackProp", section 4.6); its truncation at two deviations is corrected so that the variance is as stated.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+Role = Literal["embedding", "position", "projection", "residual", "unembedding"]
+TRUNCATED_STD = 0.87962566103423978  # standard deviation of N(0, 1) cut at two deviations
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normal:
+    """Every matrix from one normal distribution (GPT-2)."""
+
+    std: float = 0.02
+    scale_residual: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.std <= 0:
+            yield "std", f"must be above 0, got {self.std}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FanIn:
+    """Every matrix by the number of its inputs."""
+
+    embedding_std: float = 0.02
+    scale_residual: bool = False
+    zero_residual: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.embedding_std <= 0:
+            yield "embedding_std", f"must be above 0, got {self.embedding_std}"
+        if self.scale_residual and self.zero_residual:
+            yield "zero_residual", "scale_residual has nothing to scale when zero_residual is on; switch one off"
+
+
+class ParameterMaker:
+    """Draws the parameters of a model one after another from one key, and names their axes."""
+
+    def __init__(self, key: jax.Array, initialization: Normal | FanIn, num_layers: int, dtype: str) -> None:
+        """Args: the key to draw from, the scheme, the depth n of the table above, and the stored dtype."""
+        self.rngs = nnx.Rngs(key)
+        self.initialization = initialization
+        self.residual_scale = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
+        self.dtype = jnp.dtype(dtype)
+
+    def matrix(self, role: Role, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int = 1) -> nnx.Param:
+        """A parameter drawn at random: its role, its shape, a logical name for each axis, the inputs it contracts."""
+        scheme = self.initialization
+        key = self.rngs.params()
+        if isinstance(scheme, Normal):
+            value = scheme.std * jax.random.normal(key, shape)
+        elif role in ("embedding", "position"):
+            value = scheme.embedding_std * jax.random.normal(key, shape)
+        elif role == "residual" and scheme.zero_residual:
+            value = jnp.zeros(shape)
+        else:
+            value = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(fan_in))
+        if role == "residual":
+            value = value * self.residual_scale
+        return nnx.Param(value.astype(self.dtype), axes=axes)
+
+    def ones(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """A norm's weight."""
+        return nnx.Param(jnp.ones(shape, self.dtype), axes=axes)
+
+    def zeros(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """A bias."""
+        return nnx.Param(jnp.zeros(shape, self.dtype), axes=axes)

@@ -1,0 +1,27 @@
+"""Which number format is used where: the one place that decides dtypes."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The formats of stored parameters, of matrix products and activations, and of sensitive reductions.
+
+    `reductions` holds for norms, attention softmax, logits and the loss. Optimizer moments follow `parameters`.
+    """
+
+    parameters: Dtype = "float32"
+    compute: Dtype = "float32"
+    reductions: Dtype = "float32"
+
+
+def for_compute(params: Any, precision: Precision) -> Any:
+    """The parameters as the forward pass uses them; gradients flow back through the cast."""
+    dtype = jnp.dtype(precision.compute)
+    return jax.tree.map(lambda p: p.astype(dtype), params)

@@ -1,0 +1,65 @@
+"""What travels beside the activations through one forward pass: taps, dropout keys, sharding.
+
+A tap is a named intermediate. Modules offer each by name; only those that were asked for are kept, so an unasked tap
+leaves no trace in the compiled program.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from model.dropout import drop
+
+# Places an activation on the mesh by the logical names of its axes; train/sharding.py provides the real one.
+Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+
+
+def unsharded(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """The `Shard` of a single device: leaves the activation alone."""
+    return x
+
+
+@dataclasses.dataclass
+class Context:
+    """The surroundings of one forward pass, or of one layer of it.
+
+    Attributes:
+      index_BT: where each token stands in its sequence (int32); decides what it may attend to.
+      rotary: the cosines and sines of rotary positions, each (B, T, 1, H/2), or None.
+      mask_BTS: True where a query may see a key; broadcasts over batch.
+      dropout_key: a key while training, None in evaluation.
+      shard: places activations on the mesh.
+      wanted: the names of the taps that were asked for.
+      offered: every name met while tracing, for the error about an unknown one.
+      kept: the intermediates, by name.
+    """
+
+    index_BT: jax.Array
+    rotary: tuple[jax.Array, jax.Array] | None = None
+    mask_BTS: jax.Array | None = None
+    dropout_key: jax.Array | None = None
+    shard: Shard = unsharded
+    wanted: frozenset[str] = frozenset()
+    offered: set[str] = dataclasses.field(default_factory=set)
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def tap(self, name: str, value: jax.Array) -> jax.Array:
+        """Offers an intermediate under a name and passes it on unchanged."""
+        self.offered.add(name)
+        if name in self.wanted:
+            self.kept[name] = value
+        return value
+
+    def dropout(self, x: jax.Array, rate: float) -> jax.Array:
+        """Drops entries while training; leaves x alone in evaluation."""
+        if rate == 0 or self.dropout_key is None:
+            return x
+        self.dropout_key, key = jax.random.split(self.dropout_key)
+        return drop(x, rate, key)
+
+    def for_layer(self, layer: jax.Array | int) -> "Context":
+        """The context of one layer: its own dropout key and its own taps."""
+        key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, layer)
+        return dataclasses.replace(self, dropout_key=key, kept={})

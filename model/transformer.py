@@ -1,0 +1,185 @@
+"""The whole model: embed, run the stacked blocks, normalise, unembed.
+
+Above this file everything is a pure function of parameters, a nested dict of arrays:
+
+    params = init(config, key)                      # one array per kind of weight, layers stacked in front
+    output = forward(config, params, tokens_BT)     # output.logits_BTV
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model import masks
+from model.block import Block
+from model.cache import Cache
+from model.config import ModelConfig
+from model.embedding import Embedding
+from model.errors import UserError
+from model.initialization import ParameterMaker
+from model.norms import Norm
+from model.options import check, nearest
+from model.positions import PositionEmbedding, rotary_table
+from model.precision import for_compute
+from model.taps import Context, Shard, unsharded
+
+Params = dict[str, Any]
+
+REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a forward pass returns: logits (B, T, V), the cache after it, the taps that were asked for."""
+
+    logits_BTV: jax.Array
+    cache: Cache | None
+    taps: dict[str, jax.Array]
+
+
+class Transformer(nnx.Module):
+    """A decoder-only Transformer whose layers lie stacked along a leading axis."""
+
+    def __init__(self, config: ModelConfig, key: jax.Array) -> None:
+        """Args: the options, and the key that every parameter is drawn from."""
+        embedding_key, position_key, blocks_key, norm_key = jax.random.split(key, 4)
+
+        def make(key: jax.Array) -> ParameterMaker:
+            return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
+
+        self.config = config
+        cap, reductions = config.final_logit_softcap, config.precision.reductions
+        self.embedding = Embedding(config.unembedding, config.vocab_size, config.width, cap, make(embedding_key))
+        self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
+        new_block = nnx.vmap(lambda key: Block(config, make(key)))
+        self.blocks = new_block(jax.random.split(blocks_key, config.num_layers))
+        pre_norm = config.norm_placement == "pre"
+        self.final_norm = Norm(config.norm, config.width, make(norm_key), reductions) if pre_norm else None
+
+    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, context: Context, cache: Cache | None) -> Output:
+        """Runs the model on token ids; see `forward`."""
+        x_BTD = self.position(self.embedding.embed(tokens_BT), positions_BT)
+        x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
+        x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
+        x_BTD, cache, taps = self._run_blocks(x_BTD, context, cache)
+        if self.final_norm is not None:
+            x_BTD = self.final_norm(x_BTD)
+        logits_BTV = self.embedding.unembed(context.tap("final_norm", x_BTD), self.config.precision.reductions)
+        logits_BTV = context.shard(logits_BTV, ("batch", "sequence", "vocab"))
+        return Output(logits_BTV, cache, context.kept | taps)
+
+    def _run_blocks(
+        self, x_BTD: jax.Array, context: Context, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None, dict[str, jax.Array]]:
+        """The layers in turn; caches and taps come back stacked in front by layer."""
+        graph, stacked = nnx.split(self.blocks)
+
+        def layer(x_BTD: jax.Array, inputs: tuple[Any, Cache | None, jax.Array]) -> tuple[jax.Array, Any]:
+            params, layer_cache, index = inputs
+            inner = context.for_layer(index)
+            x_BTD, layer_cache = nnx.merge(graph, params)(x_BTD, inner, layer_cache)
+            return x_BTD, (layer_cache, inner.kept)
+
+        if self.config.remat != "none":
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
+        inputs = (nnx.to_pure_dict(stacked), cache, jnp.arange(self.config.num_layers))
+        if self.config.scan_layers:
+            x_BTD, (cache, taps) = jax.lax.scan(layer, x_BTD, inputs)
+            return x_BTD, cache, taps
+        results = []
+        for i in range(self.config.num_layers):
+            x_BTD, result = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], inputs))
+            results.append(result)
+        cache, taps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+        return x_BTD, cache, taps
+
+
+@functools.lru_cache(maxsize=64)
+def _graph(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+    """The structure of the module tree and its abstract parameters, without making an array."""
+    check(config, "model")
+    return nnx.split(nnx.eval_shape(lambda: Transformer(config, jax.random.key(0))))
+
+
+def init(config: ModelConfig, key: jax.Array) -> Params:
+    """Draws the parameters. Under jit with out_shardings each device draws only its own shards."""
+    check(config, "model")
+    return nnx.to_pure_dict(nnx.split(Transformer(config, key))[1])
+
+
+def abstract_params(config: ModelConfig) -> Params:
+    """The parameters' shapes and dtypes, as the tree that `init` returns."""
+    return nnx.to_pure_dict(_graph(config)[1])
+
+
+def logical_axes(config: ModelConfig) -> Params:
+    """The logical names of every parameter's axes, as the tree that `init` returns, with tuples for leaves."""
+    state = _graph(config)[1]
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    named = jax.tree.map(lambda v: nnx.Param(v.get_metadata()["axes"]), state, is_leaf=is_variable)
+    axes = nnx.to_pure_dict(named)
+    layered = jax.tree.map(lambda a: ("layer", *a), axes["blocks"], is_leaf=lambda x: isinstance(x, tuple))
+    return {**axes, "blocks": layered}
+
+
+def forward(
+    config: ModelConfig,
+    params: Params,
+    tokens_BT: jax.Array,
+    *,
+    positions_BT: jax.Array | None = None,
+    segment_ids_BT: jax.Array | None = None,
+    cache: Cache | None = None,
+    dropout_key: jax.Array | None = None,
+    shard: Shard = unsharded,
+    taps: Iterable[str] = (),
+) -> Output:
+    """Runs the model as a pure function.
+
+    Args:
+      config: the options.
+      params: the tree of `init`.
+      tokens_BT: token ids, int32.
+      positions_BT: the position of each token; 0 to T-1 when not given. With a cache it is also the token's slot.
+      segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
+      cache: the cache to read and extend; None attends within the tokens alone.
+      dropout_key: a key switches dropout on.
+      shard: places activations on a mesh.
+      taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
+
+    Raises:
+      UserError: for options that clash, a sequence longer than the context, or an unknown tap.
+    """
+    graph, _ = _graph(config)
+    length = tokens_BT.shape[1]
+    if length > config.context_length:
+        raise UserError(f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}")
+    index_BT = jnp.arange(length, dtype=jnp.int32)[None]
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
+    if cache is None:
+        mask_BTS = masks.causal(index_BT, index_BT)
+        if segment_ids_BT is not None:
+            mask_BTS = mask_BTS & masks.same_segment(segment_ids_BT, segment_ids_BT)
+    else:
+        index_BT = positions_BT
+        slots_BS = jnp.arange(cache.k.shape[2], dtype=jnp.int32)[None]
+        mask_BTS = masks.causal(index_BT, slots_BS)
+    context = Context(
+        index_BT=index_BT,
+        rotary=rotary_table(config.position, positions_BT, config.head_dim),
+        mask_BTS=mask_BTS,
+        dropout_key=dropout_key,
+        shard=shard,
+        wanted=frozenset(taps),
+    )
+    model = nnx.merge(graph, for_compute(params, config.precision))
+    output = model(tokens_BT, positions_BT, context, cache)
+    for name in context.wanted - output.taps.keys():
+        raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")
+    return output

@@ -1,0 +1,239 @@
+"""One experiment: model, data, optimizer, mesh and run, as one tree of options; resolved, saved, loaded."""
+
+import dataclasses
+import json
+import pathlib
+import runpy
+from collections.abc import Iterator, Sequence
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.options import check, differences, from_json, nearest, override, to_json
+from train.data.config import Data
+from train.guard import Guard
+from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
+from train.sharding import Mesh, Sharding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Training:
+    """The optimisation of one run.
+
+    Attributes:
+      num_steps: updates in all.
+      seed: of the parameters and of dropout (the order of the data has its own, data.seed).
+      gradient_accumulation: micro-batches per update; the result equals one large batch.
+      clip_norm: the largest global gradient norm, or None.
+      z_loss: the coefficient of log^2 Z.
+      guard: which steps to skip.
+    """
+
+    num_steps: int
+    seed: int = 0
+    gradient_accumulation: int = 1
+    clip_norm: float | None = 1.0
+    z_loss: float = 0.0
+    guard: Guard = Guard()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for name in ("num_steps", "gradient_accumulation"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, got {getattr(self, name)}"
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"must be from 0 to 2^32 - 1, got {self.seed}"
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            yield "clip_norm", f"must be above 0, or None for no clipping, got {self.clip_norm}"
+        if self.z_loss < 0:
+            yield "z_loss", f"must be 0 or more, got {self.z_loss}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The validation loss during the run.
+
+    Attributes:
+      every: steps between evaluations; the last step is always evaluated.
+      max_batches: batches of the validation split to use; None for all of it.
+    """
+
+    every: int = 500
+    max_batches: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for name in ("every", "max_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield name, f"must be at least 1, got {value}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Text drawn from the model during the run, at every evaluation.
+
+    Attributes:
+      prompts: one sample for each.
+      length: new tokens in each.
+      temperature, top_p: how tokens are drawn.
+    """
+
+    prompts: tuple[str, ...] = ()
+    length: int = 128
+    temperature: float = 0.8
+    top_p: float = 0.95
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.length < 1:
+            yield "length", f"must be at least 1, got {self.length}"
+        if self.temperature < 0:
+            yield "temperature", f"must be 0 (greedy) or more, got {self.temperature}"
+        if not 0 < self.top_p <= 1:
+            yield "top_p", f"must be above 0 and at most 1, got {self.top_p}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When the state is saved, and what is kept.
+
+    Attributes:
+      every: steps between saves; the last step is always saved.
+      keep_last: how many of the latest stay.
+      keep_every: saves at multiples of this many steps stay for good; None for none.
+      keep_best: how many of those with the lowest validation loss stay.
+    """
+
+    every: int = 500
+    keep_last: int = 2
+    keep_every: int | None = None
+    keep_best: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for name in ("every", "keep_last", "keep_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield name, f"must be at least 1, got {value}"
+        if self.keep_best < 0:
+            yield "keep_best", f"must be 0 or more, got {self.keep_best}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Logging:
+    """What is written down on the way.
+
+    Attributes:
+      every: steps between lines of metrics.jsonl.
+      tensorboard: whether TensorBoard events are written too.
+      wandb_project: the Weights & Biases project to log to (the extra `wandb`), or None.
+    """
+
+    every: int = 10
+    tensorboard: bool = True
+    wandb_project: str | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.every < 1:
+            yield "every", f"must be at least 1, got {self.every}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides what a run computes."""
+
+    model: ModelConfig
+    data: Data
+    training: Training
+    optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
+    schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
+    mesh: Mesh = Mesh()
+    sharding: Sharding = Sharding()
+    evaluation: Evaluation = Evaluation()
+    samples: Samples = Samples()
+    checkpoints: Checkpoints = Checkpoints()
+    logging: Logging = Logging()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the values that clash from one part to another."""
+        if self.data.sequence_length > self.model.context_length:
+            yield (
+                "data.sequence_length",
+                f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}",
+            )
+        parts = self.training.gradient_accumulation
+        if parts >= 1 and self.data.batch_size % parts:
+            yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
+        if self.schedule.warmup_steps > self.training.num_steps:
+            yield (
+                "schedule.warmup_steps",
+                f"{self.schedule.warmup_steps} is more than training.num_steps={self.training.num_steps}",
+            )
+        if isinstance(self.schedule, WarmupStableDecay):
+            left = self.training.num_steps - self.schedule.warmup_steps
+            if self.schedule.decay_steps > left:
+                yield "schedule.decay_steps", f"{self.schedule.decay_steps} is more than the {left} steps after warmup"
+
+
+# Fields that may differ between a run folder and the config given to continue it: they change no number of the run.
+MAY_CHANGE = ("mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat")
+
+
+def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment that a config file defines, with `--set` overrides applied in order, checked.
+
+    A config file is Python and assigns `experiment = Experiment(...)`. Raises UserError for a missing file, a file that
+    defines none, and every problem of the options.
+    """
+    if not pathlib.Path(path).is_file():
+        known = [str(p) for p in sorted(pathlib.Path(path).parent.glob("*.py")) if p.name != "__init__.py"]
+        raise UserError(f"no config file at {path}; {nearest(path, known)}")
+    try:
+        experiment = runpy.run_path(path).get("experiment")
+    except (TypeError, ValueError) as error:
+        # A misspelt or missing argument of an option is the user's, and its text says which.
+        raise UserError(f"{path}: {error}") from error
+    if not isinstance(experiment, Experiment):
+        raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
+    for assignment in overrides:
+        experiment = override(experiment, assignment)
+    check(experiment)
+    return experiment
+
+
+def save(experiment: Experiment, run: pathlib.Path) -> None:
+    """Writes the resolved config into a run folder."""
+    text = json.dumps(to_json(experiment), indent=2) + "\n"
+    (run / "config.json").write_text(text)
+
+
+def load(run: pathlib.Path) -> Experiment:
+    """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
+    path = run / "config.json"
+    if not path.is_file():
+        raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
+    try:
+        stored = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    experiment = from_json(Experiment, stored)
+    check(experiment)
+    return experiment
+
+
+def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
+    """Raises UserError, listing the fields, when a run folder was made by another experiment than the one given."""
+    stored, given = to_json(load(run)), to_json(experiment)
+    changed = [
+        line
+        for line in differences(stored, given)
+        if not any(line.startswith((f"{name}.", f"{name}:")) for name in MAY_CHANGE)
+    ]
+    if changed:
+        listed = "\n  ".join(changed)
+        raise UserError(
+            f"{run} holds a run of another config (its value -> the one given):\n  {listed}\n"
+            "Give another --run, or the config that made it."
+        )

@@ -1,0 +1,52 @@
+"""A run is a folder that explains itself: what lies where, who may write, which experiment it is.
+
+    config.json        the resolved experiment, which loads back to the same one
+    data.json          where the dataset is
+    environment.json   versions, devices, git revision, one entry for every start
+    parameters.json    name, shape, axes, placement and count of every parameter
+    metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+from model.errors import UserError
+from train import experiment as experiments
+from train.experiment import Experiment
+
+
+@contextlib.contextmanager
+def locked(run: pathlib.Path) -> Iterator[None]:
+    """Holds a run folder for writing. Raises UserError, naming the process, when another one holds it."""
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / ".lock", "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(
+                f"{run} is in use by process {owner}; wait for it or stop it (kill {owner}), or give another --run"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def claim(run: pathlib.Path, experiment: Experiment) -> None:
+    """Makes the folder this experiment's. Raises UserError when it is another's; call it under `locked`."""
+    if (run / "config.json").exists():
+        experiments.refuse_differences(experiment, run)
+    elif (run / "checkpoints").exists():
+        raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
+    experiments.save(experiment, run)
+
+
+def record_dataset(run: pathlib.Path, dataset: dict[str, object]) -> None:
+    """Writes down where the run's tokens are."""
+    (run / "data.json").write_text(json.dumps(dataset, indent=2) + "\n")

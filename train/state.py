@@ -1,0 +1,77 @@
+"""Everything that a run carries from one step to the next."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.config import ModelConfig
+from model.transformer import abstract_params, init, logical_axes
+from train import optimizers, sharding
+from train.guard import Guard, GuardState, new_guard_state
+
+
+@struct.dataclass
+class TrainState:
+    """A pure pytree, checkpointed whole.
+
+    Attributes:
+      step: updates attempted so far, which is also the number of the next batch (int32).
+      params: the parameters.
+      opt_state: the optimizer's moments and its learning rate.
+      key: the raw key (uint32) from which step n draws its dropout by folding in n.
+      guard: the window of recent losses and gradient norms, and the counts of skipped steps.
+    """
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+    key: jax.Array
+    guard: GuardState
+
+
+def new_state(model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int) -> TrainState:
+    """The state before the first step; call it under jit with out_shardings from `state_shardings`."""
+    init_key, run_key = jax.random.split(jax.random.key(seed))
+    params = init(model, init_key)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizers.build(optimizer, logical_axes(model)).init(params),
+        key=jax.random.key_data(run_key),
+        guard=new_guard_state(guard),
+    )
+
+
+def abstract_state(model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard) -> TrainState:
+    """Shapes and dtypes of the state, without making an array."""
+    return jax.eval_shape(lambda: new_state(model, optimizer, guard, 0))
+
+
+def state_shardings(
+    model: ModelConfig,
+    optimizer: optimizers.Optimizer,
+    guard: Guard,
+    mesh: jax.sharding.Mesh,
+    table: sharding.Sharding,
+) -> TrainState:
+    """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
+    params = abstract_params(model)
+    placed = sharding.param_shardings(mesh, table, logical_axes(model), params)
+    state = abstract_state(model, optimizer, guard)
+    everywhere = sharding.replicated(mesh)
+    return TrainState(
+        step=everywhere,
+        params=placed,
+        opt_state=sharding.like_params(state.opt_state, params, placed, mesh),
+        key=everywhere,
+        guard=jax.tree.map(lambda _: everywhere, state.guard),
+    )
+
+
+def init_sharded(
+    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: TrainState
+) -> TrainState:
+    """The first state, each device drawing only its own shards."""
+    return jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings)(model, optimizer, guard, seed)

@@ -1,0 +1,135 @@
+"""The training step and the evaluation step: pure functions, compiled once."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from model.config import ModelConfig
+from model.taps import Shard
+from model.transformer import forward, logical_axes
+from train import optimizers, schedules, sharding
+from train.experiment import Experiment
+from train.guard import judge
+from train.losses import token_losses
+from train.state import TrainState, state_shardings
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def batch_loss(
+    model: ModelConfig, params: Any, batch: Batch, *, z_loss: float, dropout_key: jax.Array | None, shard: Shard
+) -> tuple[jax.Array, jax.Array]:
+    """The sum over the batch of what is minimised, and the sum of cross-entropies, in nats.
+
+    Args:
+      model: the model's options.
+      params: the parameters.
+      batch: tokens, targets and loss_mask (B, T); segment_ids and positions where documents do not see each other.
+      z_loss: the coefficient of the z-loss.
+      dropout_key: None for evaluation.
+      shard: places activations.
+    """
+    output = forward(
+        model,
+        params,
+        batch["tokens"],
+        positions_BT=batch.get("positions"),
+        segment_ids_BT=batch.get("segment_ids"),
+        dropout_key=dropout_key,
+        shard=shard,
+    )
+    nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)
+    return objective, nll
+
+
+def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
+    training = experiment.training
+    loss, grads = _loss_and_grads(experiment, shard, state, batch)
+    grad_norm = optax.global_norm(grads)
+    if training.clip_norm is not None:
+        scale = jnp.minimum(1.0, training.clip_norm / (grad_norm + 1e-6))
+        grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
+    rate = schedules.learning_rate(experiment.schedule, state.step, training.num_steps)
+    good, guard = judge(training.guard, state.guard, loss, grad_norm)
+    optimizer = optimizers.build(experiment.optimizer, logical_axes(experiment.model))
+    opt_state = optimizers.set_learning_rate(state.opt_state, rate)
+    updates, new_opt_state = optimizer.update(grads, opt_state, state.params)
+    keep = functools.partial(jnp.where, good)
+    params = jax.tree.map(keep, optax.apply_updates(state.params, updates), state.params)
+    new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
+    metrics = {
+        "loss": loss,
+        "grad_norm": grad_norm,
+        "learning_rate": rate,
+        "skipped": guard.skipped,
+        "consecutive": guard.consecutive,
+    }
+    next_state = TrainState(state.step + 1, params, new_opt_state, state.key, guard)
+    return next_state, metrics
+
+
+def _loss_and_grads(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[jax.Array, Any]:
+    """Mean loss per counted token and its gradient, over micro-batches where these are asked for."""
+    training = experiment.training
+    weight = jnp.maximum(jnp.sum(batch["loss_mask"]), 1.0)
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+
+    def objective(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+        dropout_key = jax.random.fold_in(key, index)
+        total, nll = batch_loss(
+            experiment.model, params, part, z_loss=training.z_loss, dropout_key=dropout_key, shard=shard
+        )
+        return total / weight, nll / weight
+
+    differentiate = jax.value_and_grad(objective, has_aux=True)
+    parts = training.gradient_accumulation
+    if parts == 1:
+        (_, loss), grads = differentiate(state.params, batch, 0)
+        return loss, grads
+
+    def accumulate(carry: tuple[jax.Array, Any], inputs: tuple[Batch, jax.Array]) -> tuple[tuple[jax.Array, Any], None]:
+        (_, loss), grads = differentiate(state.params, *inputs)
+        return jax.tree.map(jnp.add, carry, (loss, grads)), None
+
+    # Row r goes to micro-batch r % parts, so that no row has to move to another device.
+    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state.params))
+    (loss, grads), _ = jax.lax.scan(accumulate, zeros, (split, jnp.arange(parts)))
+    return loss, grads
+
+
+def compile_train_step(
+    experiment: Experiment, mesh: jax.sharding.Mesh
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The jitted step on a mesh: explicit placements in and out, the old state's memory given to the new one."""
+    table = experiment.sharding
+    placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, table)
+    rows = sharding.named(mesh, table, ("batch", "sequence"))
+    shard = sharding.shard_activations(mesh, table)
+    return jax.jit(
+        functools.partial(train_step, experiment, shard),
+        in_shardings=(placed, rows),
+        out_shardings=(placed, sharding.replicated(mesh)),
+        donate_argnums=0,
+    )
+
+
+def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh) -> Callable[[TrainState, Batch], Metrics]:
+    """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens."""
+    table = experiment.sharding
+    placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, table)
+    rows = sharding.named(mesh, table, ("batch", "sequence"))
+    shard = sharding.shard_activations(mesh, table)
+
+    def eval_step(state: TrainState, batch: Batch) -> Metrics:
+        params = optimizers.evaluation_params(experiment.optimizer, state.opt_state, state.params)
+        _, nll = batch_loss(experiment.model, params, batch, z_loss=0.0, dropout_key=None, shard=shard)
+        return {"nll": nll, "tokens": jnp.sum(batch["loss_mask"])}
+
+    return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=sharding.replicated(mesh))
