@@ -33,13 +33,16 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
-def use_compilation_cache() -> None:
-    """Keeps compiled programs between runs, so that a second start takes seconds.
+def prepare_jax() -> None:
+    """Keeps compiled programs between runs, so that a second start takes seconds, and sets the host up.
 
-    In `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set.
+    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set.
     """
     import jax
 
+    from train.host import keep_freed_memory
+
+    keep_freed_memory()
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -9,7 +9,7 @@ import logging
 import pathlib
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -56,25 +56,32 @@ class CheckpointStore:
     """The checkpoints of one run folder.
 
     Attributes:
-      folder: RUN/checkpoints.
+      run: the run folder; checkpoints lie in RUN/checkpoints.
       options: what to keep.
       say: prints a line that the user should see.
       read_only: for commands that only look.
     """
 
-    folder: pathlib.Path
+    run: pathlib.Path
     options: Checkpoints
     say: Callable[[str], None] = print
     read_only: bool = False
 
     def __post_init__(self) -> None:
         """Opens the folder; what an interrupted save left behind is named and removed."""
+        self.folder = self.run / "checkpoints"
         # Every save and every skipped metric is an INFO line; orbax's own errors come back as exceptions.
         logging.getLogger("absl").setLevel(logging.ERROR)
         if self.folder.is_dir() and not self.read_only:
             for left in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
                 self.say(f"checkpoint {left.name.split('.')[0]} was left half-written by an interrupted save; removing it")
         self._manager = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def _open(self) -> ocp.CheckpointManager:
         keep: list[Any] = [checkpoint_managers.LatestN(self.options.keep_last)]

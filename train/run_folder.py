@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
+from train.files import replace_file
 
 
 @contextlib.contextmanager
@@ -47,6 +48,6 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
     experiments.save(experiment, run)
 
 
-def record_dataset(run: pathlib.Path, dataset: dict[str, object]) -> None:
-    """Writes down where the run's tokens are."""
-    (run / "data.json").write_text(json.dumps(dataset, indent=2) + "\n")
+def write_json(path: pathlib.Path, value: object) -> None:
+    """Writes a JSON file whole or not at all."""
+    replace_file(path, (json.dumps(value, indent=1) + "\n").encode())

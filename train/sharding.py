@@ -84,20 +84,20 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
     return jax.sharding.Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=axis_types)
 
 
-def spec(table: Sharding, axes: Sequence[str | None]) -> PartitionSpec:
-    """The partition of an array whose axes have these logical names."""
+def mesh_axes(table: Sharding, axes: Sequence[str | None]) -> list[tuple[str, ...]]:
+    """The mesh axes that each axis of an array is split over, by their logical names."""
     used: set[str] = set()
-    entries: list[tuple[str, ...] | None] = []
+    split = []
     for axis in axes:
         free = tuple(m for m in getattr(table, axis) if m not in used) if axis else ()
         used.update(free)
-        entries.append(free or None)
-    return PartitionSpec(*entries)
+        split.append(free)
+    return split
 
 
 def named(mesh: jax.sharding.Mesh, table: Sharding, axes: Sequence[str | None]) -> NamedSharding:
     """The placement of an array whose axes have these logical names."""
-    return NamedSharding(mesh, spec(table, axes))
+    return NamedSharding(mesh, PartitionSpec(*(split or None for split in mesh_axes(table, axes))))
 
 
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
@@ -123,12 +123,12 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
     """
 
     def place(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
-        for size, name, split in zip(shape.shape, names, spec(table, names), strict=True):
-            ways = math.prod(mesh.shape[m] for m in split or ())
+        for size, name, split in zip(shape.shape, names, mesh_axes(table, names), strict=True):
+            ways = math.prod(mesh.shape[m] for m in split)
             if size % ways:
                 raise UserError(
-                    f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over mesh axes "
-                    f"{split}; change the mesh, or keep the axis whole with --set 'sharding.{name}=()'"
+                    f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over mesh axis "
+                    f"{' x '.join(split)}; change the mesh, or keep the axis whole with --set 'sharding.{name}=()'"
                 )
         return named(mesh, table, names)
 

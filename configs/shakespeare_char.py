@@ -1,0 +1,43 @@
+"""nanoGPT's character-level experiment on a CPU, choice for choice."""
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.embedding import Tied
+from model.feedforward import MLP
+from model.initialization import Normal
+from model.norms import LayerNorm
+from model.positions import Learned
+from train.data.config import Characters, Concatenate, Data, Tail
+from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
+from train.optimizers import AdamW
+from train.schedules import Cosine
+
+experiment = Experiment(
+    model=ModelConfig(
+        vocab_size=65,
+        context_length=64,
+        num_layers=4,
+        width=128,
+        position=Learned(),
+        attention=GroupedQuery(num_heads=4),
+        ffn=MLP(width=512, activation="gelu"),
+        norm=LayerNorm(bias=False),
+        unembedding=Tied(),
+        initialization=Normal(std=0.02, scale_residual=True),
+    ),
+    data=Data(
+        path="data/tinyshakespeare.txt",
+        tokenizer=Characters(),
+        validation=Tail(fraction=0.1),
+        packing=Concatenate(order="files", shift=True),
+        batch_size=12,
+        sequence_length=64,
+        cross_document_attention=True,
+    ),
+    training=Training(num_steps=2000, clip_norm=1.0),
+    optimizer=AdamW(b1=0.9, b2=0.99, weight_decay=0.1),
+    schedule=Cosine(peak=1e-3, final=1e-4, warmup_steps=100),
+    evaluation=Evaluation(every=250),
+    checkpoints=Checkpoints(every=1000),
+    samples=Samples(prompts=("\n",), length=256),
+)

@@ -1,0 +1,70 @@
+"""Trains a model.
+
+    python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
+
+The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
+when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
+in the input.
+"""
+
+import pathlib
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+
+CONFIG = flags.DEFINE_string("config", None, "The experiment: a Python file that assigns `experiment`.")
+SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
+RUN = flags.DEFINE_string("run", None, "The run folder; runs/NAME after the config's name when not given.")
+HARD_STOP = flags.DEFINE_integer("hard_stop", None, "Ends the run at this step, leaving its schedule as it is.")
+PRINT_CONFIG = flags.DEFINE_bool(
+    "print_config", False, "Prints the resolved config, the parameters, FLOPs and memory per device; trains nothing."
+)
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and trains."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
+    if CONFIG.value is None:
+        raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
+    if HARD_STOP.value is not None and HARD_STOP.value < 1:
+        raise UserError(f"--hard_stop must be at least 1, got {HARD_STOP.value}")
+    cli.prepare_jax()
+    from train import experiment as experiments
+
+    experiment = experiments.from_file(CONFIG.value, SET.value)
+    if PRINT_CONFIG.value:
+        return _print_config(experiment)
+    from train.loop import train
+    from train.preemption import EXIT_PREEMPTED
+    from train.report import summary
+
+    run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    outcome = train(experiment, run, hard_stop=HARD_STOP.value)
+    print(summary(run))
+    print(f"report: {run / 'report.html'}")
+    if outcome.reason:
+        print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+    return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
+
+
+def _print_config(experiment: object) -> int:
+    import json
+
+    from model.options import to_json
+    from train import parameters, sharding
+    from train.experiment import Experiment
+    from train.loop import check_mesh
+
+    assert isinstance(experiment, Experiment)
+    check_mesh(experiment)
+    print(json.dumps(to_json(experiment), indent=2))
+    print()
+    print(parameters.describe(experiment, sharding.make_mesh(experiment.mesh)))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

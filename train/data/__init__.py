@@ -1,0 +1,54 @@
+"""Text to batches: sources -> tokenizers -> shards -> packing -> pipeline, random access all the way.
+
+Importing this needs numpy alone; grain, array_record and the tokenizers' libraries are imported where they are used.
+"""
+
+from train.data.config import (
+    BestFit,
+    Bytes,
+    Characters,
+    Concatenate,
+    Data,
+    HuggingFace,
+    SentencePiece,
+    SentencePieceFile,
+    SeparateText,
+    Source,
+    Tail,
+    WholeFiles,
+)
+from train.data.dataset import Dataset, Split, is_dataset, open_dataset
+from train.data.pipeline import Batches, EvaluationBatches, Stretch
+from train.data.prepare import prepare
+from train.data.progress import Progress, TerminalProgress
+from train.data.tokenizers import StreamDecoder, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+
+__all__ = [
+    "Batches",
+    "BestFit",
+    "Bytes",
+    "Characters",
+    "Concatenate",
+    "Data",
+    "Dataset",
+    "EvaluationBatches",
+    "HuggingFace",
+    "Progress",
+    "SentencePiece",
+    "SentencePieceFile",
+    "SeparateText",
+    "Source",
+    "Split",
+    "StreamDecoder",
+    "Stretch",
+    "Tail",
+    "TerminalProgress",
+    "Tokenizer",
+    "WholeFiles",
+    "is_dataset",
+    "load_tokenizer",
+    "make_tokenizer",
+    "open_dataset",
+    "prepare",
+    "save_tokenizer",
+]

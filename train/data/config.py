@@ -1,0 +1,179 @@
+"""The options of the data: where the text is, how it becomes tokens, what is held out, how tokens fill sequences."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+# ------------------------------------------------------------------------------------------------------ tokenizers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentencePiece:
+    """Byte-pair encoding with byte fallback, trained by SentencePiece on the training split; loses no byte of any text.
+
+    `vocab_size` counts the 256 bytes and two marks; `split_digits` gives every digit its own piece.
+    """
+
+    vocab_size: int = 4096
+    split_digits: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.vocab_size < 300:
+            yield (
+                "vocab_size",
+                f"{self.vocab_size} leaves no room beside the 256 bytes; expected at least 300",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SentencePieceFile:
+    """A SentencePiece model that exists already; its end-of-sentence piece, if any, ends documents."""
+
+    path: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HuggingFace:
+    """A Hugging Face `tokenizer.json`; `end_of_document` is the text of the token that ends documents, if one does."""
+
+    path: str
+    end_of_document: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bytes:
+    """The 256 bytes of UTF-8, and one more token that ends documents unless that is switched off."""
+
+    end_of_document: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Characters:
+    """The characters of the training split, and, if asked for, one more token that ends documents."""
+
+    end_of_document: bool = False
+
+
+Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
+
+# ------------------------------------------------------------------------------------------------------ validation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeFiles:
+    """Holds out about `fraction` of the bytes, in whole documents chosen by a seeded hash of their names.
+
+    Documents that share at least `similarity` of the smaller one's significant lines stay on one side, and generated
+    tables are never held out. None compares nothing: one pass over the text less, for corpora too large for two.
+    """
+
+    fraction: float = 0.08
+    seed: int = 0
+    similarity: float | None = 0.3
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not 0 < self.fraction < 1:
+            yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
+        if self.similarity is not None and not 0 < self.similarity <= 1:
+            yield "similarity", f"expected a share above 0 and at most 1, got {self.similarity}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tail:
+    """Holds out the last `fraction` of the characters of each text file, as nanoGPT does."""
+
+    fraction: float = 0.1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not 0 < self.fraction < 1:
+            yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeparateText:
+    """Holds out nothing of the training text: the validation text is given by a path of its own."""
+
+    path: str
+    field: str = "text"
+
+
+Validation = WholeFiles | Tail | SeparateText
+
+# --------------------------------------------------------------------------------------------------------- packing
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Concatenate:
+    """Joins the documents end to end and cuts the stream into sequences: nothing is padded but the last sequence.
+
+    `order` is that of the files or a seeded permutation; with `shift` every epoch cuts at another place.
+    """
+
+    order: Literal["shuffled", "files"] = "shuffled"
+    shift: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BestFit:
+    """Keeps documents whole where they fit: best-fit decreasing, after "Fewer Truncations Improve Language Modeling" (2024).
+
+    Documents longer than a sequence are cut; what room is left in a sequence is padded.
+    """
+
+
+Packing = Concatenate | BestFit
+
+# ------------------------------------------------------------------------------------------------------------ data
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """One text of a mixture: sequences are drawn from it in proportion to `weight`.
+
+    `path` is a dataset folder, a text file, a folder, a glob, a .jsonl or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for
+    a Hugging Face dataset, or `stdlib` for Python's own sources; `field` names the text in jsonl, parquet and hf.
+    """
+
+    path: str
+    weight: float = 1.0
+    field: str = "text"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if not self.path:
+            yield "path", "expected a path, got an empty string"
+        if not self.weight > 0:
+            yield (
+                "weight",
+                f"expected a weight above 0, got {self.weight}; leave out a source that is not wanted",
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a model is trained on. Batch n is a pure function of this option, of the text, and of n.
+
+    `path` is one source or a mixture of them (see Source). `tokenizer` and `validation` say how raw text is prepared;
+    for a dataset folder, which was prepared before, they must be None or what the folder was made with. `batch_size`
+    counts the sequences of all hosts together; `prefetch` is how many batches are read ahead.
+    """
+
+    path: str | tuple[Source, ...] = "stdlib"
+    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | None = SentencePiece()
+    validation: WholeFiles | Tail | SeparateText | None = WholeFiles()
+    packing: Concatenate | BestFit = Concatenate()
+    batch_size: int = 16
+    sequence_length: int = 256
+    cross_document_attention: bool = False
+    seed: int = 0
+    prefetch: int = 16
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        for name, least in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
+            if getattr(self, name) < least:
+                yield name, f"expected at least {least}, got {getattr(self, name)}"
+        if not self.path:
+            yield "path", "expected a path or at least one Source, got nothing"
+
+    def sources(self) -> tuple[Source, ...]:
+        """The sources of the mixture; a single path is one source of weight 1."""
+        return (Source(path=self.path),) if isinstance(self.path, str) else self.path

@@ -1,0 +1,160 @@
+"""A dataset folder: its description, its splits, the tokens of any stretch of any document."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from model.errors import UserError
+from train.data.files import read_json, write_atomically
+from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
+from train.data.tokenizers import Tokenizer, load_tokenizer
+
+FORMAT = 1
+DESCRIPTION = "dataset.json"
+COUNTS = ("documents", "tokens", "bytes", "words")
+
+
+class Split:
+    """The documents of one split of one source, numbered from 0 in the order of the source."""
+
+    def __init__(self, folder: pathlib.Path, name: str, about: dict[str, Any]) -> None:
+        self.folder = folder
+        self.name = name
+        self.shards = [Shard(**shard) for shard in about["shards"]]
+        self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (
+            int(about[key]) for key in COUNTS
+        )
+
+    @functools.cached_property
+    def documents(self) -> np.ndarray:
+        """One row a document: tokens, bytes, words, first record (see shards.DOCUMENT); read from disk as needed."""
+        path = self.folder / f"{self.name}.documents.npy"
+        try:
+            table = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise UserError(f"{path} is missing or damaged: {error}; {MEND}") from None
+        if table.dtype != DOCUMENT or len(table) != self.num_documents:
+            raise UserError(f"{path} is damaged: {len(table)} rows, expected {self.num_documents}; {MEND}")
+        return table
+
+    @functools.cached_property
+    def reader(self) -> ShardReader:
+        """The records of the split; opening checks the sizes of the shards."""
+        return ShardReader(self.folder, self.shards)
+
+    @functools.cached_property
+    def _lengths(self) -> np.ndarray:
+        return np.asarray(self.documents["tokens"], np.int64)
+
+    @functools.cached_property
+    def _records(self) -> np.ndarray:
+        return np.asarray(self.documents["record"], np.int64)
+
+    def length(self, document: int) -> int:
+        """The tokens of a document."""
+        return int(self._lengths[document])
+
+    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Tokens [start, stop) of a document, in the shards' unsigned type; raises UserError for a damaged shard."""
+        stop = self.length(document) if stop is None else stop
+        first, last = start // RECORD_TOKENS, max(stop - 1, start) // RECORD_TOKENS
+        base = int(self._records[document])
+        if first == last:
+            offset = first * RECORD_TOKENS
+            return self.reader.read(base + first).tokens[start - offset : stop - offset]
+        joined = np.concatenate([self.reader.read(base + k).tokens for k in range(first, last + 1)])
+        return joined[start - first * RECORD_TOKENS : stop - first * RECORD_TOKENS]
+
+    def document_name(self, document: int) -> str:
+        """The name of a document: the file that it came from, and the line where a file has many."""
+        return self.reader.read(int(self._records[document])).name
+
+
+class Dataset:
+    """An opened dataset folder. A mixture has several members, each a folder of its own; otherwise it is its only one."""
+
+    def __init__(self, folder: pathlib.Path, about: dict[str, Any]) -> None:
+        self.folder = folder
+        self.about = about
+        self.vocab_size = int(about["vocab_size"])
+        self.end_of_document: int | None = about["end_of_document"]
+        self.members: list[Dataset] = [self]
+        if "members" in about:
+            self.members = [open_dataset(folder / member) for member in about["members"]]
+        self.splits: dict[str, Split] = {}
+        if "members" not in about:
+            self.splits = {name: Split(folder, name, split) for name, split in about["splits"].items()}
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made the dataset."""
+        return load_tokenizer(self.folder)
+
+    def split(self, name: str) -> list[Split]:
+        """The split of that name of every member that has one. Raises UserError when none has."""
+        found = [member.splits[name] for member in self.members if name in member.splits]
+        if not found:
+            raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.about['splits'])}")
+        return found
+
+    def count(self, split: str, what: str) -> int:
+        """How many `documents`, `tokens`, `bytes` or `words` a split has; 0 where there is no such split."""
+        return int(self.about["splits"].get(split, {}).get(what, 0))
+
+
+def is_dataset(path: str | pathlib.Path) -> bool:
+    """Whether a folder is a finished dataset."""
+    return (pathlib.Path(path).expanduser() / DESCRIPTION).is_file()
+
+
+def open_dataset(path: str | pathlib.Path) -> Dataset:
+    """Opens a dataset folder. Raises UserError when it is none, unfinished, damaged, or of another format."""
+    folder = pathlib.Path(path).expanduser()
+    if not is_dataset(folder):
+        raise UserError(
+            f"{folder} is no finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize"
+        )
+    about = read_json(folder / DESCRIPTION)
+    if about.get("format") != FORMAT:
+        raise UserError(
+            f"{folder / DESCRIPTION}: format {about.get('format')!r}, expected {FORMAT}; prepare the data again"
+        )
+    try:
+        return Dataset(folder, about)
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder / DESCRIPTION} is damaged ({error!r}); prepare the data again") from None
+
+
+def describe(tokenizer: Tokenizer, folder: pathlib.Path) -> dict[str, Any]:
+    """What dataset.json says of the tokenizer, whatever the splits."""
+    saved = read_json(folder / "tokenizer_option.json")
+    return {
+        "format": FORMAT,
+        **saved,
+        "vocab_size": tokenizer.vocab_size,
+        "end_of_document": tokenizer.end_of_document,
+    }
+
+
+def write_dataset(folder: pathlib.Path, about: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
+    """Writes the tables of documents, then the description: with it the dataset is finished."""
+    for name, table in tables.items():
+        path = folder / f"{name}.documents.npy"
+        temporary = path.with_name(f".{path.name}.part.npy")
+        np.save(temporary, table, allow_pickle=False)
+        temporary.replace(path)
+    write_atomically(folder / DESCRIPTION, json.dumps(about, indent=1).encode())
+
+
+def split_about(shards: list[Shard]) -> dict[str, Any]:
+    """The description of a split from those of its shards."""
+    listed = [dataclasses.asdict(shard) for shard in shards]
+    return {key: sum(shard[key] for shard in listed) for key in COUNTS} | {"shards": listed}

@@ -1,0 +1,57 @@
+"""Hugging Face's `tokenizer.json`, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.errors import UserError
+from train.data import config
+from train.data.files import write_atomically
+from train.data.tokenizers import Tokenizer
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`; special tokens are neither added when encoding nor shown when decoding."""
+
+    FILE = "tokenizer.json"
+
+    def __init__(self, option: config.HuggingFace, content: bytes, where: str) -> None:
+        try:
+            import tokenizers
+        except ImportError:
+            raise UserError(
+                'a tokenizer.json needs the library tokenizers: pip install "cairn[huggingface]"'
+            ) from None
+        self.option = option
+        self._content = content
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
+        except Exception as error:  # the library raises a plain Exception for any damage
+            raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
+        # Ids need not be dense: the vocabulary must hold the largest.
+        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        self.end_of_document = None
+        if option.end_of_document is not None:
+            self.end_of_document = self._tokenizer.token_to_id(option.end_of_document)
+            if self.end_of_document is None:
+                raise UserError(
+                    f"{where} has no token {option.end_of_document!r}: give data.tokenizer.end_of_document one"
+                )
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
+
+    def save(self, folder: pathlib.Path) -> str:
+        write_atomically(folder / self.FILE, self._content)
+        return self.FILE
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> HuggingFaceTokenizer:
+        assert isinstance(option, config.HuggingFace) and path is not None
+        return cls(option, path.read_bytes(), str(path))

@@ -1,0 +1,192 @@
+"""Documents to sequences. An index, built once and kept on disk, says which stretches of which documents fill a row.
+
+Documents are counted in pairs (input, target). With an end-of-document token E the document d0 d1 d2 has the inputs
+E d0 d1 d2 and the targets d0 d1 d2 E: E begins the document as an input and ends it as a target, every token is a
+target once, and no target belongs to another document than its input. Without E the inputs are d0 d1 d2 and the
+targets d1 d2 and whatever follows in the row's source; a document has as many pairs as it has inputs in either case.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from model.options import to_json
+from train.data import config
+
+
+class Piece(NamedTuple):
+    """Pairs [start, stop) of a document; `next` is the document that follows it in the joined stream, -1 for none."""
+
+    document: int
+    start: int
+    stop: int
+    next: int
+
+
+class Index(Protocol):
+    """Which pieces fill each row of a split."""
+
+    num_rows: int
+
+    def pieces(self, row: int, offset: int) -> list[Piece]:
+        """The pieces of a row in order, at most a sequence's length in all; `offset` in [0, T) moves every cut."""
+
+
+class ConcatenateIndex:
+    """Documents joined end to end in some order; row r holds pairs [r T, (r + 1) T) of the stream, the last one fewer.
+
+    With an offset the stream is begun later and what is before goes to its end: every pair is in one row still.
+    """
+
+    def __init__(self, order: np.ndarray, ends: np.ndarray, sequence_length: int) -> None:
+        # Plain arrays over the mapped files: taking one number from a memmap costs several times as much.
+        self._order, self._ends = np.asarray(order), np.asarray(ends)
+        self._length = sequence_length
+        self._total = int(ends[-1]) if len(ends) else 0
+        self.num_rows = -(-self._total // sequence_length)
+
+    def pieces(self, row: int, offset: int) -> list[Piece]:
+        """The pieces of a row in order."""
+        left = min(self._length, self._total - row * self._length)
+        at = (offset + row * self._length) % self._total
+        found = []
+        place = int(self._ends.searchsorted(at, side="right"))
+        while left > 0:
+            begin = int(self._ends[place - 1]) if place else 0
+            stop = min(int(self._ends[place]), at + left)
+            follows = int(self._order[place + 1]) if place + 1 < len(self._order) else -1
+            if stop > at:  # a document without tokens has no pairs when nothing ends it
+                found.append(Piece(int(self._order[place]), at - begin, stop - begin, follows))
+            left -= stop - at
+            at, place = (stop, place + 1) if place + 1 < len(self._order) else (0, 0)
+        return found
+
+
+class BestFitIndex:
+    """Documents, or the parts of long ones, packed into rows; the pieces of row r are [firsts[r], firsts[r + 1])."""
+
+    def __init__(
+        self, firsts: np.ndarray, documents: np.ndarray, starts: np.ndarray, stops: np.ndarray
+    ) -> None:
+        self._firsts, self._documents = np.asarray(firsts), np.asarray(documents)
+        self._starts, self._stops = np.asarray(starts), np.asarray(stops)
+        self.num_rows = len(firsts) - 1
+
+    def pieces(self, row: int, offset: int) -> list[Piece]:
+        """The pieces of a row in order; there is no cut to move."""
+        return [
+            Piece(int(self._documents[i]), int(self._starts[i]), int(self._stops[i]), -1)
+            for i in range(int(self._firsts[row]), int(self._firsts[row + 1]))
+        ]
+
+
+def concatenate(lengths: np.ndarray, option: config.Concatenate, seed: int) -> dict[str, np.ndarray]:
+    """The arrays of a ConcatenateIndex over documents of so many pairs."""
+    order = np.arange(len(lengths), dtype=np.int64)
+    if option.order == "shuffled":
+        order = np.random.Generator(np.random.PCG64(seed)).permutation(order)
+    return {"order": order, "ends": np.cumsum(lengths[order], dtype=np.int64)}
+
+
+def best_fit(lengths: np.ndarray, sequence_length: int) -> dict[str, np.ndarray]:
+    """The arrays of a BestFitIndex: pieces by falling length, each into the fullest row that has room for it."""
+    full = lengths // sequence_length
+    rest = lengths % sequence_length
+    # Whole rows of long documents first: nothing else fits beside them.
+    documents = np.repeat(np.arange(len(lengths), dtype=np.int64), full)
+    part = np.arange(len(documents)) - np.repeat(np.cumsum(full) - full, full)
+    rows: list[list[int]] = []
+    by_room: list[list[int]] = [[] for _ in range(sequence_length + 1)]
+    rooms = 0  # bit r is set when some row has room r: the least room that suffices is one shift away
+    for document in np.lexsort((np.arange(len(rest)), -rest)).tolist():
+        size = int(rest[document])
+        if size == 0:
+            break
+        fitting = rooms >> size
+        if fitting:
+            room = size + (fitting & -fitting).bit_length() - 1
+            row = by_room[room].pop()
+            if not by_room[room]:
+                rooms &= ~(1 << room)
+        else:
+            room, row = sequence_length, len(rows)
+            rows.append([])
+        rows[row].append(document)
+        if room - size:
+            by_room[room - size].append(row)
+            rooms |= 1 << (room - size)
+    packed = np.array([document for row in rows for document in row], np.int64)
+    sizes = np.array([len(row) for row in rows], np.int64)
+    return {
+        "firsts": np.concatenate(
+            [np.arange(len(documents)), len(documents) + np.cumsum(np.append(0, sizes))]
+        ),
+        "documents": np.concatenate([documents, packed]),
+        "starts": np.concatenate([part * sequence_length, full[packed] * sequence_length]),
+        "stops": np.concatenate([(part + 1) * sequence_length, lengths[packed]]),
+    }
+
+
+def open_index(
+    folder: pathlib.Path,
+    split: str,
+    tokens: np.ndarray,
+    ends: bool,
+    option: config.Packing,
+    sequence_length: int,
+    seed: int,
+) -> Index:
+    """The index of a split, from `folder`/index, where it is built when it is not there; in memory if that fails.
+
+    `tokens` [documents] are the lengths of the documents; `ends` says whether an end-of-document token adds a pair.
+    """
+
+    def build() -> dict[str, np.ndarray]:
+        lengths = np.asarray(tokens, np.int64) + ends
+        if isinstance(option, config.Concatenate):
+            return concatenate(lengths, option, seed)
+        return best_fit(lengths, sequence_length)
+
+    # The cuts of a concatenation are computed, not stored: one index serves every length, shifted or not.
+    if isinstance(option, config.Concatenate):
+        key = ["Concatenate", option.order, seed if option.order == "shuffled" else None]
+    else:
+        key = [to_json(option), sequence_length]
+    digest = hashlib.sha256(
+        json.dumps([key, ends, split, len(tokens), int(np.sum(tokens))]).encode()
+    ).hexdigest()[:12]
+    arrays = _cached(folder / "index" / f"{split}-{type(option).__name__.lower()}-{digest}", build)
+    if isinstance(option, config.Concatenate):
+        return ConcatenateIndex(arrays["order"], arrays["ends"], sequence_length)
+    return BestFitIndex(arrays["firsts"], arrays["documents"], arrays["starts"], arrays["stops"])
+
+
+def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays of a folder, memory-mapped; the folder appears whole, whoever builds it first."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if found := {
+            path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")
+        }:
+            return found
+    arrays = build()
+    with contextlib.suppress(OSError):  # a dataset that others own may be read-only
+        folder.parent.mkdir(exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            for name, array in arrays.items():
+                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
+            temporary.chmod(0o755)
+            os.rename(temporary, folder)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return arrays

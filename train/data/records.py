@@ -1,0 +1,59 @@
+"""The bytes of one record: a stretch of one document's tokens, with its checksum and where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+import zlib
+
+import numpy as np
+
+MAGIC = b"CRN1"
+# magic, checksum of what follows, width of a token in bytes, length of the name, first token's place, document's tokens
+HEADER = struct.Struct("<4sIHHQQ")
+CHECKED_FROM = 8
+DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
+LONGEST_NAME = 60_000
+
+
+class DamagedRecord(Exception):
+    """The bytes are not a record that was written here; the reader says which file and which record."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """Tokens [offset, offset + len(tokens)) of the document `name`, which has `document_tokens` in all."""
+
+    name: str
+    offset: int
+    document_tokens: int
+    tokens: np.ndarray
+
+
+def token_bytes(vocab_size: int) -> int:
+    """The bytes that one token of a vocabulary takes: 1, 2 or 4."""
+    return 1 if vocab_size <= 1 << 8 else 2 if vocab_size <= 1 << 16 else 4
+
+
+def pack(record: Record, width: int) -> bytes:
+    """A record as bytes, its tokens `width` bytes each, little-endian."""
+    name = record.name.encode("utf-8")[-LONGEST_NAME:]
+    tokens = record.tokens.astype(np.dtype(DTYPES[width]).newbyteorder("<")).tobytes()
+    header = HEADER.pack(MAGIC, 0, width, len(name), record.offset, record.document_tokens)
+    body = header[CHECKED_FROM:] + name + tokens
+    return MAGIC + struct.pack("<I", zlib.crc32(body)) + body
+
+
+def unpack(content: bytes) -> Record:
+    """The record in some bytes. Raises DamagedRecord when they are too few, or their checksum is not the one written."""
+    if len(content) < HEADER.size:
+        raise DamagedRecord(f"{len(content)} bytes are too few for a record")
+    magic, checksum, width, length, offset, total = HEADER.unpack_from(content)
+    if magic != MAGIC or width not in DTYPES:
+        raise DamagedRecord(f"it begins with {content[:4]!r}, expected {MAGIC!r}")
+    found = zlib.crc32(memoryview(content)[CHECKED_FROM:])
+    if found != checksum:
+        raise DamagedRecord(f"its checksum is {found:08x}, expected {checksum:08x}")
+    start = HEADER.size + length
+    tokens = np.frombuffer(content, np.dtype(DTYPES[width]).newbyteorder("<"), offset=start)
+    return Record(content[HEADER.size : start].decode("utf-8", "replace"), offset, total, tokens)

@@ -1,0 +1,124 @@
+"""SentencePiece: trained here so that no byte of any text is lost, or loaded from a .model file."""
+
+from __future__ import annotations
+
+import io
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from model.errors import UserError
+from train.data import config
+from train.data.files import write_atomically
+from train.data.tokenizers import Tokenizer
+
+# SentencePiece writes a space as U+2581 inside and reads that back as a space, so a real U+2581 must go by its bytes.
+SPACE_MARK = "\u2581"
+# Its encoder's memory grows with the text; long texts are encoded in parts, cut after a newline.
+PART = 1 << 18
+# Training on more text than this changes little and takes long.
+TRAINING_CHARACTERS = 64_000_000
+TRAINING_CHUNK = 2_000
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model; ids are its pieces."""
+
+    FILE = "tokenizer.model"
+
+    def __init__(self, option: config.Tokenizer, model: bytes, where: str = "the tokenizer") -> None:
+        import sentencepiece
+
+        self.option = option
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+            self.vocab_size = self._processor.get_piece_size()
+            end = self._processor.eos_id()
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{where} is no SentencePiece model, or a damaged one: {error}") from None
+        self.end_of_document = end if end >= 0 else None
+        mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+        self._mark = mark if all(self._processor.is_byte(i) for i in mark) else None
+
+    def encode(self, text: str) -> np.ndarray:
+        ids: list[int] = []
+        for part in split_after_newline(text, PART):
+            if self._mark is None or SPACE_MARK not in part:
+                ids += self._processor.encode(part)
+                continue
+            for k, between in enumerate(part.split(SPACE_MARK)):
+                ids += (self._mark if k else []) + self._processor.encode(between)
+        return np.array(ids, np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return self._processor.decode(self.checked(ids))
+
+    def save(self, folder: pathlib.Path) -> str:
+        write_atomically(folder / self.FILE, self._model)
+        return self.FILE
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> SentencePieceTokenizer:
+        assert path is not None
+        return cls(option, path.read_bytes(), str(path))
+
+
+def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
+    """Trains byte-pair encoding on texts; the same texts give the same bytes. Raises UserError when they are too few."""
+    import sentencepiece
+
+    out = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(texts),
+            model_writer=out,
+            model_type="bpe",
+            vocab_size=option.vocab_size,
+            split_digits=option.split_digits,
+            byte_fallback=True,
+            # Nothing is normalised, so that decoding gives back the text to the byte.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            # Indentation and brackets are pieces like any other: code is text here.
+            allow_whitespace_only_pieces=True,
+            split_by_unicode_script=False,
+            character_coverage=0.9999,
+            max_sentence_length=8 * TRAINING_CHUNK,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise UserError(
+            f"SentencePiece could not make {option.vocab_size} pieces of this text: {error}; give a smaller vocab_size"
+            " or more text"
+        ) from None
+    return SentencePieceTokenizer(option, out.getvalue())
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    left = TRAINING_CHARACTERS
+    for text in texts:
+        yield from split_after_newline(text[:left], TRAINING_CHUNK)
+        left -= len(text)
+        if left <= 0:
+            return
+
+
+def split_after_newline(text: str, size: int) -> Iterator[str]:
+    """Parts of at most `size` characters that join to the text, cut after a newline where a part has one."""
+    start = 0
+    while start < len(text):
+        stop = start + size
+        if stop < len(text):
+            newline = text.rfind("\n", start, stop)
+            stop = newline + 1 if newline >= 0 else stop
+        yield text[start:stop]
+        start = stop

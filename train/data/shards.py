@@ -1,0 +1,161 @@
+"""Record shards on disk (array_record, one record a group, any record at once), written whole and read with checks."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+import os
+import pathlib
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from model.errors import UserError
+from train.data import records
+from train.data.records import Record
+
+# A document is cut into records of so many tokens, so that one long document does not make every read long.
+RECORD_TOKENS = 8192
+# What evaluation needs to know of a document: its tokens, the bytes and the words of its text, its first record.
+DOCUMENT = np.dtype([("tokens", "<u8"), ("bytes", "<u8"), ("words", "<u8"), ("record", "<u8")])
+MEND = "delete the folder and prepare the data again"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """What is known of a finished shard file; `bytes_of_file` is checked on opening, `sha256` by whoever wants to."""
+
+    file: str
+    records: int
+    documents: int
+    tokens: int
+    bytes: int
+    words: int
+    bytes_of_file: int
+    sha256: str
+
+
+class ShardWriter:
+    """Writes documents into one shard file; the file gets its name when it is finished, not before."""
+
+    def __init__(self, path: pathlib.Path, vocab_size: int) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self._width = records.token_bytes(vocab_size)
+        self._writer: Any = None
+        self._documents: list[tuple[int, int, int, int]] = []
+        self._records = 0
+
+    def write(self, name: str, tokens: np.ndarray, num_bytes: int, words: int) -> None:
+        """Appends one document."""
+        if self._writer is None:
+            from array_record.python import array_record_module
+
+            # Tokens hardly compress, and reading one record of many must be cheap.
+            self._writer = array_record_module.ArrayRecordWriter(
+                str(self._temporary), "group_size:1,uncompressed"
+            )
+        self._documents.append((len(tokens), num_bytes, words, self._records))
+        for offset in range(0, len(tokens), RECORD_TOKENS):
+            record = Record(name, offset, len(tokens), tokens[offset : offset + RECORD_TOKENS])
+            self._writer.write(records.pack(record, self._width))
+            self._records += 1
+
+    def finish(self) -> tuple[Shard, np.ndarray] | None:
+        """Closes and names the file; returns its description and its table of documents, None when there was none."""
+        if self._writer is None:
+            return None
+        self._writer.close()
+        self._writer = None
+        with open(self._temporary, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = os.fstat(file.fileno()).st_size
+            os.fsync(file.fileno())
+        os.replace(self._temporary, self._path)
+        table = np.array(self._documents, DOCUMENT)
+        tokens, num_bytes, words = (int(table[column].sum()) for column in ("tokens", "bytes", "words"))
+        return Shard(
+            self._path.name, self._records, len(table), tokens, num_bytes, words, size, digest
+        ), table
+
+    def abandon(self) -> None:
+        """Removes the unfinished file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self._temporary.unlink(missing_ok=True)
+
+
+class ShardReader:
+    """Reads the records of a list of shards by number; keeps those read last, up to a number of bytes.
+
+    Opening checks the size of every file, reading checks every record's checksum: UserError names the file and place.
+    """
+
+    def __init__(self, folder: pathlib.Path, shards: Iterable[Shard], cache_bytes: int = 256 << 20) -> None:
+        self._paths, self._sizes = [], []
+        for shard in shards:
+            path = folder / shard.file
+            try:
+                size = path.stat().st_size
+            except OSError:
+                raise UserError(
+                    f"{path} is missing: the dataset has it in its list of shards; {MEND}"
+                ) from None
+            if size != shard.bytes_of_file:
+                state = "is truncated" if size < shard.bytes_of_file else "has grown"
+                raise UserError(f"{path} {state}: {size} bytes, expected {shard.bytes_of_file}; {MEND}")
+            self._paths.append(path)
+            self._sizes.append(shard.records)
+        self._firsts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
+        self._source: Any = None
+        self._cache: collections.OrderedDict[int, Record] = collections.OrderedDict()
+        self._room = cache_bytes
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    def read(self, number: int) -> Record:
+        """Record `number`, counted through all shards. Safe to call from several threads."""
+        with self._lock:
+            record = self._cache.get(number)
+            if record is not None:
+                self._cache.move_to_end(number)
+                return record
+        try:
+            record = records.unpack(self._read_bytes(number))
+        except records.DamagedRecord as error:
+            raise UserError(f"{self._where(number)} is damaged: {error}; {MEND}") from None
+        with self._lock:
+            if number not in self._cache:
+                self._cache[number] = record
+                self._room -= record.tokens.nbytes
+            while self._room < 0 and len(self._cache) > 1:
+                self._room += self._cache.popitem(last=False)[1].tokens.nbytes
+        return record
+
+    def _read_bytes(self, number: int) -> bytes:
+        try:
+            if self._source is None:
+                self._source = self._open()
+            return self._source[number]
+        except (RuntimeError, ValueError, IndexError, OSError) as error:
+            # array_record has checksums of its own, and names the byte at which one failed.
+            raise records.DamagedRecord(
+                str(error).splitlines()[0] if str(error) else type(error).__name__
+            ) from None
+
+    def _open(self) -> Any:
+        import grain
+
+        counted = zip(self._paths, self._sizes, strict=True)
+        # Naming the range of records saves opening every file only to count them.
+        return grain.sources.ArrayRecordDataSource([f"{path}[0:{size}]" for path, size in counted])
+
+    def _where(self, number: int) -> str:
+        shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return f"{self._paths[shard]}, record {number - int(self._firsts[shard])} of {self._sizes[shard]},"

@@ -1,0 +1,227 @@
+"""Text to token ids and back: one small interface, and the tokenizers that need no library (bytes, characters)."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+import pathlib
+import tempfile
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from model.errors import UserError
+from model.options import from_json, to_json
+from train.data import config
+from train.data.files import read_json, write_atomically
+
+DESCRIPTION = "tokenizer_option.json"
+
+
+class Tokenizer(abc.ABC):
+    """Encodes text as ids in [0, vocab_size) and back.
+
+    `end_of_document` is the id that ends a document (and, before the first one, begins it), or None. Encoding never
+    yields it and decoding leaves it out.
+    """
+
+    option: config.Tokenizer
+    vocab_size: int
+    end_of_document: int | None
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
+
+    @abc.abstractmethod
+    def save(self, folder: pathlib.Path) -> str | None:
+        """Writes what loading needs into a folder and returns the name of the file, None where nothing is needed."""
+
+    @classmethod
+    @abc.abstractmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> Tokenizer:
+        """The tokenizer of an option and the file that `save` wrote. Raises UserError when the file is damaged."""
+
+    def fingerprint(self) -> str:
+        """A short hash that is the same for tokenizers that encode alike: of the option and of the file that it saves."""
+        with tempfile.TemporaryDirectory() as folder:
+            name = self.save(pathlib.Path(folder))
+            content = pathlib.Path(folder, name).read_bytes() if name else b""
+        return hashlib.sha256(json.dumps(to_json(self.option)).encode() + content).hexdigest()[:16]
+
+    def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
+        """The ids as a list without the end of document; raises ValueError for one that is out of range."""
+        flat = np.asarray(ids, np.int64).reshape(-1)
+        if flat.size and not 0 <= flat.min() <= flat.max() < self.vocab_size:
+            raise ValueError(
+                f"token ids run from {flat.min()} to {flat.max()}; expected 0 to {self.vocab_size - 1}"
+            )
+        return [i for i in flat.tolist() if i != self.end_of_document]
+
+
+class BytesTokenizer(Tokenizer):
+    """Id b is byte b of the text's UTF-8."""
+
+    def __init__(self, option: config.Bytes) -> None:
+        self.option = option
+        self.vocab_size = 257 if option.end_of_document else 256
+        self.end_of_document = 256 if option.end_of_document else None
+
+    def encode(self, text: str) -> np.ndarray:
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return bytes(self.checked(ids)).decode("utf-8", errors="replace")
+
+    def save(self, folder: pathlib.Path) -> None:
+        return None
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> BytesTokenizer:
+        assert isinstance(option, config.Bytes)
+        return cls(option)
+
+
+class CharactersTokenizer(Tokenizer):
+    """Id i is the i-th of the training text's characters in the order of their code points."""
+
+    FILE = "characters.json"
+
+    def __init__(self, option: config.Characters, characters: Iterable[str]) -> None:
+        self.option = option
+        self.characters = sorted(set(characters))
+        self.vocab_size = len(self.characters) + option.end_of_document
+        self.end_of_document = len(self.characters) if option.end_of_document else None
+        # A table from code point to id makes encoding one numpy look-up; -1 marks a character that is unknown.
+        self._codes = np.array([ord(c) for c in self.characters], np.uint32)
+        self._ids = np.full(int(self._codes.max(initial=0)) + 2, -1, np.int32)
+        self._ids[self._codes] = np.arange(len(self.characters), dtype=np.int32)
+
+    def encode(self, text: str) -> np.ndarray:
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
+        if (ids < 0).any():
+            at = int(np.argmax(ids < 0))
+            raise UserError(
+                f"character {text[at]!r} (U+{ord(text[at]):04X}, character {at} of the text) is not among the"
+                f" {len(self.characters)} that this tokenizer was made from; use Bytes() or SentencePiece(), which"
+                " know every character, or take the character out of the text"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        return "".join([self.characters[i] for i in self.checked(ids)])
+
+    def save(self, folder: pathlib.Path) -> str:
+        write_atomically(folder / self.FILE, json.dumps({"characters": "".join(self.characters)}).encode())
+        return self.FILE
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> CharactersTokenizer:
+        assert isinstance(option, config.Characters) and path is not None
+        characters = read_json(path).get("characters")
+        if not isinstance(characters, str) or not characters:
+            raise UserError(
+                f"{path}: expected an object with the field 'characters', a string; prepare the data again"
+            )
+        return cls(option, characters)
+
+
+def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
+    """The implementation of a tokenizer's option; libraries are imported when theirs is asked for, not before."""
+    if isinstance(option, (config.SentencePiece, config.SentencePieceFile)):
+        from train.data.sentencepieces import SentencePieceTokenizer
+
+        return SentencePieceTokenizer
+    if isinstance(option, config.HuggingFace):
+        from train.data.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer
+    return BytesTokenizer if isinstance(option, config.Bytes) else CharactersTokenizer
+
+
+def make_tokenizer(option: config.Tokenizer, texts: Iterable[str]) -> Tokenizer:
+    """Trains the tokenizer that an option asks for on texts, or opens the one that it names and reads no text."""
+    if isinstance(option, config.SentencePiece):
+        from train.data.sentencepieces import train_sentencepiece
+
+        return train_sentencepiece(option, texts)
+    if isinstance(option, config.Characters):
+        found: set[str] = set()
+        for text in texts:
+            found.update(text)
+        return CharactersTokenizer(option, found)
+    if isinstance(option, (config.SentencePieceFile, config.HuggingFace)):
+        path = pathlib.Path(option.path).expanduser()
+        if not path.is_file():
+            raise UserError(f"no tokenizer file at {option.path!r}; expected the path of one")
+        return tokenizer_class(option).load(option, path)
+    return BytesTokenizer(option)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
+    """Writes a tokenizer into a folder, from which `load_tokenizer` reads it without any other file."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"tokenizer": to_json(tokenizer.option), "tokenizer_file": tokenizer.save(folder)}
+    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+
+
+def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
+    """The tokenizer that `save_tokenizer` wrote into a folder (every dataset folder has one). Raises UserError."""
+    folder = pathlib.Path(folder)
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has"
+        )
+    description = read_json(folder / DESCRIPTION)
+    option: config.Tokenizer = from_json(config.Tokenizer, description.get("tokenizer"))
+    name = description.get("tokenizer_file")
+    path = folder / name if name else None
+    if path is not None and not path.is_file():
+        raise UserError(f"{path} is missing: {DESCRIPTION} beside it names it; prepare the data again")
+    return tokenizer_class(option).load(option, path)
+
+
+class StreamDecoder:
+    """Decodes ids as they come: what `push` returns, joined, is the text of all of them.
+
+    A character whose bytes are spread over several ids is held back until it is whole.
+    """
+
+    # Ids before the new ones that are decoded with them, for tokenizers whose text of an id hangs on its neighbours.
+    CONTEXT = 4
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._start = 0
+        self._read = 0
+
+    def push(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Takes new ids and returns the text that they complete."""
+        self._ids += [int(i) for i in ids]
+        new = self._new_text()
+        if not new or new.endswith("\ufffd"):
+            return ""
+        self._advance()
+        return new
+
+    def flush(self) -> str:
+        """What is held back, as it is: an unfinished character comes out as U+FFFD."""
+        new = self._new_text()
+        self._advance()
+        return new
+
+    def _new_text(self) -> str:
+        before = self._tokenizer.decode(self._ids[self._start : self._read])
+        return self._tokenizer.decode(self._ids[self._start :])[len(before) :]
+
+    def _advance(self) -> None:
+        self._read = len(self._ids)
+        self._start = max(0, self._read - self.CONTEXT)

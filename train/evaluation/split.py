@@ -1,0 +1,50 @@
+"""The loss on the validation split, as the training loop measures it: every target once, in fixed windows."""
+
+import math
+
+import jax
+
+from train import feed, sharding
+from train.data.dataset import Dataset
+from train.data.pipeline import EvaluationBatches
+from train.experiment import Experiment
+from train.state import TrainState
+from train.step import compile_eval_step
+
+
+class SplitEvaluation:
+    """The validation split of a run's dataset, read once per call."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, mesh: jax.sharding.Mesh) -> None:
+        """Args: the experiment, its open dataset, its mesh."""
+        self._rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
+        self._batch_size = experiment.data.batch_size
+        self._isolated = not experiment.data.cross_document_attention
+        self._batches = EvaluationBatches(
+            dataset,
+            experiment.data,
+            limit=experiment.evaluation.max_batches,
+            rows=feed.local_rows(self._rows, self._batch_size),
+        )
+        self._step = compile_eval_step(experiment, mesh)
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Loss per token in nats, perplexity per token, and bits per byte.
+
+        When only some batches are evaluated, bits per byte takes the tokens per byte of the whole split.
+        """
+        sums = []
+        for batch in self._batches:
+            sums.append(self._step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
+        # Python's exact sum, so that the result does not hang on how batches were grouped.
+        nll = math.fsum(float(s["nll"]) for s in sums)
+        tokens = sum(int(s["tokens"]) for s in sums)
+        loss = nll / max(tokens, 1)
+        tokens_per_byte = self._batches.num_tokens / self._batches.num_bytes
+        if self._batches.is_whole:
+            tokens_per_byte = tokens / self._batches.num_bytes
+        return {
+            "loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_byte": loss / math.log(2) * tokens_per_byte,
+        }

@@ -1,0 +1,50 @@
+"""From the host to the mesh: which rows of a batch this process needs, and putting them on its devices."""
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from model.errors import UserError
+
+HostBatch = dict[str, np.ndarray]
+
+# What the model needs when documents do not see each other, and can do without otherwise.
+DOCUMENT_FIELDS = ("segment_ids", "positions")
+
+
+def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
+    """Raises UserError when the mesh does not divide the (micro-)batch."""
+    # A batch with one row a device is split into as many different slices as there are ways.
+    slices = rows.devices_indices_map((rows.num_devices, 1)).values()
+    ways = len({str(index) for index in slices})
+    if (batch_size // parts) % ways:
+        micro = f" in {parts} micro-batches" if parts > 1 else ""
+        raise UserError(
+            f"data.batch_size: {batch_size} sequences{micro} cannot be split {ways} ways over the mesh's batch axes; "
+            f"use a multiple of {ways * parts}, or change mesh.data and mesh.fsdp"
+        )
+
+
+def local_rows(rows: NamedSharding, batch_size: int) -> list[int]:
+    """The rows of a global batch that the devices of this process hold, in order."""
+    needed: set[int] = set()
+    for index in rows.addressable_devices_indices_map((batch_size, 1)).values():
+        assert index is not None
+        needed.update(range(*index[0].indices(batch_size)))
+    return sorted(needed)
+
+
+def place(batch: HostBatch, rows: NamedSharding, batch_size: int, isolated: bool) -> dict[str, jax.Array]:
+    """A host's rows as global arrays on the mesh.
+
+    Args:
+      batch: this process's rows of every field, each (rows, T).
+      rows: the placement of (batch, sequence).
+      batch_size: rows of the global batch.
+      isolated: whether documents do not see each other, which the model must then be told.
+    """
+    wanted = {name: x for name, x in batch.items() if isolated or name not in DOCUMENT_FIELDS}
+    if jax.process_count() == 1:
+        return jax.device_put(wanted, rows)
+    length = next(iter(wanted.values())).shape[1]
+    return {n: jax.make_array_from_process_local_data(rows, x, (batch_size, length)) for n, x in wanted.items()}

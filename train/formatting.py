@@ -1,0 +1,60 @@
+"""How numbers are written for people: counts, durations, metrics. The progress bar, the summary and the report agree."""
+
+import math
+
+
+def count(value: float) -> str:
+    """A count in three digits and a letter: 950, 12.3k, 4.56M, 7.9B, 1.2T."""
+    if not math.isfinite(value):
+        return number(value)
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size * 0.9995:
+            scaled = value / size
+            digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
+            return f"{scaled:.{digits}f}{letter}"
+    return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """A time in its two largest units: 8.1s, 45s, 3m 20s, 2h 05m, 4d 06h."""
+    if not math.isfinite(seconds):
+        return "?"
+    if seconds < 9.95:
+        return f"{seconds:.1f}s"
+    whole = round(seconds)
+    for unit, size, below, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "m", 60), ("m", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size}{unit} {whole % size // part:02d}{below}"
+    return f"{whole}s"
+
+
+def number(value: float) -> str:
+    """A measured value: 4 decimals near 1, more significant digits when tiny, separated thousands when large."""
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "infinite" if value > 0 else "-infinite"
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{value:,.0f}"
+    size = abs(value)
+    if size < 1e-3:
+        return f"{value:.3g}"
+    if size < 10:
+        return f"{value:.4f}"
+    return f"{value:,.2f}" if size < 1e6 else count(value)
+
+
+def phrase(name: str, value: float | str) -> str:
+    """A named value as the progress bar and the log lines say it: "loss 2.3456", "12.3k tokens/s", "MFU 31.2%"."""
+    words = name.replace("_", " ")
+    if isinstance(value, str):
+        return f"{words} {value}"
+    if name.endswith("_per_second"):
+        return f"{count(value)} {name.removesuffix('_per_second').replace('_', ' ')}/s"
+    if name == "mfu":
+        return f"MFU {value:.1%}"
+    if name.endswith("_fraction"):
+        return f"{words.removesuffix(' fraction')} {value:.1%}"
+    if name == "loss" or name.endswith("_loss"):
+        return f"{words} {value:.4f}" if math.isfinite(value) else f"{words} {number(value)}"
+    return f"{words} {count(value) if isinstance(value, int) else number(value)}"

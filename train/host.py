@@ -1,0 +1,22 @@
+"""Settings of the host process that make JAX on CPUs fast; none changes a number.
+
+XLA's CPU client takes a fresh temporary buffer for every step. By default glibc maps such large blocks anew each time
+and gives them back, so that every step pays for page faults and zeroed pages: a third of the time of a small model's
+step (measured: tests/benchmarks/README.md). Keeping freed memory in the process avoids it.
+"""
+
+import ctypes
+import platform
+
+# Parameters of glibc's mallopt(3).
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc's allocator to keep and reuse large blocks; does nothing on other C libraries."""
+    if platform.libc_ver()[0] != "glibc":
+        return
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(_M_TOP_PAD, 64 << 20)

@@ -1,0 +1,236 @@
+"""The training loop: batch n, the step, what comes back, and what is done every so many steps.
+
+The metrics of step n - 1 are fetched after step n was dispatched, so that the device never waits for the log.
+"""
+
+import dataclasses
+import math
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+
+from model.errors import UserError
+from model.transformer import abstract_params, logical_axes
+from train import feed, parameters, run_folder, sharding
+from train.checkpoints import CheckpointStore
+from train.clock import PROCESS_START, Clock
+from train.data.dataset import Dataset, open_dataset
+from train.data.pipeline import Batches
+from train.data.prepare import prepare
+from train.data.progress import TerminalProgress
+from train.environment import record_session
+from train.evaluation.split import SplitEvaluation
+from train.experiment import Experiment
+from train.metrics import MetricsWriter, read_metrics
+from train.optimizers import evaluation_params
+from train.preemption import StopRequest
+from train.progress import Progress
+from train.report import write_report
+from train.samples import draw_samples
+from train.state import TrainState, abstract_state, init_sharded, state_shardings
+from train.step import compile_train_step
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `train` ended: whether the run is finished, was stopped at a step asked for, or was interrupted."""
+
+    state: Literal["finished", "stopped", "interrupted"]
+    step: int
+    reason: str | None = None
+
+
+def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = None, say: Say = print) -> Outcome:
+    """Trains until the last step, `hard_stop`, or a signal; goes on where the run folder ends.
+
+    Args:
+      experiment: the resolved, checked experiment.
+      run: its folder, made if need be.
+      hard_stop: end at this step without changing the schedule.
+      say: prints a line that the user should see.
+
+    Raises:
+      UserError: for everything that the user can mend.
+    """
+    check_mesh(experiment)
+    with run_folder.locked(run):
+        run_folder.claim(run, experiment)
+        dataset = open_dataset(prepare(experiment.data, run / "data", TerminalProgress()))
+        check_vocabulary(experiment, dataset)
+        run_folder.write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
+        run_folder.write_json(run / "parameters.json", parameters.as_json(experiment))
+        last_step = experiment.training.num_steps if hard_stop is None else hard_stop
+        with StopRequest() as stop:
+            outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop)
+        write_report(run)
+        return outcome
+
+
+def check_mesh(experiment: Experiment) -> None:
+    """Raises UserError when the devices, the batch or a parameter do not fit the mesh; makes no array."""
+    mesh = sharding.make_mesh(experiment.mesh)
+    rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
+    feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
+    sharding.param_shardings(mesh, experiment.sharding, axes, shapes)
+
+
+def check_vocabulary(experiment: Experiment, dataset: Dataset) -> None:
+    """Raises UserError when the tokenizer's vocabulary is not the model's."""
+    size = dataset.tokenizer.vocab_size
+    if size != experiment.model.vocab_size:
+        raise UserError(
+            f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer of {dataset.folder} has {size} tokens; "
+            f"use --set model.vocab_size={size}, or the dataset that was made for this model"
+        )
+
+
+class _Trainer:
+    """One session of one run."""
+
+    def __init__(self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say) -> None:
+        self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
+        self.began = time.monotonic()
+        self.mesh = sharding.make_mesh(experiment.mesh)
+        self.rows = sharding.named(self.mesh, experiment.sharding, ("batch", "sequence"))
+        self.stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+        self.placed = state_shardings(*self.stateful, self.mesh, experiment.sharding)
+        self.step_fn = compile_train_step(experiment, self.mesh)
+        self.evaluation = SplitEvaluation(experiment, dataset, self.mesh)
+        self.clock = Clock(experiment, self.mesh)
+        self.evaluated: tuple[int, float] | None = None  # the step and the loss of the last evaluation
+        self.best = math.inf
+
+    def run(self, stop: StopRequest) -> Outcome:
+        """Restores or starts, trains, and leaves the folder in order whatever happens."""
+        total, logging = self.experiment.training.num_steps, self.experiment.logging
+        writer = MetricsWriter(
+            self.folder,
+            session=record_session(self.folder),
+            tensorboard=logging.tensorboard,
+            wandb_project=logging.wandb_project,
+        )
+        with writer as self.metrics, CheckpointStore(self.folder, self.experiment.checkpoints, self.say) as self.store:
+            state = self._start()
+            step = int(state.step)
+            with Progress("training", total, start=step) as self.progress:
+                self.store.say = self.progress.message
+                self.metrics.status("running", step, total_steps=total)
+                try:
+                    outcome = self._steps(state, step, stop)
+                    self.store.finish()
+                except BaseException as error:
+                    self.metrics.status("failed", self.progress.done, total_steps=total, reason=str(error)[:300])
+                    raise
+            self.metrics.status(outcome.state, outcome.step, total_steps=total, reason=outcome.reason)
+        return outcome
+
+    def _start(self) -> TrainState:
+        """The state of the newest whole checkpoint, or the first one; the metric files are rewound to it."""
+        state = self.store.restore_latest(self.experiment, self.placed, abstract_state(*self.stateful))
+        if state is None:
+            self.metrics.truncate(None)
+            return init_sharded(*self.stateful, self.experiment.training.seed, self.placed)
+        step = int(state.step)
+        self.metrics.truncate(step)
+        losses = [line["loss"] for line in read_metrics(self.folder) if line["kind"] == "eval"]
+        self.best = min(losses, default=math.inf)
+        self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
+        return state
+
+    def _steps(self, state: TrainState, step: int, stop: StopRequest) -> Outcome:
+        """The loop itself."""
+        num_steps = self.experiment.training.num_steps
+        saved, pending = step, None
+        batches = self._batches(step)
+        self.clock.start(step)
+        while step < self.last_step and stop.requested is None:
+            with self.clock.waiting():
+                batch = next(batches)
+            state, scalars = self.step_fn(state, batch)
+            step += 1
+            self._log(pending)
+            pending = (step, scalars)
+            if self._is_due(step, self.experiment.evaluation.every, self.experiment.checkpoints.every):
+                self._log(pending)
+                pending = None
+                saved = self._pause(state, step) or saved
+        self._log(pending)
+        if saved != step:
+            self._save(state, step)
+        if step >= num_steps:
+            return Outcome("finished", step)
+        if stop.requested is None:
+            return Outcome("stopped", step, f"--hard_stop={step}")
+        return Outcome("interrupted", step, f"{stop.requested}; the same command continues from step {step}")
+
+    def _is_due(self, step: int, *intervals: int) -> bool:
+        """Whether something that is done every so many steps, and at the last one, is done at this one."""
+        return step == self.experiment.training.num_steps or any(step % every == 0 for every in intervals)
+
+    def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
+        """Batches start, start + 1, ... on the mesh."""
+        data = self.experiment.data
+        batches = Batches(self.dataset, data, "train")
+        for batch in batches.iterator(start, feed.local_rows(self.rows, data.batch_size)):
+            yield feed.place(batch, self.rows, data.batch_size, isolated=not data.cross_document_attention)
+
+    def _log(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+        """Fetches the scalars of a step, which the device has finished or is finishing, and writes what is due."""
+        if pending is None:
+            return
+        step, scalars = pending[0], jax.device_get(pending[1])
+        if step == 1:
+            self.say(f"first step {time.monotonic() - PROCESS_START:.1f} s after the command")
+        consecutive = int(scalars.pop("consecutive"))
+        if consecutive >= self.experiment.training.guard.max_consecutive:
+            raise UserError(
+                f"steps {step - consecutive + 1} to {step} were all skipped: the loss or the gradient norm is not finite or "
+                f"an outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower schedule.peak or "
+                "training.clip_norm, or look at these batches with launch.data show"
+            )
+        self.progress.update(step, loss=float(scalars["loss"]))
+        if not self._is_due(step, self.experiment.logging.every):
+            return
+        tokens = step * self.experiment.data.batch_size * self.experiment.data.sequence_length
+        self.metrics.train(step, scalars | {"tokens": tokens})
+        timing = self.clock.read(step)
+        self.metrics.throughput(step, timing)
+        self.progress.update(step, tokens_per_second=timing["tokens_per_second"], mfu=timing["mfu"])
+
+    def _pause(self, state: TrainState, step: int) -> int | None:
+        """Evaluation, samples and checkpoint, where they are due; returns the step if it was saved."""
+        improved = False
+        with self.clock.paused():
+            if self._is_due(step, self.experiment.evaluation.every):
+                improved = self._evaluate(state, step)
+            due = self._is_due(step, self.experiment.checkpoints.every)
+            if due or (improved and self.experiment.checkpoints.keep_best > 0):
+                self._save(state, step)
+                return step
+        return None
+
+    def _evaluate(self, state: TrainState, step: int) -> bool:
+        """Measures the validation split and draws the samples; returns whether the loss is the lowest so far."""
+        values = self.evaluation(state)
+        self.metrics.evaluation(step, values)
+        self.say(f"step {step}: validation loss {values['loss']:.4f}, {values['bits_per_byte']:.4f} bits per byte")
+        if self.experiment.samples.prompts:
+            params = evaluation_params(self.experiment.optimizer, state.opt_state, state.params)
+            for text in draw_samples(self.experiment, params, self.dataset.tokenizer, seed=step):
+                self.metrics.sample(step, text)
+        self.evaluated = (step, values["loss"])
+        improved = values["loss"] < self.best
+        self.best = min(self.best, values["loss"])
+        return improved
+
+    def _save(self, state: TrainState, step: int) -> None:
+        """Saves in the background; the metric files reach the disk first, since a resumed run rewinds them to here."""
+        self.metrics.flush()
+        loss = self.evaluated[1] if self.evaluated is not None and self.evaluated[0] == step else None
+        self.store.save(self.experiment, state, step, loss)

@@ -1,0 +1,277 @@
+"""The numbers of a run, in its folder: written while it trains, rewound when it resumes, read back by the reports.
+
+    metrics.jsonl      what the training computes: the same bytes for the same config, however often it was killed
+    throughput.jsonl   what the clock says
+    samples.txt        what the model wrote, in blocks headed "=== step N ==="
+    status.json        whether the run is running, finished, interrupted, stopped or failed, and at which step
+    tensorboard/       the same for TensorBoard
+
+A JSON line is an object of numbers. Floats are the shortest digits that read back to the same 64-bit value (a float32
+is widened first, which is exact); JSON has no word for NaN and the infinities, so they are the strings "NaN",
+"Infinity" and "-Infinity", which `read_metrics` turns back into floats.
+
+A step's lines must be written and flushed before its checkpoint is committed: a resumed run rewinds the files to the
+checkpoint with `truncate` and goes on from there, and what was not yet written then is never written again.
+"""
+
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+from absl import logging
+
+from model.errors import UserError
+from train.files import LineFile, replace_file
+from train.trackers import TensorBoard, Tracker, WeightsAndBiases, require_installed
+
+State = Literal["running", "finished", "interrupted", "stopped", "failed"]
+Path = str | os.PathLike[str]
+
+# The order of the fields of a line. Fields that are not named here follow by name, so that the order never hangs on
+# the order of a dictionary that came out of jit.
+_ORDER = ("loss", "perplexity", "bits_per_byte", "z_loss", "grad_norm", "learning_rate", "tokens", "skipped")
+_PLACE = {name: place for place, name in enumerate(_ORDER)}
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_SAMPLE_HEADING = re.compile(r"^=== step (\d+) ===$")
+
+
+class MetricsWriter:
+    """Appends to the metric files of one run; made on the first process only. A context manager.
+
+    `session` is the number of this start of the run, written with every throughput line. `wandb_project` names a
+    Weights & Biases project to log to as well. Files and trackers are opened when something is first written.
+    Raises UserError when what a tracker needs is not installed, and when a line cannot be written (a full disk); the
+    files then end with the last whole line.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        session: int = 1,
+        tensorboard: bool = True,
+        wandb_project: str | None = None,
+    ) -> None:
+        require_installed(tensorboard, wandb_project)
+        self.folder = pathlib.Path(run_folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.session = session
+        self._files: dict[str, LineFile] = {}
+        self._trackers: list[Tracker] | None = None
+        self._purge_step: int | None = None
+        self._tensorboard, self._wandb_project = tensorboard, wandb_project
+
+    def truncate(self, step: int | None) -> None:
+        """Rewinds the files to a checkpoint: drops what belongs to a later step, and a half-written last line.
+
+        `step` is the checkpoint's, None when there is none and the run starts over. A file is replaced whole or not
+        at all. Raises UserError for a damaged line that is not the last.
+        """
+        self.close()
+        limit = -1 if step is None else step
+        self._purge_step = limit + 1
+        for name in ("metrics.jsonl", "throughput.jsonl"):
+            path = self.folder / name
+            _rewrite(path, functools.partial(_lines_until, limit=limit, path=path))
+        _rewrite(self.folder / "samples.txt", functools.partial(_samples_until, limit=limit))
+
+    def train(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of kind "train": `values` are scalars (numpy, jax or Python) after update number `step`."""
+        self._metrics("train", step, values)
+
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of kind "eval": the same for an evaluation made after update number `step`."""
+        self._metrics("eval", step, values)
+
+    def throughput(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of wall-clock measurements; None where a value is not known. Adds the session."""
+        fields = {name: _plain(name, value) for name, value in values.items()}
+        self._line("throughput.jsonl", {"step": int(step)} | fields | {"session": self.session})
+        self._track("throughput", step, fields)
+
+    def sample(self, step: int, text: str) -> None:
+        """One block of samples.txt. A line of the text that looks like a heading is moved one space to the right."""
+        lines = [" " + line if _SAMPLE_HEADING.match(line) else line for line in text.split("\n")]
+        block = f"=== step {int(step)} ===\n" + "\n".join(lines).rstrip("\n") + "\n\n"
+        self._file("samples.txt").append(block.encode("utf-8", errors="backslashreplace"))
+        self._guard(lambda tracker: tracker.text("samples", int(step), text))
+
+    def status(
+        self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None
+    ) -> None:
+        """Replaces status.json: where the run stands now. `reason` is one line for a person."""
+        content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
+        replace_file(self.folder / "status.json", (json.dumps(content, indent=1) + "\n").encode())
+
+    def flush(self) -> None:
+        """Returns when everything written so far is on the disk. Call it before a checkpoint is committed."""
+        for file in self._files.values():
+            file.sync()
+        self._guard(lambda tracker: tracker.flush())
+
+    def close(self) -> None:
+        """Flushes and closes; a later write opens the files again."""
+        self.flush()
+        for file in self._files.values():
+            file.close()
+        self._guard(lambda tracker: tracker.close())
+        self._files, self._trackers = {}, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _metrics(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        names = sorted(values, key=lambda name: (_PLACE.get(name, len(_PLACE)), name))
+        fields = {name: _plain(name, values[name]) for name in names}
+        self._line("metrics.jsonl", {"kind": kind, "step": int(step)} | fields)
+        self._track(kind, step, fields)
+
+    def _line(self, name: str, fields: Mapping[str, Any]) -> None:
+        written = {key: _in_json(value) for key, value in fields.items()}
+        self._file(name).append((json.dumps(written, allow_nan=False) + "\n").encode())
+
+    def _file(self, name: str) -> LineFile:
+        if name not in self._files:
+            self._files[name] = LineFile(self.folder / name)
+        return self._files[name]
+
+    def _track(self, group: str, step: int, fields: Mapping[str, Any]) -> None:
+        values = {name: float(value) for name, value in fields.items() if value is not None}
+        self._guard(lambda tracker: tracker.log(group, int(step), values), opening=True)
+
+    def _guard(self, action: Callable[[Tracker], None], opening: bool = False) -> None:
+        """Does something to every tracker; one that fails is switched off, for it is no part of the record."""
+        if self._trackers is None and opening:
+            self._trackers = []
+            if self._tensorboard:
+                self._trackers.append(TensorBoard(self.folder / "tensorboard", self._purge_step))
+            if self._wandb_project is not None:
+                self._trackers.append(WeightsAndBiases(self.folder, self._wandb_project))
+        for tracker in list(self._trackers or ()):
+            try:
+                action(tracker)
+            except Exception as error:  # noqa: BLE001  whatever a library or a server does must not end a run
+                logging.warning("%s logging is off from here on: %r", type(tracker).__name__, error)
+                assert self._trackers is not None
+                self._trackers.remove(tracker)
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in order, NaN and infinities as floats; empty when there is no file.
+
+    A half-written last line is left out, so a run that is still going can be read. Raises UserError for any other
+    damaged line, naming it.
+    """
+    return _read_lines(pathlib.Path(run_folder) / "metrics.jsonl")
+
+
+def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of throughput.jsonl, as `read_metrics` reads."""
+    return _read_lines(pathlib.Path(run_folder) / "throughput.jsonl")
+
+
+def read_samples(run_folder: Path) -> list[tuple[int, str]]:
+    """The blocks of samples.txt: (step, text), in order."""
+    path = pathlib.Path(run_folder) / "samples.txt"
+    blocks: list[tuple[int, list[str]]] = []
+    for line in path.read_bytes().decode("utf-8", errors="replace").split("\n") if path.exists() else ():
+        heading = _SAMPLE_HEADING.match(line)
+        if heading:
+            blocks.append((int(heading[1]), []))
+        elif blocks:
+            blocks[-1][1].append(line)
+    return [(step, "\n".join(lines).rstrip("\n")) for step, lines in blocks]
+
+
+def read_status(run_folder: Path) -> dict[str, Any] | None:
+    """The content of status.json, None when there is none or it cannot be read."""
+    try:
+        content = json.loads((pathlib.Path(run_folder) / "status.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    objects = []
+    for line_number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+        fields = _parse(line, line_number, path)
+        objects.append({key: _NOT_FINITE.get(v, v) if isinstance(v, str) else v for key, v in fields.items()})
+    return objects
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    return data.split(b"\n")[:-1]  # what follows the last line break is a line that was being written
+
+
+def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+        if isinstance(fields, dict) and isinstance(fields["step"], int):
+            return fields
+    except (ValueError, KeyError):
+        pass
+    raise UserError(
+        f"{path}, line {line_number}: expected a JSON object with a whole number 'step', got {line[:80]!r}; the file "
+        "is damaged: restore it from a copy, or move it away to go on without the numbers up to now"
+    )
+
+
+# ------------------------------------------------------------------------------------------- writing and rewinding
+
+
+def _plain(name: str, value: Any) -> bool | int | float | None:
+    """A scalar of any library as a Python number. Raises ValueError for an array of more than one element."""
+    if value is None or type(value) in (bool, int, float):
+        return value
+    array = np.asarray(value)
+    if array.size != 1:
+        raise ValueError(f"the metric {name!r} must be a scalar, got an array of shape {array.shape}")
+    scalar = array.reshape(())
+    if scalar.dtype.kind == "b":
+        return bool(scalar)
+    return int(scalar) if scalar.dtype.kind in "iu" else float(scalar)
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _lines_until(data: bytes, limit: int, path: pathlib.Path) -> bytes:
+    lines = enumerate(_whole_lines(data), start=1)
+    return b"".join(line + b"\n" for n, line in lines if _parse(line, n, path)["step"] <= limit)
+
+
+def _samples_until(data: bytes, limit: int) -> bytes:
+    kept: list[bytes] = []
+    for line in _whole_lines(data):
+        heading = _SAMPLE_HEADING.match(line.decode("utf-8", errors="replace"))
+        if heading and int(heading[1]) > limit:
+            break
+        kept.append(line + b"\n")
+    return b"".join(kept)
+
+
+def _rewrite(path: pathlib.Path, keep: Callable[[bytes], bytes]) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    kept = keep(data)
+    if kept != data:
+        replace_file(path, kept)

@@ -1,0 +1,288 @@
+"""The curves of a run as pictures: SVG that follows the colours of the page around it, or a PNG in light colours."""
+
+import dataclasses
+import io
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from train.formatting import count
+from train.report.run import Run, Series, smooth
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_POINTS = 500  # a curve of more points than this is drawn as the band between its extremes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Palette:
+    ink: str
+    muted: str
+    rule: str
+    train: str
+    validation: str
+    bad: str
+
+
+LIGHT = Palette(ink="#22252a", muted="#6c717a", rule="#e3e2de", train="#2f6690", validation="#c4572c", bad="#b3261e")
+
+# Colours that stand for the page's own: in the SVG each becomes var(--name), so one picture serves light and dark.
+_STAND_INS = Palette(
+    ink="#010203", muted="#010204", rule="#010205", train="#010206", validation="#010207", bad="#010208"
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A picture for the page: inline SVG, and the words around it."""
+
+    title: str
+    caption: str
+    svg: str
+
+
+# ------------------------------------------------------------------------------------------------- what is drawn
+
+
+def loss_chart(run: Run) -> Chart | None:
+    """Training loss, raw and smoothed, with the validation points; None when nothing was logged."""
+    if not len(run.metric("loss")) and not len(run.metric("loss", "eval")):
+        return None
+    caption = []
+
+    def draw(axes: "Axes", colors: Palette) -> None:
+        caption.append(_draw_losses(axes, colors, run))
+
+    svg = _svg("loss", draw, width=8.6, height=3.7, label="training and validation loss over the steps")
+    return Chart(title="Loss", caption=caption[0], svg=svg)
+
+
+def small_charts(run: Run) -> list[Chart]:
+    """Learning rate, gradient norm, throughput, skipped steps where there are any, and every other metric."""
+    charts = []
+    for name in [n for n in _known_first(run.names()) if n not in ("loss", "tokens")]:
+        series = run.metric(name)
+        if name == "skipped" and not np.any(series.values > 0):
+            continue
+        charts.append(_curve(name, _TITLES.get(name, name.replace("_", " ").capitalize()), series, run.step))
+    for name, title in (("tokens_per_second", "Tokens per second"), ("mfu", "Model FLOPs utilization")):
+        charts.append(_curve(name, title, run.metric(name, "throughput"), run.step, baseline=True))
+    waits = run.metric("data_wait_fraction", "throughput")
+    charts.append(_curve("data_wait_fraction", "Waiting for data, share of a step", waits, run.step, baseline=True))
+    return [chart for chart in charts if chart is not None]
+
+
+def write_loss_png(run: Run, path: str | os.PathLike[str]) -> None:
+    """The loss chart as a PNG of 1720 x 740 pixels on white."""
+    with _style(LIGHT):
+        figure, axes = _figure(8.6, 3.7)
+        _draw_losses(axes, LIGHT, run)
+        figure.savefig(path, format="png", dpi=200, facecolor="white")
+
+
+_TITLES = {
+    "learning_rate": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "skipped": "Skipped steps, in total",
+    "z_loss": "z-loss",
+}
+
+
+def _known_first(names: list[str]) -> list[str]:
+    known = [name for name in _TITLES if name in names]
+    return known + [name for name in names if name not in known]
+
+
+def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
+    """Draws the loss chart; returns what its caption has to say."""
+    train, validation = run.metric("loss"), run.metric("loss", "eval").finite()
+    finite = train.finite()
+    caption = []
+    if len(finite) > 20:
+        _draw_raw(axes, finite, colors.train)
+        smoothed = smooth(finite.values)
+        keep = _thinned(len(finite))
+        axes.plot(finite.steps[keep], smoothed[keep], color=colors.train, linewidth=1.6, label="training, smoothed")
+    elif len(finite):
+        axes.plot(finite.steps, finite.values, color=colors.train, linewidth=1.6, label="training")
+    if len(validation):
+        axes.plot(
+            validation.steps,
+            validation.values,
+            color=colors.validation,
+            linewidth=1.0,
+            marker="o",
+            markersize=3.6,
+            markeredgewidth=0,
+            clip_on=False,
+            label="validation",
+        )
+    if cut := _limit_top(axes, finite.values, validation.values):
+        caption.append(f"The first steps start at {cut:.2f}, above the picture.")
+    caption += _mark_not_finite(axes, train, colors)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, loc="upper right", labelcolor=colors.muted, handlelength=1.4)
+    axes.set_xlim(0, 1.01 * max(run.step, 1))
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss, nats per token")
+    return " ".join(caption)
+
+
+def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool = False) -> Chart | None:
+    """A small chart of one metric; on a log scale where it spans more than a factor of 50; None without a point."""
+    if not len(series):
+        return None
+    finite, caption = series.finite(), []
+
+    def draw(axes: "Axes", colors: Palette) -> None:
+        line = finite
+        if len(finite) > _POINTS:
+            # The median of each group, not a mean: one spike must not look like a plateau.
+            line = _draw_raw(axes, finite, colors.train)
+        axes.plot(line.steps, line.values, color=colors.train, linewidth=1.4)
+        axes.set_xlim(0, 1.01 * max(last_step, 1))
+        positive = finite.values[finite.values > 0]
+        spread = np.max(positive) / np.quantile(positive, 0.02) if len(positive) else 1.0
+        if name == "grad_norm" and len(positive) == len(finite) and spread > 50:
+            axes.set_yscale("log")
+            caption.append("Log scale.")
+        elif len(finite) and (baseline or finite.values.min() >= 0):
+            axes.set_ylim(bottom=0, top=max(float(finite.values.max()) * 1.08, 1e-12))
+        if name in ("mfu", "data_wait_fraction"):
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        caption.extend(_mark_not_finite(axes, series, colors))
+
+    svg = _svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
+    return Chart(title=title, caption=" ".join(caption), svg=svg)
+
+
+def _draw_raw(axes: "Axes", series: Series, color: str) -> Series:
+    """Draws every point faintly: a line when there are few, else the band between the extremes of successive groups.
+
+    Returns the points, or the medians of the groups.
+    """
+    if len(series) <= _POINTS:
+        axes.plot(series.steps, series.values, color=color, alpha=0.35, linewidth=0.8)
+        return series
+    starts = np.linspace(0, len(series), _POINTS // 2, endpoint=False).astype(int)
+    groups = np.split(series.values, starts[1:])
+    ends = np.append(starts[1:], len(series)) - 1
+    middles = (series.steps[starts] + series.steps[ends]) / 2
+    lowest, highest = [group.min() for group in groups], [group.max() for group in groups]
+    axes.fill_between(middles, lowest, highest, color=color, alpha=0.25, linewidth=0)
+    return Series(steps=middles, values=np.array([np.median(group) for group in groups]))
+
+
+def _thinned(length: int) -> np.ndarray:
+    return np.unique(np.linspace(0, length - 1, min(length, _POINTS)).round().astype(int))
+
+
+def _limit_top(axes: "Axes", train: np.ndarray, validation: np.ndarray) -> float | None:
+    """Cuts off the first, high steps, which would flatten all the rest; returns where the curve starts if it did."""
+    if len(train) < 50:
+        return None
+    top = max(float(np.quantile(train, 0.985)), float(validation[1:].max()) if len(validation) > 1 else -np.inf)
+    bottom = min(float(train.min()), float(validation.min()) if len(validation) else np.inf)
+    highest = max(float(train.max()), float(validation.max()) if len(validation) else -np.inf)
+    margin = 0.06 * (top - bottom)
+    if highest - bottom < 1.25 * (top - bottom) or margin <= 0:
+        return None
+    axes.set_ylim(bottom - margin, top + margin)
+    return highest
+
+
+def _mark_not_finite(axes: "Axes", series: Series, colors: Palette) -> list[str]:
+    """Ticks along the bottom where a value is NaN or infinite; returns the sentence that says so."""
+    broken = series.steps[~np.isfinite(series.values)]
+    if not len(broken):
+        return []
+    height = axes.get_xaxis_transform()
+    axes.plot(broken, np.full(len(broken), 0.03), "|", transform=height, color=colors.bad, markersize=7, label="not finite")
+    return [f"{len(broken):,} of {len(series):,} points are NaN or infinite (red ticks)."]
+
+
+# ------------------------------------------------------------------------------------------------ how it is drawn
+
+
+@contextmanager
+def _style(colors: Palette) -> Iterator[None]:
+    import matplotlib
+
+    style: dict[str, Any] = {
+        "font.size": 8.5,
+        "font.family": "sans-serif",
+        "svg.fonttype": "none",
+        "axes.edgecolor": colors.rule,
+        "axes.labelcolor": colors.muted,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.spines.left": False,
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "grid.color": colors.rule,
+        "grid.linewidth": 0.7,
+        "text.color": colors.ink,
+        "xtick.color": colors.rule,
+        "xtick.labelcolor": colors.muted,
+        "ytick.color": colors.rule,
+        "ytick.labelcolor": colors.muted,
+        "ytick.major.size": 0,
+        "ytick.minor.size": 0,
+        "xtick.major.size": 3,
+    }
+    with matplotlib.rc_context(style):
+        yield
+
+
+def _figure(width: float, height: float) -> tuple[Any, "Axes"]:
+    from matplotlib.figure import Figure  # not pyplot, which looks for a screen and takes longer to import
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    return figure, axes
+
+
+def _tick(value: float) -> str:
+    if abs(value) >= 1000:
+        text = count(value)
+        return re.sub(r"\.?0+(?=[kMBT]$)", "", text) if "." in text else text
+    if value == 0 or abs(value) >= 0.01:
+        return f"{value:.4g}"
+    digits, exponent = f"{value:.2e}".split("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, height: float, label: str) -> str:
+    """Draws a chart (sizes in inches) as SVG that scales with the page and takes its colours and its font."""
+    import matplotlib
+
+    # The salt names the ids inside the SVG: fixed, so that the same run gives the same page; one a chart, because
+    # several charts share that page.
+    with _style(_STAND_INS), matplotlib.rc_context({"svg.hashsalt": f"cairn-{name}"}):
+        figure, axes = _figure(width, height)
+        draw(axes, _STAND_INS)
+        buffer = io.StringIO()
+        nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    text = buffer.getvalue()
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    for field in dataclasses.fields(Palette):
+        body = body.replace(getattr(_STAND_INS, field.name), f"var(--{field.name})")
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would style the whole page
+    body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)  # the page names the family
+    body = re.sub(r"font-family: [^;\"]*;?", "", body)
+    body = re.sub(r'<g id="[a-z]+[a-z_.]*_\d+">', "<g>", body)  # names of parts, the same in every chart
+    size = f"0 0 {width * 72:g} {height * 72:g}"
+    return f'<svg viewBox="{size}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'

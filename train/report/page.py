@@ -1,0 +1,201 @@
+"""The words and tables of the report page: what page.html is filled with."""
+
+import datetime
+import importlib.resources
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from train.formatting import number
+from train.report import charts
+from train.report.run import Run, comparison, facts, parsed_samples, state, total_parameters
+
+_DIFF_SHOWN = 200_000  # characters; environment.json has more
+_CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
+
+
+def render(run: Run) -> str:
+    """The report as one HTML document that refers to nothing outside itself."""
+    import jinja2
+
+    def source(name: str) -> str:
+        return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
+
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    # Bytes that HTML may not hold are shown as their pictures: the text of a sample is whatever the model wrote.
+    environment.filters["visible"] = lambda text: text.translate(_CONTROL)
+    return environment.from_string(source("page.html")).render(style=source("style.css"), **_content(run))
+
+
+def _content(run: Run) -> dict[str, Any]:
+    word, details = state(run)
+    loss, small, charts_missing = None, [], None
+    try:
+        loss, small = charts.loss_chart(run), charts.small_charts(run)
+    except ImportError as error:
+        charts_missing = f"No curves: matplotlib is not installed ({error})."
+    earlier = run.samples[:-2]
+    diff = str(_git(run).get("diff") or "")
+    return {
+        "run": run,
+        "state": word,
+        "about": " \u00b7 ".join([details, *_origin(run)]),
+        "facts": facts(run),
+        "loss": loss,
+        "small": small,
+        "charts_missing": charts_missing,
+        "final": _final_evaluation(run),
+        "bars": _bars(run),
+        "parsed": parsed_samples(run),
+        "evaluations": _evaluations(run),
+        "earlier_samples": earlier,
+        "earlier_title": f"{len(earlier)} earlier" if len(earlier) != 1 else "1 earlier",
+        "parameters": _parameters(run),
+        "total": total_parameters(run),
+        "config": list(_flat(run.config, "")),
+        "environment": list(_environment(run)),
+        "environment_title": _environment_title(run),
+        "diff": diff[:_DIFF_SHOWN] + ("\n... cut here" if len(diff) > _DIFF_SHOWN else ""),
+        "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+    }
+
+
+def _git(run: Run) -> dict[str, Any]:
+    git = run.sessions[-1].get("git") if run.sessions else None
+    return git if isinstance(git, dict) else {}
+
+
+def _origin(run: Run) -> Iterator[str]:
+    """When, on what, from which code: the rest of the line under the title."""
+    if not run.sessions:
+        return
+    yield f"begun {str(run.sessions[0].get('started', '?'))[:16].replace('T', ' ')} UTC"
+    devices, host = run.sessions[-1].get("devices") or {}, run.sessions[-1].get("host") or {}
+    kind = str(devices.get("kind", "unknown device"))
+    if kind == "cpu":
+        kind = f"{host.get('cpu', 'CPU')}, {host.get('cpus', '?')} CPUs"
+    yield kind if devices.get("count", 1) == 1 else f"{devices.get('count')} x {kind}"
+    git = _git(run)
+    if git.get("revision"):
+        yield f"code {str(git['revision'])[:10]}" + (" with changes" if git.get("dirty") else "")
+    if len(run.sessions) > 1:
+        yield f"{len(run.sessions)} sessions"
+
+
+_SCORE_NAMES = {
+    "loss": "loss",
+    "perplexity": "perplexity",
+    "perplexity_per_word": "perplexity per word",
+    "bits_per_byte": "bits per byte",
+    "standard_error": "standard error",
+}
+
+
+def _known_first(names: list[str]) -> list[str]:
+    known = [name for name in _SCORE_NAMES if name in names]
+    return known + [name for name in names if name not in known]
+
+
+def _final_evaluation(run: Run) -> list[tuple[str, str]]:
+    final = run.evaluation.get("validation")
+    scores = {k: v for k, v in final.items() if _is_number(v)} if isinstance(final, dict) else {}
+    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), number(scores[name])) for name in _known_first([*scores])]
+
+
+def _evaluations(run: Run) -> dict[str, Any]:
+    """The evaluations made during training: a head and rows of text, the row of the lowest loss marked."""
+    columns = list(dict.fromkeys(name for line in run.evaluations for name in line if name not in ("kind", "step")))
+    columns = _known_first(columns)
+    losses = [line.get("loss", math.inf) for line in run.evaluations]
+    finite = [loss for loss in losses if _is_number(loss) and math.isfinite(loss)]
+    rows = [
+        {
+            "cells": [f"{line['step']:,}", *(_cell(line.get(name)) for name in columns)],
+            "best": bool(finite) and loss == min(finite),
+        }
+        for line, loss in zip(run.evaluations, losses, strict=True)
+    ]
+    return {"head": ["step", *(_SCORE_NAMES.get(name, name.replace("_", " ")) for name in columns)], "rows": rows}
+
+
+def _bars(run: Run) -> list[tuple[str, str, str, bool]]:
+    rows = comparison(run)
+    longest = max((value for _, value, _ in rows), default=1.0)
+    return [(name, f"{value:.4f}", f"{100 * value / longest:.1f}", own) for name, value, own in rows]
+
+
+def _parameters(run: Run) -> list[dict[str, str]]:
+    total = total_parameters(run)
+    rows = []
+    for entry in run.parameters:
+        size, shape = entry.get("count"), entry.get("shape")
+        rows.append(
+            {
+                "name": str(entry.get("name", "?")),
+                "shape": " \u00d7 ".join(map(str, shape)) if isinstance(shape, list) else _cell(shape),
+                "axes": _axes(entry.get("axes")),
+                "spec": _axes(entry.get("spec")),
+                "count": f"{size:,}" if isinstance(size, int) else "?",
+                "share": f"{size / total:.1%}" if isinstance(size, int) and total else "",
+            }
+        )
+    return rows
+
+
+def _axes(value: Any) -> str:
+    if isinstance(value, list):
+        names = ["+".join(map(str, v)) if isinstance(v, list) else "\u2013" if v is None else str(v) for v in value]
+        return ", ".join(names)
+    return _cell(value)
+
+
+def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    """The leaves of a resolved config with their paths; an option stands at its own path with its class."""
+    if isinstance(value, dict):
+        if path and "type" in value:
+            yield path, str(value["type"])
+        for name, inside in value.items():
+            if name != "type":
+                yield from _flat(inside, f"{path}.{name}" if path else name)
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for i, item in enumerate(value):
+            yield from _flat(item, f"{path}.{i}")
+    else:
+        yield path, str(tuple(value)) if isinstance(value, list) else repr(value)
+
+
+def _environment_title(run: Run) -> str:
+    if not run.sessions:
+        return ""
+    packages = run.sessions[-1].get("packages") or {}
+    parts = [f"Python {run.sessions[-1].get('python', '?')}", *(f"{p} {packages[p]}" for p in ("jax",) if p in packages)]
+    return ", ".join([*parts, str((run.sessions[-1].get("devices") or {}).get("kind", "unknown device"))])
+
+
+def _environment(run: Run) -> Iterator[tuple[str, str]]:
+    """Rows about the last session, then one for every earlier start."""
+    if not run.sessions:
+        return
+    last = run.sessions[-1]
+    for name in ("started", "command", "folder", "python", "platform"):
+        value = last.get(name, "?")
+        yield name, " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    for name in ("host", "devices", "packages", "variables"):
+        yield name, ", ".join(f"{key} {value}" for key, value in (last.get(name) or {}).items()) or "none"
+    git = _git(run)
+    yield "git", f"{git.get('revision')} on {git.get('branch')}" if git.get("revision") else str(git.get("why", "?"))
+    if git.get("untracked"):
+        yield "untracked", ", ".join(map(str, git["untracked"]))
+    for session in run.sessions[:-1]:
+        revision = str((session.get("git") or {}).get("revision"))[:10]
+        yield f"session {session.get('session', '?')}", f"{session.get('started', '?')}, code {revision}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "\u2013"
+    return number(value) if _is_number(value) else str(value)

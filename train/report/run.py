@@ -1,0 +1,250 @@
+"""A run folder read into memory, and the numbers that sum it up. Whatever is missing or damaged is left out and named."""
+
+import dataclasses
+import json
+import math
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+
+from model.errors import UserError
+from train.environment import read_sessions
+from train.formatting import count, duration, number
+from train.metrics import read_metrics, read_samples, read_status, read_throughput
+
+_SILENCE = 600.0  # seconds without a new line after which a run that says it is running is doubted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Series:
+    """One metric over the steps: `steps` ascending, `values` float64 that may hold NaN and infinities."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def finite(self) -> "Series":
+        keep = np.isfinite(self.values)
+        return Series(steps=self.steps[keep], values=self.values[keep])
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """What the files of a run folder say; `notes` names the files that could not be read."""
+
+    folder: pathlib.Path
+    train: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]]
+    throughput: list[dict[str, Any]]
+    samples: list[tuple[int, str]]
+    parameters: list[dict[str, Any]]
+    config: dict[str, Any]
+    evaluation: dict[str, Any]
+    sessions: list[dict[str, Any]]
+    status: dict[str, Any]
+    notes: list[str]
+    _series: dict[tuple[str, str], Series] = dataclasses.field(default_factory=dict, repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.folder.resolve().name
+
+    @property
+    def step(self) -> int:
+        """The last step that anything is known of."""
+        steps = [line["step"] for lines in (self.train, self.evaluations) for line in lines[-1:]]
+        return max([*steps, self.status.get("step") or 0])
+
+    def metric(self, name: str, kind: str = "train") -> Series:
+        """A metric of the lines of one kind: "train", "eval" or "throughput"."""
+        if (kind, name) not in self._series:
+            lines = {"train": self.train, "eval": self.evaluations, "throughput": self.throughput}[kind]
+            lines = [line for line in lines if isinstance(line.get(name), (int, float))]
+            steps = np.array([line["step"] for line in lines], dtype=np.int64)
+            values = np.array([line[name] for line in lines], dtype=np.float64)
+            self._series[kind, name] = Series(steps=steps, values=values)
+        return self._series[kind, name]
+
+    def names(self) -> list[str]:
+        """The names of the metrics in the train lines, in the order of their first appearance."""
+        seen = {name: None for line in self.train for name in line}
+        return [name for name in seen if name not in ("kind", "step")]
+
+
+def load(run_folder: str | pathlib.Path) -> Run:
+    """Reads a run folder. Raises UserError when there is no such folder."""
+    folder = pathlib.Path(run_folder)
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {str(folder)!r}; --run names a folder such as runs/quickstart")
+    notes: list[str] = []
+
+    def attempt(read: Any, default: Any) -> Any:
+        try:
+            return read(folder)
+        except (UserError, OSError) as error:
+            notes.append(str(error))
+            return default
+
+    def read_json(name: str, kind: type) -> Any:
+        path = folder / name
+        try:
+            content = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return kind()
+        except (OSError, ValueError) as error:
+            notes.append(f"{path} could not be read: {error}")
+            return kind()
+        if not isinstance(content, kind):
+            notes.append(f"{path} should hold a JSON {kind.__name__}, but holds a {type(content).__name__}")
+            return kind()
+        return content
+
+    lines = attempt(read_metrics, [])
+    return Run(
+        folder=folder,
+        train=[line for line in lines if line.get("kind") == "train"],
+        evaluations=[line for line in lines if line.get("kind") == "eval"],
+        throughput=attempt(read_throughput, []),
+        samples=attempt(read_samples, []),
+        parameters=[entry for entry in read_json("parameters.json", list) if isinstance(entry, dict)],
+        config=read_json("config.json", dict),
+        evaluation=read_json("evaluation.json", dict),
+        sessions=read_sessions(folder),
+        status=read_status(folder) or {},
+        notes=notes,
+    )
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """The mean over a centred window that grows from 1 at the start to a 50th of the series; same length.
+
+    Growing, because a loss falls fast at first, where a wide window would hide it; centred, so that it does not lag.
+    """
+    n = len(values)
+    place = np.arange(n)
+    half = np.minimum(place // 5, max(1, n // 100))
+    first, last = place - half, np.minimum(place + half, n - 1)
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    return (total[last + 1] - total[first]) / (last + 1 - first)
+
+
+# -------------------------------------------------------------------------------------------- numbers that sum up
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fact:
+    """One headline number, as text; `note` says where it comes from."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def state(run: Run) -> tuple[str, str]:
+    """(state, a few words about it): "finished", "running", "silent", "interrupted", "stopped", "failed", "unknown"."""
+    total = run.status.get("total_steps")
+    at = f"step {run.step:,}" + (f" of {total:,}" if isinstance(total, int) else "")
+    found = str(run.status.get("state", "unknown"))
+    if found == "running" and (silence := _seconds_since_last_line(run)) > _SILENCE:
+        return "silent", f"{at}; says it is running, but wrote nothing for {duration(silence)}"
+    reason = run.status.get("reason")
+    return found, f"{at}; {reason}" if reason else at
+
+
+def _seconds_since_last_line(run: Run) -> float:
+    written = [path.stat().st_mtime for path in map(run.folder.joinpath, _LIVE_FILES) if path.exists()]
+    return time.time() - max(written) if written else 0.0
+
+
+_LIVE_FILES = ("metrics.jsonl", "throughput.jsonl", "status.json")
+
+
+def facts(run: Run) -> list[Fact]:
+    """The headline numbers of a run, the most telling first; those that are not known are left out."""
+    found = _validation_facts(run)
+    loss = run.metric("loss").finite()
+    if len(loss):
+        note = f"mean of the last {len(loss) - max(0, len(loss) - 1 - len(loss) // 100)} logged steps"
+        found.append(Fact(label="Training loss", value=number(smooth(loss.values)[-1]), note=note))
+    broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
+    if broken:
+        found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
+    tokens, parameters = run.metric("tokens"), total_parameters(run)
+    if len(tokens):
+        per = f"{tokens.values[-1] / parameters:.3g} per parameter" if parameters else ""
+        found.append(Fact(label="Tokens trained on", value=count(tokens.values[-1]), note=per))
+    if parameters:
+        found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}"))
+    seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()
+    if seconds:
+        found.append(Fact(label="Training time", value=duration(seconds)))
+    if len(speed):
+        mfu = run.metric("mfu", "throughput").finite()
+        note = "median" + (f"; MFU {np.median(mfu.values):.1%}" if len(mfu) else "")
+        found.append(Fact(label="Tokens per second", value=count(float(np.median(speed.values))), note=note))
+    skipped = run.metric("skipped")
+    if len(skipped) and skipped.values[-1] > 0:
+        found.append(Fact(label="Skipped steps", value=f"{skipped.values[-1]:,.0f}", note="NaN or outlier"))
+    return found
+
+
+_SCORES = (("loss", "Validation loss"), ("perplexity", "Perplexity"), ("bits_per_byte", "Bits per byte"))
+
+
+def _validation_facts(run: Run) -> list[Fact]:
+    """Loss, perplexity and bits per byte: of evaluation.json where it has them, else of the last evaluation."""
+    final = run.evaluation.get("validation")
+    final = final if isinstance(final, dict) else {}
+    found = []
+    for name, label in _SCORES:
+        points = run.metric(name, "eval")
+        if isinstance(final.get(name), (int, float)):
+            found.append(Fact(label=label, value=number(final[name]), note="final evaluation"))
+        elif len(points):
+            note = f"step {points.steps[-1]:,}"
+            best = points.finite()
+            if len(best) and (lowest := int(np.argmin(best.values))) != len(points) - 1:
+                note += f"; best {number(best.values[lowest])} at {best.steps[lowest]:,}"
+            found.append(Fact(label=label, value=number(points.values[-1]), note=note))
+    return found
+
+
+def total_parameters(run: Run) -> int:
+    return sum(entry["count"] for entry in run.parameters if isinstance(entry.get("count"), int))
+
+
+def training_seconds(run: Run) -> float:
+    """The time spent training over all sessions, whether `seconds` goes on or begins at 0 again in each."""
+    points = run.metric("seconds", "throughput").finite().values
+    if not len(points):
+        return 0.0
+    restarts = np.flatnonzero(np.diff(points) < 0)
+    return float(points[-1] + points[restarts].sum())
+
+
+def comparison(run: Run) -> list[tuple[str, float, bool]]:
+    """(name, bits per byte, is it this run) of the run and its baselines, the best first; empty without a baseline."""
+    baselines = run.evaluation.get("baselines")
+    rows = [
+        (str(entry.get("name", "unnamed")), float(entry["bits_per_byte"]), False)
+        for entry in (baselines if isinstance(baselines, list) else [])
+        if isinstance(entry, dict) and isinstance(entry.get("bits_per_byte"), (int, float))
+    ]
+    final = run.evaluation.get("validation")
+    own = final.get("bits_per_byte") if isinstance(final, dict) else None
+    if rows and isinstance(own, (int, float)):
+        rows.append(("this run", float(own), True))
+    return sorted((row for row in rows if math.isfinite(row[1])), key=lambda row: row[1])
+
+
+def parsed_samples(run: Run) -> str | None:
+    """How many of the sampled files parse, in words; None when it was not measured."""
+    samples = run.evaluation.get("samples")
+    if not isinstance(samples, dict) or not isinstance(samples.get("count"), int) or not samples["count"]:
+        return None
+    parsed = samples.get("parsed", 0)
+    return f"{parsed:,} of {samples['count']:,} ({parsed / samples['count']:.0%})"

@@ -1,0 +1,3 @@
+"""Text drawn from the model while it trains."""
+def draw_samples(experiment, params, tokenizer, seed):
+    return []
