@@ -1,4 +1,4 @@
-"""What a run ran on: code, packages, machine, devices. RUN/environment.json is a list with one entry for every start."""
+"""What a run ran on: code, packages, machine, devices. RUN/environment.json is a list, one entry for every start."""
 
 import datetime
 import importlib.metadata
@@ -18,14 +18,14 @@ _PACKAGES = (
     "jax jaxlib libtpu jax-cuda12-plugin jax-cuda12-pjrt jax-cuda13-plugin jax-cuda13-pjrt nvidia-cudnn-cu12 "
     "nvidia-cudnn-cu13 flax optax orbax-checkpoint tensorstore grain array-record sentencepiece tokenizers tokamax "
     "numpy scipy ml-dtypes safetensors absl-py rich matplotlib tensorboardX wandb"
-).split()
+)
 
 # Variables that change what is computed or where. A list, not the whole environment, which holds people's secrets.
 _VARIABLES = (
     "XLA_FLAGS LIBTPU_INIT_ARGS JAX_PLATFORMS JAX_ENABLE_X64 JAX_DEFAULT_MATMUL_PRECISION JAX_DEFAULT_PRNG_IMPL "
     "JAX_THREEFRY_PARTITIONABLE JAX_COMPILATION_CACHE_DIR JAX_NUM_CPU_DEVICES XLA_PYTHON_CLIENT_MEM_FRACTION "
     "XLA_PYTHON_CLIENT_PREALLOCATE CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE NCCL_DEBUG OMP_NUM_THREADS"
-).split()
+)
 
 DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
 
@@ -62,10 +62,15 @@ def describe_session() -> dict[str, Any]:
         "folder": os.getcwd(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "host": {"name": socket.gethostname(), "cpu": cpu_model(), "cpus": os.cpu_count(), "memory_bytes": _memory()},
+        "host": {
+            "name": socket.gethostname(),
+            "cpu": cpu_model(),
+            "cpus": os.cpu_count(),
+            "memory_bytes": _memory(),
+        },
         "packages": package_versions(),
         "devices": _devices(),
-        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "variables": {name: os.environ[name] for name in _VARIABLES.split() if name in os.environ},
         "git": git_state(pathlib.Path(__file__).resolve().parent.parent),
     }
 
@@ -73,7 +78,7 @@ def describe_session() -> dict[str, Any]:
 def package_versions() -> dict[str, str]:
     """The installed versions of the packages that matter to a result."""
     versions = {}
-    for name in _PACKAGES:
+    for name in _PACKAGES.split():
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -49,6 +49,7 @@ class LineFile:
             raise _cannot_write(self._path, error) from error
 
     def close(self) -> None:
+        """Closes the file; nothing is appended afterwards."""
         os.close(self._descriptor)
 
 
@@ -74,5 +75,5 @@ def replace_file(path: pathlib.Path, data: bytes) -> None:
 def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
     return UserError(
         f"cannot write {path}: {error.strerror or error}. Make room or mend the folder, then give the same command "
-        "again: the run goes on from its last checkpoint"
+        "again: it goes on from what is whole"
     )

@@ -1,4 +1,4 @@
-"""How numbers are written for people: counts, durations, metrics. The progress bar, the summary and the report agree."""
+"""How numbers are written for people: counts, durations, metrics. Progress bar, summary and report agree."""
 
 import math
 

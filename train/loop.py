@@ -4,6 +4,7 @@ The metrics of step n - 1 are fetched after step n was dispatched, so that the d
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import time
@@ -102,6 +103,10 @@ class _Trainer:
         self.placed = state_shardings(*self.stateful, self.mesh, experiment.sharding)
         self.step_fn = compile_train_step(experiment, self.mesh)
         self.evaluation = SplitEvaluation(experiment, dataset, self.mesh)
+        ways = sharding.ways(self.mesh, experiment.sharding, "batch")
+        shard = sharding.shard_activations(self.mesh, experiment.sharding)
+        tokenizer = dataset.tokenizer
+        self.draw = functools.partial(draw_samples, experiment, tokenizer=tokenizer, shard=shard, row_multiple=ways)
         self.clock = Clock(experiment, self.mesh)
         self.evaluated: tuple[int, float] | None = None  # the step and the loss of the last evaluation
         self.best = math.inf
@@ -222,8 +227,8 @@ class _Trainer:
         self.say(f"step {step}: validation loss {values['loss']:.4f}, {values['bits_per_byte']:.4f} bits per byte")
         if self.experiment.samples.prompts:
             params = evaluation_params(self.experiment.optimizer, state.opt_state, state.params)
-            for text in draw_samples(self.experiment, params, self.dataset.tokenizer, seed=step):
-                self.metrics.sample(step, text)
+            for sample in self.draw(params, self.experiment.samples.prompts, seed=step):
+                self.metrics.sample(step, sample.text)
         self.evaluated = (step, values["loss"])
         improved = values["loss"] < self.best
         self.best = min(self.best, values["loss"])

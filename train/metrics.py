@@ -24,11 +24,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
-from absl import logging
 
 from model.errors import UserError
 from train.files import LineFile, replace_file
-from train.trackers import TensorBoard, Tracker, WeightsAndBiases, require_installed
+from train.trackers import Trackers, require_installed
 
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
 Path = str | os.PathLike[str]
@@ -63,7 +62,7 @@ class MetricsWriter:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.session = session
         self._files: dict[str, LineFile] = {}
-        self._trackers: list[Tracker] | None = None
+        self._trackers: Trackers | None = None
         self._purge_step: int | None = None
         self._tensorboard, self._wandb_project = tensorboard, wandb_project
 
@@ -100,11 +99,9 @@ class MetricsWriter:
         lines = [" " + line if _SAMPLE_HEADING.match(line) else line for line in text.split("\n")]
         block = f"=== step {int(step)} ===\n" + "\n".join(lines).rstrip("\n") + "\n\n"
         self._file("samples.txt").append(block.encode("utf-8", errors="backslashreplace"))
-        self._guard(lambda tracker: tracker.text("samples", int(step), text))
+        self._opened_trackers().text("samples", int(step), text)
 
-    def status(
-        self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None
-    ) -> None:
+    def status(self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
         """Replaces status.json: where the run stands now. `reason` is one line for a person."""
         content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
         replace_file(self.folder / "status.json", (json.dumps(content, indent=1) + "\n").encode())
@@ -113,14 +110,16 @@ class MetricsWriter:
         """Returns when everything written so far is on the disk. Call it before a checkpoint is committed."""
         for file in self._files.values():
             file.sync()
-        self._guard(lambda tracker: tracker.flush())
+        if self._trackers is not None:
+            self._trackers.flush()
 
     def close(self) -> None:
         """Flushes and closes; a later write opens the files again."""
         self.flush()
         for file in self._files.values():
             file.close()
-        self._guard(lambda tracker: tracker.close())
+        if self._trackers is not None:
+            self._trackers.close()
         self._files, self._trackers = {}, None
 
     def __enter__(self) -> Self:
@@ -146,23 +145,12 @@ class MetricsWriter:
 
     def _track(self, group: str, step: int, fields: Mapping[str, Any]) -> None:
         values = {name: float(value) for name, value in fields.items() if value is not None}
-        self._guard(lambda tracker: tracker.log(group, int(step), values), opening=True)
+        self._opened_trackers().log(group, int(step), values)
 
-    def _guard(self, action: Callable[[Tracker], None], opening: bool = False) -> None:
-        """Does something to every tracker; one that fails is switched off, for it is no part of the record."""
-        if self._trackers is None and opening:
-            self._trackers = []
-            if self._tensorboard:
-                self._trackers.append(TensorBoard(self.folder / "tensorboard", self._purge_step))
-            if self._wandb_project is not None:
-                self._trackers.append(WeightsAndBiases(self.folder, self._wandb_project))
-        for tracker in list(self._trackers or ()):
-            try:
-                action(tracker)
-            except Exception as error:  # noqa: BLE001  whatever a library or a server does must not end a run
-                logging.warning("%s logging is off from here on: %r", type(tracker).__name__, error)
-                assert self._trackers is not None
-                self._trackers.remove(tracker)
+    def _opened_trackers(self) -> Trackers:
+        if self._trackers is None:
+            self._trackers = Trackers(self.folder, self._tensorboard, self._wandb_project, self._purge_step)
+        return self._trackers
 
 
 # ------------------------------------------------------------------------------------------------------ reading

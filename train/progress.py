@@ -48,8 +48,11 @@ class Progress:
             self._bar = _start_bar(self)
 
     def update(self, done: int, **values: float | str | None) -> None:
-        """`done` units are finished in all. Values are shown by their names (`loss`, `mfu`, `tokens_per_second`, any
-        other); one given earlier stays until it is given again, and None hides it. Costs microseconds."""
+        """Says that `done` units are finished in all. Costs a microsecond.
+
+        Values are shown by their names (`loss`, `mfu`, `tokens_per_second`, any other); one given earlier stays until
+        it is given again, and None hides it.
+        """
         now = time.monotonic()
         self.done = done
         self._values.update(values)
@@ -108,7 +111,11 @@ class Progress:
     def _print_line(self, now: float) -> None:
         self._line_time, self._line_done = now, self.done
         width = len(f"{self.total:,}") * 2 + 1 if self.total is not None else 0
-        print(f"{self.title}  {self.position():>{width}}  {self.describe()}".rstrip(), file=self._stream, flush=True)
+        print(
+            f"{self.title}  {self.position():>{width}}  {self.describe()}".rstrip(),
+            file=self._stream,
+            flush=True,
+        )
 
 
 def _start_bar(progress: Progress) -> Any:

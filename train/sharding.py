@@ -100,6 +100,11 @@ def named(mesh: jax.sharding.Mesh, table: Sharding, axes: Sequence[str | None]) 
     return NamedSharding(mesh, PartitionSpec(*(split or None for split in mesh_axes(table, axes))))
 
 
+def ways(mesh: jax.sharding.Mesh, table: Sharding, axis: str) -> int:
+    """How many parts the mesh cuts a logical axis into."""
+    return math.prod(mesh.shape[name] for name in getattr(table, axis))
+
+
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     """The placement of an array that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())

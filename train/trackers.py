@@ -4,6 +4,7 @@ The files of `train/metrics.py` are the record; a tracker is a view of it. So a 
 is switched off with a warning, and training continues.
 """
 
+import contextlib
 import html
 import importlib.util
 import json
@@ -11,8 +12,10 @@ import os
 import pathlib
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
+
+from absl import logging
 
 from model.errors import UserError
 
@@ -20,13 +23,17 @@ from model.errors import UserError
 class Tracker(Protocol):
     """A view of the metrics of a run; every value is a number, NaN and infinities included."""
 
-    def log(self, group: str, step: int, values: Mapping[str, float]) -> None: ...
+    def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Takes the values of one group ("train", "eval", "throughput") at one step."""
 
-    def text(self, name: str, step: int, text: str) -> None: ...
+    def text(self, name: str, step: int, text: str) -> None:
+        """Takes a text under a name, such as a sample."""
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        """Sends on what it holds back."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Flushes and ends; nothing is given to it afterwards."""
 
 
 def require_installed(tensorboard: bool, wandb_project: str | None) -> None:
@@ -39,8 +46,53 @@ def require_installed(tensorboard: bool, wandb_project: str | None) -> None:
     if wandb_project is not None and importlib.util.find_spec("wandb") is None:
         raise UserError(
             f"logging to the Weights & Biases project {wandb_project!r} needs the package wandb, an optional extra "
-            "that is not installed: pip install 'cairn[wandb]', or switch it off in the config"
+            "that is not installed: pip install wandb, or switch it off in the config"
         )
+
+
+class Trackers:
+    """The trackers of one session, as one tracker. One that fails is switched off: it is no part of the record.
+
+    Raises UserError when Weights & Biases does not start; TensorBoard events that cannot be written are a warning.
+    """
+
+    def __init__(
+        self, run_folder: pathlib.Path, tensorboard: bool, wandb_project: str | None, purge_step: int | None
+    ) -> None:
+        self._live: list[Tracker] = []
+        if wandb_project is not None:
+            self._live.append(WeightsAndBiases(run_folder, wandb_project))
+        if tensorboard:
+            try:
+                self._live.append(TensorBoard(run_folder / "tensorboard", purge_step))
+            except OSError as error:
+                logging.warning("TensorBoard logging is off: %s", error)
+
+    def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Gives every tracker the values of one group at one step."""
+        self._each(lambda tracker: tracker.log(group, step, values))
+
+    def text(self, name: str, step: int, text: str) -> None:
+        """Gives every tracker a text."""
+        self._each(lambda tracker: tracker.text(name, step, text))
+
+    def flush(self) -> None:
+        """Makes every tracker send on what it holds back."""
+        self._each(lambda tracker: tracker.flush())
+
+    def close(self) -> None:
+        """Ends every tracker."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, action: Callable[[Tracker], None]) -> None:
+        for tracker in list(self._live):
+            try:
+                action(tracker)
+            except Exception as error:  # whatever a library or a server does must not end a run
+                logging.warning("%s logging is off from here on: %r", type(tracker).__name__, error)
+                self._live.remove(tracker)
+                with contextlib.suppress(Exception):
+                    tracker.close()
 
 
 class TensorBoard:
@@ -59,9 +111,7 @@ class TensorBoard:
         self._event, self._summary, self._make_text = event_pb2.Event, summary_pb2.Summary, summary.text
         folder.mkdir(parents=True, exist_ok=True)
         # The suffix keeps two sessions that start within one second from sharing a file.
-        self._writer = event_file_writer.EventsWriter(
-            str(folder / "events"), f".{os.getpid()}.{time.time_ns()}"
-        )
+        self._writer = event_file_writer.EventsWriter(str(folder / "events"), f".{os.getpid()}.{time.time_ns()}")
         if purge_step is not None:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             self._add(self._event(step=purge_step, session_log=start))
@@ -71,21 +121,21 @@ class TensorBoard:
         self._writer.write_event(event)
 
     def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        scalars = [
-            self._summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in values.items()
-        ]
+        """Adds one event with the values tagged "group/name"."""
+        scalars = [self._summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in values.items()]
         self._add(self._event(step=step, summary=self._summary(value=scalars)))
 
     def text(self, name: str, step: int, text: str) -> None:
-        indented = "\n".join(
-            "    " + line for line in text.splitlines()
-        )  # TensorBoard reads text as Markdown
+        """Adds a text, as the lines it has."""
+        indented = "\n".join("    " + line for line in text.splitlines())  # TensorBoard reads text as Markdown
         self._add(self._event(step=step, summary=self._make_text(name, indented)))
 
     def flush(self) -> None:
+        """Writes the events out."""
         self._writer.flush()
 
     def close(self) -> None:
+        """Writes the events out and closes the file."""
         self._writer.close()
 
 
@@ -119,9 +169,11 @@ class WeightsAndBiases:
             ) from error
 
     def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Sends the values as "group/name"."""
         self._run.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
     def text(self, name: str, step: int, text: str) -> None:
+        """Sends a text as the lines it has."""
         # The nearest thing there to text that keeps its line breaks.
         self._run.log({name: self._wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
@@ -129,4 +181,5 @@ class WeightsAndBiases:
         """Nothing to do: its own process sends what it was given."""
 
     def close(self) -> None:
+        """Ends the run there, once everything is sent."""
         self._run.finish()

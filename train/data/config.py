@@ -18,6 +18,7 @@ class SentencePiece:
     split_digits: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
         if self.vocab_size < 300:
             yield (
                 "vocab_size",
@@ -49,9 +50,16 @@ class Bytes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Characters:
-    """The characters of the training split, and, if asked for, one more token that ends documents."""
+    """The characters of the text, and, if asked for, one more token that ends documents."""
 
     end_of_document: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerOf:
+    """The tokenizer of a dataset folder: what a second source of a mixture is prepared with."""
+
+    path: str
 
 
 Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
@@ -72,6 +80,7 @@ class WholeFiles:
     similarity: float | None = 0.3
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
         if not 0 < self.fraction < 1:
             yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
         if self.similarity is not None and not 0 < self.similarity <= 1:
@@ -85,6 +94,7 @@ class Tail:
     fraction: float = 0.1
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
         if not 0 < self.fraction < 1:
             yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
 
@@ -106,7 +116,8 @@ Validation = WholeFiles | Tail | SeparateText
 class Concatenate:
     """Joins the documents end to end and cuts the stream into sequences: nothing is padded but the last sequence.
 
-    `order` is that of the files or a seeded permutation; with `shift` every epoch cuts at another place.
+    `order` is that of the files or a seeded permutation; with `shift` every epoch cuts at another place, so that a
+    token is not seen with the same context each time.
     """
 
     order: Literal["shuffled", "files"] = "shuffled"
@@ -115,7 +126,7 @@ class Concatenate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BestFit:
-    """Keeps documents whole where they fit: best-fit decreasing, after "Fewer Truncations Improve Language Modeling" (2024).
+    """Keeps documents whole where they fit: best-fit decreasing ("Fewer Truncations Improve Language Modeling", 2024).
 
     Documents longer than a sequence are cut; what room is left in a sequence is padded.
     """
@@ -139,6 +150,7 @@ class Source:
     field: str = "text"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
         if not self.path:
             yield "path", "expected a path, got an empty string"
         if not self.weight > 0:
@@ -158,7 +170,9 @@ class Data:
     """
 
     path: str | tuple[Source, ...] = "stdlib"
-    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | None = SentencePiece()
+    tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = (
+        SentencePiece()
+    )
     validation: WholeFiles | Tail | SeparateText | None = WholeFiles()
     packing: Concatenate | BestFit = Concatenate()
     batch_size: int = 16
@@ -168,6 +182,7 @@ class Data:
     prefetch: int = 16
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
         for name, least in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
             if getattr(self, name) < least:
                 yield name, f"expected at least {least}, got {getattr(self, name)}"

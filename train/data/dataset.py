@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.data.files import read_json, write_atomically
+from train.data.files import read_json
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
 from train.data.tokenizers import Tokenizer, load_tokenizer
+from train.files import replace_file
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
@@ -27,9 +28,7 @@ class Split:
         self.folder = folder
         self.name = name
         self.shards = [Shard(**shard) for shard in about["shards"]]
-        self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (
-            int(about[key]) for key in COUNTS
-        )
+        self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (int(about[key]) for key in COUNTS)
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
@@ -77,7 +76,7 @@ class Split:
 
 
 class Dataset:
-    """An opened dataset folder. A mixture has several members, each a folder of its own; otherwise it is its only one."""
+    """An opened dataset folder. A mixture has several members, folders of their own; any other is its only member."""
 
     def __init__(self, folder: pathlib.Path, about: dict[str, Any]) -> None:
         self.folder = folder
@@ -117,9 +116,7 @@ def open_dataset(path: str | pathlib.Path) -> Dataset:
     """Opens a dataset folder. Raises UserError when it is none, unfinished, damaged, or of another format."""
     folder = pathlib.Path(path).expanduser()
     if not is_dataset(folder):
-        raise UserError(
-            f"{folder} is no finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize"
-        )
+        raise UserError(f"{folder} is no finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize")
     about = read_json(folder / DESCRIPTION)
     if about.get("format") != FORMAT:
         raise UserError(
@@ -151,7 +148,7 @@ def write_dataset(folder: pathlib.Path, about: dict[str, Any], tables: dict[str,
         temporary = path.with_name(f".{path.name}.part.npy")
         np.save(temporary, table, allow_pickle=False)
         temporary.replace(path)
-    write_atomically(folder / DESCRIPTION, json.dumps(about, indent=1).encode())
+    replace_file(folder / DESCRIPTION, json.dumps(about, indent=1).encode())
 
 
 def split_about(shards: list[Shard]) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import config
-from train.data.files import write_atomically
 from train.data.tokenizers import Tokenizer
+from train.files import replace_file
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -22,15 +22,15 @@ class HuggingFaceTokenizer(Tokenizer):
         try:
             import tokenizers
         except ImportError:
-            raise UserError(
-                'a tokenizer.json needs the library tokenizers: pip install "cairn[huggingface]"'
-            ) from None
+            raise UserError("a tokenizer.json needs the library tokenizers: pip install tokenizers") from None
         self.option = option
         self._content = content
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
         except Exception as error:  # the library raises a plain Exception for any damage
             raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
+        # A special token's name in a text is text: encoding it as the token would let any document end itself.
+        self._tokenizer.encode_special_tokens = True
         # Ids need not be dense: the vocabulary must hold the largest.
         self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         self.end_of_document = None
@@ -42,16 +42,21 @@ class HuggingFaceTokenizer(Tokenizer):
                 )
 
     def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
         return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
 
     def save(self, folder: pathlib.Path) -> str:
-        write_atomically(folder / self.FILE, self._content)
+        """Writes the file that `load` reads and returns its name."""
+        replace_file(folder / self.FILE, self._content)
         return self.FILE
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> HuggingFaceTokenizer:
-        assert isinstance(option, config.HuggingFace) and path is not None
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        assert isinstance(option, config.HuggingFace)
+        assert path is not None
         return cls(option, path.read_bytes(), str(path))

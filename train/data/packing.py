@@ -75,9 +75,7 @@ class ConcatenateIndex:
 class BestFitIndex:
     """Documents, or the parts of long ones, packed into rows; the pieces of row r are [firsts[r], firsts[r + 1])."""
 
-    def __init__(
-        self, firsts: np.ndarray, documents: np.ndarray, starts: np.ndarray, stops: np.ndarray
-    ) -> None:
+    def __init__(self, firsts: np.ndarray, documents: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
         self._firsts, self._documents = np.asarray(firsts), np.asarray(documents)
         self._starts, self._stops = np.asarray(starts), np.asarray(stops)
         self.num_rows = len(firsts) - 1
@@ -128,9 +126,7 @@ def best_fit(lengths: np.ndarray, sequence_length: int) -> dict[str, np.ndarray]
     packed = np.array([document for row in rows for document in row], np.int64)
     sizes = np.array([len(row) for row in rows], np.int64)
     return {
-        "firsts": np.concatenate(
-            [np.arange(len(documents)), len(documents) + np.cumsum(np.append(0, sizes))]
-        ),
+        "firsts": np.concatenate([np.arange(len(documents)), len(documents) + np.cumsum(np.append(0, sizes))]),
         "documents": np.concatenate([documents, packed]),
         "starts": np.concatenate([part * sequence_length, full[packed] * sequence_length]),
         "stops": np.concatenate([(part + 1) * sequence_length, lengths[packed]]),
@@ -162,9 +158,7 @@ def open_index(
         key = ["Concatenate", option.order, seed if option.order == "shuffled" else None]
     else:
         key = [to_json(option), sequence_length]
-    digest = hashlib.sha256(
-        json.dumps([key, ends, split, len(tokens), int(np.sum(tokens))]).encode()
-    ).hexdigest()[:12]
+    digest = hashlib.sha256(json.dumps([key, ends, split, len(tokens), int(np.sum(tokens))]).encode()).hexdigest()[:12]
     arrays = _cached(folder / "index" / f"{split}-{type(option).__name__.lower()}-{digest}", build)
     if isinstance(option, config.Concatenate):
         return ConcatenateIndex(arrays["order"], arrays["ends"], sequence_length)
@@ -174,9 +168,7 @@ def open_index(
 def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Arrays of a folder, memory-mapped; the folder appears whole, whoever builds it first."""
     with contextlib.suppress(OSError, ValueError, EOFError):
-        if found := {
-            path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")
-        }:
+        if found := {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}:
             return found
     arrays = build()
     with contextlib.suppress(OSError):  # a dataset that others own may be read-only

@@ -21,7 +21,10 @@ Batch = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Part of a document in a row of a batch: columns [column, column + length) have its tokens [start, stop) as targets."""
+    """Part of a document in a row of a batch.
+
+    Columns [column, column + length) have its tokens [start, stop), of `of`, as targets, and perhaps its end.
+    """
 
     row: int
     column: int
@@ -38,9 +41,7 @@ class Stretch:
 class _Packed:
     """A split of one source, packed: fills rows of arrays with the pieces of its index."""
 
-    def __init__(
-        self, split: Split, index: Index, end: int | None, see_each_other: bool, sequence_length: int
-    ) -> None:
+    def __init__(self, split: Split, index: Index, end: int | None, see_each_other: bool, sequence_length: int) -> None:
         self.split = split
         self.index = index
         self._end = end
@@ -65,7 +66,7 @@ class _Packed:
             column = stop
 
     def _ends_unknown(self, piece: Piece) -> bool:
-        """Whether the last pair of a piece has no target of its own: nothing ends the document, or it may not see on."""
+        """Whether a piece's last target is none of its own: nothing ends its document, and it may not see the next."""
         if self._end is not None or piece.stop < self.split.length(piece.document):
             return False
         return piece.next < 0 or not self._joined
@@ -120,7 +121,7 @@ class Batches:
         self.data = data
         self.split = split
         self._sources = _open_sources(self.dataset, data, split)
-        self._order = _row_order(self._sources, data, split)
+        self._order = _row_order(self._sources, _weights(self.dataset, data), data.seed, split)
         shifts = isinstance(data.packing, Concatenate) and data.packing.shift
         self._cuts = data.sequence_length if shifts else 1
         self._offset = functools.lru_cache(maxsize=64)(self._offset_of_epoch)
@@ -140,10 +141,7 @@ class Batches:
         return batch
 
     def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Any:
-        """An iterator over batches start, start + 1, ... that reads `data.prefetch` batches ahead in a thread of grain's.
-
-        Its `close()` ends the thread.
-        """
+        """Batches start, start + 1, ..., of which a thread of grain's reads `data.prefetch` ahead until `close()`."""
         return _read_ahead(_Source(lambda n: self.rows(n, rows)), start, stop, self.data.prefetch)
 
     def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[Stretch]:
@@ -193,8 +191,7 @@ class EvaluationBatches:
         self.is_whole = self.num_batches == whole
         splits = [source.split for source in self._sources]
         self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (
-            sum(getattr(s, name) for s in splits)
-            for name in ("num_documents", "num_tokens", "num_bytes", "num_words")
+            sum(getattr(s, name) for s in splits) for name in ("num_documents", "num_tokens", "num_bytes", "num_words")
         )
 
     def batch(self, n: int) -> Batch:
@@ -211,7 +208,11 @@ class EvaluationBatches:
         return self.num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        return _read_ahead(_Source(self.batch), 0, self.num_batches, min(4, self._data.prefetch))
+        ahead = _read_ahead(_Source(self.batch), 0, self.num_batches, min(4, self._data.prefetch))
+        try:
+            yield from ahead
+        finally:
+            ahead.close()
 
 
 def empty_batch(rows: int, length: int) -> Batch:
@@ -232,16 +233,20 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[_Packed]:
     end = dataset.end_of_document
     for part in dataset.split(split):
         lengths = part.documents["tokens"]
-        index = open_index(
-            part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed
-        )
+        index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
         if index.num_rows == 0:
             raise UserError(f"the split {split!r} of {part.folder} has no tokens")
         opened.append(_Packed(part, index, end, data.cross_document_attention, data.sequence_length))
     return opened
 
 
-def _row_order(sources: list[_Packed], data: Data, split: str) -> Any:
+def _weights(dataset: Dataset, data: Data) -> list[float]:
+    """The weights of the option; those that a mixture was made with when the option names its folder alone."""
+    given = [source.weight for source in data.sources()]
+    return given if len(given) == len(dataset.members) else dataset.about["weights"]
+
+
+def _row_order(sources: list[_Packed], weights: list[float], seed: int, split: str) -> Any:
     """What stands at each place of the endless sequence of rows: (source, epoch, row of its index)."""
     import grain
 
@@ -259,12 +264,11 @@ def _row_order(sources: list[_Packed], data: Data, split: str) -> Any:
             return (self._source, *divmod(index, self._length))
 
     orders = [
-        Rows(k, source.index.num_rows).shuffle(seed=stable_hash(data.seed, split, k)).repeat()
+        Rows(k, source.index.num_rows).shuffle(seed=stable_hash(seed, split, k)).repeat()
         for k, source in enumerate(sources)
     ]
     if len(orders) == 1:
         return orders[0]
-    weights = [source.weight for source in data.sources()]
     return grain.MapDataset.mix(orders, weights)
 
 

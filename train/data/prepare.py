@@ -1,10 +1,10 @@
-"""From raw text to a dataset folder: list, split, train the tokenizer, tokenize; a second run goes on where one ended."""
+"""From raw text to a dataset folder: list, split, train the tokenizer, tokenize; what an earlier run did is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from model.options import differences, to_json
-from train.data import config, dataset, sources, split
-from train.data.config import Data, Source
-from train.data.files import read_json, write_atomically
+from model.options import to_json
+from train.data import config, dataset, settings, sources, split
+from train.data.config import Data
 from train.data.progress import Progress
+from train.data.settings import Units
 from train.data.shards import Shard
 from train.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
-from train.data.tokenizing import finished_part, part_path
-from train.data.workers import as_json, run_jobs
+from train.data.tokenizing import finished_part, remove_part, table_path, training_part
+from train.data.workers import run_jobs
 
-SETTINGS = "settings.json"
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20
 # Starting a process costs about as much as tokenizing so much text.
 BYTES_WORTH_A_PROCESS = 2 << 20
+# A tokenizer is trained on no more text than this, taken evenly from all of it.
+TOKENIZER_TEXT = 256 << 20
 
 
 def prepare(
@@ -36,122 +37,70 @@ def prepare(
     """The dataset folder of a Data option: the one that it names, or `into`, filled now from raw text.
 
     What is there already and was made with the same settings from the same text is used as it is, finished or not.
-    Raises UserError when it was made with others, or when the text cannot be read.
+    The bytes written do not depend on `workers` (processes; by default one a core). Raises UserError when the folder
+    was made with other settings, or when the text cannot be read.
     """
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
         folder = pathlib.Path(given[0].path).expanduser()
-        _check_settings_of_dataset(data, folder)
+        settings.refuse_other_settings(data, folder)
         return folder
     folder = pathlib.Path(into)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
-        _Preparation(data, folder, progress or Progress(), workers).run()
+        finished = dataset.is_dataset(folder)
+        listed = settings.list_sources(data, finished)
+        settings.begin(folder, settings.settings_of(data, listed, finished))
+        if not finished:
+            _Preparation(data, folder, listed, progress or Progress(), workers or cores()).run()
     return folder
 
 
-class _Preparation:
-    """One call of `prepare` on raw text, or on a mixture of sources."""
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    def __init__(self, data: Data, folder: pathlib.Path, progress: Progress, workers: int | None) -> None:
+
+class _Preparation:
+    """The filling of one folder from the units of its sources; a source without units is a dataset already."""
+
+    def __init__(
+        self, data: Data, folder: pathlib.Path, listed: list[Units | None], progress: Progress, workers: int
+    ) -> None:
         self.data = data
         self.folder = folder
         self.progress = progress
-        self.workers = workers or max(
-            1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
-        self.sources = data.sources()
+        self.workers = workers
+        self.paths = [pathlib.Path(source.path).expanduser() for source in data.sources()]
+        self.raw = {k: units for k, units in enumerate(listed) if units is not None}
         self.held: dict[int, split.Held | None] = {}
 
     def run(self) -> None:
-        settings, units = self._settings()
-        if self._is_same(settings, units) and dataset.is_dataset(self.folder):
-            return
-        write_atomically(self.folder / SETTINGS, json.dumps(settings, indent=1).encode())
-        raw = {k: u for k, u in enumerate(units) if u is not None}
-        for k, listed in raw.items():
-            self.held[k] = self._hold_out(listed)
-        tokenizer = self._tokenizer(raw)
+        """Does what is left to do; the description, written last, makes the dataset a finished one."""
+        self._remove_unfinished()
+        for k, units in self.raw.items():
+            self.held[k] = self._hold_out(units)
+        tokenizer = self._tokenizer()
         members = []
-        for k, source in enumerate(self.sources):
-            if k not in raw:
-                members.append(str(pathlib.Path(source.path).expanduser().resolve()))
+        for k, path in enumerate(self.paths):
+            if k not in self.raw:
+                members.append(path.resolve())
                 continue
-            member = self.folder if len(self.sources) == 1 else self.folder / f"source-{k}"
-            member.mkdir(exist_ok=True)
-            if member != self.folder:
-                save_tokenizer(tokenizer, member)
-            self._tokenize(tokenizer, member, raw[k], self.held[k])
-            members.append(member.name)
-        if len(self.sources) > 1:
+            member = self.folder if len(self.paths) == 1 else self.folder / f"source-{k}"
+            if not dataset.is_dataset(member):
+                if member != self.folder:
+                    save_tokenizer(tokenizer, member)
+                self._tokenize(tokenizer, member, self.raw[k], self.held[k])
+            members.append(member)
+        if len(self.paths) > 1:
             self._write_mixture(tokenizer, members)
 
-    # ------------------------------------------------------------------------------------------------- settings
+    def _remove_unfinished(self) -> None:
+        for folder in (self.folder, *self.folder.glob("source-*")):
+            for path in folder.glob(".*.part"):
+                path.unlink(missing_ok=True)
 
-    def _settings(self) -> tuple[dict[str, Any], list[list[sources.Unit] | None]]:
-        """What decides the bytes of the dataset, and the units of every source of raw text that can still be read."""
-        finished = dataset.is_dataset(self.folder)
-        listed: list[list[sources.Unit] | None] = []
-        described = []
-        for source in self.sources:
-            about: dict[str, Any] = {"path": source.path, "field": source.field}
-            units = None
-            if not dataset.is_dataset(source.path):
-                try:
-                    units = self._units(source)
-                    about["fingerprint"] = sources.fingerprint(units)
-                except UserError:
-                    # A finished dataset needs its text no more.
-                    if not finished:
-                        raise
-            listed.append(units)
-            described.append(about)
-        settings = {
-            "format": dataset.FORMAT,
-            "tokenizer": to_json(self.data.tokenizer),
-            "validation": to_json(self.data.validation),
-            "sources": described,
-        }
-        return settings, listed
-
-    def _units(self, source: Source) -> list[sources.Unit]:
-        units = sources.list_units(source)
-        if isinstance(self.data.validation, config.Tail) and any(u.format != "text" for u in units):
-            raise UserError(
-                f"data.validation=Tail() cuts text files, but {source.path} is a table of documents; use WholeFiles()"
-            )
-        return units
-
-    def _is_same(self, settings: dict[str, Any], units: list[list[sources.Unit] | None]) -> bool:
-        """Whether the folder was begun with these settings; raises UserError when it was begun with others."""
-        path = self.folder / SETTINGS
-        if not path.is_file():
-            others = [p.name for p in self.folder.iterdir() if not p.name.startswith(".")]
-            if others:
-                raise UserError(
-                    f"{self.folder} holds other files ({', '.join(sorted(others)[:3])}); expected an empty folder"
-                )
-            return False
-        before = read_json(path)
-        for old, new in zip(before.get("sources", []), settings["sources"], strict=False):
-            if "fingerprint" in old:
-                new.setdefault("fingerprint", old["fingerprint"])
-        lines = differences(before, settings)
-        if lines:
-            raise UserError(
-                "\n  ".join(
-                    [
-                        f"{self.folder} was made with other settings or from other text:",
-                        *lines,
-                        f"delete it to prepare it again, name another folder, or give data.path={self.folder} to use it as it is",
-                    ]
-                )
-            )
-        return True
-
-    # ------------------------------------------------------------------------------------------ splits, tokenizer
-
-    def _hold_out(self, units: list[sources.Unit]) -> split.Held | None:
+    def _hold_out(self, units: Units) -> split.Held | None:
         option = self.data.validation
         if not isinstance(option, config.WholeFiles) or option.similarity is None:
             return None
@@ -164,94 +113,69 @@ class _Preparation:
                 stage.advance(bytes=unit.bytes)
         return splitter.held()
 
-    def _tokenizer(self, raw: dict[int, list[sources.Unit]]) -> Tokenizer:
-        if not raw:
-            tokenizer = load_tokenizer(pathlib.Path(self.sources[0].path).expanduser())
-            save_tokenizer(tokenizer, self.folder)
-            return tokenizer
+    # ------------------------------------------------------------------------------------------------- tokenizer
+
+    def _tokenizer(self) -> Tokenizer:
         if (self.folder / DESCRIPTION).is_file():
             return load_tokenizer(self.folder)
-        if self.data.tokenizer is None:
-            raise UserError(
-                f"{self.sources[next(iter(raw))].path} is raw text: data.tokenizer says how to tokenize it, got None"
-            )
+        ready = [path for k, path in enumerate(self.paths) if k not in self.raw]
+        option = self.data.tokenizer
+        if option is None and ready:
+            option = config.TokenizerOf(path=str(ready[0]))
+        if option is None:
+            raise UserError(f"{self.paths[0]} is raw text: data.tokenizer must say how to tokenize it, got None")
         with self.progress.stage("making the tokenizer", 0):
-            tokenizer = make_tokenizer(self.data.tokenizer, self._training_texts(raw))
+            tokenizer = make_tokenizer(option, self._training_texts(isinstance(option, config.Characters)))
         save_tokenizer(tokenizer, self.folder)
         return tokenizer
 
-    def _training_texts(self, raw: dict[int, list[sources.Unit]]) -> Iterator[str]:
-        """Texts to make the tokenizer from: all of them for characters, what is not held out for learnt pieces."""
-        everything = isinstance(self.data.tokenizer, config.Characters)
+    def _training_texts(self, whole: bool) -> Iterator[str]:
+        """Texts to make the tokenizer from: the whole of them, or what is neither held out nor a generated table."""
         option = self.data.validation
-        for k, units in raw.items():
+        for k, units in self.raw.items():
             held = self.held[k]
-            for unit in sample_evenly(units):
+            for unit in units if whole else sample_evenly(units, TOKENIZER_TEXT):
                 for document in sources.read_unit(unit):
-                    text = document.text
-                    if not everything:
-                        if held is not None and (
-                            document.name in held.validation or document.name in held.generated
-                        ):
-                            continue
-                        if (
-                            held is None
-                            and isinstance(option, config.WholeFiles)
-                            and split.by_hash(document.name, option)
-                        ):
-                            continue
-                        if isinstance(option, config.Tail):
-                            text = text[: int(len(text) * (1 - option.fraction))]
-                    yield text
-        if everything and isinstance(option, config.SeparateText):
-            for unit in sources.list_units(Source(path=option.path, field=option.field)):
+                    if whole:
+                        yield document.text
+                    elif held is None or document.name not in held.generated:
+                        yield training_part(document, option, None if held is None else held.validation)
+        if whole and isinstance(option, config.SeparateText):
+            for unit in settings.separate_units(option):
                 yield from (document.text for document in sources.read_unit(unit))
 
     # ------------------------------------------------------------------------------------------------ tokenizing
 
-    def _tokenize(
-        self, tokenizer: Tokenizer, folder: pathlib.Path, units: list[sources.Unit], held: split.Held | None
-    ) -> None:
+    def _tokenize(self, tokenizer: Tokenizer, folder: pathlib.Path, units: Units, held: split.Held | None) -> None:
         option = self.data.validation
-        groups: list[tuple[str | None, list[sources.Unit]]] = [(None, group) for group in grouped(units)]
+        # A group whose split is None is split document by document.
+        apart = isinstance(option, config.SeparateText)
+        groups: list[tuple[str | None, Units]] = [("train" if apart else None, group) for group in grouped(units)]
         if isinstance(option, config.SeparateText):
-            apart = sources.list_units(Source(path=option.path, field=option.field))
-            groups = [("train", group) for _, group in groups] + [
-                ("validation", group) for group in grouped(apart)
-            ]
+            groups += [("validation", group) for group in grouped(settings.separate_units(option))]
+        names = [f"{k:05d}-of-{len(groups):05d}" for k in range(len(groups))]
+        sizes = {n: sum(unit.bytes for unit in group) for n, (_, group) in zip(names, groups, strict=True)}
+        parts = {name: part for name in names if (part := finished_part(folder, name)) is not None}
         jobs = [
-            {
-                "name": f"{k:05d}-of-{len(groups):05d}",
-                "split": name,
-                "units": [as_json(unit) for unit in group],
-            }
-            for k, (name, group) in enumerate(groups)
+            {"name": name, "split": split_name, "units": [dataclasses.asdict(unit) for unit in group]}
+            for name, (split_name, group) in zip(names, groups, strict=True)
+            if name not in parts
         ]
-        sizes = {
-            job["name"]: sum(unit.bytes for unit in group)
-            for job, (_, group) in zip(jobs, groups, strict=True)
-        }
         setup = {
             "folder": str(folder),
             "validation": to_json(option),
             "held": None if held is None else sorted(held.validation),
         }
-        parts = {
-            job["name"]: part for job in jobs if (part := finished_part(folder, job["name"])) is not None
-        }
-        left = [job for job in jobs if job["name"] not in parts]
         with self.progress.stage("tokenizing", sum(sizes.values())) as stage:
             stage.advance(bytes=sum(sizes[name] for name in parts), resumed=True)
-            useful = 1 + sum(sizes[job["name"]] for job in left) // BYTES_WORTH_A_PROCESS
-            for part in run_jobs(setup, left, min(self.workers, useful)):
+            useful = 1 + sum(size for name, size in sizes.items() if name not in parts) // BYTES_WORTH_A_PROCESS
+            for part in run_jobs(setup, jobs, min(self.workers, useful)):
                 parts[part["name"]] = part
-                done = part["shards"].values()
-                stage.advance(
-                    bytes=sizes[part["name"]],
-                    documents=sum(s["documents"] for s in done),
-                    tokens=sum(s["tokens"] for s in done),
+                documents, tokens = (
+                    sum(shard[key] for shard in part["shards"].values()) for key in ("documents", "tokens")
                 )
-        self._finish(tokenizer, folder, [parts[job["name"]] for job in jobs])
+                stage.advance(bytes=sizes[part["name"]], documents=documents, tokens=tokens)
+        self._finish(tokenizer, folder, [parts[name] for name in names])
 
     def _finish(self, tokenizer: Tokenizer, folder: pathlib.Path, parts: list[dict[str, Any]]) -> None:
         """Joins what the jobs say of their shards into the description of the dataset."""
@@ -262,7 +186,7 @@ class _Preparation:
             for part in parts:
                 if name in part["shards"]:
                     shard = Shard(**part["shards"][name])
-                    table = np.load(folder / f"part-{name}-{part['name']}.npy", allow_pickle=False)
+                    table = np.load(table_path(folder, name, part["name"]), allow_pickle=False)
                     table["record"] += first
                     first += shard.records
                     shards.append(shard)
@@ -270,22 +194,27 @@ class _Preparation:
             if shards:
                 about["splits"][name] = dataset.split_about(shards)
                 tables[name] = np.concatenate(rows)
+        if not about["splits"]:
+            raise UserError(f"{', '.join(map(str, self.paths))}: no text in it, only empty documents")
         if "train" not in about["splits"]:
-            raise UserError(
-                "no text is left to train on: all of it is held out; lower data.validation.fraction"
-            )
+            raise UserError("no text is left to train on: all of it is held out; lower data.validation.fraction")
         dataset.write_dataset(folder, about, tables)
         for part in parts:
-            part_path(folder, part["name"]).unlink(missing_ok=True)
-            for name in ("train", "validation"):
-                (folder / f"part-{name}-{part['name']}.npy").unlink(missing_ok=True)
+            remove_part(folder, part["name"])
 
-    def _write_mixture(self, tokenizer: Tokenizer, members: list[str]) -> None:
-        about = dataset.describe(tokenizer, self.folder) | {"members": members, "splits": {}}
-        for member in (dataset.open_dataset(self.folder / name) for name in members):
+    def _write_mixture(self, tokenizer: Tokenizer, folders: list[pathlib.Path]) -> None:
+        members = [f.name if f.parent == self.folder else str(f) for f in folders]
+        weights = [source.weight for source in self.data.sources()]
+        about = dataset.describe(tokenizer, self.folder) | {
+            "members": members,
+            "weights": weights,
+            "splits": {},
+        }
+        for member in map(dataset.open_dataset, folders):
             if member.tokenizer.fingerprint() != tokenizer.fingerprint():
                 raise UserError(
-                    f"{member.folder} was made with another tokenizer than the rest of the mixture; prepare it with the same"
+                    f"{member.folder} was made with another tokenizer than the rest of the mixture; prepare one of them"
+                    f" again with data.tokenizer=TokenizerOf(path=...), which names the other"
                 )
             for name, described in member.about["splits"].items():
                 total = about["splits"].setdefault(name, dict.fromkeys(dataset.COUNTS, 0))
@@ -294,11 +223,11 @@ class _Preparation:
         dataset.write_dataset(self.folder, about, {})
 
 
-def grouped(units: list[sources.Unit]) -> list[list[sources.Unit]]:
+def grouped(units: Units) -> list[Units]:
     """Units in the order given, cut into the groups that become shards; depends on nothing but their sizes."""
     total = sum(unit.bytes for unit in units)
     target = min(max(SMALLEST_SHARD, total // 64), LARGEST_SHARD)
-    groups: list[list[sources.Unit]] = [[]]
+    groups: list[Units] = [[]]
     size = 0
     for unit in units:
         if groups[-1] and size + unit.bytes > target:
@@ -309,34 +238,16 @@ def grouped(units: list[sources.Unit]) -> list[list[sources.Unit]]:
     return groups
 
 
-def sample_evenly(units: list[sources.Unit], most: int = 256 << 20) -> list[sources.Unit]:
-    """All units, or so many of them, spread evenly, that they hold about `most` bytes."""
-    total = sum(unit.bytes for unit in units)
-    every = max(1, total // most)
-    return units[::every]
+def sample_evenly(units: Units, most: int) -> Units:
+    """All units, or every so-manieth of them, that they hold about `most` bytes."""
+    return units[:: max(1, sum(unit.bytes for unit in units) // most)]
 
 
 @contextlib.contextmanager
 def _alone_in(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process prepares the same folder; the lock goes with the process that holds it."""
-    with open(folder / ".lock", "w") as file:
-        with contextlib.suppress(OSError):  # some file systems have no locks: then nobody waits
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # read-only, or on a file system without locks: then nobody waits
+            file = stack.enter_context(open(folder / ".lock", "w"))
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def _check_settings_of_dataset(data: Data, folder: pathlib.Path) -> None:
-    """Refuses settings that a finished dataset cannot follow, so that none is silently without effect."""
-    made = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
-    for name in ("tokenizer", "validation"):
-        asked, was = to_json(getattr(data, name)), made.get(name)
-        if asked is not None and asked != was:
-            raise UserError(
-                "\n  ".join(
-                    [
-                        f"{folder} is prepared already, with another {name} than data.{name}:",
-                        *differences(was, asked, f"data.{name}"),
-                        f"say data.{name}=None to take the folder's own",
-                    ]
-                )
-            )

@@ -1,20 +1,21 @@
-"""How far the preparation of data is: silent by default, a bar on a terminal, plain lines elsewhere."""
+"""How far the preparation of data is: silent by default, or the live bar and the plain lines of `train.progress`."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import TextIO
+
+from train.progress import Progress as Display
 
 
 class Stage:
-    """One stretch of work. `bytes` count the text; work that an earlier run did is told as resumed."""
+    """One stretch of work. `bytes` count the text; what an earlier run did of it is told as resumed."""
 
     def __init__(self) -> None:
         self.documents = self.tokens = self.bytes = self.resumed = 0
-        self.started = time.perf_counter()
+        self._started = time.perf_counter()
 
     def advance(self, bytes: int = 0, documents: int = 0, tokens: int = 0, resumed: bool = False) -> None:
         """Adds what was done since the last call."""
@@ -25,24 +26,23 @@ class Stage:
 
     def seconds(self) -> float:
         """The time since the stage began."""
-        return time.perf_counter() - self.started
+        return time.perf_counter() - self._started
 
-    def rates(self) -> str:
-        """Documents, tokens and bytes a second and bytes per token, of the work of this run."""
+    def rates(self) -> dict[str, float]:
+        """Documents, tokens and megabytes a second and bytes per token, of the work of this run."""
         seconds, worked = max(self.seconds(), 1e-9), self.bytes - self.resumed
-        parts = [f"{worked / 1e6 / seconds:.2f} MB/s"]
+        rates = {"MB_per_second": worked / 1e6 / seconds}
         if self.tokens:
-            parts = [
-                f"{self.documents / seconds:,.0f} documents/s",
-                f"{self.tokens / seconds:,.0f} tokens/s",
-                *parts,
-            ]
-            parts.append(f"{worked / self.tokens:.3f} bytes/token")
-        return ", ".join(parts)
+            rates = {
+                "documents_per_second": self.documents / seconds,
+                "tokens_per_second": self.tokens / seconds,
+            } | rates
+            rates["bytes_per_token"] = worked / self.tokens
+        return rates
 
 
 class Progress:
-    """Says nothing."""
+    """Says nothing; what `prepare` calls."""
 
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
@@ -51,43 +51,37 @@ class Progress:
 
 
 class TerminalProgress(Progress):
-    """A bar for every stage on a terminal, a line at its end elsewhere."""
+    """A live bar for every stage on a terminal, lines elsewhere; both count megabytes of text."""
 
-    def __init__(self, file: TextIO | None = None) -> None:
-        self._file = file or sys.stderr
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
 
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
-        if not self._file.isatty():
-            stage = Stage()
+        with Display(f"{name}, MB", total=_megabytes(total_bytes) or None, stream=self._stream) as display:
+            stage = _ShownStage(display)
             yield stage
-            self._report(name, stage)
-            return
-        from tqdm import tqdm
-
-        bar = tqdm(
-            total=total_bytes or None, desc=name, unit="B", unit_scale=True, file=self._file, leave=False
-        )
-        stage = _BarStage(bar)
-        with bar:
-            yield stage
-        self._report(name, stage)
-
-    def _report(self, name: str, stage: Stage) -> None:
-        ahead = f", {stage.resumed / 1e6:.1f} MB were done before" if stage.resumed else ""
-        worked = stage.bytes - stage.resumed
-        what = f": {worked / 1e6:.1f} MB, {stage.rates()}{ahead}" if stage.bytes else ""
-        print(f"{name}: {stage.seconds():.1f} s{what}", file=self._file, flush=True)
+            stage.show(_megabytes(total_bytes))
 
 
-class _BarStage(Stage):
-    def __init__(self, bar: Any) -> None:
+class _ShownStage(Stage):
+    def __init__(self, display: Display) -> None:
         super().__init__()
-        self._bar = bar
+        self._display = display
 
     def advance(self, bytes: int = 0, documents: int = 0, tokens: int = 0, resumed: bool = False) -> None:
         super().advance(bytes, documents, tokens, resumed)
-        if self.tokens:
-            self._bar.set_postfix_str(self.rates(), refresh=False)
-        self._bar.update(bytes)
+        # The last megabyte is said when the work is done, with the final rates.
+        if self._display.total is None or _megabytes(self.bytes) < self._display.total:
+            self.show(_megabytes(self.bytes))
+
+    def show(self, megabytes: int) -> None:
+        """Shows the state of the stage."""
+        done_before = f"{_megabytes(self.resumed)} MB" if self.resumed else None
+        rates: dict[str, float | str | None] = dict(self.rates()) if self.bytes > self.resumed else {}
+        self._display.update(megabytes, **rates, done_before=done_before)
+
+
+def _megabytes(size: int) -> int:
+    return -(-size // 1_000_000)

@@ -16,7 +16,7 @@ DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
 LONGEST_NAME = 60_000
 
 
-class DamagedRecord(Exception):
+class DamagedRecordError(Exception):
     """The bytes are not a record that was written here; the reader says which file and which record."""
 
 
@@ -45,15 +45,15 @@ def pack(record: Record, width: int) -> bytes:
 
 
 def unpack(content: bytes) -> Record:
-    """The record in some bytes. Raises DamagedRecord when they are too few, or their checksum is not the one written."""
+    """The record in some bytes. Raises DamagedRecordError when they are not those that were written."""
     if len(content) < HEADER.size:
-        raise DamagedRecord(f"{len(content)} bytes are too few for a record")
+        raise DamagedRecordError(f"{len(content)} bytes are too few for a record")
     magic, checksum, width, length, offset, total = HEADER.unpack_from(content)
     if magic != MAGIC or width not in DTYPES:
-        raise DamagedRecord(f"it begins with {content[:4]!r}, expected {MAGIC!r}")
+        raise DamagedRecordError(f"it begins with {content[:4]!r}, expected {MAGIC!r}")
     found = zlib.crc32(memoryview(content)[CHECKED_FROM:])
     if found != checksum:
-        raise DamagedRecord(f"its checksum is {found:08x}, expected {checksum:08x}")
+        raise DamagedRecordError(f"its checksum is {found:08x}, expected {checksum:08x}")
     start = HEADER.size + length
     tokens = np.frombuffer(content, np.dtype(DTYPES[width]).newbyteorder("<"), offset=start)
     return Record(content[HEADER.size : start].decode("utf-8", "replace"), offset, total, tokens)

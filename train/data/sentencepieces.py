@@ -10,8 +10,8 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import config
-from train.data.files import write_atomically
 from train.data.tokenizers import Tokenizer
+from train.files import replace_file
 
 # SentencePiece writes a space as U+2581 inside and reads that back as a space, so a real U+2581 must go by its bytes.
 SPACE_MARK = "\u2581"
@@ -44,6 +44,7 @@ class SentencePieceTokenizer(Tokenizer):
         self._mark = mark if all(self._processor.is_byte(i) for i in mark) else None
 
     def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
         ids: list[int] = []
         for part in split_after_newline(text, PART):
             if self._mark is None or SPACE_MARK not in part:
@@ -54,20 +55,23 @@ class SentencePieceTokenizer(Tokenizer):
         return np.array(ids, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
         return self._processor.decode(self.checked(ids))
 
     def save(self, folder: pathlib.Path) -> str:
-        write_atomically(folder / self.FILE, self._model)
+        """Writes the file that `load` reads and returns its name."""
+        replace_file(folder / self.FILE, self._model)
         return self.FILE
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> SentencePieceTokenizer:
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
         assert path is not None
         return cls(option, path.read_bytes(), str(path))
 
 
 def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
-    """Trains byte-pair encoding on texts; the same texts give the same bytes. Raises UserError when they are too few."""
+    """Trains byte-pair encoding; the same texts give the same bytes. Raises UserError when they are too few."""
     import sentencepiece
 
     out = io.BytesIO()

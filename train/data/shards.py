@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -50,25 +51,31 @@ class ShardWriter:
         self._records = 0
 
     def write(self, name: str, tokens: np.ndarray, num_bytes: int, words: int) -> None:
-        """Appends one document."""
+        """Appends one document; one that has no tokens is left out, there is nothing to learn of it."""
+        if not len(tokens):
+            return
         if self._writer is None:
             from array_record.python import array_record_module
 
             # Tokens hardly compress, and reading one record of many must be cheap.
-            self._writer = array_record_module.ArrayRecordWriter(
-                str(self._temporary), "group_size:1,uncompressed"
-            )
+            self._writer = array_record_module.ArrayRecordWriter(str(self._temporary), "group_size:1,uncompressed")
         self._documents.append((len(tokens), num_bytes, words, self._records))
         for offset in range(0, len(tokens), RECORD_TOKENS):
             record = Record(name, offset, len(tokens), tokens[offset : offset + RECORD_TOKENS])
-            self._writer.write(records.pack(record, self._width))
+            try:
+                self._writer.write(records.pack(record, self._width))
+            except (RuntimeError, OSError) as error:
+                raise self._cannot_write(error) from None
             self._records += 1
 
     def finish(self) -> tuple[Shard, np.ndarray] | None:
         """Closes and names the file; returns its description and its table of documents, None when there was none."""
         if self._writer is None:
             return None
-        self._writer.close()
+        try:
+            self._writer.close()
+        except (RuntimeError, OSError) as error:
+            raise self._cannot_write(error) from None
         self._writer = None
         with open(self._temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -77,16 +84,18 @@ class ShardWriter:
         os.replace(self._temporary, self._path)
         table = np.array(self._documents, DOCUMENT)
         tokens, num_bytes, words = (int(table[column].sum()) for column in ("tokens", "bytes", "words"))
-        return Shard(
-            self._path.name, self._records, len(table), tokens, num_bytes, words, size, digest
-        ), table
+        return Shard(self._path.name, self._records, len(table), tokens, num_bytes, words, size, digest), table
 
     def abandon(self) -> None:
         """Removes the unfinished file."""
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(RuntimeError, OSError):
+                self._writer.close()
             self._writer = None
         self._temporary.unlink(missing_ok=True)
+
+    def _cannot_write(self, error: Exception) -> UserError:
+        return UserError(f"cannot write {self._path}: {error}; make room, then give the same command again: it goes on")
 
 
 class ShardReader:
@@ -102,9 +111,7 @@ class ShardReader:
             try:
                 size = path.stat().st_size
             except OSError:
-                raise UserError(
-                    f"{path} is missing: the dataset has it in its list of shards; {MEND}"
-                ) from None
+                raise UserError(f"{path} is missing: the dataset has it in its list of shards; {MEND}") from None
             if size != shard.bytes_of_file:
                 state = "is truncated" if size < shard.bytes_of_file else "has grown"
                 raise UserError(f"{path} {state}: {size} bytes, expected {shard.bytes_of_file}; {MEND}")
@@ -128,7 +135,7 @@ class ShardReader:
                 return record
         try:
             record = records.unpack(self._read_bytes(number))
-        except records.DamagedRecord as error:
+        except records.DamagedRecordError as error:
             raise UserError(f"{self._where(number)} is damaged: {error}; {MEND}") from None
         with self._lock:
             if number not in self._cache:
@@ -145,7 +152,7 @@ class ShardReader:
             return self._source[number]
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             # array_record has checksums of its own, and names the byte at which one failed.
-            raise records.DamagedRecord(
+            raise records.DamagedRecordError(
                 str(error).splitlines()[0] if str(error) else type(error).__name__
             ) from None
 

@@ -29,7 +29,7 @@ STDLIB_TEXT = (".py", ".txt", ".rst", ".html")
 
 @dataclasses.dataclass(frozen=True)
 class Unit:
-    """A stretch of a source: bytes [start, stop) of a file, or rows [start, stop) of a table; `first` numbers its rows."""
+    """Bytes [start, stop) of a file, or rows or row groups of a table; `first` is the number of its first document."""
 
     format: str  # "text", "jsonl", "parquet" or "hf"
     path: str
@@ -55,7 +55,7 @@ class Document:
 
 
 def list_units(source: Source, bytes_per_unit: int = 4 << 20) -> list[Unit]:
-    """The units of a source in a fixed order. Raises UserError where there is nothing to read, or nothing by that name."""
+    """The units of a source in a fixed order. Raises UserError where there is nothing to read or no such thing."""
     if source.path.startswith(HUGGING_FACE):
         return tables.hugging_face_units(source, bytes_per_unit)
     units: list[Unit] = []
@@ -90,8 +90,8 @@ def list_files(source: Source) -> list[tuple[pathlib.Path, str]]:
             raise UserError(f"the pattern {text!r} matches no file in {pathlib.Path.cwd()}")
     else:
         raise UserError(
-            f"no such text: {text!r} (looked in {pathlib.Path.cwd()}); expected a file, a folder, a glob, a dataset folder"
-            f" made by launch.tokenize, 'hf:NAME' for a Hugging Face dataset, or {STDLIB!r}"
+            f"no such text: {text!r} (looked in {pathlib.Path.cwd()}); expected a file, a folder, a glob,"
+            f" a dataset folder made by launch.tokenize, 'hf:NAME' for a Hugging Face dataset, or {STDLIB!r}"
         )
     named = [(f, f.relative_to(root).as_posix()) for f in found if f.stat().st_size]
     if not named:
@@ -116,9 +116,7 @@ def _stdlib_files() -> list[tuple[pathlib.Path, str]]:
         found += [pathlib.Path(folder, name) for name in names if name.endswith(STDLIB_TEXT)]
     readable = [(f, f.relative_to(root).as_posix()) for f in found if f.is_file() and _is_text(f)]
     if not readable:
-        raise UserError(
-            f"this Python keeps no sources of its standard library in {root}; give data.path another text"
-        )
+        raise UserError(f"this Python keeps no sources of its standard library in {root}; give data.path another text")
     return sorted(readable, key=lambda pair: pair[1])
 
 
@@ -164,13 +162,9 @@ def read_bytes(path: str, start: int = 0, stop: int | None = None) -> bytes:
             file.seek(start)
             content = file.read() if stop is None else file.read(stop - start)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}; it was there when the sources were listed"
-        ) from None
+        raise UserError(f"{path} cannot be read: {error.strerror}; it was there when the sources were listed") from None
     if stop is not None and len(content) < stop - start:
-        raise UserError(
-            f"{path} ends at byte {start + len(content)}; it had {stop} when the sources were listed"
-        )
+        raise UserError(f"{path} ends at byte {start + len(content)}; it had {stop} when the sources were listed")
     return content
 
 

@@ -118,9 +118,7 @@ class Splitter:
                 f"whole files cannot be held out of {len(self._names)} document(s) that are one text or copies of one;"
                 " use data.validation=Tail(fraction=0.1), or SeparateText(path=...)"
             )
-        return min(
-            free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members))
-        )
+        return min(free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 
     def _groups(self) -> list[list[int]]:
         """Documents that must stay on one side, as lists of their numbers."""

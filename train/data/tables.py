@@ -20,7 +20,7 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
     from train.data.sources import Document, decode, read_bytes
 
     offset, number = unit.start, unit.first
-    for line in read_bytes(unit.path, unit.start, unit.stop).splitlines(keepends=True):
+    for line in read_bytes(unit.path, unit.start, unit.stop).split(b"\n"):
         where = f"{unit.path}, line {number} (byte {offset})"
         text = decode(line, unit.path, offset).strip()
         if text:
@@ -31,7 +31,7 @@ def read_jsonl(unit: Unit) -> Iterator[Document]:
             value = _text_of(row, unit.field, where)
             if value:
                 yield Document(f"{unit.name}:{number}", value)
-        offset, number = offset + len(line), number + 1
+        offset, number = offset + len(line) + 1, number + 1
 
 
 def _text_of(row: Any, field: str, where: str) -> str:
@@ -47,9 +47,7 @@ def _text_of(row: Any, field: str, where: str) -> str:
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(
-            f"{where}: a lone surrogate at character {error.start} of {field!r}; it is no text"
-        ) from None
+        raise UserError(f"{where}: a lone surrogate at character {error.start} of {field!r}; it is no text") from None
     return value
 
 
@@ -85,15 +83,13 @@ def _open_parquet(path: str, field: str) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f'{path}: reading parquet needs pyarrow: pip install "cairn[parquet]"') from None
+        raise UserError(f'{path}: reading parquet needs pyarrow: pip install -e ".[parquet]"') from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise UserError(f"{path} is no parquet file, or a damaged one: {error}") from None
     if field not in file.schema_arrow.names:
-        raise UserError(
-            f"{path} has no column {field!r}; it has {', '.join(map(repr, file.schema_arrow.names))}"
-        )
+        raise UserError(f"{path} has no column {field!r}; it has {', '.join(map(repr, file.schema_arrow.names))}")
     return file
 
 
@@ -132,9 +128,7 @@ def _load_hugging_face(path: str) -> Any:
     try:
         import datasets
     except ImportError:
-        raise UserError(
-            f'{path}: a Hugging Face dataset needs datasets: pip install "cairn[huggingface]"'
-        ) from None
+        raise UserError(f'{path}: a Hugging Face dataset needs datasets: pip install -e ".[datasets]"') from None
     name, _, rest = path.removeprefix("hf:").partition(":")
     configuration, _, split = rest.partition(":")
     try:

@@ -14,7 +14,8 @@ import numpy as np
 from model.errors import UserError
 from model.options import from_json, to_json
 from train.data import config
-from train.data.files import read_json, write_atomically
+from train.data.files import read_json
+from train.files import replace_file
 
 DESCRIPTION = "tokenizer_option.json"
 
@@ -48,19 +49,18 @@ class Tokenizer(abc.ABC):
         """The tokenizer of an option and the file that `save` wrote. Raises UserError when the file is damaged."""
 
     def fingerprint(self) -> str:
-        """A short hash that is the same for tokenizers that encode alike: of the option and of the file that it saves."""
+        """A short hash that is the same for tokenizers that encode alike, whether trained or loaded."""
         with tempfile.TemporaryDirectory() as folder:
             name = self.save(pathlib.Path(folder))
             content = pathlib.Path(folder, name).read_bytes() if name else b""
-        return hashlib.sha256(json.dumps(to_json(self.option)).encode() + content).hexdigest()[:16]
+        kind = f"{type(self).__name__} {self.vocab_size} {self.end_of_document} "
+        return hashlib.sha256(kind.encode() + content).hexdigest()[:16]
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         """The ids as a list without the end of document; raises ValueError for one that is out of range."""
         flat = np.asarray(ids, np.int64).reshape(-1)
         if flat.size and not 0 <= flat.min() <= flat.max() < self.vocab_size:
-            raise ValueError(
-                f"token ids run from {flat.min()} to {flat.max()}; expected 0 to {self.vocab_size - 1}"
-            )
+            raise ValueError(f"token ids run from {flat.min()} to {flat.max()}; expected 0 to {self.vocab_size - 1}")
         return [i for i in flat.tolist() if i != self.end_of_document]
 
 
@@ -73,16 +73,20 @@ class BytesTokenizer(Tokenizer):
         self.end_of_document = 256 if option.end_of_document else None
 
     def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
         return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
         return bytes(self.checked(ids)).decode("utf-8", errors="replace")
 
     def save(self, folder: pathlib.Path) -> None:
+        """Writes nothing: the option says it all."""
         return None
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> BytesTokenizer:
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
         assert isinstance(option, config.Bytes)
         return cls(option)
 
@@ -103,6 +107,7 @@ class CharactersTokenizer(Tokenizer):
         self._ids[self._codes] = np.arange(len(self.characters), dtype=np.int32)
 
     def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
         codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
         if (ids < 0).any():
@@ -115,20 +120,22 @@ class CharactersTokenizer(Tokenizer):
         return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
         return "".join([self.characters[i] for i in self.checked(ids)])
 
     def save(self, folder: pathlib.Path) -> str:
-        write_atomically(folder / self.FILE, json.dumps({"characters": "".join(self.characters)}).encode())
+        """Writes the file that `load` reads and returns its name."""
+        replace_file(folder / self.FILE, json.dumps({"characters": "".join(self.characters)}).encode())
         return self.FILE
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> CharactersTokenizer:
-        assert isinstance(option, config.Characters) and path is not None
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        assert isinstance(option, config.Characters)
+        assert path is not None
         characters = read_json(path).get("characters")
         if not isinstance(characters, str) or not characters:
-            raise UserError(
-                f"{path}: expected an object with the field 'characters', a string; prepare the data again"
-            )
+            raise UserError(f"{path}: expected an object with the field 'characters', a string; prepare the data again")
         return cls(option, characters)
 
 
@@ -145,8 +152,10 @@ def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
     return BytesTokenizer if isinstance(option, config.Bytes) else CharactersTokenizer
 
 
-def make_tokenizer(option: config.Tokenizer, texts: Iterable[str]) -> Tokenizer:
+def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterable[str]) -> Tokenizer:
     """Trains the tokenizer that an option asks for on texts, or opens the one that it names and reads no text."""
+    if isinstance(option, config.TokenizerOf):
+        return load_tokenizer(pathlib.Path(option.path).expanduser())
     if isinstance(option, config.SentencePiece):
         from train.data.sentencepieces import train_sentencepiece
 
@@ -169,16 +178,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     description = {"tokenizer": to_json(tokenizer.option), "tokenizer_file": tokenizer.save(folder)}
-    write_atomically(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+    replace_file(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
 
 
 def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
     """The tokenizer that `save_tokenizer` wrote into a folder (every dataset folder has one). Raises UserError."""
     folder = pathlib.Path(folder)
     if not (folder / DESCRIPTION).is_file():
-        raise UserError(
-            f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has"
-        )
+        raise UserError(f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has")
     description = read_json(folder / DESCRIPTION)
     option: config.Tokenizer = from_json(config.Tokenizer, description.get("tokenizer"))
     name = description.get("tokenizer_file")

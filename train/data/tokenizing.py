@@ -4,17 +4,46 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from model.errors import UserError
 from model.options import from_json
 from train.data import config, sources
-from train.data.files import read_json, write_atomically
+from train.data.files import read_json
 from train.data.shards import Shard, ShardWriter
+from train.data.sources import Document
 from train.data.split import by_hash
 from train.data.tokenizers import load_tokenizer
+from train.files import replace_file
+
+SPLITS = ("train", "validation")
+
+
+def parts_of(
+    document: Document, option: config.Validation | None, held: frozenset[str] | None
+) -> list[tuple[str, Document]]:
+    """A document under the split that it belongs to, or the two parts of one that Tail cuts; none is empty.
+
+    `held` names the documents held out, where looking at all of them decided it.
+    """
+    if isinstance(option, config.Tail):
+        cut = int(len(document.text) * (1 - option.fraction))
+        tail = Document(f"{document.name} from character {cut}", document.text[cut:])
+        parts = [("train", Document(document.name, document.text[:cut])), ("validation", tail)]
+        return [(name, part) for name, part in parts if part.text]
+    out = document.name in held if held is not None else False
+    if held is None and isinstance(option, config.WholeFiles):
+        out = by_hash(document.name, option)
+    return [("validation" if out else "train", document)]
+
+
+def training_part(document: Document, option: config.Validation | None, held: frozenset[str] | None) -> str:
+    """The text of a document that is trained on, perhaps empty."""
+    return "".join(part.text for name, part in parts_of(document, option, held) if name == "train")
 
 
 class Tokenizing:
@@ -27,56 +56,59 @@ class Tokenizing:
         self._held = None if held is None else frozenset(held)
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
-        """Writes the shards of a job, then `part-NAME.json`, which says that they are finished; returns its content."""
-        name = job["name"]
+        """Writes the shards of a job, then `part-NAME.json`, which says that they are finished; returns its content.
+
+        Raises UserError for text that cannot be read or encoded, and when the disk is full.
+        """
         writers = {
-            split: ShardWriter(self._folder / f"{split}-{name}.array_record", self._tokenizer.vocab_size)
-            for split in ("train", "validation")
+            name: ShardWriter(self._folder / f"{name}-{job['name']}.array_record", self._tokenizer.vocab_size)
+            for name in SPLITS
         }
         try:
             for unit in job["units"]:
                 for document in sources.read_unit(sources.Unit(**unit)):
-                    for split, text in self._parts(document, job["split"]):
-                        tokens = self._tokenizer.encode(text.text)
-                        writers[split].write(text.name, tokens, text.num_bytes, len(text.text.split()))
-            finished = {split: writer.finish() for split, writer in writers.items()}
+                    self._write(document, job["split"], writers)
+            finished = {name: writer.finish() for name, writer in writers.items()}
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
             raise
-        part: dict[str, Any] = {"name": name, "shards": {}}
-        for split, result in finished.items():
+        part: dict[str, Any] = {"name": job["name"], "shards": {}}
+        for name, result in finished.items():
             if result is not None:
                 shard, table = result
-                np.save(self._folder / f"part-{split}-{name}.npy", table, allow_pickle=False)
-                part["shards"][split] = dataclasses.asdict(shard)
-        write_atomically(part_path(self._folder, name), json.dumps(part).encode())
+                path = table_path(self._folder, name, job["name"])
+                temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+                with open(temporary, "wb") as file:
+                    np.save(file, table, allow_pickle=False)
+                temporary.replace(path)
+                part["shards"][name] = dataclasses.asdict(shard)
+        replace_file(part_path(self._folder, job["name"]), json.dumps(part).encode())
         return part
 
-    def _parts(self, document: sources.Document, split: str | None) -> list[tuple[str, sources.Document]]:
-        """A document under the split that it belongs to; the two parts of one that Tail cuts."""
-        if split is not None:
-            return [(split, document)]
-        if isinstance(self._validation, config.Tail):
-            cut = int(len(document.text) * (1 - self._validation.fraction))
-            tail = sources.Document(f"{document.name} from character {cut}", document.text[cut:])
-            parts = [("train", sources.Document(document.name, document.text[:cut])), ("validation", tail)]
-            return [(name, part) for name, part in parts if part.text]
-        if self._held is not None:
-            return [("validation" if document.name in self._held else "train", document)]
-        if isinstance(self._validation, config.WholeFiles):
-            return [("validation" if by_hash(document.name, self._validation) else "train", document)]
-        return [("train", document)]
+    def _write(self, document: Document, split: str | None, writers: dict[str, ShardWriter]) -> None:
+        parts = [(split, document)] if split else parts_of(document, self._validation, self._held)
+        for name, part in parts:
+            try:
+                tokens = self._tokenizer.encode(part.text)
+            except UserError as error:
+                raise UserError(f"{part.name}: {error}") from None
+            writers[name].write(part.name, tokens, part.num_bytes, len(part.text.split()))
 
 
-def part_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+def part_path(folder: pathlib.Path, job: str) -> pathlib.Path:
     """The file that says that the shards of a job are finished."""
-    return folder / f"part-{name}.json"
+    return folder / f"part-{job}.json"
 
 
-def finished_part(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
+def table_path(folder: pathlib.Path, split: str, job: str) -> pathlib.Path:
+    """The table of the documents of a finished shard, until all are joined."""
+    return folder / f"part-{split}-{job}.npy"
+
+
+def finished_part(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
     """What an earlier run says of a job, if it finished it and its shards are whole."""
-    path = part_path(folder, name)
+    path = part_path(folder, job)
     if not path.is_file():
         return None
     part = read_json(path)
@@ -86,3 +118,10 @@ def finished_part(folder: pathlib.Path, name: str) -> dict[str, Any] | None:
         if not file.is_file() or file.stat().st_size != shard.bytes_of_file:
             return None
     return part
+
+
+def remove_part(folder: pathlib.Path, job: str) -> None:
+    """Removes what `finished_part` reads, once the dataset is finished."""
+    part_path(folder, job).unlink(missing_ok=True)
+    for split in SPLITS:
+        table_path(folder, split, job).unlink(missing_ok=True)

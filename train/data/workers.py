@@ -6,116 +6,96 @@ and would fetch their jobs by unpickling.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
-import dataclasses
 import json
 import os
 import pathlib
 import queue
 import subprocess
 import sys
-import threading
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from model.errors import UserError
+from train.data.tokenizing import Tokenizing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+Json = dict[str, Any]
 
 
-def run_jobs(setup: dict[str, Any], jobs: list[dict[str, Any]], workers: int) -> Iterator[dict[str, Any]]:
+def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
     """Runs jobs in `workers` processes, or in this one where that is 1, and yields results as they come.
 
     Raises UserError with the message of a job that failed on one; the other jobs are stopped then.
     """
-    from train.data.tokenizing import Tokenizing
-
     if min(workers, len(jobs)) <= 1:
         here = Tokenizing(**setup)
         for job in jobs:
             yield here.run(job)
         return
-    waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    for job in jobs:
-        waiting.put(job)
-    results: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    processes = [_start() for _ in range(min(workers, len(jobs)))]
-    try:
-        for process in processes:
-            threading.Thread(target=_feed, args=(process, setup, waiting, results), daemon=True).start()
-        for _ in jobs:
-            result = results.get()
-            if "user_error" in result:
-                raise UserError(result["user_error"])
-            if "failure" in result:
-                raise RuntimeError(f"a tokenizing process failed:\n{result['failure']}")
-            yield result
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
 
-
-def _start() -> subprocess.Popen[str]:
-    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.Popen(
-        [sys.executable, "-m", "train.data.workers"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1"},
-    )
-
-
-def _feed(
-    process: subprocess.Popen[str],
-    setup: dict[str, Any],
-    waiting: queue.SimpleQueue,
-    results: queue.SimpleQueue,
-) -> None:
-    assert process.stdin and process.stdout and process.stderr
-    try:
-        process.stdin.write(json.dumps(setup) + "\n")
-        while True:
-            with contextlib.suppress(queue.Empty):
-                process.stdin.write(json.dumps(waiting.get_nowait()) + "\n")
-                process.stdin.flush()
-                answer = process.stdout.readline()
-                if not answer:
-                    raise EOFError
-                results.put(json.loads(answer))
-                continue
-            process.stdin.close()
-            return
-    except (OSError, ValueError, EOFError):
-        results.put({"failure": process.stderr.read()[-4000:] or f"it ended with status {process.wait()}"})
-
-
-def main() -> None:
-    """A worker: the first line of standard input is the setup, every other one a job."""
-    from train.data.tokenizing import Tokenizing
-
-    worker: Tokenizing | None = None
-    # What a library prints must not get between the answers.
-    answers, sys.stdout = sys.stdout, sys.stderr
-    for line in sys.stdin:
-        message = json.loads(line)
+    def run(job: Json) -> Json:
+        process = idle.get()
         try:
-            if worker is None:
-                worker = Tokenizing(**message)
-                continue
-            result = worker.run(message)
-        except UserError as error:
-            result = {"user_error": str(error)}
-        print(json.dumps(result), file=answers, flush=True)
+            return process.run(job)
+        finally:
+            idle.put(process)
+
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
+        for _ in range(min(workers, len(jobs))):
+            # Closed before the pool, whose threads wait for what the processes still do.
+            idle.put(stack.enter_context(_Process(setup)))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        for future in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
+            yield future.result()
 
 
-def as_json(value: Any) -> dict[str, Any]:
-    """A flat dataclass as a JSON object."""
-    return dataclasses.asdict(value)
+class _Process:
+    """One worker; a context manager that ends it."""
 
+    def __init__(self, setup: Json) -> None:
+        # A file, not a pipe: nobody reads it unless the worker fails, and a full pipe would stop it.
+        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "train.data.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+            encoding="utf-8",
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1"},
+        )
+        self._setup: Json | None = setup
 
-if __name__ == "__main__":
-    main()
+    def run(self, job: Json) -> Json:
+        """The result of a job. Raises UserError when the job did, RuntimeError when the process failed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        messages = [job] if self._setup is None else [self._setup, job]
+        self._setup = None
+        answer = ""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write("".join(json.dumps(message) + "\n" for message in messages))
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        if not answer:
+            status = self._process.wait()
+            self._complaints.seek(0)
+            raise RuntimeError(f"a tokenizing process ended with status {status}:\n{self._complaints.read()[-4000:]}")
+        result: Json = json.loads(answer)
+        if "user_error" in result:
+            raise UserError(result["user_error"])
+        return result
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._complaints.close()

@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+from model.errors import UserError
 from train.files import replace_file
 from train.report.run import comparison, facts, load, parsed_samples, state
 
@@ -24,21 +25,27 @@ def write_report(run_folder: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def write_curve_png(run_folder: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
-    """Writes the loss curves of a run as a PNG on white. Raises UserError when there is no such folder."""
-    from train.report.charts import write_loss_png
+    """Writes the loss curves of a run as a PNG on white.
 
-    write_loss_png(load(pathlib.Path(run_folder)), path)
+    Raises UserError when there is no such run, the name does not end in .png, or the file cannot be written.
+    """
+    from train.report.charts import loss_png
+
+    path = pathlib.Path(path)
+    if path.suffix != ".png":
+        raise UserError(f"the picture of the curve is a PNG: expected a name that ends in .png, got {str(path)!r}")
+    replace_file(path, loss_png(load(pathlib.Path(run_folder))))
 
 
 def summary(run_folder: str | os.PathLike[str]) -> str:
     """The headline numbers of a run as a short aligned table of plain text, without a final line break."""
     run = load(pathlib.Path(run_folder))
     word, details = state(run)
-    rows = [(str(run.folder), word, details)]
-    rows += [(fact.label.lower(), fact.value, fact.note) for fact in facts(run)]
-    others = [f"{name} {value:.3f}" for name, value, own in comparison(run) if not own]
-    rows = [(a, b, f"{note}; {', '.join(others)}") if others and a == "bits per byte" else (a, b, note) for a, b, note in rows]
+    rows = [(fact.label.lower(), fact.value, fact.note) for fact in facts(run)]
+    if others := ", ".join(f"{name} {value:.3f}" for name, value, own in comparison(run) if not own):
+        rows = [(a, b, f"{note}; {others}" if a == "bits per byte" else note) for a, b, note in rows]
     if parsed := parsed_samples(run):
-        rows.append(("samples that parse", parsed, ""))
-    left, middle = (max(len(row[column]) for row in rows) for column in (0, 1))
-    return "\n".join(f"{a:<{left}}  {b:>{middle}}  {note}".rstrip() for a, b, note in rows)
+        rows.append(("samples that parse", *parsed))
+    left, middle = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
+    lines = [f"  {a:<{left}}  {b:>{middle}}  {note}".rstrip() for a, b, note in rows]
+    return "\n".join([f"{run.folder}: {word}, {details}", *lines])

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ _POINTS = 500  # a curve of more points than this is drawn as the band between i
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Palette:
+    """The colours of a chart, named by what they paint."""
+
     ink: str
     muted: str
     rule: str
@@ -77,12 +78,14 @@ def small_charts(run: Run) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
-def write_loss_png(run: Run, path: str | os.PathLike[str]) -> None:
+def loss_png(run: Run) -> bytes:
     """The loss chart as a PNG of 1720 x 740 pixels on white."""
+    buffer = io.BytesIO()
     with _style(LIGHT):
         figure, axes = _figure(8.6, 3.7)
         _draw_losses(axes, LIGHT, run)
-        figure.savefig(path, format="png", dpi=200, facecolor="white")
+        figure.savefig(buffer, format="png", dpi=200, facecolor="white")
+    return buffer.getvalue()
 
 
 _TITLES = {
@@ -105,7 +108,7 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
     caption = []
     if len(finite) > 20:
         _draw_raw(axes, finite, colors.train)
-        smoothed = smooth(finite.values)
+        smoothed = smooth(smooth(finite.values))  # twice, so that one spike makes a hill and not a box
         keep = _thinned(len(finite))
         axes.plot(finite.steps[keep], smoothed[keep], color=colors.train, linewidth=1.6, label="training, smoothed")
     elif len(finite):
@@ -116,10 +119,9 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
             validation.values,
             color=colors.validation,
             linewidth=1.0,
-            marker="o",
+            marker="o" if len(validation) <= 60 else None,
             markersize=3.6,
             markeredgewidth=0,
-            clip_on=False,
             label="validation",
         )
     if cut := _limit_top(axes, finite.values, validation.values):
@@ -202,7 +204,15 @@ def _mark_not_finite(axes: "Axes", series: Series, colors: Palette) -> list[str]
     if not len(broken):
         return []
     height = axes.get_xaxis_transform()
-    axes.plot(broken, np.full(len(broken), 0.03), "|", transform=height, color=colors.bad, markersize=7, label="not finite")
+    axes.plot(
+        broken,
+        np.full(len(broken), 0.03),
+        "|",
+        transform=height,
+        color=colors.bad,
+        markersize=7,
+        label="not finite",
+    )
     return [f"{len(broken):,} of {len(series):,} points are NaN or infinite (red ticks)."]
 
 
@@ -213,7 +223,7 @@ def _mark_not_finite(axes: "Axes", series: Series, colors: Palette) -> list[str]
 def _style(colors: Palette) -> Iterator[None]:
     import matplotlib
 
-    style: dict[str, Any] = {
+    style: Any = {
         "font.size": 8.5,
         "font.family": "sans-serif",
         "svg.fonttype": "none",
@@ -283,6 +293,6 @@ def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, he
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would style the whole page
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)  # the page names the family
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
-    body = re.sub(r'<g id="[a-z]+[a-z_.]*_\d+">', "<g>", body)  # names of parts, the same in every chart
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # names of parts, the same in every chart
     size = f"0 0 {width * 72:g} {height * 72:g}"
     return f'<svg viewBox="{size}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.resources
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +12,7 @@ from train.report import charts
 from train.report.run import Run, comparison, facts, parsed_samples, state, total_parameters
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
+_STEPS_SHOWN = 41  # steps with samples; samples.txt has more
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
 
 
@@ -21,9 +23,13 @@ def render(run: Run) -> str:
     def source(name: str) -> str:
         return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    def visible(value: Any) -> Any:
+        return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
+
     # Bytes that HTML may not hold are shown as their pictures: the text of a sample is whatever the model wrote.
-    environment.filters["visible"] = lambda text: text.translate(_CONTROL)
+    environment = jinja2.Environment(
+        autoescape=True, finalize=visible, undefined=jinja2.StrictUndefined, trim_blocks=True
+    )
     return environment.from_string(source("page.html")).render(style=source("style.css"), **_content(run))
 
 
@@ -34,7 +40,7 @@ def _content(run: Run) -> dict[str, Any]:
         loss, small = charts.loss_chart(run), charts.small_charts(run)
     except ImportError as error:
         charts_missing = f"No curves: matplotlib is not installed ({error})."
-    earlier = run.samples[:-2]
+    samples = _samples(run)
     diff = str(_git(run).get("diff") or "")
     return {
         "run": run,
@@ -48,8 +54,8 @@ def _content(run: Run) -> dict[str, Any]:
         "bars": _bars(run),
         "parsed": parsed_samples(run),
         "evaluations": _evaluations(run),
-        "earlier_samples": earlier,
-        "earlier_title": f"{len(earlier)} earlier" if len(earlier) != 1 else "1 earlier",
+        "samples": samples[:_STEPS_SHOWN],
+        "samples_title": _earlier_title(len(samples)),
         "parameters": _parameters(run),
         "total": total_parameters(run),
         "config": list(_flat(run.config, "")),
@@ -58,6 +64,18 @@ def _content(run: Run) -> dict[str, Any]:
         "diff": diff[:_DIFF_SHOWN] + ("\n... cut here" if len(diff) > _DIFF_SHOWN else ""),
         "written": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
     }
+
+
+def _samples(run: Run) -> list[tuple[int, list[str]]]:
+    """The texts of every step that has samples, the last step first."""
+    groups = itertools.groupby(run.samples, key=lambda sample: sample[0])
+    return [(step, [text for _, text in group]) for step, group in groups][::-1]
+
+
+def _earlier_title(steps: int) -> str:
+    if steps <= _STEPS_SHOWN:
+        return f"From {steps - 1} earlier step" + ("s" if steps > 2 else "")
+    return f"From the {_STEPS_SHOWN - 1} steps before; samples.txt has those of {steps - _STEPS_SHOWN:,} more"
 
 
 def _git(run: Run) -> dict[str, Any]:
@@ -115,7 +133,10 @@ def _evaluations(run: Run) -> dict[str, Any]:
         }
         for line, loss in zip(run.evaluations, losses, strict=True)
     ]
-    return {"head": ["step", *(_SCORE_NAMES.get(name, name.replace("_", " ")) for name in columns)], "rows": rows}
+    return {
+        "head": ["step", *(_SCORE_NAMES.get(name, name.replace("_", " ")) for name in columns)],
+        "rows": rows,
+    }
 
 
 def _bars(run: Run) -> list[tuple[str, str, str, bool]]:
@@ -168,7 +189,10 @@ def _environment_title(run: Run) -> str:
     if not run.sessions:
         return ""
     packages = run.sessions[-1].get("packages") or {}
-    parts = [f"Python {run.sessions[-1].get('python', '?')}", *(f"{p} {packages[p]}" for p in ("jax",) if p in packages)]
+    parts = [
+        f"Python {run.sessions[-1].get('python', '?')}",
+        *(f"{p} {packages[p]}" for p in ("jax",) if p in packages),
+    ]
     return ", ".join([*parts, str((run.sessions[-1].get("devices") or {}).get("kind", "unknown device"))])
 
 
@@ -183,7 +207,10 @@ def _environment(run: Run) -> Iterator[tuple[str, str]]:
     for name in ("host", "devices", "packages", "variables"):
         yield name, ", ".join(f"{key} {value}" for key, value in (last.get(name) or {}).items()) or "none"
     git = _git(run)
-    yield "git", f"{git.get('revision')} on {git.get('branch')}" if git.get("revision") else str(git.get("why", "?"))
+    yield (
+        "git",
+        f"{git.get('revision')} on {git.get('branch')}" if git.get("revision") else str(git.get("why", "?")),
+    )
     if git.get("untracked"):
         yield "untracked", ", ".join(map(str, git["untracked"]))
     for session in run.sessions[:-1]:

@@ -1,4 +1,4 @@
-"""A run folder read into memory, and the numbers that sum it up. Whatever is missing or damaged is left out and named."""
+"""A run folder read into memory, and the numbers that sum it up. What is missing or damaged is left out and named."""
 
 import dataclasses
 import json
@@ -25,6 +25,7 @@ class Series:
     values: np.ndarray
 
     def finite(self) -> "Series":
+        """The points whose value is neither NaN nor infinite."""
         keep = np.isfinite(self.values)
         return Series(steps=self.steps[keep], values=self.values[keep])
 
@@ -51,6 +52,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
@@ -214,6 +216,7 @@ def _validation_facts(run: Run) -> list[Fact]:
 
 
 def total_parameters(run: Run) -> int:
+    """The number of parameters, as parameters.json counts them."""
     return sum(entry["count"] for entry in run.parameters if isinstance(entry.get("count"), int))
 
 
@@ -241,10 +244,10 @@ def comparison(run: Run) -> list[tuple[str, float, bool]]:
     return sorted((row for row in rows if math.isfinite(row[1])), key=lambda row: row[1])
 
 
-def parsed_samples(run: Run) -> str | None:
-    """How many of the sampled files parse, in words; None when it was not measured."""
+def parsed_samples(run: Run) -> tuple[str, str] | None:
+    """The share of the sampled files that parse, and how many they are, in words; None when it was not measured."""
     samples = run.evaluation.get("samples")
     if not isinstance(samples, dict) or not isinstance(samples.get("count"), int) or not samples["count"]:
         return None
     parsed = samples.get("parsed", 0)
-    return f"{parsed:,} of {samples['count']:,} ({parsed / samples['count']:.0%})"
+    return f"{parsed / samples['count']:.0%}", f"{parsed:,} of {samples['count']:,}"

@@ -1,0 +1,39 @@
+# make quickstart   train, evaluate and sample a small model on this machine: about ten minutes on two cores
+# make test         the test suite
+# make check        lint, format and types, as .ci/run does
+
+ACCELERATOR ?= cpu
+PYTHON ?= python3
+VENV ?= .venv
+RUN := $(VENV)/bin/python
+
+EXTRAS := test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
+comma := ,
+STAMP := $(VENV)/.installed-$(ACCELERATOR)
+
+.PHONY: quickstart test check install clean
+
+quickstart: $(STAMP)
+	$(RUN) -m launch.quickstart
+
+test: $(STAMP)
+	$(RUN) -m pytest
+
+check: $(STAMP)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@case "$(ACCELERATOR)" in cpu|cuda12|cuda13|tpu) ;; *) \
+	  echo "ACCELERATOR=$(ACCELERATOR): expected cpu, cuda12, cuda13 or tpu" >&2; exit 2;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was found; use make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV)

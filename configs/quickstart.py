@@ -1,0 +1,42 @@
+"""A small modern decoder on the sources of Python's standard library: the main job, start to end."""
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.embedding import Tied
+from model.feedforward import Gated
+from model.initialization import FanIn
+from model.norms import RMSNorm
+from model.positions import Rotary
+from train.data.config import Concatenate, Data, SentencePiece, WholeFiles
+from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
+from train.optimizers import Muon
+from train.schedules import WarmupStableDecay
+
+experiment = Experiment(
+    model=ModelConfig(
+        vocab_size=4096,
+        context_length=512,
+        num_layers=4,
+        width=192,
+        position=Rotary(theta=10_000.0),
+        attention=GroupedQuery(num_heads=6, num_kv_heads=2, qk_norm=RMSNorm()),
+        ffn=Gated(width=512, activation="silu"),
+        norm=RMSNorm(),
+        unembedding=Tied(),
+        initialization=FanIn(embedding_std=0.02, zero_residual=True),
+    ),
+    data=Data(
+        path="stdlib",
+        tokenizer=SentencePiece(vocab_size=4096),
+        validation=WholeFiles(fraction=0.08),
+        packing=Concatenate(order="shuffled", shift=True),
+        batch_size=16,
+        sequence_length=256,
+    ),
+    training=Training(num_steps=1000, clip_norm=1.0),
+    optimizer=Muon(weight_decay=0.1),
+    schedule=WarmupStableDecay(peak=4e-3, final=0.0, warmup_steps=20, decay_steps=500),
+    evaluation=Evaluation(every=250),
+    checkpoints=Checkpoints(every=250),
+    samples=Samples(prompts=('"""',), length=128),
+)

@@ -1,0 +1,76 @@
+"""Looks into data: what a dataset holds, and which documents were in a step of a run.
+
+    python -m launch.data info --path=runs/quickstart/data
+    python -m launch.data show --run=runs/quickstart --step=4012
+
+`show` prints every stretch of a document that the batch of that step was made of: its row and columns in the batch, its
+file, the range of the file's tokens, and how its text begins. Step N is the update that made the step counter N. `info
+--verify` also compares every shard with the checksum that was written with it.
+"""
+
+import pathlib
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+
+RUN = flags.DEFINE_string("run", None, "show: the run folder.")
+STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")
+ROWS = flags.DEFINE_list("rows", None, "show: the rows of the batch, such as 0,5; all when not given.")
+CHARACTERS = flags.DEFINE_integer("characters", 60, "show: characters of text of each stretch.", lower_bound=0)
+PATH = flags.DEFINE_string("path", None, "info: the dataset folder.")
+VERIFY = flags.DEFINE_bool("verify", False, "info: reads every shard and compares its checksum.")
+ACTIONS = ("show", "info")
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and prints."""
+    if len(argv) != 2 or argv[1] not in ACTIONS:
+        got = " ".join(argv[1:]) or "nothing"
+        raise UserError(f"expected one of {', '.join(ACTIONS)}, got {got}; see python -m launch.data --help")
+    if argv[1] == "info":
+        return _info()
+    return _show()
+
+
+def _info() -> int:
+    from train.data.summary import summary, verify
+
+    if not PATH.value:
+        raise UserError("--path is missing: the dataset folder, such as --path=runs/quickstart/data")
+    print(summary(pathlib.Path(PATH.value)))
+    if VERIFY.value:
+        print(f"verified: {verify(pathlib.Path(PATH.value))} shards are what was written")
+    return 0
+
+
+def _show() -> int:
+    if not RUN.value or STEP.value is None:
+        raise UserError("--run and --step are needed: python -m launch.data show --run=runs/quickstart --step=100")
+    if STEP.value < 1:
+        raise UserError(f"--step={STEP.value}: steps count from 1")
+    from model.options import from_json
+    from train.data.config import Data
+    from train.data.files import read_json
+    from train.data.pipeline import Batches
+    from train.data.summary import dataset_of_run, documents_of_step
+
+    run = pathlib.Path(RUN.value)
+    saved = read_json(run / "config.json")
+    data: Data = from_json(Data, saved.get("data"), "data")
+    print(documents_of_step(Batches(dataset_of_run(run), data), STEP.value, _rows(data.batch_size), CHARACTERS.value))
+    return 0
+
+
+def _rows(batch_size: int) -> list[int] | None:
+    if ROWS.value is None:
+        return None
+    rows = [int(row) if row.strip().isdigit() else -1 for row in ROWS.value]
+    if any(not 0 <= row < batch_size for row in rows):
+        raise UserError(f"--rows={','.join(ROWS.value)}: expected numbers from 0 to {batch_size - 1}, as in --rows=0,3")
+    return rows
+
+
+if __name__ == "__main__":
+    cli.run(main)

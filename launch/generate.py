@@ -1,0 +1,202 @@
+r"""Continues texts with a trained model.
+
+    python -m launch.generate --run=runs/quickstart --prompt='def main(' --temperature=0.8
+    python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
+
+A single text is written to the terminal as it is drawn; several come in order, each when it is finished. A text ends at
+the end of its document, before a stop string, after --max_tokens, or when the model's context is full. The same seed
+gives the same texts. How fast it went is said on standard error, so that standard output holds nothing but text.
+"""
+
+import json
+import pathlib
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    from model.sampling import Sampling
+    from train.continuation import Continuation
+
+RUN = flags.DEFINE_string("run", None, "The run folder.")
+CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
+PROMPT = flags.DEFINE_multi_string(
+    "prompt", [], "A text to continue. May be given many times. Without one, a document is written from its beginning."
+)
+PROMPTS_FILE = flags.DEFINE_string(
+    "prompts_file",
+    None,
+    'A file with a prompt on each line; in a .jsonl file, lines such as {"prompt": "two\\nlines"}.',
+)
+MAX_TOKENS = flags.DEFINE_integer("max_tokens", 256, "The most new tokens of each text.")
+TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "1 draws from the model as it is, 0 takes the likeliest token.")
+TOP_K = flags.DEFINE_integer("top_k", None, "Draws from the k likeliest tokens.")
+TOP_P = flags.DEFINE_float("top_p", None, "Draws from the fewest likeliest tokens whose probabilities sum to p.")
+MIN_P = flags.DEFINE_float("min_p", None, "Draws from tokens at least this many times as probable as the likeliest.")
+REPETITION_PENALTY = flags.DEFINE_float(
+    "repetition_penalty", None, "Divides the scores of tokens that were there before; above 1 to repeat less."
+)
+STOP = flags.DEFINE_multi_string("stop", [], "Ends a text before this string. May be given many times.")
+SEED = flags.DEFINE_integer("seed", 0, "Decides every draw.")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the same time.")
+JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and writes the texts."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; give a prompt with spaces in quotes: --prompt='two words'")
+    if RUN.value is None:
+        raise UserError("--run is missing: which model? Try --run=runs/quickstart")
+    for name, flag in (("num_samples", NUM_SAMPLES), ("batch_size", BATCH_SIZE)):
+        if flag.value < 1:
+            raise UserError(f"--{name} must be at least 1, got {flag.value}")
+    sampling = _sampling()
+    if NUM_SAMPLES.value > 1 and sampling.temperature == 0:
+        raise UserError(f"--num_samples={NUM_SAMPLES.value} with --temperature=0 would give the same text each time")
+    prompts = [prompt for prompt in _prompts() for _ in range(NUM_SAMPLES.value)]
+
+    cli.prepare_jax()
+    from train import sharding
+    from train.continuation import continue_texts
+    from train.runs import load_run
+
+    run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
+    printer = _Printer(prompts, silent=JSON.value)
+    try:
+        results = continue_texts(
+            run.experiment.model,
+            run.params,
+            run.tokenizer,
+            prompts,
+            sampling,
+            stops=STOP.value,
+            batch_size=BATCH_SIZE.value,
+            shard=run.shard,
+            row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
+            on_text=printer.show,
+        )
+    except KeyboardInterrupt:
+        print(file=sys.stderr)
+        return 130  # what a shell gives for a command that was interrupted
+    if JSON.value:
+        print(json.dumps(_as_json(run.step, prompts, results), indent=1, ensure_ascii=False))
+    else:
+        printer.finish(results)
+    printer.report(results)
+    return 0
+
+
+def _sampling() -> "Sampling":
+    """The sampling that the flags ask for. Raises UserError that names them."""
+    from model.options import find_problems
+    from model.sampling import Sampling
+
+    sampling = Sampling(
+        max_tokens=MAX_TOKENS.value,
+        temperature=TEMPERATURE.value,
+        top_k=TOP_K.value,
+        top_p=TOP_P.value,
+        min_p=MIN_P.value,
+        repetition_penalty=REPETITION_PENALTY.value,
+        seed=SEED.value,
+    )
+    problems = find_problems(sampling)
+    if problems:
+        raise UserError("\n  ".join("--" + problem for problem in problems))
+    return sampling
+
+
+def _prompts() -> list[str]:
+    """The prompts of the flags and the file, an empty one if there are none. Raises UserError for a bad file."""
+    prompts = list(PROMPT.value)
+    if PROMPTS_FILE.value is not None:
+        prompts += read_prompts(pathlib.Path(PROMPTS_FILE.value))
+    return prompts or [""]
+
+
+def read_prompts(path: pathlib.Path) -> list[str]:
+    """The prompts in a file: its lines that are not blank, or the "prompt" of each line of a .jsonl file.
+
+    Raises UserError for a file that is missing, no UTF-8, or holds no prompt, and for a line that is not of its form.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"--prompts_file={path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--prompts_file={path} is not UTF-8 at byte {error.start}") from None
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        prompts.append(_prompt_of_json(line, f"{path}, line {number}") if path.suffix == ".jsonl" else line)
+    if not prompts:
+        raise UserError(f"--prompts_file={path} holds no prompt; expected one on each line")
+    return prompts
+
+
+def _prompt_of_json(line: str, where: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise UserError(f'{where}: expected {{"prompt": "..."}}, got {line[:60]!r}')
+    return prompt
+
+
+def _as_json(step: int, prompts: list[str], results: "list[Continuation]") -> dict[str, object]:
+    samples = [
+        {"prompt": prompt, "text": r.text, "tokens": r.tokens, "ended_by": r.ended_by}
+        for prompt, r in zip(prompts, results, strict=True)
+    ]
+    return {"run": RUN.value, "step": step, "seed": SEED.value, "samples": samples}
+
+
+class _Printer:
+    """Writes texts to the terminal, a single one as it comes, and counts time."""
+
+    def __init__(self, prompts: list[str], silent: bool) -> None:
+        self.prompts, self.silent = prompts, silent
+        self.live = len(prompts) == 1 and not silent
+        self.began = time.monotonic()
+        self.first = self.last = 0.0
+        if self.live:
+            print(prompts[0], end="", flush=True)
+
+    def show(self, row: int, text: str) -> None:
+        """Takes the text that a token completed."""
+        self.last = time.monotonic()
+        self.first = self.first or self.last
+        if self.live and text:
+            print(text, end="", flush=True)
+
+    def finish(self, results: "list[Continuation]") -> None:
+        """Writes the texts that did not go out as they came."""
+        if self.live:
+            print()
+            return
+        for number, (prompt, result) in enumerate(zip(self.prompts, results, strict=True), start=1):
+            print(f"=== {number} of {len(results)}, ended by {result.ended_by.replace('_', ' ')} ===")
+            print(prompt + result.text)
+
+    def report(self, results: "list[Continuation]") -> None:
+        """Says on standard error how many tokens there were and how fast they came."""
+        tokens = sum(result.tokens for result in results)
+        ends = f", ended by {results[0].ended_by.replace('_', ' ')}" if len(results) == 1 else ""
+        line = f"{tokens} tokens{ends}; the first after {self.first - self.began:.2f} s"
+        later, seconds = tokens - min(len(results), BATCH_SIZE.value), self.last - self.first
+        if later > 0 and seconds > 0:
+            line += f", then {later / seconds:.0f} tokens/s"
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,101 @@
+"""The main job, start to end, on this machine: text, tokenizer, training, perplexity, samples, report.
+
+    python -m launch.quickstart
+
+Trains configs/quickstart.py into runs/quickstart, or continues it; measures the validation files and says how well
+gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+
+CONFIG = flags.DEFINE_string("config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`.")
+SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
+RUN = flags.DEFINE_string("run", "runs/quickstart", "The run folder.")
+NUM_FILES = flags.DEFINE_integer("num_files", 32, "How many files the model writes for the parser.")
+FILE_TOKENS = flags.DEFINE_integer("file_tokens", 256, "The most tokens in each of them.")
+
+
+def main(argv: list[str]) -> int:
+    """Trains, measures, compares, reports."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}")
+    cli.prepare_jax()
+    from train.experiment import from_file
+    from train.loop import train
+    from train.preemption import EXIT_PREEMPTED
+    from train.report import summary, write_report
+
+    run = pathlib.Path(RUN.value)
+    experiment = from_file(CONFIG.value, SET.value)
+    outcome = train(experiment, run)
+    if outcome.state == "interrupted":
+        print(f"interrupted at step {outcome.step}: {outcome.reason}")
+        return EXIT_PREEMPTED
+    _compare(run)
+    write_report(run)
+    print(summary(run))
+    print(f"report: {run / 'report.html'}")
+    return 0
+
+
+def _compare(run: pathlib.Path) -> None:
+    """Writes RUN/evaluation.json, unless it is there for this checkpoint already."""
+    from train.evaluation.baselines import text_baselines
+    from train.evaluation.documents import from_split, split_text
+    from train.evaluation.parsing import parse_share
+    from train.evaluation.perplexity import score, summarize
+    from train.run_folder import write_json
+    from train.runs import load_run
+    from train.samples import draw_samples
+
+    loaded = load_run(run)
+    path = run / "evaluation.json"
+    if path.exists() and json.loads(path.read_text()).get("step") == loaded.step:
+        return
+    experiment, dataset = loaded.experiment, loaded.dataset()
+    print("measuring the validation files, window by window")
+    end, context = dataset.tokenizer.end_of_document, experiment.model.context_length
+    scores = score(
+        experiment.model,
+        loaded.params,
+        from_split(dataset, "validation"),
+        begin=end,
+        mesh=loaded.mesh,
+        table=experiment.sharding,
+        stride=context // 2,
+    )
+    measured = {name: estimate.value for name, estimate in summarize(scores).items()}
+    counts = {"tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum())}
+    print("packing the same files with gzip and xz")
+    baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
+    print(f"letting the model write {NUM_FILES.value} files")
+    longer = dataclasses.replace(experiment.samples, length=min(FILE_TOKENS.value, context - 1))
+    files = draw_samples(
+        dataclasses.replace(experiment, samples=longer),
+        loaded.params,
+        ("",) * NUM_FILES.value,
+        tokenizer=dataset.tokenizer,
+        seed=0,
+    )
+    share = parse_share(files)
+    (run / "files.txt").write_text("\n".join(f"=== file {i} ===\n{f.text}" for i, f in enumerate(files)))
+    write_json(
+        path,
+        {
+            "step": loaded.step,
+            "validation": measured | counts,
+            "baselines": [dataclasses.asdict(baseline) for baseline in baselines],
+            "samples": dataclasses.asdict(share) | {"share": share.share},
+        },
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,37 @@
+"""Rebuilds the report of a run, finished or still going.
+
+    python -m launch.report --run=runs/quickstart
+    python -m launch.report --run=runs/quickstart --curve=loss.png
+
+Writes RUN/report.html, which opens in any browser without a network, and prints the numbers at its head. With --curve
+it writes the loss curves as a picture as well.
+"""
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+
+RUN = flags.DEFINE_string("run", None, "The run folder.")
+CURVE = flags.DEFINE_string("curve", None, "A file for the loss curves as a picture; its name ends in .png.")
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and writes the report."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags look like --run=runs/quickstart")
+    if RUN.value is None:
+        raise UserError("--run is missing: the report of which run? Try --run=runs/quickstart")
+    from train.report import summary, write_curve_png, write_report
+
+    path = write_report(RUN.value)
+    print(summary(RUN.value))
+    print(f"report: {path}")
+    if CURVE.value is not None:
+        write_curve_png(RUN.value, CURVE.value)
+        print(f"curve: {CURVE.value}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

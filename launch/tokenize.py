@@ -1,0 +1,114 @@
+"""Turns text into record shards that launch.train reads.
+
+    python -m launch.tokenize --input='books/**/*.txt' --output=data/books --tokenizer=sentencepiece --vocab_size=16384
+    python -m launch.tokenize --input=pages.jsonl --field=body --output=data/pages --tokenizer=data/books
+
+The input is a text file, a folder, a glob, a .jsonl or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging Face
+dataset, or `stdlib` for Python's own sources. A command that was interrupted goes on when it is given again; the shards
+do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set data.tokenizer=None --set
+data.validation=None.
+"""
+
+import pathlib
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+from model.options import check, parse_value
+from train.data import config
+
+INPUT = flags.DEFINE_string("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
+FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, parquet and hf datasets.")
+OUTPUT = flags.DEFINE_string("output", None, "The dataset folder to make, or to go on with.")
+TOKENIZER = flags.DEFINE_string(
+    "tokenizer",
+    "sentencepiece",
+    "sentencepiece (trained here), bytes or characters; a SentencePiece .model or a tokenizer.json; a dataset folder, to"
+    " take its tokenizer; or an option written out, such as 'HuggingFace(path=t.json, end_of_document=</s>)'.",
+)
+VOCAB_SIZE = flags.DEFINE_integer(
+    "vocab_size", None, "The pieces of a SentencePiece trained here; 4096 when not given."
+)
+VALIDATION = flags.DEFINE_string(
+    "validation",
+    "0.08",
+    "What to hold out: a share of the bytes, in whole documents; none; the path of a validation text; or an option"
+    " written out, such as Tail(fraction=0.1).",
+)
+WORKERS = flags.DEFINE_integer("workers", None, "Processes; one for every core when not given.", lower_bound=1)
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and prepares the dataset."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; the text is given by --input")
+    source, folder = INPUT.value, OUTPUT.value
+    if not source or not folder:
+        missing = "output, the dataset folder to make," if source else "input, the text to tokenize,"
+        raise UserError(f"--{missing} is missing; see python -m launch.tokenize --help")
+    from train.data.dataset import is_dataset
+    from train.data.prepare import prepare
+    from train.data.progress import TerminalProgress
+    from train.data.summary import summary
+
+    if is_dataset(source):
+        raise UserError(f"--input={source} is tokenized already; give its folder to launch.train as data.path")
+    data = config.Data(
+        path=(config.Source(path=source, field=FIELD.value),),
+        tokenizer=tokenizer_option(TOKENIZER.value, VOCAB_SIZE.value),
+        validation=validation_option(VALIDATION.value, FIELD.value),
+    )
+    check(data)
+    print(summary(prepare(data, folder, TerminalProgress(), WORKERS.value)))
+    return 0
+
+
+def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | config.TokenizerOf:
+    """The option that --tokenizer and --vocab_size stand for. Raises UserError for what is none."""
+    words: dict[str, config.Tokenizer | config.TokenizerOf] = {
+        "sentencepiece": config.SentencePiece() if vocab_size is None else config.SentencePiece(vocab_size=vocab_size),
+        "bytes": config.Bytes(),
+        "characters": config.Characters(),
+    }
+    path = pathlib.Path(text).expanduser()
+    option = words.get(text.lower())
+    if option is None and path.is_dir():
+        option = config.TokenizerOf(path=text)
+    elif option is None and path.suffix == ".model":
+        option = config.SentencePieceFile(path=text)
+    elif option is None and path.suffix == ".json":
+        option = config.HuggingFace(path=text)
+    elif option is None:
+        option = parse_value(text, config.Tokenizer, "tokenizer")
+    if not isinstance(option, config.Tokenizer | config.TokenizerOf):
+        raise UserError(
+            f"--tokenizer={text}: expected {', '.join(words)}, a .model or .json file, a dataset folder, or an option"
+            " such as 'SentencePiece(vocab_size=8192)'"
+        )
+    if vocab_size is not None and text.lower() != "sentencepiece":
+        raise UserError(
+            f"--vocab_size is for a SentencePiece that is trained here; --tokenizer={text} has its own size"
+        )
+    return option
+
+
+def validation_option(text: str, field: str) -> config.Validation | None:
+    """The option that --validation stands for. Raises UserError for what is none."""
+    if pathlib.Path(text).expanduser().exists():
+        return config.SeparateText(path=text, field=field)
+    value = parse_value(text, config.Validation | None, "validation")
+    if value is None or text.lower() == "none":
+        return None
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return config.WholeFiles(fraction=float(value))
+    if isinstance(value, (config.WholeFiles, config.Tail, config.SeparateText)):
+        return value
+    raise UserError(
+        f"--validation={text}: expected a share such as 0.08, none, the path of a text, or an option such as"
+        " 'Tail(fraction=0.1)'"
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

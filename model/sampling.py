@@ -1,0 +1,133 @@
+"""How the next token is chosen from logits: greedily, or drawn after any of the published filters.
+
+They are applied in this order, each to what the one before left:
+  repetition_penalty  Keskar et al. 2019, "CTRL", section 4.1: the logits of tokens that were there before (in the
+                      prompt too) are divided by the penalty. A negative logit is multiplied instead, as in every
+                      later implementation: dividing it would favour the token.
+  temperature         logits / temperature; 0 is greedy.
+  top_k               Fan, Lewis, Dauphin 2018, "Hierarchical Neural Story Generation", section 5.1: the k likeliest.
+  top_p               Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration", section 3.1: the smallest
+                      set of the likeliest tokens whose probabilities sum to p or more.
+  min_p               Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs",
+                      section 3: the tokens at least min_p times as probable as the likeliest.
+Tokens exactly as likely as the last one kept are kept with it, so the result never hangs on the order of ids.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+# The numbers of `Sampling` as a pytree: None is structure, so jit compiles a filter in or leaves it out, and one
+# program serves all its values.
+Rules = dict[str, float | int | None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What a generated text may be.
+
+    Attributes:
+      max_tokens: the most new tokens of each prompt.
+      temperature: 0 takes the likeliest token, 1 draws from the model as it is.
+      top_k, top_p, min_p, repetition_penalty: the filters above; None leaves one out.
+      seed: decides every draw.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    seed: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.max_tokens < 1:
+            yield "max_tokens", f"must be at least 1, got {self.max_tokens}"
+        if not 0 <= self.temperature < float("inf"):
+            yield "temperature", f"must be 0 (greedy) or more, got {self.temperature}"
+        if self.top_k is not None and not 1 <= self.top_k < 2**31:
+            yield "top_k", f"must be at least 1, or None for no limit, got {self.top_k}"
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            yield "top_p", f"must be above 0 and at most 1, got {self.top_p}"
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            yield "min_p", f"must be from 0 to 1, got {self.min_p}"
+        if self.repetition_penalty is not None and not 0 < self.repetition_penalty < float("inf"):
+            yield "repetition_penalty", f"must be above 0 (1 changes nothing), got {self.repetition_penalty}"
+        if not 0 <= self.seed < 2**32:
+            yield "seed", f"must be from 0 to 2^32 - 1, got {self.seed}"
+        if self.temperature == 0:
+            for name in ("top_k", "top_p", "min_p"):
+                if getattr(self, name) is not None:
+                    yield name, "has nothing to choose from at temperature=0, which takes the likeliest token"
+
+    def rules(self) -> Rules:
+        """The numbers that `choose` needs; None where a filter would change nothing."""
+        return {
+            "temperature": self.temperature or None,
+            "top_k": self.top_k,
+            "top_p": None if self.top_p == 1 else self.top_p,
+            "min_p": self.min_p or None,
+            "repetition_penalty": None if self.repetition_penalty == 1 else self.repetition_penalty,
+        }
+
+
+def choose(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Array | None) -> jax.Array:
+    """The next token of each row, int32 (B,).
+
+    Args:
+      rules: of `Sampling.rules`.
+      logits_BV: the model's scores.
+      key_B: a random key for each row, so that rows do not hang on one another.
+      seen_BV: True for tokens that were there before; read by the repetition penalty only.
+    """
+    logits_BV = filtered(rules, logits_BV, seen_BV)
+    if rules["temperature"] is None:
+        return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(key_B, logits_BV).astype(jnp.int32)
+
+
+def filtered(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = None) -> jax.Array:
+    """The logits to draw from, float32 (B, V): scaled, and -inf for the tokens that the filters take out."""
+    logits_BV = logits_BV.astype(jnp.float32)
+    penalty, temperature, top_k = rules["repetition_penalty"], rules["temperature"], rules["top_k"]
+    top_p, min_p = rules["top_p"], rules["min_p"]
+    if penalty is not None:
+        assert seen_BV is not None
+        punished_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = jnp.where(seen_BV, punished_BV, logits_BV)
+    if temperature is not None:
+        logits_BV = logits_BV / temperature
+    if top_k is not None:
+        logits_BV = keep_while(logits_BV, jnp.ones_like(logits_BV, jnp.int32), top_k)
+    if top_p is not None:
+        logits_BV = keep_while(logits_BV, jax.nn.softmax(logits_BV, axis=-1), top_p)
+    if min_p is not None:
+        floor_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(min_p)
+        logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
+    return logits_BV
+
+
+def keep_while(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | float | int) -> jax.Array:
+    """Keeps a token while the weights of all likelier ones sum to less than `limit`; the others become -inf.
+
+    With weights of 1 this is top-k, with probabilities it is top-p. The lowest logit kept is found exactly, by 32
+    halvings of the range of float32 in its order: on a CPU that takes a tenth of the time of sorting the row.
+    """
+    bits_BV = jax.lax.bitcast_convert_type(logits_BV, jnp.uint32)
+    negative_BV = bits_BV >= jnp.uint32(1 << 31)
+    rank_BV = jnp.where(negative_BV, ~bits_BV, bits_BV | jnp.uint32(1 << 31))  # uint32 in the order of the floats
+
+    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low_B, high_B = bounds
+        middle_B = low_B + (high_B - low_B) // 2
+        above_B = jnp.sum(jnp.where(rank_BV > middle_B[:, None], weight_BV, 0), axis=-1)
+        kept_B = above_B < limit
+        return jnp.where(kept_B, low_B, middle_B + 1), jnp.where(kept_B, middle_B, high_B)
+
+    highest_B = jnp.max(rank_BV, axis=-1)
+    lowest_B, _ = jax.lax.fori_loop(0, 32, halve, (jnp.zeros_like(highest_B), highest_B))
+    return jnp.where(rank_BV >= lowest_B[:, None], logits_BV, -jnp.inf)

@@ -1,0 +1,150 @@
+"""Cairn's training step against a PyTorch eager loop of the same shapes, in turn in one run.
+
+    pip install torch          (the extra `benchmark`)
+    python tests/benchmarks/nanogpt_speed.py [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
+
+The PyTorch loop (tests/benchmarks/torch_reference.py) runs in a process of its own that sleeps while it is not its turn.
+Both sides count the whole iteration: the batch, the forward and backward pass, clipping, AdamW, fetching the loss.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import random
+import statistics
+import string
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+SIZES = {
+    "small": [],
+    "large": [
+        "model.num_layers=6",
+        "model.width=384",
+        "model.context_length=256",
+        "model.attention.num_heads=6",
+        "model.ffn.width=1536",
+        "data.sequence_length=256",
+        "data.batch_size=16",
+    ],
+}
+
+
+class Ours:
+    """Cairn's loop: the pipeline, the jitted step, the metrics of the step before."""
+
+    def __init__(self, size: str, overrides: list[str], folder: pathlib.Path) -> None:
+        import jax
+
+        from launch.cli import prepare_jax
+
+        prepare_jax()
+        from train import experiment as experiments
+        from train import feed, sharding
+        from train.data.dataset import open_dataset
+        from train.data.pipeline import Batches
+        from train.data.prepare import prepare
+        from train.state import init_sharded, state_shardings
+        from train.step import compile_train_step
+
+        text = folder / "text.txt"
+        alphabet = (string.ascii_letters + string.digits + " \n.")[:65]
+        text.write_text("".join(random.Random(0).choices(alphabet, k=1_100_000)))
+        experiment = experiments.from_file(
+            str(ROOT / "configs" / "shakespeare_char.py"), [f"data.path={text}", *SIZES[size], *overrides]
+        )
+        mesh = sharding.make_mesh(experiment.mesh)
+        rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
+        arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
+        self.state = init_sharded(*arguments, 0, state_shardings(*arguments, mesh, experiment.sharding))
+        self.step = compile_train_step(experiment, mesh)
+        batches = Batches(open_dataset(prepare(experiment.data, folder / "data")), experiment.data)
+        self.batches = batches.iterator(0)
+        self.place = lambda b: feed.place(b, rows, experiment.data.batch_size, isolated=False)
+        self.get = jax.device_get
+        self.pending: Any = None
+
+    def run(self, count: int) -> list[float]:
+        """Milliseconds of each of `count` iterations."""
+        times = []
+        for _ in range(count):
+            began = time.perf_counter()
+            self.state, scalars = self.step(self.state, self.place(next(self.batches)))
+            if self.pending is not None:
+                self.get(self.pending)
+            self.pending = scalars
+            times.append(1e3 * (time.perf_counter() - began))
+        self.get(self.pending)
+        self.pending = None
+        return times
+
+
+class Torch:
+    """The PyTorch loop, in a process that reads how many steps to run and writes how long each took."""
+
+    def __init__(self, size: str) -> None:
+        script = str(ROOT / "tests" / "benchmarks" / "torch_reference.py")
+        self.process = subprocess.Popen(
+            [sys.executable, script, f"--size={size}", "--serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout
+        self.facts = json.loads(self.process.stdout.readline())
+
+    def run(self, count: int) -> list[float]:
+        """Milliseconds of each of `count` iterations."""
+        assert self.process.stdin and self.process.stdout
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())["ms"]
+
+
+@dataclasses.dataclass
+class Row:
+    """Medians of one side over the rounds."""
+
+    rounds: list[float]
+
+    def __str__(self) -> str:
+        return f"{statistics.median(self.rounds):9.1f} {min(self.rounds):9.1f} {max(self.rounds):9.1f}"
+
+
+def main() -> None:
+    """Runs the sides in turn and prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--no_torch", action="store_true")
+    flags = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        ours = Ours(flags.size, flags.set, pathlib.Path(folder))
+        sides: dict[str, Any] = {"cairn": ours} | ({} if flags.no_torch else {"torch": Torch(flags.size)})
+        rounds: dict[str, list[float]] = {name: [] for name in sides}
+        for side in sides.values():
+            side.run(5)
+        for _ in range(flags.rounds):
+            for name, side in sides.items():
+                # The first iterations after a turn find cold caches on both sides.
+                rounds[name].append(statistics.median(side.run(flags.steps + 2)[2:]))
+    print(f"size {flags.size}, {flags.rounds} rounds of {flags.steps} steps, ms per step, median of a round")
+    print(f"{'':8}{'median':>9} {'least':>9} {'most':>9}")
+    for name, values in rounds.items():
+        print(f"{name:8}{Row(values)}")
+    if "torch" in rounds:
+        ratios = [a / b for a, b in zip(rounds["cairn"], rounds["torch"], strict=True)]
+        print(f"{'ratio':8}{statistics.median(ratios):9.3f} {min(ratios):9.3f} {max(ratios):9.3f}")
+
+
+if __name__ == "__main__":
+    main()

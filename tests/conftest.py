@@ -1,0 +1,103 @@
+"""What the tests share: eight virtual devices, one compilation cache, tiny experiments and a tiny finished run."""
+
+import dataclasses
+import os
+import pathlib
+import random
+
+import pytest
+
+# Before jax is imported: tests of sharding want several devices, and all want each program compiled once.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+
+WORDS = "the a cat dog bird sees hears likes small old grey and or but café never always in under house tree".split()
+
+
+@pytest.fixture(scope="session")
+def tiny_text(tmp_path_factory):
+    """A folder of eight text files of about 1 kB: sentences of a few words, the same on every machine."""
+    folder = tmp_path_factory.mktemp("text")
+    draw = random.Random(0)
+    for number in range(8):
+        lines = [" ".join(draw.choices(WORDS, k=draw.randint(3, 8))) + "." for _ in range(30)]
+        (folder / f"{number}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_experiment(tiny_text):
+    """A function that makes a checked experiment of about 16,000 parameters; takes overrides as `--set` writes them.
+
+    tiny_experiment(training__num_steps=3, model__position="Learned()") changes two fields: `__` stands for a dot, text
+    is read as `--set` reads it, and any other value is taken as it is.
+    """
+    from model.attention import GroupedQuery
+    from model.config import ModelConfig
+    from model.feedforward import Gated
+    from model.options import check, override
+    from train.data.config import Bytes, Data, Tail
+    from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Samples, Training
+    from train.optimizers import AdamW
+    from train.schedules import Cosine
+
+    base = Experiment(
+        model=ModelConfig(
+            vocab_size=257,
+            context_length=32,
+            num_layers=2,
+            width=32,
+            attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+            ffn=Gated(width=64),
+        ),
+        data=Data(
+            path=str(tiny_text),
+            tokenizer=Bytes(),
+            validation=Tail(fraction=0.1),
+            batch_size=8,
+            sequence_length=16,
+            prefetch=2,
+        ),
+        training=Training(num_steps=20),
+        optimizer=AdamW(weight_decay=0.1),
+        schedule=Cosine(peak=1e-2, final=1e-3, warmup_steps=4),
+        evaluation=Evaluation(every=10),
+        checkpoints=Checkpoints(every=10),
+        samples=Samples(length=8),
+        logging=Logging(every=1, tensorboard=False),
+    )
+
+    def make(**changes):
+        experiment = base
+        for name, value in changes.items():
+            path = name.replace("__", ".")
+            if isinstance(value, str):
+                experiment = override(experiment, f"{path}={value}")
+            else:
+                experiment = replace_at(experiment, path.split("."), value)
+        check(experiment)
+        return experiment
+
+    return make
+
+
+def replace_at(option, steps, value):
+    """A copy of a tree of options with the field at a path replaced."""
+    name, *rest = steps
+    below = replace_at(getattr(option, name), rest, value) if rest else value
+    return dataclasses.replace(option, **{name: below})
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tiny_experiment, tmp_path_factory):
+    """The folder of a finished run of 20 steps: metrics, samples, report, two checkpoints. Copy it before changing it."""
+    from train.loop import train
+
+    run = tmp_path_factory.mktemp("runs") / "tiny"
+    outcome = train(tiny_experiment(), run, say=lambda line: None)
+    assert (outcome.state, outcome.step) == ("finished", 20)
+    return run

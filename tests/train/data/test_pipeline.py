@@ -1,0 +1,263 @@
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from train.data import (
+    Batches,
+    BestFit,
+    Bytes,
+    Concatenate,
+    Data,
+    EvaluationBatches,
+    SeparateText,
+    Source,
+    open_dataset,
+    prepare,
+)
+
+PACKINGS = [Concatenate(), Concatenate(order="files", shift=False), BestFit()]
+
+
+def change(data, **fields):
+    return dataclasses.replace(data, **fields)
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+def texts_of(dataset, split="train"):
+    part = dataset.split(split)[0]
+    return {part.document_name(d): part.tokens(d).tolist() for d in range(part.num_documents)}
+
+
+def epoch(batches):
+    """The rows of the first epoch, and no more."""
+    (rows,) = batches.rows_per_epoch
+    size = batches.data.batch_size
+    for n in range(-(-rows // size)):
+        batch = batches.rows(n, range(min(size, rows - n * size)))
+        yield from (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
+
+
+def test_shapes_and_types(dataset, data):
+    batch = Batches(dataset, data).rows(3)
+    assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == {
+        "tokens": ((8, 32), "int32"),
+        "targets": ((8, 32), "int32"),
+        "segment_ids": ((8, 32), "int32"),
+        "positions": ((8, 32), "int32"),
+        "loss_mask": ((8, 32), "float32"),
+    }
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("joined", [False, True])
+def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packing, joined):
+    """One epoch, taken apart by segments, is every document between two ends, each pair once."""
+    end = dataset.end_of_document
+    batches = Batches(dataset, change(data, packing=packing, cross_document_attention=joined))
+    pairs = []
+    for row in epoch(batches):
+        used = row["loss_mask"] > 0
+        assert np.array_equal(used, row["segment_ids"] > 0)
+        pairs += zip(row["tokens"][used].tolist(), row["targets"][used].tolist(), strict=True)
+    expected = []
+    for tokens in texts_of(dataset).values():
+        expected += itertools.pairwise([end, *tokens, end])
+    assert sorted(pairs) == sorted(expected)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_documents_apart(dataset, data, packing):
+    """Segments count from 1, positions restart, an end begins a segment and never stands inside one."""
+    end = dataset.end_of_document
+    for row in itertools.islice(epoch(Batches(dataset, change(data, packing=packing))), 60):
+        used = int((row["segment_ids"] > 0).sum())
+        segments = row["segment_ids"][:used]
+        starts = np.flatnonzero(np.diff(segments, prepend=0))
+        assert segments[starts].tolist() == list(range(1, len(starts) + 1))
+        assert (row["segment_ids"][used:] == 0).all()
+        inside = np.ones(used, bool)
+        inside[starts] = False
+        assert not (row["tokens"][:used][inside] == end).any()
+        assert (row["tokens"][starts[1:]] == end).all() or isinstance(packing, BestFit)
+        for a, b in itertools.pairwise([*starts.tolist(), used]):
+            assert row["positions"][a:b].tolist() == list(range(b - a))
+            assert row["tokens"][a + 1 : b].tolist() == row["targets"][a : b - 1].tolist()
+
+
+def test_documents_that_see_each_other(dataset, data):
+    batch = Batches(dataset, change(data, cross_document_attention=True)).rows(0)
+    assert (batch["segment_ids"] == 1).all()
+    assert (batch["positions"] == np.arange(32)).all()
+
+
+def test_without_an_end(endless):
+    """A stream of characters: nothing is inserted; between documents that do not see each other nothing is learnt."""
+    dataset, data = endless
+    part = dataset.split("train")[0]
+    stream = np.concatenate([part.tokens(d) for d in range(part.num_documents)])
+    ends = np.cumsum([part.length(d) for d in range(part.num_documents)]) - 1
+    for joined in (True, False):
+        option = change(data, packing=Concatenate(order="files", shift=False), cross_document_attention=joined)
+        rows = list(EvaluationBatches(dataset, option, split="train"))
+        tokens, targets, mask = (
+            np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "loss_mask")
+        )
+        assert tokens[: len(stream)].tolist() == stream.tolist()
+        assert (
+            targets[: len(stream) - 1][mask[: len(stream) - 1] > 0].tolist()
+            == (stream[1:] if joined else np.delete(stream[1:], ends[:-1])).tolist()
+        )
+        unlearnt = np.flatnonzero(mask[: len(stream)] == 0).tolist()
+        assert unlearnt == ([len(stream) - 1] if joined else ends.tolist())
+        assert not mask[len(stream) :].any()
+
+
+def test_nanogpt_split(tmp_path):
+    """First 90% of the characters train, the vocabulary is that of the file, and nothing is added."""
+    from train.data import Characters, Tail
+
+    text = "".join(chr(97 + k % 23) for k in range(1005))
+    (tmp_path / "t.txt").write_text(text)
+    data = Data(path=str(tmp_path / "t.txt"), tokenizer=Characters(), validation=Tail(fraction=0.1))
+    dataset = open_dataset(prepare(data, tmp_path / "d"))
+    assert (dataset.vocab_size, dataset.end_of_document) == (23, None)
+    assert (dataset.count("train", "tokens"), dataset.count("validation", "tokens")) == (int(0.9 * 1005), 101)
+    assert dataset.tokenizer.decode(dataset.split("validation")[0].tokens(0)) == text[904:]
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("hosts", [2, 8])
+def test_hosts_read_the_same_batch(dataset, data, packing, hosts):
+    option = change(data, packing=packing)
+    whole = Batches(dataset, option)
+    share = data.batch_size // hosts
+    for n in (0, 7, 1234):
+        parts = [
+            Batches(open_dataset(dataset.folder), option).rows(n, range(h * share, (h + 1) * share))
+            for h in range(hosts)
+        ]
+        joined = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+        assert equal(joined, whole.rows(n))
+
+
+def test_a_host_reads_only_the_records_of_its_rows(dataset, data, monkeypatch):
+    opened = open_dataset(dataset.folder)
+    batches = Batches(opened, data)
+    reader = opened.split("train")[0].reader
+    asked = []
+    monkeypatch.setattr(
+        reader, "_read_bytes", lambda number, read=reader._read_bytes: asked.append(number) or read(number)
+    )
+    batches.rows(5, [])
+    assert asked == []
+    batches.rows(5, [2])
+    assert 1 <= len(asked) <= 4
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 4])
+def test_iterator_begins_anywhere(dataset, data, prefetch):
+    batches = Batches(dataset, change(data, prefetch=prefetch))
+    iterator = batches.iterator(start=17, rows=[1, 3])
+    for n in range(17, 23):
+        assert equal(next(iterator), batches.rows(n, [1, 3]))
+    iterator.close()
+    assert len(list(batches.iterator(start=2, stop=5))) == 3
+
+
+def test_epochs_are_reshuffled_and_cut_elsewhere(dataset, data):
+    batches = Batches(dataset, change(data, batch_size=1))
+    (rows,) = batches.rows_per_epoch
+    epochs = [[batches._locate(n, 0) for n in range(e * rows, (e + 1) * rows)] for e in range(2)]
+    assert [sorted(r for _, r, _ in e) for e in epochs] == [list(range(rows))] * 2
+    assert [r for _, r, _ in epochs[0]] != [r for _, r, _ in epochs[1]]
+    offsets = [{offset for _, _, offset in e} for e in epochs]
+    assert all(len(o) == 1 for o in offsets)
+    assert offsets[0] != offsets[1]
+    still = Batches(dataset, change(data, batch_size=1, packing=Concatenate(shift=False)))
+    assert {still._locate(n, 0)[2] for n in range(2 * rows)} == {0}
+
+
+def test_seed_changes_the_order(dataset, data):
+    a, b = (Batches(dataset, change(data, seed=seed)).rows(0) for seed in (0, 1))
+    assert not equal(a, b)
+    assert equal(a, Batches(dataset, data).rows(0))
+
+
+def test_order_is_this_one(dataset, data):
+    """The order of training is part of what a seed means: a library that changes it must not do so unnoticed."""
+    batches = Batches(dataset, change(data, batch_size=1, packing=Concatenate(order="files")))
+    (rows,) = batches.rows_per_epoch
+    assert [batches._locate(n, 0)[1:] for n in (0, 1, 2, rows, rows + 1)] == GOLDEN
+
+
+def test_evaluation_counts_every_target_once(dataset, data):
+    evaluation = EvaluationBatches(dataset, change(data, packing=BestFit()), batch_size=5)
+    batches = list(evaluation)
+    assert len(batches) == evaluation.num_batches == len(evaluation)
+    targets = np.concatenate([b["targets"][b["loss_mask"] > 0] for b in batches])
+    expected = [t for tokens in texts_of(dataset, "validation").values() for t in [*tokens, dataset.end_of_document]]
+    assert targets.tolist() == expected
+    assert len(targets) == evaluation.num_tokens + evaluation.num_documents
+    assert evaluation.num_bytes == evaluation.num_tokens  # the tokens are bytes
+    assert equal(evaluation.batch(1), batches[1])
+
+
+def test_evaluation_on_hosts_and_with_a_limit(dataset, data):
+    whole = EvaluationBatches(dataset, data)
+    halves = [EvaluationBatches(dataset, data, rows=rows) for rows in (range(4), range(4, 8))]
+    for n, batch in enumerate(whole):
+        parts = [half.batch(n) for half in halves]
+        assert equal({k: np.concatenate([p[k] for p in parts]) for k in batch}, batch)
+    assert whole.is_whole
+    short = EvaluationBatches(dataset, data, limit=2)
+    assert (short.num_batches, short.is_whole) == (2, False)
+    assert [equal(a, b) for a, b in zip(short, whole, strict=False)] == [True, True]
+
+
+def test_mixture_follows_its_weights(corpus, tmp_path):
+    (tmp_path / "b.txt").write_text("b" * 3000)
+    data = Data(
+        path=(Source(path=str(corpus), weight=3), Source(path=str(tmp_path / "b.txt"), weight=1)),
+        tokenizer=Bytes(),
+        validation=SeparateText(path=str(tmp_path / "b.txt")),
+        batch_size=4,
+        sequence_length=16,
+    )
+    dataset = open_dataset(prepare(data, tmp_path / "d"))
+    batches = Batches(dataset, data)
+    from_b = np.array([(batches.rows(n)["targets"][:, 3] == ord("b")).sum() for n in range(100)])
+    assert from_b.sum() == 100  # a quarter of the rows, in every stretch of them
+    assert from_b[:10].sum() == 10
+    assert {s.source for s in batches.documents(0)} == {0, 1}
+    # The folder alone, without the sources that made it, has the same weights.
+    alone = Batches(dataset, change(data, path=str(tmp_path / "d")))
+    assert equal(alone.rows(9), batches.rows(9))
+
+
+def test_documents_name_what_is_in_a_batch(dataset, data, corpus):
+    batches = Batches(dataset, data)
+    batch = batches.rows(11)
+    learnt = np.zeros(batch["targets"].shape, int)
+    for s in batches.documents(11, characters=500):
+        content = (corpus / s.name).read_bytes()
+        assert len(content) == s.of
+        row = batch["targets"][s.row, s.column : s.column + s.stop - s.start]
+        assert bytes(row.tolist()) == content[s.start : s.stop] == s.text.encode()
+        learnt[s.row, s.column : s.column + s.length] += 1
+    assert np.array_equal(learnt, batch["loss_mask"].astype(int))
+
+
+def test_rows_outside_the_batch_and_unknown_split(dataset, data):
+    with pytest.raises(ValueError, match="row 8 of a batch of 8"):
+        Batches(dataset, data).rows(0, [8])
+    with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
+        Batches(dataset, data, split="test")
+
+
+

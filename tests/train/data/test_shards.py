@@ -1,0 +1,91 @@
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from train.data import records
+from train.data.records import DamagedRecordError, Record
+from train.data.shards import RECORD_TOKENS, ShardReader, ShardWriter
+
+
+@pytest.mark.parametrize(("vocab_size", "width"), [(256, 1), (257, 2), (65_536, 2), (65_537, 4)])
+def test_record_round_trip_in_the_smallest_type(vocab_size, width):
+    tokens = np.array([0, 1, vocab_size - 1])
+    content = records.pack(Record("näme.py", 8192, 9000, tokens), records.token_bytes(vocab_size))
+    record = records.unpack(content)
+    assert (record.name, record.offset, record.document_tokens) == ("näme.py", 8192, 9000)
+    assert record.tokens.itemsize == width
+    assert record.tokens.tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("at", [0, 5, 9, 20, 30, 40, -1])
+def test_every_flipped_byte_is_noticed(at):
+    content = bytearray(records.pack(Record("name", 0, 100, np.arange(100)), 2))
+    content[at] ^= 1
+    with pytest.raises(DamagedRecordError):
+        records.unpack(bytes(content))
+    with pytest.raises(DamagedRecordError, match="too few"):
+        records.unpack(b"CRN1")
+
+
+@pytest.fixture
+def written(tmp_path):
+    writer = ShardWriter(tmp_path / "a.array_record", 1000)
+    documents = [np.arange(n) % 1000 for n in (5, 3 * RECORD_TOKENS + 1, 0, 7)]
+    for k, tokens in enumerate(documents):
+        writer.write(f"doc{k}", tokens, 2 * len(tokens), 1)
+    assert not (tmp_path / "a.array_record").exists()
+    shard, table = writer.finish()
+    return tmp_path, shard, table, documents
+
+
+def test_writing_cuts_long_documents_and_counts(written):
+    folder, shard, table, documents = written
+    assert (shard.records, shard.documents, shard.tokens, shard.bytes, shard.words) == (6, 3, 24_589, 49_178, 3)
+    assert table["record"].tolist() == [0, 1, 5]
+    assert table["tokens"].tolist() == [5, 3 * RECORD_TOKENS + 1, 7]
+    reader = ShardReader(folder, [shard])
+    assert [reader.read(k).name for k in range(6)] == ["doc0", "doc1", "doc1", "doc1", "doc1", "doc3"]
+    assert np.concatenate([reader.read(k).tokens for k in range(1, 5)]).tolist() == documents[1].tolist()
+
+
+def test_the_same_documents_give_the_same_bytes(written, tmp_path):
+    folder, shard, _, documents = written
+    writer = ShardWriter(tmp_path / "b.array_record", 1000)
+    for k, tokens in enumerate(documents):
+        writer.write(f"doc{k}", tokens, 2 * len(tokens), 1)
+    assert writer.finish()[0].sha256 == shard.sha256
+    assert [p.name for p in folder.iterdir() if "part" in p.name] == []
+
+
+def test_cache_keeps_to_its_size(written):
+    folder, shard, _, _ = written
+    reader = ShardReader(folder, [shard], cache_bytes=2 * RECORD_TOKENS * 2)
+    for k in (0, 1, 2, 3, 4, 5, 1):
+        reader.read(k)
+    assert sum(r.tokens.nbytes for r in reader._cache.values()) <= 2 * RECORD_TOKENS * 2
+    assert reader.read(5) is reader.read(5)
+
+
+def test_truncated_missing_and_corrupted_shards_are_named(written):
+    folder, shard, _, _ = written
+    path = folder / shard.file
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1])
+    with pytest.raises(UserError, match=rf"a.array_record is truncated: {len(whole) - 1} bytes, expected {len(whole)}"):
+        ShardReader(folder, [shard])
+    path.unlink()
+    with pytest.raises(UserError, match=r"a.array_record is missing"):
+        ShardReader(folder, [shard])
+    damaged = bytearray(whole)
+    # The third record of the long document, found by a stretch of its tokens.
+    stretch = (np.arange(2 * RECORD_TOKENS + 50, 2 * RECORD_TOKENS + 90) % 1000).astype("<u2").tobytes()
+    at = whole.index(stretch, 2 * 2 * RECORD_TOKENS)
+    damaged[at] ^= 255
+    path.write_bytes(bytes(damaged))
+    reader = ShardReader(folder, [shard])
+    assert reader.read(1).name == "doc1"
+    with pytest.raises(
+        UserError, match=r"a.array_record, record 3 of 6, is damaged: .*at byte \d+.*prepare the data again"
+    ):
+        reader.read(3)
+    assert reader.read(5).name == "doc3"

@@ -1,0 +1,187 @@
+"""From text to text: prompts as ids, the model's continuations as text that can be shown as it comes, stop strings."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.generate import generate
+from model.sampling import Sampling
+from model.taps import Shard, unsharded
+from model.transformer import Params
+from train.data.tokenizers import StreamDecoder, Tokenizer
+
+# Told a prompt's number and the text that its next token completed (often none), at every token and at the end.
+OnText = Callable[[int, str], None]
+
+EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after a prompt.
+
+    Attributes:
+      text: the new text, up to a stop string if one came.
+      tokens: the number of new tokens, those of the stop string and the end of the document included.
+      ended_by: what ended it; "context" is the model's context being full.
+    """
+
+    text: str
+    tokens: int
+    ended_by: EndedBy
+
+
+def continue_texts(
+    model: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    stops: Sequence[str] = (),
+    batch_size: int = 16,
+    shard: Shard = unsharded,
+    row_multiple: int = 1,
+    on_text: OnText | None = None,
+) -> list[Continuation]:
+    """Continues every prompt; equal prompts are continued differently, unless sampling is greedy.
+
+    Args:
+      model: the model's options.
+      params: its parameters.
+      tokenizer: its tokenizer.
+      prompts: texts; an empty one asks for any document.
+      sampling: how tokens are chosen, and how many.
+      stops: strings that end a continuation, which then holds what is before the first of them.
+      batch_size: prompts at a time.
+      shard: places activations on the mesh, as for `model.generate.generate`.
+      row_multiple: the ways that the mesh splits a batch.
+      on_text: see `OnText`.
+
+    Raises:
+      UserError: for an empty stop string, for a prompt longer than the context, and as `prompt_ids` does.
+    """
+    if "" in stops:
+        raise UserError("a stop string is empty; expected at least one character")
+    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
+    _check_lengths(rows, model.context_length)
+    draws = [prompts[:i].count(prompt) for i, prompt in enumerate(prompts)]
+    # The last batch is filled up to the size of the others, so that it needs no program of its own.
+    padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
+    results: list[Continuation] = []
+    for first in range(0, len(rows), padded):
+        chosen = slice(first, first + padded)
+        batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
+        written = generate(
+            model,
+            params,
+            rows[chosen],
+            sampling,
+            end=tokenizer.end_of_document,
+            on_token=batch.take,
+            draws=draws[chosen],
+            shard=shard,
+            row_multiple=padded,
+        )
+        results += batch.finish(written, tokenizer.end_of_document, sampling.max_tokens)
+    return results
+
+
+class _Batch:
+    """The texts of some prompts that are continued together, the first of which has the number `first`."""
+
+    def __init__(self, streams: Sequence["TextStream"], first: int, on_text: OnText | None) -> None:
+        self._streams, self._first, self._on_text = streams, first, on_text
+        self._texts = ["" for _ in streams]
+
+    def take(self, row: int, token: int) -> bool:
+        """Takes the next id of a row; whether a stop string ended it."""
+        self._show(row, self._streams[row].push(token))
+        return self._streams[row].stopped
+
+    def finish(self, written: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[Continuation]:
+        """Shows what was held back, and says how each row ended."""
+        results = []
+        for row, (stream, ids) in enumerate(zip(self._streams, written, strict=True)):
+            self._show(row, stream.finish(cut=ids[-1] != end))
+            ended_by: EndedBy = "max_tokens" if len(ids) == max_tokens else "context"
+            if stream.stopped:
+                ended_by = "stop_string"
+            elif ids[-1] == end:
+                ended_by = "end_of_document"
+            results.append(Continuation(self._texts[row], len(ids), ended_by))
+        return results
+
+    def _show(self, row: int, text: str) -> None:
+        self._texts[row] += text
+        if self._on_text is not None:
+            self._on_text(self._first + row, text)
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A prompt as the beginning of a document, which is what the model saw in training.
+
+    Where the tokenizer has an id that ends documents, that id comes first; an empty text asks for any document.
+    Raises UserError for an empty text where there is no such id.
+    """
+    begin = [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
+    ids = begin + tokenizer.encode(text).tolist()
+    if not ids:
+        raise UserError(
+            "the prompt is empty, and this run's tokenizer has no mark that begins a document; give at least one"
+        )
+    return ids
+
+
+def _check_lengths(rows: Sequence[Sequence[int]], context_length: int) -> None:
+    for number, row in enumerate(rows, start=1):
+        if len(row) > context_length:
+            raise UserError(
+                f"prompt {number} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
+                f"model's context of {context_length}; shorten it by {len(row) - context_length} tokens, or take a "
+                "model with a longer context"
+            )
+
+
+class TextStream:
+    """The text of one continuation as its ids come.
+
+    What `push` and `finish` return, joined, is the text: no character comes in halves, and it ends before the first
+    stop string to be completed, wherever tokens begin and end. `stopped` tells that one was.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
+        """Args: the tokenizer, the ids before the continuation, the stop strings."""
+        self.stopped = False
+        self._stops = tuple(stops)
+        self._held = ""
+        self._decoder = StreamDecoder(tokenizer)
+        # A tokenizer may decode the first ids of a text in another way (a space less), so the prompt goes before.
+        self._decoder.push(prompt)
+        self._decoder.flush()
+
+    def push(self, token: int) -> str:
+        """Takes the next id and returns the text that can be shown now."""
+        return self._release(self._decoder.push([token]))
+
+    def finish(self, *, cut: bool) -> str:
+        """The rest of the text; `cut` when a limit ended it, which may have been amid the bytes of a character."""
+        rest = self._decoder.flush()
+        shown = self._release(rest.rstrip("\ufffd") if cut else rest)
+        held, self._held = self._held, ""
+        return shown + held
+
+    def _release(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + new
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)[1]]
+        # The longest end of the text that may be the beginning of a stop string waits for what follows.
+        wait = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        self._held = text[len(text) - wait :]
+        return text[: len(text) - wait]

@@ -1,0 +1,81 @@
+"""What people ask of data, as text: what a dataset holds, whether it is whole, which documents were in a step."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+from model.errors import UserError
+from train.data.dataset import COUNTS, Dataset, is_dataset, open_dataset
+from train.data.files import read_json
+from train.data.pipeline import Batches
+from train.data.shards import MEND
+
+
+def summary(folder: pathlib.Path) -> str:
+    """The tokenizer and the splits of a dataset as a small table."""
+    dataset = open_dataset(folder)
+    about = dataset.about
+    end = "none" if dataset.end_of_document is None else str(dataset.end_of_document)
+    lines = [
+        f"{folder}",
+        f"tokenizer: {about['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
+        f"{'split':<12}" + "".join(f"{name:>16}" for name in (*COUNTS, "bytes/token", "shards")),
+    ]
+    for name in about["splits"]:
+        counts = [dataset.count(name, what) for what in COUNTS]
+        shards = sum(len(split.shards) for split in dataset.split(name))
+        ratio = dataset.count(name, "bytes") / max(1, dataset.count(name, "tokens"))
+        lines.append(f"{name:<12}" + "".join(f"{n:>16,}" for n in counts) + f"{ratio:>16.3f}{shards:>16,}")
+    if len(dataset.members) > 1:
+        pairs = zip(about["weights"], dataset.members, strict=True)
+        lines += [f"member of weight {weight:g}: {member.folder}" for weight, member in pairs]
+    return "\n".join(lines)
+
+
+def verify(folder: pathlib.Path) -> int:
+    """Compares every shard with the checksum written with it; returns how many there are.
+
+    Raises UserError that names the first shard that is not what was written.
+    """
+    count = 0
+    dataset = open_dataset(folder)
+    for name in dataset.about["splits"]:
+        for split in dataset.split(name):
+            _ = split.reader  # sizes first: they cost nothing
+            for shard in split.shards:
+                with open(split.folder / shard.file, "rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != shard.sha256:
+                    path = split.folder / shard.file
+                    raise UserError(f"{path} is damaged: its SHA-256 is {found}, expected {shard.sha256}; {MEND}")
+                count += 1
+    return count
+
+
+def dataset_of_run(run: pathlib.Path) -> Dataset:
+    """The dataset that a run trains on. Raises UserError when the run has none, or it is where it was no more."""
+    named = [run / "data"]
+    if (run / "data.json").is_file():
+        named.insert(0, pathlib.Path(read_json(run / "data.json")["dataset"]))
+    for folder in named:
+        if is_dataset(folder):
+            return open_dataset(folder)
+    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, named))}; is it a run folder?")
+
+
+def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
+    """The stretches of documents that the update to step `step` learnt from, one line each."""
+    stretches = batches.documents(step - 1, rows, characters)
+    wide = max((len(s.name) for s in stretches), default=0)
+    sources = len(batches.dataset.members) > 1
+    lines = [
+        f"step {step}: batch {step - 1}, {len(stretches)} stretches of {len({s.name for s in stretches})} documents"
+    ]
+    for s in stretches:
+        source = f"source {s.source}  " if sources else ""
+        columns = f"{s.column}:{s.column + s.length}"
+        tokens = f"tokens {s.start}:{s.stop} of {s.of}"
+        lines.append(f"row {s.row:>4} {columns:>11}  {source}{s.name:<{wide}}  {tokens:<28} {s.text!r}")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""Texts to be measured: files of any kind that training reads, or a split of a dataset, as ids with exact sizes."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from train.data.config import Source
+from train.data.dataset import Dataset
+from train.data.sources import list_units, read_unit
+from train.data.tokenizers import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """One text.
+
+    Attributes:
+      name: what it is called, a path or a path and a line.
+      ids: its tokens, int32.
+      num_bytes: the length of the original text's UTF-8.
+      num_words: its stretches between whitespace.
+      restored: whether decoding the ids gives the text back; if not, they do not hold all of its bytes.
+    """
+
+    name: str
+    ids: np.ndarray
+    num_bytes: int
+    num_words: int
+    restored: bool
+
+
+def from_files(tokenizer: Tokenizer, paths: Sequence[str], field: str = "text") -> Iterator[Document]:
+    """The documents of files, folders, globs and tables (see `train.data.Source`), tokenized one after another.
+
+    Raises UserError, naming file and byte, for what is missing, empty or no UTF-8, before the first document where it
+    can. Empty files inside a folder are passed over.
+    """
+    units = [unit for path in paths for unit in list_units(Source(path=path, field=field))]
+
+    def read() -> Iterator[Document]:
+        for unit in units:
+            for document in read_unit(unit):
+                if document.text:
+                    yield from_text(tokenizer, document.name, document.text)
+
+    return read()
+
+
+def from_text(tokenizer: Tokenizer, name: str, text: str) -> Document:
+    """A text as a document."""
+    ids = tokenizer.encode(text)
+    return Document(name, ids, len(text.encode("utf-8")), len(text.split()), tokenizer.decode(ids) == text)
+
+
+def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
+    """The documents of a dataset's split; sizes are those of the original text, noted when it was tokenized.
+
+    Raises UserError when the dataset has no such split.
+    """
+    parts = dataset.split(split)
+
+    def read() -> Iterator[Document]:
+        for part in parts:
+            for number in range(part.num_documents):
+                ids = part.tokens(number).astype(np.int32)
+                size, words = (int(part.documents[number][name]) for name in ("bytes", "words"))
+                restored = len(dataset.tokenizer.decode(ids).encode("utf-8")) == size
+                yield Document(part.document_name(number), ids, size, words, restored)
+
+    return read()
+
+
+def split_text(dataset: Dataset, split: str) -> bytes:
+    """The text of a split, its documents joined end to end, decoded from its tokens. Raises UserError as above.
+
+    The original bytes, if the tokenizer loses none: every tokenizer trained here is of that kind.
+    """
+    parts = dataset.split(split)
+    return b"".join(
+        dataset.tokenizer.decode(part.tokens(number)).encode("utf-8")
+        for part in parts
+        for number in range(part.num_documents)
+    )

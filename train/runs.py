@@ -1,0 +1,103 @@
+"""Opening a finished or unfinished run, to evaluate it or to generate from it."""
+
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+from model.errors import UserError
+from model.taps import Shard
+from train import experiment as experiments
+from train import sharding
+from train.checkpoints import CheckpointStore
+from train.data.dataset import Dataset, open_dataset
+from train.data.tokenizers import Tokenizer
+from train.experiment import Experiment
+from train.optimizers import evaluation_params
+from train.state import abstract_state, state_shardings
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedRun:
+    """A run's experiment and the parameters of one of its checkpoints, ready to evaluate.
+
+    Attributes:
+      folder: the run folder.
+      experiment: what it computes.
+      params: the parameters to evaluate, on the mesh.
+      mesh: the devices here, laid out by the experiment's mesh (or all along `data` where that does not fit here).
+      shard: places activations on the mesh.
+      tokenizer: of the run's dataset.
+      step: of the checkpoint.
+    """
+
+    folder: pathlib.Path
+    experiment: Experiment
+    params: Any
+    mesh: jax.sharding.Mesh
+    shard: Shard
+    tokenizer: Tokenizer
+    step: int
+
+    def dataset(self) -> Dataset:
+        """The dataset that the run was trained on."""
+        return run_dataset(self.folder)
+
+
+def run_dataset(run: pathlib.Path) -> Dataset:
+    """The dataset of a run folder. Raises UserError when the folder names none, or it has moved."""
+    try:
+        path = json.loads((run / "data.json").read_text())["dataset"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{run} does not say where its dataset is (data.json); was it trained with launch.train?") from error
+    return open_dataset(run / "data" if not pathlib.Path(path).exists() and (run / "data").exists() else path)
+
+
+def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
+    """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
+
+    Raises UserError when there is no such run or checkpoint, or when the checkpoint is damaged.
+    """
+    experiment = experiments.load(run)
+    mesh = _mesh_here(experiment)
+    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+    placed = state_shardings(*stateful, mesh, experiment.sharding)
+    with CheckpointStore(run, experiment.checkpoints, read_only=True) as store:
+        abstract = abstract_state(*stateful)
+        if which == "latest":
+            state = store.restore_latest(experiment, placed, abstract)
+            if state is None:
+                raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
+        else:
+            state = store.restore(_step(store, run, which), experiment, placed, abstract)
+    return LoadedRun(
+        folder=run,
+        experiment=experiment,
+        params=evaluation_params(experiment.optimizer, state.opt_state, state.params),
+        mesh=mesh,
+        shard=sharding.shard_activations(mesh, experiment.sharding),
+        tokenizer=run_dataset(run).tokenizer,
+        step=int(state.step),
+    )
+
+
+def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:
+    steps = store.steps()
+    listed = f"its checkpoints are {', '.join(map(str, steps))}" if steps else "it has none yet"
+    if which == "best":
+        best = store.best_step()
+        if best is None:
+            raise UserError(f"no checkpoint of {run} was evaluated, so none is best; {listed}")
+        return best
+    if not which.isdigit() or int(which) not in steps:
+        raise UserError(f"{run} has no checkpoint {which!r}; use latest, best, or a step: {listed}")
+    return int(which)
+
+
+def _mesh_here(experiment: Experiment) -> jax.sharding.Mesh:
+    try:
+        return sharding.make_mesh(experiment.mesh)
+    except UserError:  # trained on another number of devices: any layout gives the same numbers
+        return sharding.make_mesh(sharding.Mesh())
