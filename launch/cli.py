@@ -1,5 +1,6 @@
 """What every command shares: absl flags, errors without tracebacks, one compilation cache."""
 
+import errno
 import os
 import pathlib
 import sys
@@ -10,6 +11,10 @@ from absl import app, flags
 from model.errors import UserError
 
 EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
+
+# A full or read-only disk, a quota, a file that may not be read or written: the user has to mend these.
+_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
@@ -21,6 +26,14 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
+        except OSError as error:
+            if error.errno not in _MENDABLE:
+                raise
+            print(f"error: {error}; mend that, then give the same command again", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return EXIT_INTERRUPTED
 
     app.run(guarded, flags_parser=_parse_flags)
 
@@ -43,6 +56,8 @@ def prepare_jax() -> None:
     from train.host import keep_freed_memory
 
     keep_freed_memory()
+    # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -59,7 +59,8 @@ def _show() -> int:
     run = pathlib.Path(RUN.value)
     saved = read_json(run / "config.json")
     data: Data = from_json(Data, saved.get("data"), "data")
-    print(documents_of_step(Batches(dataset_of_run(run), data), STEP.value, _rows(data.batch_size), CHARACTERS.value))
+    rows = _rows(data.batch_size)
+    print(documents_of_step(Batches(dataset_of_run(run), data), STEP.value, rows, CHARACTERS.value))
     return 0
 
 

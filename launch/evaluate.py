@@ -6,8 +6,8 @@
 Without --text it measures the validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl
 or .parquet file, or hf:NAME; each file, or each row of a table, is a document.
 
-Every token is scored once, in a window of the model's context length that moves by --stride tokens: the smaller the
-stride, the more context a token has, and the longer it takes. The first token of a document is scored after the mark
+Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
+moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. The first token of a document is scored after the mark
 that ends documents, or as a uniform guess where the tokenizer has no such mark. A word is what whitespace separates in
 the original text, bytes are those of the original text. Standard errors are over documents (ratio estimator).
 """
@@ -16,6 +16,7 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from absl import flags
@@ -24,7 +25,9 @@ from launch import cli
 from model.errors import UserError
 
 if TYPE_CHECKING:
+    from train.evaluation.documents import Document
     from train.evaluation.perplexity import Estimate
+    from train.runs import LoadedRun
 
 RUN = flags.DEFINE_string("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -32,7 +35,8 @@ TEXT = flags.DEFINE_multi_string(
     "text", [], "What to measure; more may follow as plain arguments. The run's validation split when not given."
 )
 FIELD = flags.DEFINE_string("field", "text", "The field that holds the text in .jsonl, .parquet and hf: sources.")
-STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half the context when not given.")
+WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequence_length of the run when not given.")
+STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, by the size of the logits.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
@@ -51,13 +55,12 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; name the text with --text={argv[1]}")
     if RUN.value is None:
         raise UserError("--run is missing: which model? Try --run=runs/quickstart")
-    for name, flag in (("stride", STRIDE), ("batch_size", BATCH_SIZE)):
+    for name, flag in (("window", WINDOW), ("stride", STRIDE), ("batch_size", BATCH_SIZE)):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
     paths = TEXT.value + argv[1:]
 
     cli.prepare_jax()
-    from train.data.summary import dataset_of_run
     from train.evaluation.documents import from_files, from_split
     from train.runs import load_run
 
@@ -65,7 +68,7 @@ def main(argv: list[str]) -> int:
     if paths:
         documents = from_files(run.tokenizer, paths, FIELD.value)
     else:
-        documents = from_split(dataset_of_run(pathlib.Path(RUN.value)), "validation")
+        documents = from_split(run.dataset(), "validation")
     result = measure(run, documents) | {"text": paths or "validation split"}
     if JSON.value:
         print(json.dumps(result, indent=1, ensure_ascii=False))
@@ -74,31 +77,32 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def measure(run: Any, documents: Any) -> dict[str, Any]:
+def measure(run: "LoadedRun", documents: "Iterable[Document]") -> dict[str, Any]:
     """Scores documents and returns everything that is said of them, as JSON values."""
     from train.evaluation import perplexity
     from train.progress import Progress
 
-    model, end = run.experiment.model, run.tokenizer.end_of_document
-    stride = STRIDE.value or max(1, model.context_length // 2)
-    lossy = []
+    end = run.tokenizer.end_of_document
+    window = WINDOW.value or run.experiment.data.sequence_length
+    stride = STRIDE.value or max(1, window // 2)
+    began, lossy = time.monotonic(), 0
 
-    def checked() -> Any:
+    def counted() -> "Iterator[Document]":
+        nonlocal lossy
         for document in documents:
-            if not document.restored:
-                lossy.append(document.name)
+            lossy += not document.restored
             yield document
 
-    began = time.monotonic()
     with Progress("evaluating", enabled=not JSON.value) as progress:
         scores = perplexity.score(
-            model,
+            run.experiment.model,
             run.params,
-            checked(),
+            counted(),
             begin=end,
             mesh=run.mesh,
             table=run.experiment.sharding,
             stride=stride,
+            window=window,
             batch_size=BATCH_SIZE.value,
             on_progress=progress.update,
         )
@@ -108,10 +112,10 @@ def measure(run: Any, documents: Any) -> dict[str, Any]:
     for name, estimate in perplexity.summarize(scores).items():
         result[name], result[f"{name}_standard_error"] = finite(estimate)
     return result | {
-        "context_length": model.context_length,
+        "window": window,
         "stride": stride,
         "first_token": "after the end of a document" if end is not None else "uniform",
-        "documents_not_restored": len(lossy),
+        "documents_not_restored": lossy,
         "seconds": round(seconds, 3),
     }
 
@@ -135,7 +139,7 @@ def table(result: dict[str, Any]) -> str:
         value, error = result[name], result[f"{name}_standard_error"]
         shown = "not finite" if value is None else number(value)
         lines.append(f"  {words:<22}{shown:>12}{'-' if error is None else number(error):>18}  {unit}".rstrip())
-    lines += ["", f"  window {result['context_length']} tokens, stride {result['stride']}; {_first_tokens(result)}"]
+    lines += ["", f"  window {result['window']} tokens, stride {result['stride']}; {_first_tokens(result)}"]
     if result["documents"] == 1:
         lines.append("  one document: there is no standard error over documents")
     if result["documents_not_restored"]:

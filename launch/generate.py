@@ -69,22 +69,18 @@ def main(argv: list[str]) -> int:
 
     run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
     printer = _Printer(prompts, silent=JSON.value)
-    try:
-        results = continue_texts(
-            run.experiment.model,
-            run.params,
-            run.tokenizer,
-            prompts,
-            sampling,
-            stops=STOP.value,
-            batch_size=BATCH_SIZE.value,
-            shard=run.shard,
-            row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
-            on_text=printer.show,
-        )
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130  # what a shell gives for a command that was interrupted
+    results = continue_texts(
+        run.experiment.model,
+        run.params,
+        run.tokenizer,
+        prompts,
+        sampling,
+        stops=STOP.value,
+        batch_size=BATCH_SIZE.value,
+        shard=run.shard,
+        row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
+        on_text=printer.show,
+    )
     if JSON.value:
         print(json.dumps(_as_json(run.step, prompts, results), indent=1, ensure_ascii=False))
     else:

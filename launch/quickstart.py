@@ -15,7 +15,9 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-CONFIG = flags.DEFINE_string("config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`.")
+CONFIG = flags.DEFINE_string(
+    "config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`."
+)
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
 RUN = flags.DEFINE_string("run", "runs/quickstart", "The run folder.")
 NUM_FILES = flags.DEFINE_integer("num_files", 32, "How many files the model writes for the parser.")

@@ -46,7 +46,10 @@ class GroupedQuery:
             yield "num_heads", f"must be at least 1, got {self.num_heads}"
         elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
             divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]
-            yield "num_kv_heads", f"{self.num_kv_heads} does not divide num_heads={self.num_heads}; use one of {divisors}"
+            yield (
+                "num_kv_heads",
+                f"{self.num_kv_heads} does not divide num_heads={self.num_heads}; use one of {divisors}",
+            )
         if self.head_dim is not None and self.head_dim < 1:
             yield "head_dim", f"must be at least 1, got {self.head_dim}"
         if self.logit_softcap is not None and self.logit_softcap <= 0:
@@ -65,9 +68,7 @@ class GroupedQuery:
 class Attention(nnx.Module):
     """Projections to heads, attention, projection back."""
 
-    def __init__(
-        self, option: GroupedQuery, width: int, dropout: float, reductions: str, make: ParameterMaker
-    ) -> None:
+    def __init__(self, option: GroupedQuery, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
         self.option = option
         self.dropout = dropout
@@ -106,6 +107,7 @@ class Attention(nnx.Module):
             v_BTKH,
             context.mask_BTS,
             scale=q_BTNH.shape[-1] ** -0.5,
+            causal=cache is None and "attention_weights" not in context.wanted,  # a tap wants all pairs at once
             softcap=self.option.logit_softcap,
             reductions=self.reductions,
             on_weights=lambda w_BNTS: context.dropout(context.tap("attention_weights", w_BNTS), self.dropout),

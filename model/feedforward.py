@@ -14,16 +14,17 @@ from flax import nnx
 
 from model.initialization import ParameterMaker
 from model.projections import project
+from model.recompute import recomputed
 from model.taps import Context
 
 Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-    "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu": recomputed(lambda x: jax.nn.gelu(x, approximate=False)),
+    "gelu_tanh": recomputed(lambda x: jax.nn.gelu(x, approximate=True)),
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
-    "silu": jax.nn.silu,
+    "silu": recomputed(jax.nn.silu),
 }
 
 
@@ -80,4 +81,3 @@ class FeedForward(nnx.Module):
             hidden_BTF = activation(up_BTF)
         hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
         return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)
-

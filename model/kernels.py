@@ -1,9 +1,14 @@
 """attend(q, k, v, mask): one door to every attention kernel."""
 
+import functools
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+
+
+# Causal queries are taken in up to this many blocks, of no fewer queries than that.
+MOST_BLOCKS, SMALLEST_BLOCK = 4, 64
 
 
 def attend(
@@ -13,6 +18,7 @@ def attend(
     mask_BTS: jax.Array,
     *,
     scale: float,
+    causal: bool = False,
     softcap: float | None = None,
     reductions: str = "float32",
     on_weights: Callable[[jax.Array], jax.Array] | None = None,
@@ -27,13 +33,40 @@ def attend(
       k_BSKH, v_BSKH: keys and values.
       mask_BTS: True where a query sees a key; its batch may be 1.
       scale: the factor on scores, usually H^-1/2.
+      causal: whether query t may see no key after t, as the mask must also say. Then queries are taken in blocks, each
+        against the keys up to its end, which leaves out most of what the mask would throw away.
       softcap: c, or None for none.
       reductions: the dtype of scores and softmax.
-      on_weights: sees and may change the weights (B, N, T, S), for taps and dropout.
+      on_weights: sees and may change the weights of a block (B, N, t, s), for taps and dropout.
 
     Returns:
       (B, T, N, H), in the dtype of v.
     """
+    inner = functools.partial(_attend, scale=scale, softcap=softcap, reductions=reductions, on_weights=on_weights)
+    length = q_BTNH.shape[1]
+    blocks = max(1, min(MOST_BLOCKS, length // SMALLEST_BLOCK)) if causal else 1
+    if blocks == 1:
+        return inner(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
+    size = -(-length // blocks)
+    parts = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        mask = mask_BTS[:, start:stop, :stop]
+        parts.append(inner(q_BTNH[:, start:stop], k_BSKH[:, :stop], v_BSKH[:, :stop], mask))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _attend(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    mask_BTS: jax.Array,
+    *,
+    scale: float,
+    softcap: float | None,
+    reductions: str,
+    on_weights: Callable[[jax.Array], jax.Array] | None,
+) -> jax.Array:
     b, t, n, h = q_BTNH.shape
     s, kv = k_BSKH.shape[1], k_BSKH.shape[2]
     q_BTKGH = q_BTNH.reshape(b, t, kv, n // kv, h) * jnp.asarray(scale, q_BTNH.dtype)

@@ -5,6 +5,7 @@ Normalization", equation 4. Statistics are taken in the reduction dtype, whateve
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.initialization import ParameterMaker
+from model.recompute import recomputed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,11 +55,17 @@ class Norm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises (..., width) to the same shape and dtype."""
-        y = x.astype(self.reductions)
-        if isinstance(self.option, LayerNorm):
-            y = y - jnp.mean(y, axis=-1, keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + self.option.epsilon)
-        y = y * self.scale[...].astype(y.dtype)
-        if self.bias is not None:
-            y = y + self.bias[...].astype(y.dtype)
-        return y.astype(x.dtype)
+        weights = [self.scale[...]] if self.bias is None else [self.scale[...], self.bias[...]]
+        return recomputed(functools.partial(normalize, self.option, self.reductions))(x, *weights)
+
+
+def normalize(
+    option: LayerNorm | RMSNorm, reductions: str, x: jax.Array, scale: jax.Array, bias: jax.Array | None = None
+) -> jax.Array:
+    """The equations above, over the last axis of x."""
+    y = x.astype(reductions)
+    if isinstance(option, LayerNorm):
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + option.epsilon)
+    y = y * scale.astype(reductions)
+    return (y if bias is None else y + bias.astype(reductions)).astype(x.dtype)

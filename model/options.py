@@ -38,6 +38,12 @@ def option_classes(annotation: Any) -> dict[str, type]:
     return {a.__name__: a for a in alternatives(annotation) if dataclasses.is_dataclass(a)}  # type: ignore[union-attr, misc]
 
 
+def item_annotation(annotation: Any) -> Any:
+    """What the items of a tuple may be; anything where the annotation admits no tuple."""
+    inside = [typing.get_args(a)[0] for a in alternatives(annotation) if typing.get_origin(a) is tuple]
+    return inside[0] if inside else Any
+
+
 def describe(annotation: Any) -> str:
     """An annotation in the words of an error message."""
     words = []
@@ -81,7 +87,7 @@ def conforms(value: Any, annotation: Any) -> bool:
         elif a is int:
             if isinstance(value, int) and not isinstance(value, bool):
                 return True
-        elif isinstance(value, a):
+        elif a is Any or isinstance(value, a):
             return True
     return False
 
@@ -152,8 +158,7 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
         given = {n: from_json(known[n], v, _join(path, n)) for n, v in value.items() if n != "type"}
         return _construct(cls, given, path)
     if isinstance(value, list):
-        inside = [typing.get_args(a)[0] for a in alternatives(annotation) if typing.get_origin(a) is tuple]
-        item = inside[0] if inside else Any
+        item = item_annotation(annotation)
         return tuple(from_json(item, v, f"{path}.{i}") for i, v in enumerate(value))  # type: ignore[return-value]
     return value
 
@@ -161,7 +166,7 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
 def _class_named(name: Any, classes: dict[str, type], annotation: Any, path: str) -> type:
     if name is None and len(classes) == 1:
         return next(iter(classes.values()))
-    if name not in classes:
+    if not isinstance(name, str) or name not in classes:
         where = path or "the root"
         if not classes:
             raise UserError(f"{where}: expected {describe(annotation)}, got an option of type {name!r}")
@@ -193,28 +198,29 @@ def override(option: T, assignment: str) -> T:
     path = path.strip()
     if not equals or not path:
         raise UserError(f"--set {assignment!r}: expected path.to.field=value, such as --set model.num_layers=8")
-    return _replace(option, path.split("."), text.strip(), path)
+    return _replace(option, type(option), path.split("."), text.strip(), path)
 
 
-def _replace(node: Any, steps: list[str], text: str, path: str) -> Any:
+def _replace(node: Any, annotation: Any, steps: list[str], text: str, path: str) -> Any:
+    """The node with what lies at the end of the steps replaced; the annotation is that of the node."""
+    if not steps:
+        value = parse_value(text, annotation, path)
+        if not conforms(value, annotation):
+            raise UserError(f"--set {path}: expected {describe(annotation)}, got {text!r} ({type(value).__name__})")
+        return value
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
         if not step.isdigit() or int(step) >= len(node):
             raise UserError(f"--set {path}: {step!r} is no index into a tuple of {len(node)}")
         items = list(node)
-        items[int(step)] = _replace(items[int(step)], rest, text, path) if rest else parse_value(text, Any, path)
+        items[int(step)] = _replace(items[int(step)], item_annotation(annotation), rest, text, path)
         return tuple(items)
     if not dataclasses.is_dataclass(node):
         raise UserError(f"--set {path}: there is nothing below {type(node).__name__} {node!r} to set {step!r} in")
     known = fields_of(type(node))
     if step not in known:
         raise UserError(f"--set {path}: {type(node).__name__} has no field {step!r}; {nearest(step, known)}")
-    if rest:
-        value = _replace(getattr(node, step), rest, text, path)
-    else:
-        value = parse_value(text, known[step], path)
-        if not conforms(value, known[step]):
-            raise UserError(f"--set {path}: expected {describe(known[step])}, got {text!r} ({type(value).__name__})")
+    value = _replace(getattr(node, step), known[step], rest, text, path)
     return dataclasses.replace(node, **{step: value})  # type: ignore[type-var]
 
 
@@ -227,12 +233,11 @@ def parse_value(text: str, annotation: Any, path: str) -> Any:
     if isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in option_classes(annotation)):
         return _option_from_syntax(node, annotation, path)
     if isinstance(node, (ast.Tuple, ast.List)):
-        inside = [typing.get_args(a)[0] for a in alternatives(annotation) if typing.get_origin(a) is tuple]
-        item = inside[0] if inside else Any
+        item = item_annotation(annotation)
         return tuple(parse_value(ast.unparse(element), item, path) for element in node.elts)
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError):  # a name or a sum; a set or a dict of things that cannot be in one
         return text
     # A string field takes what was typed, so that --set name=7 gives "7".
     takes_text = str in alternatives(annotation) and not conforms(value, annotation)
@@ -250,7 +255,9 @@ def _option_from_syntax(node: ast.expr, annotation: Any, path: str) -> Any:
     cls = classes[name]
     known = fields_of(cls)
     if call.args:
-        raise UserError(f"--set {path}: write the fields of {name} by name, such as {name}({next(iter(known), '')}=...)")
+        raise UserError(
+            f"--set {path}: write the fields of {name} by name, such as {name}({next(iter(known), '')}=...)"
+        )
     given = {}
     for keyword in call.keywords:
         field = keyword.arg or "**"

@@ -86,7 +86,9 @@ class Transformer(nnx.Module):
             return x_BTD, (layer_cache, inner.kept)
 
         if self.config.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=False)
+            # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
+            barrier = not self.config.scan_layers
+            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=barrier)
         inputs = (nnx.to_pure_dict(stacked), cache, jnp.arange(self.config.num_layers))
         if self.config.scan_layers:
             x_BTD, (cache, taps) = jax.lax.scan(layer, x_BTD, inputs)
@@ -158,7 +160,9 @@ def forward(
     graph, _ = _graph(config)
     length = tokens_BT.shape[1]
     if length > config.context_length:
-        raise UserError(f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}")
+        raise UserError(
+            f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
+        )
     index_BT = jnp.arange(length, dtype=jnp.int32)[None]
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
@@ -167,6 +171,8 @@ def forward(
         if segment_ids_BT is not None:
             mask_BTS = mask_BTS & masks.same_segment(segment_ids_BT, segment_ids_BT)
     else:
+        if segment_ids_BT is not None:
+            raise UserError("segment ids do not go together with a cache; a cached row is one document")
         index_BT = positions_BT
         slots_BS = jnp.arange(cache.k.shape[2], dtype=jnp.int32)[None]
         mask_BTS = masks.causal(index_BT, slots_BS)

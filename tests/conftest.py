@@ -4,6 +4,8 @@ import dataclasses
 import os
 import pathlib
 import random
+import runpy
+import sys
 
 import pytest
 
@@ -83,6 +85,60 @@ def tiny_experiment(tiny_text):
         return experiment
 
     return make
+
+
+@pytest.fixture
+def random_batch():
+    """A function that makes batch n of an experiment out of noise, with documents and padding, as numpy arrays."""
+    import numpy as np
+
+    def make(experiment, n=0):
+        draw = np.random.default_rng(n)
+        shape = (experiment.data.batch_size, experiment.data.sequence_length)
+        places = np.arange(shape[1], dtype=np.int32)
+        starts = draw.integers(1, shape[1], (shape[0], 1))  # a second document begins here
+        ends = draw.integers(shape[1] // 2, shape[1] + 1, (shape[0], 1))  # and padding here
+        second, real = places >= starts, places < ends
+        return {
+            "tokens": draw.integers(0, experiment.model.vocab_size, shape, np.int32),
+            "targets": draw.integers(0, experiment.model.vocab_size, shape, np.int32),
+            "loss_mask": (real & (places != starts - 1)).astype(np.float32),
+            "segment_ids": np.where(real, 1 + second, 0).astype(np.int32),
+            "positions": np.where(second, places - starts, places).astype(np.int32),
+        }
+
+    return make
+
+
+@pytest.fixture
+def command(capsys):
+    """A function that runs a command in this process as a shell would: command("launch.train", "--config=...").
+
+    Returns its exit status and what it printed, standard output and errors together.
+    """
+    from absl import flags
+
+    def run(module, *arguments):
+        kept = dict(flags.FLAGS._flags())
+        for name in kept:
+            if not flags.FLAGS.find_module_defining_flag(name).startswith("absl"):
+                flags.FLAGS._flags().pop(name)  # those of another command that was run or imported before
+        before, sys.argv = sys.argv, [module, *map(str, arguments)]
+        capsys.readouterr()
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=False)
+            status = 0
+        except SystemExit as ended:
+            status = ended.code or 0
+        finally:
+            sys.argv = before
+            flags.FLAGS._flags().clear()
+            flags.FLAGS._flags().update(kept)
+            flags.FLAGS.unparse_flags()
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
 
 
 def replace_at(option, steps, value):

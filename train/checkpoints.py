@@ -4,11 +4,17 @@ A checkpoint holds the parameters, the rest of the state (step, optimizer, key, 
 step, and a checksum of every array that depends neither on the mesh nor on the file format. It restores onto any mesh.
 """
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
+import math
+import os
 import pathlib
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import jax
@@ -25,8 +31,22 @@ from train.state import TrainState
 FORMAT = 1
 
 
-class Damaged(Exception):
+class DamagedError(UserError):
     """A checkpoint whose bytes are not those that were saved."""
+
+
+@dataclasses.dataclass
+class LowestLosses:
+    """Orbax's question which checkpoints to keep, answered: the `n` with the lowest validation loss."""
+
+    n: int
+    losses: dict[int, float]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Whether each checkpoint stays; one without a loss has no claim."""
+        known = [c.step for c in checkpoints if c.step in self.losses]
+        best = sorted(known, key=self.losses.__getitem__)[: self.n]
+        return [c.step in best for c in checkpoints]
 
 
 def checksums(tree: Any) -> dict[str, jax.Array]:
@@ -74,7 +94,11 @@ class CheckpointStore:
         logging.getLogger("absl").setLevel(logging.ERROR)
         if self.folder.is_dir() and not self.read_only:
             for left in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
-                self.say(f"checkpoint {left.name.split('.')[0]} was left half-written by an interrupted save; removing it")
+                self.say(
+                    f"checkpoint {left.name.split('.')[0]} was left half-written by an interrupted save; removing it"
+                )
+        self._losses: dict[int, float] = {}
+        self._saving: int | None = None
         self._manager = self._open()
 
     def __enter__(self) -> Self:
@@ -84,24 +108,28 @@ class CheckpointStore:
         self.close()
 
     def _open(self) -> ocp.CheckpointManager:
-        keep: list[Any] = [checkpoint_managers.LatestN(self.options.keep_last)]
+        keep: list[Any] = [
+            checkpoint_managers.LatestN(self.options.keep_last),
+            LowestLosses(self.options.keep_best, self._losses),
+        ]
         if self.options.keep_every is not None:
             keep.append(checkpoint_managers.EveryNSteps(self.options.keep_every))
-        if self.options.keep_best:
-            best = checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics["loss"],
-                reverse=True,
-                n=self.options.keep_best,
-                keep_checkpoints_without_metrics=False,
-            )
-            keep.append(best)
         manager_options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=not self.read_only,
             read_only=self.read_only,
             create=not self.read_only,
         )
-        return ocp.CheckpointManager(self.folder.absolute(), options=manager_options)
+        self._manager = ocp.CheckpointManager(self.folder.absolute(), options=manager_options)
+        self._losses.clear()
+        for step in self.steps():
+            with contextlib.suppress(DamagedError):
+                self._remember(step, self._note(step).get("loss"))
+        return self._manager
+
+    def _remember(self, step: int, loss: float | None) -> None:
+        if loss is not None and math.isfinite(loss):
+            self._losses[step] = loss
 
     def steps(self) -> list[int]:
         """The steps of complete checkpoints, in order."""
@@ -109,47 +137,48 @@ class CheckpointStore:
 
     def best_step(self) -> int | None:
         """The step whose checkpoint has the lowest validation loss; None when none has one."""
-        losses = {}
-        for step in self.steps():
-            metrics = self._manager.metrics(step)
-            if metrics and metrics.get("loss") is not None:
-                losses[step] = metrics["loss"]
-        return min(losses, key=losses.__getitem__) if losses else None
+        known = [step for step in self.steps() if step in self._losses]
+        return min(known, key=self._losses.__getitem__, default=None)
 
     def save(self, experiment: Experiment, state: TrainState, step: int, loss: float | None) -> None:
         """Starts a save in the background; the arrays may be donated as soon as this returns.
 
         A save that fails, of this step or of the one before, is reported; the checkpoints before it are left as they are.
         """
+        self.finish()
         sums = {name: int(value) for name, value in jax.device_get(_checksums(state)).items()}
-        note = {"format": FORMAT, "step": step, "experiment": to_json(experiment), "checksums": sums}
+        note = {"format": FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment), "checksums": sums}
         rest = dataclasses.replace(state, params={})
         arguments = ocp.args.Composite(
             params=ocp.args.StandardSave(flat(state.params)),
             rest=ocp.args.StandardSave(flat(rest)),
-            note=ocp.args.JsonSave(note),
+            note=ocp.args.JsonSave(note | {"digest": _digest(note)}),
         )
-        metrics = None if loss is None else {"loss": loss}
-        self._report_failure(step, lambda: self._manager.save(step, args=arguments, metrics=metrics, force=True))
+        self._saving = step
+        self._remember(step, loss)
+        self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
 
     def finish(self) -> None:
         """Waits for the save under way."""
-        self._report_failure(None, self._manager.wait_until_finished)
+        self._report_failure(self._manager.wait_until_finished)
+        self._saving = None
 
     def close(self) -> None:
         """Waits for the save under way and lets go of the folder."""
         self.finish()
         self._manager.close()
 
-    def _report_failure(self, step: int | None, action: Callable[[], Any]) -> None:
+    def _report_failure(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except Exception as error:  # what tensorstore and orbax raise on a failing disk has no common class
-            which = "the last checkpoint" if step is None else f"a checkpoint (at or before step {step})"
+            failed, self._saving = self._saving, None
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            self._manager = self._open()  # forgets the step that failed, and removes what there is of it
             kept = self.steps()
             good = f"checkpoint {kept[-1]} is intact" if kept else "there is no earlier one"
-            self.say(f"WARNING: {which} could not be written: {_first_line(error)}; {good}, and the run goes on")
-            self._manager = self._open()
+            self.say(f"WARNING: checkpoint {failed} could not be written: {_first_line(error)}; {good}")
 
     def restore_latest(self, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState | None:
         """The newest checkpoint that is whole, placed by `shardings`; None when the folder holds none.
@@ -157,21 +186,38 @@ class CheckpointStore:
         Damaged ones are named and passed over. Raises UserError when checkpoints exist and none can be read, and when
         they belong to another model.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        damaged: list[int] = []
+        for step in reversed(self.steps()):
             try:
-                return self.restore(step, experiment, shardings, abstract)
-            except Damaged as error:
-                self.say(f"WARNING: checkpoint {step} in {self.folder} is damaged ({error}); trying the one before it")
-        if steps:
+                state = self.restore(step, experiment, shardings, abstract)
+            except DamagedError as error:
+                self.say(f"WARNING: {error}; trying the one before it")
+                damaged.append(step)
+            else:
+                self._put_aside(damaged)
+                return state
+        if damaged:
             raise UserError(
-                f"none of the checkpoints {steps} in {self.folder} can be read; "
+                f"none of the checkpoints {damaged[::-1]} in {self.folder} can be read; "
                 "move the folder away to start again from step 0"
             )
         return None
 
+    def _put_aside(self, damaged: list[int]) -> None:
+        """Moves damaged checkpoints to RUN/damaged, so that the run can save those steps again."""
+        if not damaged or self.read_only:
+            return
+        self._manager.close()
+        for step in damaged:
+            target = self.run / "damaged" / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(self.folder / str(step), target)
+            self.say(f"checkpoint {step} was moved to {target}")
+        self._manager = self._open()
+
     def restore(self, step: int, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState:
-        """The whole state of one step. Raises Damaged, or UserError for another model's checkpoint."""
+        """The whole state of one step. Raises DamagedError, or another UserError for another model's checkpoint."""
         note = self._note(step)
         refuse_other_model(note, experiment, self.folder / str(step))
         placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
@@ -182,13 +228,22 @@ class CheckpointStore:
             rest=ocp.args.StandardRestore(flat(rest)),
         )
         state = dataclasses.replace(unflat(rest, arrays["rest"]), params=unflat(placed.params, arrays["params"]))
-        _verify(note, state)
+        found = {name: int(value) for name, value in jax.device_get(_checksums(state)).items()}
+        wrong = [name for name, value in note["checksums"].items() if found.get(name) != value]
+        if wrong:
+            more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
+            raise self._damaged(step, f"the checksum of {wrong[0]} is wrong{more}")
         return state
+
+    def _damaged(self, step: int, what: str) -> DamagedError:
+        return DamagedError(f"checkpoint {step} in {self.folder} is damaged ({what})")
 
     def _note(self, step: int) -> dict[str, Any]:
         note = self._read(step, note=ocp.args.JsonRestore())["note"]
         if not isinstance(note, dict) or note.get("format") != FORMAT:
-            raise Damaged("its note has no known format")
+            raise self._damaged(step, "its note has no known format")
+        if note.pop("digest", None) != _digest(note):
+            raise self._damaged(step, "its note is not what was written")
         return note
 
     def _read(self, step: int, **items: Any) -> dict[str, Any]:
@@ -196,17 +251,14 @@ class CheckpointStore:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             return {name: restored[name] for name in items}
         except Exception as error:  # what a damaged file raises depends on where the damage lies
-            raise Damaged(_first_line(error)) from error
+            raise self._damaged(step, _first_line(error)) from error
 
 
 _checksums = jax.jit(checksums)
 
 
-def _verify(note: dict[str, Any], state: TrainState) -> None:
-    found = {name: int(value) for name, value in jax.device_get(_checksums(state)).items()}
-    wrong = [name for name, value in note["checksums"].items() if found.get(name) != value]
-    if wrong:
-        raise Damaged(f"the checksum of {wrong[0]} is wrong" + (f", and {len(wrong) - 1} more" if wrong[1:] else ""))
+def _digest(note: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
 def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: pathlib.Path) -> None:
@@ -223,5 +275,3 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return re.sub(r"\s+", " ", text)[:200]
-
-

@@ -3,13 +3,17 @@
 import dataclasses
 import json
 import pathlib
+import re
 import runpy
+import traceback
+import typing
 from collections.abc import Iterator, Sequence
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.options import check, differences, from_json, nearest, override, to_json
+from model.options import alternatives, check, differences, fields_of, from_json, nearest, override, to_json
 from train.data.config import Data
+from train.files import replace_file
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
@@ -192,9 +196,10 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise UserError(f"no config file at {path}; {nearest(path, known)}")
     try:
         experiment = runpy.run_path(path).get("experiment")
-    except (TypeError, ValueError) as error:
-        # A misspelt or missing argument of an option is the user's, and its text says which.
+    except UserError as error:
         raise UserError(f"{path}: {error}") from error
+    except _MISTAKES as error:
+        raise UserError(f"{_place(error, path)}: {type(error).__name__}: {error}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
@@ -203,10 +208,41 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
+# What a slip in a config file raises: a misspelt or missing argument, name, import, bracket.
+_MISTAKES = (TypeError, ValueError, NameError, AttributeError, ImportError, SyntaxError, LookupError, OSError)
+
+
+def _place(error: BaseException, path: str) -> str:
+    """The file and line at which a config file went wrong."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
+
+
+def _hint(error: BaseException) -> str:
+    """For an argument that an option does not have: the name that may have been meant."""
+    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    cls = _every_option(Experiment).get(found[1]) if found else None
+    return f"; {nearest(found[2], fields_of(cls))}" if found and cls else ""
+
+
+def _every_option(cls: type) -> dict[str, type]:
+    """The class and all option classes that its fields admit, by name."""
+    known, waiting = {}, [cls]
+    while waiting:
+        option = waiting.pop()
+        if option.__name__ not in known:
+            known[option.__name__] = option
+            for annotation in fields_of(option).values():
+                inside = [item for a in alternatives(annotation) for item in (a, *typing.get_args(a))]
+                waiting += [item for item in inside if dataclasses.is_dataclass(item) and isinstance(item, type)]
+    return known
+
+
 def save(experiment: Experiment, run: pathlib.Path) -> None:
     """Writes the resolved config into a run folder."""
-    text = json.dumps(to_json(experiment), indent=2) + "\n"
-    (run / "config.json").write_text(text)
+    replace_file(run / "config.json", (json.dumps(to_json(experiment), indent=2) + "\n").encode())
 
 
 def load(run: pathlib.Path) -> Experiment:

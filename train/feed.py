@@ -25,6 +25,17 @@ def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
         )
 
 
+def check_length(sequence_length: int, rows: NamedSharding) -> None:
+    """Raises UserError when the mesh does not divide the sequences, where they are split at all."""
+    slices = rows.devices_indices_map((rows.num_devices, rows.num_devices)).values()
+    ways = len({str(index[1]) for index in slices})
+    if sequence_length % ways:
+        raise UserError(
+            f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; "
+            f"use a multiple of {ways}, or keep sequences whole with --set 'sharding.sequence=()'"
+        )
+
+
 def local_rows(rows: NamedSharding, batch_size: int) -> list[int]:
     """The rows of a global batch that the devices of this process hold, in order."""
     needed: set[int] = set()

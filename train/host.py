@@ -2,7 +2,9 @@
 
 XLA's CPU client takes a fresh temporary buffer for every step. By default glibc maps such large blocks anew each time
 and gives them back, so that every step pays for page faults and zeroed pages: a third of the time of a small model's
-step (measured: tests/benchmarks/README.md). Keeping freed memory in the process avoids it.
+step (measured: tests/benchmarks/README.md). Keeping freed memory in the process avoids it, for the blocks of the main
+thread: other threads have heaps of 64 MiB at most, which is why commands also switch JAX's asynchronous dispatch on
+CPUs off.
 """
 
 import ctypes

@@ -65,7 +65,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         check_vocabulary(experiment, dataset)
         run_folder.write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
         run_folder.write_json(run / "parameters.json", parameters.as_json(experiment))
-        last_step = experiment.training.num_steps if hard_stop is None else hard_stop
+        last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
         with StopRequest() as stop:
             outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop)
         write_report(run)
@@ -77,6 +77,7 @@ def check_mesh(experiment: Experiment) -> None:
     mesh = sharding.make_mesh(experiment.mesh)
     rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
     feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    feed.check_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     sharding.param_shardings(mesh, experiment.sharding, axes, shapes)
 
@@ -129,11 +130,20 @@ class _Trainer:
                 try:
                     outcome = self._steps(state, step, stop)
                     self.store.finish()
+                    self._require_saved(outcome.step)
                 except BaseException as error:
                     self.metrics.status("failed", self.progress.done, total_steps=total, reason=str(error)[:300])
                     raise
             self.metrics.status(outcome.state, outcome.step, total_steps=total, reason=outcome.reason)
         return outcome
+
+    def _require_saved(self, step: int) -> None:
+        """Raises UserError when the run ends at a step whose checkpoint could not be written: that is no good end."""
+        if step and step not in (kept := self.store.steps()):
+            raise UserError(
+                f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}; "
+                f"make room there and give the same command again: it goes on from step {max(kept, default=0)}"
+            )
 
     def _start(self) -> TrainState:
         """The state of the newest whole checkpoint, or the first one; the metric files are rewound to it."""
@@ -144,7 +154,7 @@ class _Trainer:
         step = int(state.step)
         self.metrics.truncate(step)
         losses = [line["loss"] for line in read_metrics(self.folder) if line["kind"] == "eval"]
-        self.best = min(losses, default=math.inf)
+        self.best = min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
         return state
 

@@ -64,7 +64,7 @@ class Lion(_Decayed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon(_Decayed):
-    """Orthogonalised momentum for the matrices of the blocks; AdamW for embeddings, norms and biases.
+    """Orthogonalised momentum for the matrices of the blocks; Adam for embeddings, norms and biases; both Nesterov.
 
     `rms` sets the root mean square of an update per unit of learning rate, so that rates tuned for AdamW carry over.
     """
@@ -162,18 +162,18 @@ def _chain(option: Optimizer, axes: Any, learning_rate: Any) -> optax.GradientTr
         decayed = optax.add_decayed_weights(-option.weight_decay, decay)  # adafactor's updates already point downhill
         return optax.chain(unit, decayed, optax.scale(learning_rate))
     if isinstance(option, Muon):
-        return optax.contrib.muon(
-            learning_rate,
+        unit = optax.contrib.muon(
+            learning_rate=1.0,
             beta=option.momentum,
             ns_steps=option.num_iterations,
             consistent_rms=option.rms,
-            weight_decay=option.weight_decay,
-            weight_decay_mask=decay,
             adam_b1=option.adam_b1,
             adam_b2=option.adam_b2,
-            adam_weight_decay=option.weight_decay,
             muon_weight_dimension_numbers=lambda params: muon_dimensions(axes),
         )
+        # Decay stands outside: optax's Muon would decay all that Adam updates, norms and biases included.
+        decayed = optax.add_decayed_weights(-option.weight_decay, decay)
+        return optax.chain(unit, decayed, optax.scale(learning_rate))
     inner = optax.chain(
         optax.scale_by_rms(decay=option.b2, eps=option.epsilon, eps_in_sqrt=False, bias_correction=True),
         optax.add_decayed_weights(option.weight_decay, decay),

@@ -1,10 +1,10 @@
 """A run is a folder that explains itself: what lies where, who may write, which experiment it is.
 
-    config.json        the resolved experiment, which loads back to the same one
-    data.json          where the dataset is
-    environment.json   versions, devices, git revision, one entry for every start
-    parameters.json    name, shape, axes, placement and count of every parameter
-    metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
+config.json        the resolved experiment, which loads back to the same one
+data.json          where the dataset is
+environment.json   versions, devices, git revision, one entry for every start
+parameters.json    name, shape, axes, placement and count of every parameter
+metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
 """
 
 import contextlib
@@ -23,8 +23,12 @@ from train.files import replace_file
 @contextlib.contextmanager
 def locked(run: pathlib.Path) -> Iterator[None]:
     """Holds a run folder for writing. Raises UserError, naming the process, when another one holds it."""
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / ".lock", "a+") as file:
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "a+")  # noqa: SIM115 - closed by the with statement below
+    except OSError as error:
+        raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -51,7 +51,9 @@ def run_dataset(run: pathlib.Path) -> Dataset:
     try:
         path = json.loads((run / "data.json").read_text())["dataset"]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{run} does not say where its dataset is (data.json); was it trained with launch.train?") from error
+        raise UserError(
+            f"{run} does not say where its dataset is (data.json); was it trained with launch.train?"
+        ) from error
     return open_dataset(run / "data" if not pathlib.Path(path).exists() and (run / "data").exists() else path)
 
 

@@ -38,11 +38,12 @@ def draw_samples(
     starts = [(begin + [int(i) for i in tokenizer.encode(prompt)])[-max(room, 1) :] for prompt in prompts]
     starts = [start or [0] for start in starts]
     sampling = Sampling(
-        max_tokens=option.length, temperature=option.temperature, top_p=option.top_p if option.temperature else None, seed=seed
+        max_tokens=option.length,
+        temperature=option.temperature,
+        top_p=option.top_p if option.temperature else None,
+        seed=seed,
     )
-    continued = generate(
-        experiment.model, params, starts, sampling, end=end, shard=shard, row_multiple=row_multiple
-    )
+    continued = generate(experiment.model, params, starts, sampling, end=end, shard=shard, row_multiple=row_multiple)
     samples = []
     for prompt, ids in zip(prompts, continued, strict=True):
         ended = bool(ids) and ids[-1] == end

@@ -62,6 +62,8 @@ class Sharding:
             for axis in getattr(self, field.name):
                 if axis not in MESH_AXES:
                     yield field.name, f"{axis!r} is no mesh axis; known: {', '.join(MESH_AXES)}"
+            if len(set(getattr(self, field.name))) < len(getattr(self, field.name)):
+                yield field.name, f"names a mesh axis twice: {', '.join(getattr(self, field.name))}"
 
 
 def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:

@@ -1,17 +1,17 @@
-"""The outside measure: a GPT training step in PyTorch eager, at the shapes and with the optimizer of nanoGPT's CPU experiment.
+"""The outside measure: a GPT training step in PyTorch eager, with the shapes and optimizer of nanoGPT on the CPU.
 
 Run it alone for one JSON line:
 
     python tests/benchmarks/torch_reference.py --size small --steps 200
 
-or with `--serve`, which reads step counts from standard input and answers each with one JSON line, so that a driver can
-time it in turn with something else (A 50 steps, B 50 steps, A 50 steps, ...) on a machine that drifts. Milliseconds are
-wall-clock per step and cover what a training loop does every step: draw the batch, forward, backward, clip, update,
-clear the gradients, read the loss.
+or with `--serve`, which reads step counts from standard input and answers each with one JSON line, so that a
+driver can time it in turn with something else (A 50 steps, B 50 steps, A 50 steps, ...) on a machine that drifts.
+Milliseconds are wall-clock per step and cover what a training loop does every step: draw the batch, forward,
+backward, clip, update, clear the gradients, read the loss.
 
-What it follows is nanoGPT's choice of model (pre-norm GPT-2, learned positions, no biases, LayerNorm with a scale only,
-exact GELU, tied head, `scaled_dot_product_attention(is_causal=True)`) and its choice of AdamW on the CPU, which is
-PyTorch's default there; `--fused` takes PyTorch's fused CPU kernel instead, which nanoGPT does not.
+What it follows is nanoGPT's choice of model (pre-norm GPT-2, learned positions, no biases, LayerNorm with a scale
+only, exact GELU, tied head, `scaled_dot_product_attention(is_causal=True)`) and its choice of AdamW on the CPU,
+which is PyTorch's default there; `--fused` takes PyTorch's fused CPU kernel instead, which nanoGPT does not.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class GPT(nn.Module):
 
 
 def make_step(shape: Shape, *, fused: bool = False, seed: int = 1337) -> Callable[[], float]:
-    """A model, an optimizer and a corpus of random characters; returns the function that takes one step (its loss)."""
+    """Make model, optimizer and a corpus of random characters; return the function that takes one step (its loss)."""
     torch.manual_seed(seed)
     model = GPT(shape)
     matrices = [p for p in model.parameters() if p.ndim >= 2]

@@ -103,7 +103,7 @@ def test_messages_do_not_tear_the_bar(monkeypatch):
     for step in (10, 20, 30, 40):
         assert f"saved [bold]{step}[/bold] " + "x" * 150 in shown
     bars = [line for line in shown if line.startswith("train")]
-    assert re.fullmatch(r"train \S+ 40/40  loss 1.5000  2.00k tokens/s  MFU 25.0%  in 0.\ds", bars[-1])
+    assert re.fullmatch(r"train \S+ 40/40  loss 1.5000  2.00k tokens/s  MFU 25.0%  in \S+", bars[-1])
     assert all(line.startswith(("train", "saved")) for line in shown if line)
 
 
@@ -121,4 +121,4 @@ def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
     terminal = Terminal()
     with Progress("train", total=2, stream=terminal) as progress:
         progress.update(2)
-    assert re.fullmatch(r"train  2/2  in 0.0s\n", terminal.getvalue())
+    assert re.fullmatch(r"train  2/2  in \S+\n", terminal.getvalue())

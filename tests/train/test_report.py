@@ -268,7 +268,7 @@ def test_summary_is_golden(run):
             "  validation loss     2.0625  final evaluation",
             "  perplexity          7.8660  final evaluation",
             f"  bits per byte       1.5000  final evaluation; {NASTY} 1.250, gzip -9 1.960",
-            "  training loss       2.0000  mean of the last 7 logged steps",
+            "  training loss       2.0000  mean of the last 12 logged steps",
             "  tokens trained on    38.4k  192 per parameter",
             "  parameters             200  200",
             "  training time       1m 00s",

@@ -15,12 +15,14 @@ from train.data.config import (
     SeparateText,
     Source,
     Tail,
+    TokenizerOf,
     WholeFiles,
 )
 from train.data.dataset import Dataset, Split, is_dataset, open_dataset
-from train.data.pipeline import Batches, EvaluationBatches, Stretch
+from train.data.pipeline import Batches, EvaluationBatches
 from train.data.prepare import prepare
 from train.data.progress import Progress, TerminalProgress
+from train.data.rows import Stretch
 from train.data.tokenizers import StreamDecoder, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "Tail",
     "TerminalProgress",
     "Tokenizer",
+    "TokenizerOf",
     "WholeFiles",
     "is_dataset",
     "load_tokenizer",

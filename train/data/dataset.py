@@ -62,13 +62,17 @@ class Split:
     def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Tokens [start, stop) of a document, in the shards' unsigned type; raises UserError for a damaged shard."""
         stop = self.length(document) if stop is None else stop
-        first, last = start // RECORD_TOKENS, max(stop - 1, start) // RECORD_TOKENS
-        base = int(self._records[document])
-        if first == last:
-            offset = first * RECORD_TOKENS
-            return self.reader.read(base + first).tokens[start - offset : stop - offset]
-        joined = np.concatenate([self.reader.read(base + k).tokens for k in range(first, last + 1)])
-        return joined[start - first * RECORD_TOKENS : stop - first * RECORD_TOKENS]
+        if start >= stop:
+            return np.zeros(0, np.uint8)
+        before = start // RECORD_TOKENS * RECORD_TOKENS
+        parts = [self.reader.read(number).tokens for number in self.records(document, start, stop)]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return joined[start - before : stop - before]
+
+    def records(self, document: int, start: int, stop: int) -> range:
+        """The numbers of the records that hold tokens [start, stop) of a document, of which there is always one."""
+        first = int(self._records[document])
+        return range(first + start // RECORD_TOKENS, first + max(stop - 1, start) // RECORD_TOKENS + 1)
 
     def document_name(self, document: int) -> str:
         """The name of a document: the file that it came from, and the line where a file has many."""

@@ -9,8 +9,11 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import config
-from train.data.tokenizers import Tokenizer
+from train.data.tokenizers import Tokenizer, split_after_newline
 from train.files import replace_file
+
+# The library keeps every token's text and place while it encodes; long texts are encoded in parts.
+PART = 1 << 22
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -43,7 +46,9 @@ class HuggingFaceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        encodings = (self._tokenizer.encode(part, add_special_tokens=False) for part in split_after_newline(text, PART))
+        parts = [np.array(encoding.ids, np.int32) for encoding in encodings]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""

@@ -134,12 +134,15 @@ class _Preparation:
         option = self.data.validation
         for k, units in self.raw.items():
             held = self.held[k]
+            left_out = frozenset[str]() if held is None else held.validation | held.generated
             for unit in units if whole else sample_evenly(units, TOKENIZER_TEXT):
                 for document in sources.read_unit(unit):
                     if whole:
                         yield document.text
-                    elif held is None or document.name not in held.generated:
-                        yield training_part(document, option, None if held is None else held.validation)
+                    elif held is None:
+                        yield training_part(document, option, None)
+                    elif document.name not in left_out:
+                        yield document.text
         if whole and isinstance(option, config.SeparateText):
             for unit in settings.separate_units(option):
                 yield from (document.text for document in sources.read_unit(unit))
@@ -171,10 +174,10 @@ class _Preparation:
             useful = 1 + sum(size for name, size in sizes.items() if name not in parts) // BYTES_WORTH_A_PROCESS
             for part in run_jobs(setup, jobs, min(self.workers, useful)):
                 parts[part["name"]] = part
-                documents, tokens = (
-                    sum(shard[key] for shard in part["shards"].values()) for key in ("documents", "tokens")
+                documents, tokens, encoded = (
+                    sum(shard[key] for shard in part["shards"].values()) for key in ("documents", "tokens", "bytes")
                 )
-                stage.advance(bytes=sizes[part["name"]], documents=documents, tokens=tokens)
+                stage.advance(sizes[part["name"]], documents, tokens, encoded)
         self._finish(tokenizer, folder, [parts[name] for name in names])
 
     def _finish(self, tokenizer: Tokenizer, folder: pathlib.Path, parts: list[dict[str, Any]]) -> None:

@@ -11,17 +11,20 @@ from train.progress import Progress as Display
 
 
 class Stage:
-    """One stretch of work. `bytes` count the text; what an earlier run did of it is told as resumed."""
+    """One stretch of work: `bytes` of what is read, `encoded` of the text in it, `resumed` from an earlier run."""
 
     def __init__(self) -> None:
-        self.documents = self.tokens = self.bytes = self.resumed = 0
+        self.documents = self.tokens = self.bytes = self.encoded = self.resumed = 0
         self._started = time.perf_counter()
 
-    def advance(self, bytes: int = 0, documents: int = 0, tokens: int = 0, resumed: bool = False) -> None:
+    def advance(
+        self, bytes: int = 0, documents: int = 0, tokens: int = 0, encoded: int = 0, resumed: bool = False
+    ) -> None:
         """Adds what was done since the last call."""
         self.bytes += bytes
         self.documents += documents
         self.tokens += tokens
+        self.encoded += encoded
         self.resumed += bytes if resumed else 0
 
     def seconds(self) -> float:
@@ -37,7 +40,7 @@ class Stage:
                 "documents_per_second": self.documents / seconds,
                 "tokens_per_second": self.tokens / seconds,
             } | rates
-            rates["bytes_per_token"] = worked / self.tokens
+            rates["bytes_per_token"] = self.encoded / self.tokens
         return rates
 
 
@@ -70,8 +73,10 @@ class _ShownStage(Stage):
         super().__init__()
         self._display = display
 
-    def advance(self, bytes: int = 0, documents: int = 0, tokens: int = 0, resumed: bool = False) -> None:
-        super().advance(bytes, documents, tokens, resumed)
+    def advance(
+        self, bytes: int = 0, documents: int = 0, tokens: int = 0, encoded: int = 0, resumed: bool = False
+    ) -> None:
+        super().advance(bytes, documents, tokens, encoded, resumed)
         # The last megabyte is said when the work is done, with the final rates.
         if self._display.total is None or _megabytes(self.bytes) < self._display.total:
             self.show(_megabytes(self.bytes))

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import pathlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from model.errors import UserError
 from train.data import config
-from train.data.tokenizers import Tokenizer
+from train.data.tokenizers import Tokenizer, split_after_newline
 from train.files import replace_file
 
 # SentencePiece writes a space as U+2581 inside and reads that back as a space, so a real U+2581 must go by its bytes.
 SPACE_MARK = "\u2581"
-# Its encoder's memory grows with the text; long texts are encoded in parts, cut after a newline.
+# Its encoder takes some hundred bytes of memory a character; long texts are encoded in parts, cut after a newline.
 PART = 1 << 18
 # Training on more text than this changes little and takes long.
 TRAINING_CHARACTERS = 64_000_000
@@ -45,14 +46,16 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
+        parts = [np.array(self._encode(part), np.int32) for part in split_after_newline(text, PART)]
+        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+
+    def _encode(self, text: str) -> list[int]:
+        if self._mark is None or SPACE_MARK not in text:
+            return self._processor.encode(text)
         ids: list[int] = []
-        for part in split_after_newline(text, PART):
-            if self._mark is None or SPACE_MARK not in part:
-                ids += self._processor.encode(part)
-                continue
-            for k, between in enumerate(part.split(SPACE_MARK)):
-                ids += (self._mark if k else []) + self._processor.encode(between)
-        return np.array(ids, np.int32)
+        for k, between in enumerate(text.split(SPACE_MARK)):
+            ids += (self._mark if k else []) + self._processor.encode(between)
+        return ids
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
@@ -100,11 +103,18 @@ def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> S
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise UserError(
-            f"SentencePiece could not make {option.vocab_size} pieces of this text: {error}; give a smaller vocab_size"
-            " or more text"
-        ) from None
+        raise UserError(_why_not(option, str(error))) from None
     return SentencePieceTokenizer(option, out.getvalue())
+
+
+def _why_not(option: config.SentencePiece, error: str) -> str:
+    """SentencePiece's complaint in the words of the option."""
+    got = f"data.tokenizer.vocab_size={option.vocab_size}"
+    if most := re.search(r"value <= (\d+)", error):
+        return f"{got}: this text gives at most {most[1]} pieces; set vocab_size to that or less, or give more text"
+    if least := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
+        return f"{got}: the characters of this text alone take {least[1]} pieces; set vocab_size to more than that"
+    return f"{got}: SentencePiece could not be trained on this text: {error}"
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
@@ -114,15 +124,3 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
         left -= len(text)
         if left <= 0:
             return
-
-
-def split_after_newline(text: str, size: int) -> Iterator[str]:
-    """Parts of at most `size` characters that join to the text, cut after a newline where a part has one."""
-    start = 0
-    while start < len(text):
-        stop = start + size
-        if stop < len(text):
-            newline = text.rfind("\n", start, stop)
-            stop = newline + 1 if newline >= 0 else stop
-        yield text[start:stop]
-        start = stop

@@ -27,7 +27,8 @@ def list_sources(data: Data, finished: bool) -> list[Units | None]:
         units = None
         if not dataset.is_dataset(source.path):
             try:
-                units = sources.list_units(source)
+                whole = isinstance(data.validation, Tail)  # whose fraction is that of a file
+                units = sources.list_units(source, bytes_per_text=None) if whole else sources.list_units(source)
             except UserError:
                 if not finished:
                     raise

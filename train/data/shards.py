@@ -134,9 +134,21 @@ class ShardReader:
                 self._cache.move_to_end(number)
                 return record
         try:
-            record = records.unpack(self._read_bytes(number))
+            (content,) = self._read_bytes([number])
+            return self._keep(number, records.unpack(content))
         except records.DamagedRecordError as error:
             raise UserError(f"{self._where(number)} is damaged: {error}; {MEND}") from None
+
+    def load(self, numbers: Iterable[int]) -> None:
+        """Reads records that will be asked for, together: a fifth of the work of reading them one by one."""
+        missing = sorted({number for number in numbers if number not in self._cache})
+        if len(missing) < 2:
+            return
+        with contextlib.suppress(records.DamagedRecordError):  # which one it is comes out when it is read
+            for number, content in zip(missing, self._read_bytes(missing), strict=True):
+                self._keep(number, records.unpack(content))
+
+    def _keep(self, number: int, record: Record) -> Record:
         with self._lock:
             if number not in self._cache:
                 self._cache[number] = record
@@ -145,11 +157,11 @@ class ShardReader:
                 self._room += self._cache.popitem(last=False)[1].tokens.nbytes
         return record
 
-    def _read_bytes(self, number: int) -> bytes:
+    def _read_bytes(self, numbers: list[int]) -> list[bytes]:
         try:
             if self._source is None:
                 self._source = self._open()
-            return self._source[number]
+            return [self._source[numbers[0]]] if len(numbers) == 1 else self._source.__getitems__(numbers)
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             # array_record has checksums of its own, and names the byte at which one failed.
             raise records.DamagedRecordError(
@@ -160,8 +172,10 @@ class ShardReader:
         import grain
 
         counted = zip(self._paths, self._sizes, strict=True)
-        # Naming the range of records saves opening every file only to count them.
-        return grain.sources.ArrayRecordDataSource([f"{path}[0:{size}]" for path, size in counted])
+        # Naming the range of records saves opening every file only to count them. Without threads of its own, since to
+        # wake one for every record costs far more than to read the record, the more so when all cores are busy.
+        paths = [f"{path}[0:{size}]" for path, size in counted]
+        return grain.sources.ArrayRecordDataSource(paths, {"max_parallelism": "0"})
 
     def _where(self, number: int) -> str:
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import itertools
 import os
 import pathlib
 import sysconfig
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from model.errors import UserError
 from train.data import tables
@@ -54,8 +56,12 @@ class Document:
         return len(self.text.encode("utf-8"))
 
 
-def list_units(source: Source, bytes_per_unit: int = 4 << 20) -> list[Unit]:
-    """The units of a source in a fixed order. Raises UserError where there is nothing to read or no such thing."""
+def list_units(source: Source, bytes_per_unit: int = 4 << 20, bytes_per_text: int | None = 32 << 20) -> list[Unit]:
+    """The units of a source in a fixed order. Raises UserError where there is nothing to read or no such thing.
+
+    Text files longer than `bytes_per_text` are cut after line ends into documents of about that size, which processes
+    can share; None leaves every file whole.
+    """
     if source.path.startswith(HUGGING_FACE):
         return tables.hugging_face_units(source, bytes_per_unit)
     units: list[Unit] = []
@@ -65,8 +71,7 @@ def list_units(source: Source, bytes_per_unit: int = 4 << 20) -> list[Unit]:
         elif path.suffix in PARQUET:
             units += tables.parquet_units(path, name, source.field)
         else:
-            size = path.stat().st_size
-            units.append(Unit("text", str(path), name, 0, size, 0, size, source.field))
+            units += _text_units(path, name, source.field, bytes_per_text)
     return units
 
 
@@ -128,6 +133,29 @@ def _is_text(path: pathlib.Path) -> bool:
         return False
 
 
+def _text_units(path: pathlib.Path, name: str, field: str, size: int | None) -> list[Unit]:
+    length = path.stat().st_size
+    cuts = [0]
+    if size is not None and length > size:
+        with open(path, "rb") as file:
+            cuts += [_line_end(file, at) for at in range(size, length, size)]
+    return [
+        Unit("text", str(path), f"{name} from byte {start}" if start else name, start, stop, 0, stop - start, field)
+        for start, stop in itertools.pairwise([*cuts, length])
+        if stop > start
+    ]
+
+
+def _line_end(file: BinaryIO, at: int) -> int:
+    """The first place from `at` on where a line ends, or a character does in a line of more than a megabyte."""
+    file.seek(at)
+    line = file.readline(1 << 20)
+    if line.endswith(b"\n") or len(line) < 1 << 20:
+        return at + len(line)
+    # Bytes 10xxxxxx go on with a character that has begun before.
+    return at + next((k for k, byte in enumerate(line) if byte & 0xC0 != 0x80), 0)
+
+
 def _jsonl_units(path: pathlib.Path, name: str, field: str, size: int) -> list[Unit]:
     """Cuts a jsonl file after line ends, about every `size` bytes, counting the lines on the way."""
     units, start, first, lines = [], 0, 1, 1
@@ -144,7 +172,7 @@ def _jsonl_units(path: pathlib.Path, name: str, field: str, size: int) -> list[U
 def read_unit(unit: Unit) -> Iterator[Document]:
     """The documents of a unit, in order. Raises UserError that names the file and the byte where it cannot be read."""
     if unit.format == "text":
-        text = decode(read_bytes(unit.path), unit.path, 0)
+        text = decode(read_bytes(unit.path, unit.start, unit.stop), unit.path, unit.start)
         if text:
             yield Document(unit.name, text)
     elif unit.format == "jsonl":

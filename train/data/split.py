@@ -21,7 +21,7 @@ COMMON = 200
 # Past so many lines, only a share of them is compared, the same share in every document.
 LINES_COMPARED = 4_000_000
 # A group of documents with more than this share of what is to be held out would be most of the validation text.
-LARGEST_GROUP = 0.25
+LARGEST_GROUP = 0.5
 
 _GENERATED = re.compile(
     r"generated (from|by|with|using)|auto-?generated|automatically generated|do not edit", re.IGNORECASE
@@ -91,7 +91,7 @@ class Splitter:
             self._lines.append(_significant_lines(document.text, self._every))
 
     def held(self) -> Held:
-        """The documents held out: groups in the order of their hash until the fraction is reached."""
+        """The documents held out: groups in the order of their hash, as many as the fraction has room for."""
         groups = self._groups()
         budget = self._option.fraction * sum(self._bytes)
         chosen: list[int] = []
@@ -99,7 +99,7 @@ class Splitter:
         for members in sorted(groups, key=self._group_rank):
             bytes_of_group = sum(self._bytes[i] for i in members)
             tabular = any(self._generated[i] for i in members)
-            if tabular or bytes_of_group > max(LARGEST_GROUP * budget, budget - size) or size >= budget:
+            if tabular or bytes_of_group > min(LARGEST_GROUP * budget, budget - size):
                 continue
             chosen += members
             size += bytes_of_group

@@ -7,7 +7,7 @@ import hashlib
 import json
 import pathlib
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -193,6 +193,18 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
     if path is not None and not path.is_file():
         raise UserError(f"{path} is missing: {DESCRIPTION} beside it names it; prepare the data again")
     return tokenizer_class(option).load(option, path)
+
+
+def split_after_newline(text: str, size: int) -> Iterator[str]:
+    """Parts of at most `size` characters that join to the text, cut after a newline where a part has one."""
+    start = 0
+    while start < len(text):
+        stop = start + size
+        if stop < len(text):
+            newline = text.rfind("\n", start, stop)
+            stop = newline + 1 if newline >= 0 else stop
+        yield text[start:stop]
+        start = stop
 
 
 class StreamDecoder:

@@ -69,10 +69,11 @@ def score(
     mesh: jax.sharding.Mesh,
     table: sharding.Sharding,
     stride: int,
+    window: int | None = None,
     batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Scores documents. One program is compiled: windows are padded to the context length and batched.
+    """Scores documents. One program is compiled: windows are padded to one length and batched.
 
     Args:
       model: the model's options.
@@ -81,18 +82,24 @@ def score(
       begin: the id that a document begins after (the tokenizer's end of document), or None.
       mesh: the devices.
       table: how activations lie on them.
-      stride: tokens that the window moves by, from 1 to the context length.
+      stride: tokens that the window moves by, from 1 to the window's length.
+      window: its length; None for the model's context length. A model whose training sequences were shorter than its
+        context has not learnt the positions past them, and is measured best at their length.
       batch_size: windows at a time; None for as many as keep the logits within 256 MiB, 64 at most.
       on_progress: told the number of tokens scored so far, after every batch.
 
     Raises:
-      UserError: for a stride that is out of range, and when there is no token to score.
+      UserError: for a window or a stride that is out of range, and when there is no token to score.
     """
-    length = model.context_length
+    length = model.context_length if window is None else window
+    if not 1 <= length <= model.context_length:
+        raise UserError(
+            f"the window must be from 1 to the model's context of {model.context_length} tokens, got {length}"
+        )
     if not 1 <= stride <= length:
-        raise UserError(f"the stride must be from 1 to the model's context of {length} tokens, got {stride}")
+        raise UserError(f"the stride must be from 1 to the window of {length} tokens, got {stride}")
     ways = sharding.ways(mesh, table, "batch")
-    batch_size = -(-(batch_size or default_batch_size(model)) // ways) * ways
+    batch_size = -(-(batch_size or default_batch_size(length, model.vocab_size)) // ways) * ways
     placed = sharding.named(mesh, table, ("batch", "sequence"))
     local = feed.local_rows(placed, batch_size)
     token_nll = _compile(model, mesh, table)
@@ -150,9 +157,9 @@ def _compile(model: ModelConfig, mesh: jax.sharding.Mesh, table: sharding.Shardi
     return jax.jit(token_nll, out_shardings=sharding.replicated(mesh))
 
 
-def default_batch_size(model: ModelConfig) -> int:
+def default_batch_size(length: int, vocab_size: int) -> int:
     """Windows at a time that keep the float32 logits within `LOGIT_BYTES`, from 1 to 64."""
-    return max(1, min(64, LOGIT_BYTES // (4 * model.context_length * model.vocab_size)))
+    return max(1, min(64, LOGIT_BYTES // (4 * length * vocab_size)))
 
 
 def _grouped(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -112,7 +112,7 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
         keep = _thinned(len(finite))
         axes.plot(finite.steps[keep], smoothed[keep], color=colors.train, linewidth=1.6, label="training, smoothed")
     elif len(finite):
-        axes.plot(finite.steps, finite.values, color=colors.train, linewidth=1.6, label="training")
+        axes.plot(finite.steps, finite.values, _mark(finite), color=colors.train, linewidth=1.6, label="training")
     if len(validation):
         axes.plot(
             validation.steps,
@@ -146,7 +146,7 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
         if len(finite) > _POINTS:
             # The median of each group, not a mean: one spike must not look like a plateau.
             line = _draw_raw(axes, finite, colors.train)
-        axes.plot(line.steps, line.values, color=colors.train, linewidth=1.4)
+        axes.plot(line.steps, line.values, _mark(line), color=colors.train, linewidth=1.4)
         axes.set_xlim(0, 1.01 * max(last_step, 1))
         positive = finite.values[finite.values > 0]
         spread = np.max(positive) / np.quantile(positive, 0.02) if len(positive) else 1.0
@@ -178,6 +178,11 @@ def _draw_raw(axes: "Axes", series: Series, color: str) -> Series:
     lowest, highest = [group.min() for group in groups], [group.max() for group in groups]
     axes.fill_between(middles, lowest, highest, color=color, alpha=0.25, linewidth=0)
     return Series(steps=middles, values=np.array([np.median(group) for group in groups]))
+
+
+def _mark(series: Series) -> str:
+    """The format of a line: one point alone, which makes no line, is a dot."""
+    return "." if len(series) == 1 else "-"
 
 
 def _thinned(length: int) -> np.ndarray:

@@ -170,8 +170,9 @@ def facts(run: Run) -> list[Fact]:
     found = _validation_facts(run)
     loss = run.metric("loss").finite()
     if len(loss):
-        note = f"mean of the last {len(loss) - max(0, len(loss) - 1 - len(loss) // 100)} logged steps"
-        found.append(Fact(label="Training loss", value=number(smooth(loss.values)[-1]), note=note))
+        averaged = max(1, len(loss) // 50)
+        note = f"mean of the last {averaged} logged steps" if averaged > 1 else "last logged step"
+        found.append(Fact(label="Training loss", value=number(loss.values[-averaged:].mean()), note=note))
     broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
     if broken:
         found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))

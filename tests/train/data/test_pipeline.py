@@ -152,12 +152,14 @@ def test_a_host_reads_only_the_records_of_its_rows(dataset, data, monkeypatch):
     reader = opened.split("train")[0].reader
     asked = []
     monkeypatch.setattr(
-        reader, "_read_bytes", lambda number, read=reader._read_bytes: asked.append(number) or read(number)
+        reader, "_read_bytes", lambda numbers, read=reader._read_bytes: asked.extend(numbers) or read(numbers)
     )
     batches.rows(5, [])
     assert asked == []
     batches.rows(5, [2])
     assert 1 <= len(asked) <= 4
+    batches.rows(5)
+    assert len(set(asked)) == len(asked)
 
 
 @pytest.mark.parametrize("prefetch", [0, 1, 4])
@@ -192,8 +194,9 @@ def test_seed_changes_the_order(dataset, data):
 def test_order_is_this_one(dataset, data):
     """The order of training is part of what a seed means: a library that changes it must not do so unnoticed."""
     batches = Batches(dataset, change(data, batch_size=1, packing=Concatenate(order="files")))
-    (rows,) = batches.rows_per_epoch
-    assert [batches._locate(n, 0)[1:] for n in (0, 1, 2, rows, rows + 1)] == GOLDEN
+    assert batches.rows_per_epoch == [1102]
+    places = [batches._locate(n, 0)[1:] for n in (0, 1, 2, 1102, 1103)]
+    assert places == [(242, 9), (289, 9), (397, 9), (619, 0), (893, 0)]
 
 
 def test_evaluation_counts_every_target_once(dataset, data):
@@ -258,6 +261,3 @@ def test_rows_outside_the_batch_and_unknown_split(dataset, data):
         Batches(dataset, data).rows(0, [8])
     with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
         Batches(dataset, data, split="test")
-
-
-

@@ -31,6 +31,21 @@ def test_glob_names_documents_from_the_common_folder(tmp_path):
     assert [d.name for d in documents(f"{tmp_path}/**/*.md")] == ["a/x.md", "b/y.md"]
 
 
+def test_long_text_files_are_cut_after_lines_or_characters(tmp_path):
+    text = "".join(f"line {k} ö\n" for k in range(20_000)) + "ö" * (1 << 20)
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    units = list_units(Source(path=str(tmp_path / "a.txt")), bytes_per_text=50_001)
+    found = [d for unit in units for d in read_unit(unit)]
+    assert "".join(d.text for d in found) == text
+    assert found[0].name == "a.txt"
+    assert found[1].name == f"a.txt from byte {found[0].num_bytes}"
+    assert all(d.text.endswith("\n") for d in found[:4])
+    assert max(len(d.text) for d in found) < 1 << 20  # the end has no line end to cut at
+    assert sorted(len(d.text) for d in found)[len(found) // 2] < 51_000
+    whole = list_units(Source(path=str(tmp_path / "a.txt")), bytes_per_text=None)
+    assert [d.text for unit in whole for d in read_unit(unit)] == [text]
+
+
 def test_jsonl_counts_lines_across_units(tmp_path):
     lines = [json.dumps({"text": f"document {k} \u2028 ö", "id": k}, ensure_ascii=False) for k in range(40)]
     lines[7] = ""

@@ -18,7 +18,7 @@ from train.data import (
     make_tokenizer,
     save_tokenizer,
 )
-from train.data.sentencepieces import split_after_newline
+from train.data.tokenizers import split_after_newline
 
 CODE = 'def f(x):\n\tif x:\r\n        return  "a  b"\n\n\n' * 40
 
@@ -140,9 +140,12 @@ def test_sentencepiece_splits_digits_only_when_told():
     assert len(whole.encode("12345")) < 5
 
 
-def test_too_little_text_for_the_vocabulary():
-    with pytest.raises(UserError, match="smaller vocab_size"):
+def test_vocabularies_that_a_text_does_not_give():
+    with pytest.raises(UserError, match=r"vocab_size=4000: this text gives at most \d+ pieces"):
         make_tokenizer(SentencePiece(vocab_size=4000), ["short"])
+    many = "".join(chr(0x4E00 + k) for k in range(200))
+    with pytest.raises(UserError, match=r"vocab_size=300: the characters of this text alone take 45\d pieces"):
+        make_tokenizer(SentencePiece(vocab_size=300), [many])
 
 
 def test_unknown_character_is_named(tmp_path):

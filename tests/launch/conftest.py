@@ -1,0 +1,56 @@
+"""Several calls of one command in one process, since starting Python and JAX takes longer than most calls."""
+
+import json
+import pathlib
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# Every call is what `python -m MODULE ARGUMENTS` does, with the flags of the call before forgotten.
+PROGRAM = """
+import contextlib, importlib, io, json, sys
+from absl import flags
+from launch import cli
+module = importlib.import_module(sys.argv[1])
+own = flags.FLAGS.flags_by_module_dict()[sys.argv[1]]
+answers = []
+for arguments in json.loads(sys.argv[2]):
+    out, err = io.StringIO(), io.StringIO()
+    for flag in own:
+        flag.unparse()
+    sys.argv = [module.__file__, *arguments]
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.run(module.main)
+            status = 0
+        except SystemExit as end:
+            status = end.code or 0
+    answers.append([status, out.getvalue(), err.getvalue()])
+print(json.dumps(answers))
+"""
+
+
+class Answer(NamedTuple):
+    """What a command gave back."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def call():
+    """call(module, [arguments, ...]) -> [Answer, ...]"""
+
+    def call(module, calls):
+        listed = json.dumps([[str(argument) for argument in arguments] for arguments in calls])
+        program = [sys.executable, "-c", PROGRAM, module, listed]
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr
+        return [Answer(*answer) for answer in json.loads(done.stdout.splitlines()[-1])]
+
+    return call

@@ -1,0 +1,82 @@
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from model.options import to_json
+from train.data import Batches, Bytes, Data, open_dataset, prepare
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def command(*arguments):
+    """Runs launch.data; returns its status, output and errors."""
+    program = [sys.executable, "-m", "launch.data", *map(str, arguments)]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder as launch.train leaves it, as far as data goes."""
+    folder = tmp_path_factory.mktemp("run")
+    text = tmp_path_factory.mktemp("text")
+    for k in range(20):
+        (text / f"{k}.txt").write_text(f"file {k} " * 40)
+    data = Data(path=str(text), tokenizer=Bytes(), batch_size=4, sequence_length=64)
+    prepare(data, folder / "data")
+    (folder / "config.json").write_text(json.dumps({"type": "Experiment", "data": to_json(data)}))
+    (folder / "data.json").write_text(json.dumps({"dataset": str(folder / "data")}))
+    return folder, data
+
+
+def test_show_prints_the_documents_of_a_step(run):
+    folder, data = run
+    status, out, err = command("show", f"--run={folder}", "--step=12", "--characters=7")
+    assert status == 0, err
+    head, *lines = out.splitlines()
+    assert head.startswith("step 12: batch 11, ")
+    batch = Batches(open_dataset(folder / "data"), data).rows(11)
+    found = [
+        re.match(r"row +(\d+) +(\d+):(\d+) +(\d+)\.txt +tokens (\d+):(\d+) of \d+ +'(.*)'$", line) for line in lines
+    ]
+    assert all(found)
+    for row, column, _, name, start, stop, shown in (match.groups() for match in found):
+        expected = (f"file {name} " * 40)[int(start) : int(stop)]
+        column, size = int(column), int(stop) - int(start)
+        assert bytes(batch["targets"][int(row), column : column + size].tolist()).decode() == expected
+        assert expected[:7] == shown
+    status, out, err = command("show", f"--run={folder}", "--step=12", "--rows=3")
+    assert {line.split()[1] for line in out.splitlines()[1:]} == {"3"}
+
+
+def test_info_counts_and_verifies(run):
+    folder, _ = run
+    status, out, err = command("info", f"--path={folder / 'data'}", "--verify")
+    assert status == 0, err
+    assert out.splitlines()[1] == "tokenizer: Bytes, 257 ids, end of document: 256"
+    assert out.splitlines()[-1] == "verified: 2 shards are what was written"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "expected one of show, info, got nothing"),
+        (["shw"], "got shw"),
+        (["show", "--run=RUN"], "--run and --step are needed"),
+        (["show", "--run=RUN", "--step=0"], "steps count from 1"),
+        (["show", "--run=RUN", "--step=1", "--rows=4"], "expected numbers from 0 to 3"),
+        (["show", "--run=RUN/data", "--step=1"], "config.json does not exist"),
+        (["info"], "--path is missing"),
+        (["info", "--path=RUN"], "is no finished dataset"),
+    ],
+)
+def test_mistakes_are_named_without_a_traceback(arguments, message, run):
+    status, out, err = command(*[a.replace("RUN", str(run[0])) for a in arguments])
+    assert (status, out) == (2, "")
+    assert message in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err

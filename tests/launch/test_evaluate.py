@@ -1,0 +1,127 @@
+import json
+import math
+
+import pytest
+
+from train.runs import load_run
+
+MODULE = "launch.evaluate"
+MEASURES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+
+
+@pytest.fixture(scope="module")
+def answers(call, tiny_run, tiny_text, tmp_path_factory):
+    """What one process says to many calls, by name."""
+    files = tmp_path_factory.mktemp("texts")
+    (files / "empty.txt").touch()
+    (files / "bad.txt").write_bytes(b"ab\xff")
+    run = f"--run={tiny_run}"
+    calls = {
+        "validation": (run, "--json"),
+        "table": (run,),
+        "one": (run, f"--text={tiny_text}/0.txt", "--json"),
+        "one table": (run, f"--text={tiny_text}/0.txt"),
+        "two": (run, f"--text={tiny_text}/0.txt", f"{tiny_text}/1.txt", "--json"),
+        "glob": (run, f"--text={tiny_text}/[01].txt", "--json", "--batch_size=3"),
+        "folder": (run, f"--text={tiny_text}", "--json"),
+        "stride": (run, f"--text={tiny_text}/0.txt", "--stride=1", "--json"),
+        "window": (run, f"--text={tiny_text}/0.txt", "--window=4", "--json"),
+        "step": (run, f"--text={tiny_text}/0.txt", "--checkpoint=10", "--json"),
+        "no run": ("--json",),
+        "nowhere": (f"--run={files}/nowhere",),
+        "loose": (run, "x.txt"),
+        "missing": (run, f"--text={files}/missing.txt"),
+        "empty": (run, f"--text={files}/empty.txt"),
+        "bad": (run, f"--text={files}/bad.txt"),
+        "stride too long": (run, "--stride=17"),
+        "stride 0": (run, "--stride=0"),
+        "window too long": (run, "--window=33"),
+        "checkpoint": (run, "--checkpoint=first"),
+    }
+    return dict(zip(calls, call(MODULE, calls.values()), strict=True))
+
+
+def result(answer):
+    assert answer.status == 0, answer.err
+    return json.loads(answer.out)
+
+
+def test_counts_are_those_of_the_text(answers, tiny_text):
+    texts = [path.read_bytes() for path in sorted(tiny_text.glob("*.txt"))]
+    for name, chosen in (("one", texts[:1]), ("two", texts[:2]), ("glob", texts[:2]), ("folder", texts)):
+        found = result(answers[name])
+        size = sum(map(len, chosen))
+        words = sum(len(text.decode().split()) for text in chosen)
+        assert (found["documents"], found["tokens"], found["bytes"], found["words"]) == (len(chosen), size, size, words)
+        assert found["documents_not_restored"] == 0
+
+
+def test_measures_agree_with_one_another(answers):
+    for name in ("validation", "one", "folder"):
+        found = result(answers[name])
+        nll = found["loss"] * found["tokens"]
+        assert found["perplexity"] == pytest.approx(math.exp(found["loss"]))
+        assert found["word_perplexity"] == pytest.approx(math.exp(nll / found["words"]))
+        assert found["bits_per_byte"] == pytest.approx(nll / math.log(2) / found["bytes"])
+        for measure in MEASURES:
+            error = found[f"{measure}_standard_error"]
+            assert error is None if found["documents"] == 1 else error > 0
+
+
+def test_two_ways_to_name_the_same_files_agree(answers):
+    two, glob = result(answers["two"]), result(answers["glob"])
+    assert two["loss"] == pytest.approx(glob["loss"], rel=1e-6)
+
+
+def test_the_validation_split_is_the_default(answers, tiny_run):
+    found = result(answers["validation"])
+    split = load_run(tiny_run).dataset().about["splits"]["validation"]
+    assert found["text"] == "validation split"
+    assert {name: found[name] for name in ("documents", "tokens", "bytes", "words")} == {
+        name: split[name] for name in ("documents", "tokens", "bytes", "words")
+    }
+    assert (found["window"], found["stride"], found["step"]) == (16, 8, 20)
+
+
+def test_window_stride_and_checkpoint_are_live(answers):
+    base = result(answers["one"])
+    assert result(answers["stride"])["stride"] == 1
+    assert result(answers["window"])["window"] == 4
+    assert result(answers["step"])["step"] == 10
+    for name in ("stride", "window", "step"):
+        assert result(answers[name])["loss"] != base["loss"], name
+    assert result(answers["window"])["loss"] > result(answers["stride"])["loss"]  # less context, more loss
+
+
+def test_the_table_is_for_people(answers):
+    out, found = answers["table"].out, result(answers["validation"])
+    lines = out.splitlines()
+    assert "step 20, on validation split" in lines[0]
+    for line, start in zip(lines[2:6], ("documents", "tokens", "words", "bytes"), strict=True):
+        assert line.split() == [start, f"{found[start]:,}"]
+    assert f"{found['bits_per_byte']:.4f}" in next(line for line in lines if "bits per byte" in line)
+    assert "window 16 tokens, stride 8" in out
+    assert "no standard error" in answers["one table"].out
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no run", "--run is missing"),
+        ("nowhere", "no run folder"),
+        ("loose", "name the text with --text=x.txt"),
+        ("missing", "missing.txt"),
+        ("empty", "empty.txt is empty"),
+        ("bad", "bad.txt is not UTF-8 at byte 2"),
+        ("stride too long", "from 1 to the window of 16 tokens, got 17"),
+        ("stride 0", "--stride must be at least 1"),
+        ("window too long", "from 1 to the model's context of 32 tokens, got 33"),
+        ("checkpoint", "no checkpoint 'first'"),
+    ],
+)
+def test_mistakes_are_one_message_and_exit_2(answers, name, message):
+    answer = answers[name]
+    assert answer.status == 2, answer
+    assert message in answer.err
+    assert "Traceback" not in answer.err
+    assert not answer.out

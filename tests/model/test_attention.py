@@ -1,0 +1,216 @@
+"""The attention layer, and the kernel behind it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from model import masks
+from model.attention import Attention, GroupedQuery
+from model.initialization import Normal, ParameterMaker
+from model.kernels import attend
+from model.norms import LayerNorm, RMSNorm
+from model.positions import Rotary, rotary_table
+from model.taps import Context
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max())
+    return e / e.sum()
+
+
+def naive(q, k, v, mask, scale, softcap=None):
+    """One query, one head at a time, in float64: the heads' outputs and the weights (B, N, T, S)."""
+    (b, t, n, h), (s, kv) = q.shape, k.shape[1:3]
+    mask = np.broadcast_to(mask, (b, t, s))
+    out, weights = np.zeros((b, t, n, h)), np.zeros((b, n, t, s))
+    for row, head, query in np.ndindex(b, n, t):
+        shared = head // (n // kv)  # neighbouring query heads share a key head
+        seen = np.flatnonzero(mask[row, query])
+        scores = np.array([scale * q[row, query, head] @ k[row, key, shared] for key in seen])
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        weights[row, head, query, seen] = softmax(scores)
+        out[row, query, head] = weights[row, head, query] @ v[row, :, shared]
+    return out, weights
+
+
+def heads(n, kv, b=2, t=4, s=5, h=6, seed=0):
+    rng = np.random.default_rng(seed)
+    shapes = [(b, t, n, h), (b, s, kv, h), (b, s, kv, h)]
+    return [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def random_mask(b, t=4, s=5):
+    mask = np.random.default_rng(9).random((b, t, s)) < 0.5
+    mask[..., 0] = True
+    return mask
+
+
+@pytest.mark.parametrize(("n", "kv"), [(4, 4), (4, 2), (6, 2), (4, 1)])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_attend(n, kv, softcap):
+    q, k, v = heads(n, kv)
+    mask, kept = random_mask(2), []
+
+    def keep(w_BNTS):
+        kept.append(w_BNTS)
+        return w_BNTS
+
+    got = attend(q, k, v, mask, scale=0.4, softcap=softcap, on_weights=keep)
+    expected, weights = naive(q, k, v, mask, 0.4, softcap)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(kept[0], weights, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(attend(q, k, v, mask, scale=0.4, softcap=softcap), got)
+
+
+def test_attend_with_one_mask_for_all_rows():
+    q, k, v = heads(4, 2)
+    mask = random_mask(1)
+    np.testing.assert_allclose(attend(q, k, v, mask, scale=1.0), naive(q, k, v, mask, 1.0)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_changed_weights_are_the_ones_used():
+    q, k, v = heads(4, 2)
+    shift = lambda w_BNTS: jnp.roll(w_BNTS, 1, axis=1)  # noqa: E731
+    got = attend(q, k, v, random_mask(2), scale=1.0, on_weights=shift)
+    weights = np.roll(naive(q, k, v, random_mask(2), 1.0)[1], 1, axis=1)
+    for head in range(4):
+        expected = np.einsum("bts,bsh->bth", weights[:, head], v[:, :, head // 2])
+        np.testing.assert_allclose(got[:, :, head], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_huge_scores_stay_finite_and_hidden_keys_weigh_nothing():
+    q, k, v = heads(2, 2)
+    q, hidden = 1e4 * q, 1e4 * np.ones_like(v)
+    mask = np.broadcast_to(np.arange(5) < 3, (2, 4, 5))
+    seen = attend(q, k, v, mask, scale=1.0)
+    v[:, 3:] = hidden[:, 3:]
+    k[:, 3:] = hidden[:, 3:]
+    np.testing.assert_array_equal(attend(q, k, v, mask, scale=1.0), seen)
+    assert np.isfinite(seen).all()
+
+
+def test_softmax_is_taken_in_the_reduction_dtype():
+    q, k, v = (jnp.asarray(x, jnp.bfloat16) for x in heads(2, 2, s=64, seed=3))
+    mask = np.ones((1, 4, 64), bool)
+    exact = naive(*(np.asarray(x.astype(jnp.float32)) for x in (q, k, v)), mask, 1.0)[1]
+    errors = {}
+    for reductions in ("float32", "bfloat16"):
+        kept = []
+        out = attend(q, k, v, mask, scale=1.0, reductions=reductions, on_weights=lambda w: kept.append(w) or w)  # noqa: B023
+        assert out.dtype == kept[0].dtype == jnp.bfloat16
+        errors[reductions] = np.abs(kept[0].astype(jnp.float32) - exact)[exact > 1e-3] / exact[exact > 1e-3]
+    assert errors["float32"].max() < 0.005  # one rounding of the weights to eight bits
+    assert errors["bfloat16"].max() > 0.02
+
+
+# ------------------------------------------------------------------------------------------------------ the layer
+
+
+def build(option, width=8, seed=0):
+    """A layer with parameters at random, and those as float64 arrays by name."""
+    layer = Attention(option, width, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    rng, weights = np.random.default_rng(seed), {}
+    for name in ("query", "key", "value", "output"):
+        for full in (name, f"{name}_bias"):
+            if getattr(layer, full) is not None:
+                weights[full] = rng.normal(0, 0.5, getattr(layer, full).shape)
+                setattr(layer, full, nnx.Param(weights[full].astype(np.float32)))
+        norm = getattr(layer, f"{name}_norm", None)
+        if norm is not None:
+            weights[f"{name}_scale"] = rng.normal(1, 0.5, norm.scale.shape)
+            norm.scale = nnx.Param(weights[f"{name}_scale"].astype(np.float32))
+            if norm.bias is not None:
+                weights[f"{name}_shift"] = rng.normal(0, 0.5, norm.bias.shape)
+                norm.bias = nnx.Param(weights[f"{name}_shift"].astype(np.float32))
+    return layer, weights
+
+
+def turn(x, positions, theta=10_000.0):
+    """Rotary positions of (T, N, H), pair by pair."""
+    out, half = x.copy(), x.shape[-1] // 2
+    for t, n, i in np.ndindex(len(positions), x.shape[1], half):
+        angle = positions[t] * theta ** (-i / half)
+        c, s = np.cos(angle), np.sin(angle)
+        out[t, n, i] = c * x[t, n, i] - s * x[t, n, i + half]
+        out[t, n, i + half] = s * x[t, n, i] + c * x[t, n, i + half]
+    return out
+
+
+def by_hand(option, w, x, positions, turned):
+    """The layer on one sequence (T, D)."""
+
+    def project(name):
+        return np.einsum("td,dnh->tnh", x, w[name]) + w.get(f"{name}_bias", 0)
+
+    def normed(name, y):
+        if isinstance(option.qk_norm, RMSNorm):
+            y = y / np.sqrt((y**2).mean(-1, keepdims=True) + option.qk_norm.epsilon)
+        elif isinstance(option.qk_norm, LayerNorm):
+            y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + option.qk_norm.epsilon)
+        return y * w.get(f"{name}_scale", 1) + w.get(f"{name}_shift", 0)
+
+    q, k, v = normed("query", project("query")), normed("key", project("key")), project("value")
+    if turned:
+        q, k = turn(q, positions), turn(k, positions)
+    mask = np.tril(np.ones((len(x), len(x)), bool))
+    y, _ = naive(q[None], k[None], v[None], mask[None], 1 / np.sqrt(q.shape[-1]), option.logit_softcap)
+    return np.einsum("tnh,nhd->td", y[0], w["output"]) + w.get("output_bias", 0)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        GroupedQuery(num_heads=2),
+        GroupedQuery(num_heads=2, bias=True),
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=RMSNorm()),
+        GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=LayerNorm(), logit_softcap=0.5),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_layer(option, turned):
+    layer, weights = build(option)
+    x = np.random.default_rng(1).normal(size=(2, 5, 8))
+    index = np.arange(5)[None]
+    positions = np.array([[0, 1, 2, 3, 4], [7, 8, 9, 3, 0]])
+    context = Context(
+        index_BT=index,
+        rotary=rotary_table(Rotary(), positions, option.head_width(8)) if turned else None,
+        mask_BTS=masks.causal(index, index),
+    )
+    got, cache = jax.jit(lambda x: layer(x, context, None))(x.astype(np.float32))
+    assert cache is None
+    for row in range(2):
+        np.testing.assert_allclose(
+            got[row], by_hand(option, weights, x[row], positions[row], turned), rtol=2e-5, atol=2e-5
+        )
+
+
+def test_shapes_and_axes():
+    layer, _ = build(GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, bias=True, qk_norm=RMSNorm()))
+    fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    found = {}
+    for name in ("query", "key", "value", "output", "query_bias", "key_bias", "value_bias", "output_bias"):
+        found[name] = (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["axes"])
+    assert found == {
+        "query": ((8, 4, 6), ("embed", "heads", "head_dim")),
+        "key": ((8, 2, 6), ("embed", "kv_heads", "head_dim")),
+        "value": ((8, 2, 6), ("embed", "kv_heads", "head_dim")),
+        "output": ((4, 6, 8), ("heads", "head_dim", "embed")),
+        "query_bias": ((4, 6), ("heads", "head_dim")),
+        "key_bias": ((2, 6), ("kv_heads", "head_dim")),
+        "value_bias": ((2, 6), ("kv_heads", "head_dim")),
+        "output_bias": ((8,), ("embed",)),
+    }
+    assert fresh.query_norm.scale.get_metadata()["axes"] == fresh.key_norm.scale.get_metadata()["axes"] == ("head_dim",)
+    assert fresh.query_norm.scale.shape == (6,)
+
+
+def test_widths_with_none_resolved():
+    assert GroupedQuery(num_heads=4).kv_heads == 4
+    assert GroupedQuery(num_heads=4, num_kv_heads=1).kv_heads == 1
+    assert GroupedQuery(num_heads=4).head_width(32) == 8
+    assert GroupedQuery(num_heads=4, head_dim=5).head_width(32) == 5

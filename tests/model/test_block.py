@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import masks
+from model.block import Block
+from model.initialization import Normal, ParameterMaker
+from model.taps import Context
+
+
+def build(config, dropout_key=None, shard=None):
+    block = Block(config, ParameterMaker(jax.random.key(0), Normal(std=0.5), config.num_layers, "float32"))
+    index = jnp.arange(5)[None]
+    context = Context(index_BT=index, mask_BTS=masks.causal(index, index), dropout_key=dropout_key)
+    if shard is not None:
+        context.shard = shard
+    return block, context
+
+
+X = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+
+
+@pytest.mark.parametrize("placement", ["pre", "post"])
+def test_where_the_norms_sit(small, placement):
+    """With stand-ins for the four parts, the equation of each placement, written out."""
+    block, context = build(small(norm_placement=placement))
+    block.attention = lambda x, context, cache: (jnp.sin(x), cache)
+    block.ffn = lambda x, context: jnp.cos(x)
+    block.attention_norm = lambda x: 2 * x + 1
+    block.ffn_norm = lambda x: 3 * x - 1
+    got, _ = block(X, context, None)
+    x = X.astype(np.float64)
+    if placement == "pre":
+        x = x + np.sin(2 * x + 1)
+        x = x + np.cos(3 * x - 1)
+    else:
+        x = 2 * (x + np.sin(x)) + 1
+        x = 3 * (x + np.cos(x)) - 1
+    np.testing.assert_allclose(got, x, rtol=1e-5, atol=1e-5)
+
+
+def test_the_cache_goes_through_the_attention(small):
+    block, context = build(small())
+    block.attention = lambda x, context, cache: (x, ("next", cache))
+    assert block(X, context, "this")[1] == ("next", "this")
+
+
+def test_activations_are_placed_by_the_names_of_their_axes(small):
+    placed = []
+
+    def shard(x, axes):
+        assert x.ndim == len(axes)
+        placed.append((axes, x.shape))
+        return x
+
+    block, context = build(small(), shard=shard)
+    jax.eval_shape(lambda x: block(x, context, None)[0], X)
+    assert placed == [
+        (("batch", "sequence", "heads", "head_dim"), (2, 5, 4, 4)),
+        (("batch", "sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
+        (("batch", "sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
+        (("batch", "sequence", "embed"), (2, 5, 16)),
+        (("batch", "sequence", "ffn"), (2, 5, 24)),
+        (("batch", "sequence", "embed"), (2, 5, 16)),
+    ]

@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model import cache as kv_cache
+from model.attention import GroupedQuery
+from model.feedforward import MLP
+from model.norms import LayerNorm, RMSNorm
+from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+
+
+def test_empty():
+    cache = kv_cache.empty(3, 2, 5, 4, 6, "bfloat16")
+    assert cache.k.shape == cache.v.shape == (3, 2, 5, 4, 6)
+    assert cache.k.dtype == cache.v.dtype == jnp.bfloat16
+    assert not cache.k.any()
+    assert not cache.v.any()
+
+
+def test_write_puts_each_row_at_its_own_slots_and_drops_what_lies_past_the_end():
+    layer = kv_cache.Cache(k=jnp.full((2, 4, 1, 1), -1.0), v=jnp.full((2, 4, 1, 1), -2.0))
+    k = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])[..., None, None]
+    written = kv_cache.write(layer, k, 10 * k, np.array([[0, 1], [3, 4]]))
+    np.testing.assert_array_equal(written.k[..., 0, 0], [[1, 2, -1, -1], [-1, -1, -1, 3]])
+    np.testing.assert_array_equal(written.v[..., 0, 0], [[10, 20, -2, -2], [-2, -2, -2, 30]])
+
+
+def test_write_keeps_the_dtype_of_the_cache():
+    layer = kv_cache.Cache(k=jnp.zeros((1, 2, 1, 1), jnp.bfloat16), v=jnp.zeros((1, 2, 1, 1), jnp.bfloat16))
+    assert (
+        kv_cache.write(layer, jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1)), np.array([[1]])).k.dtype == jnp.bfloat16
+    )
+
+
+CONFIGS = {
+    "rotary": {"position": Rotary()},
+    "learned": {"position": Learned(), "norm": LayerNorm(), "ffn": MLP(width=24, bias=True)},
+    "sinusoidal": {"position": Sinusoidal(), "norm_placement": "post", "scan_layers": False},
+    "none": {
+        "position": NoPositions(),
+        "attention": GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=RMSNorm(), logit_softcap=2.0),
+    },
+}
+
+
+def decode(run, config, params, tokens, steps, slots=14):
+    """Logits of the tokens, fed to a cache in chunks of the sizes given."""
+    heads, width = config.attention.kv_heads, config.head_dim
+    cache = kv_cache.empty(config.num_layers, len(tokens), slots, heads, width, "float32")
+    logits, begin = [], 0
+    for size in steps:
+        positions = np.broadcast_to(np.arange(begin, begin + size, dtype=np.int32), (len(tokens), size))
+        some, cache, _ = run(config, params, tokens[:, begin : begin + size], positions_BT=positions, cache=cache)
+        logits.append(some)
+        begin += size
+    return np.concatenate(logits, axis=1), cache
+
+
+@pytest.mark.parametrize("steps", [[1] * 12, [5, 1, 1, 5]], ids=["token by token", "in chunks"])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cached_equals_full(small, drawn, run, tokens, name, steps):
+    config = small(**CONFIGS[name])
+    params = drawn(config)
+    full = run(config, params, tokens)[0]
+    cached, cache = decode(run, config, params, tokens, steps)
+    np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
+    assert np.abs(cache.k[:, :, 11]).min() > 0
+    assert not cache.k[:, :, 12:].any()
+
+
+@pytest.mark.parametrize("name", ["rotary", "learned"])
+def test_rows_of_different_lengths(small, drawn, run, tokens, name):
+    """Prefilled together, padded on the right; then each row goes on from its own length."""
+    config = small(**CONFIGS[name])
+    params = drawn(config)
+    full = np.asarray(run(config, params, tokens)[0])
+    lengths = np.array([3, 7])
+    padded = np.where(np.arange(7) < lengths[:, None], tokens[:, :7], 16).astype(np.int32)
+    logits, cache = decode(run, config, params, padded, [7])
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(logits[row, :length], full[row, :length], rtol=1e-4, atol=2e-5)
+    for step in range(5):
+        at = lengths + step
+        positions = at[:, None].astype(np.int32)
+        logits, cache, _ = run(config, params, tokens[[0, 1], at][:, None], positions_BT=positions, cache=cache)
+        np.testing.assert_allclose(np.asarray(logits)[:, 0], full[[0, 1], at], rtol=1e-4, atol=2e-5)
+
+
+def test_what_lies_in_later_slots_is_never_seen(small, drawn, run, tokens):
+    config = small()
+    params = drawn(config)
+    cache = kv_cache.empty(2, 2, 14, 2, 4, "float32")
+    rubbish = jax.tree.map(lambda x: x + 1e4, cache)
+    positions = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5))
+    for clean, dirty in zip(
+        run(config, params, tokens[:, :5], positions_BT=positions, cache=cache)[0],
+        run(config, params, tokens[:, :5], positions_BT=positions, cache=rubbish)[0],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(clean, dirty)

@@ -1,0 +1,256 @@
+"""Every check of a model's options, and a proof for every field of every option that it does something."""
+
+import dataclasses
+import itertools
+import typing
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.dropout import Dropout
+from model.embedding import Untied
+from model.errors import UserError
+from model.feedforward import MLP
+from model.initialization import FanIn, Normal
+from model.norms import LayerNorm, RMSNorm
+from model.options import alternatives, check, fields_of, option_classes, override
+from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.precision import Precision
+from model.transformer import abstract_params, forward, init
+
+# ------------------------------------------------------------------------------------------------------- checks
+
+
+def test_a_sound_config_passes(small):
+    check(small())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocab_size": 0}, "vocab_size: must be at least 1, got 0"),
+        ({"context_length": -1}, "context_length: must be at least 1, got -1"),
+        ({"num_layers": 0}, "num_layers: must be at least 1, got 0"),
+        ({"width": 0}, "width: must be at least 1, got 0"),
+        ({"width": 16.0}, "width: expected int, got 16.0 (float)"),
+        ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
+        ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
+        ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
+        ({"attention": None}, "attention: expected GroupedQuery(...), got None"),
+        ({"attention": GroupedQuery(num_heads=0)}, "attention.num_heads: must be at least 1, got 0"),
+        (
+            {"attention": GroupedQuery(num_heads=6, num_kv_heads=4, head_dim=4)},
+            "attention.num_kv_heads: 4 does not divide num_heads=6; use one of [1, 2, 3, 6]",
+        ),
+        ({"attention": GroupedQuery(num_heads=4, num_kv_heads=0)}, "attention.num_kv_heads: 0 does not divide"),
+        ({"attention": GroupedQuery(num_heads=4, head_dim=0)}, "attention.head_dim: must be at least 1, got 0"),
+        ({"attention": GroupedQuery(num_heads=4, logit_softcap=-1.0)}, "attention.logit_softcap: must be above 0"),
+        (
+            {"attention": GroupedQuery(num_heads=5)},
+            "attention.num_heads: 5 heads do not divide width=16; change one of them, or set attention.head_dim",
+        ),
+        ({"attention": GroupedQuery(num_heads=16)}, "position: Rotary turns pairs of dimensions"),
+        ({"attention": GroupedQuery(num_heads=4, head_dim=3)}, "the head width must be even, got 3"),
+        ({"width": 15, "attention": GroupedQuery(num_heads=3), "position": Sinusoidal()}, "width must be even, got 15"),
+        ({"ffn": MLP(width=0)}, "ffn.width: must be at least 1, got 0"),
+        ({"ffn": MLP(width=4, activation="swish")}, "ffn.activation: expected 'gelu' or"),
+        ({"position": Rotary(theta=0.0)}, "position.theta: must be above 0"),
+        ({"position": Sinusoidal(theta=-1.0)}, "position.theta: must be above 0"),
+        ({"norm": LayerNorm(epsilon=0.0)}, "norm.epsilon: must be above 0"),
+        ({"norm": RMSNorm(epsilon=-1.0)}, "norm.epsilon: must be above 0"),
+        ({"dropout": Dropout(attention=1.0)}, "dropout.attention: must be from 0 up to but not 1, got 1.0"),
+        ({"dropout": Dropout(embedding=-0.1)}, "dropout.embedding: must be from 0"),
+        ({"dropout": Dropout(residual=2.0)}, "dropout.residual: must be from 0"),
+        ({"initialization": Normal(std=0.0)}, "initialization.std: must be above 0"),
+        ({"initialization": FanIn(embedding_std=0.0)}, "initialization.embedding_std: must be above 0"),
+        (
+            {"initialization": FanIn(scale_residual=True, zero_residual=True)},
+            "initialization.zero_residual: scale_residual has nothing to scale",
+        ),
+        ({"precision": Precision(compute="float64")}, "precision.compute: expected 'float32' or"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else repr(value),
+)
+def test_what_is_refused(small, changes, message):
+    config = small(**changes)
+    with pytest.raises(UserError) as caught:
+        check(config, "model")
+    assert f"model.{message}" in str(caught.value) or message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2, "one problem, one line under the heading"
+
+
+@pytest.mark.parametrize("act", [abstract_params, lambda config: init(config, jax.random.key(0))])
+def test_the_model_refuses_what_check_refuses(small, act):
+    with pytest.raises(UserError, match=r"model\.attention\.num_heads: 5 heads do not divide"):
+        act(small(attention=GroupedQuery(num_heads=5)))
+
+
+def test_what_looks_odd_and_is_allowed(small):
+    check(small(attention=GroupedQuery(num_heads=5, head_dim=2)))
+    check(small(attention=GroupedQuery(num_heads=16), position=Learned()))
+    check(small(width=15, attention=GroupedQuery(num_heads=3), position=NoPositions()))
+
+
+def test_head_dim(small):
+    assert small().head_dim == 4
+    assert small(attention=GroupedQuery(num_heads=4, head_dim=6)).head_dim == 6
+
+
+# ------------------------------------------------------------------------------------------- every switch is live
+
+# What a change must be seen in:
+#   parameters  their names, shapes or dtypes
+#   initial     the program that draws them
+#   output      the logits, with the same parameters, tokens and dropout key
+#   gradient    the program of the gradient, for options that leave the numbers alone
+#   refused     a UserError for tokens that the model took before
+# field: (settings to start from, the change, where it shows)
+CASES = {
+    "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
+    "ModelConfig.context_length": ([], "context_length=8", "refused"),
+    "ModelConfig.num_layers": ([], "num_layers=3", "parameters"),
+    "ModelConfig.width": ([], "width=24", "parameters"),
+    "ModelConfig.attention": ([], "attention=GroupedQuery(num_heads=2)", "parameters"),
+    "ModelConfig.ffn": ([], "ffn=MLP(width=24)", "parameters"),
+    "ModelConfig.position": ([], "position=NoPositions", "output"),
+    "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
+    "ModelConfig.norm_placement": ([], "norm_placement=post", "parameters"),
+    "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
+    "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),
+    "ModelConfig.dropout": ([], "dropout=Dropout(residual=0.3)", "output"),
+    "ModelConfig.initialization": ([], "initialization=FanIn", "initial"),
+    "ModelConfig.precision": ([], "precision=Precision(compute='bfloat16')", "output"),
+    "ModelConfig.scan_layers": ([], "scan_layers=True", "gradient"),
+    "ModelConfig.remat": ([], "remat=full", "gradient"),
+    "GroupedQuery.num_heads": ([], "attention.num_heads=2", "parameters"),
+    "GroupedQuery.num_kv_heads": ([], "attention.num_kv_heads=1", "parameters"),
+    "GroupedQuery.head_dim": ([], "attention.head_dim=6", "parameters"),
+    "GroupedQuery.bias": ([], "attention.bias=True", "parameters"),
+    "GroupedQuery.qk_norm": ([], "attention.qk_norm=RMSNorm", "parameters"),
+    "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
+    "MLP.width": (["ffn=MLP(width=24)"], "ffn.width=20", "parameters"),
+    "MLP.activation": (["ffn=MLP(width=24)"], "ffn.activation=relu", "output"),
+    "MLP.bias": (["ffn=MLP(width=24)"], "ffn.bias=True", "parameters"),
+    "Gated.width": ([], "ffn.width=20", "parameters"),
+    "Gated.activation": ([], "ffn.activation=relu", "output"),
+    "Gated.bias": ([], "ffn.bias=True", "parameters"),
+    "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
+    "Rotary.theta": ([], "position.theta=10.0", "output"),
+    "LayerNorm.epsilon": (["norm=LayerNorm"], "norm.epsilon=0.1", "output"),
+    "LayerNorm.bias": (["norm=LayerNorm"], "norm.bias=False", "parameters"),
+    "RMSNorm.epsilon": ([], "norm.epsilon=0.1", "output"),
+    "Untied.bias": (["unembedding=Untied"], "unembedding.bias=True", "parameters"),
+    "Dropout.embedding": ([], "dropout.embedding=0.3", "output"),
+    "Dropout.attention": ([], "dropout.attention=0.3", "output"),
+    "Dropout.residual": ([], "dropout.residual=0.3", "output"),
+    "Normal.std": ([], "initialization.std=0.5", "initial"),
+    "Normal.scale_residual": ([], "initialization.scale_residual=False", "initial"),
+    "FanIn.embedding_std": (["initialization=FanIn"], "initialization.embedding_std=0.5", "initial"),
+    "FanIn.scale_residual": (["initialization=FanIn"], "initialization.scale_residual=True", "initial"),
+    "FanIn.zero_residual": (["initialization=FanIn"], "initialization.zero_residual=True", "initial"),
+    "Precision.parameters": ([], "precision.parameters=bfloat16", "parameters"),
+    "Precision.compute": ([], "precision.compute=bfloat16", "output"),
+    "Precision.reductions": ([], "precision.reductions=bfloat16", "output"),
+}
+
+
+def reachable(cls=ModelConfig):
+    """Every option class that a model's options can hold."""
+    found = {cls}
+    for annotation in fields_of(cls).values():
+        for inner in option_classes(annotation).values():
+            found |= reachable(inner)
+    return found
+
+
+def test_every_field_of_every_option_has_a_case():
+    fields = {f"{cls.__name__}.{name}" for cls in reachable() for name in fields_of(cls)}
+    assert fields == set(CASES)
+
+
+def program(function, *arguments):
+    """The text of a traced and simplified program; a fresh function each time, so that nothing is remembered."""
+    return jax.jit(lambda *a: function(*a)).lower(*arguments).as_text()
+
+
+def drawing(config):
+    return program(lambda: init(config, jax.random.key(0)))
+
+
+def gradient(config, tokens):
+    loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
+    return program(jax.grad(loss), abstract_params(config), tokens)
+
+
+@pytest.fixture(scope="module")
+def start(small):
+    """The small model with its layers written out, so that it runs one operation after another without compiling."""
+    return small(scan_layers=False)
+
+
+@pytest.mark.parametrize("field", CASES)
+def test_every_field_is_live(field, start, drawn, tokens):
+    settings, change, evidence = CASES[field]
+    for setting in settings:
+        start = override(start, setting)
+    changed = override(start, change)
+    assert changed != start
+    check(changed)
+    if evidence == "parameters":
+        assert abstract_params(changed) != abstract_params(start)
+        return
+    assert abstract_params(changed) == abstract_params(start), "a case should name the plainest place to see it"
+    if evidence == "initial":
+        assert drawing(changed) != drawing(start)
+    elif evidence == "gradient":
+        assert gradient(changed, tokens) != gradient(start, tokens)
+    elif evidence == "refused":
+        with pytest.raises(UserError, match="longer than the model's context_length=8"):
+            forward(changed, drawn(changed), tokens)
+    else:
+        params, key = drawn(start), jax.random.key(0)
+        before, after = (forward(c, params, tokens, dropout_key=key).logits_BTV for c in (start, changed))
+        assert np.abs(before - after.astype(jnp.float32)).max() > 1e-3
+
+
+def test_what_is_compared_stays_when_nothing_changes(start, tokens):
+    same = dataclasses.replace(start)
+    assert drawing(same) == drawing(start)
+    assert gradient(same, tokens) == gradient(start, tokens)
+
+
+def choices():
+    """Every field that chooses among words or among classes: the case of its option, its path, all it can be."""
+    for cls in sorted(reachable(), key=lambda cls: cls.__name__):
+        for name, annotation in fields_of(cls).items():
+            words = [w for a in alternatives(annotation) if typing.get_origin(a) is Literal for w in typing.get_args(a)]
+            classes = [
+                f"{n}({'width=24' if 'width' in fields_of(c) else ''})" for n, c in option_classes(annotation).items()
+            ]
+            if len(words + classes) > 1:
+                yield f"{cls.__name__}.{name}", words + classes
+
+
+@pytest.mark.parametrize(
+    ("field", "values"), list(choices()), ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_all_values_of_a_choice_differ(field, values, start, tokens):
+    settings, change, _ = CASES[field]
+    for setting in settings:
+        start = override(start, setting)
+    if field == "ModelConfig.norm":
+        values = ["LayerNorm(bias=False)", "RMSNorm"]  # differ in more than a bias
+    if field == "GroupedQuery.qk_norm":
+        values = ["None", "LayerNorm(bias=False)", "RMSNorm"]
+    path = change.partition("=")[0]
+    seen = {}
+    for value in values:
+        config = override(start, f"{path}={value}")
+        seen[value] = gradient(config, tokens) + (drawing(config) if "initialization" in path else "")
+    for one, other in itertools.combinations(values, 2):
+        assert seen[one] != seen[other], (one, other)

@@ -1,0 +1,59 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.embedding import Embedding, Tied, Untied
+from model.initialization import Normal, ParameterMaker
+
+
+def build(unembedding, softcap=None):
+    embedding = Embedding(unembedding, 7, 4, softcap, ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32"))
+    if embedding.output_bias is not None:
+        embedding.output_bias[...] = jnp.linspace(-1, 1, 7)
+    return embedding
+
+
+X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+
+
+def test_embed_looks_rows_up():
+    embedding = build(Tied())
+    tokens = np.array([[0, 6, 3], [3, 3, 1]])
+    np.testing.assert_array_equal(embedding.embed(tokens), np.asarray(embedding.table[...])[tokens])
+
+
+@pytest.mark.parametrize("softcap", [None, 0.8])
+@pytest.mark.parametrize("unembedding", [Tied(), Untied(), Untied(bias=True)], ids=repr)
+def test_unembed(unembedding, softcap):
+    embedding = build(unembedding, softcap)
+    expected = np.zeros((2, 3, 7))
+    for b, t, v in np.ndindex(2, 3, 7):
+        column = embedding.table[...][v] if isinstance(unembedding, Tied) else embedding.output[...][:, v]
+        expected[b, t, v] = np.dot(X[b, t], np.asarray(column, np.float64))
+        if unembedding == Untied(bias=True):
+            expected[b, t, v] += float(embedding.output_bias[...][v])
+    if softcap is not None:
+        assert np.abs(expected).max() > softcap
+        expected = softcap * np.tanh(expected / softcap)
+    np.testing.assert_allclose(embedding.unembed(X, "float32"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_parameters():
+    axes = lambda p: (p.shape, p.get_metadata()["axes"])  # noqa: E731
+    tied, untied, biased = build(Tied()), build(Untied()), build(Untied(bias=True))
+    assert axes(tied.table) == axes(untied.table) == ((7, 4), ("vocab", "embed"))
+    assert tied.output is tied.output_bias is untied.output_bias is None
+    assert axes(untied.output) == ((4, 7), ("embed", "vocab"))
+    assert axes(biased.output_bias) == ((7,), ("vocab",))
+
+
+def test_logits_are_accumulated_in_the_dtype_given():
+    embedding = Embedding(Tied(), 7, 512, None, ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "bfloat16"))
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 512)), jnp.bfloat16)
+    exact = np.asarray(x[0], np.float64) @ np.asarray(embedding.table[...], np.float64).T
+    full, half = embedding.unembed(x, "float32")[0], embedding.unembed(x, "bfloat16")[0]
+    assert full.dtype == jnp.float32
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(full, exact, atol=1e-3)
+    assert np.abs(half.astype(jnp.float32) - exact).max() > 1e-2

@@ -1,0 +1,147 @@
+import dataclasses
+import math
+import random
+
+import jax
+import pytest
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.embedding import Tied, Untied
+from model.feedforward import MLP, Gated
+from model.flops import count_parameters, forward_flops, training_flops, training_flops_per_token
+from model.norms import LayerNorm, RMSNorm
+from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.transformer import abstract_params, forward
+
+GRID = {
+    "position": [NoPositions(), Learned(), Sinusoidal(), Rotary()],
+    "norm": [LayerNorm(), LayerNorm(bias=False), RMSNorm()],
+    "norm_placement": ["pre", "post"],
+    "unembedding": [Tied(), Untied(), Untied(bias=True)],
+    "attention": [
+        GroupedQuery(num_heads=4),
+        GroupedQuery(num_heads=4, bias=True),
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=RMSNorm()),
+        GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=LayerNorm(), logit_softcap=5.0),
+        GroupedQuery(num_heads=2, head_dim=12, qk_norm=LayerNorm(bias=False)),
+    ],
+    "ffn": [MLP(width=20), MLP(width=20, bias=True), Gated(width=12), Gated(width=12, bias=True)],
+    "num_layers": [1, 3],
+}
+SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
+
+
+def grid():
+    """Every value of every field with the others at random: 80 of the 2,880 combinations."""
+    chance = random.Random(0)
+    for name, values in GRID.items():
+        for value in values:
+            for _ in range(4):
+                yield ModelConfig(**SIZES, **{n: chance.choice(v) for n, v in GRID.items()} | {name: value})
+
+
+def test_the_grid_meets_every_pair_of_a_norm_and_a_placement():
+    configs = list(grid())
+    assert {(type(c.norm), c.norm_placement) for c in configs} == {
+        (norm, placement) for norm in (LayerNorm, RMSNorm) for placement in ("pre", "post")
+    }
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_parameters_equal_those_of_the_tree(part):
+    for config in list(grid())[part::4]:
+        tree = abstract_params(config)
+        size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
+        count = count_parameters(config)
+        table = math.prod(tree["embedding"]["table"].shape)
+        assert count.total == size(tree), config
+        assert count.embedding == table + size(tree.get("position", {})), config
+        assert count.blocks == size(tree["blocks"]), config
+        assert count.final_norm == size(tree.get("final_norm", {})), config
+        assert count.unembedding == size(tree["embedding"]) - table, config
+        assert count.without_embedding == count.total - count.embedding
+
+
+HAND = ModelConfig(
+    vocab_size=100,
+    context_length=32,
+    num_layers=2,
+    width=8,
+    attention=GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=3, bias=True, qk_norm=RMSNorm()),
+    ffn=Gated(width=10, bias=True),
+    position=Learned(),
+    norm=LayerNorm(),
+    unembedding=Untied(bias=True),
+)
+
+
+def test_parameters_by_hand():
+    count = count_parameters(HAND)
+    assert count.embedding == 100 * 8 + 32 * 8 == 1056
+    attention = 8 * 12 + 8 * 6 + 8 * 6 + 12 * 8  # query to 4 heads of 3, key and value to 2 heads of 3, back from 12
+    attention += 12 + 6 + 6 + 8  # their biases
+    attention += 3 + 3  # a scale for queries, a scale for keys
+    assert attention == 288 + 32 + 6 == 326
+    ffn = 8 * 10 + 8 * 10 + 10 * 8  # gate, up, down
+    ffn += 10 + 10 + 8
+    assert ffn == 240 + 28 == 268
+    norms = 2 * (8 + 8)  # two of them, scale and bias
+    assert count.blocks == 2 * (326 + 268 + 32) == 1252 == 2 * (attention + ffn + norms)
+    assert count.final_norm == 16
+    assert count.unembedding == 8 * 100 + 100 == 900
+    assert count.total == 1056 + 1252 + 16 + 900 == 3224
+    assert count.without_embedding == 3224 - 1056 == 2168
+
+
+def test_flops_by_hand():
+    # Multiplications with their additions, of the matrix products, for 6 tokens.
+    attention_weights, ffn_weights, logits_weights = 288, 240, 800  # as above, without biases
+    pairs = 1 + 2 + 3 + 4 + 5 + 6
+    assert pairs == 21
+    scores = 4 * 3 * pairs  # 4 heads, 3 multiplications for each pair of a query and a key that it sees
+    values = 4 * 3 * pairs
+    products = 2 * (6 * (attention_weights + ffn_weights) + scores + values) + 6 * logits_weights
+    assert products == 2 * (6 * 528 + 252 + 252) + 4800 == 12144
+    assert forward_flops(HAND, 6) == 2 * products == 24288
+    assert training_flops(HAND, 6) == 3 * 24288 == 72864
+    assert training_flops_per_token(HAND, 6) == 72864 / 6 == 12144.0
+
+
+def matmul_flops(jaxpr):
+    """Operations of all matrix products of a traced function, the bodies of nested functions included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        assert equation.primitive.name != "scan", "a scan would be counted once"
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            total += 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            total += matmul_flops(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"unembedding": Tied(), "norm_placement": "post"},
+        {"ffn": MLP(width=20), "position": Rotary(), "attention": GroupedQuery(num_heads=4)},
+    ],
+    ids=["by hand", "tied", "mlp"],
+)
+def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
+    config = dataclasses.replace(HAND, scan_layers=False, **changes)
+    length, batch = 6, 3
+    params = abstract_params(config)
+    tokens = jax.ShapeDtypeStruct((batch, length), "int32")
+    loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
+    # The program computes all T^2 pairs and hides the future; the convention counts those that are seen.
+    hidden = length**2 - length * (length + 1) // 2
+    unseen = 2 * config.num_layers * 2 * config.attention.num_heads * config.head_dim * hidden
+    traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
+    assert traced == batch * (forward_flops(config, length) + unseen)
+    traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
+    assert traced == batch * (training_flops(config, length) + 3 * unseen)

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from train.data.config import Bytes, Characters, Data, SeparateText
+from train.data.dataset import open_dataset
+from train.data.prepare import prepare
+from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
+from train.evaluation.documents import from_files, from_split, from_text, split_text
+
+TOKENIZER = BytesTokenizer(Bytes())
+TEXTS = {"a.txt": "one two\r\n", "b/c.md": "café\n", "b/d.txt": " x  y "}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name, text in TEXTS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(text.encode())
+    (tmp_path / "b/empty.txt").touch()
+    return tmp_path
+
+
+def sizes(documents):
+    return {d.name: (d.num_bytes, d.num_words, len(d.ids), d.restored) for d in documents}
+
+
+def test_files_have_the_bytes_and_words_of_their_original(folder):
+    everything = {"a.txt": (9, 2, 9, True), "b/c.md": (6, 1, 6, True), "b/d.txt": (6, 2, 6, True)}
+    assert sizes(from_files(TOKENIZER, [str(folder)])) == everything
+    assert sizes(from_files(TOKENIZER, [str(folder / "**" / "*.txt")])).keys() == {"a.txt", "b/d.txt"}
+    assert sizes(from_files(TOKENIZER, [str(folder / "a.txt"), str(folder / "b/c.md")])).keys() == {"a.txt", "c.md"}
+
+
+def test_rows_of_a_table_are_documents(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"body": "one"}\n{"body": "two words"}\n')
+    documents = list(from_files(TOKENIZER, [str(tmp_path / "t.jsonl")], field="body"))
+    assert [(d.num_bytes, d.num_words) for d in documents] == [(3, 1), (9, 2)]
+
+
+def test_bad_files_are_refused_by_name(folder):
+    (folder / "bad.txt").write_bytes(b"abc\xff")
+    for path, message in (
+        (folder / "nowhere.txt", "nowhere.txt"),
+        (folder / "b/empty.txt", "empty"),
+        (folder / "*.rst", "matches no file"),
+        (folder / "bad.txt", r"bad.txt is not UTF-8 at byte 3"),
+    ):
+        with pytest.raises(UserError, match=message):
+            list(from_files(TOKENIZER, [str(path)]))
+
+
+def test_a_tokenizer_that_loses_text_is_noticed():
+    class Lossy(CharactersTokenizer):
+        def decode(self, ids):
+            return super().decode(ids).lower()
+
+    tokenizer = Lossy(Characters(), "abA")
+    assert from_text(tokenizer, "x", "ab").restored
+    assert not from_text(tokenizer, "x", "Ab").restored
+
+
+def test_a_split_gives_back_its_documents(folder, tmp_path_factory):
+    train = tmp_path_factory.mktemp("train")
+    (train / "t.txt").write_text("training text")
+    into = tmp_path_factory.mktemp("dataset")
+    data = Data(path=str(train), tokenizer=Bytes(), validation=SeparateText(path=str(folder)))
+    dataset = open_dataset(prepare(data, into))
+    found = list(from_split(dataset, "validation"))
+    assert sizes(found) == sizes(from_files(TOKENIZER, [str(folder)]))
+    for document in found:
+        np.testing.assert_array_equal(document.ids, TOKENIZER.encode(TEXTS[document.name]))
+    assert split_text(dataset, "validation") == "".join(TEXTS.values()).encode()
+    assert split_text(dataset, "train") == b"training text"
+    with pytest.raises(UserError, match="no split 'test'"):
+        from_split(dataset, "test")

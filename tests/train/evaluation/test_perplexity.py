@@ -1,0 +1,235 @@
+"""The sliding window against scoring every token by itself; sums, ratios and errors against hand-worked cases."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.errors import UserError
+from model.feedforward import MLP
+from model.initialization import Normal
+from model.transformer import forward, init
+from train import sharding
+from train.data.config import Bytes, Characters
+from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
+from train.evaluation.documents import Document, from_text
+from train.evaluation.perplexity import Estimate, Scores, default_batch_size, ratio, score, summarize, windows
+
+T, V = 8, 31
+CONFIG = ModelConfig(
+    vocab_size=V,
+    context_length=T,
+    num_layers=2,
+    width=16,
+    attention=GroupedQuery(num_heads=2),
+    ffn=MLP(width=32),
+    initialization=Normal(std=0.3),
+)
+END = V - 1
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(init, static_argnums=0)(CONFIG, jax.random.key(0))
+
+
+def documents_of(*lengths):
+    rng = np.random.default_rng(0)
+    return [Document(f"{n}", rng.integers(0, END, n).astype(np.int32), 3 * n, n // 2, True) for n in lengths]
+
+
+def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, **options):
+    mesh = mesh or sharding.make_mesh(sharding.Mesh(), jax.devices()[:1])
+    table = sharding.Sharding(vocab=())
+    return score(model, params, documents, begin=begin, mesh=mesh, table=table, stride=stride, **options)
+
+
+def naive(params, document, begin, context_of):
+    """Scores each token alone, after as many tokens as `context_of(place)` says; the first is uniform without `begin`."""
+    stream = list(document.ids) if begin is None else [begin, *document.ids]
+    total = 0.0 if begin is not None else math.log(V)
+    inputs = np.zeros((32, T), np.int32)
+    for i in range(1, len(stream)):
+        inputs[i, : context_of(i)] = stream[i - context_of(i) : i]
+    logits = np.asarray(LOGITS(params, inputs), np.float64)
+    for i in range(1, len(stream)):
+        row = logits[i, context_of(i) - 1]
+        total += np.log(np.exp(row).sum()) - row[stream[i]]
+    return total
+
+
+LOGITS = jax.jit(lambda params, inputs: forward(CONFIG, params, inputs).logits_BTV)
+
+
+# ------------------------------------------------------------------------------------------------------- the window
+
+
+def test_windows_score_every_input_once_with_all_the_context_they_allow():
+    for inputs in range(0, 30):
+        for stride in range(1, T + 1):
+            scored = []
+            for window in windows(inputs, T, stride):
+                assert 0 <= window.begin <= window.scored < window.stop <= inputs
+                assert window.stop - window.begin == min(T, inputs)
+                for place in range(window.scored, window.stop):
+                    scored.append(place)
+                    # The least context that a window moving by `stride` leaves, or the whole of what there is.
+                    assert place - window.begin >= min(place, T - stride)
+            assert scored == list(range(inputs))
+
+
+def test_windows_of_a_hand_worked_case():
+    assert list(windows(11, 8, 3)) == [(0, 0, 8), (3, 8, 11)]
+    assert list(windows(12, 8, 3)) == [(0, 0, 8), (3, 8, 11), (4, 11, 12)]
+    assert list(windows(16, 8, 8)) == [(0, 0, 8), (8, 8, 16)]
+    assert list(windows(5, 8, 8)) == [(0, 0, 5)]
+
+
+@pytest.mark.parametrize("begin", [END, None])
+def test_stride_one_scores_every_token_after_the_fullest_context(params, begin):
+    documents = documents_of(1, 2, T - 1, T, T + 1, 19)
+    scores = run(params, documents, begin=begin, stride=1, batch_size=3)
+    expected = [naive(params, d, begin, lambda i: min(i, T)) for d in documents]
+    np.testing.assert_allclose(scores.nll, expected, rtol=1e-5)
+
+
+def test_a_stride_of_the_window_is_disjoint_windows(params):
+    (document,) = documents_of(3 * T)
+    scores = run(params, [document])
+    np.testing.assert_allclose(scores.nll, [naive(params, document, END, lambda i: (i - 1) % T + 1)], rtol=1e-5)
+
+
+def test_any_stride_scores_as_its_windows_say(params):
+    documents = documents_of(5, 29)
+    context = {s: s - w.begin + 1 for w in windows(29, T, 3) for s in range(w.scored, w.stop)}
+    scores = run(params, documents, stride=3)
+    expected = [
+        naive(params, documents[0], END, lambda i: i),
+        naive(params, documents[1], END, lambda i: context[i - 1]),
+    ]
+    np.testing.assert_allclose(scores.nll, expected, rtol=1e-5)
+
+
+def test_a_shorter_window_sees_less(params):
+    (document,) = documents_of(17)
+    scores = run(params, [document], stride=1, window=4)
+    np.testing.assert_allclose(scores.nll, [naive(params, document, END, lambda i: min(i, 4))], rtol=1e-5)
+
+
+def test_the_batch_size_and_the_mesh_change_nothing(params):
+    documents = documents_of(4, 40, 1, 9)
+    expected = run(params, documents, stride=2, batch_size=1).nll
+    np.testing.assert_allclose(run(params, documents, stride=2, batch_size=64).nll, expected, rtol=1e-6)
+    mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=2, tensor=2))
+    np.testing.assert_allclose(run(params, documents, stride=2, batch_size=3, mesh=mesh).nll, expected, rtol=1e-5)
+
+
+def test_one_program_serves_every_document(params, monkeypatch):
+    import train.evaluation.perplexity as module
+
+    traces = []
+
+    def counted(model, params, tokens, **options):
+        traces.append(tokens.shape)
+        return forward(model, params, tokens, **options)
+
+    monkeypatch.setattr(module, "forward", counted)
+    module._compile.cache_clear()
+    run(params, documents_of(1, 5, 30, 100), stride=3, batch_size=4)
+    run(params, documents_of(2, 77), stride=7, batch_size=4)
+    assert traces == [(4, T)]
+    module._compile.cache_clear()
+
+
+def test_progress_counts_every_scored_token(params):
+    seen = []
+    run(params, documents_of(4, 40), stride=2, batch_size=2, on_progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 44
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": 0}, "stride must be from 1 to the window of 8"),
+        ({"stride": 9}, "got 9"),
+        ({"stride": 5, "window": 4}, "window of 4 tokens, got 5"),
+        ({"window": 9}, "window must be from 1 to the model's context of 8"),
+    ],
+)
+def test_a_window_that_cannot_be_is_refused(params, options, message):
+    with pytest.raises(UserError, match=message):
+        run(params, documents_of(4), **options)
+
+
+def test_nothing_to_score_is_refused(params):
+    with pytest.raises(UserError, match="no token to score"):
+        run(params, documents_of(0))
+
+
+def test_the_logits_of_a_batch_stay_small():
+    assert default_batch_size(256, 4096) == 64
+    assert default_batch_size(1024, 50_257) == 1
+    assert default_batch_size(1 << 20, 1 << 20) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- the numbers
+
+
+@pytest.mark.parametrize("tokenizer", [BytesTokenizer(Bytes()), CharactersTokenizer(Characters(), "abé \n")])
+def test_a_uniform_model_by_hand(tokenizer):
+    """All parameters 0 give every token 1/V: the loss is ln V, whatever the tokenizer says of first tokens."""
+    size = tokenizer.vocab_size
+    config = ModelConfig(
+        vocab_size=size, context_length=4, num_layers=1, width=8, attention=GroupedQuery(num_heads=2), ffn=MLP(width=8)
+    )
+    zeros = jax.tree.map(jnp.zeros_like, init(config, jax.random.key(0)))
+    texts = ["é ab\nba é", "a", "b b"]
+    documents = [from_text(tokenizer, text, text) for text in texts]
+    assert all(document.restored for document in documents)
+    scores = run(zeros, documents, model=config, begin=tokenizer.end_of_document, stride=2)
+    tokens = sum(len(tokenizer.encode(text)) for text in texts)
+    bytes_ = 11 + 1 + 3  # é is two
+    assert (scores.bytes.sum(), scores.words.sum(), scores.tokens.sum()) == (bytes_, 4 + 1 + 2, tokens)
+    values = {name: estimate.value for name, estimate in summarize(scores).items()}
+    assert values["loss"] == pytest.approx(math.log(size), rel=1e-6)
+    assert values["perplexity"] == pytest.approx(size, rel=1e-5)
+    assert values["bits_per_byte"] == pytest.approx(tokens * math.log2(size) / bytes_, rel=1e-6)
+    assert values["word_perplexity"] == pytest.approx(math.exp(tokens * math.log(size) / 7), rel=1e-5)
+
+
+def test_the_ratio_and_its_error_by_hand():
+    # Equal weights: the mean of 1 and 3, and its usual error s / sqrt(2) = 1.
+    assert ratio(np.array([1.0, 3.0]), np.array([1.0, 1.0])) == Estimate(2.0, 1.0)
+    # R = 12 / 6; residuals 4 - 2, 2 - 4 and 6 - 6: sqrt(3 / 2 * (4 + 4 + 0)) / 6.
+    estimate = ratio(np.array([4.0, 2.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert estimate.value == 2.0
+    assert estimate.standard_error == pytest.approx(math.sqrt(12) / 6)
+    assert ratio(np.array([5.0]), np.array([2.0])) == Estimate(2.5, None)
+    assert math.isnan(ratio(np.array([5.0, 1.0]), np.array([0.0, 0.0])).value)
+
+
+def test_the_error_covers_what_resampled_documents_do():
+    """The standard error against the spread of the ratio over freshly drawn collections of documents."""
+    rng = np.random.default_rng(0)
+
+    def collection():
+        tokens = rng.integers(20, 2000, 60).astype(float)
+        return tokens * rng.normal(3.0, 0.4, 60), tokens
+
+    draws = [ratio(*collection()) for _ in range(400)]
+    spread = np.std([draw.value for draw in draws])
+    assert np.mean([draw.standard_error for draw in draws]) == pytest.approx(spread, rel=0.12)
+
+
+def test_errors_of_exponentials_and_huge_losses():
+    scores = Scores(np.array([3.0, 5.0]), np.array([2.0, 2.0]), np.array([4.0, 6.0]), np.array([1.0, 0.0]))
+    summary = summarize(scores)
+    loss = summary["loss"]
+    assert summary["perplexity"].standard_error == pytest.approx(math.exp(loss.value) * loss.standard_error)
+    huge = summarize(Scores(np.array([1e6]), np.array([1.0]), np.array([1.0]), np.array([1.0])))
+    assert math.isfinite(huge["perplexity"].value)

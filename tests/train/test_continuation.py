@@ -1,0 +1,154 @@
+"""Text in, text out: whole characters, exact stop strings, the same text whether it is streamed or not."""
+
+import itertools
+
+import jax
+import pytest
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.errors import UserError
+from model.feedforward import MLP
+from model.initialization import Normal
+from model.sampling import Sampling
+from model.transformer import init
+from train.continuation import TextStream, continue_texts, prompt_ids
+from train.data.config import Bytes, Characters
+from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
+
+BYTES = BytesTokenizer(Bytes())
+
+
+def stream(text, stops=(), cut=False, tokenizer=BYTES):
+    """What a stream shows, piece by piece, and whether a stop string ended it."""
+    texts = TextStream(tokenizer, tokenizer.encode("a prompt ").tolist(), stops)
+    ids = list(text) if isinstance(text, bytes) else tokenizer.encode(text).tolist()
+    pieces = []
+    for token in ids:
+        pieces.append(texts.push(token))
+        if texts.stopped:
+            return pieces, True
+    pieces.append(texts.finish(cut=cut))
+    return pieces, texts.stopped
+
+
+def test_no_character_comes_in_halves():
+    text = "aé漢🙂\nb"
+    pieces, _ = stream(text)
+    assert "".join(pieces) == text
+    assert "\ufffd" not in "".join(pieces)
+    assert pieces[:3] == ["a", "", "é"]
+
+
+def test_a_cut_amid_a_character_leaves_it_out_and_an_end_shows_it():
+    half = "ab漢".encode()[:-1]
+    assert "".join(stream(half, cut=True)[0]) == "ab"
+    assert "".join(stream(half, cut=False)[0]) == "ab\ufffd"
+
+
+def first_completed(text, stops):
+    """The definition: the text before the stop string that is completed first, the longest of those."""
+    for stop in range(1, len(text) + 1):
+        starts = [stop - len(s) for s in stops if text[:stop].endswith(s)]
+        if starts:
+            return text[: min(starts)], True
+    return text, False
+
+
+def test_stop_strings_end_the_text_exactly():
+    stop_sets = [("b",), ("ab",), ("aa",), ("aab", "b"), ("bab", "ab"), ("abc", "b"), ("ca", "cab")]
+    for letters in itertools.product("abc", repeat=5):
+        for stops in stop_sets:
+            text = "".join(letters)
+            pieces, stopped = stream(text, stops)
+            assert ("".join(pieces), stopped) == first_completed(text, stops), (text, stops)
+
+
+def test_a_stop_string_across_tokens_of_several_characters():
+    class Pairs(CharactersTokenizer):
+        """Two characters an id."""
+
+        def encode(self, text):
+            return super().encode(text)
+
+        def decode(self, ids):
+            return "".join(2 * c for c in super().decode(ids))
+
+    tokenizer = Pairs(Characters(), "a prompt bc")
+    assert stream("abc", ("abb",), tokenizer=tokenizer) == (["a", ""], True)
+    assert stream("abc", ("bbcc",), tokenizer=tokenizer) == (["aa", "", ""], True)
+    assert "".join(stream("abc", ("bcb",), tokenizer=tokenizer)[0]) == "aabbcc"
+
+
+def test_what_may_begin_a_stop_string_waits_and_comes_after_all():
+    pieces, stopped = stream("xSTxSTO", ("STOP",))
+    assert not stopped
+    assert pieces == ["x", "", "", "STx", "", "", "", "STO"]
+
+
+def test_prompts_begin_documents():
+    assert prompt_ids(BYTES, "ab") == [256, 97, 98]
+    assert prompt_ids(BYTES, "") == [256]
+    assert prompt_ids(CharactersTokenizer(Characters(), "ab"), "ba") == [1, 0]
+    with pytest.raises(UserError, match="the prompt is empty"):
+        prompt_ids(CharactersTokenizer(Characters(), "ab"), "")
+
+
+# ------------------------------------------------------------------------------------------------------ with a model
+
+CONFIG = ModelConfig(
+    vocab_size=257,
+    context_length=24,
+    num_layers=1,
+    width=16,
+    attention=GroupedQuery(num_heads=2),
+    ffn=MLP(width=16),
+    initialization=Normal(std=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def write():
+    params = jax.jit(init, static_argnums=0)(CONFIG, jax.random.key(0))
+
+    def write(prompts, sampling=Sampling(max_tokens=9), **options):
+        return continue_texts(CONFIG, params, BYTES, prompts, sampling, **options)
+
+    return write
+
+
+def test_what_is_shown_is_the_text(write):
+    shown = ["", "", ""]
+
+    def on_text(row, text):
+        shown[row] += text
+
+    results = write(["one", "two", "one"], on_text=on_text)
+    assert shown == [result.text for result in results]
+    assert [result.tokens for result in results] == [9, 9, 9]
+    assert results[0].text != results[2].text
+
+
+def test_batches_change_nothing(write):
+    prompts = ["one", "two", "one", "three", "one"]
+    whole = write(prompts)
+    for size in (1, 2, 4):
+        assert write(prompts, batch_size=size) == whole
+    assert write(prompts, batch_size=3, row_multiple=2) == whole
+
+
+def test_what_ended_a_text_is_told(write):
+    (free,) = write(["abc"], Sampling(temperature=0, max_tokens=100))
+    assert (free.ended_by, free.tokens) == ("context", 24 - 4 + 1)
+    assert write(["abc"], Sampling(temperature=0, max_tokens=3))[0].ended_by == "max_tokens"
+    (stopped,) = write(["abc"], Sampling(temperature=0, max_tokens=100), stops=[free.text[2:4]])
+    assert stopped.ended_by == "stop_string"
+    assert stopped.text == free.text[: free.text.index(free.text[2:4])]
+
+
+def test_bad_prompts_and_stops_are_refused(write):
+    with pytest.raises(UserError, match=r"prompt 2 has 31 tokens .* context of 24; shorten it by 7 tokens"):
+        write(["a", "x" * 30])
+    with pytest.raises(UserError, match="stop string is empty"):
+        write(["a"], stops=["x", ""])
+    assert write([]) == []

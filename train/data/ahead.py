@@ -1,0 +1,42 @@
+"""Reading ahead: a thread that computes the next batches while the last one is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Generic, SupportsIndex, TypeVar
+
+T = TypeVar("T")
+# Batches are computed in blocks of about so many tokens.
+BLOCK_TOKENS = 1 << 14
+
+
+class _Blocks(Generic[T]):
+    """A function of n as a random-access source for grain: element i is its values for the i-th `size` numbers."""
+
+    def __init__(self, function: Callable[[int], T], numbers: range, size: int) -> None:
+        self._function, self._numbers, self._size = function, numbers, size
+
+    def __len__(self) -> int:
+        return -(-len(self._numbers) // self._size)
+
+    def __getitem__(self, i: SupportsIndex) -> list[T]:
+        first = int(i) * self._size
+        return [self._function(n) for n in self._numbers[first : first + self._size]]
+
+
+def read_ahead(function: Callable[[int], T], numbers: range, tokens: int, prefetch: int) -> Iterator[T]:
+    """The values of a function of n in turn; a thread of grain's computes about `prefetch` of them ahead.
+
+    Small batches, of `tokens` tokens, are computed several at a time: waking a thread costs more than one batch.
+    """
+    import grain
+
+    size = max(1, min(prefetch, BLOCK_TOKENS // tokens))
+    # One thread: batches are small pieces of Python and numpy, which several threads would only contend for.
+    options = grain.ReadOptions(num_threads=1 if prefetch else 0, prefetch_buffer_size=-(-prefetch // size))
+    blocks = iter(grain.MapDataset.source(_Blocks(function, numbers, size)).to_iter_dataset(options))
+    try:
+        for block in blocks:
+            yield from block
+    finally:
+        blocks.close()
