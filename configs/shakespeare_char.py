@@ -24,6 +24,7 @@ experiment = Experiment(
         norm=LayerNorm(bias=False),
         unembedding=Tied(),
         initialization=Normal(std=0.02, scale_residual=True),
+        scan_layers=False,
     ),
     data=Data(
         path="data/tinyshakespeare.txt",

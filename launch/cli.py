@@ -1,6 +1,7 @@
 """What every command shares: absl flags, errors without tracebacks, one compilation cache."""
 
 import errno
+import logging
 import os
 import pathlib
 import sys
@@ -53,6 +54,8 @@ def prepare_jax() -> None:
     """
     import jax
 
+    # That no TPU is there is no news on a machine without one.
+    logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     from train.host import keep_freed_memory
 
     keep_freed_memory()

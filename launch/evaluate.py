@@ -7,9 +7,10 @@ Without --text it measures the validation split of the run's own data. A text ma
 or .parquet file, or hf:NAME; each file, or each row of a table, is a document.
 
 Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
-moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. The first token of a document is scored after the mark
-that ends documents, or as a uniform guess where the tokenizer has no such mark. A word is what whitespace separates in
-the original text, bytes are those of the original text. Standard errors are over documents (ratio estimator).
+moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. The first token of a
+document is scored after the mark that ends documents, or as a uniform guess where the tokenizer has no such mark. A
+word is what whitespace separates in the original text, bytes are those of the original text. Standard errors are over
+documents (ratio estimator).
 """
 
 import json

@@ -11,7 +11,7 @@ Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once.
 import dataclasses
 
 from model.config import ModelConfig
-from model.embedding import Tied
+from model.embedding import Untied
 from model.feedforward import Gated
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned
@@ -41,14 +41,15 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """The exact number of parameters of a model."""
     d = config.width
     positions = config.context_length * d if isinstance(config.position, Learned) else 0
-    tied = isinstance(config.unembedding, Tied)
-    bias = config.vocab_size if not tied and config.unembedding.bias else 0
+    unembedding = 0
+    if isinstance(config.unembedding, Untied):
+        unembedding = config.vocab_size * (d + config.unembedding.bias)
     block = _attention_parameters(config) + _ffn_parameters(config) + 2 * _norm_parameters(config.norm, d)
     return ParameterCount(
         embedding=config.vocab_size * d + positions,
         blocks=config.num_layers * block,
         final_norm=_norm_parameters(config.norm, d) if config.norm_placement == "pre" else 0,
-        unembedding=0 if tied else d * config.vocab_size + bias,
+        unembedding=unembedding,
     )
 
 

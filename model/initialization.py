@@ -2,17 +2,17 @@
 
 What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the number of inputs it contracts over.
 
-| role        | parameters                                        | `Normal`                    | `FanIn`                         |
-|-------------|---------------------------------------------------|-----------------------------|---------------------------------|
-| embedding   | token table                                       | N(0, std)                   | N(0, embedding_std)             |
-| position    | learned position table                            | N(0, std)                   | N(0, embedding_std)             |
-| projection  | query, key, value, up and gate matrices           | N(0, std)                   | truncated N(0, 1/fan_in)        |
-| residual    | matrices that write to the residual stream        | N(0, std / sqrt(2n)) if     | the same, / sqrt(2n) if         |
-|             | (attention output, feed-forward down)             | scale_residual              | scale_residual; zero if         |
-|             |                                                   |                             | zero_residual                   |
-| unembedding | untied output matrix                              | N(0, std)                   | truncated N(0, 1/fan_in)        |
-| scale       | norm weights                                      | 1                           | 1                               |
-| bias        | every bias                                        | 0                           | 0                               |
+| role        | parameters                              | `Normal`                | `FanIn`                    |
+|-------------|-----------------------------------------|-------------------------|----------------------------|
+| embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
+| position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
+| projection  | query, key, value, up and gate matrices | N(0, std)               | truncated N(0, 1/fan_in)   |
+| residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
+|             | stream: attention output, down          | scale_residual          | scale_residual; zero if    |
+|             |                                         |                         | zero_residual              |
+| unembedding | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
+| scale       | norm weights                            | 1                       | 1                          |
+| bias        | every bias                              | 0                       | 0                          |
 
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
 Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,

@@ -6,7 +6,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-
 # Causal queries are taken in up to this many blocks, of no fewer queries than that.
 MOST_BLOCKS, SMALLEST_BLOCK = 4, 64
 

@@ -19,8 +19,8 @@ from model.errors import UserError
 T = TypeVar("T")
 
 
-@functools.cache
-def fields_of(cls: type) -> dict[str, Any]:
+@functools.lru_cache(maxsize=None)  # classes are few
+def fields_of(cls: Any) -> dict[str, Any]:
     """The fields of an option class and the annotation of each."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
@@ -147,7 +147,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
-    """The tree of options that `to_json` wrote. Raises UserError for an unknown class, an unknown or a missing field."""
+    """The tree of options that `to_json` wrote. Raises UserError for an unknown class or field, or a missing one."""
     classes = option_classes(annotation)
     if isinstance(value, Mapping):
         cls = _class_named(value.get("type"), classes, annotation, path)

@@ -143,7 +143,7 @@ class CheckpointStore:
     def save(self, experiment: Experiment, state: TrainState, step: int, loss: float | None) -> None:
         """Starts a save in the background; the arrays may be donated as soon as this returns.
 
-        A save that fails, of this step or of the one before, is reported; the checkpoints before it are left as they are.
+        A save that fails, of this step or of the one before, is reported; those before it stay as they are.
         """
         self.finish()
         sums = {name: int(value) for name, value in jax.device_get(_checksums(state)).items()}

@@ -254,7 +254,7 @@ def load(run: pathlib.Path) -> Experiment:
         stored = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is damaged: {error}") from error
-    experiment = from_json(Experiment, stored)
+    experiment: Experiment = from_json(Experiment, stored)
     check(experiment)
     return experiment
 

@@ -205,9 +205,9 @@ class _Trainer:
         consecutive = int(scalars.pop("consecutive"))
         if consecutive >= self.experiment.training.guard.max_consecutive:
             raise UserError(
-                f"steps {step - consecutive + 1} to {step} were all skipped: the loss or the gradient norm is not finite or "
-                f"an outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower schedule.peak or "
-                "training.clip_norm, or look at these batches with launch.data show"
+                f"steps {step - consecutive + 1} to {step} were all skipped: the loss or gradient norm is not finite, or "
+                f"an outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower "
+                "schedule.peak or training.clip_norm, or look at these batches with launch.data show"
             )
         self.progress.update(step, loss=float(scalars["loss"]))
         if not self._is_due(step, self.experiment.logging.every):

@@ -118,7 +118,10 @@ def build(option: Optimizer, axes: Any) -> optax.GradientTransformation:
       axes: the tree of `model.transformer.logical_axes`, by which Muon tells inputs from outputs.
     """
     # Structures are compared by optax where it masks, so the mask is a function of the tree that it is handed.
-    factory = optax.inject_hyperparams(lambda learning_rate: _chain(option, axes, learning_rate))
+    # The rate is float32 whatever the parameters are: a state must not change its formats at the first step.
+    factory = optax.inject_hyperparams(
+        lambda learning_rate: _chain(option, axes, learning_rate), hyperparam_dtype=jnp.float32
+    )
     return factory(learning_rate=0.0)
 
 
@@ -179,7 +182,18 @@ def _chain(option: Optimizer, axes: Any, learning_rate: Any) -> optax.GradientTr
         optax.add_decayed_weights(option.weight_decay, decay),
         optax.scale_by_learning_rate(learning_rate),
     )
-    return optax.contrib.schedule_free(inner, learning_rate, b1=option.b1, state_dtype=jnp.float32)
+    return _schedule_free(inner, learning_rate, option.b1)
+
+
+def _schedule_free(inner: Any, learning_rate: Any, b1: float) -> optax.GradientTransformation:
+    """optax's, with its scalars in float32 from the start: it would begin with those of bfloat16 parameters in that."""
+    free = optax.contrib.schedule_free(inner, learning_rate, b1=b1, state_dtype=jnp.float32)
+
+    def init(params: Any) -> Any:
+        zero = jnp.zeros((), jnp.float32)
+        return free.init(params)._replace(b1=jnp.asarray(b1, jnp.float32), weight_sum=zero, max_lr=zero)
+
+    return optax.GradientTransformationExtraArgs(init, free.update)
 
 
 def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 
-from train.experiment import Experiment
 from model.flops import count_parameters, training_flops_per_token
 from model.transformer import abstract_params, logical_axes
 from train import sharding
+from train.experiment import Experiment
 from train.state import abstract_state, state_shardings
 
 
@@ -41,7 +41,7 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
-    """Bytes of state that one device holds: parameters, the rest of the state (moments), and gradients while it steps."""
+    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients while it steps."""
     arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*arguments, mesh, experiment.sharding)
 
@@ -63,12 +63,13 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     lines = ["  ".join((c.rjust if i == 4 else c.ljust)(widths[i]) for i, c in enumerate(row)) for row in cells]
     counts = count_parameters(experiment.model)
     length = experiment.data.sequence_length
+    flops = training_flops_per_token(experiment.model, length)
     memory = bytes_per_device(experiment, mesh)
     mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines += [
         "",
         f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings)",
-        f"FLOPs per token      {training_flops_per_token(experiment.model, length):,.0f} in training at length {length}",
+        f"FLOPs per token      {flops:,.0f} in training at length {length}",
         f"tokens per step      {experiment.data.batch_size * length:,}",
         f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",
         "memory per device    "

@@ -134,7 +134,7 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
             ways = math.prod(mesh.shape[m] for m in split)
             if size % ways:
                 raise UserError(
-                    f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over mesh axis "
+                    f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
                     f"{' x '.join(split)}; change the mesh, or keep the axis whole with --set 'sharding.{name}=()'"
                 )
         return named(mesh, table, names)

@@ -55,12 +55,12 @@ def state_shardings(
     guard: Guard,
     mesh: jax.sharding.Mesh,
     table: sharding.Sharding,
-) -> TrainState:
+) -> Any:
     """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
     params = abstract_params(model)
     placed = sharding.param_shardings(mesh, table, logical_axes(model), params)
     state = abstract_state(model, optimizer, guard)
-    everywhere = sharding.replicated(mesh)
+    everywhere: Any = sharding.replicated(mesh)
     return TrainState(
         step=everywhere,
         params=placed,
@@ -71,7 +71,7 @@ def state_shardings(
 
 
 def init_sharded(
-    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: TrainState
+    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: Any
 ) -> TrainState:
     """The first state, each device drawing only its own shards."""
     return jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings)(model, optimizer, guard, seed)

@@ -3,7 +3,7 @@
     pip install torch          (the extra `benchmark`)
     python tests/benchmarks/nanogpt_speed.py [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
 
-The PyTorch loop (tests/benchmarks/torch_reference.py) runs in a process of its own that sleeps while it is not its turn.
+The PyTorch loop (torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.
 Both sides count the whole iteration: the batch, the forward and backward pass, clipping, AdamW, fetching the loss.
 """
 
@@ -102,7 +102,8 @@ class Torch:
 
     def run(self, count: int) -> list[float]:
         """Milliseconds of each of `count` iterations."""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(f"{count}\n")
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())["ms"]

@@ -14,7 +14,7 @@ from model.transformer import abstract_params, forward
 
 
 def small_config(**changes):
-    """Two layers of width 16: rotary, RMSNorm, SwiGLU, two key heads for four query heads, a matrix of its own for logits."""
+    """Two layers of width 16: rotary, RMSNorm, SwiGLU, two key heads for four query heads, tied."""
     base = ModelConfig(
         vocab_size=17,
         context_length=16,
@@ -27,7 +27,7 @@ def small_config(**changes):
 
 
 def drawn_params(config, seed=0, scale=0.3):
-    """Parameters of any model, every one at random: biases are not 0 and norm weights are not 1, so that none can hide."""
+    """Parameters of any model, all at random: biases are not 0 and norm weights are not 1, so that none can hide."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

@@ -1,5 +1,7 @@
 """The attention layer, and the kernel behind it."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -99,11 +101,37 @@ def test_softmax_is_taken_in_the_reduction_dtype():
     errors = {}
     for reductions in ("float32", "bfloat16"):
         kept = []
-        out = attend(q, k, v, mask, scale=1.0, reductions=reductions, on_weights=lambda w: kept.append(w) or w)  # noqa: B023
+        out = attend(q, k, v, mask, scale=1.0, reductions=reductions, on_weights=lambda w: kept.append(w) or w)
         assert out.dtype == kept[0].dtype == jnp.bfloat16
         errors[reductions] = np.abs(kept[0].astype(jnp.float32) - exact)[exact > 1e-3] / exact[exact > 1e-3]
     assert errors["float32"].max() < 0.005  # one rounding of the weights to eight bits
     assert errors["bfloat16"].max() > 0.02
+
+
+@pytest.mark.parametrize("length", [63, 130, 300])
+def test_causal_blocks_equal_the_whole(length):
+    """Long causal sequences are taken in blocks of queries: the same values and gradients, fewer products."""
+    q, k, v = heads(4, 2, b=1, t=length, s=length)
+    index = np.arange(length)[None]
+    segments = (index >= 100).astype(np.int32)
+    mask = np.asarray(masks.causal(index, index) & masks.same_segment(segments, segments))
+
+    def products(causal):
+        jaxpr = jax.make_jaxpr(lambda q, k, v: attend(q, k, v, mask, scale=0.4, causal=causal))(q, k, v)
+        shapes = [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == "dot_general"]
+        return sum(math.prod(shape) for shape in shapes if len(shape) == 5 and shape[-1] != q.shape[-1])  # the scores
+
+    def loss(causal, q, k, v):
+        return jnp.sum(jnp.sin(attend(q, k, v, mask, scale=0.4, causal=causal, softcap=3.0)))
+
+    np.testing.assert_allclose(
+        attend(q, k, v, mask, scale=0.4, causal=True), naive(q, k, v, mask, 0.4)[0], rtol=1e-4, atol=1e-5
+    )
+    whole, blocks = (jax.grad(loss, argnums=(1, 2, 3))(causal, q, k, v) for causal in (False, True))
+    for one, other in zip(whole, blocks, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    if length > 127:
+        assert products(True) < 0.8 * products(False)
 
 
 # ------------------------------------------------------------------------------------------------------ the layer

@@ -13,7 +13,6 @@ import pytest
 from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.dropout import Dropout
-from model.embedding import Untied
 from model.errors import UserError
 from model.feedforward import MLP
 from model.initialization import FanIn, Normal

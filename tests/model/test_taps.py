@@ -109,7 +109,7 @@ def test_no_cost_when_not_asked(small, tokens, monkeypatch):
 
 def test_unknown_name(model, tokens):
     config, params = model
-    with pytest.raises(UserError, match="no tap is called 'attention_weight'; did you mean 'attention_weights'?"):
+    with pytest.raises(UserError, match="no tap is called 'attention_weight'; did you mean 'attention_weights'"):
         jax.eval_shape(lambda: forward(config, params, tokens, taps=["embedding", "attention_weight"]).logits_BTV)
 
 

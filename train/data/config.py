@@ -72,12 +72,14 @@ class WholeFiles:
     """Holds out about `fraction` of the bytes, in whole documents chosen by a seeded hash of their names.
 
     Documents that share at least `similarity` of the smaller one's significant lines stay on one side, and generated
-    tables are never held out. None compares nothing: one pass over the text less, for corpora too large for two.
+    tables are never held out; without `keep_generated` they are not trained on either. A similarity of None compares
+    nothing: one pass over the text less, for corpora too large for two.
     """
 
     fraction: float = 0.08
     seed: int = 0
     similarity: float | None = 0.3
+    keep_generated: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -85,6 +87,8 @@ class WholeFiles:
             yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
         if self.similarity is not None and not 0 < self.similarity <= 1:
             yield "similarity", f"expected a share above 0 and at most 1, got {self.similarity}"
+        if self.similarity is None and not self.keep_generated:
+            yield "keep_generated", "tables are found while documents are compared, which similarity=None leaves out"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

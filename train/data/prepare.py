@@ -151,6 +151,7 @@ class _Preparation:
 
     def _tokenize(self, tokenizer: Tokenizer, folder: pathlib.Path, units: Units, held: split.Held | None) -> None:
         option = self.data.validation
+        drops = isinstance(option, config.WholeFiles) and not option.keep_generated
         # A group whose split is None is split document by document.
         apart = isinstance(option, config.SeparateText)
         groups: list[tuple[str | None, Units]] = [("train" if apart else None, group) for group in grouped(units)]
@@ -168,6 +169,7 @@ class _Preparation:
             "folder": str(folder),
             "validation": to_json(option),
             "held": None if held is None else sorted(held.validation),
+            "dropped": sorted(held.generated) if held is not None and drops else [],
         }
         with self.progress.stage("tokenizing", sum(sizes.values())) as stage:
             stage.advance(bytes=sum(sizes[name] for name in parts), resumed=True)

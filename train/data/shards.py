@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 import pathlib
@@ -20,6 +21,8 @@ from train.data.records import Record
 
 # A document is cut into records of so many tokens, so that one long document does not make every read long.
 RECORD_TOKENS = 8192
+# Shards that a reader keeps open.
+OPEN_FILES = 256
 # What evaluation needs to know of a document: its tokens, the bytes and the words of its text, its first record.
 DOCUMENT = np.dtype([("tokens", "<u8"), ("bytes", "<u8"), ("words", "<u8"), ("record", "<u8")])
 MEND = "delete the folder and prepare the data again"
@@ -118,7 +121,7 @@ class ShardReader:
             self._paths.append(path)
             self._sizes.append(shard.records)
         self._firsts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
-        self._source: Any = None
+        self._opened = functools.lru_cache(maxsize=OPEN_FILES)(self._open)
         self._cache: collections.OrderedDict[int, Record] = collections.OrderedDict()
         self._room = cache_bytes
         self._lock = threading.Lock()
@@ -158,24 +161,27 @@ class ShardReader:
         return record
 
     def _read_bytes(self, numbers: list[int]) -> list[bytes]:
+        """The bytes of records given in rising order."""
+        found: list[bytes] = []
+        shards = np.searchsorted(self._firsts, numbers, side="right") - 1
         try:
-            if self._source is None:
-                self._source = self._open()
-            return [self._source[numbers[0]]] if len(numbers) == 1 else self._source.__getitems__(numbers)
+            for shard in np.unique(shards).tolist():
+                places = np.asarray(numbers)[shards == shard] - self._firsts[shard]
+                found += self._opened(shard).read(places.tolist())
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             # array_record has checksums of its own, and names the byte at which one failed.
             raise records.DamagedRecordError(
                 str(error).splitlines()[0] if str(error) else type(error).__name__
             ) from None
+        return found
 
-    def _open(self) -> Any:
-        import grain
+    def _open(self, shard: int) -> Any:
+        from array_record.python import array_record_module
 
-        counted = zip(self._paths, self._sizes, strict=True)
-        # Naming the range of records saves opening every file only to count them. Without threads of its own, since to
-        # wake one for every record costs far more than to read the record, the more so when all cores are busy.
-        paths = [f"{path}[0:{size}]" for path, size in counted]
-        return grain.sources.ArrayRecordDataSource(paths, {"max_parallelism": "0"})
+        # Without threads of its own: to wake one for every record costs far more than to read the record, the more so
+        # when all cores are busy. (ArrayRecordDataSource of grain starts one for every shard of every read.)
+        options = "readahead_buffer_size:0,max_parallelism:0"
+        return array_record_module.ArrayRecordReader(str(self._paths[shard]), options, file_reader_buffer_size=1 << 15)
 
     def _where(self, number: int) -> str:
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1

@@ -47,13 +47,14 @@ def training_part(document: Document, option: config.Validation | None, held: fr
 
 
 class Tokenizing:
-    """What every job of a run shares: the folder, its tokenizer, and which documents are held out."""
+    """What every job of a run shares: the folder, its tokenizer, and which documents are held out or dropped."""
 
-    def __init__(self, folder: str, validation: Any, held: list[str] | None) -> None:
+    def __init__(self, folder: str, validation: Any, held: list[str] | None, dropped: list[str]) -> None:
         self._folder = pathlib.Path(folder)
         self._tokenizer = load_tokenizer(folder)
         self._validation: config.Validation | None = from_json(config.Validation | None, validation)
         self._held = None if held is None else frozenset(held)
+        self._dropped = frozenset(dropped)
 
     def run(self, job: dict[str, Any]) -> dict[str, Any]:
         """Writes the shards of a job, then `part-NAME.json`, which says that they are finished; returns its content.
@@ -87,6 +88,8 @@ class Tokenizing:
         return part
 
     def _write(self, document: Document, split: str | None, writers: dict[str, ShardWriter]) -> None:
+        if document.name in self._dropped:
+            return
         parts = [(split, document)] if split else parts_of(document, self._validation, self._held)
         for name, part in parts:
             try:

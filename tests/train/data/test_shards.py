@@ -66,6 +66,15 @@ def test_cache_keeps_to_its_size(written):
     assert reader.read(5) is reader.read(5)
 
 
+def test_loading_together_reads_the_same(written, monkeypatch):
+    folder, shard, _, _ = written
+    one, together = ShardReader(folder, [shard]), ShardReader(folder, [shard])
+    together.load([5, 0, 2, 0])
+    monkeypatch.setattr(together, "_read_bytes", None)
+    for k in (0, 2, 5):
+        assert together.read(k).tokens.tolist() == one.read(k).tokens.tolist()
+
+
 def test_truncated_missing_and_corrupted_shards_are_named(written):
     folder, shard, _, _ = written
     path = folder / shard.file
@@ -84,6 +93,7 @@ def test_truncated_missing_and_corrupted_shards_are_named(written):
     path.write_bytes(bytes(damaged))
     reader = ShardReader(folder, [shard])
     assert reader.read(1).name == "doc1"
+    reader.load([0, 3, 4])  # says nothing: whoever reads the record is told
     with pytest.raises(
         UserError, match=r"a.array_record, record 3 of 6, is damaged: .*at byte \d+.*prepare the data again"
     ):

@@ -1,0 +1,1 @@
+"""Ablations: each file names a base and changes one thing."""

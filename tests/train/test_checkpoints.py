@@ -1,0 +1,365 @@
+import dataclasses
+import pathlib
+import pickle
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import train.checkpoints
+from model.errors import UserError
+from train.checkpoints import CheckpointStore, checksums, flat, unflat
+from train.experiment import Checkpoints
+from train.sharding import Mesh, make_mesh
+from train.state import abstract_state, init_sharded, state_shardings
+
+
+@pytest.fixture(scope="module")
+def experiment(tiny_experiment):
+    return tiny_experiment(model__vocab_size=64)
+
+
+def placed_on(experiment, devices=1, **axes):
+    """The placements of a state on a mesh of so many devices."""
+    mesh = make_mesh(Mesh(**axes), jax.devices()[:devices])
+    return state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, experiment.sharding)
+
+
+@pytest.fixture(scope="module")
+def first(experiment):
+    """A state on the host, its moments and counts filled with noise."""
+    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
+    draw = np.random.default_rng(0)
+
+    def noise(x):
+        return draw.normal(size=x.shape).astype(x.dtype) if x.dtype.kind == "f" else x + 7
+
+    return dataclasses.replace(state, opt_state=jax.tree.map(noise, state.opt_state), key=state.key)
+
+
+def at_step(state, step, placed=None):
+    """The state as that of a step, every number moved, on the devices."""
+    moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), (state.params, state.opt_state))
+    numbered = dataclasses.replace(state, step=np.int32(step), params=moved[0], opt_state=moved[1])
+    return jax.device_put(numbered, placed if placed is not None else jax.devices()[0])
+
+
+def store_of(run, said=None, **options):
+    say = said.append if said is not None else lambda line: None
+    return CheckpointStore(run, Checkpoints(**options), say)
+
+
+def abstract(experiment):
+    return abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
+
+
+def latest(run, experiment, said=None, placed=None):
+    with store_of(run, said) as store:
+        return store.restore_latest(experiment, placed or placed_on(experiment), abstract(experiment))
+
+
+def assert_same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for name, value in flat(one).items():
+        assert value.dtype == flat(other)[name].dtype
+        assert np.asarray(value).tobytes() == np.asarray(flat(other)[name]).tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def two_saved(experiment, first, tmp_path_factory):
+    """A run folder with the checkpoints 10 and 20; copy it before changing it."""
+    run = tmp_path_factory.mktemp("two")
+    with store_of(run) as store:
+        for step in (10, 20):
+            store.save(experiment, at_step(first, step), step, loss=None)
+    return run
+
+
+@pytest.fixture
+def two(two_saved, tmp_path):
+    return shutil.copytree(two_saved, tmp_path / "run")
+
+
+def test_an_empty_folder_has_none(experiment, tmp_path):
+    assert latest(tmp_path, experiment) is None
+
+
+def test_the_latest_comes_back_bit_for_bit(experiment, first, two):
+    said = []
+    assert_same_bits(latest(two, experiment, said), at_step(first, 20))
+    assert said == []
+
+
+def test_a_named_step_comes_back(experiment, first, two):
+    with CheckpointStore(two, Checkpoints(), read_only=True) as store:
+        assert store.steps() == [10, 20]
+        assert_same_bits(store.restore(10, experiment, placed_on(experiment), abstract(experiment)), at_step(first, 10))
+
+
+def test_what_is_saved_may_be_given_away_at_once(experiment, first, tmp_path):
+    """A step that reuses the memory of the state while it is being written changes nothing of what is written."""
+    advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0)
+    with store_of(tmp_path) as store:
+        state = at_step(first, 10)
+        store.save(experiment, state, 10, loss=None)
+        for _ in range(5):
+            state = advance(state)
+    assert_same_bits(latest(tmp_path, experiment), at_step(first, 10))
+
+
+@pytest.mark.parametrize(
+    ("saved", "restored"),
+    [
+        (dict(devices=8, data=2, fsdp=4), dict(devices=4, data=1, fsdp=4)),
+        (dict(devices=4, data=1, fsdp=4), dict(devices=1)),
+        (dict(devices=8, data=1, fsdp=8), dict(devices=2, data=1, tensor=2)),
+        (dict(devices=1), dict(devices=8, data=2, fsdp=2, tensor=2)),
+    ],
+    ids=["8to4", "4to1", "fsdp-to-tensor", "1to8"],
+)
+def test_it_restores_onto_another_mesh(saved, restored, experiment, first, tmp_path):
+    with store_of(tmp_path) as store:
+        store.save(experiment, at_step(first, 10, placed_on(experiment, **saved)), 10, loss=None)
+    placed = placed_on(experiment, **restored)
+    state = latest(tmp_path, experiment, placed=placed)
+    assert_same_bits(state, at_step(first, 10))
+    for value, place in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+        assert value.sharding.is_equivalent_to(place, value.ndim)
+
+
+# ------------------------------------------------------------------------------------------------------ damage
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def flip(path, at=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(at * (len(data) - 1))] ^= 0x10
+    path.write_bytes(data)
+
+
+def test_no_flipped_byte_goes_unnoticed(experiment, first, two_saved, tmp_path):
+    """Whichever file of the latest checkpoint has a flipped byte: it is named and passed over, or harmless."""
+    named = []
+    for number, path in enumerate(files_of(two_saved / "checkpoints" / "20")):
+        if not path.stat().st_size:
+            continue
+        run, said = shutil.copytree(two_saved, tmp_path / str(number)), []
+        flip(run / path.relative_to(two_saved))
+        state = latest(run, experiment, said)
+        if said:
+            assert "checkpoint 20" in said[0], said
+            assert "is damaged" in said[0], said
+            assert (run / "damaged" / "20").is_dir()
+            named.append(path.relative_to(two_saved / "checkpoints" / "20").parts[0])
+        assert_same_bits(state, at_step(first, 10 if said else 20))
+    assert {"params", "rest", "note"} <= set(named)
+
+
+def largest(folder):
+    return max(files_of(folder), key=lambda path: path.stat().st_size)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize("damage", [truncate, pathlib.Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("item", ["params", "rest", "note"])
+def test_missing_bytes_are_named_and_the_one_before_is_used(damage, item, experiment, first, two):
+    said = []
+    damage(largest(two / "checkpoints" / "20" / item))
+    assert_same_bits(latest(two, experiment, said), at_step(first, 10))
+    assert said[0].startswith(f"WARNING: checkpoint 20 in {two / 'checkpoints'} is damaged")
+    assert said[-1] == f"checkpoint 20 was moved to {two / 'damaged' / '20'}"
+
+
+def test_a_missing_item_is_damage(experiment, first, two):
+    shutil.rmtree(two / "checkpoints" / "20" / "rest")
+    assert_same_bits(latest(two, experiment), at_step(first, 10))
+
+
+def test_a_step_that_was_damaged_can_be_saved_again(experiment, first, two):
+    truncate(largest(two / "checkpoints" / "20" / "params"))
+    with store_of(two) as store:
+        state = store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+        assert int(state.step) == 10
+        store.save(experiment, at_step(first, 20), 20, loss=None)
+        store.finish()
+        assert store.steps() == [10, 20]
+    assert_same_bits(latest(two, experiment), at_step(first, 20))
+
+
+def test_looking_moves_nothing(experiment, first, two):
+    truncate(largest(two / "checkpoints" / "20" / "params"))
+    with CheckpointStore(two, Checkpoints(), lambda line: None, read_only=True) as store:
+        assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 10
+    assert (two / "checkpoints" / "20").is_dir()
+
+
+def test_a_half_written_one_is_named_and_removed(experiment, first, two):
+    left = two / "checkpoints" / "30.orbax-checkpoint-tmp"
+    shutil.copytree(two / "checkpoints" / "20", left)
+    said = []
+    assert_same_bits(latest(two, experiment, said), at_step(first, 20))
+    assert said == ["checkpoint 30 was left half-written by an interrupted save; removing it"]
+    assert not left.exists()
+
+
+def test_all_damaged_is_an_error_that_lists_them(experiment, two):
+    for step in (10, 20):
+        truncate(largest(two / "checkpoints" / str(step) / "params"))
+    with pytest.raises(UserError, match=r"none of the checkpoints \[10, 20\] .* move the folder away to start again"):
+        latest(two, experiment)
+    assert sorted(path.name for path in (two / "checkpoints").iterdir()) == ["10", "20"]  # nothing was moved
+
+
+def test_another_model_is_refused_with_its_fields(experiment, tiny_experiment, two):
+    other = tiny_experiment(model__vocab_size=128, model__ffn="MLP(width=64)", optimizer="Lion()")
+    with pytest.raises(UserError) as caught:
+        latest(two, other)
+    text = str(caught.value)
+    assert f"{two / 'checkpoints' / '20'} is a checkpoint of another model" in text
+    assert "model.vocab_size: 64 -> 128" in text
+    assert "model.ffn: Gated(width=64" in text
+    assert "optimizer: 'AdamW' -> 'Lion'" in text
+    assert (two / "checkpoints" / "20").is_dir()
+
+
+def test_scan_and_rematerialisation_may_change(experiment, tiny_experiment, first, two):
+    same = tiny_experiment(model__vocab_size=64, model__scan_layers=False, model__remat="full")
+    assert_same_bits(latest(two, same), at_step(first, 20))
+
+
+def test_nothing_is_unpickled(experiment, first, two, monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("unpickled")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert_same_bits(latest(two, experiment), at_step(first, 20))
+    assert not [path for path in files_of(two) if b"\x80\x04\x95" in path.read_bytes()]
+
+
+# ------------------------------------------------------------------------------------------------- what is kept
+
+
+def kept_after(run, experiment, first, losses, **options):
+    """The steps that are kept, and the best of them, after saves at 1, 2, ... with these losses."""
+    small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
+    with store_of(run, **options) as store:
+        for step, loss in enumerate(losses, start=1):
+            store.save(experiment, at_step(small, step), step, loss)
+        store.finish()
+        found = store.steps(), store.best_step()
+    assert sorted(int(path.name) for path in (run / "checkpoints").iterdir()) == found[0]
+    return found
+
+
+def test_the_last_are_kept(experiment, first, tmp_path):
+    assert kept_after(tmp_path, experiment, first, [None] * 5, keep_last=2, keep_best=0) == ([4, 5], None)
+
+
+def test_every_so_manieth_is_kept(experiment, first, tmp_path):
+    options = dict(keep_last=1, keep_every=2, keep_best=0)
+    assert kept_after(tmp_path, experiment, first, [None] * 5, **options) == ([2, 4, 5], None)
+
+
+def test_the_best_is_kept(experiment, first, tmp_path):
+    losses = [3.0, 1.0, None, 2.0, float("nan"), 1.5]
+    assert kept_after(tmp_path, experiment, first, losses, keep_last=1, keep_best=1) == ([2, 6], 2)
+
+
+def test_the_best_is_known_to_the_next_session(experiment, first, tmp_path):
+    assert kept_after(tmp_path, experiment, first, [2.0, 1.0, 3.0], keep_last=1, keep_best=1) == ([2, 3], 2)
+    small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
+    with store_of(tmp_path, keep_last=1, keep_best=1) as store:
+        assert store.best_step() == 2
+        for step, loss in ((4, 2.5), (5, 1.2)):
+            store.save(experiment, at_step(small, step), step, loss)
+        store.finish()
+        assert (store.steps(), store.best_step()) == ([2, 5], 2)
+
+
+# ------------------------------------------------------------------------------------------------------ full disk
+
+
+def save_under_limit(store, experiment, state, step, limit):
+    """A save during which no file may grow beyond `limit` bytes, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        store.save(experiment, state, step, loss=1.0)
+        store.finish()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_reported_and_the_one_before_is_intact(experiment, first, tmp_path):
+    said = []
+    with store_of(tmp_path, said) as store:
+        store.save(experiment, at_step(first, 10), 10, loss=None)
+        store.finish()
+        save_under_limit(store, experiment, at_step(first, 20), 20, 20_000)
+        assert said[-1].startswith("WARNING: checkpoint 20 could not be written: ")
+        assert said[-1].endswith("; checkpoint 10 is intact")
+        assert (store.steps(), store.best_step()) == ([10], None)
+        # There is room again: the run goes on, and the next save is whole.
+        store.save(experiment, at_step(first, 30), 30, loss=None)
+        store.finish()
+        assert len(said) == 1
+        assert store.steps() == [10, 30]
+    assert_same_bits(latest(tmp_path, experiment), at_step(first, 30))
+    shutil.rmtree(tmp_path / "checkpoints" / "30")
+    assert_same_bits(latest(tmp_path, experiment), at_step(first, 10))
+
+
+def test_a_save_that_fails_in_the_background_does_not_cost_the_next(experiment, first, tmp_path):
+    said = []
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with store_of(tmp_path, said) as store:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+        try:
+            store.save(experiment, at_step(first, 10), 10, loss=None)
+            store._manager._checkpointer.wait_until_finished  # noqa: B018 - the failure is met by the next save
+            shutil.disk_usage(tmp_path)
+            store.finish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        store.save(experiment, at_step(first, 20), 20, loss=None)
+    assert [line.split(":")[1] for line in said] == [" checkpoint 10 could not be written"]
+    assert said[0].endswith("there is no earlier one")
+    assert_same_bits(latest(tmp_path, experiment), at_step(first, 20))
+
+
+# ------------------------------------------------------------------------------------------------------ checksums
+
+
+def test_every_bit_counts_in_a_checksum():
+    for dtype in ("float32", "bfloat16", "int32", "uint32"):
+        x = np.arange(12).astype(jnp.dtype(dtype)).reshape(3, 4)
+        whole = int(checksums({"x": x})["x"])
+        raw = bytearray(x.tobytes())
+        for bit in range(0, 8 * len(raw), 5):
+            raw[bit // 8] ^= 1 << (bit % 8)
+            other = np.frombuffer(bytes(raw), x.dtype).reshape(x.shape)
+            assert int(checksums({"x": other})["x"]) != whole
+            raw[bit // 8] ^= 1 << (bit % 8)
+    assert checksums({"x": np.array([1.0, 2.0])})["x"] != checksums({"x": np.array([2.0, 1.0])})["x"]
+
+
+def test_a_checksum_does_not_hang_on_the_mesh(experiment, first):
+    alone = train.checkpoints._checksums(at_step(first, 3))
+    spread = train.checkpoints._checksums(at_step(first, 3, placed_on(experiment, 8, data=1, fsdp=4, tensor=2)))
+    assert jax.tree.map(int, alone) == jax.tree.map(int, spread)
+
+
+def test_unflat_is_the_inverse_of_flat(first):
+    assert_same_bits(unflat(first, flat(first)), first)
+    assert "params.blocks.ffn.down" in flat(first)
