@@ -8,7 +8,6 @@ them. An option may define `problems()`, which yields `(field, message)` for val
 import ast
 import dataclasses
 import difflib
-import functools
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -19,7 +18,6 @@ from model.errors import UserError
 T = TypeVar("T")
 
 
-@functools.lru_cache(maxsize=None)  # classes are few
 def fields_of(cls: Any) -> dict[str, Any]:
     """The fields of an option class and the annotation of each."""
     hints = typing.get_type_hints(cls)

@@ -5,11 +5,11 @@ They are applied in this order, each to what the one before left:
                       prompt too) are divided by the penalty. A negative logit is multiplied instead, as in every
                       later implementation: dividing it would favour the token.
   temperature         logits / temperature; 0 is greedy.
-  top_k               Fan, Lewis, Dauphin 2018, "Hierarchical Neural Story Generation", section 5.1: the k likeliest.
+  top_k               Fan, Lewis, Dauphin 2018, "Hierarchical Neural Story Generation": the k likeliest.
   top_p               Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration", section 3.1: the smallest
                       set of the likeliest tokens whose probabilities sum to p or more.
-  min_p               Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs",
-                      section 3: the tokens at least min_p times as probable as the likeliest.
+  min_p               Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs":
+                      the tokens at least min_p times as probable as the likeliest.
 Tokens exactly as likely as the last one kept are kept with it, so the result never hangs on the order of ids.
 """
 

@@ -17,7 +17,29 @@ CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
-WORDS = ["the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "small", "old", "grey", "and", "or", "but", "café", "never", "always", "in", "under", "house", "tree"]
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "hears",
+    "likes",
+    "small",
+    "old",
+    "grey",
+    "and",
+    "or",
+    "but",
+    "café",
+    "never",
+    "always",
+    "in",
+    "under",
+    "house",
+    "tree",
+]
 
 
 @pytest.fixture(scope="session")

@@ -134,7 +134,9 @@ def test_every_parameter_can_be_placed_on_every_mesh(experiment):
     for option, table in MESHES.values():
         mesh = make_mesh(option, devices_of(option))
         placed = param_shardings(mesh, table, logical_axes(experiment.model), abstract_params(experiment.model))
-        for shape, place in zip(jax.tree.leaves(abstract_params(experiment.model)), jax.tree.leaves(placed), strict=True):
+        for shape, place in zip(
+            jax.tree.leaves(abstract_params(experiment.model)), jax.tree.leaves(placed), strict=True
+        ):
             place.shard_shape(shape.shape)  # raises where a mesh axis is used twice or does not divide
 
 

@@ -188,7 +188,7 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
     """sum(x) / sum(y) over documents, with the standard error of a ratio estimator.
 
     Documents are taken as drawn independently, and both sums vary with the draw. To first order (the delta method;
-    Cochran 1977, "Sampling Techniques", equation 2.46) the variance of R = sum(x) / sum(y) over D documents is
+    Cochran 1977, "Sampling Techniques", section 2.11) the variance of R = sum(x) / sum(y) over D documents is
     D / (D - 1) * sum((x - R y)^2) / sum(y)^2.
     """
     total = float(denominators.sum())
