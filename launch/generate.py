@@ -3,8 +3,8 @@ r"""Continues texts with a trained model.
     python -m launch.generate --run=runs/quickstart --prompt='def main(' --temperature=0.8
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
 
-A single text is written to the terminal as it is drawn; several come in order, each when it is finished. A text ends at
-the end of its document, before a stop string, after --max_tokens, or when the model's context is full. The same seed
+A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
+document, before a stop string, after --max_tokens, or when the model's context is full. The same seed
 gives the same texts. How fast it went is said on standard error, so that standard output holds nothing but text.
 """
 
@@ -123,7 +123,7 @@ def read_prompts(path: pathlib.Path) -> list[str]:
     Raises UserError for a file that is missing, no UTF-8, or holds no prompt, and for a line that is not of its form.
     """
     try:
-        lines = path.read_bytes().decode("utf-8").splitlines()
+        lines = path.read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
     except OSError as error:
         raise UserError(f"--prompts_file={path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
@@ -164,13 +164,13 @@ class _Printer:
         self.live = len(prompts) == 1 and not silent
         self.began = time.monotonic()
         self.first = self.last = 0.0
-        if self.live:
-            print(prompts[0], end="", flush=True)
 
     def show(self, row: int, text: str) -> None:
         """Takes the text that a token completed."""
         self.last = time.monotonic()
-        self.first = self.first or self.last
+        if not self.first:
+            self.first = self.last
+            text = self.prompts[0] + text  # not before: a prompt that is refused leaves standard output empty
         if self.live and text:
             print(text, end="", flush=True)
 

@@ -63,22 +63,23 @@ def _compare(run: pathlib.Path) -> None:
         return
     experiment, dataset = loaded.experiment, loaded.dataset()
     print("measuring the validation files, window by window")
-    end, context = dataset.tokenizer.end_of_document, experiment.model.context_length
+    window = experiment.data.sequence_length
     scores = score(
         experiment.model,
         loaded.params,
         from_split(dataset, "validation"),
-        begin=end,
+        begin=dataset.tokenizer.end_of_document,
         mesh=loaded.mesh,
         table=experiment.sharding,
-        stride=context // 2,
+        stride=window // 2,
+        window=window,
     )
     measured = {name: estimate.value for name, estimate in summarize(scores).items()}
     counts = {"tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum())}
     print("packing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
     print(f"letting the model write {NUM_FILES.value} files")
-    longer = dataclasses.replace(experiment.samples, length=min(FILE_TOKENS.value, context - 1))
+    longer = dataclasses.replace(experiment.samples, length=min(FILE_TOKENS.value, experiment.model.context_length - 1))
     files = draw_samples(
         dataclasses.replace(experiment, samples=longer),
         loaded.params,

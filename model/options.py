@@ -106,16 +106,18 @@ def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def find_problems(option: Any, path: str = "") -> list[str]:
     """Every wrong type and every refused value of a tree, one line each, headed by the path of its field."""
-    found = []
+    found, mistyped = [], []
     for below, node in walk(option, path):
-        mistyped = False
         for name, annotation in fields_of(type(node)).items():
             value = getattr(node, name)
             if not conforms(value, annotation):
-                mistyped = True
+                mistyped.append(_join(below, name))
                 got = f"{value!r} ({type(value).__name__})"
-                found.append(f"{_join(below, name)}: expected {describe(annotation)}, got {got}")
-        if not mistyped and hasattr(node, "problems"):
+                found.append(f"{mistyped[-1]}: expected {describe(annotation)}, got {got}")
+    for below, node in walk(option, path):
+        # An option may look into those below it, so all of these have to be of the right types.
+        sound = not any(wrong.startswith(_join(below, "")) for wrong in mistyped)
+        if sound and hasattr(node, "problems"):
             found += [f"{_join(below, name)}: {message}" for name, message in node.problems()]
     return found
 

@@ -1,6 +1,7 @@
 """What the tests share: eight virtual devices, one compilation cache, tiny experiments and a tiny finished run."""
 
 import dataclasses
+import json
 import os
 import pathlib
 import random
@@ -91,7 +92,7 @@ def tiny_experiment(tiny_text):
         schedule=Cosine(peak=1e-2, final=1e-3, warmup_steps=4),
         evaluation=Evaluation(every=10),
         checkpoints=Checkpoints(every=10),
-        samples=Samples(length=8),
+        samples=Samples(prompts=("the ",), length=8),
         logging=Logging(every=1, tensorboard=False),
     )
 
@@ -107,6 +108,26 @@ def tiny_experiment(tiny_text):
         return experiment
 
     return make
+
+
+CONFIG = """import json
+from model.options import from_json
+from train.experiment import Experiment
+
+experiment = from_json(Experiment, json.loads({text!r}))
+"""
+
+
+@pytest.fixture(scope="session")
+def write_config():
+    """A function that writes an experiment as a config file: write_config(experiment, path)."""
+    from model.options import to_json
+
+    def write(experiment, path):
+        path.write_text(CONFIG.format(text=json.dumps(to_json(experiment))), encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ over. To try another parallelism, change the table or the mesh; the model stays 
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from model.taps import Shard
+from model.taps import Shard, unsharded
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
@@ -112,10 +113,11 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@functools.lru_cache(maxsize=16)
 def shard_activations(mesh: jax.sharding.Mesh, table: Sharding) -> Shard:
-    """The function by which the model places its activations."""
+    """The function by which the model places its activations; the same one each time, so that jit knows it again."""
     if mesh.size == 1:
-        return lambda x, axes: x
+        return unsharded
     return lambda x, axes: jax.lax.with_sharding_constraint(x, named(mesh, table, axes))
 
 

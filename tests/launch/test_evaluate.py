@@ -90,7 +90,6 @@ def test_window_stride_and_checkpoint_are_live(answers):
     assert result(answers["step"])["step"] == 10
     for name in ("stride", "window", "step"):
         assert result(answers[name])["loss"] != base["loss"], name
-    assert result(answers["window"])["loss"] > result(answers["stride"])["loss"]  # less context, more loss
 
 
 def test_the_table_is_for_people(answers):

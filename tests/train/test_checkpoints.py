@@ -3,6 +3,7 @@ import pathlib
 import pickle
 import resource
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,10 @@ from train.checkpoints import CheckpointStore, checksums, flat, unflat
 from train.experiment import Checkpoints
 from train.sharding import Mesh, make_mesh
 from train.state import abstract_state, init_sharded, state_shardings
+
+
+# Reads that fail half-way leave coroutines behind in orbax.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(scope="module")
@@ -327,9 +332,8 @@ def test_a_save_that_fails_in_the_background_does_not_cost_the_next(experiment, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         try:
             store.save(experiment, at_step(first, 10), 10, loss=None)
-            store._manager._checkpointer.wait_until_finished  # noqa: B018 - the failure is met by the next save
-            shutil.disk_usage(tmp_path)
-            store.finish()
+            while store._manager.is_saving_in_progress():  # the failure is met by the next save
+                time.sleep(0.01)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         store.save(experiment, at_step(first, 20), 20, loss=None)
@@ -344,14 +348,14 @@ def test_a_save_that_fails_in_the_background_does_not_cost_the_next(experiment, 
 def test_every_bit_counts_in_a_checksum():
     for dtype in ("float32", "bfloat16", "int32", "uint32"):
         x = np.arange(12).astype(jnp.dtype(dtype)).reshape(3, 4)
-        whole = int(checksums({"x": x})["x"])
+        whole = int(checksums({"x": jnp.asarray(x)})["x"])
         raw = bytearray(x.tobytes())
         for bit in range(0, 8 * len(raw), 5):
             raw[bit // 8] ^= 1 << (bit % 8)
             other = np.frombuffer(bytes(raw), x.dtype).reshape(x.shape)
-            assert int(checksums({"x": other})["x"]) != whole
+            assert int(checksums({"x": jnp.asarray(other)})["x"]) != whole
             raw[bit // 8] ^= 1 << (bit % 8)
-    assert checksums({"x": np.array([1.0, 2.0])})["x"] != checksums({"x": np.array([2.0, 1.0])})["x"]
+    assert checksums({"x": jnp.array([1.0, 2.0])})["x"] != checksums({"x": jnp.array([2.0, 1.0])})["x"]
 
 
 def test_a_checksum_does_not_hang_on_the_mesh(experiment, first):

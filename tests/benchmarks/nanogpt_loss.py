@@ -1,0 +1,75 @@
+"""The validation loss of configs/shakespeare_char.py over seeds: nanoGPT's estimator, and the whole split.
+
+    python tests/benchmarks/nanogpt_loss.py --text=tinyshakespeare.txt [--seeds=3] [--runs=runs/nanogpt_loss]
+
+nanoGPT's estimator on a CPU is the mean loss of 20 batches of 12 windows of 64 characters, cut at random places of the
+validation text. The whole split is every character once, in windows of 64. Both are of the parameters after the last
+step. A run folder that is finished is not trained again.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def estimate(run: pathlib.Path, seed: int, num_batches: int = 20) -> float:
+    """nanoGPT's estimator: the mean loss of random windows of the validation split."""
+    import jax
+    import numpy as np
+
+    from train.runs import load_run
+    from train.step import batch_loss
+
+    loaded = load_run(run)
+    data = loaded.experiment.data
+    split = loaded.dataset().split("validation")[0]
+    text = np.concatenate([split.tokens(i) for i in range(split.num_documents)])
+    draw = np.random.default_rng(seed)
+    evaluate = jax.jit(
+        lambda params, batch: batch_loss(
+            loaded.experiment.model, params, batch, z_loss=0.0, dropout_key=None, shard=loaded.shard
+        )[1]
+    )
+    losses = []
+    for _ in range(num_batches):
+        starts = draw.integers(0, len(text) - data.sequence_length, data.batch_size)
+        windows = np.stack([text[s : s + data.sequence_length + 1] for s in starts]).astype(np.int32)
+        mask = np.ones((data.batch_size, data.sequence_length), np.float32)
+        batch = {"tokens": windows[:, :-1], "targets": windows[:, 1:], "loss_mask": mask}
+        losses.append(float(evaluate(loaded.params, batch)) / mask.size)
+    return statistics.mean(losses)
+
+
+def main() -> None:
+    """Trains the seeds that are not there yet and prints one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "nanogpt_loss")
+    parser.add_argument("--set", action="append", default=[])
+    flags = parser.parse_args()
+    from launch.cli import prepare_jax
+    from train.experiment import from_file
+    from train.loop import train
+    from train.metrics import read_metrics
+
+    prepare_jax()
+    rows = []
+    for seed in range(flags.seeds):
+        run = flags.runs / f"seed{seed}"
+        overrides = [f"data.path={flags.text}", f"training.seed={seed}", f"data.seed={seed}", *flags.set]
+        train(from_file(str(ROOT / "configs" / "shakespeare_char.py"), overrides), run)
+        whole = [line["loss"] for line in read_metrics(run) if line["kind"] == "eval"][-1]
+        rows.append((estimate(run, seed), whole))
+        print(f"seed {seed}: 20 batches {rows[-1][0]:.4f}, whole split {whole:.4f}", flush=True)
+    for name, values in zip(("20 batches", "whole split"), zip(*rows, strict=True), strict=True):
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        print(f"{name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, n={len(values)}")
+
+
+if __name__ == "__main__":
+    main()

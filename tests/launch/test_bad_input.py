@@ -1,0 +1,211 @@
+"""What a user can get wrong with launch.train: a clear error, status 2, no traceback, nothing lost."""
+
+import hashlib
+import os
+import shutil
+
+import pytest
+
+from train import run_folder
+
+
+@pytest.fixture
+def config(tiny_experiment, write_config, tmp_path):
+    return write_config(tiny_experiment(), tmp_path / "tiny.py")
+
+
+@pytest.fixture
+def refused(command, config, tmp_path):
+    """A function that gives the command and returns what it says, having checked that it refuses properly."""
+
+    def run(*arguments, run=None, own_config=True):
+        given = [f"--config={config}"] if own_config else []
+        status, printed = command("launch.train", *given, f"--run={run or tmp_path / 'run'}", *arguments)
+        assert status == 2, printed
+        assert "Traceback" not in printed
+        errors = printed.partition("error: ")[2]
+        assert errors, printed
+        return errors
+
+    return run
+
+
+def contents(folder):
+    """Every file of a folder and a digest of it; the lock aside."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# -------------------------------------------------------------------------------------------------------- options
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("model.num_layer=3", ["ModelConfig has no field 'num_layer'", "did you mean 'num_layers'?"]),
+        ("training.num_steps=many", ["training.num_steps", "expected int", "got 'many' (str)"]),
+        ("model.attention.num_kv_heads=3", ["3 does not divide num_heads=4", "use one of [1, 2, 4]"]),
+        ("model.attention=GroupedQuery(num_heads=5)", ["5 heads do not divide width=32", "change one of them"]),
+        ("data.batch_size=12", ["12 sequences cannot be split 8 ways", "use a multiple of 8"]),
+        ("mesh=Mesh(data=3)", ["data=3 x fsdp=1 x tensor=1", "the 8 devices here", "change mesh.data"]),
+        ("mesh=Mesh(tensor=2)", ["embedding.table", "vocab axis of 257", "--set 'sharding.vocab=()'"]),
+        ("data.sequence_length=64", ["64 is longer than model.context_length=32"]),
+        ("model.vocab_size=300", ["model.vocab_size=300", "has 257 tokens", "--set model.vocab_size=257"]),
+        ("logging.wandb_project='x'", ["'x'", "pip install wandb"]),
+    ],
+)
+def test_options(setting, words, refused, tmp_path):
+    if "wandb" in setting:
+        pytest.importorskip_absent("wandb") if hasattr(pytest, "importorskip_absent") else skip_if_installed("wandb")
+    text = refused(f"--set={setting}")
+    for word in words:
+        assert word in text, text
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def skip_if_installed(name):
+    import importlib.util
+
+    if importlib.util.find_spec(name):
+        pytest.skip(f"{name} is installed")
+
+
+def test_an_unknown_field_in_a_config(refused, config):
+    config.write_text("from train.optimizers import AdamW\nexperiment = AdamW(beta1=0.9)\n")
+    assert "line 2: TypeError: AdamW.__init__() got an unexpected keyword argument 'beta1'" in refused()
+
+
+def test_configs_and_flags(refused, command, tmp_path):
+    assert "--config is missing" in refused(own_config=False)
+    assert "no config file at" in refused(f"--config={tmp_path / 'none.py'}", own_config=False)
+    assert "--hard_stop must be at least 1, got 0" in refused("--hard_stop=0")
+    assert "unexpected argument 'more'" in refused("more")
+    assert "flag --hard_stop=soon" in refused("--hard_stop=soon")
+    text = refused("--confg=x.py")
+    assert "Unknown command line flag 'confg'" in text
+    assert "See --help" in text
+
+
+# ----------------------------------------------------------------------------------------------------------- text
+
+
+def test_missing_empty_and_undecodable_text(refused, tmp_path):
+    empty, binary = tmp_path / "empty.txt", tmp_path / "binary.txt"
+    empty.write_text("")
+    binary.write_bytes(b"abc\xff\xfe\x00def" * 50)
+    for number, (path, words) in enumerate(
+        [(tmp_path / "none.txt", "none.txt"), (empty, "empty.txt"), (binary, "binary.txt")]
+    ):
+        text = refused(f"--set=data.path={path}", run=tmp_path / str(number))
+        assert words in text, text
+        assert not (tmp_path / str(number) / "checkpoints").exists()
+    assert binary.read_bytes() == b"abc\xff\xfe\x00def" * 50
+
+
+# --------------------------------------------------------------------------------------------------------- shards
+
+
+@pytest.fixture
+def dataset(tiny_run, tmp_path):
+    """A copy of the dataset of the tiny run."""
+    return shutil.copytree(tiny_run / "data", tmp_path / "data")
+
+
+def shard_of(dataset):
+    return next(dataset.glob("train-*.array_record"))
+
+
+def test_a_truncated_shard_is_named_with_its_size(refused, dataset):
+    shard = shard_of(dataset)
+    size = shard.stat().st_size
+    os.truncate(shard, size - 100)
+    text = refused(f"--set=data.path={dataset}", "--set=data.tokenizer=None", "--set=data.validation=None")
+    assert f"{shard} is truncated: {size - 100} bytes, expected {size}" in text
+
+
+def test_a_corrupted_shard_is_named_with_its_record(refused, dataset, tmp_path):
+    shard = shard_of(dataset)
+    data = bytearray(shard.read_bytes())
+    for at in range(0, len(data), 64):
+        data[at] ^= 0xFF
+    shard.write_bytes(data)
+    text = refused(f"--set=data.path={dataset}", "--set=data.tokenizer=None", "--set=data.validation=None")
+    assert str(shard) in text
+    assert "damaged" in text
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+
+
+def test_a_dataset_of_another_tokenizer(refused, dataset):
+    text = refused(f"--set=data.path={dataset}", "--set=data.tokenizer=Characters()")
+    assert "is prepared already, with another tokenizer" in text
+    assert "data.tokenizer" in text
+
+
+# ---------------------------------------------------------------------------------------------------- run folders
+
+
+@pytest.fixture
+def finished(tiny_run, tmp_path):
+    return shutil.copytree(tiny_run, tmp_path / "finished")
+
+
+def test_a_run_folder_in_use(refused, finished):
+    before = contents(finished)
+    with run_folder.locked(finished):
+        assert f"in use by process {os.getpid()}" in refused(run=finished)
+    assert contents(finished) == before
+
+
+def test_a_run_folder_of_another_config(refused, finished):
+    before = contents(finished)
+    text = refused("--set=model.width=64", "--set=training.num_steps=30", run=finished)
+    assert "model.width: 32 -> 64" in text
+    assert "training.num_steps: 20 -> 30" in text
+    assert "Give another --run" in text
+    assert contents(finished) == before
+
+
+def test_checkpoints_of_another_model(refused, finished, tmp_path):
+    """Put under the config of this one, by hand."""
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copytree(finished / "checkpoints", run / "checkpoints")
+    (run / "config.json").write_text((finished / "config.json").read_text().replace('"width": 64', '"width": 96'))
+    before = contents(run / "checkpoints")
+    text = refused("--set=model.ffn.width=96")
+    assert "is a checkpoint of another model" in text
+    assert "model.ffn.width: 64 -> 96" in text
+    assert contents(run / "checkpoints") == before
+
+
+def test_all_checkpoints_damaged(refused, finished):
+    for note in (finished / "checkpoints").glob("*/note/*"):
+        note.write_text("{}")
+    metrics = (finished / "metrics.jsonl").read_bytes()
+    text = refused(run=finished)
+    assert "none of the checkpoints [10, 20]" in text
+    assert "move the folder away to start again" in text
+    assert (finished / "metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_damaged_config_or_none(refused, finished):
+    (finished / "config.json").write_text('{"type": "Experi')
+    assert "config.json is damaged" in refused(run=finished)
+    (finished / "config.json").unlink()
+    assert "holds checkpoints but no config.json" in refused(run=finished)
+    assert sorted(path.name for path in (finished / "checkpoints").iterdir()) == ["10", "20"]
+
+
+def test_a_run_that_is_a_file(refused, tmp_path):
+    (tmp_path / "taken").write_text("text")
+    assert "cannot be a run folder" in refused(run=tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "text"
+
+
+def test_a_damaged_line_of_metrics(refused, finished):
+    text = (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
+    text[4] = "garbage\n"
+    (finished / "metrics.jsonl").write_text("".join(text))
+    said = refused(run=finished)
+    assert "metrics.jsonl, line 5" in said
+    assert (finished / "metrics.jsonl").read_text() == "".join(text)

@@ -1,0 +1,69 @@
+"""The house keeps its shape: imports run one way, files stay short, every config loads and says how to run it."""
+
+import ast
+import pathlib
+import subprocess
+
+import pytest
+
+from train.experiment import from_file
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STOREYS = ("model", "train", "configs", "launch")  # each may import itself and those before it
+MODULES = [path for name in STOREYS for path in sorted((ROOT / name).rglob("*.py"))]
+CONFIGS = [path for path in sorted((ROOT / "configs").rglob("*.py")) if path.name != "__init__.py"]
+DESIGNED = {"model", "train", "configs", "launch", "tests", ".ci"}
+
+
+def relative(path):
+    return str(path.relative_to(ROOT))
+
+
+def imported(tree):
+    """The first word of everything that a module imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield node.module.split(".")[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_imports_run_one_way(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    storey = path.relative_to(ROOT).parts[0]
+    above = set(STOREYS[STOREYS.index(storey) + 1 :]) | {"tests"}
+    assert not above & set(imported(tree)), f"{relative(path)} imports from above"
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_a_file_is_one_mechanism_and_says_which(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 400
+    assert ast.get_docstring(ast.parse(text)), "no docstring says what it is for"
+
+
+def test_the_model_reads_as_one_page():
+    assert len((ROOT / "model" / "transformer.py").read_text().splitlines()) < 220
+
+
+def test_no_rooms_beyond_the_design():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if tracked.returncode:
+        pytest.skip("not a git checkout")
+    folders = {line.split("/")[0] for line in tracked.stdout.splitlines() if "/" in line}
+    assert folders <= DESIGNED | {"docs"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=relative)
+def test_every_config_loads_and_says_how_to_run_it(path):
+    from_file(str(path))
+    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    named = f"--config={relative(path)}"
+    assert named in said or ("quickstart" in path.name and "make quickstart" in said), f"its docstring lacks {named}"
+
+
+def test_there_are_configs():
+    assert {"quickstart.py", "shakespeare_char.py"} <= {path.name for path in CONFIGS}

@@ -1,0 +1,173 @@
+"""The loop in this process: what it writes, how it ends, and that however it was interrupted it ends the same."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from model.errors import UserError
+from train import experiment as experiments
+from train.checkpoints import CheckpointStore, flat
+from train.evaluation.split import SplitEvaluation
+from train.loop import train
+from train.metrics import read_metrics, read_samples, read_status, read_throughput
+from train.sharding import make_mesh
+from train.state import abstract_state, state_shardings
+
+
+def silent(line):
+    pass
+
+
+def parameters(run, step=None):
+    """The bytes of every array of the state of a run's checkpoint, by name."""
+    experiment = experiments.load(run)
+    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+    placed = state_shardings(*stateful, make_mesh(experiment.mesh), experiment.sharding)
+    with CheckpointStore(run, experiment.checkpoints, silent, read_only=True) as store:
+        state = store.restore(step or store.steps()[-1], experiment, placed, abstract_state(*stateful))
+    return {name: np.asarray(x).tobytes() for name, x in flat(jax.device_get(state)).items()}
+
+
+def assert_ended_the_same(run, other):
+    for name in ("metrics.jsonl", "samples.txt"):
+        assert (run / name).read_bytes() == (other / name).read_bytes(), name
+    assert (run / "metrics.jsonl").read_bytes()
+    assert parameters(run) == parameters(other)
+
+
+@pytest.fixture
+def copied(tiny_run, tmp_path):
+    """A copy of the finished run; its data is still the first one's."""
+    return shutil.copytree(tiny_run, tmp_path / "copy")
+
+
+def test_metrics_are_complete_and_the_model_learns(tiny_run):
+    lines = read_metrics(tiny_run)
+    training = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in training] == list(range(1, 21))
+    assert [line["tokens"] for line in training] == [128 * step for step in range(1, 21)]
+    assert {line["skipped"] for line in training} == {0}
+    assert training[0]["loss"] == pytest.approx(np.log(257), abs=0.2)
+    assert training[-1]["loss"] < 3.5
+    assert training[0]["learning_rate"] == pytest.approx(1e-2 / 5)
+    assert training[4]["learning_rate"] == pytest.approx(1e-2)
+    evaluations = [line for line in lines if line["kind"] == "eval"]
+    assert [line["step"] for line in evaluations] == [10, 20]
+    for line in evaluations:
+        assert line["perplexity"] == pytest.approx(np.exp(line["loss"]))
+        assert line["bits_per_byte"] == pytest.approx(line["loss"] / np.log(2), rel=0.1)  # of bytes, and ends of files
+    assert evaluations[1]["loss"] < evaluations[0]["loss"]
+
+
+def test_the_folder_explains_itself(tiny_run, tiny_experiment):
+    assert experiments.load(tiny_run) == tiny_experiment()
+    assert read_status(tiny_run) == {"state": "finished", "step": 20, "total_steps": 20, "reason": None}
+    assert [step for step, _ in read_samples(tiny_run)] == [10, 20]
+    assert all(text.startswith("the ") for _, text in read_samples(tiny_run))
+    timings = read_throughput(tiny_run)
+    assert [line["step"] for line in timings] == list(range(1, 21))
+    assert all(line["tokens_per_second"] > 0 and 0 <= line["data_wait_fraction"] <= 1 for line in timings)
+    rows = json.loads((tiny_run / "parameters.json").read_text())
+    assert sum(row["count"] for row in rows) == 257 * 32 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 64) + 32
+    assert {"environment.json", "report.html", "checkpoints", "data"} <= {path.name for path in tiny_run.iterdir()}
+    assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["10", "20"]
+
+
+def test_interrupted_and_stopped_it_ends_the_same(tiny_experiment, tiny_run, tmp_path):
+    """A signal amid the first evaluation, a hard stop at 13, and on to the end."""
+    run = tmp_path / "run"
+
+    def interrupt(line):
+        if line.startswith("step 10:"):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    outcome = train(tiny_experiment(), run, say=interrupt)
+    assert (outcome.state, outcome.step) == ("interrupted", 10)
+    assert outcome.reason == "SIGTERM; the same command continues from step 10"
+    assert read_status(run)["state"] == "interrupted"
+    outcome = train(tiny_experiment(), run, hard_stop=13, say=silent)
+    assert (outcome.state, outcome.step, outcome.reason) == ("stopped", 13, "--hard_stop=13")
+    assert [line["step"] for line in read_metrics(run)][-1] == 13
+    outcome = train(tiny_experiment(), run, hard_stop=99, say=silent)  # never beyond the schedule
+    assert (outcome.state, outcome.step) == ("finished", 20)
+    assert_ended_the_same(run, tiny_run)
+    assert {line["session"] for line in read_throughput(run)} == {1, 2, 3}
+
+
+def test_a_finished_run_stays_as_it_is(tiny_experiment, tiny_run, copied):
+    said = []
+    outcome = train(tiny_experiment(), copied, say=said.append)
+    assert (outcome.state, outcome.step) == ("finished", 20)
+    assert f"resuming {copied} at step 20 of 20" in said
+    assert_ended_the_same(copied, tiny_run)
+
+
+def test_a_damaged_latest_checkpoint_costs_its_steps_and_nothing_else(tiny_experiment, tiny_run, copied):
+    for path in (copied / "checkpoints" / "20" / "params").rglob("*"):
+        if path.is_file() and path.stat().st_size > 10_000:
+            path.write_bytes(path.read_bytes()[:5_000])
+    # Lines that a killed session wrote after the checkpoint it goes back to, the last of them torn.
+    with open(copied / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "step": 21, "loss": 9.0}\n{"kind": "tra')
+    said = []
+    assert train(tiny_experiment(), copied, say=said.append).state == "finished"
+    assert any("checkpoint 20" in line and "is damaged" in line for line in said)
+    assert f"resuming {copied} at step 10 of 20" in said
+    assert_ended_the_same(copied, tiny_run)
+
+
+def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, copied, monkeypatch, capsys):
+    shutil.rmtree(copied / "checkpoints" / "20")
+    before = parameters(copied, 10)
+
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.CheckpointManager, "save", full)
+        with pytest.raises(UserError, match=r"the checkpoint of step 20.* could not be written .* goes on from step 10"):
+            train(tiny_experiment(), copied, say=silent)
+    assert "WARNING: checkpoint 20 could not be written: [Errno 28] No space left" in capsys.readouterr().err
+    assert read_status(copied)["state"] == "failed"
+    assert parameters(copied, 10) == before
+    assert train(tiny_experiment(), copied, say=silent).state == "finished"
+    assert_ended_the_same(copied, tiny_run)
+
+
+def test_the_best_checkpoint_is_kept(tiny_experiment, tmp_path, monkeypatch):
+    """The loss is lowest at step 4, where no checkpoint was due, and it stays when later ones come."""
+    losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.5, 10: 1.5}
+    monkeypatch.setattr(
+        SplitEvaluation,
+        "__call__",
+        lambda self, state: {"loss": losses[int(state.step)], "perplexity": 1.0, "bits_per_byte": 1.0},
+    )
+    experiment = tiny_experiment(
+        training__num_steps=10, evaluation__every=2, checkpoints__every=5, checkpoints__keep_last=1, samples__prompts=()
+    )
+    train(experiment, tmp_path, say=silent)
+    with CheckpointStore(tmp_path, experiment.checkpoints, silent, read_only=True) as store:
+        assert (store.steps(), store.best_step()) == ([4, 10], 4)
+
+
+def test_too_many_skipped_steps_stop_the_run(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(
+        optimizer="SGD()",
+        schedule="Constant(peak=1e30)",
+        training__clip_norm="None",
+        training__guard__max_consecutive=3,
+        training__num_steps=40,
+    )
+    with pytest.raises(UserError, match=r"steps \d+ to \d+ were all skipped: .* not finite.*Lower schedule\.peak"):
+        train(experiment, tmp_path, say=silent)
+    lines = [line for line in read_metrics(tmp_path) if line["kind"] == "train"]
+    assert lines[-1]["skipped"] == 2  # the third in a row is the error
+    assert not np.isfinite(lines[-1]["loss"]) or not np.isfinite(lines[-1]["grad_norm"])
+    assert read_status(tmp_path)["state"] == "failed"
+    assert "were all skipped" in read_status(tmp_path)["reason"]

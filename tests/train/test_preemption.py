@@ -1,0 +1,63 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from train.preemption import EXIT_PREEMPTED, StopRequest
+
+
+def test_nothing_is_requested_before_a_signal():
+    with StopRequest() as stop:
+        assert stop.requested is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_by_name_and_ends_nothing(number):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.requested == number.name
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested == "SIGTERM"
+
+
+def test_the_handlers_before_come_back():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with StopRequest():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == []
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_it_stands_aside():
+    requested = []
+
+    def work():
+        with StopRequest() as stop:
+            requested.append(stop.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert requested == [None]
+
+
+def test_the_code_is_the_documented_one():
+    assert EXIT_PREEMPTED == os.EX_TEMPFAIL == 75
