@@ -14,8 +14,9 @@ from model.errors import UserError
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
-# A full or read-only disk, a quota, a file that may not be read or written: the user has to mend these.
-_MENDABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+# A full or read-only disk, a quota, a path that may not be used or is of the wrong kind: the user has to mend these.
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_MENDABLE = _FULL | {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

@@ -6,8 +6,8 @@ Trains configs/quickstart.py into runs/quickstart, or continues it; measures the
 gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused.
 """
 
+import contextlib
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
@@ -49,18 +49,23 @@ def main(argv: list[str]) -> int:
 
 def _compare(run: pathlib.Path) -> None:
     """Writes RUN/evaluation.json, unless it is there for this checkpoint already."""
+    from train.data.files import read_json
     from train.evaluation.baselines import text_baselines
     from train.evaluation.documents import from_split, split_text
     from train.evaluation.parsing import parse_share
     from train.evaluation.perplexity import score, summarize
+    from train.files import replace_file
     from train.run_folder import write_json
     from train.runs import load_run
     from train.samples import draw_samples
 
     loaded = load_run(run)
     path = run / "evaluation.json"
-    if path.exists() and json.loads(path.read_text()).get("step") == loaded.step:
-        return
+    asked = {"step": loaded.step, "num_files": NUM_FILES.value, "file_tokens": FILE_TOKENS.value}
+    with contextlib.suppress(UserError):
+        before = read_json(path)
+        if all(before.get(name) == value for name, value in asked.items()):
+            return
     experiment, dataset = loaded.experiment, loaded.dataset()
     print("measuring the validation files, window by window")
     window = experiment.data.sequence_length
@@ -88,11 +93,12 @@ def _compare(run: pathlib.Path) -> None:
         seed=0,
     )
     share = parse_share(files)
-    (run / "files.txt").write_text("\n".join(f"=== file {i} ===\n{f.text}" for i, f in enumerate(files)))
+    written = "\n".join(f"=== file {i} ===\n{file.text}" for i, file in enumerate(files))
+    replace_file(run / "files.txt", written.encode())
     write_json(
         path,
         {
-            "step": loaded.step,
+            **asked,
             "validation": measured | counts,
             "baselines": [dataclasses.asdict(baseline) for baseline in baselines],
             "samples": dataclasses.asdict(share) | {"share": share.share},

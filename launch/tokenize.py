@@ -25,7 +25,7 @@ TOKENIZER = flags.DEFINE_string(
     "tokenizer",
     "sentencepiece",
     "sentencepiece (trained here), bytes or characters; a SentencePiece .model or a tokenizer.json; a dataset folder,"
-    " to take its tokenizer; or an option written out, such as 'HuggingFace(path=t.json, end_of_document=</s>)'.",
+    " to take its tokenizer; or an option written out, such as \"HuggingFace(path='t.json', end_of_document='</s>')\".",
 )
 VOCAB_SIZE = flags.DEFINE_integer(
     "vocab_size", None, "The pieces of a SentencePiece trained here; 4096 when not given."

@@ -34,10 +34,10 @@ class Embedding(nnx.Module):
         """Args: the choice of unembedding, V, D, the logits' soft-cap or None, the maker."""
         self.softcap = softcap
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
-        self.output, self.output_bias = None, None
-        if isinstance(unembedding, Untied):
-            self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab"), width)
-            self.output_bias = make.zeros((vocab_size,), ("vocab",)) if unembedding.bias else None
+        untied = isinstance(unembedding, Untied)
+        biased = isinstance(unembedding, Untied) and unembedding.bias
+        self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab"), width) if untied else None
+        self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Looks tokens up: (B, T) ids to (B, T, D)."""

@@ -106,17 +106,18 @@ def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 def find_problems(option: Any, path: str = "") -> list[str]:
     """Every wrong type and every refused value of a tree, one line each, headed by the path of its field."""
-    found, mistyped = [], []
+    mistyped = {
+        _join(below, name): f"expected {describe(annotation)}, got {value!r} ({type(value).__name__})"
+        for below, node in walk(option, path)
+        for name, annotation in fields_of(type(node)).items()
+        if not conforms(value := getattr(node, name), annotation)
+    }
+    found = []
     for below, node in walk(option, path):
-        for name, annotation in fields_of(type(node)).items():
-            value = getattr(node, name)
-            if not conforms(value, annotation):
-                mistyped.append(_join(below, name))
-                got = f"{value!r} ({type(value).__name__})"
-                found.append(f"{mistyped[-1]}: expected {describe(annotation)}, got {got}")
-    for below, node in walk(option, path):
+        fields = [_join(below, name) for name in fields_of(type(node))]
+        found += [f"{field}: {mistyped[field]}" for field in fields if field in mistyped]
         # An option may look into those below it, so all of these have to be of the right types.
-        sound = not any(wrong.startswith(_join(below, "")) for wrong in mistyped)
+        sound = not any(field.startswith(_join(below, "")) for field in mistyped)
         if sound and hasattr(node, "problems"):
             found += [f"{_join(below, name)}: {message}" for name, message in node.problems()]
     return found

@@ -161,22 +161,26 @@ def command(capsys):
     """
     from absl import flags
 
+    def of_commands():
+        """The flags that commands have defined: those of one would clash with those of another."""
+        known = flags.FLAGS._flags()
+        return {n: flag for n, flag in known.items() if flags.FLAGS.find_module_defining_flag(n).startswith("launch.")}
+
     def run(module, *arguments):
-        kept = dict(flags.FLAGS._flags())
-        for name in kept:
-            if not flags.FLAGS.find_module_defining_flag(name).startswith("absl"):
-                flags.FLAGS._flags().pop(name)  # those of another command that was run or imported before
-        before, sys.argv = sys.argv, [module, *map(str, arguments)]
+        others, before, sys.argv = of_commands(), sys.argv, [module, *map(str, arguments)]
+        for name in others:
+            del flags.FLAGS._flags()[name]
         capsys.readouterr()
         try:
-            runpy.run_module(module, run_name="__main__", alter_sys=False)
+            runpy.run_module(module, run_name="__main__")
             status = 0
         except SystemExit as ended:
             status = ended.code or 0
         finally:
             sys.argv = before
-            flags.FLAGS._flags().clear()
-            flags.FLAGS._flags().update(kept)
+            for name in of_commands():
+                del flags.FLAGS._flags()[name]
+            flags.FLAGS._flags().update(others)
             flags.FLAGS.unparse_flags()
         printed = capsys.readouterr()
         return status, printed.out + printed.err

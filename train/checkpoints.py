@@ -90,8 +90,8 @@ class CheckpointStore:
     def __post_init__(self) -> None:
         """Opens the folder; what an interrupted save left behind is named and removed."""
         self.folder = self.run / "checkpoints"
-        # Every save and every skipped metric is an INFO line; orbax's own errors come back as exceptions.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax warns of every save; what goes wrong comes back as exceptions.
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         if self.folder.is_dir() and not self.read_only:
             for left in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
                 self.say(
@@ -270,6 +270,10 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
     if changed:
         listed = "\n  ".join(changed)
         raise UserError(f"{where} is a checkpoint of another model (its value -> this run's):\n  {listed}")
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
 
 
 def _first_line(error: BaseException) -> str:

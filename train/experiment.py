@@ -181,8 +181,17 @@ class Experiment:
                 yield "schedule.decay_steps", f"{self.schedule.decay_steps} is more than the {left} steps after warmup"
 
 
-# Fields that may differ between a run folder and the config given to continue it: they change no number of the run.
-MAY_CHANGE = ("mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat")
+# Fields that may differ between a run folder and the config given to continue it: they decide how the run is
+# carried out and written down, not what it computes.
+MAY_CHANGE = (
+    "mesh",
+    "sharding",
+    "checkpoints",
+    "logging",
+    "model.scan_layers",
+    "model.remat",
+    "data.prefetch",
+)
 
 
 def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:

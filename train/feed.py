@@ -15,8 +15,8 @@ DOCUMENT_FIELDS = ("segment_ids", "positions")
 def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
     """Raises UserError when the mesh does not divide the (micro-)batch."""
     # A batch with one row a device is split into as many different slices as there are ways.
-    slices = rows.devices_indices_map((rows.num_devices, 1)).values()
-    ways = len({str(index) for index in slices})
+    slices = rows.devices_indices_map((rows.num_devices, rows.num_devices)).values()
+    ways = len({str(index[0]) for index in slices})
     if (batch_size // parts) % ways:
         micro = f" in {parts} micro-batches" if parts > 1 else ""
         raise UserError(
@@ -39,7 +39,7 @@ def check_length(sequence_length: int, rows: NamedSharding) -> None:
 def local_rows(rows: NamedSharding, batch_size: int) -> list[int]:
     """The rows of a global batch that the devices of this process hold, in order."""
     needed: set[int] = set()
-    for index in rows.addressable_devices_indices_map((batch_size, 1)).values():
+    for index in rows.addressable_devices_indices_map((batch_size, rows.num_devices)).values():
         assert index is not None
         needed.update(range(*index[0].indices(batch_size)))
     return sorted(needed)

@@ -58,11 +58,18 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     Raises:
       UserError: for everything that the user can mend.
     """
+    if jax.process_count() > 1:
+        raise UserError("launch.train runs on the devices of one host; start it in one process")
     check_mesh(experiment)
     with run_folder.locked(run):
         run_folder.claim(run, experiment)
         dataset = open_dataset(prepare(experiment.data, run / "data", TerminalProgress()))
         check_vocabulary(experiment, dataset)
+        if "validation" not in dataset.about["splits"]:
+            raise UserError(
+                f"{dataset.folder} has no validation split, and a run is measured on one; prepare the text with "
+                "data.validation=WholeFiles(...), or give it a text of its own: 'data.validation=SeparateText(path=...)'"
+            )
         run_folder.write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
         run_folder.write_json(run / "parameters.json", parameters.as_json(experiment))
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
@@ -181,7 +188,7 @@ class _Trainer:
         if step >= num_steps:
             return Outcome("finished", step)
         if stop.requested is None:
-            return Outcome("stopped", step, f"--hard_stop={step}")
+            return Outcome("stopped", step, f"--hard_stop={self.last_step}")
         return Outcome("interrupted", step, f"{stop.requested}; the same command continues from step {step}")
 
     def _is_due(self, step: int, *intervals: int) -> bool:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -66,7 +67,7 @@ def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
     mesh = _mesh_here(experiment)
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*stateful, mesh, experiment.sharding)
-    with CheckpointStore(run, experiment.checkpoints, read_only=True) as store:
+    with CheckpointStore(run, experiment.checkpoints, say=_warn, read_only=True) as store:
         abstract = abstract_state(*stateful)
         if which == "latest":
             state = store.restore_latest(experiment, placed, abstract)
@@ -83,6 +84,10 @@ def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
         tokenizer=run_dataset(run).tokenizer,
         step=int(state.step),
     )
+
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)  # standard output is for results
 
 
 def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:

@@ -36,14 +36,14 @@ class Constant(_Warmed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(_Warmed):
-    """Half a cosine from the peak to `final` at the last step."""
+    """Half a cosine from the peak to `final`, which it would reach at step num_steps."""
 
     final: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(_Warmed):
-    """A straight line from the peak to `final` at the last step."""
+    """A straight line from the peak to `final`, which it would reach at step num_steps."""
 
     final: float = 0.0
 

@@ -1,6 +1,7 @@
 """What a user can get wrong with launch.train: a clear error, status 2, no traceback, nothing lost."""
 
 import hashlib
+import importlib.util
 import os
 import shutil
 
@@ -56,7 +57,7 @@ def contents(folder):
 )
 def test_options(setting, words, refused, tmp_path):
     if "wandb" in setting:
-        pytest.importorskip_absent("wandb") if hasattr(pytest, "importorskip_absent") else skip_if_installed("wandb")
+        skip_if_installed("wandb")
     text = refused(f"--set={setting}")
     for word in words:
         assert word in text, text
@@ -64,8 +65,6 @@ def test_options(setting, words, refused, tmp_path):
 
 
 def skip_if_installed(name):
-    import importlib.util
-
     if importlib.util.find_spec(name):
         pytest.skip(f"{name} is installed")
 

@@ -96,7 +96,7 @@ def test_a_batch_comes_in_order_with_several_samples_of_each(answers):
     parts = out.split("===\n")[1:]
     assert all(part.startswith("a") for part in parts[:3])
     assert all(part.startswith("the cat") for part in parts[3:])
-    assert len(set(part.partition("=== ")[0] for part in parts)) > 2
+    assert len({part.partition("=== ")[0] for part in parts}) > 2
 
 
 def test_prompts_come_from_files_too(answers):

@@ -26,7 +26,11 @@ def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, mon
     experiment = from_json(Experiment, json.loads(text))
     assert experiment.model.num_layers == 3
     row = next(line for line in table.splitlines() if line.startswith("blocks.attention.query"))
-    assert row.split() == ["blocks.attention.query", "3x32x4x8", *"layer embed heads head_dim - fsdp tensor - 3,072".split()]
+    assert row.split() == [
+        "blocks.attention.query",
+        "3x32x4x8",
+        *"layer embed heads head_dim - fsdp tensor - 3,072".split(),
+    ]
     assert "parameters           36,096 (27,872 without embeddings)" in table  # worked out by hand
     assert "tokens per step      128" in table
     assert "mesh                 data 8 x fsdp 1 x tensor 1 (8 devices)" in table

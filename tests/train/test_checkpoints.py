@@ -17,7 +17,6 @@ from train.experiment import Checkpoints
 from train.sharding import Mesh, make_mesh
 from train.state import abstract_state, init_sharded, state_shardings
 
-
 # Reads that fail half-way leave coroutines behind in orbax.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 

@@ -52,7 +52,13 @@ def test_a_config_file_is_python_that_assigns_experiment(config):
 
 
 def test_overrides_apply_in_order(config):
-    sets = ["model.num_layers=3", "model.num_layers=5", "optimizer=Lion(b1=0.8)", "optimizer.b2=0.5", "data.path=a/b.txt"]
+    sets = [
+        "model.num_layers=3",
+        "model.num_layers=5",
+        "optimizer=Lion(b1=0.8)",
+        "optimizer.b2=0.5",
+        "data.path=a/b.txt",
+    ]
     experiment = from_file(config(), sets)
     assert experiment.model.num_layers == 5
     assert (experiment.optimizer.b1, experiment.optimizer.b2) == (0.8, 0.5)
@@ -161,9 +167,15 @@ def test_a_folder_without_a_config_is_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda tree: tree["model"].update(num_layer=3), "model.num_layer: ModelConfig has no such field; did you mean"),
+        (
+            lambda tree: tree["model"].update(num_layer=3),
+            "model.num_layer: ModelConfig has no such field; did you mean",
+        ),
         (lambda tree: tree["model"].pop("width"), "model: ModelConfig needs a value for width"),
-        (lambda tree: tree["optimizer"].update(type="Adam"), "optimizer: no option 'Adam' fits here; did you mean 'AdamW'"),
+        (
+            lambda tree: tree["optimizer"].update(type="Adam"),
+            "optimizer: no option 'Adam' fits here; did you mean 'AdamW'",
+        ),
         (lambda tree: tree["data"].update(batch_size="8"), "data.batch_size: expected int, got '8' (str)"),
     ],
 )

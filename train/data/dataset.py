@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.data.files import read_json
+from train.data.files import read_json, write_array
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
 from train.data.tokenizers import Tokenizer, load_tokenizer
 from train.files import replace_file
@@ -148,10 +148,7 @@ def describe(tokenizer: Tokenizer, folder: pathlib.Path) -> dict[str, Any]:
 def write_dataset(folder: pathlib.Path, about: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
     """Writes the tables of documents, then the description: with it the dataset is finished."""
     for name, table in tables.items():
-        path = folder / f"{name}.documents.npy"
-        temporary = path.with_name(f".{path.name}.part.npy")
-        np.save(temporary, table, allow_pickle=False)
-        temporary.replace(path)
+        write_array(folder / f"{name}.documents.npy", table)
     replace_file(folder / DESCRIPTION, json.dumps(about, indent=1).encode())
 
 

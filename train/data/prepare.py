@@ -46,7 +46,10 @@ def prepare(
         settings.refuse_other_settings(data, folder)
         return folder
     folder = pathlib.Path(into)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
     with _alone_in(folder):
         finished = dataset.is_dataset(folder)
         listed = settings.list_sources(data, finished)

@@ -17,6 +17,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import records
+from train.data.files import cannot_write
 from train.data.records import Record
 
 # A document is cut into records of so many tokens, so that one long document does not make every read long.
@@ -68,7 +69,7 @@ class ShardWriter:
             try:
                 self._writer.write(records.pack(record, self._width))
             except (RuntimeError, OSError) as error:
-                raise self._cannot_write(error) from None
+                raise cannot_write(self._path, str(error)) from None
             self._records += 1
 
     def finish(self) -> tuple[Shard, np.ndarray] | None:
@@ -78,7 +79,7 @@ class ShardWriter:
         try:
             self._writer.close()
         except (RuntimeError, OSError) as error:
-            raise self._cannot_write(error) from None
+            raise cannot_write(self._path, str(error)) from None
         self._writer = None
         with open(self._temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -96,9 +97,6 @@ class ShardWriter:
                 self._writer.close()
             self._writer = None
         self._temporary.unlink(missing_ok=True)
-
-    def _cannot_write(self, error: Exception) -> UserError:
-        return UserError(f"cannot write {self._path}: {error}; make room, then give the same command again: it goes on")
 
 
 class ShardReader:
@@ -144,6 +142,8 @@ class ShardReader:
 
     def load(self, numbers: Iterable[int]) -> None:
         """Reads records that will be asked for, together: a fifth of the work of reading them one by one."""
+        if len(self._cache) == len(self):  # a small dataset is in memory before long
+            return
         missing = sorted({number for number in numbers if number not in self._cache})
         if len(missing) < 2:
             return

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import pathlib
 from typing import Any
-
-import numpy as np
 
 from model.errors import UserError
 from model.options import from_json
 from train.data import config, sources
-from train.data.files import read_json
+from train.data.files import read_json, write_array
 from train.data.shards import Shard, ShardWriter
 from train.data.sources import Document
 from train.data.split import by_hash
@@ -78,11 +75,7 @@ class Tokenizing:
         for name, result in finished.items():
             if result is not None:
                 shard, table = result
-                path = table_path(self._folder, name, job["name"])
-                temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-                with open(temporary, "wb") as file:
-                    np.save(file, table, allow_pickle=False)
-                temporary.replace(path)
+                write_array(table_path(self._folder, name, job["name"]), table)
                 part["shards"][name] = dataclasses.asdict(shard)
         replace_file(part_path(self._folder, job["name"]), json.dumps(part).encode())
         return part

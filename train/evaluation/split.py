@@ -26,12 +26,15 @@ class SplitEvaluation:
             limit=experiment.evaluation.max_batches,
             rows=feed.local_rows(self._rows, self._batch_size),
         )
+        has_end = dataset.tokenizer.end_of_document is not None
+        self._ends = self._batches.num_documents * has_end
         self._step = compile_eval_step(experiment, mesh)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte.
 
-        When only some batches are evaluated, bits per byte takes the tokens per byte of the whole split.
+        When only some batches are evaluated, bits per byte takes the targets per byte of the whole split. Where
+        documents have no end, nothing comes before their first token, which is not scored (launch.evaluate counts it).
         """
         sums = []
         for batch in self._batches:
@@ -40,11 +43,9 @@ class SplitEvaluation:
         nll = math.fsum(float(s["nll"]) for s in sums)
         tokens = sum(int(s["tokens"]) for s in sums)
         loss = nll / max(tokens, 1)
-        tokens_per_byte = self._batches.num_tokens / self._batches.num_bytes
-        if self._batches.is_whole:
-            tokens_per_byte = tokens / self._batches.num_bytes
+        targets = tokens if self._batches.is_whole else self._batches.num_tokens + self._ends
         return {
             "loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": loss / math.log(2) * tokens_per_byte,
+            "bits_per_byte": loss / math.log(2) * targets / self._batches.num_bytes,
         }

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -171,6 +172,32 @@ def test_killed_run_goes_on(data, corpus, tmp_path, small_shards):
     assert contents(folder) == contents(prepare(data, tmp_path / "whole", workers=1))
 
 
+FULL_DISK = """
+import resource, signal, sys
+from model.errors import UserError
+from train.data import Bytes, Data, prepare
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    prepare(Data(path=sys.argv[1], tokenizer=Bytes(), validation=None), sys.argv[2])
+except UserError as error:
+    print(error)
+"""
+
+
+def test_full_disk_is_reported_and_leaves_nothing_half_written(tmp_path):
+    """A limit on the size of files stands for a disk that is full."""
+    (tmp_path / "a.txt").write_text(prose(0, 300_000))
+    arguments = [sys.executable, "-c", FULL_DISK, str(tmp_path / "a.txt"), str(tmp_path / "d")]
+    done = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True)
+    assert re.match(r"cannot write .*train-00000-of-00001\.array_record: .*the same command again", done.stdout), done
+    assert not [p for p in (tmp_path / "d").iterdir() if "array_record" in p.name]
+    data = Data(path=str(tmp_path / "a.txt"), tokenizer=Bytes(), validation=None)
+    assert open_dataset(prepare(data, tmp_path / "d")).count("train", "tokens") == 300_000
+    with pytest.raises(UserError, match="cannot make the folder"):
+        prepare(data, tmp_path / "a.txt" / "d")
+
+
 def test_errors_cross_from_worker_processes(tmp_path, small_shards):
     text = tmp_path / "t"
     text.mkdir()
@@ -208,6 +235,21 @@ def test_tokenizer_sees_neither_validation_nor_tables(tmp_path, monkeypatch):
     assert held
     assert not held & set(seen)
     assert len([t for t in seen if t]) == 10 - len(held)
+
+
+def test_generated_tables_can_be_left_out(tmp_path):
+    for k in range(10):
+        (tmp_path / f"{k}.py").write_text(prose(k, 800))
+    (tmp_path / "table.py").write_text("".join(f"0x{k:04x}: {k},\n" for k in range(100)))
+    data = Data(path=str(tmp_path), tokenizer=Bytes())
+    names = []
+    for keep in (True, False):
+        validation = WholeFiles(fraction=0.3, keep_generated=keep)
+        dataset = open_dataset(prepare(change(data, validation=validation), tmp_path / f".{keep}"))
+        splits = dataset.splits.values()
+        names.append({split.document_name(d) for split in splits for d in range(split.num_documents)})
+    assert names[0] - names[1] == {"table.py"}
+    assert len(names[0]) == 11
 
 
 def test_tail_refuses_tables_and_cuts_every_file(tmp_path):

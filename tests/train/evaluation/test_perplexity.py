@@ -49,7 +49,7 @@ def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, **op
 
 
 def naive(params, document, begin, context_of):
-    """Scores each token alone, after as many tokens as `context_of(place)` says; the first is uniform without `begin`."""
+    """Scores each token alone, after as many as `context_of(place)` says; the first is uniform without `begin`."""
     stream = list(document.ids) if begin is None else [begin, *document.ids]
     total = 0.0 if begin is not None else math.log(V)
     inputs = np.zeros((32, T), np.int32)
