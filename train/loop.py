@@ -68,7 +68,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         if "validation" not in dataset.about["splits"]:
             raise UserError(
                 f"{dataset.folder} has no validation split, and a run is measured on one; prepare the text with "
-                "data.validation=WholeFiles(...), or give it a text of its own: 'data.validation=SeparateText(path=...)'"
+                "data.validation=WholeFiles(...), or give it its own text with 'data.validation=SeparateText(path=...)'"
             )
         run_folder.write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
         run_folder.write_json(run / "parameters.json", parameters.as_json(experiment))
@@ -212,8 +212,8 @@ class _Trainer:
         consecutive = int(scalars.pop("consecutive"))
         if consecutive >= self.experiment.training.guard.max_consecutive:
             raise UserError(
-                f"steps {step - consecutive + 1} to {step} were all skipped: the loss or gradient norm is not finite, or "
-                f"an outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower "
+                f"steps {step - consecutive + 1} to {step} were all skipped: loss or gradient norm not finite, or an "
+                f"outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower "
                 "schedule.peak or training.clip_norm, or look at these batches with launch.data show"
             )
         self.progress.update(step, loss=float(scalars["loss"]))
