@@ -17,7 +17,7 @@ quickstart: $(STAMP)
 	$(RUN) -m launch.quickstart
 
 test: $(STAMP)
-	$(RUN) -m pytest
+	$(RUN) -m pytest --numprocesses=2
 
 check: $(STAMP)
 	$(RUN) -m ruff check .
