@@ -1,1 +1,1 @@
-"""The commands: python -m launch.train, .quickstart, .evaluate, .generate, .tokenize, .data, .report. Imports everything else."""
+"""The commands: python -m launch.train, .quickstart, .evaluate, .generate, .tokenize, .data, .report."""

@@ -175,7 +175,11 @@ class CheckpointStore:
             failed, self._saving = self._saving, None
             with contextlib.suppress(Exception):
                 self._manager.close()
-            self._manager = self._open()  # forgets the step that failed, and removes what there is of it
+            # Writers of the failed save may still be letting go of files: errors of a removal that races them are no
+            # reason to fail the next save, as they would be inside orbax's own clean-up.
+            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+            self._manager = self._open()  # forgets the step that failed
             kept = self.steps()
             good = f"checkpoint {kept[-1]} is intact" if kept else "there is no earlier one"
             self.say(f"WARNING: checkpoint {failed} could not be written: {_first_line(error)}; {good}")
