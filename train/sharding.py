@@ -137,7 +137,8 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
             if size % ways:
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(split)}; change the mesh, or keep the axis whole with --set 'sharding.{name}=()'"
+                    f"mesh axis {' x '.join(split)}; change the mesh, or keep the axis whole with "
+                    f"--set 'sharding.{name}=()'"
                 )
         return named(mesh, table, names)
 

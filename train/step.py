@@ -51,7 +51,7 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
     """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
     training = experiment.training
     loss, grads = _loss_and_grads(experiment, shard, state, batch)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if training.clip_norm is not None:
         scale = jnp.minimum(1.0, training.clip_norm / (grad_norm + 1e-6))
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
@@ -99,9 +99,10 @@ def _loss_and_grads(experiment: Experiment, shard: Shard, state: TrainState, bat
 
     # Row r goes to micro-batch r % parts, so that no row has to move to another device.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), state.params))
+    # Sums are float32 whatever the parameters are, or they would not be those of one large batch.
+    zeros = jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
     (loss, grads), _ = jax.lax.scan(accumulate, zeros, (split, jnp.arange(parts)))
-    return loss, grads
+    return loss, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 
 
 def compile_train_step(

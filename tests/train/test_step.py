@@ -167,12 +167,17 @@ OPTIMIZERS = (AdamW(), Adafactor(momentum=0.9), Lion(), Muon(), SGD(), ScheduleF
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda option: type(option).__name__)
 def test_a_step_keeps_every_shape_and_format(optimizer, dtype, tiny_experiment, random_batch):
-    experiment = tiny_experiment(optimizer=optimizer, model__precision__parameters=dtype)
+    experiment = tiny_experiment(
+        optimizer=optimizer, model__precision__parameters=dtype, training__gradient_accumulation=2
+    )
     before = abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
-    after, _ = jax.eval_shape(functools.partial(train_step, experiment, unsharded), before, random_batch(experiment))
+    after, metrics = jax.eval_shape(
+        functools.partial(train_step, experiment, unsharded), before, random_batch(experiment)
+    )
     expected = {name: (x.shape, x.dtype) for name, x in flat(before).items()}
     assert {name: (x.shape, x.dtype) for name, x in flat(after).items()} == expected
     assert len(flat(before)) == len(jax.tree.leaves(before))  # no two arrays share a name
+    assert {str(metrics[name].dtype) for name in ("loss", "grad_norm", "learning_rate")} == {"float32"}
 
 
 def test_bfloat16_compute_trains(tiny_experiment, random_batch):

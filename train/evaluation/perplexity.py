@@ -100,7 +100,7 @@ def score(
         raise UserError(f"the stride must be from 1 to the window of {length} tokens, got {stride}")
     ways = sharding.ways(mesh, table, "batch")
     batch_size = -(-(batch_size or default_batch_size(length, model.vocab_size)) // ways) * ways
-    placed = sharding.named(mesh, table, ("batch", "sequence"))
+    placed = sharding.named(mesh, table, ("batch", None))  # any window, where the mesh would split sequences too
     local = feed.local_rows(placed, batch_size)
     token_nll = _compile(model, mesh, table)
 

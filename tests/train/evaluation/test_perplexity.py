@@ -42,9 +42,9 @@ def documents_of(*lengths):
     return [Document(f"{n}", rng.integers(0, END, n).astype(np.int32), 3 * n, n // 2, True) for n in lengths]
 
 
-def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, **options):
+def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, table=None, **options):
     mesh = mesh or sharding.make_mesh(sharding.Mesh(), jax.devices()[:1])
-    table = sharding.Sharding(vocab=())
+    table = table or sharding.Sharding(vocab=())
     return score(model, params, documents, begin=begin, mesh=mesh, table=table, stride=stride, **options)
 
 
@@ -126,6 +126,9 @@ def test_the_batch_size_and_the_mesh_change_nothing(params):
     np.testing.assert_allclose(run(params, documents, stride=2, batch_size=64).nll, expected, rtol=1e-6)
     mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=2, tensor=2))
     np.testing.assert_allclose(run(params, documents, stride=2, batch_size=3, mesh=mesh).nll, expected, rtol=1e-5)
+    split = sharding.Sharding(sequence=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
+    odd = run(params, documents, stride=2, window=7, batch_size=3, mesh=mesh, table=split).nll
+    np.testing.assert_allclose(odd, run(params, documents, stride=2, window=7).nll, rtol=1e-5)
 
 
 def test_one_program_serves_every_document(params, monkeypatch):
