@@ -44,12 +44,21 @@ def locked(run: pathlib.Path) -> Iterator[None]:
 
 
 def claim(run: pathlib.Path, experiment: Experiment) -> None:
-    """Makes the folder this experiment's. Raises UserError when it is another's; call it under `locked`."""
-    if (run / "config.json").exists():
+    """Makes the folder this experiment's; call it under `locked`.
+
+    Raises UserError when it holds steps of another one. A run that failed before its first step holds none: the command
+    may be mended and given again.
+    """
+    if _has_begun(run):
+        if not (run / "config.json").exists():
+            raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
         experiments.refuse_differences(experiment, run)
-    elif (run / "checkpoints").exists():
-        raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
     experiments.save(experiment, run)
+
+
+def _has_begun(run: pathlib.Path) -> bool:
+    metrics, checkpoints = run / "metrics.jsonl", run / "checkpoints"
+    return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def write_json(path: pathlib.Path, value: object) -> None:

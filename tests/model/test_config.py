@@ -41,6 +41,7 @@ def test_a_sound_config_passes(small):
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
         ({"attention": None}, "attention: expected GroupedQuery(...), got None"),
+        ({"attention": GroupedQuery(num_heads="4")}, "attention.num_heads: expected int, got '4' (str)"),
         ({"attention": GroupedQuery(num_heads=0)}, "attention.num_heads: must be at least 1, got 0"),
         (
             {"attention": GroupedQuery(num_heads=6, num_kv_heads=4, head_dim=4)},

@@ -43,8 +43,22 @@ def test_claiming_writes_the_config_that_loads_back(tiny_experiment, tmp_path):
     assert load(tmp_path) == experiment
 
 
+def begin(run):
+    """Something that a first step leaves behind."""
+    (run / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
+
+
+def test_a_run_that_took_no_step_can_be_mended(tiny_experiment, tmp_path):
+    """A misspelt path of the text, say, was found out after the folder was made."""
+    run_folder.claim(tmp_path, tiny_experiment(data__path="txet.txt"))
+    (tmp_path / "checkpoints").mkdir()
+    run_folder.claim(tmp_path, tiny_experiment(data__path="text.txt"))
+    assert load(tmp_path).data.path == "text.txt"
+
+
 def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_path):
     run_folder.claim(tmp_path, tiny_experiment())
+    begin(tmp_path)
     before = (tmp_path / "config.json").read_bytes()
     other = tiny_experiment(
         model__num_layers=3,
@@ -84,6 +98,7 @@ def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_
 )
 def test_what_changes_no_number_may_change(change, tiny_experiment, tmp_path):
     run_folder.claim(tmp_path, tiny_experiment())
+    begin(tmp_path)
     run_folder.claim(tmp_path, tiny_experiment(**change))
     assert load(tmp_path) == tiny_experiment(**change)
 
@@ -91,6 +106,7 @@ def test_what_changes_no_number_may_change(change, tiny_experiment, tmp_path):
 def test_how_often_it_is_logged_or_saved_by_loss_may_not(tiny_experiment, tmp_path):
     """evaluation.every decides the lines of metrics.jsonl, which a resumed run must end with unchanged."""
     run_folder.claim(tmp_path, tiny_experiment())
+    begin(tmp_path)
     with pytest.raises(UserError, match="evaluation.every: 10 -> 5"):
         run_folder.claim(tmp_path, tiny_experiment(evaluation__every=5))
 
@@ -104,6 +120,7 @@ def test_checkpoints_without_a_config_are_not_taken_over(tiny_experiment, tmp_pa
 
 def test_a_damaged_config_is_named(tiny_experiment, tmp_path):
     (tmp_path / "config.json").write_text("{")
+    begin(tmp_path)
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         run_folder.claim(tmp_path, tiny_experiment())
 
