@@ -13,7 +13,7 @@ from flax import nnx
 
 from model.cache import Cache, write
 from model.initialization import ParameterMaker
-from model.kernels import attend
+from model.kernels import Scoring, attend, attention_weights
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.positions import rotate
 from model.projections import project
@@ -100,17 +100,19 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
             k_BTKH, v_BTKH = cache.k, cache.v
-        assert context.mask_BTS is not None
+        mask_BTS = context.mask_BTS
+        assert mask_BTS is not None
+        scoring = Scoring(q_BTNH.shape[-1] ** -0.5, self.option.logit_softcap, self.reductions)
+        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring))
         y_BTNH = attend(
             q_BTNH,
             k_BTKH,
             v_BTKH,
-            context.mask_BTS,
-            scale=q_BTNH.shape[-1] ** -0.5,
-            causal=cache is None and "attention_weights" not in context.wanted,  # a tap wants all pairs at once
-            softcap=self.option.logit_softcap,
-            reductions=self.reductions,
-            on_weights=lambda w_BNTS: context.dropout(context.tap("attention_weights", w_BNTS), self.dropout),
+            mask_BTS,
+            scoring,
+            causal=cache is None,
+            dropout=self.dropout,
+            dropout_key=context.next_dropout_key() if self.dropout else None,
         )
         y_BTNH = context.tap("attention_heads", y_BTNH)
         return project(y_BTNH, self.output, self.output_bias, contract=2), cache

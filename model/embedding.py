@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.initialization import ParameterMaker
+from model.projections import matmul
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +47,8 @@ class Embedding(nnx.Module):
     def unembed(self, x_BTD: jax.Array, dtype: str) -> jax.Array:
         """Logits (B, T, V), accumulated and returned in the dtype given."""
         lead, out = x_BTD.shape[:-1], jnp.dtype(dtype)
-        x_MD = x_BTD.reshape(-1, x_BTD.shape[-1])  # one contracted axis in the gradient; see model/projections.py
-        if self.output is None:
-            logits_MV = jnp.einsum("MD,VD->MV", x_MD, self.table[...], preferred_element_type=out)
-        else:
-            logits_MV = jnp.einsum("MD,DV->MV", x_MD, self.output[...], preferred_element_type=out)
+        w_DV = self.table[...].T if self.output is None else self.output[...]
+        logits_MV = matmul(x_BTD.reshape(-1, x_BTD.shape[-1]), w_DV, out)
         logits_BTV = logits_MV.reshape(*lead, -1)
         if self.output_bias is not None:
             logits_BTV = logits_BTV + self.output_bias[...]

@@ -1,13 +1,43 @@
 """attend(q, k, v, mask): one door to every attention kernel."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from model.dropout import drop
+
 # Causal queries are taken in up to this many blocks, of no fewer queries than that.
 MOST_BLOCKS, SMALLEST_BLOCK = 4, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Scoring:
+    """How a query scores a key: scale * q k, perhaps soft-capped.
+
+    The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2).
+
+    Attributes:
+      scale: the factor on products, usually H^-1/2.
+      softcap: c, or None for none.
+      reductions: the dtype of scores and softmax.
+    """
+
+    scale: float
+    softcap: float | None = None
+    reductions: str = "float32"
+
+    def products(self, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
+        """q k, (B, K, G, T, S), of queries that are scaled already."""
+        return jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.dtype(self.reductions))
+
+    def finish(self, s_BKGTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
+        """Products to scores: capped, and the lowest number where a query may not see a key."""
+        if self.softcap is not None:
+            s_BKGTS = self.softcap * jnp.tanh(s_BKGTS / self.softcap)
+        return jnp.where(mask_BTS[:, None, None], s_BKGTS, jnp.finfo(s_BKGTS.dtype).min)
 
 
 def attend(
@@ -15,67 +45,108 @@ def attend(
     k_BSKH: jax.Array,
     v_BSKH: jax.Array,
     mask_BTS: jax.Array,
+    scoring: Scoring,
     *,
-    scale: float,
     causal: bool = False,
-    softcap: float | None = None,
-    reductions: str = "float32",
-    on_weights: Callable[[jax.Array], jax.Array] | None = None,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """Grouped-query attention, softmax(scale * q k^T) v, written out for XLA.
 
-    Vaswani et al. 2017, equation 1; groups of query heads share a key head (Ainslie et al. 2023, "GQA"); the soft-cap
-    c * tanh(s / c) on scores is Gemma 2's (2024, section 2).
+    Vaswani et al. 2017, equation 1; groups of query heads share a key head (Ainslie et al. 2023, "GQA").
 
     Args:
       q_BTNH: queries; N is a multiple of K.
       k_BSKH, v_BSKH: keys and values.
       mask_BTS: True where a query sees a key; its batch may be 1.
-      scale: the factor on scores, usually H^-1/2.
+      scoring: how scores are made of queries and keys.
       causal: whether query t may see no key after t, as the mask must also say. Then queries are taken in blocks, each
         against the keys up to its end, which leaves out most of what the mask would throw away.
-      softcap: c, or None for none.
-      reductions: the dtype of scores and softmax.
-      on_weights: sees and may change the weights of a block (B, N, t, s), for taps and dropout.
+      dropout: the share of weights dropped, where there is a key.
+      dropout_key: a key while training, None in evaluation.
 
     Returns:
       (B, T, N, H), in the dtype of v.
     """
-    inner = functools.partial(_attend, scale=scale, softcap=softcap, reductions=reductions, on_weights=on_weights)
-    length = q_BTNH.shape[1]
+    q_BKGTH, k_BKSH, v_BKSH = _by_head(q_BTNH, k_BSKH, scoring), k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
+    b, _, _, length, h = q_BKGTH.shape
     blocks = max(1, min(MOST_BLOCKS, length // SMALLEST_BLOCK)) if causal else 1
-    if blocks == 1:
-        return inner(q_BTNH, k_BSKH, v_BSKH, mask_BTS)
-    size = -(-length // blocks)
-    parts = []
+    size, parts = -(-length // blocks), []
     for start in range(0, length, size):
         stop = min(start + size, length)
-        mask = mask_BTS[:, start:stop, :stop]
-        parts.append(inner(q_BTNH[:, start:stop], k_BSKH[:, :stop], v_BSKH[:, :stop], mask))
-    return jnp.concatenate(parts, axis=1)
+        last = stop if causal else k_BKSH.shape[2]
+        key = None if dropout_key is None or dropout == 0 else jax.random.fold_in(dropout_key, start)
+        q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., :last, :], v_BKSH[..., :last, :]
+        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], key))
+    y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
+    return y_BKGTH.reshape(b, -1, length, h).swapaxes(1, 2)
 
 
+def attention_weights(q_BTNH: jax.Array, k_BSKH: jax.Array, mask_BTS: jax.Array, scoring: Scoring) -> jax.Array:
+    """The weights (B, N, T, S) that `attend` gives to values before dropout, for those who want to look at them."""
+    q_BKGTH = _by_head(q_BTNH, k_BSKH, scoring)
+    scores_BKGTS = scoring.finish(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), mask_BTS)
+    b, _, _, t, s = scores_BKGTS.shape
+    return jax.nn.softmax(scores_BKGTS, axis=-1).reshape(b, -1, t, s).astype(q_BTNH.dtype)
+
+
+def _by_head(q_BTNH: jax.Array, k_BSKH: jax.Array, scoring: Scoring) -> jax.Array:
+    """Scaled queries as (B, K, G, T, H): neighbouring query heads share a key head."""
+    b, t, _, h = q_BTNH.shape
+    q_BNTH = (q_BTNH * jnp.asarray(scoring.scale, q_BTNH.dtype)).swapaxes(1, 2)
+    return q_BNTH.reshape(b, k_BSKH.shape[2], -1, t, h)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _attend(
-    q_BTNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
+    scoring: Scoring,
+    rate: float,
+    q_BKGTH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
     mask_BTS: jax.Array,
-    *,
-    scale: float,
-    softcap: float | None,
-    reductions: str,
-    on_weights: Callable[[jax.Array], jax.Array] | None,
+    key: jax.Array | None,
 ) -> jax.Array:
-    b, t, n, h = q_BTNH.shape
-    s, kv = k_BSKH.shape[1], k_BSKH.shape[2]
-    q_BTKGH = q_BTNH.reshape(b, t, kv, n // kv, h) * jnp.asarray(scale, q_BTNH.dtype)
-    scores_BKGTS = jnp.einsum("BTKGH,BSKH->BKGTS", q_BTKGH, k_BSKH, preferred_element_type=jnp.dtype(reductions))
-    if softcap is not None:
-        scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
-    lowest = jnp.finfo(scores_BKGTS.dtype).min
-    scores_BKGTS = jnp.where(mask_BTS[:, None, None], scores_BKGTS, lowest)
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(v_BSKH.dtype)
-    if on_weights is not None:
-        weights_BNTS = on_weights(weights_BKGTS.reshape(b, n, t, s))
-        weights_BKGTS = weights_BNTS.reshape(b, kv, n // kv, t, s)
-    return jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH).reshape(b, t, n, h)
+    """One block of queries. Its derivative keeps no array of T x S: weights are made again from queries and keys.
+
+    Dao et al. 2022, "FlashAttention", appendix B, without the tiles. Normalising the output instead of the weights, and
+    the row sums of dY * Y in place of those over keys, are that paper's too.
+    """
+    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, mask_BTS, key)[0]
+
+
+def _forward(
+    scoring: Scoring, rate: float, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    scores_BKGTS = scoring.finish(scoring.products(q, k), mask)
+    highest_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
+    weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
+    total_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
+    kept_BKGTS = _dropped(weights_BKGTS, rate, key).astype(v.dtype)
+    y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=total_BKGT1.dtype)
+    y_BKGTH = (y_BKGTH / total_BKGT1).astype(v.dtype)
+    return y_BKGTH, (q, k, v, mask, key, y_BKGTH, highest_BKGT1, total_BKGT1)
+
+
+def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGTH: jax.Array) -> tuple[Any, ...]:
+    q, k, v, mask, key, y_BKGTH, highest_BKGT1, total_BKGT1 = residuals
+    scores_BKGTS, pull = jax.vjp(lambda s: scoring.finish(s, mask), scoring.products(q, k))
+    weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
+    dy_BKGTH = dy_BKGTH / total_BKGT1  # of the output before normalisation
+    shared_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
+    dy_BKGTH = dy_BKGTH.astype(v.dtype)
+    kept_BKGTS = _dropped(weights_BKGTS, rate, key).astype(v.dtype)
+    dv = jnp.einsum("BKGTS,BKGTH->BKSH", kept_BKGTS, dy_BKGTH)
+    dweights_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", dy_BKGTH, v, preferred_element_type=weights_BKGTS.dtype)
+    dscores_BKGTS = weights_BKGTS * (_dropped(dweights_BKGTS, rate, key) - shared_BKGT1)
+    dproducts_BKGTS = pull(dscores_BKGTS)[0].astype(q.dtype)
+    dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)
+    dk = jnp.einsum("BKGTS,BKGTH->BKSH", dproducts_BKGTS, q)
+    return dq, dk, dv, None, None
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _dropped(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    return weights if key is None else drop(weights, rate, key)

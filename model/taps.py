@@ -52,12 +52,23 @@ class Context:
             self.kept[name] = value
         return value
 
+    def offer(self, name: str, make: Callable[[], jax.Array]) -> None:
+        """Offers an intermediate that the computation itself never holds, and that is made when it is wanted."""
+        self.offered.add(name)
+        if name in self.wanted:
+            self.kept[name] = make()
+
+    def next_dropout_key(self) -> jax.Array | None:
+        """A key of its own for each use of dropout while training, None in evaluation."""
+        if self.dropout_key is None:
+            return None
+        self.dropout_key, key = jax.random.split(self.dropout_key)
+        return key
+
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
         """Drops entries while training; leaves x alone in evaluation."""
-        if rate == 0 or self.dropout_key is None:
-            return x
-        self.dropout_key, key = jax.random.split(self.dropout_key)
-        return drop(x, rate, key)
+        key = self.next_dropout_key() if rate else None
+        return x if key is None else drop(x, rate, key)
 
     def for_layer(self, layer: jax.Array | int) -> "Context":
         """The context of one layer: its own dropout key and its own taps."""

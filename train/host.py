@@ -1,8 +1,8 @@
 """Settings of the host process that make JAX on CPUs fast; none changes a number.
 
 XLA's CPU client takes a fresh temporary buffer for every step. By default glibc maps such large blocks anew each time
-and gives them back, so that every step pays for page faults and zeroed pages: a third of the time of a small model's
-step (measured: tests/benchmarks/README.md). Keeping freed memory in the process avoids it, for the blocks of the main
+and gives them back, so that every step pays for page faults and zeroed pages: a fifth to a third of its time
+(measured: tests/benchmarks/README.md). Keeping freed memory in the process avoids it, for the blocks of the main
 thread: other threads have heaps of 64 MiB at most, which is why commands also switch JAX's asynchronous dispatch on
 CPUs off.
 """
@@ -11,7 +11,7 @@ import ctypes
 import platform
 
 # Parameters of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def keep_freed_memory() -> None:
@@ -19,7 +19,8 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    if not libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30):
-        libc.mallopt(_M_MMAP_MAX, 0)  # a glibc that caps the threshold: never map
-    libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    libc.mallopt(
+        _M_MMAP_MAX, 0
+    )  # every block from the heap; a threshold would be an int, and large steps take gigabytes
+    libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
     libc.mallopt(_M_TOP_PAD, 64 << 20)

@@ -136,7 +136,8 @@ def main() -> None:
             side.run(5)
         for _ in range(flags.rounds):
             for name, side in sides.items():
-                # The first iterations after a turn find cold caches on both sides.
+                # Threads of the side before may spin for a while; then the first iterations find cold caches.
+                time.sleep(0.5)
                 rounds[name].append(statistics.median(side.run(flags.steps + 2)[2:]))
     print(f"size {flags.size}, {flags.rounds} rounds of {flags.steps} steps, ms per step, median of a round")
     print(f"{'':8}{'median':>9} {'least':>9} {'most':>9}")

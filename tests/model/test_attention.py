@@ -1,6 +1,6 @@
 """The attention layer, and the kernel behind it."""
 
-import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ from flax import nnx
 
 from model import masks
 from model.attention import Attention, GroupedQuery
+from model.dropout import drop
 from model.initialization import Normal, ParameterMaker
-from model.kernels import attend
+from model.kernels import Scoring, attend, attention_weights
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Rotary, rotary_table
 from model.taps import Context
@@ -54,43 +55,66 @@ def random_mask(b, t=4, s=5):
 @pytest.mark.parametrize("softcap", [None, 0.7])
 def test_attend(n, kv, softcap):
     q, k, v = heads(n, kv)
-    mask, kept = random_mask(2), []
-
-    def keep(w_BNTS):
-        kept.append(w_BNTS)
-        return w_BNTS
-
-    got = attend(q, k, v, mask, scale=0.4, softcap=softcap, on_weights=keep)
+    mask, scoring = random_mask(2), Scoring(0.4, softcap)
     expected, weights = naive(q, k, v, mask, 0.4, softcap)
-    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(kept[0], weights, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(attend(q, k, v, mask, scale=0.4, softcap=softcap), got)
+    np.testing.assert_allclose(attend(q, k, v, mask, scoring), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(attention_weights(q, k, mask, scoring), weights, rtol=1e-5, atol=1e-6)
 
 
 def test_attend_with_one_mask_for_all_rows():
     q, k, v = heads(4, 2)
     mask = random_mask(1)
-    np.testing.assert_allclose(attend(q, k, v, mask, scale=1.0), naive(q, k, v, mask, 1.0)[0], rtol=1e-5, atol=1e-5)
+    expected = naive(q, k, v, mask, 1.0)[0]
+    np.testing.assert_allclose(attend(q, k, v, mask, Scoring(1.0)), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_changed_weights_are_the_ones_used():
-    q, k, v = heads(4, 2)
-    shift = lambda w_BNTS: jnp.roll(w_BNTS, 1, axis=1)  # noqa: E731
-    got = attend(q, k, v, random_mask(2), scale=1.0, on_weights=shift)
-    weights = np.roll(naive(q, k, v, random_mask(2), 1.0)[1], 1, axis=1)
-    for head in range(4):
-        expected = np.einsum("bts,bsh->bth", weights[:, head], v[:, :, head // 2])
-        np.testing.assert_allclose(got[:, :, head], expected, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_derivative_is_that_of_the_equation(softcap, rate):
+    """Against autodiff of softmax, dropout and product written out; one query sees no key at all."""
+    q, k, v = heads(6, 2)
+    mask, scoring, key = random_mask(2), Scoring(0.4, softcap), jax.random.key(5)
+    mask[1, 2] = False
+
+    def plain(q, k, v):
+        weights = attention_weights(q, k, mask, scoring)
+        if rate:
+            grouped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(key, 0))
+            weights = grouped.reshape(weights.shape)
+        return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
+
+    ours = lambda q, k, v: attend(q, k, v, mask, scoring, dropout=rate, dropout_key=key)  # noqa: E731
+    (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v), jax.vjp(plain, q, k, v)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    for got, want in zip(pull(jnp.cos(y)), plain_pull(jnp.cos(y)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_needs_a_key_and_a_rate():
+    q, k, v = heads(2, 2)
+    mask, key = random_mask(2), jax.random.key(0)
+    plain = attend(q, k, v, mask, Scoring(1.0))
+    np.testing.assert_array_equal(attend(q, k, v, mask, Scoring(1.0), dropout=0.5), plain)
+    np.testing.assert_array_equal(attend(q, k, v, mask, Scoring(1.0), dropout_key=key), plain)
+    assert np.abs(attend(q, k, v, mask, Scoring(1.0), dropout=0.5, dropout_key=key) - plain).max() > 0.1
+
+
+def test_nothing_of_the_size_of_the_weights_is_kept_for_the_backward_pass():
+    q, k, v = heads(2, 1, t=7, s=11)
+    _, pull = jax.vjp(lambda q, k, v: attend(q, k, v, random_mask(1, 7, 11), Scoring(1.0)), q, k, v)
+    sizes = [x.shape for x in jax.tree.leaves(pull) if getattr(x, "dtype", None) == jnp.float32]
+    assert sizes
+    assert not any(shape[-2:] == (7, 11) for shape in sizes)
 
 
 def test_huge_scores_stay_finite_and_hidden_keys_weigh_nothing():
     q, k, v = heads(2, 2)
     q, hidden = 1e4 * q, 1e4 * np.ones_like(v)
     mask = np.broadcast_to(np.arange(5) < 3, (2, 4, 5))
-    seen = attend(q, k, v, mask, scale=1.0)
+    seen = attend(q, k, v, mask, Scoring(1.0))
     v[:, 3:] = hidden[:, 3:]
     k[:, 3:] = hidden[:, 3:]
-    np.testing.assert_array_equal(attend(q, k, v, mask, scale=1.0), seen)
+    np.testing.assert_array_equal(attend(q, k, v, mask, Scoring(1.0)), seen)
     assert np.isfinite(seen).all()
 
 
@@ -100,10 +124,10 @@ def test_softmax_is_taken_in_the_reduction_dtype():
     exact = naive(*(np.asarray(x.astype(jnp.float32)) for x in (q, k, v)), mask, 1.0)[1]
     errors = {}
     for reductions in ("float32", "bfloat16"):
-        kept = []
-        out = attend(q, k, v, mask, scale=1.0, reductions=reductions, on_weights=lambda w: kept.append(w) or w)
-        assert out.dtype == kept[0].dtype == jnp.bfloat16
-        errors[reductions] = np.abs(kept[0].astype(jnp.float32) - exact)[exact > 1e-3] / exact[exact > 1e-3]
+        scoring = Scoring(1.0, reductions=reductions)
+        weights = attention_weights(q, k, mask, scoring)
+        assert attend(q, k, v, mask, scoring).dtype == weights.dtype == jnp.bfloat16
+        errors[reductions] = np.abs(weights.astype(jnp.float32) - exact)[exact > 1e-3] / exact[exact > 1e-3]
     assert errors["float32"].max() < 0.005  # one rounding of the weights to eight bits
     assert errors["bfloat16"].max() > 0.02
 
@@ -117,22 +141,23 @@ def test_causal_blocks_equal_the_whole(length):
     mask = masks.causal(index, index) & masks.same_segment(segments, segments)
 
     def loss(q, k, v, causal):
-        y = attend(q, k, v, mask, scale=0.4, causal=causal, softcap=3.0)
+        y = attend(q, k, v, mask, Scoring(0.4, 3.0), causal=causal)
         return jnp.sum(jnp.sin(y)), y
 
-    def scores(causal):
-        jaxpr = jax.make_jaxpr(lambda q, k, v: attend(q, k, v, mask, scale=0.4, causal=causal))(q, k, v)
-        shapes = [e.outvars[0].aval.shape for e in jaxpr.eqns if e.primitive.name == "dot_general"]
-        return sum(math.prod(shape) for shape in shapes if 4 not in shape)  # products without the head width
+    def pairs(causal):
+        """Query-key pairs that the forward pass scores."""
+        text = str(jax.make_jaxpr(lambda q, k, v: attend(q, k, v, mask, Scoring(0.4), causal=causal))(q, k, v))
+        shapes = re.findall(r":f32\[1,1,2,(\d+),(\d+)\] = dot_general", text)
+        return sum(int(t) * int(s) for t, s in shapes if int(s) != 4)
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
     for whole, blocks in zip(*(jax.tree.leaves(run(q, k, v, causal)) for causal in (False, True)), strict=True):
         np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
-    assert scores(False) == 2 * length**2
+    assert pairs(False) == length**2
     if length < 128:
-        assert scores(True) == scores(False)
+        assert pairs(True) == pairs(False)
     else:
-        assert scores(True) < 0.8 * scores(False)
+        assert pairs(True) < 0.8 * pairs(False)
 
 
 # ------------------------------------------------------------------------------------------------------ the layer

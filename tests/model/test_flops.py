@@ -144,4 +144,6 @@ def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
     assert traced == batch * (forward_flops(config, length) + unseen)
     traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
-    assert traced == batch * (training_flops(config, length) + 3 * unseen)
+    # Attention's backward pass makes its scores again (model/kernels.py); what is computed again is not counted.
+    again = config.num_layers * 2 * config.attention.num_heads * config.head_dim * length**2
+    assert traced == batch * (training_flops(config, length) + 3 * unseen + again)

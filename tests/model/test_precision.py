@@ -52,7 +52,7 @@ def test_which_dtype_each_operation_has(small, tokens, compute, reductions):
     assert {name: x.dtype for name, x in kept.items()} == dict.fromkeys(taps, jnp.dtype(compute))
     found = list(equations(jax.make_jaxpr(run)(abstract_params(config), tokens).jaxpr))
     products = [e for e in found if e.primitive.name == "dot_general"]
-    assert len(products) == 2 + 4 + 3 + 1  # attention, its projections, the gated layer, logits
+    assert len(products) == 2 + 1 + 4 + 3 + 1  # attention, its tap, its projections, the gated layer, logits
     assert {v.aval.dtype for e in products for v in e.invars} == {jnp.dtype(compute)}
     for name in ("exp", "rsqrt"):  # softmax, norms
         assert {e.outvars[0].aval.dtype for e in found if e.primitive.name == name} == {jnp.dtype(reductions)}

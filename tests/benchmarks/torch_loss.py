@@ -1,0 +1,90 @@
+"""The validation loss that nanoGPT's recipe reaches in PyTorch over seeds: the yardstick of nanogpt_loss.py.
+
+    python tests/benchmarks/torch_loss.py --text=tinyshakespeare.txt [--seeds=3] [--first_seed=1337]
+
+The model is torch_reference.py's. Schedule, clipping, batches drawn with replacement and the estimator (20 batches of 12
+random windows) are nanoGPT's CPU settings; the whole split is measured beside it, in windows of 64.
+"""
+
+import argparse
+import math
+import pathlib
+import statistics
+
+import numpy as np
+import torch
+from torch_reference import GPT, SHAPES
+
+SHAPE = SHAPES["small"]
+
+
+def learning_rate(step: int, num_steps: int, warmup: int = 100, peak: float = 1e-3, final: float = 1e-4) -> float:
+    """Linear warmup, then a cosine from peak to final."""
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    done = (step - warmup) / (num_steps - warmup)
+    return final + 0.5 * (1 + math.cos(math.pi * done)) * (peak - final)
+
+
+def draw(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A batch of windows at random places, and their targets."""
+    starts = torch.randint(len(tokens) - SHAPE.sequence_length, (SHAPE.batch_size,)).tolist()
+    rows = torch.stack([tokens[s : s + SHAPE.sequence_length + 1] for s in starts])
+    return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
+
+
+@torch.no_grad()
+def whole(model: GPT, tokens: torch.Tensor) -> float:
+    """The mean loss of every token but the first, each once."""
+    count = (len(tokens) - 1) // SHAPE.sequence_length * SHAPE.sequence_length
+    inputs = tokens[:count].view(-1, SHAPE.sequence_length)
+    targets = tokens[1 : count + 1].view(-1, SHAPE.sequence_length)
+    parts = zip(inputs.split(128), targets.split(128), strict=True)
+    return sum(float(model(x, y)) * x.numel() for x, y in parts) / count
+
+
+def train(text: np.ndarray, seed: int, num_steps: int) -> tuple[float, float]:
+    """Trains one seed; returns nanoGPT's estimate and the loss of the whole split."""
+    torch.manual_seed(seed)
+    tokens = torch.from_numpy(text)
+    split = int(0.9 * len(tokens))
+    training, validation = tokens[:split], tokens[split:]
+    model = GPT(SHAPE)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    scales = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": scales, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    for step in range(num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, num_steps)
+        model(*draw(training)).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        estimate = statistics.mean(float(model(*draw(validation))) for _ in range(20))
+    return estimate, whole(model, validation)
+
+
+def main() -> None:
+    """Prints a line a seed, then mean and spread."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=pathlib.Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first_seed", type=int, default=1337)
+    parser.add_argument("--steps", type=int, default=2000)
+    flags = parser.parse_args()
+    characters = flags.text.read_text(encoding="utf-8")
+    alphabet = {c: i for i, c in enumerate(sorted(set(characters)))}
+    text = np.array([alphabet[c] for c in characters], np.int64)
+    rows = []
+    for seed in range(flags.first_seed, flags.first_seed + flags.seeds):
+        rows.append(train(text, seed, flags.steps))
+        print(f"seed {seed}: 20 batches {rows[-1][0]:.4f}, whole split {rows[-1][1]:.4f}", flush=True)
+    for name, values in zip(("20 batches", "whole split"), zip(*rows, strict=True), strict=True):
+        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
+        print(f"{name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, n={len(values)}")
+
+
+if __name__ == "__main__":
+    main()
