@@ -7,8 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
 
-EXTRAS := test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
 comma := ,
+EXTRAS := test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
 STAMP := $(VENV)/.installed-$(ACCELERATOR)
 
 .PHONY: quickstart test check install clean

@@ -1,10 +1,13 @@
-"""nanoGPT's character-level experiment on a CPU, choice for choice.
+"""nanoGPT's character-level experiment on a CPU, choice for choice but one: see below.
 
     python -m launch.train --config=configs/shakespeare_char.py --run=runs/shakespeare \
         --set data.path=tinyshakespeare.txt
 
-Hardware: 2 CPU cores. Time and validation loss over seeds: see "Measured" in README.md. Layers are written out instead
+Hardware: 2 CPU cores, MINUTES. Validation loss over seeds: see "Measured" in README.md. Layers are written out instead
 of scanned, which is faster on a CPU (tests/benchmarks/README.md).
+
+nanoGPT draws windows of the text at random, with replacement. Here every epoch cuts the text anew, at a random offset,
+and visits each window once, so that batch n is a function of (data, seed, n).
 """
 
 from model.attention import GroupedQuery
@@ -47,5 +50,5 @@ experiment = Experiment(
     schedule=Cosine(peak=1e-3, final=1e-4, warmup_steps=100),
     evaluation=Evaluation(every=250),
     checkpoints=Checkpoints(every=1000),
-    samples=Samples(prompts=("\n",), length=256),
+    samples=Samples(prompts=("\n",), length=63),
 )

@@ -18,6 +18,11 @@ EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 _MENDABLE = _FULL | {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
+_TOO_LARGE = (
+    "A device has too little memory for this. Lower data.batch_size, or raise training.gradient_accumulation, "
+    "set model.remat to dots or full, or split the model over more devices (mesh.fsdp, mesh.tensor)."
+)
+
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError."""
@@ -32,6 +37,11 @@ def run(main: Callable[[list[str]], int | None]) -> None:
             if error.errno not in _MENDABLE:
                 raise
             print(f"error: {error}; mend that, then give the same command again", file=sys.stderr)
+            return EXIT_USER_ERROR
+        except RuntimeError as error:  # what jax raises for a device
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            print(f"error: {str(error).splitlines()[0]}\n{_TOO_LARGE}", file=sys.stderr)
             return EXIT_USER_ERROR
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -59,7 +69,8 @@ def prepare_jax() -> None:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     from train.host import keep_freed_memory
 
-    keep_freed_memory()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")

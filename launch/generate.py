@@ -110,8 +110,16 @@ def _sampling() -> "Sampling":
 
 
 def _prompts() -> list[str]:
-    """The prompts of the flags and the file, an empty one if there are none. Raises UserError for a bad file."""
+    """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
     prompts = list(PROMPT.value)
+    for number, prompt in enumerate(prompts, start=1):
+        try:
+            prompt.encode("utf-8")
+        except UnicodeEncodeError as error:  # Python keeps the bytes of an argument that are no text as surrogates
+            raise UserError(
+                f"--prompt number {number} is not UTF-8 at character {error.start}; use a terminal with UTF-8, or put "
+                "the text into a UTF-8 file and give that as --prompts_file"
+            ) from None
     if PROMPTS_FILE.value is not None:
         prompts += read_prompts(pathlib.Path(PROMPTS_FILE.value))
     return prompts or [""]

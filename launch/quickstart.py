@@ -49,13 +49,12 @@ def main(argv: list[str]) -> int:
 
 def _compare(run: pathlib.Path) -> None:
     """Writes RUN/evaluation.json, unless it is there for this checkpoint already."""
-    from train.data.files import read_json
+    from train import sharding
     from train.evaluation.baselines import text_baselines
     from train.evaluation.documents import from_split, split_text
     from train.evaluation.parsing import parse_share
     from train.evaluation.perplexity import score, summarize
-    from train.files import replace_file
-    from train.run_folder import write_json
+    from train.files import read_json, replace_file, write_json
     from train.runs import load_run
     from train.samples import draw_samples
 
@@ -83,14 +82,18 @@ def _compare(run: pathlib.Path) -> None:
     counts = {"tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum())}
     print("packing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
-    print(f"letting the model write {NUM_FILES.value} files")
+    # Without a mark that ends documents none begins from nothing, so there are no files to write.
+    count = 0 if dataset.tokenizer.end_of_document is None else NUM_FILES.value
+    print(f"letting the model write {count} files")
     longer = dataclasses.replace(experiment.samples, length=min(FILE_TOKENS.value, experiment.model.context_length - 1))
     files = draw_samples(
         dataclasses.replace(experiment, samples=longer),
         loaded.params,
-        ("",) * NUM_FILES.value,
+        ("",) * count,
         tokenizer=dataset.tokenizer,
         seed=0,
+        shard=loaded.shard,
+        row_multiple=sharding.ways(loaded.mesh, experiment.sharding, "batch"),
     )
     share = parse_share(files)
     written = "\n".join(f"=== file {i} ===\n{file.text}" for i, file in enumerate(files))

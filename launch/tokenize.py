@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--{missing} is missing; see python -m launch.tokenize --help")
     from train.data.dataset import is_dataset
     from train.data.prepare import prepare
-    from train.data.progress import TerminalProgress
+    from train.data.progress import TerminalReporter
     from train.data.summary import summary
 
     if is_dataset(source):
@@ -60,7 +60,7 @@ def main(argv: list[str]) -> int:
         validation=validation_option(VALIDATION.value, FIELD.value),
     )
     check(data)
-    print(summary(prepare(data, folder, TerminalProgress(), WORKERS.value)))
+    print(summary(prepare(data, folder, TerminalReporter(), WORKERS.value)))
     return 0
 
 

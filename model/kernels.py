@@ -1,4 +1,4 @@
-"""attend(q, k, v, mask): one door to every attention kernel."""
+"""attend(q, k, v, mask): the one door to attention, behind which there is one kernel so far, written out for XLA."""
 
 import dataclasses
 import functools
@@ -107,10 +107,12 @@ def _attend(
     mask_BTS: jax.Array,
     key: jax.Array | None,
 ) -> jax.Array:
-    """One block of queries. Its derivative keeps no array of T x S: weights are made again from queries and keys.
+    """One block of queries. Its derivative asks for no array of T x S: weights are made again from queries and keys.
 
     Dao et al. 2022, "FlashAttention", appendix B, without the tiles. Normalising the output instead of the weights, and
-    the row sums of dY * Y in place of those over keys, are that paper's too.
+    the row sums of dY * Y in place of those over keys, are that paper's too. Where layers are written out instead of
+    scanned, a compiler may find the scores in the forward pass and keep them; forbidding it cost a fifth of a step
+    on a CPU and saved no memory there (tests/benchmarks/README.md).
     """
     return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, mask_BTS, key)[0]
 
@@ -139,7 +141,7 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
     dv = jnp.einsum("BKGTS,BKGTH->BKSH", kept_BKGTS, dy_BKGTH)
     dweights_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", dy_BKGTH, v, preferred_element_type=weights_BKGTS.dtype)
     dscores_BKGTS = weights_BKGTS * (_dropped(dweights_BKGTS, rate, key) - shared_BKGT1)
-    dproducts_BKGTS = pull(dscores_BKGTS)[0].astype(q.dtype)
+    dproducts_BKGTS = pull(dscores_BKGTS.astype(scores_BKGTS.dtype))[0].astype(q.dtype)
     dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)
     dk = jnp.einsum("BKGTS,BKGTH->BKSH", dproducts_BKGTS, q)
     return dq, dk, dv, None, None

@@ -45,8 +45,12 @@ def matmul(x_MK: jax.Array, w_KN: jax.Array, dtype: jax.typing.DTypeLike | None 
 
 @jax.custom_vjp
 def _formed(w: jax.Array) -> jax.Array:
-    """Nothing; but its gradient is formed in the shape it has here, whatever transposes follow."""
+    """Nothing; but on a CPU its gradient is formed in the shape it has here, whatever transposes follow."""
     return w
 
 
-_formed.defvjp(lambda w: (w, None), lambda _, dw: (jax.lax.optimization_barrier(dw),))
+def _as_formed(_: None, dw: jax.Array) -> tuple[jax.Array]:
+    return (jax.lax.platform_dependent(dw, cpu=jax.lax.optimization_barrier, default=lambda dw: dw),)
+
+
+_formed.defvjp(lambda w: (w, None), _as_formed)

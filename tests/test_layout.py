@@ -67,3 +67,17 @@ def test_every_config_loads_and_says_how_to_run_it(path):
 
 def test_there_are_configs():
     assert {"quickstart.py", "shakespeare_char.py"} <= {path.name for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "extras"), [("cpu", "[test]"), ("cuda12", "[test,cuda12]"), ("tpu", "[test,tpu]")]
+)
+def test_the_accelerator_is_an_extra_of_the_installation(accelerator, extras, tmp_path):
+    shown = subprocess.run(
+        ["make", "-n", f"ACCELERATOR={accelerator}", f"VENV={tmp_path / 'venv'}", "install"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f'--editable ".{extras}"' in shown.stdout

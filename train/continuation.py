@@ -65,8 +65,7 @@ def continue_texts(
     """
     if "" in stops:
         raise UserError("a stop string is empty; expected at least one character")
-    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    _check_lengths(rows, model.context_length)
+    rows = check_prompts(model, tokenizer, prompts)
     draws = [prompts[:i].count(prompt) for i, prompt in enumerate(prompts)]
     # The last batch is filled up to the size of the others, so that it needs no program of its own.
     padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
@@ -135,14 +134,18 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def _check_lengths(rows: Sequence[Sequence[int]], context_length: int) -> None:
+def check_prompts(model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
+    """The ids of every prompt. Raises UserError as `prompt_ids` does, and for one longer than the model's context."""
+    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
     for number, row in enumerate(rows, start=1):
-        if len(row) > context_length:
+        over = len(row) - model.context_length
+        if over > 0:
             raise UserError(
                 f"prompt {number} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
-                f"model's context of {context_length}; shorten it by {len(row) - context_length} tokens, or take a "
-                "model with a longer context"
+                f"model's context of {model.context_length}; shorten it by {over} tokens, or take a model with a "
+                "longer context"
             )
+    return rows
 
 
 class TextStream:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from train.files import replace_file
+from train.files import write_json
 
 # Packages whose version can change a number or a speed; those that are not installed are left out.
 _PACKAGES = (
@@ -41,7 +41,7 @@ def record_session(run_folder: str | os.PathLike[str]) -> int:
     if not sessions and path.exists():
         os.replace(path, path.with_name("environment.json.damaged"))
     sessions.append({"session": len(sessions) + 1} | describe_session())
-    replace_file(path, (json.dumps(sessions, indent=1) + "\n").encode())
+    write_json(path, sessions)
     return len(sessions)
 
 

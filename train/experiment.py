@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.options import alternatives, check, differences, fields_of, from_json, nearest, override, to_json
 from train.data.config import Data
-from train.files import replace_file
+from train.files import write_json
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
@@ -167,6 +167,11 @@ class Experiment:
                 "data.sequence_length",
                 f"{self.data.sequence_length} is longer than model.context_length={self.model.context_length}",
             )
+        if self.samples.length >= self.model.context_length:
+            yield (
+                "samples.length",
+                f"{self.samples.length} leaves a prompt no room in model.context_length={self.model.context_length}",
+            )
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
@@ -207,7 +212,7 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         experiment = runpy.run_path(path).get("experiment")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except _MISTAKES as error:
+    except Exception as error:  # whatever a slip in somebody's Python raises
         raise UserError(f"{_place(error, path)}: {type(error).__name__}: {error}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
@@ -217,15 +222,12 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     return experiment
 
 
-# What a slip in a config file raises: a misspelt or missing argument, name, import, bracket.
-_MISTAKES = (TypeError, ValueError, NameError, AttributeError, ImportError, SyntaxError, LookupError, OSError)
-
-
 def _place(error: BaseException, path: str) -> str:
     """The file and line at which a config file went wrong."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    called = traceback.extract_tb(error.__traceback__)[1:]  # from here on: the first frame is that of `from_file`
+    frames = [f for f in called if not f.filename.startswith("<")]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
 
 
@@ -251,7 +253,7 @@ def _every_option(cls: type) -> dict[str, type]:
 
 def save(experiment: Experiment, run: pathlib.Path) -> None:
     """Writes the resolved config into a run folder."""
-    replace_file(run / "config.json", (json.dumps(to_json(experiment), indent=2) + "\n").encode())
+    write_json(run / "config.json", to_json(experiment))
 
 
 def load(run: pathlib.Path) -> Experiment:
@@ -260,9 +262,12 @@ def load(run: pathlib.Path) -> Experiment:
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
     try:
-        stored = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        stored = json.loads(path.read_bytes())
+    except ValueError as error:  # no JSON, or no UTF-8
+        raise UserError(f"{path} is damaged: expected JSON, got {error}; put a copy of it back") from error
+    if not isinstance(stored, dict):
+        found = type(stored).__name__
+        raise UserError(f"{path} is damaged: expected a JSON object, got {found}; put a copy of it back")
     experiment: Experiment = from_json(Experiment, stored)
     check(experiment)
     return experiment

@@ -1,7 +1,16 @@
-"""Files that a killed process leaves whole: lines appended all or nothing, and files replaced at one instant."""
+"""Files that a killed process leaves whole: lines appended all or nothing, and files replaced at one instant.
 
+Errors name the file and say how to go on.
+"""
+
+import contextlib
+import json
 import os
 import pathlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from model.errors import UserError
 
@@ -19,7 +28,7 @@ class LineFile:
             self._end = os.fstat(self._descriptor).st_size
             self._drop_torn_line()
         except OSError as error:
-            raise _cannot_write(path, error) from error
+            raise cannot_write(path, error) from error
 
     def _drop_torn_line(self) -> None:
         """What follows the last line break was being written when a process died."""
@@ -38,7 +47,7 @@ class LineFile:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
-            raise _cannot_write(self._path, error) from error
+            raise cannot_write(self._path, error) from error
         self._end += len(data)
 
     def sync(self) -> None:
@@ -46,19 +55,23 @@ class LineFile:
         try:
             os.fsync(self._descriptor)
         except OSError as error:
-            raise _cannot_write(self._path, error) from error
+            raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
         """Closes the file; nothing is appended afterwards."""
         os.close(self._descriptor)
 
 
-def replace_file(path: pathlib.Path, data: bytes) -> None:
-    """Gives a file new content at one instant; returns when the disk has it. Raises UserError when it cannot."""
-    temporary = path.with_name(path.name + ".new")
+@contextlib.contextmanager
+def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write into, which takes the place of `path` at one instant, when the disk has it.
+
+    Raises UserError when it cannot be written; then what was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -68,12 +81,45 @@ def replace_file(path: pathlib.Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise _cannot_write(path, error) from error
 
 
-def _cannot_write(path: pathlib.Path, error: OSError) -> UserError:
+def replace_file(path: pathlib.Path, data: bytes) -> None:
+    """Gives a file new content, whole or not at all; see `replaced`."""
+    with replaced(path) as file:
+        file.write(data)
+
+
+def write_json(path: pathlib.Path, value: object) -> None:
+    """Writes a JSON file, whole or not at all."""
+    replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an array as .npy, whole or not at all."""
+    with replaced(path) as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError that names the file, and the place where it is damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged: expected JSON, got {error}; delete it and make it again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def cannot_write(path: pathlib.Path, error: Exception) -> UserError:
+    """The error for a file that cannot be written, which says why."""
+    why = getattr(error, "strerror", None) or error
     return UserError(
-        f"cannot write {path}: {error.strerror or error}. Make room or mend the folder, then give the same command "
-        "again: it goes on from what is whole"
+        f"cannot write {path}: {why}. Make room or mend the folder, then give the same command again: it goes on from "
+        "what is whole"
     )

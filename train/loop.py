@@ -18,13 +18,15 @@ from model.transformer import abstract_params, logical_axes
 from train import feed, parameters, run_folder, sharding
 from train.checkpoints import CheckpointStore
 from train.clock import PROCESS_START, Clock
+from train.continuation import check_prompts
 from train.data.dataset import Dataset, open_dataset
 from train.data.pipeline import Batches
 from train.data.prepare import prepare
-from train.data.progress import TerminalProgress
+from train.data.progress import TerminalReporter
 from train.environment import record_session
 from train.evaluation.split import SplitEvaluation
 from train.experiment import Experiment
+from train.files import write_json
 from train.metrics import MetricsWriter, read_metrics
 from train.optimizers import evaluation_params
 from train.preemption import StopRequest
@@ -61,20 +63,26 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
     check_mesh(experiment)
-    with run_folder.locked(run):
+    with run_folder.locked(run), StopRequest() as stop:
         run_folder.claim(run, experiment)
-        dataset = open_dataset(prepare(experiment.data, run / "data", TerminalProgress()))
+        try:
+            with stop.at_once():
+                dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter()))
+        except KeyboardInterrupt:
+            return Outcome(
+                "interrupted", 0, f"{stop.requested} while the text was prepared; the same command continues"
+            )
         check_vocabulary(experiment, dataset)
+        check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
         if "validation" not in dataset.about["splits"]:
             raise UserError(
                 f"{dataset.folder} has no validation split, and a run is measured on one; prepare the text with "
                 "data.validation=WholeFiles(...), or give it its own text with 'data.validation=SeparateText(path=...)'"
             )
-        run_folder.write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
-        run_folder.write_json(run / "parameters.json", parameters.as_json(experiment))
+        write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
+        write_json(run / "parameters.json", parameters.as_json(experiment))
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
-        with StopRequest() as stop:
-            outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop)
+        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop)
         write_report(run)
         return outcome
 
@@ -156,7 +164,10 @@ class _Trainer:
         """The state of the newest whole checkpoint, or the first one; the metric files are rewound to it."""
         state = self.store.restore_latest(self.experiment, self.placed, abstract_state(*self.stateful))
         if state is None:
-            self.metrics.truncate(None)
+            if self.metrics.set_aside():
+                self.say(
+                    f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
+                )
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed)
         step = int(state.step)
         self.metrics.truncate(step)

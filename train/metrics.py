@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.files import LineFile, replace_file
+from train.files import LineFile, replace_file, write_json
 from train.trackers import Trackers, require_installed
 
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
@@ -37,6 +37,7 @@ Path = str | os.PathLike[str]
 _ORDER = ("loss", "perplexity", "bits_per_byte", "z_loss", "grad_norm", "learning_rate", "tokens", "skipped")
 _PLACE = {name: place for place, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl"), "samples.txt"
 _SAMPLE_HEADING = re.compile(r"^=== step (\d+) ===$")
 
 
@@ -66,19 +67,27 @@ class MetricsWriter:
         self._purge_step: int | None = None
         self._tensorboard, self._wandb_project = tensorboard, wandb_project
 
-    def truncate(self, step: int | None) -> None:
+    def truncate(self, step: int) -> None:
         """Rewinds the files to a checkpoint: drops what belongs to a later step, and a half-written last line.
 
-        `step` is the checkpoint's, None when there is none and the run starts over. A file is replaced whole or not
-        at all. Raises UserError for a damaged line that is not the last.
+        A file is replaced whole or not at all. Raises UserError for a damaged line that is not the last.
         """
         self.close()
-        limit = -1 if step is None else step
-        self._purge_step = limit + 1
-        for name in ("metrics.jsonl", "throughput.jsonl"):
+        self._purge_step = step + 1
+        for name in _LINE_FILES:
             path = self.folder / name
-            _rewrite(path, functools.partial(_lines_until, limit=limit, path=path))
-        _rewrite(self.folder / "samples.txt", functools.partial(_samples_until, limit=limit))
+            _rewrite(path, functools.partial(_lines_until, limit=step, path=path))
+        _rewrite(self.folder / _SAMPLES, functools.partial(_samples_until, limit=step))
+
+    def set_aside(self) -> bool:
+        """For a run that starts over: what there is goes to files named .old; returns whether there was anything."""
+        self.close()
+        self._purge_step = 0
+        named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
+        found = [path for path in named if path.is_file() and path.stat().st_size]
+        for path in found:
+            path.replace(path.with_name(path.name + ".old"))
+        return bool(found)
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
         """One line of kind "train": `values` are scalars (numpy, jax or Python) after update number `step`."""
@@ -98,13 +107,13 @@ class MetricsWriter:
         """One block of samples.txt. A line of the text that looks like a heading is moved one space to the right."""
         lines = [" " + line if _SAMPLE_HEADING.match(line) else line for line in text.split("\n")]
         block = f"=== step {int(step)} ===\n" + "\n".join(lines).rstrip("\n") + "\n\n"
-        self._file("samples.txt").append(block.encode("utf-8", errors="backslashreplace"))
+        self._file(_SAMPLES).append(block.encode("utf-8", errors="backslashreplace"))
         self._opened_trackers().text("samples", int(step), text)
 
     def status(self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
         """Replaces status.json: where the run stands now. `reason` is one line for a person."""
         content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
-        replace_file(self.folder / "status.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_json(self.folder / "status.json", content)
 
     def flush(self) -> None:
         """Returns when everything written so far is on the disk. Call it before a checkpoint is committed."""

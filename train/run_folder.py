@@ -9,7 +9,6 @@ metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.
 
 import contextlib
 import fcntl
-import json
 import os
 import pathlib
 from collections.abc import Iterator
@@ -17,7 +16,6 @@ from collections.abc import Iterator
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
-from train.files import replace_file
 
 
 @contextlib.contextmanager
@@ -59,8 +57,3 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
 def _has_begun(run: pathlib.Path) -> bool:
     metrics, checkpoints = run / "metrics.jsonl", run / "checkpoints"
     return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))
-
-
-def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes a JSON file whole or not at all."""
-    replace_file(path, (json.dumps(value, indent=1) + "\n").encode())

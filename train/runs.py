@@ -1,7 +1,6 @@
 """Opening a finished or unfinished run, to evaluate it or to generate from it."""
 
 import dataclasses
-import json
 import pathlib
 import sys
 from typing import Any
@@ -13,7 +12,7 @@ from model.taps import Shard
 from train import experiment as experiments
 from train import sharding
 from train.checkpoints import CheckpointStore
-from train.data.dataset import Dataset, open_dataset
+from train.data.dataset import Dataset, dataset_of_run
 from train.data.tokenizers import Tokenizer
 from train.experiment import Experiment
 from train.optimizers import evaluation_params
@@ -44,26 +43,23 @@ class LoadedRun:
 
     def dataset(self) -> Dataset:
         """The dataset that the run was trained on."""
-        return run_dataset(self.folder)
-
-
-def run_dataset(run: pathlib.Path) -> Dataset:
-    """The dataset of a run folder. Raises UserError when the folder names none, or it has moved."""
-    try:
-        path = json.loads((run / "data.json").read_text())["dataset"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"{run} does not say where its dataset is (data.json); was it trained with launch.train?"
-        ) from error
-    return open_dataset(run / "data" if not pathlib.Path(path).exists() and (run / "data").exists() else path)
+        return dataset_of_run(self.folder)
 
 
 def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
-    Raises UserError when there is no such run or checkpoint, or when the checkpoint is damaged.
+    Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, and when the dataset has
+    another vocabulary than the model.
     """
     experiment = experiments.load(run)
+    dataset = dataset_of_run(run)
+    if dataset.tokenizer.vocab_size != experiment.model.vocab_size:
+        raise UserError(
+            f"the tokenizer of {dataset.folder} has {dataset.tokenizer.vocab_size} tokens, but the model of {run} was "
+            f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "
+            "data there again, or write the folder that holds it into data.json"
+        )
     mesh = _mesh_here(experiment)
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*stateful, mesh, experiment.sharding)
@@ -81,7 +77,7 @@ def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
         params=evaluation_params(experiment.optimizer, state.opt_state, state.params),
         mesh=mesh,
         shard=sharding.shard_activations(mesh, experiment.sharding),
-        tokenizer=run_dataset(run).tokenizer,
+        tokenizer=dataset.tokenizer,
         step=int(state.step),
     )
 

@@ -1,10 +1,11 @@
 """Text drawn from the model while it trains, and at its end."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from model.generate import generate
 from model.sampling import Sampling
 from model.taps import Shard, unsharded
+from train.continuation import continue_texts
 from train.data.tokenizers import Tokenizer
 from train.evaluation.parsing import Sample
 from train.experiment import Experiment
@@ -13,7 +14,7 @@ from train.experiment import Experiment
 def draw_samples(
     experiment: Experiment,
     params: Any,
-    prompts: tuple[str, ...],
+    prompts: Sequence[str],
     *,
     tokenizer: Tokenizer,
     seed: int,
@@ -22,30 +23,35 @@ def draw_samples(
 ) -> list[Sample]:
     """One text for each prompt, as `experiment.samples` says; the prompt is part of the text.
 
-    An empty prompt begins a document: it needs a tokenizer whose documents have an end.
-
     Args:
       experiment: the run's options.
       params: the parameters to draw from.
-      prompts: the texts to continue.
+      prompts: the texts to continue; an empty one asks for any document.
       tokenizer: of the run's dataset.
       seed: of the draws; the same seed gives the same texts.
       shard, row_multiple: how activations lie on the mesh, and the ways that it splits a batch.
+
+    Raises:
+      UserError: for a prompt that `train.continuation.check_prompts` refuses.
     """
-    option, end = experiment.samples, tokenizer.end_of_document
-    begin = [] if end is None else [end]
-    room = experiment.model.context_length - option.length
-    starts = [(begin + [int(i) for i in tokenizer.encode(prompt)])[-max(room, 1) :] for prompt in prompts]
-    starts = [start or [0] for start in starts]
+    option = experiment.samples
     sampling = Sampling(
         max_tokens=option.length,
         temperature=option.temperature,
         top_p=option.top_p if option.temperature else None,
         seed=seed,
     )
-    continued = generate(experiment.model, params, starts, sampling, end=end, shard=shard, row_multiple=row_multiple)
-    samples = []
-    for prompt, ids in zip(prompts, continued, strict=True):
-        ended = bool(ids) and ids[-1] == end
-        samples.append(Sample(prompt + tokenizer.decode(ids[:-1] if ended else ids), ended))
-    return samples
+    continued = continue_texts(
+        experiment.model,
+        params,
+        tokenizer,
+        prompts,
+        sampling,
+        batch_size=max(1, len(prompts)),
+        shard=shard,
+        row_multiple=row_multiple,
+    )
+    return [
+        Sample(prompt + continuation.text, ended=continuation.ended_by == "end_of_document")
+        for prompt, continuation in zip(prompts, continued, strict=True)
+    ]

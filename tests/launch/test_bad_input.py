@@ -1,8 +1,12 @@
 """What a user can get wrong with launch.train: a clear error, status 2, no traceback, nothing lost."""
 
+import contextlib
 import hashlib
 import importlib.util
+import json
 import os
+import re
+import resource
 import shutil
 
 import pytest
@@ -129,8 +133,7 @@ def test_a_corrupted_shard_is_named_with_its_record(refused, dataset, tmp_path):
         data[at] ^= 0xFF
     shard.write_bytes(data)
     text = refused(f"--set=data.path={dataset}", "--set=data.tokenizer=None", "--set=data.validation=None")
-    assert str(shard) in text
-    assert "damaged" in text
+    assert re.search(rf"{shard}, record \d+ of 8, is damaged: .* at byte \d+; .*; delete the folder and prepare", text)
     assert not list((tmp_path / "run").glob("checkpoints/*"))
 
 
@@ -187,6 +190,14 @@ def test_all_checkpoints_damaged(refused, finished):
     assert (finished / "metrics.jsonl").read_bytes() == metrics
 
 
+def test_a_damaged_config_is_no_traceback(refused, command, finished):
+    for content in (b"\xff\xfe", b"[]", b"3"):
+        (finished / "config.json").write_bytes(content)
+        assert "config.json is damaged: expected" in refused(run=finished)
+        status, printed = command("launch.evaluate", f"--run={finished}")
+        assert (status, printed.count("config.json is damaged: expected")) == (2, 1)
+
+
 def test_a_damaged_config_or_none(refused, finished):
     (finished / "config.json").write_text('{"type": "Experi')
     assert "config.json is damaged" in refused(run=finished)
@@ -208,3 +219,52 @@ def test_a_damaged_line_of_metrics(refused, finished):
     said = refused(run=finished)
     assert "metrics.jsonl, line 5" in said
     assert (finished / "metrics.jsonl").read_text() == "".join(text)
+
+
+# ----------------------------------------------------------------------------------------------------- a full disk
+
+
+@pytest.fixture
+def full_disk():
+    """A context manager in which no file may grow beyond so many bytes."""
+
+    @contextlib.contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
+
+
+@pytest.mark.parametrize(
+    ("size", "filled", "words"),
+    [
+        (1_000, False, r"cannot write .*config\.json: File too large"),
+        (20_000, True, r"cannot write .*throughput\.jsonl: File too large"),
+        (20_000, False, "the checkpoint of step 20, where this session ends, could not be written to .*checkpoints"),
+    ],
+    ids=["config", "metrics", "checkpoint"],
+)
+def test_a_full_disk_loses_nothing(
+    size, filled, words, refused, command, config, full_disk, finished, tiny_run, monkeypatch
+):
+    monkeypatch.setattr("train.loop.record_session", lambda run: 2)  # it notes all of `git diff`, however long that is
+    shutil.rmtree(finished / "checkpoints" / "20")
+    if filled:
+        (finished / "throughput.jsonl").write_text(json.dumps({"step": 1, "long": "x" * size}) + "\n")
+    before = contents(finished / "checkpoints")
+    with full_disk(size):
+        text = refused(run=finished)
+    assert re.search(words, text), text
+    assert re.search("[Mm]ake room .*give the same command again", text)
+    assert contents(finished / "checkpoints") == before
+    # There is room again.
+    status, printed = command("launch.train", f"--config={config}", f"--run={finished}")
+    assert status == 0, printed
+    assert "at step 10 of 20" in printed
+    for name in ("metrics.jsonl", "samples.txt"):
+        assert (finished / name).read_bytes() == (tiny_run / name).read_bytes()

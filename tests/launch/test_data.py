@@ -1,6 +1,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -51,6 +52,27 @@ def test_show_prints_the_documents_of_a_step(run):
         assert expected[:7] == shown
     status, out, err = command("show", f"--run={folder}", "--step=12", "--rows=3")
     assert {line.split()[1] for line in out.splitlines()[1:]} == {"3"}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{}", "config.json is damaged: expected the data of a run as 'data', got None"),
+        (
+            "config.json",
+            '{"data": {"type": "Data", "batch_size": "4"}}',
+            "data.batch_size: expected int, got '4' (str)",
+        ),
+        ("data.json", "{}", "data.json is damaged: expected the path of a folder as 'dataset', got None"),
+        ("data.json", '{"dataset": 3}', "data.json is damaged: expected the path of a folder as 'dataset', got 3"),
+    ],
+)
+def test_a_damaged_run_folder_is_named(file, content, message, run, tmp_path, call):
+    folder = shutil.copytree(run[0], tmp_path / "run")
+    (folder / file).write_text(content)
+    (answer,) = call("launch.data", [("show", f"--run={folder}", "--step=1")])
+    assert (answer.status, answer.out) == (2, "")
+    assert message in answer.err
 
 
 def test_info_counts_and_verifies(run):

@@ -33,6 +33,7 @@ def answers(call, tiny_run, tmp_path_factory):
         "no prompt": (run, "--max_tokens=4", "--json"),
         "context": (run, "--prompt=" + "x" * 31, "--json"),
         "too long": (run, "--prompt=" + "x" * 40),
+        "no text": (run, "--prompt=a", "--prompt=b\udcff"),  # as Python keeps the byte 0xff of an argument
         "no run": ("--prompt=x",),
         "nowhere": (f"--run={files}/nowhere",),
         "loose words": (run, "two", "words"),
@@ -124,6 +125,7 @@ def test_the_context_ends_a_text(answers):
     [
         ("too long", "prompt 1 has 41 tokens"),
         ("too long", "context of 32"),
+        ("no text", "--prompt number 2 is not UTF-8 at character 1; use a terminal with UTF-8, or"),
         ("no run", "--run is missing"),
         ("nowhere", "no run folder"),
         ("loose words", "unexpected argument 'two'"),

@@ -1,13 +1,20 @@
 import json
+import os
 import pathlib
+import re
+import shlex
+import shutil
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from model.options import from_json
+from train import loop
+from train.evaluation.split import SplitEvaluation
 from train.experiment import Experiment, load
-from train.metrics import read_metrics
+from train.metrics import read_metrics, read_status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -53,6 +60,86 @@ def test_trains_stops_and_goes_on(command, config, tmp_path, monkeypatch):
     assert "report: runs/tiny/report.html" in printed
     assert [line["step"] for line in read_metrics(run)] == [1, 2, 3, 4, 5, 6, 6]
     assert (run / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_with_the_documented_status_and_it_goes_on(number, command, config, tmp_path, monkeypatch):
+    often = (f"--config={config}", "--set=evaluation.every=2")
+    status, printed = command("launch.train", *often, f"--run={tmp_path / 'whole'}")
+    assert status == 0, printed
+    evaluate = SplitEvaluation.__call__
+
+    def signalled(self, state):
+        os.kill(os.getpid(), number)
+        return evaluate(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SplitEvaluation, "__call__", signalled)
+        status, printed = command("launch.train", *often, f"--run={tmp_path / 'run'}")
+    assert status == 75
+    assert f"interrupted at step 2: {number.name}; the same command continues from step 2" in printed
+    assert read_status(tmp_path / "run")["state"] == "interrupted"
+    status, printed = command("launch.train", *often, f"--run={tmp_path / 'run'}")
+    assert status == 0, printed
+    assert f"resuming {tmp_path / 'run'} at step 2 of 6" in printed
+    metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("run", "whole")]
+    assert metrics[0] == metrics[1]
+    assert metrics[0].count(b"\n") == 6 + 3
+
+
+def test_a_signal_while_the_text_is_prepared(command, config, tmp_path, monkeypatch):
+    def signalled(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal did not cut it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "prepare", signalled)
+        status, printed = command("launch.train", f"--config={config}", f"--run={tmp_path / 'run'}")
+    assert status == 75
+    assert "SIGTERM while the text was prepared; the same command continues" in printed
+    status, printed = command("launch.train", f"--config={config}", f"--run={tmp_path / 'run'}")
+    assert status == 0, printed
+
+
+def test_a_run_whose_checkpoints_are_gone_starts_over_and_keeps_its_numbers(command, config, tmp_path):
+    run = tmp_path / "run"
+    assert command("launch.train", f"--config={config}", f"--run={run}")[0] == 0
+    before = (run / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run / "checkpoints")
+    status, printed = command("launch.train", f"--config={config}", f"--run={run}")
+    assert status == 0, printed
+    assert "starting over; what was logged before is in files named .old" in printed
+    assert (run / "metrics.jsonl").read_bytes() == (run / "metrics.jsonl.old").read_bytes() == before
+
+
+def test_the_meshes_of_the_readme(command):
+    """Every --set of the README's section on devices, as it stands there."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("### Your own devices")[1].split("\n## ")[0]
+    commands = re.findall(r"^python -m launch\.train (.*)$", text.replace("\\\n", ""), re.MULTILINE)
+    assert len(commands) == 2
+    for line in commands:
+        status, printed = command("launch.train", *shlex.split(line))
+        assert status == 0, printed
+
+
+def test_too_little_memory_on_a_device_is_an_error_of_the_user(command, config, tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\nmore")
+
+    monkeypatch.setattr(loop, "train", full)
+    status, printed = command("launch.train", f"--config={config}", f"--run={tmp_path / 'run'}")
+    assert status == 2
+    assert "Out of memory allocating 9 bytes." in printed
+    assert "Lower data.batch_size" in printed
+
+
+def test_too_many_skipped_steps_are_an_error_of_the_user(command, config, tmp_path):
+    wild = ("--set=optimizer=SGD()", "--set=schedule=Constant(peak=1e30)", "--set=training.clip_norm=None")
+    few = "--set=training.guard.max_consecutive=2"
+    status, printed = command("launch.train", f"--config={config}", *wild, few, f"--run={tmp_path / 'run'}")
+    assert status == 2
+    assert re.search(r"error: steps \d to \d were all skipped: .*Lower schedule\.peak", printed)
+    assert "Traceback" not in printed
 
 
 def test_help_is_a_page():

@@ -216,6 +216,24 @@ def test_a_half_written_one_is_named_and_removed(experiment, first, two):
     assert not left.exists()
 
 
+@pytest.mark.parametrize("left", [["note"], ["params"], ["_CHECKPOINT_METADATA"], []], ids=str)
+def test_an_old_one_that_was_being_removed_is_no_obstacle(left, experiment, first, two):
+    """A process that is killed while it makes room leaves a part of the oldest checkpoint."""
+    for path in (two / "checkpoints" / "10").iterdir():
+        if path.name not in left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with store_of(two, keep_last=2, keep_best=1) as store:
+        assert_same_bits(
+            store.restore_latest(experiment, placed_on(experiment), abstract(experiment)), at_step(first, 20)
+        )
+        for step in (30, 40):
+            store.save(experiment, at_step(first, step), step, loss=1.0)
+        store.finish()
+        assert store.steps() == [30, 40]
+    assert sorted(path.name for path in (two / "checkpoints").iterdir()) == ["30", "40"]
+    assert_same_bits(latest(two, experiment), at_step(first, 40))
+
+
 def test_all_damaged_is_an_error_that_lists_them(experiment, two):
     for step in (10, 20):
         truncate(largest(two / "checkpoints" / str(step) / "params"))

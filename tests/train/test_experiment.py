@@ -83,11 +83,28 @@ def test_no_such_file_names_the_nearest(config, tmp_path):
         ("from train.optimizers", "from train.optimisers", ["line 7", "train.optimisers"]),
         ("peak=1e-3", "peak=", ["config.py, line 17", "SyntaxError"]),
         ("Training(num_steps=20)", "Training(20)", ["line 15", "TypeError"]),
+        ("num_steps=20", "num_steps=20 // 0", ["line 15", "ZeroDivisionError"]),
+        ("experiment = ", "assert not AdamW\nexperiment = ", ["line 10", "AssertionError"]),
     ],
 )
 def test_a_slip_in_the_file_is_named_with_its_line(old, new, words, config):
     text = refusal(config(old, new))
     assert "config.py" in text
+    for word in words:
+        assert word in text, text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("num_steps=20", "num_steps='20'", ["training.num_steps: expected int, got '20' (str)"]),
+        ("batch_size=8", "batch_size=8.0", ["data.batch_size: expected int, got 8.0 (float)"]),
+        ("AdamW()", "Cosine(peak=1.0)", ["optimizer: expected AdamW(...) or", "got Cosine("]),
+        ("data=Data", "mesh=3, data=Data", ["mesh: expected Mesh(...), got 3 (int)"]),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_the_file_is_named_with_its_field(old, new, words, config):
+    text = refusal(config(old, new))
     for word in words:
         assert word in text, text
 
@@ -186,3 +203,10 @@ def test_a_stored_config_that_does_not_fit_the_code_is_named(change, words, tiny
     with pytest.raises(UserError) as caught:
         load(tmp_path)
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"type": "Experi', b"\xff\xfe{}", b"[]", b"3", b"null"])
+def test_a_damaged_config_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json is damaged: expected .* got .*; put a copy of it back"):
+        load(tmp_path)

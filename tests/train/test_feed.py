@@ -48,5 +48,35 @@ def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
         feed.check_length(18, rows_of(Mesh(tensor=4), table))
 
 
+class OneHost:
+    """A placement as the process sees it that has some of the devices."""
+
+    def __init__(self, rows, devices):
+        self.rows, self.devices = rows, devices
+        self.num_devices = rows.num_devices
+
+    def addressable_devices_indices_map(self, shape):
+        return {device: self.rows.devices_indices_map(shape)[device] for device in self.devices}
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 8])
+@pytest.mark.parametrize(
+    "mesh", [Mesh(), Mesh(fsdp=8), Mesh(data=2, fsdp=2, tensor=2), Mesh(data=1, tensor=8)], ids=str
+)
+def test_every_host_asks_for_the_rows_of_its_devices_and_all_hosts_for_all(mesh, hosts):
+    rows, share = rows_of(mesh), 8 // hosts
+    of_hosts = []
+    for host in range(hosts):
+        devices = [device for device in jax.devices() if device.id // share == host]
+        asked = feed.local_rows(OneHost(rows, devices), 16)
+        held = {row for device in devices for row in range(*rows.devices_indices_map((16, 4))[device][0].indices(16))}
+        assert set(asked) == held
+        assert asked == sorted(held)
+        of_hosts.append(asked)
+    assert set().union(*of_hosts) == set(range(16))
+    if mesh.tensor == 1:  # nobody reads what another one reads
+        assert sum(map(len, of_hosts)) == 16
+
+
 def test_process_count_is_one_here():
-    assert jax.process_count() == 1  # the tests above are of that case; several hosts are the pipeline's tests
+    assert jax.process_count() == 1  # the tests of `place` above are of that case

@@ -1,10 +1,11 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.files import LineFile, replace_file
+from train.files import LineFile, read_json, replace_file, write_array, write_json
 
 
 def test_append_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
@@ -46,3 +47,29 @@ def test_replacing_is_all_or_nothing(tmp_path, monkeypatch):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_json_and_arrays_are_written_whole_and_read_back(tmp_path):
+    write_json(tmp_path / "a.json", {"one": [1, 2]})
+    write_array(tmp_path / "b.npy", np.arange(3))
+    assert read_json(tmp_path / "a.json") == {"one": [1, 2]}
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), [0, 1, 2])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "b.npy"]
+
+
+def test_an_object_that_needs_pickle_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="pickle"):
+        write_array(tmp_path / "a.npy", np.array([{}]))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [(None, "does not exist"), (b"{", "damaged: expected JSON"), (b"\xff", "damaged"), (b"[]", "got list")],
+)
+def test_a_damaged_json_file_is_named(tmp_path, content, expected):
+    path = tmp_path / "a.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"a\.json .*{expected}"):
+        read_json(path)

@@ -142,6 +142,29 @@ def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, 
     assert_ended_the_same(copied, tiny_run)
 
 
+def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, tmp_path):
+    """Begun with parameters sharded eight ways, continued with heads split too: the numbers of a run on one mesh."""
+    for mesh, hard_stop in (("Mesh(fsdp=8)", 10), ("Mesh(data=2, fsdp=2, tensor=2)", None)):
+        experiment = tiny_experiment(mesh=mesh, sharding__vocab=(), samples__prompts=())
+        outcome = train(experiment, tmp_path, hard_stop=hard_stop, say=silent)
+    assert (outcome.state, outcome.step) == ("finished", 20)
+    for line, expected in zip(read_metrics(tmp_path), read_metrics(tiny_run), strict=True):
+        assert line.pop("kind") == expected.pop("kind")
+        assert line == pytest.approx(expected, rel=1e-4)
+    ended = parameters(tmp_path)
+    for name, value in parameters(tiny_run).items():
+        if name.startswith("params."):
+            one, other = (np.frombuffer(x, np.float32) for x in (ended[name], value))
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match="runs on the devices of one host; start it in one process"):
+        train(tiny_experiment(), tmp_path / "run", say=silent)
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_best_checkpoint_is_kept(tiny_experiment, tmp_path, monkeypatch):
     """The loss is lowest at step 4, where no checkpoint was due, and it stays when later ones come."""
     losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.5, 10: 1.5}

@@ -94,15 +94,20 @@ def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, checkpoint, torn):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_starting_over_drops_everything_even_step_0(tmp_path):
+def test_starting_over_sets_everything_aside_even_step_0(tmp_path):
     with writer_of(tmp_path) as writer:
         writer.evaluation(0, {"loss": 8.0})
         writer.sample(0, "noise")
         write_steps(writer, 1, 3)
-        writer.truncate(None)
+        writer.flush()
+        before = {name: (tmp_path / name).read_bytes() for name in FILES}
+        assert writer.set_aside()
+        assert {name: (tmp_path / f"{name}.old").read_bytes() for name in FILES} == before
         assert read_metrics(tmp_path) == read_throughput(tmp_path) == read_samples(tmp_path) == []
         writer.evaluation(0, {"loss": 8.0})
     assert len(read_metrics(tmp_path)) == 1
+    with writer_of(tmp_path / "new") as writer:
+        assert not writer.set_aside()
 
 
 def test_rewinding_to_the_last_step_leaves_the_files_alone(tmp_path):

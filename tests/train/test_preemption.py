@@ -33,6 +33,15 @@ def test_a_second_sigterm_does_not():
         assert stop.requested == "SIGTERM"
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_work_that_can_be_cut_anywhere_is_cut_at_once(number):
+    with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            signal.raise_signal(number)
+        assert stop.requested == number.name
+        signal.raise_signal(signal.SIGTERM)
+
+
 def test_the_handlers_before_come_back():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))

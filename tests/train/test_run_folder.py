@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -123,9 +122,3 @@ def test_a_damaged_config_is_named(tiny_experiment, tmp_path):
     begin(tmp_path)
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         run_folder.claim(tmp_path, tiny_experiment())
-
-
-def test_json_is_written_whole(tmp_path):
-    run_folder.write_json(tmp_path / "a.json", {"one": [1, 2]})
-    assert json.loads((tmp_path / "a.json").read_text()) == {"one": [1, 2]}
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]

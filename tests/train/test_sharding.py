@@ -88,6 +88,17 @@ def test_sharded_equals_one_device(name, experiment, alone):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
+def test_accumulated_on_a_mesh_it_equals_one_device_with_the_large_batch(experiment, alone):
+    start, batches, expected_losses, expected = alone
+    training = dataclasses.replace(experiment.training, gradient_accumulation=2)
+    losses, params = train(
+        dataclasses.replace(experiment, training=training), make_mesh(MESHES["mix"][0]), start, batches
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for parameter, value in expected.items():
+        np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
+
+
 def test_parameters_and_moments_start_in_their_shards(sharded_start):
     state = sharded_start
     shards = {name: {s.data.shape for s in x.addressable_shards} for name, x in flat(state.params).items()}

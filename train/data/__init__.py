@@ -21,7 +21,7 @@ from train.data.config import (
 from train.data.dataset import Dataset, Split, is_dataset, open_dataset
 from train.data.pipeline import Batches, EvaluationBatches
 from train.data.prepare import prepare
-from train.data.progress import Progress, TerminalProgress
+from train.data.progress import Reporter, TerminalReporter
 from train.data.rows import Stretch
 from train.data.tokenizers import StreamDecoder, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 
@@ -35,7 +35,7 @@ __all__ = [
     "Dataset",
     "EvaluationBatches",
     "HuggingFace",
-    "Progress",
+    "Reporter",
     "SentencePiece",
     "SentencePieceFile",
     "SeparateText",
@@ -44,7 +44,7 @@ __all__ = [
     "StreamDecoder",
     "Stretch",
     "Tail",
-    "TerminalProgress",
+    "TerminalReporter",
     "Tokenizer",
     "TokenizerOf",
     "WholeFiles",

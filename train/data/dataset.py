@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from model.errors import UserError
-from train.data.files import read_json, write_array
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
 from train.data.tokenizers import Tokenizer, load_tokenizer
-from train.files import replace_file
+from train.files import read_json, write_array, write_json
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
@@ -149,10 +147,24 @@ def write_dataset(folder: pathlib.Path, about: dict[str, Any], tables: dict[str,
     """Writes the tables of documents, then the description: with it the dataset is finished."""
     for name, table in tables.items():
         write_array(folder / f"{name}.documents.npy", table)
-    replace_file(folder / DESCRIPTION, json.dumps(about, indent=1).encode())
+    write_json(folder / DESCRIPTION, about)
 
 
 def split_about(shards: list[Shard]) -> dict[str, Any]:
     """The description of a split from those of its shards."""
     listed = [dataclasses.asdict(shard) for shard in shards]
     return {key: sum(shard[key] for shard in listed) for key in COUNTS} | {"shards": listed}
+
+
+def dataset_of_run(run: pathlib.Path) -> Dataset:
+    """The dataset that a run trains on. Raises UserError when the run has none, or it is where it was no more."""
+    named = [run / "data"]
+    if (run / "data.json").is_file():
+        path = read_json(run / "data.json").get("dataset")
+        if not isinstance(path, str):
+            raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
+        named.insert(0, pathlib.Path(path))
+    for folder in named:
+        if is_dataset(folder):
+            return open_dataset(folder)
+    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, named))}; is it a run folder?")

@@ -149,6 +149,7 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
     opened = []
     end = dataset.end_of_document
     for part in dataset.split(split):
+        _ = part.reader  # compares the sizes of the shards: a truncated one is told of now, not hours later
         lengths = part.documents["tokens"]
         index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
         if index.num_rows == 0:

@@ -16,7 +16,7 @@ from model.errors import UserError
 from model.options import to_json
 from train.data import config, dataset, settings, sources, split
 from train.data.config import Data
-from train.data.progress import Progress
+from train.data.progress import Reporter
 from train.data.settings import Units
 from train.data.shards import Shard
 from train.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
@@ -32,7 +32,7 @@ TOKENIZER_TEXT = 256 << 20
 
 
 def prepare(
-    data: Data, into: pathlib.Path | str, progress: Progress | None = None, workers: int | None = None
+    data: Data, into: pathlib.Path | str, progress: Reporter | None = None, workers: int | None = None
 ) -> pathlib.Path:
     """The dataset folder of a Data option: the one that it names, or `into`, filled now from raw text.
 
@@ -55,7 +55,7 @@ def prepare(
         listed = settings.list_sources(data, finished)
         settings.begin(folder, settings.settings_of(data, listed, finished))
         if not finished:
-            _Preparation(data, folder, listed, progress or Progress(), workers or cores()).run()
+            _Preparation(data, folder, listed, progress or Reporter(), workers or cores()).run()
     return folder
 
 
@@ -68,7 +68,7 @@ class _Preparation:
     """The filling of one folder from the units of its sources; a source without units is a dataset already."""
 
     def __init__(
-        self, data: Data, folder: pathlib.Path, listed: list[Units | None], progress: Progress, workers: int
+        self, data: Data, folder: pathlib.Path, listed: list[Units | None], progress: Reporter, workers: int
     ) -> None:
         self.data = data
         self.folder = folder

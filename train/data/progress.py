@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from train.progress import Progress as Display
+from train.progress import Progress
 
 
 class Stage:
@@ -44,7 +44,7 @@ class Stage:
         return rates
 
 
-class Progress:
+class Reporter:
     """Says nothing; what `prepare` calls."""
 
     @contextlib.contextmanager
@@ -53,7 +53,7 @@ class Progress:
         yield Stage()
 
 
-class TerminalProgress(Progress):
+class TerminalReporter(Reporter):
     """A live bar for every stage on a terminal, lines elsewhere; both count megabytes of text."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -62,14 +62,14 @@ class TerminalProgress(Progress):
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
-        with Display(f"{name}, MB", total=_megabytes(total_bytes) or None, stream=self._stream) as display:
+        with Progress(f"{name}, MB", total=_megabytes(total_bytes) or None, stream=self._stream) as display:
             stage = _ShownStage(display)
             yield stage
             stage.show(_megabytes(total_bytes))
 
 
 class _ShownStage(Stage):
-    def __init__(self, display: Display) -> None:
+    def __init__(self, display: Progress) -> None:
         super().__init__()
         self._display = display
 

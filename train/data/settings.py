@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -10,8 +9,7 @@ from model.errors import UserError
 from model.options import differences, to_json
 from train.data import dataset, sources
 from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
-from train.data.files import read_json
-from train.files import replace_file
+from train.files import read_json, write_json
 
 FILE = "settings.json"
 Units = list[sources.Unit]
@@ -70,7 +68,7 @@ def begin(folder: pathlib.Path, settings: dict[str, Any]) -> None:
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
         if others:
             raise UserError(f"{folder} holds other files ({', '.join(others[:3])}); expected a new or an empty folder")
-        replace_file(folder / FILE, json.dumps(settings, indent=1).encode())
+        write_json(folder / FILE, settings)
         return
     before = read_json(folder / FILE)
     lines = [

@@ -17,8 +17,8 @@ import numpy as np
 
 from model.errors import UserError
 from train.data import records
-from train.data.files import cannot_write
 from train.data.records import Record
+from train.files import cannot_write
 
 # A document is cut into records of so many tokens, so that one long document does not make every read long.
 RECORD_TOKENS = 8192
@@ -69,7 +69,7 @@ class ShardWriter:
             try:
                 self._writer.write(records.pack(record, self._width))
             except (RuntimeError, OSError) as error:
-                raise cannot_write(self._path, str(error)) from None
+                raise cannot_write(self._path, error) from None
             self._records += 1
 
     def finish(self) -> tuple[Shard, np.ndarray] | None:
@@ -79,7 +79,7 @@ class ShardWriter:
         try:
             self._writer.close()
         except (RuntimeError, OSError) as error:
-            raise cannot_write(self._path, str(error)) from None
+            raise cannot_write(self._path, error) from None
         self._writer = None
         with open(self._temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()

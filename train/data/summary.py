@@ -7,8 +7,7 @@ import pathlib
 from collections.abc import Sequence
 
 from model.errors import UserError
-from train.data.dataset import COUNTS, Dataset, is_dataset, open_dataset
-from train.data.files import read_json
+from train.data.dataset import COUNTS, open_dataset
 from train.data.pipeline import Batches
 from train.data.shards import MEND
 
@@ -52,17 +51,6 @@ def verify(folder: pathlib.Path) -> int:
                     raise UserError(f"{path} is damaged: its SHA-256 is {found}, expected {shard.sha256}; {MEND}")
                 count += 1
     return count
-
-
-def dataset_of_run(run: pathlib.Path) -> Dataset:
-    """The dataset that a run trains on. Raises UserError when the run has none, or it is where it was no more."""
-    named = [run / "data"]
-    if (run / "data.json").is_file():
-        named.insert(0, pathlib.Path(read_json(run / "data.json")["dataset"]))
-    for folder in named:
-        if is_dataset(folder):
-            return open_dataset(folder)
-    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, named))}; is it a run folder?")
 
 
 def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:

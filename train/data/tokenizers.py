@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import hashlib
-import json
 import pathlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +13,7 @@ import numpy as np
 from model.errors import UserError
 from model.options import from_json, to_json
 from train.data import config
-from train.data.files import read_json
-from train.files import replace_file
+from train.files import read_json, write_json
 
 DESCRIPTION = "tokenizer_option.json"
 
@@ -125,7 +123,7 @@ class CharactersTokenizer(Tokenizer):
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""
-        replace_file(folder / self.FILE, json.dumps({"characters": "".join(self.characters)}).encode())
+        write_json(folder / self.FILE, {"characters": "".join(self.characters)})
         return self.FILE
 
     @classmethod
@@ -178,7 +176,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     description = {"tokenizer": to_json(tokenizer.option), "tokenizer_file": tokenizer.save(folder)}
-    replace_file(folder / DESCRIPTION, json.dumps(description, indent=1).encode())
+    write_json(folder / DESCRIPTION, description)
 
 
 def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 from model.errors import UserError
 from model.options import from_json
 from train.data import config, sources
-from train.data.files import read_json, write_array
 from train.data.shards import Shard, ShardWriter
 from train.data.sources import Document
 from train.data.split import by_hash
 from train.data.tokenizers import load_tokenizer
-from train.files import replace_file
+from train.files import read_json, write_array, write_json
 
 SPLITS = ("train", "validation")
 
@@ -77,7 +75,7 @@ class Tokenizing:
                 shard, table = result
                 write_array(table_path(self._folder, name, job["name"]), table)
                 part["shards"][name] = dataclasses.asdict(shard)
-        replace_file(part_path(self._folder, job["name"]), json.dumps(part).encode())
+        write_json(part_path(self._folder, job["name"]), part)
         return part
 
     def _write(self, document: Document, split: str | None, writers: dict[str, ShardWriter]) -> None:

@@ -39,7 +39,7 @@ class SplitEvaluation:
         sums = []
         for batch in self._batches:
             sums.append(self._step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
-        # Python's exact sum, so that the result does not hang on how batches were grouped.
+        # Sums over batches in double precision; within a batch they are float32.
         nll = math.fsum(float(s["nll"]) for s in sums)
         tokens = sum(int(s["tokens"]) for s in sums)
         loss = nll / max(tokens, 1)

@@ -1,5 +1,6 @@
 import dataclasses
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -146,6 +147,25 @@ def test_hosts_read_the_same_batch(dataset, data, packing, hosts):
         assert equal(joined, whole.rows(n))
 
 
+@pytest.mark.parametrize("hosts", [2, 8])
+def test_hosts_read_the_same_batch_of_a_mixture(corpus, tmp_path, hosts):
+    (tmp_path / "b.txt").write_text("b" * 3000)
+    data = Data(
+        path=(Source(path=str(corpus), weight=3), Source(path=str(tmp_path / "b.txt"), weight=1)),
+        tokenizer=Bytes(),
+        validation=SeparateText(path=str(tmp_path / "b.txt")),
+        batch_size=8,
+        sequence_length=16,
+    )
+    folder = prepare(data, tmp_path / "d")
+    for n in (0, 7, 1234):
+        readers = [Batches(open_dataset(folder), data) for _ in range(hosts)]
+        parts = [reader.rows(n, range(h, 8, hosts)) for h, reader in enumerate(readers)]  # every so-manieth row
+        whole = Batches(open_dataset(folder), data).rows(n)
+        for h, part in enumerate(parts):
+            assert equal(part, {name: values[h::hosts] for name, values in whole.items()})
+
+
 def test_a_host_reads_only_the_records_of_its_rows(dataset, data, monkeypatch):
     opened = open_dataset(dataset.folder)
     batches = Batches(opened, data)
@@ -254,6 +274,16 @@ def test_documents_name_what_is_in_a_batch(dataset, data, corpus):
         assert bytes(row.tolist()) == content[s.start : s.stop] == s.text.encode()
         learnt[s.row, s.column : s.column + s.length] += 1
     assert np.array_equal(learnt, batch["loss_mask"].astype(int))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_truncated_shard_is_told_of_before_the_first_batch(split, data, tmp_path):
+    """Not at the first evaluation, after the steps before it."""
+    folder = prepare(data, tmp_path / "d")
+    os.truncate(next(folder.glob(f"{split}-*.array_record")), 100)
+    opened = open_dataset(folder)
+    with pytest.raises(UserError, match=rf"{split}-.*array_record is truncated: 100 bytes, expected \d+; delete"):
+        Batches(opened, data) if split == "train" else EvaluationBatches(opened, data)
 
 
 def test_rows_outside_the_batch_and_unknown_split(dataset, data):

@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 
@@ -99,3 +101,25 @@ def test_truncated_missing_and_corrupted_shards_are_named(written):
     ):
         reader.read(3)
     assert reader.read(5).name == "doc3"
+
+
+def test_no_flipped_byte_of_a_shard_is_read_as_other_tokens(written):
+    """Wherever the damage lies, in records or between them: the file is named, or the tokens are those written."""
+    folder, shard, _, documents = written
+    path = folder / shard.file
+    whole = path.read_bytes()
+    cut = [documents[1][k : k + RECORD_TOKENS] for k in range(0, len(documents[1]), RECORD_TOKENS)]
+    draw, used, told = random.Random(0), [at for at, byte in enumerate(whole) if byte], []
+    for at in used[:150] + used[-150:] + draw.choices(used, k=60) + draw.choices(range(len(whole)), k=20):
+        damaged = bytearray(whole)
+        damaged[at] ^= draw.choice([1, 16, 255])
+        path.write_bytes(bytes(damaged))
+        try:
+            found = [ShardReader(folder, [shard]).read(k).tokens for k in range(shard.records)]
+        except UserError as error:
+            told.append(str(error))
+        else:
+            for tokens, expected in zip(found, [documents[0], *cut, documents[3]], strict=True):
+                assert np.array_equal(tokens, expected), at
+    assert len(told) > 200
+    assert all(f"{path}, record " in text for text in told)
