@@ -69,10 +69,11 @@ def prepare_jax() -> None:
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     from train.host import keep_freed_memory
 
+    # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py. The
+    # setting counts when the backend starts, which is what asking for its name does.
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
-    # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py.
-    jax.config.update("jax_cpu_enable_async_dispatch", False)
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
