@@ -3,8 +3,8 @@
     python -m launch.train --config=configs/shakespeare_char.py --run=runs/shakespeare \
         --set data.path=tinyshakespeare.txt
 
-Hardware: 2 CPU cores, 2 minutes. Validation loss over seeds: see "Measured" in README.md. Layers are written out instead
-of scanned, which is faster on a CPU (tests/benchmarks/README.md).
+Hardware: 2 CPU cores, 2 minutes. Validation loss over seeds: see "Measured" in README.md. Layers are written out
+instead of scanned, which is faster on a CPU (tests/benchmarks/README.md).
 
 nanoGPT draws windows of the text at random, with replacement. Here every epoch cuts the text anew, at a random offset,
 and visits each window once, so that batch n is a function of (data, seed, n).
