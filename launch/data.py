@@ -50,19 +50,13 @@ def _show() -> int:
         raise UserError("--run and --step are needed: python -m launch.data show --run=runs/quickstart --step=100")
     if STEP.value < 1:
         raise UserError(f"--step={STEP.value}: steps count from 1")
-    from model.options import check, from_json
-    from train.data.config import Data
+    from train import experiment as experiments
     from train.data.dataset import dataset_of_run
     from train.data.pipeline import Batches
     from train.data.summary import documents_of_step
-    from train.files import read_json
 
     run = pathlib.Path(RUN.value)
-    saved = read_json(run / "config.json")
-    data: Data = from_json(Data, saved.get("data"), "data")
-    if not isinstance(data, Data):
-        raise UserError(f"{run / 'config.json'} is damaged: expected the data of a run as 'data', got {data!r}")
-    check(data, "data")
+    data = experiments.load(run).data
     rows = _rows(data.batch_size)
     print(documents_of_step(Batches(dataset_of_run(run), data), STEP.value, rows, CHARACTERS.value))
     return 0

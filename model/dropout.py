@@ -22,7 +22,9 @@ class Dropout:
                 yield name, f"must be from 0 up to but not 1, got {getattr(self, name)}"
 
 
-def drop(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
-    """Zeroes each entry with probability `rate` and divides the rest by 1 - rate."""
+def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
+    """Zeroes each entry with probability `rate` and divides the rest by 1 - rate; without a key leaves x alone."""
+    if key is None:
+        return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)
     return jnp.where(keep, x / (1 - rate), jnp.zeros_like(x))

@@ -124,7 +124,7 @@ def _forward(
     highest_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
     weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
     total_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
-    kept_BKGTS = _dropped(weights_BKGTS, rate, key).astype(v.dtype)
+    kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
     y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=total_BKGT1.dtype)
     y_BKGTH = (y_BKGTH / total_BKGT1).astype(v.dtype)
     return y_BKGTH, (q, k, v, mask, key, y_BKGTH, highest_BKGT1, total_BKGT1)
@@ -137,10 +137,10 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
     dy_BKGTH = dy_BKGTH / total_BKGT1  # of the output before normalisation
     shared_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
     dy_BKGTH = dy_BKGTH.astype(v.dtype)
-    kept_BKGTS = _dropped(weights_BKGTS, rate, key).astype(v.dtype)
+    kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
     dv = jnp.einsum("BKGTS,BKGTH->BKSH", kept_BKGTS, dy_BKGTH)
     dweights_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", dy_BKGTH, v, preferred_element_type=weights_BKGTS.dtype)
-    dscores_BKGTS = weights_BKGTS * (_dropped(dweights_BKGTS, rate, key) - shared_BKGT1)
+    dscores_BKGTS = weights_BKGTS * (drop(dweights_BKGTS, rate, key) - shared_BKGT1)
     dproducts_BKGTS = pull(dscores_BKGTS.astype(scores_BKGTS.dtype))[0].astype(q.dtype)
     dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)
     dk = jnp.einsum("BKGTS,BKGTH->BKSH", dproducts_BKGTS, q)
@@ -148,7 +148,3 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _dropped(weights: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    return weights if key is None else drop(weights, rate, key)

@@ -182,7 +182,8 @@ def _construct(cls: type, given: dict[str, Any], path: str) -> Any:
         if f.name not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
-        raise UserError(f"{path or cls.__name__}: {cls.__name__} needs a value for {', '.join(missing)}")
+        where = f"{path}: " if path else ""
+        raise UserError(f"{where}{cls.__name__} needs a value for {', '.join(missing)}")
     return cls(**given)
 
 

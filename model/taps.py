@@ -67,8 +67,7 @@ class Context:
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
         """Drops entries while training; leaves x alone in evaluation."""
-        key = self.next_dropout_key() if rate else None
-        return x if key is None else drop(x, rate, key)
+        return drop(x, rate, self.next_dropout_key() if rate else None)
 
     def for_layer(self, layer: jax.Array | int) -> "Context":
         """The context of one layer: its own dropout key and its own taps."""

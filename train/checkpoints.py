@@ -14,6 +14,8 @@ import os
 import pathlib
 import re
 import shutil
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
@@ -90,13 +92,10 @@ class CheckpointStore:
     def __post_init__(self) -> None:
         """Opens the folder; what an interrupted save left behind is named and removed."""
         self.folder = self.run / "checkpoints"
-        # Orbax warns of every save; what goes wrong comes back as exceptions.
-        logging.getLogger("absl").addFilter(_not_of_orbax)
-        if self.folder.is_dir() and not self.read_only:
-            for left in sorted(self.folder.glob("*.orbax-checkpoint-tmp*")):
-                self.say(
-                    f"checkpoint {left.name.split('.')[0]} was left half-written by an interrupted save; removing it"
-                )
+        _quiet_orbax()
+        if not self.read_only:
+            for left in self._remove_half_written():
+                self.say(f"checkpoint {left} was left half-written by an interrupted save; removing it")
         self._losses: dict[int, float] = {}
         self._saving: int | None = None
         self._manager = self._open()
@@ -116,7 +115,7 @@ class CheckpointStore:
             keep.append(checkpoint_managers.EveryNSteps(self.options.keep_every))
         manager_options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-            cleanup_tmp_directories=not self.read_only,
+            cleanup_tmp_directories=False,  # see _remove_half_written
             read_only=self.read_only,
             create=not self.read_only,
         )
@@ -126,6 +125,17 @@ class CheckpointStore:
             with contextlib.suppress(DamagedError):
                 self._remember(step, self._note(step).get("loss"))
         return self._manager
+
+    def _remove_half_written(self) -> list[str]:
+        """Removes what saves that did not end have left, and returns their steps.
+
+        Writers of a save that failed may still be at it: errors of a removal that races them are no reason to fail the
+        next save, as they would be in orbax's own clean-up.
+        """
+        found = sorted(self.folder.glob("*.orbax-checkpoint-tmp*"))
+        for left in found:
+            shutil.rmtree(left, ignore_errors=True)
+        return [left.name.split(".")[0] for left in found]
 
     def _remember(self, step: int, loss: float | None) -> None:
         if loss is not None and math.isfinite(loss):
@@ -175,10 +185,7 @@ class CheckpointStore:
             failed, self._saving = self._saving, None
             with contextlib.suppress(Exception):
                 self._manager.close()
-            # Writers of the failed save may still be letting go of files: errors of a removal that races them are no
-            # reason to fail the next save, as they would be inside orbax's own clean-up.
-            for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(left, ignore_errors=True)
+            self._remove_half_written()
             self._manager = self._open()  # forgets the step that failed
             kept = self.steps()
             good = f"checkpoint {kept[-1]} is intact" if kept else "there is no earlier one"
@@ -276,8 +283,30 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
         raise UserError(f"{where} is a checkpoint of another model (its value -> this run's):\n  {listed}")
 
 
+def _quiet_orbax() -> None:
+    """Leaves it to exceptions to say what goes wrong in orbax.
+
+    It warns of every save. And when one of its readers or writers fails, it ends at once, so that each of the others
+    finds nobody to tell; their warnings and tracebacks would bury the one message that counts.
+    """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    for logger in ("absl", "asyncio"):
+        logging.getLogger(logger).addFilter(_not_of_orbax)
+    if sys.unraisablehook is not _not_of_late_writers:
+        _hooks.append(sys.unraisablehook)
+        sys.unraisablehook = _not_of_late_writers
+
+
 def _not_of_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname
+    return "orbax" not in record.pathname and "orbax" not in record.getMessage()
+
+
+_hooks: list[Callable[[Any], Any]] = []
+
+
+def _not_of_late_writers(unraisable: Any) -> None:
+    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+        _hooks[-1](unraisable)
 
 
 def _first_line(error: BaseException) -> str:

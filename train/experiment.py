@@ -1,7 +1,6 @@
 """One experiment: model, data, optimizer, mesh and run, as one tree of options; resolved, saved, loaded."""
 
 import dataclasses
-import json
 import pathlib
 import re
 import runpy
@@ -13,7 +12,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.options import alternatives, check, differences, fields_of, from_json, nearest, override, to_json
 from train.data.config import Data
-from train.files import write_json
+from train.files import read_json, write_json
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
@@ -261,15 +260,12 @@ def load(run: pathlib.Path) -> Experiment:
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
+    stored = read_json(path, mend="put a copy of it back")
     try:
-        stored = json.loads(path.read_bytes())
-    except ValueError as error:  # no JSON, or no UTF-8
-        raise UserError(f"{path} is damaged: expected JSON, got {error}; put a copy of it back") from error
-    if not isinstance(stored, dict):
-        found = type(stored).__name__
-        raise UserError(f"{path} is damaged: expected a JSON object, got {found}; put a copy of it back")
-    experiment: Experiment = from_json(Experiment, stored)
-    check(experiment)
+        experiment: Experiment = from_json(Experiment, stored)
+        check(experiment)
+    except UserError as error:
+        raise UserError(f"{path} does not fit this version of the code: {error}") from None
     return experiment
 
 

@@ -14,9 +14,7 @@ DOCUMENT_FIELDS = ("segment_ids", "positions")
 
 def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
     """Raises UserError when the mesh does not divide the (micro-)batch."""
-    # A batch with one row a device is split into as many different slices as there are ways.
-    slices = rows.devices_indices_map((rows.num_devices, rows.num_devices)).values()
-    ways = len({str(index[0]) for index in slices})
+    ways = _ways(rows, 0)
     if (batch_size // parts) % ways:
         micro = f" in {parts} micro-batches" if parts > 1 else ""
         raise UserError(
@@ -27,13 +25,18 @@ def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
 
 def check_length(sequence_length: int, rows: NamedSharding) -> None:
     """Raises UserError when the mesh does not divide the sequences, where they are split at all."""
-    slices = rows.devices_indices_map((rows.num_devices, rows.num_devices)).values()
-    ways = len({str(index[1]) for index in slices})
+    ways = _ways(rows, 1)
     if sequence_length % ways:
         raise UserError(
             f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; "
             f"use a multiple of {ways}, or keep sequences whole with --set 'sharding.sequence=()'"
         )
+
+
+def _ways(rows: NamedSharding, axis: int) -> int:
+    """How many parts an axis of the batch is split into."""
+    whole = (rows.num_devices, rows.num_devices)  # which every split divides
+    return whole[axis] // rows.shard_shape(whole)[axis]
 
 
 def local_rows(rows: NamedSharding, batch_size: int) -> list[int]:

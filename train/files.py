@@ -103,16 +103,16 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError that names the file, and the place where it is damaged."""
+def read_json(path: pathlib.Path, mend: str = "delete it and make it again") -> dict[str, Any]:
+    """The JSON object in a file. Raises UserError that names the file, where it is damaged, and how to mend it."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged: expected JSON, got {error}; delete it and make it again") from None
+        raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}")
+        raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {mend}")
     return value
 
 

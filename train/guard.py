@@ -1,7 +1,7 @@
 """Steps that would do harm: not-a-number and outlier losses or gradients are skipped inside the jitted step.
 
-A step is skipped when its loss or gradient norm is not finite, or lies more than `sigma` standard deviations above the
-mean of the last `window` accepted steps. The decision never leaves the device; counts come out with the metrics.
+A step is skipped when its loss or gradient norm is not finite and, if outliers are asked for, when one of them lies far
+above those of recent steps. The decision never leaves the device; counts come out with the metrics.
 """
 
 import dataclasses
@@ -13,33 +13,48 @@ from flax import struct
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Outliers:
+    """Losses and gradient norms more than `sigma` standard deviations above the mean of the last accepted steps.
+
+    Attributes:
+      sigma: deviations above the mean that make an outlier.
+      window: accepted steps that mean and deviation are taken over; outliers are judged once it is full.
+    """
+
+    sigma: float = 6.0
+    window: int = 128
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.sigma <= 0:
+            yield "sigma", f"must be above 0, got {self.sigma}"
+        if self.window < 1:
+            yield "window", f"must be at least 1, got {self.window}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Guard:
     """When to skip a step, and when to give up.
 
     Attributes:
-      sigma: deviations above the mean that make an outlier; None skips only values that are not finite.
-      window: accepted steps that mean and deviation are taken over; outliers are judged once it is full.
+      outliers: which finite values to skip; None skips only values that are not finite.
       max_consecutive: this many skipped steps in a row stop the run.
     """
 
-    sigma: float | None = None
-    window: int = 128
+    outliers: Outliers | None = None
     max_consecutive: int = 20
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
-        if self.sigma is not None and self.sigma <= 0:
-            yield "sigma", f"must be above 0, or None, got {self.sigma}"
-        for name in ("window", "max_consecutive"):
-            if getattr(self, name) < 1:
-                yield name, f"must be at least 1, got {getattr(self, name)}"
+        if self.max_consecutive < 1:
+            yield "max_consecutive", f"must be at least 1, got {self.max_consecutive}"
 
 
 @struct.dataclass
 class GuardState:
-    """Recent accepted losses and gradient norms (window, 2) in a ring, and counts."""
+    """Counts and, if outliers are judged, recent accepted losses and gradient norms (window, 2) in a ring."""
 
-    recent: jax.Array
+    recent: jax.Array | None
     accepted: jax.Array
     skipped: jax.Array
     consecutive: jax.Array
@@ -48,18 +63,20 @@ class GuardState:
 def new_guard_state(guard: Guard) -> GuardState:
     """Nothing seen yet."""
     zero = jnp.zeros((), jnp.int32)
-    return GuardState(recent=jnp.zeros((guard.window, 2)), accepted=zero, skipped=zero, consecutive=zero)
+    recent = jnp.zeros((guard.outliers.window, 2)) if guard.outliers else None
+    return GuardState(recent=recent, accepted=zero, skipped=zero, consecutive=zero)
 
 
 def judge(guard: Guard, state: GuardState, loss: jax.Array, grad_norm: jax.Array) -> tuple[jax.Array, GuardState]:
     """Whether the step may be taken (a boolean scalar), and the state after it."""
     seen = jnp.stack([loss, grad_norm])
     good = jnp.all(jnp.isfinite(seen))
-    if guard.sigma is not None:
-        limit = jnp.mean(state.recent, axis=0) + guard.sigma * jnp.std(state.recent, axis=0)
-        good = good & ((state.accepted < guard.window) | jnp.all(seen <= limit))
-    slot = state.accepted % guard.window
-    recent = state.recent.at[slot].set(jnp.where(good, seen, state.recent[slot]))
+    recent = state.recent
+    if guard.outliers and recent is not None:
+        limit = jnp.mean(recent, axis=0) + guard.outliers.sigma * jnp.std(recent, axis=0)
+        good = good & ((state.accepted < guard.outliers.window) | jnp.all(seen <= limit))
+        slot = state.accepted % guard.outliers.window
+        recent = recent.at[slot].set(jnp.where(good, seen, recent[slot]))
     one = good.astype(jnp.int32)
     return good, GuardState(
         recent=recent,

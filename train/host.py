@@ -19,8 +19,7 @@ def keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return
     libc = ctypes.CDLL(None)
-    libc.mallopt(
-        _M_MMAP_MAX, 0
-    )  # every block from the heap; a threshold would be an int, and large steps take gigabytes
+    # Every block comes from the heap: a threshold would be an int, and large steps take gigabytes.
+    libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
     libc.mallopt(_M_TOP_PAD, 64 << 20)

@@ -21,7 +21,7 @@ class TrainState:
       params: the parameters.
       opt_state: the optimizer's moments and its learning rate.
       key: the raw key (uint32) from which step n draws its dropout by folding in n.
-      guard: the window of recent losses and gradient norms, and the counts of skipped steps.
+      guard: the counts of skipped steps and, if outliers are judged, recent losses and gradient norms.
     """
 
     step: jax.Array

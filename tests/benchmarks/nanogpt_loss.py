@@ -12,6 +12,8 @@ import pathlib
 import statistics
 import sys
 
+from seeds import over_seeds
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
@@ -58,17 +60,15 @@ def main() -> None:
     from train.metrics import read_metrics
 
     prepare_jax()
-    rows = []
-    for seed in range(flags.seeds):
+
+    def measure(seed: int) -> tuple[float, float]:
         run = flags.runs / f"seed{seed}"
         overrides = [f"data.path={flags.text}", f"training.seed={seed}", f"data.seed={seed}", *flags.set]
         train(from_file(str(ROOT / "configs" / "shakespeare_char.py"), overrides), run)
         whole = [line["loss"] for line in read_metrics(run) if line["kind"] == "eval"][-1]
-        rows.append((estimate(run, seed), whole))
-        print(f"seed {seed}: 20 batches {rows[-1][0]:.4f}, whole split {whole:.4f}", flush=True)
-    for name, values in zip(("20 batches", "whole split"), zip(*rows, strict=True), strict=True):
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(f"{name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, n={len(values)}")
+        return estimate(run, seed), whole
+
+    over_seeds(range(flags.seeds), measure)
 
 
 if __name__ == "__main__":

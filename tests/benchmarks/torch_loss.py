@@ -13,6 +13,7 @@ import statistics
 
 import numpy as np
 import torch
+from seeds import over_seeds
 from torch_reference import GPT, SHAPES
 
 SHAPE = SHAPES["small"]
@@ -77,13 +78,8 @@ def main() -> None:
     characters = flags.text.read_text(encoding="utf-8")
     alphabet = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = np.array([alphabet[c] for c in characters], np.int64)
-    rows = []
-    for seed in range(flags.first_seed, flags.first_seed + flags.seeds):
-        rows.append(train(text, seed, flags.steps))
-        print(f"seed {seed}: 20 batches {rows[-1][0]:.4f}, whole split {rows[-1][1]:.4f}", flush=True)
-    for name, values in zip(("20 batches", "whole split"), zip(*rows, strict=True), strict=True):
-        spread = statistics.stdev(values) if len(values) > 1 else float("nan")
-        print(f"{name}: mean {statistics.mean(values):.4f}, standard deviation {spread:.4f}, n={len(values)}")
+    seeds = range(flags.first_seed, flags.first_seed + flags.seeds)
+    over_seeds(seeds, lambda seed: train(text, seed, flags.steps))
 
 
 if __name__ == "__main__":

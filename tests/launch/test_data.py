@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from model.options import to_json
+from train import experiment as experiments
 from train.data import Batches, Bytes, Data, open_dataset, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ def command(*arguments):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tiny_experiment, tmp_path_factory):
     """A run folder as launch.train leaves it, as far as data goes."""
     folder = tmp_path_factory.mktemp("run")
     text = tmp_path_factory.mktemp("text")
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
         (text / f"{k}.txt").write_text(f"file {k} " * 40)
     data = Data(path=str(text), tokenizer=Bytes(), batch_size=4, sequence_length=64)
     prepare(data, folder / "data")
-    (folder / "config.json").write_text(json.dumps({"type": "Experiment", "data": to_json(data)}))
+    experiments.save(tiny_experiment(data=data, model__context_length=64), folder)
     (folder / "data.json").write_text(json.dumps({"dataset": str(folder / "data")}))
     return folder, data
 
@@ -57,12 +57,8 @@ def test_show_prints_the_documents_of_a_step(run):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("config.json", "{}", "config.json is damaged: expected the data of a run as 'data', got None"),
-        (
-            "config.json",
-            '{"data": {"type": "Data", "batch_size": "4"}}',
-            "data.batch_size: expected int, got '4' (str)",
-        ),
+        ("config.json", "[]", "config.json is damaged: expected a JSON object, got list"),
+        ("config.json", "{}", "config.json does not fit this version of the code: Experiment needs a value for model,"),
         ("data.json", "{}", "data.json is damaged: expected the path of a folder as 'dataset', got None"),
         ("data.json", '{"dataset": 3}', "data.json is damaged: expected the path of a folder as 'dataset', got 3"),
     ],
@@ -91,7 +87,7 @@ def test_info_counts_and_verifies(run):
         (["show", "--run=RUN"], "--run and --step are needed"),
         (["show", "--run=RUN", "--step=0"], "steps count from 1"),
         (["show", "--run=RUN", "--step=1", "--rows=4"], "expected numbers from 0 to 3"),
-        (["show", "--run=RUN/data", "--step=1"], "config.json does not exist"),
+        (["show", "--run=RUN/data", "--step=1"], "it has no config.json"),
         (["info"], "--path is missing"),
         (["info", "--path=RUN"], "is no finished dataset"),
     ],

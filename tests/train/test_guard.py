@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import UserError
 from model.options import check
-from train.guard import Guard, judge, new_guard_state
+from train.guard import Guard, Outliers, judge, new_guard_state
 from train.state import new_state
 from train.step import train_step
 
@@ -28,7 +28,7 @@ CALM = [(3.0, 1.0), (3.1, 1.1), (2.9, 0.9), (3.0, 1.0)]
 
 @pytest.mark.parametrize("bad", [(math.nan, 1.0), (3.0, math.nan), (math.inf, 1.0), (3.0, math.inf), (-math.inf, 1.0)])
 def test_what_is_not_finite_is_skipped(bad):
-    verdicts, state = judged(Guard(window=3), [(3.0, 1.0), bad, bad, (2.0, 0.5)])
+    verdicts, state = judged(Guard(outliers=Outliers(sigma=9.0, window=3)), [(3.0, 1.0), bad, bad, (2.0, 0.5)])
     assert verdicts == [True, False, False, True]
     assert (int(state.accepted), int(state.skipped), int(state.consecutive)) == (2, 2, 0)
     np.testing.assert_array_equal(state.recent, [[3.0, 1.0], [2.0, 0.5], [0.0, 0.0]])
@@ -40,18 +40,18 @@ def test_what_is_not_finite_is_skipped(bad):
 )
 def test_outliers_are_those_above_the_window(pair, good):
     # The window's losses are 3.0, 3.1, 2.9, 3.0: mean 3, deviation 0.0707; four of these are 0.283.
-    assert judged(Guard(sigma=5.0, window=4), [*CALM, pair])[0][-1] is good
+    assert judged(Guard(outliers=Outliers(sigma=5.0, window=4)), [*CALM, pair])[0][-1] is good
 
 
 def test_outliers_are_judged_once_the_window_is_full():
-    assert judged(Guard(sigma=1.0, window=4), [*CALM[:3], (90.0, 90.0)])[0][-1] is True
-    assert judged(Guard(sigma=None, window=2), [*CALM, (90.0, 90.0)])[0][-1] is True
+    assert judged(Guard(outliers=Outliers(sigma=1.0, window=4)), [*CALM[:3], (90.0, 90.0)])[0][-1] is True
+    assert judged(Guard(), [*CALM, (90.0, 90.0)])[0][-1] is True
 
 
 def test_outliers_do_not_widen_the_window():
     """A thousand outliers of one size stay outliers: they never enter what they are judged by."""
     outliers = [(5.0, 1.0)] * 20
-    verdicts, state = judged(Guard(sigma=3.0, window=4), [*CALM, *outliers])
+    verdicts, state = judged(Guard(outliers=Outliers(sigma=3.0, window=4)), [*CALM, *outliers])
     assert verdicts == [True] * 4 + [False] * 20
     np.testing.assert_allclose(state.recent, CALM, rtol=1e-6)
     assert int(state.consecutive) == int(state.skipped) == 20
@@ -59,12 +59,14 @@ def test_outliers_do_not_widen_the_window():
 
 def test_the_window_forgets():
     calmer = [(1.0, 0.1), (1.1, 0.1), (0.9, 0.1), (1.0, 0.1)]
-    assert judged(Guard(sigma=5.0, window=4), [*CALM, *calmer, (2.0, 0.1)])[0][-1] is False
+    assert judged(Guard(outliers=Outliers(sigma=5.0, window=4)), [*CALM, *calmer, (2.0, 0.1)])[0][-1] is False
 
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    return tiny_experiment(training__guard=Guard(sigma=300.0, window=4), schedule="Constant(peak=1e-2)")
+    return tiny_experiment(
+        training__guard=Guard(outliers=Outliers(sigma=300.0, window=4)), schedule="Constant(peak=1e-2)"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +114,8 @@ def test_a_skipped_step_leaves_everything_but_the_counts(spoil, experiment, step
 @pytest.mark.parametrize(
     ("guard", "words"),
     [
-        (Guard(sigma=0.0), "sigma: must be above 0, or None, got 0.0"),
-        (Guard(window=0), "window: must be at least 1, got 0"),
+        (Guard(outliers=Outliers(sigma=0.0)), "outliers.sigma: must be above 0, got 0.0"),
+        (Guard(outliers=Outliers(window=0)), "outliers.window: must be at least 1, got 0"),
         (Guard(max_consecutive=0), "max_consecutive: must be at least 1, got 0"),
     ],
 )

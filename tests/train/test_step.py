@@ -150,7 +150,9 @@ def test_the_old_state_is_given_away_and_one_program_serves_all_steps(tiny_exper
 
 
 def test_the_step_never_asks_the_host(tiny_experiment, random_batch):
-    experiment = tiny_experiment(training__gradient_accumulation=2, training__guard="Guard(sigma=3.0)")
+    experiment = tiny_experiment(
+        training__gradient_accumulation=2, training__guard="Guard(outliers=Outliers(sigma=3.0))"
+    )
     traced = jax.jit(functools.partial(train_step, experiment, unsharded)).trace(
         abstract_state(experiment.model, experiment.optimizer, experiment.training.guard), random_batch(experiment)
     )

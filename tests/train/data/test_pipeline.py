@@ -147,16 +147,21 @@ def test_hosts_read_the_same_batch(dataset, data, packing, hosts):
         assert equal(joined, whole.rows(n))
 
 
-@pytest.mark.parametrize("hosts", [2, 8])
-def test_hosts_read_the_same_batch_of_a_mixture(corpus, tmp_path, hosts):
+def mixture(corpus, tmp_path, batch_size):
+    """Three parts of the corpus and one of another text."""
     (tmp_path / "b.txt").write_text("b" * 3000)
-    data = Data(
+    return Data(
         path=(Source(path=str(corpus), weight=3), Source(path=str(tmp_path / "b.txt"), weight=1)),
         tokenizer=Bytes(),
         validation=SeparateText(path=str(tmp_path / "b.txt")),
-        batch_size=8,
+        batch_size=batch_size,
         sequence_length=16,
     )
+
+
+@pytest.mark.parametrize("hosts", [2, 8])
+def test_hosts_read_the_same_batch_of_a_mixture(corpus, tmp_path, hosts):
+    data = mixture(corpus, tmp_path, batch_size=8)
     folder = prepare(data, tmp_path / "d")
     for n in (0, 7, 1234):
         readers = [Batches(open_dataset(folder), data) for _ in range(hosts)]
@@ -244,14 +249,7 @@ def test_evaluation_on_hosts_and_with_a_limit(dataset, data):
 
 
 def test_mixture_follows_its_weights(corpus, tmp_path):
-    (tmp_path / "b.txt").write_text("b" * 3000)
-    data = Data(
-        path=(Source(path=str(corpus), weight=3), Source(path=str(tmp_path / "b.txt"), weight=1)),
-        tokenizer=Bytes(),
-        validation=SeparateText(path=str(tmp_path / "b.txt")),
-        batch_size=4,
-        sequence_length=16,
-    )
+    data = mixture(corpus, tmp_path, batch_size=4)
     dataset = open_dataset(prepare(data, tmp_path / "d"))
     batches = Batches(dataset, data)
     from_b = np.array([(batches.rows(n)["targets"][:, 3] == ord("b")).sum() for n in range(100)])
