@@ -65,7 +65,7 @@ def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_
         optimizer="Lion()",
         schedule__peak=0.5,
         data__seed=1,
-        training__guard__sigma=4.0,
+        training__guard__max_consecutive=4,
     )
     with pytest.raises(UserError) as caught:
         run_folder.claim(tmp_path, other)
@@ -76,7 +76,7 @@ def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_
     assert "optimizer: AdamW(" in text
     assert "schedule.peak: 0.01 -> 0.5" in text
     assert "data.seed: 0 -> 1" in text
-    assert "training.guard.sigma: None -> 4.0" in text
+    assert "training.guard.max_consecutive: 20 -> 4" in text
     assert len([line for line in text.splitlines() if "->" in line]) == 7  # six fields, and the heading
     assert text.endswith("Give another --run, or the config that made it.")
     assert (tmp_path / "config.json").read_bytes() == before
