@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import jax
 from flax import nnx
 
-from model.cache import Cache, write
+from model.cache import Cache, empty, write
 from model.initialization import ParameterMaker
 from model.kernels import Scoring, attend, attention_weights
+from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.positions import rotate
+from model.positions import Position, Rotary, rotate
 from model.projections import project
 from model.taps import Context
 
@@ -31,6 +32,7 @@ class GroupedQuery:
       bias: whether the query, key, value and output projections have biases.
       qk_norm: a norm over each query and key head before positions, or None.
       logit_softcap: c of c * tanh(score / c), or None.
+      pattern: which keys a query sees.
     """
 
     num_heads: int
@@ -39,6 +41,7 @@ class GroupedQuery:
     bias: bool = False
     qk_norm: LayerNorm | RMSNorm | None = None
     logit_softcap: float | None = None
+    pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -55,10 +58,27 @@ class GroupedQuery:
         if self.logit_softcap is not None and self.logit_softcap <= 0:
             yield "logit_softcap", f"must be above 0, or None for no cap, got {self.logit_softcap}"
 
+    def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
+        """Yields what does not go together with a model width or with positions, by the paths of the fields."""
+        if self.num_heads < 1 or width < 1:
+            return
+        if self.head_dim is None and width % self.num_heads:
+            yield (
+                f"{path}.num_heads",
+                f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
+            )
+        elif isinstance(position, Rotary) and self.head_width(width) % 2:
+            h = self.head_width(width)
+            yield position_path, f"Rotary turns pairs of dimensions, so the head width must be even, got {h}"
+
     @property
     def kv_heads(self) -> int:
         """K, with None resolved."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Cache:
+        """The cache of one layer before anything was read."""
+        return empty(batch, length, self.kv_heads, self.head_width(width), dtype)
 
     def head_width(self, width: int) -> int:
         """H at a model width, with None resolved."""

@@ -11,6 +11,7 @@ from model.cache import Cache
 from model.config import ModelConfig
 from model.feedforward import FeedForward
 from model.initialization import ParameterMaker
+from model.layers import Layer
 from model.norms import Norm
 from model.taps import Context
 
@@ -18,15 +19,15 @@ from model.taps import Context
 class Block(nnx.Module):
     """Attention and feed-forward around a residual stream."""
 
-    def __init__(self, config: ModelConfig, make: ParameterMaker) -> None:
-        """Args: the model's options, the maker of parameters."""
+    def __init__(self, config: ModelConfig, layer: Layer, make: ParameterMaker) -> None:
+        """Args: the model's options, the mechanisms of this layer, the maker of parameters."""
         reductions = config.precision.reductions
         self.pre_norm = config.norm_placement == "pre"
         self.dropout = config.dropout.residual
         self.attention_norm = Norm(config.norm, config.width, make, reductions)
-        self.attention = Attention(config.attention, config.width, config.dropout.attention, reductions, make)
+        self.attention = Attention(layer.attention, config.width, config.dropout.attention, reductions, make)
         self.ffn_norm = Norm(config.norm, config.width, make, reductions)
-        self.ffn = FeedForward(config.ffn, config.width, make)
+        self.ffn = FeedForward(layer.ffn, config.width, make)
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Maps the residual stream (B, T, D) to the next one; the cache of this layer goes along."""

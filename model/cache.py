@@ -11,15 +11,15 @@ from flax import struct
 
 @struct.dataclass
 class Cache:
-    """Keys and values of every layer, each (L, B, S, K, H); inside one layer without the L."""
+    """Keys and values of one layer, each (B, S, K, H); of a stack of layers with these in front."""
 
     k: jax.Array
     v: jax.Array
 
 
-def empty(num_layers: int, batch: int, length: int, num_kv_heads: int, head_dim: int, dtype: str) -> Cache:
+def empty(batch: int, length: int, num_kv_heads: int, head_dim: int, dtype: str) -> Cache:
     """A cache of zeros for `batch` rows of at most `length` tokens."""
-    shape = (num_layers, batch, length, num_kv_heads, head_dim)
+    shape = (batch, length, num_kv_heads, head_dim)
     return Cache(k=jnp.zeros(shape, dtype), v=jnp.zeros(shape, dtype))
 
 

@@ -2,17 +2,19 @@
 
 Convention. A multiplication with its addition counts as 2. Counted are the matrix products of a forward pass: the
 projections, the feed-forward layer, the logits, and the two products of attention over the pairs of a query and a key
-that it may see: a causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2. Not counted are look-ups, norms,
-activations, softmax and the optimizer, and what rematerialisation computes again. The backward pass has two products
-for each one of the forward pass, so training counts three times the forward pass. This is the "model FLOPs" of
-Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once.
+that it may see: a causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and a sliding window fewer. Not counted
+are look-ups, norms, activations, softmax and the optimizer, and what rematerialisation computes again. The backward
+pass has two products for each one of the forward pass, so training counts three times the forward pass. This is the
+"model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once.
 """
 
 import dataclasses
 
+from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.embedding import Untied
-from model.feedforward import Gated
+from model.feedforward import MLP, Gated
+from model.masks import pairs
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned
 
@@ -44,10 +46,12 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     unembedding = 0
     if isinstance(config.unembedding, Untied):
         unembedding = config.vocab_size * (d + config.unembedding.bias)
-    block = _attention_parameters(config) + _ffn_parameters(config) + 2 * _norm_parameters(config.norm, d)
+    norms = 2 * _norm_parameters(config.norm, d)
     return ParameterCount(
         embedding=config.vocab_size * d + positions,
-        blocks=config.num_layers * block,
+        blocks=sum(
+            _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + norms for layer in config.layers
+        ),
         final_norm=_norm_parameters(config.norm, d) if config.norm_placement == "pre" else 0,
         unembedding=unembedding,
     )
@@ -57,29 +61,35 @@ def _norm_parameters(norm: LayerNorm | RMSNorm, width: int) -> int:
     return 2 * width if isinstance(norm, LayerNorm) and norm.bias else width
 
 
-def _attention_parameters(config: ModelConfig) -> int:
-    attention, d, h = config.attention, config.width, config.head_dim
-    n, k = attention.num_heads, attention.kv_heads
+def _attention_parameters(attention: GroupedQuery, d: int) -> int:
+    n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
     biases = (n + 2 * k) * h + d if attention.bias else 0
     norms = 2 * _norm_parameters(attention.qk_norm, h) if attention.qk_norm else 0
     return d * h * (2 * n + 2 * k) + biases + norms
 
 
-def _ffn_parameters(config: ModelConfig) -> int:
-    d, f = config.width, config.ffn.width
-    inputs = 2 if isinstance(config.ffn, Gated) else 1
-    return (inputs + 1) * d * f + (inputs * f + d if config.ffn.bias else 0)
+def _ffn_parameters(ffn: MLP | Gated, d: int) -> int:
+    inputs = 2 if isinstance(ffn, Gated) else 1
+    return (inputs + 1) * d * ffn.width + (inputs * ffn.width + d if ffn.bias else 0)
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
     """Operations of one forward pass over one causal sequence of `length` tokens."""
-    d, h = config.width, config.head_dim
-    n, k = config.attention.num_heads, config.attention.kv_heads
-    projections = d * h * (2 * n + 2 * k)
-    ffn = (3 if isinstance(config.ffn, Gated) else 2) * d * config.ffn.width
-    pairs = length * (length + 1) // 2
-    attention = 2 * n * h * pairs  # scores, and the weighted sum of values
-    return 2 * (config.num_layers * (length * (projections + ffn) + attention) + length * d * config.vocab_size)
+    layers = sum(
+        _attention_flops(layer.attention, config.width, length) + _ffn_flops(layer.ffn, config.width, length)
+        for layer in config.layers
+    )
+    return layers + 2 * length * config.width * config.vocab_size
+
+
+def _attention_flops(attention: GroupedQuery, d: int, length: int) -> int:
+    n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
+    projections = length * d * h * (2 * n + 2 * k)
+    return 2 * projections + 2 * 2 * n * h * pairs(attention.pattern, length)  # scores, and the weighted sum of values
+
+
+def _ffn_flops(ffn: MLP | Gated, d: int, length: int) -> int:
+    return 2 * length * (3 if isinstance(ffn, Gated) else 2) * d * ffn.width
 
 
 def training_flops(config: ModelConfig, length: int) -> int:

@@ -16,13 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from model import cache as kv_cache
-from model.cache import Cache
 from model.config import ModelConfig
 from model.errors import UserError
 from model.options import check
 from model.precision import for_compute
 from model.sampling import Rules, Sampling, choose
+from model.stack import LayerCaches, empty_caches
 from model.taps import Shard, unsharded
 from model.transformer import Params, forward
 
@@ -44,7 +43,7 @@ class DecodeState:
       seen_BV: the tokens that each row has had, for the repetition penalty; None where there is none.
     """
 
-    cache: Cache
+    cache: LayerCaches
     token_B: jax.Array
     position_B: jax.Array
     key_B: jax.Array
@@ -147,9 +146,7 @@ def start(
     seen_BV: jax.Array | None,
 ) -> DecodeState:
     """The state before anything was read: an empty cache, and the last token of every prompt."""
-    kv_heads = config.attention.kv_heads
-    dtype = config.precision.compute
-    cache = kv_cache.empty(config.num_layers, len(token_B), length, kv_heads, config.head_dim, dtype)
+    cache = empty_caches(config, len(token_B), length)
     fold_in = jax.random.fold_in
     key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
     return _place(DecodeState(cache, token_B, position_B, key_B, seen_BV), shard)
@@ -186,7 +183,7 @@ def decode(
 def _place(state: DecodeState, shard: Shard) -> DecodeState:
     """The state laid over the mesh, always alike: another layout would be another program."""
     return DecodeState(
-        cache=Cache(k=shard(state.cache.k, CACHE_AXES), v=shard(state.cache.v, CACHE_AXES)),
+        cache=jax.tree.map(lambda x: shard(x, CACHE_AXES), state.cache),
         token_B=shard(state.token_B, ("batch",)),
         position_B=shard(state.position_B, ("batch",)),
         key_B=shard(state.key_B, ("batch",)),

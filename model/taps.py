@@ -5,7 +5,7 @@ leaves no trace in the compiled program.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -21,14 +21,28 @@ def unsharded(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return x
 
 
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What all layers of a kind are given alike.
+
+    Attributes:
+      rotary: the cosines and sines of rotary positions, each (B, T, 1, H/2), or None.
+      mask_BTS: True where a query may see a key; broadcasts over batch.
+    """
+
+    rotary: tuple[jax.Array, jax.Array] | None
+    mask_BTS: jax.Array
+
+
 @dataclasses.dataclass
 class Context:
     """The surroundings of one forward pass, or of one layer of it.
 
     Attributes:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
-      rotary: the cosines and sines of rotary positions, each (B, T, 1, H/2), or None.
-      mask_BTS: True where a query may see a key; broadcasts over batch.
+      layers: the surroundings of each kind of layer.
+      rotary: of this layer; see `Surroundings`.
+      mask_BTS: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -37,6 +51,7 @@ class Context:
     """
 
     index_BT: jax.Array
+    layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     rotary: tuple[jax.Array, jax.Array] | None = None
     mask_BTS: jax.Array | None = None
     dropout_key: jax.Array | None = None
@@ -69,7 +84,8 @@ class Context:
         """Drops entries while training; leaves x alone in evaluation."""
         return drop(x, rate, self.next_dropout_key() if rate else None)
 
-    def for_layer(self, layer: jax.Array | int) -> "Context":
-        """The context of one layer: its own dropout key and its own taps."""
-        key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, layer)
-        return dataclasses.replace(self, dropout_key=key, kept={})
+    def for_layer(self, number: jax.Array | int, kind: Any) -> "Context":
+        """The context of one layer: its surroundings, its own dropout key and its own taps."""
+        key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
+        found = self.layers[kind]
+        return dataclasses.replace(self, rotary=found.rotary, mask_BTS=found.mask_BTS, dropout_key=key, kept={})

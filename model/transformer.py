@@ -16,21 +16,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import masks
-from model.block import Block
-from model.cache import Cache
 from model.config import ModelConfig
 from model.embedding import Embedding
 from model.errors import UserError
 from model.initialization import ParameterMaker
 from model.norms import Norm
 from model.options import check, nearest
-from model.positions import PositionEmbedding, rotary_table
+from model.positions import Position, PositionEmbedding, rotary_table
 from model.precision import for_compute
-from model.taps import Context, Shard, unsharded
+from model.stack import LayerCaches, length_of, new_blocks, run
+from model.taps import Context, Shard, Surroundings, unsharded
 
 Params = dict[str, Any]
-
-REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Output:
     """What a forward pass returns: logits (B, T, V), the cache after it, the taps that were asked for."""
 
     logits_BTV: jax.Array
-    cache: Cache | None
+    cache: LayerCaches | None
     taps: dict[str, jax.Array]
 
 
@@ -56,49 +53,23 @@ class Transformer(nnx.Module):
         cap, reductions = config.final_logit_softcap, config.precision.reductions
         self.embedding = Embedding(config.unembedding, config.vocab_size, config.width, cap, make(embedding_key))
         self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
-        new_block = nnx.vmap(lambda key: Block(config, make(key)))
-        self.blocks = new_block(jax.random.split(blocks_key, config.num_layers))
+        self.blocks = new_blocks(config, blocks_key, make)
         pre_norm = config.norm_placement == "pre"
         self.final_norm = Norm(config.norm, config.width, make(norm_key), reductions) if pre_norm else None
 
-    def __call__(self, tokens_BT: jax.Array, positions_BT: jax.Array, context: Context, cache: Cache | None) -> Output:
+    def __call__(
+        self, tokens_BT: jax.Array, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
+    ) -> Output:
         """Runs the model on token ids; see `forward`."""
         x_BTD = self.position(self.embedding.embed(tokens_BT), positions_BT)
         x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, taps = self._run_blocks(x_BTD, context, cache)
+        x_BTD, cache, taps = run(self.config, self.blocks, x_BTD, context, cache)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         logits_BTV = self.embedding.unembed(context.tap("final_norm", x_BTD), self.config.precision.reductions)
         logits_BTV = context.shard(logits_BTV, ("batch", "sequence", "vocab"))
         return Output(logits_BTV, cache, context.kept | taps)
-
-    def _run_blocks(
-        self, x_BTD: jax.Array, context: Context, cache: Cache | None
-    ) -> tuple[jax.Array, Cache | None, dict[str, jax.Array]]:
-        """The layers in turn; caches and taps come back stacked in front by layer."""
-        graph, stacked = nnx.split(self.blocks)
-
-        def layer(x_BTD: jax.Array, inputs: tuple[Any, Cache | None, jax.Array]) -> tuple[jax.Array, Any]:
-            params, layer_cache, index = inputs
-            inner = context.for_layer(index)
-            x_BTD, layer_cache = nnx.merge(graph, params)(x_BTD, inner, layer_cache)
-            return x_BTD, (layer_cache, inner.kept)
-
-        if self.config.remat != "none":
-            # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
-            barrier = not self.config.scan_layers
-            layer = jax.checkpoint(layer, policy=REMAT_POLICIES[self.config.remat], prevent_cse=barrier)
-        inputs = (nnx.to_pure_dict(stacked), cache, jnp.arange(self.config.num_layers))
-        if self.config.scan_layers:
-            x_BTD, (cache, taps) = jax.lax.scan(layer, x_BTD, inputs)
-            return x_BTD, cache, taps
-        results = []
-        for i in range(self.config.num_layers):
-            x_BTD, result = layer(x_BTD, jax.tree.map(lambda a, i=i: a[i], inputs))
-            results.append(result)
-        cache, taps = jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-        return x_BTD, cache, taps
 
 
 @functools.lru_cache(maxsize=64)
@@ -136,7 +107,7 @@ def forward(
     *,
     positions_BT: jax.Array | None = None,
     segment_ids_BT: jax.Array | None = None,
-    cache: Cache | None = None,
+    cache: LayerCaches | None = None,
     dropout_key: jax.Array | None = None,
     shard: Shard = unsharded,
     taps: Iterable[str] = (),
@@ -164,26 +135,36 @@ def forward(
             f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
         )
     index_BT = jnp.arange(length, dtype=jnp.int32)[None]
+    place_BT = index_BT if positions_BT is None else positions_BT
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
     if cache is None:
-        mask_BTS = masks.causal(index_BT, index_BT)
+        key_BS, mask_BTS = place_BT, masks.causal(index_BT, index_BT)
         if segment_ids_BT is not None:
             mask_BTS = mask_BTS & masks.same_segment(segment_ids_BT, segment_ids_BT)
     else:
         if segment_ids_BT is not None:
             raise UserError("segment ids do not go together with a cache; a cached row is one document")
         index_BT = positions_BT
-        slots_BS = jnp.arange(cache.k.shape[2], dtype=jnp.int32)[None]
-        mask_BTS = masks.causal(index_BT, slots_BS)
-    context = Context(
-        index_BT=index_BT,
-        rotary=rotary_table(config.position, positions_BT, config.head_dim),
-        mask_BTS=mask_BTS,
-        dropout_key=dropout_key,
-        shard=shard,
-        wanted=frozenset(taps),
-    )
+        key_BS = jnp.arange(length_of(cache), dtype=jnp.int32)[None]
+        mask_BTS = masks.causal(index_BT, key_BS)
+
+    @functools.cache
+    def rotary(position: Position, head_dim: int) -> tuple[jax.Array, jax.Array] | None:
+        return rotary_table(position, positions_BT, head_dim)
+
+    @functools.cache
+    def mask(pattern: masks.Pattern) -> jax.Array:
+        seen_BTS = masks.visible(pattern, place_BT, key_BS)
+        return mask_BTS if seen_BTS is None else mask_BTS & seen_BTS
+
+    layers = {
+        layer: Surroundings(
+            rotary(layer.position, layer.attention.head_width(config.width)), mask(layer.attention.pattern)
+        )
+        for layer in config.layers
+    }
+    context = Context(index_BT=index_BT, layers=layers, dropout_key=dropout_key, shard=shard, wanted=frozenset(taps))
     model = nnx.merge(graph, for_compute(params, config.precision))
     output = model(tokens_BT, positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():

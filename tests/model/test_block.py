@@ -10,7 +10,8 @@ from model.taps import Context
 
 
 def build(config, dropout_key=None, shard=None):
-    block = Block(config, ParameterMaker(jax.random.key(0), Normal(std=0.5), config.num_layers, "float32"))
+    make = ParameterMaker(jax.random.key(0), Normal(std=0.5), config.num_layers, "float32")
+    block = Block(config, config.layers[0], make)
     index = jnp.arange(5)[None]
     context = Context(index_BT=index, mask_BTS=masks.causal(index, index), dropout_key=dropout_key)
     if shard is not None:

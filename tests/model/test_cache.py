@@ -6,13 +6,16 @@ import pytest
 from model import cache as kv_cache
 from model.attention import GroupedQuery
 from model.feedforward import MLP
+from model.layers import Except
+from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.stack import empty_caches
 
 
 def test_empty():
-    cache = kv_cache.empty(3, 2, 5, 4, 6, "bfloat16")
-    assert cache.k.shape == cache.v.shape == (3, 2, 5, 4, 6)
+    cache = kv_cache.empty(2, 5, 4, 6, "bfloat16")
+    assert cache.k.shape == cache.v.shape == (2, 5, 4, 6)
     assert cache.k.dtype == cache.v.dtype == jnp.bfloat16
     assert not cache.k.any()
     assert not cache.v.any()
@@ -41,13 +44,28 @@ CONFIGS = {
         "position": NoPositions(),
         "attention": GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=RMSNorm(), logit_softcap=2.0),
     },
+    "local and global": {
+        "num_layers": 5,
+        "attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3)),
+        "exceptions": (
+            Except(layers="1::2", attention=GroupedQuery(num_heads=2, num_kv_heads=1), position=Rotary(theta=100.0)),
+            Except(layers="-1", attention=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
+        ),
+    },
+    "sparse": {
+        "num_layers": 3,
+        "attention": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),
+        "exceptions": (
+            Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Fixed(stride=4, summaries=2))),
+            Except(layers="2", attention=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2))),
+        ),
+    },
 }
 
 
 def decode(run, config, params, tokens, steps, slots=14):
     """Logits of the tokens, fed to a cache in chunks of the sizes given."""
-    heads, width = config.attention.kv_heads, config.head_dim
-    cache = kv_cache.empty(config.num_layers, len(tokens), slots, heads, width, "float32")
+    cache = empty_caches(config, len(tokens), slots)
     logits, begin = [], 0
     for size in steps:
         positions = np.broadcast_to(np.arange(begin, begin + size, dtype=np.int32), (len(tokens), size))
@@ -65,8 +83,10 @@ def test_cached_equals_full(small, drawn, run, tokens, name, steps):
     full = run(config, params, tokens)[0]
     cached, cache = decode(run, config, params, tokens, steps)
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
-    assert np.abs(cache.k[:, :, 11]).min() > 0
-    assert not cache.k[:, :, 12:].any()
+    assert sum(len(stack.k) for stack in cache.values()) == config.num_layers
+    for stack in cache.values():
+        assert np.abs(stack.k[:, :, 11]).min() > 0
+        assert not stack.k[:, :, 12:].any()
 
 
 @pytest.mark.parametrize("name", ["rotary", "learned"])
@@ -90,7 +110,7 @@ def test_rows_of_different_lengths(small, drawn, run, tokens, name):
 def test_what_lies_in_later_slots_is_never_seen(small, drawn, run, tokens):
     config = small()
     params = drawn(config)
-    cache = kv_cache.empty(2, 2, 14, 2, 4, "float32")
+    cache = empty_caches(config, 2, 14)
     rubbish = jax.tree.map(lambda x: x + 1e4, cache)
     positions = np.broadcast_to(np.arange(5, dtype=np.int32), (2, 5))
     for clean, dirty in zip(

@@ -16,8 +16,9 @@ from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward import MLP
 from model.initialization import FanIn, Normal
+from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
-from model.options import alternatives, check, fields_of, option_classes, override
+from model.options import alternatives, check, fields_of, item_annotation, option_classes, override
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
 from model.precision import Precision
 from model.transformer import abstract_params, forward, init
@@ -96,11 +97,6 @@ def test_what_looks_odd_and_is_allowed(small):
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=NoPositions()))
 
 
-def test_head_dim(small):
-    assert small().head_dim == 4
-    assert small(attention=GroupedQuery(num_heads=4, head_dim=6)).head_dim == 6
-
-
 # ------------------------------------------------------------------------------------------- every switch is live
 
 # What a change must be seen in:
@@ -118,6 +114,27 @@ CASES = {
     "ModelConfig.attention": ([], "attention=GroupedQuery(num_heads=2)", "parameters"),
     "ModelConfig.ffn": ([], "ffn=MLP(width=24)", "parameters"),
     "ModelConfig.position": ([], "position=NoPositions", "output"),
+    "ModelConfig.exceptions": ([], "exceptions=(Except(layers='1', ffn=Gated(width=20)),)", "parameters"),
+    "Except.layers": (
+        ["exceptions=(Except(layers='1', position=NoPositions()),)"],
+        "exceptions.0.layers='0'",
+        "output",
+    ),
+    "Except.attention": (
+        ["exceptions=(Except(layers='1', position=NoPositions()),)"],
+        "exceptions.0.attention=GroupedQuery(num_heads=2)",
+        "parameters",
+    ),
+    "Except.ffn": (
+        ["exceptions=(Except(layers='1', position=NoPositions()),)"],
+        "exceptions.0.ffn=Gated(width=20)",
+        "parameters",
+    ),
+    "Except.position": (
+        ["exceptions=(Except(layers='1', ffn=Gated(width=20)),)"],
+        "exceptions.0.position=NoPositions()",
+        "output",
+    ),
     "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
     "ModelConfig.norm_placement": ([], "norm_placement=post", "parameters"),
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
@@ -133,6 +150,15 @@ CASES = {
     "GroupedQuery.bias": ([], "attention.bias=True", "parameters"),
     "GroupedQuery.qk_norm": ([], "attention.qk_norm=RMSNorm", "parameters"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
+    "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
+    "SlidingWindow.size": (["attention.pattern=SlidingWindow(size=3)"], "attention.pattern.size=4", "output"),
+    "Chunked.size": (["attention.pattern=Chunked(size=3)"], "attention.pattern.size=4", "output"),
+    "Strided.stride": (["attention.pattern=Strided(stride=3)"], "attention.pattern.stride=4", "output"),
+    "Fixed.stride": (["attention.pattern=Fixed(stride=3)"], "attention.pattern.stride=4", "output"),
+    "Fixed.summaries": (["attention.pattern=Fixed(stride=3)"], "attention.pattern.summaries=2", "output"),
+    "BlockSparse.block": (["attention.pattern=BlockSparse(block=2)"], "attention.pattern.block=3", "output"),
+    "BlockSparse.first": (["attention.pattern=BlockSparse(block=2)"], "attention.pattern.first=2", "output"),
+    "BlockSparse.last": (["attention.pattern=BlockSparse(block=2)"], "attention.pattern.last=1", "output"),
     "MLP.width": (["ffn=MLP(width=24)"], "ffn.width=20", "parameters"),
     "MLP.activation": (["ffn=MLP(width=24)"], "ffn.activation=relu", "output"),
     "MLP.bias": (["ffn=MLP(width=24)"], "ffn.bias=True", "parameters"),
@@ -163,8 +189,9 @@ def reachable(cls=ModelConfig):
     """Every option class that a model's options can hold."""
     found = {cls}
     for annotation in fields_of(cls).values():
-        for inner in option_classes(annotation).values():
-            found |= reachable(inner)
+        for choice in (annotation, item_annotation(annotation)):
+            for inner in option_classes(choice).values():
+                found |= reachable(inner)
     return found
 
 
@@ -224,15 +251,25 @@ def test_what_is_compared_stays_when_nothing_changes(start, tokens):
     assert gradient(same, tokens) == gradient(start, tokens)
 
 
+REQUIRED = {"num_heads": 4, "width": 24, "size": 3, "stride": 3, "block": 2}
+
+
+def required(cls):
+    """The fields of an option that have no default."""
+    return [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]
+
+
 def choices():
     """Every field that chooses among words or among classes: the case of its option, its path, all it can be."""
     for cls in sorted(reachable(), key=lambda cls: cls.__name__):
         for name, annotation in fields_of(cls).items():
             words = [w for a in alternatives(annotation) if typing.get_origin(a) is Literal for w in typing.get_args(a)]
             classes = [
-                f"{n}({'width=24' if 'width' in fields_of(c) else ''})" for n, c in option_classes(annotation).items()
+                f"{n}({', '.join(f'{field}={REQUIRED[field]}' for field in required(c))})"
+                for n, c in option_classes(annotation).items()
             ]
-            if len(words + classes) > 1:
+            optional = cls is Except  # None is there for "as the others"
+            if len(words + classes) > 1 and not optional:
                 yield f"{cls.__name__}.{name}", words + classes
 
 

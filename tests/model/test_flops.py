@@ -10,6 +10,8 @@ from model.config import ModelConfig
 from model.embedding import Tied, Untied
 from model.feedforward import MLP, Gated
 from model.flops import count_parameters, forward_flops, training_flops, training_flops_per_token
+from model.layers import Except
+from model.masks import Everything, SlidingWindow
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
 from model.transformer import abstract_params, forward
@@ -61,6 +63,20 @@ def test_parameters_equal_those_of_the_tree(part):
         assert count.final_norm == size(tree.get("final_norm", {})), config
         assert count.unembedding == size(tree["embedding"]) - table, config
         assert count.without_embedding == count.total - count.embedding
+
+
+def test_layers_that_differ_are_counted_each(small):
+    wide, few = Gated(width=40, bias=True), GroupedQuery(num_heads=4, num_kv_heads=1, pattern=SlidingWindow(size=3))
+    config = small(num_layers=5, exceptions=(Except(layers="::2", ffn=wide), Except(layers="3:", attention=few)))
+    assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(abstract_params(config)))
+    alone = [small(num_layers=1, attention=layer.attention, ffn=layer.ffn) for layer in config.layers]
+    logits = 2 * 12 * 16 * 17
+    assert forward_flops(config, 12) - logits == sum(forward_flops(one, 12) - logits for one in alone)
+    unseen = sum(max(0, t + 1 - 3) for t in range(12))
+    everything = dataclasses.replace(few, pattern=Everything())
+    assert forward_flops(small(attention=everything), 12) - forward_flops(small(attention=few), 12) == (
+        2 * 2 * 2 * 16 * unseen  # two layers, two products, a multiplication and an addition, four heads of four
+    )
 
 
 HAND = ModelConfig(
@@ -140,10 +156,10 @@ def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
     # The program computes all T^2 pairs and hides the future; the convention counts those that are seen.
     hidden = length**2 - length * (length + 1) // 2
-    unseen = 2 * config.num_layers * 2 * config.attention.num_heads * config.head_dim * hidden
+    unseen = 2 * config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * hidden
     traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
     assert traced == batch * (forward_flops(config, length) + unseen)
     traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
     # Attention's backward pass makes its scores again (model/kernels.py); what is computed again is not counted.
-    again = config.num_layers * 2 * config.attention.num_heads * config.head_dim * length**2
+    again = config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * length**2
     assert traced == batch * (training_flops(config, length) + 3 * unseen + again)

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 
 from model import masks
+from model.masks import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
 
 
 def picture(mask_BTS):
@@ -70,3 +72,39 @@ def test_packed_documents_causally():
             ".....x",
         ]
     ]
+
+
+PICTURES = {
+    SlidingWindow(size=3): ["x.......", "xx......", "xxx.....", ".xxx....", "..xxx...", "...xxx..", "....xxx.", ".....xxx"],
+    Chunked(size=3): ["x.......", "xx......", "xxx.....", "...x....", "...xx...", "...xxx..", "......x.", "......xx"],
+    Strided(stride=3): ["x.......", "xx......", "xxx.....", "xxxx....", ".xxxx...", "..xxxx..", "x..xxxx.", ".x..xxxx"],
+    Fixed(stride=3): ["x.......", "xx......", "xxx.....", "..xx....", "..xxx...", "..xxxx..", "..x..xx.", "..x..xxx"],
+    Fixed(stride=3, summaries=2): [
+        "x.......", "xx......", "xxx.....", ".xxx....", ".xxxx...", ".xxxxx..", ".xx.xxx.", ".xx.xxxx",
+    ],
+    BlockSparse(block=2, first=1, last=2): [
+        "x.......", "xx......", "xxx.....", "xxxx....", "xxxxx...", "xxxxxx..", "xx..xxx.", "xx..xxxx",
+    ],
+    BlockSparse(block=2, first=0, last=1): [
+        "x.......", "xx......", "..x.....", "..xx....", "....x...", "....xx..", "......x.", "......xx",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PICTURES, ids=str)
+def test_patterns(pattern):
+    index = np.arange(8)[None]
+    mask = masks.causal(index, index) & masks.visible(pattern, index, index)
+    assert picture(mask) == [PICTURES[pattern]]
+    # A query decoded alone sees what it sees in the whole.
+    last = np.array([[7]])
+    assert picture(masks.causal(last, index) & masks.visible(pattern, last, index)) == [[PICTURES[pattern][-1]]]
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 40])
+@pytest.mark.parametrize("pattern", [Everything(), *PICTURES, BlockSparse(block=3, first=4, last=1)], ids=str)
+def test_pairs_are_those_of_the_mask(pattern, length):
+    index = np.arange(length)[None]
+    mask = masks.causal(index, index)
+    seen = masks.visible(pattern, index, index)
+    assert masks.pairs(pattern, length) == (mask if seen is None else mask & seen).sum()

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import cache as kv_cache
 from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.embedding import Tied, Untied
@@ -16,6 +15,7 @@ from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
 
 # ----------------------------------------------------------------------------------------- two decoders in NumPy
@@ -271,6 +271,6 @@ def test_a_sequence_longer_than_the_context_is_refused(small, drawn):
 
 def test_segment_ids_with_a_cache_are_refused(small, drawn, tokens):
     config = small()
-    empty = kv_cache.empty(2, 2, 14, 2, 4, "float32")
+    empty = empty_caches(config, 2, 14)
     with pytest.raises(UserError, match="segment ids"):
         forward(config, drawn(config), tokens, cache=empty, segment_ids_BT=np.ones_like(tokens))

@@ -1,0 +1,139 @@
+"""The layers of a model: their parameters stacked, one traced body for each pattern, run in turn.
+
+A stack is named after its first layer: `blocks.0`, `blocks.5`; where all layers are alike there is one, `blocks`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.block import Block
+from model.cache import Cache
+from model.config import ModelConfig
+from model.errors import UserError
+from model.initialization import ParameterMaker
+from model.layers import Group, Layer, grouped
+from model.taps import Context
+
+# The cache of every stack, by the number of its first layer.
+LayerCaches = dict[str, Cache]
+
+REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
+
+
+def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module:
+    """The blocks of every stack, each parameter with its layers in front; layer i is drawn from the i-th key."""
+    keys = jax.random.split(key, config.num_layers)
+    stacks = {}
+    for group in grouped(config.layers):
+        for place, layer in enumerate(group.pattern):
+            numbers = group.numbers(place)
+            stacks[str(numbers.start)] = _stacked(
+                config, layer, make, keys[numbers.start : numbers.stop : numbers.step]
+            )
+    return stacks["0"] if len(stacks) == 1 else nnx.Dict(stacks)
+
+
+def _stacked(
+    config: ModelConfig, layer: Layer, make: Callable[[jax.Array], ParameterMaker], keys: jax.Array
+) -> nnx.Module:
+    stack: nnx.Module = nnx.vmap(lambda key: Block(config, layer, make(key)))(keys)
+    return stack
+
+
+def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
+    """A cache of zeros for `batch` rows of at most `length` tokens, for every stack."""
+    caches = {}
+    for group in grouped(config.layers):
+        for place, layer in enumerate(group.pattern):
+            one = layer.attention.empty_cache(config.width, batch, length, config.precision.compute)
+            caches[str(group.start + place)] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
+    return caches
+
+
+def length_of(caches: LayerCaches) -> int:
+    """The slots of a row."""
+    return next(iter(caches.values())).k.shape[2]
+
+
+def run(
+    config: ModelConfig, blocks: nnx.Module, x_BTD: jax.Array, context: Context, caches: LayerCaches | None
+) -> tuple[jax.Array, LayerCaches | None, dict[str, jax.Array]]:
+    """The layers in turn: the residual stream after them, their caches, and their taps with layers in front."""
+    groups = grouped(config.layers)
+    stacks = blocks if isinstance(blocks, nnx.Dict) else {"0": blocks}
+    after: LayerCaches = {}
+    kept: list[tuple[Group, list[dict[str, jax.Array]]]] = []
+    for group in groups:
+        names = [str(group.start + place) for place in range(len(group.pattern))]
+        split = [nnx.split(stacks[name]) for name in names]
+        before = None if caches is None else [caches[name] for name in names]
+        numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
+        turn = _turn(config, group, [graph for graph, _ in split], context)
+        inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
+        x_BTD, (cached, taps) = _repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
+        kept.append((group, taps))
+        if caches is not None:
+            after |= dict(zip(names, cached, strict=True))
+    return x_BTD, None if caches is None else after, _in_order(kept)
+
+
+def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Context) -> Callable[..., Any]:
+    """A function that runs every layer of a pattern once."""
+
+    def one(place: int) -> Callable[..., Any]:
+        def run_layer(x_BTD: jax.Array, params: Any, cache: Cache | None, number: jax.Array) -> Any:
+            inner = context.for_layer(number, group.pattern[place])
+            x_BTD, cache = nnx.merge(graphs[place], params)(x_BTD, inner, cache)
+            return x_BTD, cache, inner.kept
+
+        if config.remat == "none":
+            return run_layer
+        # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
+        scanned = config.scan_layers and group.turns > 1
+        return jax.checkpoint(run_layer, policy=REMAT_POLICIES[config.remat], prevent_cse=not scanned)
+
+    layers = [one(place) for place in range(len(group.pattern))]
+
+    def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+        params, caches, numbers = inputs
+        after, taps = [], []
+        for place, layer in enumerate(layers):
+            cache = None if caches is None else caches[place]
+            x_BTD, cache, kept = layer(x_BTD, params[place], cache, numbers[place])
+            after.append(cache)
+            taps.append(kept)
+        return x_BTD, (after, taps)
+
+    return turn
+
+
+def _repeat(turn: Callable[..., Any], x_BTD: jax.Array, inputs: Any, turns: int, scan: bool) -> Any:
+    """All turns of a pattern, scanned or written out; results are stacked in front."""
+    if scan and turns > 1:
+        return jax.lax.scan(turn, x_BTD, inputs)
+    results = []
+    for i in range(turns):
+        x_BTD, result = turn(x_BTD, jax.tree.map(lambda a, i=i: a[i], inputs))
+        results.append(result)
+    return x_BTD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _in_order(kept: list[tuple[Group, list[dict[str, jax.Array]]]]) -> dict[str, jax.Array]:
+    """Taps by name, those of all layers that have them stacked in the layers' order."""
+    if len(kept) == 1 and len(kept[0][1]) == 1:
+        return kept[0][1][0]
+    layers: dict[str, dict[int, jax.Array]] = {}
+    for group, places in kept:
+        for place, taps in enumerate(places):
+            for name, stacked in taps.items():
+                for turn, number in enumerate(group.numbers(place)):
+                    layers.setdefault(name, {})[number] = stacked[turn]
+    for name, arrays in layers.items():
+        shapes = sorted({array.shape for array in arrays.values()})
+        if len(shapes) > 1:
+            raise UserError(f"tap {name!r} has another shape in other layers, {shapes[0]} and {shapes[1]}: not stacked")
+    return {name: jnp.stack([arrays[number] for number in sorted(arrays)]) for name, arrays in layers.items()}

@@ -1,0 +1,127 @@
+import pytest
+
+from model.attention import GroupedQuery
+from model.errors import UserError
+from model.feedforward import MLP, Gated
+from model.layers import Except, Group, grouped
+from model.masks import SlidingWindow
+from model.options import check
+from model.positions import Learned, NoPositions, Rotary
+from model.transformer import abstract_params
+
+
+@pytest.mark.parametrize(
+    ("layers", "numbers"),
+    [
+        ("0", [0]),
+        ("-1", [5]),
+        ("6", []),
+        ("-7", []),
+        (":2", [0, 1]),
+        ("4:", [4, 5]),
+        ("::2", [0, 2, 4]),
+        ("2::3", [2, 5]),
+        ("-2:", [4, 5]),
+        (" 1 : 4 ", [1, 2, 3]),
+        ("9:", []),
+    ],
+)
+def test_layers_are_chosen_as_python_slices(layers, numbers):
+    assert list(Except(layers=layers, ffn=MLP(width=1)).chosen(6)) == numbers
+
+
+def test_the_last_exception_counts(small):
+    local, none = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=4)), NoPositions()
+    config = small(
+        num_layers=4,
+        exceptions=(
+            Except(layers="::2", attention=local),
+            Except(layers="2:", ffn=MLP(width=8), position=none),
+            Except(layers="3", ffn=MLP(width=4)),
+        ),
+    )
+    base = small()
+    assert [layer.attention for layer in config.layers] == [local, base.attention, local, base.attention]
+    assert [layer.ffn for layer in config.layers] == [base.ffn, base.ffn, MLP(width=8), MLP(width=4)]
+    assert [layer.position for layer in config.layers] == [Rotary(), Rotary(), none, none]
+    assert {layer.position for layer in small(position=Learned()).layers} == {none}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        ("aaaa", [(0, "a", 4)]),
+        ("abababab", [(0, "ab", 4)]),
+        ("abababa", [(0, "ab", 3), (6, "a", 1)]),
+        ("llllglllglllg", [(0, "l", 1), (1, "lllg", 3)]),
+        ("aaabbbbb", [(0, "a", 3), (3, "b", 5)]),
+        ("lllllg" * 4 + "ll", [(0, "lllllg", 4), (24, "l", 2)]),
+        ("abc", [(0, "abc", 1)]),
+        ("a", [(0, "a", 1)]),
+        ("aab" * 3 + "c", [(0, "aab", 3), (9, "c", 1)]),
+        ("d" + "aab" * 20, [(0, "d", 1), (1, "aab", 20)]),
+    ],
+)
+def test_layers_are_grouped_by_what_repeats(kinds, expected):
+    groups = grouped(tuple(kinds))
+    assert [(group.start, "".join(group.pattern), group.turns) for group in groups] == expected
+    numbers = sorted(n for group in groups for place in range(len(group.pattern)) for n in group.numbers(place))
+    assert numbers == list(range(len(kinds)))
+
+
+def test_the_layers_of_a_place_are_a_pattern_apart():
+    assert list(Group(start=3, pattern=("a", "b"), turns=3).numbers(1)) == [4, 6, 8]
+
+
+def test_stacks_are_named_after_their_first_layer(small):
+    config = small(num_layers=7, exceptions=(Except(layers="::3", ffn=Gated(width=20)),))
+    blocks = abstract_params(config)["blocks"]
+    assert {name: stack["ffn"]["up"].shape for name, stack in blocks.items()} == {
+        "0": (2, 16, 20),
+        "1": (2, 16, 24),
+        "2": (2, 16, 24),
+        "6": (1, 16, 20),
+    }
+    assert abstract_params(small())["blocks"]["ffn"]["up"].shape == (2, 16, 24)
+
+
+LOCAL = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exceptions": (Except(layers="1"),)}, "exceptions.0.layers: these layers differ in nothing"),
+        ({"exceptions": (Except(layers="one", attention=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
+        ({"exceptions": (Except(layers="", attention=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
+        ({"exceptions": (Except(layers="::0", attention=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
+        ({"exceptions": (Except(layers="2", attention=LOCAL),)}, "exceptions.0.layers: '2' is none of the 2 layers"),
+        ({"exceptions": (Except(layers=":", attention=LOCAL),)}, "attention: no layer has it: the exceptions replace"),
+        (
+            {"exceptions": (Except(layers="1", ffn=MLP(width=3)), Except(layers="-1", ffn=MLP(width=4)))},
+            "exceptions.0.ffn: no layer has it: later exceptions replace it",
+        ),
+        (
+            {"position": Learned(), "exceptions": (Except(layers="1", position=Rotary()),)},
+            "exceptions.0.position: Learned positions are added before the first layer",
+        ),
+        (
+            {"exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=3)),)},
+            "exceptions.0.attention.num_heads: 3 heads do not divide width=16",
+        ),
+        (
+            {
+                "position": NoPositions(),
+                "attention": GroupedQuery(num_heads=16),
+                "exceptions": (Except(layers="1", position=Rotary()),),
+            },
+            "exceptions.0.position: Rotary turns pairs of dimensions",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_refused(small, changes, message):
+    with pytest.raises(UserError) as caught:
+        check(small(**changes))
+    assert message in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 2, "one problem, one line under the heading"
