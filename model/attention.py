@@ -103,8 +103,8 @@ class Attention(nnx.Module):
         self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if option.bias else None
         self.output_bias = make.zeros((width,), ("embed",)) if option.bias else None
         norm = option.qk_norm
-        self.query_norm = None if norm is None else Norm(norm, h, make, reductions, axis="head_dim")
-        self.key_norm = None if norm is None else Norm(norm, h, make, reductions, axis="head_dim")
+        self.query_norm = None if norm is None else Norm(norm, (h,), ("head_dim",), make, reductions)
+        self.key_norm = None if norm is None else Norm(norm, (h,), ("head_dim",), make, reductions)
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, its keys and values are the ones attended to."""

@@ -1,9 +1,7 @@
-"""One layer: the residual stream, what reads from it, and where the norms sit.
-
-Pre-norm: Radford et al. 2019 (GPT-2), section 2.3. Post-norm: Vaswani et al. 2017, section 3.1.
-"""
+"""One layer: the residual stream, and what reads from it and adds to it; the equations are in model/residual.py."""
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import Attention
@@ -13,6 +11,7 @@ from model.feedforward import FeedForward
 from model.initialization import ParameterMaker
 from model.layers import Layer
 from model.norms import Norm
+from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.taps import Context
 
 
@@ -21,26 +20,59 @@ class Block(nnx.Module):
 
     def __init__(self, config: ModelConfig, layer: Layer, make: ParameterMaker) -> None:
         """Args: the model's options, the mechanisms of this layer, the maker of parameters."""
+        self.residual, self.dropout, self.multiplier = (
+            config.residual,
+            config.dropout.residual,
+            config.multipliers.residual,
+        )
         reductions = config.precision.reductions
-        self.pre_norm = config.norm_placement == "pre"
-        self.dropout = config.dropout.residual
-        self.attention_norm = Norm(config.norm, config.width, make, reductions)
+
+        def norm() -> Norm:
+            return Norm(config.norm, (config.width,), ("embed",), make, reductions)
+
+        def gain() -> nnx.Param | None:
+            return (
+                None if config.layer_scale is None else make.constant(config.layer_scale, (config.width,), ("embed",))
+            )
+
+        reads, writes = not isinstance(self.residual, Reordered), isinstance(self.residual, Sandwich | Reordered)
+        one_norm = isinstance(self.residual, Parallel) and self.residual.shared_norm
+        self.attention_norm = norm() if reads else None
         self.attention = Attention(layer.attention, config.width, config.dropout.attention, reductions, make)
-        self.ffn_norm = Norm(config.norm, config.width, make, reductions)
+        self.attention_output_norm = norm() if writes else None
+        self.attention_gain = gain()
+        self.ffn_norm = norm() if reads and not one_norm else None
         self.ffn = FeedForward(layer.ffn, config.width, make)
+        self.ffn_output_norm = norm() if writes else None
+        self.ffn_gain = gain()
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Maps the residual stream (B, T, D) to the next one; the cache of this layer goes along."""
-        y_BTD, cache = self.attention(self._read(x_BTD, self.attention_norm), context, cache)
-        x_BTD = self._write(x_BTD, context.tap("attention_output", y_BTD), self.attention_norm, context)
-        y_BTD = self.ffn(self._read(x_BTD, self.ffn_norm), context)
-        x_BTD = self._write(x_BTD, context.tap("ffn_output", y_BTD), self.ffn_norm, context)
+        read_BTD = self._read(x_BTD, self.attention_norm)
+        y_BTD, cache = self.attention(read_BTD, context, cache)
+        y_BTD = context.tap("attention_output", self._written(y_BTD, self.attention_output_norm, self.attention_gain))
+        if isinstance(self.residual, Parallel):
+            read_BTD = read_BTD if self.ffn_norm is None else self.ffn_norm(x_BTD)
+            x_BTD = x_BTD + context.dropout(y_BTD, self.dropout)
+        else:
+            x_BTD = self._add(x_BTD, y_BTD, self.attention_norm, context)
+            read_BTD = self._read(x_BTD, self.ffn_norm)
+        y_BTD = self._written(self.ffn(read_BTD, context), self.ffn_output_norm, self.ffn_gain)
+        x_BTD = self._add(x_BTD, context.tap("ffn_output", y_BTD), self.ffn_norm, context)
         return context.tap("block_output", x_BTD), cache
 
-    def _read(self, x_BTD: jax.Array, norm: Norm) -> jax.Array:
-        return norm(x_BTD) if self.pre_norm else x_BTD
+    def _read(self, x_BTD: jax.Array, norm: Norm | None) -> jax.Array:
+        return x_BTD if norm is None or isinstance(self.residual, PostNorm) else norm(x_BTD)
 
-    def _write(self, x_BTD: jax.Array, y_BTD: jax.Array, norm: Norm, context: Context) -> jax.Array:
+    def _written(self, y_BTD: jax.Array, norm: Norm | None, gain: nnx.Param | None) -> jax.Array:
+        y_BTD = y_BTD if norm is None else norm(y_BTD)
+        y_BTD = y_BTD if gain is None else y_BTD * gain[...]
+        return y_BTD if self.multiplier == 1 else y_BTD * jnp.asarray(self.multiplier, y_BTD.dtype)
+
+    def _add(self, x_BTD: jax.Array, y_BTD: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
+        if isinstance(self.residual, PostNorm) and self.residual.alpha != 1:
+            x_BTD = x_BTD * jnp.asarray(self.residual.alpha, x_BTD.dtype)
         x_BTD = x_BTD + context.dropout(y_BTD, self.dropout)
-        x_BTD = x_BTD if self.pre_norm else norm(x_BTD)
+        if norm is not None and isinstance(self.residual, PostNorm):
+            x_BTD = norm(x_BTD)
         return context.shard(x_BTD, ("batch", "sequence", "embed"))

@@ -13,6 +13,7 @@ from model.layers import Except, Layer
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
 from model.precision import Precision
+from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,10 @@ class ModelConfig:
       width: D, the width of the residual stream.
       position, attention, ffn, norm: the mechanisms, each chosen by class.
       exceptions: layers that have another attention, ffn or position; of several that name a layer, the last counts.
-      norm_placement: "pre" normalises what a sublayer reads (GPT-2), with a last norm before the logits; "post"
-        normalises the sum after each sublayer (Vaswani et al. 2017), which needs no last norm.
+      residual: where norms sit and how sublayers are added; see model/residual.py.
+      multipliers: constant factors on embeddings, sublayers and logits.
+      layer_scale: where a trained factor for each channel of what a sublayer adds starts (Touvron et al. 2021,
+        "CaiT", equation 4), or None for no such factors.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       dropout: the rates, place by place.
@@ -46,7 +49,9 @@ class ModelConfig:
     position: NoPositions | Learned | Sinusoidal | Rotary = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
-    norm_placement: Literal["pre", "post"] = "pre"
+    residual: PreNorm | PostNorm | Sandwich | Reordered | Parallel = PreNorm()
+    multipliers: Multipliers = Multipliers()
+    layer_scale: float | None = None
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     dropout: Dropout = Dropout()
@@ -81,6 +86,8 @@ class ModelConfig:
             yield "position", f"Sinusoidal pairs a sine with a cosine, so width must be even, got {self.width}"
         if self.final_logit_softcap is not None and self.final_logit_softcap <= 0:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
+        if self.layer_scale is not None and self.layer_scale <= 0:
+            yield "layer_scale", f"must be above 0, or None for no such factors, got {self.layer_scale}"
         yield from self._problems_of_layers()
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from flax import nnx
 
 from model.initialization import ParameterMaker
 from model.projections import matmul
+from model.residual import Multipliers
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,10 +31,16 @@ class Embedding(nnx.Module):
     """The token table, and the unembedding where it is a matrix of its own."""
 
     def __init__(
-        self, unembedding: Tied | Untied, vocab_size: int, width: int, softcap: float | None, make: ParameterMaker
+        self,
+        unembedding: Tied | Untied,
+        vocab_size: int,
+        width: int,
+        softcap: float | None,
+        multipliers: Multipliers,
+        make: ParameterMaker,
     ) -> None:
-        """Args: the choice of unembedding, V, D, the logits' soft-cap or None, the maker."""
-        self.softcap = softcap
+        """Args: the choice of unembedding, V, D, the logits' soft-cap or None, the constant factors, the maker."""
+        self.softcap, self.multipliers = softcap, multipliers
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
         biased = isinstance(unembedding, Untied) and unembedding.bias
@@ -42,7 +49,9 @@ class Embedding(nnx.Module):
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
         """Looks tokens up: (B, T) ids to (B, T, D)."""
-        return self.table[...][tokens_BT]
+        x_BTD = self.table[...][tokens_BT]
+        factor = self.multipliers.embedding
+        return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
 
     def unembed(self, x_BTD: jax.Array, dtype: str) -> jax.Array:
         """Logits (B, T, V), accumulated and returned in the dtype given."""
@@ -52,4 +61,6 @@ class Embedding(nnx.Module):
         logits_BTV = logits_MV.reshape(*lead, -1)
         if self.output_bias is not None:
             logits_BTV = logits_BTV + self.output_bias[...]
+        if self.multipliers.logits != 1:
+            logits_BTV = logits_BTV * self.multipliers.logits
         return logits_BTV if self.softcap is None else self.softcap * jnp.tanh(logits_BTV / self.softcap)

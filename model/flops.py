@@ -17,6 +17,7 @@ from model.feedforward import MLP, Gated
 from model.masks import pairs
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned
+from model.residual import Parallel, PostNorm, Residual, Sandwich
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +47,28 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     unembedding = 0
     if isinstance(config.unembedding, Untied):
         unembedding = config.vocab_size * (d + config.unembedding.bias)
-    norms = 2 * _norm_parameters(config.norm, d)
+    extras = _block_norms(config.residual) * _norm_parameters(config.norm, d) + (2 * d if config.layer_scale else 0)
     return ParameterCount(
         embedding=config.vocab_size * d + positions,
         blocks=sum(
-            _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + norms for layer in config.layers
+            _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + extras
+            for layer in config.layers
         ),
-        final_norm=_norm_parameters(config.norm, d) if config.norm_placement == "pre" else 0,
+        final_norm=0 if isinstance(config.residual, PostNorm) else _norm_parameters(config.norm, d),
         unembedding=unembedding,
     )
 
 
+def _block_norms(residual: Residual) -> int:
+    if isinstance(residual, Sandwich):
+        return 4
+    return 1 if isinstance(residual, Parallel) and residual.shared_norm else 2
+
+
 def _norm_parameters(norm: LayerNorm | RMSNorm, width: int) -> int:
-    return 2 * width if isinstance(norm, LayerNorm) and norm.bias else width
+    if isinstance(norm, RMSNorm):
+        return 0 if norm.scale == "none" else width
+    return (norm.scale + norm.bias) * width
 
 
 def _attention_parameters(attention: GroupedQuery, d: int) -> int:

@@ -12,6 +12,7 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 |             |                                         |                         | zero_residual              |
 | unembedding | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
 | scale       | norm weights                            | 1                       | 1                          |
+| gain        | layer scale                             | layer_scale             | layer_scale                |
 | bias        | every bias                              | 0                       | 0                          |
 
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
@@ -87,10 +88,14 @@ class ParameterMaker:
             value = value * self.residual_scale
         return nnx.Param(value.astype(self.dtype), axes=axes)
 
+    def constant(self, value: float, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """A parameter that starts at one value: 1 for a norm's weight, 0 for a bias."""
+        return nnx.Param(jnp.full(shape, value, self.dtype), axes=axes)
+
     def ones(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """A norm's weight."""
-        return nnx.Param(jnp.ones(shape, self.dtype), axes=axes)
+        return self.constant(1.0, shape, axes)
 
     def zeros(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """A bias."""
-        return nnx.Param(jnp.zeros(shape, self.dtype), axes=axes)
+        return self.constant(0.0, shape, axes)

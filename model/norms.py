@@ -7,6 +7,7 @@ Normalization", equation 4. Statistics are taken in the reduction dtype, whateve
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,10 @@ from model.recompute import recomputed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNorm:
-    """(x - mean) / sqrt(variance + epsilon) * scale [+ bias]."""
+    """(x - mean) / sqrt(variance + epsilon) [* scale] [+ bias]; with neither it has no parameters (OLMo)."""
 
     epsilon: float = 1e-5
+    scale: bool = True
     bias: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -31,9 +33,16 @@ class LayerNorm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RMSNorm:
-    """x / sqrt(mean(x^2) + epsilon) * scale."""
+    """x / sqrt(mean(x^2) + epsilon) [* scale].
+
+    Attributes:
+      epsilon: as in the equation.
+      scale: "one" is a trained scale that starts at 1; "zero" is 1 + a trained weight that starts at 0 (Gemma), so that
+        weight decay pulls towards 1; "none" has no parameters.
+    """
 
     epsilon: float = 1e-6
+    scale: Literal["one", "zero", "none"] = "one"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -42,30 +51,45 @@ class RMSNorm:
 
 
 class Norm(nnx.Module):
-    """Normalises the last axis of its input."""
+    """A norm with its weights."""
 
     def __init__(
-        self, option: LayerNorm | RMSNorm, width: int, make: ParameterMaker, reductions: str, axis: str = "embed"
+        self,
+        option: LayerNorm | RMSNorm,
+        shape: tuple[int, ...],
+        axes: tuple[str, ...],
+        make: ParameterMaker,
+        reductions: str,
+        over: int = 1,
     ) -> None:
-        """Args: the option, the size and the logical name of the last axis, the maker, the reduction dtype."""
+        """Args: the option, shape and axis names of the weights, the maker, the reduction dtype, how many axes."""
         self.option = option
         self.reductions = reductions
-        self.scale = make.ones((width,), (axis,))
-        self.bias = make.zeros((width,), (axis,)) if isinstance(option, LayerNorm) and option.bias else None
+        self.over = over
+        start = 0.0 if option.scale == "zero" else 1.0
+        self.scale = make.constant(start, shape, axes) if option.scale not in (False, "none") else None
+        self.bias = make.zeros(shape, axes) if isinstance(option, LayerNorm) and option.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises (..., width) to the same shape and dtype."""
-        weights = [self.scale[...]] if self.bias is None else [self.scale[...], self.bias[...]]
-        return recomputed(functools.partial(normalize, self.option, self.reductions))(x, *weights)
+        """Normalises the last `over` axes of x; the same shape and dtype come back."""
+        scale, bias = (None if weight is None else weight[...] for weight in (self.scale, self.bias))
+        return recomputed(functools.partial(normalize, self.option, self.reductions, self.over))(x, scale, bias)
 
 
 def normalize(
-    option: LayerNorm | RMSNorm, reductions: str, x: jax.Array, scale: jax.Array, bias: jax.Array | None = None
+    option: LayerNorm | RMSNorm,
+    reductions: str,
+    over: int,
+    x: jax.Array,
+    scale: jax.Array | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """The equations above, over the last axis of x."""
-    y = x.astype(reductions)
+    """The equations above, over the last `over` axes of x."""
+    y, axes = x.astype(reductions), tuple(range(-over, 0))
     if isinstance(option, LayerNorm):
-        y = y - jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + option.epsilon)
-    y = y * scale.astype(reductions)
+        y = y - jnp.mean(y, axis=axes, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + option.epsilon)
+    if scale is not None:
+        factor = scale.astype(reductions)
+        y = y * (1 + factor if isinstance(option, RMSNorm) and option.scale == "zero" else factor)
     return (y if bias is None else y + bias.astype(reductions)).astype(x.dtype)

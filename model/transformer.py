@@ -24,6 +24,7 @@ from model.norms import Norm
 from model.options import check, nearest
 from model.positions import Position, PositionEmbedding, rotary_table
 from model.precision import for_compute
+from model.residual import PostNorm
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Shard, Surroundings, unsharded
 
@@ -50,12 +51,16 @@ class Transformer(nnx.Module):
             return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
 
         self.config = config
-        cap, reductions = config.final_logit_softcap, config.precision.reductions
-        self.embedding = Embedding(config.unembedding, config.vocab_size, config.width, cap, make(embedding_key))
+        reductions = config.precision.reductions
+        cap, multipliers = config.final_logit_softcap, config.multipliers
+        self.embedding = Embedding(
+            config.unembedding, config.vocab_size, config.width, cap, multipliers, make(embedding_key)
+        )
         self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
-        pre_norm = config.norm_placement == "pre"
-        self.final_norm = Norm(config.norm, config.width, make(norm_key), reductions) if pre_norm else None
+        normed = isinstance(config.residual, PostNorm)
+        shape, axes = (config.width,), ("embed",)
+        self.final_norm = None if normed else Norm(config.norm, shape, axes, make(norm_key), reductions)
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, context: Context, cache: LayerCaches | None

@@ -10,6 +10,7 @@ from model.layers import Except
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.stack import empty_caches
 
 
@@ -39,7 +40,7 @@ def test_write_keeps_the_dtype_of_the_cache():
 CONFIGS = {
     "rotary": {"position": Rotary()},
     "learned": {"position": Learned(), "norm": LayerNorm(), "ffn": MLP(width=24, bias=True)},
-    "sinusoidal": {"position": Sinusoidal(), "norm_placement": "post", "scan_layers": False},
+    "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {
         "position": NoPositions(),
         "attention": GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=RMSNorm(), logit_softcap=2.0),
@@ -52,6 +53,9 @@ CONFIGS = {
             Except(layers="-1", attention=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
         ),
     },
+    "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},
+    "reordered": {"residual": Reordered(), "norm": LayerNorm(scale=False)},
+    "parallel": {"residual": Parallel(shared_norm=False)},
     "sparse": {
         "num_layers": 3,
         "attention": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),

@@ -21,6 +21,7 @@ from model.norms import LayerNorm, RMSNorm
 from model.options import alternatives, check, fields_of, item_annotation, option_classes, override
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
 from model.precision import Precision
+from model.residual import Multipliers, PostNorm
 from model.transformer import abstract_params, forward, init
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -39,6 +40,9 @@ def test_a_sound_config_passes(small):
         ({"width": 0}, "width: must be at least 1, got 0"),
         ({"width": 16.0}, "width: expected int, got 16.0 (float)"),
         ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
+        ({"layer_scale": 0.0}, "layer_scale: must be above 0, or None for no such factors, got 0.0"),
+        ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
+        ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
         ({"attention": None}, "attention: expected GroupedQuery(...), got None"),
@@ -136,7 +140,14 @@ CASES = {
         "output",
     ),
     "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
-    "ModelConfig.norm_placement": ([], "norm_placement=post", "parameters"),
+    "ModelConfig.residual": ([], "residual=PostNorm", "parameters"),
+    "ModelConfig.multipliers": ([], "multipliers=Multipliers(residual=2.0)", "output"),
+    "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
+    "PostNorm.alpha": (["residual=PostNorm"], "residual.alpha=2.0", "output"),
+    "Parallel.shared_norm": (["residual=Parallel"], "residual.shared_norm=False", "parameters"),
+    "Multipliers.embedding": (["position=Learned"], "multipliers.embedding=2.0", "output"),
+    "Multipliers.residual": ([], "multipliers.residual=2.0", "output"),
+    "Multipliers.logits": ([], "multipliers.logits=2.0", "output"),
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
     "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),
     "ModelConfig.dropout": ([], "dropout=Dropout(residual=0.3)", "output"),
@@ -168,6 +179,8 @@ CASES = {
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "LayerNorm.epsilon": (["norm=LayerNorm"], "norm.epsilon=0.1", "output"),
+    "LayerNorm.scale": (["norm=LayerNorm"], "norm.scale=False", "parameters"),
+    "RMSNorm.scale": ([], "norm.scale=zero", "initial"),
     "LayerNorm.bias": (["norm=LayerNorm"], "norm.bias=False", "parameters"),
     "RMSNorm.epsilon": ([], "norm.epsilon=0.1", "output"),
     "Untied.bias": (["unembedding=Untied"], "unembedding.bias=True", "parameters"),

@@ -5,10 +5,12 @@ import pytest
 
 from model.embedding import Embedding, Tied, Untied
 from model.initialization import Normal, ParameterMaker
+from model.residual import Multipliers
 
 
-def build(unembedding, softcap=None):
-    embedding = Embedding(unembedding, 7, 4, softcap, ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32"))
+def build(unembedding, softcap=None, multipliers=Multipliers()):
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
+    embedding = Embedding(unembedding, 7, 4, softcap, multipliers, make)
     if embedding.output_bias is not None:
         embedding.output_bias[...] = jnp.linspace(-1, 1, 7)
     return embedding
@@ -39,6 +41,14 @@ def test_unembed(unembedding, softcap):
     np.testing.assert_allclose(embedding.unembed(X, "float32"), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_multipliers():
+    plain, scaled = build(Untied()), build(Untied(), softcap=0.8, multipliers=Multipliers(embedding=2.5, logits=0.25))
+    tokens = np.array([[0, 6, 3], [3, 3, 1]])
+    np.testing.assert_allclose(scaled.embed(tokens), 2.5 * plain.embed(tokens), rtol=1e-6)
+    logits = 0.25 * np.asarray(plain.unembed(X, "float32"), np.float64)
+    np.testing.assert_allclose(scaled.unembed(X, "float32"), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6)
+
+
 def test_parameters():
     axes = lambda p: (p.shape, p.get_metadata()["axes"])  # noqa: E731
     tied, untied, biased = build(Tied()), build(Untied()), build(Untied(bias=True))
@@ -49,7 +59,8 @@ def test_parameters():
 
 
 def test_logits_are_accumulated_in_the_dtype_given():
-    embedding = Embedding(Tied(), 7, 512, None, ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "bfloat16"))
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "bfloat16")
+    embedding = Embedding(Tied(), 7, 512, None, Multipliers(), make)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 512)), jnp.bfloat16)
     exact = np.asarray(x[0], np.float64) @ np.asarray(embedding.table[...], np.float64).T
     full, half = embedding.unembed(x, "float32")[0], embedding.unembed(x, "bfloat16")[0]

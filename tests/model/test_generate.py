@@ -18,6 +18,7 @@ from model.initialization import Normal
 from model.norms import RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
 from model.precision import Precision
+from model.residual import PostNorm
 from model.sampling import Sampling
 from model.transformer import forward, init
 from train import sharding
@@ -76,7 +77,7 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
     [
         {"scan_layers": False},
         {
-            "norm_placement": "post",
+            "residual": PostNorm(),
             "attention": GroupedQuery(num_heads=4, num_kv_heads=1, qk_norm=RMSNorm(), logit_softcap=5.0, bias=True),
         },
     ],

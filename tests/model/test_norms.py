@@ -10,9 +10,10 @@ from model.norms import LayerNorm, Norm, RMSNorm
 
 def build(option, width=8, reductions="float32", seed=0):
     """A norm with weights at random, and those weights as NumPy arrays."""
-    norm = Norm(option, width, ParameterMaker(jax.random.key(0), Normal(), 1, "float32"), reductions)
+    norm = Norm(option, (width,), ("embed",), ParameterMaker(jax.random.key(0), Normal(), 1, "float32"), reductions)
     rng = np.random.default_rng(seed)
-    norm.scale = nnx.Param(rng.normal(1, 0.5, width).astype(np.float32))
+    if norm.scale is not None:
+        norm.scale = nnx.Param(rng.normal(1, 0.5, width).astype(np.float32))
     if norm.bias is not None:
         norm.bias = nnx.Param(rng.normal(0, 0.5, width).astype(np.float32))
     return norm
@@ -27,13 +28,24 @@ def by_hand(norm, x):
             v = (v - v.mean()) / np.sqrt(v.var() + option.epsilon)
         else:
             v = v / np.sqrt((v**2).mean() + option.epsilon)
-        out[place] = v * np.asarray(norm.scale[...])
+        out[place] = v
+        if norm.scale is not None:
+            out[place] *= (getattr(option, "scale", None) == "zero") + np.asarray(norm.scale[...])
         if norm.bias is not None:
             out[place] += np.asarray(norm.bias[...])
     return out
 
 
-OPTIONS = [LayerNorm(), LayerNorm(bias=False, epsilon=0.1), RMSNorm(), RMSNorm(epsilon=0.1)]
+OPTIONS = [
+    LayerNorm(),
+    LayerNorm(bias=False, epsilon=0.1),
+    LayerNorm(scale=False),
+    LayerNorm(scale=False, bias=False),
+    RMSNorm(),
+    RMSNorm(epsilon=0.1),
+    RMSNorm(scale="zero"),
+    RMSNorm(scale="none"),
+]
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=repr)
@@ -84,10 +96,30 @@ def test_parameters():
     assert build(LayerNorm()).bias is not None
     assert build(LayerNorm(bias=False)).bias is None
     assert build(RMSNorm()).bias is None
-    fresh = Norm(LayerNorm(), 4, ParameterMaker(jax.random.key(0), Normal(), 1, "float32"), "float32", axis="head_dim")
+    assert build(LayerNorm(scale=False)).scale is build(RMSNorm(scale="none")).scale is None
+    make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    fresh = Norm(LayerNorm(), (4,), ("head_dim",), make, "float32")
     assert fresh.scale.get_metadata()["axes"] == ("head_dim",)
     np.testing.assert_array_equal(fresh.scale[...], np.ones(4))
     np.testing.assert_array_equal(fresh.bias[...], np.zeros(4))
+    np.testing.assert_array_equal(
+        Norm(RMSNorm(scale="zero"), (4,), ("embed",), make, "float32").scale[...], np.zeros(4)
+    )
+
+
+@pytest.mark.parametrize("option", [LayerNorm(), RMSNorm()], ids=repr)
+def test_two_axes_are_normalised_as_one(option):
+    """What QK-norm over a whole projection asks for: heads and their widths together."""
+    make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    norm = Norm(option, (2, 4), ("heads", "head_dim"), make, "float32", over=2)
+    weights = np.random.default_rng(6).normal(1, 0.5, (2, 4)).astype(np.float32)
+    norm.scale = nnx.Param(weights)
+    flat = build(option)
+    flat.scale = nnx.Param(weights.reshape(8))
+    if flat.bias is not None:
+        flat.bias = nnx.Param(np.zeros(8, np.float32))
+    x = np.random.default_rng(7).normal(0.5, 2, (3, 8)).astype(np.float32)
+    np.testing.assert_allclose(norm(x.reshape(3, 2, 4)).reshape(3, 8), by_hand(flat, x), rtol=1e-5, atol=1e-6)
 
 
 def test_statistics_are_taken_in_the_reduction_dtype():

@@ -15,6 +15,7 @@ from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.residual import PostNorm, PreNorm
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
 
@@ -121,11 +122,11 @@ def test_against_numpy(config, by_hand, drawn, run, tokens):
 # ------------------------------------------------------------------------------------------------------ causality
 
 
-@pytest.mark.parametrize("placement", ["pre", "post"])
+@pytest.mark.parametrize("placement", [PreNorm(), PostNorm()], ids=repr)
 @pytest.mark.parametrize("position", [NoPositions(), Learned(), Sinusoidal(), Rotary()], ids=repr)
 def test_causality_by_gradient(small, drawn, position, placement):
     """Logits at t change with the embedding at s exactly where s is not after t."""
-    config = small(position=position, norm_placement=placement, unembedding=Untied(), num_layers=1)
+    config = small(position=position, residual=placement, unembedding=Untied(), num_layers=1)
     tokens = np.arange(5, dtype=np.int32)[None]  # each row of the table is the embedding of one place
     towards = np.random.default_rng(0).normal(size=17)
     params = drawn(config)
@@ -257,7 +258,7 @@ def test_abstract_params_and_axes_are_the_tree_of_init(small):
 
 def test_post_norm_has_no_last_norm(small):
     assert "final_norm" in abstract_params(small())
-    assert "final_norm" not in abstract_params(small(norm_placement="post"))
+    assert "final_norm" not in abstract_params(small(residual=PostNorm()))
 
 
 # -------------------------------------------------------------------------------------------------------- errors
