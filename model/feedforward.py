@@ -1,7 +1,9 @@
 """The feed-forward layer: a plain MLP, or a gated one (SwiGLU, GeGLU).
 
 Vaswani et al. 2017, "Attention Is All You Need", equation 2; Shazeer 2020, "GLU Variants Improve Transformer",
-equation 6. ReLU squared: So et al. 2021, "Primer". GELU: Hendrycks, Gimpel 2016.
+equation 6 (with "sigmoid" the GLU of Dauphin et al. 2017, with "identity" the bilinear one). ReLU squared: So et al.
+2021, "Primer". GELU and its quick form x * sigmoid(1.702 x): Hendrycks, Gimpel 2016. Mish: Misra 2019. Clamps and the
+offset of the up side: OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2.
 """
 
 import dataclasses
@@ -17,7 +19,7 @@ from model.projections import project
 from model.recompute import recomputed
 from model.taps import Context
 
-Activation = Literal["gelu", "gelu_tanh", "relu", "relu2", "silu"]
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "identity", "mish", "relu", "relu2", "sigmoid", "silu", "tanh"]
 
 
 def gelu(x: jax.Array) -> jax.Array:
@@ -32,9 +34,14 @@ def gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": recomputed(gelu),
     "gelu_tanh": recomputed(lambda x: jax.nn.gelu(x, approximate=True)),
+    "quick_gelu": recomputed(lambda x: x * jax.nn.sigmoid(1.702 * x)),
+    "identity": lambda x: x,
+    "mish": recomputed(jax.nn.mish),
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "sigmoid": jax.nn.sigmoid,
     "silu": recomputed(jax.nn.silu),
+    "tanh": jnp.tanh,
 }
 
 
@@ -54,16 +61,38 @@ class MLP:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gated:
-    """down(activation(gate(x)) * up(x)): SwiGLU with "silu", GeGLU with "gelu"."""
+    """down(activation(gate(x)) * (up(x) + up_offset)): SwiGLU with "silu", GeGLU with "gelu".
+
+    Attributes:
+      width: F.
+      activation: of the gate.
+      bias: whether all three projections have one.
+      clamp: gate(x) is cut to at most this, up(x) to this on both sides; None for no cut.
+      up_offset: a constant added to up(x).
+    """
 
     width: int
     activation: Activation = "silu"
     bias: bool = False
+    clamp: float | None = None
+    up_offset: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
+        if self.clamp is not None and self.clamp <= 0:
+            yield "clamp", f"must be above 0, or None for no cut, got {self.clamp}"
+
+
+def hidden(option: MLP | Gated, gate: jax.Array | None, up: jax.Array) -> jax.Array:
+    """What the down projection reads, from the other projections; the same shape comes back."""
+    activation = ACTIVATIONS[option.activation]
+    if gate is None or isinstance(option, MLP):
+        return activation(up)
+    if option.clamp is not None:
+        gate, up = jnp.minimum(gate, option.clamp), jnp.clip(up, -option.clamp, option.clamp)
+    return activation(gate) * (up if option.up_offset == 0 else up + option.up_offset)
 
 
 class FeedForward(nnx.Module):
@@ -83,11 +112,7 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D), each token by itself."""
-        activation = ACTIVATIONS[self.option.activation]
-        up_BTF = project(x_BTD, self.up, self.up_bias)
-        if self.gate is not None:
-            hidden_BTF = activation(project(x_BTD, self.gate, self.gate_bias)) * up_BTF
-        else:
-            hidden_BTF = activation(up_BTF)
+        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, self.gate_bias)
+        hidden_BTF = hidden(self.option, gate_BTF, project(x_BTD, self.up, self.up_bias))
         hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
         return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)

@@ -73,9 +73,17 @@ def _norm_parameters(norm: LayerNorm | RMSNorm, width: int) -> int:
 
 def _attention_parameters(attention: GroupedQuery, d: int) -> int:
     n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
-    biases = (n + 2 * k) * h + d if attention.bias else 0
-    norms = 2 * _norm_parameters(attention.qk_norm, h) if attention.qk_norm else 0
-    return d * h * (2 * n + 2 * k) + biases + norms
+    biases = (n + 2 * k) * h * attention.qkv_bias + d * attention.output_bias
+    norms = 0
+    if attention.qk_norm:
+        heads = 2 if attention.qk_norm.over == "head" else n + k
+        norms = _norm_parameters(attention.qk_norm.norm, heads * h)
+    return d * h * (2 * n + 2 * k) + _gate_parameters(attention, d) + biases + norms
+
+
+def _gate_parameters(attention: GroupedQuery, d: int) -> int:
+    channels = {"none": 0, "head": 1, "channel": attention.head_width(d)}
+    return d * attention.num_heads * channels[attention.output_gate]
 
 
 def _ffn_parameters(ffn: MLP | Gated, d: int) -> int:
@@ -94,7 +102,7 @@ def forward_flops(config: ModelConfig, length: int) -> int:
 
 def _attention_flops(attention: GroupedQuery, d: int, length: int) -> int:
     n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
-    projections = length * d * h * (2 * n + 2 * k)
+    projections = length * (d * h * (2 * n + 2 * k) + _gate_parameters(attention, d))
     return 2 * projections + 2 * 2 * n * h * pairs(attention.pattern, length)  # scores, and the weighted sum of values
 
 

@@ -50,6 +50,11 @@ class RMSNorm:
             yield "epsilon", f"must be above 0, got {self.epsilon}"
 
 
+def has_weights(option: LayerNorm | RMSNorm) -> bool:
+    """Whether a norm has parameters."""
+    return option.scale not in (False, "none") or (isinstance(option, LayerNorm) and option.bias)
+
+
 class Norm(nnx.Module):
     """A norm with its weights."""
 

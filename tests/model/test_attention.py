@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from model import masks
-from model.attention import Attention, GroupedQuery
+from model.attention import Attention, GroupedQuery, QKNorm
 from model.dropout import drop
 from model.initialization import Normal, ParameterMaker
 from model.kernels import Scoring, attend, attention_weights
@@ -167,9 +167,9 @@ def build(option, width=8, seed=0):
     """A layer with parameters at random, and those as float64 arrays by name."""
     layer = Attention(option, width, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
     rng, weights = np.random.default_rng(seed), {}
-    for name in ("query", "key", "value", "output"):
+    for name in ("query", "key", "value", "output", "gate"):
         for full in (name, f"{name}_bias"):
-            if getattr(layer, full) is not None:
+            if getattr(layer, full, None) is not None:
                 weights[full] = rng.normal(0, 0.5, getattr(layer, full).shape)
                 setattr(layer, full, nnx.Param(weights[full].astype(np.float32)))
         norm = getattr(layer, f"{name}_norm", None)
@@ -200,17 +200,30 @@ def by_hand(option, w, x, positions, turned):
         return np.einsum("td,dnh->tnh", x, w[name]) + w.get(f"{name}_bias", 0)
 
     def normed(name, y):
-        if isinstance(option.qk_norm, RMSNorm):
-            y = y / np.sqrt((y**2).mean(-1, keepdims=True) + option.qk_norm.epsilon)
-        elif isinstance(option.qk_norm, LayerNorm):
-            y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + option.qk_norm.epsilon)
+        if option.qk_norm is None:
+            return y
+        kind, axes = option.qk_norm.norm, (-2, -1) if option.qk_norm.over == "projection" else -1
+        if isinstance(kind, RMSNorm):
+            y = y / np.sqrt((y**2).mean(axes, keepdims=True) + kind.epsilon)
+        elif isinstance(kind, LayerNorm):
+            y = (y - y.mean(axes, keepdims=True)) / np.sqrt(y.var(axes, keepdims=True) + kind.epsilon)
         return y * w.get(f"{name}_scale", 1) + w.get(f"{name}_shift", 0)
 
-    q, k, v = normed("query", project("query")), normed("key", project("key")), project("value")
+    q, k, v = project("query"), project("key"), project("value")
+    late = option.qk_norm is not None and option.qk_norm.after_positions
+    if not late:
+        q, k = normed("query", q), normed("key", k)
     if turned:
         q, k = turn(q, positions), turn(k, positions)
+    if late:
+        q, k = normed("query", q), normed("key", k)
     mask = np.tril(np.ones((len(x), len(x)), bool))
-    y, _ = naive(q[None], k[None], v[None], mask[None], 1 / np.sqrt(q.shape[-1]), option.logit_softcap)
+    scale = option.scale or 1 / np.sqrt(q.shape[-1])
+    y, _ = naive(q[None], k[None], v[None], mask[None], scale, option.logit_softcap)
+    if option.output_gate == "head":
+        y = y / (1 + np.exp(-x @ w["gate"]))[..., None]
+    elif option.output_gate == "channel":
+        y = y / (1 + np.exp(-np.einsum("td,dnh->tnh", x, w["gate"])))
     return np.einsum("tnh,nhd->td", y[0], w["output"]) + w.get("output_bias", 0)
 
 
@@ -218,9 +231,21 @@ def by_hand(option, w, x, positions, turned):
     "option",
     [
         GroupedQuery(num_heads=2),
-        GroupedQuery(num_heads=2, bias=True),
-        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=RMSNorm()),
-        GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=LayerNorm(), logit_softcap=0.5),
+        GroupedQuery(num_heads=2, qkv_bias=True, output_bias=True),
+        GroupedQuery(num_heads=2, qkv_bias=True, scale=0.2, output_gate="head"),
+        GroupedQuery(num_heads=4, num_kv_heads=2, output_bias=True, output_gate="channel"),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False), over="each_head")),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection")),
+        GroupedQuery(num_heads=2, head_dim=6, qk_norm=QKNorm(after_positions=True)),
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
+        GroupedQuery(
+            num_heads=4,
+            num_kv_heads=1,
+            qkv_bias=True,
+            output_bias=True,
+            qk_norm=QKNorm(norm=LayerNorm()),
+            logit_softcap=0.5,
+        ),
     ],
     ids=repr,
 )
@@ -244,7 +269,9 @@ def test_layer(option, turned):
 
 
 def test_shapes_and_axes():
-    layer, _ = build(GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, bias=True, qk_norm=RMSNorm()))
+    layer, _ = build(
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qkv_bias=True, output_bias=True, qk_norm=QKNorm())
+    )
     fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
     found = {}
     for name in ("query", "key", "value", "output", "query_bias", "key_bias", "value_bias", "output_bias"):
@@ -261,6 +288,22 @@ def test_shapes_and_axes():
     }
     assert fresh.query_norm.scale.get_metadata()["axes"] == fresh.key_norm.scale.get_metadata()["axes"] == ("head_dim",)
     assert fresh.query_norm.scale.shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("over", "shapes", "axes"),
+    [
+        ("head", [(6,), (6,)], [("head_dim",), ("head_dim",)]),
+        ("each_head", [(4, 6), (2, 6)], [("heads", "head_dim"), ("kv_heads", "head_dim")]),
+        ("projection", [(4, 6), (2, 6)], [("heads", "head_dim"), ("kv_heads", "head_dim")]),
+    ],
+)
+def test_shapes_and_axes_of_query_and_key_norms(over, shapes, axes):
+    layer, _ = build(GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm(over=over)))
+    fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    scales = [fresh.query_norm.scale, fresh.key_norm.scale]
+    assert [scale.shape for scale in scales] == shapes
+    assert [scale.get_metadata()["axes"] for scale in scales] == axes
 
 
 def test_widths_with_none_resolved():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model import cache as kv_cache
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.feedforward import MLP
 from model.layers import Except
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
@@ -43,7 +43,9 @@ CONFIGS = {
     "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {
         "position": NoPositions(),
-        "attention": GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=RMSNorm(), logit_softcap=2.0),
+        "attention": GroupedQuery(
+            num_heads=4, num_kv_heads=1, qkv_bias=True, output_bias=True, qk_norm=QKNorm(), logit_softcap=2.0
+        ),
     },
     "local and global": {
         "num_layers": 5,
@@ -52,6 +54,11 @@ CONFIGS = {
             Except(layers="1::2", attention=GroupedQuery(num_heads=2, num_kv_heads=1), position=Rotary(theta=100.0)),
             Except(layers="-1", attention=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
         ),
+    },
+    "gated": {
+        "attention": GroupedQuery(
+            num_heads=4, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
+        )
     },
     "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},
     "reordered": {"residual": Reordered(), "norm": LayerNorm(scale=False)},

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.dropout import Dropout
 from model.errors import UserError
-from model.feedforward import MLP
+from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
@@ -41,6 +41,14 @@ def test_a_sound_config_passes(small):
         ({"width": 16.0}, "width: expected int, got 16.0 (float)"),
         ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
         ({"layer_scale": 0.0}, "layer_scale: must be above 0, or None for no such factors, got 0.0"),
+        (
+            {"attention": GroupedQuery(num_heads=4, scale=0.0)},
+            "attention.scale: must be above 0, or None for the usual",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=RMSNorm(scale="none"), over="each_head"))},
+            "attention.qk_norm.over: 'each_head' has no weights to give",
+        ),
         ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
@@ -63,6 +71,7 @@ def test_a_sound_config_passes(small):
         ({"attention": GroupedQuery(num_heads=4, head_dim=3)}, "the head width must be even, got 3"),
         ({"width": 15, "attention": GroupedQuery(num_heads=3), "position": Sinusoidal()}, "width must be even, got 15"),
         ({"ffn": MLP(width=0)}, "ffn.width: must be at least 1, got 0"),
+        ({"ffn": Gated(width=4, clamp=0.0)}, "ffn.clamp: must be above 0, or None for no cut, got 0.0"),
         ({"ffn": MLP(width=4, activation="swish")}, "ffn.activation: expected 'gelu' or"),
         ({"position": Rotary(theta=0.0)}, "position.theta: must be above 0"),
         ({"position": Sinusoidal(theta=-1.0)}, "position.theta: must be above 0"),
@@ -158,8 +167,14 @@ CASES = {
     "GroupedQuery.num_heads": ([], "attention.num_heads=2", "parameters"),
     "GroupedQuery.num_kv_heads": ([], "attention.num_kv_heads=1", "parameters"),
     "GroupedQuery.head_dim": ([], "attention.head_dim=6", "parameters"),
-    "GroupedQuery.bias": ([], "attention.bias=True", "parameters"),
-    "GroupedQuery.qk_norm": ([], "attention.qk_norm=RMSNorm", "parameters"),
+    "GroupedQuery.qkv_bias": ([], "attention.qkv_bias=True", "parameters"),
+    "GroupedQuery.output_bias": ([], "attention.output_bias=True", "parameters"),
+    "GroupedQuery.qk_norm": ([], "attention.qk_norm=QKNorm", "parameters"),
+    "GroupedQuery.scale": ([], "attention.scale=0.2", "output"),
+    "GroupedQuery.output_gate": ([], "attention.output_gate=head", "parameters"),
+    "QKNorm.norm": (["attention.qk_norm=QKNorm"], "attention.qk_norm.norm=LayerNorm(bias=False)", "output"),
+    "QKNorm.over": (["attention.qk_norm=QKNorm"], "attention.qk_norm.over=projection", "parameters"),
+    "QKNorm.after_positions": (["attention.qk_norm=QKNorm"], "attention.qk_norm.after_positions=True", "output"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
     "SlidingWindow.size": (["attention.pattern=SlidingWindow(size=3)"], "attention.pattern.size=4", "output"),
@@ -175,6 +190,8 @@ CASES = {
     "MLP.bias": (["ffn=MLP(width=24)"], "ffn.bias=True", "parameters"),
     "Gated.width": ([], "ffn.width=20", "parameters"),
     "Gated.activation": ([], "ffn.activation=relu", "output"),
+    "Gated.clamp": ([], "ffn.clamp=0.1", "output"),
+    "Gated.up_offset": ([], "ffn.up_offset=1.0", "output"),
     "Gated.bias": ([], "ffn.bias=True", "parameters"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
@@ -295,8 +312,8 @@ def test_all_values_of_a_choice_differ(field, values, start, tokens):
         start = override(start, setting)
     if field == "ModelConfig.norm":
         values = ["LayerNorm(bias=False)", "RMSNorm"]  # differ in more than a bias
-    if field == "GroupedQuery.qk_norm":
-        values = ["None", "LayerNorm(bias=False)", "RMSNorm"]
+    if field == "QKNorm.norm":
+        values = ["LayerNorm(bias=False)", "RMSNorm"]
     path = change.partition("=")[0]
     seen = {}
     for value in values:

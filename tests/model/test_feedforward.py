@@ -14,6 +14,11 @@ from model.taps import Context
 BY_HAND = {
     "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
     "gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+    "quick_gelu": lambda x: x / (1 + math.exp(-1.702 * x)),
+    "identity": lambda x: x,
+    "mish": lambda x: x * math.tanh(math.log(1 + math.exp(x))),
+    "sigmoid": lambda x: 1 / (1 + math.exp(-x)),
+    "tanh": math.tanh,
     "relu": lambda x: max(x, 0.0),
     "relu2": lambda x: max(x, 0.0) ** 2,
     "silu": lambda x: x / (1 + math.exp(-x)),
@@ -76,6 +81,23 @@ def test_layer(kind, activation, bias):
     got = layer(jnp.asarray(x, jnp.float32), context)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(context.kept["ffn_hidden"], hidden, rtol=2e-5, atol=2e-5)
+
+
+def test_clamped_and_offset():
+    """GPT-OSS: the gate is cut above, the up side on both sides, and 1 is added to it."""
+    option = Gated(width=5, activation="quick_gelu", clamp=0.7, up_offset=1.0)
+    layer = FeedForward(option, 4, ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    rng = np.random.default_rng(0)
+    w = {name: rng.normal(size=getattr(layer, name).shape).astype(np.float32) for name in ("gate", "up", "down")}
+    for name, value in w.items():
+        setattr(layer, name, nnx.Param(value))
+    x = rng.normal(size=(2, 3, 4)).astype(np.float32)
+    gate, up = x @ w["gate"], x @ w["up"]
+    assert min(gate.min(), up.min()) < -0.7
+    assert min(gate.max(), up.max()) > 0.7
+    gate, up = np.where(gate > 0.7, 0.7, gate), np.where(up > 0.7, 0.7, np.where(up < -0.7, -0.7, up))
+    expected = (gate / (1 + np.exp(-1.702 * gate)) * (up + 1)) @ w["down"]
+    np.testing.assert_allclose(layer(x, Context(index_BT=jnp.zeros((1, 3)))), expected, rtol=2e-5, atol=2e-5)
 
 
 def test_axes():

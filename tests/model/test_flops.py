@@ -6,7 +6,7 @@ import random
 import jax
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.embedding import Tied, Untied
 from model.feedforward import MLP, Gated
@@ -26,10 +26,21 @@ GRID = {
     "unembedding": [Tied(), Untied(), Untied(bias=True)],
     "attention": [
         GroupedQuery(num_heads=4),
-        GroupedQuery(num_heads=4, bias=True),
-        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=RMSNorm()),
-        GroupedQuery(num_heads=4, num_kv_heads=1, bias=True, qk_norm=LayerNorm(), logit_softcap=5.0),
-        GroupedQuery(num_heads=2, head_dim=12, qk_norm=LayerNorm(bias=False)),
+        GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
+        GroupedQuery(
+            num_heads=4,
+            num_kv_heads=1,
+            qkv_bias=True,
+            output_bias=True,
+            qk_norm=QKNorm(norm=LayerNorm()),
+            logit_softcap=5.0,
+        ),
+        GroupedQuery(num_heads=4, num_kv_heads=2, output_gate="channel", qk_norm=QKNorm(over="projection")),
+        GroupedQuery(
+            num_heads=4, num_kv_heads=2, output_gate="head", qk_norm=QKNorm(norm=LayerNorm(), over="each_head")
+        ),
+        GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
     ],
     "ffn": [MLP(width=20), MLP(width=20, bias=True), Gated(width=12), Gated(width=12, bias=True)],
     "num_layers": [1, 3],
@@ -86,7 +97,7 @@ HAND = ModelConfig(
     context_length=32,
     num_layers=2,
     width=8,
-    attention=GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=3, bias=True, qk_norm=RMSNorm()),
+    attention=GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=3, qkv_bias=True, output_bias=True, qk_norm=QKNorm()),
     ffn=Gated(width=10, bias=True),
     position=Learned(),
     norm=LayerNorm(),

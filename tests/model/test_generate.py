@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 import model.generate as module
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward import MLP
 from model.generate import generate
 from model.initialization import Normal
-from model.norms import RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
 from model.precision import Precision
 from model.residual import PostNorm
@@ -78,7 +77,9 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
         {"scan_layers": False},
         {
             "residual": PostNorm(),
-            "attention": GroupedQuery(num_heads=4, num_kv_heads=1, qk_norm=RMSNorm(), logit_softcap=5.0, bias=True),
+            "attention": GroupedQuery(
+                num_heads=4, num_kv_heads=1, qk_norm=QKNorm(), logit_softcap=5.0, qkv_bias=True, output_bias=True
+            ),
         },
     ],
     ids=str,

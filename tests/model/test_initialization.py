@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.embedding import Untied
 from model.feedforward import Gated
@@ -45,7 +45,9 @@ def model(initialization, **changes):
         "context_length": 64,
         "num_layers": 3,
         "width": 48,
-        "attention": GroupedQuery(num_heads=4, head_dim=8, bias=True, qk_norm=LayerNorm()),
+        "attention": GroupedQuery(
+            num_heads=4, head_dim=8, qkv_bias=True, output_bias=True, qk_norm=QKNorm(norm=LayerNorm())
+        ),
         "ffn": Gated(width=96, bias=True),
         "position": Learned(),
         "norm": LayerNorm(),

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward import MLP, Gated
@@ -169,7 +169,7 @@ def test_json_round_trip_of_a_model():
         context_length=8,
         num_layers=1,
         width=4,
-        attention=GroupedQuery(num_heads=2, qk_norm=LayerNorm(bias=False), logit_softcap=3.0),
+        attention=GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False)), logit_softcap=3.0),
         ffn=MLP(width=8, activation="relu2"),
         position=NoPositions(),
         final_logit_softcap=30.0,
@@ -276,10 +276,10 @@ def test_override_of_a_nested_option_in_an_option():
     config = ModelConfig(
         vocab_size=7, context_length=8, num_layers=1, width=4, attention=GroupedQuery(num_heads=2), ffn=Gated(width=8)
     )
-    config = override(config, "attention.qk_norm=RMSNorm(epsilon=1e-3)")
-    assert config.attention == GroupedQuery(num_heads=2, qk_norm=RMSNorm(epsilon=1e-3))
-    config = override(config, "attention=GroupedQuery(num_heads=4, qk_norm=LayerNorm(bias=False))")
-    assert config.attention == GroupedQuery(num_heads=4, qk_norm=LayerNorm(bias=False))
+    config = override(config, "attention.qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3))")
+    assert config.attention == GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3)))
+    config = override(config, "attention=GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))")
+    assert config.attention == GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))
     assert override(config, "position=Rotary(theta=5e5)").position == Rotary(theta=5e5)
     assert override(config, "attention.qk_norm=None").attention.qk_norm is None
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.embedding import Tied, Untied
 from model.errors import UserError
@@ -24,7 +24,7 @@ from model.transformer import abstract_params, forward, init, logical_axes
 SIZES = {"vocab_size": 17, "context_length": 16, "num_layers": 2, "width": 16}
 GPT2 = ModelConfig(
     **SIZES,
-    attention=GroupedQuery(num_heads=4, bias=True),
+    attention=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
     ffn=MLP(width=24, activation="gelu", bias=True),
     position=Learned(),
     norm=LayerNorm(epsilon=1e-5),
@@ -32,7 +32,9 @@ GPT2 = ModelConfig(
 )
 LLAMA = ModelConfig(
     **SIZES,
-    attention=GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=RMSNorm(epsilon=1e-5), logit_softcap=1.5),
+    attention=GroupedQuery(
+        num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-5)), logit_softcap=1.5
+    ),
     ffn=Gated(width=20, activation="silu"),
     position=Rotary(theta=50.0),
     norm=RMSNorm(epsilon=1e-6),
