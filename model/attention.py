@@ -111,6 +111,10 @@ class GroupedQuery:
         """K, with None resolved."""
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
+    def rotary_width(self, width: int) -> int:
+        """The dimensions of a head that positions may turn."""
+        return self.head_width(width)
+
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Cache:
         """The cache of one layer before anything was read."""
         return empty(batch, length, self.kv_heads, self.head_width(width), dtype)

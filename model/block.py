@@ -1,14 +1,16 @@
 """One layer: the residual stream, and what reads from it and adds to it; the equations are in model/residual.py."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from model.attention import Attention
-from model.cache import Cache
 from model.config import ModelConfig
 from model.feedforward import FeedForward
 from model.initialization import ParameterMaker
+from model.latent_attention import Latent, LatentAttention
 from model.layers import Layer
 from model.norms import Norm
 from model.residual import Parallel, PostNorm, Reordered, Sandwich
@@ -38,7 +40,11 @@ class Block(nnx.Module):
         reads, writes = not isinstance(self.residual, Reordered), isinstance(self.residual, Sandwich | Reordered)
         one_norm = isinstance(self.residual, Parallel) and self.residual.shared_norm
         self.attention_norm = norm() if reads else None
-        self.attention = Attention(layer.attention, config.width, config.dropout.attention, reductions, make)
+        attention, rate = layer.attention, config.dropout.attention
+        if isinstance(attention, Latent):
+            self.attention: Any = LatentAttention(attention, config.width, rate, reductions, make)
+        else:
+            self.attention = Attention(attention, config.width, rate, reductions, make)
         self.attention_output_norm = norm() if writes else None
         self.attention_gain = gain()
         self.ffn_norm = norm() if reads and not one_norm else None
@@ -46,7 +52,7 @@ class Block(nnx.Module):
         self.ffn_output_norm = norm() if writes else None
         self.ffn_gain = gain()
 
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+    def __call__(self, x_BTD: jax.Array, context: Context, cache: Any) -> tuple[jax.Array, Any]:
         """Maps the residual stream (B, T, D) to the next one; the cache of this layer goes along."""
         read_BTD = self._read(x_BTD, self.attention_norm)
         y_BTD, cache = self.attention(read_BTD, context, cache)

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.taps import Shard
+
 
 @struct.dataclass
 class Cache:
@@ -15,6 +17,16 @@ class Cache:
 
     k: jax.Array
     v: jax.Array
+
+    @property
+    def length(self) -> int:
+        """The slots of a row."""
+        return self.k.shape[-3]
+
+    def placed(self, shard: Shard) -> "Cache":
+        """The cache of a stack of layers, laid over the mesh."""
+        axes = ("layer", "batch", None, "kv_heads", "head_dim")
+        return Cache(k=shard(self.k, axes), v=shard(self.v, axes))
 
 
 def empty(batch: int, length: int, num_kv_heads: int, head_dim: int, dtype: str) -> Cache:

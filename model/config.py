@@ -9,6 +9,7 @@ from model.dropout import Dropout
 from model.embedding import Tied, Untied
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
+from model.latent_attention import Latent
 from model.layers import Except, Layer
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Rotary, Sinusoidal
@@ -44,7 +45,7 @@ class ModelConfig:
     context_length: int
     num_layers: int
     width: int
-    attention: GroupedQuery
+    attention: GroupedQuery | Latent
     ffn: MLP | Gated
     position: NoPositions | Learned | Sinusoidal | Rotary = Rotary()
     exceptions: tuple[Except, ...] = ()

@@ -14,6 +14,7 @@ from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.embedding import Untied
 from model.feedforward import MLP, Gated
+from model.latent_attention import Latent
 from model.masks import pairs
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned
@@ -71,7 +72,10 @@ def _norm_parameters(norm: LayerNorm | RMSNorm, width: int) -> int:
     return (norm.scale + norm.bias) * width
 
 
-def _attention_parameters(attention: GroupedQuery, d: int) -> int:
+def _attention_parameters(attention: GroupedQuery | Latent, d: int) -> int:
+    if isinstance(attention, Latent):
+        norms = _norm_parameters(attention.norm, attention.kv_rank + (attention.query_rank or 0))
+        return _latent_matrices(attention, d) + norms
     n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
     biases = (n + 2 * k) * h * attention.qkv_bias + d * attention.output_bias
     norms = 0
@@ -100,7 +104,20 @@ def forward_flops(config: ModelConfig, length: int) -> int:
     return layers + 2 * length * config.width * config.vocab_size
 
 
-def _attention_flops(attention: GroupedQuery, d: int, length: int) -> int:
+def _latent_matrices(attention: Latent, d: int) -> int:
+    n, r, h = attention.num_heads, attention.kv_rank, attention.head_dim
+    queries = n * (h + attention.rotary_head_dim)
+    down = d * (r + attention.rotary_head_dim)
+    up = r * n * (h + attention.value_head_dim)
+    q = attention.query_rank
+    return down + up + (d * queries if q is None else q * (d + queries)) + n * attention.value_head_dim * d
+
+
+def _attention_flops(attention: GroupedQuery | Latent, d: int, length: int) -> int:
+    if isinstance(attention, Latent):
+        one_pair = attention.head_dim + attention.rotary_head_dim + attention.value_head_dim
+        products = attention.num_heads * one_pair * pairs(attention.pattern, length)
+        return 2 * (length * _latent_matrices(attention, d) + products)
     n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
     projections = length * (d * h * (2 * n + 2 * k) + _gate_parameters(attention, d))
     return 2 * projections + 2 * 2 * n * h * pairs(attention.pattern, length)  # scores, and the weighted sum of values

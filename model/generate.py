@@ -25,8 +25,6 @@ from model.stack import LayerCaches, empty_caches
 from model.taps import Shard, unsharded
 from model.transformer import Params, forward
 
-CACHE_AXES = ("layer", "batch", None, "kv_heads", "head_dim")
-
 # Told a row and its next token, as soon as that is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
 
@@ -183,7 +181,7 @@ def decode(
 def _place(state: DecodeState, shard: Shard) -> DecodeState:
     """The state laid over the mesh, always alike: another layout would be another program."""
     return DecodeState(
-        cache=jax.tree.map(lambda x: shard(x, CACHE_AXES), state.cache),
+        cache={name: stack.placed(shard) for name, stack in state.cache.items()},
         token_B=shard(state.token_B, ("batch",)),
         position_B=shard(state.position_B, ("batch",)),
         key_B=shard(state.key_B, ("batch",)),

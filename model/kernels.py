@@ -66,10 +66,10 @@ def attend(
       dropout_key: a key while training, None in evaluation.
 
     Returns:
-      (B, T, N, H), in the dtype of v.
+      (B, T, N, H), in the dtype of v, whose head width may be another than that of queries and keys.
     """
     q_BKGTH, k_BKSH, v_BKSH = _by_head(q_BTNH, k_BSKH, scoring), k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
-    b, _, _, length, h = q_BKGTH.shape
+    b, _, _, length, _ = q_BKGTH.shape
     blocks = max(1, min(MOST_BLOCKS, length // SMALLEST_BLOCK)) if causal else 1
     size, parts = -(-length // blocks), []
     for start in range(0, length, size):
@@ -79,7 +79,7 @@ def attend(
         q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., :last, :], v_BKSH[..., :last, :]
         parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], key))
     y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
-    return y_BKGTH.reshape(b, -1, length, h).swapaxes(1, 2)
+    return y_BKGTH.reshape(b, -1, length, v_BKSH.shape[-1]).swapaxes(1, 2)
 
 
 def attention_weights(q_BTNH: jax.Array, k_BSKH: jax.Array, mask_BTS: jax.Array, scoring: Scoring) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 from model.attention import GroupedQuery
 from model.feedforward import MLP, Gated
+from model.latent_attention import Latent
 from model.positions import NoPositions, Rotary
 
 LONGEST_PATTERN = 16
@@ -29,7 +30,7 @@ class Except:
     """
 
     layers: str
-    attention: GroupedQuery | None = None
+    attention: GroupedQuery | Latent | None = None
     ffn: MLP | Gated | None = None
     position: NoPositions | Rotary | None = None
 
@@ -65,7 +66,7 @@ class Except:
 class Layer:
     """The mechanisms of one layer, none left open."""
 
-    attention: GroupedQuery
+    attention: GroupedQuery | Latent
     ffn: MLP | Gated
     position: NoPositions | Rotary
 

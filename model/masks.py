@@ -4,7 +4,8 @@ An index is a token's place in the sequence (or its slot in the cache), a positi
 id numbers the documents packed into a sequence from 1; 0 is padding. Every pattern lies within the causal mask.
 
 Beltagy et al. 2020, "Longformer", section 3.1 (sliding window); Child et al. 2019, "Generating Long Sequences with
-Sparse Transformers", section 4.3 (strided and fixed). Chunks are Llama 4's local layers.
+Sparse Transformers", section 4.3 (strided and fixed). Xiao et al. 2024, "Efficient Streaming Language Models with
+Attention Sinks", section 3.2 (first keys kept). Chunks are Llama 4's local layers.
 """
 
 import dataclasses
@@ -21,13 +22,16 @@ class Everything:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SlidingWindow:
-    """The last `size` keys, the query's own among them."""
+    """The last `size` keys, the query's own among them, and the `first` keys of the document (attention sinks)."""
 
     size: int
+    first: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(size=self.size)
+        if self.first < 0:
+            yield "first", f"must be at least 0, got {self.first}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +116,8 @@ def visible(pattern: Pattern, query_BT: jax.Array, key_BS: jax.Array) -> jax.Arr
     match pattern:
         case Everything():
             return None
-        case SlidingWindow(size=size):
-            return q - k < size
+        case SlidingWindow(size=size, first=first):
+            return (q - k < size) | (k < first) if first else q - k < size
         case Chunked(size=size):
             return q // size == k // size
         case Strided(stride=stride):
@@ -131,8 +135,8 @@ def pairs(pattern: Pattern, length: int) -> int:
     match pattern:
         case Everything():
             seen = t + 1
-        case SlidingWindow(size=size):
-            seen = np.minimum(t + 1, size)
+        case SlidingWindow(size=size, first=first):
+            seen = np.minimum(t + 1, size) + np.minimum(first, np.maximum(0, t + 1 - size))
         case Chunked(size=size):
             seen = t % size + 1
         case Strided(stride=stride):

@@ -15,11 +15,12 @@ from model.cache import Cache
 from model.config import ModelConfig
 from model.errors import UserError
 from model.initialization import ParameterMaker
+from model.latent_attention import LatentCache
 from model.layers import Group, Layer, grouped
 from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.
-LayerCaches = dict[str, Cache]
+LayerCaches = dict[str, Cache | LatentCache]
 
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
@@ -56,7 +57,7 @@ def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
 
 def length_of(caches: LayerCaches) -> int:
     """The slots of a row."""
-    return next(iter(caches.values())).k.shape[2]
+    return next(iter(caches.values())).length
 
 
 def run(
@@ -85,7 +86,7 @@ def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Con
     """A function that runs every layer of a pattern once."""
 
     def one(place: int) -> Callable[..., Any]:
-        def run_layer(x_BTD: jax.Array, params: Any, cache: Cache | None, number: jax.Array) -> Any:
+        def run_layer(x_BTD: jax.Array, params: Any, cache: Any, number: jax.Array) -> Any:
             inner = context.for_layer(number, group.pattern[place])
             x_BTD, cache = nnx.merge(graphs[place], params)(x_BTD, inner, cache)
             return x_BTD, cache, inner.kept

@@ -163,12 +163,10 @@ def forward(
         seen_BTS = masks.visible(pattern, place_BT, key_BS)
         return mask_BTS if seen_BTS is None else mask_BTS & seen_BTS
 
-    layers = {
-        layer: Surroundings(
-            rotary(layer.position, layer.attention.head_width(config.width)), mask(layer.attention.pattern)
-        )
-        for layer in config.layers
-    }
+    layers = {}
+    for layer in config.layers:
+        turned = rotary(layer.position, layer.attention.rotary_width(config.width))
+        layers[layer] = Surroundings(turned, mask(layer.attention.pattern))
     context = Context(index_BT=index_BT, layers=layers, dropout_key=dropout_key, shard=shard, wanted=frozenset(taps))
     model = nnx.merge(graph, for_compute(params, config.precision))
     output = model(tokens_BT, positions_BT, context, cache)

@@ -53,6 +53,7 @@ class Sharding:
     heads: tuple[str, ...] = ("tensor",)
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
     vocab: tuple[str, ...] = ("tensor",)
     layer: tuple[str, ...] = ()

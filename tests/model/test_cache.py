@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +8,7 @@ import pytest
 from model import cache as kv_cache
 from model.attention import GroupedQuery, QKNorm
 from model.feedforward import MLP
+from model.latent_attention import Latent
 from model.layers import Except
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
@@ -55,6 +58,11 @@ CONFIGS = {
             Except(layers="-1", attention=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
         ),
     },
+    "latent": {
+        "num_layers": 3,
+        "attention": Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+        "exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=2)),),
+    },
     "gated": {
         "attention": GroupedQuery(
             num_heads=4, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
@@ -94,10 +102,11 @@ def test_cached_equals_full(small, drawn, run, tokens, name, steps):
     full = run(config, params, tokens)[0]
     cached, cache = decode(run, config, params, tokens, steps)
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
-    assert sum(len(stack.k) for stack in cache.values()) == config.num_layers
-    for stack in cache.values():
-        assert np.abs(stack.k[:, :, 11]).min() > 0
-        assert not stack.k[:, :, 12:].any()
+    arrays = [jax.tree.leaves(stack) for stack in cache.values()]
+    assert sum(len(first) for first, *_ in arrays) == config.num_layers
+    for stored in itertools.chain.from_iterable(arrays):
+        assert np.abs(stored[:, :, 11]).min() > 0
+        assert not stored[:, :, 12:].any()
 
 
 @pytest.mark.parametrize("name", ["rotary", "learned"])

@@ -53,7 +53,7 @@ def test_a_sound_config_passes(small):
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
-        ({"attention": None}, "attention: expected GroupedQuery(...), got None"),
+        ({"attention": None}, "attention: expected GroupedQuery(...) or Latent(...), got None"),
         ({"attention": GroupedQuery(num_heads="4")}, "attention.num_heads: expected int, got '4' (str)"),
         ({"attention": GroupedQuery(num_heads=0)}, "attention.num_heads: must be at least 1, got 0"),
         (
@@ -119,6 +119,7 @@ def test_what_looks_odd_and_is_allowed(small):
 #   gradient    the program of the gradient, for options that leave the numbers alone
 #   refused     a UserError for tokens that the model took before
 # field: (settings to start from, the change, where it shows)
+LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
 CASES = {
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
@@ -177,7 +178,17 @@ CASES = {
     "QKNorm.after_positions": (["attention.qk_norm=QKNorm"], "attention.qk_norm.after_positions=True", "output"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
+    "Latent.num_heads": ([LATENT], "attention.num_heads=2", "parameters"),
+    "Latent.kv_rank": ([LATENT], "attention.kv_rank=4", "parameters"),
+    "Latent.query_rank": ([LATENT], "attention.query_rank=None", "parameters"),
+    "Latent.head_dim": ([LATENT], "attention.head_dim=6", "parameters"),
+    "Latent.rotary_head_dim": ([LATENT], "attention.rotary_head_dim=4", "parameters"),
+    "Latent.value_head_dim": ([LATENT], "attention.value_head_dim=4", "parameters"),
+    "Latent.norm": ([LATENT], "attention.norm=LayerNorm(bias=False)", "output"),
+    "Latent.scale": ([LATENT], "attention.scale=0.2", "output"),
+    "Latent.pattern": ([LATENT], "attention.pattern=SlidingWindow(size=3)", "output"),
     "SlidingWindow.size": (["attention.pattern=SlidingWindow(size=3)"], "attention.pattern.size=4", "output"),
+    "SlidingWindow.first": (["attention.pattern=SlidingWindow(size=3)"], "attention.pattern.first=1", "output"),
     "Chunked.size": (["attention.pattern=Chunked(size=3)"], "attention.pattern.size=4", "output"),
     "Strided.stride": (["attention.pattern=Strided(stride=3)"], "attention.pattern.stride=4", "output"),
     "Fixed.stride": (["attention.pattern=Fixed(stride=3)"], "attention.pattern.stride=4", "output"),
@@ -281,7 +292,17 @@ def test_what_is_compared_stays_when_nothing_changes(start, tokens):
     assert gradient(same, tokens) == gradient(start, tokens)
 
 
-REQUIRED = {"num_heads": 4, "width": 24, "size": 3, "stride": 3, "block": 2}
+REQUIRED = {
+    "num_heads": 4,
+    "kv_rank": 5,
+    "head_dim": 4,
+    "rotary_head_dim": 2,
+    "value_head_dim": 6,
+    "width": 24,
+    "size": 3,
+    "stride": 3,
+    "block": 2,
+}
 
 
 def required(cls):

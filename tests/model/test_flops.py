@@ -4,6 +4,7 @@ import math
 import random
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 from model.attention import GroupedQuery, QKNorm
@@ -11,6 +12,7 @@ from model.config import ModelConfig
 from model.embedding import Tied, Untied
 from model.feedforward import MLP, Gated
 from model.flops import count_parameters, forward_flops, training_flops, training_flops_per_token
+from model.latent_attention import Latent
 from model.layers import Except
 from model.masks import Everything, SlidingWindow
 from model.norms import LayerNorm, RMSNorm
@@ -36,6 +38,8 @@ GRID = {
             qk_norm=QKNorm(norm=LayerNorm()),
             logit_softcap=5.0,
         ),
+        Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+        Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=4, value_head_dim=3, norm=LayerNorm()),
         GroupedQuery(num_heads=4, num_kv_heads=2, output_gate="channel", qk_norm=QKNorm(over="projection")),
         GroupedQuery(
             num_heads=4, num_kv_heads=2, output_gate="head", qk_norm=QKNorm(norm=LayerNorm(), over="each_head")
@@ -90,6 +94,17 @@ def test_layers_that_differ_are_counted_each(small):
     assert forward_flops(small(attention=everything), 12) - forward_flops(small(attention=few), 12) == (
         2 * 2 * 2 * 16 * unseen  # two layers, two products, a multiplication and an addition, four heads of four
     )
+
+
+def test_flops_of_latent_attention(small):
+    option = Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6)
+    config = small(attention=option, num_layers=1, scan_layers=False)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(config))
+    traced = matmul_flops(
+        jax.make_jaxpr(lambda t: forward(config, params, t).logits_BTV)(jnp.zeros((1, 12), int)).jaxpr
+    )
+    hidden = 12 * 11 // 2  # pairs that the mask throws away after they were computed
+    assert traced == forward_flops(config, 12) + 2 * 3 * (4 + 2 + 6) * hidden
 
 
 HAND = ModelConfig(

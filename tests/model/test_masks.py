@@ -76,6 +76,9 @@ def test_packed_documents_causally():
 
 PICTURES = {
     SlidingWindow(size=3): ["x.......", "xx......", "xxx.....", ".xxx....", "..xxx...", "...xxx..", "....xxx.", ".....xxx"],
+    SlidingWindow(size=2, first=2): [
+        "x.......", "xx......", "xxx.....", "xxxx....", "xx.xx...", "xx..xx..", "xx...xx.", "xx....xx",
+    ],
     Chunked(size=3): ["x.......", "xx......", "xxx.....", "...x....", "...xx...", "...xxx..", "......x.", "......xx"],
     Strided(stride=3): ["x.......", "xx......", "xxx.....", "xxxx....", ".xxxx...", "..xxxx..", "x..xxxx.", ".x..xxxx"],
     Fixed(stride=3): ["x.......", "xx......", "xxx.....", "..xx....", "..xxx...", "..xxxx..", "..x..xx.", "..x..xxx"],
