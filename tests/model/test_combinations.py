@@ -1,0 +1,209 @@
+"""Mechanisms at random, together: whatever can be built works in every way a model is run."""
+
+import dataclasses
+import functools
+import json
+import random
+import typing
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, seed, settings
+from hypothesis import strategies as st
+
+from model.attention import GroupedQuery, QKNorm
+from model.config import ModelConfig
+from model.dropout import Dropout
+from model.errors import UserError
+from model.flops import count_parameters
+from model.initialization import FanIn
+from model.latent_attention import Latent
+from model.layers import Except
+from model.masks import Fixed
+from model.options import alternatives, check, fields_of, find_problems, from_json, to_json
+from model.positions import Learned, NoPositions
+from model.precision import Precision
+from model.residual import PostNorm
+from model.stack import empty_caches
+from model.transformer import abstract_params, forward
+
+# What numbers a field is drawn from: few and small, so that they mostly go together and operations are compiled once.
+NUMBERS = {
+    "vocab_size": [11],
+    "context_length": [12],
+    "num_layers": [1, 3, 5],
+    "width": [8],
+    "num_heads": [2, 4],
+    "num_kv_heads": [1, 2],
+    "head_dim": [4],
+    "rotary_head_dim": [2, 4],
+    "epsilon": [1e-5, 1e-2],
+    "theta": [100.0, 10_000.0],
+}
+LAYERS = ["0", "-1", ":1", "1::2", "::3", "2:"]
+FIXED = {Dropout: Dropout(), Precision: Precision()}
+LENGTH = 8
+
+
+def options(cls):
+    """A strategy for the options of a class, field by field."""
+    if cls in FIXED:
+        return st.just(FIXED[cls])
+    fields = {name: values(name, annotation) for name, annotation in fields_of(cls).items()}
+    return st.builds(cls, **fields)
+
+
+def values(name, annotation):
+    """A strategy for what an annotation admits."""
+    if name == "layers":
+        return st.sampled_from(LAYERS)
+    choices = []
+    for a in alternatives(annotation):
+        origin = typing.get_origin(a)
+        if a is type(None):
+            choices.append(st.none())
+        elif origin is Literal:
+            choices.append(st.sampled_from(typing.get_args(a)))
+        elif origin is tuple:
+            choices.append(st.lists(values("", typing.get_args(a)[0]), max_size=2).map(tuple))
+        elif dataclasses.is_dataclass(a):
+            choices.append(st.deferred(lambda a=a: options(a)))
+        elif a is bool:
+            choices.append(st.booleans())
+        elif a in (int, float):
+            usual = [1, 2, 3, 4] if a is int else [0.5, 1.0, 2.0]
+            choices.append(st.sampled_from(NUMBERS.get(name, usual)))
+        else:
+            raise AssertionError((name, a))
+    return st.one_of(choices)
+
+
+def without_clashes(config):
+    """The config without those exceptions that something is wrong with; None where the rest does not go together."""
+    for _ in range(5):
+        problems = find_problems(config)
+        if not problems:
+            return config
+        path = problems[0].partition(":")[0].split(".")
+        if path[0] != "exceptions" and not config.exceptions:
+            return None
+        wrong = int(path[1]) if path[0] == "exceptions" else 0
+        kept = tuple(e for i, e in enumerate(config.exceptions) if i != wrong)
+        config = dataclasses.replace(config, exceptions=kept)
+    return None
+
+
+def assert_close(one, other):
+    np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4)
+
+
+def parameters(config):
+    """Parameters at random, vectors around a half, so that none of them hides."""
+    rng = np.random.default_rng(0)
+    draw = lambda x: 0.3 * rng.standard_normal(x.shape) + 0.5 * (x.ndim < 3)  # noqa: E731
+    return jax.tree.map(lambda x: jnp.asarray(draw(x), x.dtype), abstract_params(config))
+
+
+def _logits_and_cache(config, params, tokens, positions, cache):
+    output = forward(config, params, tokens, positions_BT=positions, cache=cache)
+    return output.logits_BTV, output.cache
+
+
+@seed(0)
+@settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(options(ModelConfig).map(without_clashes))
+def test_whatever_can_be_built_works(config):
+    assume(config is not None)
+    params = parameters(config)
+    assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(params))
+    tokens = np.arange(2 * LENGTH, dtype=np.int32).reshape(2, LENGTH) % config.vocab_size
+
+    run = jax.jit(lambda p, t: forward(config, p, t).logits_BTV)
+    full = run(params, tokens)
+    assert np.isfinite(full).all()
+
+    other = dataclasses.replace(config, scan_layers=not config.scan_layers)
+    assert_close(jax.jit(lambda p, t: forward(other, p, t).logits_BTV)(params, tokens), full)
+
+    changed = tokens.copy()
+    changed[:, 5:] = (changed[:, 5:] + 1) % config.vocab_size
+    np.testing.assert_array_equal(run(params, changed)[:, :5], full[:, :5])
+
+    step = jax.jit(lambda p, t, at, cache: _logits_and_cache(config, p, t, at, cache))
+    cache, parts = empty_caches(config, 2, LENGTH + 2), []
+    for begin in range(0, LENGTH, 2):
+        positions = np.broadcast_to(np.arange(begin, begin + 2, dtype=np.int32), (2, 2))
+        logits, cache = step(params, tokens[:, begin : begin + 2], positions, cache)
+        parts.append(logits)
+    assert_close(np.concatenate(parts, axis=1), full)
+
+    gradients = jax.jit(jax.grad(lambda p: jnp.mean(jnp.sin(forward(config, p, tokens).logits_BTV))))(params)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradients))
+
+
+# ------------------------------------------------------------------------------------------------------- mutations
+
+JUNK = [None, True, -1, 0, 1, 3, 7, 1.5, -2.0, 1e30, float("nan"), "", "x", "::2", [], [1], {}, {"type": "Gated"}]
+
+
+def places(tree, path=()):
+    """Every path in a JSON tree."""
+    yield path
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    for name, below in items:
+        yield from places(below, (*path, name))
+
+
+def mutated(tree, draw):
+    """A JSON tree with one thing in it replaced, removed, renamed or taken from elsewhere in it."""
+    tree = json.loads(json.dumps(tree))
+    *above, last = draw.choice([path for path in places(tree) if path])
+    node = functools.reduce(lambda node, name: node[name], above, tree)
+    action = draw.choice(["junk", "junk", "junk", "remove", "rename", "other"])
+    if action == "junk":
+        node[last] = draw.choice(JUNK)
+    elif action == "other":
+        found = functools.reduce(lambda node, name: node[name], draw.choice(list(places(tree))), tree)
+        node[last] = json.loads(json.dumps(found))
+    elif action == "rename" and isinstance(node, dict):
+        node[f"{last}s"] = node.pop(last)
+    else:
+        del node[last]
+    return tree
+
+
+STARTS = [
+    {
+        "exceptions": (
+            Except(layers="1", attention=GroupedQuery(num_heads=2, qk_norm=QKNorm()), position=NoPositions()),
+        )
+    },
+    {
+        "attention": Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=2, value_head_dim=2),
+        "residual": PostNorm(),
+    },
+    {"attention": GroupedQuery(num_heads=4, pattern=Fixed(stride=3)), "position": Learned(), "initialization": FanIn()},
+]
+
+
+def refusal(tree):
+    """What is said against a config in JSON; None where it can be built, which it then is."""
+    try:
+        config = from_json(ModelConfig, tree)
+        check(config, "model")
+    except UserError as error:
+        return str(error)
+    abstract_params(config)
+    return None
+
+
+@pytest.mark.parametrize("start", STARTS, ids=range(len(STARTS)))
+def test_mutations_build_or_raise_an_error_that_says_what(start, small):
+    draw, tree = random.Random(0), to_json(small(**start))
+    said = [refusal(mutated(tree, draw)) for _ in range(350)]
+    assert min(said.count(None), len(said) - said.count(None)) > 20
+    names = {"ModelConfig"} | {part for path in places(tree) for part in path if isinstance(part, str)}
+    assert [text for text in said if text is not None and not any(name in text for name in names)] == []
