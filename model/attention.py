@@ -11,13 +11,15 @@ from collections.abc import Iterator
 import jax
 from flax import nnx
 
+from model.alibi import slopes
 from model.cache import Cache, empty, write
 from model.initialization import ParameterMaker
 from model.kernels import Scoring, attend, attention_weights
 from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.positions import Position, Rotary, rotate
+from model.positions import Position
 from model.projections import project
+from model.rotary import Rotary, rotate
 from model.taps import Context
 
 
@@ -67,9 +69,8 @@ class GroupedQuery:
                 f"{path}.num_heads",
                 f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
             )
-        elif isinstance(position, Rotary) and self.head_width(width) % 2:
-            h = self.head_width(width)
-            yield position_path, f"Rotary turns pairs of dimensions, so the head width must be even, got {h}"
+        elif isinstance(position, Rotary):
+            yield from position.problems_with(self.head_width(width), position_path)
 
     @property
     def kv_heads(self) -> int:
@@ -122,14 +123,17 @@ class Attention(nnx.Module):
             k_BTKH, v_BTKH = cache.k, cache.v
         mask_BTS = context.mask_BTS
         assert mask_BTS is not None
-        scoring = Scoring(q_BTNH.shape[-1] ** -0.5, self.option.logit_softcap, self.reductions)
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring))
+        places = context.places
+        linear = None if places is None else slopes(self.option.num_heads)
+        scoring = Scoring(q_BTNH.shape[-1] ** -0.5, self.option.logit_softcap, self.reductions, linear)
+        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring, places))
         y_BTNH = attend(
             q_BTNH,
             k_BTKH,
             v_BTKH,
             mask_BTS,
             scoring,
+            places,
             causal=cache is None,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,

@@ -11,8 +11,10 @@ from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except, Layer
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
+from model.rotary import Rotary
+from model.rotary_scaling import DynamicNTK
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class ModelConfig:
     width: int
     attention: GroupedQuery
     ffn: MLP | Gated
-    position: NoPositions | Learned | Sinusoidal | Rotary = Rotary()
+    position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     norm_placement: Literal["pre", "post"] = "pre"
@@ -104,4 +106,14 @@ class ModelConfig:
         for layer in layers:
             (where, attention), (position_path, position) = layer["attention"], layer["position"]
             clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
+            clashes |= dict.fromkeys(self._problems_of_length(position, position_path))
         yield from clashes
+
+    def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:
+        scaling = position.scaling if isinstance(position, Rotary) else None
+        if isinstance(scaling, DynamicNTK) and 1 <= self.context_length <= scaling.original_length:
+            yield (
+                f"{path}.scaling.original_length",
+                f"DynamicNTK scales sequences of more than these {scaling.original_length} tokens, and "
+                f"context_length={self.context_length} allows none; raise that, or set scaling to None",
+            )

@@ -16,14 +16,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import masks
+from model.alibi import ALiBi
 from model.config import ModelConfig
 from model.embedding import Embedding
 from model.errors import UserError
 from model.initialization import ParameterMaker
 from model.norms import Norm
 from model.options import check, nearest
-from model.positions import Position, PositionEmbedding, rotary_table
+from model.positions import Position, PositionEmbedding
 from model.precision import for_compute
+from model.rotary import RotaryTable, rotary_table
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Shard, Surroundings, unsharded
 
@@ -150,7 +152,7 @@ def forward(
         mask_BTS = masks.causal(index_BT, key_BS)
 
     @functools.cache
-    def rotary(position: Position, head_dim: int) -> tuple[jax.Array, jax.Array] | None:
+    def rotary(position: Position, head_dim: int) -> RotaryTable | None:
         return rotary_table(position, positions_BT, head_dim)
 
     @functools.cache
@@ -160,7 +162,9 @@ def forward(
 
     layers = {
         layer: Surroundings(
-            rotary(layer.position, layer.attention.head_width(config.width)), mask(layer.attention.pattern)
+            rotary(layer.position, layer.attention.head_width(config.width)),
+            mask(layer.attention.pattern),
+            (place_BT, key_BS) if isinstance(layer.position, ALiBi) else None,
         )
         for layer in config.layers
     }

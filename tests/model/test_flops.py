@@ -5,6 +5,7 @@ import random
 import jax
 import pytest
 
+from model.alibi import ALiBi
 from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.embedding import Tied, Untied
@@ -13,11 +14,12 @@ from model.flops import count_parameters, forward_flops, training_flops, trainin
 from model.layers import Except
 from model.masks import Everything, SlidingWindow
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Sinusoidal
+from model.rotary import Rotary
 from model.transformer import abstract_params, forward
 
 GRID = {
-    "position": [NoPositions(), Learned(), Sinusoidal(), Rotary()],
+    "position": [NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()],
     "norm": [LayerNorm(), LayerNorm(bias=False), RMSNorm()],
     "norm_placement": ["pre", "post"],
     "unembedding": [Tied(), Untied(), Untied(bias=True)],
@@ -35,7 +37,7 @@ SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
 
 def grid():
-    """Every value of every field with the others at random: 80 of the 2,880 combinations."""
+    """Every value of every field with the others at random: 96 of the 3,600 combinations."""
     chance = random.Random(0)
     for name, values in GRID.items():
         for value in values:
