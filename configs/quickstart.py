@@ -12,7 +12,7 @@ from model.embedding import Tied
 from model.feedforward import Gated
 from model.initialization import FanIn
 from model.norms import RMSNorm
-from model.positions import Rotary
+from model.rotary import Rotary
 from train.data.config import Concatenate, Data, SentencePiece, WholeFiles
 from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
 from train.optimizers import Muon

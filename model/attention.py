@@ -12,13 +12,15 @@ from typing import Literal
 import jax
 from flax import nnx
 
+from model.alibi import slopes
 from model.cache import Cache, empty, write
 from model.initialization import ParameterMaker
 from model.kernels import Scoring, attend, attention_weights
 from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
-from model.positions import Position, Rotary, rotate
+from model.positions import Position
 from model.projections import project
+from model.rotary import Rotary, rotate
 from model.taps import Context
 
 
@@ -102,9 +104,8 @@ class GroupedQuery:
                 f"{path}.num_heads",
                 f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
             )
-        elif isinstance(position, Rotary) and self.head_width(width) % 2:
-            h = self.head_width(width)
-            yield position_path, f"Rotary turns pairs of dimensions, so the head width must be even, got {h}"
+        elif isinstance(position, Rotary):
+            yield from position.problems_with(self.head_width(width), position_path)
 
     @property
     def kv_heads(self) -> int:
@@ -170,15 +171,18 @@ class Attention(nnx.Module):
             k_BTKH, v_BTKH = cache.k, cache.v
         mask_BTS = context.mask_BTS
         assert mask_BTS is not None
+        places = context.places
+        linear = None if places is None else slopes(self.option.num_heads)
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
-        scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring))
+        scoring = Scoring(scale, self.option.logit_softcap, self.reductions, linear)
+        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring, places))
         y_BTNH = attend(
             q_BTNH,
             k_BTKH,
             v_BTKH,
             mask_BTS,
             scoring,
+            places,
             causal=cache is None,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,

@@ -12,9 +12,11 @@ from model.initialization import FanIn, Normal
 from model.latent_attention import Latent
 from model.layers import Except, Layer
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
+from model.rotary import Rotary
+from model.rotary_scaling import DynamicNTK
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class ModelConfig:
     width: int
     attention: GroupedQuery | Latent
     ffn: MLP | Gated
-    position: NoPositions | Learned | Sinusoidal | Rotary = Rotary()
+    position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     residual: PreNorm | PostNorm | Sandwich | Reordered | Parallel = PreNorm()
@@ -112,4 +114,14 @@ class ModelConfig:
         for layer in layers:
             (where, attention), (position_path, position) = layer["attention"], layer["position"]
             clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
+            clashes |= dict.fromkeys(self._problems_of_length(position, position_path))
         yield from clashes
+
+    def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:
+        scaling = position.scaling if isinstance(position, Rotary) else None
+        if isinstance(scaling, DynamicNTK) and 1 <= self.context_length <= scaling.original_length:
+            yield (
+                f"{path}.scaling.original_length",
+                f"DynamicNTK scales sequences of more than these {scaling.original_length} tokens, and "
+                f"context_length={self.context_length} allows none; raise that, or set scaling to None",
+            )

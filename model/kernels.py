@@ -12,31 +12,44 @@ from model.dropout import drop
 # Causal queries are taken in up to this many blocks, of no fewer queries than that.
 MOST_BLOCKS, SMALLEST_BLOCK = 4, 64
 
+# The positions of queries (B, T) and of keys (B, S), where scores depend on them; a batch may be 1.
+Places = tuple[jax.Array, jax.Array] | None
+
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
-    """How a query scores a key: scale * q k, perhaps soft-capped.
+    """How a query scores a key: scale * q k, perhaps soft-capped, perhaps less the farther away the key is.
 
-    The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2).
+    In this order: products, soft-cap, linear bias, mask. The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2);
+    it bounds what queries and keys say and leaves the bias whole. The bias is that of ALiBi (Press et al. 2021,
+    section 3), slope_n * (position of the key - position of the query).
 
     Attributes:
       scale: the factor on products, usually H^-1/2.
       softcap: c, or None for none.
       reductions: the dtype of scores and softmax.
+      slopes: one for each query head (N), or None for no bias.
     """
 
     scale: float
     softcap: float | None = None
     reductions: str = "float32"
+    slopes: tuple[float, ...] | None = None
 
     def products(self, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
         """q k, (B, K, G, T, S), of queries that are scaled already."""
         return jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.dtype(self.reductions))
 
-    def finish(self, s_BKGTS: jax.Array, mask_BTS: jax.Array) -> jax.Array:
-        """Products to scores: capped, and the lowest number where a query may not see a key."""
+    def finish(self, s_BKGTS: jax.Array, mask_BTS: jax.Array, places: Places) -> jax.Array:
+        """Products to scores: capped, biased, and the lowest number where a query may not see a key."""
         if self.softcap is not None:
             s_BKGTS = self.softcap * jnp.tanh(s_BKGTS / self.softcap)
+        if self.slopes is not None:
+            assert places is not None
+            query_BT, key_BS = places
+            slope_KG11 = jnp.asarray(self.slopes, jnp.float32).reshape(*s_BKGTS.shape[1:3], 1, 1)
+            distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
+            s_BKGTS = s_BKGTS + (slope_KG11 * distance_BTS[:, None, None]).astype(s_BKGTS.dtype)
         return jnp.where(mask_BTS[:, None, None], s_BKGTS, jnp.finfo(s_BKGTS.dtype).min)
 
 
@@ -46,6 +59,7 @@ def attend(
     v_BSKH: jax.Array,
     mask_BTS: jax.Array,
     scoring: Scoring,
+    places: Places = None,
     *,
     causal: bool = False,
     dropout: float = 0.0,
@@ -60,6 +74,7 @@ def attend(
       k_BSKH, v_BSKH: keys and values.
       mask_BTS: True where a query sees a key; its batch may be 1.
       scoring: how scores are made of queries and keys.
+      places: their positions, needed where scoring has slopes.
       causal: whether query t may see no key after t, as the mask must also say. Then queries are taken in blocks, each
         against the keys up to its end, which leaves out most of what the mask would throw away.
       dropout: the share of weights dropped, where there is a key.
@@ -77,15 +92,18 @@ def attend(
         last = stop if causal else k_BKSH.shape[2]
         key = None if dropout_key is None or dropout == 0 else jax.random.fold_in(dropout_key, start)
         q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., :last, :], v_BKSH[..., :last, :]
-        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], key))
+        near = None if places is None else (places[0][:, start:stop], places[1][:, :last])
+        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], near, key))
     y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
     return y_BKGTH.reshape(b, -1, length, v_BKSH.shape[-1]).swapaxes(1, 2)
 
 
-def attention_weights(q_BTNH: jax.Array, k_BSKH: jax.Array, mask_BTS: jax.Array, scoring: Scoring) -> jax.Array:
+def attention_weights(
+    q_BTNH: jax.Array, k_BSKH: jax.Array, mask_BTS: jax.Array, scoring: Scoring, places: Places = None
+) -> jax.Array:
     """The weights (B, N, T, S) that `attend` gives to values before dropout, for those who want to look at them."""
     q_BKGTH = _by_head(q_BTNH, k_BSKH, scoring)
-    scores_BKGTS = scoring.finish(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), mask_BTS)
+    scores_BKGTS = scoring.finish(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), mask_BTS, places)
     b, _, _, t, s = scores_BKGTS.shape
     return jax.nn.softmax(scores_BKGTS, axis=-1).reshape(b, -1, t, s).astype(q_BTNH.dtype)
 
@@ -105,6 +123,7 @@ def _attend(
     k_BKSH: jax.Array,
     v_BKSH: jax.Array,
     mask_BTS: jax.Array,
+    places: Places,
     key: jax.Array | None,
 ) -> jax.Array:
     """One block of queries. Its derivative asks for no array of T x S: weights are made again from queries and keys.
@@ -114,25 +133,32 @@ def _attend(
     scanned, a compiler may find the scores in the forward pass and keep them; forbidding it cost a fifth of a step
     on a CPU and saved no memory there (tests/benchmarks/README.md).
     """
-    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, mask_BTS, key)[0]
+    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, mask_BTS, places, key)[0]
 
 
 def _forward(
-    scoring: Scoring, rate: float, q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, key: jax.Array | None
+    scoring: Scoring,
+    rate: float,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    places: Places,
+    key: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    scores_BKGTS = scoring.finish(scoring.products(q, k), mask)
+    scores_BKGTS = scoring.finish(scoring.products(q, k), mask, places)
     highest_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
     weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
     total_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
     kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
     y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=total_BKGT1.dtype)
     y_BKGTH = (y_BKGTH / total_BKGT1).astype(v.dtype)
-    return y_BKGTH, (q, k, v, mask, key, y_BKGTH, highest_BKGT1, total_BKGT1)
+    return y_BKGTH, (q, k, v, mask, places, key, y_BKGTH, highest_BKGT1, total_BKGT1)
 
 
 def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGTH: jax.Array) -> tuple[Any, ...]:
-    q, k, v, mask, key, y_BKGTH, highest_BKGT1, total_BKGT1 = residuals
-    scores_BKGTS, pull = jax.vjp(lambda s: scoring.finish(s, mask), scoring.products(q, k))
+    q, k, v, mask, places, key, y_BKGTH, highest_BKGT1, total_BKGT1 = residuals
+    scores_BKGTS, pull = jax.vjp(lambda s: scoring.finish(s, mask, places), scoring.products(q, k))
     weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
     dy_BKGTH = dy_BKGTH / total_BKGT1  # of the output before normalisation
     shared_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
@@ -144,7 +170,7 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
     dproducts_BKGTS = pull(dscores_BKGTS.astype(scores_BKGTS.dtype))[0].astype(q.dtype)
     dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)
     dk = jnp.einsum("BKGTS,BKGTH->BKSH", dproducts_BKGTS, q)
-    return dq, dk, dv, None, None
+    return dq, dk, dv, None, None, None
 
 
 _attend.defvjp(_forward, _backward)

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from model.alibi import slopes
 from model.initialization import ParameterMaker
 from model.kernels import Scoring, attend, attention_weights
 from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.positions import Position, Rotary, rotate
+from model.positions import Position
 from model.projections import project
+from model.rotary import Rotary, rotate
 from model.taps import Context, Shard
 
 
@@ -61,11 +63,8 @@ class Latent:
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
         """Yields what does not go together with a model width or with positions, by the paths of the fields."""
-        if isinstance(position, Rotary) and self.rotary_head_dim % 2:
-            yield (
-                f"{path}.rotary_head_dim",
-                f"Rotary turns pairs of dimensions, so it must be even, got {self.rotary_head_dim}",
-            )
+        if isinstance(position, Rotary) and self.rotary_head_dim >= 1:
+            yield from position.problems_with(self.rotary_head_dim, position_path)
 
     def rotary_width(self, width: int) -> int:
         """The dimensions of a head that positions may turn."""
@@ -134,14 +133,17 @@ class LatentAttention(nnx.Module):
         mask_BTS = context.mask_BTS
         assert mask_BTS is not None
         usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
-        scoring = Scoring(usual if self.option.scale is None else self.option.scale, None, self.reductions)
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSNH, mask_BTS, scoring))
+        places = context.places
+        linear = None if places is None else slopes(self.option.num_heads)
+        scoring = Scoring(usual if self.option.scale is None else self.option.scale, None, self.reductions, linear)
+        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSNH, mask_BTS, scoring, places))
         y_BTNH = attend(
             q_BTNH,
             k_BSNH,
             v_BSNH,
             mask_BTS,
             scoring,
+            places,
             causal=cache is None,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,

@@ -11,10 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from model.alibi import ALiBi
 from model.attention import GroupedQuery
 from model.feedforward import MLP, Gated
 from model.latent_attention import Latent
-from model.positions import NoPositions, Rotary
+from model.positions import NoPositions
+from model.rotary import Rotary
 
 LONGEST_PATTERN = 16
 
@@ -32,7 +34,7 @@ class Except:
     layers: str
     attention: GroupedQuery | Latent | None = None
     ffn: MLP | Gated | None = None
-    position: NoPositions | Rotary | None = None
+    position: NoPositions | Rotary | ALiBi | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -68,7 +70,7 @@ class Layer:
 
     attention: GroupedQuery | Latent
     ffn: MLP | Gated
-    position: NoPositions | Rotary
+    position: NoPositions | Rotary | ALiBi
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""How a token knows where it stands: no positions, learned, sinusoidal, rotary.
+"""How a token knows where it stands.
 
-Learned and sinusoidal vectors are added to the token embedding; rotary positions turn queries and keys.
-Vaswani et al. 2017, "Attention Is All You Need", section 3.5. Su et al. 2021, "RoFormer: Enhanced Transformer with
-Rotary Position Embedding", equation 34, in the half-split pairing of GPT-NeoX: dimension i turns with i + H/2.
+Here are the positions that are added to the token embedding, learned and sinusoidal: Vaswani et al. 2017, "Attention Is
+All You Need", section 3.5. Two kinds act inside attention: rotary ones turn queries and keys (model/rotary.py), linear
+biases are added to scores (model/alibi.py).
 """
 
 import dataclasses
@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.alibi import ALiBi
 from model.initialization import ParameterMaker
+from model.rotary import Rotary, frequencies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,42 +39,7 @@ class Sinusoidal:
             yield "theta", f"must be above 0, got {self.theta}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rotary:
-    """Queries and keys turned by angles that grow with position; theta is the base of the wavelengths."""
-
-    theta: float = 10_000.0
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
-        if self.theta <= 0:
-            yield "theta", f"must be above 0, got {self.theta}"
-
-
-Position = NoPositions | Learned | Sinusoidal | Rotary
-
-
-def frequencies(theta: float, size: int) -> jax.Array:
-    """The angle per position of each pair of dimensions: theta^(-2i/size), float32, (size/2,)."""
-    return theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
-
-
-def rotary_table(option: Position, positions_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array] | None:
-    """Cosines and sines for `rotate`, float32, each (B, T, 1, H/2); None when positions are not rotary."""
-    if not isinstance(option, Rotary):
-        return None
-    angles_BTH = positions_BT[..., None].astype(jnp.float32) * frequencies(option.theta, head_dim)
-    return jnp.cos(angles_BTH)[:, :, None, :], jnp.sin(angles_BTH)[:, :, None, :]
-
-
-def rotate(x_BTNH: jax.Array, table: tuple[jax.Array, jax.Array] | None) -> jax.Array:
-    """Turns each pair (x_i, x_{i+H/2}) by its angle, in float32; the same shape and dtype come back."""
-    if table is None:
-        return x_BTNH
-    cos, sin = table
-    first, second = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x_BTNH.dtype)
+Position = NoPositions | Learned | Sinusoidal | Rotary | ALiBi
 
 
 def sinusoid(option: Sinusoidal, positions_BT: jax.Array, width: int) -> jax.Array:

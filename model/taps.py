@@ -11,6 +11,8 @@ from typing import Any
 import jax
 
 from model.dropout import drop
+from model.kernels import Places
+from model.rotary import RotaryTable
 
 # Places an activation on the mesh by the logical names of its axes; train/sharding.py provides the real one.
 Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
@@ -26,12 +28,15 @@ class Surroundings:
     """What all layers of a kind are given alike.
 
     Attributes:
-      rotary: the cosines and sines of rotary positions, each (B, T, 1, H/2), or None.
+      rotary: the cosines and sines of rotary positions, or None.
       mask_BTS: True where a query may see a key; broadcasts over batch.
+      places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
+        (ALiBi), or None.
     """
 
-    rotary: tuple[jax.Array, jax.Array] | None
+    rotary: RotaryTable | None
     mask_BTS: jax.Array
+    places: Places
 
 
 @dataclasses.dataclass
@@ -42,7 +47,7 @@ class Context:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
-      mask_BTS: of this layer.
+      mask_BTS, places: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -52,8 +57,9 @@ class Context:
 
     index_BT: jax.Array
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
-    rotary: tuple[jax.Array, jax.Array] | None = None
+    rotary: RotaryTable | None = None
     mask_BTS: jax.Array | None = None
+    places: Places = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()
@@ -88,4 +94,6 @@ class Context:
         """The context of one layer: its surroundings, its own dropout key and its own taps."""
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         found = self.layers[kind]
-        return dataclasses.replace(self, rotary=found.rotary, mask_BTS=found.mask_BTS, dropout_key=key, kept={})
+        return dataclasses.replace(
+            self, rotary=found.rotary, mask_BTS=found.mask_BTS, places=found.places, dropout_key=key, kept={}
+        )

@@ -16,15 +16,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import masks
+from model.alibi import ALiBi
 from model.config import ModelConfig
 from model.embedding import Embedding
 from model.errors import UserError
 from model.initialization import ParameterMaker
 from model.norms import Norm
 from model.options import check, nearest
-from model.positions import Position, PositionEmbedding, rotary_table
+from model.positions import Position, PositionEmbedding
 from model.precision import for_compute
 from model.residual import PostNorm
+from model.rotary import RotaryTable, rotary_table
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Shard, Surroundings, unsharded
 
@@ -155,7 +157,7 @@ def forward(
         mask_BTS = masks.causal(index_BT, key_BS)
 
     @functools.cache
-    def rotary(position: Position, head_dim: int) -> tuple[jax.Array, jax.Array] | None:
+    def rotary(position: Position, head_dim: int) -> RotaryTable | None:
         return rotary_table(position, positions_BT, head_dim)
 
     @functools.cache
@@ -166,7 +168,8 @@ def forward(
     layers = {}
     for layer in config.layers:
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
-        layers[layer] = Surroundings(turned, mask(layer.attention.pattern))
+        places = (place_BT, key_BS) if isinstance(layer.position, ALiBi) else None
+        layers[layer] = Surroundings(turned, mask(layer.attention.pattern), places)
     context = Context(index_BT=index_BT, layers=layers, dropout_key=dropout_key, shard=shard, wanted=frozenset(taps))
     model = nnx.merge(graph, for_compute(params, config.precision))
     output = model(tokens_BT, positions_BT, context, cache)

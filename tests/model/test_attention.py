@@ -14,7 +14,7 @@ from model.dropout import drop
 from model.initialization import Normal, ParameterMaker
 from model.kernels import Scoring, attend, attention_weights
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Rotary, rotary_table
+from model.rotary import Rotary, rotary_table
 from model.taps import Context
 
 

@@ -6,14 +6,17 @@ import numpy as np
 import pytest
 
 from model import cache as kv_cache
+from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
 from model.feedforward import MLP
 from model.latent_attention import Latent
 from model.layers import Except
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Sinusoidal
 from model.residual import Parallel, PostNorm, Reordered, Sandwich
+from model.rotary import Rotary
+from model.rotary_scaling import DynamicNTK, LinearScaling, LongRoPE
 from model.stack import empty_caches
 
 
@@ -61,7 +64,10 @@ CONFIGS = {
     "latent": {
         "num_layers": 3,
         "attention": Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6),
-        "exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=2)),),
+        "exceptions": (
+            Except(layers="1", attention=GroupedQuery(num_heads=2)),
+            Except(layers="2", position=ALiBi()),
+        ),
     },
     "gated": {
         "attention": GroupedQuery(
@@ -71,6 +77,25 @@ CONFIGS = {
     "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},
     "reordered": {"residual": Reordered(), "norm": LayerNorm(scale=False)},
     "parallel": {"residual": Parallel(shared_norm=False)},
+    "linear biases": {
+        "num_layers": 3,
+        "position": ALiBi(),
+        "attention": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
+        "exceptions": (Except(layers="1", position=Rotary()),),
+    },
+    "partial": {"position": Rotary(fraction=0.5, interleaved=True, scaling=LinearScaling(factor=2.0))},
+    "up to the original length": {
+        "position": Rotary(theta=9.0, scaling=DynamicNTK(factor=4.0, original_length=12)),
+        "num_layers": 3,
+        "exceptions": (
+            Except(
+                layers="1",
+                position=Rotary(
+                    scaling=LongRoPE(short_factors=(1.5, 2.0), long_factors=(9.0, 9.0), original_length=12, factor=2.0)
+                ),
+            ),
+        ),
+    },
     "sparse": {
         "num_layers": 3,
         "attention": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),
@@ -139,3 +164,23 @@ def test_what_lies_in_later_slots_is_never_seen(small, drawn, run, tokens):
         strict=True,
     ):
         np.testing.assert_array_equal(clean, dirty)
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        DynamicNTK(factor=4.0, original_length=5),
+        LongRoPE(short_factors=(1.0, 1.0), long_factors=(3.0, 5.0), original_length=5, factor=4.0),
+    ],
+    ids=lambda scaling: type(scaling).__name__,
+)
+def test_keys_stay_as_they_were_turned_when_they_were_read(small, drawn, run, tokens, scaling):
+    """Past the original length a cache equals the whole where it is filled at once, and not token by token."""
+    config = small(position=Rotary(theta=9.0, scaling=scaling), num_layers=1)
+    params = drawn(config)
+    full = run(config, params, tokens)[0]
+    np.testing.assert_allclose(decode(run, config, params, tokens, [12])[0], full, rtol=1e-4, atol=2e-5)
+    single, cache = decode(run, config, params, tokens, [1] * 12)
+    assert np.abs(single - full)[:, 5:].max() > 1e-2
+    one_by_one = [run(config, params, tokens[:, : t + 1], taps=["key"])[2]["key"][0, :, t] for t in range(12)]
+    np.testing.assert_allclose(cache["0"].k[0, :, :12], np.stack(one_by_one, axis=1), rtol=1e-4, atol=2e-5)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.dropout import Dropout
@@ -19,9 +20,11 @@ from model.initialization import FanIn, Normal
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.options import alternatives, check, fields_of, item_annotation, option_classes, override
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Sinusoidal
 from model.precision import Precision
 from model.residual import Multipliers, PostNorm
+from model.rotary import Rotary
+from model.rotary_scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from model.transformer import abstract_params, forward, init
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -29,6 +32,24 @@ from model.transformer import abstract_params, forward, init
 
 def test_a_sound_config_passes(small):
     check(small())
+
+
+def rotary(scaling):
+    return Rotary(scaling=scaling)
+
+
+def yarn(**changes):
+    return YaRN(**{"factor": 4.0, "original_length": 100} | changes)
+
+
+def llama3(**changes):
+    values = {"factor": 4.0, "low_frequency_factor": 1.0, "high_frequency_factor": 4.0, "original_length": 100}
+    return Llama3Scaling(**values | changes)
+
+
+def long(**changes):
+    values = {"short_factors": (1.0, 2.0), "long_factors": (3.0, 4.0), "original_length": 100, "factor": 4.0}
+    return LongRoPE(**values | changes)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +95,85 @@ def test_a_sound_config_passes(small):
         ({"ffn": Gated(width=4, clamp=0.0)}, "ffn.clamp: must be above 0, or None for no cut, got 0.0"),
         ({"ffn": MLP(width=4, activation="swish")}, "ffn.activation: expected 'gelu' or"),
         ({"position": Rotary(theta=0.0)}, "position.theta: must be above 0"),
+        ({"position": Rotary(fraction=0.0)}, "position.fraction: must be above 0 and at most 1, got 0.0; use NoPos"),
+        ({"position": Rotary(fraction=1.5)}, "position.fraction: must be above 0 and at most 1, got 1.5"),
+        (
+            {"position": Rotary(fraction=0.25)},
+            "position.fraction: 0.25 turns 1 of the 4 dimensions of a head; they turn in pairs, so it must be an even",
+        ),
+        ({"position": Rotary(fraction=0.6)}, "position.fraction: 0.6 turns 2.4 of the 4 dimensions"),
+        ({"position": rotary(LinearScaling(factor=0.5))}, "position.scaling.factor: must be at least 1, got 0.5"),
+        ({"position": rotary(NTK(factor=0.5))}, "position.scaling.factor: must be at least 1, got 0.5"),
+        (
+            {"position": Rotary(fraction=0.5, scaling=NTK(factor=2.0))},
+            "position.scaling: NTK needs two pairs of dimensions that turn or more, got one",
+        ),
+        (
+            {"position": Rotary(fraction=0.5, scaling=DynamicNTK(factor=2.0, original_length=8))},
+            "position.scaling: DynamicNTK needs two pairs",
+        ),
+        ({"position": rotary(DynamicNTK(factor=0.0, original_length=8))}, "position.scaling.factor: must be at least"),
+        ({"position": rotary(DynamicNTK(factor=2.0, original_length=0))}, "position.scaling.original_length: must be"),
+        (
+            {"position": rotary(DynamicNTK(factor=2.0, original_length=16))},
+            "position.scaling.original_length: DynamicNTK scales sequences of more than these 16 tokens, and "
+            "context_length=16 allows none",
+        ),
+        ({"position": rotary(yarn(factor=0.0))}, "position.scaling.factor: must be at least 1, got 0.0"),
+        ({"position": rotary(yarn(original_length=0))}, "position.scaling.original_length: must be at least 1, got 0"),
+        ({"position": rotary(yarn(beta_slow=0.0))}, "position.scaling.beta_slow: must be above 0, got 0.0"),
+        ({"position": rotary(yarn(beta_fast=1.0))}, "position.scaling.beta_fast: must be above beta_slow=1.0, got 1.0"),
+        ({"position": rotary(yarn(attention_factor=0.0))}, "position.scaling.attention_factor: must be above 0"),
+        ({"position": rotary(yarn(mscale=1.0))}, "position.scaling.mscale: has no effect without mscale_all_dim"),
+        (
+            {"position": rotary(yarn(mscale_all_dim=1.0))},
+            "position.scaling.mscale_all_dim: has no effect without mscale;",
+        ),
+        ({"position": rotary(yarn(mscale=0.0, mscale_all_dim=1.0))}, "position.scaling.mscale: must be above 0"),
+        (
+            {"position": rotary(yarn(mscale=1.0, mscale_all_dim=1.0, attention_factor=1.0))},
+            "position.scaling.attention_factor: mscale and mscale_all_dim give it",
+        ),
+        ({"position": Rotary(theta=1.0, scaling=yarn())}, "position.theta: must be above 1 for YaRN"),
+        ({"position": rotary(llama3(factor=0.5))}, "position.scaling.factor: must be at least 1, got 0.5"),
+        ({"position": rotary(llama3(original_length=0))}, "position.scaling.original_length: must be at least 1"),
+        (
+            {"position": rotary(llama3(low_frequency_factor=0.0))},
+            "position.scaling.low_frequency_factor: must be above 0",
+        ),
+        (
+            {"position": rotary(llama3(high_frequency_factor=1.0))},
+            "position.scaling.high_frequency_factor: must be above low_frequency_factor=1.0, got 1.0",
+        ),
+        (
+            {"position": rotary(long(short_factors=(1.0,)))},
+            "position.scaling.short_factors: must be 2 factors, one for",
+        ),
+        ({"position": rotary(long(long_factors=()))}, "position.scaling.long_factors: must be 2 factors, one for each"),
+        (
+            {"position": rotary(long(short_factors=(1.0, 0.0)))},
+            "position.scaling.short_factors: must be above 0, got 0",
+        ),
+        (
+            {"position": rotary(long(long_factors=(-1.0, 1.0)))},
+            "position.scaling.long_factors: must be above 0, got -1",
+        ),
+        ({"position": rotary(long(original_length=1))}, "position.scaling.original_length: must be at least 2, got 1"),
+        ({"position": rotary(long(factor=None))}, "position.scaling.attention_factor: give either this or factor"),
+        ({"position": rotary(long(attention_factor=1.0))}, "position.scaling.attention_factor: give either this or fa"),
+        ({"position": rotary(long(factor=0.9))}, "position.scaling.factor: must be at least 1, got 0.9"),
+        (
+            {"position": rotary(long(factor=None, attention_factor=0.0))},
+            "position.scaling.attention_factor: must be above 0, got 0.0",
+        ),
+        (
+            {"position": Learned(), "exceptions": (Except(layers="1", position=ALiBi()),)},
+            "exceptions.0.position: Learned positions are added before the first layer, for all of them alike",
+        ),
+        (
+            {"position": ALiBi(), "exceptions": (Except(layers="1", position=Rotary(fraction=0.3)),)},
+            "exceptions.0.position.fraction: 0.3 turns 1.2 of the 4 dimensions",
+        ),
         ({"position": Sinusoidal(theta=-1.0)}, "position.theta: must be above 0"),
         ({"norm": LayerNorm(epsilon=0.0)}, "norm.epsilon: must be above 0"),
         ({"norm": RMSNorm(epsilon=-1.0)}, "norm.epsilon: must be above 0"),
@@ -108,6 +208,9 @@ def test_what_looks_odd_and_is_allowed(small):
     check(small(attention=GroupedQuery(num_heads=5, head_dim=2)))
     check(small(attention=GroupedQuery(num_heads=16), position=Learned()))
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=NoPositions()))
+    check(small(width=15, attention=GroupedQuery(num_heads=3), position=ALiBi()))
+    check(small(attention=GroupedQuery(num_heads=2, head_dim=5), position=Rotary(fraction=0.4)))
+    check(small(attention=GroupedQuery(num_heads=2, head_dim=80), position=Rotary(fraction=0.7)))  # 56 but for rounding
 
 
 # ------------------------------------------------------------------------------------------- every switch is live
@@ -120,6 +223,17 @@ def test_what_looks_odd_and_is_allowed(small):
 #   refused     a UserError for tokens that the model took before
 # field: (settings to start from, the change, where it shows)
 LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
+DYNAMIC = "position=Rotary(theta=10.0, scaling=DynamicNTK(factor=4.0, original_length=4))"
+YARN = "position=Rotary(theta=10.0, scaling=YaRN(factor=4.0, original_length=100))"
+DEEPSEEK = "position=Rotary(scaling=YaRN(factor=4.0, original_length=100, mscale=1.0, mscale_all_dim=0.5))"
+LLAMA3 = (
+    "position=Rotary(theta=10.0, scaling=Llama3Scaling("
+    "factor=4.0, low_frequency_factor=0.5, high_frequency_factor=4.0, original_length=20))"
+)
+LONG = (
+    "position=Rotary(theta=10.0, scaling=LongRoPE("
+    "short_factors=(1.5, 2.0), long_factors=(3.0, 4.0), original_length=100, factor=4.0))"
+)
 CASES = {
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
@@ -206,6 +320,42 @@ CASES = {
     "Gated.bias": ([], "ffn.bias=True", "parameters"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
+    "Rotary.fraction": ([], "position.fraction=0.5", "output"),
+    "Rotary.interleaved": ([], "position.interleaved=True", "output"),
+    "Rotary.scaling": ([], "position.scaling=LinearScaling(factor=4.0)", "output"),
+    "LinearScaling.factor": (["position.scaling=LinearScaling(factor=4.0)"], "position.scaling.factor=2.0", "output"),
+    "NTK.factor": (
+        ["position.theta=10.0", "position.scaling=NTK(factor=4.0)"],
+        "position.scaling.factor=2.0",
+        "output",
+    ),
+    "DynamicNTK.factor": ([DYNAMIC], "position.scaling.factor=2.0", "output"),
+    "DynamicNTK.original_length": ([DYNAMIC], "position.scaling.original_length=6", "output"),
+    "YaRN.factor": ([YARN], "position.scaling.factor=2.0", "output"),
+    "YaRN.original_length": ([YARN], "position.scaling.original_length=1000", "output"),
+    "YaRN.beta_fast": ([YARN], "position.scaling.beta_fast=2.0", "output"),
+    "YaRN.beta_slow": ([YARN], "position.scaling.beta_slow=4.0", "output"),
+    "YaRN.truncate": ([YARN], "position.scaling.truncate=False", "output"),
+    "YaRN.attention_factor": ([YARN], "position.scaling.attention_factor=1.5", "output"),
+    "YaRN.mscale": ([DEEPSEEK], "position.scaling.mscale=2.0", "output"),
+    "YaRN.mscale_all_dim": ([DEEPSEEK], "position.scaling.mscale_all_dim=2.0", "output"),
+    "Llama3Scaling.factor": ([LLAMA3], "position.scaling.factor=2.0", "output"),
+    "Llama3Scaling.low_frequency_factor": ([LLAMA3], "position.scaling.low_frequency_factor=0.9", "output"),
+    "Llama3Scaling.high_frequency_factor": ([LLAMA3], "position.scaling.high_frequency_factor=8.0", "output"),
+    "Llama3Scaling.original_length": ([LLAMA3], "position.scaling.original_length=40", "output"),
+    "LongRoPE.short_factors": ([LONG], "position.scaling.short_factors=(1.0, 9.0)", "output"),
+    "LongRoPE.long_factors": (
+        [LONG, "position.scaling.original_length=11"],
+        "position.scaling.long_factors=(1.0, 9.0)",
+        "output",
+    ),
+    "LongRoPE.original_length": ([LONG], "position.scaling.original_length=11", "output"),
+    "LongRoPE.factor": ([LONG], "position.scaling.factor=20.0", "output"),
+    "LongRoPE.attention_factor": (
+        [LONG, "position.scaling.factor=None", "position.scaling.attention_factor=1.0"],
+        "position.scaling.attention_factor=1.5",
+        "output",
+    ),
     "LayerNorm.epsilon": (["norm=LayerNorm"], "norm.epsilon=0.1", "output"),
     "LayerNorm.scale": (["norm=LayerNorm"], "norm.scale=False", "parameters"),
     "RMSNorm.scale": ([], "norm.scale=zero", "initial"),
@@ -292,17 +442,10 @@ def test_what_is_compared_stays_when_nothing_changes(start, tokens):
     assert gradient(same, tokens) == gradient(start, tokens)
 
 
-REQUIRED = {
-    "num_heads": 4,
-    "kv_rank": 5,
-    "head_dim": 4,
-    "rotary_head_dim": 2,
-    "value_head_dim": 6,
-    "width": 24,
-    "size": 3,
-    "stride": 3,
-    "block": 2,
-}
+REQUIRED = {"num_heads": 4, "width": 24, "size": 3, "stride": 3, "block": 2, "factor": 2.0, "original_length": 8}
+REQUIRED |= {"kv_rank": 5, "head_dim": 4, "rotary_head_dim": 2, "value_head_dim": 6}
+REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
+REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
 
 
 def required(cls):
@@ -335,6 +478,8 @@ def test_all_values_of_a_choice_differ(field, values, start, tokens):
         values = ["LayerNorm(bias=False)", "RMSNorm"]  # differ in more than a bias
     if field == "QKNorm.norm":
         values = ["LayerNorm(bias=False)", "RMSNorm"]
+    if field == "Rotary.scaling":
+        values = ["None"] + [v.replace("LongRoPE(", "LongRoPE(factor=2.0, ") for v in values]
     path = change.partition("=")[0]
     seen = {}
     for value in values:

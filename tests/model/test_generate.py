@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 
 import model.generate as module
+from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward import MLP
 from model.generate import generate
 from model.initialization import Normal
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Sinusoidal
 from model.precision import Precision
 from model.residual import PostNorm
+from model.rotary import Rotary
 from model.sampling import Sampling
 from model.transformer import forward, init
 from train import sharding
@@ -60,7 +62,9 @@ def assert_greedy(config, params, prompts, texts):
         np.testing.assert_array_equal(text, row[len(prompt) - 1 :][: len(text)])
 
 
-@pytest.mark.parametrize("position", [Rotary(), Learned(), Sinusoidal(), NoPositions()], ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize(
+    "position", [Rotary(), Learned(), Sinusoidal(), NoPositions(), ALiBi()], ids=lambda p: type(p).__name__
+)
 def test_cached_decoding_equals_the_full_forward_pass(position):
     config = dataclasses.replace(CONFIG, position=position)
     params = draw(config)

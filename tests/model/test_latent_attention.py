@@ -12,7 +12,8 @@ from model.initialization import Normal, ParameterMaker
 from model.latent_attention import Latent, LatentAttention
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
-from model.positions import NoPositions, Rotary, rotary_table
+from model.positions import NoPositions
+from model.rotary import Rotary, rotary_table
 from model.taps import Context
 
 PLAIN = Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)
@@ -134,7 +135,7 @@ def test_shapes_and_axes():
         ({"kv_rank": 0}, "attention.kv_rank: must be at least 1, got 0"),
         ({"query_rank": 0}, "attention.query_rank: must be at least 1, or None"),
         ({"scale": -1.0}, "attention.scale: must be above 0"),
-        ({"rotary_head_dim": 3}, "attention.rotary_head_dim: Rotary turns pairs of dimensions"),
+        ({"rotary_head_dim": 3}, "position: .* the head width must be even, got 3"),
     ],
 )
 def test_what_is_refused(small, changes, message):

@@ -6,7 +6,8 @@ from model.feedforward import MLP, Gated
 from model.layers import Except, Group, grouped
 from model.masks import SlidingWindow
 from model.options import check
-from model.positions import Learned, NoPositions, Rotary
+from model.positions import Learned, NoPositions
+from model.rotary import Rotary
 from model.transformer import abstract_params
 
 

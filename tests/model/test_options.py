@@ -22,7 +22,8 @@ from model.options import (
     to_json,
     walk,
 )
-from model.positions import NoPositions, Rotary
+from model.positions import NoPositions
+from model.rotary import Rotary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

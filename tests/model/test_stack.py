@@ -9,7 +9,8 @@ from model.errors import UserError
 from model.feedforward import Gated
 from model.layers import Except, grouped
 from model.masks import Chunked, SlidingWindow
-from model.positions import NoPositions, Rotary
+from model.positions import NoPositions
+from model.rotary import Rotary
 from model.transformer import forward
 
 BASE = GroupedQuery(num_heads=4, num_kv_heads=2)

@@ -8,14 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.embedding import Tied, Untied
 from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Learned, NoPositions, Rotary, Sinusoidal
+from model.positions import Learned, NoPositions, Sinusoidal
 from model.residual import PostNorm, PreNorm
+from model.rotary import Rotary
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
 
@@ -125,7 +127,7 @@ def test_against_numpy(config, by_hand, drawn, run, tokens):
 
 
 @pytest.mark.parametrize("placement", [PreNorm(), PostNorm()], ids=repr)
-@pytest.mark.parametrize("position", [NoPositions(), Learned(), Sinusoidal(), Rotary()], ids=repr)
+@pytest.mark.parametrize("position", [NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()], ids=repr)
 def test_causality_by_gradient(small, drawn, position, placement):
     """Logits at t change with the embedding at s exactly where s is not after t."""
     config = small(position=position, residual=placement, unembedding=Untied(), num_layers=1)
@@ -144,11 +146,11 @@ def test_causality_by_gradient(small, drawn, position, placement):
 
 
 def test_documents_packed_together_equal_documents_alone(small, drawn, run, tokens):
-    """Segment ids and positions keep them apart, for positions that turn and for positions that are added."""
+    """Segment ids and positions keep them apart, for positions that turn, that are added, that bias scores."""
     lengths = [5, 4, 3]
     segments = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
     positions = np.concatenate([np.arange(n) for n in lengths])[None].astype(np.int32)
-    for position in (Rotary(), Learned()):
+    for position in (Rotary(), Learned(), ALiBi()):
         config = small(position=position)
         params = drawn(config)
         packed = run(config, params, tokens[:1], segment_ids_BT=segments, positions_BT=positions)[0]
