@@ -64,6 +64,7 @@ class GroupedQuery:
       logit_softcap: c of c * tanh(score / c), or None.
       output_gate: what heads give is multiplied by a sigmoid of a projection of the layer's input: one number a "head",
         or one for every "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for none.
+      sinks: whether every head has a trained score that takes part in its softmax and stands for no key (GPT-OSS).
       pattern: which keys a query sees.
     """
 
@@ -76,6 +77,7 @@ class GroupedQuery:
     scale: float | None = None
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
+    sinks: bool = False
     pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -147,6 +149,7 @@ class Attention(nnx.Module):
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
         self.gate = self._gate(width, n, h, make)
+        self.sink = make.zeros((n,), ("heads",)) if option.sinks else None
 
     def _gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
         match self.option.output_gate:
@@ -175,7 +178,8 @@ class Attention(nnx.Module):
         linear = None if places is None else slopes(self.option.num_heads)
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, self.option.logit_softcap, self.reductions, linear)
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring, places))
+        sink_N = None if self.sink is None else self.sink[...]
+        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring, places, sink_N))
         y_BTNH = attend(
             q_BTNH,
             k_BTKH,
@@ -183,6 +187,7 @@ class Attention(nnx.Module):
             mask_BTS,
             scoring,
             places,
+            sink_N,
             causal=cache is None,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,

@@ -82,7 +82,7 @@ def _attention_parameters(attention: GroupedQuery | Latent, d: int) -> int:
     if attention.qk_norm:
         heads = 2 if attention.qk_norm.over == "head" else n + k
         norms = _norm_parameters(attention.qk_norm.norm, heads * h)
-    return d * h * (2 * n + 2 * k) + _gate_parameters(attention, d) + biases + norms
+    return d * h * (2 * n + 2 * k) + _gate_parameters(attention, d) + biases + norms + n * attention.sinks
 
 
 def _gate_parameters(attention: GroupedQuery, d: int) -> int:

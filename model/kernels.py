@@ -60,6 +60,7 @@ def attend(
     mask_BTS: jax.Array,
     scoring: Scoring,
     places: Places = None,
+    sink_N: jax.Array | None = None,
     *,
     causal: bool = False,
     dropout: float = 0.0,
@@ -75,6 +76,8 @@ def attend(
       mask_BTS: True where a query sees a key; its batch may be 1.
       scoring: how scores are made of queries and keys.
       places: their positions, needed where scoring has slopes.
+      sink_N: a score for each head that takes part in the softmax and has no value, so that a head may attend to
+        nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       causal: whether query t may see no key after t, as the mask must also say. Then queries are taken in blocks, each
         against the keys up to its end, which leaves out most of what the mask would throw away.
       dropout: the share of weights dropped, where there is a key.
@@ -87,25 +90,35 @@ def attend(
     b, _, _, length, _ = q_BKGTH.shape
     blocks = max(1, min(MOST_BLOCKS, length // SMALLEST_BLOCK)) if causal else 1
     size, parts = -(-length // blocks), []
+    sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
     for start in range(0, length, size):
         stop = min(start + size, length)
         last = stop if causal else k_BKSH.shape[2]
         key = None if dropout_key is None or dropout == 0 else jax.random.fold_in(dropout_key, start)
         q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., :last, :], v_BKSH[..., :last, :]
         near = None if places is None else (places[0][:, start:stop], places[1][:, :last])
-        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], near, key))
+        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], near, sink_KG, key))
     y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
     return y_BKGTH.reshape(b, -1, length, v_BKSH.shape[-1]).swapaxes(1, 2)
 
 
 def attention_weights(
-    q_BTNH: jax.Array, k_BSKH: jax.Array, mask_BTS: jax.Array, scoring: Scoring, places: Places = None
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    mask_BTS: jax.Array,
+    scoring: Scoring,
+    places: Places = None,
+    sink_N: jax.Array | None = None,
 ) -> jax.Array:
     """The weights (B, N, T, S) that `attend` gives to values before dropout, for those who want to look at them."""
     q_BKGTH = _by_head(q_BTNH, k_BSKH, scoring)
     scores_BKGTS = scoring.finish(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), mask_BTS, places)
     b, _, _, t, s = scores_BKGTS.shape
-    return jax.nn.softmax(scores_BKGTS, axis=-1).reshape(b, -1, t, s).astype(q_BTNH.dtype)
+    if sink_N is not None:
+        sink_KG11 = sink_N.astype(scores_BKGTS.dtype).reshape(*scores_BKGTS.shape[1:3], 1, 1)
+        sink_BKGT1 = jnp.broadcast_to(sink_KG11, (*scores_BKGTS.shape[:-1], 1))
+        scores_BKGTS = jnp.concatenate([scores_BKGTS, sink_BKGT1], axis=-1)
+    return jax.nn.softmax(scores_BKGTS, axis=-1)[..., :s].reshape(b, -1, t, s).astype(q_BTNH.dtype)
 
 
 def _by_head(q_BTNH: jax.Array, k_BSKH: jax.Array, scoring: Scoring) -> jax.Array:
@@ -124,6 +137,7 @@ def _attend(
     v_BKSH: jax.Array,
     mask_BTS: jax.Array,
     places: Places,
+    sink: jax.Array | None,
     key: jax.Array | None,
 ) -> jax.Array:
     """One block of queries. Its derivative asks for no array of T x S: weights are made again from queries and keys.
@@ -133,7 +147,7 @@ def _attend(
     scanned, a compiler may find the scores in the forward pass and keep them; forbidding it cost a fifth of a step
     on a CPU and saved no memory there (tests/benchmarks/README.md).
     """
-    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, mask_BTS, places, key)[0]
+    return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, mask_BTS, places, sink, key)[0]
 
 
 def _forward(
@@ -144,20 +158,26 @@ def _forward(
     v: jax.Array,
     mask: jax.Array,
     places: Places,
+    sink: jax.Array | None,
     key: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
     scores_BKGTS = scoring.finish(scoring.products(q, k), mask, places)
     highest_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
+    if sink is not None:
+        sink_KG11 = sink.astype(scores_BKGTS.dtype)[..., None, None]
+        highest_BKGT1 = jnp.maximum(highest_BKGT1, sink_KG11)
     weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
     total_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
+    if sink is not None:
+        total_BKGT1 = total_BKGT1 + jnp.exp(sink_KG11 - highest_BKGT1)
     kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
     y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=total_BKGT1.dtype)
     y_BKGTH = (y_BKGTH / total_BKGT1).astype(v.dtype)
-    return y_BKGTH, (q, k, v, mask, places, key, y_BKGTH, highest_BKGT1, total_BKGT1)
+    return y_BKGTH, (q, k, v, mask, places, sink, key, y_BKGTH, highest_BKGT1, total_BKGT1)
 
 
 def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGTH: jax.Array) -> tuple[Any, ...]:
-    q, k, v, mask, places, key, y_BKGTH, highest_BKGT1, total_BKGT1 = residuals
+    q, k, v, mask, places, sink, key, y_BKGTH, highest_BKGT1, total_BKGT1 = residuals
     scores_BKGTS, pull = jax.vjp(lambda s: scoring.finish(s, mask, places), scoring.products(q, k))
     weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
     dy_BKGTH = dy_BKGTH / total_BKGT1  # of the output before normalisation
@@ -170,7 +190,11 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
     dproducts_BKGTS = pull(dscores_BKGTS.astype(scores_BKGTS.dtype))[0].astype(q.dtype)
     dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)
     dk = jnp.einsum("BKGTS,BKGTH->BKSH", dproducts_BKGTS, q)
-    return dq, dk, dv, None, None, None
+    dsink = None
+    if sink is not None:  # a key whose value is zero
+        dsink_BKGT1 = -jnp.exp(sink.astype(highest_BKGT1.dtype)[..., None, None] - highest_BKGT1) * shared_BKGT1
+        dsink = jnp.sum(dsink_BKGT1, axis=(0, 3, 4)).astype(sink.dtype)
+    return dq, dk, dv, None, None, dsink, None
 
 
 _attend.defvjp(_forward, _backward)

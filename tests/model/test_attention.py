@@ -90,6 +90,37 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_a_sink_takes_part_in_the_softmax_and_has_no_value(rate):
+    """Against one key more, whose products with queries are the sinks and whose value is zero: values and gradients."""
+    q, k, v = heads(6, 2)
+    mask, key = random_mask(2), jax.random.key(5)
+    mask[1, 2] = False
+    sink = np.array([0.5, -2.0, 9.0, 0.0, -0.3, 40.0], np.float32)
+
+    def plain(q, k, v, sink):
+        repeated = jnp.repeat(k, 3, axis=2)
+        scores = jnp.where(mask[:, None], 0.4 * jnp.einsum("btnh,bsnh->bnts", q, repeated), -jnp.inf)
+        scores = jnp.concatenate([scores, jnp.broadcast_to(sink[None, :, None, None], (2, 6, 4, 1))], axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1)[..., :-1]
+        if rate:
+            dropped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(key, 0))
+            weights = dropped.reshape(weights.shape)
+        return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
+
+    def ours(q, k, v, sink):
+        return attend(q, k, v, mask, Scoring(0.4), None, sink, dropout=rate, dropout_key=key)
+
+    (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v, sink), jax.vjp(plain, q, k, v, sink)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    assert not np.any(y[1, 2])  # the query that sees no key
+    for got, want in zip(pull(jnp.cos(y)), plain_pull(jnp.cos(y)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    if not rate:
+        weights = attention_weights(q, k, mask, Scoring(0.4), None, sink)
+        np.testing.assert_allclose(jnp.einsum("bnts,bsnh->btnh", weights, np.repeat(v, 3, 2)), expected, atol=1e-5)
+
+
 def test_dropout_needs_a_key_and_a_rate():
     q, k, v = heads(2, 2)
     mask, key = random_mask(2), jax.random.key(0)

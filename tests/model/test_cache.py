@@ -71,7 +71,7 @@ CONFIGS = {
     },
     "gated": {
         "attention": GroupedQuery(
-            num_heads=4, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
+            num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
     },
     "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},

@@ -285,6 +285,7 @@ CASES = {
     "GroupedQuery.qkv_bias": ([], "attention.qkv_bias=True", "parameters"),
     "GroupedQuery.output_bias": ([], "attention.output_bias=True", "parameters"),
     "GroupedQuery.qk_norm": ([], "attention.qk_norm=QKNorm", "parameters"),
+    "GroupedQuery.sinks": ([], "attention.sinks=True", "parameters"),
     "GroupedQuery.scale": ([], "attention.scale=0.2", "output"),
     "GroupedQuery.output_gate": ([], "attention.output_gate=head", "parameters"),
     "QKNorm.norm": (["attention.qk_norm=QKNorm"], "attention.qk_norm.norm=LayerNorm(bias=False)", "output"),

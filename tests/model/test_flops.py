@@ -42,7 +42,7 @@ GRID = {
         ),
         Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6),
         Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=4, value_head_dim=3, norm=LayerNorm()),
-        GroupedQuery(num_heads=4, num_kv_heads=2, output_gate="channel", qk_norm=QKNorm(over="projection")),
+        GroupedQuery(num_heads=4, num_kv_heads=2, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection")),
         GroupedQuery(
             num_heads=4, num_kv_heads=2, output_gate="head", qk_norm=QKNorm(norm=LayerNorm(), over="each_head")
         ),
