@@ -9,6 +9,7 @@ from flax import nnx
 from model.attention import Attention
 from model.cache import Cache
 from model.config import ModelConfig
+from model.experts import Experts, MixtureOfExperts
 from model.feedforward import FeedForward
 from model.initialization import ParameterMaker
 from model.layers import Layer
@@ -27,7 +28,11 @@ class Block(nnx.Module):
         self.attention_norm = Norm(config.norm, config.width, make, reductions)
         self.attention = Attention(layer.attention, config.width, config.dropout.attention, reductions, make)
         self.ffn_norm = Norm(config.norm, config.width, make, reductions)
-        self.ffn = FeedForward(layer.ffn, config.width, make)
+        self.ffn: MixtureOfExperts | FeedForward
+        if isinstance(layer.ffn, Experts):
+            self.ffn = MixtureOfExperts(layer.ffn, config.width, make)
+        else:
+            self.ffn = FeedForward(layer.ffn, config.width, make)
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Maps the residual stream (B, T, D) to the next one; the cache of this layer goes along."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from model.attention import GroupedQuery
 from model.dropout import Dropout
 from model.embedding import Tied, Untied
+from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except, Layer
@@ -42,7 +43,7 @@ class ModelConfig:
     num_layers: int
     width: int
     attention: GroupedQuery
-    ffn: MLP | Gated
+    ffn: MLP | Gated | Experts
     position: NoPositions | Learned | Sinusoidal | Rotary = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()

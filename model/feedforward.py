@@ -66,6 +66,12 @@ class Gated:
             yield "width", f"must be at least 1, got {self.width}"
 
 
+def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The hidden layer from its projections, of any shape; the gate's is None where there is none."""
+    activation = ACTIVATIONS[option.activation]
+    return activation(up) if gate is None else activation(gate) * up
+
+
 class FeedForward(nnx.Module):
     """Either option as a module."""
 
@@ -83,11 +89,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D), each token by itself."""
-        activation = ACTIVATIONS[self.option.activation]
         up_BTF = project(x_BTD, self.up, self.up_bias)
-        if self.gate is not None:
-            hidden_BTF = activation(project(x_BTD, self.gate, self.gate_bias)) * up_BTF
-        else:
-            hidden_BTF = activation(up_BTF)
+        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, self.gate_bias)
+        hidden_BTF = mixed(self.option, up_BTF, gate_BTF)
         hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
         return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)

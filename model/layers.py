@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from model.attention import GroupedQuery
+from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.positions import NoPositions, Rotary
 
@@ -30,7 +31,7 @@ class Except:
 
     layers: str
     attention: GroupedQuery | None = None
-    ffn: MLP | Gated | None = None
+    ffn: MLP | Gated | Experts | None = None
     position: NoPositions | Rotary | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -66,7 +67,7 @@ class Layer:
     """The mechanisms of one layer, none left open."""
 
     attention: GroupedQuery
-    ffn: MLP | Gated
+    ffn: MLP | Gated | Experts
     position: NoPositions | Rotary
 
 

@@ -54,6 +54,7 @@ class Sharding:
     kv_heads: tuple[str, ...] = ("tensor",)
     head_dim: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
+    expert: tuple[str, ...] = ()
     vocab: tuple[str, ...] = ("tensor",)
     layer: tuple[str, ...] = ()
 

@@ -5,7 +5,8 @@ import pytest
 
 from model import cache as kv_cache
 from model.attention import GroupedQuery
-from model.feedforward import MLP
+from model.experts import Experts, Shared
+from model.feedforward import MLP, Gated
 from model.layers import Except
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
@@ -51,6 +52,11 @@ CONFIGS = {
             Except(layers="1::2", attention=GroupedQuery(num_heads=2, num_kv_heads=1), position=Rotary(theta=100.0)),
             Except(layers="-1", attention=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
         ),
+    },
+    "experts": {
+        "num_layers": 3,
+        "ffn": Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=MLP(width=8))),
+        "exceptions": (Except(layers=":1", ffn=MLP(width=24)),),
     },
     "sparse": {
         "num_layers": 3,
