@@ -174,6 +174,17 @@ def test_routing_is_float32_whatever_the_rest_is(small, tokens):
     }
 
 
+def test_routers_are_not_rounded(small, drawn, run, tokens):
+    """A change too small for bfloat16 is seen in the scores of a model that computes in it."""
+    config = small(ffn=PLAIN, num_layers=1, precision=Precision(compute="bfloat16"))
+    params = drawn(config)
+    ffn = params["blocks"]["ffn"] | {"router": params["blocks"]["ffn"]["router"] * (1 + 2**-12)}
+    other = params | {"blocks": params["blocks"] | {"ffn": ffn}}
+    one, two = (np.asarray(run(config, p, tokens, taps=["router_logits"])[2]["router_logits"]) for p in (params, other))
+    np.testing.assert_allclose(two, one * (1 + 2**-12), rtol=1e-5, atol=1e-5)
+    assert np.abs(two - one).max() > 1e-4
+
+
 def test_an_expert_starts_as_a_feed_forward_layer_does(small):
     config = small(width=64, ffn=dataclasses.replace(PLAIN, num_experts=8, expert=Gated(width=64)))
     ffn = init(config, jax.random.key(0))["blocks"]["ffn"]
