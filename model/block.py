@@ -8,6 +8,7 @@ from flax import nnx
 
 from model.attention import Attention
 from model.config import ModelConfig
+from model.experts import Experts, MixtureOfExperts
 from model.feedforward import FeedForward
 from model.initialization import ParameterMaker
 from model.latent_attention import Latent, LatentAttention
@@ -48,7 +49,11 @@ class Block(nnx.Module):
         self.attention_output_norm = norm() if writes else None
         self.attention_gain = gain()
         self.ffn_norm = norm() if reads and not one_norm else None
-        self.ffn = FeedForward(layer.ffn, config.width, make)
+        self.ffn: MixtureOfExperts | FeedForward
+        if isinstance(layer.ffn, Experts):
+            self.ffn = MixtureOfExperts(layer.ffn, config.width, make)
+        else:
+            self.ffn = FeedForward(layer.ffn, config.width, make)
         self.ffn_output_norm = norm() if writes else None
         self.ffn_gain = gain()
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from model.attention import GroupedQuery
 from model.dropout import Dropout
 from model.embedding import Tied, Untied
+from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.latent_attention import Latent
@@ -48,7 +49,7 @@ class ModelConfig:
     num_layers: int
     width: int
     attention: GroupedQuery | Latent
-    ffn: MLP | Gated
+    ffn: MLP | Gated | Experts
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()

@@ -85,8 +85,8 @@ class Gated:
             yield "clamp", f"must be above 0, or None for no cut, got {self.clamp}"
 
 
-def hidden(option: MLP | Gated, gate: jax.Array | None, up: jax.Array) -> jax.Array:
-    """What the down projection reads, from the other projections; the same shape comes back."""
+def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The hidden layer from its projections, of any shape; the gate's is None where there is none."""
     activation = ACTIVATIONS[option.activation]
     if gate is None or isinstance(option, MLP):
         return activation(up)
@@ -112,7 +112,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D), each token by itself."""
+        up_BTF = project(x_BTD, self.up, self.up_bias)
         gate_BTF = None if self.gate is None else project(x_BTD, self.gate, self.gate_bias)
-        hidden_BTF = hidden(self.option, gate_BTF, project(x_BTD, self.up, self.up_bias))
+        hidden_BTF = mixed(self.option, up_BTF, gate_BTF)
         hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
         return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)

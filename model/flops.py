@@ -5,7 +5,8 @@ projections, the feed-forward layer, the logits, and the two products of attenti
 that it may see: a causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and a sliding window fewer. Not counted
 are look-ups, norms, activations, softmax and the optimizer, and what rematerialisation computes again. The backward
 pass has two products for each one of the forward pass, so training counts three times the forward pass. This is the
-"model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once.
+"model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once. Of a mixture of experts
+count the router, the experts that a token is sent to and the shared one, whatever else a dispatch computes.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ import dataclasses
 from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.embedding import Untied
+from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.latent_attention import Latent
 from model.masks import pairs
@@ -23,17 +25,23 @@ from model.residual import Parallel, PostNorm, Residual, Sandwich
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-    """How many parameters there are, by what they are for."""
+    """How many parameters there are, by what they are for; `idle` are those of experts that a token does not use."""
 
     embedding: int
     blocks: int
     final_norm: int
     unembedding: int
+    idle: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
         return self.embedding + self.blocks + self.final_norm + self.unembedding
+
+    @property
+    def active(self) -> int:
+        """Those that one token uses."""
+        return self.total - self.idle
 
     @property
     def without_embedding(self) -> int:
@@ -57,6 +65,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
         ),
         final_norm=0 if isinstance(config.residual, PostNorm) else _norm_parameters(config.norm, d),
         unembedding=unembedding,
+        idle=sum(_idle_parameters(layer.ffn, d) for layer in config.layers),
     )
 
 
@@ -90,9 +99,18 @@ def _gate_parameters(attention: GroupedQuery, d: int) -> int:
     return d * attention.num_heads * channels[attention.output_gate]
 
 
-def _ffn_parameters(ffn: MLP | Gated, d: int) -> int:
+def _ffn_parameters(ffn: MLP | Gated | Experts, d: int) -> int:
+    if isinstance(ffn, Experts):
+        e = ffn.num_experts
+        router = e * (d + ffn.router.bias + (ffn.load_bias is not None))
+        shared = _ffn_parameters(ffn.shared.ffn, d) + d * ffn.shared.gate if ffn.shared else 0
+        return router + e * _ffn_parameters(ffn.expert, d) + shared
     inputs = 2 if isinstance(ffn, Gated) else 1
     return (inputs + 1) * d * ffn.width + (inputs * ffn.width + d if ffn.bias else 0)
+
+
+def _idle_parameters(ffn: MLP | Gated | Experts, d: int) -> int:
+    return (ffn.num_experts - ffn.top_k) * _ffn_parameters(ffn.expert, d) if isinstance(ffn, Experts) else 0
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
@@ -123,7 +141,11 @@ def _attention_flops(attention: GroupedQuery | Latent, d: int, length: int) -> i
     return 2 * projections + 2 * 2 * n * h * pairs(attention.pattern, length)  # scores, and the weighted sum of values
 
 
-def _ffn_flops(ffn: MLP | Gated, d: int, length: int) -> int:
+def _ffn_flops(ffn: MLP | Gated | Experts, d: int, length: int) -> int:
+    if isinstance(ffn, Experts):
+        router = 2 * length * d * ffn.num_experts
+        shared = _ffn_flops(ffn.shared.ffn, d, length) + 2 * length * d * ffn.shared.gate if ffn.shared else 0
+        return router + ffn.top_k * _ffn_flops(ffn.expert, d, length) + shared
     return 2 * length * (3 if isinstance(ffn, Gated) else 2) * d * ffn.width
 
 

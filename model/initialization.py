@@ -6,7 +6,8 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 |-------------|-----------------------------------------|-------------------------|----------------------------|
 | embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
 | position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
-| projection  | query, key, value, up and gate matrices | N(0, std)               | truncated N(0, 1/fan_in)   |
+| projection  | query, key, value, up and gate          | N(0, std)               | truncated N(0, 1/fan_in)   |
+|             | matrices; routers                       |                         |                            |
 | residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
 |             | stream: attention output, down          | scale_residual          | scale_residual; zero if    |
 |             |                                         |                         | zero_residual              |
@@ -96,6 +97,6 @@ class ParameterMaker:
         """A norm's weight."""
         return self.constant(1.0, shape, axes)
 
-    def zeros(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-        """A bias."""
-        return self.constant(0.0, shape, axes)
+    def zeros(self, shape: tuple[int, ...], axes: tuple[str, ...], dtype: str | None = None) -> nnx.Param:
+        """A bias; a dtype of its own stands in for that of all parameters."""
+        return nnx.Param(jnp.zeros(shape, dtype or self.dtype), axes=axes)

@@ -13,6 +13,7 @@ from typing import Any
 
 from model.alibi import ALiBi
 from model.attention import GroupedQuery
+from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.latent_attention import Latent
 from model.positions import NoPositions
@@ -33,7 +34,7 @@ class Except:
 
     layers: str
     attention: GroupedQuery | Latent | None = None
-    ffn: MLP | Gated | None = None
+    ffn: MLP | Gated | Experts | None = None
     position: NoPositions | Rotary | ALiBi | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -69,7 +70,7 @@ class Layer:
     """The mechanisms of one layer, none left open."""
 
     attention: GroupedQuery | Latent
-    ffn: MLP | Gated
+    ffn: MLP | Gated | Experts
     position: NoPositions | Rotary | ALiBi
 
 

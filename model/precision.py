@@ -6,6 +6,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+# Parameters that stay float32 in the forward pass: near ties between experts must not hang on rounding.
+ROUTING = ("router", "router_bias", "load_bias")
+
 Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 
 
@@ -13,9 +16,9 @@ Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 class Precision:
     """The formats of stored parameters, of matrix products and activations, and of sensitive reductions.
 
-    `reductions` holds for norms, attention softmax, logits and the loss. Optimizer moments follow `parameters`. How a
-    device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs round the factors to fewer bits unless
-    `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    `reductions` holds for norms, attention softmax, logits and the loss; routing to experts is always float32.
+    Optimizer moments follow `parameters`. How a device multiplies two float32 matrices is jax's choice: TPUs and recent
+    GPUs round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"
@@ -26,4 +29,8 @@ class Precision:
 def for_compute(params: Any, precision: Precision) -> Any:
     """The parameters as the forward pass uses them; gradients flow back through the cast."""
     dtype = jnp.dtype(precision.compute)
-    return jax.tree.map(lambda p: p.astype(dtype), params)
+
+    def cast(path: Any, p: jax.Array) -> jax.Array:
+        return p.astype(jnp.float32 if path[-1].key in ROUTING else dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)

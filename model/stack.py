@@ -3,6 +3,7 @@
 A stack is named after its first layer: `blocks.0`, `blocks.5`; where all layers are alike there is one, `blocks`.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,22 @@ from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.
 LayerCaches = dict[str, Cache | LatentCache]
+
+
+@dataclasses.dataclass(frozen=True)
+class Collected:
+    """What the layers gave besides their activations.
+
+    Attributes:
+      taps: by name, the layers that have them stacked in front.
+      losses: by name, summed over layers.
+      measured: by stack and then by name, its layers in front.
+    """
+
+    taps: dict[str, jax.Array]
+    losses: dict[str, jax.Array]
+    measured: dict[str, dict[str, jax.Array]]
+
 
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
@@ -62,12 +79,14 @@ def length_of(caches: LayerCaches) -> int:
 
 def run(
     config: ModelConfig, blocks: nnx.Module, x_BTD: jax.Array, context: Context, caches: LayerCaches | None
-) -> tuple[jax.Array, LayerCaches | None, dict[str, jax.Array]]:
-    """The layers in turn: the residual stream after them, their caches, and their taps with layers in front."""
+) -> tuple[jax.Array, LayerCaches | None, Collected]:
+    """The layers in turn: the residual stream after them, their caches, and what they gave besides."""
     groups = grouped(config.layers)
     stacks = blocks if isinstance(blocks, nnx.Dict) else {"0": blocks}
     after: LayerCaches = {}
     kept: list[tuple[Group, list[dict[str, jax.Array]]]] = []
+    losses: dict[str, jax.Array] = {}
+    measured: dict[str, dict[str, jax.Array]] = {}
     for group in groups:
         names = [str(group.start + place) for place in range(len(group.pattern))]
         split = [nnx.split(stacks[name]) for name in names]
@@ -75,11 +94,14 @@ def run(
         numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
         turn = _turn(config, group, [graph for graph, _ in split], context)
         inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
-        x_BTD, (cached, taps) = _repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
-        kept.append((group, taps))
+        x_BTD, (cached, given) = _repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
+        kept.append((group, [taps for taps, _, _ in given]))
+        for name, (_, some, found) in zip(names, given, strict=True):
+            losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
+            measured |= {name: found} if found else {}
         if caches is not None:
             after |= dict(zip(names, cached, strict=True))
-    return x_BTD, None if caches is None else after, _in_order(kept)
+    return x_BTD, None if caches is None else after, Collected(_in_order(kept), losses, measured)
 
 
 def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Context) -> Callable[..., Any]:
@@ -89,7 +111,7 @@ def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Con
         def run_layer(x_BTD: jax.Array, params: Any, cache: Any, number: jax.Array) -> Any:
             inner = context.for_layer(number, group.pattern[place])
             x_BTD, cache = nnx.merge(graphs[place], params)(x_BTD, inner, cache)
-            return x_BTD, cache, inner.kept
+            return x_BTD, cache, (inner.kept, inner.losses, inner.measured)
 
         if config.remat == "none":
             return run_layer
@@ -101,13 +123,13 @@ def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Con
 
     def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
         params, caches, numbers = inputs
-        after, taps = [], []
+        after, given = [], []
         for place, layer in enumerate(layers):
             cache = None if caches is None else caches[place]
-            x_BTD, cache, kept = layer(x_BTD, params[place], cache, numbers[place])
+            x_BTD, cache, gave = layer(x_BTD, params[place], cache, numbers[place])
             after.append(cache)
-            taps.append(kept)
-        return x_BTD, (after, taps)
+            given.append(gave)
+        return x_BTD, (after, given)
 
     return turn
 

@@ -1,7 +1,8 @@
-"""What travels beside the activations through one forward pass: taps, dropout keys, sharding.
+"""What travels beside the activations through one forward pass: taps, losses, dropout keys, sharding.
 
 A tap is a named intermediate. Modules offer each by name; only those that were asked for are kept, so an unasked tap
-leaves no trace in the compiled program.
+leaves no trace in the compiled program. Losses and measurements are of the tokens that `counted_BT` weighs; a pass
+that counts none has neither.
 """
 
 import dataclasses
@@ -53,6 +54,9 @@ class Context:
       wanted: the names of the taps that were asked for.
       offered: every name met while tracing, for the error about an unknown one.
       kept: the intermediates, by name.
+      counted_BT: how much each token counts in losses and measurements (float32), or None.
+      losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
+      measured: sums over tokens that count, by name.
     """
 
     index_BT: jax.Array
@@ -65,6 +69,9 @@ class Context:
     wanted: frozenset[str] = frozenset()
     offered: set[str] = dataclasses.field(default_factory=set)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    counted_BT: jax.Array | None = None
+    losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
         """Offers an intermediate under a name and passes it on unchanged."""
@@ -79,6 +86,14 @@ class Context:
         if name in self.wanted:
             self.kept[name] = make()
 
+    def add_loss(self, name: str, total: jax.Array) -> None:
+        """Adds a scalar to what training minimises: a sum over tokens, so that it is divided by as many as the rest."""
+        self.losses[name] = self.losses[name] + total if name in self.losses else total
+
+    def measure(self, name: str, value: jax.Array) -> None:
+        """Keeps a sum over tokens, of any shape, that is the sum of those of parts of the batch."""
+        self.measured[name] = value
+
     def next_dropout_key(self) -> jax.Array | None:
         """A key of its own for each use of dropout while training, None in evaluation."""
         if self.dropout_key is None:
@@ -91,9 +106,8 @@ class Context:
         return drop(x, rate, self.next_dropout_key() if rate else None)
 
     def for_layer(self, number: jax.Array | int, kind: Any) -> "Context":
-        """The context of one layer: its surroundings, its own dropout key and its own taps."""
+        """The context of one layer: its surroundings, its own dropout key, its own taps, losses and measurements."""
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         found = self.layers[kind]
-        return dataclasses.replace(
-            self, rotary=found.rotary, mask_BTS=found.mask_BTS, places=found.places, dropout_key=key, kept={}
-        )
+        own = dataclasses.replace(self, kept={}, losses={}, measured={}, dropout_key=key)
+        return dataclasses.replace(own, rotary=found.rotary, mask_BTS=found.mask_BTS, places=found.places)

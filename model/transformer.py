@@ -35,11 +35,21 @@ Params = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a forward pass returns: logits (B, T, V), the cache after it, the taps that were asked for."""
+    """What a forward pass returns.
+
+    Attributes:
+      logits_BTV: the logits.
+      cache: the cache after it, if there was one.
+      taps: those that were asked for.
+      losses: what training minimises besides cross-entropy, by name: sums over the tokens that count, of all layers.
+      measured: sums over the tokens that count, by stack of layers and then by name, layers in front.
+    """
 
     logits_BTV: jax.Array
     cache: LayerCaches | None
     taps: dict[str, jax.Array]
+    losses: dict[str, jax.Array]
+    measured: dict[str, dict[str, jax.Array]]
 
 
 class Transformer(nnx.Module):
@@ -71,12 +81,12 @@ class Transformer(nnx.Module):
         x_BTD = self.position(self.embedding.embed(tokens_BT), positions_BT)
         x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, taps = run(self.config, self.blocks, x_BTD, context, cache)
+        x_BTD, cache, collected = run(self.config, self.blocks, x_BTD, context, cache)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         logits_BTV = self.embedding.unembed(context.tap("final_norm", x_BTD), self.config.precision.reductions)
         logits_BTV = context.shard(logits_BTV, ("batch", "sequence", "vocab"))
-        return Output(logits_BTV, cache, context.kept | taps)
+        return Output(logits_BTV, cache, context.kept | collected.taps, collected.losses, collected.measured)
 
 
 @functools.lru_cache(maxsize=64)
@@ -116,6 +126,7 @@ def forward(
     segment_ids_BT: jax.Array | None = None,
     cache: LayerCaches | None = None,
     dropout_key: jax.Array | None = None,
+    counted_BT: jax.Array | None = None,
     shard: Shard = unsharded,
     taps: Iterable[str] = (),
 ) -> Output:
@@ -129,6 +140,7 @@ def forward(
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
       dropout_key: a key switches dropout on.
+      counted_BT: how much each token counts in losses and measurements; without it there are none.
       shard: places activations on a mesh.
       taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
 
@@ -170,7 +182,14 @@ def forward(
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
         places = (place_BT, key_BS) if isinstance(layer.position, ALiBi) else None
         layers[layer] = Surroundings(turned, mask(layer.attention.pattern), places)
-    context = Context(index_BT=index_BT, layers=layers, dropout_key=dropout_key, shard=shard, wanted=frozenset(taps))
+    context = Context(
+        index_BT=index_BT,
+        layers=layers,
+        dropout_key=dropout_key,
+        counted_BT=counted_BT,
+        shard=shard,
+        wanted=frozenset(taps),
+    )
     model = nnx.merge(graph, for_compute(params, config.precision))
     output = model(tokens_BT, positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():

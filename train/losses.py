@@ -1,7 +1,9 @@
-"""Next-token cross-entropy, in one place.
+"""Next-token cross-entropy, in one place, and what is minimised with it.
 
 The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
 """
+
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -43,3 +45,10 @@ def token_losses(
     if z_loss == 0:
         return nll, nll
     return nll, nll + z_loss * jnp.sum(jnp.square(log_z_BT) * loss_mask_BT)
+
+
+def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
+    """What is minimised, with the losses that the model itself has; all are sums over the tokens that count."""
+    for loss in losses.values():
+        objective = objective + loss
+    return objective

@@ -34,7 +34,18 @@ Path = str | os.PathLike[str]
 
 # The order of the fields of a line. Fields that are not named here follow by name, so that the order never hangs on
 # the order of a dictionary that came out of jit.
-_ORDER = ("loss", "perplexity", "bits_per_byte", "z_loss", "grad_norm", "learning_rate", "tokens", "skipped")
+_ORDER = (
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "z_loss",
+    "balance_loss",
+    "router_z_loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens",
+    "skipped",
+)
 _PLACE = {name: place for place, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 _LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl"), "samples.txt"

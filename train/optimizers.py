@@ -134,7 +134,12 @@ def evaluation_params(option: Optimizer, opt_state: Any, params: Any) -> Any:
     """The parameters to evaluate: the averaged ones of a schedule-free run, else those that are trained."""
     if isinstance(option, ScheduleFreeAdamW):
         averaged = optax.contrib.schedule_free_eval_params(opt_state.inner_state, params)
-        return jax.tree.map(lambda a, p: a.astype(p.dtype), averaged, params)
+
+        def choose(path: Any, a: jax.Array, p: jax.Array) -> jax.Array:
+            # A load bias is moved by the step and not by the optimizer, which has no average of it.
+            return p if path_name(path).endswith("load_bias") else a.astype(p.dtype)
+
+        return jax.tree_util.tree_map_with_path(choose, averaged, params)
     return params
 
 
@@ -212,6 +217,8 @@ def muon_dimensions(axes: Any) -> Any:
 
     def dimensions(path: Any, names: tuple[str, ...]) -> Any:
         inner = [i for i, name in enumerate(names) if name != "layer"]
+        if len(inner) > 2 and names[inner[0]] == "expert":
+            inner = inner[1:]  # a matrix for each expert
         if len(inner) < 2 or "layer" not in names or path_name(path).endswith("bias"):
             return None
         reads_stream = names[inner[0]] == "embed"

@@ -62,13 +62,14 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     lines = ["  ".join((c.rjust if i == 4 else c.ljust)(widths[i]) for i, c in enumerate(row)) for row in cells]
     counts = count_parameters(experiment.model)
+    active = f", {counts.active:,} used by a token" if counts.idle else ""
     length = experiment.data.sequence_length
     flops = training_flops_per_token(experiment.model, length)
     memory = bytes_per_device(experiment, mesh)
     mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines += [
         "",
-        f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings)",
+        f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active})",
         f"FLOPs per token      {flops:,.0f} in training at length {length}",
         f"tokens per step      {experiment.data.batch_size * length:,}",
         f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",

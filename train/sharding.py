@@ -55,6 +55,7 @@ class Sharding:
     head_dim: tuple[str, ...] = ()
     rank: tuple[str, ...] = ()
     ffn: tuple[str, ...] = ("tensor",)
+    expert: tuple[str, ...] = ()
     vocab: tuple[str, ...] = ("tensor",)
     layer: tuple[str, ...] = ()
 

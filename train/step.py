@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,42 @@ import optax
 from model.config import ModelConfig
 from model.taps import Shard
 from model.transformer import forward, logical_axes
+from model.utilisation import move_load_biases, utilisation
 from train import optimizers, schedules, sharding
 from train.experiment import Experiment
 from train.guard import judge
-from train.losses import token_losses
+from train.losses import token_losses, with_model_losses
 from train.state import TrainState, state_shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
 
 
+class Sums(NamedTuple):
+    """Sums over the tokens of a batch that count, which are those of its parts added up.
+
+    Attributes:
+      nll: cross-entropies in nats.
+      losses: the model's own losses, by name.
+      measured: what it measured, by stack of layers and name.
+    """
+
+    nll: jax.Array
+    losses: dict[str, jax.Array]
+    measured: dict[str, dict[str, jax.Array]]
+
+
 def batch_loss(
-    model: ModelConfig, params: Any, batch: Batch, *, z_loss: float, dropout_key: jax.Array | None, shard: Shard
-) -> tuple[jax.Array, jax.Array]:
-    """The sum over the batch of what is minimised, and the sum of cross-entropies, in nats.
+    model: ModelConfig,
+    params: Any,
+    batch: Batch,
+    *,
+    z_loss: float,
+    dropout_key: jax.Array | None,
+    shard: Shard,
+    training: bool,
+) -> tuple[jax.Array, Sums]:
+    """The sum over the batch of what is minimised, and the sums that it is reported by.
 
     Args:
       model: the model's options.
@@ -33,6 +55,7 @@ def batch_loss(
       z_loss: the coefficient of the z-loss.
       dropout_key: None for evaluation.
       shard: places activations.
+      training: whether the model's own losses are minimised too, and what it measures is kept.
     """
     output = forward(
         model,
@@ -41,16 +64,18 @@ def batch_loss(
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
         dropout_key=dropout_key,
+        counted_BT=batch["loss_mask"] if training else None,
         shard=shard,
     )
     nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)
-    return objective, nll
+    return with_model_losses(objective, output.losses), Sums(nll, output.losses, output.measured)
 
 
 def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
     training = experiment.training
-    loss, grads = _loss_and_grads(experiment, shard, state, batch)
+    sums, grads = _sums_and_grads(experiment, shard, state, batch)
+    loss = sums.nll
     grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if training.clip_norm is not None:
         scale = jnp.minimum(1.0, training.clip_norm / (grad_norm + 1e-6))
@@ -61,7 +86,9 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
     opt_state = optimizers.set_learning_rate(state.opt_state, rate)
     updates, new_opt_state = optimizer.update(grads, opt_state, state.params)
     keep = functools.partial(jnp.where, good)
-    params = jax.tree.map(keep, optax.apply_updates(state.params, updates), state.params)
+    params = optax.apply_updates(state.params, updates)
+    params = move_load_biases(experiment.model, state.params, params, sums.measured)
+    params = jax.tree.map(keep, params, state.params)
     new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
     metrics = {
         "loss": loss,
@@ -69,40 +96,50 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         "learning_rate": rate,
         "skipped": guard.skipped,
         "consecutive": guard.consecutive,
+        **sums.losses,
+        **utilisation(sums.measured),
     }
     next_state = TrainState(state.step + 1, params, new_opt_state, state.key, guard)
     return next_state, metrics
 
 
-def _loss_and_grads(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[jax.Array, Any]:
-    """Mean loss per counted token and its gradient, over micro-batches where these are asked for."""
+def _sums_and_grads(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[Sums, Any]:
+    """Mean losses per counted token, what was measured of all tokens, and the gradient; over micro-batches if asked."""
     training = experiment.training
     weight = jnp.maximum(jnp.sum(batch["loss_mask"]), 1.0)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-    def objective(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, jax.Array]:
+    def objective(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
         dropout_key = jax.random.fold_in(key, index)
-        total, nll = batch_loss(
-            experiment.model, params, part, z_loss=training.z_loss, dropout_key=dropout_key, shard=shard
+        total, sums = batch_loss(
+            experiment.model,
+            params,
+            part,
+            z_loss=training.z_loss,
+            dropout_key=dropout_key,
+            shard=shard,
+            training=True,
         )
-        return total / weight, nll / weight
+        losses = {name: loss / weight for name, loss in sums.losses.items()}
+        return total / weight, Sums(sums.nll / weight, losses, sums.measured)
 
     differentiate = jax.value_and_grad(objective, has_aux=True)
     parts = training.gradient_accumulation
     if parts == 1:
-        (_, loss), grads = differentiate(state.params, batch, 0)
-        return loss, grads
+        (_, sums), grads = differentiate(state.params, batch, 0)
+        return sums, grads
 
-    def accumulate(carry: tuple[jax.Array, Any], inputs: tuple[Batch, jax.Array]) -> tuple[tuple[jax.Array, Any], None]:
-        (_, loss), grads = differentiate(state.params, *inputs)
-        return jax.tree.map(jnp.add, carry, (loss, grads)), None
+    def accumulate(carry: tuple[jax.Array, Any], inputs: tuple[Batch, jax.Array]) -> tuple[tuple[jax.Array, Any], Any]:
+        (_, sums), grads = differentiate(state.params, *inputs)
+        return jax.tree.map(jnp.add, carry, (sums.nll, grads)), (sums.losses, sums.measured)
 
     # Row r goes to micro-batch r % parts, so that no row has to move to another device.
     split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     # Sums are float32 whatever the parameters are, or they would not be those of one large batch.
     zeros = jnp.zeros(()), jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-    (loss, grads), _ = jax.lax.scan(accumulate, zeros, (split, jnp.arange(parts)))
-    return loss, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+    (nll, grads), of_parts = jax.lax.scan(accumulate, zeros, (split, jnp.arange(parts)))
+    losses, measured = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
+    return Sums(nll, losses, measured), jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 
 
 def compile_train_step(
@@ -130,7 +167,7 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh) -> Callab
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
         params = optimizers.evaluation_params(experiment.optimizer, state.opt_state, state.params)
-        _, nll = batch_loss(experiment.model, params, batch, z_loss=0.0, dropout_key=None, shard=shard)
-        return {"nll": nll, "tokens": jnp.sum(batch["loss_mask"])}
+        _, sums = batch_loss(experiment.model, params, batch, z_loss=0.0, dropout_key=None, shard=shard, training=False)
+        return {"nll": sums.nll, "tokens": jnp.sum(batch["loss_mask"])}
 
     return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=sharding.replicated(mesh))

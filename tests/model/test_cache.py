@@ -8,7 +8,8 @@ import pytest
 from model import cache as kv_cache
 from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
-from model.feedforward import MLP
+from model.experts import Experts, Shared
+from model.feedforward import MLP, Gated
 from model.latent_attention import Latent
 from model.layers import Except
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
@@ -95,6 +96,11 @@ CONFIGS = {
                 ),
             ),
         ),
+    },
+    "experts": {
+        "num_layers": 3,
+        "ffn": Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=MLP(width=8))),
+        "exceptions": (Except(layers=":1", ffn=MLP(width=24)),),
     },
     "sparse": {
         "num_layers": 3,

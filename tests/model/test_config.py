@@ -26,6 +26,7 @@ from model.residual import Multipliers, PostNorm
 from model.rotary import Rotary
 from model.rotary_scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from model.transformer import abstract_params, forward, init
+from model.utilisation import move_load_biases
 
 # ------------------------------------------------------------------------------------------------------- checks
 
@@ -220,6 +221,8 @@ def test_what_looks_odd_and_is_allowed(small):
 #   initial     the program that draws them
 #   output      the logits, with the same parameters, tokens and dropout key
 #   gradient    the program of the gradient, for options that leave the numbers alone
+#   losses      what training adds to cross-entropy, with the same parameters and tokens
+#   moved       the load biases after a step
 #   refused     a UserError for tokens that the model took before
 # field: (settings to start from, the change, where it shows)
 LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
@@ -234,6 +237,8 @@ LONG = (
     "position=Rotary(theta=10.0, scaling=LongRoPE("
     "short_factors=(1.5, 2.0), long_factors=(3.0, 4.0), original_length=100, factor=4.0))"
 )
+EXPERTS = "Experts(num_experts=8, top_k=2, expert=Gated(width=8))"
+GROUPED = f"ffn={EXPERTS[:-1]}, router=SoftmaxRouter(groups=Groups(count=4, kept=2)))"
 CASES = {
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
@@ -319,6 +324,53 @@ CASES = {
     "Gated.clamp": ([], "ffn.clamp=0.1", "output"),
     "Gated.up_offset": ([], "ffn.up_offset=1.0", "output"),
     "Gated.bias": ([], "ffn.bias=True", "parameters"),
+    "Experts.num_experts": ([f"ffn={EXPERTS}"], "ffn.num_experts=6", "parameters"),
+    "Experts.top_k": ([f"ffn={EXPERTS}"], "ffn.top_k=3", "output"),
+    "Experts.expert": ([f"ffn={EXPERTS}"], "ffn.expert=MLP(width=8)", "parameters"),
+    "Experts.router": ([f"ffn={EXPERTS}"], "ffn.router=SigmoidRouter", "output"),
+    "Experts.weigh": ([f"ffn={EXPERTS}"], "ffn.weigh=input", "output"),
+    "Experts.dispatch": ([f"ffn={EXPERTS}"], "ffn.dispatch=Capacity(factor=0.5)", "output"),
+    "Experts.shared": ([f"ffn={EXPERTS}"], "ffn.shared=Shared(ffn=MLP(width=8))", "parameters"),
+    "Experts.balance_loss": ([f"ffn={EXPERTS}"], "ffn.balance_loss=BalanceLoss(coefficient=0.1)", "losses"),
+    "Experts.router_z_loss": ([f"ffn={EXPERTS}"], "ffn.router_z_loss=0.1", "losses"),
+    "Experts.load_bias": ([f"ffn={EXPERTS}"], "ffn.load_bias=LoadBias", "parameters"),
+    "Shared.ffn": (
+        [f"ffn={EXPERTS}", "ffn.shared=Shared(ffn=MLP(width=8))"],
+        "ffn.shared.ffn=Gated(width=8)",
+        "parameters",
+    ),
+    "Shared.gate": ([f"ffn={EXPERTS}", "ffn.shared=Shared(ffn=MLP(width=8))"], "ffn.shared.gate=True", "parameters"),
+    "SoftmaxRouter.renormalize": ([f"ffn={EXPERTS}"], "ffn.router.renormalize=False", "output"),
+    "SoftmaxRouter.bias": ([f"ffn={EXPERTS}"], "ffn.router.bias=True", "parameters"),
+    "SoftmaxRouter.scale": ([f"ffn={EXPERTS}"], "ffn.router.scale=2.0", "output"),
+    "SoftmaxRouter.groups": ([f"ffn={EXPERTS}"], "ffn.router.groups=Groups(count=4, kept=1)", "output"),
+    "SigmoidRouter.renormalize": (
+        [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
+        "ffn.router.renormalize=False",
+        "output",
+    ),
+    "SigmoidRouter.bias": ([f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"], "ffn.router.bias=True", "parameters"),
+    "SigmoidRouter.scale": ([f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"], "ffn.router.scale=2.0", "output"),
+    "SigmoidRouter.groups": (
+        [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
+        "ffn.router.groups=Groups(count=4, kept=1)",
+        "output",
+    ),
+    "Groups.count": ([GROUPED, "ffn.router.groups.kept=1"], "ffn.router.groups.count=2", "output"),
+    "Groups.kept": ([GROUPED], "ffn.router.groups.kept=1", "output"),
+    "Groups.score": ([GROUPED], "ffn.router.groups.score=two_best", "output"),
+    "Capacity.factor": ([f"ffn={EXPERTS}", "ffn.dispatch=Capacity(factor=0.5)"], "ffn.dispatch.factor=1.0", "output"),
+    "BalanceLoss.coefficient": (
+        [f"ffn={EXPERTS}", "ffn.balance_loss=BalanceLoss(coefficient=0.1)"],
+        "ffn.balance_loss.coefficient=0.2",
+        "losses",
+    ),
+    "BalanceLoss.over": (
+        [f"ffn={EXPERTS}", "ffn.balance_loss=BalanceLoss(coefficient=0.1)"],
+        "ffn.balance_loss.over=sequence",
+        "losses",
+    ),
+    "LoadBias.rate": ([f"ffn={EXPERTS}", "ffn.load_bias=LoadBias"], "ffn.load_bias.rate=0.1", "moved"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "Rotary.fraction": ([], "position.fraction=0.5", "output"),
@@ -402,7 +454,10 @@ def drawing(config):
 
 
 def gradient(config, tokens):
-    loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
+    def loss(params, tokens):
+        output = forward(config, params, tokens, counted_BT=jnp.ones(tokens.shape))
+        return output.logits_BTV.sum() + sum(output.losses.values())
+
     return program(jax.grad(loss), abstract_params(config), tokens)
 
 
@@ -431,6 +486,15 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "refused":
         with pytest.raises(UserError, match="longer than the model's context_length=8"):
             forward(changed, drawn(changed), tokens)
+    elif evidence == "losses":
+        params, counted = drawn(start), jnp.ones(tokens.shape)
+        before, after = (sum(forward(c, params, tokens, counted_BT=counted).losses.values()) for c in (start, changed))
+        assert abs(before - after) > 1e-3
+    elif evidence == "moved":
+        params = drawn(start)
+        measured = forward(start, params, tokens, counted_BT=jnp.ones(tokens.shape)).measured
+        before, after = (move_load_biases(c, params, params, measured)["blocks"]["ffn"] for c in (start, changed))
+        assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:
         params, key = drawn(start), jax.random.key(0)
         before, after = (forward(c, params, tokens, dropout_key=key).logits_BTV for c in (start, changed))
@@ -447,6 +511,8 @@ REQUIRED = {"num_heads": 4, "width": 24, "size": 3, "stride": 3, "block": 2, "fa
 REQUIRED |= {"kv_rank": 5, "head_dim": 4, "rotary_head_dim": 2, "value_head_dim": 6}
 REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
 REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
+REQUIRED |= {"num_experts": 8, "top_k": 2, "expert": "Gated(width=8)", "ffn": "Gated(width=8)"}
+REQUIRED |= {"coefficient": 0.1, "count": 4, "kept": 2}
 
 
 def required(cls):

@@ -9,8 +9,10 @@ import pytest
 
 from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
+from model.balance import LoadBias
 from model.config import ModelConfig
 from model.embedding import Tied, Untied
+from model.experts import Experts, Shared
 from model.feedforward import MLP, Gated
 from model.flops import count_parameters, forward_flops, training_flops, training_flops_per_token
 from model.latent_attention import Latent
@@ -20,6 +22,7 @@ from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Sinusoidal
 from model.residual import Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
+from model.routing import SigmoidRouter
 from model.transformer import abstract_params, forward
 
 GRID = {
@@ -48,7 +51,21 @@ GRID = {
         ),
         GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
     ],
-    "ffn": [MLP(width=20), MLP(width=20, bias=True), Gated(width=12), Gated(width=12, bias=True)],
+    "ffn": [
+        MLP(width=20),
+        MLP(width=20, bias=True),
+        Gated(width=12),
+        Gated(width=12, bias=True),
+        Experts(num_experts=4, top_k=2, expert=Gated(width=6)),
+        Experts(
+            num_experts=4,
+            top_k=3,
+            expert=MLP(width=6, bias=True),
+            router=SigmoidRouter(bias=True),
+            shared=Shared(ffn=Gated(width=10, bias=True), gate=True),
+            load_bias=LoadBias(),
+        ),
+    ],
     "num_layers": [1, 3],
 }
 SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
@@ -154,6 +171,18 @@ def test_flops_by_hand():
     assert training_flops_per_token(HAND, 6) == 72864 / 6 == 12144.0
 
 
+def test_a_token_uses_some_of_the_experts():
+    expert, shared = Gated(width=10, bias=True), Shared(ffn=MLP(width=7), gate=True)
+    ffn = Experts(num_experts=6, top_k=2, expert=expert, router=SigmoidRouter(bias=True), shared=shared)
+    config = dataclasses.replace(HAND, ffn=ffn, exceptions=(Except(layers="0", ffn=expert),))
+    count, dense = count_parameters(config), count_parameters(HAND)
+    router, gate, of_all = 8 * 6 + 6, 8, 2 * 8 * 7
+    assert count.total == dense.total + 5 * 268 + router + gate + of_all
+    assert count.active == dense.total + 1 * 268 + router + gate + of_all == count.total - 4 * 268
+    assert dense.active == dense.total
+    assert forward_flops(config, 6) == forward_flops(HAND, 6) + 2 * 6 * (1 * 240 + 8 * 6 + 8 + 2 * 8 * 7)
+
+
 def matmul_flops(jaxpr):
     """Operations of all matrix products of a traced function, the bodies of nested functions included."""
     total = 0
@@ -163,20 +192,31 @@ def matmul_flops(jaxpr):
             (contracted, _), _ = equation.params["dimension_numbers"]
             left, out = equation.invars[0].aval, equation.outvars[0].aval
             total += 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
+        if equation.primitive.name == "ragged_dot_general":
+            total += ragged_flops(equation)
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             total += matmul_flops(inner) if hasattr(inner, "eqns") else 0
     return total
 
 
+def ragged_flops(equation):
+    """Operations of a product in which each row meets the matrix of one group: rows x inputs x outputs."""
+    left, right = (v.aval.shape for v in equation.invars[:2])
+    out = equation.outvars[0].aval.shape
+    # Forward and to the rows: (rows, K) by (groups, K, N). To the weights: (rows, K) by (rows, N) to (groups, K, N).
+    return 2 * math.prod(left) * (out[-1] if len(right) == 3 else right[-1])
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {},
+        {"ffn": Experts(num_experts=4, top_k=2, expert=Gated(width=6), shared=Shared(ffn=MLP(width=5), gate=True))},
         {"unembedding": Tied(), "residual": PostNorm()},
         {"ffn": MLP(width=20), "position": Rotary(), "attention": GroupedQuery(num_heads=4)},
     ],
-    ids=["by hand", "tied", "mlp"],
+    ids=["by hand", "experts", "tied", "mlp"],
 )
 def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     config = dataclasses.replace(HAND, scan_layers=False, **changes)

@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.experts import Experts, Shared
+from model.feedforward import Gated
 from model.taps import Context
 from model.transformer import abstract_params, forward
 
@@ -105,6 +107,20 @@ def test_no_cost_when_not_asked(small, tokens, monkeypatch):
     assert len(asked) == len(SHAPES)
     monkeypatch.setattr(Context, "tap", lambda self, name, value: value)
     assert compiled_text(config, tokens, ()) == unasked
+
+
+def test_what_experts_offer(small, drawn, run, tokens):
+    """Beside the taps of all models; the hidden layer is that of the shared expert."""
+    config = small(ffn=Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=Gated(width=10))))
+    with pytest.raises(UserError, match="no tap is called 'zzz'; known: ") as caught:
+        jax.eval_shape(lambda: forward(config, drawn(config), tokens, taps=["zzz"]).logits_BTV)
+    own = {"router_logits": (2, 2, 12, 6), "experts_chosen": (2, 2, 12, 2), "expert_weights": (2, 2, 12, 2)}
+    assert set(str(caught.value).partition("known: ")[2].split(", ")) == set(SHAPES) | set(own)
+    taps = run(config, drawn(config), tokens, taps=[*own, "ffn_hidden"])[2]
+    assert {name: x.shape for name, x in taps.items()} == own | {"ffn_hidden": (2, 2, 12, 10)}
+    best = np.argsort(-np.asarray(taps["router_logits"]), axis=-1)[..., :2]
+    np.testing.assert_array_equal(taps["experts_chosen"], best)
+    np.testing.assert_allclose(np.asarray(taps["expert_weights"]).sum(-1), 1, rtol=1e-5)
 
 
 def test_unknown_name(model, tokens):

@@ -206,6 +206,19 @@ def test_muon_takes_the_matrices_of_the_blocks():
     assert found == {"blocks.ffn.up": ((1,), (2,)), "blocks.attention.output": ((1, 2), (3,))}
 
 
+def test_muon_takes_the_matrix_of_each_expert():
+    axes = {
+        "router": ("layer", "embed", "expert"),
+        "up": ("layer", "expert", "embed", "ffn"),
+        "down": ("layer", "expert", "ffn", "embed"),
+        "up_bias": ("layer", "expert", "ffn"),
+        "load_bias": ("layer", "expert"),
+        "shared_gate": ("layer", "embed"),
+    }
+    found = {name: value for name, value in muon_dimensions(axes).items() if value is not None}
+    assert found == {"router": ((1,), (2,)), "up": ((2,), (3,)), "down": ((2,), (3,))}
+
+
 def flat_axes(tree, above=""):
     if isinstance(tree, dict):
         return {k: v for name, below in tree.items() for k, v in flat_axes(below, f"{above}.{name}".strip(".")).items()}

@@ -1,11 +1,12 @@
 import dataclasses
+import functools
 
 import jax
 import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.options import check
+from model.options import check, override
 from model.transformer import abstract_params, init, logical_axes
 from train import feed, sharding
 from train.checkpoints import flat
@@ -48,6 +49,11 @@ def train(experiment, mesh, start, batches):
 @pytest.fixture(scope="module")
 def alone(experiment):
     """What one device computes: the first state, the batches, the losses, the parameters."""
+    return on_one_device(experiment)
+
+
+@functools.cache
+def on_one_device(experiment):
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*stateful, mesh, experiment.sharding)
@@ -86,6 +92,47 @@ def test_sharded_equals_one_device(name, experiment, alone):
     assert len(set(expected_losses)) == 4
     for parameter, value in expected.items():
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
+
+
+EXPERT_MESHES = {
+    "mix": (Mesh(data=2, fsdp=2, tensor=2), Sharding()),
+    "over tensor": (Mesh(data=2, fsdp=1, tensor=4), Sharding(expert=("tensor",))),
+    "over fsdp": (Mesh(data=1, fsdp=4, tensor=2), Sharding(expert=("fsdp",))),
+}
+
+
+@pytest.mark.parametrize(
+    ("dispatch", "name"),
+    [
+        ("Dropless()", "mix"),
+        ("Dropless()", "over tensor"),
+        ("Capacity(factor=1.0)", "over tensor"),
+        ("Capacity(factor=1.0)", "over fsdp"),
+    ],
+)
+def test_sharded_experts_equal_those_of_one_device(dispatch, name, experiment):
+    ffn = f"""Experts(num_experts=8, top_k=2, expert=Gated(width=16, bias=True), router=SigmoidRouter(bias=True),
+        dispatch={dispatch}, shared=Shared(ffn=Gated(width=16), gate=True),
+        balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.01, load_bias=LoadBias(rate=0.01))"""
+    experiment = override(override(experiment, f"model.ffn={ffn}"), "model.initialization=Normal(std=0.2)")
+    start, batches, expected_losses, expected = on_one_device(experiment)
+    option, table = EXPERT_MESHES[name]
+    losses, params = train(
+        dataclasses.replace(experiment, sharding=table), make_mesh(option, devices_of(option)), start, batches
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for parameter, value in expected.items():
+        np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
+
+
+def test_experts_lie_on_the_axis_that_the_table_names(experiment):
+    model = override(experiment.model, "ffn=Experts(num_experts=8, top_k=2, expert=Gated(width=16))")
+    shapes, axes = abstract_params(model), logical_axes(model)
+    mesh = make_mesh(Mesh(data=1, fsdp=2, tensor=4))
+    for expert, up, router in (((), (2, 8, 16, 4), (2, 16, 8)), (("tensor",), (2, 2, 16, 16), (2, 16, 2))):
+        ffn = param_shardings(mesh, Sharding(expert=expert), axes, shapes)["blocks"]["ffn"]
+        assert ffn["up"].shard_shape((2, 8, 32, 16)) == up
+        assert ffn["router"].shard_shape((2, 32, 8)) == router
 
 
 def test_accumulated_on_a_mesh_it_equals_one_device_with_the_large_batch(experiment, alone):

@@ -93,6 +93,12 @@ _TITLES = {
     "grad_norm": "Gradient norm",
     "skipped": "Skipped steps, in total",
     "z_loss": "z-loss",
+    "balance_loss": "Load-balancing loss of the experts",
+    "router_z_loss": "z-loss of the routers",
+    "expert_load_entropy": "Entropy of the experts' load, 1 when even",
+    "expert_load_max": "Busiest expert, in multiples of the mean load",
+    "experts_dropped": "Share of tokens that an expert dropped",
+    "router_entropy": "Entropy of the routers' scores, nats",
 }
 
 

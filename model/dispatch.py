@@ -1,0 +1,119 @@
+"""How tokens get to their experts and back.
+
+`Dropless`: tokens sorted by expert and multiplied group by group, Gale et al. 2022, "MegaBlocks". `Capacity`: a fixed
+number of slots for each expert, Lepikhin et al. 2020, "GShard", section 2.2; Fedus et al. 2021, "Switch Transformers",
+equation 3. R counts the experts of a token, C the slots of an expert.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+
+from model.taps import Shard
+
+# product(x, w, b): rows of x times the weights of their experts w (E, inputs, outputs), and b (E, outputs) or None.
+Product = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
+# What experts do to rows that lie as their dispatch puts them.
+Work = Callable[[jax.Array, Product], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dropless:
+    """Every token reaches all of its experts, so that a token's output does not hang on the others in the batch.
+
+    `jax.lax.ragged_dot` multiplies each row once where the device has a kernel for it; on a CPU it multiplies every row
+    with every expert, E times the work. Tokens are sorted as one list: on a mesh each device sees those of all others.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """Each expert takes C = ceil(factor * R * T / E) tokens of each sequence of T; what comes later is dropped.
+
+    Dropped is dropped from that expert alone: what it would have added to the residual stream is 0. Tokens are taken in
+    the order of the sequence, so that no token feels one after it; documents packed into one row share its slots. C
+    depends on T: decoding token by token, where every expert has a slot, drops nothing that a whole sequence may drop.
+    """
+
+    factor: float = 1.25
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.factor <= 0:
+            yield "factor", f"must be above 0, got {self.factor}"
+
+    def slots(self, num_experts: int, top_k: int, length: int) -> int:
+        """C; never more than a sequence can fill."""
+        return min(length, math.ceil(self.factor * top_k * length / num_experts))
+
+
+def dropless(
+    x_BTD: jax.Array, chosen_BTR: jax.Array, scale_BTR: jax.Array | None, experts: int, work: Work
+) -> jax.Array:
+    """What the experts of each token make of it, (B, T, R, D).
+
+    Args:
+      x_BTD: the tokens.
+      chosen_BTR: the experts of each.
+      scale_BTR: what a token is multiplied with on its way to each of them, or None.
+      experts: E.
+      work: what an expert does.
+    """
+    chosen = chosen_BTR.reshape(-1)
+    order = jnp.argsort(chosen, stable=True)
+    place = jnp.argsort(order)
+    owner, sizes = chosen[order], jnp.bincount(chosen, length=experts).astype(jnp.int32)
+    rows = x_BTD.reshape(-1, x_BTD.shape[-1])[order // chosen_BTR.shape[-1]]
+    if scale_BTR is not None:
+        rows = rows * scale_BTR.reshape(-1)[order][:, None]
+
+    def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
+        y = jax.lax.ragged_dot(x, w, sizes)
+        return y if b is None else y + b[owner]
+
+    return work(rows, product)[place].reshape(*chosen_BTR.shape, -1)
+
+
+def in_slots(
+    option: Capacity,
+    x_BTD: jax.Array,
+    chosen_BTR: jax.Array,
+    scale_BTR: jax.Array | None,
+    experts: int,
+    work: Work,
+    shard: Shard,
+) -> tuple[jax.Array, jax.Array]:
+    """What the experts of each token make of it, 0 where it was dropped; and True where it was (B, T, R)."""
+    batch, length, top_k = chosen_BTR.shape
+    capacity = option.slots(experts, top_k, length)
+    slot_BTR = _turns(chosen_BTR, experts)
+    x_BTRD = jnp.broadcast_to(x_BTD[:, :, None], (batch, length, top_k, x_BTD.shape[-1]))
+    if scale_BTR is not None:
+        x_BTRD = x_BTRD * scale_BTR[..., None]
+
+    def fill(x_TRD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
+        empty = jnp.zeros((experts, capacity, x_TRD.shape[-1]), x_TRD.dtype)
+        return empty.at[chosen_TR, slot_TR].set(x_TRD, mode="drop", unique_indices=True)
+
+    def fetch(y_ECD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
+        return y_ECD.at[chosen_TR, slot_TR].get(mode="fill", fill_value=0)
+
+    def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
+        y = jnp.einsum("EBCD,EDF->EBCF", x, w)
+        return y if b is None else y + b[:, None, None]
+
+    axes = ("expert", "batch", None, "embed")
+    x_EBCD = shard(jnp.swapaxes(jax.vmap(fill)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)
+    y_EBCD = shard(work(x_EBCD, product), axes)
+    return jax.vmap(fetch)(jnp.swapaxes(y_EBCD, 0, 1), chosen_BTR, slot_BTR), slot_BTR >= capacity
+
+
+def _turns(chosen_BTR: jax.Array, experts: int) -> jax.Array:
+    """How many tokens of the same sequence came to the same expert before."""
+    batch, length, top_k = chosen_BTR.shape
+    flat = chosen_BTR.reshape(batch, length * top_k)
+    met_BXE = jnp.cumsum(jax.nn.one_hot(flat, experts, dtype=jnp.int32), axis=1)
+    return (jnp.take_along_axis(met_BXE, flat[..., None], axis=-1)[..., 0] - 1).reshape(chosen_BTR.shape)

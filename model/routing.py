@@ -1,0 +1,136 @@
+"""Which experts a token goes to, and how much each of them counts.
+
+Shazeer et al. 2017, "Outrageously Large Neural Networks", equations 3 to 5 (a softmax over the experts chosen);
+Fedus et al. 2021, "Switch Transformers", equation 2 (a softmax over all experts). Sigmoid scores and the bias that only
+chooses: DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", equations 12 to 16. Groups of experts: DeepSeek-AI 2024,
+"DeepSeek-V2", section 2.2.2. Everything here is float32, whatever the activations are. R counts the experts of a token.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Groups:
+    """A token first chooses groups of experts and then experts among theirs: with a group on a node, few nodes.
+
+    Attributes:
+      count: groups of equal size, experts in a row.
+      kept: how many of them a token keeps.
+      score: what a group is worth: the "max" of its experts' scores (DeepSeek-V2), or the sum of its "two_best" (V3).
+    """
+
+    count: int
+    kept: int
+    score: Literal["max", "two_best"] = "max"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.count < 2:
+            yield "count", f"must be at least 2, or groups=None, got {self.count}"
+        elif not 1 <= self.kept < self.count:
+            yield "kept", f"must be from 1 up to but not count={self.count}, got {self.kept}"
+
+    def problems_with(self, num_experts: int, top_k: int) -> Iterator[tuple[str, str]]:
+        """Yields the fields that do not go together with the number of experts and of those chosen."""
+        if any(True for _ in self.problems()):
+            return
+        size = num_experts // self.count
+        if num_experts % self.count:
+            yield "count", f"{self.count} groups do not divide num_experts={num_experts}"
+        elif size < 2:
+            yield "count", f"{self.count} groups hold one expert each, which chooses nothing; use fewer"
+        elif size * self.kept < top_k:
+            yield "kept", f"{self.kept} groups of {size} experts are fewer than top_k={top_k}; keep more"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Router:
+    """What all routers share.
+
+    Attributes:
+      renormalize: whether the weights of the chosen experts sum to 1 (before `scale`).
+      bias: whether the scores have a learned bias.
+      scale: what all weights are multiplied with.
+      groups: limits the choice to a few groups of experts, or None.
+    """
+
+    renormalize: bool = True
+    bias: bool = False
+    scale: float = 1.0
+    groups: Groups | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.scale <= 0:
+            yield "scale", f"must be above 0, got {self.scale}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftmaxRouter(_Router):
+    """Scores that compete: a softmax over all experts.
+
+    Renormalised, the weights are those of a softmax over the chosen experts alone, so that softmax before choosing
+    (Mixtral, Qwen) and after it (GPT-OSS) are one function; left alone, they sum to less than 1 (OLMoE, DeepSeek-V2).
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmoidRouter(_Router):
+    """Scores by themselves: a sigmoid for each expert; renormalised in DeepSeek-V3, left alone in Llama 4."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Routing:
+    """The choice of every token.
+
+    Attributes:
+      probabilities_BTE: the scores of all experts as shares that sum to 1, for losses and statistics.
+      chosen_BTR: the experts, best first (int32).
+      weight_BTR: what each of them counts.
+    """
+
+    probabilities_BTE: jax.Array
+    chosen_BTR: jax.Array
+    weight_BTR: jax.Array
+
+
+def route(
+    option: SoftmaxRouter | SigmoidRouter, logits_BTE: jax.Array, top_k: int, load_bias_E: jax.Array | None = None
+) -> Routing:
+    """Chooses experts by scores, and weighs them.
+
+    Args:
+      option: the router.
+      logits_BTE: float32.
+      top_k: R, how many experts a token has.
+      load_bias_E: added to the scores by which is chosen, and not to the weights; None for nothing.
+    """
+    softmax = isinstance(option, SoftmaxRouter)
+    score_BTE = jax.nn.softmax(logits_BTE) if softmax else jax.nn.sigmoid(logits_BTE)
+    choice_BTE = score_BTE if load_bias_E is None else score_BTE + load_bias_E
+    if option.groups is not None:
+        choice_BTE = jnp.where(_in_kept_groups(option.groups, choice_BTE), choice_BTE, -jnp.inf)
+    _, chosen_BTR = jax.lax.top_k(jax.lax.stop_gradient(choice_BTE), top_k)
+    if softmax and option.renormalize:
+        weight_BTR = jax.nn.softmax(jnp.take_along_axis(logits_BTE, chosen_BTR, axis=-1))
+    else:
+        weight_BTR = jnp.take_along_axis(score_BTE, chosen_BTR, axis=-1)
+        if option.renormalize:
+            weight_BTR = weight_BTR / (jnp.sum(weight_BTR, axis=-1, keepdims=True) + 1e-20)
+    share_BTE = score_BTE if softmax else score_BTE / (jnp.sum(score_BTE, axis=-1, keepdims=True) + 1e-20)
+    return Routing(share_BTE, chosen_BTR, weight_BTR if option.scale == 1 else weight_BTR * option.scale)
+
+
+def _in_kept_groups(groups: Groups, choice_BTE: jax.Array) -> jax.Array:
+    """True for the experts of the groups that a token keeps."""
+    lead, experts = choice_BTE.shape[:-1], choice_BTE.shape[-1]
+    grouped = jax.lax.stop_gradient(choice_BTE).reshape(*lead, groups.count, experts // groups.count)
+    best, _ = jax.lax.top_k(grouped, 1 if groups.score == "max" else 2)
+    _, kept = jax.lax.top_k(jnp.sum(best, axis=-1), groups.kept)
+    is_kept = jnp.any(jax.nn.one_hot(kept, groups.count, dtype=bool), axis=-2)
+    return jnp.repeat(is_kept, experts // groups.count, axis=-1)

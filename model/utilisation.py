@@ -1,0 +1,66 @@
+"""How busy experts were, from what was measured over a batch; and the biases that this moves.
+
+See model/balance.py, where it is measured.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+from model.experts import Experts
+from model.layers import grouped
+
+Measured = dict[str, dict[str, jax.Array]]
+
+
+def utilisation(measured: Measured) -> dict[str, jax.Array]:
+    """Scalars for the log; none for a model without experts.
+
+    Returns:
+      expert_load_entropy: of the shares of the load, 1 when all experts are equally busy; the mean over layers.
+      expert_load_max: the load of the busiest expert in multiples of the mean; the largest of all layers.
+      router_entropy: of a token's scores, in nats; the mean over tokens and layers.
+      experts_dropped: the share of (token, expert) pairs without a slot; the mean over layers with a capacity.
+    """
+    found: dict[str, list[jax.Array]] = {"entropy": [], "max": [], "router": [], "dropped": []}
+    for layers in measured.values():
+        if "load" not in layers:
+            continue
+        tokens_L, load_LE = jnp.maximum(layers["tokens"], 1e-9), layers["load"]
+        pairs_L = jnp.maximum(jnp.sum(load_LE, axis=1), 1e-9)
+        share_LE, count = load_LE / pairs_L[:, None], load_LE.shape[1]
+        found["entropy"].append(-jnp.sum(jax.scipy.special.xlogy(share_LE, share_LE), axis=1) / math.log(count))
+        found["max"].append(jnp.max(share_LE, axis=1) * count)
+        found["router"].append(layers["entropy"] / tokens_L)
+        if "dropped" in layers:
+            found["dropped"].append(layers["dropped"] / pairs_L)
+    if not found["max"]:
+        return {}
+    result = {
+        "expert_load_entropy": jnp.mean(jnp.concatenate(found["entropy"])),
+        "expert_load_max": jnp.max(jnp.concatenate(found["max"])),
+        "router_entropy": jnp.mean(jnp.concatenate(found["router"])),
+    }
+    return result | ({"experts_dropped": jnp.mean(jnp.concatenate(found["dropped"]))} if found["dropped"] else {})
+
+
+def move_load_biases(config: ModelConfig, old: Any, new: Any, measured: Measured) -> Any:
+    """The new parameters with each load bias that of the old ones, moved against the load that was measured."""
+    blocks, groups = new["blocks"], grouped(config.layers)
+    alone = len(groups) == 1 and len(groups[0].pattern) == 1
+    for group in groups:
+        for place, layer in enumerate(group.pattern):
+            if not isinstance(layer.ffn, Experts) or layer.ffn.load_bias is None:
+                continue
+            name = str(group.start + place)
+            before = old["blocks"] if alone else old["blocks"][name]
+            after = blocks if alone else blocks[name]
+            load_LE = measured[name]["load"]
+            towards_LE = jnp.sign(jnp.mean(load_LE, axis=1, keepdims=True) - load_LE)
+            bias_LE = before["ffn"]["load_bias"] + layer.ffn.load_bias.rate * towards_LE
+            after = {**after, "ffn": {**after["ffn"], "load_bias": bias_LE}}
+            blocks = after if alone else {**blocks, name: after}
+    return {**new, "blocks": blocks}
