@@ -12,10 +12,9 @@ from typing import Literal
 import jax
 from flax import nnx
 
-from model.alibi import slopes
 from model.cache import Cache, empty, write
+from model.heads import attend_heads
 from model.initialization import ParameterMaker
-from model.kernels import Scoring, attend, attention_weights
 from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
 from model.positions import Position
@@ -172,25 +171,17 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
             k_BTKH, v_BTKH = cache.k, cache.v
-        mask_BTS = context.mask_BTS
-        assert mask_BTS is not None
-        places = context.places
-        linear = None if places is None else slopes(self.option.num_heads)
-        scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
-        scoring = Scoring(scale, self.option.logit_softcap, self.reductions, linear)
-        sink_N = None if self.sink is None else self.sink[...]
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BTKH, mask_BTS, scoring, places, sink_N))
-        y_BTNH = attend(
+        y_BTNH = attend_heads(
+            context,
             q_BTNH,
             k_BTKH,
             v_BTKH,
-            mask_BTS,
-            scoring,
-            places,
-            sink_N,
+            scale=q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale,
+            softcap=self.option.logit_softcap,
+            reductions=self.reductions,
+            sink_N=None if self.sink is None else self.sink[...],
             causal=cache is None,
             dropout=self.dropout,
-            dropout_key=context.next_dropout_key() if self.dropout else None,
         )
         if self.gate is not None:
             gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate))

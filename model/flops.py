@@ -91,12 +91,13 @@ def _attention_parameters(attention: GroupedQuery | Latent, d: int) -> int:
     if attention.qk_norm:
         heads = 2 if attention.qk_norm.over == "head" else n + k
         norms = _norm_parameters(attention.qk_norm.norm, heads * h)
-    return d * h * (2 * n + 2 * k) + _gate_parameters(attention, d) + biases + norms + n * attention.sinks
+    return _grouped_matrices(attention, d) + biases + norms + n * attention.sinks
 
 
-def _gate_parameters(attention: GroupedQuery, d: int) -> int:
-    channels = {"none": 0, "head": 1, "channel": attention.head_width(d)}
-    return d * attention.num_heads * channels[attention.output_gate]
+def _grouped_matrices(attention: GroupedQuery, d: int) -> int:
+    n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
+    channels = {"none": 0, "head": 1, "channel": h}
+    return d * (h * (2 * n + 2 * k) + n * channels[attention.output_gate])
 
 
 def _ffn_parameters(ffn: MLP | Gated | Experts, d: int) -> int:
@@ -136,9 +137,8 @@ def _attention_flops(attention: GroupedQuery | Latent, d: int, length: int) -> i
         one_pair = attention.head_dim + attention.rotary_head_dim + attention.value_head_dim
         products = attention.num_heads * one_pair * pairs(attention.pattern, length)
         return 2 * (length * _latent_matrices(attention, d) + products)
-    n, k, h = attention.num_heads, attention.kv_heads, attention.head_width(d)
-    projections = length * (d * h * (2 * n + 2 * k) + _gate_parameters(attention, d))
-    return 2 * projections + 2 * 2 * n * h * pairs(attention.pattern, length)  # scores, and the weighted sum of values
+    one_pair = 2 * attention.num_heads * attention.head_width(d)  # a score, and its part of the sum of values
+    return 2 * (length * _grouped_matrices(attention, d) + one_pair * pairs(attention.pattern, length))
 
 
 def _ffn_flops(ffn: MLP | Gated | Experts, d: int, length: int) -> int:

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from model.alibi import slopes
+from model.heads import attend_heads
 from model.initialization import ParameterMaker
-from model.kernels import Scoring, attend, attention_weights
 from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.positions import Position
@@ -130,23 +129,16 @@ class LatentAttention(nnx.Module):
             cache = self._write(cache, latent_BTR, key_BT1H, context)
             q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, turned_BTNH, cache)
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
-        mask_BTS = context.mask_BTS
-        assert mask_BTS is not None
         usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
-        places = context.places
-        linear = None if places is None else slopes(self.option.num_heads)
-        scoring = Scoring(usual if self.option.scale is None else self.option.scale, None, self.reductions, linear)
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSNH, mask_BTS, scoring, places))
-        y_BTNH = attend(
+        y_BTNH = attend_heads(
+            context,
             q_BTNH,
             k_BSNH,
             v_BSNH,
-            mask_BTS,
-            scoring,
-            places,
+            scale=usual if self.option.scale is None else self.option.scale,
+            reductions=self.reductions,
             causal=cache is None,
             dropout=self.dropout,
-            dropout_key=context.next_dropout_key() if self.dropout else None,
         )
         if cache is not None:
             y_BTNH = jnp.einsum("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])

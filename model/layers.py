@@ -54,9 +54,7 @@ class Except:
         if len(parts) == 1:
             (number,) = parts
             assert number is not None
-            return (
-                range(number % num_layers, number % num_layers + 1) if -num_layers <= number < num_layers else range(0)
-            )
+            parts = [number, number + 1 or None]  # nothing comes after -1
         return range(num_layers)[slice(*parts)]
 
     def changes(self) -> dict[str, Any]:
@@ -82,9 +80,25 @@ class Group:
     pattern: tuple[Layer, ...]
     turns: int
 
+    @property
+    def names(self) -> list[str]:
+        """The stack of each place of the pattern, named after its first layer."""
+        return [str(self.start + place) for place in range(len(self.pattern))]
+
     def numbers(self, place: int) -> range:
         """The layers that stand at one place of the pattern; their parameters are stacked."""
         return range(self.start + place, self.start + self.turns * len(self.pattern), len(self.pattern))
+
+
+def by_stack(blocks: Any, groups: Sequence[Group]) -> Any:
+    """What holds every stack by its name, from the parameters' `blocks`, where a stack that is alone has no name."""
+    alone = len(groups) == 1 and len(groups[0].pattern) == 1
+    return {"0": blocks} if alone else blocks
+
+
+def from_stacks(stacks: dict[str, Any]) -> Any:
+    """The inverse of `by_stack`."""
+    return stacks["0"] if len(stacks) == 1 else stacks
 
 
 @functools.lru_cache(maxsize=256)

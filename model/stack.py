@@ -17,7 +17,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.initialization import ParameterMaker
 from model.latent_attention import LatentCache
-from model.layers import Group, Layer, grouped
+from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.
@@ -47,12 +47,11 @@ def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], 
     keys = jax.random.split(key, config.num_layers)
     stacks = {}
     for group in grouped(config.layers):
-        for place, layer in enumerate(group.pattern):
+        for place, (name, layer) in enumerate(zip(group.names, group.pattern, strict=True)):
             numbers = group.numbers(place)
-            stacks[str(numbers.start)] = _stacked(
-                config, layer, make, keys[numbers.start : numbers.stop : numbers.step]
-            )
-    return stacks["0"] if len(stacks) == 1 else nnx.Dict(stacks)
+            stacks[name] = _stacked(config, layer, make, keys[numbers.start : numbers.stop : numbers.step])
+    blocks = from_stacks(stacks)
+    return nnx.Dict(blocks) if isinstance(blocks, dict) else blocks
 
 
 def _stacked(
@@ -66,9 +65,9 @@ def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
     """A cache of zeros for `batch` rows of at most `length` tokens, for every stack."""
     caches = {}
     for group in grouped(config.layers):
-        for place, layer in enumerate(group.pattern):
+        for name, layer in zip(group.names, group.pattern, strict=True):
             one = layer.attention.empty_cache(config.width, batch, length, config.precision.compute)
-            caches[str(group.start + place)] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
+            caches[name] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
     return caches
 
 
@@ -82,13 +81,13 @@ def run(
 ) -> tuple[jax.Array, LayerCaches | None, Collected]:
     """The layers in turn: the residual stream after them, their caches, and what they gave besides."""
     groups = grouped(config.layers)
-    stacks = blocks if isinstance(blocks, nnx.Dict) else {"0": blocks}
+    stacks = by_stack(blocks, groups)
     after: LayerCaches = {}
     kept: list[tuple[Group, list[dict[str, jax.Array]]]] = []
     losses: dict[str, jax.Array] = {}
     measured: dict[str, dict[str, jax.Array]] = {}
     for group in groups:
-        names = [str(group.start + place) for place in range(len(group.pattern))]
+        names = group.names
         split = [nnx.split(stacks[name]) for name in names]
         before = None if caches is None else [caches[name] for name in names]
         numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))

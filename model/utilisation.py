@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.experts import Experts
-from model.layers import grouped
+from model.layers import by_stack, from_stacks, grouped
 
 Measured = dict[str, dict[str, jax.Array]]
 
@@ -49,18 +49,15 @@ def utilisation(measured: Measured) -> dict[str, jax.Array]:
 
 def move_load_biases(config: ModelConfig, old: Any, new: Any, measured: Measured) -> Any:
     """The new parameters with each load bias that of the old ones, moved against the load that was measured."""
-    blocks, groups = new["blocks"], grouped(config.layers)
-    alone = len(groups) == 1 and len(groups[0].pattern) == 1
+    groups = grouped(config.layers)
+    before, after = (by_stack(params["blocks"], groups) for params in (old, new))
+    after = dict(after)
     for group in groups:
-        for place, layer in enumerate(group.pattern):
+        for name, layer in zip(group.names, group.pattern, strict=True):
             if not isinstance(layer.ffn, Experts) or layer.ffn.load_bias is None:
                 continue
-            name = str(group.start + place)
-            before = old["blocks"] if alone else old["blocks"][name]
-            after = blocks if alone else blocks[name]
             load_LE = measured[name]["load"]
             towards_LE = jnp.sign(jnp.mean(load_LE, axis=1, keepdims=True) - load_LE)
-            bias_LE = before["ffn"]["load_bias"] + layer.ffn.load_bias.rate * towards_LE
-            after = {**after, "ffn": {**after["ffn"], "load_bias": bias_LE}}
-            blocks = after if alone else {**blocks, name: after}
-    return {**new, "blocks": blocks}
+            bias_LE = before[name]["ffn"]["load_bias"] + layer.ffn.load_bias.rate * towards_LE
+            after[name] = {**after[name], "ffn": {**after[name]["ffn"], "load_bias": bias_LE}}
+    return {**new, "blocks": from_stacks(after)}
