@@ -30,6 +30,8 @@ class ModelConfig:
       num_layers: L.
       width: D, the width of the residual stream.
       position, attention, ffn, norm: the mechanisms, each chosen by class.
+      embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
+        2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       exceptions: layers that have another attention, ffn or position; of several that name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual.py.
       multipliers: constant factors on embeddings, sublayers and logits.
@@ -53,6 +55,7 @@ class ModelConfig:
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
+    embedding_norm: LayerNorm | RMSNorm | None = None
     residual: PreNorm | PostNorm | Sandwich | Reordered | Parallel = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None

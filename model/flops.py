@@ -45,7 +45,7 @@ class ParameterCount:
 
     @property
     def without_embedding(self) -> int:
-        """All but the token and position tables: the N of scaling laws (Kaplan et al. 2020, section 2.1)."""
+        """All but the embeddings of tokens and positions: the N of scaling laws (Kaplan et al. 2020, section 2.1)."""
         return self.total - self.embedding
 
 
@@ -53,12 +53,13 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """The exact number of parameters of a model."""
     d = config.width
     positions = config.context_length * d if isinstance(config.position, Learned) else 0
+    norm = _norm_parameters(config.embedding_norm, d) if config.embedding_norm else 0
     unembedding = 0
     if isinstance(config.unembedding, Untied):
         unembedding = config.vocab_size * (d + config.unembedding.bias)
     extras = _block_norms(config.residual) * _norm_parameters(config.norm, d) + (2 * d if config.layer_scale else 0)
     return ParameterCount(
-        embedding=config.vocab_size * d + positions,
+        embedding=config.vocab_size * d + positions + norm,
         blocks=sum(
             _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + extras
             for layer in config.layers

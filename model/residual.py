@@ -59,7 +59,7 @@ class Multipliers:
     """Constant factors.
 
     Attributes:
-      embedding: on token embeddings (Gemma: width^(1/2); Granite).
+      embedding: on token embeddings, after their norm (Gemma: width^(1/2); Granite).
       residual: on what every sublayer adds to the stream (Granite).
       logits: on logits, before they are capped (Granite and muP: below 1; Cohere, Grok).
     """

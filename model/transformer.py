@@ -21,7 +21,7 @@ from model.config import ModelConfig
 from model.embedding import Embedding
 from model.errors import UserError
 from model.initialization import ParameterMaker
-from model.norms import Norm
+from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
 from model.positions import Position, PositionEmbedding
 from model.precision import for_compute
@@ -62,17 +62,17 @@ class Transformer(nnx.Module):
         def make(key: jax.Array) -> ParameterMaker:
             return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
 
+        def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
+            reductions = config.precision.reductions
+            return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
+
         self.config = config
-        reductions = config.precision.reductions
-        cap, multipliers = config.final_logit_softcap, config.multipliers
-        self.embedding = Embedding(
-            config.unembedding, config.vocab_size, config.width, cap, multipliers, make(embedding_key)
-        )
-        self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
+        width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
+        normed, maker = norm(config.embedding_norm), make(embedding_key)
+        self.embedding = Embedding(config.unembedding, config.vocab_size, width, cap, multipliers, maker, normed)
+        self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
-        normed = isinstance(config.residual, PostNorm)
-        shape, axes = (config.width,), ("embed",)
-        self.final_norm = None if normed else Norm(config.norm, shape, axes, make(norm_key), reductions)
+        self.final_norm = norm(None if isinstance(config.residual, PostNorm) else config.norm)
 
     def __call__(
         self, tokens_BT: jax.Array, positions_BT: jax.Array, context: Context, cache: LayerCaches | None

@@ -46,7 +46,12 @@ def test_write_keeps_the_dtype_of_the_cache():
 
 CONFIGS = {
     "rotary": {"position": Rotary()},
-    "learned": {"position": Learned(), "norm": LayerNorm(), "ffn": MLP(width=24, bias=True)},
+    "learned": {
+        "position": Learned(),
+        "norm": LayerNorm(),
+        "embedding_norm": RMSNorm(),
+        "ffn": MLP(width=24, bias=True),
+    },
     "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {
         "position": NoPositions(),

@@ -28,6 +28,7 @@ from model.transformer import abstract_params, forward
 GRID = {
     "position": [NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
+    "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "layer_scale": [None, 0.1],
     "residual": [PreNorm(), PostNorm(), Sandwich(), Reordered(), Parallel(), Parallel(shared_norm=False)],
     "unembedding": [Tied(), Untied(), Untied(bias=True)],
@@ -92,7 +93,7 @@ def test_parameters_equal_those_of_the_tree(part):
         tree = abstract_params(config)
         size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
         count = count_parameters(config)
-        table = math.prod(tree["embedding"]["table"].shape)
+        table = math.prod(tree["embedding"]["table"].shape) + size(tree["embedding"].get("norm", {}))
         assert count.total == size(tree), config
         assert count.embedding == table + size(tree.get("position", {})), config
         assert count.blocks == size(tree["blocks"]), config

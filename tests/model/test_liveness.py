@@ -70,6 +70,7 @@ CASES = {
         "output",
     ),
     "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
+    "ModelConfig.embedding_norm": ([], "embedding_norm=RMSNorm", "parameters"),
     "ModelConfig.residual": ([], "residual=PostNorm", "parameters"),
     "ModelConfig.multipliers": ([], "multipliers=Multipliers(residual=2.0)", "output"),
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
