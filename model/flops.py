@@ -52,7 +52,8 @@ class ParameterCount:
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """The exact number of parameters of a model."""
     d = config.width
-    positions = config.context_length * d if isinstance(config.position, Learned) else 0
+    position = config.position
+    positions = (config.context_length + position.offset) * d if isinstance(position, Learned) else 0
     norm = _norm_parameters(config.embedding_norm, d) if config.embedding_norm else 0
     unembedding = 0
     if isinstance(config.unembedding, Untied):

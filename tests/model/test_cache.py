@@ -47,7 +47,7 @@ def test_write_keeps_the_dtype_of_the_cache():
 CONFIGS = {
     "rotary": {"position": Rotary()},
     "learned": {
-        "position": Learned(),
+        "position": Learned(offset=2),
         "norm": LayerNorm(),
         "embedding_norm": RMSNorm(),
         "ffn": MLP(width=24, bias=True),

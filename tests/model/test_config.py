@@ -166,6 +166,7 @@ def long(**changes):
             {"position": ALiBi(), "exceptions": (Except(layers="1", position=Rotary(fraction=0.3)),)},
             "exceptions.0.position.fraction: 0.3 turns 1.2 of the 4 dimensions",
         ),
+        ({"position": Learned(offset=-1)}, "position.offset: must be 0 or more, got -1"),
         ({"position": Sinusoidal(theta=-1.0)}, "position.theta: must be above 0"),
         ({"norm": LayerNorm(epsilon=0.0)}, "norm.epsilon: must be above 0"),
         ({"norm": RMSNorm(epsilon=-1.0)}, "norm.epsilon: must be above 0"),

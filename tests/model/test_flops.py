@@ -26,7 +26,7 @@ from model.routing import SigmoidRouter
 from model.transformer import abstract_params, forward
 
 GRID = {
-    "position": [NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()],
+    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
     "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "layer_scale": [None, 0.1],

@@ -173,6 +173,7 @@ CASES = {
         "losses",
     ),
     "LoadBias.rate": ([f"ffn={EXPERTS}", "ffn.load_bias=LoadBias"], "ffn.load_bias.rate=0.1", "moved"),
+    "Learned.offset": (["position=Learned"], "position.offset=2", "parameters"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "Rotary.fraction": ([], "position.fraction=0.5", "output"),
