@@ -119,6 +119,10 @@ class ModelConfig:
             (where, attention), (position_path, position) = layer["attention"], layer["position"]
             clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
             clashes |= dict.fromkeys(self._problems_of_length(position, position_path))
+            if isinstance(attention, GroupedQuery) and attention.temperature is not None:
+                clashes |= dict.fromkeys(
+                    attention.temperature.problems_with(self.context_length, f"{where}.temperature")
+                )
         yield from clashes
 
     def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:

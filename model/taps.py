@@ -46,6 +46,7 @@ class Context:
 
     Attributes:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
+      position_BT: where it stands in its document; the batch may be 1.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
       mask_BTS, places: of this layer.
@@ -60,6 +61,7 @@ class Context:
     """
 
     index_BT: jax.Array
+    position_BT: jax.Array | None = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     rotary: RotaryTable | None = None
     mask_BTS: jax.Array | None = None

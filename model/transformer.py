@@ -184,6 +184,7 @@ def forward(
         layers[layer] = Surroundings(turned, mask(layer.attention.pattern), places)
     context = Context(
         index_BT=index_BT,
+        position_BT=place_BT,
         layers=layers,
         dropout_key=dropout_key,
         counted_BT=counted_BT,

@@ -19,6 +19,7 @@ from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.rotary import Rotary
 from model.rotary_scaling import DynamicNTK, LinearScaling, LongRoPE
 from model.stack import empty_caches
+from model.temperature import LogTemperature
 
 
 def test_empty():
@@ -79,6 +80,16 @@ CONFIGS = {
         "attention": GroupedQuery(
             num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
+    },
+    "temperature": {
+        "num_layers": 4,
+        "exceptions": (
+            Except(
+                layers="3::4",
+                attention=GroupedQuery(num_heads=4, temperature=LogTemperature(floor=3, scale=0.7)),
+                position=NoPositions(),
+            ),
+        ),
     },
     "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},
     "reordered": {"residual": Reordered(), "norm": LayerNorm(scale=False)},

@@ -17,6 +17,7 @@ from model.precision import Precision
 from model.residual import Multipliers, PostNorm
 from model.rotary import Rotary
 from model.rotary_scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
+from model.temperature import LogTemperature
 from model.transformer import abstract_params, init
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -61,6 +62,18 @@ def long(**changes):
         (
             {"attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=RMSNorm(scale="none"), over="each_head"))},
             "attention.qk_norm.over: 'each_head' has no weights to give",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=0, scale=0.1))},
+            "attention.temperature.floor: must be at least 1, got 0",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=4, scale=0.0))},
+            "attention.temperature.scale: must be above 0, or temperature=None for factors of 1, got 0.0",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=17, scale=0.1))},
+            "attention.temperature.floor: queries grow from position 16 on, and context_length=16 has no such position",
         ),
         ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),

@@ -100,6 +100,17 @@ CASES = {
     "QKNorm.after_positions": (["attention.qk_norm=QKNorm"], "attention.qk_norm.after_positions=True", "output"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
+    "GroupedQuery.temperature": ([], "attention.temperature=LogTemperature(floor=3, scale=0.5)", "output"),
+    "LogTemperature.floor": (
+        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
+        "attention.temperature.floor=4",
+        "output",
+    ),
+    "LogTemperature.scale": (
+        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
+        "attention.temperature.scale=0.2",
+        "output",
+    ),
     "Latent.num_heads": ([LATENT], "attention.num_heads=2", "parameters"),
     "Latent.kv_rank": ([LATENT], "attention.kv_rank=4", "parameters"),
     "Latent.query_rank": ([LATENT], "attention.query_rank=None", "parameters"),
@@ -315,6 +326,7 @@ REQUIRED |= {"kv_rank": 5, "head_dim": 4, "rotary_head_dim": 2, "value_head_dim"
 REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
 REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
 REQUIRED |= {"num_experts": 8, "top_k": 2, "expert": "Gated(width=8)", "ffn": "Gated(width=8)"}
+REQUIRED |= {"floor": 3, "scale": 0.5}
 REQUIRED |= {"coefficient": 0.1, "count": 4, "kept": 2}
 
 
