@@ -36,7 +36,8 @@ class Latent:
       rotary_head_dim: the part that carries it; one key for all heads.
       value_head_dim: the width of a head's value.
       norm: of both latents.
-      scale: the factor on products of queries and keys; None for (head_dim + rotary_head_dim)^-1/2.
+      scale: the factor on products of queries and keys; None for (head_dim + rotary_head_dim)^-1/2. DeepSeek's models
+        with YaRN multiply that by (0.1 mscale_all_dim ln factor + 1)^2.
       pattern: which keys a query sees.
     """
 
