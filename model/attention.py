@@ -140,7 +140,7 @@ class Attention(nnx.Module):
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
         self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
         self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
-        self.value = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
         biased, out = option.qkv_bias, option.output_bias
         self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None

@@ -108,7 +108,7 @@ class LatentAttention(nnx.Module):
         self.kv_norm = Norm(option.norm, (r,), ("rank",), make, reductions)
         self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"), width)
         self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"), r)
-        self.value_up = make.matrix("projection", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
+        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
         out = (n, option.value_head_dim, width)
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), n * option.value_head_dim)
 

@@ -24,7 +24,7 @@ class PreNorm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PostNorm:
-    """The sum is normalised; `alpha` weighs the stream in it (DeepNet: (2 num_layers)^(1/4))."""
+    """The sum is normalised; `alpha` weighs the stream in it (DeepNet: (2 num_layers)^(1/4), and an initial `beta`)."""
 
     alpha: float = 1.0
 

@@ -192,6 +192,12 @@ def long(**changes):
             {"initialization": FanIn(scale_residual=True, zero_residual=True)},
             "initialization.zero_residual: scale_residual has nothing to scale",
         ),
+        ({"initialization": FanIn(beta=0.0)}, "initialization.beta: must be above 0, got 0.0"),
+        ({"initialization": Normal(beta=0.5)}, "initialization.beta: scale_residual already says how matrices"),
+        (
+            {"initialization": FanIn(beta=0.5, zero_residual=True)},
+            "initialization.beta: zero_residual already says how",
+        ),
         ({"precision": Precision(compute="float64")}, "precision.compute: expected 'float32' or"),
     ],
     ids=lambda value: None if isinstance(value, str) else repr(value),
