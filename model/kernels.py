@@ -21,20 +21,24 @@ class Scoring:
     """How a query scores a key: scale * q k, perhaps soft-capped, perhaps less the farther away the key is.
 
     In this order: products, soft-cap, linear bias, mask. The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2);
-    it bounds what queries and keys say and leaves the bias whole. The bias is that of ALiBi (Press et al. 2021,
-    section 3), slope_n * (position of the key - position of the query).
+    it bounds what queries and keys say and leaves the bias whole. The bias is that of ALiBi (model/alibi.py),
+    bias_scale * slope_n * (position of the key - position of the query).
 
     Attributes:
       scale: the factor on products, usually H^-1/2.
       softcap: c, or None for none.
       reductions: the dtype of scores and softmax.
       slopes: one for each query head (N), or None for no bias.
+      bias_scale: see above.
+      rounded: whether slopes, positions and their products are rounded to bfloat16.
     """
 
     scale: float
     softcap: float | None = None
     reductions: str = "float32"
     slopes: tuple[float, ...] | None = None
+    bias_scale: float = 1.0
+    rounded: bool = False
 
     def products(self, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
         """q k, (B, K, G, T, S), of queries that are scaled already."""
@@ -46,11 +50,23 @@ class Scoring:
             s_BKGTS = self.softcap * jnp.tanh(s_BKGTS / self.softcap)
         if self.slopes is not None:
             assert places is not None
-            query_BT, key_BS = places
-            slope_KG11 = jnp.asarray(self.slopes, jnp.float32).reshape(*s_BKGTS.shape[1:3], 1, 1)
-            distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
-            s_BKGTS = s_BKGTS + (slope_KG11 * distance_BTS[:, None, None]).astype(s_BKGTS.dtype)
+            s_BKGTS = s_BKGTS + self._bias(places, s_BKGTS.shape[1:3]).astype(s_BKGTS.dtype)
         return jnp.where(mask_BTS[:, None, None], s_BKGTS, jnp.finfo(s_BKGTS.dtype).min)
+
+    def _bias(self, places: tuple[jax.Array, jax.Array], heads: tuple[int, ...]) -> jax.Array:
+        """What is added for positions, float32 (B, K, G, T, S)."""
+        query_BT, key_BS = places
+        slope_KG11 = jnp.asarray(self.slopes, jnp.float32).reshape(*heads, 1, 1)
+        if self.rounded:
+            # Not a cast to bfloat16 and back, which a compiler may leave out.
+            coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+            query, key = (coarse(place.astype(jnp.float32)) for place in (query_BT[..., None], key_BS[:, None]))
+            query, key = (coarse(coarse(slope_KG11) * place[:, None, None]) for place in (query, key))
+            bias_BKGTS = key - query
+        else:
+            distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
+            bias_BKGTS = slope_KG11 * distance_BTS[:, None, None]
+        return bias_BKGTS if self.bias_scale == 1 else self.bias_scale * bias_BKGTS
 
 
 def attend(

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from model.alibi import ALiBi
 from model.dropout import drop
 from model.kernels import Places
 from model.rotary import RotaryTable
@@ -33,11 +34,13 @@ class Surroundings:
       mask_BTS: True where a query may see a key; broadcasts over batch.
       places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
         (ALiBi), or None.
+      bias: how they depend on them, or None.
     """
 
     rotary: RotaryTable | None
     mask_BTS: jax.Array
     places: Places
+    bias: ALiBi | None = None
 
 
 @dataclasses.dataclass
@@ -49,7 +52,7 @@ class Context:
       position_BT: where it stands in its document; the batch may be 1.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
-      mask_BTS, places: of this layer.
+      mask_BTS, places, bias: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -66,6 +69,7 @@ class Context:
     rotary: RotaryTable | None = None
     mask_BTS: jax.Array | None = None
     places: Places = None
+    bias: ALiBi | None = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()
@@ -112,4 +116,5 @@ class Context:
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         found = self.layers[kind]
         own = dataclasses.replace(self, kept={}, losses={}, measured={}, dropout_key=key)
-        return dataclasses.replace(own, rotary=found.rotary, mask_BTS=found.mask_BTS, places=found.places)
+        of_layer = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        return dataclasses.replace(own, **of_layer)

@@ -180,8 +180,8 @@ def forward(
     layers = {}
     for layer in config.layers:
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
-        places = (place_BT, key_BS) if isinstance(layer.position, ALiBi) else None
-        layers[layer] = Surroundings(turned, mask(layer.attention.pattern), places)
+        bias = layer.position if isinstance(layer.position, ALiBi) else None
+        layers[layer] = Surroundings(turned, mask(layer.attention.pattern), (place_BT, key_BS) if bias else None, bias)
     context = Context(
         index_BT=index_BT,
         position_BT=place_BT,

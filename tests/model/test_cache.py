@@ -98,7 +98,10 @@ CONFIGS = {
         "num_layers": 3,
         "position": ALiBi(),
         "attention": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
-        "exceptions": (Except(layers="1", position=Rotary()),),
+        "exceptions": (
+            Except(layers="1", position=Rotary()),
+            Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
+        ),
     },
     "partial": {"position": Rotary(fraction=0.5, interleaved=True, scaling=LinearScaling(factor=2.0))},
     "up to the original length": {

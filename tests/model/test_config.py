@@ -181,6 +181,7 @@ def long(**changes):
         ),
         ({"position": Learned(offset=-1)}, "position.offset: must be 0 or more, got -1"),
         ({"position": Sinusoidal(theta=-1.0)}, "position.theta: must be above 0"),
+        ({"position": ALiBi(scale=0.0)}, "position.scale: must be above 0, got 0.0; use NoPositions for no biases"),
         ({"norm": LayerNorm(epsilon=0.0)}, "norm.epsilon: must be above 0"),
         ({"norm": RMSNorm(epsilon=-1.0)}, "norm.epsilon: must be above 0"),
         ({"dropout": Dropout(attention=1.0)}, "dropout.attention: must be from 0 up to but not 1, got 1.0"),

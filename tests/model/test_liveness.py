@@ -186,6 +186,8 @@ CASES = {
     "LoadBias.rate": ([f"ffn={EXPERTS}", "ffn.load_bias=LoadBias"], "ffn.load_bias.rate=0.1", "moved"),
     "Learned.offset": (["position=Learned"], "position.offset=2", "parameters"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
+    "ALiBi.scale": (["position=ALiBi"], "position.scale=0.5", "output"),
+    "ALiBi.rounded": (["position=ALiBi", "attention=GroupedQuery(num_heads=16)"], "position.rounded=True", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "Rotary.fraction": ([], "position.fraction=0.5", "output"),
     "Rotary.interleaved": ([], "position.interleaved=True", "output"),
