@@ -12,6 +12,7 @@ from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.latent_attention import Latent
 from model.layers import Except, Layer
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
@@ -39,6 +40,7 @@ class ModelConfig:
         "CaiT", equation 4), or None for no such factors.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
+      multi_token: modules that predict tokens further on while training, or None.
       dropout: the rates, place by place.
       initialization: how parameters start.
       precision: the number formats.
@@ -61,6 +63,7 @@ class ModelConfig:
     layer_scale: float | None = None
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
+    multi_token: MultiToken | None = None
     dropout: Dropout = Dropout()
     initialization: Normal | FanIn = Normal()
     precision: Precision = Precision()
@@ -95,6 +98,8 @@ class ModelConfig:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
         if self.layer_scale is not None and self.layer_scale <= 0:
             yield "layer_scale", f"must be above 0, or None for no such factors, got {self.layer_scale}"
+        if self.multi_token is not None:
+            yield from self.multi_token.problems_with(self.context_length, "multi_token")
         yield from self._problems_of_layers()
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,8 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 |-------------|-----------------------------------------|-------------------------|----------------------------|
 | embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
 | position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
-| projection  | query, key and gate matrices; routers   | N(0, std)               | truncated N(0, 1/fan_in)   |
+| projection  | query, key and gate matrices; routers;  | N(0, std)               | truncated N(0, 1/fan_in)   |
+|             | those that join two streams             |                         |                            |
 | value       | value and up matrices                   | the same, * beta        | the same, * beta           |
 | residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
 |             | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
@@ -105,7 +106,7 @@ class ParameterMaker:
             value = jnp.zeros(shape)
         else:
             value = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(fan_in))
-        if role in self.scales:
+        if self.scales.get(role, 1) != 1:
             value = value * self.scales[role]
         return nnx.Param(value.astype(self.dtype), axes=axes)
 

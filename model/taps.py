@@ -49,7 +49,6 @@ class Context:
 
     Attributes:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
-      position_BT: where it stands in its document; the batch may be 1.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
       mask_BTS, places, bias: of this layer.
@@ -61,10 +60,10 @@ class Context:
       counted_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
+      position_BT: where each token stands in its document; the batch may be 1.
     """
 
     index_BT: jax.Array
-    position_BT: jax.Array | None = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     rotary: RotaryTable | None = None
     mask_BTS: jax.Array | None = None
@@ -78,6 +77,7 @@ class Context:
     counted_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    position_BT: jax.Array | None = None
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
         """Offers an intermediate under a name and passes it on unchanged."""

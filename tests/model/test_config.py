@@ -10,6 +10,7 @@ from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
 from model.positions import Learned, NoPositions, Sinusoidal
@@ -74,6 +75,12 @@ def long(**changes):
         (
             {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=17, scale=0.1))},
             "attention.temperature.floor: queries grow from position 16 on, and context_length=16 has no such position",
+        ),
+        ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),
+        ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
+        (
+            {"multi_token": MultiToken(depth=16)},
+            "multi_token.depth: predicts 17 tokens ahead, and context_length=16 has no token to do so at",
         ),
         ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),

@@ -18,6 +18,7 @@ from model.flops import count_parameters, forward_flops, training_flops, trainin
 from model.latent_attention import Latent
 from model.layers import Except
 from model.masks import Everything, SlidingWindow
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Sinusoidal
 from model.residual import Parallel, PostNorm, PreNorm, Reordered, Sandwich
@@ -68,6 +69,7 @@ GRID = {
         ),
     ],
     "num_layers": [1, 3],
+    "multi_token": [None, MultiToken(), MultiToken(depth=3)],
 }
 SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
@@ -97,6 +99,7 @@ def test_parameters_equal_those_of_the_tree(part):
         assert count.total == size(tree), config
         assert count.embedding == table + size(tree.get("position", {})), config
         assert count.blocks == size(tree["blocks"]), config
+        assert count.multi_token == size(tree.get("multi_token", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config
         assert count.unembedding == size(tree["embedding"]) - table, config
         assert count.without_embedding == count.total - count.embedding
@@ -182,6 +185,26 @@ def test_a_token_uses_some_of_the_experts():
     assert count.active == dense.total + 1 * 268 + router + gate + of_all == count.total - 4 * 268
     assert dense.active == dense.total
     assert forward_flops(config, 6) == forward_flops(HAND, 6) + 2 * 6 * (1 * 240 + 8 * 6 + 8 + 2 * 8 * 7)
+
+
+def test_modules_that_predict_tokens_further_on_are_counted_in_training():
+    plain = dataclasses.replace(HAND, scan_layers=False)
+    config = dataclasses.replace(plain, multi_token=MultiToken(depth=2))
+    assert forward_flops(config, 6) == forward_flops(plain, 6)
+    # Multiplications: a projection from 16 to 8, a block and logits as above.
+    module = 6 * 16 * 8 + 6 * (288 + 240) + 252 + 252 + 6 * 800
+    assert training_flops(config, 6) - training_flops(plain, 6) == 3 * 2 * (2 * module)
+    tokens = jnp.zeros((1, 6), int)
+
+    def traced(config):
+        def objective(params):
+            output = forward(config, params, tokens, targets_BT=tokens, counted_BT=jnp.ones((1, 6)))
+            return output.logits_BTV.sum() + sum(output.losses.values())
+
+        return matmul_flops(jax.make_jaxpr(objective)(abstract_params(config)).jaxpr)
+
+    hidden = 2 * 4 * 3 * (36 - 21)  # in each module, pairs that the mask throws away after they were computed
+    assert traced(config) - traced(plain) == 2 * 2 * (module + hidden)
 
 
 def matmul_flops(jaxpr):

@@ -81,6 +81,9 @@ CASES = {
     "Multipliers.logits": ([], "multipliers.logits=2.0", "output"),
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
     "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),
+    "ModelConfig.multi_token": ([], "multi_token=MultiToken", "parameters"),
+    "MultiToken.depth": (["multi_token=MultiToken"], "multi_token.depth=2", "parameters"),
+    "MultiToken.weight": (["multi_token=MultiToken"], "multi_token.weight=0.6", "losses"),
     "ModelConfig.dropout": ([], "dropout=Dropout(residual=0.3)", "output"),
     "ModelConfig.initialization": ([], "initialization=FanIn", "initial"),
     "ModelConfig.precision": ([], "precision=Precision(compute='bfloat16')", "output"),
@@ -305,8 +308,8 @@ def test_every_field_is_live(field, start, drawn, tokens):
         with pytest.raises(UserError, match="longer than the model's context_length=8"):
             forward(changed, drawn(changed), tokens)
     elif evidence == "losses":
-        params, counted = drawn(start), jnp.ones(tokens.shape)
-        before, after = (sum(forward(c, params, tokens, counted_BT=counted).losses.values()) for c in (start, changed))
+        params, counted = drawn(start), {"counted_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
+        before, after = (sum(forward(c, params, tokens, **counted).losses.values()) for c in (start, changed))
         assert abs(before - after) > 1e-3
     elif evidence == "moved":
         params = drawn(start)
