@@ -12,13 +12,15 @@ from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.latent_attention import Latent
 from model.layers import Except, Layer
+from model.masks import Everything, pairs
 from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
+from model.options import find_problems
 from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
-from model.rotary_scaling import DynamicNTK
+from model.rotary_scaling import DynamicNTK, LongRoPE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,9 +131,35 @@ class ModelConfig:
                     attention.temperature.problems_with(self.context_length, f"{where}.temperature")
                 )
         yield from clashes
+        for where in dict.fromkeys(layer["attention"][0] for layer in layers):
+            of_these = [layer for layer in layers if layer["attention"][0] == where]
+            outside = isinstance(self.position, Learned | Sinusoidal)
+            positions = [self.position if outside else layer["position"][1] for layer in of_these]
+            yield from self._without_effect(of_these[0]["attention"][1], positions, where)
+
+    def _without_effect(self, attention: Any, positions: list[Position], path: str) -> Iterator[tuple[str, str]]:
+        """Fields of an attention that do nothing in any of its layers, which have these positions."""
+        norm = attention.qk_norm if isinstance(attention, GroupedQuery) else None
+        if norm is not None and norm.after_positions and not any(isinstance(p, Rotary) for p in positions):
+            names = " and ".join(sorted({type(p).__name__ for p in positions}))
+            yield (
+                f"{path}.qk_norm.after_positions",
+                f"needs rotary positions, and its layers have {names}; set it False",
+            )
+        pattern = getattr(attention, "pattern", Everything())
+        if any(True for _ in find_problems(pattern)) or self.context_length < 1 or isinstance(pattern, Everything):
+            return
+        if pairs(pattern, self.context_length) == pairs(Everything(), self.context_length):
+            yield f"{path}.pattern", f"{pattern} hides no key of context_length={self.context_length}; use Everything()"
 
     def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:
         scaling = position.scaling if isinstance(position, Rotary) else None
+        if isinstance(scaling, LongRoPE) and 1 <= self.context_length <= scaling.original_length:
+            yield (
+                f"{path}.scaling.long_factors",
+                f"LongRoPE has them for sequences of more than original_length={scaling.original_length} tokens, and "
+                f"context_length={self.context_length} allows none; raise that, or give a smaller original_length",
+            )
         if isinstance(scaling, DynamicNTK) and 1 <= self.context_length <= scaling.original_length:
             yield (
                 f"{path}.scaling.original_length",

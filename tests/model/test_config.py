@@ -10,6 +10,7 @@ from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except
+from model.masks import Chunked, SlidingWindow, Strided
 from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
@@ -32,6 +33,9 @@ def rotary(scaling):
     return Rotary(scaling=scaling)
 
 
+LATE = GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))
+
+
 def yarn(**changes):
     return YaRN(**{"factor": 4.0, "original_length": 100} | changes)
 
@@ -42,7 +46,7 @@ def llama3(**changes):
 
 
 def long(**changes):
-    values = {"short_factors": (1.0, 2.0), "long_factors": (3.0, 4.0), "original_length": 100, "factor": 4.0}
+    values = {"short_factors": (1.0, 2.0), "long_factors": (3.0, 4.0), "original_length": 8, "factor": 4.0}
     return LongRoPE(**values | changes)
 
 
@@ -179,6 +183,35 @@ def long(**changes):
             "position.scaling.attention_factor: must be above 0, got 0.0",
         ),
         (
+            {"position": rotary(long(original_length=16))},
+            "position.scaling.long_factors: LongRoPE has them for sequences of more than original_length=16 tokens, and "
+            "context_length=16 allows none",
+        ),
+        (
+            {"position": ALiBi(), "attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))},
+            "attention.qk_norm.after_positions: needs rotary positions, and its layers have ALiBi; set it False",
+        ),
+        (
+            {"exceptions": (Except(layers="1", attention=LATE, position=NoPositions()),)},
+            "exceptions.0.attention.qk_norm.after_positions: needs rotary positions, and its layers have NoPositions",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=16))},
+            "attention.pattern: SlidingWindow(size=16, first=0) hides no key of context_length=16; use Everything()",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=12, first=4))},
+            "attention.pattern: SlidingWindow(size=12, first=4) hides no key",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, pattern=Strided(stride=1))},
+            "attention.pattern: Strided(stride=1) hid",
+        ),
+        (
+            {"exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=16))),)},
+            "exceptions.0.attention.pattern: Chunked(size=16) hides no key of context_length=16",
+        ),
+        (
             {"position": Learned(), "exceptions": (Except(layers="1", position=ALiBi()),)},
             "exceptions.0.position: Learned positions are added before the first layer, for all of them alike",
         ),
@@ -226,6 +259,8 @@ def test_the_model_refuses_what_check_refuses(small, act):
 
 def test_what_looks_odd_and_is_allowed(small):
     check(small(attention=GroupedQuery(num_heads=5, head_dim=2)))
+    check(small(attention=LATE, exceptions=(Except(layers="1", position=NoPositions()),)))  # the other layer is rotary
+    check(small(attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=15))))  # hides the first key of the last
     check(small(attention=GroupedQuery(num_heads=16), position=Learned()))
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=NoPositions()))
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=ALiBi()))

@@ -36,7 +36,7 @@ LLAMA3 = (
 )
 LONG = (
     "position=Rotary(theta=10.0, scaling=LongRoPE("
-    "short_factors=(1.5, 2.0), long_factors=(3.0, 4.0), original_length=100, factor=4.0))"
+    "short_factors=(1.5, 2.0), long_factors=(3.0, 4.0), original_length=14, factor=4.0))"
 )
 EXPERTS = "Experts(num_experts=8, top_k=2, expert=Gated(width=8))"
 GROUPED = f"ffn={EXPERTS[:-1]}, router=SoftmaxRouter(groups=Groups(count=4, kept=2)))"
