@@ -38,5 +38,15 @@ def attend_heads(
     context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSKH, mask_BTS, scoring, places, sink_N))
     key = context.next_dropout_key() if dropout else None
     return attend(
-        q_BTNH, k_BSKH, v_BSKH, mask_BTS, scoring, places, sink_N, causal=causal, dropout=dropout, dropout_key=key
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        mask_BTS,
+        scoring,
+        places,
+        sink_N,
+        causal=causal,
+        reach=context.reach,
+        dropout=dropout,
+        dropout_key=key,
     )

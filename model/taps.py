@@ -35,12 +35,14 @@ class Surroundings:
       places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
         (ALiBi), or None.
       bias: how they depend on them, or None.
+      reach: how many keys up to its own a query sees at most, by their place in the sequence; None for all.
     """
 
     rotary: RotaryTable | None
     mask_BTS: jax.Array
     places: Places
     bias: ALiBi | None = None
+    reach: int | None = None
 
 
 @dataclasses.dataclass
@@ -51,7 +53,7 @@ class Context:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
-      mask_BTS, places, bias: of this layer.
+      mask_BTS, places, bias, reach: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -69,6 +71,7 @@ class Context:
     mask_BTS: jax.Array | None = None
     places: Places = None
     bias: ALiBi | None = None
+    reach: int | None = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()

@@ -120,7 +120,8 @@ def forward(
       config: the options.
       params: the tree of `init`.
       tokens_BT: token ids, int32.
-      positions_BT: the position of each token; 0 to T-1 when not given. With a cache it is also the token's slot.
+      positions_BT: the position of each token, in a document each beyond the one before; 0 to T-1 when not given.
+        With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
       dropout_key: a key switches dropout on.
@@ -140,6 +141,8 @@ def forward(
         )
     index_BT = jnp.arange(length, dtype=jnp.int32)[None]
     place_BT = index_BT if positions_BT is None else positions_BT
+    # Where positions start again amid a row and nothing tells documents apart, a window's keys may lie anywhere before.
+    in_order = positions_BT is None or segment_ids_BT is not None
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
     if cache is None:
@@ -166,7 +169,8 @@ def forward(
     for layer in config.layers:
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
         bias = layer.position if isinstance(layer.position, ALiBi) else None
-        layers[layer] = Surroundings(turned, mask(layer.attention.pattern), (place_BT, key_BS) if bias else None, bias)
+        places, pattern = (place_BT, key_BS) if bias else None, layer.attention.pattern
+        layers[layer] = Surroundings(turned, mask(pattern), places, bias, masks.reach(pattern) if in_order else None)
     context = Context(
         index_BT=index_BT,
         position_BT=place_BT,

@@ -115,6 +115,31 @@ def test_causal_blocks_equal_the_whole(length):
         np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [masks.SlidingWindow(size=40), masks.SlidingWindow(size=100), masks.Chunked(size=70)],
+    ids=repr,
+)
+def test_what_a_window_hides_is_left_out(pattern):
+    """Two documents in a row, a sink, linear biases: outputs and all gradients are those of the mask alone."""
+    q, k, v, _, _ = drawn_heads(6, 2, b=1, t=330, s=330, h=4)
+    index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
+    segments = (index >= 150).astype(np.int32)
+    place = index - 150 * segments
+    mask = masks.causal(index, index) & masks.same_segment(segments, segments) & masks.visible(pattern, place, place)
+    scoring = Scoring(0.4, slopes=slopes(6))
+
+    def loss(q, k, v, sink, reach):
+        y = attend(q, k, v, mask, scoring, (place, place), sink, causal=True, reach=reach)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4)
+    for whole, windows in zip(
+        *(jax.tree.leaves(run(q, k, v, sink, r)) for r in (None, masks.reach(pattern))), strict=True
+    ):
+        np.testing.assert_allclose(windows, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_distances_are_exact_in_a_coarse_reduction_dtype():
     """bfloat16 holds no odd number above 256; the distance is taken before the rounding."""
     q, k, *_ = drawn_heads(1, 1, b=1, t=1, s=3)

@@ -5,6 +5,7 @@ import random
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from model.alibi import ALiBi
@@ -128,6 +129,25 @@ def test_flops_of_latent_attention(small):
     )
     hidden = 12 * 11 // 2  # pairs that the mask throws away after they were computed
     assert traced == forward_flops(config, 12) + 2 * 3 * (4 + 2 + 6) * hidden
+
+
+def test_a_kernel_leaves_out_what_a_window_hides(small, drawn, run):
+    """Blocks of 64 queries against up to 127 keys each, and the logits are those of all keys behind the mask."""
+    window = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=64))
+    config = small(context_length=256, num_layers=1, scan_layers=False, attention=window)
+    params, tokens = drawn(config), jnp.arange(256)[None] % 17
+    # Positions that nothing ties to the order of tokens: then any key before may be within the window.
+    everywhere = {"positions_BT": jnp.arange(256)[None]}
+
+    def traced(**options):
+        return matmul_flops(jax.make_jaxpr(lambda p: forward(config, p, tokens, **options).logits_BTV)(params).jaxpr)
+
+    skipped = (64 * (64 + 128 + 192 + 256)) - 64 * (64 + 3 * 127)
+    assert traced(**everywhere) - traced() == 2 * 2 * 16 * skipped
+    some, all_keys = (run(config, params, tokens, **options)[0] for options in ({}, everywhere))
+    np.testing.assert_allclose(some, all_keys, rtol=1e-4, atol=1e-5)
+    packed = everywhere | {"segment_ids_BT": jnp.ones((1, 256), int)}
+    assert traced(**packed) == traced()
 
 
 HAND = ModelConfig(
