@@ -4,11 +4,26 @@ Press et al. 2021, "Train Short, Test Long: Attention with Linear Biases Enables
 """
 
 import dataclasses
+from collections.abc import Iterator
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ALiBi:
-    """Adds slope_n * (key position - query position) to the scores of head n; nothing is learned."""
+    """Adds scale * slope_n * (key position - query position) to the scores of head n; nothing is learned.
+
+    Attributes:
+      scale: 1 in the paper and in BLOOM; Falcon has that of products of queries and keys, H^-1/2.
+      rounded: whether slope and position, and then their product, are rounded to bfloat16 before two of these are
+        subtracted, as models were trained whose code computes them so (Falcon).
+    """
+
+    scale: float = 1.0
+    rounded: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.scale <= 0:
+            yield "scale", f"must be above 0, got {self.scale}; use NoPositions for no biases"
 
 
 def slopes(num_heads: int) -> tuple[float, ...]:

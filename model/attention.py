@@ -21,6 +21,7 @@ from model.positions import Position
 from model.projections import project
 from model.rotary import Rotary, rotate
 from model.taps import Context
+from model.temperature import LogTemperature
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,7 @@ class GroupedQuery:
       output_gate: what heads give is multiplied by a sigmoid of a projection of the layer's input: one number a "head",
         or one for every "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for none.
       sinks: whether every head has a trained score that takes part in its softmax and stands for no key (GPT-OSS).
+      temperature: a factor on queries that grows with position, or None.
       pattern: which keys a query sees.
     """
 
@@ -77,6 +79,7 @@ class GroupedQuery:
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
     sinks: bool = False
+    temperature: LogTemperature | None = None
     pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -137,7 +140,7 @@ class Attention(nnx.Module):
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
         self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
         self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
-        self.value = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
         biased, out = option.qkv_bias, option.output_bias
         self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None
@@ -164,6 +167,9 @@ class Attention(nnx.Module):
         k_BTKH = project(x_BTD, self.key, self.key_bias)
         v_BTKH = project(x_BTD, self.value, self.value_bias)
         q_BTNH = self._placed(q_BTNH, self.query_norm, context)
+        if self.option.temperature is not None:
+            assert context.position_BT is not None
+            q_BTNH = self.option.temperature.apply(q_BTNH, context.position_BT)
         k_BTKH = self._placed(k_BTKH, self.key_norm, context)
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
         k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))

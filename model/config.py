@@ -12,12 +12,15 @@ from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.latent_attention import Latent
 from model.layers import Except, Layer
+from model.masks import Everything, pairs
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
+from model.options import find_problems
 from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
-from model.rotary_scaling import DynamicNTK
+from model.rotary_scaling import DynamicNTK, LongRoPE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class ModelConfig:
       num_layers: L.
       width: D, the width of the residual stream.
       position, attention, ffn, norm: the mechanisms, each chosen by class.
+      embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
+        2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       exceptions: layers that have another attention, ffn or position; of several that name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual.py.
       multipliers: constant factors on embeddings, sublayers and logits.
@@ -37,6 +42,7 @@ class ModelConfig:
         "CaiT", equation 4), or None for no such factors.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
+      multi_token: modules that predict tokens further on while training, or None.
       dropout: the rates, place by place.
       initialization: how parameters start.
       precision: the number formats.
@@ -53,11 +59,13 @@ class ModelConfig:
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
+    embedding_norm: LayerNorm | RMSNorm | None = None
     residual: PreNorm | PostNorm | Sandwich | Reordered | Parallel = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
+    multi_token: MultiToken | None = None
     dropout: Dropout = Dropout()
     initialization: Normal | FanIn = Normal()
     precision: Precision = Precision()
@@ -92,6 +100,8 @@ class ModelConfig:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
         if self.layer_scale is not None and self.layer_scale <= 0:
             yield "layer_scale", f"must be above 0, or None for no such factors, got {self.layer_scale}"
+        if self.multi_token is not None:
+            yield from self.multi_token.problems_with(self.context_length, "multi_token")
         yield from self._problems_of_layers()
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:
@@ -116,10 +126,40 @@ class ModelConfig:
             (where, attention), (position_path, position) = layer["attention"], layer["position"]
             clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
             clashes |= dict.fromkeys(self._problems_of_length(position, position_path))
+            if isinstance(attention, GroupedQuery) and attention.temperature is not None:
+                clashes |= dict.fromkeys(
+                    attention.temperature.problems_with(self.context_length, f"{where}.temperature")
+                )
         yield from clashes
+        for where in dict.fromkeys(layer["attention"][0] for layer in layers):
+            of_these = [layer for layer in layers if layer["attention"][0] == where]
+            outside = isinstance(self.position, Learned | Sinusoidal)
+            positions = [self.position if outside else layer["position"][1] for layer in of_these]
+            yield from self._without_effect(of_these[0]["attention"][1], positions, where)
+
+    def _without_effect(self, attention: Any, positions: list[Position], path: str) -> Iterator[tuple[str, str]]:
+        """Fields of an attention that do nothing in any of its layers, which have these positions."""
+        norm = attention.qk_norm if isinstance(attention, GroupedQuery) else None
+        if norm is not None and norm.after_positions and not any(isinstance(p, Rotary) for p in positions):
+            names = " and ".join(sorted({type(p).__name__ for p in positions}))
+            yield (
+                f"{path}.qk_norm.after_positions",
+                f"needs rotary positions, and its layers have {names}; set it False",
+            )
+        pattern = getattr(attention, "pattern", Everything())
+        if any(True for _ in find_problems(pattern)) or self.context_length < 1 or isinstance(pattern, Everything):
+            return
+        if pairs(pattern, self.context_length) == pairs(Everything(), self.context_length):
+            yield f"{path}.pattern", f"{pattern} hides no key of context_length={self.context_length}; use Everything()"
 
     def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:
         scaling = position.scaling if isinstance(position, Rotary) else None
+        if isinstance(scaling, LongRoPE) and 1 <= self.context_length <= scaling.original_length:
+            yield (
+                f"{path}.scaling.long_factors",
+                f"LongRoPE has them for sequences of more than original_length={scaling.original_length} tokens, and "
+                f"context_length={self.context_length} allows none; raise that, or give a smaller original_length",
+            )
         if isinstance(scaling, DynamicNTK) and 1 <= self.context_length <= scaling.original_length:
             yield (
                 f"{path}.scaling.original_length",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.initialization import ParameterMaker
+from model.norms import Norm
 from model.projections import matmul
 from model.residual import Multipliers
 
@@ -38,9 +39,10 @@ class Embedding(nnx.Module):
         softcap: float | None,
         multipliers: Multipliers,
         make: ParameterMaker,
+        norm: Norm | None = None,
     ) -> None:
-        """Args: the choice of unembedding, V, D, the logits' soft-cap or None, the constant factors, the maker."""
-        self.softcap, self.multipliers = softcap, multipliers
+        """Args: the unembedding, V, D, the logits' soft-cap or None, the factors, the maker, the norm of embeddings."""
+        self.softcap, self.multipliers, self.norm = softcap, multipliers, norm
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
         biased = isinstance(unembedding, Untied) and unembedding.bias
@@ -48,8 +50,9 @@ class Embedding(nnx.Module):
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:
-        """Looks tokens up: (B, T) ids to (B, T, D)."""
+        """Looks tokens up, normalises and scales: (B, T) ids to (B, T, D)."""
         x_BTD = self.table[...][tokens_BT]
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
         factor = self.multipliers.embedding
         return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
 

@@ -92,7 +92,7 @@ class MixtureOfExperts(nnx.Module):
         self.router_bias = make.zeros((count,), ("expert",)) if option.router.bias else None
         self.load_bias = make.zeros((count,), ("expert",), "float32") if option.load_bias else None
         self.gate = make.matrix("projection", (count, width, inner), into, width) if gated else None
-        self.up = make.matrix("projection", (count, width, inner), into, width)
+        self.up = make.matrix("value", (count, width, inner), into, width)
         self.down = make.matrix("residual", (count, inner, width), out, inner)
         self.gate_bias = make.zeros((count, inner), hidden) if gated and expert.bias else None
         self.up_bias = make.zeros((count, inner), hidden) if expert.bias else None

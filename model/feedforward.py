@@ -104,7 +104,7 @@ class FeedForward(nnx.Module):
         inner = option.width
         gated = isinstance(option, Gated)
         self.gate = make.matrix("projection", (width, inner), ("embed", "ffn"), width) if gated else None
-        self.up = make.matrix("projection", (width, inner), ("embed", "ffn"), width)
+        self.up = make.matrix("value", (width, inner), ("embed", "ffn"), width)
         self.down = make.matrix("residual", (inner, width), ("ffn", "embed"), inner)
         self.gate_bias = make.zeros((inner,), ("ffn",)) if gated and option.bias else None
         self.up_bias = make.zeros((inner,), ("ffn",)) if option.bias else None

@@ -4,7 +4,8 @@ Convention. A multiplication with its addition counts as 2. Counted are the matr
 projections, the feed-forward layer, the logits, and the two products of attention over the pairs of a query and a key
 that it may see: a causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and a sliding window fewer. Not counted
 are look-ups, norms, activations, softmax and the optimizer, and what rematerialisation computes again. The backward
-pass has two products for each one of the forward pass, so training counts three times the forward pass. This is the
+pass has two products for each one of the forward pass, so training counts three times the forward pass, with that of
+the modules that predict tokens further on, which run over all T tokens and in training alone. This is the
 "model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once. Of a mixture of experts
 count the router, the experts that a token is sent to and the shared one, whatever else a dispatch computes.
 """
@@ -25,18 +26,22 @@ from model.residual import Parallel, PostNorm, Residual, Sandwich
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-    """How many parameters there are, by what they are for; `idle` are those of experts that a token does not use."""
+    """How many parameters there are, by what they are for; `idle` are those of experts that a token does not use.
+
+    Those of modules that predict tokens further on (`multi_token`) are used in training, and counted as such.
+    """
 
     embedding: int
     blocks: int
     final_norm: int
     unembedding: int
+    multi_token: int = 0
     idle: int = 0
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.embedding + self.blocks + self.final_norm + self.unembedding
+        return self.embedding + self.blocks + self.final_norm + self.unembedding + self.multi_token
 
     @property
     def active(self) -> int:
@@ -45,27 +50,33 @@ class ParameterCount:
 
     @property
     def without_embedding(self) -> int:
-        """All but the token and position tables: the N of scaling laws (Kaplan et al. 2020, section 2.1)."""
+        """All but the embeddings of tokens and positions: the N of scaling laws (Kaplan et al. 2020, section 2.1)."""
         return self.total - self.embedding
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """The exact number of parameters of a model."""
     d = config.width
-    positions = config.context_length * d if isinstance(config.position, Learned) else 0
+    position = config.position
+    positions = (config.context_length + position.offset) * d if isinstance(position, Learned) else 0
+    norm = _norm_parameters(config.embedding_norm, d) if config.embedding_norm else 0
     unembedding = 0
     if isinstance(config.unembedding, Untied):
         unembedding = config.vocab_size * (d + config.unembedding.bias)
     extras = _block_norms(config.residual) * _norm_parameters(config.norm, d) + (2 * d if config.layer_scale else 0)
+    blocks = [
+        _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + extras for layer in config.layers
+    ]
+    idle = [_idle_parameters(layer.ffn, d) for layer in config.layers]
+    final_norm = 0 if isinstance(config.residual, PostNorm) else _norm_parameters(config.norm, d)
+    depth = config.multi_token.depth if config.multi_token else 0
     return ParameterCount(
-        embedding=config.vocab_size * d + positions,
-        blocks=sum(
-            _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + extras
-            for layer in config.layers
-        ),
-        final_norm=0 if isinstance(config.residual, PostNorm) else _norm_parameters(config.norm, d),
+        embedding=config.vocab_size * d + positions + norm,
+        blocks=sum(blocks),
+        final_norm=final_norm,
         unembedding=unembedding,
-        idle=sum(_idle_parameters(layer.ffn, d) for layer in config.layers),
+        multi_token=depth * (blocks[-1] + 2 * _norm_parameters(config.norm, d) + final_norm + 2 * d * d),
+        idle=sum(idle) + depth * idle[-1],
     )
 
 
@@ -151,7 +162,16 @@ def _ffn_flops(ffn: MLP | Gated | Experts, d: int, length: int) -> int:
 
 def training_flops(config: ModelConfig, length: int) -> int:
     """Operations of a forward and backward pass over one causal sequence of `length` tokens."""
-    return 3 * forward_flops(config, length)
+    return 3 * (forward_flops(config, length) + _multi_token_flops(config, length))
+
+
+def _multi_token_flops(config: ModelConfig, length: int) -> int:
+    """Of a forward pass through the modules that predict tokens further on, which run in training alone."""
+    if config.multi_token is None:
+        return 0
+    last, d = config.layers[-1], config.width
+    block = _attention_flops(last.attention, d, length) + _ffn_flops(last.ffn, d, length)
+    return config.multi_token.depth * (block + 2 * length * d * (2 * d + config.vocab_size))
 
 
 def training_flops_per_token(config: ModelConfig, length: int) -> float:

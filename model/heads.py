@@ -30,11 +30,23 @@ def attend_heads(
       causal: as in `attend`; not with a cache.
       dropout: the share of weights dropped while training.
     """
-    mask_BTS, places = context.mask_BTS, context.places
+    mask_BTS, places, bias = context.mask_BTS, context.places, context.bias
     assert mask_BTS is not None
-    scoring = Scoring(scale, softcap, reductions, None if places is None else slopes(q_BTNH.shape[2]))
+    scoring = Scoring(scale, softcap, reductions)
+    if bias is not None:
+        scoring = Scoring(scale, softcap, reductions, slopes(q_BTNH.shape[2]), bias.scale, bias.rounded)
     context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSKH, mask_BTS, scoring, places, sink_N))
     key = context.next_dropout_key() if dropout else None
     return attend(
-        q_BTNH, k_BSKH, v_BSKH, mask_BTS, scoring, places, sink_N, causal=causal, dropout=dropout, dropout_key=key
+        q_BTNH,
+        k_BSKH,
+        v_BSKH,
+        mask_BTS,
+        scoring,
+        places,
+        sink_N,
+        causal=causal,
+        reach=context.reach,
+        dropout=dropout,
+        dropout_key=key,
     )

@@ -6,11 +6,12 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 |-------------|-----------------------------------------|-------------------------|----------------------------|
 | embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
 | position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
-| projection  | query, key, value, up and gate          | N(0, std)               | truncated N(0, 1/fan_in)   |
-|             | matrices; routers                       |                         |                            |
+| projection  | query, key and gate matrices; routers;  | N(0, std)               | truncated N(0, 1/fan_in)   |
+|             | those that join two streams             |                         |                            |
+| value       | value and up matrices                   | the same, * beta        | the same, * beta           |
 | residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
-|             | stream: attention output, down          | scale_residual          | scale_residual; zero if    |
-|             |                                         |                         | zero_residual              |
+|             | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
+|             |                                         |                         | zero_residual; * beta      |
 | unembedding | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
 | scale       | norm weights                            | 1                       | 1                          |
 | gain        | layer scale                             | layer_scale             | layer_scale                |
@@ -19,6 +20,9 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
 Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,
 "Efficient BackProp", section 4.6); its truncation at two deviations is corrected so that the variance is as stated.
+`beta` is DeepNorm's: (8n)^(-1/4) for a decoder, together with `PostNorm(alpha=...)` (Wang et al. 2022, "DeepNet",
+figure 2). It holds for the two matrices in a row through which a sublayer writes; the gate of a gated layer, which that
+paper does not have, stays out, so that what is written shrinks by beta^2 in every sublayer.
 """
 
 import dataclasses
@@ -30,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-Role = Literal["embedding", "position", "projection", "residual", "unembedding"]
+Role = Literal["embedding", "position", "projection", "value", "residual", "unembedding"]
 TRUNCATED_STD = 0.87962566103423978  # standard deviation of N(0, 1) cut at two deviations
 
 
@@ -40,11 +44,13 @@ class Normal:
 
     std: float = 0.02
     scale_residual: bool = True
+    beta: float = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.std <= 0:
             yield "std", f"must be above 0, got {self.std}"
+        yield from _problems_of_beta(self.beta, scale_residual=self.scale_residual)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +60,7 @@ class FanIn:
     embedding_std: float = 0.02
     scale_residual: bool = False
     zero_residual: bool = False
+    beta: float = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -61,6 +68,19 @@ class FanIn:
             yield "embedding_std", f"must be above 0, got {self.embedding_std}"
         if self.scale_residual and self.zero_residual:
             yield "zero_residual", "scale_residual has nothing to scale when zero_residual is on; switch one off"
+        yield from _problems_of_beta(self.beta, scale_residual=self.scale_residual, zero_residual=self.zero_residual)
+
+
+def _problems_of_beta(beta: float, **others: bool) -> Iterator[tuple[str, str]]:
+    if beta <= 0:
+        yield "beta", f"must be above 0, got {beta}"
+    elif beta != 1:
+        for name, on in others.items():
+            if on:
+                yield (
+                    "beta",
+                    f"{name} already says how matrices that write to the stream start; switch it off, or beta=1",
+                )
 
 
 class ParameterMaker:
@@ -70,7 +90,8 @@ class ParameterMaker:
         """Args: the key to draw from, the scheme, the depth n of the table above, and the stored dtype."""
         self.rngs = nnx.Rngs(key)
         self.initialization = initialization
-        self.residual_scale = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
+        residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
+        self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
         self.dtype = jnp.dtype(dtype)
 
     def matrix(self, role: Role, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int = 1) -> nnx.Param:
@@ -85,8 +106,8 @@ class ParameterMaker:
             value = jnp.zeros(shape)
         else:
             value = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(fan_in))
-        if role == "residual":
-            value = value * self.residual_scale
+        if self.scales.get(role, 1) != 1:
+            value = value * self.scales[role]
         return nnx.Param(value.astype(self.dtype), axes=axes)
 
     def constant(self, value: float, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from model.dropout import drop
 
-# Causal queries are taken in up to this many blocks, of no fewer queries than that.
-MOST_BLOCKS, SMALLEST_BLOCK = 4, 64
+# Causal queries are taken in up to this many blocks, of no fewer queries than that; in more where they see a few keys.
+MOST_BLOCKS, SMALLEST_BLOCK, MOST_BLOCKS_OF_WINDOWS = 4, 64, 16
 
 # The positions of queries (B, T) and of keys (B, S), where scores depend on them; a batch may be 1.
 Places = tuple[jax.Array, jax.Array] | None
@@ -21,20 +21,24 @@ class Scoring:
     """How a query scores a key: scale * q k, perhaps soft-capped, perhaps less the farther away the key is.
 
     In this order: products, soft-cap, linear bias, mask. The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2);
-    it bounds what queries and keys say and leaves the bias whole. The bias is that of ALiBi (Press et al. 2021,
-    section 3), slope_n * (position of the key - position of the query).
+    it bounds what queries and keys say and leaves the bias whole. The bias is that of ALiBi (model/alibi.py),
+    bias_scale * slope_n * (position of the key - position of the query).
 
     Attributes:
       scale: the factor on products, usually H^-1/2.
       softcap: c, or None for none.
       reductions: the dtype of scores and softmax.
       slopes: one for each query head (N), or None for no bias.
+      bias_scale: see above.
+      rounded: whether slopes, positions and their products are rounded to bfloat16.
     """
 
     scale: float
     softcap: float | None = None
     reductions: str = "float32"
     slopes: tuple[float, ...] | None = None
+    bias_scale: float = 1.0
+    rounded: bool = False
 
     def products(self, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
         """q k, (B, K, G, T, S), of queries that are scaled already."""
@@ -46,11 +50,23 @@ class Scoring:
             s_BKGTS = self.softcap * jnp.tanh(s_BKGTS / self.softcap)
         if self.slopes is not None:
             assert places is not None
-            query_BT, key_BS = places
-            slope_KG11 = jnp.asarray(self.slopes, jnp.float32).reshape(*s_BKGTS.shape[1:3], 1, 1)
-            distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
-            s_BKGTS = s_BKGTS + (slope_KG11 * distance_BTS[:, None, None]).astype(s_BKGTS.dtype)
+            s_BKGTS = s_BKGTS + self._bias(places, s_BKGTS.shape[1:3]).astype(s_BKGTS.dtype)
         return jnp.where(mask_BTS[:, None, None], s_BKGTS, jnp.finfo(s_BKGTS.dtype).min)
+
+    def _bias(self, places: tuple[jax.Array, jax.Array], heads: tuple[int, ...]) -> jax.Array:
+        """What is added for positions, float32 (B, K, G, T, S)."""
+        query_BT, key_BS = places
+        slope_KG11 = jnp.asarray(self.slopes, jnp.float32).reshape(*heads, 1, 1)
+        if self.rounded:
+            # Not a cast to bfloat16 and back, which a compiler may leave out.
+            coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+            query, key = (coarse(place.astype(jnp.float32)) for place in (query_BT[..., None], key_BS[:, None]))
+            query, key = (coarse(coarse(slope_KG11) * place[:, None, None]) for place in (query, key))
+            bias_BKGTS = key - query
+        else:
+            distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
+            bias_BKGTS = slope_KG11 * distance_BTS[:, None, None]
+        return bias_BKGTS if self.bias_scale == 1 else self.bias_scale * bias_BKGTS
 
 
 def attend(
@@ -63,6 +79,7 @@ def attend(
     sink_N: jax.Array | None = None,
     *,
     causal: bool = False,
+    reach: int | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
@@ -80,6 +97,8 @@ def attend(
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       causal: whether query t may see no key after t, as the mask must also say. Then queries are taken in blocks, each
         against the keys up to its end, which leaves out most of what the mask would throw away.
+      reach: where causal, how many keys up to its own a query may see, as the mask must also say; None for all. Then
+        the keys before those are left out too.
       dropout: the share of weights dropped, where there is a key.
       dropout_key: a key while training, None in evaluation.
 
@@ -88,16 +107,19 @@ def attend(
     """
     q_BKGTH, k_BKSH, v_BKSH = _by_head(q_BTNH, k_BSKH, scoring), k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
     b, _, _, length, _ = q_BKGTH.shape
-    blocks = max(1, min(MOST_BLOCKS, length // SMALLEST_BLOCK)) if causal else 1
+    reach = reach if causal else None
+    most = MOST_BLOCKS if reach is None else max(MOST_BLOCKS, min(MOST_BLOCKS_OF_WINDOWS, length // reach))
+    blocks = max(1, min(most, length // SMALLEST_BLOCK)) if causal else 1
     size, parts = -(-length // blocks), []
     sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
     for start in range(0, length, size):
         stop = min(start + size, length)
         last = stop if causal else k_BKSH.shape[2]
+        seen = slice(0 if reach is None else max(0, start - reach + 1), last)
         key = None if dropout_key is None or dropout == 0 else jax.random.fold_in(dropout_key, start)
-        q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., :last, :], v_BKSH[..., :last, :]
-        near = None if places is None else (places[0][:, start:stop], places[1][:, :last])
-        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, :last], near, sink_KG, key))
+        q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., seen, :], v_BKSH[..., seen, :]
+        near = None if places is None else (places[0][:, start:stop], places[1][:, seen])
+        parts.append(_attend(scoring, dropout, q, k, v, mask_BTS[:, start:stop, seen], near, sink_KG, key))
     y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
     return y_BKGTH.reshape(b, -1, length, v_BKSH.shape[-1]).swapaxes(1, 2)
 

@@ -36,7 +36,8 @@ class Latent:
       rotary_head_dim: the part that carries it; one key for all heads.
       value_head_dim: the width of a head's value.
       norm: of both latents.
-      scale: the factor on products of queries and keys; None for (head_dim + rotary_head_dim)^-1/2.
+      scale: the factor on products of queries and keys; None for (head_dim + rotary_head_dim)^-1/2. DeepSeek's models
+        with YaRN multiply that by (0.1 mscale_all_dim ln factor + 1)^2.
       pattern: which keys a query sees.
     """
 
@@ -107,7 +108,7 @@ class LatentAttention(nnx.Module):
         self.kv_norm = Norm(option.norm, (r,), ("rank",), make, reductions)
         self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"), width)
         self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"), r)
-        self.value_up = make.matrix("projection", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
+        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
         out = (n, option.value_head_dim, width)
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), n * option.value_head_dim)
 

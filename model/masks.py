@@ -129,6 +129,16 @@ def visible(pattern: Pattern, query_BT: jax.Array, key_BS: jax.Array) -> jax.Arr
     raise AssertionError(pattern)
 
 
+def reach(pattern: Pattern) -> int | None:
+    """How many keys, its own the last of them, a query's visible ones lie among at most; None for all before it."""
+    match pattern:
+        case SlidingWindow(size=size, first=0) | Chunked(size=size):
+            return size
+        case BlockSparse(block=block, first=0, last=last):
+            return block * last
+    return None
+
+
 def pairs(pattern: Pattern, length: int) -> int:
     """How many pairs of a query and a key a pattern lets through in a sequence of `length` tokens."""
     t = np.arange(length)

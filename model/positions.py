@@ -24,7 +24,18 @@ class NoPositions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Learned:
-    """A trained vector for each position up to the context length."""
+    """A trained vector for each position up to the context length.
+
+    Attributes:
+      offset: rows of the table that lie before that of position 0 and that no token has (OPT: 2).
+    """
+
+    offset: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.offset < 0:
+            yield "offset", f"must be 0 or more, got {self.offset}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,13 +65,14 @@ class PositionEmbedding(nnx.Module):
     def __init__(self, option: Position, context_length: int, width: int, make: ParameterMaker) -> None:
         """Args: the option, the number of positions, the model width, the maker."""
         self.option = option
-        learned = isinstance(option, Learned)
-        self.table = make.matrix("position", (context_length, width), ("position", "embed")) if learned else None
+        rows = context_length + option.offset if isinstance(option, Learned) else None
+        self.table = None if rows is None else make.matrix("position", (rows, width), ("position", "embed"))
 
     def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Returns the embedding with positions added, (B, T, D)."""
-        if self.table is not None:
-            return x_BTD + self.table[...][positions_BT]
+        if self.table is not None and isinstance(self.option, Learned):
+            rows_BT = positions_BT + self.option.offset if self.option.offset else positions_BT
+            return x_BTD + self.table[...][rows_BT]
         if isinstance(self.option, Sinusoidal):
             return x_BTD + sinusoid(self.option, positions_BT, x_BTD.shape[-1]).astype(x_BTD.dtype)
         return x_BTD

@@ -24,7 +24,7 @@ class PreNorm:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PostNorm:
-    """The sum is normalised; `alpha` weighs the stream in it (DeepNet: (2 num_layers)^(1/4))."""
+    """The sum is normalised; `alpha` weighs the stream in it (DeepNet: (2 num_layers)^(1/4), and an initial `beta`)."""
 
     alpha: float = 1.0
 
@@ -59,7 +59,7 @@ class Multipliers:
     """Constant factors.
 
     Attributes:
-      embedding: on token embeddings (Gemma: width^(1/2); Granite).
+      embedding: on token embeddings, after their norm (Gemma: width^(1/2); Granite).
       residual: on what every sublayer adds to the stream (Granite).
       logits: on logits, before they are capped (Granite and muP: below 1; Cohere, Grok).
     """

@@ -101,7 +101,8 @@ class YaRN:
         leaves them where they fall.
       attention_factor: the amplitude; None for the paper's 0.1 ln s + 1 (equation 22), or from the next two.
       mscale, mscale_all_dim: both or none: the amplitude is (0.1 mscale ln s + 1) / (0.1 mscale_all_dim ln s + 1)
-        (DeepSeek-V2). The factor on whole scores that DeepSeek adds to it is not part of positions.
+        (DeepSeek-V2). DeepSeek also multiplies whole scores, of dimensions that do not turn too, by
+        (0.1 mscale_all_dim ln s + 1)^2; that is not part of positions, and belongs into the attention's `scale`.
     """
 
     factor: float

@@ -93,7 +93,7 @@ def run(
         numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
         turn = _turn(config, group, [graph for graph, _ in split], context)
         inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
-        x_BTD, (cached, given) = _repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
+        x_BTD, (cached, given) = repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
         kept.append((group, [taps for taps, _, _ in given]))
         for name, (_, some, found) in zip(names, given, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
@@ -133,7 +133,7 @@ def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Con
     return turn
 
 
-def _repeat(turn: Callable[..., Any], x_BTD: jax.Array, inputs: Any, turns: int, scan: bool) -> Any:
+def repeat(turn: Callable[..., Any], x_BTD: Any, inputs: Any, turns: int, scan: bool) -> Any:
     """All turns of a pattern, scanned or written out; results are stacked in front."""
     if scan and turns > 1:
         return jax.lax.scan(turn, x_BTD, inputs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from model.alibi import ALiBi
 from model.dropout import drop
 from model.kernels import Places
 from model.rotary import RotaryTable
@@ -33,11 +34,15 @@ class Surroundings:
       mask_BTS: True where a query may see a key; broadcasts over batch.
       places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
         (ALiBi), or None.
+      bias: how they depend on them, or None.
+      reach: how many keys up to its own a query sees at most, by their place in the sequence; None for all.
     """
 
     rotary: RotaryTable | None
     mask_BTS: jax.Array
     places: Places
+    bias: ALiBi | None = None
+    reach: int | None = None
 
 
 @dataclasses.dataclass
@@ -48,7 +53,7 @@ class Context:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
-      mask_BTS, places: of this layer.
+      mask_BTS, places, bias, reach: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -57,6 +62,7 @@ class Context:
       counted_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
+      position_BT: where each token stands in its document; the batch may be 1.
     """
 
     index_BT: jax.Array
@@ -64,6 +70,8 @@ class Context:
     rotary: RotaryTable | None = None
     mask_BTS: jax.Array | None = None
     places: Places = None
+    bias: ALiBi | None = None
+    reach: int | None = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()
@@ -72,6 +80,7 @@ class Context:
     counted_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    position_BT: jax.Array | None = None
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
         """Offers an intermediate under a name and passes it on unchanged."""
@@ -110,4 +119,5 @@ class Context:
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         found = self.layers[kind]
         own = dataclasses.replace(self, kept={}, losses={}, measured={}, dropout_key=key)
-        return dataclasses.replace(own, rotary=found.rotary, mask_BTS=found.mask_BTS, places=found.places)
+        of_layer = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        return dataclasses.replace(own, **of_layer)

@@ -6,7 +6,6 @@ Above this file everything is a pure function of parameters, a nested dict of ar
     output = forward(config, params, tokens_BT)     # output.logits_BTV
 """
 
-import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -16,13 +15,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import masks
+from model.ahead import look_ahead, new_modules
 from model.alibi import ALiBi
 from model.config import ModelConfig
 from model.embedding import Embedding
 from model.errors import UserError
 from model.initialization import ParameterMaker
-from model.norms import Norm
+from model.multi_token import Text
+from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
+from model.output import Output
 from model.positions import Position, PositionEmbedding
 from model.precision import for_compute
 from model.residual import PostNorm
@@ -31,25 +33,6 @@ from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Shard, Surroundings, unsharded
 
 Params = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Output:
-    """What a forward pass returns.
-
-    Attributes:
-      logits_BTV: the logits.
-      cache: the cache after it, if there was one.
-      taps: those that were asked for.
-      losses: what training minimises besides cross-entropy, by name: sums over the tokens that count, of all layers.
-      measured: sums over the tokens that count, by stack of layers and then by name, layers in front.
-    """
-
-    logits_BTV: jax.Array
-    cache: LayerCaches | None
-    taps: dict[str, jax.Array]
-    losses: dict[str, jax.Array]
-    measured: dict[str, dict[str, jax.Array]]
 
 
 class Transformer(nnx.Module):
@@ -62,26 +45,26 @@ class Transformer(nnx.Module):
         def make(key: jax.Array) -> ParameterMaker:
             return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
 
-        self.config = config
-        reductions = config.precision.reductions
-        cap, multipliers = config.final_logit_softcap, config.multipliers
-        self.embedding = Embedding(
-            config.unembedding, config.vocab_size, config.width, cap, multipliers, make(embedding_key)
-        )
-        self.position = PositionEmbedding(config.position, config.context_length, config.width, make(position_key))
-        self.blocks = new_blocks(config, blocks_key, make)
-        normed = isinstance(config.residual, PostNorm)
-        shape, axes = (config.width,), ("embed",)
-        self.final_norm = None if normed else Norm(config.norm, shape, axes, make(norm_key), reductions)
+        def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
+            reductions = config.precision.reductions
+            return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
 
-    def __call__(
-        self, tokens_BT: jax.Array, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
-    ) -> Output:
+        self.config = config
+        width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
+        normed, maker = norm(config.embedding_norm), make(embedding_key)
+        self.embedding = Embedding(config.unembedding, config.vocab_size, width, cap, multipliers, maker, normed)
+        self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
+        self.blocks = new_blocks(config, blocks_key, make)
+        self.multi_token = new_modules(config, jax.random.fold_in(key, 0), make)
+        self.final_norm = norm(None if isinstance(config.residual, PostNorm) else config.norm)
+
+    def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `forward`."""
-        x_BTD = self.position(self.embedding.embed(tokens_BT), positions_BT)
+        x_BTD = self.position(self.embedding.embed(text.tokens_BT), positions_BT)
         x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         x_BTD, cache, collected = run(self.config, self.blocks, x_BTD, context, cache)
+        collected = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, collected)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         logits_BTV = self.embedding.unembed(context.tap("final_norm", x_BTD), self.config.precision.reductions)
@@ -113,8 +96,8 @@ def logical_axes(config: ModelConfig) -> Params:
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
     named = jax.tree.map(lambda v: nnx.Param(v.get_metadata()["axes"]), state, is_leaf=is_variable)
     axes = nnx.to_pure_dict(named)
-    layered = jax.tree.map(lambda a: ("layer", *a), axes["blocks"], is_leaf=lambda x: isinstance(x, tuple))
-    return {**axes, "blocks": layered}
+    layered = lambda tree: jax.tree.map(lambda a: ("layer", *a), tree, is_leaf=lambda x: isinstance(x, tuple))  # noqa: E731
+    return axes | {name: layered(axes[name]) for name in ("blocks", "multi_token") if name in axes}
 
 
 def forward(
@@ -127,6 +110,7 @@ def forward(
     cache: LayerCaches | None = None,
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
+    targets_BT: jax.Array | None = None,
     shard: Shard = unsharded,
     taps: Iterable[str] = (),
 ) -> Output:
@@ -136,11 +120,13 @@ def forward(
       config: the options.
       params: the tree of `init`.
       tokens_BT: token ids, int32.
-      positions_BT: the position of each token; 0 to T-1 when not given. With a cache it is also the token's slot.
+      positions_BT: the position of each token, in a document each beyond the one before; 0 to T-1 when not given.
+        With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
+      targets_BT: the token that comes next to each, for losses that need it (model/multi_token.py).
       shard: places activations on a mesh.
       taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
 
@@ -155,6 +141,8 @@ def forward(
         )
     index_BT = jnp.arange(length, dtype=jnp.int32)[None]
     place_BT = index_BT if positions_BT is None else positions_BT
+    # Where positions start again amid a row and nothing tells documents apart, a window's keys may lie anywhere before.
+    in_order = positions_BT is None or segment_ids_BT is not None
     if positions_BT is None:
         positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
     if cache is None:
@@ -180,10 +168,12 @@ def forward(
     layers = {}
     for layer in config.layers:
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
-        places = (place_BT, key_BS) if isinstance(layer.position, ALiBi) else None
-        layers[layer] = Surroundings(turned, mask(layer.attention.pattern), places)
+        bias = layer.position if isinstance(layer.position, ALiBi) else None
+        places, pattern = (place_BT, key_BS) if bias else None, layer.attention.pattern
+        layers[layer] = Surroundings(turned, mask(pattern), places, bias, masks.reach(pattern) if in_order else None)
     context = Context(
         index_BT=index_BT,
+        position_BT=place_BT,
         layers=layers,
         dropout_key=dropout_key,
         counted_BT=counted_BT,
@@ -191,7 +181,7 @@ def forward(
         wanted=frozenset(taps),
     )
     model = nnx.merge(graph, for_compute(params, config.precision))
-    output = model(tokens_BT, positions_BT, context, cache)
+    output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():
         raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")
     return output

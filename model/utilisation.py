@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.experts import Experts
-from model.layers import by_stack, from_stacks, grouped
+from model.layers import Layer, by_stack, from_stacks, grouped
 
 Measured = dict[str, dict[str, jax.Array]]
 
@@ -54,10 +54,20 @@ def move_load_biases(config: ModelConfig, old: Any, new: Any, measured: Measured
     after = dict(after)
     for group in groups:
         for name, layer in zip(group.names, group.pattern, strict=True):
-            if not isinstance(layer.ffn, Experts) or layer.ffn.load_bias is None:
-                continue
-            load_LE = measured[name]["load"]
-            towards_LE = jnp.sign(jnp.mean(load_LE, axis=1, keepdims=True) - load_LE)
-            bias_LE = before[name]["ffn"]["load_bias"] + layer.ffn.load_bias.rate * towards_LE
-            after[name] = {**after[name], "ffn": {**after[name]["ffn"], "load_bias": bias_LE}}
-    return {**new, "blocks": from_stacks(after)}
+            after[name] = _moved(layer, before[name], after[name], measured.get(name, {}))
+    moved = {**new, "blocks": from_stacks(after)}
+    if config.multi_token is not None:
+        modules, layer = new["multi_token"], config.layers[-1]
+        block = _moved(layer, old["multi_token"]["block"], modules["block"], measured.get("multi_token", {}))
+        moved["multi_token"] = {**modules, "block": block}
+    return moved
+
+
+def _moved(layer: Layer, old: Any, new: Any, measured: dict[str, jax.Array]) -> Any:
+    """The new parameters of a stack of blocks with the load bias of the old ones, moved."""
+    if not isinstance(layer.ffn, Experts) or layer.ffn.load_bias is None:
+        return new
+    load_LE = measured["load"]
+    towards_LE = jnp.sign(jnp.mean(load_LE, axis=1, keepdims=True) - load_LE)
+    bias_LE = old["ffn"]["load_bias"] + layer.ffn.load_bias.rate * towards_LE
+    return {**new, "ffn": {**new["ffn"], "load_bias": bias_LE}}

@@ -39,6 +39,7 @@ _ORDER = (
     "perplexity",
     "bits_per_byte",
     "z_loss",
+    "multi_token_loss",
     "balance_loss",
     "router_z_loss",
     "grad_norm",

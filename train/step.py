@@ -65,6 +65,7 @@ def batch_loss(
         segment_ids_BT=batch.get("segment_ids"),
         dropout_key=dropout_key,
         counted_BT=batch["loss_mask"] if training else None,
+        targets_BT=batch["targets"] if training else None,
         shard=shard,
     )
     nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)

@@ -10,6 +10,7 @@ from model.alibi import ALiBi, slopes
 from model.attention import GroupedQuery
 from model.dropout import drop
 from model.kernels import Scoring, attend, attention_weights
+from model.latent_attention import Latent
 from model.layers import Except
 from model.positions import NoPositions
 from model.transformer import forward
@@ -114,6 +115,31 @@ def test_causal_blocks_equal_the_whole(length):
         np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [masks.SlidingWindow(size=40), masks.SlidingWindow(size=100), masks.Chunked(size=70)],
+    ids=repr,
+)
+def test_what_a_window_hides_is_left_out(pattern):
+    """Two documents in a row, a sink, linear biases: outputs and all gradients are those of the mask alone."""
+    q, k, v, _, _ = drawn_heads(6, 2, b=1, t=330, s=330, h=4)
+    index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
+    segments = (index >= 150).astype(np.int32)
+    place = index - 150 * segments
+    mask = masks.causal(index, index) & masks.same_segment(segments, segments) & masks.visible(pattern, place, place)
+    scoring = Scoring(0.4, slopes=slopes(6))
+
+    def loss(q, k, v, sink, reach):
+        y = attend(q, k, v, mask, scoring, (place, place), sink, causal=True, reach=reach)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4)
+    for whole, windows in zip(
+        *(jax.tree.leaves(run(q, k, v, sink, r)) for r in (None, masks.reach(pattern))), strict=True
+    ):
+        np.testing.assert_allclose(windows, whole, rtol=1e-4, atol=1e-5)
+
+
 def test_distances_are_exact_in_a_coarse_reduction_dtype():
     """bfloat16 holds no odd number above 256; the distance is taken before the rounding."""
     q, k, *_ = drawn_heads(1, 1, b=1, t=1, s=3)
@@ -124,9 +150,29 @@ def test_distances_are_exact_in_a_coarse_reduction_dtype():
     np.testing.assert_allclose(np.asarray(weights, np.float32)[0, 0, 0], expected / expected.sum(), rtol=0.01)
 
 
+def coarse(x):
+    """Rounded to bfloat16, in float32."""
+    return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
+
+
+def test_the_bias_is_scaled_and_rounded():
+    """Slopes, positions and products in bfloat16: 999 becomes 1000, and 2^-3.5 a number of eight bits."""
+    slope, places = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
+    assert coarse(999) == 1000
+    q, k, mask = np.zeros((1, 2, 1, 4), np.float32), np.zeros((1, 4, 1, 4), np.float32), np.ones((1, 2, 4), bool)
+    scoring = Scoring(1.0, slopes=(slope,), bias_scale=0.5, rounded=True)
+    at = [[coarse(coarse(slope) * coarse(place)) for place in some[0]] for some in places]
+    scores = 0.5 * (np.array(at[1])[None, :] - np.array(at[0])[:, None])
+    expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    got = np.asarray(jax.jit(lambda q, k: attention_weights(q, k, mask, scoring, places))(q, k))[0, 0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert np.abs(got - attention_weights(q, k, mask, Scoring(1.0, slopes=(0.5 * slope,)), places)[0, 0]).max() > 0.01
+
+
 # ------------------------------------------------------------------------------------------------------ the model
 
 SIX = GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=1.5)
+LATENT = Latent(num_heads=4, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)
 
 
 def test_weights_in_a_model_of_packed_documents(small, drawn, run, tokens):
@@ -161,6 +207,19 @@ def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
         falling = 2.0 ** (-2 * np.arange(1, 5)[:, None]) * (np.arange(t + 1) - t)
         expected = np.exp(falling) / np.exp(falling).sum(-1, keepdims=True)
         np.testing.assert_allclose(weights[1, 0, :, t, : t + 1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
+def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, attention):
+    """Twelve positions are exact in bfloat16, and so are slopes that are powers of two: only the scale is seen."""
+    config = small(position=ALiBi(scale=0.25, rounded=True), attention=attention, num_layers=1)
+    params = drawn(config)
+    for name in ("query", "key") if "key" in params["blocks"]["attention"] else ("query", "rotary_key"):
+        params["blocks"]["attention"][name] = jnp.zeros_like(params["blocks"]["attention"][name])
+    weights = np.asarray(run(config, params, tokens, taps=["attention_weights"])[2]["attention_weights"])[0]
+    for head, slope in enumerate(slopes(attention.num_heads)):
+        falling = 0.25 * slope * (np.arange(12) - 11)
+        np.testing.assert_allclose(weights[:, head, 11], [np.exp(falling) / np.exp(falling).sum()] * 2, rtol=1e-5)
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])

@@ -19,6 +19,7 @@ from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.rotary import Rotary
 from model.rotary_scaling import DynamicNTK, LinearScaling, LongRoPE
 from model.stack import empty_caches
+from model.temperature import LogTemperature
 
 
 def test_empty():
@@ -46,7 +47,12 @@ def test_write_keeps_the_dtype_of_the_cache():
 
 CONFIGS = {
     "rotary": {"position": Rotary()},
-    "learned": {"position": Learned(), "norm": LayerNorm(), "ffn": MLP(width=24, bias=True)},
+    "learned": {
+        "position": Learned(offset=2),
+        "norm": LayerNorm(),
+        "embedding_norm": RMSNorm(),
+        "ffn": MLP(width=24, bias=True),
+    },
     "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {
         "position": NoPositions(),
@@ -75,6 +81,16 @@ CONFIGS = {
             num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
     },
+    "temperature": {
+        "num_layers": 4,
+        "exceptions": (
+            Except(
+                layers="3::4",
+                attention=GroupedQuery(num_heads=4, temperature=LogTemperature(floor=3, scale=0.7)),
+                position=NoPositions(),
+            ),
+        ),
+    },
     "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},
     "reordered": {"residual": Reordered(), "norm": LayerNorm(scale=False)},
     "parallel": {"residual": Parallel(shared_norm=False)},
@@ -82,7 +98,10 @@ CONFIGS = {
         "num_layers": 3,
         "position": ALiBi(),
         "attention": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
-        "exceptions": (Except(layers="1", position=Rotary()),),
+        "exceptions": (
+            Except(layers="1", position=Rotary()),
+            Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
+        ),
     },
     "partial": {"position": Rotary(fraction=0.5, interleaved=True, scaling=LinearScaling(factor=2.0))},
     "up to the original length": {

@@ -10,6 +10,8 @@ from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except
+from model.masks import Chunked, SlidingWindow, Strided
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
 from model.positions import Learned, NoPositions, Sinusoidal
@@ -17,6 +19,7 @@ from model.precision import Precision
 from model.residual import Multipliers, PostNorm
 from model.rotary import Rotary
 from model.rotary_scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
+from model.temperature import LogTemperature
 from model.transformer import abstract_params, init
 
 # ------------------------------------------------------------------------------------------------------- checks
@@ -30,6 +33,9 @@ def rotary(scaling):
     return Rotary(scaling=scaling)
 
 
+LATE = GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))
+
+
 def yarn(**changes):
     return YaRN(**{"factor": 4.0, "original_length": 100} | changes)
 
@@ -40,7 +46,7 @@ def llama3(**changes):
 
 
 def long(**changes):
-    values = {"short_factors": (1.0, 2.0), "long_factors": (3.0, 4.0), "original_length": 100, "factor": 4.0}
+    values = {"short_factors": (1.0, 2.0), "long_factors": (3.0, 4.0), "original_length": 8, "factor": 4.0}
     return LongRoPE(**values | changes)
 
 
@@ -61,6 +67,24 @@ def long(**changes):
         (
             {"attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=RMSNorm(scale="none"), over="each_head"))},
             "attention.qk_norm.over: 'each_head' has no weights to give",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=0, scale=0.1))},
+            "attention.temperature.floor: must be at least 1, got 0",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=4, scale=0.0))},
+            "attention.temperature.scale: must be above 0, or temperature=None for factors of 1, got 0.0",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=17, scale=0.1))},
+            "attention.temperature.floor: queries grow from position 16 on, and context_length=16 has no such position",
+        ),
+        ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),
+        ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
+        (
+            {"multi_token": MultiToken(depth=16)},
+            "multi_token.depth: predicts 17 tokens ahead, and context_length=16 has no token to do so at",
         ),
         ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
@@ -159,6 +183,35 @@ def long(**changes):
             "position.scaling.attention_factor: must be above 0, got 0.0",
         ),
         (
+            {"position": rotary(long(original_length=16))},
+            "position.scaling.long_factors: LongRoPE has them for sequences of more than original_length=16 tokens, and "
+            "context_length=16 allows none",
+        ),
+        (
+            {"position": ALiBi(), "attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))},
+            "attention.qk_norm.after_positions: needs rotary positions, and its layers have ALiBi; set it False",
+        ),
+        (
+            {"exceptions": (Except(layers="1", attention=LATE, position=NoPositions()),)},
+            "exceptions.0.attention.qk_norm.after_positions: needs rotary positions, and its layers have NoPositions",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=16))},
+            "attention.pattern: SlidingWindow(size=16, first=0) hides no key of context_length=16; use Everything()",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=12, first=4))},
+            "attention.pattern: SlidingWindow(size=12, first=4) hides no key",
+        ),
+        (
+            {"attention": GroupedQuery(num_heads=4, pattern=Strided(stride=1))},
+            "attention.pattern: Strided(stride=1) hid",
+        ),
+        (
+            {"exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=16))),)},
+            "exceptions.0.attention.pattern: Chunked(size=16) hides no key of context_length=16",
+        ),
+        (
             {"position": Learned(), "exceptions": (Except(layers="1", position=ALiBi()),)},
             "exceptions.0.position: Learned positions are added before the first layer, for all of them alike",
         ),
@@ -166,7 +219,9 @@ def long(**changes):
             {"position": ALiBi(), "exceptions": (Except(layers="1", position=Rotary(fraction=0.3)),)},
             "exceptions.0.position.fraction: 0.3 turns 1.2 of the 4 dimensions",
         ),
+        ({"position": Learned(offset=-1)}, "position.offset: must be 0 or more, got -1"),
         ({"position": Sinusoidal(theta=-1.0)}, "position.theta: must be above 0"),
+        ({"position": ALiBi(scale=0.0)}, "position.scale: must be above 0, got 0.0; use NoPositions for no biases"),
         ({"norm": LayerNorm(epsilon=0.0)}, "norm.epsilon: must be above 0"),
         ({"norm": RMSNorm(epsilon=-1.0)}, "norm.epsilon: must be above 0"),
         ({"dropout": Dropout(attention=1.0)}, "dropout.attention: must be from 0 up to but not 1, got 1.0"),
@@ -177,6 +232,12 @@ def long(**changes):
         (
             {"initialization": FanIn(scale_residual=True, zero_residual=True)},
             "initialization.zero_residual: scale_residual has nothing to scale",
+        ),
+        ({"initialization": FanIn(beta=0.0)}, "initialization.beta: must be above 0, got 0.0"),
+        ({"initialization": Normal(beta=0.5)}, "initialization.beta: scale_residual already says how matrices"),
+        (
+            {"initialization": FanIn(beta=0.5, zero_residual=True)},
+            "initialization.beta: zero_residual already says how",
         ),
         ({"precision": Precision(compute="float64")}, "precision.compute: expected 'float32' or"),
     ],
@@ -198,6 +259,8 @@ def test_the_model_refuses_what_check_refuses(small, act):
 
 def test_what_looks_odd_and_is_allowed(small):
     check(small(attention=GroupedQuery(num_heads=5, head_dim=2)))
+    check(small(attention=LATE, exceptions=(Except(layers="1", position=NoPositions()),)))  # the other layer is rotary
+    check(small(attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=15))))  # hides the first key of the last
     check(small(attention=GroupedQuery(num_heads=16), position=Learned()))
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=NoPositions()))
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=ALiBi()))

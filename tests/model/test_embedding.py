@@ -5,6 +5,8 @@ import pytest
 
 from model.embedding import Embedding, Tied, Untied
 from model.initialization import Normal, ParameterMaker
+from model.norms import LayerNorm, Norm, RMSNorm
+from model.positions import Learned
 from model.residual import Multipliers
 
 
@@ -47,6 +49,28 @@ def test_multipliers():
     np.testing.assert_allclose(scaled.embed(tokens), 2.5 * plain.embed(tokens), rtol=1e-6)
     logits = 0.25 * np.asarray(plain.unembed(X, "float32"), np.float64)
     np.testing.assert_allclose(scaled.unembed(X, "float32"), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_comes_after_the_look_up_and_before_the_factor():
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
+    norm = Norm(LayerNorm(epsilon=0.01), (4,), ("embed",), make, "float32")
+    norm.scale[...], norm.bias[...] = jnp.array([1.0, 2.0, -1.0, 0.5]), jnp.array([0.0, 1.0, 0.0, 3.0])
+    embedding = Embedding(Tied(), 7, 4, None, Multipliers(embedding=2.5), make, norm)
+    table, tokens = np.asarray(embedding.table[...], np.float64), np.array([[0, 6, 3]])
+    for t, token in enumerate(tokens[0]):
+        x = (table[token] - table[token].mean()) / np.sqrt(table[token].var() + 0.01)
+        expected = 2.5 * (x * [1.0, 2.0, -1.0, 0.5] + [0.0, 1.0, 0.0, 3.0])
+        np.testing.assert_allclose(embedding.embed(tokens)[0, t], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embedding.unembed(X, "float32"), X @ table.T, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, tokens):
+    config = small(embedding_norm=RMSNorm(), position=Learned())
+    params = drawn(config)
+    x = np.asarray(params["embedding"]["table"], np.float64)[tokens]
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(params["embedding"]["norm"]["scale"])
+    found = run(config, params, tokens, taps=["embedding"])[2]["embedding"]
+    np.testing.assert_allclose(found, x + np.asarray(params["position"]["table"])[:12], rtol=1e-4, atol=1e-5)
 
 
 def test_parameters():

@@ -5,6 +5,7 @@ import random
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from model.alibi import ALiBi
@@ -18,6 +19,7 @@ from model.flops import count_parameters, forward_flops, training_flops, trainin
 from model.latent_attention import Latent
 from model.layers import Except
 from model.masks import Everything, SlidingWindow
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Sinusoidal
 from model.residual import Parallel, PostNorm, PreNorm, Reordered, Sandwich
@@ -26,8 +28,9 @@ from model.routing import SigmoidRouter
 from model.transformer import abstract_params, forward
 
 GRID = {
-    "position": [NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()],
+    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
+    "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "layer_scale": [None, 0.1],
     "residual": [PreNorm(), PostNorm(), Sandwich(), Reordered(), Parallel(), Parallel(shared_norm=False)],
     "unembedding": [Tied(), Untied(), Untied(bias=True)],
@@ -67,6 +70,7 @@ GRID = {
         ),
     ],
     "num_layers": [1, 3],
+    "multi_token": [None, MultiToken(), MultiToken(depth=3)],
 }
 SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
@@ -92,10 +96,11 @@ def test_parameters_equal_those_of_the_tree(part):
         tree = abstract_params(config)
         size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
         count = count_parameters(config)
-        table = math.prod(tree["embedding"]["table"].shape)
+        table = math.prod(tree["embedding"]["table"].shape) + size(tree["embedding"].get("norm", {}))
         assert count.total == size(tree), config
         assert count.embedding == table + size(tree.get("position", {})), config
         assert count.blocks == size(tree["blocks"]), config
+        assert count.multi_token == size(tree.get("multi_token", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config
         assert count.unembedding == size(tree["embedding"]) - table, config
         assert count.without_embedding == count.total - count.embedding
@@ -124,6 +129,25 @@ def test_flops_of_latent_attention(small):
     )
     hidden = 12 * 11 // 2  # pairs that the mask throws away after they were computed
     assert traced == forward_flops(config, 12) + 2 * 3 * (4 + 2 + 6) * hidden
+
+
+def test_a_kernel_leaves_out_what_a_window_hides(small, drawn, run):
+    """Blocks of 64 queries against up to 127 keys each, and the logits are those of all keys behind the mask."""
+    window = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=64))
+    config = small(context_length=256, num_layers=1, scan_layers=False, attention=window)
+    params, tokens = drawn(config), jnp.arange(256)[None] % 17
+    # Positions that nothing ties to the order of tokens: then any key before may be within the window.
+    everywhere = {"positions_BT": jnp.arange(256)[None]}
+
+    def traced(**options):
+        return matmul_flops(jax.make_jaxpr(lambda p: forward(config, p, tokens, **options).logits_BTV)(params).jaxpr)
+
+    skipped = (64 * (64 + 128 + 192 + 256)) - 64 * (64 + 3 * 127)
+    assert traced(**everywhere) - traced() == 2 * 2 * 16 * skipped
+    some, all_keys = (run(config, params, tokens, **options)[0] for options in ({}, everywhere))
+    np.testing.assert_allclose(some, all_keys, rtol=1e-4, atol=1e-5)
+    packed = everywhere | {"segment_ids_BT": jnp.ones((1, 256), int)}
+    assert traced(**packed) == traced()
 
 
 HAND = ModelConfig(
@@ -181,6 +205,26 @@ def test_a_token_uses_some_of_the_experts():
     assert count.active == dense.total + 1 * 268 + router + gate + of_all == count.total - 4 * 268
     assert dense.active == dense.total
     assert forward_flops(config, 6) == forward_flops(HAND, 6) + 2 * 6 * (1 * 240 + 8 * 6 + 8 + 2 * 8 * 7)
+
+
+def test_modules_that_predict_tokens_further_on_are_counted_in_training():
+    plain = dataclasses.replace(HAND, scan_layers=False)
+    config = dataclasses.replace(plain, multi_token=MultiToken(depth=2))
+    assert forward_flops(config, 6) == forward_flops(plain, 6)
+    # Multiplications: a projection from 16 to 8, a block and logits as above.
+    module = 6 * 16 * 8 + 6 * (288 + 240) + 252 + 252 + 6 * 800
+    assert training_flops(config, 6) - training_flops(plain, 6) == 3 * 2 * (2 * module)
+    tokens = jnp.zeros((1, 6), int)
+
+    def traced(config):
+        def objective(params):
+            output = forward(config, params, tokens, targets_BT=tokens, counted_BT=jnp.ones((1, 6)))
+            return output.logits_BTV.sum() + sum(output.losses.values())
+
+        return matmul_flops(jax.make_jaxpr(objective)(abstract_params(config)).jaxpr)
+
+    hidden = 2 * 4 * 3 * (36 - 21)  # in each module, pairs that the mask throws away after they were computed
+    assert traced(config) - traced(plain) == 2 * 2 * (module + hidden)
 
 
 def matmul_flops(jaxpr):

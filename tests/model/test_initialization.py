@@ -8,8 +8,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.embedding import Untied
-from model.feedforward import Gated
+from model.experts import Experts, Shared
+from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal, ParameterMaker
+from model.latent_attention import Latent
 from model.norms import LayerNorm
 from model.positions import Learned
 from model.transformer import init, logical_axes
@@ -139,6 +141,12 @@ def test_no_two_matrices_and_no_two_layers_are_alike(gpt2):
         (FanIn(), "unembedding", 0.2),
         (FanIn(scale_residual=True), "residual", 0.2 / math.sqrt(10)),
         (FanIn(scale_residual=True), "projection", 0.2),
+        (FanIn(beta=0.5), "value", 0.1),
+        (FanIn(beta=0.5), "residual", 0.1),
+        (FanIn(beta=0.5), "projection", 0.2),
+        (Normal(std=0.1, scale_residual=False, beta=0.5), "value", 0.05),
+        (Normal(std=0.1, scale_residual=False, beta=0.5), "residual", 0.05),
+        (Normal(std=0.1, scale_residual=False, beta=0.5), "unembedding", 0.1),
         (FanIn(zero_residual=True), "residual", 0.0),
         (FanIn(zero_residual=True), "projection", 0.2),
     ],
@@ -150,7 +158,27 @@ def test_each_role_of_each_scheme(initialization, role, std):
     if std == 0:
         assert not values.any()
     else:
-        assert_normal(values, std, truncated=std in (0.2, 0.2 / math.sqrt(10)))
+        assert_normal(
+            values, std, truncated=isinstance(initialization, FanIn) and role not in ("embedding", "position")
+        )
+
+
+LATENT = Latent(num_heads=4, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)
+EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8), shared=Shared(ffn=MLP(width=8), gate=True))
+
+
+@pytest.mark.parametrize("changes", [{}, {"attention": LATENT, "ffn": EXPERTS}], ids=["grouped", "latent, experts"])
+def test_deepnorms_beta_shrinks_values_outputs_and_the_feed_forward_layer(changes):
+    """Figure 2 of DeepNet: all else starts as without it."""
+    beta = (8 * 3) ** -0.25
+    plain, small = (by_path(init(model(FanIn(beta=b), **changes), jax.random.key(0))) for b in (1.0, beta))
+    shrunk = {
+        name.rpartition(".")[2] for name in plain if name.endswith((".value", ".value_up", ".output", ".up", ".down"))
+    }
+    assert shrunk >= {"output", "up", "down"}
+    for name, values in plain.items():
+        inside = name.startswith("blocks") and name.rpartition(".")[2] in shrunk
+        np.testing.assert_allclose(small[name], values * (beta if inside else 1), rtol=1e-6, err_msg=name)
 
 
 def test_parameters_carry_the_dtype_and_the_axes():

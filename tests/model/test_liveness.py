@@ -36,7 +36,7 @@ LLAMA3 = (
 )
 LONG = (
     "position=Rotary(theta=10.0, scaling=LongRoPE("
-    "short_factors=(1.5, 2.0), long_factors=(3.0, 4.0), original_length=100, factor=4.0))"
+    "short_factors=(1.5, 2.0), long_factors=(3.0, 4.0), original_length=14, factor=4.0))"
 )
 EXPERTS = "Experts(num_experts=8, top_k=2, expert=Gated(width=8))"
 GROUPED = f"ffn={EXPERTS[:-1]}, router=SoftmaxRouter(groups=Groups(count=4, kept=2)))"
@@ -70,6 +70,7 @@ CASES = {
         "output",
     ),
     "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
+    "ModelConfig.embedding_norm": ([], "embedding_norm=RMSNorm", "parameters"),
     "ModelConfig.residual": ([], "residual=PostNorm", "parameters"),
     "ModelConfig.multipliers": ([], "multipliers=Multipliers(residual=2.0)", "output"),
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
@@ -80,6 +81,9 @@ CASES = {
     "Multipliers.logits": ([], "multipliers.logits=2.0", "output"),
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
     "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),
+    "ModelConfig.multi_token": ([], "multi_token=MultiToken", "parameters"),
+    "MultiToken.depth": (["multi_token=MultiToken"], "multi_token.depth=2", "parameters"),
+    "MultiToken.weight": (["multi_token=MultiToken"], "multi_token.weight=0.6", "losses"),
     "ModelConfig.dropout": ([], "dropout=Dropout(residual=0.3)", "output"),
     "ModelConfig.initialization": ([], "initialization=FanIn", "initial"),
     "ModelConfig.precision": ([], "precision=Precision(compute='bfloat16')", "output"),
@@ -99,6 +103,17 @@ CASES = {
     "QKNorm.after_positions": (["attention.qk_norm=QKNorm"], "attention.qk_norm.after_positions=True", "output"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
+    "GroupedQuery.temperature": ([], "attention.temperature=LogTemperature(floor=3, scale=0.5)", "output"),
+    "LogTemperature.floor": (
+        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
+        "attention.temperature.floor=4",
+        "output",
+    ),
+    "LogTemperature.scale": (
+        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
+        "attention.temperature.scale=0.2",
+        "output",
+    ),
     "Latent.num_heads": ([LATENT], "attention.num_heads=2", "parameters"),
     "Latent.kv_rank": ([LATENT], "attention.kv_rank=4", "parameters"),
     "Latent.query_rank": ([LATENT], "attention.query_rank=None", "parameters"),
@@ -172,7 +187,10 @@ CASES = {
         "losses",
     ),
     "LoadBias.rate": ([f"ffn={EXPERTS}", "ffn.load_bias=LoadBias"], "ffn.load_bias.rate=0.1", "moved"),
+    "Learned.offset": (["position=Learned"], "position.offset=2", "parameters"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
+    "ALiBi.scale": (["position=ALiBi"], "position.scale=0.5", "output"),
+    "ALiBi.rounded": (["position=ALiBi", "attention=GroupedQuery(num_heads=16)"], "position.rounded=True", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "Rotary.fraction": ([], "position.fraction=0.5", "output"),
     "Rotary.interleaved": ([], "position.interleaved=True", "output"),
@@ -221,9 +239,11 @@ CASES = {
     "Dropout.residual": ([], "dropout.residual=0.3", "output"),
     "Normal.std": ([], "initialization.std=0.5", "initial"),
     "Normal.scale_residual": ([], "initialization.scale_residual=False", "initial"),
+    "Normal.beta": (["initialization.scale_residual=False"], "initialization.beta=0.5", "initial"),
     "FanIn.embedding_std": (["initialization=FanIn"], "initialization.embedding_std=0.5", "initial"),
     "FanIn.scale_residual": (["initialization=FanIn"], "initialization.scale_residual=True", "initial"),
     "FanIn.zero_residual": (["initialization=FanIn"], "initialization.zero_residual=True", "initial"),
+    "FanIn.beta": (["initialization=FanIn"], "initialization.beta=0.5", "initial"),
     "Precision.parameters": ([], "precision.parameters=bfloat16", "parameters"),
     "Precision.compute": ([], "precision.compute=bfloat16", "output"),
     "Precision.reductions": ([], "precision.reductions=bfloat16", "output"),
@@ -288,8 +308,8 @@ def test_every_field_is_live(field, start, drawn, tokens):
         with pytest.raises(UserError, match="longer than the model's context_length=8"):
             forward(changed, drawn(changed), tokens)
     elif evidence == "losses":
-        params, counted = drawn(start), jnp.ones(tokens.shape)
-        before, after = (sum(forward(c, params, tokens, counted_BT=counted).losses.values()) for c in (start, changed))
+        params, counted = drawn(start), {"counted_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
+        before, after = (sum(forward(c, params, tokens, **counted).losses.values()) for c in (start, changed))
         assert abs(before - after) > 1e-3
     elif evidence == "moved":
         params = drawn(start)
@@ -313,6 +333,7 @@ REQUIRED |= {"kv_rank": 5, "head_dim": 4, "rotary_head_dim": 2, "value_head_dim"
 REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
 REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
 REQUIRED |= {"num_experts": 8, "top_k": 2, "expert": "Gated(width=8)", "ffn": "Gated(width=8)"}
+REQUIRED |= {"floor": 3, "scale": 0.5}
 REQUIRED |= {"coefficient": 0.1, "count": 4, "kept": 2}
 
 

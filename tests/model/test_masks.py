@@ -23,6 +23,30 @@ def test_causal():
     ]
 
 
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (Everything(), None),
+        (SlidingWindow(size=5), 5),
+        (SlidingWindow(size=5, first=1), None),
+        (Chunked(size=6), 6),
+        (Strided(stride=3), None),
+        (Fixed(stride=3), None),
+        (BlockSparse(block=3, first=0, last=2), 6),
+        (BlockSparse(block=3, first=1, last=2), None),
+    ],
+    ids=repr,
+)
+def test_reach(pattern, expected):
+    """The farthest key that some query sees; without a limit it is as far as the sequence is long."""
+    places = np.arange(40)[None]
+    seen = masks.visible(pattern, places, places)
+    back = np.arange(40)[:, None] - np.arange(40)
+    assert masks.reach(pattern) == expected
+    farthest = back[np.ones_like(back, bool) if seen is None else np.asarray(seen[0])].max() + 1
+    assert farthest == expected if expected else farthest > 37
+
+
 def test_causal_with_rows_at_different_places_in_a_cache():
     query_BT = np.array([[0, 1], [3, 4]])
     slots_BS = np.arange(6)[None]

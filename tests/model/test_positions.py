@@ -31,6 +31,8 @@ def test_what_is_added_to_the_embedding(small, drawn, run):
 
     learned, params = added(Learned())
     np.testing.assert_allclose(learned, np.asarray(params["position"]["table"])[positions], atol=1e-6)
+    shifted, params = added(Learned(offset=2))
+    np.testing.assert_allclose(shifted, np.asarray(params["position"]["table"])[positions + 2], atol=1e-6)
     sinusoidal, _ = added(Sinusoidal(theta=50.0))
     np.testing.assert_allclose(sinusoidal, sinusoid(Sinusoidal(theta=50.0), positions, 16), atol=1e-6)
     for option in (NoPositions(), Rotary(), ALiBi()):
@@ -39,6 +41,7 @@ def test_what_is_added_to_the_embedding(small, drawn, run):
 
 def test_only_learned_positions_have_parameters(small):
     assert abstract_params(small(position=Learned()))["position"]["table"].shape == (16, 16)
+    assert abstract_params(small(position=Learned(offset=2)))["position"]["table"].shape == (18, 16)
     for option in (NoPositions(), Sinusoidal(), Rotary(), ALiBi()):
         assert not abstract_params(small(position=option)).get("position")
 

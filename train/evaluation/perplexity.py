@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from model.config import ModelConfig
+from model.cross_entropy import cross_entropy
 from model.errors import UserError
 from model.transformer import forward
 from train import feed, sharding
 from train.evaluation.documents import Document
-from train.losses import cross_entropy
 
 LOGIT_BYTES = 1 << 28  # of one batch, when the batch size is ours to choose
 

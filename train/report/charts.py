@@ -93,6 +93,7 @@ _TITLES = {
     "grad_norm": "Gradient norm",
     "skipped": "Skipped steps, in total",
     "z_loss": "z-loss",
+    "multi_token_loss": "Loss of tokens further on, as it is weighted",
     "balance_loss": "Load-balancing loss of the experts",
     "router_z_loss": "z-loss of the routers",
     "expert_load_entropy": "Entropy of the experts' load, 1 when even",
