@@ -26,7 +26,8 @@ def compare(family, shape):
     with tempfile.TemporaryDirectory() as folder:
         reference.save(model, folder)
         table, config, params = ours.load(folder)
-    logits, gradient = ours.whole(config, params, ids)
+    logits = ours.logits_of(config, params, *ours.whole(ids))
+    gradient = ours.gradient_of(config, params, *ours.whole(ids))
     with tempfile.TemporaryDirectory() as folder:
         theirs = reference.gradients(model, ids, folder)
     expected, halves = reference.logits(model, ids), reference.logits(model, ids[:, : reference.HALF])
@@ -35,7 +36,7 @@ def compare(family, shape):
     same = [np.equal(a, b).sum() for a, b in zip(new, reference.greedy(model, ids), strict=True)]
     return {
         "logits": np.abs(logits - expected).max() / expected.std(),
-        "packed": np.abs(ours.packed(config, params, ids) - both).max() / expected.std(),
+        "packed": np.abs(ours.logits_of(config, params, *ours.packed(ids)) - both).max() / expected.std(),
         "gradient": largest_difference(gradient, ours.params_of(table, config, theirs)),
         "greedy": min(same),
     }

@@ -15,6 +15,14 @@ from model.generate import generate
 from model.sampling import Sampling
 from model.transformer import abstract_params, forward
 
+GRADIENT_OF = "gradient of "  # in the names of recorded numbers
+
+
+def fingerprint(x):
+    """The norm of an array, and its product with a fixed vector."""
+    flat = np.asarray(x, np.float64).reshape(-1)
+    return np.array([np.linalg.norm(flat), flat @ np.cos(np.arange(flat.size))])
+
 
 def load(folder):
     """Family, config and float32 parameters of a folder."""
@@ -23,6 +31,16 @@ def load(folder):
     family = family_of(published)
     config = family.config_of(published)
     return family, config, params_of(family, config, arrays)
+
+
+def tensors_of(family, config, params):
+    """The inverse of `params_of`."""
+    flat, table = by_name(params), family.tensors(config)
+    return {
+        name: tensor.put_together([np.asarray(flat[part.parameter][part.index]) for part in tensor.parts])
+        for name, tensor in table.items()
+        if not tensor.copy
+    }
 
 
 def params_of(family, config, arrays):
@@ -37,34 +55,41 @@ def params_of(family, config, arrays):
     return jax.tree.map(jnp.asarray, tree)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def logits_and_gradients(config, params, tokens, positions, segments):
-    """Logits, and the gradient of the mean cross-entropy of every next token."""
+# Programs this small run once: what their compilation takes is all that counts.
+QUICK = {"xla_backend_optimization_level": 0}
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def logits_of(config, params, tokens, positions, segments):
+    """Logits (B, T, V)."""
+    return forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segments).logits_BTV
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+def gradient_of(config, params, tokens, positions, segments):
+    """The gradient of the mean cross-entropy of every next token."""
 
     def loss(params):
         logits = forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segments).logits_BTV
         target = jax.nn.log_softmax(logits[:, :-1])
-        return -jnp.mean(jnp.take_along_axis(target, tokens[:, 1:, None], axis=-1)), logits
+        return -jnp.mean(jnp.take_along_axis(target, tokens[:, 1:, None], axis=-1))
 
-    gradient, logits = jax.grad(loss, has_aux=True)(params)
-    return logits, gradient
+    return jax.grad(loss)(params)
 
 
-def whole(config, params, tokens):
-    """Each row as one document."""
+def whole(tokens):
+    """Tokens, positions and segments of rows that are one document each."""
     tokens = jnp.asarray(tokens, jnp.int32)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    return logits_and_gradients(config, params, tokens, positions, jnp.ones_like(tokens))
+    return tokens, jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape), jnp.ones_like(tokens)
 
 
-def packed(config, params, tokens):
-    """Logits of the first halves of both rows, read as two documents that are packed into one row, either way round."""
+def packed(tokens):
+    """The same of the first halves of two rows as two documents that are packed into one row, either way round."""
     half = tokens.shape[1] // 2
     tokens = jnp.concatenate([tokens[:, :half], tokens[::-1, :half]], axis=1).astype(jnp.int32)
     places = jnp.tile(jnp.arange(half, dtype=jnp.int32), 2)
     segments = jnp.repeat(jnp.arange(1, 3, dtype=jnp.int32), half)
-    positions, segments = (jnp.broadcast_to(x, tokens.shape) for x in (places, segments))
-    return np.asarray(logits_and_gradients(config, params, tokens, positions, segments)[0])
+    return tokens, *(jnp.broadcast_to(x, tokens.shape) for x in (places, segments))
 
 
 def greedy(config, params, prompts, new_tokens):
