@@ -8,11 +8,19 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import llama
+from model.families import llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
 from model.families.family import Family
 from model.options import nearest
 
-FAMILIES: tuple[Family, ...] = (llama.FAMILY,)
+FAMILIES: tuple[Family, ...] = (
+    llama.FAMILY,
+    mistral.FAMILY,
+    mixtral.FAMILY,
+    qwen2.FAMILY,
+    qwen2_moe.FAMILY,
+    qwen3.FAMILY,
+    qwen3_moe.FAMILY,
+)
 
 
 def family_of(published: Mapping[str, Any]) -> Family:

@@ -8,26 +8,17 @@ from model.config import ModelConfig
 from model.families import llama_like
 from model.families.family import Family
 from model.families.published import Published
-from model.families.rotary import context_length, rotary
-from model.feedforward import Gated
+from model.families.rotary import rotary
 
 
 def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
     bias = published.get("attention_bias", False)
     return ModelConfig(
-        **llama_like.size(published),
-        context_length=context_length(published),
+        **llama_like.base(published),
         position=rotary(published),
         attention=GroupedQuery(**llama_like.heads(published), qkv_bias=bias, output_bias=bias),
-        ffn=Gated(
-            width=published.get("intermediate_size"),
-            activation=published.activation("hidden_act", "silu"),
-            bias=published.get("mlp_bias", False),
-        ),
-        norm=llama_like.rms_norm(published),
-        unembedding=llama_like.unembedding(published),
-        dropout=published.dropout(attention="attention_dropout"),
+        ffn=llama_like.gated(published, bias=published.get("mlp_bias", False)),
     )
 
 

@@ -8,10 +8,11 @@ from model.config import ModelConfig
 from model.embedding import Tied, Untied
 from model.errors import UserError
 from model.families.published import ACTIVATIONS, Published
-from model.families.rotary import publish_rotary
+from model.families.rotary import context_length, publish_rotary
 from model.families.weights import Weight
 from model.feedforward import Gated
 from model.layers import Except
+from model.masks import Everything, Pattern, SlidingWindow
 from model.norms import RMSNorm
 
 Kind = TypeVar("Kind", bound=Hashable)
@@ -46,11 +47,51 @@ PRE_NORMS = (
     Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
     Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
 )
+OUTPUT_NORMS = (
+    Weight("blocks.attention_output_norm.scale", LAYER + "post_attention_layernorm.weight"),
+    Weight("blocks.ffn_output_norm.scale", LAYER + "post_feedforward_layernorm.weight"),
+)
+SANDWICH_NORMS = (
+    Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.ffn_norm.scale", LAYER + "pre_feedforward_layernorm.weight"),
+    *OUTPUT_NORMS,
+)
+PROJECTION_NORMS = (
+    Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "(n h) -> n h"),
+    Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "(k h) -> k h"),
+)
 QK_NORMS = (
     Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "h -> h"),
     Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "h -> h"),
 )
+# Of config.json: what heads for other tasks would be.
+SUMMARY = (
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+)
 BUFFERS = ("*.rotary_emb.inv_freq",)
+
+
+EXPERTS = (
+    Weight("blocks.ffn.router", LAYER + "mlp.gate.weight", "e d -> d e"),
+    Weight("blocks.ffn.gate", LAYER + "mlp.experts.{expert}.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.up", LAYER + "mlp.experts.{expert}.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.down", LAYER + "mlp.experts.{expert}.down_proj.weight", "d f -> f d"),
+)
+
+
+def base(published: Published, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+    """The fields of a ModelConfig that are not about its layers' mechanisms, with the family's defaults."""
+    return {
+        **size(published),
+        "context_length": context_length(published),
+        "norm": RMSNorm(epsilon=published.get("rms_norm_eps", epsilon)),
+        "unembedding": unembedding(published, tied=tied),
+        "dropout": published.dropout(attention="attention_dropout"),
+    }
 
 
 def size(published: Published) -> dict[str, Any]:
@@ -62,12 +103,12 @@ def size(published: Published) -> dict[str, Any]:
     }
 
 
-def heads(published: Published) -> dict[str, Any]:
-    """The fields of a GroupedQuery that say how many heads there are, and how wide."""
+def heads(published: Published, *, num_kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
+    """The fields of a GroupedQuery that say how many heads there are, and how wide, with the family's defaults."""
     return {
         "num_heads": published.get("num_attention_heads"),
-        "num_kv_heads": published.get("num_key_value_heads", None),
-        "head_dim": published.get("head_dim", None),
+        "num_kv_heads": published.get("num_key_value_heads", num_kv_heads),
+        "head_dim": published.get("head_dim", head_dim),
     }
 
 
@@ -76,9 +117,44 @@ def unembedding(published: Published, *, tied: bool = False) -> Tied | Untied:
     return Tied() if published.get("tie_word_embeddings", tied) else Untied()
 
 
-def rms_norm(published: Published, epsilon: float = 1e-6) -> RMSNorm:
-    """The norm, with the epsilon that holds where config.json says nothing."""
-    return RMSNorm(epsilon=published.get("rms_norm_eps", epsilon))
+def gated(published: Published, *, width: str = "intermediate_size", bias: bool = False) -> Gated:
+    """The feed-forward layer, its width under a key."""
+    return Gated(width=published.get(width), activation=published.activation("hidden_act", "silu"), bias=bias)
+
+
+def window(size: int | None) -> Pattern:
+    """The last `size` keys; all of them where that is None."""
+    return Everything() if size is None else SlidingWindow(size=size)
+
+
+def layer_types(published: Published, sliding: Callable[[int], bool]) -> list[str]:
+    """The kind of every layer, "sliding_attention" or "full_attention", by its number where config.json is silent."""
+    kinds: list[str] = published.get("layer_types", None) or [
+        "sliding_attention" if sliding(i) else "full_attention" for i in range(published.get("num_hidden_layers"))
+    ]
+    if set(kinds) - {"sliding_attention", "full_attention"}:
+        raise published.refusal("layer_types", "known: 'sliding_attention', 'full_attention'")
+    return kinds
+
+
+def used_window(published: Published) -> int | None:
+    """The window that layers may have, where `use_sliding_window` says that any have one."""
+    size: int | None = published.get_or_null("sliding_window", 4096)
+    return size if published.get("use_sliding_window", False) else None
+
+
+def later_windows(published: Published) -> list[int | None]:
+    """The window of every layer, None for no window: Qwen's, which the first `max_window_layers` have not."""
+    size = used_window(published)
+    first = published.get("max_window_layers", 28)
+    types = layer_types(published, lambda i: size is not None and i >= first)
+    return [size if kind == "sliding_attention" else None for kind in types]
+
+
+def sparse_layers(published: Published) -> list[bool]:
+    """Whether every layer has experts: Qwen's, each of `decoder_sparse_step` but those in `mlp_only_layers`."""
+    step, dense = published.get("decoder_sparse_step", 1), published.get("mlp_only_layers", [])
+    return [i not in dense and (i + 1) % step == 0 for i in range(published.get("num_hidden_layers"))]
 
 
 def by_layer(kinds: Sequence[Kind], option: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:

@@ -61,6 +61,15 @@ class Published:
             raise UserError(f"config.json has no value for {self._path}{key}")
         return default
 
+    def get_or_null(self, key: str, default: Any) -> Any:
+        """A value, None where it is null, and the default where there is none."""
+        self._read.add(key)
+        return self._values.get(key, default)
+
+    def unused(self, *keys: str) -> None:
+        """Ticks off values that follow from others, or count in training alone, where they are options of their own."""
+        self._read.update(keys)
+
     def only(self, key: str, *allowed: Any, default: Any = REQUIRED) -> None:
         """Refuses a value that is none of these; where there is no value, the default stands for it."""
         value = self.get(key, allowed[0] if default is REQUIRED else default)
@@ -79,9 +88,9 @@ class Published:
         name: Activation = self.choice(key, ACTIVATIONS, default)
         return name
 
-    def dropout(self, **keys: str) -> Dropout:
-        """The rates under these keys, by the place that each is for; 0 where there is none."""
-        return Dropout(**{place: float(self.get(key, 0.0)) for place, key in keys.items()})
+    def dropout(self, default: float = 0.0, **keys: str) -> Dropout:
+        """The rates under these keys, by the place that each is for, and what they are where there is none."""
+        return Dropout(**{place: float(self.get(key, default)) for place, key in keys.items()})
 
     def inner(self, key: str) -> "Published":
         """The values of an object in this one; none where it is missing."""

@@ -15,6 +15,7 @@ def rotary(
     fraction: float = 1.0,
     interleaved: bool = False,
     kind: str | None = None,
+    older: bool = True,
 ) -> Rotary:
     """The option that a config.json describes.
 
@@ -23,12 +24,13 @@ def rotary(
       theta, fraction: what holds where it says nothing.
       interleaved: how the family pairs dimensions.
       kind: for families whose kinds of layers have parameters of their own: the kind.
+      older: whether the older keys are about this kind too.
     """
     given = published.inner("rope_parameters")
     if kind is not None and given.get(kind, None) is not None:
         given = given.inner(kind)
-    scaling = published.inner("rope_scaling")
-    theta = given.get("rope_theta", published.get("rope_theta", theta))
+    scaling = published.inner("rope_scaling") if older else Published({})
+    theta = given.get("rope_theta", scaling.get("rope_theta", published.get("rope_theta", theta) if older else theta))
     fraction = given.get("partial_rotary_factor", published.get("partial_rotary_factor", fraction))
     option = Rotary(
         theta=float(theta),

@@ -38,12 +38,14 @@ class Weight:
       tensor: the published name, with {layer} and {expert} for their numbers.
       axes: the arrangement; None where both are the same.
       copy: whether the tensor is a second copy, which a file may hold or not (tied unembeddings).
+      where: the row counts where the model has this parameter too, or with "-" in front, where it has not.
     """
 
     parameter: str
     tensor: str
     axes: str | None = None
     copy: bool = False
+    where: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,13 +155,13 @@ def _parts(
     weight: Weight, config: ModelConfig, layer: int | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[str, Part]]:
     """What a row says of one layer: names of tensors, and their part."""
-    parameter = weight.parameter
+    parameter, where = weight.parameter, weight.where
     index: tuple[int, ...] = ()
     if layer is not None:
         stack, turn = _place(config, layer)
-        parameter, index = parameter.replace("blocks", stack, 1), (turn,)
+        parameter, where, index = parameter.replace("blocks", stack, 1), where.replace("blocks", stack, 1), (turn,)
     shape = shapes.get(parameter)
-    if shape is None:
+    if shape is None or (where and (where.removeprefix("-") in shapes) == where.startswith("-")):
         return []
     indices = [index]
     if "{expert}" in weight.tensor:

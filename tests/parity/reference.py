@@ -21,7 +21,8 @@ def make(family, shape):
     """The model of a case, in float32, its weights of few enough bits to be stored as bfloat16."""
     fields = CASES[family][shape]
     config = transformers.AutoConfig.for_model(**fields)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager", dtype=torch.float32)
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     tensors = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n.endswith("correction_bias")}
     with torch.no_grad():
