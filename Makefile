@@ -1,6 +1,7 @@
 # make quickstart   train, evaluate and sample a small model on this machine: about ten minutes on two cores
 # make test         the test suite
 # make check        lint, format and types, as .ci/run does
+# make parity       every published family against transformers, live: needs torch, some minutes
 
 ACCELERATOR ?= cpu
 VENV ?= .venv
@@ -12,7 +13,7 @@ EXTRAS := test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 STAMP := $(VENV)/.installed-$(ACCELERATOR)-$(VERSION)
 
-.PHONY: quickstart test check install clean
+.PHONY: quickstart test check parity install clean
 
 quickstart: $(STAMP)
 	$(RUN) -m launch.quickstart
@@ -24,6 +25,10 @@ check: $(STAMP)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+parity: $(STAMP)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[parity]"
+	$(RUN) -m tests.parity.live $(FAMILY)
 
 install: $(STAMP)
 

@@ -83,7 +83,7 @@ def measure(run: "LoadedRun", documents: "Iterable[Document]") -> dict[str, Any]
     from train.evaluation import perplexity
     from train.progress import Progress
 
-    end = run.tokenizer.end_of_document
+    begin = run.tokenizer.begin_of_document
     window = WINDOW.value or run.experiment.data.sequence_length
     stride = STRIDE.value or max(1, window // 2)
     began, lossy = time.monotonic(), 0
@@ -99,7 +99,7 @@ def measure(run: "LoadedRun", documents: "Iterable[Document]") -> dict[str, Any]
             run.experiment.model,
             run.params,
             counted(),
-            begin=end,
+            begin=begin,
             mesh=run.mesh,
             table=run.experiment.sharding,
             stride=stride,
@@ -115,7 +115,7 @@ def measure(run: "LoadedRun", documents: "Iterable[Document]") -> dict[str, Any]
     return result | {
         "window": window,
         "stride": stride,
-        "first_token": "after the end of a document" if end is not None else "uniform",
+        "first_token": "after the end of a document" if begin is not None else "uniform",
         "documents_not_restored": lossy,
         "seconds": round(seconds, 3),
     }

@@ -122,10 +122,11 @@ class _Batch:
 def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """A prompt as the beginning of a document, which is what the model saw in training.
 
-    Where the tokenizer has an id that ends documents, that id comes first; an empty text asks for any document.
+    Where the tokenizer has an id that begins documents, or one that ends them, that comes first; an empty text asks
+    for any document.
     Raises UserError for an empty text where there is no such id.
     """
-    begin = [] if tokenizer.end_of_document is None else [tokenizer.end_of_document]
+    begin = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
     ids = begin + tokenizer.encode(text).tolist()
     if not ids:
         raise UserError(

@@ -30,6 +30,8 @@ class Training:
       clip_norm: the largest global gradient norm, or None.
       z_loss: the coefficient of log^2 Z.
       guard: which steps to skip.
+      start_from: a run folder, such as one that launch.convert wrote: its latest parameters are those of step 0. None
+        draws them at random.
     """
 
     num_steps: int
@@ -38,6 +40,7 @@ class Training:
     clip_norm: float | None = 1.0
     z_loss: float = 0.0
     guard: Guard = Guard()
+    start_from: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""

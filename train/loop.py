@@ -35,6 +35,7 @@ from train.preemption import StopRequest
 from train.progress import Progress
 from train.report import write_report
 from train.samples import draw_samples
+from train.start import starting_params
 from train.state import TrainState, abstract_state, init_sharded, state_shardings
 from train.step import compile_train_step
 
@@ -197,7 +198,8 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            return init_sharded(*self.stateful, self.experiment.training.seed, self.placed)
+            params = starting_params(self.experiment, self.folder, self.placed.params)
+            return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
         losses = [line["loss"] for line in read_metrics(self.folder) if line["kind"] == "eval"]

@@ -46,6 +46,23 @@ class LoadedRun:
         return dataset_of_run(self.folder)
 
 
+@dataclasses.dataclass(frozen=True)
+class LoadedParams:
+    """The parameters of one of a run's checkpoints.
+
+    Attributes:
+      experiment: what the run computes.
+      params: the parameters to evaluate, on the mesh.
+      mesh: the devices here, laid out by the experiment's mesh (or all along `data` where that does not fit here).
+      step: of the checkpoint.
+    """
+
+    experiment: Experiment
+    params: Any
+    mesh: jax.sharding.Mesh
+    step: int
+
+
 def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
@@ -60,6 +77,21 @@ def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
             f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "
             "data there again, or write the folder that holds it into data.json"
         )
+    loaded = load_params(run, which)
+    return LoadedRun(
+        folder=run,
+        experiment=experiment,
+        params=loaded.params,
+        mesh=loaded.mesh,
+        shard=sharding.shard_activations(loaded.mesh, experiment.sharding),
+        tokenizer=dataset.tokenizer,
+        step=loaded.step,
+    )
+
+
+def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
+    """The parameters of a checkpoint alone, for which the run needs no dataset. Raises UserError as `load_run` does."""
+    experiment = experiments.load(run)
     mesh = _mesh_here(experiment)
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*stateful, mesh, experiment.sharding)
@@ -71,15 +103,8 @@ def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
                 raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
         else:
             state = store.restore(_step(store, run, which), experiment, placed, abstract)
-    return LoadedRun(
-        folder=run,
-        experiment=experiment,
-        params=evaluation_params(experiment.optimizer, state.opt_state, state.params),
-        mesh=mesh,
-        shard=sharding.shard_activations(mesh, experiment.sharding),
-        tokenizer=dataset.tokenizer,
-        step=int(state.step),
-    )
+    params = evaluation_params(experiment.optimizer, state.opt_state, state.params)
+    return LoadedParams(experiment, params, mesh, int(state.step))
 
 
 def _warn(line: str) -> None:

@@ -31,10 +31,15 @@ class TrainState:
     guard: GuardState
 
 
-def new_state(model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int) -> TrainState:
-    """The state before the first step; call it under jit with out_shardings from `state_shardings`."""
+def new_state(
+    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, params: Any = None
+) -> TrainState:
+    """The state before the first step; call it under jit with out_shardings from `state_shardings`.
+
+    Its parameters are drawn from the seed, unless they are given.
+    """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = init(model, init_key)
+    params = init(model, init_key) if params is None else params
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -71,7 +76,8 @@ def state_shardings(
 
 
 def init_sharded(
-    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: Any
+    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: Any, params: Any = None
 ) -> TrainState:
-    """The first state, each device drawing only its own shards."""
-    return jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings)(model, optimizer, guard, seed)
+    """The first state, each device drawing only its own shards, or with the parameters given."""
+    start = jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings)
+    return start(model, optimizer, guard, seed, params)

@@ -28,17 +28,29 @@ class SentencePiece:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePieceFile:
-    """A SentencePiece model that exists already; its end-of-sentence piece, if any, ends documents."""
+    """A SentencePiece model that exists already; its end-of-sentence piece, if any, ends documents.
+
+    `begin_of_document` is the piece that a prompt begins with; None for the one that ends documents. `vocab_size` is
+    that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
+    """
 
     path: str
+    begin_of_document: str | None = None
+    vocab_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HuggingFace:
-    """A Hugging Face `tokenizer.json`; `end_of_document` is the text of the token that ends documents, if one does."""
+    """A Hugging Face `tokenizer.json`; `end_of_document` is the text of the token that ends documents, if one does.
+
+    `begin_of_document` is that of the token that a prompt begins with; None for the one that ends documents.
+    `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
+    """
 
     path: str
     end_of_document: str | None = None
+    begin_of_document: str | None = None
+    vocab_size: int | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

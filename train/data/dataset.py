@@ -101,7 +101,8 @@ class Dataset:
         """The split of that name of every member that has one. Raises UserError when none has."""
         found = [member.splits[name] for member in self.members if name in member.splits]
         if not found:
-            raise UserError(f"{self.folder} has no split {name!r}; it has {', '.join(self.about['splits'])}")
+            there = ", ".join(self.about["splits"]) or "a tokenizer and no text"
+            raise UserError(f"{self.folder} has no split {name!r}; it has {there}")
         return found
 
     def count(self, split: str, what: str) -> int:

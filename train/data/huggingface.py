@@ -34,15 +34,31 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
         # A special token's name in a text is text: encoding it as the token would let any document end itself.
         self._tokenizer.encode_special_tokens = True
-        # Ids need not be dense: the vocabulary must hold the largest.
-        self.vocab_size = max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-        self.end_of_document = None
-        if option.end_of_document is not None:
-            self.end_of_document = self._tokenizer.token_to_id(option.end_of_document)
-            if self.end_of_document is None:
-                raise UserError(
-                    f"{where} has no token {option.end_of_document!r}: give data.tokenizer.end_of_document one"
-                )
+        # Ids need not be dense: the vocabulary must hold the largest that a text can have.
+        special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        size = option.vocab_size
+        if size is not None:
+            vocabulary = {token: i for token, i in vocabulary.items() if i < size or token not in special}
+        used = max(vocabulary.values()) + 1
+        if size is not None and size < used:
+            raise UserError(f"{where} has ids up to {used - 1}, more than data.tokenizer.vocab_size={size} holds")
+        self.vocab_size = size or used
+        self.end_of_document = self._id(option.end_of_document, "end_of_document", where)
+        self._begin = self._id(option.begin_of_document, "begin_of_document", where)
+
+    def _id(self, token: str | None, field: str, where: str) -> int | None:
+        if token is None:
+            return None
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise UserError(f"{where} has no token {token!r}: give data.tokenizer.{field} one")
+        return found
+
+    @property
+    def begin_of_document(self) -> int | None:
+        """The id that a prompt begins with."""
+        return self.end_of_document if self._begin is None else self._begin
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""

@@ -41,8 +41,30 @@ class SentencePieceTokenizer(Tokenizer):
         except (RuntimeError, OSError) as error:
             raise UserError(f"{where} is no SentencePiece model, or a damaged one: {error}") from None
         self.end_of_document = end if end >= 0 else None
+        self._begin = None
+        if isinstance(option, config.SentencePieceFile):
+            self._begin = self._id(option.begin_of_document, where)
+            self.vocab_size = self._padded(option.vocab_size, where)
         mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         self._mark = mark if all(self._processor.is_byte(i) for i in mark) else None
+
+    def _id(self, piece: str | None, where: str) -> int | None:
+        if piece is None:
+            return None
+        found: int = self._processor.piece_to_id(piece)
+        if self._processor.id_to_piece(found) != piece:
+            raise UserError(f"{where} has no piece {piece!r}: give data.tokenizer.begin_of_document one")
+        return found
+
+    def _padded(self, size: int | None, where: str) -> int:
+        if size is not None and size < self.vocab_size:
+            raise UserError(f"{where} has {self.vocab_size} pieces, more than data.tokenizer.vocab_size={size} holds")
+        return size or self.vocab_size
+
+    @property
+    def begin_of_document(self) -> int | None:
+        """The id that a prompt begins with."""
+        return self.end_of_document if self._begin is None else self._begin
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
@@ -59,7 +81,8 @@ class SentencePieceTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
-        return self._processor.decode(self.checked(ids))
+        pieces = self._processor.get_piece_size()  # of the model's ids the last may be none of the tokenizer's
+        return self._processor.decode([i for i in self.checked(ids) if i < pieces])
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""

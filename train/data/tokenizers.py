@@ -29,6 +29,11 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     end_of_document: int | None
 
+    @property
+    def begin_of_document(self) -> int | None:
+        """The id that a prompt begins with; the one that ends documents, where there is no other."""
+        return self.end_of_document
+
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""

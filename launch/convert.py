@@ -1,0 +1,88 @@
+"""Reads published weights into a run folder, and writes a run as published weights.
+
+    python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b
+    python -m launch.convert --run=runs/llama-1b --to=models/mine
+
+A folder is one of Hugging Face's: config.json, safetensors files, and a tokenizer.json or tokenizer.model. The run
+folder that is read from it works with launch.evaluate and launch.generate, and a config with
+`training=Training(start_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same to the
+byte, or hold the weights that it has now. A run that was not read from such a folder is written with --family.
+"""
+
+import pathlib
+from typing import cast
+
+from absl import flags
+
+from launch import cli
+from model.errors import UserError
+
+FROM = flags.DEFINE_string("from", None, "The Hugging Face folder to read.")
+TO = flags.DEFINE_string("to", None, "The Hugging Face folder to write; it must not exist.")
+RUN = flags.DEFINE_string("run", None, "The run folder to write or to read.")
+PARAMETERS = flags.DEFINE_enum(
+    "parameters",
+    None,
+    ["float32", "bfloat16"],
+    "With --from: the format of parameters; the smallest that holds the published ones exactly when not given.",
+)
+COMPUTE = flags.DEFINE_enum(
+    "compute",
+    None,
+    ["float32", "bfloat16"],
+    "With --from: the format of its matrix products; that of its parameters when not given.",
+)
+CONTEXT_LENGTH = flags.DEFINE_integer(
+    "context_length", None, "With --from: the most tokens of a sequence; what config.json says when not given."
+)
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --to: latest (as when not given), best, or a step.")
+FAMILY = flags.DEFINE_string("family", None, "With --to: the family to write a run as that was trained here.")
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and converts."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags look like --run=runs/llama")
+    if RUN.value is None:
+        raise UserError("--run is missing: which run folder to write or to read?")
+    source, run, target = FROM.value, pathlib.Path(RUN.value), TO.value
+    if (source is None) == (target is None):
+        raise UserError("give either --from=FOLDER, to read it into --run, or --to=FOLDER, to write --run there")
+    for flag in (CHECKPOINT, FAMILY) if source else (PARAMETERS, COMPUTE, CONTEXT_LENGTH):
+        if flag.value is not None:
+            raise UserError(f"--{flag.name} has no effect with --{'from' if source else 'to'}; leave it out")
+    cli.prepare_jax()
+    return _read(pathlib.Path(source), run) if source else _write(run, pathlib.Path(target or ""))
+
+
+def _read(source: pathlib.Path, run: pathlib.Path) -> int:
+    from model.precision import Dtype
+    from train.conversion.reading import read_published
+
+    experiment = read_published(
+        source,
+        run,
+        stored_as=cast(Dtype | None, PARAMETERS.value),
+        compute=cast(Dtype | None, COMPUTE.value),
+        context_length=CONTEXT_LENGTH.value,
+    )
+    from model.flops import count_parameters
+
+    precision = experiment.model.precision
+    print(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    if experiment.data.tokenizer is None:
+        print("WARNING: no tokenizer.json or tokenizer.model there: the run can be trained further and written back,")
+        print("         but launch.evaluate and launch.generate need a tokenizer")
+    return 0
+
+
+def _write(run: pathlib.Path, target: pathlib.Path) -> int:
+    from train.conversion.writing import write_published
+
+    write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value)
+    print(f"{target}: written")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,45 @@
+"""Published families: a config from their config.json, and their weights both ways; one family a file.
+
+To add one, write its file (model/families/llama.py is the example) and name it in `FAMILIES`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.families import llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
+from model.families.family import Family
+from model.options import nearest
+
+FAMILIES: tuple[Family, ...] = (
+    llama.FAMILY,
+    mistral.FAMILY,
+    mixtral.FAMILY,
+    qwen2.FAMILY,
+    qwen2_moe.FAMILY,
+    qwen3.FAMILY,
+    qwen3_moe.FAMILY,
+)
+
+
+def family_of(published: Mapping[str, Any]) -> Family:
+    """The family of a config.json. Raises UserError, naming those there are, for a `model_type` that none takes."""
+    known = {model_type: family for family in FAMILIES for model_type in family.model_types}
+    name = published.get("model_type")
+    if name not in known:
+        raise UserError(f"config.json: no family takes model_type={name!r}; {nearest(str(name), known)}")
+    return known[name]
+
+
+def family_named(name: str) -> Family:
+    """The family of that name. Raises UserError, naming those there are, when there is none."""
+    known = {family.name: family for family in FAMILIES}
+    if name not in known:
+        raise UserError(f"no family is called {name!r}; {nearest(name, known)}")
+    return known[name]
+
+
+def config_of(published: Mapping[str, Any]) -> ModelConfig:
+    """The model that a config.json describes. Raises UserError for what cannot be mapped."""
+    return family_of(published).config_of(published)

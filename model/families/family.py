@@ -1,0 +1,65 @@
+"""What there is to say of a family of published models."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.families.published import Published
+from model.families.weights import Tensor, Weight, tensors
+from model.options import check, differences, to_json
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of published models.
+
+    Attributes:
+      name: what `--family` calls it.
+      model_types: the values of `model_type` in config.json that it takes.
+      architecture: the class that `transformers` has for its language models.
+      config: the model that the values of a config.json describe; what it asks for is what is mapped.
+      weights: the table of its weights.
+      prefix: what files may leave out in front of the names of tensors.
+      buffers: tensors that hold no weights, and that files may have: shell patterns.
+      publish: the values of a config.json from a model; None where a model can only be written as it was read.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    architecture: str
+    config: Callable[[Published], ModelConfig]
+    weights: tuple[Weight, ...]
+    prefix: str = ""
+    buffers: tuple[str, ...] = ()
+    publish: Callable[[ModelConfig], dict[str, Any]] | None = None
+
+    def config_of(self, values: Mapping[str, Any]) -> ModelConfig:
+        """The model that a config.json describes. Raises UserError for what cannot be mapped."""
+        published = Published(values)
+        if published.get("architectures", []) not in ([], [self.architecture]):
+            raise published.refusal("architectures", f"expected {self.architecture}, a language model")
+        config = self.config(published)
+        published.finish()
+        check(config, "model")
+        return config
+
+    def tensors(self, config: ModelConfig) -> dict[str, Tensor]:
+        """The tensors of a model by name. Raises UserError where a parameter has none in this family."""
+        return tensors(self.weights, config)
+
+    def published(self, config: ModelConfig) -> dict[str, Any]:
+        """A config.json that describes a model. Raises UserError, naming what differs, for one that none describes."""
+        if self.publish is None:
+            raise UserError(
+                f"models of the family {self.name} are written as they were read; this one was not read from any"
+            )
+        values = {"architectures": [self.architecture], "model_type": self.model_types[0], **self.publish(config)}
+        meant = self.config_of(values)
+        training = ("dropout", "initialization", "precision", "scan_layers", "remat")
+        same = dataclasses.replace(meant, **{name: getattr(config, name) for name in training})
+        if lost := differences(to_json(config), to_json(same), "model"):
+            listed = "\n  ".join(lost)
+            raise UserError(f"the family {self.name} has no such model (this one -> what it can have):\n  {listed}")
+        return values

@@ -1,0 +1,213 @@
+"""What many families share with LLaMA: names in config.json, names of tensors."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeVar
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.embedding import Tied, Untied
+from model.errors import UserError
+from model.families.published import ACTIVATIONS, Published
+from model.families.rotary import context_length, publish_rotary
+from model.families.weights import Weight
+from model.feedforward import Gated
+from model.layers import Except
+from model.masks import Everything, Pattern, SlidingWindow
+from model.norms import RMSNorm
+
+Kind = TypeVar("Kind", bound=Hashable)
+
+LAYER = "model.layers.{layer}."
+
+EMBEDDING = (
+    Weight("embedding.table", "model.embed_tokens.weight"),
+    Weight("final_norm.scale", "model.norm.weight"),
+    Weight("embedding.output", "lm_head.weight", "v d -> d v"),
+    Weight("embedding.table", "lm_head.weight", copy=True),
+)
+ATTENTION = (
+    Weight("blocks.attention.query", LAYER + "self_attn.q_proj.weight", "(n h) d -> d n h"),
+    Weight("blocks.attention.key", LAYER + "self_attn.k_proj.weight", "(k h) d -> d k h"),
+    Weight("blocks.attention.value", LAYER + "self_attn.v_proj.weight", "(k h) d -> d k h"),
+    Weight("blocks.attention.output", LAYER + "self_attn.o_proj.weight", "d (n h) -> n h d"),
+    Weight("blocks.attention.query_bias", LAYER + "self_attn.q_proj.bias", "(n h) -> n h"),
+    Weight("blocks.attention.key_bias", LAYER + "self_attn.k_proj.bias", "(k h) -> k h"),
+    Weight("blocks.attention.value_bias", LAYER + "self_attn.v_proj.bias", "(k h) -> k h"),
+    Weight("blocks.attention.output_bias", LAYER + "self_attn.o_proj.bias"),
+)
+FEED_FORWARD = (
+    Weight("blocks.ffn.gate", LAYER + "mlp.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.up", LAYER + "mlp.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.down", LAYER + "mlp.down_proj.weight", "d f -> f d"),
+    Weight("blocks.ffn.gate_bias", LAYER + "mlp.gate_proj.bias", "f -> f"),
+    Weight("blocks.ffn.up_bias", LAYER + "mlp.up_proj.bias", "f -> f"),
+    Weight("blocks.ffn.down_bias", LAYER + "mlp.down_proj.bias", "d -> d"),
+)
+PRE_NORMS = (
+    Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
+)
+OUTPUT_NORMS = (
+    Weight("blocks.attention_output_norm.scale", LAYER + "post_attention_layernorm.weight"),
+    Weight("blocks.ffn_output_norm.scale", LAYER + "post_feedforward_layernorm.weight"),
+)
+SANDWICH_NORMS = (
+    Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.ffn_norm.scale", LAYER + "pre_feedforward_layernorm.weight"),
+    *OUTPUT_NORMS,
+)
+PROJECTION_NORMS = (
+    Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "(n h) -> n h"),
+    Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "(k h) -> k h"),
+)
+QK_NORMS = (
+    Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "h -> h"),
+    Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "h -> h"),
+)
+# Of config.json: what heads for other tasks would be.
+SUMMARY = (
+    "summary_activation",
+    "summary_first_dropout",
+    "summary_proj_to_labels",
+    "summary_type",
+    "summary_use_proj",
+)
+BUFFERS = ("*.rotary_emb.inv_freq",)
+
+
+EXPERTS = (
+    Weight("blocks.ffn.router", LAYER + "mlp.gate.weight", "e d -> d e"),
+    Weight("blocks.ffn.gate", LAYER + "mlp.experts.{expert}.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.up", LAYER + "mlp.experts.{expert}.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.down", LAYER + "mlp.experts.{expert}.down_proj.weight", "d f -> f d"),
+)
+
+
+def base(published: Published, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+    """The fields of a ModelConfig that are not about its layers' mechanisms, with the family's defaults."""
+    return {
+        **size(published),
+        "context_length": context_length(published),
+        "norm": RMSNorm(epsilon=published.get("rms_norm_eps", epsilon)),
+        "unembedding": unembedding(published, tied=tied),
+        "dropout": published.dropout(attention="attention_dropout"),
+    }
+
+
+def size(published: Published) -> dict[str, Any]:
+    """The fields of a ModelConfig that say how large it is, but for the length of its context."""
+    return {
+        "vocab_size": published.get("vocab_size"),
+        "num_layers": published.get("num_hidden_layers"),
+        "width": published.get("hidden_size"),
+    }
+
+
+def heads(published: Published, *, num_kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
+    """The fields of a GroupedQuery that say how many heads there are, and how wide, with the family's defaults."""
+    return {
+        "num_heads": published.get("num_attention_heads"),
+        "num_kv_heads": published.get("num_key_value_heads", num_kv_heads),
+        "head_dim": published.get("head_dim", head_dim),
+    }
+
+
+def unembedding(published: Published, *, tied: bool = False) -> Tied | Untied:
+    """Whether the token table is the unembedding; `tied` where config.json does not say."""
+    return Tied() if published.get("tie_word_embeddings", tied) else Untied()
+
+
+def gated(published: Published, *, width: str = "intermediate_size", bias: bool = False) -> Gated:
+    """The feed-forward layer, its width under a key."""
+    return Gated(width=published.get(width), activation=published.activation("hidden_act", "silu"), bias=bias)
+
+
+def window(size: int | None) -> Pattern:
+    """The last `size` keys; all of them where that is None."""
+    return Everything() if size is None else SlidingWindow(size=size)
+
+
+def layer_types(published: Published, sliding: Callable[[int], bool]) -> list[str]:
+    """The kind of every layer, "sliding_attention" or "full_attention", by its number where config.json is silent."""
+    kinds: list[str] = published.get("layer_types", None) or [
+        "sliding_attention" if sliding(i) else "full_attention" for i in range(published.get("num_hidden_layers"))
+    ]
+    if set(kinds) - {"sliding_attention", "full_attention"}:
+        raise published.refusal("layer_types", "known: 'sliding_attention', 'full_attention'")
+    return kinds
+
+
+def used_window(published: Published) -> int | None:
+    """The window that layers may have, where `use_sliding_window` says that any have one."""
+    size: int | None = published.get_or_null("sliding_window", 4096)
+    return size if published.get("use_sliding_window", False) else None
+
+
+def later_windows(published: Published) -> list[int | None]:
+    """The window of every layer, None for no window: Qwen's, which the first `max_window_layers` have not."""
+    size = used_window(published)
+    first = published.get("max_window_layers", 28)
+    types = layer_types(published, lambda i: size is not None and i >= first)
+    return [size if kind == "sliding_attention" else None for kind in types]
+
+
+def sparse_layers(published: Published) -> list[bool]:
+    """Whether every layer has experts: Qwen's, each of `decoder_sparse_step` but those in `mlp_only_layers`."""
+    step, dense = published.get("decoder_sparse_step", 1), published.get("mlp_only_layers", [])
+    return [i not in dense and (i + 1) % step == 0 for i in range(published.get("num_hidden_layers"))]
+
+
+def by_layer(kinds: Sequence[Kind], option: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:
+    """The fields of a ModelConfig that say what each layer is made of, exceptions among them.
+
+    Args:
+      kinds: of every layer.
+      option: the fields of an `Except` that a kind of layer has, all of the same names.
+    """
+    usual = max(dict.fromkeys(kinds), key=kinds.count)
+    exceptions = tuple(
+        Except(layers=where, **option(kind))
+        for kind in dict.fromkeys(kinds)
+        if kind != usual
+        for where in _slices([number for number, its in enumerate(kinds) if its == kind], len(kinds))
+    )
+    return {**option(usual), "exceptions": exceptions}
+
+
+def _slices(numbers: Sequence[int], total: int) -> list[str]:
+    """Slices of `total` layers that together are those of these numbers: one where that is possible."""
+    first, last = numbers[0], numbers[-1]
+    if first == last:
+        return [str(first)]
+    step = numbers[1] - first
+    if list(numbers) == list(range(first, last + 1, step)):
+        start, stop = str(first or ""), "" if last + step >= total else str(last + 1)
+        return [f"{start}:{stop}" + (f":{step}" if step > 1 else "")]
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n + 1 for n in numbers if n + 1 not in numbers]
+    return [f"{a}:{b}" if b - a > 1 else str(a) for a, b in zip(starts, ends, strict=True)]
+
+
+def publish(model: ModelConfig) -> dict[str, Any]:
+    """The values of a config.json from a model; `Family.published` checks that they describe it."""
+    attention, ffn, norm = model.attention, model.ffn, model.norm
+    if not isinstance(attention, GroupedQuery) or not isinstance(ffn, Gated) or not isinstance(norm, RMSNorm):
+        found = ", ".join(type(option).__name__ for option in (attention, ffn, norm))
+        raise UserError(f"models of this family have GroupedQuery attention, a Gated ffn and RMSNorm, got {found}")
+    return {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.width,
+        "num_hidden_layers": model.num_layers,
+        "intermediate_size": ffn.width,
+        "hidden_act": {its: name for name, its in reversed(ACTIVATIONS.items())}[ffn.activation],
+        "mlp_bias": ffn.bias,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "head_dim": attention.head_dim,
+        "attention_bias": attention.qkv_bias,
+        "attention_dropout": model.dropout.attention,
+        "rms_norm_eps": norm.epsilon,
+        "tie_word_embeddings": isinstance(model.unembedding, Tied),
+        "max_position_embeddings": model.context_length,
+        **publish_rotary(model.position),
+    }

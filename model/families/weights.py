@@ -1,0 +1,206 @@
+"""Tables of weights: which published tensor holds which parameter, and how its axes are arranged.
+
+A row names a parameter of Cairn, a tensor, and the arrangement that makes the one of the other, read from tensor to
+parameter. Letters are axes; parentheses put several axes into one, the first of them varying slowest:
+
+    Weight("blocks.attention.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
+
+Rows that name the same tensor are its parts, in order. `+` stands before the axis, or the parenthesis, along which they
+are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" the query of each head before its key.
+
+A parameter that the model at hand does not have is passed over, and so is one that has another number of axes: one
+table serves a family's models with and without biases, with experts and without.
+"""
+
+import collections
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.layers import grouped
+from model.transformer import abstract_params
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """A row.
+
+    Attributes:
+      parameter: the dotted name of a parameter; after `blocks.` it goes on within a layer.
+      tensor: the published name, with {layer} and {expert} for their numbers.
+      axes: the arrangement; None where both are the same.
+      copy: whether the tensor is a second copy, which a file may hold or not (tied unembeddings).
+      where: the row counts where the model has this parameter too, or with "-" in front, where it has not.
+    """
+
+    parameter: str
+    tensor: str
+    axes: str | None = None
+    copy: bool = False
+    where: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A parameter, or a slice of it, as it lies in a tensor.
+
+    Attributes:
+      parameter: its dotted name, that of a stack of layers.
+      index: of the slice: layer within the stack and expert, as far as there are such axes.
+      split: the tensor's axes with all parentheses opened, in the tensor's order.
+      order: which of them each axis of the parameter is; axes of size 1 that it lacks are not among them.
+      grouped: how many of `split` each axis of the tensor is made of.
+      axis: the axis of the tensor along which its parts are joined.
+      repeats: that axis is cut into so many runs, each of which holds a piece of every part.
+    """
+
+    parameter: str
+    index: tuple[int, ...]
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+    grouped: tuple[int, ...]
+    axis: int
+    repeats: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """What the tensor would be, were this its only part."""
+        ends = np.cumsum((0, *self.grouped))
+        return tuple(math.prod(self.split[a:b]) for a, b in itertools.pairwise(ends))
+
+    def from_tensor(self, x: np.ndarray) -> np.ndarray:
+        """The parameter's slice."""
+        ones = tuple(i for i in range(len(self.split)) if i not in self.order)
+        return x.reshape(self.split).transpose(*self.order, *ones).reshape([self.split[i] for i in self.order])
+
+    def to_tensor(self, x: np.ndarray) -> np.ndarray:
+        """The inverse of `from_tensor`."""
+        ones = tuple(i for i in range(len(self.split)) if i not in self.order)
+        there = np.argsort((*self.order, *ones))
+        return x.reshape(*x.shape, *(1 for _ in ones)).transpose(there).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """A published tensor and what it holds."""
+
+    name: str
+    parts: tuple[Part, ...]
+    copy: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        shapes, axis = [part.shape for part in self.parts], self.parts[0].axis
+        return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
+
+    def taken_apart(self, x: np.ndarray) -> list[np.ndarray]:
+        """The slices of parameters that a tensor holds, one for each part, as views where that is possible."""
+        cut = x.reshape(self._cut(x.shape))
+        ends = np.cumsum([part.shape[part.axis] // part.repeats for part in self.parts])[:-1]
+        parts = zip(self.parts, np.split(cut, ends, axis=self.parts[0].axis + 1), strict=True)
+        return [part.from_tensor(piece.reshape(part.shape)) for part, piece in parts]
+
+    def put_together(self, slices: Sequence[np.ndarray]) -> np.ndarray:
+        """The inverse of `taken_apart`."""
+        pieces = [part.to_tensor(x) for part, x in zip(self.parts, slices, strict=True)]
+        cut = [piece.reshape(self._cut(piece.shape)) for piece in pieces]
+        return np.concatenate(cut, axis=self.parts[0].axis + 1).reshape(self.shape)
+
+    def _cut(self, shape: Sequence[int]) -> tuple[int, ...]:
+        axis, repeats = self.parts[0].axis, self.parts[0].repeats
+        return (*shape[:axis], repeats, shape[axis] // repeats, *shape[axis + 1 :])
+
+
+def by_name(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """A tree of parameters as one dict from dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in params.items():
+        flat |= by_name(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
+    return flat
+
+
+@functools.lru_cache(maxsize=8)
+def tensors(weights: tuple[Weight, ...], config: ModelConfig) -> dict[str, Tensor]:
+    """The tensors of a model by name, in the order of its table, layer by layer.
+
+    Raises UserError when the table has no row for some parameter of the model.
+    """
+    shapes = {name: leaf.shape for name, leaf in by_name(abstract_params(config)).items()}
+    parts: dict[str, list[Part]] = collections.defaultdict(list)
+    for layer in (None, *range(config.num_layers)):
+        for weight in weights:
+            if not weight.copy and (layer is None) == ("{layer}" not in weight.tensor):
+                for name, part in _parts(weight, config, layer, shapes):
+                    parts[name].append(part)
+    found = {name: Tensor(name, tuple(its)) for name, its in parts.items()}
+    unknown = sorted(shapes.keys() - {part.parameter for tensor in found.values() for part in tensor.parts})
+    if unknown:
+        raise UserError(f"models of this family have no tensor for the parameters {', '.join(unknown)}")
+    for weight in weights:
+        if weight.copy and weight.tensor not in found:
+            found[weight.tensor] = Tensor(weight.tensor, (_part(weight, shapes[weight.parameter], ()),), copy=True)
+    return found
+
+
+def _parts(
+    weight: Weight, config: ModelConfig, layer: int | None, shapes: Mapping[str, tuple[int, ...]]
+) -> list[tuple[str, Part]]:
+    """What a row says of one layer: names of tensors, and their part."""
+    parameter, where = weight.parameter, weight.where
+    index: tuple[int, ...] = ()
+    if layer is not None:
+        stack, turn = _place(config, layer)
+        parameter, where, index = parameter.replace("blocks", stack, 1), where.replace("blocks", stack, 1), (turn,)
+    shape = shapes.get(parameter)
+    if shape is None or (where and (where.removeprefix("-") in shapes) == where.startswith("-")):
+        return []
+    indices = [index]
+    if "{expert}" in weight.tensor:
+        indices = [(*index, expert) for expert in range(shape[len(index)])]
+    inner = shape[len(indices[0]) :]
+    if weight.axes is not None and len(weight.axes.split("->")[-1].split()) != len(inner):
+        return []
+    weight = dataclasses.replace(weight, parameter=parameter)
+    return [(weight.tensor.format(layer=layer, expert=i[-1] if i else 0), _part(weight, inner, i)) for i in indices]
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(config: ModelConfig, layer: int) -> tuple[str, int]:
+    """The stack that holds a layer, and the layer's place in it."""
+    groups = grouped(config.layers)
+    for group in groups:
+        for place, name in enumerate(group.names):
+            if layer in (numbers := group.numbers(place)):
+                alone = len(groups) == 1 and len(group.pattern) == 1
+                return ("blocks" if alone else f"blocks.{name}"), numbers.index(layer)
+    raise AssertionError(layer)
+
+
+def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...]) -> Part:
+    """The part that a row describes, for a parameter (or a slice of it) of a shape."""
+    same = " ".join(f"x{i}" for i in range(len(shape)))
+    left, _, right = (weight.axes or f"{same} -> {same}").partition("->")
+    sizes = dict(zip(right.split(), shape, strict=True)) | {"1": 1}
+    axes = [group.strip("()") for group in re.findall(r"\+?\([^)]*\)|\S+", left)]
+    joined = next((i for i, group in enumerate(axes) if "+" in group), 0)
+    before = axes[joined].partition("+")[0] if "+" in axes[joined] else ""
+    groups = [re.findall(r"\w+", group) for group in axes]
+    names = [name for group in groups for name in group]
+    return Part(
+        parameter=weight.parameter,
+        index=index,
+        split=tuple(sizes[name] for name in names),
+        order=tuple(names.index(name) for name in right.split()),
+        grouped=tuple(map(len, groups)),
+        axis=joined,
+        repeats=math.prod(sizes[name] for name in before.split()),
+    )

@@ -1,0 +1,131 @@
+"""The shapes in which every family is compared: small, and odd on purpose.
+
+Heads are wider than their share of the model, key heads few, windows and original lengths shorter than the 20 tokens
+that are read, biases on and off, embeddings tied and not, first layers dense.
+"""
+
+SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 128}
+LLAMA_LIKE = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}
+
+LLAMA_3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
+
+QWEN_MOE = LLAMA_LIKE | {
+    "num_experts": 5,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 10,
+}
+QWEN2_MOE = QWEN_MOE | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 14}
+
+CASES = {
+    "llama": {
+        "one key head, wide heads": LLAMA_LIKE
+        | {"model_type": "llama", "num_key_value_heads": 1, "head_dim": 6, "rms_norm_eps": 1e-5},
+        "biases, scaled as 3.1": LLAMA_LIKE
+        | {"model_type": "llama", "attention_bias": True, "mlp_bias": True, "rope_scaling": LLAMA_3_SCALING},
+        "tied, 3 layers, yarn": LLAMA_LIKE
+        | {
+            "model_type": "llama",
+            "num_hidden_layers": 3,
+            "tie_word_embeddings": True,
+            "rope_scaling": YARN,
+            "rope_theta": 500.0,
+            "hidden_act": "gelu",
+        },
+        "linear": LLAMA_LIKE | {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
+        "dynamic": LLAMA_LIKE
+        | {
+            "model_type": "llama",
+            "max_position_embeddings": 16,
+            "rope_scaling": {"type": "dynamic", "factor": 8.0},
+        },
+    },
+    "mistral": {
+        "window 7 in all layers": LLAMA_LIKE | {"model_type": "mistral", "sliding_window": 7, "head_dim": 6},
+        "no window, one key head, tied": LLAMA_LIKE
+        | {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 1, "tie_word_embeddings": True},
+        "window 5, yarn, 3 layers": LLAMA_LIKE
+        | {"model_type": "mistral", "sliding_window": 5, "num_hidden_layers": 3, "rope_scaling": YARN},
+    },
+    "mixtral": {
+        "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "mixtral", "num_local_experts": 4},
+        "window, one key head, 3 chosen": LLAMA_LIKE
+        | {
+            "model_type": "mixtral",
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "sliding_window": 6,
+            "num_key_value_heads": 1,
+        },
+        "tied, wide heads, linear": LLAMA_LIKE
+        | {
+            "model_type": "mixtral",
+            "num_local_experts": 3,
+            "tie_word_embeddings": True,
+            "head_dim": 6,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+        },
+    },
+    "qwen2": {
+        "untied": LLAMA_LIKE | {"model_type": "qwen2"},
+        "windows from the second of 4": LLAMA_LIKE
+        | {
+            "model_type": "qwen2",
+            "num_hidden_layers": 4,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "max_window_layers": 1,
+            "tie_word_embeddings": True,
+        },
+        "yarn, one key head": LLAMA_LIKE | {"model_type": "qwen2", "rope_scaling": YARN, "num_key_value_heads": 1},
+    },
+    "qwen3": {
+        "heads of 10": LLAMA_LIKE | {"model_type": "qwen3", "head_dim": 10, "tie_word_embeddings": True},
+        "windows, biases": LLAMA_LIKE
+        | {
+            "model_type": "qwen3",
+            "head_dim": 4,
+            "attention_bias": True,
+            "num_hidden_layers": 3,
+            "use_sliding_window": True,
+            "sliding_window": 5,
+            "max_window_layers": 2,
+        },
+        "yarn, one key head": LLAMA_LIKE
+        | {"model_type": "qwen3", "head_dim": 8, "rope_scaling": YARN, "num_key_value_heads": 1},
+    },
+    "qwen2_moe": {
+        "all layers sparse": QWEN2_MOE,
+        "first layer dense, renormalised": QWEN2_MOE
+        | {"num_hidden_layers": 3, "mlp_only_layers": [0], "norm_topk_prob": True},
+        "every second sparse, windows": QWEN2_MOE
+        | {
+            "num_hidden_layers": 4,
+            "decoder_sparse_step": 2,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "max_window_layers": 3,
+            "tie_word_embeddings": True,
+        },
+    },
+    "qwen3_moe": {
+        "all layers sparse": QWEN_MOE | {"model_type": "qwen3_moe", "head_dim": 6, "norm_topk_prob": True},
+        "first layer dense": QWEN_MOE
+        | {"model_type": "qwen3_moe", "num_hidden_layers": 3, "mlp_only_layers": [0], "num_key_value_heads": 1},
+        "every second sparse, yarn, biases": QWEN_MOE
+        | {
+            "model_type": "qwen3_moe",
+            "num_hidden_layers": 4,
+            "decoder_sparse_step": 2,
+            "attention_bias": True,
+            "rope_scaling": YARN,
+            "tie_word_embeddings": True,
+        },
+    },
+}

@@ -1,0 +1,78 @@
+"""Compares every family with `transformers`, live, and prints a table: make parity
+
+    python -m tests.parity.live [--no_greedy] [FAMILY ...]
+
+Columns: the largest difference of logits in units of their deviation (of whole rows, and of documents packed into a
+row), the largest relative difference of a gradient, and how many of 64 greedy tokens are the same. Ends with status 1
+when one is over its bound.
+"""
+
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from tests.parity import ours, reference
+from tests.parity.cases import CASES
+
+LOGITS, GRADIENT = 1e-4, 1e-3
+
+
+def compare(family, shape, greedy):
+    """The numbers of one row of the table."""
+    model, ids = reference.make(family, shape), reference.tokens(family, shape)
+    with tempfile.TemporaryDirectory() as folder:
+        reference.save(model, folder)
+        table, config, params = ours.load(folder)
+    logits = ours.logits_of(config, params, *ours.whole(ids))
+    gradient = ours.gradient_of(config, params, *ours.whole(ids))
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = reference.gradients(model, ids, folder)
+    expected, halves = reference.logits(model, ids), reference.logits(model, ids[:, : reference.HALF])
+    both = np.concatenate([halves, halves[::-1]], axis=1)
+    same = []
+    if greedy:
+        prompts = [row[:n].tolist() for row, n in zip(ids, reference.PROMPTS, strict=True)]
+        pairs = zip(ours.greedy(config, params, prompts, 64), reference.greedy(model, ids), strict=True)
+        same = [int(np.equal(a, b).sum()) for a, b in pairs]
+    return {
+        "logits": np.abs(logits - expected).max() / expected.std(),
+        "packed": np.abs(ours.logits_of(config, params, *ours.packed(ids)) - both).max() / expected.std(),
+        "gradient": largest_difference(gradient, ours.params_of(table, config, theirs)),
+        "greedy": min(same, default=64),
+    }
+
+
+def largest_difference(ours, theirs):
+    """Of gradients: the largest difference within a parameter, in units of its largest entry."""
+    theirs, worst = dict(jax.tree_util.tree_leaves_with_path(theirs)), 0.0
+    for path, a in jax.tree_util.tree_leaves_with_path(ours):
+        if path[-1].key != "load_bias":  # which no loss moves
+            worst = max(worst, float(np.abs(a - theirs[path]).max() / max(np.abs(theirs[path]).max(), 1e-6)))
+    return worst
+
+
+def main(names):
+    """Prints the table; the exit status."""
+    ended, greedy = 0, "--no_greedy" not in names
+    names = [name for name in names if name != "--no_greedy"]
+    print(f"{'family':<14} {'shape':<34} {'logits':>9} {'packed':>9} {'gradient':>9} {'greedy':>6}")
+    for family in names or CASES:
+        for shape in CASES[family]:
+            began = time.monotonic()
+            row = compare(family, shape, greedy)
+            good = max(row["logits"], row["packed"]) < LOGITS and row["gradient"] < GRADIENT and row["greedy"] == 64
+            ended |= not good
+            numbers = " ".join(f"{row[name]:9.1e}" for name in ("logits", "packed", "gradient"))
+            mark = "" if good else "  OVER"
+            print(
+                f"{family:<14} {shape:<34} {numbers} {row['greedy']:>6}{mark} {time.monotonic() - began:.0f} s",
+                flush=True,
+            )
+    return ended
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""Records what `transformers` computes of small models, for tests that need neither it nor torch.
+
+    python -m tests.parity.record [FAMILY ...]
+
+Writes tests/fixtures/families/FAMILY/NUMBER: config.json and model.safetensors as it saves them, and expected.npz with
+tokens, logits of whole rows and of their first halves, and for the gradient of every tensor its norm and its product
+with a fixed vector.
+"""
+
+import pathlib
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+from tests.parity import reference
+from tests.parity.cases import CASES
+from tests.parity.ours import GRADIENT_OF, fingerprint
+
+FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
+
+
+def record(family):
+    """Writes the fixtures of a family."""
+    shutil.rmtree(FIXTURES / family, ignore_errors=True)
+    for number, shape in enumerate(CASES[family]):
+        model, ids = reference.make(family, shape), reference.tokens(family, shape)
+        folder = FIXTURES / family / str(number)
+        folder.mkdir(parents=True)
+        reference.save(model, folder)
+        with tempfile.TemporaryDirectory() as there:
+            gradients = reference.gradients(model, ids, there)
+        np.savez_compressed(
+            folder / "expected.npz",
+            tokens=ids.astype(np.int32),
+            logits=reference.logits(model, ids),
+            halves=reference.logits(model, ids[:, : reference.HALF]),
+            **{GRADIENT_OF + name: fingerprint(x) for name, x in gradients.items()},
+        )
+        print(f"{family}/{number}: {sum(path.stat().st_size for path in folder.iterdir()) / 1024:.0f} KiB  {shape}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:] or CASES:
+        record(name)

@@ -1,0 +1,79 @@
+"""Small models of published families, random in every weight, as `transformers` makes them: config, weights, numbers."""
+
+import pathlib
+import zlib
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+from tests.parity.cases import CASES
+
+transformers.utils.logging.set_verbosity_error()
+transformers.utils.logging.disable_progress_bar()
+
+BATCH, LENGTH, HALF, NEW_TOKENS = 2, 20, 10, 64
+PROMPTS = (6, 9)  # the lengths of two prompts that are continued in one batch
+
+
+def make(family, shape):
+    """The model of a case, in float32, its weights of few enough bits to be stored as bfloat16."""
+    fields = CASES[family][shape]
+    config = transformers.AutoConfig.for_model(**fields)
+    plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
+    rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
+    tensors = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n.endswith("correction_bias")}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            x = rng.standard_normal(tuple(tensor.shape))
+            if tensor.ndim == 1:
+                x = 0.3 * x + ("norm" in name or "ln_" in name) * (not name.endswith("bias"))
+            else:
+                x *= 1.2 / np.sqrt(16 if "embed" in name or "wte" in name else tensor.shape[-1])
+            tensor.copy_(torch.tensor(x, dtype=torch.bfloat16))
+    return model.eval()
+
+
+def tokens(family, shape):
+    """Its tokens, (B, T)."""
+    rng = np.random.default_rng(zlib.crc32(f"{shape} {family}".encode()))
+    return rng.integers(0, CASES[family][shape]["vocab_size"], (BATCH, LENGTH))
+
+
+def save(model, folder, dtype=torch.bfloat16):
+    """Writes the model as published ones are."""
+    model.save_pretrained(folder, state_dict={name: x.to(dtype) for name, x in model.state_dict().items()})
+    for path in pathlib.Path(folder).glob("generation_config.json"):
+        path.unlink()
+
+
+def logits(model, ids):
+    """Logits (B, T, V)."""
+    with torch.no_grad():
+        return model(torch.tensor(ids), use_cache=False).logits.numpy()
+
+
+def gradients(model, ids, folder):
+    """The gradient of the mean cross-entropy of every next token, by the names that tensors have in files."""
+    model.zero_grad()
+    out = model(torch.tensor(ids), use_cache=False).logits[:, :-1]
+    torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
+    gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+    model.save_pretrained(folder, state_dict=gradient)
+    return {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
+
+
+def greedy(model, ids):
+    """The likeliest continuations of both prompts, each alone, through the cache."""
+    rows = []
+    for row, length in zip(ids, PROMPTS, strict=True):
+        given, cache, new = torch.tensor(row[None, :length]), None, []
+        for _ in range(NEW_TOKENS):
+            with torch.no_grad():
+                output = model(given, past_key_values=cache, use_cache=True)
+            cache, given = output.past_key_values, output.logits[:, -1:].argmax(-1)
+            new.append(int(given))
+        rows.append(new)
+    return rows

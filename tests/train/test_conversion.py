@@ -1,0 +1,224 @@
+"""Hugging Face folders to run folders and back, on the recorded models of tests/fixtures/families."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import ml_dtypes
+import numpy as np
+import pytest
+import tokenizers
+from safetensors.numpy import load_file, save_file
+
+from model.errors import UserError
+from model.families import family_named
+from model.precision import Precision
+from model.transformer import forward
+from train import experiment as experiments
+from train.conversion import reading
+from train.conversion.folder import INDEX
+from train.conversion.reading import read_published
+from train.conversion.writing import write_published
+from train.data.config import TokenizerOf
+from train.loop import train
+from train.runs import load_params, load_run
+from train.schedules import Constant
+
+FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
+FOLDERS = sorted(FIXTURES.glob("*/0"))
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def published(tmp_path, family="llama", number=0, **config):
+    """A folder as on the Hub: weights, config, and a tokenizer whose vocabulary is smaller than the model's."""
+    folder = tmp_path / "published"
+    shutil.copytree(FIXTURES / family / str(number), folder)
+    (folder / "expected.npz").unlink()
+    about = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(about | {"eos_token_id": 1, "bos_token_id": 0} | config))
+    words = {word: i for i, word in enumerate(["<s>", "</s>", "[UNK]", *"abcdefghij"])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(["<s>", "</s>"])
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "README.md").write_text("A model.\n")
+    return folder
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_every_family_there_and_back_to_the_byte(folder, tmp_path):
+    read_published(folder, tmp_path / "run")
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+    assert experiments.load(tmp_path / "run").model.precision == Precision(parameters="bfloat16", compute="bfloat16")
+
+
+def test_files_with_an_index_of_any_order_and_dtype(tmp_path):
+    folder = published(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float16)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(3, np.float32)
+    names = sorted(tensors, reverse=True)
+    save_file({name: tensors[name] for name in names[:5]}, folder / "b.safetensors", metadata={"odd": "yes"})
+    save_file({name: tensors[name] for name in names[5:]}, folder / "a.safetensors")
+    weight_map = {name: "b.safetensors" if name in names[:5] else "a.safetensors" for name in names}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    read_published(folder, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    assert loaded.experiment.model.precision.parameters == "float32"
+    np.testing.assert_array_equal(loaded.params["final_norm"]["scale"], tensors["model.norm.weight"])
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
+def test_a_run_folder_like_any_other(tmp_path):
+    folder = published(tmp_path)
+    read_published(folder, tmp_path / "run", stored_as="float32", context_length=64)
+    run = load_run(tmp_path / "run")
+    assert run.step == 0
+    assert run.tokenizer.vocab_size == run.experiment.model.vocab_size == 64
+    assert (run.tokenizer.begin_of_document, run.tokenizer.end_of_document) == (0, 1)
+    assert run.tokenizer.decode([3, 63, 4]) == "a b"
+    assert run.experiment.model.context_length == 64
+    expected = np.load(FIXTURES / "llama" / "0" / "expected.npz")
+    logits = forward(run.experiment.model, run.params, expected["tokens"]).logits_BTV
+    assert np.abs(logits - expected["logits"]).max() < 1e-4 * expected["logits"].std()
+    with pytest.raises(UserError, match="it has a tokenizer and no text"):
+        run.dataset().split("validation")
+
+
+def test_tensors_that_do_not_fit_are_all_named_and_nothing_is_left(tmp_path):
+    folder = published(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.norm.weight"] = np.ones(17, ml_dtypes.bfloat16)
+    tensors["model.norm.bias"] = np.ones(16, ml_dtypes.bfloat16)
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].astype(np.int32)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError) as error:
+        read_published(folder, tmp_path / "run")
+    for line in (
+        "4 problems",
+        "model.layers.1.mlp.up_proj.weight is missing, expected 24x16",
+        "model.norm.weight is 17, expected 16",
+        "model.norm.bias 16 is no tensor of such a model",
+        "lm_head.weight is I32, expected BF16, F16 or F32",
+    ):
+        assert line in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
+
+
+def test_tied_weights_that_differ_are_refused(tmp_path):
+    folder = published(tmp_path, number=2)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    read_published(folder, tmp_path / "run")
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+    tensors["lm_head.weight"] = -tensors["lm_head.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"lm_head.weight is tied to another tensor by config.json, and differs"):
+        read_published(folder, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_folders_that_are_none(tmp_path):
+    folder = published(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model.bin: pickle files, which can run any code"):
+        read_published(folder, tmp_path / "run")
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=r"has no \*.safetensors file"):
+        read_published(folder, tmp_path / "run")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "model-1.safetensors"}}))
+    with pytest.raises(UserError, match=r"lacks files that its .* names: model-1.safetensors"):
+        read_published(folder, tmp_path / "run")
+    (folder / "model-1.safetensors").write_bytes(b"\x10" * 40)
+    with pytest.raises(UserError, match="no safetensors file, or a damaged one"):
+        read_published(folder, tmp_path / "run")
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="it has no config.json"):
+        read_published(folder, tmp_path / "run")
+
+
+def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
+    folder = published(tmp_path)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reading, "_state", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read_published(folder, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["published"]
+    monkeypatch.undo()
+    read_published(folder, tmp_path / "run")
+    with pytest.raises(UserError, match="exists already"):
+        read_published(folder, tmp_path / "run")
+    with pytest.raises(UserError, match="exists already"):
+        write_published(tmp_path / "run", folder)
+
+
+def test_on_a_mesh_each_device_has_its_shards(tmp_path, monkeypatch):
+    folder = published(tmp_path)
+    plain = reading._experiment
+    mesh = experiments.Mesh(data=2, fsdp=4)
+    monkeypatch.setattr(reading, "_experiment", lambda *a: dataclasses.replace(plain(*a), mesh=mesh))
+    read_published(folder, tmp_path / "run")
+    params = load_params(tmp_path / "run").params
+    query = params["blocks"]["attention"]["query"]
+    assert query.sharding.shard_shape(query.shape)[1] == 4
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
+def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny_experiment):
+    folder = published(tmp_path)
+    read_published(folder, tmp_path / "run")
+    start = load_params(tmp_path / "run")
+    experiment = tiny_experiment(
+        model=dataclasses.replace(start.experiment.model, precision=Precision()),
+        data__tokenizer=TokenizerOf(path=str(tmp_path / "run" / "data")),
+        training__num_steps=2,
+        training__start_from=str(tmp_path / "run"),
+        schedule=Constant(peak=1e-6),
+    )
+    train(experiment, tmp_path / "tuned", say=lambda _: None)
+    tuned = load_params(tmp_path / "tuned").params
+    for a, b in zip(jax.tree.leaves(tuned), jax.tree.leaves(start.params), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b.astype(np.float32), atol=1e-4)
+    write_published(tmp_path / "tuned", tmp_path / "out")
+    assert contents(tmp_path / "out").keys() == contents(folder).keys()
+    other = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, final_logit_softcap=9.0))
+    with pytest.raises(UserError, match=r"model.final_logit_softcap: None -> 9.0"):
+        train(other, tmp_path / "another", say=lambda _: None)
+
+
+def test_a_run_that_was_trained_here_as_a_family_or_not(tmp_path, tiny_run, monkeypatch):
+    with pytest.raises(UserError, match="say which family it is to be of, with --family; known: .*llama"):
+        write_published(tiny_run, tmp_path / "out")
+    monkeypatch.setattr("train.conversion.writing.LARGEST_FILE", 30_000)
+    write_published(tiny_run, tmp_path / "out", family="llama")
+    assert (tmp_path / "out" / INDEX).is_file()
+    read_published(tmp_path / "out", tmp_path / "run")
+    before, after = load_params(tiny_run), load_params(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, before.params, after.params)
+    with pytest.raises(UserError, match="--family=mixtral, but .* was read from the family llama"):
+        write_published(tmp_path / "run", tmp_path / "other", family="mixtral")
+
+
+def test_a_model_that_a_family_does_not_have(tmp_path, tiny_experiment):
+    config = tiny_experiment(model__final_logit_softcap=9.0, model__position="NoPositions()").model
+    with pytest.raises(UserError, match="the family llama has no such model") as error:
+        family_named("llama").published(config)
+    assert "model.final_logit_softcap: 9.0 -> None" in str(error.value)
+    assert "model.position: NoPositions() -> Rotary" in str(error.value)

@@ -1,0 +1,154 @@
+"""A Hugging Face folder: config.json, safetensors files with or without an index, and what else lies beside them.
+
+Of a safetensors file the header is kept as it is, so that the same file can be written again to the byte.
+"""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from model.errors import UserError
+from train.files import read_json, replaced
+
+INDEX = "model.safetensors.index.json"
+DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
+DTYPES |= {"BOOL": np.bool_, "U8": np.uint8, "I32": np.int32, "I64": np.int64}
+# Weights in formats that are not read here; they are not carried along with what lies beside the weights.
+OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A tensor as a header describes it."""
+
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The header of a safetensors file: its bytes, and the tensors in the order in which they lie in the file."""
+
+    file: str
+    content: bytes
+
+    @property
+    def tensors(self) -> tuple[Stored, ...]:
+        """The tensors."""
+        described = json.loads(self.content[8:])
+        described.pop("__metadata__", None)
+        found = [
+            Stored(name, self.file, about["dtype"], tuple(about["shape"]), *about["data_offsets"])
+            for name, about in described.items()
+        ]
+        return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
+
+
+def read_header(path: pathlib.Path) -> Header:
+    """The header of a file. Raises UserError when it is no safetensors file, or a damaged one."""
+    try:
+        with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:  # which checks it
+            size = file.read(8)
+            return Header(path.name, size + file.read(int.from_bytes(size, "little")))
+    except (OSError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} is no safetensors file, or a damaged one: {error}") from None
+
+
+def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Header:
+    """The header of a new file that holds tensors, given by name, dtype and shape, in this order."""
+    described: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, dtype, shape in tensors:
+        begin, end = end, end + int(np.prod(shape, dtype=np.int64)) * np.dtype(DTYPES[dtype]).itemsize
+        described[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(described, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return Header(file, len(text).to_bytes(8, "little") + text)
+
+
+def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored], np.ndarray]) -> Iterator[Stored]:
+    """Writes a file with this header, tensor by tensor, and yields each that is written."""
+    with replaced(folder / header.file) as file:
+        file.write(header.content)
+        for stored in header.tensors:
+            x = np.ascontiguousarray(tensor(stored), dtype=DTYPES[stored.dtype])
+            assert x.shape == stored.shape, stored
+            file.write(x.reshape(-1).view(np.uint8).data)
+            yield stored
+
+
+class Folder:
+    """A folder that was opened for reading."""
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Raises UserError when it is no such folder, or has weights in no format but others."""
+        self.path = path
+        if not (path / "config.json").is_file():
+            raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
+        self.config = read_json(path / "config.json", mend="get it again")
+        self.headers = [read_header(path / name) for name in self._weight_files()]
+        self.tensors = {stored.name: stored for header in self.headers for stored in header.tensors}
+
+    def _weight_files(self) -> list[str]:
+        if (self.path / INDEX).is_file():
+            names = sorted(set(read_json(self.path / INDEX, mend="get it again").get("weight_map", {}).values()))
+        else:
+            names = sorted(path.name for path in self.path.glob("*.safetensors"))
+        missing = [name for name in names if not (self.path / name).is_file()]
+        if missing:
+            raise UserError(f"{self.path} lacks files that its {INDEX} names: {', '.join(missing)}")
+        if not names:
+            pickles = sorted(path.name for path in self.path.glob("*.bin"))
+            if pickles:
+                raise UserError(
+                    f"{self.path} has its weights in {', '.join(pickles)}: pickle files, which can run any code when "
+                    "they are opened, so they are not; take the safetensors files of the same model, or load it once "
+                    "with transformers where that is safe and save it with save_pretrained"
+                )
+            raise UserError(f"{self.path} has no *.safetensors file")
+        return names
+
+    def beside(self) -> list[pathlib.Path]:
+        """The files that hold no weights, as far as they lie in the folder itself."""
+        return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
+
+    @contextlib.contextmanager
+    def reader(self) -> Iterator[Callable[[Stored], np.ndarray]]:
+        """A function that reads a tensor."""
+        with contextlib.ExitStack() as stack:
+            files = {
+                header.file: stack.enter_context(safetensors.safe_open(self.path / header.file, framework="numpy"))
+                for header in self.headers
+            }
+            yield lambda stored: files[stored.file].get_tensor(stored.name)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A folder to fill, which takes its name when all is written; what an interrupted call leaves is no such folder.
+
+    Raises UserError when there is something of that name that is not an empty folder.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path} exists already; give another one, or delete it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,220 @@
+"""From a Hugging Face folder to a run folder, tensor by tensor.
+
+RUN/origin keeps what the weights were: config.json and all that lay beside the weights, the headers of the safetensors
+files, and the tensors that hold no weights, so that the same files can be written again.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.families import family_of
+from model.families.family import Family
+from model.families.weights import Tensor, by_name
+from model.options import check
+from model.precision import Dtype, Precision
+from model.transformer import abstract_params, logical_axes
+from train import experiment as experiments
+from train import optimizers, parameters, sharding
+from train.checkpoints import CheckpointStore
+from train.conversion.folder import Folder, Stored, new_folder
+from train.conversion.tokenizer import tokenizer_option
+from train.data import dataset
+from train.data.config import Data, HuggingFace, SentencePieceFile
+from train.data.tokenizers import make_tokenizer, save_tokenizer
+from train.environment import record_session
+from train.experiment import Experiment, Samples, Training
+from train.files import write_json
+from train.guard import new_guard_state
+from train.progress import Progress
+from train.schedules import Constant
+from train.state import TrainState
+
+ORIGIN, BUFFERS, HEADER = "origin", "buffers.safetensors", ".header"
+# The longest windows that launch.evaluate takes when it is not told how long they should be.
+LONGEST_WINDOW = 2048
+
+
+def read_published(
+    source: pathlib.Path,
+    run: pathlib.Path,
+    *,
+    stored_as: Dtype | None = None,
+    compute: Dtype | None = None,
+    context_length: int | None = None,
+) -> Experiment:
+    """Writes a run folder whose checkpoint 0 holds published weights.
+
+    Args:
+      source: the Hugging Face folder.
+      run: the run folder, which must not exist.
+      stored_as: the format of parameters; None for the smallest that holds the published ones exactly.
+      compute: the format of matrix products; None for that of parameters.
+      context_length: the most tokens of a sequence; None for what config.json says.
+
+    Raises:
+      UserError: for a family, a mechanism or a tensor that cannot be mapped; then nothing is written.
+    """
+    folder = Folder(source)
+    family = family_of(folder.config)
+    config = family.config_of(folder.config)
+    if context_length is not None:
+        config = dataclasses.replace(config, context_length=context_length)
+    names = published_names(family, config, folder)
+    stored_as = stored_as or _smallest(family.tensors(config), names, folder)
+    config = dataclasses.replace(config, precision=Precision(parameters=stored_as, compute=compute or stored_as))
+    option = tokenizer_option(source, config.vocab_size)
+    experiment = _experiment(config, run, option)
+    check(experiment)
+    with new_folder(run) as part:
+        _keep_origin(folder, set(names.values()), part / ORIGIN)
+        _write_tokenizer(option, part / "data")
+        experiments.save(experiment, part)
+        record_session(part)
+        write_json(part / "parameters.json", parameters.as_json(experiment))
+        state = _state(experiment, read_params(folder, family, config, names, experiment))
+        failures: list[str] = []
+        with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
+            store.save(experiment, state, 0, None)
+            store.finish()
+            if store.steps() != [0]:
+                raise UserError("; ".join(failures) or f"the checkpoint could not be written to {part}")
+    return experiment
+
+
+def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict[str, str]:
+    """The name in the files of every tensor of the table that they have.
+
+    Raises UserError that lists every tensor that is missing, is of another shape, or is none of the model's.
+    """
+    table, problems = family.tensors(config), []
+    bare = family.prefix and not any(name.startswith(family.prefix) for name in folder.tensors)
+    names = {name: name.removeprefix(family.prefix) if bare else name for name in table}
+    found = {name: there for name, there in names.items() if there in folder.tensors}
+    for name, tensor in table.items():
+        stored = folder.tensors.get(names[name])
+        if stored is None and not tensor.copy:
+            problems.append(f"{names[name]} is missing, expected {_shape(tensor.shape)}")
+        elif stored is not None and stored.shape != tensor.shape:
+            problems.append(f"{stored.name} is {_shape(stored.shape)}, expected {_shape(tensor.shape)}")
+        elif stored is not None and stored.dtype not in ("BF16", "F16", "F32"):
+            problems.append(f"{stored.name} is {stored.dtype}, expected BF16, F16 or F32")
+    for name in folder.tensors.keys() - found.values():
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in family.buffers):
+            problems.append(f"{name} {_shape(folder.tensors[name].shape)} is no tensor of such a model")
+    if problems:
+        listed = "\n  ".join(sorted(problems))
+        raise UserError(
+            f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems):\n  {listed}"
+        )
+    return found
+
+
+def read_params(
+    folder: Folder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
+) -> dict[str, Any]:
+    """The parameters on the experiment's mesh; on the host there is one tensor at a time."""
+    mesh = sharding.make_mesh(experiment.mesh)
+    shapes = abstract_params(config)
+    placed = by_name(sharding.param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
+    leaves = by_name(shapes)
+    params: dict[str, jax.Array] = {}
+    copies = []
+    with folder.reader() as read, Progress("reading tensors", len(names)) as progress:
+        for done, (name, tensor) in enumerate(((n, t) for n, t in family.tensors(config).items() if n in names), 1):
+            array = read(folder.tensors[names[name]])
+            if tensor.copy:
+                copies.append((names[name], tensor, array))
+                continue
+            for part, piece in zip(tensor.parts, tensor.taken_apart(array), strict=True):
+                leaf, where = leaves[part.parameter], placed[part.parameter]
+                if not part.index:
+                    params[part.parameter] = jax.device_put(np.array(piece, leaf.dtype), where)
+                    continue
+                if part.parameter not in params:
+                    params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=where)
+                put = _put(where)
+                params[part.parameter] = put(params[part.parameter], np.asarray(piece, leaf.dtype), part.index)
+            progress.update(done)
+    for name, tensor, array in copies:
+        (part,) = tensor.parts
+        if not np.array_equal(tensor.put_together([np.asarray(params[part.parameter])]).astype(array.dtype), array):
+            raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
+    paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
+    return jax.tree.unflatten(structure, [params[sharding.path_name(path)] for path, _ in paths])
+
+
+@functools.lru_cache(maxsize=64)
+def _put(where: Any) -> Any:
+    """A program that writes a slice into a stack of parameters, in place."""
+    return jax.jit(lambda stack, piece, index: stack.at[index].set(piece), donate_argnums=0, out_shardings=where)
+
+
+def _smallest(table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
+    """The smallest format that holds every tensor exactly, but for load biases, which are always float32."""
+    held = [name for name in names if not table[name].parts[0].parameter.endswith(".load_bias")]
+    return "bfloat16" if {folder.tensors[names[name]].dtype for name in held} == {"BF16"} else "float32"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a number"
+
+
+def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | SentencePieceFile | None) -> Experiment:
+    """An experiment that trains nothing: published weights are its step 0."""
+    return Experiment(
+        model=config,
+        data=Data(
+            path=str(run / "data"),
+            tokenizer=option,
+            validation=None,
+            batch_size=8,
+            sequence_length=min(config.context_length, LONGEST_WINDOW),
+        ),
+        training=Training(num_steps=1),
+        optimizer=optimizers.SGD(momentum=0.0),
+        schedule=Constant(peak=1e-5),
+        samples=Samples(length=min(128, config.context_length - 1)),
+    )
+
+
+def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
+    """The state before a first step from these parameters; plain descent keeps no arrays of their size."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizers.build(experiment.optimizer, logical_axes(experiment.model)).init(params),
+        key=jax.random.key_data(jax.random.key(experiment.training.seed)),
+        guard=new_guard_state(experiment.training.guard),
+    )
+
+
+def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
+    """Writes RUN/origin."""
+    into.mkdir()
+    for path in folder.beside():
+        shutil.copyfile(path, into / path.name)
+    for header in folder.headers:
+        (into / (header.file + HEADER)).write_bytes(header.content)
+    with folder.reader() as read:
+        others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]
+        if others:
+            save_file({stored.name: read(stored) for stored in others}, into / BUFFERS)
+
+
+def _write_tokenizer(option: HuggingFace | SentencePieceFile | None, into: pathlib.Path) -> None:
+    """Writes a dataset without text, which holds the tokenizer."""
+    if option is not None:
+        tokenizer = make_tokenizer(option, ())
+        save_tokenizer(tokenizer, into)
+        dataset.write_dataset(into, dataset.describe(tokenizer, into) | {"splits": {}}, {})

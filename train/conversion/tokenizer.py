@@ -1,0 +1,45 @@
+"""The tokenizer of a Hugging Face folder as an option: which file, which ids begin and end a document."""
+
+import pathlib
+from typing import Any
+
+from model.errors import UserError
+from train.data.config import HuggingFace, SentencePieceFile
+from train.files import read_json
+
+
+def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
+    """The tokenizer in a folder, with as many ids as the model has; None where there is no file of one."""
+    about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    if (folder / "tokenizer.json").is_file():
+        return _of_tokenizer_json(folder, about, vocab_size)
+    if (folder / "tokenizer.model").is_file():
+        begin = (_content(about.get("bos_token")) or "<s>") if about.get("add_bos_token", True) else None
+        return SentencePieceFile(path=str(folder / "tokenizer.model"), begin_of_document=begin, vocab_size=vocab_size)
+    return None
+
+
+def _of_tokenizer_json(folder: pathlib.Path, about: dict[str, Any], vocab_size: int) -> HuggingFace:
+    import tokenizers
+
+    path = folder / "tokenizer.json"
+    try:
+        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises a plain Exception for any damage
+        raise UserError(f"{path} is no tokenizer.json, or a damaged one: {error}") from None
+    end = read_json(folder / "config.json").get("eos_token_id")
+    end = end[0] if isinstance(end, list) and end else end
+    plain, marked = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    begin = marked[0] if marked[:1] != plain[:1] else None
+    return HuggingFace(
+        path=str(path),
+        begin_of_document=None if begin is None else tokenizer.id_to_token(begin),
+        end_of_document=tokenizer.id_to_token(end) if isinstance(end, int) else _content(about.get("eos_token")),
+        vocab_size=vocab_size,
+    )
+
+
+def _content(token: Any) -> str | None:
+    """The text of a special token, which stands alone or in an object."""
+    content: str | None = token.get("content") if isinstance(token, dict) else token
+    return content

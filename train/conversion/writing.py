@@ -1,0 +1,146 @@
+"""From a run folder to a Hugging Face folder, tensor by tensor: the files it was read from, or new ones."""
+
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.families import FAMILIES, family_named, family_of
+from model.families.family import Family
+from model.families.weights import by_name
+from model.options import differences, to_json
+from train.conversion.folder import DTYPES, INDEX, Header, Stored, make_header, new_folder, write_tensors
+from train.conversion.reading import BUFFERS, HEADER, ORIGIN
+from train.data.dataset import dataset_of_run
+from train.files import read_json, write_json
+from train.progress import Progress
+from train.runs import load_params
+
+LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
+FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+# What a run may have changed of the model that it was read as, and still be written to the same files.
+MAY_DIFFER = ("model.precision", "model.dropout", "model.initialization", "model.scan_layers", "model.remat")
+
+
+def write_published(
+    run: pathlib.Path, target: pathlib.Path, *, checkpoint: str = "latest", family: str | None = None
+) -> None:
+    """Writes the parameters of a checkpoint as published weights.
+
+    A run that was read from a Hugging Face folder, or trained from one that was, gets that folder's files again, with
+    the weights that it has now. Another one needs the name of a family.
+
+    Args:
+      run: the run folder.
+      target: the Hugging Face folder, which must not exist.
+      checkpoint: latest, best, or a step.
+      family: the name of the family, for a run that was not read from one.
+
+    Raises:
+      UserError: for a model that the family does not have, or a family that the run is not of; nothing is written then.
+    """
+    origin = run / ORIGIN
+    loaded = load_params(run, checkpoint)
+    config = loaded.experiment.model
+    if origin.is_dir():
+        chosen = family_of(read_json(origin / "config.json"))
+        if family not in (None, chosen.name):
+            raise UserError(f"--family={family}, but {run} was read from the family {chosen.name}; leave it out")
+        _refuse_other_model(chosen, config, origin)
+    elif family is None:
+        raise UserError(
+            f"{run} was not read from published weights, so say which family it is to be of, with --family; known: "
+            f"{', '.join(sorted(f.name for f in FAMILIES if f.publish))}"
+        )
+    else:
+        chosen = family_named(family)
+    with new_folder(target) as part:
+        if origin.is_dir():
+            headers = _as_it_was(origin, part)
+            buffers = load_file(origin / BUFFERS) if (origin / BUFFERS).is_file() else {}
+        else:
+            headers, buffers = _anew(chosen, config, run, part), {}
+        _write(chosen, config, loaded.params, headers, buffers, part)
+
+
+def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
+    """Copies what lay beside the weights; the headers of their files."""
+    headers = []
+    for path in sorted(origin.iterdir()):
+        if path.name.endswith(HEADER):
+            headers.append(Header(path.name.removesuffix(HEADER), path.read_bytes()))
+        elif path.name != BUFFERS:
+            shutil.copyfile(path, into / path.name)
+    return headers
+
+
+def _anew(family: Family, config: ModelConfig, run: pathlib.Path, into: pathlib.Path) -> list[Header]:
+    """Writes config.json, the tokenizer and an index, if there is more than one file; the headers of the files."""
+    values: dict[str, Any] = family.published(config)
+    dtype = config.precision.parameters
+    tokenizer = dataset_of_run(run).tokenizer
+    values |= {"torch_dtype": dtype, "eos_token_id": tokenizer.end_of_document}
+    values |= {"bos_token_id": tokenizer.begin_of_document}
+    write_json(into / "config.json", values)
+    tokenizer.save(into)
+    files: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
+    size = 0
+    for name, tensor in family.tensors(config).items():
+        if tensor.copy:
+            continue
+        bytes_here = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(DTYPES[FORMATS[dtype]]).itemsize
+        if files[-1] and size + bytes_here > LARGEST_FILE:
+            files.append([])
+            size = 0
+        files[-1].append((name, FORMATS[dtype], tensor.shape))
+        size += bytes_here
+    if len(files) == 1:
+        return [make_header("model.safetensors", files[0])]
+    names = [f"model-{i:05d}-of-{len(files):05d}.safetensors" for i in range(1, len(files) + 1)]
+    weight_map = {tensor[0]: name for name, tensors in zip(names, files, strict=True) for tensor in tensors}
+    write_json(into / INDEX, {"metadata": {}, "weight_map": weight_map})
+    return [make_header(name, tensors) for name, tensors in zip(names, files, strict=True)]
+
+
+def _write(
+    family: Family,
+    config: ModelConfig,
+    params: dict[str, Any],
+    headers: list[Header],
+    buffers: dict[str, np.ndarray],
+    into: pathlib.Path,
+) -> None:
+    """Writes the files; on the host there is one tensor at a time."""
+    table, flat = family.tensors(config), by_name(params)
+    stored = {tensor.name for header in headers for tensor in header.tensors}
+    bare = family.prefix and not any(name.startswith(family.prefix) for name in stored)
+    table = {name.removeprefix(family.prefix) if bare else name: tensor for name, tensor in table.items()}
+
+    def tensor(stored: Stored) -> np.ndarray:
+        if stored.name in buffers:
+            return buffers[stored.name]
+        parts = table[stored.name].parts
+        return table[stored.name].put_together([np.asarray(flat[part.parameter][part.index]) for part in parts])
+
+    def written() -> Iterator[Stored]:
+        for header in headers:
+            yield from write_tensors(into, header, tensor)
+
+    with Progress("writing tensors", len(stored)) as progress:
+        for done, _ in enumerate(written(), start=1):
+            progress.update(done)
+
+
+def _refuse_other_model(family: Family, config: ModelConfig, origin: pathlib.Path) -> None:
+    """Raises UserError when a run's model is no longer the one that it was read as."""
+    read = family.config_of(read_json(origin / "config.json"))
+    lines = differences(to_json(read), to_json(config), "model")
+    length = "model.context_length"  # which --context_length may have set
+    if changed := [line for line in lines if not line.startswith((*MAY_DIFFER, length))]:
+        listed = "\n  ".join(changed)
+        raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
