@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 # Parameters that stay float32 in the forward pass: near ties between experts must not hang on rounding.
 ROUTING = ("router", "router_bias", "load_bias")
+# So must these: the error of a decay is compounded at every token.
+DECAYS = ("decay_rate", "decay_bias")
 
 Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 
@@ -31,6 +33,6 @@ def for_compute(params: Any, precision: Precision) -> Any:
     dtype = jnp.dtype(precision.compute)
 
     def cast(path: Any, p: jax.Array) -> jax.Array:
-        return p.astype(jnp.float32 if path[-1].key in ROUTING else dtype)
+        return p.astype(jnp.float32 if path[-1].key in ROUTING + DECAYS else dtype)
 
     return jax.tree_util.tree_map_with_path(cast, params)

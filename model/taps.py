@@ -30,14 +30,18 @@ class Surroundings:
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      mask_BTS: True where a query may see a key; broadcasts over batch.
+      mask_BTS: True where a query may see a key; broadcasts over batch; None for layers without attention.
       places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
         (ALiBi), or None.
+      document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
+      real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
     """
 
-    rotary: RotaryTable | None
-    mask_BTS: jax.Array
-    places: Places
+    rotary: RotaryTable | None = None
+    mask_BTS: jax.Array | None = None
+    places: Places = None
+    document_BT: jax.Array | None = None
+    real_BT: jax.Array | None = None
 
 
 @dataclasses.dataclass
@@ -48,7 +52,7 @@ class Context:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
-      mask_BTS, places: of this layer.
+      mask_BTS, places, document_BT, real_BT: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -64,6 +68,8 @@ class Context:
     rotary: RotaryTable | None = None
     mask_BTS: jax.Array | None = None
     places: Places = None
+    document_BT: jax.Array | None = None
+    real_BT: jax.Array | None = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()
@@ -110,4 +116,5 @@ class Context:
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         found = self.layers[kind]
         own = dataclasses.replace(self, kept={}, losses={}, measured={}, dropout_key=key)
-        return dataclasses.replace(own, rotary=found.rotary, mask_BTS=found.mask_BTS, places=found.places)
+        given = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
+        return dataclasses.replace(own, **given)

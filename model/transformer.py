@@ -25,6 +25,7 @@ from model.norms import Norm
 from model.options import check, nearest
 from model.positions import Position, PositionEmbedding
 from model.precision import for_compute
+from model.recurrence import Recurrent
 from model.residual import PostNorm
 from model.rotary import RotaryTable, rotary_table
 from model.stack import LayerCaches, length_of, new_blocks, run
@@ -125,6 +126,7 @@ def forward(
     positions_BT: jax.Array | None = None,
     segment_ids_BT: jax.Array | None = None,
     cache: LayerCaches | None = None,
+    real_BT: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
     shard: Shard = unsharded,
@@ -139,6 +141,7 @@ def forward(
       positions_BT: the position of each token; 0 to T-1 when not given. With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
+      real_BT: False for padding, which comes last in a row and leaves a recurrent state alone; only with a cache.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       shard: places activations on a mesh.
@@ -179,16 +182,14 @@ def forward(
 
     layers = {}
     for layer in config.layers:
+        if isinstance(layer.attention, Recurrent):
+            layers[layer] = Surroundings(document_BT=masks.documents(segment_ids_BT), real_BT=real_BT)
+            continue
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
         places = (place_BT, key_BS) if isinstance(layer.position, ALiBi) else None
         layers[layer] = Surroundings(turned, mask(layer.attention.pattern), places)
     context = Context(
-        index_BT=index_BT,
-        layers=layers,
-        dropout_key=dropout_key,
-        counted_BT=counted_BT,
-        shard=shard,
-        wanted=frozenset(taps),
+        index_BT, layers, dropout_key=dropout_key, counted_BT=counted_BT, shard=shard, wanted=frozenset(taps)
     )
     model = nnx.merge(graph, for_compute(params, config.precision))
     output = model(tokens_BT, positions_BT, context, cache)
