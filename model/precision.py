@@ -18,7 +18,8 @@ Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 class Precision:
     """The formats of stored parameters, of matrix products and activations, and of sensitive reductions.
 
-    `reductions` holds for norms, attention softmax, logits and the loss; routing to experts is always float32.
+    `reductions` holds for norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
+    routing to experts is always float32, and so is what a recurrent mixer carries from one pass to the next.
     Optimizer moments follow `parameters`. How a device multiplies two float32 matrices is jax's choice: TPUs and recent
     GPUs round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """

@@ -20,11 +20,12 @@ from model.linear_attention import LinearAttention
 from model.lstm import LSTM
 from model.options import check
 from model.positions import Learned, NoPositions, Sinusoidal
+from model.precision import Precision, for_compute
 from model.recurrence import chunked, decays, token_by_token, unchunked
 from model.rotary import Rotary
 from model.stack import empty_caches, length_of
 from model.taps import Context
-from model.transformer import forward
+from model.transformer import abstract_params, forward
 
 MIXERS = {
     "linear attention": LinearAttention(num_heads=2, chunk=5),
@@ -135,6 +136,32 @@ def test_the_state_has_one_size_and_stays_float32(model, run, tokens):
     shard = lambda x, axes: placed.append((x.ndim, axes)) or x  # noqa: E731
     long["0"].placed(shard)
     assert all(len(axes) == ndim and axes[:3] == ("layer", "batch", "heads") for ndim, axes in placed)
+
+
+@pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
+def test_number_formats(small, tokens, mixer):
+    for compute, reductions in itertools.product(["float32", "bfloat16"], repeat=2):
+        precision = Precision(compute=compute, reductions=reductions)
+        config = small(attention=mixer, position=NoPositions(), precision=precision)
+
+        def run(params, cache, config=config):
+            positions = None if cache is None else np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
+            output = forward(config, params, tokens, positions_BT=positions, cache=cache, taps=["attention_output"])
+            return output.taps["attention_output"], output.cache
+
+        for cache in (None, jax.eval_shape(lambda config=config: empty_caches(config, 2, 14))):
+            written, after = jax.eval_shape(run, abstract_params(config), cache)
+            assert written.dtype == compute
+            assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, cache)
+
+
+def test_decays_are_not_rounded(small):
+    config = small(attention=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
+    used = jax.eval_shape(lambda p: for_compute(p, config.precision), abstract_params(config))["blocks"]["attention"]
+    assert {name for name, x in used.items() if not isinstance(x, dict) and x.dtype == jnp.float32} == {
+        "decay_rate",
+        "decay_bias",
+    }
 
 
 def test_a_hybrid_has_the_length_of_its_attention(small, run, drawn, tokens):
