@@ -154,11 +154,13 @@ def start(
 def prefill(
     config: ModelConfig, shard: Shard, params: Params, state: DecodeState, tokens_BC: jax.Array, begin: jax.Array
 ) -> DecodeState:
-    """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed."""
+    """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed.
+
+    The last token of each row is left to decoding.
+    """
     positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
-    real_BC = positions_BC < state.position_B[:, None]  # the last token of a prompt is left to decoding
     output = forward(
-        config, params, tokens_BC, positions_BT=positions_BC, cache=state.cache, real_BT=real_BC, shard=shard
+        config, params, tokens_BC, positions_BT=positions_BC, cache=state.cache, lengths_B=state.position_B, shard=shard
     )
     assert output.cache is not None
     return _place(dataclasses.replace(state, cache=output.cache), shard)

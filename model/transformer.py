@@ -126,7 +126,7 @@ def forward(
     positions_BT: jax.Array | None = None,
     segment_ids_BT: jax.Array | None = None,
     cache: LayerCaches | None = None,
-    real_BT: jax.Array | None = None,
+    lengths_B: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
     shard: Shard = unsharded,
@@ -141,7 +141,7 @@ def forward(
       positions_BT: the position of each token; 0 to T-1 when not given. With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
-      real_BT: False for padding, which comes last in a row and leaves a recurrent state alone; only with a cache.
+      lengths_B: the tokens of each row; those at later positions are padding, and leave a recurrent state alone.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       shard: places activations on a mesh.
@@ -183,6 +183,7 @@ def forward(
     layers = {}
     for layer in config.layers:
         if isinstance(layer.attention, Recurrent):
+            real_BT = None if lengths_B is None else positions_BT < lengths_B[:, None]
             layers[layer] = Surroundings(document_BT=masks.documents(segment_ids_BT), real_BT=real_BT)
             continue
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))

@@ -116,7 +116,7 @@ def test_rows_of_different_lengths(model, run, tokens):
         positions = np.broadcast_to(np.arange(begin, begin + 4, dtype=np.int32), (2, 4))
         real = positions < lengths[:, None]
         padded = np.where(real, tokens[:, begin : begin + 4], 16).astype(np.int32)
-        logits, cache, _ = run(config, params, padded, positions_BT=positions, cache=cache, real_BT=real)
+        logits, cache, _ = run(config, params, padded, positions_BT=positions, cache=cache, lengths_B=lengths)
         np.testing.assert_allclose(logits[real], full[:, begin : begin + 4][real], rtol=1e-4, atol=2e-5)
     for step in range(3):
         at = lengths + step
