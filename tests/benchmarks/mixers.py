@@ -23,6 +23,7 @@ from launch.cli import prepare_jax
 from model.config import ModelConfig
 from model.flops import count_parameters
 from model.transformer import forward, init
+from tests.benchmarks.command import ROOT, run
 from train.experiment import from_file
 from train.loop import train
 from train.metrics import read_metrics
@@ -46,9 +47,9 @@ def nll(config: ModelConfig, params: dict, tokens_BT: jax.Array, targets_BT: jax
     return jax.nn.logsumexp(logits_BTV, axis=-1) - chosen_BT
 
 
-def by_distance(run: pathlib.Path, windows: int = 64) -> list[float]:
+def by_distance(folder: pathlib.Path, windows: int = 64) -> list[float]:
     """The norms of those derivatives, one for each distance."""
-    loaded = load_run(run)
+    loaded = load_run(folder)
     config, length = loaded.experiment.model, loaded.experiment.data.sequence_length
     split = loaded.dataset().split("validation")[0]
     text = np.concatenate([split.tokens(i) for i in range(split.num_documents)])
@@ -100,25 +101,26 @@ def main() -> None:
     flags = parser.parse_args()
     prepare_jax()
     changes = [f"data.path={flags.text}", f"training.num_steps={flags.steps}", f"evaluation.every={flags.steps}"]
-    experiments = {name: from_file(path, [*changes, *flags.set]) for name, path in CONFIGS.items()}
+    experiments = {name: from_file(str(ROOT / path), [*changes, *flags.set]) for name, path in CONFIGS.items()}
+    losses, reach = {}, {}
+    for name, experiment in experiments.items():
+        folder = flags.runs / name.replace(" ", "_")
+        train(experiment, folder)
+        losses[name] = [line["loss"] for line in read_metrics(folder) if line["kind"] == "eval"][-1]
+        reach[name] = by_distance(folder)
     models = {name: experiment.model for name, experiment in experiments.items()}
     times = [milliseconds(models, shape, flags.rounds) for shape in SHAPES]
+
     heads = ["parameters", "loss", *(f"ms {b}x{t}" for b, t in SHAPES), *(f"k={k}" for k in DISTANCES)]
-    lines = []
-    for name, experiment in experiments.items():
-        run = flags.runs / name.replace(" ", "_")
-        train(experiment, run)
-        loss = [line["loss"] for line in read_metrics(run) if line["kind"] == "eval"][-1]
-        cells = [f"{count_parameters(experiment.model).total:,}", f"{loss:.3f}", *(f"{t[name]:.0f}" for t in times)]
-        lines.append([name, *cells, *(f"{1e3 * norm:.3g}" for norm in by_distance(run))])
     print(
         f"{flags.steps} steps of {experiment.data.batch_size} x {experiment.data.sequence_length} tokens; k=: 1e-3 nats"
     )
     print("| mixer | " + " | ".join(heads) + " |")
     print("|---" * (len(heads) + 1) + "|")
-    for line in lines:
-        print("| " + " | ".join(line) + " |")
+    for name, config in models.items():
+        cells = [f"{count_parameters(config).total:,}", f"{losses[name]:.3f}", *(f"{t[name]:.0f}" for t in times)]
+        print("| " + " | ".join([name, *cells, *(f"{1e3 * norm:.3g}" for norm in reach[name])]) + " |")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
