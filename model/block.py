@@ -6,13 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import Attention
 from model.config import ModelConfig
 from model.experts import Experts, MixtureOfExperts
 from model.feedforward import FeedForward
 from model.initialization import ParameterMaker
-from model.latent_attention import Latent, LatentAttention
 from model.layers import Layer
+from model.mixers import new_mixer
 from model.norms import Norm
 from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.taps import Context
@@ -41,11 +40,7 @@ class Block(nnx.Module):
         reads, writes = not isinstance(self.residual, Reordered), isinstance(self.residual, Sandwich | Reordered)
         one_norm = isinstance(self.residual, Parallel) and self.residual.shared_norm
         self.attention_norm = norm() if reads else None
-        attention, rate = layer.attention, config.dropout.attention
-        if isinstance(attention, Latent):
-            self.attention: Any = LatentAttention(attention, config.width, rate, reductions, make)
-        else:
-            self.attention = Attention(attention, config.width, rate, reductions, make)
+        self.attention = new_mixer(layer.attention, config.width, config.dropout.attention, reductions, make)
         self.attention_output_norm = norm() if writes else None
         self.attention_gain = gain()
         self.ffn_norm = norm() if reads and not one_norm else None

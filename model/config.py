@@ -4,20 +4,20 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from model.attention import GroupedQuery
 from model.dropout import Dropout
 from model.embedding import Tied, Untied
 from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
-from model.latent_attention import Latent
 from model.layers import Except, Layer
 from model.masks import Everything, pairs
 from model.multi_token import MultiToken
+from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options import find_problems
 from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
+from model.recurrence import Recurrent
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
 from model.rotary_scaling import DynamicNTK, LongRoPE
@@ -54,7 +54,7 @@ class ModelConfig:
     context_length: int
     num_layers: int
     width: int
-    attention: GroupedQuery | Latent
+    attention: Mixer
     ffn: MLP | Gated | Experts
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
@@ -109,6 +109,7 @@ class ModelConfig:
             return
         layers = self._origins()
         used = {path for layer in layers for path, _ in layer.values()}
+        yield from self._problems_without_attention(layers)
         for name in ("attention", "ffn", "position"):
             if name not in used:
                 yield name, "no layer has it: the exceptions replace it in all of them; change it there"
@@ -151,6 +152,27 @@ class ModelConfig:
             return
         if pairs(pattern, self.context_length) == pairs(Everything(), self.context_length):
             yield f"{path}.pattern", f"{pattern} hides no key of context_length={self.context_length}; use Everything()"
+
+    def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
+        """Yields what acts inside attention and is chosen for recurrent layers alone."""
+        recurrent = [layer for layer in layers if isinstance(layer["attention"][1], Recurrent)]
+        attending = {layer["position"][0] for layer in layers if layer not in recurrent}
+        for path, option in dict(layer["position"] for layer in recurrent).items():
+            if path in attending or (path == "position" and isinstance(option, NoPositions)):
+                continue
+            mixers = dict.fromkeys(type(x["attention"][1]).__name__ for x in recurrent if x["position"][0] == path)
+            mend = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
+            yield (
+                path,
+                f"{type(option).__name__} is a choice for attention, and layers with {', '.join(mixers)} have none, "
+                f"which are all the layers that it is for; {mend}",
+            )
+        if self.dropout.attention and len(recurrent) == len(layers):
+            mixers = dict.fromkeys(type(layer["attention"][1]).__name__ for layer in recurrent)
+            yield (
+                "dropout.attention",
+                f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
+            )
 
     def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:
         scaling = position.scaling if isinstance(position, Rotary) else None

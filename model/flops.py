@@ -7,18 +7,25 @@ are look-ups, norms, activations, softmax and the optimizer, and what rematerial
 pass has two products for each one of the forward pass, so training counts three times the forward pass, with that of
 the modules that predict tokens further on, which run over all T tokens and in training alone. This is the
 "model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once. Of a mixture of experts
-count the router, the experts that a token is sent to and the shared one, whatever else a dispatch computes.
+count the router, the experts that a token is sent to and the shared one, whatever else a dispatch computes. Recurrences
+count token by token, whatever a chunk computes: of a memory the products that write to it and read from it, a matrix
+and a vector each time, and of a short convolution each of its factors.
 """
 
 import dataclasses
 
 from model.attention import GroupedQuery
 from model.config import ModelConfig
+from model.delta_rule import GatedDelta
 from model.embedding import Untied
 from model.experts import Experts
 from model.feedforward import MLP, Gated
+from model.gru import GRU
 from model.latent_attention import Latent
+from model.linear_attention import LinearAttention
+from model.lstm import LSTM
 from model.masks import pairs
+from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned
 from model.residual import Parallel, PostNorm, Residual, Sandwich
@@ -92,7 +99,9 @@ def _norm_parameters(norm: LayerNorm | RMSNorm, width: int) -> int:
     return (norm.scale + norm.bias) * width
 
 
-def _attention_parameters(attention: GroupedQuery | Latent, d: int) -> int:
+def _attention_parameters(attention: Mixer, d: int) -> int:
+    if not isinstance(attention, GroupedQuery | Latent):
+        return _recurrent_matrices(attention, d) + _recurrent_vectors(attention, d)
     if isinstance(attention, Latent):
         norms = _norm_parameters(attention.norm, attention.kv_rank + (attention.query_rank or 0))
         return _latent_matrices(attention, d) + norms
@@ -143,7 +152,47 @@ def _latent_matrices(attention: Latent, d: int) -> int:
     return down + up + (d * queries if q is None else q * (d + queries)) + n * attention.value_head_dim * d
 
 
-def _attention_flops(attention: GroupedQuery | Latent, d: int, length: int) -> int:
+def _recurrent_matrices(mixer: LinearAttention | GatedDelta | LSTM | GRU, d: int) -> int:
+    n, h = mixer.num_heads, mixer.head_width(d)
+    match mixer:
+        case LinearAttention():
+            return 4 * d * n * h
+        case GatedDelta():
+            keys, values = mixer.key_heads * h, n * mixer.value_width(d)
+            projections = 2 * keys + (2 + mixer.output_gate) * values + (1 + mixer.decay) * n
+            return d * projections + (mixer.convolution or 0) * (2 * keys + values)
+        case LSTM(gates=gates):
+            return gates * n * h * (d + h) + n * h * d
+        case GRU():
+            return 3 * n * h * (d + h) + n * h * d
+    raise AssertionError(mixer)
+
+
+def _recurrent_vectors(mixer: LinearAttention | GatedDelta | LSTM | GRU, d: int) -> int:
+    n, h = mixer.num_heads, mixer.head_width(d)
+    match mixer:
+        case GatedDelta(output_norm=norm):
+            return 2 * n * mixer.decay + (_norm_parameters(norm, mixer.value_width(d)) if norm else 0)
+        case LSTM(gates=gates):
+            return gates * n * h
+        case GRU(reset=reset):
+            return (4 if reset == "after" else 3) * n * h
+    return 0
+
+
+def _memory_products(mixer: LinearAttention | GatedDelta | LSTM | GRU, d: int) -> int:
+    n, h = mixer.num_heads, mixer.head_width(d)
+    match mixer:
+        case LinearAttention():
+            return n * h * (2 * h + 1)  # a value written, one read, and the sum of weights
+        case GatedDelta():
+            return 3 * n * h * mixer.value_width(d)  # what the key held, the difference written, a reading
+    return 0
+
+
+def _attention_flops(attention: Mixer, d: int, length: int) -> int:
+    if not isinstance(attention, GroupedQuery | Latent):
+        return 2 * length * (_recurrent_matrices(attention, d) + _memory_products(attention, d))
     if isinstance(attention, Latent):
         one_pair = attention.head_dim + attention.rotary_head_dim + attention.value_head_dim
         products = attention.num_heads * one_pair * pairs(attention.pattern, length)

@@ -34,7 +34,7 @@ class DecodeState:
     """What goes from one decoding step to the next.
 
     Attributes:
-      cache: the keys and values of all tokens before the last.
+      cache: the keys and values of all tokens before the last, or what recurrent layers made of them.
       token_B: the last token of each row, not yet in the cache (int32).
       position_B: where it stands (int32).
       key_B: the random key of each row; step p draws with it folded with p.
@@ -154,9 +154,14 @@ def start(
 def prefill(
     config: ModelConfig, shard: Shard, params: Params, state: DecodeState, tokens_BC: jax.Array, begin: jax.Array
 ) -> DecodeState:
-    """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed."""
+    """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed.
+
+    The last token of each row is left to decoding.
+    """
     positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
-    output = forward(config, params, tokens_BC, positions_BT=positions_BC, cache=state.cache, shard=shard)
+    output = forward(
+        config, params, tokens_BC, positions_BT=positions_BC, cache=state.cache, lengths_B=state.position_B, shard=shard
+    )
     assert output.cache is not None
     return _place(dataclasses.replace(state, cache=output.cache), shard)
 

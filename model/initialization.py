@@ -16,6 +16,9 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 | scale       | norm weights                            | 1                       | 1                          |
 | gain        | layer scale                             | layer_scale             | layer_scale                |
 | bias        | every bias                              | 0                       | 0                          |
+| filter      | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
+| decay rate  | of a memory                             | log U(1, 16)            | the same                   |
+| decay bias  | of a memory                             | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
 
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
 Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,
@@ -94,7 +97,7 @@ class ParameterMaker:
         self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
         self.dtype = jnp.dtype(dtype)
 
-    def matrix(self, role: Role, shape: tuple[int, ...], axes: tuple[str, ...], fan_in: int = 1) -> nnx.Param:
+    def matrix(self, role: Role, shape: tuple[int, ...], axes: tuple[str | None, ...], fan_in: int = 1) -> nnx.Param:
         """A parameter drawn at random: its role, its shape, a logical name for each axis, the inputs it contracts."""
         scheme = self.initialization
         key = self.rngs.params()
@@ -110,6 +113,21 @@ class ParameterMaker:
             value = value * self.scales[role]
         return nnx.Param(value.astype(self.dtype), axes=axes)
 
+    def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
+        """The filters of a short convolution, the tokens that they span in front."""
+        value = jax.random.truncated_normal(self.rngs.params(), -2, 2, shape) / (TRUNCATED_STD * math.sqrt(shape[0]))
+        return nnx.Param(value.astype(self.dtype), axes=axes)
+
+    def decay_rate(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """The logarithms of the rates at which memories decay."""
+        rate = jax.random.uniform(self.rngs.params(), shape, minval=1.0, maxval=16.0)
+        return nnx.Param(jnp.log(rate).astype(self.dtype), axes=axes)
+
+    def decay_bias(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """Biases under the softplus of a decay: with nothing added, it is log-uniform from 0.001 to 0.1."""
+        step = jnp.exp(jax.random.uniform(self.rngs.params(), shape, minval=math.log(0.001), maxval=math.log(0.1)))
+        return nnx.Param(jnp.log(jnp.expm1(step)).astype(self.dtype), axes=axes)
+
     def constant(self, value: float, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """A parameter that starts at one value: 1 for a norm's weight, 0 for a bias."""
         return nnx.Param(jnp.full(shape, value, self.dtype), axes=axes)
@@ -118,6 +136,6 @@ class ParameterMaker:
         """A norm's weight."""
         return self.constant(1.0, shape, axes)
 
-    def zeros(self, shape: tuple[int, ...], axes: tuple[str, ...], dtype: str | None = None) -> nnx.Param:
+    def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: str | None = None) -> nnx.Param:
         """A bias; a dtype of its own stands in for that of all parameters."""
         return nnx.Param(jnp.zeros(shape, dtype or self.dtype), axes=axes)

@@ -12,10 +12,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from model.alibi import ALiBi
-from model.attention import GroupedQuery
 from model.experts import Experts
 from model.feedforward import MLP, Gated
-from model.latent_attention import Latent
+from model.mixers import Mixer
 from model.positions import NoPositions
 from model.rotary import Rotary
 
@@ -33,7 +32,7 @@ class Except:
     """
 
     layers: str
-    attention: GroupedQuery | Latent | None = None
+    attention: Mixer | None = None
     ffn: MLP | Gated | Experts | None = None
     position: NoPositions | Rotary | ALiBi | None = None
 
@@ -67,7 +66,7 @@ class Except:
 class Layer:
     """The mechanisms of one layer, none left open."""
 
-    attention: GroupedQuery | Latent
+    attention: Mixer
     ffn: MLP | Gated | Experts
     position: NoPositions | Rotary | ALiBi
 

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
@@ -108,6 +109,14 @@ def causal(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
 def same_segment(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
     """A query sees keys of its own document only, (B, T, S)."""
     return query_BT[:, :, None] == key_BS[:, None, :]
+
+
+def documents(segment_ids_BT: jax.Array | None) -> jax.Array | None:
+    """The number of each token's document in its row, from 0; the tokens of a document lie side by side."""
+    if segment_ids_BT is None:
+        return None
+    changes_BT = jnp.diff(segment_ids_BT, prepend=segment_ids_BT[:, :1]) != 0
+    return jnp.cumsum(changes_BT, axis=1, dtype=jnp.int32)
 
 
 def visible(pattern: Pattern, query_BT: jax.Array, key_BS: jax.Array) -> jax.Array | None:

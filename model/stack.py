@@ -12,16 +12,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.block import Block
-from model.cache import Cache
 from model.config import ModelConfig
 from model.errors import UserError
 from model.initialization import ParameterMaker
-from model.latent_attention import LatentCache
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
+from model.mixers import MixerCache
 from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.
-LayerCaches = dict[str, Cache | LatentCache]
+LayerCaches = dict[str, MixerCache]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +71,8 @@ def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
 
 
 def length_of(caches: LayerCaches) -> int:
-    """The slots of a row."""
-    return next(iter(caches.values())).length
+    """The slots of a row, in the layers that have slots; 0 where none has, since a recurrent state has no length."""
+    return max(cache.length for cache in caches.values())
 
 
 def run(

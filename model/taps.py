@@ -31,18 +31,22 @@ class Surroundings:
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      mask_BTS: True where a query may see a key; broadcasts over batch.
+      mask_BTS: True where a query may see a key; broadcasts over batch; None for layers without attention.
       places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
         (ALiBi), or None.
       bias: how they depend on them, or None.
       reach: how many keys up to its own a query sees at most, by their place in the sequence; None for all.
+      document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
+      real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
     """
 
-    rotary: RotaryTable | None
-    mask_BTS: jax.Array
-    places: Places
+    rotary: RotaryTable | None = None
+    mask_BTS: jax.Array | None = None
+    places: Places = None
     bias: ALiBi | None = None
     reach: int | None = None
+    document_BT: jax.Array | None = None
+    real_BT: jax.Array | None = None
 
 
 @dataclasses.dataclass
@@ -53,7 +57,7 @@ class Context:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
       layers: the surroundings of each kind of layer.
       rotary: of this layer; see `Surroundings`.
-      mask_BTS, places, bias, reach: of this layer.
+      mask_BTS, places, bias, reach, document_BT, real_BT: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -72,6 +76,8 @@ class Context:
     places: Places = None
     bias: ALiBi | None = None
     reach: int | None = None
+    document_BT: jax.Array | None = None
+    real_BT: jax.Array | None = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()

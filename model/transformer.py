@@ -27,6 +27,7 @@ from model.options import check, nearest
 from model.output import Output
 from model.positions import Position, PositionEmbedding
 from model.precision import for_compute
+from model.recurrence import Recurrent
 from model.residual import PostNorm
 from model.rotary import RotaryTable, rotary_table
 from model.stack import LayerCaches, length_of, new_blocks, run
@@ -108,6 +109,7 @@ def forward(
     positions_BT: jax.Array | None = None,
     segment_ids_BT: jax.Array | None = None,
     cache: LayerCaches | None = None,
+    lengths_B: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
@@ -124,6 +126,7 @@ def forward(
         With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
+      lengths_B: the tokens of each row; those at later positions are padding, and leave a recurrent state alone.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/multi_token.py).
@@ -167,6 +170,10 @@ def forward(
 
     layers = {}
     for layer in config.layers:
+        if isinstance(layer.attention, Recurrent):
+            real_BT = None if lengths_B is None else positions_BT < lengths_B[:, None]
+            layers[layer] = Surroundings(document_BT=masks.documents(segment_ids_BT), real_BT=real_BT)
+            continue
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
         bias = layer.position if isinstance(layer.position, ALiBi) else None
         places, pattern = (place_BT, key_BS) if bias else None, layer.attention.pattern

@@ -4,12 +4,16 @@ import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.feedforward import Gated
+from model.initialization import ParameterMaker
+from model.taps import Context
 from model.transformer import abstract_params, forward
 
 
@@ -66,3 +70,47 @@ def run():
 @pytest.fixture(scope="session")
 def tokens():
     return np.random.default_rng(1).integers(0, 17, (2, 12)).astype(np.int32)
+
+
+def against_loop_(module, by_hand, length=9, width=8, scale=0.5):
+    """A layer with parameters at random, and its gradient, against a loop in float64 over the tokens of one sequence.
+
+    by_hand takes the weights by name and x (T, D) to y (T, D).
+    """
+    graph, state = nnx.split(module)
+    rng = np.random.default_rng(0)
+    drawn = lambda path, p: float(path[-1].key == "scale") + scale * rng.standard_normal(p.shape)  # noqa: E731
+    weights = jax.tree_util.tree_map_with_path(drawn, nnx.to_pure_dict(state))
+    x = rng.standard_normal((2, length, width))
+
+    def layer(weights, x):
+        return nnx.merge(graph, weights)(x, Context(index_BT=None), None)[0]
+
+    # The gradient along one direction in the space of all parameters and inputs, by a difference of the loop.
+    single = lambda tree: jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), tree)  # noqa: E731
+    loop = lambda weights, x: np.stack([by_hand(weights, row) for row in x])  # noqa: E731
+    expected = loop(weights, x)
+    towards = rng.standard_normal(expected.shape)
+
+    def total(weights, x):
+        y = layer(weights, x)
+        return (y * towards.astype(np.float32)).sum(), y
+
+    slopes, y = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))(single(weights), single(x))
+    np.testing.assert_allclose(y, expected, rtol=2e-4, atol=2e-5)
+    along = jax.tree.map(lambda a: rng.standard_normal(a.shape), (weights, x))
+    moved = [jax.tree.map(lambda a, d, by=by: a + by * d, (weights, x), along) for by in (1e-5, -1e-5)]
+    ahead, behind = ((loop(*inputs) * towards).sum() for inputs in moved)
+    rise = sum(jax.tree.leaves(jax.tree.map(lambda s, d: (np.asarray(s, float) * d).sum(), slopes, along)))
+    np.testing.assert_allclose(rise, (ahead - behind) / 2e-5, rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def against_loop():
+    return against_loop_
+
+
+@pytest.fixture(scope="session")
+def maker():
+    """Makers of parameters by scheme, for layers that are built alone."""
+    return lambda scheme: ParameterMaker(jax.random.key(0), scheme, 1, "float32")

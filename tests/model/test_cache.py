@@ -8,13 +8,18 @@ import pytest
 from model import cache as kv_cache
 from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
+from model.delta_rule import GatedDelta
 from model.experts import Experts, Shared
 from model.feedforward import MLP, Gated
+from model.gru import GRU
 from model.latent_attention import Latent
 from model.layers import Except
+from model.linear_attention import LinearAttention
+from model.lstm import LSTM
 from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Sinusoidal
+from model.recurrence import State
 from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.rotary import Rotary
 from model.rotary_scaling import DynamicNTK, LinearScaling, LongRoPE
@@ -121,6 +126,20 @@ CONFIGS = {
         "ffn": Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=MLP(width=8))),
         "exceptions": (Except(layers=":1", ffn=MLP(width=24)),),
     },
+    "recurrent and attention": {
+        "num_layers": 5,
+        "attention": GatedDelta(num_heads=4, num_key_heads=2, value_head_dim=3, chunk=3),
+        "exceptions": (
+            Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3))),
+            Except(layers="-1", attention=LinearAttention(num_heads=2, chunk=4)),
+        ),
+    },
+    "recurrent": {
+        "num_layers": 3,
+        "position": Learned(),
+        "attention": LSTM(num_heads=2, head_dim=5),
+        "exceptions": (Except(layers="1", attention=GRU()),),
+    },
     "sparse": {
         "num_layers": 3,
         "attention": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),
@@ -154,7 +173,8 @@ def test_cached_equals_full(small, drawn, run, tokens, name, steps):
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
     arrays = [jax.tree.leaves(stack) for stack in cache.values()]
     assert sum(len(first) for first, *_ in arrays) == config.num_layers
-    for stored in itertools.chain.from_iterable(arrays):
+    slots = [jax.tree.leaves(stack) for stack in cache.values() if not isinstance(stack, State)]
+    for stored in itertools.chain.from_iterable(slots):
         assert np.abs(stored[:, :, 11]).min() > 0
         assert not stored[:, :, 12:].any()
 

@@ -40,6 +40,8 @@ NUMBERS = {
     "num_kv_heads": [1, 2],
     "head_dim": [4],
     "rotary_head_dim": [2, 4],
+    "convolution": [2, 3],
+    "chunk": [3, 64],
     "epsilon": [1e-5, 1e-2],
     "theta": [100.0, 10_000.0],
 }

@@ -12,12 +12,16 @@ from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
 from model.balance import LoadBias
 from model.config import ModelConfig
+from model.delta_rule import GatedDelta
 from model.embedding import Tied, Untied
 from model.experts import Experts, Shared
 from model.feedforward import MLP, Gated
 from model.flops import count_parameters, forward_flops, training_flops, training_flops_per_token
+from model.gru import GRU
 from model.latent_attention import Latent
 from model.layers import Except
+from model.linear_attention import LinearAttention
+from model.lstm import LSTM
 from model.masks import Everything, SlidingWindow
 from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
@@ -25,6 +29,7 @@ from model.positions import Learned, NoPositions, Sinusoidal
 from model.residual import Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
 from model.routing import SigmoidRouter
+from model.stack import empty_caches
 from model.transformer import abstract_params, forward
 
 GRID = {
@@ -150,6 +155,42 @@ def test_a_kernel_leaves_out_what_a_window_hides(small, drawn, run):
     assert traced(**packed) == traced()
 
 
+MIXERS = [
+    LinearAttention(num_heads=4),
+    LinearAttention(num_heads=3, head_dim=5),
+    GatedDelta(num_heads=4),
+    GatedDelta(num_heads=4, num_key_heads=2, head_dim=3, value_head_dim=5, convolution=3, output_norm=LayerNorm()),
+    GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None, output_gate=False),
+    LSTM(),
+    LSTM(num_heads=2, head_dim=5, forget_bias=None),
+    GRU(),
+    GRU(num_heads=2, head_dim=5, reset="before"),
+]
+
+
+@pytest.mark.parametrize("mixer", MIXERS, ids=repr)
+def test_parameters_and_flops_of_recurrent_mixers(small, mixer):
+    """One token, with a state: the products that are traced, less those of the token with itself in its chunk of one."""
+    config = small(attention=mixer, position=NoPositions(), num_layers=1)
+    params = abstract_params(config)
+    assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(params))
+    empty = jax.eval_shape(lambda: empty_caches(config, 1, 1))
+    at = jnp.zeros((1, 1), int)
+    step = lambda params, cache: forward(config, params, at, positions_BT=at, cache=cache).logits_BTV  # noqa: E731
+    traced = matmul_flops(jax.make_jaxpr(step)(params, empty).jaxpr, scans=True)
+    n, h = mixer.num_heads, mixer.head_width(16)
+    if isinstance(mixer, LinearAttention):
+        # Traced: a score, its value, a reading of the memory and what is written, all with one more channel.
+        # Counted: a value written, a value read and the sum of weights; the 1 of a weight is no factor.
+        traced -= 2 * n * (h + h + 1) + 2 * n * h
+    if isinstance(mixer, GatedDelta):
+        p, k = mixer.value_width(16), mixer.key_heads
+        traced -= 2 * n * (2 * h + p)  # key with key, query with key, and that with its value
+        traced += 2 * (mixer.convolution or 0) * (2 * k * h + n * p)  # written as sums of products
+    assert traced == forward_flops(config, 1)
+    assert forward_flops(config, 12) == 12 * forward_flops(config, 1)
+
+
 HAND = ModelConfig(
     vocab_size=100,
     context_length=32,
@@ -227,11 +268,11 @@ def test_modules_that_predict_tokens_further_on_are_counted_in_training():
     assert traced(config) - traced(plain) == 2 * 2 * (module + hidden)
 
 
-def matmul_flops(jaxpr):
+def matmul_flops(jaxpr, scans=False):
     """Operations of all matrix products of a traced function, the bodies of nested functions included."""
     total = 0
     for equation in jaxpr.eqns:
-        assert equation.primitive.name != "scan", "a scan would be counted once"
+        assert scans or equation.primitive.name != "scan", "a scan would be counted once"
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left, out = equation.invars[0].aval, equation.outvars[0].aval
@@ -240,7 +281,7 @@ def matmul_flops(jaxpr):
             total += ragged_flops(equation)
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
-            total += matmul_flops(inner) if hasattr(inner, "eqns") else 0
+            total += matmul_flops(inner, scans) if hasattr(inner, "eqns") else 0
     return total
 
 

@@ -12,10 +12,14 @@ import model.generate as module
 from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
+from model.delta_rule import GatedDelta
 from model.errors import UserError
 from model.feedforward import MLP
 from model.generate import generate
+from model.gru import GRU
 from model.initialization import Normal
+from model.layers import Except
+from model.lstm import LSTM
 from model.positions import Learned, NoPositions, Sinusoidal
 from model.precision import Precision
 from model.residual import PostNorm
@@ -90,6 +94,22 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
 )
 def test_other_blocks_decode_the_same_way(changes):
     config = dataclasses.replace(CONFIG, **changes)
+    params = draw(config)
+    prompts = prompts_of(3, 9)
+    assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=4))
+
+
+def test_padding_leaves_recurrent_states_alone():
+    """Prompts of all lengths beside a long one: no chunk of their own, a part of one, several."""
+    others = (Except(layers="1", attention=GroupedQuery(num_heads=4)), Except(layers="2", attention=GRU()))
+    config = dataclasses.replace(CONFIG, num_layers=3, attention=GatedDelta(num_heads=2, chunk=3), exceptions=others)
+    params = draw(config)
+    prompts = prompts_of(1, 4, 6, 11, 20)
+    assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=5))
+
+
+def test_models_without_attention_decode():
+    config = dataclasses.replace(CONFIG, num_layers=1, attention=LSTM(), position=NoPositions())
     params = draw(config)
     prompts = prompts_of(3, 9)
     assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=4))

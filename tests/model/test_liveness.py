@@ -27,6 +27,10 @@ from model.utilisation import move_load_biases
 #   refused     a UserError for tokens that the model took before
 # field: (settings to start from, the change, where it shows)
 LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
+NONE = "position=NoPositions"
+LINEAR = [NONE, "attention=LinearAttention(num_heads=4)"]
+DELTA = [NONE, "attention=GatedDelta(num_heads=4)"]
+LSTMS, GRUS = [NONE, "attention=LSTM(num_heads=2)"], [NONE, "attention=GRU(num_heads=2)"]
 DYNAMIC = "position=Rotary(theta=10.0, scaling=DynamicNTK(factor=4.0, original_length=4))"
 YARN = "position=Rotary(theta=10.0, scaling=YaRN(factor=4.0, original_length=100))"
 DEEPSEEK = "position=Rotary(scaling=YaRN(factor=4.0, original_length=100, mscale=1.0, mscale_all_dim=0.5))"
@@ -45,7 +49,7 @@ CASES = {
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
     "ModelConfig.num_layers": ([], "num_layers=3", "parameters"),
     "ModelConfig.width": ([], "width=24", "parameters"),
-    "ModelConfig.attention": ([], "attention=GroupedQuery(num_heads=2)", "parameters"),
+    "ModelConfig.attention": ([NONE], "attention=GroupedQuery(num_heads=2)", "parameters"),
     "ModelConfig.ffn": ([], "ffn=MLP(width=24)", "parameters"),
     "ModelConfig.position": ([], "position=NoPositions", "output"),
     "ModelConfig.exceptions": ([], "exceptions=(Except(layers='1', ffn=Gated(width=20)),)", "parameters"),
@@ -123,6 +127,24 @@ CASES = {
     "Latent.norm": ([LATENT], "attention.norm=LayerNorm(bias=False)", "output"),
     "Latent.scale": ([LATENT], "attention.scale=0.2", "output"),
     "Latent.pattern": ([LATENT], "attention.pattern=SlidingWindow(size=3)", "output"),
+    "LinearAttention.num_heads": (LINEAR, "attention.num_heads=2", "parameters"),
+    "LinearAttention.head_dim": (LINEAR, "attention.head_dim=6", "parameters"),
+    "LinearAttention.chunk": (LINEAR, "attention.chunk=5", "gradient"),
+    "GatedDelta.num_heads": (DELTA, "attention.num_heads=2", "parameters"),
+    "GatedDelta.num_key_heads": (DELTA, "attention.num_key_heads=2", "parameters"),
+    "GatedDelta.head_dim": (DELTA, "attention.head_dim=6", "parameters"),
+    "GatedDelta.value_head_dim": (DELTA, "attention.value_head_dim=6", "parameters"),
+    "GatedDelta.decay": (DELTA, "attention.decay=False", "parameters"),
+    "GatedDelta.convolution": (DELTA, "attention.convolution=3", "parameters"),
+    "GatedDelta.output_norm": (DELTA, "attention.output_norm=None", "parameters"),
+    "GatedDelta.output_gate": (DELTA, "attention.output_gate=False", "parameters"),
+    "GatedDelta.chunk": (DELTA, "attention.chunk=5", "gradient"),
+    "LSTM.num_heads": (LSTMS, "attention.num_heads=1", "parameters"),
+    "LSTM.head_dim": (LSTMS, "attention.head_dim=6", "parameters"),
+    "LSTM.forget_bias": (LSTMS, "attention.forget_bias=2.0", "initial"),
+    "GRU.num_heads": (GRUS, "attention.num_heads=1", "parameters"),
+    "GRU.head_dim": (GRUS, "attention.head_dim=6", "parameters"),
+    "GRU.reset": (GRUS, "attention.reset=before", "parameters"),
     "SlidingWindow.size": (["attention.pattern=SlidingWindow(size=3)"], "attention.pattern.size=4", "output"),
     "SlidingWindow.first": (["attention.pattern=SlidingWindow(size=3)"], "attention.pattern.first=1", "output"),
     "Chunked.size": (["attention.pattern=Chunked(size=3)"], "attention.pattern.size=4", "output"),

@@ -62,6 +62,12 @@ def test_causal_with_rows_at_different_places_in_a_cache():
     ]
 
 
+def test_documents_are_numbered_in_every_row():
+    segments = np.array([[1, 1, 2, 2, 0], [4, 7, 7, 7, 8]])
+    np.testing.assert_array_equal(masks.documents(segments), [[0, 0, 1, 1, 2], [0, 1, 1, 1, 2]])
+    assert masks.documents(None) is None
+
+
 def test_same_segment():
     segments = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]])
     assert picture(masks.same_segment(segments, segments)) == [

@@ -125,6 +125,22 @@ def test_sharded_experts_equal_those_of_one_device(dispatch, name, experiment):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
+def test_sharded_recurrences_equal_those_of_one_device(experiment):
+    """Documents packed, heads over tensor: a memory, and cells above it."""
+    changes = [
+        "model.initialization=Normal(std=0.2)",
+        "model.position=NoPositions",
+        "model.attention=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)",
+        "model.exceptions=(Except(layers='1', attention=LSTM(num_heads=2)),)",
+    ]
+    experiment = functools.reduce(override, changes, experiment)
+    start, batches, expected_losses, expected = on_one_device(experiment)
+    losses, params = train(experiment, make_mesh(MESHES["mix"][0]), start, batches)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for parameter, value in expected.items():
+        np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
+
+
 def test_experts_lie_on_the_axis_that_the_table_names(experiment):
     model = override(experiment.model, "ffn=Experts(num_experts=8, top_k=2, expert=Gated(width=16))")
     shapes, axes = abstract_params(model), logical_axes(model)

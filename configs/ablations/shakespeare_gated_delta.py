@@ -1,0 +1,16 @@
+"""What the gated delta rule makes of the Shakespeare experiment in the place of attention.
+
+    python -m launch.train --config=configs/ablations/shakespeare_gated_delta.py --run=runs/shakespeare_gated_delta \
+        --set data.path=tinyshakespeare.txt
+
+Parameters: 804,992, against 804,096 with attention; its heads are narrower, for gates and convolutions.
+Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose command trains all of them.
+"""
+
+import dataclasses
+
+from configs.shakespeare_char import experiment as base
+from model.delta_rule import GatedDelta
+
+mixer = GatedDelta(num_heads=4, head_dim=26, value_head_dim=24)
+experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))

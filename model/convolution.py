@@ -1,0 +1,46 @@
+"""Short causal convolutions over tokens, a filter for each channel.
+
+Fu et al. 2023, "Hungry Hungry Hippos", section 3 (a shift before a memory); Gu, Dao 2023, "Mamba", figure 3.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from model.taps import Context
+
+
+def convolve(
+    x_BTNH: jax.Array, filter_JNH: jax.Array, context: Context, tail_BNJH: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """y_t = sum_j filter_j x_(t-j), over tokens of t's document.
+
+    Args:
+      x_BTNH: what is convolved.
+      filter_JNH: the filter of each channel, j = 0 first.
+      context: of the layer. Where some tokens are not real, the real ones of a row come first.
+      tail_BNJH: the last J - 1 real tokens before x; None for none, which are zeros.
+
+    Returns:
+      y, and the last J - 1 real tokens.
+    """
+    (batch, length, heads, width), before = x_BTNH.shape, filter_JNH.shape[0] - 1
+    if tail_BNJH is None:
+        tail_BJNH = jnp.zeros((batch, before, heads, width), x_BTNH.dtype)
+    else:
+        tail_BJNH = jnp.swapaxes(tail_BNJH, 1, 2).astype(x_BTNH.dtype)
+    all_BTNH = jnp.concatenate([tail_BJNH, x_BTNH], axis=1)
+    document_BT = context.document_BT
+    if document_BT is not None:
+        document_BT = jnp.pad(document_BT, [(0, 0), (before, 0)], mode="edge")
+    y_BTNH = jnp.zeros_like(x_BTNH)
+    for j in range(before + 1):
+        there = slice(before - j, before - j + length)
+        term_BTNH = all_BTNH[:, there] * filter_JNH[j]
+        if document_BT is not None:
+            term_BTNH = jnp.where((document_BT[:, there] == document_BT[:, before:])[..., None, None], term_BTNH, 0)
+        y_BTNH = y_BTNH + term_BTNH
+    real_BT = context.real_BT
+    read_B = jnp.full((batch,), length) if real_BT is None else jnp.sum(real_BT, axis=1)
+    last_BJ = read_B[:, None] + jnp.arange(before)
+    tail_BJNH = jnp.take_along_axis(all_BTNH, last_BJ[:, :, None, None], axis=1)
+    return y_BTNH, jnp.swapaxes(tail_BJNH, 1, 2).astype(jnp.float32)
