@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from model.attention import GroupedQuery
 from model.dropout import Dropout
 from model.embedding import Tied, Untied
 from model.experts import Experts
@@ -11,8 +12,8 @@ from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except, Layer
 from model.masks import Everything, pairs
-from model.multi_token import MultiToken
 from model.mixers import Mixer
+from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import find_problems
 from model.positions import Learned, NoPositions, Position, Sinusoidal
