@@ -90,7 +90,7 @@ def long(**changes):
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
-        ({"attention": None}, "attention: expected GroupedQuery(...) or Latent(...), got None"),
+        ({"attention": None}, "attention: expected GroupedQuery(...) or Latent(...) or LinearAttention(...) or"),
         ({"attention": GroupedQuery(num_heads="4")}, "attention.num_heads: expected int, got '4' (str)"),
         ({"attention": GroupedQuery(num_heads=0)}, "attention.num_heads: must be at least 1, got 0"),
         (
