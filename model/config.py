@@ -11,22 +11,22 @@ from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except, Layer
-from model.masks import Everything, pairs
 from model.mixers import Mixer
 from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
-from model.options import find_problems
 from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
 from model.recurrence import Recurrent
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
-from model.rotary_scaling import DynamicNTK, LongRoPE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A decoder-only Transformer.
+
+    Mechanisms that clash, or of which one would do nothing beside another, are refused. What begins to act in longer
+    texts only, such as a window or the scaling of positions, may be chosen for a context of any length.
 
     Attributes:
       vocab_size: V, the number of tokens.
@@ -127,11 +127,6 @@ class ModelConfig:
         for layer in layers:
             (where, attention), (position_path, position) = layer["attention"], layer["position"]
             clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
-            clashes |= dict.fromkeys(self._problems_of_length(position, position_path))
-            if isinstance(attention, GroupedQuery) and attention.temperature is not None:
-                clashes |= dict.fromkeys(
-                    attention.temperature.problems_with(self.context_length, f"{where}.temperature")
-                )
         yield from clashes
         for where in dict.fromkeys(layer["attention"][0] for layer in layers):
             of_these = [layer for layer in layers if layer["attention"][0] == where]
@@ -148,11 +143,6 @@ class ModelConfig:
                 f"{path}.qk_norm.after_positions",
                 f"needs rotary positions, and its layers have {names}; set it False",
             )
-        pattern = getattr(attention, "pattern", Everything())
-        if any(True for _ in find_problems(pattern)) or self.context_length < 1 or isinstance(pattern, Everything):
-            return
-        if pairs(pattern, self.context_length) == pairs(Everything(), self.context_length):
-            yield f"{path}.pattern", f"{pattern} hides no key of context_length={self.context_length}; use Everything()"
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields what acts inside attention and is chosen for recurrent layers alone."""
@@ -173,19 +163,4 @@ class ModelConfig:
             yield (
                 "dropout.attention",
                 f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
-            )
-
-    def _problems_of_length(self, position: Position, path: str) -> Iterator[tuple[str, str]]:
-        scaling = position.scaling if isinstance(position, Rotary) else None
-        if isinstance(scaling, LongRoPE) and 1 <= self.context_length <= scaling.original_length:
-            yield (
-                f"{path}.scaling.long_factors",
-                f"LongRoPE has them for sequences of more than original_length={scaling.original_length} tokens, and "
-                f"context_length={self.context_length} allows none; raise that, or give a smaller original_length",
-            )
-        if isinstance(scaling, DynamicNTK) and 1 <= self.context_length <= scaling.original_length:
-            yield (
-                f"{path}.scaling.original_length",
-                f"DynamicNTK scales sequences of more than these {scaling.original_length} tokens, and "
-                f"context_length={self.context_length} allows none; raise that, or set scaling to None",
             )

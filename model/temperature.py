@@ -31,15 +31,6 @@ class LogTemperature:
         if self.scale <= 0:
             yield "scale", f"must be above 0, or temperature=None for factors of 1, got {self.scale}"
 
-    def problems_with(self, context_length: int, path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with the longest sequence; `path` is that of this option."""
-        if self.floor > context_length >= 1:
-            yield (
-                f"{path}.floor",
-                f"queries grow from position {self.floor - 1} on, and context_length={context_length} has no such "
-                "position; raise that, or set temperature to None",
-            )
-
     def apply(self, q_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The queries times their factors, in float32; the same shape and dtype come back."""
         steps_BT = ((positions_BT + 1) // self.floor).astype(jnp.float32)

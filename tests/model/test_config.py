@@ -10,7 +10,7 @@ from model.errors import UserError
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except
-from model.masks import Chunked, SlidingWindow, Strided
+from model.masks import SlidingWindow
 from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
@@ -76,10 +76,6 @@ def long(**changes):
             {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=4, scale=0.0))},
             "attention.temperature.scale: must be above 0, or temperature=None for factors of 1, got 0.0",
         ),
-        (
-            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=17, scale=0.1))},
-            "attention.temperature.floor: queries grow from position 16 on, and context_length=16 has no such position",
-        ),
         ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),
         ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
         (
@@ -130,11 +126,6 @@ def long(**changes):
         ),
         ({"position": rotary(DynamicNTK(factor=0.0, original_length=8))}, "position.scaling.factor: must be at least"),
         ({"position": rotary(DynamicNTK(factor=2.0, original_length=0))}, "position.scaling.original_length: must be"),
-        (
-            {"position": rotary(DynamicNTK(factor=2.0, original_length=16))},
-            "position.scaling.original_length: DynamicNTK scales sequences of more than these 16 tokens, and "
-            "context_length=16 allows none",
-        ),
         ({"position": rotary(yarn(factor=0.0))}, "position.scaling.factor: must be at least 1, got 0.0"),
         ({"position": rotary(yarn(original_length=0))}, "position.scaling.original_length: must be at least 1, got 0"),
         ({"position": rotary(yarn(beta_slow=0.0))}, "position.scaling.beta_slow: must be above 0, got 0.0"),
@@ -183,33 +174,12 @@ def long(**changes):
             "position.scaling.attention_factor: must be above 0, got 0.0",
         ),
         (
-            {"position": rotary(long(original_length=16))},
-            "position.scaling.long_factors: LongRoPE has them for sequences of more than original_length=16 tokens, and "
-            "context_length=16 allows none",
-        ),
-        (
             {"position": ALiBi(), "attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))},
             "attention.qk_norm.after_positions: needs rotary positions, and its layers have ALiBi; set it False",
         ),
         (
             {"exceptions": (Except(layers="1", attention=LATE, position=NoPositions()),)},
             "exceptions.0.attention.qk_norm.after_positions: needs rotary positions, and its layers have NoPositions",
-        ),
-        (
-            {"attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=16))},
-            "attention.pattern: SlidingWindow(size=16, first=0) hides no key of context_length=16; use Everything()",
-        ),
-        (
-            {"attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=12, first=4))},
-            "attention.pattern: SlidingWindow(size=12, first=4) hides no key",
-        ),
-        (
-            {"attention": GroupedQuery(num_heads=4, pattern=Strided(stride=1))},
-            "attention.pattern: Strided(stride=1) hid",
-        ),
-        (
-            {"exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=16))),)},
-            "exceptions.0.attention.pattern: Chunked(size=16) hides no key of context_length=16",
         ),
         (
             {"position": Learned(), "exceptions": (Except(layers="1", position=ALiBi()),)},
