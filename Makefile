@@ -4,13 +4,14 @@
 # make parity       every published family against transformers, live: needs torch, some minutes
 
 ACCELERATOR ?= cpu
-PYTHON ?= python3
 VENV ?= .venv
 RUN := $(VENV)/bin/python
+PYTHON ?= $(if $(wildcard $(RUN)),$(RUN),python3)
 
 comma := ,
 EXTRAS := test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
-STAMP := $(VENV)/.installed-$(ACCELERATOR)
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/.installed-$(ACCELERATOR)-$(VERSION)
 
 .PHONY: quickstart test check parity install clean
 
@@ -35,9 +36,11 @@ $(STAMP): pyproject.toml constraints.txt
 	@case "$(ACCELERATOR)" in cpu|cuda12|cuda13|tpu) ;; *) \
 	  echo "ACCELERATOR=$(ACCELERATOR): expected cpu, cuda12, cuda13 or tpu" >&2; exit 2;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Python 3.11 or newer is needed, $$($(PYTHON) --version) was found; use make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	  echo "Python 3.11 or newer is needed, $(PYTHON) is $(or $(VERSION),not there); use make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@case "$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" in \
+	  "$(VERSION)") ;; *) echo "making $(VENV) with Python $(VERSION)"; $(PYTHON) -m venv --clear $(VENV);; esac
+	@echo "installing the packages pinned in constraints.txt: some minutes the first time"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@touch $@
 
 clean:

@@ -51,6 +51,10 @@ def run(main: Callable[[list[str]], int | None]) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    # absl shows the page as well, and then exits as after a mistake.
+    if any(argument.lstrip("-") in ("help", "h", "?") for argument in argv[1:] if argument.startswith("-")):
+        app.usage(shorthelp=True, writeto_stdout=True)
+        raise SystemExit(0)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

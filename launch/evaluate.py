@@ -94,7 +94,7 @@ def measure(run: "LoadedRun", documents: "Iterable[Document]") -> dict[str, Any]
             lossy += not document.restored
             yield document
 
-    with Progress("evaluating", enabled=not JSON.value) as progress:
+    with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
         scores = perplexity.score(
             run.experiment.model,
             run.params,

@@ -20,6 +20,12 @@ CONFIG = flags.DEFINE_string(
 )
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
 RUN = flags.DEFINE_string("run", "runs/quickstart", "The run folder.")
+HARD_STOP = flags.DEFINE_integer(
+    "hard_stop",
+    None,
+    "Ends the training at this step, leaving its schedule as it is, and measures nothing.",
+    lower_bound=1,
+)
 NUM_FILES = flags.DEFINE_integer("num_files", 32, "How many files the model writes for the parser.")
 FILE_TOKENS = flags.DEFINE_integer("file_tokens", 256, "The most tokens in each of them.")
 
@@ -36,10 +42,10 @@ def main(argv: list[str]) -> int:
 
     run = pathlib.Path(RUN.value)
     experiment = from_file(CONFIG.value, SET.value)
-    outcome = train(experiment, run)
-    if outcome.state == "interrupted":
-        print(f"interrupted at step {outcome.step}: {outcome.reason}")
-        return EXIT_PREEMPTED
+    outcome = train(experiment, run, hard_stop=HARD_STOP.value)
+    if outcome.state != "finished":
+        print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
     _compare(run)
     write_report(run)
     print(summary(run))

@@ -17,7 +17,9 @@ from model.errors import UserError
 CONFIG = flags.DEFINE_string("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
 RUN = flags.DEFINE_string("run", None, "The run folder; runs/NAME after the config's name when not given.")
-HARD_STOP = flags.DEFINE_integer("hard_stop", None, "Ends the run at this step, leaving its schedule as it is.")
+HARD_STOP = flags.DEFINE_integer(
+    "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
+)
 PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Prints the resolved config, the parameters, FLOPs and memory per device; trains nothing."
 )
@@ -29,8 +31,6 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    if HARD_STOP.value is not None and HARD_STOP.value < 1:
-        raise UserError(f"--hard_stop must be at least 1, got {HARD_STOP.value}")
     cli.prepare_jax()
     from train import experiment as experiments
 
@@ -43,8 +43,9 @@ def main(argv: list[str]) -> int:
 
     run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
     outcome = train(experiment, run, hard_stop=HARD_STOP.value)
-    print(summary(run))
-    print(f"report: {run / 'report.html'}")
+    if (run / "report.html").is_file():  # none is written before the text is prepared
+        print(summary(run))
+        print(f"report: {run / 'report.html'}")
     if outcome.reason:
         print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
     return EXIT_PREEMPTED if outcome.state == "interrupted" else 0

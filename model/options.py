@@ -230,8 +230,12 @@ def parse_value(text: str, annotation: Any, path: str) -> Any:
     """The value that a piece of text stands for, where the annotation says what may stand there."""
     try:
         node = ast.parse(text, mode="eval").body
-    except SyntaxError:
-        return text  # a bare word or a file path: strings need no quotes
+    except SyntaxError as error:
+        if str in alternatives(annotation):
+            return text  # a file path: strings need no quotes
+        if any(text.startswith(f"{name}(") for name in option_classes(annotation)):
+            raise UserError(f"--set {path}: {text!r} is no option written out: {error.msg}") from None
+        return text
     if isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in option_classes(annotation)):
         return _option_from_syntax(node, annotation, path)
     if isinstance(node, (ast.Tuple, ast.List)):

@@ -305,10 +305,15 @@ _hooks: list[Callable[[Any], Any]] = []
 
 
 def _not_of_late_writers(unraisable: Any) -> None:
-    if not (isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"):
+    closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+    code = getattr(unraisable.object, "cr_code", None)
+    if not closed and not (code is not None and "orbax" in code.co_filename):
         _hooks[-1](unraisable)
 
 
 def _first_line(error: BaseException) -> str:
+    """What went wrong at the bottom of a chain of errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     text = str(error).strip() or type(error).__name__
     return re.sub(r"\s+", " ", text)[:200]

@@ -16,7 +16,11 @@ PROCESS_START = time.monotonic() - (time.time() - psutil.Process().create_time()
 
 
 class Clock:
-    """Times the steps between two readings; pauses, for evaluation and saving, are left out."""
+    """Times the steps between two readings; pauses, for evaluation and saving, are left out.
+
+    Attributes:
+      step: of the last reading.
+    """
 
     def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         """Args: the experiment, for tokens and FLOPs of a step, and the mesh, for the devices' peak."""
@@ -26,11 +30,11 @@ class Clock:
         peak = peak_flops(mesh.devices.flat[0].device_kind, experiment.model.precision.compute)
         self._peak = None if peak is None else peak * mesh.size
         self._began = time.monotonic()
-        self._since, self._step, self._waited = self._began, 0, 0.0
+        self._since, self.step, self._waited = self._began, 0, 0.0
 
     def start(self, step: int) -> None:
         """Begins to measure at a step."""
-        self._since, self._step, self._waited = time.monotonic(), step, 0.0
+        self._since, self.step, self._waited = time.monotonic(), step, 0.0
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -49,7 +53,7 @@ class Clock:
     def read(self, step: int) -> dict[str, float | None]:
         """The values since the last reading, which this one ends."""
         now = time.monotonic()
-        elapsed, steps = max(now - self._since, 1e-9), max(step - self._step, 1)
+        elapsed, steps = max(now - self._since, 1e-9), max(step - self.step, 1)
         rate = self._tokens_per_step * steps / elapsed
         values = {
             "seconds": now - self._began,

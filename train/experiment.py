@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from model.config import ModelConfig
 from model.errors import UserError
 from model.options import alternatives, check, differences, fields_of, from_json, nearest, override, to_json
-from train.data.config import Data
+from train.data.config import Data, SentencePiece
 from train.files import read_json, write_json
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
@@ -177,15 +177,26 @@ class Experiment:
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
-        if self.schedule.warmup_steps > self.training.num_steps:
+        made = self.data.tokenizer
+        if isinstance(made, SentencePiece) and made.vocab_size != self.model.vocab_size:
             yield (
-                "schedule.warmup_steps",
-                f"{self.schedule.warmup_steps} is more than training.num_steps={self.training.num_steps}",
+                "data.tokenizer.vocab_size",
+                f"{made.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
             )
-        if isinstance(self.schedule, WarmupStableDecay):
-            left = self.training.num_steps - self.schedule.warmup_steps
-            if self.schedule.decay_steps > left:
-                yield "schedule.decay_steps", f"{self.schedule.decay_steps} is more than the {left} steps after warmup"
+        yield from self._problems_of_schedule()
+
+    def _problems_of_schedule(self) -> Iterator[tuple[str, str]]:
+        steps, schedule = self.training.num_steps, self.schedule
+        phases = {"warmup_steps": schedule.warmup_steps}
+        if isinstance(schedule, WarmupStableDecay):
+            phases["decay_steps"] = schedule.decay_steps
+        if sum(phases.values()) > steps >= 1:
+            named = " + ".join(f"schedule.{name}={count}" for name, count in phases.items())
+            yield (
+                "training.num_steps",
+                f"{steps} steps are too few for {named}; shorten these as well, or give --hard_stop={steps} instead, "
+                "which ends a run early and leaves its schedule as it is",
+            )
 
 
 # Fields that may differ between a run folder and the config given to continue it: they decide how the run is
@@ -210,6 +221,8 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     if not pathlib.Path(path).is_file():
         known = [str(p) for p in sorted(pathlib.Path(path).parent.glob("*.py")) if p.name != "__init__.py"]
         raise UserError(f"no config file at {path}; {nearest(path, known)}")
+    if pathlib.Path(path).suffix != ".py":
+        raise UserError(f"--config={path}: a config is a Python file, such as configs/quickstart.py")
     try:
         experiment = runpy.run_path(path).get("experiment")
     except UserError as error:

@@ -15,19 +15,21 @@ import jax
 
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
+from train import experiment as experiments
 from train import feed, parameters, run_folder, sharding
-from train.checkpoints import CheckpointStore
+from train.checkpoints import CheckpointStore, DamagedError
 from train.clock import PROCESS_START, Clock
 from train.continuation import check_prompts
-from train.data.dataset import Dataset, open_dataset
+from train.data.dataset import Dataset, is_dataset, open_dataset
 from train.data.pipeline import Batches
 from train.data.prepare import prepare
 from train.data.progress import TerminalReporter
+from train.data.tokenizers import Tokenizer
 from train.environment import record_session
 from train.evaluation.split import SplitEvaluation
 from train.experiment import Experiment
 from train.files import write_json
-from train.metrics import MetricsWriter, read_metrics
+from train.metrics import MetricsWriter, read_metrics, read_status
 from train.optimizers import evaluation_params
 from train.preemption import StopRequest
 from train.progress import Progress
@@ -38,6 +40,11 @@ from train.state import TrainState, abstract_state, init_sharded, state_sharding
 from train.step import compile_train_step
 
 Say = Callable[[str], None]
+
+_HOLD_OUT = (
+    "prepare the text with data.validation=WholeFiles(), Tail(fraction=0.1) where it is one file, or "
+    "SeparateText(path=...)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,22 +71,26 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
     check_mesh(experiment)
+    sources = experiment.data.sources()
+    if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
+        raise UserError(f"data.validation: a run is measured on text that is held out, got None; {_HOLD_OUT}")
     with run_folder.locked(run), StopRequest() as stop:
+        if is_finished(experiment, run):
+            say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
+            return Outcome("finished", experiment.training.num_steps)
         run_folder.claim(run, experiment)
         try:
             with stop.at_once():
-                dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter()))
+                fits = functools.partial(check_vocabulary, experiment)
+                dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter(), check=fits))
         except KeyboardInterrupt:
             return Outcome(
                 "interrupted", 0, f"{stop.requested} while the text was prepared; the same command continues"
             )
-        check_vocabulary(experiment, dataset)
+        check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
         check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
         if "validation" not in dataset.about["splits"]:
-            raise UserError(
-                f"{dataset.folder} has no validation split, and a run is measured on one; prepare the text with "
-                "data.validation=WholeFiles(...), or give it its own text with 'data.validation=SeparateText(path=...)'"
-            )
+            raise UserError(f"{dataset.folder} has no validation split, and a run is measured on one; {_HOLD_OUT}")
         write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
         write_json(run / "parameters.json", parameters.as_json(experiment))
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
@@ -98,14 +109,32 @@ def check_mesh(experiment: Experiment) -> None:
     sharding.param_shardings(mesh, experiment.sharding, axes, shapes)
 
 
-def check_vocabulary(experiment: Experiment, dataset: Dataset) -> None:
+def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
     """Raises UserError when the tokenizer's vocabulary is not the model's."""
-    size = dataset.tokenizer.vocab_size
+    size = tokenizer.vocab_size
     if size != experiment.model.vocab_size:
         raise UserError(
-            f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer of {dataset.folder} has {size} tokens; "
+            f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer of {folder} has {size} tokens; "
             f"use --set model.vocab_size={size}, or the dataset that was made for this model"
         )
+
+
+def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
+    """Whether a run has ended at its last step and that checkpoint is whole.
+
+    Raises UserError when it is the run of another experiment.
+    """
+    status, last = read_status(run) or {}, experiment.training.num_steps
+    if status.get("state") != "finished" or not (run / "config.json").is_file():
+        return False
+    experiments.refuse_differences(experiment, run)
+    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+    placed = state_shardings(*stateful, sharding.make_mesh(experiment.mesh), experiment.sharding)
+    with CheckpointStore(run, experiment.checkpoints, read_only=True) as store:
+        try:
+            return last in store.steps() and bool(store.restore(last, experiment, placed, abstract_state(*stateful)))
+        except DamagedError:
+            return False
 
 
 class _Trainer:
@@ -140,7 +169,7 @@ class _Trainer:
         with writer as self.metrics, CheckpointStore(self.folder, self.experiment.checkpoints, self.say) as self.store:
             state = self._start()
             step = int(state.step)
-            with Progress("training", total, start=step) as self.progress:
+            with Progress("training", total, start=step, until=self.last_step) as self.progress:
                 self.store.say = self.progress.message
                 self.metrics.status("running", step, total_steps=total)
                 try:
@@ -196,6 +225,7 @@ class _Trainer:
                 pending = None
                 saved = self._pause(state, step) or saved
         self._log(pending)
+        self._time(step)
         if saved != step:
             self._save(state, step)
         if step >= num_steps:
@@ -234,6 +264,12 @@ class _Trainer:
             return
         tokens = step * self.experiment.data.batch_size * self.experiment.data.sequence_length
         self.metrics.train(step, scalars | {"tokens": tokens})
+        self._time(step)
+
+    def _time(self, step: int) -> None:
+        """Writes what the clock says of the steps up to this one, unless it was written already."""
+        if step == self.clock.step:
+            return
         timing = self.clock.read(step)
         self.metrics.throughput(step, timing)
         self.progress.update(step, tokens_per_second=timing["tokens_per_second"], mfu=timing["mfu"])
@@ -241,7 +277,7 @@ class _Trainer:
     def _pause(self, state: TrainState, step: int) -> int | None:
         """Evaluation, samples and checkpoint, where they are due; returns the step if it was saved."""
         improved = False
-        with self.clock.paused():
+        with self.clock.paused(), self.progress.paused():
             if self._is_due(step, self.experiment.evaluation.every):
                 improved = self._evaluate(state, step)
             due = self._is_due(step, self.experiment.checkpoints.every)

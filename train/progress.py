@@ -8,9 +8,11 @@ Both go to standard error, so that what a command prints for other programs stay
 """
 
 import collections
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
 from train.formatting import duration, phrase
@@ -20,6 +22,8 @@ _RATE_WINDOW = 60.0  # seconds over which the speed behind the remaining time is
 
 class Progress:
     """The progress of one piece of work of `total` units (None when that is not known), begun at unit `start`.
+
+    The remaining time is that until unit `until`, the total when not given; what is `paused` has no part in it.
 
     On a terminal: one bar that redraws itself four times a second; messages, and whatever else Python prints there
     meanwhile, appear above it whole. Elsewhere: one line at the first update, every `every` seconds and at the end.
@@ -32,11 +36,13 @@ class Progress:
         total: int | None = None,
         *,
         start: int = 0,
+        until: int | None = None,
         every: float = 10.0,
         enabled: bool = True,
         stream: TextIO | None = None,
     ) -> None:
         self.title, self.total, self.done = title, total, start
+        self._until = total if until is None else until
         self._stream = sys.stderr if stream is None else stream
         self._every, self._enabled = every, enabled
         self._values: dict[str, float | str | None] = {}
@@ -61,7 +67,7 @@ class Progress:
             self._history.append((now, done))
             while now - self._history[0][0] > _RATE_WINDOW and len(self._history) > 2:
                 self._history.popleft()
-        if self._bar is None and self._enabled and (now - self._line_time >= self._every or done == self.total):
+        if self._bar is None and self._enabled and now - self._line_time >= self._every:
             self._print_line(now)
 
     def message(self, text: str) -> None:
@@ -70,6 +76,14 @@ class Progress:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._enabled:
             print(text, file=self._stream, flush=True)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside out of the speed behind the remaining time."""
+        began = time.monotonic()
+        yield
+        away = time.monotonic() - began
+        self._history = collections.deque((moment + away, done) for moment, done in self._history)
 
     def close(self) -> None:
         """Leaves the last state on the screen. A second call does nothing."""
@@ -95,18 +109,18 @@ class Progress:
         shown = list(self._values.items())  # a copy: the bar's thread reads while the loop writes
         parts = [phrase(name, value) for name, value in shown if value is not None]
         remaining = self._seconds_remaining()
-        if self.total is not None and self.done >= self.total:
+        if self._until is not None and self.done >= self._until:
             parts.append(f"in {duration(time.monotonic() - self._began)}")
         elif remaining is not None:
             parts.append(f"ETA {duration(remaining)}")
         return "  ".join(parts)
 
     def _seconds_remaining(self) -> float | None:
-        if self.total is None or len(self._history) < 1:
+        if self._until is None or not self._history:
             return None
         began, first = self._history[0]
         elapsed, finished = time.monotonic() - began, self.done - first
-        return (self.total - self.done) * elapsed / finished if finished > 0 and elapsed > 0 else None
+        return (self._until - self.done) * elapsed / finished if finished > 0 and elapsed > 0 else None
 
     def _print_line(self, now: float) -> None:
         self._line_time, self._line_done = now, self.done

@@ -10,15 +10,12 @@ step. A run folder that is finished is not trained again.
 import argparse
 import pathlib
 import statistics
-import sys
 
+from command import ROOT, run
 from seeds import over_seeds
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
 
-
-def estimate(run: pathlib.Path, seed: int, num_batches: int = 20) -> float:
+def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:
     """nanoGPT's estimator: the mean loss of random windows of the validation split."""
     import jax
     import numpy as np
@@ -26,7 +23,7 @@ def estimate(run: pathlib.Path, seed: int, num_batches: int = 20) -> float:
     from train.runs import load_run
     from train.step import batch_loss
 
-    loaded = load_run(run)
+    loaded = load_run(folder)
     data = loaded.experiment.data
     split = loaded.dataset().split("validation")[0]
     text = np.concatenate([split.tokens(i) for i in range(split.num_documents)])
@@ -62,14 +59,14 @@ def main() -> None:
     prepare_jax()
 
     def measure(seed: int) -> tuple[float, float]:
-        run = flags.runs / f"seed{seed}"
+        folder = flags.runs / f"seed{seed}"
         overrides = [f"data.path={flags.text}", f"training.seed={seed}", f"data.seed={seed}", *flags.set]
-        train(from_file(str(ROOT / "configs" / "shakespeare_char.py"), overrides), run)
-        whole = [line["loss"] for line in read_metrics(run) if line["kind"] == "eval"][-1]
-        return estimate(run, seed), whole
+        train(from_file(str(ROOT / "configs" / "shakespeare_char.py"), overrides), folder)
+        whole = [line["loss"] for line in read_metrics(folder) if line["kind"] == "eval"][-1]
+        return estimate(folder, seed), whole
 
     over_seeds(range(flags.seeds), measure)
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -1,6 +1,6 @@
 """Cairn's training step against a PyTorch eager loop of the same shapes, in turn in one run.
 
-    pip install torch          (the extra `benchmark`)
+    .venv/bin/pip install torch          (the extra `benchmark`)
     python tests/benchmarks/nanogpt_speed.py [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
 
 The PyTorch loop (torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.
@@ -20,8 +20,7 @@ import tempfile
 import time
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from command import ROOT, require_torch, run
 
 SIZES = {
     "small": [],
@@ -128,6 +127,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--no_torch", action="store_true")
     flags = parser.parse_args()
+    if not flags.no_torch:
+        require_torch()
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(flags.size, flags.set, pathlib.Path(folder))
         sides: dict[str, Any] = {"cairn": ours} | ({} if flags.no_torch else {"torch": Torch(flags.size)})
@@ -149,4 +150,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

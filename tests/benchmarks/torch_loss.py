@@ -12,9 +12,12 @@ import pathlib
 import statistics
 
 import numpy as np
-import torch
+from command import require_torch, run
 from seeds import over_seeds
-from torch_reference import GPT, SHAPES
+
+require_torch()
+import torch  # noqa: E402
+from torch_reference import GPT, SHAPES  # noqa: E402
 
 SHAPE = SHAPES["small"]
 
@@ -83,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,9 +26,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn import functional
+from command import require_torch
+
+require_torch()
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.nn import functional  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

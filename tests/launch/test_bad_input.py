@@ -52,6 +52,8 @@ def contents(folder):
     [
         ("model.num_layer=3", ["ModelConfig has no field 'num_layer'", "did you mean 'num_layers'?"]),
         ("training.num_steps=many", ["training.num_steps", "expected int", "got 'many' (str)"]),
+        ("model.position=Rotary(theta=5e5", ["'Rotary(theta=5e5' is no option", "'(' was never closed"]),
+        ("data.validation=None", ["data.validation", "held out, got None"]),
         ("model.attention.num_kv_heads=3", ["3 does not divide num_heads=4", "use one of [1, 2, 4]"]),
         ("model.attention=GroupedQuery(num_heads=5)", ["5 heads do not divide width=32", "change one of them"]),
         ("data.batch_size=12", ["12 sequences cannot be split 8 ways", "use a multiple of 8"]),
@@ -84,7 +86,8 @@ def test_an_unknown_field_in_a_config(refused, config):
 def test_configs_and_flags(refused, command, tmp_path):
     assert "--config is missing" in refused(own_config=False)
     assert "no config file at" in refused(f"--config={tmp_path / 'none.py'}", own_config=False)
-    assert "--hard_stop must be at least 1, got 0" in refused("--hard_stop=0")
+    assert "--hard_stop=0: 0 is not a positive integer" in refused("--hard_stop=0")
+    assert "a config is a Python file" in refused("--config=README.md", own_config=False)
     assert "unexpected argument 'more'" in refused("more")
     assert "flag --hard_stop=soon" in refused("--hard_stop=soon")
     text = refused("--confg=x.py")
@@ -183,6 +186,19 @@ def test_checkpoints_of_another_model(refused, finished, tmp_path):
     assert contents(run / "checkpoints") == before
 
 
+def test_a_damaged_newest_checkpoint_is_one_line(finished):
+    for path in (finished / "checkpoints" / "20" / "params").rglob("*/d/*"):
+        os.truncate(path, 100)
+    program = [sys.executable, "-m", "launch.generate", f"--run={finished}", "--prompt=the", "--max_tokens=2"]
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "tokens/s" not in line]
+    assert len(warnings) == 1, done.stderr
+    assert re.search(
+        r"WARNING: checkpoint 20 in .* is damaged \(.*Error reading .*; trying the one before", warnings[0]
+    )
+
+
 def test_all_checkpoints_damaged(refused, finished):
     for note in (finished / "checkpoints").glob("*/note/*"):
         note.write_text("{}")
@@ -219,6 +235,7 @@ def test_a_damaged_line_of_metrics(refused, finished):
     text = (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
     text[4] = "garbage\n"
     (finished / "metrics.jsonl").write_text("".join(text))
+    shutil.rmtree(finished / "checkpoints" / "20")  # so that there is something to go on with
     said = refused(run=finished)
     assert "metrics.jsonl, line 5" in said
     assert (finished / "metrics.jsonl").read_text() == "".join(text)

@@ -88,7 +88,7 @@ def test_a_signal_ends_it_with_the_documented_status_and_it_goes_on(number, comm
 
 
 def test_a_signal_while_the_text_is_prepared(command, config, tmp_path, monkeypatch):
-    def signalled(*arguments):
+    def signalled(*arguments, **options):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the signal did not cut it")
 
@@ -96,7 +96,7 @@ def test_a_signal_while_the_text_is_prepared(command, config, tmp_path, monkeypa
         patch.setattr(loop, "prepare", signalled)
         status, printed = command("launch.train", f"--config={config}", f"--run={tmp_path / 'run'}")
     assert status == 75
-    assert "SIGTERM while the text was prepared; the same command continues" in printed
+    assert printed == "interrupted at step 0: SIGTERM while the text was prepared; the same command continues\n"
     status, printed = command("launch.train", f"--config={config}", f"--run={tmp_path / 'run'}")
     assert status == 0, printed
 
@@ -144,6 +144,7 @@ def test_too_many_skipped_steps_are_an_error_of_the_user(command, config, tmp_pa
 
 def test_help_is_a_page():
     done = subprocess.run([sys.executable, "-m", "launch.train", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
     assert "Trains a model." in done.stdout
     assert "75 when a signal ended it" in done.stdout
     for flag in ("--config", "--set", "--run", "--hard_stop", "--[no]print_config"):

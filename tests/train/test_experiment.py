@@ -136,10 +136,17 @@ def test_an_override_that_does_not_fit(assignment, words, config):
     [
         (["data.sequence_length=512"], "data.sequence_length: 512 is longer than model.context_length=256"),
         (["training.gradient_accumulation=3"], "data.batch_size: 8 does not split into gradient_accumulation=3 parts"),
-        (["schedule.warmup_steps=21"], "schedule.warmup_steps: 21 is more than training.num_steps=20"),
+        (
+            ["schedule.warmup_steps=21"],
+            "training.num_steps: 20 steps are too few for schedule.warmup_steps=21; shorten",
+        ),
         (
             ["schedule=WarmupStableDecay(peak=1e-3, warmup_steps=5, decay_steps=16)"],
-            "schedule.decay_steps: 16 is more than the 15 steps after warmup",
+            "20 steps are too few for schedule.warmup_steps=5 + schedule.decay_steps=16; shorten",
+        ),
+        (
+            ["data.tokenizer=SentencePiece(vocab_size=512)"],
+            "data.tokenizer.vocab_size: 512, but model.vocab_size=4096; set both to the same number",
         ),
         (["model.attention.num_kv_heads=3"], "model.attention.num_kv_heads: 3 does not divide num_heads=4; use one of"),
         (["model.attention.num_heads=5"], "model.attention.num_heads: 5 heads do not divide width=32"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -16,6 +17,8 @@ from train.checkpoints import CheckpointStore, flat
 from train.evaluation.split import SplitEvaluation
 from train.loop import train
 from train.metrics import read_metrics, read_samples, read_status, read_throughput
+from train.report import summary
+from train.report.run import load
 from train.sharding import make_mesh
 from train.state import abstract_state, state_shardings
 
@@ -94,6 +97,7 @@ def test_interrupted_and_stopped_it_ends_the_same(tiny_experiment, tiny_run, tmp
     outcome = train(tiny_experiment(), run, hard_stop=13, say=silent)
     assert (outcome.state, outcome.step, outcome.reason) == ("stopped", 13, "--hard_stop=13")
     assert [line["step"] for line in read_metrics(run)][-1] == 13
+    assert re.search(r"tokens trained on +1.66k", summary(run))  # 13 steps of 128
     outcome = train(tiny_experiment(), run, hard_stop=99, say=silent)  # never beyond the schedule
     assert (outcome.state, outcome.step) == ("finished", 20)
     assert_ended_the_same(run, tiny_run)
@@ -101,11 +105,18 @@ def test_interrupted_and_stopped_it_ends_the_same(tiny_experiment, tiny_run, tmp
 
 
 def test_a_finished_run_stays_as_it_is(tiny_experiment, tiny_run, copied):
-    said = []
-    outcome = train(tiny_experiment(), copied, say=said.append)
+    def contents():
+        return {path: path.read_bytes() for path in copied.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    said, before = [], contents()
+    outcome = train(tiny_experiment(mesh="Mesh(fsdp=2)"), copied, say=said.append)
     assert (outcome.state, outcome.step) == ("finished", 20)
-    assert f"resuming {copied} at step 20 of 20" in said
-    assert_ended_the_same(copied, tiny_run)
+    assert said == [
+        f"{copied} is finished: nothing is left to train, and nothing in it was changed; --run names another run"
+    ]
+    assert contents() == before
+    with pytest.raises(UserError, match="training.seed: 0 -> 1"):
+        train(tiny_experiment(training__seed=1), copied, say=silent)
 
 
 def test_a_damaged_latest_checkpoint_costs_its_steps_and_nothing_else(tiny_experiment, tiny_run, copied):
@@ -156,6 +167,22 @@ def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, tmp_path):
         if name.startswith("params."):
             one, other = (np.frombuffer(x, np.float32) for x in (ended[name], value))
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
+def test_steps_between_two_lines_of_the_log_are_timed_and_counted(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(logging__every=10, samples__prompts=())
+    train(experiment, tmp_path, hard_stop=13, say=silent)
+    assert [line["step"] for line in read_metrics(tmp_path) if line["kind"] == "train"] == [10]
+    assert [line["step"] for line in read_throughput(tmp_path)] == [10, 13]
+    assert re.search(r"tokens trained on +1.66k", summary(tmp_path))
+    train(experiment, tmp_path, say=silent)
+    assert load(tmp_path).restarts() == [13]
+
+
+def test_a_run_needs_text_that_is_held_out(tiny_experiment, tmp_path):
+    with pytest.raises(UserError, match=r"data.validation: .*held out, got None; .*Tail\(fraction=0.1\)"):
+        train(tiny_experiment(data__validation=None), tmp_path / "run", say=silent)
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch):

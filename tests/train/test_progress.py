@@ -72,6 +72,21 @@ def test_remaining_time_follows_the_recent_speed(clock):
     assert progress.describe() == "ETA 1h 15m"  # 9,000 steps at half a second, not at the mean of 1.4
 
 
+def test_a_session_that_ends_early_says_when_and_pauses_do_not_count(clock):
+    stream = io.StringIO()
+    with Progress("train", total=2000, until=20, every=100, stream=stream) as progress:
+        for step in range(1, 11):
+            clock.now += 1.0
+            progress.update(step)
+        with progress.paused():
+            clock.now += 500.0
+        assert progress.describe() == "ETA 10s"
+        for step in range(11, 21):
+            clock.now += 1.0
+            progress.update(step)
+    assert stream.getvalue().endswith("train     20/2,000  in 8m 40s\n")
+
+
 def test_without_a_total_there_is_no_remaining_time(clock):
     stream = io.StringIO()
     with Progress("tokenize", stream=stream, every=1) as progress:

@@ -7,7 +7,7 @@ import dataclasses
 import fcntl
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -27,18 +27,25 @@ from train.data.workers import run_jobs
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20
 # Starting a process costs about as much as tokenizing so much text.
 BYTES_WORTH_A_PROCESS = 2 << 20
+# Shown a tokenizer and the folder that it is for.
+CheckTokenizer = Callable[[Tokenizer, pathlib.Path], None]
 # A tokenizer is trained on no more text than this, taken evenly from all of it.
 TOKENIZER_TEXT = 256 << 20
 
 
 def prepare(
-    data: Data, into: pathlib.Path | str, progress: Reporter | None = None, workers: int | None = None
+    data: Data,
+    into: pathlib.Path | str,
+    progress: Reporter | None = None,
+    workers: int | None = None,
+    check: CheckTokenizer | None = None,
 ) -> pathlib.Path:
     """The dataset folder of a Data option: the one that it names, or `into`, filled now from raw text.
 
     What is there already and was made with the same settings from the same text is used as it is, finished or not.
-    The bytes written do not depend on `workers` (processes; by default one a core). Raises UserError when the folder
-    was made with other settings, or when the text cannot be read.
+    The bytes written do not depend on `workers` (processes; by default one a core). `check` is shown the tokenizer
+    before text is tokenized with it, and may raise. Raises UserError when the folder was made with other settings, or
+    when the text cannot be read.
     """
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
@@ -53,9 +60,9 @@ def prepare(
     with _alone_in(folder):
         finished = dataset.is_dataset(folder)
         listed = settings.list_sources(data, finished)
-        settings.begin(folder, settings.settings_of(data, listed, finished))
+        settings.begin(folder, settings.settings_of(data, listed, finished), finished)
         if not finished:
-            _Preparation(data, folder, listed, progress or Reporter(), workers or cores()).run()
+            _Preparation(data, folder, listed, progress or Reporter(), workers or cores()).run(check)
     return folder
 
 
@@ -78,12 +85,14 @@ class _Preparation:
         self.raw = {k: units for k, units in enumerate(listed) if units is not None}
         self.held: dict[int, split.Held | None] = {}
 
-    def run(self) -> None:
+    def run(self, check: CheckTokenizer | None) -> None:
         """Does what is left to do; the description, written last, makes the dataset a finished one."""
         self._remove_unfinished()
         for k, units in self.raw.items():
             self.held[k] = self._hold_out(units)
         tokenizer = self._tokenizer()
+        if check is not None:
+            check(tokenizer, self.folder)
         members = []
         for k, path in enumerate(self.paths):
             if k not in self.raw:
@@ -202,13 +211,21 @@ class _Preparation:
             if shards:
                 about["splits"][name] = dataset.split_about(shards)
                 tables[name] = np.concatenate(rows)
-        if not about["splits"]:
-            raise UserError(f"{', '.join(map(str, self.paths))}: no text in it, only empty documents")
-        if "train" not in about["splits"]:
-            raise UserError("no text is left to train on: all of it is held out; lower data.validation.fraction")
-        dataset.write_dataset(folder, about, tables)
+        problem = self._problem(about["splits"])
+        if problem is None:
+            dataset.write_dataset(folder, about, tables)
         for part in parts:
             remove_part(folder, part["name"])
+        if problem is not None:
+            raise UserError(problem)
+
+    def _problem(self, splits: Collection[str]) -> str | None:
+        """What is wrong with a dataset of these splits, if anything is."""
+        if not splits:
+            return f"{', '.join(map(str, self.paths))}: no text in it, only empty documents"
+        if "train" not in splits:
+            return "no text is left to train on: all of it is held out; lower data.validation.fraction"
+        return None
 
     def _write_mixture(self, tokenizer: Tokenizer, folders: list[pathlib.Path]) -> None:
         members = [f.name if f.parent == self.folder else str(f) for f in folders]

@@ -62,7 +62,13 @@ class TerminalReporter(Reporter):
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
-        with Progress(f"{name}, MB", total=_megabytes(total_bytes) or None, stream=self._stream) as display:
+        if not total_bytes:
+            with Progress(name, total=1, stream=self._stream) as display:
+                display.update(0)
+                yield Stage()
+                display.update(1)
+            return
+        with Progress(f"{name}, MB", total=_megabytes(total_bytes), stream=self._stream) as display:
             stage = _ShownStage(display)
             yield stage
             stage.show(_megabytes(total_bytes))

@@ -134,9 +134,9 @@ def _why_not(option: config.SentencePiece, error: str) -> str:
     """SentencePiece's complaint in the words of the option."""
     got = f"data.tokenizer.vocab_size={option.vocab_size}"
     if most := re.search(r"value <= (\d+)", error):
-        return f"{got}: this text gives at most {most[1]} pieces; set vocab_size to that or less, or give more text"
+        return f"{got}: this text gives at most {most[1]} pieces: set it and model.vocab_size so, or give more text"
     if least := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
-        return f"{got}: the characters of this text alone take {least[1]} pieces; set vocab_size to more than that"
+        return f"{got}: this text's characters alone take {least[1]} pieces; set it and model.vocab_size above that"
     return f"{got}: SentencePiece could not be trained on this text: {error}"
 
 

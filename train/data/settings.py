@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 from typing import Any
 
 from model.errors import UserError
@@ -59,10 +60,11 @@ def settings_of(data: Data, listed: list[Units | None], finished: bool) -> dict[
     }
 
 
-def begin(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> None:
     """Writes the settings into a new folder. Raises UserError when it was begun with others, or holds other files.
 
-    The same text under another path is the same text: a folder may move.
+    The same text under another path is the same text: a folder may move. A folder in which no shard was finished, as a
+    mistake in the options leaves behind, is begun anew with other settings.
     """
     if not (folder / FILE).is_file():
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -91,9 +93,21 @@ def begin(folder: pathlib.Path, settings: dict[str, Any]) -> None:
                 lines.append(f"the source: {old_path} -> {path}")
     if "validation" in new and new["validation"] != old.get("validation"):
         lines.append("the validation text has changed")
-    if lines:
+    if lines and not finished and not any(folder.rglob("part-*.json")):
+        _clear(folder)
+        write_json(folder / FILE, settings)
+    elif lines:
         mend = f"delete it to prepare it again, name another folder, or give data.path={folder} to use it as it is"
         raise UserError("\n  ".join([f"{folder} was made with other settings, or from other text:", *lines, mend]))
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Removes what a preparation that came to nothing has left in its folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name.startswith("source-"):
+            shutil.rmtree(path)
+        elif path.is_file() and (path.name == FILE or path.suffix == ".array_record" or "tokenizer" in path.name):
+            path.unlink()
 
 
 def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:

@@ -115,8 +115,9 @@ class Splitter:
         free = [g for g in groups if not any(self._generated[i] for i in g)] or groups
         if len(groups) < 2:
             raise UserError(
-                f"whole files cannot be held out of {len(self._names)} document(s) that are one text or copies of one;"
-                " use data.validation=Tail(fraction=0.1), or SeparateText(path=...)"
+                f"data.validation: whole files cannot be held out of {len(self._names)} document(s) that are one text "
+                "or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name another "
+                "text with 'data.validation=SeparateText(path=...)'"
             )
         return min(free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 

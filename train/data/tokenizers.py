@@ -61,10 +61,10 @@ class Tokenizer(abc.ABC):
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         """The ids as a list without the end of document; raises ValueError for one that is out of range."""
-        flat = np.asarray(ids, np.int64).reshape(-1)
-        if flat.size and not 0 <= flat.min() <= flat.max() < self.vocab_size:
-            raise ValueError(f"token ids run from {flat.min()} to {flat.max()}; expected 0 to {self.vocab_size - 1}")
-        return [i for i in flat.tolist() if i != self.end_of_document]
+        known = [int(i) for i in np.asarray(ids, np.int64).reshape(-1)]
+        if known and not 0 <= min(known) <= max(known) < self.vocab_size:
+            raise ValueError(f"token ids run from {min(known)} to {max(known)}; expected 0 to {self.vocab_size - 1}")
+        return [i for i in known if i != self.end_of_document]
 
 
 class BytesTokenizer(Tokenizer):
@@ -106,7 +106,7 @@ class CharactersTokenizer(Tokenizer):
         self.end_of_document = len(self.characters) if option.end_of_document else None
         # A table from code point to id makes encoding one numpy look-up; -1 marks a character that is unknown.
         self._codes = np.array([ord(c) for c in self.characters], np.uint32)
-        self._ids = np.full(int(self._codes.max(initial=0)) + 2, -1, np.int32)
+        self._ids = np.full(max(map(ord, self.characters), default=0) + 2, -1, np.int32)
         self._ids[self._codes] = np.arange(len(self.characters), dtype=np.int32)
 
     def encode(self, text: str) -> np.ndarray:

@@ -135,7 +135,11 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
     caption += _mark_not_finite(axes, train, colors)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper right", labelcolor=colors.muted, handlelength=1.4)
-    axes.set_xlim(0, 1.01 * max(run.step, 1))
+    for step in run.restarts():
+        axes.axvline(step, color=colors.muted, linewidth=0.8, linestyle=":")
+    if run.restarts():
+        caption.append("Dotted: where the run stopped and went on.")
+    _end_at(axes, run.step)
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats per token")
     return " ".join(caption)
@@ -153,7 +157,7 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
             # The median of each group, not a mean: one spike must not look like a plateau.
             line = _draw_raw(axes, finite, colors.train)
         axes.plot(line.steps, line.values, _mark(line), color=colors.train, linewidth=1.4)
-        axes.set_xlim(0, 1.01 * max(last_step, 1))
+        _end_at(axes, last_step)
         positive = finite.values[finite.values > 0]
         spread = np.max(positive) / np.quantile(positive, 0.02) if len(positive) else 1.0
         if name == "grad_norm" and len(positive) == len(finite) and spread > 50:
@@ -167,6 +171,14 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
 
     svg = _svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
     return Chart(title=title, caption=" ".join(caption), svg=svg)
+
+
+def _end_at(axes: "Axes", last_step: int) -> None:
+    """Lets the steps run from 0 to the last, which has a tick of its own."""
+    last = max(last_step, 1)
+    axes.set_xlim(0, 1.01 * last)
+    ticks = [tick for tick in axes.xaxis.get_major_locator().tick_values(0, last) if 0 <= tick < 0.92 * last]
+    axes.set_xticks([*ticks, last])
 
 
 def _draw_raw(axes: "Axes", series: Series, color: str) -> Series:

@@ -56,7 +56,9 @@ def _content(run: Run) -> dict[str, Any]:
         "evaluations": _evaluations(run),
         "samples": samples[:_STEPS_SHOWN],
         "samples_title": _earlier_title(len(samples)),
+        "first_evaluation": _first_evaluation(run),
         "parameters": _parameters(run),
+        "placed": _devices(run) != 1,
         "total": total_parameters(run),
         "config": list(_flat(run.config, "")),
         "environment": list(_environment(run)),
@@ -76,6 +78,17 @@ def _earlier_title(steps: int) -> str:
     if steps <= _STEPS_SHOWN:
         return f"From {steps - 1} earlier step" + ("s" if steps > 2 else "")
     return f"From the {_STEPS_SHOWN - 1} steps before; samples.txt has those of {steps - _STEPS_SHOWN:,} more"
+
+
+def _first_evaluation(run: Run) -> str:
+    every = (run.config.get("evaluation") or {}).get("every")
+    return f": the first evaluation comes at step {every:,}" if isinstance(every, int) else ""
+
+
+def _devices(run: Run) -> int:
+    """The devices of the last session; 0 when that is not known."""
+    devices = run.sessions[-1].get("devices") if run.sessions else None
+    return int(devices.get("count", 0)) if isinstance(devices, dict) else 0
 
 
 def _git(run: Run) -> dict[str, Any]:

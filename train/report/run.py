@@ -71,6 +71,11 @@ class Run:
             self._series[kind, name] = Series(steps=steps, values=values)
         return self._series[kind, name]
 
+    def restarts(self) -> list[int]:
+        """The last steps that were timed before an interruption."""
+        seconds = self.metric("seconds", "throughput").finite()
+        return [int(step) for step in seconds.steps[np.flatnonzero(np.diff(seconds.values) < 0)]]
+
     def names(self) -> list[str]:
         """The names of the metrics in the train lines, in the order of their first appearance."""
         seen = {name: None for line in self.train for name in line}
@@ -177,9 +182,10 @@ def facts(run: Run) -> list[Fact]:
     if broken:
         found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
     tokens, parameters = run.metric("tokens"), total_parameters(run)
-    if len(tokens):
-        per = f"{tokens.values[-1] / parameters:.3g} per parameter" if parameters else ""
-        found.append(Fact(label="Tokens trained on", value=count(tokens.values[-1]), note=per))
+    if len(tokens) and tokens.steps[-1]:
+        trained = tokens.values[-1] / tokens.steps[-1] * run.step  # steps that were not logged count as well
+        per = f"{trained / parameters:.3g} per parameter" if parameters else ""
+        found.append(Fact(label="Tokens trained on", value=count(trained), note=per))
     if parameters:
         found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}"))
     seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()

@@ -112,6 +112,20 @@ def test_other_settings_are_refused_field_by_field(data, tmp_path):
         prepare(data, tmp_path / "full")
 
 
+def test_a_folder_that_a_mistake_left_behind_is_begun_anew(data, tmp_path):
+    def refuse(tokenizer, folder):
+        raise UserError(f"{tokenizer.vocab_size} tokens for {folder}")
+
+    folder = tmp_path / "d"
+    with pytest.raises(UserError, match="257 tokens for .*d$"):
+        prepare(data, folder, check=refuse)
+    assert not list(folder.glob("*.array_record"))  # nothing was tokenized before the check
+    with pytest.raises(UserError, match="no text is left to train on"):
+        prepare(change(data, validation=Tail(fraction=0.99999999)), folder)
+    prepare(change(data, tokenizer=Characters()), folder)
+    assert contents(folder) == contents(prepare(change(data, tokenizer=Characters()), tmp_path / "new"))
+
+
 def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
     whole = prepare(data, tmp_path / "whole", workers=1)
     run = tokenizing.Tokenizing.run

@@ -144,7 +144,7 @@ def test_vocabularies_that_a_text_does_not_give():
     with pytest.raises(UserError, match=r"vocab_size=4000: this text gives at most \d+ pieces"):
         make_tokenizer(SentencePiece(vocab_size=4000), ["short"])
     many = "".join(chr(0x4E00 + k) for k in range(200))
-    with pytest.raises(UserError, match=r"vocab_size=300: the characters of this text alone take 45\d pieces"):
+    with pytest.raises(UserError, match=r"vocab_size=300: this text's characters alone take 45\d pieces"):
         make_tokenizer(SentencePiece(vocab_size=300), [many])
 
 

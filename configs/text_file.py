@@ -1,0 +1,19 @@
+"""A small decoder on one text file of your own, byte by byte: no tokenizer to train, and any size of text will do.
+
+    python -m launch.train --config=configs/text_file.py --run=runs/book --set data.path=book.txt
+
+The model and its training are those of configs/quickstart.py; the last tenth of the file is held out.
+"""
+
+import dataclasses
+
+from configs.quickstart import experiment as base
+from train.data.config import Bytes, Tail
+from train.experiment import Samples
+
+experiment = dataclasses.replace(
+    base,
+    model=dataclasses.replace(base.model, vocab_size=257),
+    data=dataclasses.replace(base.data, path="book.txt", tokenizer=Bytes(), validation=Tail(fraction=0.1)),
+    samples=Samples(prompts=("The ",), length=200),
+)

@@ -1,0 +1,33 @@
+"""How the benchmarks start: mistakes in the input, and a package that is missing, end them with one line."""
+
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Callable
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+
+def require_torch() -> None:
+    """Ends the process when torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        fail("this compares with PyTorch, which is not installed; .venv/bin/pip install torch")
+
+
+def fail(message: str) -> None:
+    """Ends the process as the commands do after a mistake in the input."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a benchmark's main function."""
+    from model.errors import UserError
+
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}")
