@@ -11,6 +11,7 @@ from model.errors import UserError
 from model.families import (
     cohere2,
     deepseek,
+    falcon,
     gemma,
     gemma2,
     gemma3,
@@ -41,6 +42,7 @@ FAMILIES: tuple[Family, ...] = (
     cohere2.FAMILY,
     deepseek.V2,
     deepseek.V3,
+    falcon.FAMILY,
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,

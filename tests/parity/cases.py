@@ -55,6 +55,7 @@ LONGROPE = {"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": 
 NEOX = SMALL | {"model_type": "gpt_neox", "num_attention_heads": 2, "intermediate_size": 24}
 GPTJ = {"model_type": "gptj", "vocab_size": 64, "n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 2}
 GPTJ |= {"rotary_dim": 4}
+FALCON = SMALL | {"model_type": "falcon", "num_attention_heads": 4}
 GRANITE = {
     "model_type": "granite",
     "embedding_multiplier": 3.0,
@@ -417,5 +418,12 @@ CASES = {
         },
         "all of a head turned, 3 layers": LLAMA_LIKE
         | {"model_type": "glm4", "head_dim": 6, "num_hidden_layers": 3, "partial_rotary_factor": 1.0},
+    },
+    "falcon": {
+        "one key head": FALCON,
+        "two groups, two norms, biases": FALCON
+        | {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "tie_word_embeddings": False},
+        "a key for each query, other width": FALCON
+        | {"multi_query": False, "ffn_hidden_size": 20, "num_hidden_layers": 3},
     },
 }
