@@ -8,18 +8,63 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
+from model.families import (
+    cohere2,
+    deepseek,
+    falcon,
+    gemma,
+    gemma2,
+    gemma3,
+    glm4,
+    gpt2,
+    gpt_neox,
+    gpt_oss,
+    gptj,
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    olmo2,
+    olmo3,
+    olmoe,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+    starcoder2,
+)
 from model.families.family import Family
 from model.options import nearest
 
 FAMILIES: tuple[Family, ...] = (
+    cohere2.FAMILY,
+    deepseek.V2,
+    deepseek.V3,
+    falcon.FAMILY,
+    gemma.FAMILY,
+    gemma2.FAMILY,
+    gemma3.FAMILY,
+    glm4.FAMILY,
+    gpt2.FAMILY,
+    gpt_neox.FAMILY,
+    gpt_oss.FAMILY,
+    gptj.FAMILY,
+    granite.FAMILY,
     llama.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    olmo2.FAMILY,
+    olmo3.FAMILY,
+    olmoe.FAMILY,
+    phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
+    smollm3.FAMILY,
+    starcoder2.FAMILY,
 )
 
 

@@ -22,7 +22,8 @@ def config(published: Published) -> ModelConfig:
     base, bias = llama_like.base(published, tied=True), published.get("attention_bias", False)
     norm = RMSNorm(epsilon=base["norm"].epsilon, scale="zero")
     heads = llama_like.heads(published, num_kv_heads=4, head_dim=256)
-    size, every = published.get("sliding_window", 4096), published.get("sliding_window_pattern", 6)
+    size = published.get("sliding_window", 4096)
+    every = published.get("sliding_window_pattern", published.get("_sliding_window_pattern", 6))
     local = published.get("rope_local_base_freq", 1e4)
     positions = {
         "full_attention": rotary(published, theta=1e6, kind="full_attention"),

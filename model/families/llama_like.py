@@ -43,6 +43,11 @@ FEED_FORWARD = (
     Weight("blocks.ffn.up_bias", LAYER + "mlp.up_proj.bias", "f -> f"),
     Weight("blocks.ffn.down_bias", LAYER + "mlp.down_proj.bias", "d -> d"),
 )
+FUSED_FEED_FORWARD = (
+    Weight("blocks.ffn.gate", LAYER + "mlp.gate_up_proj.weight", "+f d -> d f"),
+    Weight("blocks.ffn.up", LAYER + "mlp.gate_up_proj.weight", "+f d -> d f"),
+    Weight("blocks.ffn.down", LAYER + "mlp.down_proj.weight", "d f -> f d"),
+)
 PRE_NORMS = (
     Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
     Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),

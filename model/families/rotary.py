@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from model.families.published import Published
+from model.families.published import REQUIRED, Published
 from model.rotary import Rotary
 from model.rotary_scaling import DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
 
@@ -43,9 +43,13 @@ def rotary(
     return option
 
 
-def context_length(published: Published) -> int:
-    """The most tokens: `max_position_embeddings`, which "dynamic" scaling exceeds by its factor."""
-    length: int = published.get("max_position_embeddings")
+def context_length(published: Published, length: int | None = None) -> int:
+    """The most tokens: `max_position_embeddings`, which "dynamic" scaling exceeds by its factor.
+
+    `length` is what holds where config.json does not say, for the families where it may not.
+    """
+    length = published.get("max_position_embeddings", REQUIRED if length is None else length)
+    assert length is not None
     for key in ("rope_parameters", "rope_scaling"):
         given = published.inner(key)
         if given.get("rope_type", given.get("type", None)) == "dynamic":
@@ -96,7 +100,7 @@ def publish_rotary(position: object) -> dict[str, Any]:
 def _scaling(published: Published, given: Published) -> Scaling | None:
     """The scaling that a `rope_parameters` or `rope_scaling` describes."""
     name, older = given.get("rope_type", None), given.get("type", "default")
-    length = published.get("max_position_embeddings")
+    length = published.get("max_position_embeddings", 2048)
     match name or older:
         case "default":
             return None

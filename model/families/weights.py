@@ -1,7 +1,8 @@
 """Tables of weights: which published tensor holds which parameter, and how its axes are arranged.
 
 A row names a parameter of Cairn, a tensor, and the arrangement that makes the one of the other, read from tensor to
-parameter. Letters are axes; parentheses put several axes into one, the first of them varying slowest:
+parameter. Letters are axes; parentheses put several axes into one, the first of them varying slowest. The letter k
+stands for key heads, and 1 for an axis of that size:
 
     Weight("blocks.attention.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.layers import grouped
@@ -55,8 +57,9 @@ class Part:
     Attributes:
       parameter: its dotted name, that of a stack of layers.
       index: of the slice: layer within the stack and expert, as far as there are such axes.
+      held: the shape of the slice.
       split: the tensor's axes with all parentheses opened, in the tensor's order.
-      order: which of them each axis of the parameter is; axes of size 1 that it lacks are not among them.
+      order: the same axes in the parameter's order, by number; those of size 1 that it lacks come last.
       grouped: how many of `split` each axis of the tensor is made of.
       axis: the axis of the tensor along which its parts are joined.
       repeats: that axis is cut into so many runs, each of which holds a piece of every part.
@@ -64,6 +67,7 @@ class Part:
 
     parameter: str
     index: tuple[int, ...]
+    held: tuple[int, ...]
     split: tuple[int, ...]
     order: tuple[int, ...]
     grouped: tuple[int, ...]
@@ -78,14 +82,12 @@ class Part:
 
     def from_tensor(self, x: np.ndarray) -> np.ndarray:
         """The parameter's slice."""
-        ones = tuple(i for i in range(len(self.split)) if i not in self.order)
-        return x.reshape(self.split).transpose(*self.order, *ones).reshape([self.split[i] for i in self.order])
+        return x.reshape(self.split).transpose(self.order).reshape(self.held)
 
     def to_tensor(self, x: np.ndarray) -> np.ndarray:
         """The inverse of `from_tensor`."""
-        ones = tuple(i for i in range(len(self.split)) if i not in self.order)
-        there = np.argsort((*self.order, *ones))
-        return x.reshape(*x.shape, *(1 for _ in ones)).transpose(there).reshape(self.shape)
+        turned = x.reshape([self.split[i] for i in self.order])
+        return turned.transpose(np.argsort(self.order)).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,10 +169,14 @@ def _parts(
     if "{expert}" in weight.tensor:
         indices = [(*index, expert) for expert in range(shape[len(index)])]
     inner = shape[len(indices[0]) :]
-    if weight.axes is not None and len(weight.axes.split("->")[-1].split()) != len(inner):
+    if weight.axes is not None and len(_axes(weight.axes.partition("->")[2])) != len(inner):
         return []
-    weight = dataclasses.replace(weight, parameter=parameter)
-    return [(weight.tensor.format(layer=layer, expert=i[-1] if i else 0), _part(weight, inner, i)) for i in indices]
+    weight, known = dataclasses.replace(weight, parameter=parameter), {}
+    if layer is not None and isinstance(attention := config.layers[layer].attention, GroupedQuery):
+        known = {"k": attention.kv_heads}
+    made = [_part(weight, inner, i, known) for i in indices]
+    names = [weight.tensor.format(layer=layer, expert=i[-1] if i else 0) for i in indices]
+    return list(zip(names, made, strict=True))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -185,22 +191,35 @@ def _place(config: ModelConfig, layer: int) -> tuple[str, int]:
     raise AssertionError(layer)
 
 
-def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...]) -> Part:
-    """The part that a row describes, for a parameter (or a slice of it) of a shape."""
+def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known: Mapping[str, int] = {}) -> Part:
+    """The part that a row describes, for a parameter (or a slice of it) of a shape, and sizes that are known."""
     same = " ".join(f"x{i}" for i in range(len(shape)))
     left, _, right = (weight.axes or f"{same} -> {same}").partition("->")
-    sizes = dict(zip(right.split(), shape, strict=True)) | {"1": 1}
-    axes = [group.strip("()") for group in re.findall(r"\+?\([^)]*\)|\S+", left)]
-    joined = next((i for i, group in enumerate(axes) if "+" in group), 0)
-    before = axes[joined].partition("+")[0] if "+" in axes[joined] else ""
-    groups = [re.findall(r"\w+", group) for group in axes]
-    names = [name for group in groups for name in group]
+    sizes, wanted = {"1": 1} | dict(known), []
+    for axis, size in zip(_axes(right), shape, strict=True):
+        names = re.findall(r"\w+", axis)
+        rest = [name for name in names if len(names) == 1 or name not in sizes]
+        for name in rest:
+            sizes[name] = size // math.prod(sizes[other] for other in names if other not in rest)
+        wanted += names
+    axes = _axes(left)
+    joined = next((i for i, axis in enumerate(axes) if "+" in axis), 0)
+    before, plus, _ = axes[joined].partition("+")
+    groups = [re.findall(r"\w+", axis) for axis in axes]
+    there = [name for group in groups for name in group]
+    order = [there.index(name) for name in wanted]
     return Part(
         parameter=weight.parameter,
         index=index,
-        split=tuple(sizes[name] for name in names),
-        order=tuple(names.index(name) for name in right.split()),
+        held=shape,
+        split=tuple(sizes[name] for name in there),
+        order=(*order, *(i for i in range(len(there)) if i not in order)),
         grouped=tuple(map(len, groups)),
         axis=joined,
-        repeats=math.prod(sizes[name] for name in before.split()),
+        repeats=math.prod(sizes[name] for name in re.findall(r"\w+", before)) if plus else 1,
     )
+
+
+def _axes(side: str) -> list[str]:
+    """One side of an arrangement, cut into its axes."""
+    return re.findall(r"\+?\([^)]*\)|\S+", side)
