@@ -10,8 +10,9 @@ import sys
 
 import pytest
 
-# Before jax is imported: tests of sharding want several devices, and all want each program compiled once.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
+# small run but an instant, so that optimising their machine code would take longer than all that it saves.
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"

@@ -149,7 +149,7 @@ def test_a_load_bias_is_moved_by_the_load_alone(optimizer, make, random_batch):
 
 
 def test_a_refused_step_moves_no_bias(make, random_batch):
-    experiment = make("load_bias=LoadBias(rate=0.5)")
+    experiment = make(ALL)
     state = start(experiment)
     table = state.params["embedding"]["table"].at[3].set(np.nan)
     broken = dataclasses.replace(state, params=state.params | {"embedding": {"table": table}})
