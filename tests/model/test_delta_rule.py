@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.delta_rule import DeltaHeads, GatedDelta, delta_rule
+from model.delta_rule import DeltaHeads, GatedDelta, delta_rule, inverse
 from model.errors import UserError
 from model.initialization import FanIn, Normal
 from model.norms import LayerNorm
@@ -81,6 +81,12 @@ PLAIN = GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None,
 )
 def test_layer(maker, against_loop, option):
     against_loop(DeltaHeads(option, 8, "float32", maker(Normal())), by_hand(option))
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_inverse(size):
+    below = np.tril(np.random.default_rng(0).standard_normal((3, size, size)), -1).astype(np.float32)
+    np.testing.assert_allclose(inverse(below), np.linalg.inv(np.eye(size) + below.astype(float)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [7, 64])
