@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
 from model.attention import GroupedQuery, QKNorm
 from model.config import ModelConfig
+from model.dispatch import Capacity
 from model.dropout import Dropout
 from model.errors import UserError
 from model.flops import count_parameters
@@ -47,7 +48,8 @@ NUMBERS = {
     "original_length": [8, 10],  # not below LENGTH: beyond it a cache is another function (model/rotary_scaling.py)
 }
 LAYERS = ["0", "-1", ":1", "1::2", "::3", "2:"]
-FIXED = {Dropout: Dropout(), Precision: Precision()}
+# With room for every token in every expert: what is dropped depends on the tokens beside, of which a cache has fewer.
+FIXED = {Dropout: Dropout(), Precision: Precision(), Capacity: Capacity(factor=9.0)}
 LENGTH = 8
 
 
@@ -115,8 +117,14 @@ def _logits_and_cache(config, params, tokens, positions, cache):
     return output.logits_BTV, output.cache
 
 
-@seed(0)
-@settings(max_examples=8, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@seed(12)
+@settings(
+    max_examples=8,
+    deadline=None,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate],  # what fails is shown as it was drawn: to shrink it takes minutes
+)
 @given(options(ModelConfig).map(without_clashes))
 def test_whatever_can_be_built_works(config):
     assume(config is not None)
