@@ -8,18 +8,34 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import llama, mistral, mixtral, qwen2, qwen2_moe, qwen3, qwen3_moe
+from model.families import (
+    granite,
+    llama,
+    mistral,
+    mixtral,
+    phi3,
+    qwen2,
+    qwen2_moe,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+    starcoder2,
+)
 from model.families.family import Family
 from model.options import nearest
 
 FAMILIES: tuple[Family, ...] = (
+    granite.FAMILY,
     llama.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
+    smollm3.FAMILY,
+    starcoder2.FAMILY,
 )
 
 

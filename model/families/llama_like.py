@@ -43,6 +43,11 @@ FEED_FORWARD = (
     Weight("blocks.ffn.up_bias", LAYER + "mlp.up_proj.bias", "f -> f"),
     Weight("blocks.ffn.down_bias", LAYER + "mlp.down_proj.bias", "d -> d"),
 )
+FUSED_FEED_FORWARD = (
+    Weight("blocks.ffn.gate", LAYER + "mlp.gate_up_proj.weight", "+f d -> d f"),
+    Weight("blocks.ffn.up", LAYER + "mlp.gate_up_proj.weight", "+f d -> d f"),
+    Weight("blocks.ffn.down", LAYER + "mlp.down_proj.weight", "d f -> f d"),
+)
 PRE_NORMS = (
     Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
     Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
@@ -125,6 +130,11 @@ def gated(published: Published, *, width: str = "intermediate_size", bias: bool 
 def window(size: int | None) -> Pattern:
     """The last `size` keys; all of them where that is None."""
     return Everything() if size is None else SlidingWindow(size=size)
+
+
+def shorter(published: Published, size: int | None) -> int | None:
+    """The size of a window or chunk; None where it hides nothing, as no sequence is longer."""
+    return None if size is None or size >= context_length(published) else size
 
 
 def layer_types(published: Published, sliding: Callable[[int], bool]) -> list[str]:

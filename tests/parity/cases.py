@@ -22,6 +22,14 @@ QWEN_MOE = LLAMA_LIKE | {
     "moe_intermediate_size": 10,
 }
 QWEN2_MOE = QWEN_MOE | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 14}
+PHI3 = LLAMA_LIKE | {"model_type": "phi3", "max_position_embeddings": 96, "original_max_position_embeddings": 16}
+LONG = {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 6.0]}
+MULTIPLIERS = {
+    "attention_multiplier": 0.3,
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.4,
+    "logits_scaling": 5.0,
+}
 
 CASES = {
     "llama": {
@@ -126,6 +134,77 @@ CASES = {
             "attention_bias": True,
             "rope_scaling": YARN,
             "tie_word_embeddings": True,
+        },
+    },
+}
+
+CASES |= {
+    "phi3": {
+        "LongRoPE past 16, window 9": PHI3 | {"rope_scaling": LONG, "sliding_window": 9, "num_key_value_heads": 1},
+        "half of each head turns, tied": PHI3
+        | {
+            "rope_scaling": LONG | {"short_factor": [1.5], "long_factor": [5.0]},
+            "partial_rotary_factor": 0.5,
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 3,
+        },
+        "plain, window of all": PHI3 | {"sliding_window": 4096, "num_key_value_heads": 4, "hidden_act": "gelu"},
+    },
+    "granite": {
+        "multipliers": LLAMA_LIKE | {"model_type": "granite"} | MULTIPLIERS,
+        "biases, one key head, yarn": LLAMA_LIKE
+        | {
+            "model_type": "granite",
+            "attention_bias": True,
+            "mlp_bias": True,
+            "num_key_value_heads": 1,
+            "rope_scaling": YARN,
+        }
+        | MULTIPLIERS,
+        "tied, wide heads, unscaled": LLAMA_LIKE
+        | {"model_type": "granite", "tie_word_embeddings": True, "head_dim": 6, "num_hidden_layers": 3},
+    },
+    "smollm3": {
+        "every third without positions": LLAMA_LIKE
+        | {"model_type": "smollm3", "num_hidden_layers": 4, "no_rope_layer_interval": 3},
+        "windows of 6, biases, untied": LLAMA_LIKE
+        | {
+            "model_type": "smollm3",
+            "num_hidden_layers": 4,
+            "no_rope_layer_interval": 2,
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "attention_bias": True,
+            "mlp_bias": True,
+            "tie_word_embeddings": False,
+        },
+        "layers named, one key head, yarn": LLAMA_LIKE
+        | {
+            "model_type": "smollm3",
+            "num_hidden_layers": 3,
+            "no_rope_layers": [0, 1, 1],
+            "num_key_value_heads": 1,
+            "rope_scaling": YARN,
+            "head_dim": 6,
+        },
+    },
+    "starcoder2": {
+        "window of 7": LLAMA_LIKE | {"model_type": "starcoder2", "sliding_window": 7, "norm_epsilon": 1e-3},
+        "no biases, untied, one key head": LLAMA_LIKE
+        | {
+            "model_type": "starcoder2",
+            "use_bias": False,
+            "tie_word_embeddings": False,
+            "num_key_value_heads": 1,
+            "hidden_act": "relu",
+        },
+        "wide heads, linear, 3 layers": LLAMA_LIKE
+        | {
+            "model_type": "starcoder2",
+            "head_dim": 6,
+            "num_hidden_layers": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "sliding_window": 4096,
         },
     },
 }

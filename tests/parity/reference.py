@@ -19,12 +19,13 @@ PROMPTS = (6, 9)  # the lengths of two prompts that are continued in one batch
 
 def make(family, shape):
     """The model of a case, in float32, its weights of few enough bits to be stored as bfloat16."""
-    fields = CASES[family][shape]
+    # A padding token's row of the embedding would have no gradient.
+    fields = CASES[family][shape] | {"pad_token_id": None}
     config = transformers.AutoConfig.for_model(**fields)
     plain = {"attn_implementation": "eager", "experts_implementation": "eager"}
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
-    tensors = dict(model.named_parameters()) | {n: b for n, b in model.named_buffers() if n.endswith("correction_bias")}
+    tensors = dict(model.named_parameters()) | _moved(model)
     with torch.no_grad():
         for name, tensor in tensors.items():
             x = rng.standard_normal(tuple(tensor.shape))
@@ -34,6 +35,11 @@ def make(family, shape):
                 x *= 1.2 / np.sqrt(16 if "embed" in name or "wte" in name else tensor.shape[-1])
             tensor.copy_(torch.tensor(x, dtype=torch.bfloat16))
     return model.eval()
+
+
+def _moved(model):
+    """Buffers that files hold: biases that choose experts, which no loss moves."""
+    return {name: buffer for name, buffer in model.named_buffers() if name.endswith("correction_bias")}
 
 
 def tokens(family, shape):
@@ -61,7 +67,7 @@ def gradients(model, ids, folder):
     out = model(torch.tensor(ids), use_cache=False).logits[:, :-1]
     torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
     gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
-    model.save_pretrained(folder, state_dict=gradient)
+    model.save_pretrained(folder, state_dict={n: torch.zeros_like(b) for n, b in _moved(model).items()} | gradient)
     return {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
 
 
