@@ -9,10 +9,16 @@ from typing import Any
 from model.config import ModelConfig
 from model.errors import UserError
 from model.families import (
+    bloom,
+    cohere2,
+    glm4,
+    gpt_neox,
+    gptj,
     granite,
     llama,
     mistral,
     mixtral,
+    opt,
     phi3,
     qwen2,
     qwen2_moe,
@@ -25,10 +31,16 @@ from model.families.family import Family
 from model.options import nearest
 
 FAMILIES: tuple[Family, ...] = (
+    bloom.FAMILY,
+    cohere2.FAMILY,
+    glm4.FAMILY,
+    gpt_neox.FAMILY,
+    gptj.FAMILY,
     granite.FAMILY,
     llama.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    opt.FAMILY,
     phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,

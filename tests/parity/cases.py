@@ -30,6 +30,11 @@ MULTIPLIERS = {
     "residual_multiplier": 0.4,
     "logits_scaling": 5.0,
 }
+COHERE2 = LLAMA_LIKE | {"model_type": "cohere2", "sliding_window": 6}
+GPT_NEOX = SMALL | {"model_type": "gpt_neox", "num_attention_heads": 4, "intermediate_size": 24}
+GPTJ = {"model_type": "gptj", "vocab_size": 64, "n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 4}
+BLOOM = {"model_type": "bloom", "vocab_size": 64, "hidden_size": 16, "n_layer": 2}
+OPT = SMALL | {"model_type": "opt", "num_attention_heads": 4, "ffn_dim": 24}
 
 CASES = {
     "llama": {
@@ -205,6 +210,66 @@ CASES |= {
             "num_hidden_layers": 3,
             "rope_scaling": {"rope_type": "linear", "factor": 4.0},
             "sliding_window": 4096,
+        },
+    },
+    "cohere2": {
+        "every third global": COHERE2 | {"num_hidden_layers": 4, "sliding_window_pattern": 3, "logit_scale": 0.3},
+        "biases, untied, one key head": COHERE2
+        | {
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "num_key_value_heads": 1,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "rope_scaling": YARN,
+        },
+        "all layers local, 3 layers": COHERE2 | {"num_hidden_layers": 3, "sliding_window": 3, "layer_norm_eps": 1e-3},
+    },
+    "glm4": {
+        "heads of 8, half turned": LLAMA_LIKE | {"model_type": "glm4", "head_dim": 8},
+        "no biases, one key head, tied": LLAMA_LIKE
+        | {
+            "model_type": "glm4",
+            "head_dim": 6,
+            "partial_rotary_factor": 1.0,
+            "attention_bias": False,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+        },
+        "yarn, 3 layers": LLAMA_LIKE
+        | {"model_type": "glm4", "head_dim": 8, "num_hidden_layers": 3, "rope_scaling": YARN, "rms_norm_eps": 1e-3},
+    },
+    "gpt_neox": {
+        "parallel, a quarter turned": GPT_NEOX | {"num_attention_heads": 2},
+        "one after the other, all turned": GPT_NEOX
+        | {"use_parallel_residual": False, "rotary_pct": 1.0, "rotary_emb_base": 500.0, "num_hidden_layers": 3},
+        "no biases, tied, linear": GPT_NEOX
+        | {
+            "attention_bias": False,
+            "tie_word_embeddings": True,
+            "rotary_pct": 0.5,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "hidden_act": "gelu_fast",
+        },
+    },
+    "gptj": {
+        "half turned": GPTJ | {"rotary_dim": 2},
+        "two wide heads, other width": GPTJ | {"rotary_dim": 6, "n_head": 2, "n_inner": 20, "n_layer": 3},
+        "all turned, relu": GPTJ | {"rotary_dim": 4, "activation_function": "relu", "layer_norm_epsilon": 1e-3},
+    },
+    "bloom": {
+        "four heads": BLOOM | {"n_head": 4},
+        "six heads, no power of two": BLOOM | {"n_head": 6, "hidden_size": 18, "n_layer": 3},
+        "one head, untied": BLOOM | {"n_head": 1, "tie_word_embeddings": False, "layer_norm_epsilon": 1e-3},
+    },
+    "opt": {
+        "norms before": OPT,
+        "norms after, no biases": OPT | {"do_layer_norm_before": False, "enable_bias": False, "num_hidden_layers": 3},
+        "norms without weights, untied": OPT
+        | {
+            "layer_norm_elementwise_affine": False,
+            "tie_word_embeddings": False,
+            "num_attention_heads": 1,
+            "activation_function": "gelu",
         },
     },
 }
