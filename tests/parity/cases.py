@@ -35,6 +35,29 @@ GPT_NEOX = SMALL | {"model_type": "gpt_neox", "num_attention_heads": 4, "interme
 GPTJ = {"model_type": "gptj", "vocab_size": 64, "n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 4}
 BLOOM = {"model_type": "bloom", "vocab_size": 64, "hidden_size": 16, "n_layer": 2}
 OPT = SMALL | {"model_type": "opt", "num_attention_heads": 4, "ffn_dim": 24}
+FALCON = SMALL | {"model_type": "falcon", "num_attention_heads": 4}
+LLAMA4 = LLAMA_LIKE | {
+    "model_type": "llama4_text",
+    "head_dim": 6,
+    "intermediate_size": 10,
+    "intermediate_size_mlp": 20,
+    "num_local_experts": 4,
+    "attention_chunk_size": 6,
+    "floor_scale": 4,
+    "attn_scale": 0.3,
+}
+GROK = {
+    "model_type": "grok-1",
+    "vocab_size": 32,
+    "hidden_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 3,
+    "intermediate_size": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "max_position_embeddings": 128,
+}
 
 CASES = {
     "llama": {
@@ -270,6 +293,72 @@ CASES |= {
             "tie_word_embeddings": False,
             "num_attention_heads": 1,
             "activation_function": "gelu",
+        },
+    },
+    "falcon": {
+        "7B: one key head": FALCON,
+        "40B: new decoder, two norms": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2, "bias": True},
+        "RW: ALiBi, biases, in order": FALCON
+        | {
+            "alibi": True,
+            "multi_query": False,
+            "parallel_attn": False,
+            "bias": True,
+            "num_attention_heads": 6,
+            "hidden_size": 18,
+        },
+        "11B: new decoder, one norm, untied": FALCON
+        | {
+            "new_decoder_architecture": True,
+            "num_kv_heads": 1,
+            "num_ln_in_parallel_attn": 1,
+            "ffn_hidden_size": 20,
+            "tie_word_embeddings": False,
+            "num_hidden_layers": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        },
+    },
+    "llama4": {
+        "chunks of 6, one layer without": LLAMA4 | {"num_hidden_layers": 4},
+        "every second sparse, no norm, biases": LLAMA4
+        | {
+            "num_hidden_layers": 4,
+            "interleave_moe_layer_step": 2,
+            "no_rope_layer_interval": 3,
+            "use_qk_norm": False,
+            "attention_bias": True,
+            "num_experts_per_tok": 2,
+        },
+        "first layer dense, scaled, tied": LLAMA4
+        | {
+            "num_hidden_layers": 3,
+            "moe_layers": [1, 2],
+            "no_rope_layers": [1, 0, 1],
+            "num_key_value_heads": 1,
+            "rope_scaling": LLAMA_3_SCALING,
+            "tie_word_embeddings": True,
+            "attn_temperature_tuning": False,
+        },
+    },
+    "grok": {
+        "two of four experts": GROK,
+        "one key head, wide heads, capped": GROK
+        | {
+            "num_key_value_heads": 1,
+            "head_dim": 6,
+            "max_attn_value": 2.0,
+            "attn_output_multiplier": 0.7,
+            "num_experts": 3,
+        },
+        "untied, three layers, one expert": GROK
+        | {
+            "num_hidden_layers": 3,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "tie_word_embeddings": False,
+            "embedding_multiplier_scale": 2.0,
+            "output_multiplier_scale": 3.0,
+            "rms_norm_eps": 1e-3,
         },
     },
 }
