@@ -61,8 +61,8 @@ def _check_older_keys(published: Published, every: int, head_dim: int) -> None:
     published.only("use_embedding_sharing", True)
     published.only("use_gated_activation", True)
     published.only("use_parallel_block", True)
-    published.only("use_parallel_embedding", False)
     published.only("use_qk_norm", False)
+    published.unused("use_parallel_embedding")  # how their code divides it among devices
 
 
 FAMILY = Family(

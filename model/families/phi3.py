@@ -19,6 +19,7 @@ def config(published: Published) -> ModelConfig:
         given = published.inner(key)
         if given.get("rope_type", given.get("type", None)) == "yarn":
             raise published.refusal(key, "early files call LongRoPE so; make its type 'longrope'")
+    published.only("attention_bias", False)
     published.unused("original_max_position_embeddings")
     window = llama_like.window(llama_like.shorter(published, published.get("sliding_window", None)))
     base = llama_like.base(published, epsilon=1e-5)

@@ -335,7 +335,7 @@ CASES |= {
             "moe_layers": [1, 2],
             "no_rope_layers": [1, 0, 1],
             "num_key_value_heads": 1,
-            "rope_scaling": LLAMA_3_SCALING,
+            "rope_scaling": LLAMA_3_SCALING | {"high_freq_factor": 1.0},
             "tie_word_embeddings": True,
             "attn_temperature_tuning": False,
         },
