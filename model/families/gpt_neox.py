@@ -22,6 +22,8 @@ def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
     published.only("rope_theta", None)  # here they are called rotary_emb_base
     published.only("partial_rotary_factor", None)  # and rotary_pct
+    published.only("attention_probs_dropout_prob", 0)
+    published.only("hidden_dropout_prob", 0)
     published.unused("classifier_dropout")
     theta, fraction = published.get("rotary_emb_base", 1e4), published.get("rotary_pct", 0.25)
     bias = published.get("attention_bias", True)

@@ -19,7 +19,10 @@ def config(published: Published) -> ModelConfig:
         given = published.inner(key)
         if given.get("rope_type", given.get("type", None)) == "yarn":
             raise published.refusal(key, "early files call LongRoPE so; make its type 'longrope'")
-    published.only("attention_bias", False)
+    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        published.only(key, False)
+    published.only("full_attn_mod", 1)
+    published.only("interpolate_factor", 1)
     published.unused("original_max_position_embeddings")
     window = llama_like.window(llama_like.shorter(published, published.get("sliding_window", None)))
     base = llama_like.base(published, epsilon=1e-5)

@@ -25,7 +25,7 @@ def config(published: Published) -> ModelConfig:
     types = llama_like.layer_types(published, lambda i: size is not None and not turned[i])
     if size is None and "sliding_attention" in types:
         raise published.refusal("layer_types", "a sliding layer needs use_sliding_window and a sliding_window")
-    published.unused("sliding_window")  # where use_sliding_window is false
+    published.unused("sliding_window", "max_window_layers")  # the one where there are none, the other in all files
     local, positions = llama_like.window(llama_like.shorter(published, size)), rotary(published, theta=2e6)
 
     def layer(kind: tuple[bool, str]) -> dict[str, Any]:

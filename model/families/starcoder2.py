@@ -19,7 +19,11 @@ def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
     published.only("norm_type", "layer_norm")
     published.only("mlp_type", "default")
-    bias = published.get("use_bias", True)
+    published.only("scale_attn_weights", True)
+    # Older names, of which hidden_act and norm_epsilon are what counts.
+    published.unused("activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32")
+    epsilon, bias = published.get("norm_epsilon", 1e-5), published.get("use_bias", True)
+    published.only("layer_norm_epsilon", epsilon)
     window = llama_like.window(llama_like.shorter(published, published.get("sliding_window", None)))
     return ModelConfig(
         **llama_like.size(published),
@@ -33,7 +37,7 @@ def config(published: Published) -> ModelConfig:
             activation=published.activation("hidden_act", "gelu_pytorch_tanh"),
             bias=bias,
         ),
-        norm=LayerNorm(epsilon=published.get("norm_epsilon", 1e-5)),
+        norm=LayerNorm(epsilon=epsilon),
         unembedding=llama_like.unembedding(published, tied=True),
         dropout=published.dropout(
             embedding="embedding_dropout", attention="attention_dropout", residual="residual_dropout"
