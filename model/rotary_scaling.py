@@ -169,7 +169,7 @@ class Llama3Scaling:
     Attributes:
       factor: s.
       low_frequency_factor: pairs that make fewer turns in L tokens are divided by s.
-      high_frequency_factor: pairs that make more turns stay.
+      high_frequency_factor: pairs that make more turns stay; the ramp is a step where both are the same (Llama 4).
       original_length: L.
     """
 
@@ -183,15 +183,15 @@ class Llama3Scaling:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
         yield from _above_zero(low_frequency_factor=self.low_frequency_factor)
-        if self.high_frequency_factor <= self.low_frequency_factor:
-            low = self.low_frequency_factor
-            yield "high_frequency_factor", f"must be above low_frequency_factor={low}, got {self.high_frequency_factor}"
+        if self.high_frequency_factor < self.low_frequency_factor:
+            low, high = self.low_frequency_factor, self.high_frequency_factor
+            yield "high_frequency_factor", f"must be at least low_frequency_factor={low}, got {high}"
 
     def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
         plain, low, high = unscaled(theta, size), self.low_frequency_factor, self.high_frequency_factor
         turns = self.original_length * plain / (2 * math.pi)
-        fast = np.clip((turns - low) / (high - low), 0, 1)
+        fast = np.clip((turns - low) / (high - low), 0, 1) if high > low else np.where(turns < low, 0, 1)
         return _float32(plain / self.factor * (1 - fast) + plain * fast)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.errors import UserError
 from model.families import (
+    bloom,
     cohere2,
     deepseek,
     falcon,
@@ -21,12 +22,15 @@ from model.families import (
     gpt_oss,
     gptj,
     granite,
+    grok,
     llama,
+    llama4,
     mistral,
     mixtral,
     olmo2,
     olmo3,
     olmoe,
+    opt,
     phi3,
     qwen2,
     qwen2_moe,
@@ -39,6 +43,7 @@ from model.families.family import Family
 from model.options import nearest
 
 FAMILIES: tuple[Family, ...] = (
+    bloom.FAMILY,
     cohere2.FAMILY,
     deepseek.V2,
     deepseek.V3,
@@ -52,12 +57,15 @@ FAMILIES: tuple[Family, ...] = (
     gpt_oss.FAMILY,
     gptj.FAMILY,
     granite.FAMILY,
+    grok.FAMILY,
     llama.FAMILY,
+    llama4.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
     olmo2.FAMILY,
     olmo3.FAMILY,
     olmoe.FAMILY,
+    opt.FAMILY,
     phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,

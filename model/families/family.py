@@ -20,7 +20,7 @@ class Family:
       model_types: the values of `model_type` in config.json that it takes.
       architecture: the class that `transformers` has for its language models.
       config: the model that the values of a config.json describe; what it asks for is what is mapped.
-      weights: the table of its weights.
+      weights: the table of its weights, or a function that gives it for a model, where names hang on the model.
       prefix: what files may leave out in front of the names of tensors.
       buffers: tensors that hold no weights, and that files may have: shell patterns.
       publish: the values of a config.json from a model; None where a model can only be written as it was read.
@@ -30,7 +30,7 @@ class Family:
     model_types: tuple[str, ...]
     architecture: str
     config: Callable[[Published], ModelConfig]
-    weights: tuple[Weight, ...]
+    weights: tuple[Weight, ...] | Callable[[ModelConfig], tuple[Weight, ...]]
     prefix: str = ""
     buffers: tuple[str, ...] = ()
     publish: Callable[[ModelConfig], dict[str, Any]] | None = None
@@ -47,7 +47,7 @@ class Family:
 
     def tensors(self, config: ModelConfig) -> dict[str, Tensor]:
         """The tensors of a model by name. Raises UserError where a parameter has none in this family."""
-        return tensors(self.weights, config)
+        return tensors(self.weights(config) if callable(self.weights) else self.weights, config)
 
     def published(self, config: ModelConfig) -> dict[str, Any]:
         """A config.json that describes a model. Raises UserError, naming what differs, for one that none describes."""

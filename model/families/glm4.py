@@ -1,6 +1,7 @@
-"""GLM-4 (0414): norms on both sides of a sublayer, half of each head turned in neighbouring pairs, biases on heads.
+"""GLM-4 (0414): sandwich norms, half of each head turned, pairs interleaved, few key heads with biases.
 
-Team GLM 2024, "ChatGLM: A Family of Large Language Models from GLM-130B to GLM-4 All Tools".
+GLM Team 2024, "ChatGLM: A Family of Large Language Models from GLM-130B to GLM-4 All Tools", section 2; the norms
+after sublayers are those of the GLM-4-0414 models.
 """
 
 from model.attention import GroupedQuery
@@ -18,12 +19,13 @@ def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
     return ModelConfig(
         **llama_like.base(published, epsilon=1.5625e-7),
-        residual=Sandwich(),
         position=rotary(published, fraction=0.5, interleaved=True),
         attention=GroupedQuery(
-            **llama_like.heads(published, num_kv_heads=2, head_dim=128), qkv_bias=published.get("attention_bias", True)
+            **llama_like.heads(published, num_kv_heads=2, head_dim=128),
+            qkv_bias=published.get("attention_bias", True),
         ),
         ffn=llama_like.gated(published),
+        residual=Sandwich(),
     )
 
 
@@ -34,9 +36,8 @@ FAMILY = Family(
     config=config,
     weights=(
         *llama_like.EMBEDDING,
-        Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
+        *llama_like.PRE_NORMS,
         Weight("blocks.attention_output_norm.scale", LAYER + "post_self_attn_layernorm.weight"),
-        Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
         Weight("blocks.ffn_output_norm.scale", LAYER + "post_mlp_layernorm.weight"),
         *llama_like.ATTENTION,
         *llama_like.FUSED_FEED_FORWARD,

@@ -1,6 +1,7 @@
-"""GPT-NeoX and Pythia: attention and feed-forward side by side, a quarter of each head turned, biases everywhere.
+"""GPT-NeoX-20B, Pythia and others of EleutherAI: a quarter of each head turned, attention beside feed-forward.
 
-Black et al. 2022, "GPT-NeoX-20B"; Biderman et al. 2023, "Pythia". A head's query, key and value lie together.
+Black et al. 2022, "GPT-NeoX-20B: An Open-Source Autoregressive Language Model", section 2.1; Biderman et al. 2023,
+"Pythia".
 """
 
 from model.attention import GroupedQuery
@@ -19,9 +20,13 @@ LAYER = "gpt_neox.layers.{layer}."
 
 def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
-    bias = published.get("attention_bias", True)
-    theta, fraction = published.get("rotary_emb_base", 1e4), published.get("rotary_pct", 0.25)
+    published.only("rope_theta", None)  # here they are called rotary_emb_base
+    published.only("partial_rotary_factor", None)  # and rotary_pct
+    published.only("attention_probs_dropout_prob", 0)
+    published.only("hidden_dropout_prob", 0)
     published.unused("classifier_dropout")
+    theta, fraction = published.get("rotary_emb_base", 1e4), published.get("rotary_pct", 0.25)
+    bias = published.get("attention_bias", True)
     return ModelConfig(
         **llama_like.size(published),
         context_length=context_length(published),
@@ -33,7 +38,7 @@ def config(published: Published) -> ModelConfig:
         norm=LayerNorm(epsilon=published.get("layer_norm_eps", 1e-5)),
         residual=Parallel(shared_norm=False) if published.get("use_parallel_residual", True) else PreNorm(),
         unembedding=llama_like.unembedding(published),
-        dropout=published.dropout(attention="attention_dropout", residual="hidden_dropout"),
+        dropout=published.dropout(embedding="hidden_dropout", attention="attention_dropout", residual="hidden_dropout"),
     )
 
 
@@ -44,20 +49,20 @@ FAMILY = Family(
     config=config,
     weights=(
         Weight("embedding.table", "gpt_neox.embed_in.weight"),
-        Weight("embedding.output", "embed_out.weight", "v d -> d v"),
-        Weight("embedding.table", "embed_out.weight", copy=True),
         Weight("final_norm.scale", "gpt_neox.final_layer_norm.weight"),
         Weight("final_norm.bias", "gpt_neox.final_layer_norm.bias"),
+        Weight("embedding.output", "embed_out.weight", "v d -> d v"),
+        Weight("embedding.table", "embed_out.weight", copy=True),
         Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
         Weight("blocks.attention_norm.bias", LAYER + "input_layernorm.bias"),
         Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
         Weight("blocks.ffn_norm.bias", LAYER + "post_attention_layernorm.bias"),
         Weight("blocks.attention.query", LAYER + "attention.query_key_value.weight", "(n +h) d -> d n h"),
-        Weight("blocks.attention.key", LAYER + "attention.query_key_value.weight", "(n +h) d -> d n h"),
-        Weight("blocks.attention.value", LAYER + "attention.query_key_value.weight", "(n +h) d -> d n h"),
+        Weight("blocks.attention.key", LAYER + "attention.query_key_value.weight", "(k +h) d -> d k h"),
+        Weight("blocks.attention.value", LAYER + "attention.query_key_value.weight", "(k +h) d -> d k h"),
         Weight("blocks.attention.query_bias", LAYER + "attention.query_key_value.bias", "(n +h) -> n h"),
-        Weight("blocks.attention.key_bias", LAYER + "attention.query_key_value.bias", "(n +h) -> n h"),
-        Weight("blocks.attention.value_bias", LAYER + "attention.query_key_value.bias", "(n +h) -> n h"),
+        Weight("blocks.attention.key_bias", LAYER + "attention.query_key_value.bias", "(k +h) -> k h"),
+        Weight("blocks.attention.value_bias", LAYER + "attention.query_key_value.bias", "(k +h) -> k h"),
         Weight("blocks.attention.output", LAYER + "attention.dense.weight", "d (n h) -> n h d"),
         Weight("blocks.attention.output_bias", LAYER + "attention.dense.bias"),
         Weight("blocks.ffn.up", LAYER + "mlp.dense_h_to_4h.weight", "f d -> d f"),
@@ -65,5 +70,6 @@ FAMILY = Family(
         Weight("blocks.ffn.down", LAYER + "mlp.dense_4h_to_h.weight", "d f -> f d"),
         Weight("blocks.ffn.down_bias", LAYER + "mlp.dense_4h_to_h.bias"),
     ),
+    prefix="gpt_neox.",
     buffers=("*.attention.bias", "*.attention.masked_bias", "*.rotary_emb.inv_freq"),
 )

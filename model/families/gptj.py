@@ -1,6 +1,6 @@
-"""GPT-J: attention and feed-forward side by side behind one norm, rotary positions in neighbouring pairs.
+"""GPT-J: attention beside feed-forward on one norm, the first dimensions of each head turned, biased logits.
 
-Wang, Komatsuzaki 2021, "GPT-J-6B".
+Wang, Komatsuzaki 2021, "GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model".
 """
 
 from model.attention import GroupedQuery
@@ -20,9 +20,9 @@ LAYER = "transformer.h.{layer}."
 
 def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
-    published.only("tie_word_embeddings", False)
     published.only("rotary", True)
     published.only("scale_attn_weights", True)
+    published.only("tie_word_embeddings", False)
     published.unused(*llama_like.SUMMARY)
     width, heads = published.get("n_embd", 4096), published.get("n_head", 16)
     return ModelConfig(
@@ -30,7 +30,7 @@ def config(published: Published) -> ModelConfig:
         context_length=published.get("n_positions", 2048),
         num_layers=published.get("n_layer", 28),
         width=width,
-        position=Rotary(fraction=published.get("rotary_dim", 64) / (width // heads), interleaved=True),
+        position=Rotary(fraction=published.get("rotary_dim") * heads / width, interleaved=True),
         attention=GroupedQuery(num_heads=heads),
         ffn=MLP(
             width=published.get("n_inner", 4 * width),
@@ -51,20 +51,21 @@ FAMILY = Family(
     config=config,
     weights=(
         Weight("embedding.table", "transformer.wte.weight"),
-        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
-        Weight("embedding.output_bias", "lm_head.bias"),
         Weight("final_norm.scale", "transformer.ln_f.weight"),
         Weight("final_norm.bias", "transformer.ln_f.bias"),
+        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
+        Weight("embedding.output_bias", "lm_head.bias"),
         Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
         Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
         Weight("blocks.attention.query", LAYER + "attn.q_proj.weight", "(n h) d -> d n h"),
-        Weight("blocks.attention.key", LAYER + "attn.k_proj.weight", "(n h) d -> d n h"),
-        Weight("blocks.attention.value", LAYER + "attn.v_proj.weight", "(n h) d -> d n h"),
+        Weight("blocks.attention.key", LAYER + "attn.k_proj.weight", "(k h) d -> d k h"),
+        Weight("blocks.attention.value", LAYER + "attn.v_proj.weight", "(k h) d -> d k h"),
         Weight("blocks.attention.output", LAYER + "attn.out_proj.weight", "d (n h) -> n h d"),
         Weight("blocks.ffn.up", LAYER + "mlp.fc_in.weight", "f d -> d f"),
         Weight("blocks.ffn.up_bias", LAYER + "mlp.fc_in.bias"),
         Weight("blocks.ffn.down", LAYER + "mlp.fc_out.weight", "d f -> f d"),
         Weight("blocks.ffn.down_bias", LAYER + "mlp.fc_out.bias"),
     ),
-    buffers=("*.attn.bias", "*.attn.masked_bias"),
+    prefix="transformer.",
+    buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
 )

@@ -1,6 +1,6 @@
-"""Granite 3: LLaMA with constant factors on embeddings, scores, sublayers and logits.
+"""Granite 3: LLaMA with constant factors on embeddings, sublayers, attention scores and logits.
 
-Granite Team, IBM 2024, "Granite 3.0 Language Models".
+Granite Team, IBM 2024, "Granite 3.0 Language Models", section 2.
 """
 
 from model.attention import GroupedQuery
@@ -17,19 +17,19 @@ def config(published: Published) -> ModelConfig:
     bias = published.get("attention_bias", False)
     return ModelConfig(
         **llama_like.base(published),
-        multipliers=Multipliers(
-            embedding=published.get("embedding_multiplier", 1.0),
-            residual=published.get("residual_multiplier", 1.0),
-            logits=1 / published.get("logits_scaling", 1.0),
-        ),
         position=rotary(published),
         attention=GroupedQuery(
             **llama_like.heads(published),
             qkv_bias=bias,
             output_bias=bias,
-            scale=published.get("attention_multiplier", 1.0),
+            scale=float(published.get("attention_multiplier", 1.0)),
         ),
         ffn=llama_like.gated(published, bias=published.get("mlp_bias", False)),
+        multipliers=Multipliers(
+            embedding=float(published.get("embedding_multiplier", 1.0)),
+            residual=float(published.get("residual_multiplier", 1.0)),
+            logits=1 / published.get("logits_scaling", 1.0),
+        ),
     )
 
 

@@ -1,9 +1,7 @@
-"""Phi-3, 3.5 and 4: LLaMA with queries, keys and values in one matrix, gate and up in another, and LongRoPE.
+"""Phi-3, Phi-3.5 and Phi-4: LLaMA with fused projections, a window in some sizes, and LongRoPE for long contexts.
 
-Abdin et al. 2024, "Phi-3 Technical Report".
+Abdin et al. 2024, "Phi-3 Technical Report"; 2025, "Phi-4-Mini Technical Report".
 """
-
-import dataclasses
 
 from model.attention import GroupedQuery
 from model.config import ModelConfig
@@ -17,13 +15,21 @@ from model.families.weights import Weight
 
 def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
-    published.unused("original_max_position_embeddings")  # where no scaling asks for it
-    published.only("attention_bias", False)
+    for key in ("rope_scaling", "rope_parameters"):
+        given = published.inner(key)
+        if given.get("rope_type", given.get("type", None)) == "yarn":
+            raise published.refusal(key, "early files call LongRoPE so; make its type 'longrope'")
+    for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
+        published.only(key, False)
+    published.only("full_attn_mod", 1)
+    published.only("interpolate_factor", 1)
+    published.unused("original_max_position_embeddings")
     window = llama_like.window(published.get("sliding_window", None))
     base = llama_like.base(published, epsilon=1e-5)
-    added = published.dropout(embedding="embd_pdrop", residual="resid_pdrop")
+    dropout = published.dropout(attention="attention_dropout", residual="resid_pdrop")
+    published.unused("embd_pdrop")  # which no code of theirs applies
     return ModelConfig(
-        **base | {"dropout": dataclasses.replace(added, attention=base["dropout"].attention)},
+        **(base | {"dropout": dropout}),
         position=rotary(published),
         attention=GroupedQuery(**llama_like.heads(published), pattern=window),
         ffn=llama_like.gated(published),

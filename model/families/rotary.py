@@ -100,10 +100,10 @@ def publish_rotary(position: object) -> dict[str, Any]:
 def _scaling(published: Published, given: Published) -> Scaling | None:
     """The scaling that a `rope_parameters` or `rope_scaling` describes."""
     name, older = given.get("rope_type", None), given.get("type", "default")
+    if (name or older) == "default":
+        return None
     length = published.get("max_position_embeddings", 2048)
     match name or older:
-        case "default":
-            return None
         case "linear":
             return LinearScaling(factor=given.get("factor"))
         case "dynamic":

@@ -1,6 +1,7 @@
-"""SmolLM3: LLaMA with no positions in every fourth layer.
+"""SmolLM3: LLaMA without positions in every fourth layer, which may have windows.
 
-Bakouch et al. 2025, "SmolLM3: smol, multilingual, long-context reasoner".
+Bakouch et al. 2025, "SmolLM3: smol, multilingual, long-context reasoner". No positions in some layers: Yang et al.
+2025, "RoPE to NoPE and Back Again".
 """
 
 from typing import Any
@@ -16,23 +17,27 @@ from model.positions import NoPositions
 
 def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
-    heads, bias = llama_like.heads(published, num_kv_heads=4), published.get("attention_bias", False)
+    base, heads = llama_like.base(published, tied=True), llama_like.heads(published, num_kv_heads=4)
+    bias, layers = published.get("attention_bias", False), base["num_layers"]
+    every = published.get("no_rope_layer_interval", 4)
+    turned = published.get("no_rope_layers", [(i + 1) % every != 0 for i in range(layers)])
     size = published.get("sliding_window", None) if published.get("use_sliding_window", False) else None
-    published.unused("max_window_layers")
-    every, layers = published.get("no_rope_layer_interval", 4), published.get("num_hidden_layers")
-    turned = published.get("no_rope_layers", [int((i + 1) % every != 0) for i in range(layers)])
     types = llama_like.layer_types(published, lambda i: size is not None and not turned[i])
-    position = rotary(published, theta=2e6)
+    if size is None and "sliding_attention" in types:
+        raise published.refusal("layer_types", "a sliding layer needs use_sliding_window and a sliding_window")
+    published.unused("sliding_window", "max_window_layers")  # the one where there are none, the other in all files
+    local, positions = llama_like.window(size), rotary(published, theta=2e6)
 
     def layer(kind: tuple[bool, str]) -> dict[str, Any]:
-        has_positions, its = kind
-        window = llama_like.window(size if its == "sliding_attention" else None)
-        attention = GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=window)
-        return {"attention": attention, "position": position if has_positions else NoPositions()}
+        pattern = local if kind[1] == "sliding_attention" else llama_like.window(None)
+        return {
+            "position": positions if kind[0] else NoPositions(),
+            "attention": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=pattern),
+        }
 
     return ModelConfig(
-        **llama_like.base(published, tied=True),
-        **llama_like.by_layer(list(zip(map(bool, turned), types, strict=True)), layer),
+        **base,
+        **llama_like.by_layer([(bool(turned[i]), types[i]) for i in range(layers)], layer),
         ffn=llama_like.gated(published, bias=published.get("mlp_bias", False)),
     )
 

@@ -1,9 +1,7 @@
-"""StarCoder 2: a plain MLP, LayerNorm and biases, with rotary positions, few key heads and a window.
+"""StarCoder2: rotary positions, LayerNorm, a plain feed-forward layer, biases everywhere, a sliding window.
 
-Lozhkov et al. 2024, "StarCoder 2 and The Stack v2: The Next Generation".
+Lozhkov et al. 2024, "StarCoder 2 and The Stack v2: The Next Generation", section 6.
 """
-
-import dataclasses
 
 from model.attention import GroupedQuery
 from model.config import ModelConfig
@@ -11,7 +9,7 @@ from model.families import llama_like
 from model.families.family import Family
 from model.families.llama_like import LAYER
 from model.families.published import Published
-from model.families.rotary import rotary
+from model.families.rotary import context_length, rotary
 from model.families.weights import Weight
 from model.feedforward import MLP
 from model.norms import LayerNorm
@@ -21,15 +19,15 @@ def config(published: Published) -> ModelConfig:
     """The model of a config.json."""
     published.only("norm_type", "layer_norm")
     published.only("mlp_type", "default")
-    bias, window = published.get("use_bias", True), llama_like.window(published.get("sliding_window", None))
-    base = llama_like.base(published, tied=True)
-    added = published.dropout(embedding="embedding_dropout", residual="residual_dropout")
+    published.only("scale_attn_weights", True)
+    # Older names, of which hidden_act and norm_epsilon are what counts.
+    published.unused("activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32")
+    epsilon, bias = published.get("norm_epsilon", 1e-5), published.get("use_bias", True)
+    published.only("layer_norm_epsilon", epsilon)
+    window = llama_like.window(published.get("sliding_window", None))
     return ModelConfig(
-        **base
-        | {
-            "norm": LayerNorm(epsilon=published.get("norm_epsilon", 1e-5)),
-            "dropout": dataclasses.replace(added, attention=base["dropout"].attention),
-        },
+        **llama_like.size(published),
+        context_length=context_length(published),
         position=rotary(published),
         attention=GroupedQuery(
             **llama_like.heads(published, num_kv_heads=2), qkv_bias=bias, output_bias=bias, pattern=window
@@ -38,6 +36,11 @@ def config(published: Published) -> ModelConfig:
             width=published.get("intermediate_size"),
             activation=published.activation("hidden_act", "gelu_pytorch_tanh"),
             bias=bias,
+        ),
+        norm=LayerNorm(epsilon=epsilon),
+        unembedding=llama_like.unembedding(published, tied=True),
+        dropout=published.dropout(
+            embedding="embedding_dropout", attention="attention_dropout", residual="residual_dropout"
         ),
     )
 

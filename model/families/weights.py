@@ -7,7 +7,9 @@ stands for key heads, and 1 for an axis of that size:
     Weight("blocks.attention.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
 
 Rows that name the same tensor are its parts, in order. `+` stands before the axis, or the parenthesis, along which they
-are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" the query of each head before its key.
+are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" the query of each head before its key. Where rows
+of one tensor have different numbers of such pieces, the fewest count: beside keys of fewer heads, "(k +h) d", the
+queries of each key's group lie together before it.
 
 A parameter that the model at hand does not have is passed over, and so is one that has another number of axes: one
 table serves a family's models with and without biases, with experts and without.
@@ -62,7 +64,7 @@ class Part:
       order: the same axes in the parameter's order, by number; those of size 1 that it lacks come last.
       grouped: how many of `split` each axis of the tensor is made of.
       axis: the axis of the tensor along which its parts are joined.
-      repeats: that axis is cut into so many runs, each of which holds a piece of every part.
+      repeats: that axis is cut into so many runs, each of which holds a piece of every part; see `Tensor.repeats`.
     """
 
     parameter: str
@@ -104,10 +106,15 @@ class Tensor:
         shapes, axis = [part.shape for part in self.parts], self.parts[0].axis
         return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
+    @property
+    def repeats(self) -> int:
+        """How many runs the axis along which its parts are joined is cut into."""
+        return min(part.repeats for part in self.parts)
+
     def taken_apart(self, x: np.ndarray) -> list[np.ndarray]:
         """The slices of parameters that a tensor holds, one for each part, as views where that is possible."""
         cut = x.reshape(self._cut(x.shape))
-        ends = np.cumsum([part.shape[part.axis] // part.repeats for part in self.parts])[:-1]
+        ends = np.cumsum([part.shape[part.axis] // self.repeats for part in self.parts])[:-1]
         parts = zip(self.parts, np.split(cut, ends, axis=self.parts[0].axis + 1), strict=True)
         return [part.from_tensor(piece.reshape(part.shape)) for part, piece in parts]
 
@@ -118,7 +125,7 @@ class Tensor:
         return np.concatenate(cut, axis=self.parts[0].axis + 1).reshape(self.shape)
 
     def _cut(self, shape: Sequence[int]) -> tuple[int, ...]:
-        axis, repeats = self.parts[0].axis, self.parts[0].repeats
+        axis, repeats = self.parts[0].axis, self.repeats
         return (*shape[:axis], repeats, shape[axis] // repeats, *shape[axis + 1 :])
 
 

@@ -149,8 +149,8 @@ def long(**changes):
             "position.scaling.low_frequency_factor: must be above 0",
         ),
         (
-            {"position": rotary(llama3(high_frequency_factor=1.0))},
-            "position.scaling.high_frequency_factor: must be above low_frequency_factor=1.0, got 1.0",
+            {"position": rotary(llama3(high_frequency_factor=0.5))},
+            "position.scaling.high_frequency_factor: must be at least low_frequency_factor=1.0, got 0.5",
         ),
         (
             {"position": rotary(long(short_factors=(1.0,)))},

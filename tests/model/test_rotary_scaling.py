@@ -117,6 +117,13 @@ def test_llama3(theta, size):
     np.testing.assert_allclose(scaled(option, theta, size), expected, rtol=2e-7)
 
 
+@pytest.mark.parametrize(("theta", "size"), SHAPES)
+def test_llama3_with_a_step_for_a_ramp(theta, size):
+    option = Llama3Scaling(factor=16.0, low_frequency_factor=1.0, high_frequency_factor=1.0, original_length=64)
+    expected = [f if 64 * f / (2 * math.pi) >= 1 else f / 16 for f in plain(theta, size)]
+    np.testing.assert_allclose(scaled(option, theta, size), expected, rtol=2e-7)
+
+
 @pytest.mark.parametrize("length", [1, 64, 65, 300])
 def test_long_rope(length):
     short, long = (1.0, 1.5, 2.0, 4.0), (1.0, 3.0, 9.0, 60.0)

@@ -14,7 +14,7 @@ import time
 import jax
 import numpy as np
 
-from tests.parity import ours, reference
+from tests.parity import grok, ours, reference
 from tests.parity.cases import CASES
 
 LOGITS, GRADIENT = 1e-4, 1e-3
@@ -22,20 +22,21 @@ LOGITS, GRADIENT = 1e-4, 1e-3
 
 def compare(family, shape, greedy):
     """The numbers of one row of the table."""
-    model, ids = reference.make(family, shape), reference.tokens(family, shape)
+    source = grok if family == "grok" else reference  # of which transformers has none
+    model, ids = source.make(family, shape), reference.tokens(family, shape)
     with tempfile.TemporaryDirectory() as folder:
-        reference.save(model, folder)
+        source.save(model, folder)
         table, config, params = ours.load(folder)
     logits = ours.logits_of(config, params, *ours.whole(ids))
     gradient = ours.gradient_of(config, params, *ours.whole(ids))
     with tempfile.TemporaryDirectory() as folder:
-        theirs = reference.gradients(model, ids, folder)
-    expected, halves = reference.logits(model, ids), reference.logits(model, ids[:, : reference.HALF])
+        theirs = source.gradients(model, ids, folder)
+    expected, halves = source.logits(model, ids), source.logits(model, ids[:, : reference.HALF])
     both = np.concatenate([halves, halves[::-1]], axis=1)
     same = []
     if greedy:
         prompts = [row[:n].tolist() for row, n in zip(ids, reference.PROMPTS, strict=True)]
-        pairs = zip(ours.greedy(config, params, prompts, 64), reference.greedy(model, ids), strict=True)
+        pairs = zip(ours.greedy(config, params, prompts, 64), source.greedy(model, ids), strict=True)
         same = [int(np.equal(a, b).sum()) for a, b in pairs]
     return {
         "logits": np.abs(logits - expected).max() / expected.std(),

@@ -1,0 +1,13 @@
+"""What most of the compared shapes begin with; see tests/parity/cases.py."""
+
+SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 128}
+LLAMA_LIKE = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}
+
+LLAMA_3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8}
