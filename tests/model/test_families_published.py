@@ -356,7 +356,7 @@ def test_phi_3_mini_128k():
     config = config_of(PHI_3_MINI_128K)
     assert isinstance(config.position.scaling, LongRoPE)
     assert (config.position.scaling.original_length, config.position.scaling.factor) == (4096, 32)
-    assert config.attention.pattern == SlidingWindow(size=262144)  # its window is longer than any sequence
+    assert config.attention.pattern == SlidingWindow(size=262144)  # longer than any sequence
 
 
 def test_pythia_gptj_and_opt():
