@@ -89,8 +89,18 @@ def frequencies(theta: float, size: int) -> jax.Array:
     return theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
 
 
-def rotary_table(option: object, positions_BT: jax.Array, head_dim: int) -> RotaryTable | None:
-    """Cosines and sines for `rotate`; None when positions are not rotary."""
+def rotary_table(
+    option: object, positions_BT: jax.Array, head_dim: int, ends_BT: jax.Array | None = None
+) -> RotaryTable | None:
+    """Cosines and sines for `rotate`; None when positions are not rotary.
+
+    Args:
+      option: of positions.
+      positions_BT: of tokens.
+      head_dim: the dimensions of a head that positions may turn.
+      ends_BT: the last of these in each row is where its sequence ends, for scalings that depend on its length; the
+        positions when not given.
+    """
     if not isinstance(option, Rotary):
         return None
     size, scaling = option.turned(head_dim), option.scaling
@@ -98,7 +108,7 @@ def rotary_table(option: object, positions_BT: jax.Array, head_dim: int) -> Rota
     if scaling is None:
         angles_BTR *= frequencies(option.theta, size)
     else:
-        angles_BTR *= scaling.frequencies(option.theta, size, positions_BT)
+        angles_BTR *= scaling.frequencies(option.theta, size, positions_BT if ends_BT is None else ends_BT)
     cos_BT1R, sin_BT1R = jnp.cos(angles_BTR)[:, :, None, :], jnp.sin(angles_BTR)[:, :, None, :]
     if scaling is not None and scaling.amplitude != 1:
         cos_BT1R, sin_BT1R = scaling.amplitude * cos_BT1R, scaling.amplitude * sin_BT1R

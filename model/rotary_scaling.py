@@ -3,15 +3,15 @@
 Below, f_i = theta^(-2i/R) is the angle per token of pair i, unscaled, R the number of dimensions of a head that turn,
 L the sequence length that the model was trained on (`original_length`) and s the `factor` by which it grows.
 
-Each class has `frequencies(theta, size, positions_BT)`, the scaled angles per token: (R/2,), or (B, 1, R/2) where they
+Each class has `frequencies(theta, size, ends_BT)`, the scaled angles per token: (R/2,), or (B, 1, R/2) where they
 depend on the sequence; and `amplitude`, a factor on cosines and sines: the part of a score that comes from dimensions
 that turn grows by its square. Fixed ones are computed on the host in float64.
 
-Two depend on the length of the sequence, which is the largest position of the row in this call plus 1, counted in the
-traced program. It is taken row by row, so that what else is in the batch does not matter; of documents packed into a
-row it is that of the longest. With a cache, keys stay as they were turned when they were read, by the length that the
-sequence had then (padding of that call included), while later queries turn by theirs: past `original_length`, decoding
-token by token or in chunks is not the same function as one pass over the whole.
+Two depend on the length of the sequence, which is the largest of `ends_BT` in a row plus 1, counted in the traced
+program. It is taken row by row, so that what else is in the batch does not matter; of documents packed into a row it is
+that of the longest. A prompt is turned by its whole length, in however many chunks it is read. With a cache, keys stay
+as they were turned when they were read, while later queries turn by the length that the sequence has then: past
+`original_length`, decoding token by token is not the same function as one pass over the whole.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class LinearScaling:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor)
 
-    def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
         return _float32(unscaled(theta, size) / self.factor)
 
@@ -56,7 +56,7 @@ class NTK:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor)
 
-    def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
         return _float32(unscaled(theta * self.factor ** (size / (size - 2)), size))
 
@@ -76,9 +76,9 @@ class DynamicNTK:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
 
-    def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
-        beyond_B11 = jnp.maximum(_length(positions_BT) - self.original_length, 0)
+        beyond_B11 = jnp.maximum(_length(ends_BT) - self.original_length, 0)
         growth_B11 = 1 + beyond_B11.astype(jnp.float32) * (self.factor / self.original_length)
         # (theta g^(R/(R-2)))^(-2i/R) with the factor of theta taken out, which is exact where g is 1.
         power = _float32(-np.arange(0, size, 2) / (size - 2))
@@ -143,7 +143,7 @@ class YaRN:
     def _grown(self, mscale: float) -> float:
         return 0.1 * mscale * math.log(self.factor) + 1
 
-    def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
 
         def pair(turns: float) -> float:
@@ -187,7 +187,7 @@ class Llama3Scaling:
             low, high = self.low_frequency_factor, self.high_frequency_factor
             yield "high_frequency_factor", f"must be at least low_frequency_factor={low}, got {high}"
 
-    def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
         plain, low, high = unscaled(theta, size), self.low_frequency_factor, self.high_frequency_factor
         turns = self.original_length * plain / (2 * math.pi)
@@ -236,11 +236,11 @@ class LongRoPE:
         assert self.factor is not None
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
 
-    def frequencies(self, theta: float, size: int, positions_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
         """See the head of this file."""
         plain = unscaled(theta, size)
         short, long = _float32(plain / self.short_factors), _float32(plain / self.long_factors)
-        return jnp.where(_length(positions_BT) > self.original_length, long, short)
+        return jnp.where(_length(ends_BT) > self.original_length, long, short)
 
 
 Scaling = LinearScaling | NTK | DynamicNTK | YaRN | Llama3Scaling | LongRoPE
@@ -255,9 +255,9 @@ def _float32(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def _length(positions_BT: jax.Array) -> jax.Array:
+def _length(ends_BT: jax.Array) -> jax.Array:
     """The tokens of each row's longest document so far, (B, 1, 1)."""
-    return jnp.max(positions_BT, axis=-1)[:, None, None] + 1
+    return jnp.max(ends_BT, axis=-1)[:, None, None] + 1
 
 
 def _at_least_one(**fields: float) -> Iterator[tuple[str, str]]:

@@ -126,7 +126,8 @@ def forward(
         With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
-      lengths_B: the tokens of each row; those at later positions are padding, and leave a recurrent state alone.
+      lengths_B: the tokens of each row's prompt but the last; those at later positions are padding, and leave a
+        recurrent state alone.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/multi_token.py).
@@ -161,7 +162,7 @@ def forward(
 
     @functools.cache
     def rotary(position: Position, head_dim: int) -> RotaryTable | None:
-        return rotary_table(position, positions_BT, head_dim)
+        return rotary_table(position, positions_BT, head_dim, None if lengths_B is None else lengths_B[:, None])
 
     @functools.cache
     def mask(pattern: masks.Pattern) -> jax.Array:

@@ -24,6 +24,7 @@ from model.positions import Learned, NoPositions, Sinusoidal
 from model.precision import Precision
 from model.residual import PostNorm
 from model.rotary import Rotary
+from model.rotary_scaling import DynamicNTK, LongRoPE
 from model.sampling import Sampling
 from model.transformer import forward, init
 from train import sharding
@@ -97,6 +98,27 @@ def test_other_blocks_decode_the_same_way(changes):
     params = draw(config)
     prompts = prompts_of(3, 9)
     assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=4))
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        DynamicNTK(factor=8.0, original_length=8),
+        LongRoPE(short_factors=(1.0, 1.0), long_factors=(3.0, 9.0), original_length=8, factor=4.0),
+    ],
+    ids=lambda scaling: type(scaling).__name__,
+)
+def test_a_prompt_is_turned_by_its_own_length(scaling):
+    """Neither by that of its chunk nor with padding: around the original length, on both sides of it."""
+    config = dataclasses.replace(CONFIG, position=Rotary(theta=9.0, scaling=scaling))
+    params = draw(config)
+    prompts = prompts_of(3, 7, 8, 9, 10, 20)
+    texts = generate(config, params, prompts, Sampling(temperature=0.0, max_tokens=1), chunk=5)
+    likeliest = [jnp.argmax(forward(config, params, jnp.array([prompt])).logits_BTV[0, -1]) for prompt in prompts]
+    assert texts == [[int(token)] for token in likeliest]
+    # At the lengths of this test the scaling decides.
+    plain = generate(CONFIG, params, prompts, Sampling(temperature=0.0, max_tokens=1), chunk=5)
+    assert plain != texts
 
 
 def test_padding_leaves_recurrent_states_alone():
