@@ -19,7 +19,7 @@ quickstart: $(STAMP)
 	$(RUN) -m launch.quickstart
 
 test: $(STAMP)
-	$(RUN) -m pytest --numprocesses=2
+	$(RUN) -m pytest --numprocesses=2 --dist=worksteal
 
 check: $(STAMP)
 	$(RUN) -m ruff check .

@@ -82,9 +82,9 @@ print(v("0.2", "text"), v("none", "text"), v("Tail(fraction=0.3)", "text"), v(sy
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
-        "SentencePiece(vocab_size=500, split_digits=True) Bytes(end_of_document=True) SentencePieceFile(path='a.model')"
-        f" HuggingFace(path='a/tokenizer.json', end_of_document=None) TokenizerOf(path={str(tmp_path)!r})",
-        "HuggingFace(path='t.json', end_of_document='</s>')",
+        "SentencePiece(vocab_size=500, split_digits=True) Bytes(end_of_document=True) SentencePieceFile(path='a.model', begin_of_document=None, vocab_size=None)"
+        f" HuggingFace(path='a/tokenizer.json', end_of_document=None, begin_of_document=None, vocab_size=None) TokenizerOf(path={str(tmp_path)!r})",
+        "HuggingFace(path='t.json', end_of_document='</s>', begin_of_document=None, vocab_size=None)",
         "WholeFiles(fraction=0.2, seed=0, similarity=0.3, keep_generated=True) None Tail(fraction=0.3)"
         f" SeparateText(path={str(tmp_path)!r}, field='body')",
     ]

@@ -119,7 +119,7 @@ def _logits_and_cache(config, params, tokens, positions, cache):
 
 @seed(12)
 @settings(
-    max_examples=8,
+    max_examples=5,
     deadline=None,
     database=None,
     suppress_health_check=list(HealthCheck),
