@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from model.errors import UserError
-from model.options import differences, to_json
+from model.options import differences, from_json, to_json
 from train.experiment import Checkpoints, Experiment
 from train.sharding import path_name
 from train.state import TrainState
@@ -275,6 +275,8 @@ def _digest(note: dict[str, Any]) -> str:
 def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: pathlib.Path) -> None:
     """Raises UserError when a checkpoint's parameters are of another model or optimizer than the experiment's."""
     stored, given = note["experiment"], to_json(experiment)
+    with contextlib.suppress(UserError):  # an option that has come since stands at its default
+        stored = to_json(from_json(Experiment, stored))
     changed = differences(stored["model"], given["model"], "model")
     changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
     changed = [line for line in changed if not line.startswith(("model.scan_layers", "model.remat"))]

@@ -12,7 +12,8 @@ import pytest
 
 import train.checkpoints
 from model.errors import UserError
-from train.checkpoints import CheckpointStore, checksums, flat, unflat
+from model.options import to_json
+from train.checkpoints import CheckpointStore, checksums, flat, refuse_other_model, unflat
 from train.experiment import Checkpoints
 from train.sharding import Mesh, make_mesh
 from train.state import abstract_state, init_sharded, state_shardings
@@ -257,6 +258,16 @@ def test_another_model_is_refused_with_its_fields(experiment, tiny_experiment, t
 def test_scan_and_rematerialisation_may_change(experiment, tiny_experiment, first, two):
     same = tiny_experiment(model__vocab_size=64, model__scan_layers=False, model__remat="full")
     assert_same_bits(latest(two, same), at_step(first, 20))
+
+
+def test_options_that_came_since_stand_at_their_defaults(experiment, tmp_path):
+    stored = to_json(experiment)
+    assert stored["model"].pop("layer_scale") is None
+    assert stored["model"]["initialization"].pop("scale_residual") is True
+    refuse_other_model({"experiment": stored}, experiment, tmp_path)
+    stored["model"]["initialization"]["scale_residual"] = False
+    with pytest.raises(UserError, match="model.initialization.scale_residual: False -> True"):
+        refuse_other_model({"experiment": stored}, experiment, tmp_path)
 
 
 def test_nothing_is_unpickled(experiment, first, two, monkeypatch):

@@ -1,0 +1,180 @@
+"""Published models by name: the values of their config.json that say what they compute.
+
+    model = published("llama-3.1-8b")
+
+gives the `ModelConfig` of LLaMA 3.1 8B, to train from nothing or to look at; launch.convert reads weights. What is not
+named here has the default of the family.
+"""
+
+from typing import Any
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.families import config_of
+from model.options import nearest
+
+Values = dict[str, Any]
+
+
+def _llama(width: int, layers: int, heads: int, kv_heads: int, ffn: int, **others: Any) -> Values:
+    """What the configs of models like LLaMA have in common."""
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "intermediate_size": ffn,
+    } | others
+
+
+def _gpt2(width: int, layers: int, heads: int, context: int = 1024) -> Values:
+    sizes = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_positions": context}
+    return {"model_type": "gpt2", "vocab_size": 50257} | sizes
+
+
+def _pythia(width: int, layers: int, heads: int, vocab_size: int = 50304) -> Values:
+    sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    fixed = {"model_type": "gpt_neox", "max_position_embeddings": 2048, "rotary_pct": 0.25, "hidden_act": "gelu"}
+    return fixed | sizes | {"intermediate_size": 4 * width, "vocab_size": vocab_size, "tie_word_embeddings": False}
+
+
+LLAMA_2 = {"model_type": "llama", "vocab_size": 32000, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+LLAMA_3_1 = {
+    "model_type": "llama",
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+}
+MISTRAL = {"model_type": "mistral", "vocab_size": 32000, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5}
+MIXTRAL = {"model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5}
+MIXTRAL |= {"rope_theta": 1e6, "sliding_window": None}
+GEMMA_2 = {
+    "model_type": "gemma2",
+    "vocab_size": 256000,
+    "max_position_embeddings": 8192,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+}
+GEMMA_3 = {"model_type": "gemma3_text", "max_position_embeddings": 131072, "rope_theta": 1e6, "head_dim": 256}
+QWEN_3 = {"model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 40960, "rope_theta": 1e6}
+QWEN_3 |= {"head_dim": 128, "tie_word_embeddings": False}
+QWEN_3_MOE = QWEN_3 | {
+    "model_type": "qwen3_moe",
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+DEEPSEEK_V2: Values = {
+    "model_type": "deepseek_v2",
+    "vocab_size": 102400,
+    "max_position_embeddings": 163840,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 2,
+    "num_experts_per_tok": 6,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "norm_topk_prob": False,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 40,
+        "beta_fast": 32,
+        "beta_slow": 1,
+        "mscale": 0.707,
+        "mscale_all_dim": 0.707,
+        "original_max_position_embeddings": 4096,
+    },
+}
+GPT_OSS = {
+    "model_type": "gpt_oss",
+    "vocab_size": 201088,
+    "head_dim": 64,
+    "num_experts_per_tok": 4,
+    "sliding_window": 128,
+    "max_position_embeddings": 131072,
+    "rope_theta": 150000.0,
+    "rms_norm_eps": 1e-5,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+}
+OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
+OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+
+SIZES: dict[str, Values] = {
+    "gpt2": _gpt2(768, 12, 12),
+    "gpt2-medium": _gpt2(1024, 24, 16),
+    "gpt2-large": _gpt2(1280, 36, 20),
+    "gpt2-xl": _gpt2(1600, 48, 25),
+    "pythia-70m": _pythia(512, 6, 8),
+    "pythia-160m": _pythia(768, 12, 12),
+    "pythia-410m": _pythia(1024, 24, 16),
+    "pythia-1b": _pythia(2048, 16, 8),
+    "pythia-1.4b": _pythia(2048, 24, 16),
+    "pythia-2.8b": _pythia(2560, 32, 32),
+    "pythia-6.9b": _pythia(4096, 32, 32, vocab_size=50432),
+    "pythia-12b": _pythia(5120, 36, 40, vocab_size=50688),
+    "llama-2-7b": LLAMA_2 | _llama(4096, 32, 32, 32, 11008),
+    "llama-2-13b": LLAMA_2 | _llama(5120, 40, 40, 40, 13824),
+    "llama-2-70b": LLAMA_2 | _llama(8192, 80, 64, 8, 28672),
+    "llama-3.1-8b": LLAMA_3_1 | _llama(4096, 32, 32, 8, 14336),
+    "llama-3.1-70b": LLAMA_3_1 | _llama(8192, 80, 64, 8, 28672),
+    "llama-3.1-405b": LLAMA_3_1 | _llama(16384, 126, 128, 8, 53248),
+    "mistral-7b": MISTRAL | _llama(4096, 32, 32, 8, 14336, sliding_window=4096),
+    "mixtral-8x7b": MIXTRAL | _llama(4096, 32, 32, 8, 14336, vocab_size=32000, max_position_embeddings=32768),
+    "mixtral-8x22b": MIXTRAL | _llama(6144, 56, 48, 8, 16384, vocab_size=32000, max_position_embeddings=65536),
+    "gemma-2-2b": GEMMA_2 | _llama(2304, 26, 8, 4, 9216, head_dim=256, query_pre_attn_scalar=256),
+    "gemma-2-9b": GEMMA_2 | _llama(3584, 42, 16, 8, 14336, head_dim=256, query_pre_attn_scalar=256),
+    "gemma-2-27b": GEMMA_2 | _llama(4608, 46, 32, 16, 36864, head_dim=128, query_pre_attn_scalar=144),
+    "gemma-3-1b": GEMMA_3
+    | _llama(1152, 26, 4, 1, 6912, vocab_size=262144, sliding_window=512, query_pre_attn_scalar=256),
+    "gemma-3-4b": GEMMA_3
+    | _llama(2560, 34, 8, 4, 10240, vocab_size=262208, sliding_window=1024, query_pre_attn_scalar=256),
+    "qwen3-0.6b": QWEN_3 | _llama(1024, 28, 16, 8, 3072, tie_word_embeddings=True),
+    "qwen3-1.7b": QWEN_3 | _llama(2048, 28, 16, 8, 6144, tie_word_embeddings=True),
+    "qwen3-4b": QWEN_3 | _llama(2560, 36, 32, 8, 9728, tie_word_embeddings=True),
+    "qwen3-8b": QWEN_3 | _llama(4096, 36, 32, 8, 12288),
+    "qwen3-14b": QWEN_3 | _llama(5120, 40, 40, 8, 17408),
+    "qwen3-32b": QWEN_3 | _llama(5120, 64, 64, 8, 25600),
+    "qwen3-30b-a3b": QWEN_3_MOE | _llama(2048, 48, 32, 4, 6144, moe_intermediate_size=768),
+    "qwen3-235b-a22b": QWEN_3_MOE | _llama(4096, 94, 64, 4, 12288, moe_intermediate_size=1536),
+    "deepseek-v2-lite": DEEPSEEK_V2
+    | _llama(2048, 27, 16, 16, 10944, q_lora_rank=None, n_routed_experts=64, moe_intermediate_size=1408),
+    "deepseek-v2": DEEPSEEK_V2
+    | _llama(5120, 60, 128, 128, 12288, q_lora_rank=1536, n_routed_experts=160, moe_intermediate_size=1536)
+    | {"topk_method": "group_limited_greedy", "n_group": 8, "topk_group": 3, "routed_scaling_factor": 16.0},
+    "deepseek-v3": DEEPSEEK_V2
+    | _llama(7168, 61, 128, 128, 18432, q_lora_rank=1536, n_routed_experts=256, moe_intermediate_size=2048)
+    | {"model_type": "deepseek_v3", "vocab_size": 129280, "first_k_dense_replace": 3, "n_shared_experts": 1}
+    | {"num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
+    | {"rope_scaling": DEEPSEEK_V2["rope_scaling"] | {"mscale": 1.0, "mscale_all_dim": 1.0}},
+    "grok-1": {"model_type": "grok-1"},
+    "gpt-oss-20b": GPT_OSS | _llama(2880, 24, 64, 8, 2880, num_local_experts=32),
+    "gpt-oss-120b": GPT_OSS | _llama(2880, 36, 64, 8, 2880, num_local_experts=128),
+    "olmo-2-7b": OLMO_2 | _llama(4096, 32, 32, 32, 11008),
+    "olmo-2-13b": OLMO_2 | _llama(5120, 40, 40, 40, 13824),
+}
+
+
+def published(name: str) -> ModelConfig:
+    """The model of that name. Raises UserError, naming the nearest, when there is none."""
+    if name not in SIZES:
+        raise UserError(f"no published model is called {name!r}; {nearest(name, SIZES)}")
+    return config_of(SIZES[name])

@@ -1,0 +1,95 @@
+"""Parameters of published models, counted, beside what their cards and papers say: python -m tests.parity.sizes
+
+Counts are exact where the weights are public; active ones, of a token, are as papers round them, in billions.
+"""
+
+import math
+
+import jax
+
+from model.families.sizes import SIZES, published
+from model.flops import count_parameters
+from model.transformer import abstract_params
+
+PUBLISHED = {
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
+    "pythia-1.4b": 1_414_647_808,
+    "pythia-2.8b": 2_775_208_960,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-12b": 11_846_072_320,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "mistral-7b": 7_241_732_096,
+    "mixtral-8x7b": 46_702_792_704,
+    "mixtral-8x22b": 140_620_634_112,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-1b": 999_885_952,
+    "gemma-3-4b": 3_880_263_168,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "qwen3-30b-a3b": 30_532_122_624,
+    "qwen3-235b-a22b": 235_093_634_560,
+    "deepseek-v2-lite": 15_706_484_224,
+    "deepseek-v2": 235_741_434_880,
+    "deepseek-v3": 671_026_419_200,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "olmo-2-7b": 7_298_617_344,
+    "olmo-2-13b": 13_716_198_400,
+}
+# Billions of a token's active parameters, as papers and cards round them; the last digit may be cut off.
+ACTIVE = {
+    "mixtral-8x7b": "12.9",
+    "mixtral-8x22b": "39",
+    "qwen3-30b-a3b": "3.3",
+    "qwen3-235b-a22b": "22",
+    "deepseek-v2": "21",
+    "deepseek-v3": "37",
+    "deepseek-v2-lite": "2.4",
+    "gpt-oss-20b": "3.6",
+    "gpt-oss-120b": "5.1",
+}
+# These leave out the embedding table, of which a token looks up a row.
+WITHOUT_EMBEDDING = ("deepseek-v2-lite", "gpt-oss-20b", "gpt-oss-120b")
+
+
+def total(name: str) -> int:
+    """The entries of all parameters, from their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(published(name))))
+
+
+def active(name: str) -> int:
+    """The parameters that a token uses, as its publishers count them."""
+    config = published(name)
+    return count_parameters(config).active - (config.vocab_size * config.width if name in WITHOUT_EMBEDDING else 0)
+
+
+def main() -> None:
+    """Prints the table."""
+    print(f"{'model':<18} {'parameters':>16} {'published':>16} {'active':>16} {'published':>9}")
+    for name in SIZES:
+        count, known = total(name), PUBLISHED.get(name)
+        stated = "" if known is None else f"{known:,}"
+        mark = "" if known in (None, count) else "  DIFFERS"
+        print(f"{name:<18} {count:>16,} {stated:>16} {active(name):>16,} {ACTIVE.get(name, ''):>9}{mark}")
+
+
+if __name__ == "__main__":
+    main()
