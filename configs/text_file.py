@@ -3,6 +3,8 @@
     python -m launch.train --config=configs/text_file.py --run=runs/book --set data.path=book.txt
 
 The model and its training are those of configs/quickstart.py; the last tenth of the file is held out.
+
+Hardware: 2 CPU cores, 7 minutes. On tinyshakespeare (1.1 MB, 2.2 epochs): validation loss 1.480, 2.13 bits per byte.
 """
 
 import dataclasses
