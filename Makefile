@@ -10,7 +10,8 @@ PYTHON ?= $(if $(wildcard $(RUN)),$(RUN),python3)
 
 comma := ,
 EXTRAS := test$(if $(filter-out cpu,$(ACCELERATOR)),$(comma)$(ACCELERATOR))
-VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+PRINT_VERSION := -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null
+VERSION := $(shell $(PYTHON) $(PRINT_VERSION))
 STAMP := $(VENV)/.installed-$(ACCELERATOR)-$(VERSION)
 
 .PHONY: quickstart test check parity install clean
@@ -37,7 +38,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "ACCELERATOR=$(ACCELERATOR): expected cpu, cuda12, cuda13 or tpu" >&2; exit 2;; esac
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "Python 3.11 or newer is needed, $(PYTHON) is $(or $(VERSION),not there); use make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	@case "$$($(RUN) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)" in \
+	@case "$$($(RUN) $(PRINT_VERSION))" in \
 	  "$(VERSION)") ;; *) echo "making $(VENV) with Python $(VERSION)"; $(PYTHON) -m venv --clear $(VENV);; esac
 	@echo "installing the packages pinned in constraints.txt: some minutes the first time"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"

@@ -18,7 +18,7 @@ from model.multi_token import Text, ahead
 from model.norms import Norm
 from model.projections import project
 from model.residual import PostNorm
-from model.stack import REMAT_POLICIES, Collected, repeat
+from model.stack import Collected, rematerialized, repeat
 from model.taps import Context
 
 
@@ -99,12 +99,10 @@ def look_ahead(
         inner.add_loss("multi_token_loss", option.weight / option.depth * jnp.sum(nll_BT * weight_BT))
         return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
 
-    scan = config.scan_layers and option.depth > 1
-    if config.remat != "none":
-        turn = jax.checkpoint(turn, policy=REMAT_POLICIES[config.remat], prevent_cse=not scan)
     start = (x_BTD, text.tokens_BT, text.targets_BT, context.counted_BT, document_BT)
     inputs = (nnx.to_pure_dict(state), config.num_layers + jnp.arange(option.depth))
-    _, (losses, measured) = repeat(turn, start, inputs, option.depth, scan)
+    again = rematerialized(config, turn, option.depth)
+    _, (losses, measured) = repeat(again, start, inputs, option.depth, config.scan_layers)
     summed = {name: collected.losses.get(name, 0.0) + jnp.sum(each, axis=0) for name, each in losses.items()}
     named = {"multi_token": measured} if measured else {}
     return Collected(collected.taps, collected.losses | summed, collected.measured | named)

@@ -14,11 +14,15 @@ from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
+from model.options import differences, to_json
 from model.positions import Learned, NoPositions, Position, Sinusoidal
 from model.precision import Precision
 from model.recurrence import Recurrent
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.rotary import Rotary
+
+# Fields that say how a model is trained and run: one may take the parameters of another that differs in these.
+OF_TRAINING = ("dropout", "initialization", "precision", "scan_layers", "remat")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -164,3 +168,9 @@ class ModelConfig:
                 "dropout.attention",
                 f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
             )
+
+
+def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> list[str]:
+    """The fields in which two models are not the same one, `path: one -> other`; fields named may differ besides."""
+    same = dataclasses.replace(other, **{name: getattr(one, name) for name in (*OF_TRAINING, *but)})
+    return differences(to_json(one), to_json(same), "model")

@@ -19,7 +19,7 @@ from flax import nnx
 
 from model.initialization import ParameterMaker
 from model.projections import project
-from model.recurrence import Recurrent, State, token_by_token, zeros
+from model.recurrence import Recurrent, State, units, zeros
 from model.taps import Context
 
 
@@ -63,13 +63,10 @@ class GatedRecurrentUnits(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
         gates_BTGNH = project(x_BTD, self.input, self.bias)  # reset, update, the new vector
-        gates_BTGNH = context.shard(gates_BTGNH, ("batch", "sequence", None, "heads", "head_dim"))
-        before = state or self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
-        after, shown = token_by_token(self._step, before.arrays, gates_BTGNH, context)
-        for name, value in shown.items():
-            context.tap(name, value)
-        y_BTNH = context.tap("attention_heads", shown["hidden"].astype(x_BTD.dtype))
-        return project(y_BTNH, self.output, contract=2), None if state is None else State(after)
+        empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
+        hidden_BTNH, state = units(self._step, gates_BTGNH, state, empty, context)
+        y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
+        return project(y_BTNH, self.output, contract=2), state
 
     def _step(
         self, carried: dict[str, jax.Array], gates_BGNH: jax.Array

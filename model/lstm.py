@@ -17,7 +17,7 @@ from flax import nnx
 
 from model.initialization import ParameterMaker
 from model.projections import project
-from model.recurrence import Recurrent, State, token_by_token, zeros
+from model.recurrence import Recurrent, State, units, zeros
 from model.taps import Context
 
 
@@ -71,8 +71,6 @@ class LongShortTermMemory(nnx.Module):
         if self.forget_bias is not None:
             bias_GNH = jnp.concatenate([bias_GNH, self.forget_bias[...][None]])
         gates_BTGNH = project(x_BTD, self.input) + bias_GNH
-        gates_BTGNH = context.shard(gates_BTGNH, ("batch", "sequence", None, "heads", "head_dim"))
-        before = state or self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
 
         def step(carried: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
             hidden_BNH = carried["hidden"].astype(gates_BGNH.dtype)
@@ -88,8 +86,7 @@ class LongShortTermMemory(nnx.Module):
             shown |= {"cell": cell_BNH, "hidden": o_BNH * jnp.tanh(cell_BNH)}
             return {name: shown[name].astype(jnp.float32) for name in ("hidden", "cell")}, shown
 
-        after, shown = token_by_token(step, before.arrays, gates_BTGNH, context)
-        for name, value in shown.items():
-            context.tap(name, value)
-        y_BTNH = context.tap("attention_heads", shown["hidden"].astype(x_BTD.dtype))
-        return project(y_BTNH, self.output, contract=2), None if state is None else State(after)
+        empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
+        hidden_BTNH, state = units(step, gates_BTGNH, state, empty, context)
+        y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
+        return project(y_BTNH, self.output, contract=2), state

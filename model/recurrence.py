@@ -109,6 +109,32 @@ def token_by_token(
     return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
 
+def units(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    gates_BTGNH: jax.Array,
+    state: State | None,
+    empty: State,
+    context: Context,
+) -> tuple[jax.Array, State | None]:
+    """Recurrent units over time, by `token_by_token`; all that a step shows of them is a tap.
+
+    Args:
+      step: state and gates of one token to the next state and what it shows, "hidden" among it.
+      gates_BTGNH: what the inputs of all tokens give to the gates.
+      state: what goes on; None for what begins, and leaves no state behind.
+      empty: the state of what begins.
+      context: of the layer.
+
+    Returns:
+      The hidden vectors (B, T, N, H), and the state after them.
+    """
+    gates_BTGNH = context.shard(gates_BTGNH, ("batch", "sequence", None, "heads", "head_dim"))
+    after, shown = token_by_token(step, (state or empty).arrays, gates_BTGNH, context)
+    for name, value in shown.items():
+        context.tap(name, value)
+    return shown["hidden"], None if state is None else State(after)
+
+
 def _where(choose_B: jax.Array, these: Any, those: Any) -> Any:
     """Row by row one tree or the other."""
     pick = lambda a, b: jnp.where(choose_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731

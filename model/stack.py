@@ -111,11 +111,7 @@ def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Con
             x_BTD, cache = nnx.merge(graphs[place], params)(x_BTD, inner, cache)
             return x_BTD, cache, (inner.kept, inner.losses, inner.measured)
 
-        if config.remat == "none":
-            return run_layer
-        # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
-        scanned = config.scan_layers and group.turns > 1
-        return jax.checkpoint(run_layer, policy=REMAT_POLICIES[config.remat], prevent_cse=not scanned)
+        return rematerialized(config, run_layer, group.turns)
 
     layers = [one(place) for place in range(len(group.pattern))]
 
@@ -130,6 +126,15 @@ def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Con
         return x_BTD, (after, given)
 
     return turn
+
+
+def rematerialized(config: ModelConfig, function: Callable[..., Any], turns: int) -> Callable[..., Any]:
+    """A function of which the backward pass computes again what the model's options say; `turns` of it are repeated."""
+    if config.remat == "none":
+        return function
+    # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
+    scanned = config.scan_layers and turns > 1
+    return jax.checkpoint(function, policy=REMAT_POLICIES[config.remat], prevent_cse=not scanned)
 
 
 def repeat(turn: Callable[..., Any], x_BTD: Any, inputs: Any, turns: int, scan: bool) -> Any:

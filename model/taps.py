@@ -25,7 +25,7 @@ def unsharded(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return x
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(kw_only=True)
 class Surroundings:
     """What all layers of a kind are given alike.
 
@@ -49,15 +49,13 @@ class Surroundings:
     real_BT: jax.Array | None = None
 
 
-@dataclasses.dataclass
-class Context:
-    """The surroundings of one forward pass, or of one layer of it.
+@dataclasses.dataclass(kw_only=True)
+class Context(Surroundings):
+    """What travels through one forward pass, or one layer of it, whose surroundings it then has.
 
     Attributes:
       index_BT: where each token stands in its sequence (int32); decides what it may attend to.
       layers: the surroundings of each kind of layer.
-      rotary: of this layer; see `Surroundings`.
-      mask_BTS, places, bias, reach, document_BT, real_BT: of this layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
       wanted: the names of the taps that were asked for.
@@ -71,13 +69,6 @@ class Context:
 
     index_BT: jax.Array
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
-    rotary: RotaryTable | None = None
-    mask_BTS: jax.Array | None = None
-    places: Places = None
-    bias: ALiBi | None = None
-    reach: int | None = None
-    document_BT: jax.Array | None = None
-    real_BT: jax.Array | None = None
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
     wanted: frozenset[str] = frozenset()
@@ -123,7 +114,5 @@ class Context:
     def for_layer(self, number: jax.Array | int, kind: Any) -> "Context":
         """The context of one layer: its surroundings, its own dropout key, its own taps, losses and measurements."""
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
-        found = self.layers[kind]
-        own = dataclasses.replace(self, kept={}, losses={}, measured={}, dropout_key=key)
-        of_layer = {field.name: getattr(found, field.name) for field in dataclasses.fields(found)}
-        return dataclasses.replace(own, **of_layer)
+        own: dict[str, Any] = {"kept": {}, "losses": {}, "measured": {}, "dropout_key": key}
+        return dataclasses.replace(self, **vars(self.layers[kind]), **own)

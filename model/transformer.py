@@ -178,7 +178,8 @@ def forward(
         turned = rotary(layer.position, layer.attention.rotary_width(config.width))
         bias = layer.position if isinstance(layer.position, ALiBi) else None
         places, pattern = (place_BT, key_BS) if bias else None, layer.attention.pattern
-        layers[layer] = Surroundings(turned, mask(pattern), places, bias, masks.reach(pattern) if in_order else None)
+        reach = masks.reach(pattern) if in_order else None
+        layers[layer] = Surroundings(rotary=turned, mask_BTS=mask(pattern), places=places, bias=bias, reach=reach)
     context = Context(
         index_BT=index_BT,
         position_BT=place_BT,

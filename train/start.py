@@ -6,14 +6,11 @@ from typing import Any
 
 import jax
 
+from model.config import differences_of_models
 from model.errors import UserError
-from model.options import differences, to_json
 from train.conversion.reading import ORIGIN
 from train.experiment import Experiment
 from train.runs import load_params
-
-# What a model may have of its own and still start from another's parameters.
-MAY_DIFFER = ("model.precision", "model.dropout", "model.initialization", "model.scan_layers", "model.remat")
 
 
 def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> Any:
@@ -26,8 +23,7 @@ def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> A
         return None
     source = pathlib.Path(experiment.training.start_from)
     loaded = load_params(source)
-    lines = differences(to_json(loaded.experiment.model), to_json(experiment.model), "model")
-    if changed := [line for line in lines if not line.startswith(MAY_DIFFER)]:
+    if changed := differences_of_models(loaded.experiment.model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
             f"training.start_from={source} has another model (its value -> this run's):\n  {listed}\n"

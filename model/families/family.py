@@ -1,14 +1,14 @@
 """What there is to say of a family of published models."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from model.config import ModelConfig
+from model.config import ModelConfig, differences_of_models
 from model.errors import UserError
 from model.families.published import Published
 from model.families.weights import Tensor, Weight, tensors
-from model.options import check, differences, to_json
+from model.options import check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,11 @@ class Family:
         """The tensors of a model by name. Raises UserError where a parameter has none in this family."""
         return tensors(self.weights(config) if callable(self.weights) else self.weights, config)
 
+    def names(self, config: ModelConfig, held: Collection[str]) -> dict[str, str]:
+        """What files that hold these tensors call every tensor of a model: they may leave out the prefix."""
+        bare = self.prefix and not any(name.startswith(self.prefix) for name in held)
+        return {name: name.removeprefix(self.prefix) if bare else name for name in self.tensors(config)}
+
     def published(self, config: ModelConfig) -> dict[str, Any]:
         """A config.json that describes a model. Raises UserError, naming what differs, for one that none describes."""
         if self.publish is None:
@@ -56,10 +61,7 @@ class Family:
                 f"models of the family {self.name} are written as they were read; this one was not read from any"
             )
         values = {"architectures": [self.architecture], "model_type": self.model_types[0], **self.publish(config)}
-        meant = self.config_of(values)
-        training = ("dropout", "initialization", "precision", "scan_layers", "remat")
-        same = dataclasses.replace(meant, **{name: getattr(config, name) for name in training})
-        if lost := differences(to_json(config), to_json(same), "model"):
+        if lost := differences_of_models(config, self.config_of(values)):
             listed = "\n  ".join(lost)
             raise UserError(f"the family {self.name} has no such model (this one -> what it can have):\n  {listed}")
         return values

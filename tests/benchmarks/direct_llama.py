@@ -7,24 +7,20 @@ both, in turn in one process; then how long a 32-layer model takes to trace and 
 """
 
 import argparse
-import pathlib
 import re
 import statistics
-import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command import run
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from model.attention import GroupedQuery  # noqa: E402
-from model.config import ModelConfig  # noqa: E402
-from model.embedding import Untied  # noqa: E402
-from model.feedforward import Gated  # noqa: E402
-from model.transformer import abstract_params, forward, init  # noqa: E402
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.embedding import Untied
+from model.feedforward import Gated
+from model.transformer import abstract_params, forward, init
 
 HEADS, KV_HEADS = 8, 2
 
@@ -111,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

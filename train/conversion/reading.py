@@ -20,13 +20,13 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.families import family_of
 from model.families.family import Family
-from model.families.weights import Tensor, by_name
+from model.families.weights import Tensor
 from model.options import check
 from model.precision import Dtype, Precision
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
 from train import optimizers, parameters, sharding
-from train.checkpoints import CheckpointStore
+from train.checkpoints import CheckpointStore, flat, unflat
 from train.conversion.folder import Folder, Stored, new_folder
 from train.conversion.tokenizer import tokenizer_option
 from train.data import dataset
@@ -98,8 +98,7 @@ def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict
     Raises UserError that lists every tensor that is missing, is of another shape, or is none of the model's.
     """
     table, problems = family.tensors(config), []
-    bare = family.prefix and not any(name.startswith(family.prefix) for name in folder.tensors)
-    names = {name: name.removeprefix(family.prefix) if bare else name for name in table}
+    names = family.names(config, folder.tensors)
     found = {name: there for name, there in names.items() if there in folder.tensors}
     for name, tensor in table.items():
         stored = folder.tensors.get(names[name])
@@ -126,8 +125,8 @@ def read_params(
     """The parameters on the experiment's mesh; on the host there is one tensor at a time."""
     mesh = sharding.make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = by_name(sharding.param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
-    leaves = by_name(shapes)
+    placed = flat(sharding.param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
+    leaves = flat(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
     with folder.reader() as read, Progress("reading tensors", len(names)) as progress:
@@ -150,8 +149,8 @@ def read_params(
         (part,) = tensor.parts
         if not np.array_equal(tensor.put_together([np.asarray(params[part.parameter])]).astype(array.dtype), array):
             raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
-    paths, structure = jax.tree_util.tree_flatten_with_path(shapes)
-    return jax.tree.unflatten(structure, [params[sharding.path_name(path)] for path, _ in paths])
+    tree: dict[str, Any] = unflat(shapes, params)
+    return tree
 
 
 @functools.lru_cache(maxsize=64)

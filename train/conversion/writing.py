@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from model.config import ModelConfig
+from model.config import ModelConfig, differences_of_models
 from model.errors import UserError
 from model.families import FAMILIES, family_named, family_of
 from model.families.family import Family
-from model.families.weights import by_name
-from model.options import differences, to_json
+from train.checkpoints import flat
 from train.conversion.folder import DTYPES, INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER, ORIGIN
 from train.data.dataset import dataset_of_run
@@ -23,8 +22,6 @@ from train.runs import load_params
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-# What a run may have changed of the model that it was read as, and still be written to the same files.
-MAY_DIFFER = ("model.precision", "model.dropout", "model.initialization", "model.scan_layers", "model.remat")
 
 
 def write_published(
@@ -116,16 +113,15 @@ def _write(
     into: pathlib.Path,
 ) -> None:
     """Writes the files; on the host there is one tensor at a time."""
-    table, flat = family.tensors(config), by_name(params)
     stored = {tensor.name for header in headers for tensor in header.tensors}
-    bare = family.prefix and not any(name.startswith(family.prefix) for name in stored)
-    table = {name.removeprefix(family.prefix) if bare else name: tensor for name, tensor in table.items()}
+    table = {there: family.tensors(config)[name] for name, there in family.names(config, stored).items()}
+    arrays = flat(params)
 
     def tensor(stored: Stored) -> np.ndarray:
         if stored.name in buffers:
             return buffers[stored.name]
         parts = table[stored.name].parts
-        return table[stored.name].put_together([np.asarray(flat[part.parameter][part.index]) for part in parts])
+        return table[stored.name].put_together([np.asarray(arrays[part.parameter][part.index]) for part in parts])
 
     def written() -> Iterator[Stored]:
         for header in headers:
@@ -139,8 +135,6 @@ def _write(
 def _refuse_other_model(family: Family, config: ModelConfig, origin: pathlib.Path) -> None:
     """Raises UserError when a run's model is no longer the one that it was read as."""
     read = family.config_of(read_json(origin / "config.json"))
-    lines = differences(to_json(read), to_json(config), "model")
-    length = "model.context_length"  # which --context_length may have set
-    if changed := [line for line in lines if not line.startswith((*MAY_DIFFER, length))]:
+    if changed := differences_of_models(read, config, "context_length"):  # which --context_length may have set
         listed = "\n  ".join(changed)
         raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")

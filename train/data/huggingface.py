@@ -55,11 +55,6 @@ class HuggingFaceTokenizer(Tokenizer):
             raise UserError(f"{where} has no token {token!r}: give data.tokenizer.{field} one")
         return found
 
-    @property
-    def begin_of_document(self) -> int | None:
-        """The id that a prompt begins with."""
-        return self.end_of_document if self._begin is None else self._begin
-
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
         encodings = (self._tokenizer.encode(part, add_special_tokens=False) for part in split_after_newline(text, PART))

@@ -41,7 +41,6 @@ class SentencePieceTokenizer(Tokenizer):
         except (RuntimeError, OSError) as error:
             raise UserError(f"{where} is no SentencePiece model, or a damaged one: {error}") from None
         self.end_of_document = end if end >= 0 else None
-        self._begin = None
         if isinstance(option, config.SentencePieceFile):
             self._begin = self._id(option.begin_of_document, where)
             self.vocab_size = self._padded(option.vocab_size, where)
@@ -60,11 +59,6 @@ class SentencePieceTokenizer(Tokenizer):
         if size is not None and size < self.vocab_size:
             raise UserError(f"{where} has {self.vocab_size} pieces, more than data.tokenizer.vocab_size={size} holds")
         return size or self.vocab_size
-
-    @property
-    def begin_of_document(self) -> int | None:
-        """The id that a prompt begins with."""
-        return self.end_of_document if self._begin is None else self._begin
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""

@@ -28,11 +28,12 @@ class Tokenizer(abc.ABC):
     option: config.Tokenizer
     vocab_size: int
     end_of_document: int | None
+    _begin: int | None = None
 
     @property
     def begin_of_document(self) -> int | None:
         """The id that a prompt begins with; the one that ends documents, where there is no other."""
-        return self.end_of_document
+        return self.end_of_document if self._begin is None else self._begin
 
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -61,7 +62,7 @@ class Tokenizer(abc.ABC):
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         """The ids as a list without the end of document; raises ValueError for one that is out of range."""
-        known = [int(i) for i in np.asarray(ids, np.int64).reshape(-1)]
+        known: list[int] = np.asarray(ids, np.int64).reshape(-1).tolist()
         if known and not 0 <= min(known) <= max(known) < self.vocab_size:
             raise ValueError(f"token ids run from {min(known)} to {max(known)}; expected 0 to {self.vocab_size - 1}")
         return [i for i in known if i != self.end_of_document]

@@ -136,9 +136,10 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
     caption += _mark_not_finite(axes, train, colors)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper right", labelcolor=colors.muted, handlelength=1.4)
-    for step in run.restarts():
+    restarts = run.restarts().steps
+    for step in restarts:
         axes.axvline(step, color=colors.muted, linewidth=0.8, linestyle=":")
-    if run.restarts():
+    if len(restarts):
         caption.append("Dotted: where the run stopped and went on.")
     _end_at(axes, run.step)
     axes.set_xlabel("step")

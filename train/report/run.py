@@ -71,10 +71,11 @@ class Run:
             self._series[kind, name] = Series(steps=steps, values=values)
         return self._series[kind, name]
 
-    def restarts(self) -> list[int]:
-        """The last steps that were timed before an interruption."""
+    def restarts(self) -> Series:
+        """The last steps that were timed before an interruption, and the seconds of their sessions."""
         seconds = self.metric("seconds", "throughput").finite()
-        return [int(step) for step in seconds.steps[np.flatnonzero(np.diff(seconds.values) < 0)]]
+        last = np.flatnonzero(np.diff(seconds.values) < 0)
+        return Series(steps=seconds.steps[last], values=seconds.values[last])
 
     def names(self) -> list[str]:
         """The names of the metrics in the train lines, in the order of their first appearance."""
@@ -232,8 +233,7 @@ def training_seconds(run: Run) -> float:
     points = run.metric("seconds", "throughput").finite().values
     if not len(points):
         return 0.0
-    restarts = np.flatnonzero(np.diff(points) < 0)
-    return float(points[-1] + points[restarts].sum())
+    return float(points[-1] + run.restarts().values.sum())
 
 
 def comparison(run: Run) -> list[tuple[str, float, bool]]:
