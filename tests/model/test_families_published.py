@@ -10,9 +10,10 @@ from model.embedding import Untied
 from model.errors import UserError
 from model.families import config_of
 from model.families.weights import Weight, by_name, tensors
+from model.initialization import Normal
 from model.masks import Chunked, Everything, SlidingWindow
 from model.positions import Learned, NoPositions
-from model.residual import Parallel
+from model.residual import Parallel, PostNorm
 from model.rotary import Rotary
 from model.rotary_scaling import LongRoPE
 from model.transformer import abstract_params
@@ -22,6 +23,7 @@ from tests.model.published_configs import (
     FALCON_7B,
     FALCON_40B,
     GLM_4_9B,
+    GPT_1,
     GPT_J_6B,
     GRANITE_2B,
     GROK_1,
@@ -52,6 +54,7 @@ def size_of(config):
         (GLM_4_9B, 9_400_279_040),
         (FALCON_7B, 6_921_720_704),
         (PYTHIA_70M, 70_426_624),
+        (GPT_1, 116_534_784),
         (GPT_J_6B, 6_050_882_784),
         (BLOOM_176B, 176_247_271_424),
         (OPT_125M, 125_239_296),
@@ -83,6 +86,13 @@ def test_pythia_gptj_and_opt():
     assert (gptj.position, gptj.residual) == (Rotary(fraction=0.25, interleaved=True), Parallel())
     assert gptj.unembedding == Untied(bias=True)
     assert (opt.position, opt.dropout.residual) == (Learned(offset=2), 0.1)
+
+
+def test_gpt_1_is_what_its_paper_says():
+    config = config_of(GPT_1)
+    assert (config.position, config.residual, config.ffn.activation) == (Learned(), PostNorm(), "gelu_tanh")
+    assert (config.initialization, config.dropout.attention) == (Normal(scale_residual=False), 0.1)
+    assert "final_norm" not in abstract_params(config)
 
 
 def test_command_r7b_and_scout_have_global_layers_without_positions():
@@ -131,6 +141,8 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (STARCODER2_3B, {"norm_type": "rms_norm"}, "norm_type='rms_norm'"),
         (STARCODER2_3B, {"layer_norm_epsilon": 0.1}, "layer_norm_epsilon=0.1"),
         (PYTHIA_70M, {"hidden_dropout_prob": 0.1}, "hidden_dropout_prob=0.1"),
+        (GPT_1, {"afn": "gelu_new"}, "afn='gelu_new' cannot be mapped"),  # which its own code does not know either
+        (GPT_1, {"n_special": 3}, "n_special=3"),
         (GPT_J_6B, {"tie_word_embeddings": True}, "tie_word_embeddings=True"),
         (GPT_J_6B, {"rotary_dim": None}, "no value for rotary_dim"),
         (BLOOM_176B, {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection_post_layernorm"),

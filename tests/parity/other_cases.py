@@ -3,6 +3,7 @@
 from tests.parity.shapes import LLAMA_3_SCALING, LLAMA_LIKE, SMALL, YARN
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 64, "n_positions": 128, "n_embd": 16, "n_layer": 2, "n_head": 4}
+GPT1 = GPT2 | {"model_type": "openai-gpt"}
 PHI3 = LLAMA_LIKE | {"model_type": "phi3", "max_position_embeddings": 96, "original_max_position_embeddings": 16}
 LONG = {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 6.0]}
 MULTIPLIERS = {
@@ -45,6 +46,12 @@ CASES = {
         "tied": GPT2,
         "untied, other width": GPT2 | {"n_inner": 20, "tie_word_embeddings": False, "activation_function": "gelu"},
         "three layers, one head": GPT2 | {"n_layer": 3, "n_head": 1, "activation_function": "relu"},
+    },
+    "gpt1": {
+        "tied": GPT1,
+        "untied, relu, 3 layers, one head": GPT1
+        | {"tie_word_embeddings": False, "afn": "relu", "n_layer": 3, "n_head": 1},
+        "swish, six heads of three": GPT1 | {"afn": "swish", "n_embd": 18, "n_head": 6, "layer_norm_epsilon": 1e-3},
     },
     "phi3": {
         "LongRoPE past 16, window 9": PHI3 | {"rope_scaling": LONG, "sliding_window": 9, "num_key_value_heads": 1},

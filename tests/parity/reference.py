@@ -73,14 +73,15 @@ def gradients(model, ids, folder):
 
 
 def greedy(model, ids):
-    """The likeliest continuations of both prompts, each alone, through the cache."""
+    """The likeliest continuations of both prompts, each alone, through the cache where the model has one."""
     rows = []
     for row, length in zip(ids, PROMPTS, strict=True):
         given, cache, new = torch.tensor(row[None, :length]), None, []
         for _ in range(NEW_TOKENS):
             with torch.no_grad():
                 output = model(given, past_key_values=cache, use_cache=True)
-            cache, given = output.past_key_values, output.logits[:, -1:].argmax(-1)
-            new.append(int(given))
+            cache, next_one = getattr(output, "past_key_values", None), output.logits[:, -1:].argmax(-1)
+            given = torch.cat([given, next_one], dim=1) if cache is None else next_one
+            new.append(int(next_one))
         rows.append(new)
     return rows

@@ -1,0 +1,75 @@
+"""GPT-1: norms after sublayers and none at the end, learned positions, biases, linear layers stored as GPT-2's are.
+
+Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 4.1.
+"""
+
+from model.attention import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.weights import Weight
+from model.feedforward import MLP, Activation
+from model.initialization import Normal
+from model.norms import LayerNorm
+from model.positions import Learned
+from model.residual import PostNorm
+
+LAYER = "transformer.h.{layer}."
+
+# The GELU of this code was the tanh approximation before others gave that a name of its own.
+ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("n_special", 0)
+    published.only("predict_special_tokens", True)
+    published.unused("n_ctx", *llama_like.SUMMARY)
+    width = published.get("n_embd", 768)
+    return ModelConfig(
+        vocab_size=published.get("vocab_size", 40478),
+        context_length=published.get("n_positions", 512),
+        num_layers=published.get("n_layer", 12),
+        width=width,
+        position=Learned(),
+        attention=GroupedQuery(num_heads=published.get("n_head", 12), qkv_bias=True, output_bias=True),
+        ffn=MLP(width=4 * width, activation=published.choice("afn", ACTIVATIONS, "gelu"), bias=True),
+        norm=LayerNorm(epsilon=published.get("layer_norm_epsilon", 1e-5)),
+        residual=PostNorm(),
+        unembedding=llama_like.unembedding(published, tied=True),
+        dropout=published.dropout(0.1, embedding="embd_pdrop", attention="attn_pdrop", residual="resid_pdrop"),
+        initialization=Normal(scale_residual=False),
+    )
+
+
+FAMILY = Family(
+    name="gpt1",
+    model_types=("openai-gpt",),
+    architecture="OpenAIGPTLMHeadModel",
+    config=config,
+    weights=(
+        Weight("embedding.table", "transformer.tokens_embed.weight"),
+        Weight("position.table", "transformer.positions_embed.weight"),
+        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
+        Weight("embedding.table", "lm_head.weight", copy=True),
+        Weight("blocks.attention.query", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+        Weight("blocks.attention.key", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+        Weight("blocks.attention.value", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+        Weight("blocks.attention.query_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+        Weight("blocks.attention.key_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+        Weight("blocks.attention.value_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+        Weight("blocks.attention.output", LAYER + "attn.c_proj.weight", "(n h) d -> n h d"),
+        Weight("blocks.attention.output_bias", LAYER + "attn.c_proj.bias"),
+        Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
+        Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
+        Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight"),
+        Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
+        Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight"),
+        Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+        Weight("blocks.ffn_norm.scale", LAYER + "ln_2.weight"),
+        Weight("blocks.ffn_norm.bias", LAYER + "ln_2.bias"),
+    ),
+    prefix="transformer.",
+    buffers=("*h.*.attn.bias", "*position_ids"),
+)
