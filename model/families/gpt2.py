@@ -21,6 +21,8 @@ def config(published: Published) -> ModelConfig:
     published.only("scale_attn_weights", True)
     published.only("scale_attn_by_inverse_layer_idx", False)
     published.only("add_cross_attention", False)
+    published.only("n_special", 0)
+    published.only("predict_special_tokens", True)
     published.unused("n_ctx", "reorder_and_upcast_attn", *llama_like.SUMMARY)
     width = published.get("n_embd", 768)
     return ModelConfig(

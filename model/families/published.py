@@ -19,10 +19,10 @@ _WORDS = """
 _name_or_path architectures auto_map dtype gradient_checkpointing initializer_range model_type pretraining_tp
 torch_dtype torchscript transformers_version use_bfloat16
 _attn_implementation_autoset attn_implementation cache_implementation chunk_size_feed_forward output_attentions
-output_hidden_states output_router_logits return_dict use_cache
+output_hidden_states output_past output_router_logits return_dict use_cache
 bos_token_id eos_token_id forced_bos_token_id forced_eos_token_id pad_token_id prefix sep_token_id task_specific_params
 tokenizer_class
-id2label is_decoder is_encoder_decoder label2id problem_type
+_num_labels finetuning_task id2label is_decoder is_encoder_decoder label2id num_labels problem_type
 """
 IRRELEVANT = frozenset(_WORDS.split())
 
