@@ -3,14 +3,14 @@
     model = published("llama-3.1-8b")
 
 gives the `ModelConfig` of LLaMA 3.1 8B, to train from nothing or to look at; launch.convert reads weights. What is not
-named here has the default of the family.
+named here has the default of the family. Models without a config.json are in model/families/papers.py.
 """
 
 from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import config_of
+from model.families import config_of, papers
 from model.options import nearest
 
 Values = dict[str, Any]
@@ -118,7 +118,8 @@ GPT_OSS = {
 OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
 OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 
-SIZES: dict[str, Values] = {
+SIZES: dict[str, Values | ModelConfig] = papers.MODELS | {
+    "gpt1": {"model_type": "openai-gpt"},
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),
     "gpt2-large": _gpt2(1280, 36, 20),
@@ -177,4 +178,5 @@ def published(name: str) -> ModelConfig:
     """The model of that name. Raises UserError, naming the nearest, when there is none."""
     if name not in SIZES:
         raise UserError(f"no published model is called {name!r}; {nearest(name, SIZES)}")
-    return config_of(SIZES[name])
+    model = SIZES[name]
+    return model if isinstance(model, ModelConfig) else config_of(model)
