@@ -1,6 +1,7 @@
 """What the tests share: eight virtual devices, one compilation cache, tiny experiments and a tiny finished run."""
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -11,8 +12,13 @@ import sys
 import pytest
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
-# small run but an instant, so that optimising their machine code would take longer than all that it saves.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0")
+# small run but an instant, so that what makes their machine code faster would take longer than all that it saves.
+QUICK_TO_COMPILE = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+if importlib.metadata.version("jaxlib").startswith(
+    "0.10."
+):  # later ones do not know these, and end at what they do not know
+    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"

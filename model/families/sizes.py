@@ -118,7 +118,7 @@ GPT_OSS = {
 OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
 OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 
-SIZES: dict[str, Values | ModelConfig] = papers.MODELS | {
+SIZES: dict[str, Values | ModelConfig] = {
     "gpt1": {"model_type": "openai-gpt"},
     "gpt2": _gpt2(768, 12, 12),
     "gpt2-medium": _gpt2(1024, 24, 16),
@@ -171,7 +171,7 @@ SIZES: dict[str, Values | ModelConfig] = papers.MODELS | {
     "gpt-oss-120b": GPT_OSS | _llama(2880, 36, 64, 8, 2880, num_local_experts=128),
     "olmo-2-7b": OLMO_2 | _llama(4096, 32, 32, 32, 11008),
     "olmo-2-13b": OLMO_2 | _llama(5120, 40, 40, 40, 13824),
-}
+} | papers.MODELS
 
 
 def published(name: str) -> ModelConfig:

@@ -1,6 +1,6 @@
 """What generality costs: a LLaMA written by hand for LLaMA alone, beside the same model from options.
 
-    python tests/benchmarks/direct_llama.py
+    python -m tests.benchmarks.direct_llama
 
 Prints the operations that are traced, the instructions that are compiled, and the time of a forward and backward pass of
 both, in turn in one process; then how long a 32-layer model takes to trace and lower. Needs nothing but Cairn.
@@ -14,13 +14,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from command import run
 
 from model.attention import GroupedQuery
 from model.config import ModelConfig
 from model.embedding import Untied
 from model.feedforward import Gated
 from model.transformer import abstract_params, forward, init
+from tests.benchmarks.command import run
 
 HEADS, KV_HEADS = 8, 2
 

@@ -1,6 +1,6 @@
 """The validation loss of configs/shakespeare_char.py over seeds: nanoGPT's estimator, and the whole split.
 
-    python tests/benchmarks/nanogpt_loss.py --text=tinyshakespeare.txt [--seeds=3] [--runs=runs/nanogpt_loss]
+    python -m tests.benchmarks.nanogpt_loss --text=tinyshakespeare.txt [--seeds=3] [--runs=runs/nanogpt_loss]
 
 nanoGPT's estimator on a CPU is the mean loss of 20 batches of 12 windows of 64 characters, cut at random places of the
 validation text. The whole split is every character once, in windows of 64. Both are of the parameters after the last
@@ -11,8 +11,8 @@ import argparse
 import pathlib
 import statistics
 
-from command import ROOT, run
-from seeds import over_seeds
+from tests.benchmarks.command import ROOT, run
+from tests.benchmarks.seeds import over_seeds
 
 
 def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:

@@ -1,7 +1,7 @@
 """Cairn's training step against a PyTorch eager loop of the same shapes, in turn in one run.
 
     .venv/bin/pip install torch          (the extra `benchmark`)
-    python tests/benchmarks/nanogpt_speed.py [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
+    python -m tests.benchmarks.nanogpt_speed [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
 
 The PyTorch loop (torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.
 Both sides count the whole iteration: the batch, the forward and backward pass, clipping, AdamW, fetching the loss.
@@ -20,7 +20,7 @@ import tempfile
 import time
 from typing import Any
 
-from command import ROOT, require_torch, run
+from tests.benchmarks.command import ROOT, require_torch, run
 
 SIZES = {
     "small": [],
@@ -89,9 +89,9 @@ class Torch:
     """The PyTorch loop, in a process that reads how many steps to run and writes how long each took."""
 
     def __init__(self, size: str) -> None:
-        script = str(ROOT / "tests" / "benchmarks" / "torch_reference.py")
         self.process = subprocess.Popen(
-            [sys.executable, script, f"--size={size}", "--serve"],
+            [sys.executable, "-m", "tests.benchmarks.torch_reference", f"--size={size}", "--serve"],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

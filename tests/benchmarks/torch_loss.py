@@ -1,6 +1,6 @@
 """The validation loss that nanoGPT's recipe reaches in PyTorch over seeds: the yardstick of nanogpt_loss.py.
 
-    python tests/benchmarks/torch_loss.py --text=tinyshakespeare.txt [--seeds=3] [--first_seed=1337]
+    python -m tests.benchmarks.torch_loss --text=tinyshakespeare.txt [--seeds=3] [--first_seed=1337]
 
 The model is torch_reference.py's. Schedule, clipping, batches drawn with replacement and the estimator (20 batches of 12
 random windows) are nanoGPT's CPU settings; the whole split is measured beside it, in windows of 64.
@@ -12,12 +12,14 @@ import pathlib
 import statistics
 
 import numpy as np
-from command import require_torch, run
-from seeds import over_seeds
+
+from tests.benchmarks.command import require_torch, run
+from tests.benchmarks.seeds import over_seeds
 
 require_torch()
 import torch  # noqa: E402
-from torch_reference import GPT, SHAPES  # noqa: E402
+
+from tests.benchmarks.torch_reference import GPT, SHAPES  # noqa: E402
 
 SHAPE = SHAPES["small"]
 

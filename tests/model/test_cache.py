@@ -8,7 +8,9 @@ import pytest
 from model import cache as kv_cache
 from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
+from model.balance import LoadBias
 from model.delta_rule import GatedDelta
+from model.embedding import Untied
 from model.experts import Experts, Shared
 from model.feedforward import MLP, Gated
 from model.gru import GRU
@@ -20,9 +22,10 @@ from model.masks import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.norms import LayerNorm, RMSNorm
 from model.positions import Learned, NoPositions, Sinusoidal
 from model.recurrence import State
-from model.residual import Parallel, PostNorm, Reordered, Sandwich
+from model.residual import Multipliers, Parallel, PostNorm, Reordered, Sandwich
 from model.rotary import Rotary
-from model.rotary_scaling import DynamicNTK, LinearScaling, LongRoPE
+from model.rotary_scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
+from model.routing import Groups, SigmoidRouter
 from model.stack import empty_caches
 from model.temperature import LogTemperature
 
@@ -96,9 +99,22 @@ CONFIGS = {
             ),
         ),
     },
-    "sandwich": {"residual": Sandwich(), "norm": RMSNorm(scale="zero"), "layer_scale": 0.3},
-    "reordered": {"residual": Reordered(), "norm": LayerNorm(scale=False)},
-    "parallel": {"residual": Parallel(shared_norm=False)},
+    "sandwich": {
+        "position": Rotary(scaling=YaRN(factor=4.0, original_length=6)),
+        "residual": Sandwich(),
+        "norm": RMSNorm(scale="zero"),
+        "layer_scale": 0.3,
+        "multipliers": Multipliers(embedding=2.0, residual=0.7, logits=0.5),
+    },
+    "reordered": {
+        "position": Rotary(
+            scaling=Llama3Scaling(factor=4.0, low_frequency_factor=0.5, high_frequency_factor=4.0, original_length=20)
+        ),
+        "residual": Reordered(),
+        "norm": LayerNorm(scale=False),
+        "unembedding": Untied(bias=True),
+    },
+    "parallel": {"position": Rotary(scaling=NTK(factor=2.0)), "residual": Parallel(shared_norm=False)},
     "linear biases": {
         "num_layers": 3,
         "position": ALiBi(),
@@ -124,7 +140,19 @@ CONFIGS = {
     "experts": {
         "num_layers": 3,
         "ffn": Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=MLP(width=8))),
-        "exceptions": (Except(layers=":1", ffn=MLP(width=24)),),
+        "exceptions": (
+            Except(layers=":1", ffn=MLP(width=24)),
+            Except(
+                layers="2",
+                ffn=Experts(
+                    num_experts=6,
+                    top_k=2,
+                    expert=Gated(width=8),
+                    router=SigmoidRouter(groups=Groups(count=3, kept=2)),
+                    load_bias=LoadBias(),
+                ),
+            ),
+        ),
     },
     "recurrent and attention": {
         "num_layers": 5,
@@ -163,13 +191,13 @@ def decode(run, config, params, tokens, steps, slots=14):
     return np.concatenate(logits, axis=1), cache
 
 
-@pytest.mark.parametrize("steps", [[1] * 12, [5, 1, 1, 5]], ids=["token by token", "in chunks"])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_cached_equals_full(small, drawn, run, tokens, name, steps):
+def test_cached_equals_full(small, drawn, run, tokens, name):
+    """In chunks, and token by token between them."""
     config = small(**CONFIGS[name])
     params = drawn(config)
     full = run(config, params, tokens)[0]
-    cached, cache = decode(run, config, params, tokens, steps)
+    cached, cache = decode(run, config, params, tokens, [5, 1, 1, 5])
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
     arrays = [jax.tree.leaves(stack) for stack in cache.values()]
     assert sum(len(first) for first, *_ in arrays) == config.num_layers

@@ -99,10 +99,11 @@ def test_layer(option, turned):
 def test_the_absorbed_form_is_the_written_out_one(option, steps):
     layer, _ = build(option)
     x = jnp.asarray(X, jnp.float32)
-    expected, _ = layer(x, context(option, 5), None)
+    expected, _ = jax.jit(lambda x: layer(x, context(option, 5), None))(x)
+    step = jax.jit(lambda x, begin, cache: layer(x, context(option, x.shape[1], 9, begin), cache))
     cache, parts, begin = option.empty_cache(8, 2, 9, "float32"), [], 0
     for size in steps:
-        y, cache = layer(x[:, begin : begin + size], context(option, size, 9, begin), cache)
+        y, cache = step(x[:, begin : begin + size], begin, cache)
         parts.append(y)
         begin += size
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), expected, rtol=1e-5, atol=1e-5)

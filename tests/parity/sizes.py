@@ -5,12 +5,14 @@ are as papers round them, in billions.
 """
 
 import math
+from collections.abc import Iterator
 
 import jax
 
 from model.families.sizes import SIZES, published
 from model.flops import count_parameters
 from model.transformer import abstract_params
+from tests.parity.table import table
 
 PUBLISHED = {
     "gpt1": 116_534_784,
@@ -94,15 +96,14 @@ def active(name: str) -> int:
     return count_parameters(config).active - (config.vocab_size * config.width if name in WITHOUT_EMBEDDING else 0)
 
 
-def main() -> None:
-    """Prints the table."""
-    print(f"{'model':<18} {'parameters':>16} {'published':>16} {'active':>16} {'published':>9}")
+def rows() -> Iterator[tuple[str | int, ...]]:
+    """The rows of the table."""
     for name in SIZES:
         count, known = total(name), PUBLISHED.get(name)
-        stated = ROUNDED.get(name, "") if known is None else f"{known:,}"
-        mark = "" if known in (None, count) else "  DIFFERS"
-        print(f"{name:<18} {count:>16,} {stated:>16} {active(name):>16,} {ACTIVE.get(name, ''):>9}{mark}")
+        stated = ROUNDED.get(name, "") if known is None else known
+        mark = "" if known in (None, count) else " DIFFERS"
+        yield name + mark, count, stated, active(name), ACTIVE.get(name, "")
 
 
 if __name__ == "__main__":
-    main()
+    print(table(("model", "parameters", "published", "active", "published"), rows()))

@@ -1,0 +1,133 @@
+"""Every mechanism beside the tests that hold it to account: python -m tests.parity.mechanisms
+
+fields      how many fields tests/model/test_liveness.py changes, each of which must be seen
+reference   what its numbers are compared with, and where
+decoding    whether tests/model/test_cache.py compares it, decoded from its cache or state, with the whole sequence
+families    in how many of the published families it is, compared with `transformers` (tests/fixtures/families)
+
+Besides, tests/model/test_combinations.py draws all of them at random, together.
+"""
+
+import dataclasses
+import json
+import pathlib
+
+from model.dropout import Dropout
+from model.families import FAMILIES, config_of
+from model.initialization import Normal
+from model.precision import Precision
+from model.residual import Multipliers
+from tests.model.conftest import small_config
+from tests.model.test_cache import CONFIGS
+from tests.model.test_liveness import reachable
+from tests.parity.table import table
+
+FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
+
+# Option: (against what, where in tests/)
+REFERENCES = {
+    "NoPositions": (
+        "order of earlier tokens",
+        "model/test_positions.py::test_without_positions_earlier_tokens_are_a_set",
+    ),
+    "Learned": ("rows of the table", "model/test_positions.py::test_what_is_added_to_the_embedding"),
+    "Sinusoidal": ("equation, entry by entry", "model/test_positions.py::test_sinusoid_by_the_equation_of_the_paper"),
+    "Rotary": ("complex numbers, pair by pair", "model/test_rotary.py::test_a_fraction_turns_in_either_pairing"),
+    "ALiBi": ("loop over queries and heads", "model/test_alibi.py::test_attend"),
+    "LinearScaling": ("equation, pair by pair", "model/test_rotary_scaling.py::test_linear"),
+    "NTK": ("equation, pair by pair", "model/test_rotary_scaling.py::test_ntk"),
+    "DynamicNTK": ("numbers of `transformers`", "model/test_rotary_scaling.py::test_recorded"),
+    "YaRN": ("numbers of `transformers`", "model/test_rotary_scaling.py::test_recorded"),
+    "Llama3Scaling": ("numbers of `transformers`", "model/test_rotary_scaling.py::test_recorded"),
+    "LongRoPE": ("equation, pair by pair", "model/test_rotary_scaling.py::test_long_rope"),
+    "GroupedQuery": ("loop over queries and heads", "model/test_attention.py::test_layer"),
+    "QKNorm": ("loop over queries and heads", "model/test_attention.py::test_layer"),
+    "LogTemperature": ("factors by hand", "model/test_temperature.py::test_factors_by_hand"),
+    "Latent": ("loop over queries and heads", "model/test_latent_attention.py::test_layer"),
+    "Everything": ("literal matrix", "model/test_masks.py::test_causal"),
+    "SlidingWindow": ("literal matrix", "model/test_masks.py::test_patterns"),
+    "Chunked": ("literal matrix", "model/test_masks.py::test_patterns"),
+    "Strided": ("literal matrix", "model/test_masks.py::test_patterns"),
+    "Fixed": ("literal matrix", "model/test_masks.py::test_patterns"),
+    "BlockSparse": ("literal matrix", "model/test_masks.py::test_patterns"),
+    "LinearAttention": ("equations, a query at a time", "model/test_linear_attention.py::test_layer"),
+    "GatedDelta": ("recurrence, a token at a time", "model/test_delta_rule.py::test_layer"),
+    "LSTM": ("recurrence, a token at a time", "model/test_lstm.py::test_layer"),
+    "GRU": ("recurrence, a token at a time", "model/test_gru.py::test_layer"),
+    "MLP": ("equation and every activation", "model/test_feedforward.py::test_layer"),
+    "Gated": ("equation and every activation", "model/test_feedforward.py::test_layer"),
+    "Experts": ("loop over tokens and experts", "model/test_experts.py::test_a_loop_over_tokens_and_experts"),
+    "Shared": ("loop over tokens and experts", "model/test_experts.py::test_a_loop_over_tokens_and_experts"),
+    "SoftmaxRouter": ("numbers by hand", "model/test_routing.py::test_softmax_over_all_experts"),
+    "SigmoidRouter": ("numbers by hand", "model/test_routing.py::test_sigmoid"),
+    "Groups": ("numbers by hand", "model/test_routing.py::test_groups_by_their_best_or_by_their_two_best"),
+    "Dropless": ("loop over tokens", "model/test_dispatch.py::test_dropless_is_a_loop_over_tokens"),
+    "Capacity": ("loop that counts slots", "model/test_dispatch.py::test_capacity_is_a_loop_that_counts"),
+    "BalanceLoss": ("equation, expert by expert", "model/test_balance.py::test_balance_over_each_sequence"),
+    "LoadBias": ("its rule, from the loads", "train/test_step_experts.py::test_a_load_bias_is_moved_by_the_load_alone"),
+    "LayerNorm": ("equation in float64", "model/test_norms.py::test_values"),
+    "RMSNorm": ("equation in float64", "model/test_norms.py::test_values"),
+    "PreNorm": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
+    "PostNorm": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
+    "Sandwich": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
+    "Reordered": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
+    "Parallel": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
+    "Multipliers": ("the model without them", "model/test_embedding.py::test_multipliers"),
+    "Tied": ("dot products one by one", "model/test_embedding.py::test_unembed"),
+    "Untied": ("dot products one by one", "model/test_embedding.py::test_unembed"),
+    "MultiToken": ("equations, a token at a time", "model/test_multi_token.py::test_the_loss_is_that_of_the_equations"),
+    "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
+    "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
+    "Normal": ("deviations by the table", "model/test_initialization.py::test_each_role_of_each_scheme"),
+    "FanIn": ("deviations by the table", "model/test_initialization.py::test_each_role_of_each_scheme"),
+    "Precision": ("the dtype of every operation", "model/test_precision.py::test_which_dtype_each_operation_has"),
+}
+
+
+# Options that every model has, and that leave it as it is.
+INERT = (Dropout(), Multipliers(), Normal(), Precision())
+
+
+def kinds(option):
+    """The names of all options in a tree of them, but for inert ones."""
+    found = {type(option).__name__}
+    for field in dataclasses.fields(option):
+        value = getattr(option, field.name)
+        for each in value if isinstance(value, tuple) else (value,):
+            if dataclasses.is_dataclass(each) and each not in INERT:
+                found |= kinds(each)
+    return found
+
+
+def families_with():
+    """The names of families by the names of the options that their recorded shapes have."""
+    having = {}
+    for family in FAMILIES:
+        for path in sorted((FIXTURES / family.name).glob("*/config.json")):
+            for name in kinds(config_of(json.loads(path.read_text()))):
+                having.setdefault(name, set()).add(family.name)
+    return having
+
+
+def decoded():
+    """The names of the options of which decoding is compared with the whole sequence."""
+    return set().union(*(kinds(small_config(**changes)) for changes in CONFIGS.values()))
+
+
+def rows():
+    """The rows of the table."""
+    having, cached, known = families_with(), decoded(), {cls.__name__: cls for cls in reachable()}
+    for name, (against, where) in REFERENCES.items():
+        families, place = having.get(name, ()), known[name].__module__.replace(".", "/") + ".py"
+        yield (
+            f"`{name}`",
+            place,
+            len(dataclasses.fields(known[name])),
+            f"{against}: {where}",
+            "yes" if name in cached else "",
+            len(families) or "",
+        )
+
+
+if __name__ == "__main__":
+    print(table(("mechanism", "file", "fields", "reference", "decoding", "families"), rows()))
