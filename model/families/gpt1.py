@@ -5,7 +5,7 @@ Radford et al. 2018, "Improving Language Understanding by Generative Pre-Trainin
 
 from model.attention import GroupedQuery
 from model.config import ModelConfig
-from model.families import llama_like
+from model.families import gpt2, llama_like
 from model.families.family import Family
 from model.families.published import Published
 from model.families.weights import Weight
@@ -14,8 +14,6 @@ from model.initialization import Normal
 from model.norms import LayerNorm
 from model.positions import Learned
 from model.residual import PostNorm
-
-LAYER = "transformer.h.{layer}."
 
 # The GELU of this code was the tanh approximation before others gave that a name of its own.
 ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
@@ -51,24 +49,7 @@ FAMILY = Family(
     weights=(
         Weight("embedding.table", "transformer.tokens_embed.weight"),
         Weight("position.table", "transformer.positions_embed.weight"),
-        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
-        Weight("embedding.table", "lm_head.weight", copy=True),
-        Weight("blocks.attention.query", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
-        Weight("blocks.attention.key", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
-        Weight("blocks.attention.value", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
-        Weight("blocks.attention.query_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
-        Weight("blocks.attention.key_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
-        Weight("blocks.attention.value_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
-        Weight("blocks.attention.output", LAYER + "attn.c_proj.weight", "(n h) d -> n h d"),
-        Weight("blocks.attention.output_bias", LAYER + "attn.c_proj.bias"),
-        Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
-        Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
-        Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight"),
-        Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
-        Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight"),
-        Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
-        Weight("blocks.ffn_norm.scale", LAYER + "ln_2.weight"),
-        Weight("blocks.ffn_norm.bias", LAYER + "ln_2.bias"),
+        *gpt2.WEIGHTS,
     ),
     prefix="transformer.",
     buffers=("*h.*.attn.bias", "*position_ids"),

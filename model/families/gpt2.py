@@ -14,6 +14,27 @@ from model.norms import LayerNorm
 from model.positions import Learned
 
 LAYER = "transformer.h.{layer}."
+# What GPT-1 has too.
+WEIGHTS = (
+    Weight("embedding.output", "lm_head.weight", "v d -> d v"),
+    Weight("embedding.table", "lm_head.weight", copy=True),
+    Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
+    Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
+    Weight("blocks.attention.query", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+    Weight("blocks.attention.key", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+    Weight("blocks.attention.value", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+    Weight("blocks.attention.query_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+    Weight("blocks.attention.key_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+    Weight("blocks.attention.value_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+    Weight("blocks.attention.output", LAYER + "attn.c_proj.weight", "(n h) d -> n h d"),
+    Weight("blocks.attention.output_bias", LAYER + "attn.c_proj.bias"),
+    Weight("blocks.ffn_norm.scale", LAYER + "ln_2.weight"),
+    Weight("blocks.ffn_norm.bias", LAYER + "ln_2.bias"),
+    Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight"),
+    Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
+    Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight"),
+    Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+)
 
 
 def config(published: Published) -> ModelConfig:
@@ -53,24 +74,7 @@ FAMILY = Family(
         Weight("position.table", "transformer.wpe.weight"),
         Weight("final_norm.scale", "transformer.ln_f.weight"),
         Weight("final_norm.bias", "transformer.ln_f.bias"),
-        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
-        Weight("embedding.table", "lm_head.weight", copy=True),
-        Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
-        Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
-        Weight("blocks.attention.query", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
-        Weight("blocks.attention.key", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
-        Weight("blocks.attention.value", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
-        Weight("blocks.attention.query_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
-        Weight("blocks.attention.key_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
-        Weight("blocks.attention.value_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
-        Weight("blocks.attention.output", LAYER + "attn.c_proj.weight", "(n h) d -> n h d"),
-        Weight("blocks.attention.output_bias", LAYER + "attn.c_proj.bias"),
-        Weight("blocks.ffn_norm.scale", LAYER + "ln_2.weight"),
-        Weight("blocks.ffn_norm.bias", LAYER + "ln_2.bias"),
-        Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight"),
-        Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
-        Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight"),
-        Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+        *WEIGHTS,
     ),
     prefix="transformer.",
     buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),

@@ -31,8 +31,10 @@ def config(tiny_experiment, write_config, tmp_path_factory):
 def start(config, run):
     """The command, begun on one device; what it prints is added to run.txt beside the folder."""
     arguments = [sys.executable, "-m", "launch.train", f"--config={config}", f"--run={run}"]
+    # Programs of its own: what is killed while it stores one leaves half of it for all who come after.
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(config.parent / "xla")}
     with open(f"{run}.txt", "ab") as output:
-        return subprocess.Popen(arguments, cwd=ROOT, env=os.environ | {"XLA_FLAGS": ""}, stdout=output, stderr=output)
+        return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=output, stderr=output)
 
 
 def printed(run):
