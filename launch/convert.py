@@ -64,7 +64,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{flag.name} has no effect with --{'from' if source else 'to'}; leave it out")
     if LIKE.value is not None and FAMILY.value is not None:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
-    cli.prepare_jax()
+    cli.prepare_jax(keep_memory=False)
     return _read(pathlib.Path(source), run) if source else _write(run, pathlib.Path(target or ""))
 
 

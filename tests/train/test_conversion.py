@@ -176,6 +176,16 @@ def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
         write_published(tmp_path / "run", folder)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_slice_is_written_into_its_stack_in_place(dtype):
+    stack, piece = np.zeros((4, 8, 16), dtype), np.ones(16, dtype)
+    put = reading._put(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    assert put.lower(stack, piece, (2, 5)).compile().memory_analysis().temp_size_in_bytes < stack.nbytes / 4
+    written = np.asarray(put(jax.device_put(stack), piece, (2, 5)))
+    assert written[2, 5].all()
+    assert written.sum() == 16
+
+
 def test_on_a_mesh_each_device_has_its_shards(tmp_path, monkeypatch):
     folder = published(tmp_path)
     plain = reading._experiment

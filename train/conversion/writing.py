@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file
 
@@ -137,7 +138,10 @@ def _write(
         if stored.name in buffers:
             return buffers[stored.name]
         parts = table[stored.name].parts
-        return table[stored.name].put_together([np.asarray(arrays[part.parameter][part.index]) for part in parts])
+        slices = [_slice(arrays[part.parameter], part.index) for part in parts]
+        if not parts[1:]:
+            return parts[0].to_tensor(slices[0])  # of which putting together would be another copy
+        return table[stored.name].put_together(slices)
 
     def written() -> Iterator[Stored]:
         for header in headers:
@@ -146,6 +150,11 @@ def _write(
     with Progress("writing tensors", len(stored)) as progress:
         for done, _ in enumerate(written(), start=1):
             progress.update(done)
+
+
+def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
+    """A slice on the host; the whole array is no slice, of which there would be a copy."""
+    return np.asarray(x[index] if index else x)
 
 
 def _refuse_other_model(family: Family, config: ModelConfig, origin: pathlib.Path) -> None:
