@@ -255,7 +255,10 @@ class CheckpointStore:
         self._manager = self._open()
 
     def restore(self, step: int, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState:
-        """The whole state of one step. Raises DamagedError, or another UserError for another model's checkpoint."""
+        """The state of one step, as far as `abstract` has it: without `opt_state` a run can be evaluated.
+
+        Raises DamagedError, or another UserError for another model's checkpoint.
+        """
         note = self._note(step)
         refuse_other_model(note, experiment, self.folder / str(step))
         placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
@@ -263,7 +266,7 @@ class CheckpointStore:
         params = unflat(placed.params, self._read_arrays(step, "params", flat(placed.params)))
         state = dataclasses.replace(unflat(rest, self._read_arrays(step, "rest", flat(rest))), params=params)
         found = checksums(state)
-        wrong = [name for name, value in note["checksums"].items() if found.get(name) != value]
+        wrong = [name for name, value in found.items() if note["checksums"].get(name) != value]
         if wrong:
             more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
             raise self._damaged(step, f"the checksum of {wrong[0]} is wrong{more}")

@@ -105,6 +105,14 @@ def test_a_named_step_comes_back(experiment, first, two):
         assert_same_bits(store.restore(10, experiment, placed_on(experiment), abstract(experiment)), at_step(first, 10))
 
 
+def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
+    placed, wanted = (dataclasses.replace(x, opt_state={}) for x in (placed_on(experiment), abstract(experiment)))
+    with store_of(two) as store:
+        assert_same_bits(
+            store.restore(10, experiment, placed, wanted), dataclasses.replace(at_step(first, 10), opt_state={})
+        )
+
+
 def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_path, monkeypatch):
     monkeypatch.setattr(train.checkpoints, "FILE", 4096)
     monkeypatch.setattr(train.checkpoints, "PIECE", 512)
