@@ -310,6 +310,9 @@ def test_a_published_model_by_name(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     with pytest.raises(UserError, match="--like=lama-tiny is no config.json, .* did you mean 'llama-tiny'?"):
         write_published(tmp_path / "run", tmp_path / "other", like="lama-tiny")
+    monkeypatch.setitem(SIZES, "of-a-paper", config_of(values_of("llama")))
+    with pytest.raises(UserError, match="--like=of-a-paper is known from its paper, .*; give a file"):
+        write_published(tmp_path / "run", tmp_path / "other", like="of-a-paper")
     with pytest.raises(UserError, match="--like=models/llama is no config.json, no folder with one, .* name$"):
         write_published(tmp_path / "run", tmp_path / "other", like="models/llama")
 

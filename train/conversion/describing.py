@@ -55,12 +55,15 @@ def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Fami
     """
     path = pathlib.Path(like)
     path = path / "config.json" if path.is_dir() else path
+    by_name = {name: values for name, values in SIZES.items() if not isinstance(values, ModelConfig)}
     if path.is_file():
         given = read_json(path, mend="get it again")
+    elif like in by_name:
+        given = by_name[like]
     elif like in SIZES:
-        given = SIZES[like]
+        raise UserError(f"--like={like} is known from its paper, and no family has a config.json for it; give a file")
     else:
-        hint = "" if "/" in like else f"; {nearest(like, SIZES)}"
+        hint = "" if "/" in like else f"; {nearest(like, by_name)}"
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
     family = family_of(given)
     own: dict[str, Any] = {"vocab_size": config.vocab_size}
