@@ -62,22 +62,25 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(EXIT_USER_ERROR) from None
 
 
-def prepare_jax() -> None:
+def prepare_jax(*, keep_memory: bool = True) -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds, and sets the host up.
 
-    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set.
+    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set. On a CPU freed memory is
+    kept for the next step, or given back at once where it is not large steps that need it.
     """
     import jax
 
     # That no TPU is there is no news on a machine without one.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    from train.host import keep_freed_memory
+    from train.host import keep_freed_memory, return_freed_memory
 
     # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py. The
     # setting counts when the backend starts, which is what asking for its name does.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and keep_memory:
         keep_freed_memory()
+    elif not keep_memory:
+        return_freed_memory()
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

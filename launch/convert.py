@@ -6,7 +6,10 @@
 A folder is one of Hugging Face's: config.json, safetensors files, and a tokenizer.json or tokenizer.model. The run
 folder that is read from it works with launch.evaluate and launch.generate, and a config with
 `training=Training(start_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same to the
-byte, or hold the weights that it has now. A run that was not read from such a folder is written with --family.
+byte, or hold the weights that it has now. A run that was not read from such a folder is written with --like, a
+config.json that describes its model or the name of a published model, or with --family.
+
+    python -m launch.convert --run=runs/mine --to=models/mine --like=models/Qwen3-0.6B/config.json
 """
 
 import pathlib
@@ -36,7 +39,15 @@ CONTEXT_LENGTH = flags.DEFINE_integer(
     "context_length", None, "With --from: the most tokens of a sequence; what config.json says when not given."
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --to: latest (as when not given), best, or a step.")
-FAMILY = flags.DEFINE_string("family", None, "With --to: the family to write a run as that was trained here.")
+LIKE = flags.DEFINE_string(
+    "like",
+    None,
+    "With --to, for a run that was trained here from nothing: a config.json that describes its model, or the name of a "
+    "published model such as qwen3-0.6b; the vocabulary and the context length are the run's.",
+)
+FAMILY = flags.DEFINE_string(
+    "family", None, "With --to, instead of --like: a family that makes a config.json from a model (llama)."
+)
 
 
 def main(argv: list[str]) -> int:
@@ -48,10 +59,12 @@ def main(argv: list[str]) -> int:
     source, run, target = FROM.value, pathlib.Path(RUN.value), TO.value
     if (source is None) == (target is None):
         raise UserError("give either --from=FOLDER, to read it into --run, or --to=FOLDER, to write --run there")
-    for flag in (CHECKPOINT, FAMILY) if source else (PARAMETERS, COMPUTE, CONTEXT_LENGTH):
+    for flag in (CHECKPOINT, FAMILY, LIKE) if source else (PARAMETERS, COMPUTE, CONTEXT_LENGTH):
         if flag.value is not None:
             raise UserError(f"--{flag.name} has no effect with --{'from' if source else 'to'}; leave it out")
-    cli.prepare_jax()
+    if LIKE.value is not None and FAMILY.value is not None:
+        raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
+    cli.prepare_jax(keep_memory=False)
     return _read(pathlib.Path(source), run) if source else _write(run, pathlib.Path(target or ""))
 
 
@@ -79,8 +92,11 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
 def _write(run: pathlib.Path, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
 
-    write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value)
+    own = write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value, like=LIKE.value)
     print(f"{target}: written")
+    if own:
+        listed = ", ".join(f"{key}={value}" for key, value in own.items())
+        print(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
     return 0
 
 

@@ -11,15 +11,29 @@ import ctypes
 import platform
 
 # Parameters of glibc's mallopt(3).
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
 
 
 def keep_freed_memory() -> None:
     """Tells glibc's allocator to keep and reuse large blocks; does nothing on other C libraries."""
-    if platform.libc_ver()[0] != "glibc":
+    libc = _glibc()
+    if libc is None:
         return
-    libc = ctypes.CDLL(None)
     # Every block comes from the heap: a threshold would be an int, and large steps take gigabytes.
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
     libc.mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def return_freed_memory() -> None:
+    """Tells glibc's allocator to give large blocks back at once, of all threads; for commands that do not train.
+
+    By default blocks as large as one that was freed before are kept, up to 32 MiB each in every thread's own heap.
+    """
+    libc = _glibc()
+    if libc is not None:
+        libc.mallopt(_M_MMAP_THRESHOLD, 1 << 20)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

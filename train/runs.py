@@ -15,7 +15,7 @@ from train.checkpoints import CheckpointStore
 from train.data.dataset import Dataset, dataset_of_run
 from train.data.tokenizers import Tokenizer
 from train.experiment import Experiment
-from train.optimizers import evaluation_params
+from train.optimizers import ScheduleFreeAdamW, evaluation_params
 from train.state import abstract_state, state_shardings
 
 
@@ -95,8 +95,10 @@ def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
     mesh = _mesh_here(experiment)
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*stateful, mesh, experiment.sharding)
+    abstract = abstract_state(*stateful)
+    if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
+        placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
     with CheckpointStore(run, experiment.checkpoints, say=_warn, read_only=True) as store:
-        abstract = abstract_state(*stateful)
         if which == "latest":
             state = store.restore_latest(experiment, placed, abstract)
             if state is None:

@@ -23,7 +23,7 @@ class Family:
       weights: the table of its weights, or a function that gives it for a model, where names hang on the model.
       prefix: what files may leave out in front of the names of tensors.
       buffers: tensors that hold no weights, and that files may have: shell patterns.
-      publish: the values of a config.json from a model; None where a model can only be written as it was read.
+      publish: the values of a config.json from a model; None where they have to be given.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Family:
         """A config.json that describes a model. Raises UserError, naming what differs, for one that none describes."""
         if self.publish is None:
             raise UserError(
-                f"models of the family {self.name} are written as they were read; this one was not read from any"
+                f"no config.json is made from a model of the family {self.name}; give one that describes it"
             )
         values = {"architectures": [self.architecture], "model_type": self.model_types[0], **self.publish(config)}
         if lost := differences_of_models(config, self.config_of(values)):

@@ -6,6 +6,9 @@ import shutil
 
 import pytest
 
+from model.families import family_named
+from train import experiment as experiments
+
 FIXTURE = pathlib.Path(__file__).parent.parent / "fixtures" / "families" / "llama" / "0"
 
 
@@ -19,7 +22,7 @@ def folders(tmp_path_factory):
     return there
 
 
-def test_convert(call, folders):
+def test_convert(call, folders, tiny_run):
     run, back = folders / "run", folders / "back"
     calls = {
         "read": (f"--from={folders}/llama", f"--run={run}", "--parameters=float32"),
@@ -31,14 +34,27 @@ def test_convert(call, folders):
         "misplaced": (f"--run={run}", f"--to={back}", "--parameters=float32"),
         "loose": (f"--run={run}", "x"),
         "no folder": (f"--from={folders}/nowhere", f"--run={folders}/other"),
+        "like": (f"--run={tiny_run}", f"--to={folders}/mine", f"--like={folders}/mine.json"),
+        "like what": (f"--run={tiny_run}", f"--to={folders}/other"),
+        "like another": (f"--run={tiny_run}", f"--to={folders}/other", "--like=qwen3-0.6b"),
+        "like and family": (f"--run={tiny_run}", f"--to={folders}/other", "--like=gpt2", "--family=llama"),
+        "like, reading": (f"--from={folders}/llama", f"--run={folders}/other", "--like=gpt2"),
     }
+    about = family_named("llama").published(experiments.load(tiny_run).model) | {"vocab_size": 32000}
+    (folders / "mine.json").write_text(json.dumps(about))
     answers = dict(zip(calls, call("launch.convert", calls.values()), strict=True))
     assert "parameters as float32" in answers["read"].out
     assert "WARNING: no tokenizer.json" in answers["read"].out
     assert answers["write"].out == f"{back}: written\n"
-    assert {name: a.status for name, a in answers.items() if a.status} == dict.fromkeys(
-        ("again", "unknown", "no run", "both", "misplaced", "loose", "no folder"), 2
-    )
+    failed = {name for name, answer in answers.items() if answer.status == 2}
+    assert failed == answers.keys() - {"read", "write", "like"}
+    assert all(answers[name].status == 0 for name in ("read", "write", "like"))
+    assert answers["like"].out.startswith(f"{folders}/mine: written\nconfig.json is that of --like=")
+    assert answers["like"].out.endswith(" with this run's vocab_size=257\n")
+    assert "say what config.json it is to have: with --like" in answers["like what"].err
+    assert "model.width: 1024 -> 32\n" in answers["like another"].err
+    assert "--like=gpt2 names the family too; leave out --family=llama" in answers["like and family"].err
+    assert "--like has no effect with --from" in answers["like, reading"].err
     assert "exists already" in answers["again"].err
     assert "no family takes model_type='lama'; did you mean 'llama'?" in answers["unknown"].err
     assert "--run is missing" in answers["no run"].err

@@ -105,6 +105,23 @@ def test_a_named_step_comes_back(experiment, first, two):
         assert_same_bits(store.restore(10, experiment, placed_on(experiment), abstract(experiment)), at_step(first, 10))
 
 
+def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
+    placed, wanted = (dataclasses.replace(x, opt_state={}) for x in (placed_on(experiment), abstract(experiment)))
+    with store_of(two) as store:
+        assert_same_bits(
+            store.restore(10, experiment, placed, wanted), dataclasses.replace(at_step(first, 10), opt_state={})
+        )
+
+
+def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_path, monkeypatch):
+    monkeypatch.setattr(train.checkpoints, "FILE", 4096)
+    monkeypatch.setattr(train.checkpoints, "PIECE", 512)
+    monkeypatch.setattr(train.checkpoints, "TOGETHER", 2048)
+    with store_of(tmp_path) as store:
+        store.save(experiment, at_step(first, 10), 10, loss=None)
+    assert_same_bits(latest(tmp_path, experiment), at_step(first, 10))
+
+
 def test_what_is_saved_may_be_given_away_at_once(experiment, first, tmp_path):
     """A step that reuses the memory of the state while it is being written changes nothing of what is written."""
     advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0)
@@ -376,20 +393,40 @@ def test_a_save_that_fails_in_the_background_does_not_cost_the_next(experiment, 
 def test_every_bit_counts_in_a_checksum():
     for dtype in ("float32", "bfloat16", "int32", "uint32"):
         x = np.arange(12).astype(jnp.dtype(dtype)).reshape(3, 4)
-        whole = int(checksums({"x": jnp.asarray(x)})["x"])
+        whole = checksums({"x": jnp.asarray(x)})["x"]
         raw = bytearray(x.tobytes())
         for bit in range(0, 8 * len(raw), 5):
             raw[bit // 8] ^= 1 << (bit % 8)
             other = np.frombuffer(bytes(raw), x.dtype).reshape(x.shape)
-            assert int(checksums({"x": jnp.asarray(other)})["x"]) != whole
+            assert checksums({"x": jnp.asarray(other)})["x"] != whole
             raw[bit // 8] ^= 1 << (bit % 8)
     assert checksums({"x": jnp.array([1.0, 2.0])})["x"] != checksums({"x": jnp.array([2.0, 1.0])})["x"]
 
 
 def test_a_checksum_does_not_hang_on_the_mesh(experiment, first):
-    alone = train.checkpoints._checksums(at_step(first, 3))
-    spread = train.checkpoints._checksums(at_step(first, 3, placed_on(experiment, 8, data=1, fsdp=4, tensor=2)))
-    assert jax.tree.map(int, alone) == jax.tree.map(int, spread)
+    spread = at_step(first, 3, placed_on(experiment, 8, data=1, fsdp=4, tensor=2))
+    assert checksums(spread) == checksums(at_step(first, 3))
+
+
+def test_checksums_are_those_that_were_always_written():
+    """As recorded of bfloat16 when they were first written, and as a line of NumPy has them."""
+    recorded = {(): 15873, (7,): 1053533, (48, 4): 1210821509, (3, 5, 32): 3268860837, (37, 50): 2804102064}
+    draw = np.random.default_rng(0)
+    for shape, number in recorded.items():
+        x = np.asarray(draw.normal(size=shape), np.float32)
+        for dtype in ("float32", "bfloat16"):
+            x = x.astype(jnp.dtype(dtype))
+            bits = x.reshape(-1).view(f"uint{8 * x.dtype.itemsize}").astype(np.uint64)
+            weights = 2 * np.arange(x.size, dtype=np.uint64) + 1
+            assert checksums({"x": jnp.asarray(x)})["x"] == int((bits * weights % 2**32).sum() % 2**32)
+        assert checksums({"x": jnp.asarray(x)})["x"] == number
+
+
+@pytest.mark.parametrize("shape", [(16, 64, 96), (37, 64, 96), (4001, 96), (4000, 96)], ids=str)
+def test_checksums_take_little_memory(shape):
+    """Not the words of all products, which are as many as those of the state."""
+    program = train.checkpoints._folded.lower({"x": jax.ShapeDtypeStruct(shape, jnp.bfloat16)}).compile()
+    assert program.memory_analysis().temp_size_in_bytes < 4 * np.prod(shape) / 8
 
 
 def test_unflat_is_the_inverse_of_flat(first):

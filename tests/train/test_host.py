@@ -1,4 +1,4 @@
-"""The host's memory: what is freed is kept, so that the next step touches no new page."""
+"""The host's memory: what is freed is kept, so that the next step touches no new page, or given back at once."""
 
 import os
 import platform
@@ -44,3 +44,33 @@ def test_memory_is_used_again_without_page_faults(program):
     first, *_, last = map(int, done.stdout.split())
     assert first > 1_000
     assert last < 100
+
+
+THREADS = """
+import threading
+import numpy as np
+from train.host import return_freed_memory
+return_freed_memory()
+
+def held():
+    return int(next(line for line in open("/proc/self/status") if line.startswith("VmRSS")).split()[1])
+
+def use():
+    small = []
+    for _ in range(8):
+        large = [np.ones(4 << 20, np.uint8) for _ in range(4)]
+        small.append(np.ones(1000))  # lies behind the large ones where all are from one heap
+        del large
+
+before = held()
+threads = [threading.Thread(target=use) for _ in range(8)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(held() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting exists in glibc only")
+def test_memory_that_threads_have_freed_is_given_back():
+    done = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 20_000  # of some 120,000 KiB that their heaps would keep

@@ -6,6 +6,7 @@ Of a safetensors file the header is kept as it is, so that the same file can be 
 import contextlib
 import dataclasses
 import json
+import math
 import pathlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +21,8 @@ from train.files import read_json, replaced
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
-DTYPES |= {"BOOL": np.bool_, "U8": np.uint8, "I32": np.int32, "I64": np.int64}
+DTYPES |= {"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
+DTYPES |= {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 # Weights in formats that are not read here; they are not carried along with what lies beside the weights.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
@@ -99,6 +101,7 @@ class Folder:
             raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
         self.config = read_json(path / "config.json", mend="get it again")
         self.headers = [read_header(path / name) for name in self._weight_files()]
+        self._files = {header.file: header for header in self.headers}
         self.tensors = {stored.name: stored for header in self.headers for stored in header.tensors}
 
     def _weight_files(self) -> list[str]:
@@ -124,15 +127,11 @@ class Folder:
         """The files that hold no weights, as far as they lie in the folder itself."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
 
-    @contextlib.contextmanager
-    def reader(self) -> Iterator[Callable[[Stored], np.ndarray]]:
-        """A function that reads a tensor."""
-        with contextlib.ExitStack() as stack:
-            files = {
-                header.file: stack.enter_context(safetensors.safe_open(self.path / header.file, framework="numpy"))
-                for header in self.headers
-            }
-            yield lambda stored: files[stored.file].get_tensor(stored.name)
+    def read(self, stored: Stored) -> np.ndarray:
+        """A tensor. Nothing else of its file comes into memory, nor stays mapped there."""
+        offset = len(self._files[stored.file].content) + stored.begin
+        dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
+        return np.fromfile(self.path / stored.file, dtype, count, offset=offset).reshape(stored.shape)
 
 
 @contextlib.contextmanager

@@ -129,17 +129,14 @@ def read_params(
     leaves = flat(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
-    with folder.reader() as read, Progress("reading tensors", len(names)) as progress:
+    with Progress("reading tensors", len(names)) as progress:
         for done, (name, tensor) in enumerate(((n, t) for n, t in family.tensors(config).items() if n in names), 1):
-            array = read(folder.tensors[names[name]])
+            array = folder.read(folder.tensors[names[name]])
             if tensor.copy:
                 copies.append((names[name], tensor, array))
                 continue
             for part, piece in zip(tensor.parts, tensor.taken_apart(array), strict=True):
                 leaf, where = leaves[part.parameter], placed[part.parameter]
-                if not part.index:
-                    params[part.parameter] = jax.device_put(np.array(piece, leaf.dtype), where)
-                    continue
                 if part.parameter not in params:
                     params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=where)
                 put = _put(where)
@@ -156,7 +153,13 @@ def read_params(
 @functools.lru_cache(maxsize=64)
 def _put(where: Any) -> Any:
     """A program that writes a slice into a stack of parameters, in place."""
-    return jax.jit(lambda stack, piece, index: stack.at[index].set(piece), donate_argnums=0, out_shardings=where)
+
+    def put(stack: jax.Array, piece: jax.Array, index: tuple[int, ...]) -> jax.Array:
+        # For at[index].set XLA on CPUs copies a whole stack of bfloat16, to round what is there already.
+        start = (*index, *(0,) * piece.ndim)
+        return jax.lax.dynamic_update_slice(stack, piece.reshape(*(1,) * len(index), *piece.shape), start)
+
+    return jax.jit(put, donate_argnums=0, out_shardings=where)
 
 
 def _smallest(table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
@@ -205,10 +208,9 @@ def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
         shutil.copyfile(path, into / path.name)
     for header in folder.headers:
         (into / (header.file + HEADER)).write_bytes(header.content)
-    with folder.reader() as read:
-        others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]
-        if others:
-            save_file({stored.name: read(stored) for stored in others}, into / BUFFERS)
+    others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]
+    if others:
+        save_file({stored.name: folder.read(stored) for stored in others}, into / BUFFERS)
 
 
 def _write_tokenizer(option: HuggingFace | SentencePieceFile | None, into: pathlib.Path) -> None:

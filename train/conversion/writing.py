@@ -5,15 +5,19 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from safetensors.numpy import load_file
 
 from model.config import ModelConfig, differences_of_models
 from model.errors import UserError
-from model.families import FAMILIES, family_named, family_of
+from model.families import family_of
 from model.families.family import Family
+from model.transformer import abstract_params
+from train import experiment as experiments
 from train.checkpoints import flat
-from train.conversion.folder import DTYPES, INDEX, Header, Stored, make_header, new_folder, write_tensors
+from train.conversion.describing import family_for, values_like
+from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER, ORIGIN
 from train.data.dataset import dataset_of_run
 from train.files import read_json, write_json
@@ -25,44 +29,55 @@ FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def write_published(
-    run: pathlib.Path, target: pathlib.Path, *, checkpoint: str = "latest", family: str | None = None
-) -> None:
+    run: pathlib.Path,
+    target: pathlib.Path,
+    *,
+    checkpoint: str = "latest",
+    family: str | None = None,
+    like: str | None = None,
+) -> dict[str, Any]:
     """Writes the parameters of a checkpoint as published weights.
 
     A run that was read from a Hugging Face folder, or trained from one that was, gets that folder's files again, with
-    the weights that it has now. Another one needs the name of a family.
+    the weights that it has now. For another one, say what its config.json is to be, by `like` or by `family`.
 
     Args:
       run: the run folder.
       target: the Hugging Face folder, which must not exist.
       checkpoint: latest, best, or a step.
-      family: the name of the family, for a run that was not read from one.
+      family: the name of a family that makes a config.json from a model.
+      like: a config.json that describes the model, the folder that it lies in, or the name of a published model.
+
+    Returns:
+      What config.json has of the run where `like` has something else: the size of its vocabulary, its context length.
 
     Raises:
-      UserError: for a model that the family does not have, or a family that the run is not of; nothing is written then.
+      UserError: for a model that the family does not have, or that is not the one described; nothing is written then.
     """
     origin = run / ORIGIN
-    loaded = load_params(run, checkpoint)
-    config = loaded.experiment.model
+    config = experiments.load(run).model
+    own: dict[str, Any] = {}
     if origin.is_dir():
-        chosen = family_of(read_json(origin / "config.json"))
+        values = read_json(origin / "config.json")
+        chosen = family_of(values)
         if family not in (None, chosen.name):
             raise UserError(f"--family={family}, but {run} was read from the family {chosen.name}; leave it out")
+        if like is not None:
+            raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
         _refuse_other_model(chosen, config, origin)
-    elif family is None:
-        raise UserError(
-            f"{run} was not read from published weights, so say which family it is to be of, with --family; known: "
-            f"{', '.join(sorted(f.name for f in FAMILIES if f.publish))}"
-        )
+    elif like is not None:
+        chosen, values, own = values_like(like, config, run)
     else:
-        chosen = family_named(family)
+        chosen = family_for(family, run)
+        values = chosen.published(config)
     with new_folder(target) as part:
         if origin.is_dir():
             headers = _as_it_was(origin, part)
             buffers = load_file(origin / BUFFERS) if (origin / BUFFERS).is_file() else {}
         else:
-            headers, buffers = _anew(chosen, config, run, part), {}
-        _write(chosen, config, loaded.params, headers, buffers, part)
+            headers, buffers = _anew(chosen, values, config, run, part), {}
+        _write(chosen, config, load_params(run, checkpoint).params, headers, buffers, part)
+    return own
 
 
 def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
@@ -76,25 +91,27 @@ def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
     return headers
 
 
-def _anew(family: Family, config: ModelConfig, run: pathlib.Path, into: pathlib.Path) -> list[Header]:
+def _anew(
+    family: Family, values: dict[str, Any], config: ModelConfig, run: pathlib.Path, into: pathlib.Path
+) -> list[Header]:
     """Writes config.json, the tokenizer and an index, if there is more than one file; the headers of the files."""
-    values: dict[str, Any] = family.published(config)
-    dtype = config.precision.parameters
     tokenizer = dataset_of_run(run).tokenizer
-    values |= {"torch_dtype": dtype, "eos_token_id": tokenizer.end_of_document}
+    values = values | {"torch_dtype": config.precision.parameters, "eos_token_id": tokenizer.end_of_document}
     values |= {"bos_token_id": tokenizer.begin_of_document}
     write_json(into / "config.json", values)
     tokenizer.save(into)
+    leaves = flat(abstract_params(config))
     files: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     size = 0
     for name, tensor in family.tensors(config).items():
         if tensor.copy:
             continue
-        bytes_here = int(np.prod(tensor.shape, dtype=np.int64)) * np.dtype(DTYPES[FORMATS[dtype]]).itemsize
+        dtype = leaves[tensor.parts[0].parameter].dtype  # a load bias is float32 whatever the others are
+        bytes_here = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
         if files[-1] and size + bytes_here > LARGEST_FILE:
             files.append([])
             size = 0
-        files[-1].append((name, FORMATS[dtype], tensor.shape))
+        files[-1].append((name, FORMATS[dtype.name], tensor.shape))
         size += bytes_here
     if len(files) == 1:
         return [make_header("model.safetensors", files[0])]
@@ -121,7 +138,10 @@ def _write(
         if stored.name in buffers:
             return buffers[stored.name]
         parts = table[stored.name].parts
-        return table[stored.name].put_together([np.asarray(arrays[part.parameter][part.index]) for part in parts])
+        slices = [_slice(arrays[part.parameter], part.index) for part in parts]
+        if not parts[1:]:
+            return parts[0].to_tensor(slices[0])  # of which putting together would be another copy
+        return table[stored.name].put_together(slices)
 
     def written() -> Iterator[Stored]:
         for header in headers:
@@ -130,6 +150,11 @@ def _write(
     with Progress("writing tensors", len(stored)) as progress:
         for done, _ in enumerate(written(), start=1):
             progress.update(done)
+
+
+def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
+    """A slice on the host; the whole array is no slice, of which there would be a copy."""
+    return np.asarray(x[index] if index else x)
 
 
 def _refuse_other_model(family: Family, config: ModelConfig, origin: pathlib.Path) -> None:

@@ -1,0 +1,102 @@
+"""The config.json of a run that was not read from one: made from its model, or like another one."""
+
+import contextlib
+import dataclasses
+import pathlib
+from typing import Any
+
+from model.balance import LoadBias
+from model.config import ModelConfig, differences_of_models
+from model.errors import UserError
+from model.experts import Experts
+from model.families import FAMILIES, family_named, family_of
+from model.families.family import Family
+from model.families.sizes import SIZES
+from model.options import nearest
+from train.files import read_json
+
+# What a config.json says of the files that it came with, and not of the model.
+OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
+# What families call the most tokens of a sequence.
+LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
+
+
+def family_for(name: str | None, run: pathlib.Path) -> Family:
+    """The family of that name, where it makes a config.json from a model. Raises UserError that says what else does."""
+    known = ", ".join(sorted(family.name for family in FAMILIES if family.publish))
+    other = "--like=FILE, a config.json that describes its model, or --like=NAME, a published model such as qwen3-0.6b"
+    if name is None:
+        raise UserError(
+            f"{run} was not read from published weights, so say what config.json it is to have: with {other}; or with "
+            f"--family, which makes one for: {known}"
+        )
+    family = family_named(name)
+    if family.publish is None:
+        raise UserError(
+            f"--family={name}: a config.json is made from a model for {known} alone; for {name} give {other}"
+        )
+    return family
+
+
+def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+    """The config.json of a run's model, made like another one.
+
+    Args:
+      like: a config.json that describes the model, the folder that it lies in, or the name of a published model.
+      config: the model.
+      run: the run folder, for messages.
+
+    Returns:
+      Its family, its values, and those of them that are the run's where `like` has something else: the size of the
+      vocabulary and the context length.
+
+    Raises:
+      UserError: when `like` is none of these, or describes another model; it lists every field that differs.
+    """
+    path = pathlib.Path(like)
+    path = path / "config.json" if path.is_dir() else path
+    by_name = {name: values for name, values in SIZES.items() if not isinstance(values, ModelConfig)}
+    if path.is_file():
+        given = read_json(path, mend="get it again")
+    elif like in by_name:
+        given = by_name[like]
+    elif like in SIZES:
+        raise UserError(f"--like={like} is known from its paper, and no family has a config.json for it; give a file")
+    else:
+        hint = "" if "/" in like else f"; {nearest(like, by_name)}"
+        raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
+    family = family_of(given)
+    own: dict[str, Any] = {"vocab_size": config.vocab_size}
+    lost = _differences(family, given | own, config)
+    for key in LENGTHS:
+        with contextlib.suppress(UserError):  # a key that the family does not have
+            tried = own | {key: config.context_length}
+            if len(fewer := _differences(family, given | tried, config)) < len(lost):
+                own, lost = tried, fewer
+    if lost:
+        listed = "\n  ".join(lost)
+        raise UserError(
+            f"the model of {run} is not the one that --like={like} describes (its value -> this run's):\n  {listed}\n"
+            "Give a config.json with this run's values; vocab_size and context_length may differ: the run's are written"
+        )
+    kept = {k: v for k, v in given.items() if k not in OF_ITS_FILES and not k.endswith("_token_id")}
+    changed = {key: value for key, value in own.items() if given.get(key) != value}
+    return family, {"architectures": [family.architecture]} | kept | own, changed
+
+
+def _differences(family: Family, values: dict[str, Any], config: ModelConfig) -> list[str]:
+    """In what a model is not the one that a config.json describes; what keeps experts busy in training is no matter."""
+    return differences_of_models(_unbalanced(family.config_of(values)), _unbalanced(config))
+
+
+def _unbalanced(config: ModelConfig) -> ModelConfig:
+    """A model without what only balances its experts while it is trained, for which config.json has no words."""
+
+    def plain(ffn: Any) -> Any:
+        if not isinstance(ffn, Experts):
+            return ffn
+        bias = None if ffn.load_bias is None else LoadBias(rate=0.0)
+        return dataclasses.replace(ffn, balance_loss=None, router_z_loss=0.0, load_bias=bias)
+
+    exceptions = tuple(dataclasses.replace(layers, ffn=plain(layers.ffn)) for layers in config.exceptions)
+    return dataclasses.replace(config, ffn=plain(config.ffn), exceptions=exceptions)
