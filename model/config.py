@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from model.attention import GroupedQuery
+from model.balance import LoadBias
 from model.dropout import Dropout
 from model.embedding import Tied, Untied
 from model.experts import Experts
@@ -173,4 +174,17 @@ class ModelConfig:
 def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> list[str]:
     """The fields in which two models are not the same one, `path: one -> other`; fields named may differ besides."""
     same = dataclasses.replace(other, **{name: getattr(one, name) for name in (*OF_TRAINING, *but)})
-    return differences(to_json(one), to_json(same), "model")
+    return differences(to_json(_unbalanced(one)), to_json(_unbalanced(same)), "model")
+
+
+def _unbalanced(config: ModelConfig) -> ModelConfig:
+    """A model without what only keeps its experts busy while it is trained."""
+
+    def plain(ffn: Any) -> Any:
+        if not isinstance(ffn, Experts):
+            return ffn
+        bias = None if ffn.load_bias is None else LoadBias(rate=0.0)  # the parameter stays
+        return dataclasses.replace(ffn, balance_loss=None, router_z_loss=0.0, load_bias=bias)
+
+    exceptions = tuple(dataclasses.replace(layers, ffn=plain(layers.ffn)) for layers in config.exceptions)
+    return dataclasses.replace(config, ffn=plain(config.ffn), exceptions=exceptions)

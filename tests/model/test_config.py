@@ -1,12 +1,17 @@
 """Every check of a model's options: what is refused, with which words, and what looks odd and is allowed."""
 
+import dataclasses
+
 import jax
 import pytest
 
 from model.alibi import ALiBi
 from model.attention import GroupedQuery, QKNorm
+from model.balance import BalanceLoss, LoadBias
+from model.config import differences_of_models
 from model.dropout import Dropout
 from model.errors import UserError
+from model.experts import Experts
 from model.feedforward import MLP, Gated
 from model.initialization import FanIn, Normal
 from model.layers import Except
@@ -236,3 +241,19 @@ def test_what_looks_odd_and_is_allowed(small):
     check(small(width=15, attention=GroupedQuery(num_heads=3), position=ALiBi()))
     check(small(attention=GroupedQuery(num_heads=2, head_dim=5), position=Rotary(fraction=0.4)))
     check(small(attention=GroupedQuery(num_heads=2, head_dim=80), position=Rotary(fraction=0.7)))  # 56 but for rounding
+
+
+def test_what_only_keeps_experts_busy_makes_no_other_model(small):
+    plain = Experts(num_experts=4, top_k=2, expert=Gated(width=8), load_bias=LoadBias())
+    first = (Except(layers="0", ffn=Gated(width=24)),)
+    one = small(ffn=plain, exceptions=first)
+    busy = dataclasses.replace(
+        plain, balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.1, load_bias=LoadBias(rate=0.5)
+    )
+    other = dataclasses.replace(one, ffn=busy, dropout=Dropout(residual=0.1), remat="full")
+    assert differences_of_models(one, other) == []
+    assert differences_of_models(one, dataclasses.replace(one, ffn=dataclasses.replace(plain, load_bias=None))) == [
+        "model.ffn.load_bias: LoadBias(rate=0.0) -> None"
+    ]
+    longer = dataclasses.replace(other, context_length=17, final_logit_softcap=3.0)
+    assert differences_of_models(one, longer, "context_length") == ["model.final_logit_softcap: None -> 3.0"]

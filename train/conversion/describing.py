@@ -1,14 +1,11 @@
 """The config.json of a run that was not read from one: made from its model, or like another one."""
 
 import contextlib
-import dataclasses
 import pathlib
 from typing import Any
 
-from model.balance import LoadBias
 from model.config import ModelConfig, differences_of_models
 from model.errors import UserError
-from model.experts import Experts
 from model.families import FAMILIES, family_named, family_of
 from model.families.family import Family
 from model.families.sizes import SIZES
@@ -67,11 +64,12 @@ def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Fami
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
     family = family_of(given)
     own: dict[str, Any] = {"vocab_size": config.vocab_size}
-    lost = _differences(family, given | own, config)
+    lost = differences_of_models(family.config_of(given | own), config)
     for key in LENGTHS:
         with contextlib.suppress(UserError):  # a key that the family does not have
             tried = own | {key: config.context_length}
-            if len(fewer := _differences(family, given | tried, config)) < len(lost):
+            fewer = differences_of_models(family.config_of(given | tried), config)
+            if len(fewer) < len(lost):
                 own, lost = tried, fewer
     if lost:
         listed = "\n  ".join(lost)
@@ -82,21 +80,3 @@ def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Fami
     kept = {k: v for k, v in given.items() if k not in OF_ITS_FILES and not k.endswith("_token_id")}
     changed = {key: value for key, value in own.items() if given.get(key) != value}
     return family, {"architectures": [family.architecture]} | kept | own, changed
-
-
-def _differences(family: Family, values: dict[str, Any], config: ModelConfig) -> list[str]:
-    """In what a model is not the one that a config.json describes; what keeps experts busy in training is no matter."""
-    return differences_of_models(_unbalanced(family.config_of(values)), _unbalanced(config))
-
-
-def _unbalanced(config: ModelConfig) -> ModelConfig:
-    """A model without what only balances its experts while it is trained, for which config.json has no words."""
-
-    def plain(ffn: Any) -> Any:
-        if not isinstance(ffn, Experts):
-            return ffn
-        bias = None if ffn.load_bias is None else LoadBias(rate=0.0)
-        return dataclasses.replace(ffn, balance_loss=None, router_z_loss=0.0, load_bias=bias)
-
-    exceptions = tuple(dataclasses.replace(layers, ffn=plain(layers.ffn)) for layers in config.exceptions)
-    return dataclasses.replace(config, ffn=plain(config.ffn), exceptions=exceptions)
