@@ -77,6 +77,7 @@ def main(names):
             ended |= not good
             numbers = f"{row['logits']:7.1e} | {row['packed']:7.1e} | {row['gradient']:8.1e} | {row['greedy']:>6}"
             print(f"| {family:<12} | {shape:<33} | {numbers} |{'' if good else ' OVER'}", flush=True)
+            jax.clear_caches()  # the programs of all shapes are more than a process may map into its memory
     return ended
 
 
