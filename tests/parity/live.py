@@ -63,20 +63,20 @@ def main(names):
     """Prints the table; the exit status."""
     ended, greedy = 0, "--no_greedy" not in names
     names = [name for name in names if name != "--no_greedy"]
-    print(f"| {'family':<12} | {'shape':<33} | {'logits':>7} | {'packed':>7} | gradient | greedy |")
-    print(f"|{'-' * 14}|{'-' * 35}|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 7}:|")
+    print(f"| {'family':<12} | {'shape':<34} | {'logits':>7} | {'packed':>7} | gradient | greedy |")
+    print(f"|{'-' * 14}|{'-' * 36}|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 7}:|")
     for family in names or CASES:
         for shape in CASES[family]:
             try:
                 row = compare(family, shape, greedy)
             except Exception as error:
-                print(f"| {family:<12} | {shape:<33} | {type(error).__name__}: {error}", flush=True)
+                print(f"| {family:<12} | {shape:<34} | {type(error).__name__}: {error}", flush=True)
                 ended = 1
                 continue
             good = max(row["logits"], row["packed"]) < LOGITS and row["gradient"] < GRADIENT and row["greedy"] == 64
             ended |= not good
             numbers = f"{row['logits']:7.1e} | {row['packed']:7.1e} | {row['gradient']:8.1e} | {row['greedy']:>6}"
-            print(f"| {family:<12} | {shape:<33} | {numbers} |{'' if good else ' OVER'}", flush=True)
+            print(f"| {family:<12} | {shape:<34} | {numbers} |{'' if good else ' OVER'}", flush=True)
             jax.clear_caches()  # the programs of all shapes are more than a process may map into its memory
     return ended
 

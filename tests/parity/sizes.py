@@ -102,7 +102,8 @@ def rows() -> Iterator[tuple[str | int, ...]]:
         count, known = total(name), PUBLISHED.get(name)
         stated = ROUNDED.get(name, "") if known is None else known
         mark = "" if known in (None, count) else " DIFFERS"
-        yield name + mark, count, stated, active(name), ACTIVE.get(name, "")
+        used = active(name)
+        yield name + mark, count, stated, "" if used == count else used, ACTIVE.get(name, "")
 
 
 if __name__ == "__main__":
