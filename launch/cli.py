@@ -66,7 +66,7 @@ def prepare_jax(*, keep_memory: bool = True) -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds, and sets the host up.
 
     They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set. On a CPU freed memory is
-    kept for the next step, or given back at once where it is not large steps that need it.
+    kept for the next step; a command that makes no steps gives it back at once.
     """
     import jax
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 from model.attention import GroupedQuery
-from model.balance import LoadBias
 from model.dropout import Dropout
 from model.embedding import Tied, Untied
 from model.experts import Experts
@@ -172,19 +171,29 @@ class ModelConfig:
 
 
 def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> list[str]:
-    """The fields in which two models are not the same one, `path: one -> other`; fields named may differ besides."""
-    same = dataclasses.replace(other, **{name: getattr(one, name) for name in (*OF_TRAINING, *but)})
-    return differences(to_json(_unbalanced(one)), to_json(_unbalanced(same)), "model")
+    """The fields in which two models are not the same one, `path: one -> other`; fields named may differ besides.
+
+    How they are trained and run is no matter, nor what keeps experts busy, nor whether a number is given or follows.
+    """
+    same = {name: getattr(one, name) for name in (*OF_TRAINING, *but)}
+    width = one.width if one.width == other.width else None  # heads may follow from it
+    same |= _alike(one, other, width)
+    if len(one.exceptions) == len(other.exceptions):
+        pairs = zip(one.exceptions, other.exceptions, strict=True)
+        same["exceptions"] = tuple(dataclasses.replace(b, **_alike(a, b, width)) for a, b in pairs)
+    return differences(to_json(one), to_json(dataclasses.replace(other, **same)), "model")
 
 
-def _unbalanced(config: ModelConfig) -> ModelConfig:
-    """A model without what only keeps its experts busy while it is trained."""
-
-    def plain(ffn: Any) -> Any:
-        if not isinstance(ffn, Experts):
-            return ffn
-        bias = None if ffn.load_bias is None else LoadBias(rate=0.0)  # the parameter stays
-        return dataclasses.replace(ffn, balance_loss=None, router_z_loss=0.0, load_bias=bias)
-
-    exceptions = tuple(dataclasses.replace(layers, ffn=plain(layers.ffn)) for layers in config.exceptions)
-    return dataclasses.replace(config, ffn=plain(config.ffn), exceptions=exceptions)
+def _alike(one: ModelConfig | Except, other: ModelConfig | Except, width: int | None) -> dict[str, Any]:
+    """The attention and the feed-forward layer of the other, with the words of the one for what is the same."""
+    attention, ffn = other.attention, other.ffn
+    if isinstance(one.attention, GroupedQuery) and isinstance(attention, GroupedQuery):
+        if one.attention.kv_heads == attention.kv_heads:
+            attention = dataclasses.replace(attention, num_kv_heads=one.attention.num_kv_heads)
+        if width is not None and one.attention.head_width(width) == attention.head_width(width):
+            attention = dataclasses.replace(attention, head_dim=one.attention.head_dim)
+    if isinstance(one.ffn, Experts) and isinstance(ffn, Experts):
+        ffn = dataclasses.replace(ffn, balance_loss=one.ffn.balance_loss, router_z_loss=one.ffn.router_z_loss)
+        if one.ffn.load_bias is not None and ffn.load_bias is not None:
+            ffn = dataclasses.replace(ffn, load_bias=one.ffn.load_bias)
+    return {"attention": attention, "ffn": ffn}

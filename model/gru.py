@@ -19,7 +19,7 @@ from flax import nnx
 
 from model.initialization import ParameterMaker
 from model.projections import project
-from model.recurrence import Recurrent, State, units, zeros
+from model.recurrence import Recurrent, State, run_units, zeros
 from model.taps import Context
 
 
@@ -64,7 +64,7 @@ class GatedRecurrentUnits(nnx.Module):
         """Maps (B, T, D) to (B, T, D), going on from a state."""
         gates_BTGNH = project(x_BTD, self.input, self.bias)  # reset, update, the new vector
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
-        hidden_BTNH, state = units(self._step, gates_BTGNH, state, empty, context)
+        hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
         return project(y_BTNH, self.output, contract=2), state
 

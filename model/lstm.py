@@ -17,7 +17,7 @@ from flax import nnx
 
 from model.initialization import ParameterMaker
 from model.projections import project
-from model.recurrence import Recurrent, State, units, zeros
+from model.recurrence import Recurrent, State, run_units, zeros
 from model.taps import Context
 
 
@@ -87,6 +87,6 @@ class LongShortTermMemory(nnx.Module):
             return {name: shown[name].astype(jnp.float32) for name in ("hidden", "cell")}, shown
 
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
-        hidden_BTNH, state = units(step, gates_BTGNH, state, empty, context)
+        hidden_BTNH, state = run_units(step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
         return project(y_BTNH, self.output, contract=2), state

@@ -109,7 +109,7 @@ def token_by_token(
     return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
 
-def units(
+def run_units(
     step: Callable[[Any, Any], tuple[Any, Any]],
     gates_BTGNH: jax.Array,
     state: State | None,

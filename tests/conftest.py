@@ -14,9 +14,8 @@ import pytest
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
 # small run but an instant, so that what makes their machine code faster would take longer than all that it saves.
 QUICK_TO_COMPILE = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-if importlib.metadata.version("jaxlib").startswith(
-    "0.10."
-):  # later ones do not know these, and end at what they do not know
+# Later versions have no fusion emitters to leave out, and end at a flag that they do not know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

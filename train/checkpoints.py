@@ -16,24 +16,24 @@ import re
 import shutil
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from model.errors import UserError
 from model.options import differences, from_json, to_json
+from train.checksums import checksums
 from train.experiment import Checkpoints, Experiment
 from train.sharding import path_name
 from train.state import TrainState
 
 FORMAT = 1
-FILE, PIECE = 32 << 20, 4 << 20  # bytes of a file that arrays are written into, and of what is compressed at a time
+# Bytes of a file that arrays are written into, of all files' share of them, and of what is compressed at a time.
+FILE, SHARE, PIECE = 32 << 20, 1 / 256, 4 << 20
 TOGETHER = 128 << 20  # bytes of the arrays that are read at a time, or one array
-SHORT = 16  # the longest axis that `checksums` sums over first
 
 
 class DamagedError(UserError):
@@ -52,41 +52,6 @@ class LowestLosses:
         known = [c.step for c in checkpoints if c.step in self.losses]
         best = sorted(known, key=self.losses.__getitem__)[: self.n]
         return [c.step in best for c in checkpoints]
-
-
-def checksums(tree: Any) -> dict[str, int]:
-    """A number below 2^32 for every array, by dotted name: its bits, each word times an odd number of its place."""
-    return {name: int(value) for name, value in jax.device_get(_folded(tree)).items()}
-
-
-@jax.jit  # of the whole tree: a program for each array would be too small for the cache of compiled ones
-def _folded(tree: Any) -> dict[str, jax.Array]:
-    def fold(x: jax.Array) -> jax.Array:
-        shape, axes = _short_axis(x.shape)
-        x = x.reshape(shape)
-        bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
-        weights = jax.lax.iota(jnp.uint32, bits.size).reshape(bits.shape) * 2 + 1
-        sums = jnp.sum(bits * weights, axis=axes, dtype=jnp.uint32)
-        return jnp.sum(jax.lax.optimization_barrier(sums), dtype=jnp.uint32)
-
-    return {path_name(path): fold(x) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _short_axis(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape with one axis cut in two, and the one of the two to sum over first; none where no axis can be cut.
-
-    On CPUs XLA writes all products down before it sums them over a long axis: as many words as the state has, at a
-    tenth of the speed. Over a short one it sums them as they come. Those that are summed lie together, and so as a rule
-    on one device.
-    """
-    short = [max(n for n in range(1, SHORT + 1) if size % n == 0) for size in shape]
-    n = max(short, default=1)
-    if n == 1:
-        return shape, ()
-    axis = short.index(n)
-    last = axis == len(shape) - 1
-    cut = (n, shape[axis] // n) if last else (shape[axis] // n, n)  # memory is read in runs of the last axis
-    return (*shape[:axis], *cut, *shape[axis + 1 :]), (axis if last else axis + 1,)
 
 
 def flat(tree: Any) -> dict[str, Any]:
@@ -262,6 +227,7 @@ class CheckpointStore:
         note = self._note(step)
         refuse_other_model(note, experiment, self.folder / str(step))
         placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+        self._refuse_other_arrays(step, note["checksums"], placed)
         rest = dataclasses.replace(placed, params={})
         params = unflat(placed.params, self._read_arrays(step, "params", flat(placed.params)))
         state = dataclasses.replace(unflat(rest, self._read_arrays(step, "rest", flat(rest))), params=params)
@@ -271,6 +237,16 @@ class CheckpointStore:
             more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
             raise self._damaged(step, f"the checksum of {wrong[0]} is wrong{more}")
         return state
+
+    def _refuse_other_arrays(self, step: int, stored: Collection[str], state: TrainState) -> None:
+        """Raises DamagedError when a checkpoint lacks an array of the state, or has one that the state lacks."""
+        wanted = flat(state)
+        left_out = "opt_state." if not jax.tree.leaves(state.opt_state) else None
+        for name in sorted(wanted.keys() ^ set(stored)):
+            if name in wanted:
+                raise self._damaged(step, f"it has no {name}")
+            if left_out is None or not name.startswith(left_out):
+                raise self._damaged(step, f"it has {name}, which is no part of the state")
 
     def _damaged(self, step: int, what: str) -> DamagedError:
         return DamagedError(f"checkpoint {step} in {self.folder} is damaged ({what})")
@@ -314,7 +290,8 @@ def _together(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax
 def _in_pieces(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
     """A save that has little more than a file in memory at a time: what a file is to hold is gathered before."""
     pieces = {name: ocp.SaveArgs(chunk_byte_size=PIECE) for name in arrays}
-    return ocp.args.PyTreeSave(arrays, save_args=pieces, ocdbt_target_data_file_size=FILE)
+    size = max(FILE, int(SHARE * sum(x.nbytes for x in arrays.values())))
+    return ocp.args.PyTreeSave(arrays, save_args=pieces, ocdbt_target_data_file_size=size)
 
 
 def _digest(note: dict[str, Any]) -> str:

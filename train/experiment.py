@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 import runpy
+import sysconfig
 import traceback
 import typing
 from collections.abc import Iterator, Sequence
@@ -242,7 +243,8 @@ def _place(error: BaseException, path: str) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     called = traceback.extract_tb(error.__traceback__)[1:]  # from here on: the first frame is that of `from_file`
-    frames = [f for f in called if not f.filename.startswith("<")]
+    not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
+    frames = [f for f in called if not f.filename.startswith(not_ours)]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
 
 
@@ -277,12 +279,28 @@ def load(run: pathlib.Path) -> Experiment:
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
     stored = read_json(path, mend="put a copy of it back")
+    refuse_foreign(run)
     try:
         experiment: Experiment = from_json(Experiment, stored)
         check(experiment)
     except UserError as error:
         raise UserError(f"{path} does not fit this version of the code: {error}") from None
     return experiment
+
+
+def refuse_foreign(folder: pathlib.Path) -> None:
+    """Raises UserError when a folder has a config.json that no run wrote; it may have none."""
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    stored = read_json(path, mend="put a copy of it back")
+    if {"model_type", "architectures"} & stored.keys():
+        raise UserError(
+            f"{folder} is a folder of published weights, not a run folder; read it into one first: "
+            f"python -m launch.convert --from={folder} --run=runs/{folder.resolve().name}"
+        )
+    if not {"model", "data", "training"} <= stored.keys():
+        raise UserError(f"{path} is not the config of a run; give another folder")
 
 
 def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:

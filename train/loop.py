@@ -20,6 +20,8 @@ from train import feed, parameters, run_folder, sharding
 from train.checkpoints import CheckpointStore
 from train.clock import PROCESS_START, Clock
 from train.continuation import check_prompts
+from train.data import settings
+from train.data.config import HuggingFace, SentencePieceFile
 from train.data.dataset import Dataset, is_dataset, open_dataset
 from train.data.pipeline import Batches
 from train.data.prepare import prepare
@@ -36,7 +38,7 @@ from train.progress import Progress
 from train.report import write_report
 from train.runs import load_params
 from train.samples import draw_samples
-from train.start import starting_params
+from train.start import check_start, starting_params
 from train.state import TrainState, abstract_state, init_sharded, state_shardings
 from train.step import compile_train_step
 
@@ -74,11 +76,14 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     check_mesh(experiment)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
+        settings.list_sources(experiment.data, finished=False)  # a text that is not there is the first thing to say
         raise UserError(f"data.validation: a run is measured on text that is held out, got None; {_HOLD_OUT}")
     with run_folder.locked(run), StopRequest() as stop:
         if is_finished(experiment, run):
             say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
             return Outcome("finished", experiment.training.num_steps)
+        if experiment.training.start_from is not None and not run_folder.has_begun(run):
+            check_start(experiment)
         run_folder.claim(run, experiment)
         try:
             with stop.at_once():
@@ -114,14 +119,18 @@ def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathl
     """Raises UserError when the tokenizer's vocabulary is not the model's."""
     size = tokenizer.vocab_size
     if size != experiment.model.vocab_size:
+        model, option = experiment.model.vocab_size, tokenizer.option
+        ways = [] if experiment.training.start_from else [f"--set model.vocab_size={size}"]
+        if size < model and isinstance(option, HuggingFace | SentencePieceFile):
+            ways.append(f"--set data.tokenizer.vocab_size={model}, where the model has rows that no token uses")
+        ways.append("a dataset that was made for this model")
         raise UserError(
-            f"model.vocab_size={experiment.model.vocab_size}, but the tokenizer of {folder} has {size} tokens; "
-            f"use --set model.vocab_size={size}, or the dataset that was made for this model"
+            f"model.vocab_size={model}, but the tokenizer of {folder} has {size} tokens; use {', or '.join(ways)}"
         )
 
 
 def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
-    """Whether a run has ended at its last step and that checkpoint is whole.
+    """Whether a run has ended at its last step and the parameters of that checkpoint are whole.
 
     Raises UserError when it is the run of another experiment.
     """

@@ -12,10 +12,11 @@ from model.taps import Shard
 from train import experiment as experiments
 from train import sharding
 from train.checkpoints import CheckpointStore
-from train.data.dataset import Dataset, dataset_of_run
+from train.data.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers import Tokenizer
 from train.experiment import Experiment
 from train.optimizers import ScheduleFreeAdamW, evaluation_params
+from train.run_folder import ORIGIN
 from train.state import abstract_state, state_shardings
 
 
@@ -70,6 +71,11 @@ def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
     another vocabulary than the model.
     """
     experiment = experiments.load(run)
+    if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
+        raise UserError(
+            f"{run} was read from a folder without tokenizer.json or tokenizer.model, and text needs one; "
+            "put it there, delete the run and convert again"
+        )
     dataset = dataset_of_run(run)
     if dataset.tokenizer.vocab_size != experiment.model.vocab_size:
         raise UserError(

@@ -80,7 +80,8 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
         asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
             f"mesh: {asked} does not multiply to the {len(devices)} devices here; "
-            "change mesh.data, mesh.fsdp or mesh.tensor (mesh.data=None takes what the others leave)"
+            "change mesh.data, mesh.fsdp or mesh.tensor (mesh.data=None takes what the others leave); "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight of a CPU, to try"
         )
     shape = tuple(sizes[name] or 1 for name in MESH_AXES)
     axis_types = (jax.sharding.AxisType.Auto,) * len(shape)

@@ -8,9 +8,22 @@ import jax
 
 from model.config import differences_of_models
 from model.errors import UserError
-from train.conversion.reading import ORIGIN
+from train import experiment as experiments
 from train.experiment import Experiment
+from train.run_folder import ORIGIN
 from train.runs import load_params
+
+
+def check_start(experiment: Experiment) -> pathlib.Path:
+    """The run that `training.start_from` names. Raises UserError when it is none, or its model is another one."""
+    source = pathlib.Path(experiment.training.start_from or "")
+    if changed := differences_of_models(experiments.load(source).model, experiment.model):
+        listed = "\n  ".join(changed)
+        raise UserError(
+            f"training.start_from={source} has another model (its value -> this run's):\n  {listed}\n"
+            f"Take it as it is: model=train.experiment.load(pathlib.Path({str(source)!r})).model"
+        )
+    return source
 
 
 def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> Any:
@@ -21,14 +34,8 @@ def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> A
     """
     if experiment.training.start_from is None:
         return None
-    source = pathlib.Path(experiment.training.start_from)
+    source = check_start(experiment)
     loaded = load_params(source)
-    if changed := differences_of_models(loaded.experiment.model, experiment.model):
-        listed = "\n  ".join(changed)
-        raise UserError(
-            f"training.start_from={source} has another model (its value -> this run's):\n  {listed}\n"
-            f"Take it as it is: model=train.experiment.load(pathlib.Path({str(source)!r})).model"
-        )
     if (source / ORIGIN).is_dir():
         shutil.copytree(source / ORIGIN, run / ORIGIN, dirs_exist_ok=True)
     dtype = experiment.model.precision.parameters

@@ -8,10 +8,11 @@ from collections.abc import Callable
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def require_torch() -> None:
-    """Ends the process when torch is not installed."""
-    if importlib.util.find_spec("torch") is None:
-        fail("this compares with PyTorch, which is not installed; .venv/bin/pip install torch")
+def require_torch(extra: str = "benchmark") -> None:
+    """Ends the process when torch, and for the extra `parity` transformers, is not installed."""
+    for package in ("torch", "transformers")[: 2 if extra == "parity" else 1]:
+        if importlib.util.find_spec(package) is None:
+            fail(f"this compares with {package}, which is not installed: pip install -e '.[{extra}]'")
 
 
 def fail(message: str) -> None:

@@ -1,6 +1,6 @@
 """Cairn's training step against a PyTorch eager loop of the same shapes, in turn in one run.
 
-    .venv/bin/pip install torch          (the extra `benchmark`)
+    pip install -e '.[benchmark]'
     python -m tests.benchmarks.nanogpt_speed [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
 
 The PyTorch loop (torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.

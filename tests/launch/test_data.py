@@ -58,7 +58,7 @@ def test_show_prints_the_documents_of_a_step(run):
     ("file", "content", "message"),
     [
         ("config.json", "[]", "config.json is damaged: expected a JSON object, got list"),
-        ("config.json", "{}", "config.json does not fit this version of the code: Experiment needs a value for model,"),
+        ("config.json", "{}", "config.json is not the config of a run; give another folder"),
         ("data.json", "{}", "data.json is damaged: expected the path of a folder as 'dataset', got None"),
         ("data.json", '{"dataset": 3}', "data.json is damaged: expected the path of a folder as 'dataset', got 3"),
     ],

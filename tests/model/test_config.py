@@ -243,17 +243,24 @@ def test_what_looks_odd_and_is_allowed(small):
     check(small(attention=GroupedQuery(num_heads=2, head_dim=80), position=Rotary(fraction=0.7)))  # 56 but for rounding
 
 
-def test_what_only_keeps_experts_busy_makes_no_other_model(small):
+def test_what_makes_no_other_model(small):
+    """How it is trained, what keeps experts busy, and whether a number is given or follows from others."""
     plain = Experts(num_experts=4, top_k=2, expert=Gated(width=8), load_bias=LoadBias())
-    first = (Except(layers="0", ffn=Gated(width=24)),)
-    one = small(ffn=plain, exceptions=first)
+    one = small(ffn=plain, exceptions=(Except(layers="0", ffn=Gated(width=24)),), attention=GroupedQuery(num_heads=4))
     busy = dataclasses.replace(
         plain, balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.1, load_bias=LoadBias(rate=0.5)
     )
-    other = dataclasses.replace(one, ffn=busy, dropout=Dropout(residual=0.1), remat="full")
+    given = GroupedQuery(num_heads=4, num_kv_heads=4, head_dim=4)
+    other = dataclasses.replace(one, ffn=busy, dropout=Dropout(residual=0.1), remat="full", attention=given)
     assert differences_of_models(one, other) == []
+    assert differences_of_models(other, one) == []
     assert differences_of_models(one, dataclasses.replace(one, ffn=dataclasses.replace(plain, load_bias=None))) == [
-        "model.ffn.load_bias: LoadBias(rate=0.0) -> None"
+        "model.ffn.load_bias: LoadBias(rate=0.001) -> None"
     ]
+    fewer = dataclasses.replace(other, attention=dataclasses.replace(given, num_kv_heads=2))
+    assert differences_of_models(one, fewer) == ["model.attention.num_kv_heads: None -> 2"]
     longer = dataclasses.replace(other, context_length=17, final_logit_softcap=3.0)
     assert differences_of_models(one, longer, "context_length") == ["model.final_logit_softcap: None -> 3.0"]
+    layer = Except(layers="0", ffn=busy)
+    of_layers = [dataclasses.replace(one, exceptions=(dataclasses.replace(layer, ffn=ffn),)) for ffn in (plain, busy)]
+    assert differences_of_models(*of_layers) == []

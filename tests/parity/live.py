@@ -13,6 +13,8 @@ import tempfile
 import jax
 import numpy as np
 
+from model.options import nearest
+from tests.benchmarks.command import fail
 from tests.parity import grok, ours, reference
 from tests.parity.cases import CASES
 
@@ -63,6 +65,9 @@ def main(names):
     """Prints the table; the exit status."""
     ended, greedy = 0, "--no_greedy" not in names
     names = [name for name in names if name != "--no_greedy"]
+    for name in names:
+        if name not in CASES:
+            fail(f"no family {name!r} to compare; {nearest(name, CASES)}")
     print(f"| {'family':<12} | {'shape':<34} | {'logits':>7} | {'packed':>7} | gradient | greedy |")
     print(f"|{'-' * 14}|{'-' * 36}|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 7}:|")
     for family in names or CASES:

@@ -4,11 +4,14 @@ import pathlib
 import zlib
 
 import numpy as np
-import torch
-import transformers
 from safetensors.numpy import load_file
 
+from tests.benchmarks.command import require_torch
 from tests.parity.cases import CASES
+
+require_torch("parity")
+import torch  # noqa: E402
+import transformers  # noqa: E402
 
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()

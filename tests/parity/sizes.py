@@ -69,6 +69,7 @@ ROUNDED = {
     "gpt3-13b": "13.0B",
     "gpt3-175b": "175.0B",
 }
+CARD = {"grok-1": "314B"}  # which gives no other number
 # Billions of a token's active parameters, as papers and cards round them; the last digit may be cut off.
 ACTIVE = {
     "mixtral-8x7b": "12.9",
@@ -100,11 +101,11 @@ def rows() -> Iterator[tuple[str | int, ...]]:
     """The rows of the table."""
     for name in SIZES:
         count, known = total(name), PUBLISHED.get(name)
-        stated = ROUNDED.get(name, "") if known is None else known
+        stated = (ROUNDED | CARD).get(name, "") if known is None else known
         mark = "" if known in (None, count) else " DIFFERS"
         used = active(name)
         yield name + mark, count, stated, "" if used == count else used, ACTIVE.get(name, "")
 
 
 if __name__ == "__main__":
-    print(table(("model", "parameters", "published", "active", "published"), rows()))
+    print(table(("model", "parameters", "published", "active", "said to be"), rows()))

@@ -6,6 +6,7 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -252,7 +253,7 @@ def trained_here(run, family, stored_as="float32", **changes):
     precision = Precision(parameters=stored_as, compute=stored_as)
     config = dataclasses.replace(config, vocab_size=257, context_length=32, precision=precision, **changes)
     draw = np.random.default_rng(0)
-    params = jax.tree.map(lambda x: draw.normal(size=x.shape).astype(x.dtype), abstract_params(config))
+    params = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), abstract_params(config))
     experiment = reading._experiment(config, run, Bytes())
     run.mkdir()
     experiments.save(experiment, run)
@@ -342,3 +343,17 @@ def test_a_model_that_a_family_does_not_have(tmp_path, tiny_experiment):
         family_named("llama").published(config)
     assert "model.final_logit_softcap: 9.0 -> None" in str(error.value)
     assert "model.position: NoPositions() -> Rotary" in str(error.value)
+
+
+def test_without_a_tokenizer_it_says_where_to_put_one(tmp_path):
+    read_published(FIXTURES / "llama" / "0", tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"without tokenizer.json or tokenizer.model, .* put it there, delete the run and"
+    ):
+        load_run(tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match=r"cannot make the folder .*file/below: .*; name another one"):
+        read_published(FIXTURES / "llama" / "0", tmp_path / "file" / "below")

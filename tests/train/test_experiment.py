@@ -85,6 +85,8 @@ def test_no_such_file_names_the_nearest(config, tmp_path):
         ("Training(num_steps=20)", "Training(20)", ["line 15", "TypeError"]),
         ("num_steps=20", "num_steps=20 // 0", ["line 15", "ZeroDivisionError"]),
         ("experiment = ", "assert not AdamW\nexperiment = ", ["line 10", "AssertionError"]),
+        ("experiment = ", "import copy\ncopy.replace_all()\nexperiment = ", ["config.py, line 11", "AttributeError"]),
+        ("experiment = ", "import json\njson.loads('{')\nexperiment = ", ["config.py, line 11", "JSONDecodeError"]),
     ],
 )
 def test_a_slip_in_the_file_is_named_with_its_line(old, new, words, config):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pathlib
 import re
 import shutil
 import signal
+import types
 
 import jax
 import numpy as np
@@ -14,8 +16,9 @@ import pytest
 from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints import CheckpointStore, flat
+from train.data.config import SentencePieceFile
 from train.evaluation.split import SplitEvaluation
-from train.loop import train
+from train.loop import check_vocabulary, train
 from train.metrics import read_metrics, read_samples, read_status, read_throughput
 from train.report import summary
 from train.report.run import load
@@ -182,7 +185,23 @@ def test_steps_between_two_lines_of_the_log_are_timed_and_counted(tiny_experimen
 def test_a_run_needs_text_that_is_held_out(tiny_experiment, tmp_path):
     with pytest.raises(UserError, match=r"data.validation: .*held out, got None; .*Tail\(fraction=0.1\)"):
         train(tiny_experiment(data__validation=None), tmp_path / "run", say=silent)
+    missing = tiny_experiment(data__validation=None, data__path=str(tmp_path / "no such"), data__tokenizer=None)
+    with pytest.raises(UserError, match="no such text: .*no such"):
+        train(missing, tmp_path / "run", say=silent)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_vocabulary_with_rows_to_spare(tiny_experiment):
+    """What to say hangs on whether the model is given, and whether its tokenizer can be made to fit."""
+    tokenizer = types.SimpleNamespace(option=SentencePieceFile(path="x"), vocab_size=60)
+    for start_from, size, message in (
+        (None, 257, r"use --set model.vocab_size=60, or --set data.tokenizer.vocab_size=257, where .*, or a dataset"),
+        ("run", 257, r"use --set data.tokenizer.vocab_size=257, where the model has rows that no token uses, or a"),
+        ("run", 50, r"use a dataset that was made for this model$"),
+    ):
+        experiment = tiny_experiment(training__start_from=start_from, model__vocab_size=size)
+        with pytest.raises(UserError, match=message):
+            check_vocabulary(experiment, tokenizer, pathlib.Path("data"))
 
 
 def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch):

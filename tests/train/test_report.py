@@ -290,11 +290,16 @@ def test_the_comparison_is_sorted_with_this_run_in_it(run):
 
 
 def test_training_time_over_sessions(tmp_path):
-    for name, seconds in (("goes_on", [10, 20, 30, 40]), ("begins_again", [10, 20, 10, 20])):
-        with MetricsWriter(tmp_path / name, tensorboard=False) as writer:
-            for step, value in enumerate(seconds):
-                writer.throughput(step, {"seconds": value})
-        assert training_seconds(load(tmp_path / name)) == 40
+    """However long the first steps of a later one took."""
+    sessions = {"goes_on": [[10, 20, 30, 40]], "soon": [[10, 20], [10, 20]], "slowly": [[10, 20], [30], [30, 40]]}
+    for name, times in sessions.items():
+        for session, seconds in enumerate(times):
+            with MetricsWriter(tmp_path / name, tensorboard=False, session=session + 1) as writer:
+                for value in seconds:
+                    writer.throughput(100 * session + value, {"seconds": value})
+        run = load(tmp_path / name)
+        assert training_seconds(run) == sum(seconds[-1] for seconds in times)
+        assert run.restarts().steps.tolist() == [100 * n + seconds[-1] for n, seconds in enumerate(times[:-1])]
 
 
 def test_smoothing_is_centred_and_keeps_a_straight_line():

@@ -7,6 +7,7 @@ import pytest
 from model.errors import UserError
 from train import run_folder
 from train.experiment import load
+from train.loop import train
 
 
 def test_one_process_holds_it(tmp_path):
@@ -122,3 +123,20 @@ def test_a_damaged_config_is_named(tiny_experiment, tmp_path):
     begin(tmp_path)
     with pytest.raises(UserError, match=r"config\.json is damaged"):
         run_folder.claim(tmp_path, tiny_experiment())
+
+
+def test_a_folder_of_something_else_is_left_as_it_is(tiny_experiment, tmp_path):
+    """Of published weights, or with a config.json that no run wrote."""
+    for content, message in (
+        ('{"model_type": "qwen3"}', r"published weights, not a run folder; .*launch.convert --from="),
+        ('{"name": "something"}', r"config.json is not the config of a run; give another folder"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            train(tiny_experiment(), tmp_path)
+        with pytest.raises(UserError, match=message):
+            load(tmp_path)
+        with pytest.raises(UserError, match=message):
+            train(tiny_experiment(training__start_from=str(tmp_path)), tmp_path.with_name("other"))
+        assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", content)]
+    assert [path.name for path in tmp_path.with_name("other").iterdir()] == [".lock"]

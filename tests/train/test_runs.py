@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from train.checkpoints import CheckpointStore
 from train.data import Characters, Data, Tail, prepare
 from train.data.dataset import dataset_of_run
 from train.runs import load_run
@@ -127,3 +128,10 @@ def test_opening_a_run_finds_no_class_by_a_name_in_a_file(copied):
         assert found == [("train.data.config", "Data")]
     finally:
         watching = False
+
+
+def test_to_evaluate_a_run_its_optimizer_is_not_read(copied, monkeypatch):
+    asked, restore = [], CheckpointStore.restore
+    monkeypatch.setattr(CheckpointStore, "restore", lambda self, *args: asked.append(args) or restore(self, *args))
+    load_run(copied)
+    assert [abstract.opt_state for *_, abstract in asked] == [{}]

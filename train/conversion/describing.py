@@ -64,13 +64,13 @@ def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Fami
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
     family = family_of(given)
     own: dict[str, Any] = {"vocab_size": config.vocab_size}
-    lost = differences_of_models(family.config_of(given | own), config)
     for key in LENGTHS:
         with contextlib.suppress(UserError):  # a key that the family does not have
             tried = own | {key: config.context_length}
-            fewer = differences_of_models(family.config_of(given | tried), config)
-            if len(fewer) < len(lost):
-                own, lost = tried, fewer
+            if family.config_of(given | tried).context_length == config.context_length:
+                own = tried
+                break
+    lost = differences_of_models(family.config_of(given | own), config)
     if lost:
         listed = "\n  ".join(lost)
         raise UserError(

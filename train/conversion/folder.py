@@ -142,10 +142,12 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; give another one, or delete it")
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
+    try:
+        part.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
     try:
         yield part
         part.replace(path)

@@ -37,10 +37,11 @@ from train.experiment import Experiment, Samples, Training
 from train.files import write_json
 from train.guard import new_guard_state
 from train.progress import Progress
+from train.run_folder import ORIGIN
 from train.schedules import Constant
 from train.state import TrainState
 
-ORIGIN, BUFFERS, HEADER = "origin", "buffers.safetensors", ".header"
+BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest windows that launch.evaluate takes when it is not told how long they should be.
 LONGEST_WINDOW = 2048
 

@@ -18,10 +18,11 @@ from train import experiment as experiments
 from train.checkpoints import flat
 from train.conversion.describing import family_for, values_like
 from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
-from train.conversion.reading import BUFFERS, HEADER, ORIGIN
+from train.conversion.reading import BUFFERS, HEADER
 from train.data.dataset import dataset_of_run
 from train.files import read_json, write_json
 from train.progress import Progress
+from train.run_folder import ORIGIN
 from train.runs import load_params
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
@@ -138,10 +139,7 @@ def _write(
         if stored.name in buffers:
             return buffers[stored.name]
         parts = table[stored.name].parts
-        slices = [_slice(arrays[part.parameter], part.index) for part in parts]
-        if not parts[1:]:
-            return parts[0].to_tensor(slices[0])  # of which putting together would be another copy
-        return table[stored.name].put_together(slices)
+        return table[stored.name].put_together([_slice(arrays[part.parameter], part.index) for part in parts])
 
     def written() -> Iterator[Stored]:
         for header in headers:

@@ -1,6 +1,7 @@
 """A run folder read into memory, and the numbers that sum it up. What is missing or damaged is left out and named."""
 
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -73,9 +74,10 @@ class Run:
 
     def restarts(self) -> Series:
         """The last steps that were timed before an interruption, and the seconds of their sessions."""
-        seconds = self.metric("seconds", "throughput").finite()
-        last = np.flatnonzero(np.diff(seconds.values) < 0)
-        return Series(steps=seconds.steps[last], values=seconds.values[last])
+        timed = [line for line in self.throughput if isinstance(line.get("seconds"), (int, float))]
+        last = [line for line, after in itertools.pairwise(timed) if line.get("session") != after.get("session")]
+        steps = np.array([line["step"] for line in last], dtype=np.int64)
+        return Series(steps=steps, values=np.array([line["seconds"] for line in last], dtype=np.float64))
 
     def names(self) -> list[str]:
         """The names of the metrics in the train lines, in the order of their first appearance."""
