@@ -14,66 +14,13 @@ import pytest
 import train.checkpoints
 from model.errors import UserError
 from model.options import to_json
+from tests.train.states import abstract, assert_same_bits, at_step, latest, placed_on, store_of
 from train.checkpoints import CheckpointStore, flat, refuse_other_model, unflat
 from train.checksums import checksums
 from train.experiment import Checkpoints
-from train.sharding import Mesh, make_mesh
-from train.state import abstract_state, init_sharded, state_shardings
 
 # Reads that fail half-way leave coroutines behind in orbax.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(scope="module")
-def experiment(tiny_experiment):
-    return tiny_experiment(model__vocab_size=64)
-
-
-def placed_on(experiment, devices=1, **axes):
-    """The placements of a state on a mesh of so many devices."""
-    mesh = make_mesh(Mesh(**axes), jax.devices()[:devices])
-    return state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, experiment.sharding)
-
-
-@pytest.fixture(scope="module")
-def first(experiment):
-    """A state on the host, its moments and counts filled with noise."""
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
-    draw = np.random.default_rng(0)
-
-    def noise(x):
-        return draw.normal(size=x.shape).astype(x.dtype) if x.dtype.kind == "f" else x + 7
-
-    return dataclasses.replace(state, opt_state=jax.tree.map(noise, state.opt_state), key=state.key)
-
-
-def at_step(state, step, placed=None):
-    """The state as that of a step, every number moved, on the devices."""
-    moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), (state.params, state.opt_state))
-    numbered = dataclasses.replace(state, step=np.int32(step), params=moved[0], opt_state=moved[1])
-    return jax.device_put(numbered, placed if placed is not None else jax.devices()[0])
-
-
-def store_of(run, said=None, **options):
-    say = said.append if said is not None else lambda line: None
-    return CheckpointStore(run, Checkpoints(**options), say)
-
-
-def abstract(experiment):
-    return abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
-
-
-def latest(run, experiment, said=None, placed=None):
-    with store_of(run, said) as store:
-        return store.restore_latest(experiment, placed or placed_on(experiment), abstract(experiment))
-
-
-def assert_same_bits(one, other):
-    assert jax.tree.structure(one) == jax.tree.structure(other)
-    for name, value in flat(one).items():
-        assert value.dtype == flat(other)[name].dtype
-        assert np.asarray(value).tobytes() == np.asarray(flat(other)[name]).tobytes(), name
 
 
 @pytest.fixture(scope="module")
@@ -324,43 +271,6 @@ def test_nothing_is_unpickled(experiment, first, two, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------- what is kept
-
-
-def kept_after(run, experiment, first, losses, **options):
-    """The steps that are kept, and the best of them, after saves at 1, 2, ... with these losses."""
-    small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
-    with store_of(run, **options) as store:
-        for step, loss in enumerate(losses, start=1):
-            store.save(experiment, at_step(small, step), step, loss)
-        store.finish()
-        found = store.steps(), store.best_step()
-    assert sorted(int(path.name) for path in (run / "checkpoints").iterdir()) == found[0]
-    return found
-
-
-def test_the_last_are_kept(experiment, first, tmp_path):
-    assert kept_after(tmp_path, experiment, first, [None] * 5, keep_last=2, keep_best=0) == ([4, 5], None)
-
-
-def test_every_so_manieth_is_kept(experiment, first, tmp_path):
-    options = dict(keep_last=1, keep_every=2, keep_best=0)
-    assert kept_after(tmp_path, experiment, first, [None] * 5, **options) == ([2, 4, 5], None)
-
-
-def test_the_best_is_kept(experiment, first, tmp_path):
-    losses = [3.0, 1.0, None, 2.0, float("nan"), 1.5]
-    assert kept_after(tmp_path, experiment, first, losses, keep_last=1, keep_best=1) == ([2, 6], 2)
-
-
-def test_the_best_is_known_to_the_next_session(experiment, first, tmp_path):
-    assert kept_after(tmp_path, experiment, first, [2.0, 1.0, 3.0], keep_last=1, keep_best=1) == ([2, 3], 2)
-    small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
-    with store_of(tmp_path, keep_last=1, keep_best=1) as store:
-        assert store.best_step() == 2
-        for step, loss in ((4, 2.5), (5, 1.2)):
-            store.save(experiment, at_step(small, step), step, loss)
-        store.finish()
-        assert (store.steps(), store.best_step()) == ([2, 5], 2)
 
 
 # ------------------------------------------------------------------------------------------------------ full disk

@@ -1,0 +1,45 @@
+"""States of a run, and the checkpoints that they are kept in."""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from train.checkpoints import CheckpointStore, flat
+from train.experiment import Checkpoints
+from train.sharding import Mesh, make_mesh
+from train.state import abstract_state, state_shardings
+
+
+def placed_on(experiment, devices=1, **axes):
+    """The placements of a state on a mesh of so many devices."""
+    mesh = make_mesh(Mesh(**axes), jax.devices()[:devices])
+    return state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, experiment.sharding)
+
+
+def at_step(state, step, placed=None):
+    """The state as that of a step, every number moved, on the devices."""
+    moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), (state.params, state.opt_state))
+    numbered = dataclasses.replace(state, step=np.int32(step), params=moved[0], opt_state=moved[1])
+    return jax.device_put(numbered, placed if placed is not None else jax.devices()[0])
+
+
+def store_of(run, said=None, **options):
+    say = said.append if said is not None else lambda line: None
+    return CheckpointStore(run, Checkpoints(**options), say)
+
+
+def abstract(experiment):
+    return abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
+
+
+def latest(run, experiment, said=None, placed=None):
+    with store_of(run, said) as store:
+        return store.restore_latest(experiment, placed or placed_on(experiment), abstract(experiment))
+
+
+def assert_same_bits(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for name, value in flat(one).items():
+        assert value.dtype == flat(other)[name].dtype
+        assert np.asarray(value).tobytes() == np.asarray(flat(other)[name]).tobytes(), name
