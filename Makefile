@@ -1,7 +1,7 @@
 # make quickstart   train, evaluate and sample a small model on this machine: about ten minutes on two cores
 # make test         the test suite
 # make check        lint, format and types, as .ci/run does
-# make parity       every published family against transformers, live: needs torch, some minutes
+# make parity       every published family against transformers, live: installs torch, about ten minutes
 
 ACCELERATOR ?= cpu
 VENV ?= .venv
