@@ -232,7 +232,7 @@ class CheckpointStore:
         params = unflat(placed.params, self._read_arrays(step, "params", flat(placed.params)))
         state = dataclasses.replace(unflat(rest, self._read_arrays(step, "rest", flat(rest))), params=params)
         found = checksums(state)
-        wrong = [name for name, value in found.items() if note["checksums"].get(name) != value]
+        wrong = [name for name, value in found.items() if note["checksums"][name] != value]
         if wrong:
             more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
             raise self._damaged(step, f"the checksum of {wrong[0]} is wrong{more}")

@@ -278,8 +278,7 @@ def load(run: pathlib.Path) -> Experiment:
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
-    stored = read_json(path, mend="put a copy of it back")
-    refuse_foreign(run)
+    stored = _read_config(run)
     try:
         experiment: Experiment = from_json(Experiment, stored)
         check(experiment)
@@ -290,9 +289,13 @@ def load(run: pathlib.Path) -> Experiment:
 
 def refuse_foreign(folder: pathlib.Path) -> None:
     """Raises UserError when a folder has a config.json that no run wrote; it may have none."""
+    if (folder / "config.json").is_file():
+        _read_config(folder)
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, typing.Any]:
+    """A folder's config.json. Raises UserError when no run wrote it."""
     path = folder / "config.json"
-    if not path.is_file():
-        return
     stored = read_json(path, mend="put a copy of it back")
     if {"model_type", "architectures"} & stored.keys():
         raise UserError(
@@ -301,6 +304,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
         )
     if not {"model", "data", "training"} <= stored.keys():
         raise UserError(f"{path} is not the config of a run; give another folder")
+    return stored
 
 
 def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:

@@ -65,7 +65,10 @@ def write_published(
             raise UserError(f"--family={family}, but {run} was read from the family {chosen.name}; leave it out")
         if like is not None:
             raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
-        _refuse_other_model(chosen, config, origin)
+        # The context length --context_length may have set.
+        if changed := differences_of_models(chosen.config_of(values), config, "context_length"):
+            listed = "\n  ".join(changed)
+            raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
     elif like is not None:
         chosen, values, own = values_like(like, config, run)
     else:
@@ -132,7 +135,8 @@ def _write(
 ) -> None:
     """Writes the files; on the host there is one tensor at a time."""
     stored = {tensor.name for header in headers for tensor in header.tensors}
-    table = {there: family.tensors(config)[name] for name, there in family.names(config, stored).items()}
+    tensors, names = family.tensors(config), family.names(config, stored)
+    table = {names[name]: tensor for name, tensor in tensors.items()}
     arrays = flat(params)
 
     def tensor(stored: Stored) -> np.ndarray:
@@ -153,11 +157,3 @@ def _write(
 def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
     """A slice on the host; the whole array is no slice, of which there would be a copy."""
     return np.asarray(x[index] if index else x)
-
-
-def _refuse_other_model(family: Family, config: ModelConfig, origin: pathlib.Path) -> None:
-    """Raises UserError when a run's model is no longer the one that it was read as."""
-    read = family.config_of(read_json(origin / "config.json"))
-    if changed := differences_of_models(read, config, "context_length"):  # which --context_length may have set
-        listed = "\n  ".join(changed)
-        raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
