@@ -58,11 +58,12 @@ def prepare(
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
     with _alone_in(folder):
+        progress = progress or Reporter()
         finished = dataset.is_dataset(folder)
-        listed = settings.list_sources(data, finished)
-        settings.begin(folder, settings.settings_of(data, listed, finished), finished)
+        listed = settings.list_sources(data, finished, progress.message)
+        settings.begin(folder, settings.settings_of(data, listed, finished, progress.message), finished)
         if not finished:
-            _Preparation(data, folder, listed, progress or Reporter(), workers or cores()).run(check)
+            _Preparation(data, folder, listed, progress, workers or cores()).run(check)
     return folder
 
 

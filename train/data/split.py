@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import UserError
 from train.data.config import WholeFiles
 from train.data.sources import Document
+from train.data.text.compression import compression_of
 
 # A line shorter than this (stripped) is in too many files to say anything about two of them.
 SIGNIFICANT = 16
@@ -48,7 +49,7 @@ def _rank(name: str, seed: int) -> float:
 
 def is_generated(name: str, text: str) -> bool:
     """Whether a document is a generated table: it says so at its head, or most of its lines are bare literals."""
-    code = name.rpartition(".")[2] in (
+    code = compression_of(name)[0].rpartition(".")[2].lower() in (
         "py",
         "c",
         "h",
@@ -92,6 +93,8 @@ class Splitter:
 
     def held(self) -> Held:
         """The documents held out: groups in the order of their hash, as many as the fraction has room for."""
+        if not self._names:
+            raise UserError("the text has no character in it, only empty rows: there is nothing to learn")
         groups = self._groups()
         budget = self._option.fraction * sum(self._bytes)
         chosen: list[int] = []

@@ -4,9 +4,9 @@ import sys
 import pytest
 
 from model.errors import UserError
-from train.data import tables
 from train.data.config import Source
 from train.data.sources import fingerprint, list_files, list_units, read_unit
+from train.data.text import hub, parquet
 
 
 def documents(path, **options):
@@ -59,7 +59,7 @@ def test_jsonl_counts_lines_across_units(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        (b'{"text": 3}', r"line 2 \(byte 14\): the field 'text' holds int"),
+        (b'{"text": 3}', r"line 2 \(byte 14\): the field 'text' holds a number"),
         (b'{"body": "x"}', r"line 2 \(byte 14\): no field 'text'; it has 'body'"),
         (b"[1]", r"line 2 \(byte 14\): expected a JSON object"),
         (b'{"text": ', r"line 2 \(byte 14\) is no JSON"),
@@ -94,7 +94,7 @@ def test_missing_extras_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     monkeypatch.setitem(sys.modules, "datasets", None)
-    tables._open_parquet.cache_clear()
+    parquet._open.cache_clear()
     with pytest.raises(UserError, match=r"\.\[parquet\]"):
         documents(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"\.\[datasets\]"):
@@ -122,11 +122,11 @@ def test_hugging_face_dataset_by_rows(monkeypatch):
             asked.append((args, kwargs))
             return Table()
 
-    tables._load_hugging_face.cache_clear()
+    hub._load.cache_clear()
     monkeypatch.setitem(sys.modules, "datasets", Library)
     assert [d.name for d in documents("hf:a/b:c:validation")] == [f"a/b:c:validation:{k}" for k in range(10)]
     assert asked == [(("a/b", "c"), {"split": "validation"})]
-    tables._load_hugging_face.cache_clear()
+    hub._load.cache_clear()
 
 
 def test_bad_paths(tmp_path):
@@ -146,7 +146,7 @@ def test_bad_paths(tmp_path):
 
 
 def test_stdlib_has_its_sources_and_none_of_its_tests():
-    names = [name for _, name in list_files(Source(path="stdlib"))]
+    names = [name for _, name in list_files("stdlib").files]
     assert {"ast.py", "collections/__init__.py", "json/decoder.py"} <= set(names)
     assert not [n for n in names if {"test", "tests", "site-packages", "idle_test"} & set(n.split("/"))]
     assert names == sorted(names)
