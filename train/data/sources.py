@@ -7,6 +7,7 @@ depends on the machine's load.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -59,24 +60,17 @@ def _refuse_other_content(text: str, files: list[tuple[str, str]]) -> None:
     problems = []
     for path, name in files:
         if kind_of(path).format != "parquet":
-            with open_bytes(path) as file:
-                problem = not_text(_read(file, path, HEAD))
+            with open_bytes(path) as file, _read_errors(path):
+                problem = not_text(file.read(HEAD))
             if problem is not None:
                 problems.append(f"{name}: {problem}")
     if not problems:
         return
     if len(files) == 1:
         raise UserError(f"{readable(files[0][0])} is no UTF-8 text, but {problems[0].removeprefix(files[0][1] + ': ')}")
+    mend = "mend them, or leave them out with a narrower path such as 'folder/**/*.txt'"
     shown = problems[:5] + ([f"and {len(problems) - 5:,} more"] if len(problems) > 5 else [])
-    raise UserError(
-        "\n  ".join(
-            [
-                f"{readable(text)} holds {len(problems):,} files that are no UTF-8 text; mend them, or leave them out"
-                " with a narrower path such as 'folder/**/*.txt':",
-                *shown,
-            ]
-        )
-    )
+    raise UserError("\n  ".join([f"{readable(text)} holds files that are no UTF-8 text; {mend}:", *shown]))
 
 
 def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: int | None) -> list[Unit]:
@@ -84,8 +78,8 @@ def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: 
     if kind.format == "parquet":
         return parquet_units(path, name, field)
     before = stamp(path)
-    with open_bytes(path) as file:
-        start = len(UTF8_MARK) if _read(file, path, len(UTF8_MARK)) == UTF8_MARK else 0
+    with open_bytes(path) as file, _read_errors(path):
+        start = len(UTF8_MARK) if file.read(len(UTF8_MARK)) == UTF8_MARK else 0
         file.seek(start)
         if kind.format == "jsonl":
             units = _jsonl_units(file, path, name, field, start, size)
@@ -99,9 +93,11 @@ def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: 
     return units
 
 
-def _read(file: BinaryIO, path: str, size: int) -> bytes:
+@contextlib.contextmanager
+def _read_errors(path: str) -> Iterator[None]:
+    """Errors of the system as UserErrors that name the file."""
     try:
-        return file.read(size)
+        yield
     except OSError as error:
         raise cannot_read(path, error) from None
 
@@ -135,7 +131,7 @@ def _line_end(file: BinaryIO) -> int:
 def _jsonl_units(file: BinaryIO, path: str, name: str, field: str, start: int, size: int) -> list[Unit]:
     """Cuts a jsonl file after line ends, about every `size` bytes, counting the lines on the way."""
     units, first, lines = [], 1, 1
-    while block := _read(file, path, size):
+    while block := file.read(size):
         block += file.readline() if not block.endswith(b"\n") else b""
         lines += block.count(b"\n")
         stop = start + len(block)

@@ -83,6 +83,11 @@ class Splitter:
         # About 40 bytes a line; a power of two keeps the choice of lines simple.
         self._every = max(1, -(-total_bytes // 40 // LINES_COMPARED))
 
+    @property
+    def num_documents(self) -> int:
+        """How many it has seen."""
+        return len(self._names)
+
     def add(self, document: Document) -> None:
         """Takes in one document."""
         self._names.append(document.name)
@@ -93,8 +98,6 @@ class Splitter:
 
     def held(self) -> Held:
         """The documents held out: groups in the order of their hash, as many as the fraction has room for."""
-        if not self._names:
-            raise UserError("the text has no character in it, only empty rows: there is nothing to learn")
         groups = self._groups()
         budget = self._option.fraction * sum(self._bytes)
         chosen: list[int] = []

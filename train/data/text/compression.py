@@ -50,8 +50,12 @@ def read_range(path: str, start: int, stop: int) -> bytes:
     """
     if compression_of(path)[1] is not None:
         stream = _kept(path, stamp(path))
-        stream.seek(start)
-        return stream.read(stop - start)
+        try:
+            stream.seek(start)
+            return stream.read(stop - start)
+        except UserError:
+            _kept.cache_clear()
+            raise
     try:
         with open(path, "rb") as file:
             file.seek(start)

@@ -72,8 +72,10 @@ def _stat(path: str) -> os.stat_result | None:
             raise UserError(f"{readable(path)} is a link that leads nowhere; mend it") from None
         return None
     except OSError as error:
-        if error.errno == errno.ENAMETOOLONG and glob.has_magic(path):
-            return None
+        if error.errno == errno.ENAMETOOLONG:
+            if glob.has_magic(path):
+                return None
+            raise UserError(f"{readable(path[:60])}... is too long for a path: {len(path):,} characters") from None
         raise cannot_read(path, error) from None
     except ValueError as error:  # a zero, or characters that no name has
         raise UserError(f"{readable(path)} is no path: {error}") from None

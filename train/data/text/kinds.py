@@ -19,7 +19,7 @@ _UNICODE_MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-_PACKED = "data under another name; give the file its suffix"
+_PACKED = "data under another name; unpack it if it is an archive, else give the file its suffix"
 # No text begins with these.
 _NEVER_TEXT = (
     (b"\x1f\x8b", f"gzip {_PACKED} .gz"),

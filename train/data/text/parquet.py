@@ -43,7 +43,7 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
             batch = next(batches, None)
             if batch is None:
                 return
-            values = _as_bytes(batch.column(0)).to_pylist()
+            values = _as_bytes(batch.column(batch.schema.names.index(unit.field))).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(
                 f"{readable(unit.path)} is a damaged parquet file: row group {unit.start}, from row {number} on, cannot"

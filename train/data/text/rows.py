@@ -68,8 +68,7 @@ def text_of_row(row: Any, field: str, where: str) -> str:
     if isinstance(row, str):
         return text_of(row, field, where)
     if not isinstance(row, dict):
-        hint = "; a JSON array has the suffix .json" if isinstance(row, list) else ""
-        raise UserError(f"{where}: expected a JSON object with the field {field!r}, got {_kind(row)}{hint}")
+        raise UserError(f"{where}: expected a JSON object with the field {field!r}, got {_kind(row)}")
     if field not in row:
         names = ", ".join(map(repr, list(row)[:8])) or "none"
         raise UserError(
@@ -92,7 +91,10 @@ def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
         where = f"{readable(unit.path)}, line {number} (byte {offset})"
         text = _decode(line, unit.path, offset, f"line {number}").strip(_SPACE)
         if text:
-            value = text_of_row(_parse(text, where), unit.field, where)
+            row = _parse(text, where)
+            if isinstance(row, list) and number == 1:
+                raise UserError(f"{where}: expected a JSON object a line, got an array; give the file the suffix .json")
+            value = text_of_row(row, unit.field, where)
             if value:
                 yield Document(f"{unit.name}:{number}", value)
         offset, number = offset + len(line) + 1, number + 1
@@ -103,7 +105,7 @@ def _parse(text: str, where: str) -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where} is no JSON: {error.msg} at its character {error.pos + 1}; expected one object a line"
+            f"{where} is no JSON: {error.msg} (character {error.pos + 1} of it); expected one object a line"
         ) from None
     except RecursionError:
         raise UserError(f"{where} holds JSON that is nested too deeply to be read; mend or delete it") from None

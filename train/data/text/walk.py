@@ -93,7 +93,7 @@ class Walk:
         for entry in entries:
             name = prefix + entry.name
             if (entry.name.startswith(".") or entry.name in NO_TEXT) and not self._wants_hidden:
-                if self._pattern is None:
+                if self._pattern is None and entry.name != ".lock":  # ours
                     self._hidden.append(readable(name))
             elif entry.is_symlink():
                 self._links.append((entry.path, name))
