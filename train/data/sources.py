@@ -44,42 +44,46 @@ def list_units(
         units = hub_units(source.path, source.field, bytes_per_unit)
     else:
         listing = list_files(source.path)
-        _refuse_other_content(source.path, listing.files)
-        units = []
+        units, problems = [], {}
         for path, name in listing.files:
-            units += _units_of_file(path, name, source.field, bytes_per_unit, bytes_per_text)
+            found = _units_of_file(path, name, source.field, bytes_per_unit, bytes_per_text)
+            if isinstance(found, str):
+                problems[name] = found
+            else:
+                units += found
+        if problems:
+            raise _no_text(
+                listing.files[0][0] if len(listing.files) == 1 else source.path, len(listing.files), problems
+            )
         if listing.left_out is not None and say is not None:
             say(listing.left_out)
     if not units:
-        raise UserError(f"{readable(source.path)} has no text in it: no rows, or only files that hold nothing")
+        raise UserError(f"{readable(source.path)} has no text in it: it has no rows, or nothing but empty files")
     return units
 
 
-def _refuse_other_content(text: str, files: list[tuple[str, str]]) -> None:
-    """Raises UserError that names the files which hold anything but text or a table."""
-    problems = []
-    for path, name in files:
-        if kind_of(path).format != "parquet":
-            with open_bytes(path) as file, _read_errors(path):
-                problem = not_text(file.read(HEAD))
-            if problem is not None:
-                problems.append(f"{name}: {problem}")
-    if not problems:
-        return
-    if len(files) == 1:
-        raise UserError(f"{readable(files[0][0])} is no UTF-8 text, but {problems[0].removeprefix(files[0][1] + ': ')}")
+def _no_text(text: str, num_files: int, problems: dict[str, str]) -> UserError:
+    """The error for files that hold anything but text or a table, given what each holds."""
+    if num_files == 1:
+        return UserError(f"{readable(text)} is no UTF-8 text, but {next(iter(problems.values()))}")
     mend = "mend them, or leave them out with a narrower path such as 'folder/**/*.txt'"
-    shown = problems[:5] + ([f"and {len(problems) - 5:,} more"] if len(problems) > 5 else [])
-    raise UserError("\n  ".join([f"{readable(text)} holds files that are no UTF-8 text; {mend}:", *shown]))
+    shown = [f"{name}: {problem}" for name, problem in list(problems.items())[:5]]
+    more = [f"and {len(problems) - 5:,} more"] if len(problems) > 5 else []
+    return UserError("\n  ".join([f"{readable(text)} holds files that are no UTF-8 text; {mend}:", *shown, *more]))
 
 
-def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: int | None) -> list[Unit]:
+def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: int | None) -> list[Unit] | str:
+    """The units of a file, or a name for its content where it is no text."""
     kind = kind_of(path)
     if kind.format == "parquet":
         return parquet_units(path, name, field)
     before = stamp(path)
     with open_bytes(path) as file, _read_errors(path):
-        start = len(UTF8_MARK) if file.read(len(UTF8_MARK)) == UTF8_MARK else 0
+        head = file.read(HEAD)
+        problem = not_text(head)
+        if problem is not None:
+            return problem
+        start = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
         file.seek(start)
         if kind.format == "jsonl":
             units = _jsonl_units(file, path, name, field, start, size)

@@ -10,7 +10,6 @@ from model.errors import UserError
 from train.data.dataset import COUNTS, open_dataset
 from train.data.pipeline import Batches
 from train.data.shards import MEND
-from train.data.text.units import readable
 
 
 def summary(folder: pathlib.Path) -> str:
@@ -19,7 +18,7 @@ def summary(folder: pathlib.Path) -> str:
     about = dataset.about
     end = "none" if dataset.end_of_document is None else str(dataset.end_of_document)
     lines = [
-        readable(folder),
+        f"{folder}",
         f"tokenizer: {about['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
         f"{'split':<12}" + "".join(f"{name:>16}" for name in (*COUNTS, "bytes/token", "shards")),
     ]
@@ -30,7 +29,7 @@ def summary(folder: pathlib.Path) -> str:
         lines.append(f"{name:<12}" + "".join(f"{n:>16,}" for n in counts) + f"{ratio:>16.3f}{shards:>16,}")
     if len(dataset.members) > 1:
         pairs = zip(about["weights"], dataset.members, strict=True)
-        lines += [f"member of weight {weight:g}: {readable(member.folder)}" for weight, member in pairs]
+        lines += [f"member of weight {weight:g}: {member.folder}" for weight, member in pairs]
     return "\n".join(lines)
 
 

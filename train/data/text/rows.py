@@ -105,7 +105,7 @@ def _parse(text: str, where: str) -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where} is no JSON: {error.msg} (character {error.pos + 1} of it); expected one object a line"
+            f"{where} is no JSON: {error.msg.removesuffix(' at')} (character {error.pos + 1} of it); expected one object a line"
         ) from None
     except RecursionError:
         raise UserError(f"{where} holds JSON that is nested too deeply to be read; mend or delete it") from None
@@ -169,7 +169,7 @@ class JsonValues:
             except json.JSONDecodeError as error:
                 near = error.pos >= len(self._text) - _LONGEST_WORD or error.msg.startswith("Unterminated string")
                 if self._ended or not near:
-                    self._refuse(error.msg)
+                    self._refuse(error.msg.removesuffix(" at"))
             else:
                 if end < len(self._text) or self._ended:  # else a number might go on
                     self._at = end

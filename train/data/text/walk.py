@@ -38,6 +38,7 @@ class Walk:
         self._streams = set(_written_now())
         self._folders: set[Key] = set()
         self._keys: set[Key] = set()
+        self._linked: set[Key] = set()
         self._links: list[tuple[str, str]] = []
         self._own: list[str] = []
         self._hidden: list[str] = []
@@ -113,6 +114,8 @@ class Walk:
             self._special.append(readable(name))
         elif _key(about) in self._streams:
             self._own.append(f"{readable(name)}, into which this command writes")
+        elif _key(about) in self._linked:
+            self._again.append(readable(name))
         elif about.st_size or not may_be_empty(name):
             mark = _mark_of_file(path, name)
             if mark is None:
@@ -146,6 +149,7 @@ class Walk:
             self._tree(path, name + "/")
         else:
             self._file(path, name)
+            self._linked.add(_key(about))
 
     def _without_run(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
         """The entries of a run folder that are the user's: the folder of the text and that of the run are one."""
