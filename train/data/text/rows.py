@@ -105,7 +105,8 @@ def _parse(text: str, where: str) -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where} is no JSON: {error.msg.removesuffix(' at')} (character {error.pos + 1} of it); expected one object a line"
+            f"{where} is no JSON: {error.msg.removesuffix(' at')} (character {error.pos + 1} of it);"
+            " expected one object a line"
         ) from None
     except RecursionError:
         raise UserError(f"{where} holds JSON that is nested too deeply to be read; mend or delete it") from None
