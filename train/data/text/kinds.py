@@ -25,13 +25,11 @@ _NEVER_TEXT = (
     (b"\x1f\x8b", f"gzip {_PACKED} .gz"),
     (b"\x28\xb5\x2f\xfd", f"zstd {_PACKED} .zst"),
     (b"\xfd7zXZ\0", f"xz {_PACKED} .xz"),
-    (b"BZh91AY&SY", f"bzip2 {_PACKED} .bz2"),
     (b"PK\x03\x04", "a zip archive, as .docx, .xlsx, .epub, .npz and .pt files are too; take the text out of it"),
-    (b"PK\x05\x06", "an empty zip archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
     (b"Rar!\x1a\x07", "a rar archive; unpack it"),
     (b"%PDF-", "a PDF document; take the text out of it"),
-    (b"{\\rtf", "an RTF document; save it as plain text"),
+    (b"{\\rtf1", "an RTF document; save it as plain text"),
     (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a document of Microsoft Office; save it as plain text"),
     (b"\x89PNG\r\n", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
@@ -44,6 +42,7 @@ _NEVER_TEXT = (
 )
 # These might begin a text too: they count where the content is none.
 _MAYBE_TEXT = (
+    (b"BZh", f"bzip2 {_PACKED} .bz2"),
     (b"PAR1", "a parquet table under another name; give the file the suffix .parquet"),
     (b"ARROW1", "an Arrow table; convert it to .parquet"),
     (b"GIF8", "a GIF picture"),

@@ -93,7 +93,8 @@ class Walk:
         """Sorts the entries of a folder; yields the folders below it."""
         for entry in entries:
             name = prefix + entry.name
-            if (entry.name.startswith(".") or entry.name in NO_TEXT) and not self._wants_hidden:
+            cache = entry.name in NO_TEXT and entry.is_dir()
+            if (entry.name.startswith(".") or cache) and not self._wants_hidden:
                 if self._pattern is None and entry.name != ".lock":  # ours
                     self._hidden.append(readable(name))
             elif entry.is_symlink():

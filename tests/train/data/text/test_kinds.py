@@ -58,7 +58,7 @@ def packed(kind):
         (b"GIF89a\x80\0", "GIF"),
         (b"\x1f\x8b\x08\0", "gzip data under another name.*suffix .gz"),
         (b"\x28\xb5\x2f\xfd\0", "zstd"),
-        (b"BZh91AY&SY", "bzip2"),
+        (b"BZh91AY&SY\xff", "bzip2"),
         (b"\xfd7zXZ\0", "xz"),
         (b"PAR1\x15\x04\x80", "parquet table.*suffix .parquet"),
         ("Zeile ö\n".encode("utf-16"), "iconv -f UTF-16 "),
