@@ -33,8 +33,11 @@ def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> 
             except UserError:
                 if not finished:
                     raise
-        if units and isinstance(data.validation, Tail) and any(unit.format != "text" for unit in units):
-            raise UserError(f"Tail() cuts text files, but {source.path} is a table of documents; use WholeFiles()")
+        table = next((unit.path for unit in units or () if unit.format != "text"), None)
+        if isinstance(data.validation, Tail) and table is not None:
+            raise UserError(
+                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use WholeFiles()"
+            )
         listed.append(units)
     return listed
 

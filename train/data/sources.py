@@ -25,7 +25,7 @@ from train.data.text.parquet import parquet_units, read_parquet
 from train.data.text.rows import JsonValues, read_array, read_lines, refuse_bytes
 from train.data.text.units import Document, Unit, cannot_read, readable, refuse_changed, stamp
 
-__all__ = ["Document", "Unit", "fingerprint", "list_files", "list_units", "read_unit"]
+__all__ = ["Document", "Unit", "fingerprint", "list_files", "list_units", "read_unit", "readable"]
 
 Say = Callable[[str], None]
 # About the size of the documents into which long text files are cut.

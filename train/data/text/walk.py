@@ -54,12 +54,12 @@ class Walk:
     def left_out(self) -> str | None:
         """What was left out and why, in one line; None when nothing was."""
         reasons = (
-            (self._own, "written by Cairn"),
-            (self._hidden, "hidden, or a cache"),
-            (self._again, "a link to what is there already"),
-            (self._special, "no file"),
+            (self._own, "what Cairn wrote"),
+            (self._hidden, "hidden files and caches"),
+            (self._again, "links to what is there already"),
+            (self._special, "pipes and devices"),
         )
-        parts = [f"{_first(sorted(names))} ({why})" for names, why in reasons if names]
+        parts = [f"{why}: {_first(sorted(names))}" for names, why in reasons if names]
         return f"{readable(self._root)}: left out {'; '.join(parts)}" if parts else None
 
     def _tree(self, path: str, prefix: str) -> None:
@@ -114,7 +114,7 @@ class Walk:
         if not stat.S_ISREG(about.st_mode):
             self._special.append(readable(name))
         elif _key(about) in self._streams:
-            self._own.append(f"{readable(name)}, into which this command writes")
+            self._own.append(f"{readable(name)} (this command prints into it)")
         elif _key(about) in self._linked:
             self._again.append(readable(name))
         elif about.st_size or not may_be_empty(name):
@@ -123,7 +123,7 @@ class Walk:
                 self.files.append((path, name))
                 self._keys.add(_key(about))
             else:
-                self._own.append(f"{readable(name)}, {mark}")
+                self._own.append(f"{readable(name)} ({mark})")
 
     def _follow(self, path: str, name: str) -> None:
         """Takes in what a link leads to."""
@@ -143,7 +143,7 @@ class Walk:
         run = own.run_around(real)
         goes_round = folder and os.path.commonpath([real, os.path.realpath(os.path.dirname(path))]) == real
         if run is not None:
-            self._own.append(f"{readable(name)}, of the run folder {readable(run)}")
+            self._own.append(f"{readable(name)} (of the run folder {readable(run)})")
         elif _key(about) in (self._folders if folder else self._keys) or goes_round:
             self._again.append(readable(name))
         elif folder:
@@ -161,7 +161,7 @@ class Walk:
                 if folder:
                     self._leave_out(entry.path, entry.name, "of the run")
                 elif self._wanted(entry.name):
-                    self._own.append(f"{readable(entry.name)} of the run")
+                    self._own.append(f"{readable(entry.name)} (of the run)")
             else:
                 kept.append(entry)
         return kept
@@ -176,7 +176,9 @@ class Walk:
                     files += 1
                     size += os.lstat(path).st_size if os.path.lexists(path) else 0
         if files:
-            self._own.append(f"{readable(name)}, {mark}: {files:,} {'file' if files == 1 else 'files'}, {count(size)}B")
+            self._own.append(
+                f"{readable(name)} ({mark}, {files:,} {'file' if files == 1 else 'files'}, {count(size)}B)"
+            )
 
     def _wanted(self, name: str) -> bool:
         return self._pattern is None or matches(name.split("/"), self._pattern)

@@ -76,7 +76,7 @@ def test_names_of_any_bytes(tmp_path):
         ("/dev/null", "/dev/null is a pipe or a device, not a file"),
         ("nowhere", "nowhere is a link that leads nowhere"),
         ("empty.txt", "empty.txt is empty"),
-        ("folder", r"folder holds no file with text in it \(folder: left out .hidden \(hidden"),
+        ("folder", r"folder holds no file with text in it \(folder: left out hidden files and caches: .hidden\)"),
     ],
 )
 def test_paths_that_are_no_text(tmp_path, monkeypatch, path, message):

@@ -39,11 +39,11 @@ def test_runs_are_left_out_wherever_they_lie_and_whatever_their_name(text, tiny_
     assert names == MINE
     assert len(said) == 1
     files = sum(len(found) for _, _, found in os.walk(tiny_run))
-    assert f"left out my books, a run folder: {files} files, " in said[0]
-    assert f"runs/a, a run folder: {files} files, " in said[0]
+    assert f"left out what Cairn wrote: my books (a run folder, {files} files, " in said[0]
+    assert f"), runs/a (a run folder, {files} files, " in said[0]
     assert read(f"{text}/**/*.txt")[0] == MINE
     matching = len(list(tiny_run.rglob("*.txt")))
-    assert f"my books, a run folder: {matching} files, " in read(f"{text}/**/*.txt")[1][0]
+    assert f"my books (a run folder, {matching} files, " in read(f"{text}/**/*.txt")[1][0]
     assert read(f"{text}/*.txt")[1] == []
 
 
@@ -63,8 +63,8 @@ def test_datasets_finished_and_half_prepared_are_left_out(text, data, dataset):
     (half / "part-00000-of-00001.json").write_text("{}")
     names, said = read(text)
     assert names == MINE
-    assert "books, a dataset folder: " in said[0]
-    assert "half, a dataset folder: 2 files" in said[0]
+    assert "books (a dataset folder, " in said[0]
+    assert "half (a dataset folder, 2 files, " in said[0]
     with pytest.raises(UserError, match=r"half is a dataset folder, .* the command that began an unfinished one"):
         read(half)
 
@@ -82,11 +82,11 @@ def test_weights_caches_reports_and_pictures_are_left_out(text, tiny_run):
     names, said = read(text)
     assert names == MINE
     assert said == [
-        f"{text}: left out compiled, a cache of compiled programs: 2 files, 12B, loss.png, a picture of a report,"
-        " mine.html, a report and 1 more (written by Cairn)"
+        f"{text}: left out what Cairn wrote: compiled (a cache of compiled programs, 2 files, 12B),"
+        " loss.png (a picture of a report), mine.html (a report) and 1 more"
     ]
     (text / "loss.png").unlink()
-    assert "models, a folder of weights: 2 files, " in read(text)[1][0]
+    assert "models (a folder of weights, 2 files, " in read(text)[1][0]
 
 
 def test_settings_of_somebody_else_are_text(text):
@@ -107,7 +107,7 @@ def test_links_into_runs_are_left_out(text, tiny_run):
     (text / "tokens").symlink_to(tiny_run / "data")
     names, said = read(text)
     assert names == MINE
-    assert f"b.txt, of the run folder {tiny_run}" in said[0]
+    assert f"b.txt (of the run folder {tiny_run})" in said[0]
 
 
 def test_a_run_in_the_very_folder_of_the_text(text, tiny_run):
@@ -122,7 +122,7 @@ def test_a_run_in_the_very_folder_of_the_text(text, tiny_run):
 
 
 def test_a_run_folder_is_no_text(tiny_run):
-    with pytest.raises(UserError, match="holds no file with text in it .*written by Cairn"):
+    with pytest.raises(UserError, match="holds no file with text in it .*what Cairn wrote"):
         read(tiny_run)
 
 
@@ -132,7 +132,7 @@ def test_the_file_into_which_a_command_prints_is_no_text(text, monkeypatch):
     monkeypatch.setattr(os, "fstat", lambda descriptor: about)
     names, said = read(text)
     assert names == MINE
-    assert said == [f"{text}: left out log.txt, into which this command writes (written by Cairn)"]
+    assert said == [f"{text}: left out what Cairn wrote: log.txt (this command prints into it)"]
 
 
 def test_every_file_of_a_run_is_known(tiny_run):
@@ -167,4 +167,4 @@ def test_a_run_inside_its_own_text_goes_on_where_it_ended(text, tiny_experiment,
     assert (outcome.state, outcome.step) == ("finished", 5)
     said = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
     assert len(said) == 2  # once a command
-    assert all(line.startswith(f"{text}: left out runs/a, a run folder: ") for line in said)
+    assert all(line.startswith(f"{text}: left out what Cairn wrote: runs/a (a run folder, ") for line in said)

@@ -38,7 +38,7 @@ def test_links_are_followed_and_nothing_is_there_twice(tmp_path):
         (tmp_path / name).symlink_to(target)
     walk = Walk(str(root))
     assert names(walk) == ["a", "f", "hard", "out/c", "out/d/e", "z/b"]
-    assert walk.left_out() == f"{root}: left out 0 link, f again, folder and 6 more (a link to what is there already)"
+    assert walk.left_out() == f"{root}: left out links to what is there already: 0 link, f again, folder and 6 more"
 
 
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
@@ -64,7 +64,7 @@ def test_what_is_no_text_is_said(tmp_path):
         walk = Walk(str(tmp_path))
     assert names(walk) == ["a"]
     assert walk.left_out() == (
-        f"{tmp_path}: left out .DS_Store, .git, __pycache__ (hidden, or a cache); pipe, socket (no file)"
+        f"{tmp_path}: left out hidden files and caches: .DS_Store, .git, __pycache__; pipes and devices: pipe, socket"
     )
     assert Walk(str(tmp_path), ["a"]).left_out() is None
 
