@@ -23,7 +23,7 @@ PACK = {"": bytes, ".gz": gzip.compress, ".BZ2": bz2.compress, ".xz": lzma.compr
 fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 
 # Texts that may be taken for something else: those with control characters, and the head of a PDF or an RTF.
-ODD = re.compile(r"[\0-\x08\x0e-\x1f]|\A(%PDF-|\{\\rtf1)")
+ODD = re.compile(r"[\0-\x08\x0e-\x1f\x7f]|\A(%PDF-|\{\\rtf1)")
 
 # Bytes of a name: letters of patterns, of shells, of no encoding; never too long, and no entry that is a way.
 name_bytes = st.one_of(

@@ -21,7 +21,7 @@ RUN_FILES = (
 )
 RUN_FOLDERS = ("data", "checkpoints", "tensorboard", "origin", "damaged", "wandb")
 # As train.report writes them into a page and a picture.
-REPORT_MARK = b": Cairn report</title>"
+REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"
 _COMPILED = re.compile(r".+-[0-9a-f]{64}-(cache|atime)")
 # A description of a run or a dataset is far smaller.
@@ -49,7 +49,7 @@ def folder_mark(folder: str, names: Collection[str]) -> str | None:
 
 def file_mark(name: str, head: bytes) -> str | None:
     """What a file outside of such folders is if Cairn wrote it, given its first bytes; None for any other file."""
-    if name.lower().endswith((".html", ".htm")) and REPORT_MARK in head:
+    if name.lower().endswith((".html", ".htm")) and REPORT_MARK.search(head):
         return "a report"
     if PICTURE_MARK in head and head.startswith(b"\x89PNG"):
         return "a picture of a report"

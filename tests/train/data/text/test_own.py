@@ -94,8 +94,9 @@ def test_settings_of_somebody_else_are_text(text):
     (text / "config.json").write_text('{"text": "of a program", "model": "T"}')
     (text / "dataset.json").write_text('[{"text": "rows"}]')
     (text / "status.json").write_text('"ok"')
+    (text / "page.html").write_text("<title>{{ name }}: Cairn report</title>")
     assert read(text) == (
-        ["a.txt", "config.json:1", "dataset.json:1", "samples.txt", "settings.json:1", "status.json:1"],
+        ["a.txt", "config.json:1", "dataset.json:1", "page.html", "samples.txt", "settings.json:1", "status.json:1"],
         [],
     )
 
