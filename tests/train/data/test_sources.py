@@ -8,7 +8,7 @@ import pytest
 from model.errors import UserError
 from train.data.config import Source
 from train.data.sources import fingerprint, list_files, list_units, read_unit
-from train.data.text import hub, parquet
+from train.data.text import parquet
 
 
 def documents(path, **options):
@@ -101,34 +101,6 @@ def test_missing_extras_are_named(tmp_path, monkeypatch):
         documents(tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"\.\[datasets\]"):
         documents("hf:somebody/something")
-
-
-def test_hugging_face_dataset_by_rows(monkeypatch):
-    """The library itself needs the network: a stand-in with its interface takes its place."""
-
-    class Table:
-        column_names = ("text",)
-        data = type("Data", (), {"nbytes": 1000})
-
-        def __len__(self):
-            return 10
-
-        def __getitem__(self, rows):
-            return {"text": [f"row {k}" for k in range(10)][rows]}
-
-    asked = []
-
-    class Library:
-        @staticmethod
-        def load_dataset(*args, **kwargs):
-            asked.append((args, kwargs))
-            return Table()
-
-    hub._load.cache_clear()
-    monkeypatch.setitem(sys.modules, "datasets", Library)
-    assert [d.name for d in documents("hf:a/b:c:validation")] == [f"a/b:c:validation:{k}" for k in range(10)]
-    assert asked == [(("a/b", "c"), {"split": "validation"})]
-    hub._load.cache_clear()
 
 
 def test_bad_paths(tmp_path):

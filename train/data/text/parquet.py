@@ -101,9 +101,9 @@ def _holds_text(kind: Any) -> bool:
 
 
 def _whole(path: str) -> Any:
-    """A path, or the decompressed file without a name on the disk: parquet is read from its end."""
+    """The open file, or the decompressed one without a name on the disk: parquet is read from its end."""
     if compression_of(path)[1] is None:
-        return path
+        return open(path, "rb")  # not by its name, which pyarrow takes for UTF-8
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the table is
     try:
         with open_bytes(path) as file:

@@ -1,6 +1,7 @@
 import bz2
 import gzip
 import lzma
+import os
 
 import numpy as np
 import pytest
@@ -74,6 +75,21 @@ def test_names_of_columns(tmp_path):
     pq.write_table(pa.Table.from_arrays([pa.array(["x"])] * 2, names=["text", "text"]), tmp_path / "t.parquet")
     with pytest.raises(UserError, match="the column 'text' more than once"):
         documents(tmp_path / "t.parquet")
+
+
+def test_a_file_name_of_any_bytes(tmp_path):
+    write(tmp_path / "t.parquet", pa.array(["a"])).rename(tmp_path / os.fsdecode(b"caf\xe9.parquet"))
+    assert documents(tmp_path) == [("caf\\xe9.parquet:0", "a")]
+
+
+def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    path = write(tmp_path / "t.parquet", pa.array(["a"]))
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(UserError, match=r"t\.parquet cannot be read: Permission denied"):
+        documents(path)
 
 
 def test_a_table_without_rows_has_no_text(tmp_path):
