@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from train.data import (
     open_dataset,
     prepare,
     tokenizing,
+    workers,
 )
 from train.data.prepare import grouped
 from train.data.sources import Unit
@@ -411,6 +413,22 @@ def test_names_are_the_same_in_every_locale_and_in_every_worker(data, tmp_path, 
         json.loads((there / "settings.json").read_text())["texts"]
         == json.loads((here / "settings.json").read_text())["texts"]
     )
+
+
+def test_a_worker_reads_the_letters_of_a_path_as_they_are_read_here(monkeypatch):
+    """In a locale of Latin-1 a worker of UTF-8 would look for another file: paths travel as text."""
+    started = []
+
+    class Process:
+        def __init__(self, *given, env, **options):
+            started.append(env)
+
+    monkeypatch.setattr(subprocess, "Popen", Process)
+    monkeypatch.setattr(sys, "flags", types.SimpleNamespace(utf8_mode=0))
+    workers._Process({})
+    monkeypatch.setattr(sys, "flags", types.SimpleNamespace(utf8_mode=1))
+    workers._Process({})
+    assert [env["PYTHONUTF8"] for env in started] == ["0", "1"]
 
 
 def test_a_folder_of_text_may_have_a_dataset_json(data, tmp_path):
