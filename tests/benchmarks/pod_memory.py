@@ -9,9 +9,9 @@ rematerialisation, parameters split over all chips (FSDP). Prints, for one chip,
 arguments (parameters, moments, batch) and of temporaries, the seconds of tracing and of compilation, and the
 collectives of the compiled program by kind: how often one runs in a step, and the bytes of the results.
 
-Instructions in the body of a loop count as often as the loop turns, where the compiler knows it. A kind is what the
-compiler calls it: a gather of weights may stand as all-reduce of a dynamic-update-slice, and a reduce-scatter as
-all-reduce and a slice. Two of these at once need ALLOW_MULTIPLE_LIBTPU_LOAD=1.
+Instructions in the body of a loop count as often as it turns, where its condition compares with a constant. A kind is
+what the compiler calls it: a gather of weights may stand as all-reduce of a dynamic-update-slice, and a reduce-scatter
+as all-reduce and a slice. Two of these at once need ALLOW_MULTIPLE_LIBTPU_LOAD=1.
 """
 
 import argparse
@@ -29,8 +29,9 @@ KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|colle
 COLLECTIVE = re.compile(rf" = (.+?) ({KINDS})(?:-start)?\(")
 SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
-CALLED = re.compile(r"\b(body|calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)\}?")
-TURNS = re.compile(r'known_trip_count\\?"?:\s*\{\\?"?n\\?"?:\s*\\?"?(\d+)')
+CALLED = re.compile(r"\b(?:body|calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)\}?")
+CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
+LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 
 
 def size_of(shape: str) -> int:
@@ -46,7 +47,8 @@ def size_of(shape: str) -> int:
 def collectives(text: str) -> dict[str, tuple[int, int]]:
     """Of a compiled program: kind -> how often one runs, and the bytes of all results."""
     inside: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
+    calls: dict[str, list[tuple[str, str]]] = collections.defaultdict(list)
+    limits: dict[str, list[int]] = collections.defaultdict(list)
     entry = current = ""
     for line in text.splitlines():
         if begun := COMPUTATION.match(line):
@@ -54,17 +56,20 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
             entry = current if begun[1] else entry
         elif found := COLLECTIVE.search(line):
             inside[current].append((found[2], size_of(found[1])))
-        for how, names in CALLED.findall(line):
-            turns = TURNS.search(line) if how == "body" else None
-            calls[current] += [(name.strip(" %"), int(turns[1]) if turns else 1) for name in names.split(",")]
+        elif limit := LIMIT.search(line):
+            limits[current].append(int(limit[1]))
+        condition = CONDITION.search(line)
+        for names in CALLED.findall(line):
+            calls[current] += [(name.strip(" %"), condition[1] if condition else "") for name in names.split(",")]
     totals: dict[str, tuple[int, int]] = {}
 
     def add(computation: str, times: int) -> None:
         for kind, size in inside[computation]:
             count, total = totals.get(kind, (0, 0))
             totals[kind] = count + times, total + times * size
-        for name, turns in calls[computation]:
-            add(name, times * turns)
+        for name, condition in calls[computation]:
+            turns = limits[condition]  # a loop over layers counts from 0 to the one number in its condition
+            add(name, times * (turns[0] if len(turns) == 1 else 1))
 
     add(entry, 1)
     return totals
