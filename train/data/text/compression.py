@@ -11,6 +11,7 @@ import functools
 import io
 import lzma
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -186,11 +187,9 @@ class _Parts:
 
 
 def _zstd_reader(file: BinaryIO, path: str) -> Callable[[int], bytes]:
-    try:
+    if sys.version_info >= (3, 14):  # before, a module of this name is somebody else's
         from compression import zstd
-    except ImportError:
-        pass
-    else:
+
         return _Parts(file, "zstd", zstd.ZstdDecompressor)
     try:
         import pyarrow
