@@ -36,7 +36,7 @@ def list_files(text: str) -> Listing:
     """
     if not text:
         raise UserError("the path of the text is empty; expected a file, a folder or a pattern")
-    path = str(pathlib.Path(text).expanduser())
+    path = os.path.expanduser(text)  # ./~x is a name
     about = _stat(path)
     if about is None and text == STDLIB:
         return Listing(_stdlib_files())

@@ -30,6 +30,9 @@ def test_a_name_that_exists_is_no_pattern(tmp_path, monkeypatch):
     assert names("-x.txt") == ["-x.txt"]
     assert names("[.txt") == ["[.txt"]
     assert names("*.txt") == ["-x.txt", "[.txt"]
+    write(tmp_path, "~", "~x/a.txt")
+    assert names("./~") == ["~"]
+    assert names("./~x") == names("./~x/*") == ["a.txt"]
     assert names(tmp_path / "books [1]" / "*.txt") == ["*.txt"]
 
 
