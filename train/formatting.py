@@ -1,6 +1,6 @@
 """How numbers are written for people: counts, durations, metrics. Progress bar, summary and report agree.
 
-Whatever a number is, its text has at most about a dozen characters, so that a table stays one.
+Whatever a number is, its text is short (20 characters at most), so that a table stays one.
 """
 
 import decimal
@@ -29,7 +29,7 @@ def duration(seconds: float) -> str:
     if seconds < 9.95:
         return f"{seconds or 0:.1f}s" if seconds > -1e6 else f"{count(seconds)}s"
     if seconds >= 8.64e9:
-        return f"{count(seconds / 31_557_600)} years"
+        return f"{count(seconds // 31_557_600)} years"
     whole = round(seconds)
     for unit, size, below, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:
@@ -63,7 +63,9 @@ def fixed(value: float, decimals: int = 4) -> str:
 
 def percent(share: float) -> str:
     """A share in percent with one decimal: 31.2%."""
-    return f"{share or 0:.1%}" if _is_finite(share) and abs(share) < 1e4 else f"{number(share)} x 100%"
+    if not _is_finite(share):
+        return number(share)
+    return f"{share or 0:.1%}" if abs(share) < 1e4 else f"{number(share)} x 100%"
 
 
 def phrase(name: str, value: float | str) -> str:

@@ -74,7 +74,8 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
     """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
     training = experiment.training
     sums, grads = _sums_and_grads(experiment, shard, state, batch)
-    loss = sums.nll
+    # A batch in which no target counts has no loss: the guard skips its step.
+    loss = jnp.where(jnp.any(batch["loss_mask"] > 0), sums.nll, jnp.nan)
     grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if training.clip_norm is not None:
         scale = jnp.minimum(1.0, training.clip_norm / (grad_norm + 1e-6))

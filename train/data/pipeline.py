@@ -165,8 +165,9 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
             why = "" if begin is not None else ", and the tokenizer has no mark that begins a document"
             raise UserError(
                 f"the split {split!r} of {part.folder} has no token to predict: {part.num_documents:,} document(s), "
-                f"{part.num_tokens:,} token(s){why}; give more text, or hold out another share of it: "
-                "data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)"
+                f"{part.num_tokens:,} token(s){why}; give longer documents, hold out another share of them "
+                "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
+                "with such a mark, such as Bytes()"
             )
         index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
         length = data.sequence_length

@@ -1,5 +1,6 @@
 """What is said to be counted against the targets of the batches themselves, for every cut and every kind of mark."""
 
+import itertools
 import json
 import random
 
@@ -48,6 +49,25 @@ def test_coverage_is_that_of_the_targets(text, tokenizer, joined, tmp_path):
         tokens = targets if end is None else targets[targets != end]
         size = len(tokens) if isinstance(tokenizer, Bytes) else len(dataset.tokenizer.decode(tokens).encode())
         assert evaluation.coverage == Coverage(len(tokens), len(targets) - len(tokens), size), limit
+
+
+@pytest.mark.parametrize("end", [None, 256])
+def test_a_mark_of_its_own_begins_documents(text, end, tmp_path):
+    """Tokenizers of published models: every token has something before it, and ends are targets where there are any."""
+    dataset, data = prepared(text, Bytes(end_of_document=False), False, tmp_path)
+    dataset.tokenizer._begin, dataset.tokenizer.end_of_document, dataset.tokenizer.vocab_size = 257, end, 258
+    split = dataset.split("validation")[0]
+    evaluation = EvaluationBatches(dataset, data)
+    assert evaluation.coverage == Coverage(split.num_tokens, split.num_documents if end else 0, split.num_bytes)
+    pairs = []
+    for batch in evaluation:
+        used = batch["segment_ids"] > 0
+        assert np.array_equal(used, batch["loss_mask"] > 0)
+        pairs += zip(batch["tokens"][used].tolist(), batch["targets"][used].tolist(), strict=True)
+    expected = []
+    for document in range(split.num_documents):
+        expected += itertools.pairwise([257, *split.tokens(document).tolist(), *([end] if end else [])])
+    assert pairs == expected
 
 
 def test_the_whole_text_is_covered_where_a_mark_begins_it(text, tmp_path):
