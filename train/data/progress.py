@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import TextIO
@@ -52,6 +53,9 @@ class Reporter:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
         yield Stage()
 
+    def warn(self, line: str) -> None:
+        """Says something about the text that its owner should know."""
+
 
 class TerminalReporter(Reporter):
     """A live bar for every stage on a terminal, lines elsewhere; both count megabytes of text."""
@@ -72,6 +76,10 @@ class TerminalReporter(Reporter):
             stage = _ShownStage(display)
             yield stage
             stage.show(_megabytes(total_bytes))
+
+    def warn(self, line: str) -> None:
+        """Prints a line among the others."""
+        print(line, file=sys.stderr if self._stream is None else self._stream, flush=True)
 
 
 class _ShownStage(Stage):
