@@ -47,7 +47,7 @@ def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -
         return None
     asked = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
     whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
-    other = "Tail(fraction=...), which cuts each text" if isinstance(option, WholeFiles) else "longer texts"
+    other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
     return (
         f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
         f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
