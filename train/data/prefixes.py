@@ -55,9 +55,9 @@ def _bytes_of_part(
     """The bytes of a character, at `place` in the text, that are in the first `count` tokens, which end amid it."""
     size = len(character.encode())
     before = after = 1
-    while count - before > 0 and whole_and_begun(count - before) == (place, True):
+    while before < min(size, count) and whole_and_begun(count - before) == (place, True):
         before += 1
-    while count + after < most and whole_and_begun(count + after)[0] <= place:
+    while after < min(size, most - count) and whole_and_begun(count + after)[0] <= place:
         after += 1
     # Every token of the character holds a byte of it or more: what these bounds leave open is halved.
     least, largest = min(before, size - 1), max(size - after, 1)
