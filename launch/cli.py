@@ -1,22 +1,20 @@
 """What every command shares: absl flags, errors without tracebacks, one compilation cache."""
 
-import errno
 import logging
 import os
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from absl import app, flags
+from absl import logging as absl_logging
 
+from launch import streams
 from model.errors import UserError
+from train.formatting import visible
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
-
-# A full or read-only disk, a quota, a path that may not be used or is of the wrong kind: the user has to mend these.
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-_MENDABLE = _FULL | {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG}
 
 _TOO_LARGE = (
     "A device has too little memory for this. Lower data.batch_size, or raise training.gradient_accumulation, "
@@ -24,30 +22,57 @@ _TOO_LARGE = (
 )
 
 
-def run(main: Callable[[list[str]], int | None]) -> None:
-    """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError."""
+def run(
+    main: Callable[[list[str]], int | None], *, result_is_printed: bool = False, may_be_empty: Collection[str] = ()
+) -> None:
+    """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError.
+
+    Args:
+      main: the command.
+      result_is_printed: whether its result is what it prints, and no folder: then it ends, with status 0, when nobody
+        reads its output any more, and fails when its output cannot be written.
+      may_be_empty: the flags that an empty text is a value of; for any other it is a mistake.
+    """
+    streams.prepare()
+    handler = absl_logging.get_absl_handler().python_handler
+    if handler.stream in (None, sys.__stderr__):
+        handler.stream = sys.stderr
 
     def guarded(argv: list[str]) -> int | None:
         try:
-            return main(argv)
+            _refuse_empty(may_be_empty)
+            status = main(argv)
+            if result_is_printed:
+                streams.check()
+            return status
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
-        except OSError as error:
-            if error.errno not in _MENDABLE:
+            return _refused(str(error))
+        except streams.ReaderGoneError:
+            return 0
+        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend these
+            if error.errno is None:
                 raise
-            print(f"error: {error}; mend that, then give the same command again", file=sys.stderr)
-            return EXIT_USER_ERROR
+            return _refused(f"{error}; mend that, then give the same command again")
+        except MemoryError as error:
+            return _refused(f"this machine has too little memory for that ({str(error) or 'no more is given'})")
         except RuntimeError as error:  # what jax raises for a device
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            print(f"error: {str(error).splitlines()[0]}\n{_TOO_LARGE}", file=sys.stderr)
-            return EXIT_USER_ERROR
+            return _refused(f"{str(error).splitlines()[0]}\n{_TOO_LARGE}")
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
+        finally:
+            if note := streams.note():
+                print(note, file=sys.stderr)
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _refused(message: str) -> int:
+    # A path may hold anything: what would move the cursor or colour the screen is shown as an escape.
+    print("error: " + "\n".join(visible(line) for line in message.split("\n")), file=sys.stderr)
+    return EXIT_USER_ERROR
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -57,9 +82,19 @@ def _parse_flags(argv: list[str]) -> list[str]:
         raise SystemExit(0)
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
-        print(f"error: {error}\nSee --help for the flags of this command.", file=sys.stderr)
-        raise SystemExit(EXIT_USER_ERROR) from None
+    except (flags.Error, UnicodeError, OSError) as error:  # the last two: of a --flagfile
+        raise SystemExit(_refused(f"{error}\nSee --help for the flags of this command.")) from None
+
+
+def _refuse_empty(may_be_empty: Collection[str]) -> None:
+    """Raises UserError for a flag that was given with nothing behind the equals sign, as an unset variable leaves it.
+
+    Taken for a path it would be the current folder, or as if the flag had not been given.
+    """
+    for name, flag in flags.FLAGS._flags().items():
+        values = flag.value if isinstance(flag.value, list) else [flag.value]
+        if flag.present and name == flag.name and name not in may_be_empty and (not values or "" in values):
+            raise UserError(f"--{name} is empty; give it a value, or leave it out")
 
 
 def prepare_jax(*, keep_memory: bool = True) -> None:

@@ -72,4 +72,4 @@ def _rows(batch_size: int) -> list[int] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, result_is_printed=True)

@@ -158,4 +158,4 @@ def _first_tokens(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, result_is_printed=True)

@@ -203,4 +203,4 @@ class _Printer:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, result_is_printed=True)

@@ -1,6 +1,10 @@
-"""How numbers are written for people: counts, durations, metrics. Progress bar, summary and report agree."""
+"""How numbers and names are written for people: counts, durations, metrics, paths. Bar, summary and report agree."""
 
 import math
+import unicodedata
+
+# Marks that turn the direction of the text around them: a name with one would be shown as another name.
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def count(value: float) -> str:
@@ -58,3 +62,19 @@ def phrase(name: str, value: float | str) -> str:
     if name == "loss" or name.endswith("_loss"):
         return f"{words} {value:.4f}" if math.isfinite(value) else f"{words} {number(value)}"
     return f"{words} {count(value) if isinstance(value, int) else number(value)}"
+
+
+def visible(name: object) -> str:
+    """A name or a path on one line of a terminal: what is no character there is escaped as in a Python string.
+
+    These are control characters (line breaks and escape sequences among them), bytes of a path that are no UTF-8
+    (which Python keeps as lone surrogates), and marks that turn the direction of text.
+    """
+    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in str(name))
+
+
+_HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, separators of lines and paragraphs
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
