@@ -1,6 +1,6 @@
-"""Standard output and standard error that no character and no closed pipe can break.
+r"""Standard output and standard error that no character and no closed pipe can break.
 
-A character that the encoding of a stream lacks is written as Python writes it in a string (`\\xe9`, `\\u4e2d`). A write
+A character that the encoding of a stream lacks is written as Python writes it in a string (`\xe9`, `\u4e2d`). A write
 that fails (the reader of a pipe is gone, the terminal is closed, the disk is full) is remembered and raises nothing, so
 that work whose record is a folder goes on; a command whose result is its output asks with `check`.
 """

@@ -80,7 +80,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
     elif option is None and path.suffix == ".json":
         option = config.HuggingFace(path=text)
     elif option is None:
-        option = parse_value(text, config.Tokenizer, "tokenizer")
+        option = parse_value(text, config.Tokenizer, "--tokenizer")
     if not isinstance(option, config.Tokenizer | config.TokenizerOf):
         raise UserError(
             f"--tokenizer={text}: expected {', '.join(words)}, a .model or .json file, a dataset folder, or an option"
@@ -97,7 +97,7 @@ def validation_option(text: str, field: str) -> config.Validation | None:
     """The option that --validation stands for. Raises UserError for what is none."""
     if pathlib.Path(text).expanduser().exists():
         return config.SeparateText(path=text, field=field)
-    value = parse_value(text, config.Validation | None, "validation")
+    value = parse_value(text, config.Validation | None, "--validation")
     if value is None or text.lower() == "none":
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
