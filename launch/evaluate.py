@@ -13,7 +13,6 @@ word is what whitespace separates in the original text, bytes are those of the o
 documents (ratio estimator).
 """
 
-import json
 import math
 import pathlib
 import time
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from absl import flags
 
-from launch import cli
+from launch import cli, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,6 +39,8 @@ WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequen
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, by the size of the logits.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+
+MOST_WINDOWS = 65_536  # at a time: all are one array
 
 # What is printed of each measure: its name in JSON, its words, its unit.
 MEASURES = (
@@ -59,6 +60,8 @@ def main(argv: list[str]) -> int:
     for name, flag in (("window", WINDOW), ("stride", STRIDE), ("batch_size", BATCH_SIZE)):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
+    if (BATCH_SIZE.value or 1) > MOST_WINDOWS:
+        raise UserError(f"--batch_size must be at most {MOST_WINDOWS:,}, got {BATCH_SIZE.value}")
     paths = TEXT.value + argv[1:]
 
     cli.prepare_jax()
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> int:
         documents = from_split(run.dataset(), "validation")
     result = measure(run, documents) | {"text": paths or "validation split"}
     if JSON.value:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        streams.print_json(result)
     else:
         print(table(result))
     return 0
@@ -130,10 +133,10 @@ def finite(estimate: "Estimate") -> tuple[float | None, float | None]:
 
 def table(result: dict[str, Any]) -> str:
     """The result as lines for a person."""
-    from train.formatting import number
+    from train.formatting import number, visible
 
-    text = result["text"] if isinstance(result["text"], str) else " ".join(result["text"])
-    lines = [f"{result['run']}, step {result['step']}, on {text}", ""]
+    text = visible(result["text"] if isinstance(result["text"], str) else " ".join(result["text"]))
+    lines = [f"{visible(result['run'])}, step {result['step']}, on {text}", ""]
     lines += [f"  {name:<22}{result[name]:>12,}" for name in ("documents", "tokens", "words", "bytes")]
     lines += ["", f"  {'':<22}{'value':>12}{'standard error':>18}"]
     for name, words, unit in MEASURES:
@@ -158,4 +161,4 @@ def _first_tokens(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, result_is_printed=True)
+    cli.run(main, result_is_printed=True, may_be_empty=("field",))

@@ -111,4 +111,4 @@ def validation_option(text: str, field: str) -> config.Validation | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, may_be_empty=("field",))

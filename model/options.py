@@ -106,25 +106,24 @@ def shown(value: Any) -> str:
 def _fault(value: Any, annotation: Any) -> str | None:
     """What is wrong with the value of a field, whatever the field means; None when nothing is.
 
-    Numbers are finite, and whole ones have at most 32 bits. A comparison lets NaN slip through, and no size or rate is
-    infinite, so both are refused here once for all; "none" and "no limit" are None.
+    Numbers are finite, in float32 too, and whole ones have at most 32 bits. A comparison lets NaN slip through, and no
+    size or rate is infinite, so both are refused here once for all; "none" and "no limit" are None.
     """
     if not conforms(value, annotation):
         return f"expected {describe(annotation)}, got {shown(value)} ({type(value).__name__})"
+    takes_fractions = conforms(0.5, item_annotation(annotation) if isinstance(value, tuple) else annotation)
     for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, (int, float)) and not _is_usable(number):
-            return f"expected a finite number, got {shown(number)}"
-        takes_fractions = conforms(0.5, item_annotation(annotation) if isinstance(value, tuple) else annotation)
-        if isinstance(number, int) and abs(number) > LARGEST and not takes_fractions:
+        if not isinstance(number, (int, float)):
+            continue
+        if takes_fractions and not _in_float32(number):
+            return f"expected a finite number, 0 or from 1.2e-38 to 3.4e38 in size (float32), got {shown(number)}"
+        if not takes_fractions and abs(number) > LARGEST:
             return f"expected a whole number of at most {LARGEST:,}, got {shown(number)}"
     return None
 
 
-def _is_usable(number: float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # a whole number beyond the largest float
-        return False
+def _in_float32(number: float) -> bool:
+    return number == 0 or 1.2e-38 <= abs(number) <= 3.4e38  # what is smaller is flushed to 0
 
 
 def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:

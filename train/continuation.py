@@ -1,5 +1,6 @@
 """From text to text: prompts as ids, the model's continuations as text that can be shown as it comes, stop strings."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -11,6 +12,7 @@ from model.sampling import Sampling
 from model.taps import Shard, unsharded
 from model.transformer import Params
 from train.data.tokenizers import StreamDecoder, Tokenizer
+from train.prompts import check_text
 
 # Told a prompt's number and the text that its next token completed (often none), at every token and at the end.
 OnText = Callable[[int, str], None]
@@ -66,7 +68,11 @@ def continue_texts(
     if "" in stops:
         raise UserError("a stop string is empty; expected at least one character")
     rows = check_prompts(model, tokenizer, prompts)
-    draws = [prompts[:i].count(prompt) for i, prompt in enumerate(prompts)]
+    before: collections.Counter[str] = collections.Counter()
+    draws = []  # how often each prompt was there before
+    for prompt in prompts:
+        draws.append(before[prompt])
+        before[prompt] += 1
     # The last batch is filled up to the size of the others, so that it needs no program of its own.
     padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
     results: list[Continuation] = []
@@ -135,17 +141,30 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def check_prompts(model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """The ids of every prompt. Raises UserError as `prompt_ids` does, and for one longer than the model's context."""
-    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    for number, row in enumerate(rows, start=1):
+def check_prompts(
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], places: Sequence[str] | None = None
+) -> list[list[int]]:
+    """The ids of every prompt.
+
+    Raises UserError, naming the prompt by its place or its number, as `prompt_ids` and the tokenizer do, and for one
+    longer than the model's context.
+    """
+    rows = []
+    for number, prompt in enumerate(prompts, start=1):
+        where = f"prompt {number}" if places is None else places[number - 1]
+        check_text(prompt, where)
+        try:
+            row = prompt_ids(tokenizer, prompt)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         over = len(row) - model.context_length
         if over > 0:
             raise UserError(
-                f"prompt {number} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
+                f"{where} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
                 f"model's context of {model.context_length}; shorten it by {over} tokens, or take a model with a "
                 "longer context"
             )
+        rows.append(row)
     return rows
 
 

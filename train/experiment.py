@@ -230,6 +230,10 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path}: {error}") from error
     except Exception as error:  # whatever a slip in somebody's Python raises
         raise UserError(f"{_place(error, path)}: {type(error).__name__}: {error}{_hint(error)}") from error
+    except SystemExit as error:
+        raise UserError(
+            f"{_place(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
+        ) from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
@@ -240,7 +244,7 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
 
 def _place(error: BaseException, path: str) -> str:
     """The file and line at which a config file went wrong."""
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}, line {error.lineno}"
     called = traceback.extract_tb(error.__traceback__)[1:]  # from here on: the first frame is that of `from_file`
     not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))

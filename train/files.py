@@ -14,6 +14,8 @@ import numpy as np
 
 from model.errors import UserError
 
+DEEPEST = 100  # levels of a JSON value, several times what is written here
+
 
 class LineFile:
     """A file that grows by whole lines: an append that fails half-way is taken back.
@@ -106,14 +108,36 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 def read_json(path: pathlib.Path, mend: str = "delete it and make it again") -> dict[str, Any]:
     """The JSON object in a file. Raises UserError that names the file, where it is damaged, and how to mend it."""
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {mend}")
     return value
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value that JSON text stands for. Raises ValueError for any other text, and for values nested too deeply.
+
+    Whoever walks through a value calls functions in functions, of which Python has no more than a thousand.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inside
+            for outside in level
+            if isinstance(outside, (dict, list))
+            for inside in (outside.values() if isinstance(outside, dict) else outside)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"values nested more than {DEEPEST} deep")
 
 
 def cannot_write(path: pathlib.Path, error: Exception) -> UserError:
