@@ -11,9 +11,10 @@ from absl import logging as absl_logging
 
 from launch import streams
 from model.errors import UserError
-from train.formatting import visible
+from train.formatting import visible_lines
 
 EXIT_USER_ERROR = 2
+LONGEST_LINE = 2000  # characters of an error: a flag may hold a megabyte
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 _TOO_LARGE = (
@@ -53,6 +54,10 @@ def run(
             if error.errno is None:
                 raise
             return _refused(f"{error}; mend that, then give the same command again")
+        except ValueError as error:
+            if "embedded null" not in str(error):
+                raise
+            return _refused("a path holds a NUL, which no file has in its name; give another one")
         except MemoryError as error:
             return _refused(f"this machine has too little memory for that ({str(error) or 'no more is given'})")
         except RuntimeError as error:  # what jax raises for a device
@@ -71,8 +76,15 @@ def run(
 
 def _refused(message: str) -> int:
     # A path may hold anything: what would move the cursor or colour the screen is shown as an escape.
-    print("error: " + "\n".join(visible(line) for line in message.split("\n")), file=sys.stderr)
+    lines = visible_lines(message).split("\n")
+    cut = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines]
+    print("error: " + "\n".join(cut), file=sys.stderr)
     return EXIT_USER_ERROR
+
+
+def say(message: str) -> None:
+    """Prints lines for a person, in which a path may hold anything."""
+    print(visible_lines(message))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

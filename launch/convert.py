@@ -82,7 +82,7 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
     from model.flops import count_parameters
 
     precision = experiment.model.precision
-    print(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    cli.say(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
     if experiment.data.tokenizer is None:
         print("WARNING: no tokenizer.json or tokenizer.model there: the run can be trained further and written back,")
         print("         but launch.evaluate and launch.generate need a tokenizer")
@@ -93,10 +93,10 @@ def _write(run: pathlib.Path, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
 
     own = write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value, like=LIKE.value)
-    print(f"{target}: written")
+    cli.say(f"{target}: written")
     if own:
         listed = ", ".join(f"{key}={value}" for key, value in own.items())
-        print(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
+        cli.say(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
     return 0
 
 

@@ -29,6 +29,9 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[1] not in ACTIONS:
         got = " ".join(argv[1:]) or "nothing"
         raise UserError(f"expected one of {', '.join(ACTIONS)}, got {got}; see python -m launch.data --help")
+    for flag in (RUN, STEP, ROWS) if argv[1] == "info" else (PATH,):
+        if flag.value is not None:
+            raise UserError(f"--{flag.name} has no effect with {argv[1]}; leave it out")
     if argv[1] == "info":
         return _info()
     return _show()
@@ -65,10 +68,10 @@ def _show() -> int:
 def _rows(batch_size: int) -> list[int] | None:
     if ROWS.value is None:
         return None
-    rows = [int(row) if row.strip().isdigit() else -1 for row in ROWS.value]
-    if any(not 0 <= row < batch_size for row in rows):
+    known = {str(row): row for row in range(batch_size)}
+    if any(row.strip() not in known for row in ROWS.value):
         raise UserError(f"--rows={','.join(ROWS.value)}: expected numbers from 0 to {batch_size - 1}, as in --rows=0,3")
-    return rows
+    return [known[row.strip()] for row in ROWS.value]
 
 
 if __name__ == "__main__":

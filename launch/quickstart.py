@@ -26,8 +26,10 @@ HARD_STOP = flags.DEFINE_integer(
     "Ends the training at this step, leaving its schedule as it is, and measures nothing.",
     lower_bound=1,
 )
-NUM_FILES = flags.DEFINE_integer("num_files", 32, "How many files the model writes for the parser.")
-FILE_TOKENS = flags.DEFINE_integer("file_tokens", 256, "The most tokens in each of them.")
+NUM_FILES = flags.DEFINE_integer(
+    "num_files", 32, "How many files the model writes for the parser.", lower_bound=0, upper_bound=100_000
+)
+FILE_TOKENS = flags.DEFINE_integer("file_tokens", 256, "The most tokens in each of them.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -42,14 +44,14 @@ def main(argv: list[str]) -> int:
 
     run = pathlib.Path(RUN.value)
     experiment = from_file(CONFIG.value, SET.value)
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value)
+    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
     if outcome.state != "finished":
-        print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
         return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
     _compare(run)
     write_report(run)
     print(summary(run))
-    print(f"report: {run / 'report.html'}")
+    cli.say(f"report: {run / 'report.html'}")
     return 0
 
 

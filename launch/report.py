@@ -26,10 +26,10 @@ def main(argv: list[str]) -> int:
 
     path = write_report(RUN.value)
     print(summary(RUN.value))
-    print(f"report: {path}")
+    cli.say(f"report: {path}")
     if CURVE.value is not None:
         write_curve_png(RUN.value, CURVE.value)
-        print(f"curve: {CURVE.value}")
+        cli.say(f"curve: {CURVE.value}")
     return 0
 
 

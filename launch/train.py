@@ -42,12 +42,12 @@ def main(argv: list[str]) -> int:
     from train.report import summary
 
     run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value)
+    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))
-        print(f"report: {run / 'report.html'}")
+        cli.say(f"report: {run / 'report.html'}")
     if outcome.reason:
-        print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
     return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
 
 

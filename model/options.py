@@ -6,9 +6,9 @@ them. An option may define `problems()`, which yields `(field, message)` for val
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
-import math
 import types
 import typing
 import warnings
@@ -197,6 +197,14 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
     if isinstance(value, list):
         item = item_annotation(annotation)
         return tuple(from_json(item, v, f"{path}.{i}") for i, v in enumerate(value))  # type: ignore[return-value]
+    return _as_float(value, annotation)
+
+
+def _as_float(value: Any, annotation: Any) -> Any:
+    """A whole number as a float where a float is asked for: as an int, JAX takes it for one of 32 bits."""
+    if conforms(value, int) and float in alternatives(annotation) and int not in alternatives(annotation):
+        with contextlib.suppress(OverflowError):  # what is too large is refused by `check`
+            return float(value)
     return value
 
 
@@ -256,7 +264,7 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
         if (fault := _fault(value, annotation)) is not None:
             expected = fault.rpartition(", got ")[0]
             raise UserError(f"{where}: {expected}, got {shown(text)} ({type(value).__name__})")
-        return value
+        return _as_float(value, annotation)
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
         if step not in (places := [str(place) for place in range(len(node))]):
@@ -314,7 +322,7 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
         except (ValueError, TypeError):  # a name or a sum; a set or a dict of things that cannot be in one
             return text
     # A string field takes what was typed, so that --set name=7 gives "7".
-    return text if takes_text and not conforms(value, annotation) else value
+    return text if takes_text and not conforms(value, annotation) else _as_float(value, annotation)
 
 
 def _why(error: Exception) -> str:

@@ -239,7 +239,8 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     for assignment in overrides:
         experiment = override(experiment, assignment)
     check(experiment)
-    return experiment
+    resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
+    return resolved
 
 
 def _place(error: BaseException, path: str) -> str:

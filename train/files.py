@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
@@ -70,7 +71,8 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
 
     Raises UserError when it cannot be written; then what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # As short for a long name: with anything added to it, one of 250 bytes would be too long.
+    temporary = path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part"
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -85,7 +87,8 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none where it could not be made
+            temporary.unlink()
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:

@@ -73,6 +73,11 @@ def visible(name: object) -> str:
     return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in str(name))
 
 
+def visible_lines(message: str) -> str:
+    """A message of one or more lines, each as `visible` shows it."""
+    return "\n".join(visible(line) for line in message.split("\n"))
+
+
 _HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, separators of lines and paragraphs
 
 

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-from train.formatting import duration, phrase
+from train.formatting import duration, phrase, visible_lines
 
 _RATE_WINDOW = 60.0  # seconds over which the speed behind the remaining time is measured
 
@@ -72,6 +72,7 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Prints a line of text above the bar, or among the plain lines."""
+        text = visible_lines(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._enabled:

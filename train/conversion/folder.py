@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -142,7 +144,10 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; give another one, or delete it")
-    part = path.with_name(f".{path.name}.part")
+    if not path.name or path.name == "..":
+        raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
+    # As short for a long name: with anything added to it, one of 250 bytes would be too long.
+    part = path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
