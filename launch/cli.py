@@ -1,10 +1,13 @@
-"""What every command shares: absl flags, errors without tracebacks, one compilation cache."""
+"""What every command shares: absl flags, errors without tracebacks, signals, streams, one compilation cache."""
 
 import logging
 import os
 import pathlib
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Collection
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -12,6 +15,10 @@ from absl import logging as absl_logging
 from launch import streams
 from model.errors import UserError
 from train.formatting import visible_lines
+from train.paths import expanded
+from train.preemption import EXIT_PREEMPTED, Stopped, ends_politely
+
+flags.disclaim_key_flags()  # those of define_path are the command's that calls it
 
 EXIT_USER_ERROR = 2
 LONGEST_LINE = 2000  # characters of an error: a flag may hold a megabyte
@@ -24,28 +31,22 @@ _TOO_LARGE = (
 
 
 def run(
-    main: Callable[[list[str]], int | None], *, result_is_printed: bool = False, may_be_empty: Collection[str] = ()
+    main: Callable[[list[str]], int | None], *, prints_result: bool = False, may_be_empty: Collection[str] = ()
 ) -> None:
     """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError.
 
+    A signal that asks the process to end raises KeyboardInterrupt in it. Nothing that happens to the terminal does.
+
     Args:
-      main: the command.
-      result_is_printed: whether its result is what it prints, and no folder: then it ends, with status 0, when nobody
-        reads its output any more, and fails when its output cannot be written.
+      main: takes the arguments that are no flags, returns the exit status.
+      prints_result: whether the result is on standard output alone, so that a disk which does not take it is an error.
       may_be_empty: the flags that an empty text is a value of; for any other it is a mistake.
     """
-    streams.prepare()
-    handler = absl_logging.get_absl_handler().python_handler
-    if handler.stream in (None, sys.__stderr__):
-        handler.stream = sys.stderr
 
     def guarded(argv: list[str]) -> int | None:
         try:
             _refuse_empty(may_be_empty)
             status = main(argv)
-            if result_is_printed:
-                streams.check()
-            return status
         except UserError as error:
             return _refused(str(error))
         except streams.ReaderGoneError:
@@ -64,14 +65,61 @@ def run(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return _refused(f"{str(error).splitlines()[0]}\n{_TOO_LARGE}")
+        except Stopped as error:
+            print(f"interrupted by {error}; the same command does it again", file=sys.stderr)
+            return EXIT_PREEMPTED
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
         finally:
             if note := streams.note():
                 print(note, file=sys.stderr)
+        if prints_result and (failure := streams.lost()) is not None:
+            return _refused(f"standard output was not written ({failure.strerror}); what it lacks is above")
+        return status
 
-    app.run(guarded, flags_parser=_parse_flags)
+    streams.guard()
+    handler = absl_logging.get_absl_handler().python_handler
+    if handler.stream in (None, sys.__stderr__):
+        handler.stream = sys.stderr
+    with ends_politely():
+        app.run(guarded, flags_parser=_parse_flags)
+
+
+def _beyond_locale(arguments: list[str]) -> str | None:
+    """What is wrong where Python reads names as something else than UTF-8, which the libraries take them for."""
+    encoding = sys.getfilesystemencoding()
+    if encoding.lower().replace("-", "") == "utf8":
+        return None
+    strange = [text for text in (*arguments, os.getcwd()) if not text.isascii()]
+    if not strange:
+        return None
+    return (
+        f"{strange[0]!a} holds characters beyond ASCII, and the encoding of this locale is {encoding}; give the "
+        "command in one with UTF-8: LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+    )
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """Reads a flag that is a path: `~` at its beginning is written out."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        return expanded(argument)
+
+    def flag_type(self) -> str:
+        return "string"
+
+
+def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[Any]:
+    """A flag that holds a path, or a word that could be one."""
+    return flags.DEFINE(_PathParser(), name, default, help, serializer=flags.ArgumentSerializer())
+
+
+def define_paths(name: str, help: str) -> flags.FlagHolder[Any]:
+    """A flag that may be given many times, with a path each time."""
+    return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help)
 
 
 def _refused(message: str) -> int:
@@ -88,6 +136,8 @@ def say(message: str) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    if (refused := _beyond_locale(argv[1:])) is not None:
+        raise SystemExit(_refused(refused))
     # absl shows the page as well, and then exits as after a mistake.
     if any(argument.lstrip("-") in ("help", "h", "?") for argument in argv[1:] if argument.startswith("-")):
         app.usage(shorthelp=True, writeto_stdout=True)
@@ -112,8 +162,7 @@ def _refuse_empty(may_be_empty: Collection[str]) -> None:
 def prepare_jax(*, keep_memory: bool = True) -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds, and sets the host up.
 
-    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set. On a CPU freed memory is
-    kept for the next step; a command that makes no steps gives it back at once.
+    On a CPU freed memory is kept for the next step; a command that makes no steps gives it back at once.
     """
     import jax
 
@@ -128,6 +177,26 @@ def prepare_jax(*, keep_memory: bool = True) -> None:
         keep_freed_memory()
     elif not keep_memory:
         return_freed_memory()
-    folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
-    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_dir", compilation_cache())
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+def compilation_cache() -> str | None:
+    """The folder of compiled programs: `$JAX_COMPILATION_CACHE_DIR`, or `~/.cache/cairn/xla` when that is not set.
+
+    None, after a line on standard error, where there is no such folder and none can be made, or it cannot be written.
+    """
+    given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    if given and "://" in given:  # jax knows the way
+        return given
+    try:
+        folder = pathlib.Path(expanded(given or "~/.cache/cairn/xla")).absolute()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(1 << 16))
+    except (UserError, OSError) as error:
+        print(f"programs are compiled anew in each run: {error} (JAX_COMPILATION_CACHE_DIR)", file=sys.stderr)
+        return None
+    # A disk that fills up later costs time, and would have a line for each program.
+    warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
+    return str(folder)

@@ -20,9 +20,9 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-FROM = flags.DEFINE_string("from", None, "The Hugging Face folder to read.")
-TO = flags.DEFINE_string("to", None, "The Hugging Face folder to write; it must not exist.")
-RUN = flags.DEFINE_string("run", None, "The run folder to write or to read.")
+FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
+TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
+RUN = cli.define_path("run", None, "The run folder to write or to read.")
 PARAMETERS = flags.DEFINE_enum(
     "parameters",
     None,
@@ -39,7 +39,7 @@ CONTEXT_LENGTH = flags.DEFINE_integer(
     "context_length", None, "With --from: the most tokens of a sequence; what config.json says when not given."
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --to: latest (as when not given), best, or a step.")
-LIKE = flags.DEFINE_string(
+LIKE = cli.define_path(
     "like",
     None,
     "With --to, for a run that was trained here from nothing: a config.json that describes its model, or the name of a "

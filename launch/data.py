@@ -15,11 +15,11 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-RUN = flags.DEFINE_string("run", None, "show: the run folder.")
+RUN = cli.define_path("run", None, "show: the run folder.")
 STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")
 ROWS = flags.DEFINE_list("rows", None, "show: the rows of the batch, such as 0,5; all when not given.")
 CHARACTERS = flags.DEFINE_integer("characters", 60, "show: characters of text of each stretch.", lower_bound=0)
-PATH = flags.DEFINE_string("path", None, "info: the dataset folder.")
+PATH = cli.define_path("path", None, "info: the dataset folder.")
 VERIFY = flags.DEFINE_bool("verify", False, "info: reads every shard and compares its checksum.")
 ACTIONS = ("show", "info")
 
@@ -75,4 +75,4 @@ def _rows(batch_size: int) -> list[int] | None:
 
 
 if __name__ == "__main__":
-    cli.run(main, result_is_printed=True)
+    cli.run(main, prints_result=True)

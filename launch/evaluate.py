@@ -23,16 +23,17 @@ from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
+from train.paths import expanded
 
 if TYPE_CHECKING:
     from train.evaluation.documents import Document
     from train.evaluation.perplexity import Estimate
     from train.runs import LoadedRun
 
-RUN = flags.DEFINE_string("run", None, "The run folder.")
+RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
-TEXT = flags.DEFINE_multi_string(
-    "text", [], "What to measure; more may follow as plain arguments. The run's validation split when not given."
+TEXT = cli.define_paths(
+    "text", "What to measure; more may follow as plain arguments. The run's validation split when not given."
 )
 FIELD = flags.DEFINE_string("field", "text", "The field that holds the text in .jsonl, .parquet and hf: sources.")
 WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequence_length of the run when not given.")
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
     if (BATCH_SIZE.value or 1) > MOST_WINDOWS:
         raise UserError(f"--batch_size must be at most {MOST_WINDOWS:,}, got {BATCH_SIZE.value}")
-    paths = TEXT.value + argv[1:]
+    paths = TEXT.value + [expanded(path) for path in argv[1:]]
 
     cli.prepare_jax()
     from train.evaluation.documents import from_files, from_split
@@ -75,7 +76,7 @@ def main(argv: list[str]) -> int:
         documents = from_split(run.dataset(), "validation")
     result = measure(run, documents) | {"text": paths or "validation split"}
     if JSON.value:
-        streams.print_json(result)
+        print(streams.as_json(result))
     else:
         print(table(result))
     return 0
@@ -161,4 +162,4 @@ def _first_tokens(result: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main, result_is_printed=True, may_be_empty=("field",))
+    cli.run(main, prints_result=True, may_be_empty=("field",))

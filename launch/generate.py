@@ -4,8 +4,9 @@ r"""Continues texts with a trained model.
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
 
 A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
-document, before a stop string, after --max_tokens, or when the model's context is full. The same seed
-gives the same texts. How fast it went is said on standard error, so that standard output holds nothing but text.
+document, before a stop string, after --max_tokens, when the model's context is full, or as far as it was when a signal
+ended the command. The same seed gives the same texts. How fast it went is said on standard error, so that standard
+output holds nothing but text.
 """
 
 import pathlib
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
     from train.continuation import Continuation
     from train.prompts import Prompt
 
-RUN = flags.DEFINE_string("run", None, "The run folder.")
+RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
 PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "A text to continue. May be given many times. Without one, a document is written from its beginning."
 )
-PROMPTS_FILE = flags.DEFINE_string(
+PROMPTS_FILE = cli.define_path(
     "prompts_file",
     None,
     "A UTF-8 file with a prompt on each line that is not blank; in a .jsonl file, lines such as "
@@ -75,24 +76,33 @@ def main(argv: list[str]) -> int:
     texts, places = zip(*given, strict=True)
     check_prompts(run.experiment.model, run.tokenizer, texts, places)
     printer = _Printer(prompts, silent=JSON.value)
-    results = continue_texts(
-        run.experiment.model,
-        run.params,
-        run.tokenizer,
-        prompts,
-        sampling,
-        stops=STOP.value,
-        batch_size=BATCH_SIZE.value,
-        shard=run.shard,
-        row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
-        on_text=printer.show,
-    )
-    if JSON.value:
-        streams.print_json(_as_json(run.step, prompts, results))
-    else:
-        printer.finish(results)
+    results: list[Continuation] = []
+    try:
+        continue_texts(
+            run.experiment.model,
+            run.params,
+            run.tokenizer,
+            prompts,
+            sampling,
+            stops=STOP.value,
+            batch_size=BATCH_SIZE.value,
+            shard=run.shard,
+            row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
+            on_text=printer.show,
+            results=results,
+        )
+    finally:  # a signal loses nothing that was drawn by then
+        if results:
+            _show(run.step, prompts[: len(results)], printer, results)
     printer.report(results)
     return 0
+
+
+def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[Continuation]") -> None:
+    if JSON.value:
+        print(streams.as_json(_as_json(step, prompts, results)))
+    else:
+        printer.finish(results)
 
 
 def _sampling() -> "Sampling":
@@ -157,15 +167,15 @@ class _Printer:
             text = self.prompts[0] + text  # not before: a prompt that is refused leaves standard output empty
         if self.live and text:
             print(text, end="", flush=True)
-            streams.check()
+            streams.check_reader()
 
     def finish(self, results: "list[Continuation]") -> None:
         """Writes the texts that did not go out as they came."""
         if self.live:
             print()
             return
-        for number, (prompt, result) in enumerate(zip(self.prompts, results, strict=True), start=1):
-            print(f"=== {number} of {len(results)}, ended by {result.ended_by.replace('_', ' ')} ===")
+        for number, (prompt, result) in enumerate(zip(self.prompts, results, strict=False), start=1):
+            print(f"=== {number} of {len(self.prompts)}, ended by {result.ended_by.replace('_', ' ')} ===")
             print(prompt + result.text)
 
     def report(self, results: "list[Continuation]") -> None:
@@ -180,4 +190,4 @@ class _Printer:
 
 
 if __name__ == "__main__":
-    cli.run(main, result_is_printed=True, may_be_empty=("prompt",))
+    cli.run(main, prints_result=True, may_be_empty=("prompt",))

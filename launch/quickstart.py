@@ -15,11 +15,9 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-CONFIG = flags.DEFINE_string(
-    "config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`."
-)
+CONFIG = cli.define_path("config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
-RUN = flags.DEFINE_string("run", "runs/quickstart", "The run folder.")
+RUN = cli.define_path("run", "runs/quickstart", "The run folder.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop",
     None,

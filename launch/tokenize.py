@@ -18,10 +18,10 @@ from model.errors import UserError
 from model.options import check, parse_value
 from train.data import config
 
-INPUT = flags.DEFINE_string("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
+INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, parquet and hf datasets.")
-OUTPUT = flags.DEFINE_string("output", None, "The dataset folder to make, or to go on with.")
-TOKENIZER = flags.DEFINE_string(
+OUTPUT = cli.define_path("output", None, "The dataset folder to make, or to go on with.")
+TOKENIZER = cli.define_path(
     "tokenizer",
     "sentencepiece",
     "sentencepiece (trained here), bytes or characters; a SentencePiece .model or a tokenizer.json; a dataset folder,"
@@ -30,7 +30,7 @@ TOKENIZER = flags.DEFINE_string(
 VOCAB_SIZE = flags.DEFINE_integer(
     "vocab_size", None, "The pieces of a SentencePiece trained here; 4096 when not given."
 )
-VALIDATION = flags.DEFINE_string(
+VALIDATION = cli.define_path(
     "validation",
     "0.08",
     "What to hold out: a share of the bytes, in whole documents; none; the path of a validation text; or an option"
@@ -71,7 +71,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         "bytes": config.Bytes(),
         "characters": config.Characters(),
     }
-    path = pathlib.Path(text).expanduser()
+    path = pathlib.Path(text)
     option = words.get(text.lower())
     if option is None and path.is_dir():
         option = config.TokenizerOf(path=text)
@@ -95,7 +95,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
 
 def validation_option(text: str, field: str) -> config.Validation | None:
     """The option that --validation stands for. Raises UserError for what is none."""
-    if pathlib.Path(text).expanduser().exists():
+    if pathlib.Path(text).exists():
         return config.SeparateText(path=text, field=field)
     value = parse_value(text, config.Validation | None, "--validation")
     if value is None or text.lower() == "none":

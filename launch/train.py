@@ -14,9 +14,9 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-CONFIG = flags.DEFINE_string("config", None, "The experiment: a Python file that assigns `experiment`.")
+CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
-RUN = flags.DEFINE_string("run", None, "The run folder; runs/NAME after the config's name when not given.")
+RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
 )

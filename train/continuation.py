@@ -17,7 +17,7 @@ from train.prompts import check_text
 # Told a prompt's number and the text that its next token completed (often none), at every token and at the end.
 OnText = Callable[[int, str], None]
 
-EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context"]
+EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "interruption"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Continuation:
     Attributes:
       text: the new text, up to a stop string if one came.
       tokens: the number of new tokens, those of the stop string and the end of the document included.
-      ended_by: what ended it; "context" is the model's context being full.
+      ended_by: what ended it; "context" is the model's context being full, "interruption" a signal.
     """
 
     text: str
@@ -47,6 +47,7 @@ def continue_texts(
     shard: Shard = unsharded,
     row_multiple: int = 1,
     on_text: OnText | None = None,
+    results: list[Continuation] | None = None,
 ) -> list[Continuation]:
     """Continues every prompt; equal prompts are continued differently, unless sampling is greedy.
 
@@ -61,6 +62,7 @@ def continue_texts(
       shard: places activations on the mesh, as for `model.generate.generate`.
       row_multiple: the ways that the mesh splits a batch.
       on_text: see `OnText`.
+      results: the list to fill and return; when KeyboardInterrupt ends the call, it has what was drawn by then.
 
     Raises:
       UserError: for an empty stop string, for a prompt longer than the context, and as `prompt_ids` does.
@@ -75,21 +77,25 @@ def continue_texts(
         before[prompt] += 1
     # The last batch is filled up to the size of the others, so that it needs no program of its own.
     padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
-    results: list[Continuation] = []
+    results = [] if results is None else results
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
         batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
-        written = generate(
-            model,
-            params,
-            rows[chosen],
-            sampling,
-            end=tokenizer.end_of_document,
-            on_token=batch.take,
-            draws=draws[chosen],
-            shard=shard,
-            row_multiple=padded,
-        )
+        try:
+            written = generate(
+                model,
+                params,
+                rows[chosen],
+                sampling,
+                end=tokenizer.end_of_document,
+                on_token=batch.take,
+                draws=draws[chosen],
+                shard=shard,
+                row_multiple=padded,
+            )
+        except KeyboardInterrupt:
+            results += batch.interrupted()
+            raise
         results += batch.finish(written, tokenizer.end_of_document, sampling.max_tokens)
     return results
 
@@ -99,10 +105,11 @@ class _Batch:
 
     def __init__(self, streams: Sequence["TextStream"], first: int, on_text: OnText | None) -> None:
         self._streams, self._first, self._on_text = streams, first, on_text
-        self._texts = ["" for _ in streams]
+        self._texts, self._tokens = [""] * len(streams), [0] * len(streams)
 
     def take(self, row: int, token: int) -> bool:
         """Takes the next id of a row; whether a stop string ended it."""
+        self._tokens[row] += 1
         self._show(row, self._streams[row].push(token))
         return self._streams[row].stopped
 
@@ -118,6 +125,10 @@ class _Batch:
                 ended_by = "end_of_document"
             results.append(Continuation(self._texts[row], len(ids), ended_by))
         return results
+
+    def interrupted(self) -> list[Continuation]:
+        """What there is of each row."""
+        return [Continuation(text, n, "interruption") for text, n in zip(self._texts, self._tokens, strict=True)]
 
     def _show(self, row: int, text: str) -> None:
         self._texts[row] += text

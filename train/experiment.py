@@ -16,6 +16,7 @@ from train.data.config import Data, SentencePiece
 from train.files import read_json, write_json
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from train.paths import IS_PATH, expanded, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.sharding import Mesh, Sharding
 
@@ -41,7 +42,7 @@ class Training:
     clip_norm: float | None = 1.0
     z_loss: float = 0.0
     guard: Guard = Guard()
-    start_from: str | None = None
+    start_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -238,6 +239,7 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
         experiment = override(experiment, assignment)
+    experiment = written_out(experiment)
     check(experiment)
     resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
     return resolved
@@ -280,12 +282,13 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 
 def load(run: pathlib.Path) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
+    run = pathlib.Path(expanded(str(run)))
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
     stored = _read_config(run)
     try:
-        experiment: Experiment = from_json(Experiment, stored)
+        experiment: Experiment = written_out(from_json(Experiment, stored))
         check(experiment)
     except UserError as error:
         raise UserError(f"{path} does not fit this version of the code: {error}") from None

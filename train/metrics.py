@@ -45,6 +45,7 @@ _ORDER = (
     "grad_norm",
     "learning_rate",
     "tokens",
+    "padding",
     "skipped",
 )
 _PLACE = {name: place for place, name in enumerate(_ORDER)}

@@ -71,7 +71,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
         "",
         f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active})",
         f"FLOPs per token      {flops:,.0f} in training at length {length}",
-        f"tokens per step      {experiment.data.batch_size * length:,}",
+        f"tokens per step      {experiment.data.batch_size * length:,}, padding included",
         f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",
         "memory per device    "
         + ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in memory.items())

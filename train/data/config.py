@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from train.paths import IS_PATH
+
 # ------------------------------------------------------------------------------------------------------ tokenizers
 
 
@@ -34,7 +36,7 @@ class SentencePieceFile:
     that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     begin_of_document: str | None = None
     vocab_size: int | None = None
 
@@ -47,7 +49,7 @@ class HuggingFace:
     `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     end_of_document: str | None = None
     begin_of_document: str | None = None
     vocab_size: int | None = None
@@ -71,7 +73,7 @@ class Characters:
 class TokenizerOf:
     """The tokenizer of a dataset folder: what a second source of a mixture is prepared with."""
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
 
 
 Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
@@ -119,7 +121,7 @@ class Tail:
 class SeparateText:
     """Holds out nothing of the training text: the validation text is given by a path of its own."""
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     field: str = "text"
 
 
@@ -161,7 +163,7 @@ class Source:
     a Hugging Face dataset, or `stdlib` for Python's own sources; `field` names the text in jsonl, parquet and hf.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     weight: float = 1.0
     field: str = "text"
 
@@ -185,7 +187,7 @@ class Data:
     counts the sequences of all hosts together; `prefetch` is how many batches are read ahead.
     """
 
-    path: str | tuple[Source, ...] = "stdlib"
+    path: str | tuple[Source, ...] = dataclasses.field(default="stdlib", metadata=IS_PATH)
     tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = (
         SentencePiece()
     )

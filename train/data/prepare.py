@@ -22,6 +22,7 @@ from train.data.shards import Shard
 from train.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from train.data.tokenizing import finished_part, remove_part, table_path, training_part
 from train.data.workers import run_jobs
+from train.paths import written_out
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20
@@ -47,6 +48,7 @@ def prepare(
     before text is tokenized with it, and may raise. Raises UserError when the folder was made with other settings, or
     when the text cannot be read.
     """
+    data = written_out(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
         folder = pathlib.Path(given[0].path).expanduser()

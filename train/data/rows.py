@@ -77,6 +77,10 @@ class PackedSplit:
             positions[column:stop] = self._count[column:stop] if self._joined else self._count[: stop - column]
             column = stop
 
+    def num_targets(self, pieces: list[Piece]) -> int:
+        """How many targets `fill` would count in a row; reads no token."""
+        return sum(piece.stop - piece.start - self._ends_unknown(piece) for piece in pieces)
+
     def _ends_unknown(self, piece: Piece) -> bool:
         """Whether a piece's last target is none of its own: nothing ends its document, and it may not see the next."""
         if self._end is not None or piece.stop < self.split.length(piece.document):

@@ -34,6 +34,9 @@ class Series:
         return len(self.steps)
 
 
+_TOTALS = ("seconds", "tokens")  # of a throughput line; all else is of the interval that it ends
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
     """What the files of a run folder say; `notes` names the files that could not be read."""
@@ -63,9 +66,11 @@ class Run:
         return max([*steps, self.status.get("step") or 0])
 
     def metric(self, name: str, kind: str = "train") -> Series:
-        """A metric of the lines of one kind: "train", "eval" or "throughput"."""
+        """A metric of the lines of one kind: "train", "eval" or "throughput"; no speed of a step that was compiled."""
         if (kind, name) not in self._series:
             lines = {"train": self.train, "eval": self.evaluations, "throughput": self.throughput}[kind]
+            if kind == "throughput" and name not in _TOTALS:
+                lines = [line for line in lines if not line.get("includes_compilation")]
             lines = [line for line in lines if isinstance(line.get(name), (int, float))]
             steps = np.array([line["step"] for line in lines], dtype=np.int64)
             values = np.array([line[name] for line in lines], dtype=np.float64)
@@ -184,11 +189,15 @@ def facts(run: Run) -> list[Fact]:
     broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
     if broken:
         found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
-    tokens, parameters = run.metric("tokens"), total_parameters(run)
-    if len(tokens) and tokens.steps[-1]:
-        trained = tokens.values[-1] / tokens.steps[-1] * run.step  # steps that were not logged count as well
+    trained, parameters = tokens_trained_on(run), total_parameters(run)
+    if trained:
         per = f"{trained / parameters:.3g} per parameter" if parameters else ""
         found.append(Fact(label="Tokens trained on", value=count(trained), note=per))
+    padding = run.metric("padding").values
+    if padding.any():
+        found.append(
+            Fact(label="Padding", value=f"{padding.mean():.1%}", note="places in the batches without a target")
+        )
     if parameters:
         found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}"))
     seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()
@@ -223,6 +232,15 @@ def _validation_facts(run: Run) -> list[Fact]:
                 note += f"; best {number(best.values[lowest])} at {best.steps[lowest]:,}"
             found.append(Fact(label=label, value=number(points.values[-1]), note=note))
     return found
+
+
+def tokens_trained_on(run: Run) -> float:
+    """The targets up to the last step: those of the last line that counts them, and as many for each step after it."""
+    counts = [series for series in (run.metric("tokens"), run.metric("tokens", "throughput")) if len(series)]
+    last = max(counts, key=lambda series: int(series.steps[-1]), default=None)
+    if last is None or not last.steps[-1]:
+        return 0.0
+    return float(last.values[-1] / last.steps[-1] * run.step)
 
 
 def total_parameters(run: Run) -> int:
