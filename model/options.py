@@ -132,12 +132,16 @@ def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     for name in fields_of(type(option)):
         value = getattr(option, name)
         below = f"{path}.{name}" if path else name
-        if dataclasses.is_dataclass(value):
+        if _is_option(value):
             yield from walk(value, below)
         elif isinstance(value, tuple):
             for i, item in enumerate(value):
-                if dataclasses.is_dataclass(item):
+                if _is_option(item):
                     yield from walk(item, f"{below}.{i}")
+
+
+def _is_option(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)  # a class with no brackets behind it
 
 
 def find_problems(option: Any, path: str = "") -> list[str]:

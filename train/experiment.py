@@ -229,12 +229,14 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         experiment = runpy.run_path(path).get("experiment")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a slip in somebody's Python raises
-        raise UserError(f"{_place(error, path)}: {type(error).__name__}: {error}{_hint(error)}") from error
+    except KeyboardInterrupt:
+        raise
     except SystemExit as error:
         raise UserError(
             f"{_place(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
         ) from error
+    except BaseException as error:  # whatever a slip in somebody's Python raises
+        raise UserError(f"{_place(error, path)}: {_said(error)}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
@@ -255,9 +257,15 @@ def _place(error: BaseException, path: str) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
 
 
+def _said(error: BaseException) -> str:
+    """The class and the message of an exception, which may have none, or fail to give it."""
+    lines = traceback.format_exception_only(error)  # before the message of a SyntaxError, where; after others, notes
+    return lines[-1 if isinstance(error, SyntaxError) else 0].strip().removeprefix(f"{type(error).__module__}.")
+
+
 def _hint(error: BaseException) -> str:
     """For an argument that an option does not have: the name that may have been meant."""
-    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
     cls = _every_option(Experiment).get(found[1]) if found else None
     return f"; {nearest(found[2], fields_of(cls))}" if found and cls else ""
 

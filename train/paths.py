@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import pathlib
 from typing import Any, TypeVar
 
 from model.errors import UserError
@@ -12,7 +13,12 @@ IS_PATH = {"path": True}
 
 
 def expanded(path: str) -> str:
-    """A path with the home folder at its beginning written out. Raises UserError where no such folder is known."""
+    """A path with the home folder at its beginning written out.
+
+    Raises UserError where no such folder is known, and for a path with a NUL.
+    """
+    if "\0" in path:
+        raise UserError(f"{path!r} holds a NUL, which no file has in its name")
     if not path.startswith("~"):
         return path
     user, home = path.partition("/")[0][1:], os.environ.get("HOME")
@@ -34,7 +40,7 @@ def written_out(option: T, name: str = "") -> T:
     if isinstance(option, tuple):
         items = tuple(written_out(item, f"{name}[{i}]") for i, item in enumerate(option))
         return option if all(a is b for a, b in zip(items, option, strict=True)) else items  # type: ignore[return-value]
-    if not dataclasses.is_dataclass(option):
+    if not dataclasses.is_dataclass(option) or isinstance(option, type):  # a class with no brackets behind it
         return option
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(option):
@@ -46,4 +52,15 @@ def written_out(option: T, name: str = "") -> T:
             raise UserError(f"{where}={error}" if is_path else str(error)) from None
         if after is not before:
             changed[field.name] = after
-    return dataclasses.replace(option, **changed) if changed else option  # type: ignore[type-var]
+    return dataclasses.replace(option, **changed) if changed else option
+
+
+def require_utf8(folder: pathlib.Path) -> None:
+    """Raises UserError for a folder to write into whose path is no UTF-8, which the libraries that write there need."""
+    try:
+        os.path.abspath(folder).encode("utf-8")
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{folder}: the path of a folder that is written must be UTF-8, and this one is "
+            f"{os.fsencode(os.path.abspath(folder))!r}; give another one"
+        ) from None

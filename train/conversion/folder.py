@@ -20,6 +20,7 @@ import safetensors
 
 from model.errors import UserError
 from train.files import read_json, replaced
+from train.paths import require_utf8
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -144,6 +145,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; give another one, or delete it")
+    require_utf8(path)
     if not path.name or path.name == "..":
         raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
     # As short for a long name: with anything added to it, one of 250 bytes would be too long.

@@ -155,6 +155,10 @@ Packing = Concatenate | BestFit
 # ------------------------------------------------------------------------------------------------------------ data
 
 
+# A batch is one array on the host, and so are those read ahead: a number typed wrong would fill the memory.
+MOST_TOKENS, MOST_AHEAD = 1 << 28, 1000
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
     """One text of a mixture: sequences are drawn from it in proportion to `weight`.
@@ -204,6 +208,11 @@ class Data:
         for name, least in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
             if getattr(self, name) < least:
                 yield name, f"expected at least {least}, got {getattr(self, name)}"
+        if self.batch_size * self.sequence_length > MOST_TOKENS:
+            size = f"{self.batch_size:,} sequences of {self.sequence_length:,} tokens"
+            yield "batch_size", f"{size} are one batch of more than {MOST_TOKENS:,} tokens; expected fewer"
+        if self.prefetch > MOST_AHEAD:
+            yield "prefetch", f"expected at most {MOST_AHEAD:,}, got {self.prefetch:,}"
         if not self.path:
             yield "path", "expected a path or at least one Source, got nothing"
 
