@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from model.errors import UserError
+from train.forms import misfits
 
 DEEPEST = 100  # levels of a JSON value, several times what is written here
 
@@ -108,8 +109,11 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: pathlib.Path, mend: str = "delete it and make it again") -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError that names the file, where it is damaged, and how to mend it."""
+def read_json(path: pathlib.Path, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
+    """The JSON object in a file, of a form of `train.forms`.
+
+    Raises UserError that names the file, where it is damaged, and how to mend it.
+    """
     try:
         value = parse_json(path.read_bytes())
     except FileNotFoundError:
@@ -118,6 +122,8 @@ def read_json(path: pathlib.Path, mend: str = "delete it and make it again") -> 
         raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {mend}")
+    for misfit in misfits(value, form):
+        raise UserError(f"{path} is damaged: {misfit}; {mend}")
     return value
 
 

@@ -75,6 +75,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         raise UserError("launch.train runs on the devices of one host; start it in one process")
     experiment = written_out(experiment)
     check_mesh(experiment)
+    parameters.refuse_too_large(experiment, sharding.make_mesh(experiment.mesh))
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
         settings.list_sources(experiment.data, finished=False)  # a text that is not there is the first thing to say
@@ -219,15 +220,15 @@ class _Trainer:
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
-        losses = [line["loss"] for line in read_metrics(self.folder) if line["kind"] == "eval"]
-        self.best = min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
+        losses = [line.get("loss") for line in read_metrics(self.folder) if line.get("kind") == "eval"]
+        self.best = min((loss for loss in losses if loss is not None and not math.isnan(loss)), default=math.inf)
         self.tokens = self._tokens_of(step)
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
         return state
 
     def _tokens_of(self, step: int) -> int:
         """The targets of so many steps: those of the last step in the log, and a count of the batches since."""
-        logged = [line for line in read_metrics(self.folder) if line["kind"] == "train" and "padding" in line]
+        logged = [line for line in read_metrics(self.folder) if line.get("kind") == "train" and "padding" in line]
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         return tokens + sum(map(self.batches.num_targets, range(last, step)))
 

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
+from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, Shard, ShardReader
 from train.data.tokenizers import Tokenizer, load_tokenizer
 from train.files import read_json, write_array, write_json
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
 COUNTS = ("documents", "tokens", "bytes", "words")
+SPLIT_FORM = dict.fromkeys(COUNTS, int) | {"shards?": [SHARD_FORM]}
+FORM = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
+FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
 
 
 class Split:
@@ -27,6 +30,9 @@ class Split:
         self.name = name
         self.shards = [Shard(**shard) for shard in about["shards"]]
         self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (int(about[key]) for key in COUNTS)
+        for key in COUNTS:
+            if about[key] != sum(getattr(shard, key) for shard in self.shards):
+                raise ValueError(f"{name}: its {about[key]} {key} are not those of its shards")
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
@@ -125,6 +131,7 @@ def open_dataset(path: str | pathlib.Path) -> Dataset:
         raise UserError(
             f"{folder / DESCRIPTION}: format {about.get('format')!r}, expected {FORMAT}; prepare the data again"
         )
+    about = read_json(folder / DESCRIPTION, "prepare the data again", FORM)
     try:
         return Dataset(folder, about)
     except (KeyError, TypeError, ValueError) as error:
@@ -161,9 +168,7 @@ def dataset_of_run(run: pathlib.Path) -> Dataset:
     """The dataset that a run trains on. Raises UserError when the run has none, or it is where it was no more."""
     named = [run / "data"]
     if (run / "data.json").is_file():
-        path = read_json(run / "data.json").get("dataset")
-        if not isinstance(path, str):
-            raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
+        path = read_json(run / "data.json", 'write {"dataset": "its folder"} into it', {"dataset": str})["dataset"]
         named.insert(0, pathlib.Path(path))
     for folder in named:
         if is_dataset(folder):

@@ -43,6 +43,9 @@ class Shard:
     sha256: str
 
 
+SHARD_FORM = {field.name: str if field.name in ("file", "sha256") else int for field in dataclasses.fields(Shard)}
+
+
 class ShardWriter:
     """Writes documents into one shard file; the file gets its name when it is finished, not before."""
 

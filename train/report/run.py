@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import pathlib
 import time
@@ -12,7 +11,9 @@ import numpy as np
 
 from model.errors import UserError
 from train.environment import read_sessions
+from train.files import parse_json
 from train.formatting import count, duration, number
+from train.forms import fitted, misfits
 from train.metrics import read_metrics, read_samples, read_status, read_throughput
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is doubted
@@ -33,6 +34,28 @@ class Series:
     def __len__(self) -> int:
         return len(self.steps)
 
+
+_NUMBER, _TEXT = (float, type(None)), (str, type(None))
+# What the files of a run hold, as far as the report goes into it; see train/forms.py.
+_FORMS: dict[str, Any] = {
+    "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
+    "parameters.json": [{"name?": str, "count?": int}],
+    "config.json": {"evaluation?": {"every?": int}},
+    "evaluation.json": {
+        "validation?": {...: object},
+        "baselines?": [{"name?": str, "bits_per_byte?": _NUMBER}],
+        "samples?": {"count?": int, "parsed?": int},
+    },
+    "environment.json": [
+        {
+            "host?": dict,
+            "devices?": {"kind?": str, "count?": int},
+            "packages?": dict,
+            "variables?": dict,
+            "git?": dict,
+        }
+    ],
+}
 
 _TOTALS = ("seconds", "tokens")  # of a throughput line; all else is of the interval that it ends
 
@@ -104,19 +127,25 @@ def load(run_folder: str | pathlib.Path) -> Run:
             notes.append(str(error))
             return default
 
-    def read_json(name: str, kind: type) -> Any:
+    def fitting(name: str, content: Any) -> Any:
+        """What of a file has the form that it should have; what has not is a note."""
+        form = _FORMS[name]
+        odd = list(misfits(content, form))
+        if odd:
+            more = f", and {len(odd) - 1} more" if odd[1:] else ""
+            notes.append(f"{folder / name} holds what is left out here: {odd[0]}{more}")
+        kept = fitted(content, form)
+        return type(form)() if kept is None else kept
+
+    def read_json(name: str) -> Any:
         path = folder / name
         try:
-            content = json.loads(path.read_bytes())
+            return fitting(name, parse_json(path.read_bytes()))
         except FileNotFoundError:
-            return kind()
+            pass
         except (OSError, ValueError) as error:
             notes.append(f"{path} could not be read: {error}")
-            return kind()
-        if not isinstance(content, kind):
-            notes.append(f"{path} should hold a JSON {kind.__name__}, but holds a {type(content).__name__}")
-            return kind()
-        return content
+        return type(_FORMS[name])()
 
     lines = attempt(read_metrics, [])
     return Run(
@@ -125,11 +154,11 @@ def load(run_folder: str | pathlib.Path) -> Run:
         evaluations=[line for line in lines if line.get("kind") == "eval"],
         throughput=attempt(read_throughput, []),
         samples=attempt(read_samples, []),
-        parameters=[entry for entry in read_json("parameters.json", list) if isinstance(entry, dict)],
-        config=read_json("config.json", dict),
-        evaluation=read_json("evaluation.json", dict),
-        sessions=read_sessions(folder),
-        status=read_status(folder) or {},
+        parameters=read_json("parameters.json"),
+        config=read_json("config.json"),
+        evaluation=read_json("evaluation.json"),
+        sessions=fitting("environment.json", read_sessions(folder)),
+        status=fitting("status.json", read_status(folder) or {}),
         notes=notes,
     )
 
