@@ -307,7 +307,9 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL, or a surrogate
         if not takes_text and any(text.startswith(f"{name}(") for name in classes):
-            raise UserError(f"{where}: {shown(text)} is no option written out: {_why(error)}") from None
+            raise UserError(
+                f"{where}: {shown(text)} is no option written out: {_why(error)}; texts in it need quotes"
+            ) from None
         return text
     name = node.func if isinstance(node, ast.Call) else node
     if isinstance(name, ast.Name) and name.id in classes:
@@ -327,10 +329,6 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
             return text
     # A string field takes what was typed, so that --set name=7 gives "7".
     return text if takes_text and not conforms(value, annotation) else _as_float(value, annotation)
-
-
-def _why(error: Exception) -> str:
-    return error.msg if isinstance(error, SyntaxError) else str(error)
 
 
 def _source(text: str, node: ast.expr) -> str:

@@ -146,6 +146,8 @@ class Logging:
         """Yields the fields whose values make no sense."""
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
+        if self.wandb_project == "":
+            yield "wandb_project", "is empty; expected the name of a project, or None for none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,8 @@ def written_out(option: T, name: str = "") -> T:
         before, where = getattr(option, field.name), f"{name}.{field.name}" if name else field.name
         try:
             is_path = isinstance(before, str) and "path" in field.metadata
+            if is_path and not before:
+                raise UserError(" is empty; expected a path, which . is as well")
             after = expanded(before) if is_path else written_out(before, where)
         except UserError as error:
             raise UserError(f"{where}={error}" if is_path else str(error)) from None

@@ -168,7 +168,9 @@ def dataset_of_run(run: pathlib.Path) -> Dataset:
     """The dataset that a run trains on. Raises UserError when the run has none, or it is where it was no more."""
     named = [run / "data"]
     if (run / "data.json").is_file():
-        path = read_json(run / "data.json", 'write {"dataset": "its folder"} into it', {"dataset": str})["dataset"]
+        path = read_json(run / "data.json").get("dataset")
+        if not isinstance(path, str):
+            raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
         named.insert(0, pathlib.Path(path))
     for folder in named:
         if is_dataset(folder):

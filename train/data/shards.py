@@ -187,5 +187,5 @@ class ShardReader:
         return array_record_module.ArrayRecordReader(str(self._paths[shard]), options, file_reader_buffer_size=1 << 15)
 
     def _where(self, number: int) -> str:
-        shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        shard = min(int(np.searchsorted(self._firsts, number, side="right")), len(self._paths)) - 1
         return f"{self._paths[shard]}, record {number - int(self._firsts[shard])} of {self._sizes[shard]},"
