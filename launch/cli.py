@@ -55,10 +55,10 @@ def run(
             if error.errno is None:
                 raise
             return _refused(f"{error}; mend that, then give the same command again")
-        except ValueError as error:
-            if "embedded null" not in str(error):
+        except ValueError as error:  # of a name in a file of a run or of data; those of flags are looked at before
+            if not any(words in str(error) for words in ("embedded null", "surrogates not allowed")):
                 raise
-            return _refused("a path holds a NUL, which no file has in its name; give another one")
+            return _refused(f"a path holds what no file has in its name ({error}); give another one")
         except MemoryError as error:
             return _refused(f"this machine has too little memory for that ({str(error) or 'no more is given'})")
         except RuntimeError as error:  # what jax raises for a device

@@ -307,8 +307,9 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
         node = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError) as error:  # ValueError: a NUL, or a surrogate
         if not takes_text and any(text.startswith(f"{name}(") for name in classes):
+            why = error.msg if isinstance(error, SyntaxError) else str(error)
             raise UserError(
-                f"{where}: {shown(text)} is no option written out: {_why(error)}; texts in it need quotes"
+                f"{where}: {shown(text)} is no option written out: {why}; texts in it need quotes"
             ) from None
         return text
     name = node.func if isinstance(node, ast.Call) else node

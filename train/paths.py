@@ -15,10 +15,14 @@ IS_PATH = {"path": True}
 def expanded(path: str) -> str:
     """A path with the home folder at its beginning written out.
 
-    Raises UserError where no such folder is known, and for a path with a NUL.
+    Raises UserError where no such folder is known, and for a path that no file can have.
     """
     if "\0" in path:
         raise UserError(f"{path!r} holds a NUL, which no file has in its name")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise UserError(f"{path!r} holds half of a surrogate pair, which no file has in its name") from None
     if not path.startswith("~"):
         return path
     user, home = path.partition("/")[0][1:], os.environ.get("HOME")

@@ -12,7 +12,7 @@ from model.feedforward import MLP
 from model.initialization import Normal
 from model.sampling import Sampling
 from model.transformer import init
-from train.continuation import TextStream, continue_texts, prompt_ids
+from train.continuation import TextStream, check_prompts, continue_texts, prompt_ids
 from train.data.config import Bytes, Characters
 from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
 
@@ -152,3 +152,19 @@ def test_bad_prompts_and_stops_are_refused(write):
     with pytest.raises(UserError, match="stop string is empty"):
         write(["a"], stops=["x", ""])
     assert write([]) == []
+
+
+def test_prompts_that_are_no_text_or_too_long_are_named_by_their_place(tiny_experiment):
+    model = tiny_experiment().model
+    for prompt, message in (
+        ("a\ud800", "a.txt, line 2 is not UTF-8 at character 1"),
+        ("x" * 40, "a.txt, line 2 has 41 tokens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_prompts(model, BYTES, ["a", prompt], ["a.txt, line 1", "a.txt, line 2"])
+        with pytest.raises(UserError, match="prompt 2 "):
+            check_prompts(model, BYTES, ["a", prompt])
+    characters = CharactersTokenizer(Characters(), "ab")
+    with pytest.raises(UserError, match="^prompt 2: character 'c' .* is not among the 2"):
+        check_prompts(model, characters, ["a", "c"])
+    assert check_prompts(model, BYTES, [" ", "\0"]) == [[256, 32], [256, 0]]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from train.formatting import count, duration, number, phrase
+from train.formatting import count, duration, number, phrase, visible, visible_lines
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,23 @@ def test_number(value, text):
 )
 def test_phrase(name, value, text):
     assert phrase(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("runs/s 1", "runs/s 1"),
+        ("café 书.txt", "café 书.txt"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("b\udcff", "b\\udcff"),
+        ("\u202egpj.txt", "\\u202egpj.txt"),
+        ("a\u2028b\x85", "a\\u2028b\\x85"),
+    ],
+)
+def test_visible(name, shown):
+    assert visible(name) == shown
+
+
+def test_visible_lines_keep_their_breaks():
+    assert visible_lines("one\r\ntwo\x1b[2J") == "one\\r\ntwo\\x1b[2J"

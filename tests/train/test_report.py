@@ -324,3 +324,37 @@ def test_curve_png(run, tmp_path):
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (1720, 740)
     assert len(data) > 10_000  # not a blank sheet
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("status.json", {"state": 5, "step": "x", "total_steps": 10**30}, "state: expected a text, got 5, and 2 more"),
+        ("parameters.json", [{"name": "a", "count": 10**400}, 3], "0.count: expected a whole number, got 1000"),
+        (
+            "evaluation.json",
+            {"samples": {"count": 3, "parsed": None}},
+            "samples.parsed: expected a whole number, got None",
+        ),
+        (
+            "evaluation.json",
+            {"baselines": [{"bits_per_byte": "x"}, []]},
+            "baselines.0.bits_per_byte: expected a number",
+        ),
+        ("config.json", {"evaluation": [1]}, "evaluation: expected an object, got [1]"),
+        ("environment.json", [{"git": 3, "devices": {"count": "8"}}], "0.devices.count: expected a whole number, got"),
+    ],
+)
+def test_what_has_another_form_is_named_and_left_out(name, content, said, run):
+    (run / name).write_text(json.dumps(content))
+    text = page_of(run).text
+    assert f"{name} holds what is left out here: {said}" in text
+    assert "Gradient norm" in text
+    summary(run)
+
+
+def test_a_name_of_any_characters(tmp_path):
+    folder = tmp_path / "<b>\x1b[31m\n&'\""
+    fill(folder, steps=3)
+    assert page_of(folder).text.count("<b>") == 0
+    assert summary(folder).splitlines()[0].startswith(f"{tmp_path}/<b>\\x1b[31m\\n&'\": ")
