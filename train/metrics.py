@@ -246,10 +246,10 @@ def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_value(field: tuple[str, Any]) -> bool:
-    """Whether a field of a line is its kind, a number, or a word for what is no number."""
+    """Whether a field of a line is a number, a word for what is no number, or a text that is no measure known here."""
     name, value = field
     if isinstance(value, str):
-        return name == "kind" or value in _NOT_FINITE
+        return name not in _PLACE or value in _NOT_FINITE
     return not any(True for _ in misfits(value, _VALUE))
 
 

@@ -354,7 +354,9 @@ def test_what_has_another_form_is_named_and_left_out(name, content, said, run):
 
 
 def test_a_name_of_any_characters(tmp_path):
-    folder = tmp_path / "<b>\x1b[31m\n&'\""
+    folder = tmp_path / "<x-y>\x1b[31m\n&'\""
     fill(folder, steps=3)
-    assert page_of(folder).text.count("<b>") == 0
-    assert summary(folder).splitlines()[0].startswith(f"{tmp_path}/<b>\\x1b[31m\\n&'\": ")
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "&lt;x-y&gt;\u241b[31m" in page
+    assert [word for word in ("<x-y>", "\x1b") if word in page] == []
+    assert summary(folder).splitlines()[0].startswith(f"{tmp_path}/<x-y>\\x1b[31m\\n&'\": ")
