@@ -8,6 +8,8 @@ from train.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
 
+MOST_PIECES = 1 << 24  # of a SentencePiece: ten times the largest known; more would fill the memory before any is found
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePiece:
@@ -26,6 +28,8 @@ class SentencePiece:
                 "vocab_size",
                 f"{self.vocab_size} leaves no room beside the 256 bytes; expected at least 300",
             )
+        if self.vocab_size > MOST_PIECES:
+            yield "vocab_size", f"expected at most {MOST_PIECES:,}, got {self.vocab_size:,}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
