@@ -115,3 +115,17 @@ def test_the_streams_of_a_program_that_redirects_them_stay(monkeypatch):
     streams.guard()
     assert sys.stdout is sys.stderr is mine
     assert streams.lost() is None
+
+
+@pytest.mark.parametrize(("where", "status"), [(">/dev/full", 2), ("| true", 0), ("2>&-", 0), (">&- <&-", 0)])
+def test_a_command_with_broken_streams(where, status, tiny_run):
+    """Its result on a full disk is an error, and stands on the other stream; nothing else is."""
+    program = [sys.executable, "-m", "launch.data", "info", f"--path={tiny_run / 'data'}"]
+    shell = ["bash", "-o", "pipefail", "-c", f'"$@" {where}', "bash", *program]
+    done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == status
+    table = "tokenizer: Bytes, 257 ids"
+    assert (table in done.stdout) == (where == "2>&-")
+    assert (table in done.stderr) == (status == 2)
+    assert ("error: standard output was not written (No space left on device)" in done.stderr) == (status == 2)
+    assert "Traceback" not in done.stderr
