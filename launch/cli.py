@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pathlib
 import sys
 import tempfile
 import warnings
@@ -82,6 +81,8 @@ def run(
     handler = absl_logging.get_absl_handler().python_handler
     if handler.stream in (None, sys.__stderr__):
         handler.stream = sys.stderr
+    # That Matplotlib has no folder for its settings is no news.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with ends_politely():
         app.run(guarded, flags_parser=_parse_flags)
 
@@ -189,14 +190,17 @@ def compilation_cache() -> str | None:
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given and "://" in given:  # jax knows the way
         return given
+    folder = given or "~/.cache/cairn/xla"
     try:
-        folder = pathlib.Path(expanded(given or "~/.cache/cairn/xla")).absolute()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = os.path.abspath(expanded(folder))
+        os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(1 << 16))
     except (UserError, OSError) as error:
-        print(f"programs are compiled anew in each run: {error} (JAX_COMPILATION_CACHE_DIR)", file=sys.stderr)
+        why = error.strerror if isinstance(error, OSError) else "no home folder is known"
+        mend = "give JAX_COMPILATION_CACHE_DIR a folder that can be written"
+        print(f"compiled programs are not kept for the next run in {folder}: {why}; {mend}", file=sys.stderr)
         return None
     # A disk that fills up later costs time, and would have a line for each program.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
-    return str(folder)
+    return folder

@@ -3,7 +3,8 @@
     python -m launch.quickstart
 
 Trains configs/quickstart.py into runs/quickstart, or continues it; measures the validation files and says how well
-gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused.
+gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused:
+a signal ends it as it ends launch.train, and the same command goes on.
 """
 
 import contextlib

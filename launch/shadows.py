@@ -73,8 +73,10 @@ class _Refusing:
         while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
         importer = os.path.realpath(frame.f_code.co_filename)
-        ours = any(importer.startswith(os.path.join(os.path.realpath(ROOT), room) + os.sep) for room in ROOMS[:2])
-        return importer.startswith(self._folder + os.sep) and not ours and "site-packages" not in importer
+        rooms = [os.path.join(ROOT, room) for room in ("model", "train", "launch")]
+        known = [os.path.realpath(place) for place in (*sys.path, *rooms)]
+        within = [place for place in known if importer.startswith(os.path.join(place, ""))]
+        return max(within, key=len, default="") == self._folder
 
 
 def _end(name: str, place: str, meant: str) -> NoReturn:

@@ -4,9 +4,10 @@
     python -m launch.tokenize --input=pages.jsonl --field=body --output=data/pages --tokenizer=data/books
 
 The input is a text file, a folder, a glob, a .jsonl or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging Face
-dataset, or `stdlib` for Python's own sources. A command that was interrupted goes on when it is given again; the shards
-do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set data.tokenizer=None --set
-data.validation=None.
+dataset, or `stdlib` for Python's own sources. A command that was interrupted goes on when it is given again, from the
+shards that were finished; its exit status is 75 after SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, 130 after Ctrl-C.
+The shards do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set data.tokenizer=None
+--set data.validation=None.
 """
 
 import pathlib

@@ -5,6 +5,11 @@
 The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
 when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
 in the input.
+
+Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed), SIGUSR1, SIGUSR2 (sbatch --signal) and SIGXCPU end the run after
+the step under way, with a checkpoint. Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C ends it at once,
+as SIGQUIT does, and loses the steps since the last checkpoint. A terminal, pipe or log that takes no more output ends
+nothing.
 """
 
 import pathlib

@@ -127,7 +127,9 @@ class _Batch:
         return results
 
     def interrupted(self) -> list[Continuation]:
-        """What there is of each row."""
+        """Shows what was held back, and returns what there is of each row."""
+        for row, stream in enumerate(self._streams):
+            self._show(row, stream.finish(cut=True))
         return [Continuation(text, n, "interruption") for text, n in zip(self._texts, self._tokens, strict=True)]
 
     def _show(self, row: int, text: str) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 import runpy
+import sys
 import sysconfig
 import traceback
 import typing
@@ -266,10 +267,22 @@ def _said(error: BaseException) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    """For an argument that an option does not have: the name that may have been meant."""
+    """For an argument that an option does not have: the name that may have been meant. For an import: what hides it."""
+    if isinstance(error, ImportError):
+        return _hidden(error.name or "")
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
     cls = _every_option(Experiment).get(found[1]) if found else None
     return f"; {nearest(found[2], fields_of(cls))}" if found and cls else ""
+
+
+def _hidden(module: str) -> str:
+    """Whether a package of the user's own stands in the place of Cairn's."""
+    name = module.partition(".")[0]
+    own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
+    places = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
+    if not places or not own.is_dir() or own in (path := pathlib.Path(places[0]).absolute(), path.parent):
+        return ""
+    return f"; {places[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
 
 
 def _every_option(cls: type) -> dict[str, type]:

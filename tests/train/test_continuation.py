@@ -137,6 +137,24 @@ def test_batches_change_nothing(write):
     assert write(prompts, batch_size=3, row_multiple=2) == whole
 
 
+def test_an_interruption_loses_nothing_that_was_drawn(write):
+    """After three tokens of each text of the second batch."""
+    whole = write(["a", "b", "c"], batch_size=2)
+    results, shown, tokens = [], {0: "", 1: "", 2: ""}, {0: 0, 1: 0, 2: 0}
+
+    def interrupt(row, text):
+        shown[row] += text
+        tokens[row] += 1
+        if tokens[2] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(["a", "b", "c"], batch_size=2, on_text=interrupt, results=results)
+    assert results[:2] == whole[:2]
+    assert (results[2].tokens, results[2].ended_by) == (3, "interruption")
+    assert results[2].text == whole[2].text[: len(results[2].text)] != ""
+
+
 def test_what_ended_a_text_is_told(write):
     (free,) = write(["abc"], Sampling(temperature=0, max_tokens=100))
     assert (free.ended_by, free.tokens) == ("context", 24 - 4 + 1)

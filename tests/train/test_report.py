@@ -278,6 +278,30 @@ def test_summary_is_golden(run):
     )
 
 
+def test_the_step_that_was_compiled_is_in_no_median(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for session in (1, 2):
+            for step, speed in ((1, 1.0), (2, 500.0), (3, 700.0)):
+                line = {"tokens_per_second": speed, "mfu": speed / 1000, "includes_compilation": step == 1}
+                writer.throughput(3 * session - 3 + step, line)
+    assert re.search(r"tokens per second +600  median; MFU 60\.0%", summary(tmp_path))
+    assert load(tmp_path).metric("mfu", "throughput").steps.tolist() == [2, 3, 5, 6]
+
+
+def test_padding_is_shown_where_there_is_some(run, tmp_path):
+    assert "Padding" not in page_of(run).text
+    with MetricsWriter(tmp_path / "padded", tensorboard=False) as writer:
+        for step, padding in ((1, 0.5), (2, 0.25)):
+            writer.train(step, {"loss": 1.0, "tokens": 100 * step, "padding": padding})
+        writer.throughput(3, {"tokens": 250})
+        writer.status("stopped", 3)
+    assert "Padding 37.5% places in the batches without a target" in page_of(tmp_path / "padded").text
+    assert "Padding, share of the batch" in page_of(tmp_path / "padded").text
+    assert re.search(
+        r"tokens trained on +250$", summary(tmp_path / "padded"), re.MULTILINE
+    )  # of the last step, counted
+
+
 def test_the_best_evaluation_is_named_when_it_was_not_the_last(run):
     (run / "evaluation.json").unlink()
     with MetricsWriter(run, tensorboard=False) as writer:
