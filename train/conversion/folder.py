@@ -109,7 +109,8 @@ class Folder:
 
     def _weight_files(self) -> list[str]:
         if (self.path / INDEX).is_file():
-            names = sorted(set(read_json(self.path / INDEX, mend="get it again").get("weight_map", {}).values()))
+            index = read_json(self.path / INDEX, mend="get it again", form={"weight_map": {...: str}})
+            names = sorted(set(index["weight_map"].values()))
         else:
             names = sorted(path.name for path in self.path.glob("*.safetensors"))
         missing = [name for name in names if not (self.path / name).is_file()]
