@@ -21,9 +21,9 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-FROM = flags.DEFINE_string("from", None, "The Hugging Face folder to read.")
-TO = flags.DEFINE_string("to", None, "The Hugging Face folder to write; it must not exist.")
-RUN = flags.DEFINE_string("run", None, "The run folder to write or to read.")
+FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
+TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
+RUN = cli.define_path("run", None, "The run folder to write or to read.")
 PARAMETERS = flags.DEFINE_enum(
     "parameters",
     None,
@@ -40,7 +40,7 @@ CONTEXT_LENGTH = flags.DEFINE_integer(
     "context_length", None, "With --from: the most tokens of a sequence; what config.json says when not given."
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --to: latest (as when not given), best, or a step.")
-LIKE = flags.DEFINE_string(
+LIKE = cli.define_path(
     "like",
     None,
     "With --to, for a run that was trained here from nothing: a config.json that describes its model, or the name of a "
@@ -83,7 +83,7 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
     from model.flops import count_parameters
 
     precision = experiment.model.precision
-    print(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    cli.say(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
     if experiment.data.tokenizer is None:
         print("WARNING: no tokenizer.json or tokenizer.model there: the run can be trained further and written back,")
         print("         but launch.evaluate and launch.generate need a tokenizer")
@@ -94,10 +94,10 @@ def _write(run: pathlib.Path, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
 
     own = write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value, like=LIKE.value)
-    print(f"{target}: written")
+    cli.say(f"{target}: written")
     if own:
         listed = ", ".join(f"{key}={value}" for key, value in own.items())
-        print(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
+        cli.say(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
     return 0
 
 

@@ -15,11 +15,11 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-RUN = flags.DEFINE_string("run", None, "show: the run folder.")
+RUN = cli.define_path("run", None, "show: the run folder.")
 STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")
 ROWS = flags.DEFINE_list("rows", None, "show: the rows of the batch, such as 0,5; all when not given.")
 CHARACTERS = flags.DEFINE_integer("characters", 60, "show: characters of text of each stretch.", lower_bound=0)
-PATH = flags.DEFINE_string("path", None, "info: the dataset folder.")
+PATH = cli.define_path("path", None, "info: the dataset folder.")
 VERIFY = flags.DEFINE_bool("verify", False, "info: reads every shard and compares its checksum.")
 ACTIONS = ("show", "info")
 
@@ -29,6 +29,9 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[1] not in ACTIONS:
         got = " ".join(argv[1:]) or "nothing"
         raise UserError(f"expected one of {', '.join(ACTIONS)}, got {got}; see python -m launch.data --help")
+    for flag in (RUN, STEP, ROWS) if argv[1] == "info" else (PATH,):
+        if flag.value is not None:
+            raise UserError(f"--{flag.name} has no effect with {argv[1]}; leave it out")
     if argv[1] == "info":
         return _info()
     return _show()
@@ -68,11 +71,11 @@ def _show() -> int:
 def _rows(batch_size: int) -> list[int] | None:
     if ROWS.value is None:
         return None
-    rows = [int(row) if row.strip().isdigit() else -1 for row in ROWS.value]
-    if any(not 0 <= row < batch_size for row in rows):
+    known = {str(row): row for row in range(batch_size)}
+    if any(row.strip() not in known for row in ROWS.value):
         raise UserError(f"--rows={','.join(ROWS.value)}: expected numbers from 0 to {batch_size - 1}, as in --rows=0,3")
-    return rows
+    return [known[row.strip()] for row in ROWS.value]
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, prints_result=True)

@@ -18,27 +18,29 @@ The parameters of the checkpoint are read and checked, its optimizer state is no
 when the run is trained further. A script calls train.evaluation.evaluate.evaluate, which gives the same numbers.
 """
 
-import json
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli
+from launch import cli, streams
 from model.errors import UserError
+from train.paths import expanded
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Result
 
-RUN = flags.DEFINE_string("run", None, "The run folder.")
+RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
-TEXT = flags.DEFINE_multi_string(
-    "text", [], "What to measure; more may follow as plain arguments. The run's validation split when not given."
+TEXT = cli.define_paths(
+    "text", "What to measure; more may follow as plain arguments. The run's validation split when not given."
 )
 FIELD = flags.DEFINE_string("field", "text", "The field with the text in .jsonl, .json, .parquet and hf: sources.")
 WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequence_length of the run when not given.")
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, by the size of the logits.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+
+MOST_WINDOWS = 65_536  # at a time: all are one array
 
 # What is printed of each measure: its name in JSON, its words, its unit.
 WORDS = {
@@ -59,7 +61,9 @@ def main(argv: list[str]) -> int:
     for name, flag in (("window", WINDOW), ("stride", STRIDE), ("batch_size", BATCH_SIZE)):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
-    paths = TEXT.value + argv[1:]
+    if (BATCH_SIZE.value or 1) > MOST_WINDOWS:
+        raise UserError(f"--batch_size must be at most {MOST_WINDOWS:,}, got {BATCH_SIZE.value}")
+    paths = TEXT.value + [expanded(path) for path in argv[1:]]
 
     cli.prepare_jax()
     from train.evaluation.documents import from_files
@@ -73,7 +77,7 @@ def main(argv: list[str]) -> int:
     with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
         result = evaluate(run, documents, **options, on_progress=progress.update)
     if JSON.value:
-        print(json.dumps(result.as_json() | {"text": paths or "validation split"}, indent=1, ensure_ascii=False))
+        print(streams.as_json(result.as_json() | {"text": paths or "validation split"}))
     else:
         print(table(result, " ".join(paths) or "validation split"))
     return 0
@@ -81,8 +85,10 @@ def main(argv: list[str]) -> int:
 
 def table(result: "Result", text: str) -> str:
     """The result as lines for a person; `text` says what was measured."""
+    from train.formatting import visible
+
     found = result.as_json()
-    lines = [f"{result.run}, step {result.step}, on {text}", ""]
+    lines = [f"{visible(str(result.run))}, step {result.step}, on {visible(text)}", ""]
     lines += _aligned([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
     rows = [["", "value", "standard error", ""]]
     for name, (words, unit) in WORDS.items():
@@ -124,4 +130,4 @@ def _first_tokens(result: "Result") -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, prints_result=True, may_be_empty=("field",))

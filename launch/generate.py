@@ -4,12 +4,11 @@ r"""Continues texts with a trained model.
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
 
 A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
-document, before a stop string, after --max_tokens, or when the model's context is full. The same seed
-gives the same texts. How fast it went is said on standard error, so that standard output holds nothing but text.
-The checkpoint's parameters are read and checked, its optimizer state is not.
+document, before a stop string, after --max_tokens, when the model's context is full, or as far as it was when a signal
+ended the command. The same seed gives the same texts. How fast it went is said on standard error, so that standard
+output holds nothing but text. The checkpoint's parameters are read and checked, its optimizer state is not.
 """
 
-import json
 import pathlib
 import sys
 import time
@@ -17,22 +16,24 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from launch import cli
+from launch import cli, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
     from model.sampling import Sampling
     from train.continuation import Continuation
+    from train.prompts import Prompt
 
-RUN = flags.DEFINE_string("run", None, "The run folder.")
+RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
 PROMPT = flags.DEFINE_multi_string(
     "prompt", [], "A text to continue. May be given many times. Without one, a document is written from its beginning."
 )
-PROMPTS_FILE = flags.DEFINE_string(
+PROMPTS_FILE = cli.define_path(
     "prompts_file",
     None,
-    'A file with a prompt on each line; in a .jsonl file, lines such as {"prompt": "two\\nlines"}.',
+    "A UTF-8 file with a prompt on each line that is not blank; in a .jsonl file, lines such as "
+    '{"prompt": "two\\nlines"}.',
 )
 MAX_TOKENS = flags.DEFINE_integer("max_tokens", 256, "The most new tokens of each text.")
 TEMPERATURE = flags.DEFINE_float("temperature", 1.0, "1 draws from the model as it is, 0 takes the likeliest token.")
@@ -51,6 +52,8 @@ NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the same time.")
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
+MOST_TEXTS = 1_000_000
+
 
 def main(argv: list[str]) -> int:
     """Reads the flags and writes the texts."""
@@ -64,33 +67,45 @@ def main(argv: list[str]) -> int:
     sampling = _sampling()
     if NUM_SAMPLES.value > 1 and sampling.temperature == 0:
         raise UserError(f"--num_samples={NUM_SAMPLES.value} with --temperature=0 would give the same text each time")
-    prompts = [prompt for prompt in _prompts() for _ in range(NUM_SAMPLES.value)]
+    given = _prompts()
+    prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
     cli.prepare_jax()
     from train import sharding
-    from train.continuation import continue_texts
+    from train.continuation import check_prompts, continue_texts
     from train.runs import load_run
 
     run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
+    texts, places = zip(*given, strict=True)
+    check_prompts(run.experiment.model, run.tokenizer, texts, places)
     printer = _Printer(prompts, silent=JSON.value)
-    results = continue_texts(
-        run.experiment.model,
-        run.params,
-        run.tokenizer,
-        prompts,
-        sampling,
-        stops=STOP.value,
-        batch_size=BATCH_SIZE.value,
-        shard=run.shard,
-        row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
-        on_text=printer.show,
-    )
-    if JSON.value:
-        print(json.dumps(_as_json(run.step, prompts, results), indent=1, ensure_ascii=False))
-    else:
-        printer.finish(results)
+    results: list[Continuation] = []
+    try:
+        continue_texts(
+            run.experiment.model,
+            run.params,
+            run.tokenizer,
+            prompts,
+            sampling,
+            stops=STOP.value,
+            batch_size=BATCH_SIZE.value,
+            shard=run.shard,
+            row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
+            on_text=printer.show,
+            results=results,
+        )
+    finally:  # a signal loses nothing that was drawn by then
+        if results:
+            _show(run.step, prompts[: len(results)], printer, results)
     printer.report(results)
     return 0
+
+
+def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[Continuation]") -> None:
+    if JSON.value:
+        print(streams.as_json(_as_json(step, prompts, results)))
+    else:
+        printer.finish(results)
 
 
 def _sampling() -> "Sampling":
@@ -113,51 +128,21 @@ def _sampling() -> "Sampling":
     return sampling
 
 
-def _prompts() -> list[str]:
+def _prompts() -> "list[Prompt]":
     """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
-    prompts = list(PROMPT.value)
-    for number, prompt in enumerate(prompts, start=1):
-        try:
-            prompt.encode("utf-8")
-        except UnicodeEncodeError as error:  # Python keeps the bytes of an argument that are no text as surrogates
-            raise UserError(
-                f"--prompt number {number} is not UTF-8 at character {error.start}; use a terminal with UTF-8, or put "
-                "the text into a UTF-8 file and give that as --prompts_file"
-            ) from None
+    from train.prompts import Prompt, from_flags, read_prompts
+
+    from_flags(STOP.value, "stop")
+    prompts = from_flags(PROMPT.value, "prompt")
     if PROMPTS_FILE.value is not None:
         prompts += read_prompts(pathlib.Path(PROMPTS_FILE.value))
-    return prompts or [""]
-
-
-def read_prompts(path: pathlib.Path) -> list[str]:
-    """The prompts in a file: its lines that are not blank, or the "prompt" of each line of a .jsonl file.
-
-    Raises UserError for a file that is missing, no UTF-8, or holds no prompt, and for a line that is not of its form.
-    """
-    try:
-        lines = path.read_bytes().decode("utf-8").replace("\r\n", "\n").split("\n")
-    except OSError as error:
-        raise UserError(f"--prompts_file={path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"--prompts_file={path} is not UTF-8 at byte {error.start}") from None
-    prompts = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        prompts.append(_prompt_of_json(line, f"{path}, line {number}") if path.suffix == ".jsonl" else line)
-    if not prompts:
-        raise UserError(f"--prompts_file={path} holds no prompt; expected one on each line")
+    prompts = prompts or [Prompt("", "the prompt")]
+    if len(prompts) * NUM_SAMPLES.value > MOST_TEXTS:
+        raise UserError(
+            f"--num_samples={NUM_SAMPLES.value} of {len(prompts)} prompts are more than {MOST_TEXTS:,} texts, which "
+            "are all held in memory; lower it, and draw more with another --seed"
+        )
     return prompts
-
-
-def _prompt_of_json(line: str, where: str) -> str:
-    try:
-        prompt = json.loads(line)["prompt"]
-    except (ValueError, KeyError, TypeError):
-        prompt = None
-    if not isinstance(prompt, str):
-        raise UserError(f'{where}: expected {{"prompt": "..."}}, got {line[:60]!r}')
-    return prompt
 
 
 def _as_json(step: int, prompts: list[str], results: "list[Continuation]") -> dict[str, object]:
@@ -185,14 +170,15 @@ class _Printer:
             text = self.prompts[0] + text  # not before: a prompt that is refused leaves standard output empty
         if self.live and text:
             print(text, end="", flush=True)
+            streams.check_reader()
 
     def finish(self, results: "list[Continuation]") -> None:
         """Writes the texts that did not go out as they came."""
         if self.live:
             print()
             return
-        for number, (prompt, result) in enumerate(zip(self.prompts, results, strict=True), start=1):
-            print(f"=== {number} of {len(results)}, ended by {result.ended_by.replace('_', ' ')} ===")
+        for number, (prompt, result) in enumerate(zip(self.prompts, results, strict=False), start=1):
+            print(f"=== {number} of {len(self.prompts)}, ended by {result.ended_by.replace('_', ' ')} ===")
             print(prompt + result.text)
 
     def report(self, results: "list[Continuation]") -> None:
@@ -207,4 +193,4 @@ class _Printer:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, prints_result=True, may_be_empty=("prompt",))

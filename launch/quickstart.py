@@ -3,7 +3,8 @@
     python -m launch.quickstart
 
 Trains configs/quickstart.py into runs/quickstart, or continues it; measures the validation files and says how well
-gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused.
+gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused:
+a signal ends it as it ends launch.train, and the same command goes on.
 """
 
 import contextlib
@@ -15,19 +16,19 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-CONFIG = flags.DEFINE_string(
-    "config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`."
-)
+CONFIG = cli.define_path("config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
-RUN = flags.DEFINE_string("run", "runs/quickstart", "The run folder.")
+RUN = cli.define_path("run", "runs/quickstart", "The run folder.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop",
     None,
     "Ends the training at this step, leaving its schedule as it is, and measures nothing.",
     lower_bound=1,
 )
-NUM_FILES = flags.DEFINE_integer("num_files", 32, "How many files the model writes for the parser.")
-FILE_TOKENS = flags.DEFINE_integer("file_tokens", 256, "The most tokens in each of them.")
+NUM_FILES = flags.DEFINE_integer(
+    "num_files", 32, "How many files the model writes for the parser.", lower_bound=0, upper_bound=100_000
+)
+FILE_TOKENS = flags.DEFINE_integer("file_tokens", 256, "The most tokens in each of them.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -42,14 +43,14 @@ def main(argv: list[str]) -> int:
 
     run = pathlib.Path(RUN.value)
     experiment = from_file(CONFIG.value, SET.value)
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value)
+    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
     if outcome.state != "finished":
-        print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
         return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
     _compare(run)
     write_report(run)
     print(summary(run))
-    print(f"report: {run / 'report.html'}")
+    cli.say(f"report: {run / 'report.html'}")
     return 0
 
 

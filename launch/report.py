@@ -7,13 +7,11 @@ Writes RUN/report.html, which opens in any browser without a network, and prints
 it writes the loss curves as a picture as well.
 """
 
-from absl import flags
-
 from launch import cli
 from model.errors import UserError
 
-RUN = flags.DEFINE_string("run", None, "The run folder.")
-CURVE = flags.DEFINE_string("curve", None, "A file for the loss curves as a picture; its name ends in .png.")
+RUN = cli.define_path("run", None, "The run folder.")
+CURVE = cli.define_path("curve", None, "A file for the loss curves as a picture; its name ends in .png.")
 
 
 def main(argv: list[str]) -> int:
@@ -26,10 +24,10 @@ def main(argv: list[str]) -> int:
 
     path = write_report(RUN.value)
     print(summary(RUN.value))
-    print(f"report: {path}")
+    cli.say(f"report: {path}")
     if CURVE.value is not None:
         write_curve_png(RUN.value, CURVE.value)
-        print(f"curve: {CURVE.value}")
+        cli.say(f"curve: {CURVE.value}")
     return 0
 
 

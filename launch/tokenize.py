@@ -6,8 +6,9 @@
 The input is a text file, a folder, a glob, a .jsonl, .json or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging
 Face dataset, or `stdlib` for Python's own sources. Files may be compressed (.gz, .bz2, .xz, .zst). Run folders, dataset
 folders and whatever else Cairn wrote among the text are left out. A command that was interrupted goes on when it is
-given again; the shards do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set
-data.tokenizer=None --set data.validation=None.
+given again, from the shards that were finished; its exit status is 75 after SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and
+SIGXCPU, 130 after Ctrl-C. The shards do not depend on the number of workers. Train on them with --set data.path=OUTPUT
+--set data.tokenizer=None --set data.validation=None.
 """
 
 import pathlib
@@ -19,10 +20,10 @@ from model.errors import UserError
 from model.options import check, parse_value
 from train.data import config
 
-INPUT = flags.DEFINE_string("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
+INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")
-OUTPUT = flags.DEFINE_string("output", None, "The dataset folder to make, or to go on with.")
-TOKENIZER = flags.DEFINE_string(
+OUTPUT = cli.define_path("output", None, "The dataset folder to make, or to go on with.")
+TOKENIZER = cli.define_path(
     "tokenizer",
     "sentencepiece",
     "sentencepiece (trained here), bytes or characters; a SentencePiece .model or a tokenizer.json; a dataset folder,"
@@ -31,7 +32,7 @@ TOKENIZER = flags.DEFINE_string(
 VOCAB_SIZE = flags.DEFINE_integer(
     "vocab_size", None, "The pieces of a SentencePiece trained here; 4096 when not given."
 )
-VALIDATION = flags.DEFINE_string(
+VALIDATION = cli.define_path(
     "validation",
     "0.08",
     "What to hold out: a share of the bytes, in whole documents; none; the path of a validation text; or an option"
@@ -72,7 +73,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         "bytes": config.Bytes(),
         "characters": config.Characters(),
     }
-    path = pathlib.Path(text).expanduser()
+    path = pathlib.Path(text)
     option = words.get(text.lower())
     if option is None and path.is_dir():
         option = config.TokenizerOf(path=text)
@@ -81,7 +82,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
     elif option is None and path.suffix == ".json":
         option = config.HuggingFace(path=text)
     elif option is None:
-        option = parse_value(text, config.Tokenizer, "tokenizer")
+        option = parse_value(text, config.Tokenizer, "--tokenizer")
     if not isinstance(option, config.Tokenizer | config.TokenizerOf):
         raise UserError(
             f"--tokenizer={text}: expected {', '.join(words)}, a .model or .json file, a dataset folder, or an option"
@@ -96,9 +97,9 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
 
 def validation_option(text: str, field: str) -> config.Validation | None:
     """The option that --validation stands for. Raises UserError for what is none."""
-    if pathlib.Path(text).expanduser().exists():
+    if pathlib.Path(text).exists():
         return config.SeparateText(path=text, field=field)
-    value = parse_value(text, config.Validation | None, "validation")
+    value = parse_value(text, config.Validation | None, "--validation")
     if value is None or text.lower() == "none":
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -112,4 +113,4 @@ def validation_option(text: str, field: str) -> config.Validation | None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, may_be_empty=("field",))

@@ -5,6 +5,11 @@
 The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
 when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
 in the input.
+
+Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed), SIGUSR1, SIGUSR2 (sbatch --signal) and SIGXCPU end the run after
+the step under way, with a checkpoint. Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C ends it at once,
+as SIGQUIT does, and loses the steps since the last checkpoint. A terminal, pipe or log that takes no more output ends
+nothing.
 """
 
 import pathlib
@@ -14,9 +19,9 @@ from absl import flags
 from launch import cli
 from model.errors import UserError
 
-CONFIG = flags.DEFINE_string("config", None, "The experiment: a Python file that assigns `experiment`.")
+CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
-RUN = flags.DEFINE_string("run", None, "The run folder; runs/NAME after the config's name when not given.")
+RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
 )
@@ -42,12 +47,12 @@ def main(argv: list[str]) -> int:
     from train.report import summary
 
     run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value)
+    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))
-        print(f"report: {run / 'report.html'}")
+        cli.say(f"report: {run / 'report.html'}")
     if outcome.reason:
-        print(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
     return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
 
 

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from model.cache import Cache, empty, write
-from model.heads import attend_heads
+from model.heads import attend_heads, divisors
 from model.initialization import ParameterMaker
 from model.masks import Everything, Pattern
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
@@ -87,11 +87,8 @@ class GroupedQuery:
         if self.num_heads < 1:
             yield "num_heads", f"must be at least 1, got {self.num_heads}"
         elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
-            divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]
-            yield (
-                "num_kv_heads",
-                f"{self.num_kv_heads} does not divide num_heads={self.num_heads}; use one of {divisors}",
-            )
+            named = f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
+            yield "num_kv_heads", f"{named}; use one of {divisors(self.num_heads)}"
         if self.head_dim is not None and self.head_dim < 1:
             yield "head_dim", f"must be at least 1, got {self.head_dim}"
         if self.logit_softcap is not None and self.logit_softcap <= 0:

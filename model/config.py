@@ -23,6 +23,8 @@ from model.rotary import Rotary
 
 # Fields that say how a model is trained and run: one may take the parameters of another that differs in these.
 OF_TRAINING = ("dropout", "initialization", "precision", "scan_layers", "remat")
+# More than any model has; what is checked layer by layer would fill the memory for a number typed wrong.
+MOST_LAYERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,6 +101,8 @@ class ModelConfig:
         for name in ("vocab_size", "context_length", "num_layers", "width"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
+        if self.num_layers > MOST_LAYERS:
+            yield "num_layers", f"must be at most {MOST_LAYERS:,}, got {self.num_layers:,}"
         if isinstance(self.position, Sinusoidal) and self.width % 2:
             yield "position", f"Sinusoidal pairs a sine with a cosine, so width must be even, got {self.width}"
         if self.final_logit_softcap is not None and self.final_logit_softcap <= 0:
@@ -110,7 +114,9 @@ class ModelConfig:
         yield from self._problems_of_layers()
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:
-        if self.num_layers < 1 or any(True for exception in self.exceptions for _ in exception.problems()):
+        if not 1 <= self.num_layers <= MOST_LAYERS or any(
+            True for exception in self.exceptions for _ in exception.problems()
+        ):
             return
         layers = self._origins()
         used = {path for layer in layers for path, _ in layer.values()}

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.convolution import convolve
+from model.heads import divisors
 from model.initialization import ParameterMaker
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.projections import project
@@ -60,8 +61,10 @@ class GatedDelta(Recurrent):
         """Yields the fields whose values make no sense."""
         yield from self.sizes_below_one("num_heads", "num_key_heads", "head_dim", "value_head_dim", "chunk")
         if self.num_heads >= 1 and self.key_heads >= 1 and self.num_heads % self.key_heads:
-            divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]
-            yield "num_key_heads", f"{self.key_heads} does not divide num_heads={self.num_heads}; use one of {divisors}"
+            yield (
+                "num_key_heads",
+                f"{self.key_heads} does not divide num_heads={self.num_heads}; use one of {divisors(self.num_heads)}",
+            )
         if self.convolution is not None and self.convolution < 2:
             yield "convolution", f"must span at least 2 tokens, or be None for none, got {self.convolution}"
 

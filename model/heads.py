@@ -1,5 +1,7 @@
 """What every kind of attention does once it has its queries, keys and values: score, weigh, sum."""
 
+import math
+
 import jax
 
 from model.alibi import slopes
@@ -50,3 +52,9 @@ def attend_heads(
         dropout=dropout,
         dropout_key=key,
     )
+
+
+def divisors(number: int) -> list[int]:
+    """The whole numbers from 1 that divide a positive one, in order: numbers of heads that it can be shared among."""
+    small = [d for d in range(1, math.isqrt(number) + 1) if number % d == 0]
+    return small + [number // d for d in reversed(small) if d * d != number]

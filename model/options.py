@@ -6,16 +6,20 @@ them. An option may define `problems()`, which yields `(field, message)` for val
 """
 
 import ast
+import contextlib
 import dataclasses
 import difflib
 import types
 import typing
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 from model.errors import UserError
 
 T = TypeVar("T")
+
+LARGEST = 2**32 - 1  # no whole number of an option is larger: seeds have 32 bits, sizes and steps fewer
 
 
 def fields_of(cls: Any) -> dict[str, Any]:
@@ -90,27 +94,63 @@ def conforms(value: Any, annotation: Any) -> bool:
     return False
 
 
+def shown(value: Any) -> str:
+    """A value in an error message, whatever it is and however long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:160]}... ({len(text):,} characters)"
+
+
+def _fault(value: Any, annotation: Any) -> str | None:
+    """What is wrong with the value of a field, whatever the field means; None when nothing is.
+
+    Numbers are finite, in float32 too, and whole ones have at most 32 bits. A comparison lets NaN slip through, and no
+    size or rate is infinite, so both are refused here once for all; "none" and "no limit" are None.
+    """
+    if not conforms(value, annotation):
+        return f"expected {describe(annotation)}, got {shown(value)} ({type(value).__name__})"
+    takes_fractions = conforms(0.5, item_annotation(annotation) if isinstance(value, tuple) else annotation)
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, (int, float)):
+            continue
+        if takes_fractions and not _in_float32(number):
+            return f"expected a finite number, 0 or from 1.2e-38 to 3.4e38 in size (float32), got {shown(number)}"
+        if not takes_fractions and abs(number) > LARGEST:
+            return f"expected a whole number of at most {LARGEST:,}, got {shown(number)}"
+    return None
+
+
+def _in_float32(number: float) -> bool:
+    return number == 0 or 1.2e-38 <= abs(number) <= 3.4e38  # what is smaller is flushed to 0
+
+
 def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every option of a tree with its path, the root first under the path given."""
     yield path, option
     for name in fields_of(type(option)):
         value = getattr(option, name)
         below = f"{path}.{name}" if path else name
-        if dataclasses.is_dataclass(value):
+        if _is_option(value):
             yield from walk(value, below)
         elif isinstance(value, tuple):
             for i, item in enumerate(value):
-                if dataclasses.is_dataclass(item):
+                if _is_option(item):
                     yield from walk(item, f"{below}.{i}")
 
 
+def _is_option(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)  # a class with no brackets behind it
+
+
 def find_problems(option: Any, path: str = "") -> list[str]:
-    """Every wrong type and every refused value of a tree, one line each, headed by the path of its field."""
+    """Every wrong type, number without an end, and refused value of a tree: a line each, headed by its field's path."""
     mistyped = {
-        _join(below, name): f"expected {describe(annotation)}, got {value!r} ({type(value).__name__})"
+        _join(below, name): fault
         for below, node in walk(option, path)
         for name, annotation in fields_of(type(node)).items()
-        if not conforms(value := getattr(node, name), annotation)
+        if (fault := _fault(getattr(node, name), annotation)) is not None
     }
     found = []
     for below, node in walk(option, path):
@@ -161,7 +201,25 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
     if isinstance(value, list):
         item = item_annotation(annotation)
         return tuple(from_json(item, v, f"{path}.{i}") for i, v in enumerate(value))  # type: ignore[return-value]
+    return _as_float(value, annotation)
+
+
+def _as_float(value: Any, annotation: Any) -> Any:
+    """A whole number as a float where a float is asked for: as an int, JAX takes it for one of 32 bits."""
+    if conforms(value, int) and float in alternatives(annotation) and int not in alternatives(annotation):
+        with contextlib.suppress(OverflowError):  # what is too large is refused by `check`
+            return float(value)
     return value
+
+
+def option_from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
+    """The checked option that stands in a file. Raises UserError for JSON that is none, and for values of no sense."""
+    option: T = from_json(annotation, value, path)
+    if not conforms(option, annotation):
+        raise UserError(f"{path or 'the root'}: expected {describe(annotation)}, got {shown(value)}")
+    if dataclasses.is_dataclass(option):
+        check(option, path)
+    return option
 
 
 def _class_named(name: Any, classes: dict[str, type], annotation: Any, path: str) -> type:
@@ -199,78 +257,102 @@ def override(option: T, assignment: str) -> T:
     path, equals, text = assignment.partition("=")
     path = path.strip()
     if not equals or not path:
-        raise UserError(f"--set {assignment!r}: expected path.to.field=value, such as --set model.num_layers=8")
-    return _replace(option, type(option), path.split("."), text.strip(), path)
+        raise UserError(f"--set {shown(assignment)}: expected path.to.field=value, such as --set model.num_layers=8")
+    return _replace(option, type(option), path.split("."), text.strip(), f"--set {path}")
 
 
-def _replace(node: Any, annotation: Any, steps: list[str], text: str, path: str) -> Any:
+def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str) -> Any:
     """The node with what lies at the end of the steps replaced; the annotation is that of the node."""
     if not steps:
-        value = parse_value(text, annotation, path)
-        if not conforms(value, annotation):
-            raise UserError(f"--set {path}: expected {describe(annotation)}, got {text!r} ({type(value).__name__})")
-        return value
+        value = parse_value(text, annotation, where)
+        if (fault := _fault(value, annotation)) is not None:
+            expected = fault.rpartition(", got ")[0]
+            raise UserError(f"{where}: {expected}, got {shown(text)} ({type(value).__name__})")
+        return _as_float(value, annotation)
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
-        if not step.isdigit() or int(step) >= len(node):
-            raise UserError(f"--set {path}: {step!r} is no index into a tuple of {len(node)}")
-        items = list(node)
-        items[int(step)] = _replace(items[int(step)], item_annotation(annotation), rest, text, path)
+        if step not in (places := [str(place) for place in range(len(node))]):
+            raise UserError(f"{where}: {step!r} is no index into a tuple of {len(node)}")
+        items, place = list(node), places.index(step)
+        items[place] = _replace(items[place], item_annotation(annotation), rest, text, where)
         return tuple(items)
     if not dataclasses.is_dataclass(node):
-        raise UserError(f"--set {path}: there is nothing below {type(node).__name__} {node!r} to set {step!r} in")
+        raise UserError(f"{where}: there is nothing below {type(node).__name__} {shown(node)} to set {step!r} in")
     known = fields_of(type(node))
     if step not in known:
-        raise UserError(f"--set {path}: {type(node).__name__} has no field {step!r}; {nearest(step, known)}")
-    value = _replace(getattr(node, step), known[step], rest, text, path)
+        raise UserError(f"{where}: {type(node).__name__} has no field {step!r}; {nearest(step, known)}")
+    value = _replace(getattr(node, step), known[step], rest, text, where)
     return dataclasses.replace(node, **{step: value})  # type: ignore[type-var]
 
 
-def parse_value(text: str, annotation: Any, path: str) -> Any:
-    """The value that a piece of text stands for, where the annotation says what may stand there."""
+def parse_value(text: str, annotation: Any, where: str) -> Any:
+    """The value that a piece of text stands for, where the annotation says what may stand there.
+
+    `where` is the head of errors, such as "--set model.position". Text that is no value which the annotation admits is
+    the text itself, so that a string needs no quotes whatever is in it. Raises UserError for an option that is written
+    wrong.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "C:\d" is no news
+            return _parse(text, annotation, where)
+    except (RecursionError, MemoryError):  # Python's parser raises either
+        raise UserError(f"{where}: {shown(text)} is nested too deeply") from None
+
+
+def _parse(text: str, annotation: Any, where: str) -> Any:
+    takes_text = str in alternatives(annotation)
+    classes = option_classes(annotation)
     try:
         node = ast.parse(text, mode="eval").body
-    except SyntaxError as error:
-        if str in alternatives(annotation):
-            return text  # a file path: strings need no quotes
-        if any(text.startswith(f"{name}(") for name in option_classes(annotation)):
-            raise UserError(f"--set {path}: {text!r} is no option written out: {error.msg}") from None
+    except (SyntaxError, ValueError) as error:  # ValueError: a NUL, or a surrogate
+        if not takes_text and any(text.startswith(f"{name}(") for name in classes):
+            why = error.msg if isinstance(error, SyntaxError) else str(error)
+            raise UserError(
+                f"{where}: {shown(text)} is no option written out: {why}; texts in it need quotes"
+            ) from None
         return text
-    if isinstance(node, ast.Call) or (isinstance(node, ast.Name) and node.id in option_classes(annotation)):
-        return _option_from_syntax(node, annotation, path)
+    name = node.func if isinstance(node, ast.Call) else node
+    if isinstance(name, ast.Name) and name.id in classes:
+        return _option_from_syntax(node, classes[name.id], text, where)
+    if isinstance(node, ast.Call) and not takes_text:
+        if not classes:
+            raise UserError(f"{where}: expected {describe(annotation)}, got {shown(text)}")
+        called = _source(text, node.func)
+        raise UserError(f"{where}: no option {shown(called)} fits here; {nearest(called, classes)}")
     if isinstance(node, (ast.Tuple, ast.List)):
         item = item_annotation(annotation)
-        return tuple(parse_value(ast.unparse(element), item, path) for element in node.elts)
-    try:
-        value = ast.literal_eval(node)
-    except (ValueError, TypeError):  # a name or a sum; a set or a dict of things that cannot be in one
-        return text
+        value: Any = tuple(_parse(_source(text, element), item, where) for element in node.elts)
+    else:
+        try:
+            value = ast.literal_eval(node)
+        except (ValueError, TypeError):  # a name or a sum; a set or a dict of things that cannot be in one
+            return text
     # A string field takes what was typed, so that --set name=7 gives "7".
-    takes_text = str in alternatives(annotation) and not conforms(value, annotation)
-    return text if takes_text else value
+    return text if takes_text and not conforms(value, annotation) else _as_float(value, annotation)
 
 
-def _option_from_syntax(node: ast.expr, annotation: Any, path: str) -> Any:
-    call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
-    classes = option_classes(annotation)
-    name = call.func.id if isinstance(call.func, ast.Name) else ast.unparse(call.func)
-    if name not in classes:
-        if not classes:
-            raise UserError(f"--set {path}: expected {describe(annotation)}, got {ast.unparse(node)!r}")
-        raise UserError(f"--set {path}: no option {name!r} fits here; {nearest(name, classes)}")
-    cls = classes[name]
+def _source(text: str, node: ast.expr) -> str:
+    """How a part of the text was written: a path such as a/b keeps its form."""
+    return ast.get_source_segment(text, node) or ""
+
+
+def _option_from_syntax(node: ast.expr, cls: type, text: str, where: str) -> Any:
+    """The option that a call of its class stands for, or its bare name."""
     known = fields_of(cls)
-    if call.args:
-        raise UserError(
-            f"--set {path}: write the fields of {name} by name, such as {name}({next(iter(known), '')}=...)"
-        )
-    given = {}
-    for keyword in call.keywords:
-        field = keyword.arg or "**"
-        if field not in known:
-            raise UserError(f"--set {path}: {name} has no field {field!r}; {nearest(field, known)}")
-        given[field] = parse_value(ast.unparse(keyword.value), known[field], f"{path}.{field}")
-    return _construct(cls, given, path)
+    given: dict[str, Any] = {}
+    if isinstance(node, ast.Call):
+        if node.args:
+            example = f"{cls.__name__}({next(iter(known), '')}=...)"
+            raise UserError(f"{where}: write the fields of {cls.__name__} by name, such as {example}")
+        for keyword in node.keywords:
+            field = keyword.arg or "**"
+            if field not in known:
+                raise UserError(f"{where}: {cls.__name__} has no field {field!r}; {nearest(field, known)}")
+            if field in given:
+                raise UserError(f"{where}: {field} is given twice in {shown(text)}; leave one out")
+            given[field] = _parse(_source(text, keyword.value), known[field], f"{where}.{field}")
+    return _construct(cls, given, where.removeprefix("--set "))
 
 
 # ---------------------------------------------------------------------------------------------------- comparing

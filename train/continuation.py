@@ -1,5 +1,6 @@
 """From text to text: prompts as ids, the model's continuations as text that can be shown as it comes, stop strings."""
 
+import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -11,11 +12,12 @@ from model.sampling import Sampling
 from model.taps import Shard, unsharded
 from model.transformer import Params
 from train.data.tokenizers import StreamDecoder, Tokenizer
+from train.prompts import check_text
 
 # Told a prompt's number and the text that its next token completed (often none), at every token and at the end.
 OnText = Callable[[int, str], None]
 
-EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context"]
+EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "interruption"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Continuation:
     Attributes:
       text: the new text, up to a stop string if one came.
       tokens: the number of new tokens, those of the stop string and the end of the document included.
-      ended_by: what ended it; "context" is the model's context being full.
+      ended_by: what ended it; "context" is the model's context being full, "interruption" a signal.
     """
 
     text: str
@@ -45,6 +47,7 @@ def continue_texts(
     shard: Shard = unsharded,
     row_multiple: int = 1,
     on_text: OnText | None = None,
+    results: list[Continuation] | None = None,
 ) -> list[Continuation]:
     """Continues every prompt; equal prompts are continued differently, unless sampling is greedy.
 
@@ -59,6 +62,7 @@ def continue_texts(
       shard: places activations on the mesh, as for `model.generate.generate`.
       row_multiple: the ways that the mesh splits a batch.
       on_text: see `OnText`.
+      results: the list to fill and return; when KeyboardInterrupt ends the call, it has what was drawn by then.
 
     Raises:
       UserError: for an empty stop string, for a prompt longer than the context, and as `prompt_ids` does.
@@ -66,25 +70,33 @@ def continue_texts(
     if "" in stops:
         raise UserError("a stop string is empty; expected at least one character")
     rows = check_prompts(model, tokenizer, prompts)
-    draws = [prompts[:i].count(prompt) for i, prompt in enumerate(prompts)]
+    before: collections.Counter[str] = collections.Counter()
+    draws = []  # how often each prompt was there before
+    for prompt in prompts:
+        draws.append(before[prompt])
+        before[prompt] += 1
     # The last batch is filled up to the size of the others, so that it needs no program of its own.
     padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
-    results: list[Continuation] = []
+    results = [] if results is None else results
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
         batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
-        written = generate(
-            model,
-            params,
-            rows[chosen],
-            sampling,
-            begin=tokenizer.begin_of_document,
-            end=tokenizer.end_of_document,
-            on_token=batch.take,
-            draws=draws[chosen],
-            shard=shard,
-            row_multiple=padded,
-        )
+        try:
+            written = generate(
+                model,
+                params,
+                rows[chosen],
+                sampling,
+                begin=tokenizer.begin_of_document,
+                end=tokenizer.end_of_document,
+                on_token=batch.take,
+                draws=draws[chosen],
+                shard=shard,
+                row_multiple=padded,
+            )
+        except KeyboardInterrupt:
+            results += batch.interrupted()
+            raise
         results += batch.finish(written, tokenizer.end_of_document, sampling.max_tokens)
     return results
 
@@ -94,10 +106,11 @@ class _Batch:
 
     def __init__(self, streams: Sequence["TextStream"], first: int, on_text: OnText | None) -> None:
         self._streams, self._first, self._on_text = streams, first, on_text
-        self._texts = ["" for _ in streams]
+        self._texts, self._tokens = [""] * len(streams), [0] * len(streams)
 
     def take(self, row: int, token: int) -> bool:
         """Takes the next id of a row; whether a stop string ended it."""
+        self._tokens[row] += 1
         self._show(row, self._streams[row].push(token))
         return self._streams[row].stopped
 
@@ -113,6 +126,12 @@ class _Batch:
                 ended_by = "end_of_document"
             results.append(Continuation(self._texts[row], len(ids), ended_by))
         return results
+
+    def interrupted(self) -> list[Continuation]:
+        """Shows what was held back, and returns what there is of each row."""
+        for row, stream in enumerate(self._streams):
+            self._show(row, stream.finish(cut=True))
+        return [Continuation(text, n, "interruption") for text, n in zip(self._texts, self._tokens, strict=True)]
 
     def _show(self, row: int, text: str) -> None:
         self._texts[row] += text
@@ -136,17 +155,30 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     return ids
 
 
-def check_prompts(model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str]) -> list[list[int]]:
-    """The ids of every prompt. Raises UserError as `prompt_ids` does, and for one longer than the model's context."""
-    rows = [prompt_ids(tokenizer, prompt) for prompt in prompts]
-    for number, row in enumerate(rows, start=1):
+def check_prompts(
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], places: Sequence[str] | None = None
+) -> list[list[int]]:
+    """The ids of every prompt.
+
+    Raises UserError, naming the prompt by its place or its number, as `prompt_ids` and the tokenizer do, and for one
+    longer than the model's context.
+    """
+    rows = []
+    for number, prompt in enumerate(prompts, start=1):
+        where = f"prompt {number}" if places is None else places[number - 1]
+        check_text(prompt, where)
+        try:
+            row = prompt_ids(tokenizer, prompt)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
         over = len(row) - model.context_length
         if over > 0:
             raise UserError(
-                f"prompt {number} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
+                f"{where} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
                 f"model's context of {model.context_length}; shorten it by {over} tokens, or take a model with a "
                 "longer context"
             )
+        rows.append(row)
     return rows
 
 

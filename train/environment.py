@@ -2,7 +2,6 @@
 
 import datetime
 import importlib.metadata
-import json
 import os
 import pathlib
 import platform
@@ -11,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from train.files import write_json
+from train.files import parse_json, write_json
 
 # Packages whose version can change a number or a speed; those that are not installed are left out.
 _PACKAGES = (
@@ -48,7 +47,7 @@ def record_session(run_folder: str | os.PathLike[str]) -> int:
 def read_sessions(run_folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The entries of RUN/environment.json, one for every start; empty when there is none or it cannot be read."""
     try:
-        content = json.loads((pathlib.Path(run_folder) / "environment.json").read_bytes())
+        content = parse_json((pathlib.Path(run_folder) / "environment.json").read_bytes())
     except (OSError, ValueError):
         return []
     return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
@@ -66,7 +65,7 @@ def describe_session() -> dict[str, Any]:
             "name": socket.gethostname(),
             "cpu": cpu_model(),
             "cpus": os.cpu_count(),
-            "memory_bytes": _memory(),
+            "memory_bytes": host_memory(),
         },
         "packages": package_versions(),
         "devices": _devices(),
@@ -98,7 +97,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory() -> int | None:
+def host_memory() -> int | None:
+    """The bytes of memory of this machine, None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):

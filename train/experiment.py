@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 import re
 import runpy
+import sys
 import sysconfig
 import traceback
 import typing
@@ -16,6 +17,7 @@ from train.data.config import Data, SentencePiece
 from train.files import read_json, write_json
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from train.paths import IS_PATH, expanded, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.sharding import Mesh, Sharding
 
@@ -41,7 +43,7 @@ class Training:
     clip_norm: float | None = 1.0
     z_loss: float = 0.0
     guard: Guard = Guard()
-    start_from: str | None = None
+    start_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -145,6 +147,8 @@ class Logging:
         """Yields the fields whose values make no sense."""
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
+        if self.wandb_project == "":
+            yield "wandb_project", "is empty; expected the name of a project, or None for none"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,19 +232,27 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         experiment = runpy.run_path(path).get("experiment")
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever a slip in somebody's Python raises
-        raise UserError(f"{_place(error, path)}: {type(error).__name__}: {error}{_hint(error)}") from error
+    except KeyboardInterrupt:
+        raise
+    except SystemExit as error:
+        raise UserError(
+            f"{_place(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
+        ) from error
+    except BaseException as error:  # whatever a slip in somebody's Python raises
+        raise UserError(f"{_place(error, path)}: {_said(error)}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
         experiment = override(experiment, assignment)
+    experiment = written_out(experiment)
     check(experiment)
-    return experiment
+    resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
+    return resolved
 
 
 def _place(error: BaseException, path: str) -> str:
     """The file and line at which a config file went wrong."""
-    if isinstance(error, SyntaxError) and error.filename:
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}, line {error.lineno}"
     called = traceback.extract_tb(error.__traceback__)[1:]  # from here on: the first frame is that of `from_file`
     not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
@@ -248,11 +260,29 @@ def _place(error: BaseException, path: str) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
 
 
+def _said(error: BaseException) -> str:
+    """The class and the message of an exception, which may have none, or fail to give it."""
+    lines = traceback.format_exception_only(error)  # before the message of a SyntaxError, where; after others, notes
+    return lines[-1 if isinstance(error, SyntaxError) else 0].strip().removeprefix(f"{type(error).__module__}.")
+
+
 def _hint(error: BaseException) -> str:
-    """For an argument that an option does not have: the name that may have been meant."""
-    found = re.match(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
+    """For an argument that an option does not have: the name that may have been meant. For an import: what hides it."""
+    if isinstance(error, ImportError):
+        return _hidden(error.name or "")
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
     cls = _every_option(Experiment).get(found[1]) if found else None
     return f"; {nearest(found[2], fields_of(cls))}" if found and cls else ""
+
+
+def _hidden(module: str) -> str:
+    """Whether a package of the user's own stands in the place of Cairn's."""
+    name = module.partition(".")[0]
+    own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
+    places = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
+    if not places or not own.is_dir() or own in (path := pathlib.Path(places[0]).absolute(), path.parent):
+        return ""
+    return f"; {places[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
 
 
 def _every_option(cls: type) -> dict[str, type]:
@@ -275,12 +305,13 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 
 def load(run: pathlib.Path) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
+    run = pathlib.Path(expanded(str(run)))
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
     stored = _read_config(run)
     try:
-        experiment: Experiment = from_json(Experiment, stored)
+        experiment: Experiment = written_out(from_json(Experiment, stored))
         check(experiment)
     except UserError as error:
         raise UserError(f"{path} does not fit this version of the code: {error}") from None

@@ -7,12 +7,16 @@ import contextlib
 import json
 import os
 import pathlib
+import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 import numpy as np
 
 from model.errors import UserError
+from train.forms import misfits
+
+DEEPEST = 100  # levels of a JSON value, several times what is written here
 
 
 class LineFile:
@@ -68,7 +72,8 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
 
     Raises UserError when it cannot be written; then what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # As short for a long name: with anything added to it, one of 250 bytes would be too long.
+    temporary = path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part"
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -83,7 +88,8 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # there is none where it could not be made
+            temporary.unlink()
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:
@@ -103,17 +109,44 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: pathlib.Path, mend: str = "delete it and make it again") -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError that names the file, where it is damaged, and how to mend it."""
+def read_json(path: pathlib.Path, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
+    """The JSON object in a file, of a form of `train.forms`.
+
+    Raises UserError that names the file, where it is damaged, and how to mend it.
+    """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {mend}")
+    for misfit in misfits(value, form):
+        raise UserError(f"{path} is damaged: {misfit}; {mend}")
     return value
+
+
+def parse_json(data: bytes | str) -> Any:
+    """The value that JSON text stands for. Raises ValueError for any other text, and for values nested too deeply.
+
+    Whoever walks through a value calls functions in functions, of which Python has no more than a thousand.
+    """
+    try:
+        value = json.loads(data)
+    except RecursionError:
+        raise ValueError("values nested too deeply") from None
+    level = [value]
+    for _ in range(DEEPEST):
+        level = [
+            inside
+            for outside in level
+            if isinstance(outside, (dict, list))
+            for inside in (outside.values() if isinstance(outside, dict) else outside)
+        ]
+        if not level:
+            return value
+    raise ValueError(f"values nested more than {DEEPEST} deep")
 
 
 def cannot_write(path: pathlib.Path, error: Exception) -> UserError:

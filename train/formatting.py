@@ -1,10 +1,14 @@
-"""How numbers are written for people: counts, durations, metrics. Progress bar, summary and report agree.
+"""How numbers and names are written for people: counts, durations, metrics, paths. Bar, summary and report agree.
 
 Whatever a number is, its text is short (20 characters at most), so that a table stays one.
 """
 
 import decimal
 import math
+import unicodedata
+
+# Marks that turn the direction of the text around them: a name with one would be shown as another name.
+_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def count(value: float) -> str:
@@ -94,3 +98,24 @@ def _scientific(value: float, digits: int) -> str:
     exact = decimal.Decimal(value if isinstance(value, int) else float(value))  # an integer may be no float
     mantissa, exponent = f"{exact:.{digits - 1}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+
+
+def visible(name: object) -> str:
+    """A name or a path on one line of a terminal: what is no character there is escaped as in a Python string.
+
+    These are control characters (line breaks and escape sequences among them), bytes of a path that are no UTF-8
+    (which Python keeps as lone surrogates), and marks that turn the direction of text.
+    """
+    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in str(name))
+
+
+def visible_lines(message: str) -> str:
+    """A message of one or more lines, each as `visible` shows it."""
+    return "\n".join(visible(line) for line in message.split("\n"))
+
+
+_HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, separators of lines and paragraphs
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")

@@ -7,9 +7,8 @@ import dataclasses
 import functools
 import math
 import pathlib
-import time
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 
@@ -34,6 +33,7 @@ from train.files import write_json
 from train.formatting import fixed
 from train.metrics import MetricsWriter, read_metrics, read_status
 from train.optimizers import evaluation_params
+from train.paths import written_out
 from train.preemption import StopRequest
 from train.progress import Progress
 from train.report import write_report
@@ -74,7 +74,9 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     """
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
+    experiment = written_out(experiment)
     check_mesh(experiment)
+    parameters.refuse_too_large(experiment, sharding.make_mesh(experiment.mesh))
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
         settings.list_sources(experiment.data, finished=False)  # a text that is not there is the first thing to say
@@ -145,12 +147,19 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
         return False
 
 
+class _Dispatched(NamedTuple):
+    """A step that was given to the devices: its number, its scalars, and a function that waits for its end."""
+
+    step: int
+    scalars: dict[str, jax.Array]
+    ended: Callable[[], float]
+
+
 class _Trainer:
     """One session of one run."""
 
     def __init__(self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say) -> None:
         self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
-        self.began = time.monotonic()
         self.mesh = sharding.make_mesh(experiment.mesh)
         self.rows = sharding.named(self.mesh, experiment.sharding, ("batch", "sequence"))
         self.stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
@@ -161,7 +170,9 @@ class _Trainer:
         shard = sharding.shard_activations(self.mesh, experiment.sharding)
         tokenizer = dataset.tokenizer
         self.draw = functools.partial(draw_samples, experiment, tokenizer=tokenizer, shard=shard, row_multiple=ways)
+        self.batches = Batches(dataset, experiment.data, "train")
         self.clock = Clock(experiment, self.mesh)
+        self.tokens = 0  # targets of all the steps that were logged
         self.evaluated: tuple[int, float] | None = None  # the step and the loss of the last evaluation
         self.best = math.inf
 
@@ -210,15 +221,23 @@ class _Trainer:
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
-        losses = [line["loss"] for line in read_metrics(self.folder) if line["kind"] == "eval"]
-        self.best = min((loss for loss in losses if not math.isnan(loss)), default=math.inf)
+        losses = [line.get("loss") for line in read_metrics(self.folder) if line.get("kind") == "eval"]
+        self.best = min((loss for loss in losses if loss is not None and not math.isnan(loss)), default=math.inf)
+        self.tokens = self._tokens_of(step)
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
         return state
+
+    def _tokens_of(self, step: int) -> int:
+        """The targets of so many steps: those of the last step in the log, and a count of the batches since."""
+        logged = [line for line in read_metrics(self.folder) if line.get("kind") == "train" and "padding" in line]
+        last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
+        return tokens + sum(map(self.batches.num_targets, range(last, step)))
 
     def _steps(self, state: TrainState, step: int, stop: StopRequest) -> Outcome:
         """The loop itself."""
         num_steps = self.experiment.training.num_steps
-        saved, pending = step, None
+        saved = step
+        pending: _Dispatched | None = None
         batches = self._batches(step)
         self.clock.start(step)
         while step < self.last_step and stop.requested is None:
@@ -226,8 +245,9 @@ class _Trainer:
                 batch = next(batches)
             state, scalars = self.step_fn(state, batch)
             step += 1
+            dispatched = _Dispatched(step, scalars, self.clock.watch(scalars))
             self._log(pending)
-            pending = (step, scalars)
+            pending = dispatched
             if self._is_due(step, self.experiment.evaluation.every, self.experiment.checkpoints.every):
                 self._log(pending)
                 pending = None
@@ -249,17 +269,17 @@ class _Trainer:
     def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
         """Batches start, start + 1, ... on the mesh."""
         data = self.experiment.data
-        batches = Batches(self.dataset, data, "train")
-        for batch in batches.iterator(start, feed.local_rows(self.rows, data.batch_size)):
+        for batch in self.batches.iterator(start, feed.local_rows(self.rows, data.batch_size)):
             yield feed.place(batch, self.rows, data.batch_size, isolated=not data.cross_document_attention)
 
-    def _log(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+    def _log(self, pending: _Dispatched | None) -> None:
         """Fetches the scalars of a step, which the device has finished or is finishing, and writes what is due."""
         if pending is None:
             return
-        step, scalars = pending[0], jax.device_get(pending[1])
+        step, scalars, data = pending.step, jax.device_get(pending.scalars), self.experiment.data
+        ended, tokens = pending.ended(), int(scalars.pop("tokens"))
         if step == 1:
-            self.say(f"first step {time.monotonic() - PROCESS_START:.1f} s after the command")
+            self.say(f"first step {ended - PROCESS_START:.1f} s after the command")
         consecutive = int(scalars.pop("consecutive"))
         if consecutive >= self.experiment.training.guard.max_consecutive:
             raise UserError(
@@ -267,20 +287,24 @@ class _Trainer:
                 f"outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower "
                 "schedule.peak or training.clip_norm, or look at these batches with launch.data show"
             )
+        self.clock.ended(step, ended, tokens)
+        self.tokens += tokens
         self.progress.update(step, loss=float(scalars["loss"]))
-        if not self._is_due(step, self.experiment.logging.every):
-            return
-        tokens = step * self.experiment.data.batch_size * self.experiment.data.sequence_length
-        self.metrics.train(step, scalars | {"tokens": tokens})
-        self._time(step)
+        due = self._is_due(step, self.experiment.logging.every)
+        if due:
+            padding = 1 - tokens / (data.batch_size * data.sequence_length)
+            self.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
+        if due or self.clock.compiling:
+            self._time(step)
 
     def _time(self, step: int) -> None:
         """Writes what the clock says of the steps up to this one, unless it was written already."""
         if step == self.clock.step:
             return
-        timing = self.clock.read(step)
-        self.metrics.throughput(step, timing)
-        self.progress.update(step, tokens_per_second=timing["tokens_per_second"], mfu=timing["mfu"])
+        timing = self.clock.read()
+        self.metrics.throughput(step, timing | {"tokens": self.tokens})
+        if not timing["includes_compilation"]:
+            self.progress.update(step, tokens_per_second=timing["tokens_per_second"], mfu=timing["mfu"])
 
     def _pause(self, state: TrainState, step: int) -> int | None:
         """Evaluation, samples and checkpoint, where they are due; returns the step if it was saved."""

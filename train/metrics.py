@@ -26,7 +26,8 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.files import LineFile, replace_file, write_json
+from train.files import LineFile, parse_json, replace_file, write_json
+from train.forms import misfits
 from train.trackers import Trackers, require_installed
 
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
@@ -45,12 +46,15 @@ _ORDER = (
     "grad_norm",
     "learning_rate",
     "tokens",
+    "padding",
     "skipped",
 )
 _PLACE = {name: place for place, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# The forms of a line and of its other fields; see train/forms.py.
+_LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
 _LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl"), "samples.txt"
-_SAMPLE_HEADING = re.compile(r"^=== step (\d+) ===$")
+_SAMPLE_HEADING = re.compile(r"^=== step ([0-9]{1,15}) ===$")
 
 
 class MetricsWriter:
@@ -207,7 +211,7 @@ def read_samples(run_folder: Path) -> list[tuple[int, str]]:
 def read_status(run_folder: Path) -> dict[str, Any] | None:
     """The content of status.json, None when there is none or it cannot be read."""
     try:
-        content = json.loads((pathlib.Path(run_folder) / "status.json").read_bytes())
+        content = parse_json((pathlib.Path(run_folder) / "status.json").read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -230,14 +234,23 @@ def _whole_lines(data: bytes) -> list[bytes]:
 def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
     try:
         fields = json.loads(line)
-        if isinstance(fields, dict) and isinstance(fields["step"], int):
-            return fields
-    except (ValueError, KeyError):
+        if not any(True for _ in misfits(fields, _LINE)) and all(map(_is_value, fields.items())):
+            return dict(fields)
+    except (ValueError, RecursionError):
         pass
     raise UserError(
-        f"{path}, line {line_number}: expected a JSON object with a whole number 'step', got {line[:80]!r}; the file "
-        "is damaged: restore it from a copy, or move it away to go on without the numbers up to now"
+        f"{path}, line {line_number}: expected a JSON object with a whole number 'step' and numbers beside it, got "
+        f"{line[:80]!r}; the file is damaged: restore it from a copy, or move it away to go on without the numbers up "
+        "to now"
     )
+
+
+def _is_value(field: tuple[str, Any]) -> bool:
+    """Whether a field of a line is a number, a word for what is no number, or a text that is no measure known here."""
+    name, value = field
+    if isinstance(value, str):
+        return name not in _PLACE or value in _NOT_FINITE
+    return not any(True for _ in misfits(value, _VALUE))
 
 
 # ------------------------------------------------------------------------------------------- writing and rewinding

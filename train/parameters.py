@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 
+from model.errors import UserError
 from model.flops import count_parameters, training_flops_per_token
 from model.transformer import abstract_params, logical_axes
 from train import sharding
+from train.environment import host_memory
 from train.experiment import Experiment
 from train.state import abstract_state, state_shardings
 
@@ -54,6 +56,25 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
     return {"parameters": params, "optimizer": everything - params, "gradients": params}
 
 
+def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+    """Raises UserError for a state that alone takes more memory than there is, whatever else is in it.
+
+    XLA ends the process for a shape whose size is no number of 64 bits, and a system may end one that fills its memory.
+    """
+    held = bytes_per_device(experiment, mesh)
+    needed, device = held["parameters"] + held["optimizer"], jax.local_devices()[0]
+    if device.platform == "cpu":
+        needed, where, there = needed * jax.local_device_count(), "this machine", host_memory()
+    else:
+        where, there = f"each {device.device_kind}", (device.memory_stats() or {}).get("bytes_limit")
+    if there is not None and needed > there:
+        raise UserError(
+            f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {where} has "
+            f"{there / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of fewer "
+            "bits, or more devices (mesh.fsdp, mesh.tensor)"
+        )
+
+
 def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """The table as text, with totals, FLOPs per token and memory per device."""
     rows = table(experiment)
@@ -71,7 +92,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
         "",
         f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active})",
         f"FLOPs per token      {flops:,.0f} in training at length {length}",
-        f"tokens per step      {experiment.data.batch_size * length:,}",
+        f"tokens per step      {experiment.data.batch_size * length:,}, padding included",
         f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",
         "memory per device    "
         + ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in memory.items())

@@ -15,8 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-from train.formatting import duration, phrase
+from train.formatting import duration, phrase, visible_lines
 
+_NO_CURSOR = ("", "dumb", "unknown")  # values of TERM
+_NARROWEST = 20  # columns
 _RATE_WINDOW = 60.0  # seconds over which the speed behind the remaining time is measured
 
 
@@ -44,13 +46,13 @@ class Progress:
         self.title, self.total, self.done = title, total, start
         self._until = total if until is None else until
         self._stream = sys.stderr if stream is None else stream
-        self._every, self._enabled = every, enabled
+        self._every, self._enabled = every, enabled and self._stream is not None  # a process may have none
         self._values: dict[str, float | str | None] = {}
         self._began = time.monotonic()
         self._history: collections.deque[tuple[float, int]] = collections.deque()
         self._line_time, self._line_done = -float("inf"), -1
         self._bar: Any = None
-        if enabled and self._stream.isatty() and os.environ.get("TERM") != "dumb":
+        if self._enabled and self._stream.isatty() and os.environ.get("TERM", "") not in _NO_CURSOR:
             self._bar = _start_bar(self)
 
     def update(self, done: int, **values: float | str | None) -> None:
@@ -72,6 +74,7 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Prints a line of text above the bar, or among the plain lines."""
+        text = visible_lines(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._enabled:
@@ -133,7 +136,10 @@ class Progress:
 
 
 def _start_bar(progress: Progress) -> Any:
-    """A rich bar that asks the Progress for its text whenever it draws, so that an update need not draw."""
+    """A rich bar that asks the Progress for its text whenever it draws, so that an update need not draw.
+
+    None for a terminal that is too narrow for one, or says that it has no width.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
     from rich.progress import Progress as RichProgress
@@ -150,6 +156,8 @@ def _start_bar(progress: Progress) -> Any:
             return Text(f"{progress.position()}  {progress.describe()}")
 
     console = Console(file=progress._stream, highlight=False)
+    if console.width < _NARROWEST:
+        return None
     bar = RichProgress(
         TextColumn("{task.description}", markup=False),
         Bar(bar_width=24 if console.width >= 90 else 8),
@@ -158,8 +166,8 @@ def _start_bar(progress: Progress) -> Any:
         refresh_per_second=4,
         expand=True,
         # Prints are carried above the bar only when they would land on the same screen.
-        redirect_stdout=sys.stdout.isatty(),
-        redirect_stderr=sys.stderr.isatty(),
+        redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
+        redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
     )
     bar.add_task(progress.title, total=progress.total, completed=progress.done)
     bar.start()

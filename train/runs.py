@@ -128,9 +128,10 @@ def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:
         if best is None:
             raise UserError(f"no checkpoint of {run} was evaluated, so none is best; {listed}")
         return best
-    if not which.isdigit() or int(which) not in steps:
-        raise UserError(f"{run} has no checkpoint {which!r}; use latest, best, or a step: {listed}")
-    return int(which)
+    named = {str(step): step for step in steps}
+    if which not in named:
+        raise UserError(f"{run} has no checkpoint {which[:40]!r}; use latest, best, or a step: {listed}")
+    return named[which]
 
 
 def _mesh_here(experiment: Experiment) -> jax.sharding.Mesh:

@@ -96,6 +96,7 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         "learning_rate": rate,
         "skipped": guard.skipped,
         "consecutive": guard.consecutive,
+        "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32),
         **sums.losses,
         **utilisation(sums.measured),
     }

@@ -82,7 +82,7 @@ def family_of(published: Mapping[str, Any]) -> Family:
     """The family of a config.json. Raises UserError, naming those there are, for a `model_type` that none takes."""
     known = {model_type: family for family in FAMILIES for model_type in family.model_types}
     name = published.get("model_type")
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UserError(f"config.json: no family takes model_type={name!r}; {nearest(str(name), known)}")
     return known[name]
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from model.config import ModelConfig, differences_of_models
+from model.config import MOST_LAYERS, ModelConfig, differences_of_models
 from model.errors import UserError
 from model.families.published import Published
 from model.families.weights import Tensor, Weight, tensors
@@ -40,7 +40,18 @@ class Family:
         published = Published(values)
         if published.get("architectures", []) not in ([], [self.architecture]):
             raise published.refusal("architectures", f"expected {self.architecture}, a language model")
-        config = self.config(published)
+        for key, value in values.items():
+            if "layers" in key and isinstance(value, int) and value > MOST_LAYERS:
+                raise published.refusal(key, f"expected at most {MOST_LAYERS:,}")
+        try:
+            config = self.config(published)
+        except UserError:
+            raise
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # text for a number, ...
+            raise UserError(
+                f"config.json holds a value of another kind than its family {self.name} has, {published.last!r} or one "
+                f"beside it ({error}); get it again"
+            ) from error
         published.finish()
         check(config, "model")
         return config

@@ -50,10 +50,12 @@ class Published:
         """Args: the values, and the path of the object that they lie in."""
         self._values, self._path = values, path
         self._read: set[str] = set()
+        self.last = ""  # the key that was read last, for messages
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
         """A value; the default where there is none, or null. Raises UserError where there is no default either."""
         self._read.add(key)
+        self.last = key
         value = self._values.get(key)
         if value is not None:
             return value
@@ -64,6 +66,7 @@ class Published:
     def get_or_null(self, key: str, default: Any) -> Any:
         """A value, None where it is null, and the default where there is none."""
         self._read.add(key)
+        self.last = key
         return self._values.get(key, default)
 
     def unused(self, *keys: str) -> None:

@@ -28,6 +28,13 @@ def fail(message: str) -> None:
     raise SystemExit(2)
 
 
+def path(text: str) -> pathlib.Path:
+    """A path that was typed; `~` at its beginning is written out."""
+    from train.paths import expanded
+
+    return pathlib.Path(expanded(text))
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a benchmark's main function."""
     from model.errors import UserError

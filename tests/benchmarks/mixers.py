@@ -23,7 +23,7 @@ from launch.cli import prepare_jax
 from model.config import ModelConfig
 from model.flops import count_parameters
 from model.transformer import forward, init
-from tests.benchmarks.command import ROOT, run
+from tests.benchmarks.command import ROOT, path, run
 from train.experiment import from_file
 from train.loop import train
 from train.metrics import read_metrics
@@ -95,7 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", required=True)
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--runs", type=pathlib.Path, default=pathlib.Path("runs/mixers"))
+    parser.add_argument("--runs", type=path, default=pathlib.Path("runs/mixers"))
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--set", action="append", default=[])
     flags = parser.parse_args()

@@ -11,7 +11,7 @@ import argparse
 import pathlib
 import statistics
 
-from tests.benchmarks.command import ROOT, run
+from tests.benchmarks.command import ROOT, path, run
 from tests.benchmarks.seeds import over_seeds
 
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", required=True)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--runs", type=pathlib.Path, default=ROOT / "runs" / "nanogpt_loss")
+    parser.add_argument("--runs", type=path, default=ROOT / "runs" / "nanogpt_loss")
     parser.add_argument("--set", action="append", default=[])
     flags = parser.parse_args()
     from launch.cli import prepare_jax

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import pathlib
 import statistics
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.benchmarks.command import require_torch, run
+from tests.benchmarks.command import path, require_torch, run
 from tests.benchmarks.seeds import over_seeds
 
 if TYPE_CHECKING:  # it may not be installed, and --help needs none
@@ -83,7 +82,7 @@ def train(text: np.ndarray, seed: int, num_steps: int) -> tuple[float, float]:
 def main() -> None:
     """Prints a line a seed, then mean and spread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--text", type=pathlib.Path, required=True)
+    parser.add_argument("--text", type=path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first_seed", type=int, default=1337)
     parser.add_argument("--steps", type=int, default=2000)

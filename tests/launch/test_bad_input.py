@@ -62,6 +62,12 @@ def contents(folder):
         ("data.sequence_length=64", ["64 is longer than model.context_length=32"]),
         ("model.vocab_size=300", ["model.vocab_size=300", "has 257 tokens", "--set model.vocab_size=257"]),
         ("logging.wandb_project='x'", ["'x'", "pip install wandb"]),
+        ("logging.wandb_project=", ["is empty; expected the name of a project, or None"]),
+        ("training.seed=1e3", ["training.seed: expected int, got '1e3' (float)"]),
+        ("training.clip_norm=1e999", ["training.clip_norm: expected a finite number"]),
+        ("samples.prompts=('a\\ud800',)", ["prompt 1 is not UTF-8 at character 1"]),
+        ("training.start_from=", ["training.start_from= is empty"]),
+        ("model.width=1073741824", ["the parameters and the optimizer's state take", "and this machine has"]),
     ],
 )
 def test_options(setting, words, refused, tmp_path):
@@ -90,6 +96,12 @@ def test_configs_and_flags(refused, command, tmp_path):
     assert "a config is a Python file" in refused("--config=README.md", own_config=False)
     assert "unexpected argument 'more'" in refused("more")
     assert "flag --hard_stop=soon" in refused("--hard_stop=soon")
+    assert "--run is empty; give it a value, or leave it out" in refused("--run=")
+    assert "--config is empty" in refused("--config=", own_config=False)
+    assert "--set is empty" in refused("--set=")
+    assert "holds a NUL" in refused("--run=a\0b")
+    assert "must be UTF-8, and this one is" in refused(run=tmp_path / "z\udcff")
+    assert "File name too long" in refused(f"--run={'x' * 5000}")
     text = refused("--confg=x.py")
     assert "Unknown command line flag 'confg'" in text
     assert "See --help" in text

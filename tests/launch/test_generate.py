@@ -134,7 +134,7 @@ def test_the_context_ends_a_text(answers):
         ("useless top_p", "--top_p: has nothing to choose from"),
         ("same samples", "the same text each time"),
         ("num_samples", "--num_samples must be at least 1"),
-        ("empty stop", "a stop string is empty"),
+        ("empty stop", "--stop is empty"),
         ("no file", "cannot be read"),
         ("bad jsonl", "bad.jsonl, line 1: expected"),
         ("bad file", "not UTF-8 at byte 1"),

@@ -62,7 +62,7 @@ def test_trains_stops_and_goes_on(command, config, tmp_path, monkeypatch):
     assert (run / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_with_the_documented_status_and_it_goes_on(number, command, config, tmp_path, monkeypatch):
     often = (f"--config={config}", "--set=evaluation.every=2")
     status, printed = command("launch.train", *often, f"--run={tmp_path / 'whole'}")

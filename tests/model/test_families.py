@@ -145,3 +145,24 @@ def test_a_model_describes_itself_again(number):
     published = read(FIXTURES / "llama" / str(number))
     config = config_of(published)
     assert config_of(family_named("llama").published(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_type", ["llama"], "config.json: no family takes model_type=['llama']"),
+        (
+            "num_hidden_layers",
+            2**40,
+            "config.json: num_hidden_layers=1099511627776 cannot be mapped: expected at most 10,000",
+        ),
+        ("hidden_size", "64", "model.width: expected int, got '64' (str)"),
+        ("rope_scaling", [1], "config.json holds a value of another kind than its family llama has"),
+        ("rms_norm_eps", float("nan"), "expected a finite number"),
+    ],
+)
+def test_values_of_another_kind_are_one_error(key, value, message):
+    (values,) = [json.loads(path.read_text()) for path in FIXTURES.glob("llama/0/config.json")]
+    with pytest.raises(UserError) as caught:
+        config_of(values | {key: value})
+    assert message in str(caught.value)

@@ -18,7 +18,10 @@ from model.options import (
     find_problems,
     from_json,
     nearest,
+    option_from_json,
     override,
+    parse_value,
+    shown,
     to_json,
     walk,
 )
@@ -343,3 +346,113 @@ def test_differences():
     assert differences(old, to_json(override(CART, "spare=Wheel"))) == ["spare: None -> Wheel(radius=0.3, spokes=32)"]
     del new["limit"]
     assert "limit: 3 -> None" in differences(to_json(override(CART, "limit=3")), new)
+
+
+# ------------------------------------------------------------------------------------------- what may be typed
+
+
+@pytest.mark.parametrize(
+    ("wheel", "problem"),
+    [
+        (Wheel(radius=float("nan")), "radius: expected a finite number"),
+        (Wheel(radius=float("inf")), "radius: expected a finite number"),
+        (Wheel(radius=1e39), "radius: expected a finite number"),  # float32 makes infinity of it
+        (Wheel(radius=1e-40), "radius: expected a finite number"),  # and 0 of this
+        (Wheel(radius=10**400), "radius: expected a finite number"),
+        (Wheel(spokes=2**32), "spokes: expected a whole number of at most 4,294,967,295, got 4294967296"),
+        (
+            Wheel(spokes=-(10**5000)),
+            "spokes: expected a whole number of at most 4,294,967,295, got a number of thousands",
+        ),
+    ],
+)
+def test_numbers_without_an_end_are_refused_wherever_they_stand(wheel, problem):
+    assert find_problems(wheel)[0].startswith(problem)
+    cart = dataclasses.replace(CART, wheels=(Wheel(), wheel))
+    assert find_problems(cart)[0].startswith(f"wheels.1.{problem}")
+    assert len(find_problems(dataclasses.replace(CART, loads=(1.0, float("nan"))))) == 1
+
+
+def test_numbers_at_the_bounds_are_taken():
+    for good in (Wheel(radius=3.4e38), Wheel(radius=1.2e-38), Wheel(spokes=2**32 - 1), Wheel(spokes=0, radius=7)):
+        assert find_problems(good) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a,b.txt",
+        "(a, b)",
+        "book(1)",
+        "f(x).txt",
+        "a#b",
+        "runs/a b",
+        "x\0y",
+        "b\udcff",
+        "[1]",
+        "1_000",
+        "'",
+        "*",
+        "...",
+        "(",
+    ],
+)
+def test_a_text_is_taken_as_it_is_typed(text):
+    assert override(CART, f"name={text}").name == text
+
+
+def test_a_tuple_is_a_tuple_where_one_may_stand():
+    assert override(CART, "places=(a, 'b c')").places == ("a", "b c")
+
+
+def test_a_path_inside_an_option_keeps_its_form():
+    assert parse_value("Cart(name=runs/a-b)", Cart, "--x") == Cart(name="runs/a-b")
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("runner.radius=nan", "--set runner.radius: expected float, got 'nan' (str)"),
+        ("runner.radius=1e999", "--set runner.radius: expected a finite number"),
+        ("runner.spokes=1e3", "--set runner.spokes: expected int, got '1e3' (float)"),
+        ("runner.spokes=" + "9" * 5000, "--set runner.spokes: expected int, got '9999"),
+        ("runner.spokes=0x" + "f" * 5000, "--set runner.spokes: expected a whole number of at most 4,294,967,295"),
+        ("runner=Wheel(radius=1, radius=2)", "radius is given twice in 'Wheel(radius=1, radius=2)'; leave one out"),
+        ("runner=Wheel(radius=1 2)", "texts in it need quotes"),
+        ("wheels.²=Wheel()", "'²' is no index into a tuple of 2"),
+        ("wheels.-1=Wheel()", "'-1' is no index into a tuple of 2"),
+        ("runner.spokes=" + "-" * 20_000 + "1", "runner.spokes"),
+        ("runner=" + "a" + ".a" * 20_000, "runner"),
+        ("limit=" + "(" * 300, "limit: expected int or None"),
+        ("__class__=Wheel()", "Cart has no field '__class__'"),
+        ("runner.__init__.__globals__=1", "Wheel has no field '__init__'"),
+        ("limit=__import__('os').getpid()", "limit: expected int or None, got"),
+        ("brake=true", "--set brake: expected bool, got 'true' (str)"),
+        ("=3", "expected path.to.field=value"),
+    ],
+)
+def test_what_fits_nothing_is_one_error(assignment, message):
+    assert len(refused(lambda: override(CART, assignment), message)) < 1000
+
+
+def test_a_whole_number_in_the_place_of_a_float_is_a_float():
+    for wheel in (override(Wheel(), "radius=3000000000"), from_json(Wheel, {"radius": 3_000_000_000})):
+        assert (wheel.radius, type(wheel.radius)) == (3e9, float)  # JAX takes an int for one of 32 bits
+
+
+def test_an_option_of_a_file_is_checked():
+    assert option_from_json(Wheel | Ski, {"type": "Ski", "length": 2}) == Ski(length=2.0)
+    refused(lambda: option_from_json(Wheel, [], "tokenizer"), "tokenizer: expected Wheel(...), got []")
+    refused(lambda: option_from_json(Wheel, {"radius": -1.0}, "wheel"), "wheel.radius: must be above 0")
+    refused(lambda: option_from_json(Wheel, {"radius": "x"}), "radius: expected float, got 'x' (str)")
+
+
+def test_a_class_is_no_option():
+    assert find_problems(dataclasses.replace(CART, runner=Wheel)) == [
+        f"runner: expected Wheel(...) or Ski(...), got {Wheel!r} (type)"
+    ]
+
+
+def test_shown_is_never_long():
+    assert shown("x" * 1000) == f"'{'x' * 159}... (1,002 characters)"
+    assert shown(10**5000) == "a number of thousands of digits"

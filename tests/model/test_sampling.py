@@ -117,7 +117,7 @@ def test_rules_cover_every_field_that_chooses_tokens():
     [
         ({"max_tokens": 0}, "max_tokens: must be at least 1, got 0"),
         ({"temperature": -0.1}, "temperature: must be 0"),
-        ({"temperature": float("nan")}, "temperature: must be 0"),
+        ({"temperature": float("nan")}, "temperature: expected a finite number"),
         ({"top_k": 0}, "top_k: must be at least 1"),
         ({"top_p": 0.0}, "top_p: must be above 0"),
         ({"top_p": 1.1}, "top_p: must be above 0 and at most 1"),

@@ -12,7 +12,7 @@ from model.feedforward import MLP
 from model.initialization import Normal
 from model.sampling import Sampling
 from model.transformer import init
-from train.continuation import TextStream, continue_texts, prompt_ids
+from train.continuation import TextStream, check_prompts, continue_texts, prompt_ids
 from train.data.config import Bytes, Characters
 from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
 
@@ -137,6 +137,24 @@ def test_batches_change_nothing(write):
     assert write(prompts, batch_size=3, row_multiple=2) == whole
 
 
+def test_an_interruption_loses_nothing_that_was_drawn(write):
+    """After three tokens of each text of the second batch."""
+    whole = write(["a", "b", "c"], batch_size=2)
+    results, shown, tokens = [], {0: "", 1: "", 2: ""}, {0: 0, 1: 0, 2: 0}
+
+    def interrupt(row, text):
+        shown[row] += text
+        tokens[row] += 1
+        if tokens[2] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(["a", "b", "c"], batch_size=2, on_text=interrupt, results=results)
+    assert results[:2] == whole[:2]
+    assert (results[2].tokens, results[2].ended_by) == (3, "interruption")
+    assert results[2].text == whole[2].text[: len(results[2].text)] != ""
+
+
 def test_what_ended_a_text_is_told(write):
     (free,) = write(["abc"], Sampling(temperature=0, max_tokens=100))
     assert (free.ended_by, free.tokens) == ("context", 24 - 4 + 1)
@@ -152,3 +170,19 @@ def test_bad_prompts_and_stops_are_refused(write):
     with pytest.raises(UserError, match="stop string is empty"):
         write(["a"], stops=["x", ""])
     assert write([]) == []
+
+
+def test_prompts_that_are_no_text_or_too_long_are_named_by_their_place(tiny_experiment):
+    model = tiny_experiment().model
+    for prompt, message in (
+        ("a\ud800", "a.txt, line 2 is not UTF-8 at character 1"),
+        ("x" * 40, "a.txt, line 2 has 41 tokens"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_prompts(model, BYTES, ["a", prompt], ["a.txt, line 1", "a.txt, line 2"])
+        with pytest.raises(UserError, match="prompt 2 "):
+            check_prompts(model, BYTES, ["a", prompt])
+    characters = CharactersTokenizer(Characters(), "ab")
+    with pytest.raises(UserError, match="^prompt 2: character 'c' .* is not among the 2"):
+        check_prompts(model, characters, ["a", "c"])
+    assert check_prompts(model, BYTES, [" ", "\0"]) == [[256, 32], [256, 0]]

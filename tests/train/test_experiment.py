@@ -219,3 +219,46 @@ def test_a_damaged_config_is_named(content, tmp_path):
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(UserError, match=r"config\.json is damaged: expected .* got .*; put a copy of it back"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = (\n", "odd.py, line 1: SyntaxError: '(' was never closed"),
+        ("import sys\nsys.exit(0)\n", "odd.py, line 2: the config ends Python (SystemExit(0))"),
+        ("def f():\n    return f()\nf()\n", "odd.py, line 2: RecursionError: maximum recursion depth exceeded"),
+        (
+            "class E(Exception):\n    def __str__(self): return 5\n\nraise E\n",
+            "odd.py, line 4: E: <exception str() failed>",
+        ),
+        ("raise GeneratorExit\n", "odd.py, line 1: GeneratorExit"),
+        ("e = KeyError('a')\ne.add_note('b')\nraise e\n", "odd.py, line 3: KeyError: 'a'"),
+        (b"x = 'caf\xe9'\n", "odd.py, line 1: SyntaxError: (unicode error) 'utf-8' codec"),
+        (b"x = 1\0\n", "null bytes"),
+        ("experiment = 5\n", "odd.py defines no `experiment = Experiment(...)`, got int"),
+        (CONFIG.replace("Training(num_steps=20)", "Training"), "training: expected Training(...), got <class"),
+        (CONFIG.replace("peak=1e-3", "peak=float('nan')"), "schedule.peak: expected a finite number"),
+        (CONFIG.replace("Data(", "Data(path='a\\0b', "), "data.path='a\\x00b' holds a NUL"),
+        (CONFIG.replace("num_steps=20", "num_steps=20, start_from=''"), "training.start_from= is empty"),
+        (CONFIG.replace("Data(", "Data(prefetch=2**31, "), "data.prefetch: expected at most 1,000, got 2,147,483,648"),
+        (CONFIG.replace("batch_size=8", "batch_size=2**31"), "are one batch of more than 268,435,456 tokens"),
+        (
+            CONFIG.replace("num_layers=2", "num_layers=2**31"),
+            "model.num_layers: must be at most 10,000, got 2,147,483,648",
+        ),
+    ],
+)
+def test_whatever_a_config_does_is_one_error_with_its_place(source, message, tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_bytes(source if isinstance(source, bytes) else source.encode())
+    assert message in refusal(str(path))
+
+
+def test_a_config_that_prints_is_read(config, capsys):
+    assert (
+        from_file(
+            config("experiment =", "print('caf\u00e9 \\ud800'.encode(errors='replace'))\nexperiment =")
+        ).data.batch_size
+        == 8
+    )
+    assert "caf" in capsys.readouterr().out

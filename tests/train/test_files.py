@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.files import LineFile, read_json, replace_file, write_array, write_json
+from train.files import LineFile, parse_json, read_json, replace_file, write_array, write_json
 
 
 def test_append_that_fails_half_way_is_taken_back(tmp_path, monkeypatch):
@@ -73,3 +73,31 @@ def test_a_damaged_json_file_is_named(tmp_path, content, expected):
         path.write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.json .*{expected}"):
         read_json(path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "[" * 200 + "]" * 200, "9" * 5000, "", "\ufeff[]"])
+def test_json_that_has_no_bottom_or_is_none_is_a_value_error(text):
+    with pytest.raises(ValueError, match="nested|digits|Expecting|BOM"):
+        parse_json(text)
+
+
+def test_a_damaged_json_file_is_named_with_its_place(tmp_path):
+    path = tmp_path / "x.json"
+    for content, message in (
+        ("[" * 100_000, "x.json is damaged: expected JSON, got values nested too deeply; get it again"),
+        ("9" * 5000, "x.json is damaged: expected JSON, got "),
+        ('{"step": "3"}', "x.json is damaged: step: expected a whole number, got '3'; get it again"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError) as caught:
+            read_json(path, "get it again", {"step": int})
+        assert message in str(caught.value)
+
+
+def test_a_name_may_be_as_long_as_the_system_takes(tmp_path):
+    path = tmp_path / ("é" * 127)  # 254 bytes of 255
+    write_json(path, {"a": "b\udcff"})
+    assert read_json(path) == {"a": "b\udcff"}
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    with pytest.raises(UserError, match="cannot write .*: File name too long"):
+        write_json(tmp_path / ("x" * 256), {})

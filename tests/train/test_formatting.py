@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from train.formatting import count, duration, fixed, number, percent, phrase
+from train.formatting import count, duration, fixed, number, percent, phrase, visible, visible_lines
 
 
 @pytest.mark.parametrize(
@@ -116,3 +116,23 @@ def test_no_number_breaks_a_table():
             assert len(form(value)) <= 20, (form, value)
         assert len(duration(value)) <= 20
         assert len(percent(value)) <= 20 + len(" x 100%")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("runs/s 1", "runs/s 1"),
+        ("café 书.txt", "café 书.txt"),
+        ("a\nb\tc", "a\\nb\\tc"),
+        ("\x1b[31mred\x07", "\\x1b[31mred\\x07"),
+        ("b\udcff", "b\\udcff"),
+        ("\u202egpj.txt", "\\u202egpj.txt"),
+        ("a\u2028b\x85", "a\\u2028b\\x85"),
+    ],
+)
+def test_visible(name, shown):
+    assert visible(name) == shown
+
+
+def test_visible_lines_keep_their_breaks():
+    assert visible_lines("one\r\ntwo\x1b[2J") == "one\\r\ntwo\\x1b[2J"

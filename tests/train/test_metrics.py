@@ -186,3 +186,32 @@ def test_status_is_replaced_whole(tmp_path):
     assert read_status(tmp_path) == {"state": "failed", "step": 4, "total_steps": 10, "reason": "no space"}
     (tmp_path / "status.json").write_text("{")
     assert read_status(tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"step": true}',
+        b'{"step": 3.5}',
+        b'{"step": 9223372036854775808}',
+        b'{"kind": 5, "step": 3}',
+        b'{"step": 3, "loss": "low"}',
+        b'{"step": 3, "loss": [1]}',
+        b'{"step": 3, "tokens": 1' + b"0" * 400 + b"}",
+        b'{"step": 3, "loss": ' + b"[" * 100_000,
+        b"9" * 5000,
+        b"\xff",
+        b"null",
+    ],
+)
+def test_a_line_that_is_no_line_of_numbers_is_named(line, tmp_path):
+    (tmp_path / "metrics.jsonl").write_bytes(
+        b'{"kind": "train", "step": 1, "loss": "NaN", "mfu": null}\n' + line + b"\n"
+    )
+    with pytest.raises(UserError, match="metrics.jsonl, line 2: expected a JSON object with a whole number 'step' and"):
+        read_metrics(tmp_path)
+
+
+def test_a_status_without_a_bottom_is_none(tmp_path):
+    (tmp_path / "status.json").write_text("[" * 100_000)
+    assert read_status(tmp_path) is None

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from train.preemption import EXIT_PREEMPTED, StopRequest
+from train.preemption import EXIT_PREEMPTED, STOPS, Stopped, StopRequest, ends_politely
 
 
 def test_nothing_is_requested_before_a_signal():
@@ -12,7 +12,7 @@ def test_nothing_is_requested_before_a_signal():
         assert stop.requested is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", STOPS)
 def test_a_signal_is_noted_by_name_and_ends_nothing(number):
     with StopRequest() as stop:
         os.kill(os.getpid(), number)
@@ -33,7 +33,32 @@ def test_a_second_sigterm_does_not():
         assert stop.requested == "SIGTERM"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_signals_are_those_of_terminals_and_schedulers():
+    assert {number.name for number in STOPS} == {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"}
+
+
+def test_under_nohup_a_terminal_that_closes_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ends_politely(), StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.requested is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [number for number in STOPS if number != signal.SIGINT])
+def test_what_saves_nothing_is_cut_and_can_put_away_what_it_began(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=number.name), ends_politely():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", STOPS)
 def test_work_that_can_be_cut_anywhere_is_cut_at_once(number):
     with StopRequest() as stop:
         with pytest.raises(KeyboardInterrupt), stop.at_once():

@@ -1,5 +1,6 @@
 import io
 import re
+import sys
 import time
 
 import pytest
@@ -96,6 +97,20 @@ def test_without_a_total_there_is_no_remaining_time(clock):
     assert stream.getvalue() == "tokenize  1,000  500 documents/s\ntokenize  2,000  500 documents/s\n"
 
 
+def test_a_process_without_streams_shows_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    with Progress("train", total=2) as progress:
+        progress.update(2, loss=1.0)
+        progress.message("hello")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    terminal = Terminal()
+    with Progress("train", total=2, stream=terminal) as progress:
+        progress.update(2)
+    assert "train" in terminal.getvalue()
+
+
 def test_disabled_shows_nothing():
     for stream in (io.StringIO(), Terminal()):
         with Progress("train", total=2, enabled=False, stream=stream) as progress:
@@ -131,8 +146,12 @@ def test_a_narrow_terminal_cuts_the_bar_to_one_line(monkeypatch):
     assert all(len(line) <= 40 for line in lines_on_screen(terminal))
 
 
-def test_a_dumb_terminal_gets_plain_lines(monkeypatch):
-    monkeypatch.setenv("TERM", "dumb")
+@pytest.mark.parametrize(
+    ("name", "columns"), [("dumb", "80"), ("unknown", "80"), ("", "80"), ("xterm", "0"), ("xterm", "7")]
+)
+def test_a_dumb_terminal_and_one_without_a_width_get_plain_lines(name, columns, monkeypatch):
+    monkeypatch.setenv("TERM", name)
+    monkeypatch.setenv("COLUMNS", columns)
     terminal = Terminal()
     with Progress("train", total=2, stream=terminal) as progress:
         progress.update(2)

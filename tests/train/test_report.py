@@ -304,6 +304,30 @@ def test_summary_is_golden(run):
     )
 
 
+def test_the_step_that_was_compiled_is_in_no_median(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for session in (1, 2):
+            for step, speed in ((1, 1.0), (2, 500.0), (3, 700.0)):
+                line = {"tokens_per_second": speed, "mfu": speed / 1000, "includes_compilation": step == 1}
+                writer.throughput(3 * session - 3 + step, line)
+    assert re.search(r"tokens per second +600  median; MFU 60\.0%", summary(tmp_path))
+    assert load(tmp_path).metric("mfu", "throughput").steps.tolist() == [2, 3, 5, 6]
+
+
+def test_padding_is_shown_where_there_is_some(run, tmp_path):
+    assert "Padding" not in page_of(run).text
+    with MetricsWriter(tmp_path / "padded", tensorboard=False) as writer:
+        for step, padding in ((1, 0.5), (2, 0.25)):
+            writer.train(step, {"loss": 1.0, "tokens": 100 * step, "padding": padding})
+        writer.throughput(3, {"tokens": 250})
+        writer.status("stopped", 3)
+    assert "Padding 37.5% places in the batches without a target" in page_of(tmp_path / "padded").text
+    assert "Padding, share of the batch" in page_of(tmp_path / "padded").text
+    assert re.search(
+        r"tokens trained on +250$", summary(tmp_path / "padded"), re.MULTILINE
+    )  # of the last step, counted
+
+
 def test_the_best_evaluation_is_named_when_it_was_not_the_last(run):
     (run / "evaluation.json").unlink()
     with MetricsWriter(run, tensorboard=False) as writer:
@@ -350,3 +374,39 @@ def test_curve_png(run, tmp_path):
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", data[16:24]) == (1720, 740)
     assert len(data) > 10_000  # not a blank sheet
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("status.json", {"state": 5, "step": "x", "total_steps": 10**30}, "state: expected a text, got 5, and 2 more"),
+        ("parameters.json", [{"name": "a", "count": 10**400}, 3], "0.count: expected a whole number, got 1000"),
+        (
+            "evaluation.json",
+            {"samples": {"count": 3, "parsed": None}},
+            "samples.parsed: expected a whole number, got None",
+        ),
+        (
+            "evaluation.json",
+            {"baselines": [{"bits_per_byte": "x"}, []]},
+            "baselines.0.bits_per_byte: expected a number",
+        ),
+        ("config.json", {"evaluation": [1]}, "evaluation: expected an object, got [1]"),
+        ("environment.json", [{"git": 3, "devices": {"count": "8"}}], "0.devices.count: expected a whole number, got"),
+    ],
+)
+def test_what_has_another_form_is_named_and_left_out(name, content, said, run):
+    (run / name).write_text(json.dumps(content))
+    text = page_of(run).text
+    assert f"{name} holds what is left out here: {said}" in text
+    assert "Gradient norm" in text
+    summary(run)
+
+
+def test_a_name_of_any_characters(tmp_path):
+    folder = tmp_path / "<x-y>\x1b[31m\n&'\""
+    fill(folder, steps=3)
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "&lt;x-y&gt;\u241b[31m" in page
+    assert [word for word in ("<x-y>", "\x1b") if word in page] == []
+    assert summary(folder).splitlines()[0].startswith(f"{tmp_path}/<x-y>\\x1b[31m\\n&'\": ")

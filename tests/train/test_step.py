@@ -47,6 +47,14 @@ def plain(tiny_experiment):
     return tiny_experiment(optimizer=SGD(momentum=0.0), schedule="Constant(peak=1.0)", training__clip_norm="None")
 
 
+def test_tokens_are_the_targets_that_count(tiny_experiment, random_batch):
+    for parts in (1, 2):
+        experiment = tiny_experiment(training__gradient_accumulation=parts)
+        batch = random_batch(experiment)
+        _, metrics = compiled(experiment)(start(experiment), batch)
+        assert int(metrics["tokens"]) == int(batch["loss_mask"].sum()) < batch["tokens"].size
+
+
 def test_the_loss_is_the_mean_over_counted_tokens(plain, random_batch):
     batch, state = random_batch(plain), start(plain)
     _, metrics = compiled(plain)(state, batch)

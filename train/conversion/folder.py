@@ -7,8 +7,10 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -18,6 +20,7 @@ import safetensors
 
 from model.errors import UserError
 from train.files import read_json, replaced
+from train.paths import require_utf8
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -106,7 +109,8 @@ class Folder:
 
     def _weight_files(self) -> list[str]:
         if (self.path / INDEX).is_file():
-            names = sorted(set(read_json(self.path / INDEX, mend="get it again").get("weight_map", {}).values()))
+            index = read_json(self.path / INDEX, mend="get it again", form={"weight_map": {...: str}})
+            names = sorted(set(index["weight_map"].values()))
         else:
             names = sorted(path.name for path in self.path.glob("*.safetensors"))
         missing = [name for name in names if not (self.path / name).is_file()]
@@ -142,7 +146,11 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; give another one, or delete it")
-    part = path.with_name(f".{path.name}.part")
+    require_utf8(path)
+    if not path.name or path.name == "..":
+        raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
+    # As short for a long name: with anything added to it, one of 250 bytes would be too long.
+    part = path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}.part"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)

@@ -4,7 +4,11 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from train.paths import IS_PATH
+
 # ------------------------------------------------------------------------------------------------------ tokenizers
+
+MOST_PIECES = 1 << 24  # of a SentencePiece: ten times the largest known; more would fill the memory before any is found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,6 +28,8 @@ class SentencePiece:
                 "vocab_size",
                 f"{self.vocab_size} leaves no room beside the 256 bytes; expected at least 300",
             )
+        if self.vocab_size > MOST_PIECES:
+            yield "vocab_size", f"expected at most {MOST_PIECES:,}, got {self.vocab_size:,}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +40,7 @@ class SentencePieceFile:
     `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     begin_of_document: str | None = None
     vocab_size: int | None = None
 
@@ -47,7 +53,7 @@ class HuggingFace:
     `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     end_of_document: str | None = None
     begin_of_document: str | None = None
     vocab_size: int | None = None
@@ -71,7 +77,7 @@ class Characters:
 class TokenizerOf:
     """The tokenizer of a dataset folder: what a second source of a mixture is prepared with."""
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
 
 
 Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
@@ -119,7 +125,7 @@ class Tail:
 class SeparateText:
     """Holds out nothing of the training text: the validation text is given by a path of its own."""
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     field: str = "text"
 
 
@@ -153,6 +159,10 @@ Packing = Concatenate | BestFit
 # ------------------------------------------------------------------------------------------------------------ data
 
 
+# A batch is one array on the host, and so are those read ahead: a number typed wrong would fill the memory.
+MOST_TOKENS, MOST_AHEAD = 1 << 28, 1000
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Source:
     """One text of a mixture: sequences are drawn from it in proportion to `weight`.
@@ -162,7 +172,7 @@ class Source:
     `field` names the text in jsonl, json, parquet and hf.
     """
 
-    path: str
+    path: str = dataclasses.field(metadata=IS_PATH)
     weight: float = 1.0
     field: str = "text"
 
@@ -186,7 +196,7 @@ class Data:
     counts the sequences of all hosts together; `prefetch` is how many batches are read ahead.
     """
 
-    path: str | tuple[Source, ...] = "stdlib"
+    path: str | tuple[Source, ...] = dataclasses.field(default="stdlib", metadata=IS_PATH)
     tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = (
         SentencePiece()
     )
@@ -203,6 +213,11 @@ class Data:
         for name, least in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
             if getattr(self, name) < least:
                 yield name, f"expected at least {least}, got {getattr(self, name)}"
+        if self.batch_size * self.sequence_length > MOST_TOKENS:
+            size = f"{self.batch_size:,} sequences of {self.sequence_length:,} tokens"
+            yield "batch_size", f"{size} are one batch of more than {MOST_TOKENS:,} tokens; expected fewer"
+        if self.prefetch > MOST_AHEAD:
+            yield "prefetch", f"expected at most {MOST_AHEAD:,}, got {self.prefetch:,}"
         if not self.path:
             yield "path", "expected a path or at least one Source, got nothing"
 

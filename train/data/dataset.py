@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
+from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, Shard, ShardReader
 from train.data.tokenizers import DESCRIPTION as TOKENIZER
 from train.data.tokenizers import Tokenizer, load_tokenizer
 from train.files import read_json, write_array, write_json
@@ -18,6 +18,9 @@ from train.files import read_json, write_array, write_json
 FORMAT = 1
 DESCRIPTION = "dataset.json"
 COUNTS = ("documents", "tokens", "bytes", "words")
+SPLIT_FORM = dict.fromkeys(COUNTS, int) | {"shards?": [SHARD_FORM]}
+FORM = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
+FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
 
 
 class Split:
@@ -28,6 +31,9 @@ class Split:
         self.name = name
         self.shards = [Shard(**shard) for shard in about["shards"]]
         self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (int(about[key]) for key in COUNTS)
+        for key in COUNTS:
+            if about[key] != sum(getattr(shard, key) for shard in self.shards):
+                raise ValueError(f"{name}: its {about[key]} {key} are not those of its shards")
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
@@ -127,6 +133,7 @@ def open_dataset(path: str | pathlib.Path) -> Dataset:
         raise UserError(
             f"{folder / DESCRIPTION}: format {about.get('format')!r}, expected {FORMAT}; prepare the data again"
         )
+    about = read_json(folder / DESCRIPTION, "prepare the data again", FORM)
     try:
         return Dataset(folder, about)
     except (KeyError, TypeError, ValueError) as error:

@@ -62,6 +62,11 @@ class Batches:
         tokens = max(1, len(wanted)) * self.data.sequence_length
         return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
 
+    def num_targets(self, n: int) -> int:
+        """The targets that count in global batch n, those of the rows of all hosts; reads no token."""
+        placed = (self._pieces(n, row) for row in range(self.data.batch_size))
+        return sum(self._sources[source].num_targets(pieces) for source, pieces in placed)
+
     def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[Stretch]:
         """The stretches of documents that make up batch n, with the beginning of the text of each."""
         found = []

@@ -92,6 +92,10 @@ class PackedSplit:
             positions[column:stop] = self._count[column:stop] if self._joined else self._count[: stop - column]
             column = stop
 
+    def num_targets(self, pieces: list[Piece]) -> int:
+        """How many targets `fill` would count in a row; reads no token."""
+        return sum(piece.stop - piece.start - self._ends_unknown(piece) for piece in pieces)
+
     def _ends_unknown(self, piece: Piece) -> bool:
         """Whether a piece's last target is none of its own: nothing marks its document, which may not see the next."""
         if self._begin is not None or piece.stop < self.split.length(piece.document):

@@ -13,6 +13,7 @@ from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
 from train.files import read_json, write_json
 
 FILE = "settings.json"
+FORM = {"sources?": [{"path": str}], "texts?": {...: object}}
 Units = list[sources.Unit]
 
 
@@ -79,7 +80,7 @@ def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> Non
             raise UserError(f"{folder} holds other files ({', '.join(others[:3])}); expected a new or an empty folder")
         write_json(folder / FILE, settings)
         return
-    before = read_json(folder / FILE)
+    before = read_json(folder / FILE, form=FORM)
     lines = [
         line
         for name in ("format", "tokenizer", "validation")
@@ -119,7 +120,7 @@ def _clear(folder: pathlib.Path) -> None:
 
 def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
     """Refuses options that a finished dataset cannot follow, so that none is silently without effect."""
-    made = read_json(folder / FILE) if (folder / FILE).is_file() else {}
+    made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
     own = read_json(folder / dataset.DESCRIPTION)
     known = {
         "tokenizer": [made.get("tokenizer"), own.get("tokenizer")],

@@ -43,6 +43,9 @@ class Shard:
     sha256: str
 
 
+SHARD_FORM = {field.name: str if field.name in ("file", "sha256") else int for field in dataclasses.fields(Shard)}
+
+
 class ShardWriter:
     """Writes documents into one shard file; the file gets its name when it is finished, not before."""
 
@@ -188,5 +191,5 @@ class ShardReader:
         )
 
     def _where(self, number: int) -> str:
-        shard = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        shard = min(int(np.searchsorted(self._firsts, number, side="right")), len(self._paths)) - 1
         return f"{self._paths[shard]}, record {number - int(self._firsts[shard])} of {self._sizes[shard]},"

@@ -10,6 +10,7 @@ from model.errors import UserError
 from train.data.dataset import COUNTS, open_dataset
 from train.data.pipeline import Batches
 from train.data.shards import MEND
+from train.formatting import visible
 
 
 def summary(folder: pathlib.Path) -> str:
@@ -18,7 +19,7 @@ def summary(folder: pathlib.Path) -> str:
     about = dataset.about
     end = "none" if dataset.end_of_document is None else str(dataset.end_of_document)
     lines = [
-        f"{folder}",
+        visible(folder),
         f"tokenizer: {about['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
     ]
     rows = [["split", *COUNTS, "bytes/token", "shards"]]
@@ -33,7 +34,7 @@ def summary(folder: pathlib.Path) -> str:
     ]
     if len(dataset.members) > 1:
         pairs = zip(about["weights"], dataset.members, strict=True)
-        lines += [f"member of weight {weight:g}: {member.folder}" for weight, member in pairs]
+        lines += [f"member of weight {weight:g}: {visible(member.folder)}" for weight, member in pairs]
     return "\n".join(lines)
 
 
@@ -60,14 +61,15 @@ def verify(folder: pathlib.Path) -> int:
 def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
     """The stretches of documents that the update to step `step` learnt from, one line each."""
     stretches = batches.documents(step - 1, rows, characters)
-    wide = max((len(s.name) for s in stretches), default=0)
+    names = [visible(s.name) for s in stretches]
+    wide = max(map(len, names), default=0)
     sources = len(batches.dataset.members) > 1
     lines = [
         f"step {step}: batch {step - 1}, {len(stretches)} stretches of {len({s.name for s in stretches})} documents"
     ]
-    for s in stretches:
+    for s, name in zip(stretches, names, strict=True):
         source = f"source {s.source}  " if sources else ""
         columns = f"{s.column}:{s.column + s.length}"
         tokens = f"tokens {s.start}:{s.stop} of {s.of}"
-        lines.append(f"row {s.row:>4} {columns:>11}  {source}{s.name:<{wide}}  {tokens:<28} {s.text!r}")
+        lines.append(f"row {s.row:>4} {columns:>11}  {source}{name:<{wide}}  {tokens:<28} {s.text!r}")
     return "\n".join(lines)

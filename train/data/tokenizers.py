@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from model.errors import UserError
-from model.options import from_json, to_json
+from model.options import option_from_json, to_json
 from train.data import config
 from train.files import read_json, write_json
 
@@ -190,8 +190,12 @@ def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
     folder = pathlib.Path(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has")
-    description = read_json(folder / DESCRIPTION)
-    option: config.Tokenizer = from_json(config.Tokenizer, description.get("tokenizer"))
+    form = {"tokenizer": dict, "tokenizer_file?": (str, type(None))}
+    description = read_json(folder / DESCRIPTION, "prepare the data again", form)
+    try:
+        option: config.Tokenizer = option_from_json(config.Tokenizer, description["tokenizer"], "tokenizer")
+    except UserError as error:
+        raise UserError(f"{folder / DESCRIPTION}: {error}; prepare the data again") from None
     name = description.get("tokenizer_file")
     path = folder / name if name else None
     if path is not None and not path.is_file():

@@ -9,7 +9,7 @@ from typing import Any
 from model.errors import UserError
 from model.options import from_json
 from train.data import config, sources
-from train.data.shards import Shard, ShardWriter
+from train.data.shards import SHARD_FORM, Shard, ShardWriter
 from train.data.sources import Document
 from train.data.split import by_hash
 from train.data.tokenizers import load_tokenizer
@@ -105,7 +105,7 @@ def finished_part(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
     path = part_path(folder, job)
     if not path.is_file():
         return None
-    part = read_json(path)
+    part = read_json(path, form={"name": str, "shards": {...: SHARD_FORM}})
     for about in part["shards"].values():
         shard = Shard(**about)
         file = folder / shard.file

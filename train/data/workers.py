@@ -12,6 +12,7 @@ import json
 import os
 import pathlib
 import queue
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.tokenizing import Tokenizing
+from train.preemption import STOPS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 Json = dict[str, Any]
@@ -54,15 +56,34 @@ def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
             yield future.result()
 
 
+@contextlib.contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Processes started within it never get the signals that end this one, which a terminal sends to all of them.
+
+    They end with the pipe that they read, when this process does, or are killed by it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _Process:
     """One worker; a context manager that ends it."""
 
     def __init__(self, setup: Json) -> None:
         # A file, not a pipe: nobody reads it unless the worker fails, and a full pipe would stop it.
         self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        with _unsignalled():
+            self._process = self._start()
+        self._setup: Json | None = setup
+
+    def _start(self) -> subprocess.Popen[str]:
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "train.data.worker"],
+        return subprocess.Popen(
+            # Without the current folder among the places where modules are looked for.
+            [sys.executable, "-P", "-m", "train.data.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
@@ -71,7 +92,6 @@ class _Process:
             # Paths travel as text: the worker must read their letters as they are read here.
             env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": str(int(sys.flags.utf8_mode))},
         )
-        self._setup: Json | None = setup
 
     def run(self, job: Json) -> Json:
         """The result of a job. Raises UserError when the job did, RuntimeError when the process failed."""

@@ -5,7 +5,7 @@ import pathlib
 
 from model.errors import UserError
 from train.files import replace_file
-from train.formatting import fixed
+from train.formatting import fixed, visible
 from train.report.run import comparison, facts, load, parsed_samples, state
 
 __all__ = ["summary", "write_curve_png", "write_report"]
@@ -21,7 +21,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> pathlib.Path:
 
     run = load(pathlib.Path(run_folder))
     path = run.folder / "report.html"
-    replace_file(path, render(run).encode("utf-8", errors="replace"))
+    replace_file(path, render(run).encode("utf-8", errors="backslashreplace"))
     return path
 
 
@@ -49,4 +49,4 @@ def summary(run_folder: str | os.PathLike[str]) -> str:
         rows.append(("samples that parse", *parsed))
     left, middle = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     lines = [f"  {a:<{left}}  {b:>{middle}}  {note}".rstrip() for a, b, note in rows]
-    return "\n".join([f"{run.folder}: {word}, {details}", *lines])
+    return "\n".join([f"{visible(run.folder)}: {visible(word)}, {visible(details)}", *lines])

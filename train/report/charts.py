@@ -64,11 +64,11 @@ def loss_chart(run: Run) -> Chart | None:
 
 
 def small_charts(run: Run) -> list[Chart]:
-    """Learning rate, gradient norm, throughput, skipped steps where there are any, and every other metric."""
+    """Learning rate, gradient norm, throughput, and every other metric; skipped steps and padding if there are any."""
     charts = []
     for name in [n for n in _known_first(run.names()) if n not in ("loss", "tokens")]:
         series = run.metric(name)
-        if name == "skipped" and not np.any(series.values > 0):
+        if name in ("skipped", "padding") and not np.any(series.values > 0):
             continue
         charts.append(_curve(name, _TITLES.get(name, name.replace("_", " ").capitalize()), series, run.step))
     for name, title in (("tokens_per_second", "Tokens per second"), ("mfu", "Model FLOPs utilization")):
@@ -93,6 +93,7 @@ _TITLES = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
     "skipped": "Skipped steps, in total",
+    "padding": "Padding, share of the batch",
     "z_loss": "z-loss",
     "multi_token_loss": "Loss of tokens further on, as it is weighted",
     "balance_loss": "Load-balancing loss of the experts",

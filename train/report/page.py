@@ -4,6 +4,7 @@ import datetime
 import importlib.resources
 import itertools
 import math
+import pathlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +25,7 @@ def render(run: Run) -> str:
         return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
 
     def visible(value: Any) -> Any:
+        value = str(value) if isinstance(value, pathlib.PurePath) else value
         return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
 
     # Bytes that HTML may not hold are shown as their pictures: the text of a sample is whatever the model wrote.

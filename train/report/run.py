@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import math
 import pathlib
 import time
@@ -12,7 +11,9 @@ import numpy as np
 
 from model.errors import UserError
 from train.environment import read_sessions
+from train.files import parse_json
 from train.formatting import count, duration, number, percent
+from train.forms import fitted, misfits
 from train.metrics import read_metrics, read_samples, read_status, read_throughput
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is doubted
@@ -32,6 +33,31 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+
+_NUMBER, _TEXT = (float, type(None)), (str, type(None))
+# What the files of a run hold, as far as the report goes into it; see train/forms.py.
+_FORMS: dict[str, Any] = {
+    "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
+    "parameters.json": [{"name?": str, "count?": int}],
+    "config.json": {"evaluation?": {"every?": int}},
+    "evaluation.json": {
+        "validation?": {...: object},
+        "baselines?": [{"name?": str, "bits_per_byte?": _NUMBER}],
+        "samples?": {"count?": int, "parsed?": int},
+    },
+    "environment.json": [
+        {
+            "host?": dict,
+            "devices?": {"kind?": str, "count?": int},
+            "packages?": dict,
+            "variables?": dict,
+            "git?": dict,
+        }
+    ],
+}
+
+_TOTALS = ("seconds", "tokens")  # of a throughput line; all else is of the interval that it ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,9 +89,11 @@ class Run:
         return max([*steps, self.status.get("step") or 0])
 
     def metric(self, name: str, kind: str = "train") -> Series:
-        """A metric of the lines of one kind: "train", "eval" or "throughput"."""
+        """A metric of the lines of one kind: "train", "eval" or "throughput"; no speed of a step that was compiled."""
         if (kind, name) not in self._series:
             lines = {"train": self.train, "eval": self.evaluations, "throughput": self.throughput}[kind]
+            if kind == "throughput" and name not in _TOTALS:
+                lines = [line for line in lines if not line.get("includes_compilation")]
             lines = [line for line in lines if isinstance(line.get(name), (int, float))]
             steps = np.array([line["step"] for line in lines], dtype=np.int64)
             values = np.array([line[name] for line in lines], dtype=np.float64)
@@ -99,19 +127,25 @@ def load(run_folder: str | pathlib.Path) -> Run:
             notes.append(str(error))
             return default
 
-    def read_json(name: str, kind: type) -> Any:
+    def fitting(name: str, content: Any) -> Any:
+        """What of a file has the form that it should have; what has not is a note."""
+        form = _FORMS[name]
+        odd = list(misfits(content, form))
+        if odd:
+            more = f", and {len(odd) - 1} more" if odd[1:] else ""
+            notes.append(f"{folder / name} holds what is left out here: {odd[0]}{more}")
+        kept = fitted(content, form)
+        return type(form)() if kept is None else kept
+
+    def read_json(name: str) -> Any:
         path = folder / name
         try:
-            content = json.loads(path.read_bytes())
+            return fitting(name, parse_json(path.read_bytes()))
         except FileNotFoundError:
-            return kind()
+            pass
         except (OSError, ValueError) as error:
             notes.append(f"{path} could not be read: {error}")
-            return kind()
-        if not isinstance(content, kind):
-            notes.append(f"{path} should hold a JSON {kind.__name__}, but holds a {type(content).__name__}")
-            return kind()
-        return content
+        return type(_FORMS[name])()
 
     lines = attempt(read_metrics, [])
     return Run(
@@ -120,11 +154,11 @@ def load(run_folder: str | pathlib.Path) -> Run:
         evaluations=[line for line in lines if line.get("kind") == "eval"],
         throughput=attempt(read_throughput, []),
         samples=attempt(read_samples, []),
-        parameters=[entry for entry in read_json("parameters.json", list) if isinstance(entry, dict)],
-        config=read_json("config.json", dict),
-        evaluation=read_json("evaluation.json", dict),
-        sessions=read_sessions(folder),
-        status=read_status(folder) or {},
+        parameters=read_json("parameters.json"),
+        config=read_json("config.json"),
+        evaluation=read_json("evaluation.json"),
+        sessions=fitting("environment.json", read_sessions(folder)),
+        status=fitting("status.json", read_status(folder) or {}),
         notes=notes,
     )
 
@@ -187,11 +221,15 @@ def facts(run: Run) -> list[Fact]:
     broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
     if broken:
         found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
-    tokens, parameters = run.metric("tokens"), total_parameters(run)
-    if len(tokens) and tokens.steps[-1]:
-        trained = tokens.values[-1] / tokens.steps[-1] * run.step  # steps that were not logged count as well
+    trained, parameters = tokens_trained_on(run), total_parameters(run)
+    if trained:
         per = f"{trained / parameters:.3g} per parameter" if parameters else ""
         found.append(Fact(label="Tokens trained on", value=count(trained), note=per))
+    padding = run.metric("padding").values
+    if padding.any():
+        found.append(
+            Fact(label="Padding", value=f"{padding.mean():.1%}", note="places in the batches without a target")
+        )
     if parameters:
         found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}"))
     seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()
@@ -231,6 +269,15 @@ def _validation_facts(run: Run) -> list[Fact]:
 def score(value: float | None) -> str:
     """A measure of evaluation.json, where None stands for one that is not finite."""
     return "not finite" if value is None else number(value)
+
+
+def tokens_trained_on(run: Run) -> float:
+    """The targets up to the last step: those of the last line that counts them, and as many for each step after it."""
+    counts = [series for series in (run.metric("tokens"), run.metric("tokens", "throughput")) if len(series)]
+    last = max(counts, key=lambda series: int(series.steps[-1]), default=None)
+    if last is None or not last.steps[-1]:
+        return 0.0
+    return float(last.values[-1] / last.steps[-1] * run.step)
 
 
 def total_parameters(run: Run) -> int:

@@ -59,6 +59,16 @@ def test_shapes_and_types(dataset, data):
 
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("joined", [False, True])
+def test_targets_are_counted_without_reading_them(dataset, endless, data, packing, joined):
+    for of, option in ((dataset, data), endless):
+        batches = Batches(of, change(option, packing=packing, cross_document_attention=joined))
+        counts = [int(batches.rows(n)["loss_mask"].sum()) for n in range(200)]
+        assert [batches.num_targets(n) for n in range(200)] == counts
+        assert min(counts) < 8 * 32  # some are padded
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("joined", [False, True])
 def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packing, joined):
     """One epoch, taken apart by segments, is every document between two ends, each pair once."""
     end = dataset.end_of_document

@@ -1,0 +1,88 @@
+"""Files in the folder that a command is started in, and which Python would import instead of what is meant.
+
+`python -m` looks there first: a `model.py` there hides Cairn's own package `model`, and a `random.py` hides Python's
+module. Either would end in a traceback from somewhere else. A `launch.py` there hides this very package, so that only
+Python can say something.
+"""
+
+import importlib.machinery
+import importlib.util
+import os
+import sys
+from typing import NoReturn
+
+PACKAGES = ("model", "train")  # which every command imports
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOMS = ("model", "train", "configs", "launch", "tests")
+
+
+def refuse() -> None:
+    """Ends the process when Cairn's own packages are hidden, and later, when an import would take a wrong file."""
+    if sys.flags.safe_path:  # python -P: that folder is not looked in
+        return
+    for name in PACKAGES:
+        if (place := hidden_by(name)) is not None:
+            _end(name, place, f"Cairn's own package {os.path.join(ROOT, name)}")
+    if hiding := lookalikes(sys.path[0], sys.path[1:]):
+        sys.meta_path.insert(0, _Refusing(hiding, sys.path[0]))
+
+
+def hidden_by(name: str) -> str | None:
+    """The file or folder that `import name` takes instead of the package beside this one; None if it is that one."""
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        return None
+    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    own = os.path.realpath(os.path.join(ROOT, name))
+    wrong = [place for place in places if os.path.realpath(place) not in (own, os.path.join(own, "__init__.py"))]
+    return wrong[0] if wrong else None
+
+
+def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
+    """For modules of a folder that hide one of Python's, or an installed one: their path, and what they hide."""
+    found = {}
+    for entry in sorted(os.listdir(folder)):
+        path, name = os.path.join(folder, entry), entry.partition(".")[0]
+        is_module = entry.endswith((*importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES))
+        is_package = os.path.isfile(os.path.join(path, "__init__.py"))
+        if not name.isidentifier() or not (is_module or is_package):
+            continue
+        if os.path.realpath(folder) == os.path.realpath(ROOT) and name in ROOMS:
+            continue
+        if name in sys.stdlib_module_names:
+            found[name] = path, "a module of Python's own library"
+        elif importlib.machinery.PathFinder.find_spec(name, others) is not None:
+            found[name] = path, "an installed package"
+    return found
+
+
+class _Refusing:
+    """The first finder of imports: ends the process where a library, or Cairn, would be given a file that hides."""
+
+    def __init__(self, hiding: dict[str, tuple[str, str]], folder: str) -> None:
+        self._hiding, self._folder = hiding, os.path.realpath(folder)
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name in self._hiding and not self._is_meant():
+            place, meant = self._hiding[name]
+            _end(name, place, meant)
+
+    def _is_meant(self) -> bool:
+        """Whether the import stands in a file of the user's own, such as a config beside its modules."""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
+            frame = frame.f_back
+        importer = os.path.realpath(frame.f_code.co_filename)
+        rooms = [os.path.join(ROOT, room) for room in ("model", "train", "launch")]
+        known = [os.path.realpath(place) for place in (*sys.path, *rooms)]
+        within = [place for place in known if importer.startswith(os.path.join(place, ""))]
+        return max(within, key=len, default="") == self._folder
+
+
+def _end(name: str, place: str, meant: str) -> NoReturn:
+    print(
+        f"error: {place} hides {meant}: `import {name}` finds it first, because Python looks into the folder that a "
+        "command is started in before all others. Rename it, or start the command in another folder",
+        file=sys.stderr,
+    )
+    raise SystemExit(2)

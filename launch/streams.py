@@ -1,0 +1,133 @@
+"""Standard output and standard error that nothing can break: what happens to a terminal is no part of a run.
+
+A closed pipe, a terminal that went away, a full disk under a redirected log, a stream that was closed before the
+command began, an encoding without the character: none of them raises. The record of a run is its folder.
+"""
+
+import codecs
+import contextlib
+import errno
+import io
+import json
+import os
+import select
+import sys
+from typing import Any, TextIO
+
+_ESCAPE = "escape_and_remember"
+_escaped = False  # whether a character of standard output had to be written as an escape
+
+
+class ReaderGoneError(Exception):
+    """Nobody reads standard output any more: no mistake, and no reason to write on for its sake."""
+
+
+class _Steady(io.FileIO):
+    """The lowest layer of a stream: what cannot be written is passed on to another descriptor, or dropped.
+
+    Attributes:
+      error: the first failure, None while there was none.
+    """
+
+    def __init__(self, descriptor: int, instead: int | None) -> None:
+        super().__init__(descriptor, "w", closefd=False)
+        self.error: OSError | None = None
+        self._instead = instead
+
+    def write(self, data: Any, /) -> int:
+        """Writes all or part of the data, and says that all was written when nothing can be."""
+        size = memoryview(data).nbytes
+        try:
+            while (written := super().write(data)) is None:  # a terminal that another program told not to wait
+                select.select([], [self.fileno()], [])
+            return written
+        except OSError as error:
+            if self.error is None:
+                self.error = error
+            if self._instead is not None and error.errno != errno.EPIPE:
+                _write_all(self._instead, bytes(data))
+            return size
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with contextlib.suppress(OSError):  # nobody is left to tell
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+def guard() -> None:
+    """Puts unbreakable streams in the place of the process's own; streams that a program redirected stay."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # closed, so that the next file to be opened would get its number, and what others print
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error(_ESCAPE, _escape)
+    if sys.stdout is None or sys.stdout is sys.__stdout__:
+        sys.stdout = _steady(1, sys.stdout, instead=2)
+    if sys.stderr is None or sys.stderr is sys.__stderr__:
+        sys.stderr = _steady(2, sys.stderr, instead=None)
+
+
+def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
+    global _escaped
+    _escaped = True
+    return codecs.backslashreplace_errors(error)
+
+
+def _steady(descriptor: int, before: TextIO | None, instead: int | None) -> TextIO:
+    encoding, lines, through = "utf-8", descriptor == 2, False
+    errors = _ESCAPE if descriptor == 1 else "backslashreplace"
+    if isinstance(before, io.TextIOWrapper):
+        encoding, lines, through = before.encoding, before.line_buffering, before.write_through
+        if before.errors not in ("strict", "surrogateescape"):  # the user asked for another treatment
+            errors = before.errors or errors
+        with contextlib.suppress(OSError):
+            before.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Steady(descriptor, instead)),
+        encoding=encoding,
+        errors=errors,
+        line_buffering=lines,
+        write_through=through,
+    )
+
+
+def as_json(value: object) -> str:
+    """A value as JSON of which standard output takes each character; what it lacks is one of JSON's own escapes."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # in UTF-8 too: a name that is no UTF-8 holds lone surrogates
+        return json.dumps(value, indent=1)
+    return text
+
+
+def check_reader() -> None:
+    """Raises ReaderGoneError when standard output is a pipe that nobody reads any more."""
+    error = _error()
+    if error is not None and error.errno == errno.EPIPE:
+        raise ReaderGoneError
+
+
+def lost() -> OSError | None:
+    """Why standard output did not take all that was printed; None if it did, or if its reader had enough."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.flush()
+    error = _error()
+    return error if error is not None and error.errno != errno.EPIPE else None
+
+
+def _error() -> OSError | None:
+    error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)
+    return error if isinstance(error, OSError) else None
+
+
+def note() -> str | None:
+    """For the end of a command: that characters had to be escaped, and how to see them; None when none were."""
+    if not _escaped:
+        return None
+    return (
+        f"note: the encoding of standard output, {sys.stdout.encoding}, lacks some characters; they stand there as "
+        "escapes such as \\xe9. PYTHONIOENCODING=utf-8 writes them as they are"
+    )

@@ -1,0 +1,158 @@
+import errno
+import os
+import pwd
+import sys
+import tempfile
+
+import jax
+import pytest
+
+from launch import cli, streams
+from train.evaluation import evaluate
+from train.preemption import EXIT_PREEMPTED
+
+
+@pytest.fixture
+def nobody(monkeypatch):
+    """A process without HOME whose user the system does not know, as in many a container."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_without_a_home_programs_are_not_kept(nobody, capsys):
+    assert cli.compilation_cache() is None
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "compiled programs are not kept for the next run in ~/.cache/cairn/xla: no home folder is known"
+    )
+    assert said.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+        assert cli.compilation_cache() is None
+        said = capsys.readouterr().err
+        assert said.startswith(f"compiled programs are not kept for the next run in {folder}: ")
+        assert said.count("\n") == 1
+
+
+def test_a_full_disk(monkeypatch, tmp_path, capsys):
+    def full(**options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    assert cli.compilation_cache() is None
+    assert f"{tmp_path}: No space left on device; give JAX_COMPILATION_CACHE_DIR" in capsys.readouterr().err
+
+
+def test_where_programs_are_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for given, folder in (("", ".cache/cairn/xla"), ("~/mine", "mine")):
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", given)
+        assert cli.compilation_cache() == str(tmp_path / folder)
+        assert list((tmp_path / folder).iterdir()) == []
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "gs://bucket/xla")
+    assert cli.compilation_cache() == "gs://bucket/xla"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_is_evaluated_without_a_home(nobody, command, tiny_run):
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        status, printed = command("launch.evaluate", f"--run={tiny_run}")
+        assert jax.config.jax_compilation_cache_dir is None
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+    assert status == 0, printed
+    assert "Traceback" not in printed
+    assert "bits per byte" in printed
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [
+        ("train", ["--config=~no-one/x"]),
+        ("train", ["--run=~no-one/x"]),
+        ("quickstart", ["--config=~no-one/x"]),
+        ("quickstart", ["--run=~no-one/x"]),
+        ("evaluate", ["--run=~no-one/x"]),
+        ("evaluate", ["--text=~no-one/x"]),
+        ("generate", ["--run=~no-one/x"]),
+        ("generate", ["--prompts_file=~no-one/x"]),
+        ("tokenize", ["--input=~no-one/x"]),
+        ("tokenize", ["--output=~no-one/x"]),
+        ("tokenize", ["--tokenizer=~no-one/x"]),
+        ("tokenize", ["--validation=~no-one/x"]),
+        ("data", ["show", "--run=~no-one/x"]),
+        ("data", ["info", "--path=~no-one/x"]),
+        ("report", ["--run=~no-one/x"]),
+        ("report", ["--curve=~no-one/x"]),
+        ("convert", ["--from=~no-one/x"]),
+        ("convert", ["--to=~no-one/x"]),
+        ("convert", ["--run=~no-one/x"]),
+        ("convert", ["--like=~no-one/x"]),
+    ],
+)
+def test_every_flag_that_is_a_path_knows_home_folders(module, arguments, command):
+    status, printed = command(f"launch.{module}", *arguments)
+    assert status == 2
+    flag = arguments[-1].partition("=")[0]
+    assert printed.startswith(f"error: flag {flag}=~no-one/x: ~no-one/x: this system knows no user 'no-one'")
+
+
+def test_home_folders_in_flags_and_fields(command, tiny_experiment, tiny_text, write_config, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_config(tiny_experiment(), tmp_path / "tiny.py")
+    (tmp_path / "text").symlink_to(tiny_text)
+    arguments = ("--config=~/tiny.py", "--set=data.path=~/text", "--print_config")
+    status, printed = command("launch.train", *arguments)
+    assert status == 0, printed
+    assert f'"path": "{tmp_path}/text"' in printed
+    status, printed = command("launch.train", *arguments, "--set=training.start_from=~no-one/run")
+    assert status == 2
+    assert "error: training.start_from=~no-one/run: this system knows no user" in printed
+
+
+def test_a_locale_that_reads_names_otherwise_than_the_libraries(monkeypatch):
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
+    assert cli._beyond_locale(["--run=plain"]) is None
+    assert "and the encoding of this locale is ascii; give the command in one with UTF-8" in cli._beyond_locale(
+        ["--run=é"]
+    )
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
+    assert cli._beyond_locale(["--run=é"]) is None
+
+
+def test_a_signal_ends_what_saves_nothing_with_one_line(command, tiny_run, monkeypatch):
+    def signalled(*arguments, **options):
+        os.kill(os.getpid(), 1)  # SIGHUP
+        raise AssertionError("the signal did not cut it")
+
+    monkeypatch.setattr(evaluate, "score", signalled)
+    status, printed = command("launch.evaluate", f"--run={tiny_run}")
+    assert status == EXIT_PREEMPTED
+    assert printed.endswith("interrupted by SIGHUP; the same command does it again\n")
+
+
+@pytest.mark.parametrize(("prints_result", "status"), [(True, 2), (False, 0)])
+def test_a_result_that_was_not_written_is_an_error_and_a_log_is_none(prints_result, status, monkeypatch, capsys):
+    def main(argv):
+        print("the result")
+        return 0
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with open("/dev/full", "wb") as full:
+        monkeypatch.setattr(sys, "stdout", streams._steady(full.fileno(), None, instead=None))
+        with pytest.raises(SystemExit) as ended:
+            cli.run(main, prints_result=prints_result)
+        sys.stdout.flush()
+    assert (ended.value.code or 0) == status
+    assert ("standard output was not written (No space left on device)" in capsys.readouterr().err) == prints_result

@@ -1,0 +1,99 @@
+"""A file in the current folder that hides a package: what hides what is said, and no traceback."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from launch import shadows
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The current folder, first on the path as `python -m` has it, with Cairn on the path after it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), str(ROOT), *(p for p in sys.path if p not in ("", str(ROOT)))])
+    return tmp_path
+
+
+@pytest.fixture
+def not_imported(monkeypatch):
+    """As in a process that has imported nothing of Cairn's yet."""
+    for name in ("model", "train"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+def make(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x = 1\n")
+    return str(path)
+
+
+def test_cairns_own_packages(here, not_imported):
+    assert shadows.hidden_by("model") is None
+    (here / "model").mkdir()  # Python takes a folder of data for no package when there is one elsewhere
+    assert shadows.hidden_by("model") is None
+    assert shadows.hidden_by("train") is None
+    assert shadows.hidden_by("model") is None
+    path = make(here / "train.py")
+    assert shadows.hidden_by("train") == path
+
+
+def test_a_package_in_the_place_of_one(here, not_imported):
+    path = make(here / "model" / "__init__.py")
+    assert shadows.hidden_by("model") == path
+
+
+def test_modules_of_pythons_and_of_others(here):
+    for name in ("random.py", "jax.py", "mine.py", "not a name.py", "secrets.txt"):
+        make(here / name)
+    make(here / "numpy" / "__init__.py")
+    (here / "flax").mkdir()
+    assert shadows.lookalikes(str(here), sys.path[1:]) == {
+        "random": (str(here / "random.py"), "a module of Python's own library"),
+        "jax": (str(here / "jax.py"), "an installed package"),
+        "numpy": (str(here / "numpy"), "an installed package"),
+    }
+
+
+def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypatch):
+    """A config may import a module beside it, whatever it is called."""
+    make(here / "random.py")
+    monkeypatch.setattr(
+        sys, "meta_path", [shadows._Refusing({"random": ("random.py", "it")}, str(here)), *sys.meta_path]
+    )
+    monkeypatch.delitem(sys.modules, "random")
+    exec(compile("import random; assert random.x == 1", str(here / "config.py"), "exec"), {})
+    monkeypatch.delitem(sys.modules, "random")
+    with pytest.raises(SystemExit):
+        exec(compile("import random", str(ROOT / "launch" / "cli.py"), "exec"), {})
+
+
+def command(folder, *options, path=None):
+    environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
+    program = [sys.executable, *options, "-m", "launch.report"]
+    return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("file", "words"),
+    [
+        ("model.py", f"model.py hides Cairn's own package {ROOT / 'model'}: `import model` finds it first"),
+        ("train/__init__.py", f"train/__init__.py hides Cairn's own package {ROOT / 'train'}"),
+        ("random.py", "random.py hides a module of Python's own library: `import random`"),
+        ("absl.py", "absl.py hides an installed package: `import absl`"),
+    ],
+)
+def test_a_command_says_so_and_ends(file, words, tmp_path):
+    make(tmp_path / file)
+    done = command(tmp_path, path=ROOT)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.startswith(f"error: {tmp_path}")
+    assert done.stderr.count("\n") == 1
+    safe = command(tmp_path, "-P", path=ROOT)
+    assert safe.stderr == "error: --run is missing: the report of which run? Try --run=runs/quickstart\n"

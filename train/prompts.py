@@ -1,0 +1,77 @@
+"""Prompts and stop strings as they come from a command line or a file: texts that have UTF-8, each with its place."""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from model.errors import UserError
+
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+class Prompt(NamedTuple):
+    """A text to continue, and where it was given: "prompt 2", or "prompts.txt, line 7"."""
+
+    text: str
+    where: str
+
+
+def check_text(text: str, where: str, mend: str = "write it as UTF-8") -> None:
+    """Raises UserError for a text that has no UTF-8: Python keeps bytes that are no text as lone surrogates."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where} is not UTF-8 at character {error.start}; {mend}") from None
+
+
+def from_flags(texts: Sequence[str], flag: str) -> list[Prompt]:
+    """The texts of a flag that may be given many times. Raises UserError for one that is no UTF-8."""
+    mend = "use a terminal with UTF-8"
+    if flag == "prompt":
+        mend += ", or put the text into a UTF-8 file and give that as --prompts_file"
+    for number, text in enumerate(texts, start=1):
+        check_text(text, f"--{flag} number {number}", mend)
+    return [Prompt(text, f"{flag} {number}") for number, text in enumerate(texts, start=1)]
+
+
+def read_prompts(path: pathlib.Path) -> list[Prompt]:
+    """The prompts in a file: its lines that are not blank, or the "prompt" of each line of a .jsonl file.
+
+    A line ends with a line feed, or with a carriage return before it; a byte order mark at the beginning is no part of
+    the first prompt. Raises UserError for a file that is missing, no UTF-8, or holds no prompt, and for a line that is
+    not of its form.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        raise UserError(
+            f"--prompts_file={path}: expected a prompt on each line, or, in a file whose name ends in .jsonl, lines "
+            'such as {"prompt": "..."}; a .json file is neither'
+        )
+    try:
+        content = path.read_bytes()
+        lines = content.decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except OSError as error:
+        raise UserError(f"--prompts_file={path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].count(b"\n")
+        raise UserError(f"--prompts_file={path} is not UTF-8 at byte {error.start}, line {before + 1}") from None
+    prompts = []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            prompts.append(Prompt(_of_json(line, where) if suffix in JSON_LINES else line, where))
+    if not prompts:
+        raise UserError(f"--prompts_file={path} holds no prompt; expected one on each line")
+    return prompts
+
+
+def _of_json(line: str, where: str) -> str:
+    try:
+        prompt = json.loads(line)["prompt"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        prompt = None
+    if not isinstance(prompt, str):
+        raise UserError(f'{where}: expected {{"prompt": "..."}}, got {line[:60]!r}')
+    check_text(prompt, f"{where}: the prompt", "half of a pair such as \\ud83d\\ude00 stands alone; write both")
+    return prompt
