@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from launch import cli, streams
-from train.evaluation import perplexity
+from train.evaluation import evaluate
 from train.preemption import EXIT_PREEMPTED
 
 
@@ -136,7 +136,7 @@ def test_a_signal_ends_what_saves_nothing_with_one_line(command, tiny_run, monke
         os.kill(os.getpid(), 1)  # SIGHUP
         raise AssertionError("the signal did not cut it")
 
-    monkeypatch.setattr(perplexity, "score", signalled)
+    monkeypatch.setattr(evaluate, "evaluate", signalled)
     status, printed = command("launch.evaluate", f"--run={tiny_run}")
     assert status == EXIT_PREEMPTED
     assert printed.endswith("interrupted by SIGHUP; the same command does it again\n")
