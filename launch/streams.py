@@ -35,18 +35,20 @@ class _Steady(io.FileIO):
         self._instead = instead
 
     def write(self, data: Any, /) -> int:
-        """Writes all or part of the data, and says that all was written when nothing can be."""
-        size = memoryview(data).nbytes
+        """Writes the data, and says so when it cannot be written."""
+        left = memoryview(data).cast("B")
+        size = left.nbytes
         try:
-            while (written := super().write(data)) is None:  # a terminal that another program told not to wait
-                select.select([], [self.fileno()], [])
-            return written
+            while left:
+                if (written := super().write(left)) is None:  # a terminal that another program told not to wait
+                    select.select([], [self.fileno()], [])
+                left = left[written or 0 :]
         except OSError as error:
             if self.error is None:
                 self.error = error
             if self._instead is not None and error.errno != errno.EPIPE:
-                _write_all(self._instead, bytes(data))
-            return size
+                _write_all(self._instead, bytes(left))
+        return size
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -76,19 +78,21 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _steady(descriptor: int, before: TextIO | None, instead: int | None) -> TextIO:
-    encoding, lines, through = "utf-8", descriptor == 2, False
+    """A stream line by line, so that a killed process has said what it printed; each write by itself if Python's is."""
+    encoding, through = "utf-8", False
     errors = _ESCAPE if descriptor == 1 else "backslashreplace"
     if isinstance(before, io.TextIOWrapper):
-        encoding, lines, through = before.encoding, before.line_buffering, before.write_through
+        encoding, through = before.encoding, before.write_through
         if before.errors not in ("strict", "surrogateescape"):  # the user asked for another treatment
             errors = before.errors or errors
         with contextlib.suppress(OSError):
             before.flush()
+    steady = _Steady(descriptor, instead)
     return io.TextIOWrapper(
-        io.BufferedWriter(_Steady(descriptor, instead)),
+        steady if through else io.BufferedWriter(steady),
         encoding=encoding,
         errors=errors,
-        line_buffering=lines,
+        line_buffering=True,
         write_through=through,
     )
 
@@ -119,7 +123,8 @@ def lost() -> OSError | None:
 
 
 def _error() -> OSError | None:
-    error = getattr(getattr(getattr(sys.stdout, "buffer", None), "raw", None), "error", None)
+    buffer = getattr(sys.stdout, "buffer", None)
+    error = getattr(getattr(buffer, "raw", buffer), "error", None)
     return error if isinstance(error, OSError) else None
 
 

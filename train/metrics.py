@@ -1,7 +1,7 @@
 """The numbers of a run, in its folder: written while it trains, rewound when it resumes, read back by the reports.
 
     metrics.jsonl      what the training computes: the same bytes for the same config, however often it was killed
-    throughput.jsonl   what the clock says
+    throughput.jsonl   what the clock says; `includes_compilation` marks the first step of a session
     samples.txt        what the model wrote, in blocks headed "=== step N ==="
     status.json        whether the run is running, finished, interrupted, stopped or failed, and at which step
     tensorboard/       the same for TensorBoard

@@ -44,6 +44,18 @@ def test_a_reader_that_went_away_is_no_error(pipe, monkeypatch):
     assert streams.lost() is None
 
 
+def test_lines_are_written_as_they_are_printed(pipe):
+    """What a process has said stays when it is killed; with python -u so does half a line."""
+    read, write = pipe
+    out = stream(write)
+    print("a line", file=out)
+    assert os.read(read, 100) == b"a line\n"
+    raw = io.TextIOWrapper(io.FileIO(write, "w", closefd=False), encoding="utf-8", write_through=True)
+    out = streams._steady(write, raw, None)
+    print("half", end="", file=out)
+    assert os.read(read, 100) == b"half"
+
+
 def test_a_full_disk_is_told_and_what_it_lacks_is_on_the_other_stream(pipe, monkeypatch):
     read, write = pipe
     with open("/dev/full", "wb") as full:
