@@ -85,7 +85,10 @@ def _compare(run: pathlib.Path) -> None:
         window=window,
     )
     measured = {name: estimate.value for name, estimate in summarize(scores).items()}
-    counts = {"tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum())}
+    counts: dict[str, int | None] = {"tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum())}
+    lost = dataset.lost("validation")
+    counts["documents_not_restored"] = None if lost is None else lost.documents
+    counts["bytes_not_restored"] = None if lost is None else lost.bytes
     print("packing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
     # Without a mark that ends documents none begins from nothing, so there are no files to write.

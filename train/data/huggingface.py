@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import pathlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from model.errors import UserError
 from train.data import config
-from train.data.tokenizers import Tokenizer, split_after_newline
+from train.data.cutting import cut
+from train.data.decoders import TokenDecoder, stages_of
+from train.data.huggingface_cuts import Cuts, cuts_of
+from train.data.streaming import IncrementalDecoder, WholeDecoder
+from train.data.tokenizers import Tokenizer
 from train.files import replace_file
 
-# The library keeps every token's text and place while it encodes; long texts are encoded in parts.
-PART = 1 << 22
+if TYPE_CHECKING:
+    import tokenizers
+
+# The library takes 150 to 250 bytes of memory a token or so; a longer text is cut where it can be.
+PART = 1 << 20
+
+
+def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
+    """The library's tokenizer of a tokenizer.json, and what is switched off of its settings: a word on each.
+
+    Settings are for batches of some training, and not what a text is encoded as: truncation, padding, dropout.
+    Raises UserError when the file is damaged or the library is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("a tokenizer.json needs the library tokenizers: pip install tokenizers") from None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises a plain Exception for any damage
+        raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
+    off = []
+    if tokenizer.truncation is not None:
+        off.append(f"truncation to {tokenizer.truncation['max_length']} tokens")
+        tokenizer.no_truncation()
+    if tokenizer.padding is not None:
+        off.append(f"padding on the {tokenizer.padding['direction']}")
+        tokenizer.no_padding()
+    if dropout := getattr(tokenizer.model, "dropout", None):
+        off.append(f"a dropout of {dropout:g} of the merges")
+        tokenizer.model.dropout = None
+    # A special token's name in a text is text: encoding it as the token would let any document end itself.
+    tokenizer.encode_special_tokens = True
+    return tokenizer, tuple(off)
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -22,20 +61,12 @@ class HuggingFaceTokenizer(Tokenizer):
     FILE = "tokenizer.json"
 
     def __init__(self, option: config.HuggingFace, content: bytes, where: str) -> None:
-        try:
-            import tokenizers
-        except ImportError:
-            raise UserError("a tokenizer.json needs the library tokenizers: pip install tokenizers") from None
         self.option = option
         self._content = content
-        try:
-            self._tokenizer = tokenizers.Tokenizer.from_buffer(content)
-        except Exception as error:  # the library raises a plain Exception for any damage
-            raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
-        # A special token's name in a text is text: encoding it as the token would let any document end itself.
-        self._tokenizer.encode_special_tokens = True
+        self._tokenizer, self.switched_off = read_tokenizer(content, where)
         # Ids need not be dense: the vocabulary must hold the largest that a text can have.
-        special = {token.content for token in self._tokenizer.get_added_tokens_decoder().values() if token.special}
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._special = special = {token.content for token in added if token.special}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         size = option.vocab_size
         if size is not None:
@@ -56,14 +87,38 @@ class HuggingFaceTokenizer(Tokenizer):
         return found
 
     def encode(self, text: str) -> np.ndarray:
-        """The ids of a text, int32 [tokens]."""
-        encodings = (self._tokenizer.encode(part, add_special_tokens=False) for part in split_after_newline(text, PART))
-        parts = [np.array(encoding.ids, np.int32) for encoding in encodings]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        """The library's ids of a text, int32 [tokens]; a long one is cut where that changes none.
+
+        Where no such place is known it is encoded whole, which takes 150 to 250 bytes of memory a token.
+        """
+        if len(text) <= PART or self._cuts is None:
+            return _ids(self._tokenizer, text)
+        first, *others = cut(text, PART, self._cuts.is_safe)
+        return np.concatenate([_ids(self._tokenizer, first), *(_ids(self._later, part) for part in others)])
+
+    @functools.cached_property
+    def _cuts(self) -> Cuts | None:
+        return cuts_of(json.loads(self._content))
+
+    @functools.cached_property
+    def _later(self) -> tokenizers.Tokenizer:
+        """The tokenizer for the parts of a text that do not begin it."""
+        if self._cuts is None or self._cuts.later is None:
+            return self._tokenizer
+        return read_tokenizer(json.dumps(self._cuts.later).encode(), "the tokenizer")[0]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        stages = stages_of(self._tokenizer.decoder)
+        return WholeDecoder(self.decode) if stages is None else TokenDecoder(self._token, stages)
+
+    def _token(self, token: int) -> str | None:
+        text: str | None = self._tokenizer.id_to_token(token)
+        return None if text in self._special else text
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""
@@ -76,3 +131,9 @@ class HuggingFaceTokenizer(Tokenizer):
         assert isinstance(option, config.HuggingFace)
         assert path is not None
         return cls(option, path.read_bytes(), str(path))
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
+    """The ids of a text without those that a post-processor adds, int32 [tokens]."""
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return np.array(encoding.ids, np.int32)

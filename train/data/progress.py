@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import TextIO
@@ -52,6 +53,9 @@ class Reporter:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
         yield Stage()
 
+    def warn(self, line: str) -> None:
+        """Something that the user should know, between two stretches of work."""
+
 
 class TerminalReporter(Reporter):
     """A live bar for every stage on a terminal, lines elsewhere; both count megabytes of text."""
@@ -72,6 +76,10 @@ class TerminalReporter(Reporter):
             stage = _ShownStage(display)
             yield stage
             stage.show(_megabytes(total_bytes))
+
+    def warn(self, line: str) -> None:
+        """A line on standard error, or on the stream given."""
+        print(f"WARNING: {line}", file=self._stream or sys.stderr, flush=True)
 
 
 class _ShownStage(Stage):

@@ -27,6 +27,10 @@ def summary(folder: pathlib.Path) -> str:
         shards = sum(len(split.shards) for split in dataset.split(name))
         ratio = dataset.count(name, "bytes") / max(1, dataset.count(name, "tokens"))
         lines.append(f"{name:<12}" + "".join(f"{n:>16,}" for n in counts) + f"{ratio:>16.3f}{shards:>16,}")
+    lost = {name: words for name in about["splits"] if (words := dataset.lost_in_words(name)) is not None}
+    lines += [f"WARNING: {name}: {words}" for name, words in lost.items()]
+    if about["splits"] and not lost:
+        lines.append("decoding gives back every document")
     if len(dataset.members) > 1:
         pairs = zip(about["weights"], dataset.members, strict=True)
         lines += [f"member of weight {weight:g}: {member.folder}" for weight, member in pairs]
