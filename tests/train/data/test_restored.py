@@ -1,0 +1,138 @@
+"""What decoding loses of a text is counted when it is prepared, and kept with the dataset."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.train.data.conftest import prose
+from tests.train.data.test_streaming import train_sentencepiece
+from train.data import Bytes, Data, SentencePieceFile, Source, make_tokenizer, open_dataset, prepare, restored
+from train.data.config import Characters, SentencePiece, SeparateText
+from train.data.restored import Lost, lost_of
+from train.data.summary import summary
+from train.files import read_json, write_json
+
+
+class Lossy:
+    """Decodes to a text that is set."""
+
+    lossless = False
+
+    def __init__(self, text):
+        self.text = text
+
+    def decode(self, ids):
+        return self.text
+
+
+NONE = np.zeros(0, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("text", "decoded", "lost"),
+    [
+        ("a  b", "a  b", Lost(0, 0)),
+        ("a  b", "a b", Lost(1, 1)),
+        ("\u6cb3a\u6cb3", "a\u2047", Lost(1, 6)),
+        ("\u00e9\U0001f642", "", Lost(1, 6)),
+        ("ab", "ba", Lost(1, 0)),
+        ("ab", " ab", Lost(1, 0)),
+        ("", "", Lost(0, 0)),
+    ],
+)
+def test_what_is_lost(text, decoded, lost):
+    assert lost_of(Lossy(decoded), text, NONE) == lost
+
+
+@given(text=st.text("a\u00e9\u6cb3\U0001f642 ", max_size=20), decoded=st.text("a\u00e9\u6cb3\U0001f642", max_size=20))
+def test_long_texts_are_counted_alike(text, decoded):
+    with pytest.MonkeyPatch.context() as patch:
+        one = lost_of(Lossy(decoded), text, NONE)
+        patch.setattr(restored, "LONG", 0)
+        assert lost_of(Lossy(decoded), text, NONE) == one
+
+
+def test_which_tokenizers_lose_nothing(tmp_path):
+    kept = [Bytes(), Characters(), SentencePiece(vocab_size=300)]
+    made = [make_tokenizer(option, [prose(0, 3000)]) for option in kept]
+    assert [tokenizer.lossless for tokenizer in made] == [True, True, True]
+    foreign, _ = train_sentencepiece(tmp_path / "t.model")
+    assert not foreign.lossless
+
+
+@pytest.fixture(scope="module")
+def lossy(tmp_path_factory):
+    """Options of a text of which a SentencePiece model with its own defaults loses some, and that text."""
+    folder = tmp_path_factory.mktemp("lossy")
+    train_sentencepiece(folder / "t.model")
+    texts = {"train": ["the list of a", "the  list", "\u6cb3\u8fb9 of"], "held": ["self  while", "self"]}
+    for name, documents in texts.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return Data(
+        path=str(folder / "train.jsonl"),
+        tokenizer=SentencePieceFile(path=str(folder / "t.model")),
+        validation=SeparateText(path=str(folder / "held.jsonl")),
+    )
+
+
+def test_the_loss_is_kept_with_the_dataset(lossy, tmp_path):
+    folder = prepare(lossy, tmp_path / "data")
+    dataset = open_dataset(folder)
+    # A space of two; both characters of the river's side, three bytes each.
+    assert dataset.lost("train") == Lost(documents=2, bytes=7)
+    assert dataset.lost("validation") == Lost(documents=1, bytes=1)
+    assert dataset.lost_in_words("train") == "the tokenizer loses 7 bytes (22.58%), in 2 documents"
+    assert "WARNING: validation: the tokenizer loses 1 bytes (6.67%), in 1 documents" in summary(folder)
+    again = open_dataset(prepare(lossy, tmp_path / "again", workers=2))
+    assert again.about == dataset.about
+
+
+def test_a_dataset_that_was_not_counted_is_unknown_where_it_may_lose_text(lossy, tmp_path, dataset, data):
+    folder = prepare(lossy, tmp_path / "data")
+    for path in (folder, prepare(data, tmp_path / "bytes")):
+        about = read_json(path / "dataset.json")
+        for split in about["splits"].values():
+            del split["not_restored"]
+        write_json(path / "dataset.json", about)
+    assert open_dataset(folder).lost("train") is None
+    assert open_dataset(folder).lost_in_words("train") == "bytes that the tokenizer loses: unknown"
+    assert "unknown" in summary(folder)
+    assert open_dataset(tmp_path / "bytes").lost("train") == Lost()
+    assert dataset.lost_in_words("train") is None
+    assert "decoding gives back every document" in summary(dataset.folder)
+
+
+def test_a_mixture_adds_up_its_members(lossy, tmp_path):
+    paths = (Source(path=lossy.path), Source(path=lossy.validation.path))
+    mixed = Data(path=paths, tokenizer=lossy.tokenizer, validation=SeparateText(path=lossy.path))
+    dataset = open_dataset(prepare(mixed, tmp_path / "data"))
+    assert dataset.lost("train") == Lost(3, 8)
+    assert dataset.lost("validation") == Lost(4, 14)  # held out once for each
+
+
+def test_parts_of_an_earlier_version_make_it_unknown(lossy, tmp_path, monkeypatch):
+    from train.data.tokenizing import Tokenizing
+
+    real = Tokenizing.run
+
+    def run(self, job):
+        part = real(self, job)
+        del part["not_restored"]
+        return part
+
+    monkeypatch.setattr(Tokenizing, "run", run)
+    assert open_dataset(prepare(lossy, tmp_path / "data", workers=1)).lost("train") is None
+
+
+def test_text_without_any_token_is_lost(tmp_path):
+    train_sentencepiece(tmp_path / "t.model")
+    (tmp_path / "x.jsonl").write_text('{"text": "   "}\n{"text": "the list"}\n')
+    option = Data(
+        path=str(tmp_path / "x.jsonl"), tokenizer=SentencePieceFile(path=str(tmp_path / "t.model")), validation=None
+    )
+    dataset = open_dataset(prepare(option, tmp_path / "data"))
+    assert dataset.count("train", "documents") == 1
+    assert dataset.lost("train") == Lost(documents=1, bytes=3)
