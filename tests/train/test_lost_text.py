@@ -1,6 +1,7 @@
 """A run on text that its tokenizer loses some of says so beside every number of bits per byte."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -11,9 +12,10 @@ from train.loop import train
 from train.metrics import read_metrics
 from train.report import summary, write_report
 
-# Of each line one space of two is lost.
+# Line ends become spaces, of two spaces there is one, and the last is none: the six lines held out have 42 spaces and
+# six line ends, of which 41 spaces come back.
 TEXT = "the  list of a value returns self\n" * 60
-LOST = "the tokenizer loses 6 bytes (2.94%), in 1 documents"
+LOST = "the tokenizer loses 7 bytes (3.43%), in 1 documents"
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +46,23 @@ def test_training_says_it(lossy_run):
     assert evaluated.startswith("step 1: validation loss")
     assert evaluated.endswith(f"bits per byte ({LOST})")
     (values,) = [line for line in read_metrics(run) if line["kind"] == "eval"]
-    assert values["bytes_not_restored"] == 6
+    assert values["bytes_not_restored"] == 7
+
+
+def page_of(run):
+    """The report without what it says of the code, whose changes may hold any words."""
+    before = (run / "environment.json").read_bytes()
+    (run / "environment.json").unlink()
+    page = write_report(run).read_text()
+    (run / "environment.json").write_bytes(before)
+    return page
 
 
 def test_the_summary_and_the_report_say_it(lossy_run):
     run, _ = lossy_run
     (line,) = [line for line in summary(run).splitlines() if "bits per byte" in line]
     assert line.endswith(f"step 1; {LOST}")
-    page = write_report(run).read_text()
+    page = page_of(run)
     assert page.count(LOST) == 1
     assert "bytes not restored" in page
 
@@ -67,6 +78,7 @@ def test_what_was_not_counted_is_unknown(lossy_run):
     write_json(path, before)
 
 
-def test_a_run_that_loses_nothing_says_nothing(tiny_run):
-    assert "loses" not in summary(tiny_run) + write_report(tiny_run).read_text()
-    assert all("bytes_not_restored" not in line for line in read_metrics(tiny_run))
+def test_a_run_that_loses_nothing_says_nothing(tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert "the tokenizer" not in summary(run) + page_of(run)
+    assert all("bytes_not_restored" not in line for line in read_metrics(run))
