@@ -125,7 +125,7 @@ class Dataset:
         counted = self.about["splits"].get(split, {}).get("not_restored")
         if counted is not None:
             return Lost(**counted)
-        return Lost() if self.tokenizer.lossless else None
+        return Lost() if self.tokenizer.is_lossless() else None
 
     def lost_in_words(self, split: str) -> str | None:
         """The loss of a split in a few words, to stand beside its bits per byte; None where nothing is lost."""

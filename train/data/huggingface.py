@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model.errors import UserError
 from train.data import config
 from train.data.cutting import cut
-from train.data.decoders import TokenDecoder, stages_of
-from train.data.huggingface_cuts import Cuts, cuts_of
+from train.data.decoders import BYTES, TokenDecoder, stages_of
+from train.data.huggingface_cuts import Cuts, cuts_of, parts_of
 from train.data.streaming import IncrementalDecoder, WholeDecoder
 from train.data.tokenizers import Tokenizer
 from train.files import replace_file
@@ -111,6 +112,17 @@ class HuggingFaceTokenizer(Tokenizer):
         """The text of ids, without the end of document."""
         return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
 
+    def is_lossless(self) -> bool:
+        """Whether it is byte-level through and through, as GPT-2's and LLaMA 3's are."""
+        end = self.end_of_document
+        # Decoding leaves the mark of an end out, also where a text holds it because it is no special token.
+        special = end is None or self._tokenizer.id_to_token(end) in self._special
+        return special and self._keeps_bytes
+
+    @functools.cached_property
+    def _keeps_bytes(self) -> bool:
+        return keeps_bytes(json.loads(self._content))
+
     def incremental(self) -> IncrementalDecoder:
         """A decoder of ids that come one by one."""
         stages = stages_of(self._tokenizer.decoder)
@@ -131,6 +143,33 @@ class HuggingFaceTokenizer(Tokenizer):
         assert isinstance(option, config.HuggingFace)
         assert path is not None
         return cls(option, path.read_bytes(), str(path))
+
+
+def keeps_bytes(about: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json's tokens spell all bytes of every text, so that there is no need to decode and compare.
+
+    Nothing is normalised, words are kept as they are, each byte is a token, and no text becomes a token that decoding
+    leaves out or reads as other bytes.
+    """
+    model, added = about["model"], about.get("added_tokens", [])
+    splits = list(parts_of(about.get("pre_tokenizer")))
+    whole = [split["type"] == "ByteLevel" and not split["add_prefix_space"] for split in splits]
+    kept = [split["type"] == "Digits" or split.get("behavior") == "Isolated" for split in splits]
+    if about.get("normalizer") or not any(whole) or not all(map(operator.or_, whole, kept)):
+        return False
+    if (about.get("decoder") or {}).get("type") != "ByteLevel" or model.get("type") != "BPE":
+        return False
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"):
+        return False
+    merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]}
+    return model["vocab"].keys() >= BYTES.keys() and not any(
+        token["content"] in merged | BYTES.keys() if token["special"] else not _is_plain(token) for token in added
+    )
+
+
+def _is_plain(token: dict[str, Any]) -> bool:
+    """Whether an added token is in a text what it is when it is decoded."""
+    return token["content"].isascii() and token["content"].isprintable() and not (token["lstrip"] or token["rstrip"])
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:

@@ -83,7 +83,7 @@ class Cuts:
 
 def cuts_of(about: Json) -> Cuts | None:
     """Where texts for a tokenizer.json may be cut; None where no place is known to be safe."""
-    normalizers, splits = list(_flat(about.get("normalizer"))), list(_flat(about.get("pre_tokenizer")))
+    normalizers, splits = list(parts_of(about.get("normalizer"))), list(parts_of(about.get("pre_tokenizer")))
     prepends = any(n["type"] == "Prepend" for n in normalizers)
     if not (_reach_no_space(about, prepends) and all(map(_is_local, normalizers)) and all(map(_is_known, splits))):
         return None
@@ -105,13 +105,14 @@ def cuts_of(about: Json) -> Cuts | None:
     return Cuts(later, known)
 
 
-def _flat(part: Any) -> Iterator[Json]:
+def parts_of(part: Any) -> Iterator[Json]:
+    """A normalizer or a word splitter, or those that one of several is made of, in their order."""
     if part is None:
         return
     if part["type"] != "Sequence":
         yield part
     for inside in part.get("normalizers", part.get("pretokenizers", [])):
-        yield from _flat(inside)
+        yield from parts_of(inside)
 
 
 def _reach_no_space(about: Json, prepends: bool) -> bool:

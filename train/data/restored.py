@@ -30,7 +30,7 @@ class Lost:
 
 def lost_of(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> Lost:
     """What decoding the ids of one document loses of its text. A tokenizer that loses nothing is not asked."""
-    if tokenizer.lossless:
+    if tokenizer.is_lossless():
         return Lost()
     decoded = tokenizer.decode(ids)
     if decoded == text:

@@ -56,7 +56,6 @@ class SentencePieceTokenizer(Tokenizer):
         self._mark: list[int] = []
         if isinstance(option, config.SentencePiece):
             self._mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
-        self.lossless = bool(self._mark)
 
     def _id(self, piece: str | None, where: str) -> int | None:
         if piece is None:
@@ -136,6 +135,10 @@ class SentencePieceTokenizer(Tokenizer):
         if self.vocab_size > (pieces := self._processor.get_piece_size()):  # the model has ids that are no pieces
             known = [i for i in known if i < pieces]
         return self._processor.decode(known)
+
+    def is_lossless(self) -> bool:
+        """Whether it was trained here; of other models some are, if no text has a U+2581 in it."""
+        return bool(self._mark)
 
     def incremental(self) -> IncrementalDecoder:
         """A decoder of ids that come one by one."""

@@ -29,8 +29,6 @@ class Tokenizer(abc.ABC):
     option: config.Tokenizer
     vocab_size: int
     end_of_document: int | None
-    # Whether decoding gives back every text that can be encoded, by construction.
-    lossless: bool = False
     # Settings of the file that change what a text is encoded as, and are switched off here: a word on each.
     switched_off: tuple[str, ...] = ()
     _begin: int | None = None
@@ -56,6 +54,10 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
+
+    def is_lossless(self) -> bool:
+        """Whether decoding gives back every text that can be encoded, by construction."""
+        return False
 
     @abc.abstractmethod
     def incremental(self) -> IncrementalDecoder:
@@ -90,8 +92,6 @@ class Tokenizer(abc.ABC):
 class BytesTokenizer(Tokenizer):
     """Id b is byte b of the text's UTF-8."""
 
-    lossless = True
-
     def __init__(self, option: config.Bytes) -> None:
         self.option = option
         self.vocab_size = 257 if option.end_of_document else 256
@@ -104,6 +104,10 @@ class BytesTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         return bytes(self.checked(ids)).decode("utf-8", errors="replace")
+
+    def is_lossless(self) -> bool:
+        """Always."""
+        return True
 
     def incremental(self) -> IncrementalDecoder:
         """A decoder of ids that come one by one."""
@@ -124,7 +128,6 @@ class CharactersTokenizer(Tokenizer):
     """Id i is the i-th of the training text's characters in the order of their code points."""
 
     FILE = "characters.json"
-    lossless = True
 
     def __init__(self, option: config.Characters, characters: Iterable[str]) -> None:
         self.option = option
@@ -152,6 +155,10 @@ class CharactersTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         return "".join([self.characters[i] for i in self.checked(ids)])
+
+    def is_lossless(self) -> bool:
+        """Always."""
+        return True
 
     def incremental(self) -> IncrementalDecoder:
         """A decoder of ids that come one by one."""

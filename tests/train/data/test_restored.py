@@ -4,13 +4,25 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+import tokenizers
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.train.data.conftest import prose
 from tests.train.data.test_streaming import train_sentencepiece
-from train.data import Bytes, Data, SentencePieceFile, Source, make_tokenizer, open_dataset, prepare, restored
+from train.data import (
+    Bytes,
+    Data,
+    HuggingFace,
+    SentencePieceFile,
+    Source,
+    make_tokenizer,
+    open_dataset,
+    prepare,
+    restored,
+)
 from train.data.config import Characters, SentencePiece, SeparateText
+from train.data.huggingface import keeps_bytes
 from train.data.restored import Lost, lost_of
 from train.data.summary import summary
 from train.files import read_json, write_json
@@ -19,13 +31,14 @@ from train.files import read_json, write_json
 class Lossy:
     """Decodes to a text that is set."""
 
-    lossless = False
-
     def __init__(self, text):
         self.text = text
 
     def decode(self, ids):
         return self.text
+
+    def is_lossless(self):
+        return False
 
 
 NONE = np.zeros(0, np.int32)
@@ -55,12 +68,80 @@ def test_long_texts_are_counted_alike(text, decoded):
         assert lost_of(Lossy(decoded), text, NONE) == one
 
 
+def byte_level(**changes):
+    """A byte-level tokenizer.json, trained on a little text, with some of its fields changed."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator([prose(0, 2000)], trainer)
+    tokenizer.add_special_tokens(["</s>"])
+    about = json.loads(tokenizer.to_str())
+    for token in changes.get("added_tokens", []):
+        token["content"] = token["content"].replace("MERGED", "".join(about["model"]["merges"][0]))
+    for name, value in changes.items():
+        at = about["model"] if name in about["model"] else about
+        at[name] = value
+    return about
+
+
+def added(content, **fields):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    return [{"id": 400, "content": content, **flags, **fields}]
+
+
+NOT_KEPT = {
+    "a normalizer": {"normalizer": {"type": "NFC"}},
+    "a prefix": {
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}
+    },
+    "words without spaces": {"pre_tokenizer": {"type": "WhitespaceSplit"}},
+    "another decoder": {"decoder": {"type": "Fuse"}},
+    "bytes missing": {"vocab": {"a": 0}, "merges": []},
+    "a suffix": {"end_of_word_suffix": "</w>"},
+    "words that are tokens": {"ignore_merges": True},
+    "a text becomes a special token": {"added_tokens": added("MERGED", special=True)},
+    "a byte is a special token": {"added_tokens": added("|", special=True)},
+    "a token takes spaces": {"added_tokens": added("<t>", lstrip=True)},
+    "a token reads as other bytes": {"added_tokens": added("\u00e9")},
+}
+
+
+@pytest.mark.parametrize("name", NOT_KEPT)
+def test_which_byte_level_tokenizers_are_compared_after_all(name):
+    assert keeps_bytes(byte_level())
+    assert keeps_bytes(byte_level(added_tokens=added("<t>")))
+    assert not keeps_bytes(byte_level(**NOT_KEPT[name]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.text("the </s><t>\u00e9\u0120\n")))
+def test_a_byte_level_tokenizer_loses_nothing(byte_level_tokenizer, text):
+    assert byte_level_tokenizer.is_lossless()
+    assert byte_level_tokenizer.decode(byte_level_tokenizer.encode(text)) == text
+
+
+@pytest.fixture(scope="module")
+def byte_level_tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bytes") / "tokenizer.json"
+    path.write_text(json.dumps(byte_level(added_tokens=[*added("</s>", special=True, id=300), *added("<t>", id=301)])))
+    return make_tokenizer(HuggingFace(path=str(path), end_of_document="</s>"), [])
+
+
+def test_an_end_that_a_text_can_hold_is_lost(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(byte_level(added_tokens=added("<t>", id=300))))
+    for end, lossless in ((None, True), ("<t>", False), ("a", False)):
+        assert make_tokenizer(HuggingFace(path=str(path), end_of_document=end), []).is_lossless() == lossless
+
+
 def test_which_tokenizers_lose_nothing(tmp_path):
     kept = [Bytes(), Characters(), SentencePiece(vocab_size=300)]
     made = [make_tokenizer(option, [prose(0, 3000)]) for option in kept]
-    assert [tokenizer.lossless for tokenizer in made] == [True, True, True]
+    assert [tokenizer.is_lossless() for tokenizer in made] == [True, True, True]
     foreign, _ = train_sentencepiece(tmp_path / "t.model")
-    assert not foreign.lossless
+    assert not foreign.is_lossless()
 
 
 @pytest.fixture(scope="module")
