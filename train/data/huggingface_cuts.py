@@ -77,8 +77,9 @@ class Cuts:
             return before in self.known
         if before.isascii():
             return before.isprintable() and before != " "
-        # Signs and marks may be normalised to nothing, and U+0D4E joins the space in one grapheme.
-        return before <= "\uffff" and unicodedata.category(before)[0] in "LN" and before not in SPACES + "\u0d4e"
+        # Signs and marks may be normalised to nothing, some letters to a space with a mark, and U+0D4E joins the space.
+        plain = before <= "\uffff" and unicodedata.category(before)[0] in "LN" and before not in SPACES + "\u0d4e"
+        return plain and " " not in unicodedata.normalize("NFKD", before)
 
 
 def cuts_of(about: Json) -> Cuts | None:
