@@ -226,7 +226,7 @@ def test_where_a_text_may_be_cut():
     cuts = cuts_of(about | {"pre_tokenizer": {"type": "Whitespace"}})
     safe = [
         before + after
-        for before in "a.\u6cb3\n \u2581\u0120\u0301\u0d4e"
+        for before in "a.\u6cb3\n \u2581\u0120\u0301\u0d4e\u037a"
         for after in " a\n"
         if cuts.is_safe(before, after)
     ]
