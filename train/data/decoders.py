@@ -111,7 +111,7 @@ class ByteRuns(Stage):
                 return self.flush()
             whole = self._bytes[: error.start].decode("utf-8")
             del self._bytes[: error.start]
-            return [whole]
+            return [whole] if whole else []
 
     def flush(self) -> list[str]:
         """What is held back, after the last token."""
