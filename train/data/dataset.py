@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import UserError
 from train.data.restored import Lost
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
+from train.data.tokenizers import DESCRIPTION as TOKENIZER
 from train.data.tokenizers import Tokenizer, load_tokenizer
 from train.files import read_json, write_array, write_json
 
@@ -139,8 +140,9 @@ class Dataset:
 
 
 def is_dataset(path: str | pathlib.Path) -> bool:
-    """Whether a folder is a finished dataset."""
-    return (pathlib.Path(path).expanduser() / DESCRIPTION).is_file()
+    """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
+    folder = pathlib.Path(path).expanduser()
+    return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
 
 
 def open_dataset(path: str | pathlib.Path) -> Dataset:

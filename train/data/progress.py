@@ -53,8 +53,8 @@ class Reporter:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
         yield Stage()
 
-    def warn(self, line: str) -> None:
-        """Something that the user should know, between two stretches of work."""
+    def message(self, text: str) -> None:
+        """Takes a line that the user should see."""
 
 
 class TerminalReporter(Reporter):
@@ -62,6 +62,10 @@ class TerminalReporter(Reporter):
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
+
+    def message(self, text: str) -> None:
+        """Prints a line that the user should see."""
+        print(text, file=sys.stderr if self._stream is None else self._stream, flush=True)
 
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
@@ -76,10 +80,6 @@ class TerminalReporter(Reporter):
             stage = _ShownStage(display)
             yield stage
             stage.show(_megabytes(total_bytes))
-
-    def warn(self, line: str) -> None:
-        """A line on standard error, or on the stream given."""
-        print(f"WARNING: {line}", file=self._stream or sys.stderr, flush=True)
 
 
 class _ShownStage(Stage):

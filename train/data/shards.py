@@ -62,7 +62,9 @@ class ShardWriter:
             from array_record.python import array_record_module
 
             # Tokens hardly compress, and reading one record of many must be cheap.
-            self._writer = array_record_module.ArrayRecordWriter(str(self._temporary), "group_size:1,uncompressed")
+            self._writer = array_record_module.ArrayRecordWriter(
+                os.fsencode(self._temporary), "group_size:1,uncompressed"
+            )
         self._documents.append((len(tokens), num_bytes, words, self._records))
         for offset in range(0, len(tokens), RECORD_TOKENS):
             record = Record(name, offset, len(tokens), tokens[offset : offset + RECORD_TOKENS])
@@ -181,7 +183,9 @@ class ShardReader:
         # Without threads of its own: to wake one for every record costs far more than to read the record, the more so
         # when all cores are busy. (ArrayRecordDataSource of grain starts one for every shard of every read.)
         options = "readahead_buffer_size:0,max_parallelism:0"
-        return array_record_module.ArrayRecordReader(str(self._paths[shard]), options, file_reader_buffer_size=1 << 15)
+        return array_record_module.ArrayRecordReader(
+            os.fsencode(self._paths[shard]), options, file_reader_buffer_size=1 << 15
+        )
 
     def _where(self, number: int) -> str:
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from model.errors import UserError
-from train.data.config import WholeFiles
+from train.data.config import Tail, Validation, WholeFiles
 from train.data.sources import Document
+from train.data.text.compression import compression_of
+from train.formatting import percent
 
 # A line shorter than this (stripped) is in too many files to say anything about two of them.
 SIGNIFICANT = 16
@@ -37,6 +39,23 @@ class Held:
     generated: frozenset[str]
 
 
+def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
+    """A line of warning where the share held out is less than half, or more than twice, of what was asked for."""
+    if not isinstance(option, WholeFiles | Tail) or not train_bytes + validation_bytes:
+        return None
+    share = validation_bytes / (train_bytes + validation_bytes)
+    if option.fraction / 2 <= share <= 2 * option.fraction:
+        return None
+    asked = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
+    whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
+    other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
+    return (
+        f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
+        f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
+        f"these do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
+    )
+
+
 def by_hash(name: str, option: WholeFiles) -> bool:
     """Whether a document is held out when nothing is known of the others: its hash falls under the fraction."""
     return _rank(name, option.seed) < option.fraction
@@ -48,7 +67,7 @@ def _rank(name: str, seed: int) -> float:
 
 def is_generated(name: str, text: str) -> bool:
     """Whether a document is a generated table: it says so at its head, or most of its lines are bare literals."""
-    code = name.rpartition(".")[2] in (
+    code = compression_of(name)[0].rpartition(".")[2].lower() in (
         "py",
         "c",
         "h",
@@ -81,6 +100,11 @@ class Splitter:
         self._generated: list[bool] = []
         # About 40 bytes a line; a power of two keeps the choice of lines simple.
         self._every = max(1, -(-total_bytes // 40 // LINES_COMPARED))
+
+    @property
+    def num_documents(self) -> int:
+        """How many it has seen."""
+        return len(self._names)
 
     def add(self, document: Document) -> None:
         """Takes in one document."""

@@ -108,7 +108,7 @@ def test_all_settings_are_named(plain, tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_dataset_says_it_once(plain, tmp_path, workers, monkeypatch):
     said = []
-    monkeypatch.setattr(Reporter, "warn", lambda self, line: said.append(line))
+    monkeypatch.setattr(Reporter, "message", lambda self, line: said.append(line))
     path = written(plain, tmp_path, "truncation")
     (tmp_path / "text").mkdir()
     for k in range(4):
