@@ -33,8 +33,6 @@ def summary(folder: pathlib.Path) -> str:
     ]
     lost = {name: words for name in about["splits"] if (words := dataset.lost_in_words(name)) is not None}
     lines += [f"WARNING: {name}: {words}" for name, words in lost.items()]
-    if about["splits"] and not lost:
-        lines.append("decoding gives back every document")
     if len(dataset.members) > 1:
         pairs = zip(about["weights"], dataset.members, strict=True)
         lines += [f"member of weight {weight:g}: {member.folder}" for weight, member in pairs]
