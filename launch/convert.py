@@ -14,6 +14,7 @@ parameters of a checkpoint; that its optimizer state may be damaged is noticed w
 """
 
 import pathlib
+import sys
 from typing import cast
 
 from absl import flags
@@ -72,6 +73,7 @@ def main(argv: list[str]) -> int:
 def _read(source: pathlib.Path, run: pathlib.Path) -> int:
     from model.precision import Dtype
     from train.conversion.reading import read_published
+    from train.data.tokenizers import load_tokenizer
 
     experiment = read_published(
         source,
@@ -84,6 +86,8 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
 
     precision = experiment.model.precision
     cli.say(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    if experiment.data.tokenizer is not None and (warning := load_tokenizer(run / "data").warning()) is not None:
+        print(f"WARNING: {warning}", file=sys.stderr)
     if experiment.data.tokenizer is None:
         print("WARNING: no tokenizer.json or tokenizer.model there: the run can be trained further and written back,")
         print("         but launch.evaluate and launch.generate need a tokenizer")

@@ -190,6 +190,11 @@ class _Printer:
         if later > 0 and seconds > 0:
             line += f", then {later / seconds:.0f} tokens/s"
         print(line, file=sys.stderr)
+        if torn := sum(result.torn for result in results):
+            what = "the text ends" if len(results) == 1 else f"{torn} of {len(results)} texts end"
+            print(
+                f"{what} amid the bytes of a character, shown as U+FFFD; more --max_tokens finish it", file=sys.stderr
+            )
 
 
 if __name__ == "__main__":

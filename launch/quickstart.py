@@ -75,6 +75,8 @@ def _compare(run: pathlib.Path) -> None:
     experiment, dataset = loaded.experiment, loaded.dataset()
     print("measuring the validation files, window by window")
     measured = evaluate(loaded).as_json()
+    lost = dataset.lost("validation")
+    measured["bytes_not_restored"] = None if lost is None else lost.bytes
     print("packing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
     # Without a mark that begins documents none begins from nothing, so there are no files to write.

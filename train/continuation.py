@@ -28,11 +28,13 @@ class Continuation:
       text: the new text, up to a stop string if one came.
       tokens: the number of new tokens, those of the stop string and the end of the document included.
       ended_by: what ended it; "context" is the model's context being full, "interruption" a signal.
+      torn: whether it ended amid the bytes of a character, which are U+FFFD in the text.
     """
 
     text: str
     tokens: int
     ended_by: EndedBy
+    torn: bool = False
 
 
 def continue_texts(
@@ -124,14 +126,16 @@ class _Batch:
                 ended_by = "stop_string"
             elif ids[-1] == end:
                 ended_by = "end_of_document"
-            results.append(Continuation(self._texts[row], len(ids), ended_by))
+            results.append(Continuation(self._texts[row], len(ids), ended_by, stream.torn))
         return results
 
     def interrupted(self) -> list[Continuation]:
         """Shows what was held back, and returns what there is of each row."""
+        results = []
         for row, stream in enumerate(self._streams):
             self._show(row, stream.finish(cut=True))
-        return [Continuation(text, n, "interruption") for text, n in zip(self._texts, self._tokens, strict=True)]
+            results.append(Continuation(self._texts[row], self._tokens[row], "interruption", stream.torn))
+        return results
 
     def _show(self, row: int, text: str) -> None:
         self._texts[row] += text
@@ -185,28 +189,33 @@ def check_prompts(
 class TextStream:
     """The text of one continuation as its ids come.
 
-    What `push` and `finish` return, joined, is the text: no character comes in halves, and it ends before the first
-    stop string to be completed, wherever tokens begin and end. `stopped` tells that one was.
+    What `push` and `finish` return, joined, is what the tokenizer decodes of all ids at once: no character comes in
+    halves. It ends before the first stop string to be completed, wherever tokens begin and end; `stopped` tells that
+    one was.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
         """Args: the tokenizer, the ids before the continuation, the stop strings."""
-        self.stopped = False
+        self.stopped = self.torn = False
         self._stops = tuple(stops)
         self._held = ""
         self._decoder = StreamDecoder(tokenizer)
         # A tokenizer may decode the first ids of a text in another way (a space less), so the prompt goes before.
         self._decoder.push(prompt)
-        self._decoder.flush()
+        self._decoder.settle()
 
     def push(self, token: int) -> str:
         """Takes the next id and returns the text that can be shown now."""
         return self._release(self._decoder.push([token]))
 
     def finish(self, *, cut: bool) -> str:
-        """The rest of the text; `cut` when a limit ended it, which may have been amid the bytes of a character."""
+        """The rest of the text, bytes of an unfinished character as U+FFFD.
+
+        `cut` tells that a limit ended the text: then `torn` tells that it was amid the bytes of a character.
+        """
         rest = self._decoder.flush()
-        shown = self._release(rest.rstrip("\ufffd") if cut else rest)
+        self.torn = cut and not self.stopped and rest.endswith("\ufffd")
+        shown = self._release(rest)
         held, self._held = self._held, ""
         return shown + held
 

@@ -100,6 +100,9 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
         if "validation" not in dataset.about["splits"]:
             raise UserError(f"{dataset.folder} has no validation split, and a run is measured on one; {_HOLD_OUT}")
+        for name in dataset.about["splits"]:
+            if (lost := dataset.lost_in_words(name)) is not None:
+                say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
         write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
         write_json(run / "parameters.json", parameters.as_json(experiment))
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
@@ -321,9 +324,12 @@ class _Trainer:
     def _evaluate(self, state: TrainState, step: int) -> bool:
         """Measures the validation split and draws the samples; returns whether the loss is the lowest so far."""
         values = self.evaluation(state)
+        if (lost := self.dataset.lost("validation")) is not None and lost.documents:
+            values |= {"bytes_not_restored": lost.bytes}
         self.metrics.evaluation(step, values)
+        beside = "" if (words := self.dataset.lost_in_words("validation")) is None else f" ({words})"
         loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
-        self.say(f"step {step}: validation loss {loss}, {bits} bits per byte")
+        self.say(f"step {step}: validation loss {loss}, {bits} bits per byte{beside}")
         if self.experiment.samples.prompts:
             params = evaluation_params(self.experiment.optimizer, state.opt_state, state.params)
             for sample in self.draw(params, self.experiment.samples.prompts, seed=step):

@@ -39,6 +39,7 @@ _ORDER = (
     "loss",
     "perplexity",
     "bits_per_byte",
+    "bytes_not_restored",
     "z_loss",
     "multi_token_loss",
     "balance_loss",

@@ -5,6 +5,9 @@ import sys
 
 import pytest
 
+from train import continuation
+from train.continuation import Continuation
+
 MODULE = "launch.generate"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -104,6 +107,26 @@ def test_prompts_come_from_files_too(answers):
     assert [s["prompt"] for s in samples(answers["file"])] == ["first", "the cat", "old café"]
     assert [s["prompt"] for s in samples(answers["jsonl"])] == ["two\nlines"]
     assert [s["prompt"] for s in samples(answers["no prompt"])] == [""]
+
+
+@pytest.mark.parametrize(
+    ("torn", "said"),
+    [
+        ((True,), "\nthe text ends amid the bytes of a character, shown as U+FFFD; more --max_tokens finish it\n"),
+        ((False, True), "\n1 of 2 texts end amid the bytes of a character, shown as U+FFFD; more --max_tokens"),
+        ((False,), None),
+    ],
+)
+def test_a_character_that_a_limit_cut_is_told(tiny_run, command, monkeypatch, torn, said):
+    def written(*given, results, **options):
+        results += [Continuation("a\ufffd", 2, "max_tokens", torn=one) for one in torn]
+        return results
+
+    monkeypatch.setattr(continuation, "continue_texts", written)
+    status, printed = command(MODULE, f"--run={tiny_run}", *["--prompt=x"] * len(torn), "--json")
+    assert status == 0
+    assert "amid" not in printed if said is None else said in printed
+    assert printed.count("a\ufffd") == len(torn)
 
 
 def test_a_stop_string_is_cut_off_exactly(answers):

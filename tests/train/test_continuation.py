@@ -13,8 +13,8 @@ from model.initialization import Normal
 from model.sampling import Sampling
 from model.transformer import init
 from train.continuation import TextStream, check_prompts, continue_texts, prompt_ids
-from train.data.config import Bytes, Characters
-from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
+from train.data.config import Bytes, Characters, HuggingFace
+from train.data.tokenizers import BytesTokenizer, CharactersTokenizer, make_tokenizer
 
 BYTES = BytesTokenizer(Bytes())
 
@@ -40,10 +40,56 @@ def test_no_character_comes_in_halves():
     assert pieces[:3] == ["a", "", "é"]
 
 
-def test_a_cut_amid_a_character_leaves_it_out_and_an_end_shows_it():
+def test_an_unfinished_character_is_shown_and_told_where_a_limit_cut_it():
     half = "ab漢".encode()[:-1]
-    assert "".join(stream(half, cut=True)[0]) == "ab"
-    assert "".join(stream(half, cut=False)[0]) == "ab\ufffd"
+    for cut in (True, False):
+        assert "".join(stream(half, cut=cut)[0]) == "ab\ufffd"
+        texts = TextStream(BYTES, [256])
+        assert "".join(texts.push(byte) for byte in half) + texts.finish(cut=cut) == "ab\ufffd"
+        assert texts.torn == cut
+    texts = TextStream(BYTES, [256], ["b"])
+    assert "".join(texts.push(byte) for byte in half) + texts.finish(cut=True) == "a"
+    assert not texts.torn
+
+
+@pytest.fixture(scope="module")
+def fallback(tmp_path_factory):
+    """A tokenizer as LLaMA 2's: letters and a mark of a space, all else in bytes."""
+    import tokenizers
+    from tokenizers import decoders, normalizers
+
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    vocabulary = {token: i for i, token in enumerate(["<unk>", "<s>", "</s>", *bytes_, "\u2581", *"abcxyz"])}
+    model = tokenizers.models.BPE(vocabulary, [], unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    path = tmp_path_factory.mktemp("fallback") / "tokenizer.json"
+    tokenizer.save(str(path))
+    return make_tokenizer(HuggingFace(path=str(path), end_of_document="</s>", begin_of_document="<s>"), [])
+
+
+@pytest.mark.parametrize("text", ["河边 a 石", "é", "🙂🙃 x", "да нет", "a b"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_text_in_bytes_goes_on_after_its_prompt(fallback, text, at):
+    """The prompt's ids and the model's, decoded together, are one text, though a run of bytes goes on over the border."""
+    ids = prompt_ids(fallback, text)
+    cut = len(prompt_ids(fallback, text[:at])) if at else 1
+    texts = TextStream(fallback, ids[:cut])
+    assert text[:at] + "".join(texts.push(i) for i in ids[cut:]) + texts.finish(cut=True) == text
+    assert not texts.torn
+
+
+def test_a_character_may_begin_in_the_prompt(fallback):
+    ids = prompt_ids(fallback, "a石b")
+    texts = TextStream(fallback, ids[:-2])
+    assert [texts.push(i) for i in ids[-2:]] == ["", "石b"]
+    torn = TextStream(fallback, ids[:-3])
+    assert torn.push(ids[-3]) + torn.finish(cut=True) == "\ufffd\ufffd"
+    assert torn.torn
 
 
 def first_completed(text, stops):

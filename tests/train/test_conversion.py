@@ -104,6 +104,28 @@ def test_a_run_folder_like_any_other(tmp_path):
         run.dataset().split("validation")
 
 
+@pytest.mark.parametrize("direction", ["Left", "Right"])
+def test_a_tokenizer_with_settings_for_batches_converts_as_without(tmp_path, direction):
+    folder = published(tmp_path)
+    about = json.loads((folder / "tokenizer.json").read_text())
+    truncation = {"direction": direction, "max_length": 1, "strategy": "LongestFirst", "stride": 0}
+    padding = {
+        "strategy": {"Fixed": 8},
+        "pad_to_multiple_of": None,
+        "pad_id": 2,
+        "pad_type_id": 0,
+        "pad_token": "[UNK]",
+    }
+    about |= {"truncation": truncation, "padding": padding | {"direction": direction}}
+    (folder / "tokenizer.json").write_text(json.dumps(about))
+    read_published(folder, tmp_path / "run")
+    run = load_run(tmp_path / "run")
+    assert (run.tokenizer.begin_of_document, run.tokenizer.end_of_document) == (0, 1)
+    assert run.tokenizer.encode("a b c").tolist() == [3, 4, 5]
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
 def test_tensors_that_do_not_fit_are_all_named_and_nothing_is_left(tmp_path):
     folder = published(tmp_path)
     tensors = load_file(folder / "model.safetensors")

@@ -3,8 +3,8 @@
 import pathlib
 from typing import Any
 
-from model.errors import UserError
 from train.data.config import HuggingFace, SentencePieceFile
+from train.data.huggingface import read_tokenizer
 from train.files import read_json
 
 
@@ -20,13 +20,8 @@ def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | Sen
 
 
 def _of_tokenizer_json(folder: pathlib.Path, about: dict[str, Any], vocab_size: int) -> HuggingFace:
-    import tokenizers
-
     path = folder / "tokenizer.json"
-    try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises a plain Exception for any damage
-        raise UserError(f"{path} is no tokenizer.json, or a damaged one: {error}") from None
+    tokenizer, _ = read_tokenizer(path.read_bytes(), str(path))
     end = read_json(folder / "config.json").get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     plain, marked = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))

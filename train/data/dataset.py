@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from model.errors import UserError
+from train.data.restored import Lost
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, Shard, ShardReader
 from train.data.tokenizers import DESCRIPTION as TOKENIZER
 from train.data.tokenizers import Tokenizer, load_tokenizer
@@ -21,6 +23,12 @@ COUNTS = ("documents", "tokens", "bytes", "words")
 SPLIT_FORM = dict.fromkeys(COUNTS, int) | {"shards?": [SHARD_FORM]}
 FORM = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
 FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
+
+
+def lost_about(counts: Sequence[dict[str, int] | None]) -> dict[str, Any]:
+    """The description of what is not given back by decoding, from those of parts; nothing where one is unknown."""
+    known = [Lost(**count) for count in counts if count is not None]
+    return {"not_restored": dataclasses.asdict(sum(known, Lost()))} if len(known) == len(counts) else {}
 
 
 class Split:
@@ -115,6 +123,26 @@ class Dataset:
     def count(self, split: str, what: str) -> int:
         """How many `documents`, `tokens`, `bytes` or `words` a split has; 0 where there is no such split."""
         return int(self.about["splits"].get(split, {}).get(what, 0))
+
+    def lost(self, split: str) -> Lost | None:
+        """What decoding the tokens of a split loses of its text.
+
+        None where nobody knows: the dataset was prepared before this was counted, with a tokenizer that may lose some.
+        """
+        counted = self.about["splits"].get(split, {}).get("not_restored")
+        if counted is not None:
+            return Lost(**counted)
+        return Lost() if self.tokenizer.is_lossless() else None
+
+    def lost_in_words(self, split: str) -> str | None:
+        """The loss of a split in a few words, to stand beside its bits per byte; None where nothing is lost."""
+        lost = self.lost(split)
+        if lost is None:
+            return "bytes that the tokenizer loses: unknown"
+        if not lost.documents:
+            return None
+        share = lost.bytes / max(1, self.count(split, "bytes"))
+        return f"the tokenizer loses {lost.bytes:,} bytes ({share:.2%}), in {lost.documents:,} documents"
 
 
 def is_dataset(path: str | pathlib.Path) -> bool:

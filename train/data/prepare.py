@@ -146,6 +146,8 @@ class _Preparation:
         with self.progress.stage("making the tokenizer", 0):
             tokenizer = make_tokenizer(option, self._training_texts(isinstance(option, config.Characters)))
         save_tokenizer(tokenizer, self.folder)
+        if (warning := tokenizer.warning()) is not None:
+            self.progress.message(f"WARNING: {warning}")
         return tokenizer
 
     def _training_texts(self, whole: bool) -> Iterator[str]:
@@ -216,7 +218,8 @@ class _Preparation:
                     shards.append(shard)
                     rows.append(table)
             if shards:
-                about["splits"][name] = dataset.split_about(shards)
+                counts = [part.get("not_restored", {}).get(name) for part in parts]
+                about["splits"][name] = dataset.split_about(shards) | dataset.lost_about(counts)
                 tables[name] = np.concatenate(rows)
         problem = self._problem(about["splits"])
         if problem is None:
@@ -245,7 +248,8 @@ class _Preparation:
             "weights": weights,
             "splits": {},
         }
-        for member in map(dataset.open_dataset, folders):
+        opened = [dataset.open_dataset(folder) for folder in folders]
+        for member in opened:
             if member.tokenizer.fingerprint() != tokenizer.fingerprint():
                 raise UserError(
                     f"{member.folder} was made with another tokenizer than the rest of the mixture; prepare one of them"
@@ -255,6 +259,9 @@ class _Preparation:
                 total = about["splits"].setdefault(name, dict.fromkeys(dataset.COUNTS, 0))
                 for key in dataset.COUNTS:
                     total[key] += described[key]
+        for name, total in about["splits"].items():
+            lost = [member.lost(name) for member in opened if name in member.about["splits"]]
+            total |= dataset.lost_about([None if one is None else dataclasses.asdict(one) for one in lost])
         dataset.write_dataset(self.folder, about, {})
 
 

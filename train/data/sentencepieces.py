@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import io
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model.errors import UserError
 from train.data import config
+from train.data.cutting import cut
+from train.data.streaming import IncrementalDecoder, WholeDecoder, complete_characters
 from train.data.tokenizers import Tokenizer, split_after_newline
 from train.files import replace_file
 
-# SentencePiece writes a space as U+2581 inside and reads that back as a space, so a real U+2581 must go by its bytes.
+if TYPE_CHECKING:
+    import sentencepiece
+
+# SentencePiece writes a space as U+2581 inside and reads that back as a space.
 SPACE_MARK = "\u2581"
-# Its encoder takes some hundred bytes of memory a character; long texts are encoded in parts, cut after a newline.
-PART = 1 << 18
+# Encoding takes up to a hundred bytes of memory a character; normalised text longer than this is cut where it can be.
+PART = 1 << 20
 # Training on more text than this changes little and takes long.
 TRAINING_CHARACTERS = 64_000_000
 TRAINING_CHUNK = 2_000
@@ -44,8 +52,10 @@ class SentencePieceTokenizer(Tokenizer):
         if isinstance(option, config.SentencePieceFile):
             self._begin = self._id(option.begin_of_document, where)
             self.vocab_size = self._padded(option.vocab_size, where)
-        mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
-        self._mark = mark if all(self._processor.is_byte(i) for i in mark) else None
+        # Trained here, a model must lose nothing: a real U+2581 goes by its bytes. Any other is its library's to read.
+        self._mark: list[int] = []
+        if isinstance(option, config.SentencePiece):
+            self._mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
 
     def _id(self, piece: str | None, where: str) -> int | None:
         if piece is None:
@@ -62,21 +72,78 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
-        parts = [np.array(self._encode(part), np.int32) for part in split_after_newline(text, PART)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int32)
+        if not self._mark or SPACE_MARK not in text:
+            return self._encode(text)
+        parts = [np.array(self._mark, np.int32), np.zeros(0, np.int32)] * (text.count(SPACE_MARK) + 1)
+        parts[1::2] = [self._encode(between) for between in text.split(SPACE_MARK)]
+        return np.concatenate(parts[1:])
 
-    def _encode(self, text: str) -> list[int]:
-        if self._mark is None or SPACE_MARK not in text:
-            return self._processor.encode(text)
-        ids: list[int] = []
-        for k, between in enumerate(text.split(SPACE_MARK)):
-            ids += (self._mark if k else []) + self._processor.encode(between)
-        return ids
+    def _encode(self, text: str) -> np.ndarray:
+        """The library's ids of a text, int32 [tokens]; a long one is normalised whole, then cut where no piece goes on.
+
+        Where there is no such place, and for every kind of model but byte-pair encoding, the text is encoded whole,
+        which takes 25 to 100 bytes of memory a character. A unigram model adds up scores over the whole text, so that
+        not even a place that no piece crosses is sure to give the same ids.
+        """
+        if len(text) <= PART or not self._may_be_cut:
+            return np.array(self._processor.encode(text), np.int32)
+        parts = cut(self._processor.normalize(text), PART, self._is_safe)
+        return np.concatenate(
+            [np.zeros(0, np.int32), *(self._of_normalized.encode(part) for part in parts)], dtype=np.int32
+        )
+
+    @functools.cached_property
+    def _description(self) -> Any:
+        # By name, as the generated module declares its classes where no type checker sees them.
+        module = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+        description = module.ModelProto()
+        description.ParseFromString(self._model)
+        return description
+
+    @functools.cached_property
+    def _may_be_cut(self) -> bool:
+        trainer = self._description.trainer_spec
+        return bool(trainer.model_type == trainer.BPE)
+
+    @functools.cached_property
+    def _of_normalized(self) -> sentencepiece.SentencePieceProcessor:
+        """The same model for text that is normalised already."""
+        import sentencepiece
+
+        description = type(self._description).FromString(self._model)
+        normalizer = description.normalizer_spec
+        normalizer.name, normalizer.precompiled_charsmap = "identity", b""
+        normalizer.add_dummy_prefix = normalizer.remove_extra_whitespaces = normalizer.escape_whitespaces = False
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(description.SerializeToString())
+        return processor
+
+    @functools.cached_property
+    def _pairs(self) -> set[str]:
+        """Neighbours within some piece, which alone can be merged."""
+        pieces = map(self._processor.id_to_piece, range(self._processor.get_piece_size()))
+        return {piece[k : k + 2] for piece in pieces for k in range(len(piece) - 1)}
+
+    def _is_safe(self, before: str, after: str) -> bool:
+        """Whether no merge can join the two characters, nor the library two unknown ones into one id."""
+        unknown = self._processor.unk_id()
+        return before + after not in self._pairs and self._processor.piece_to_id(before) != unknown
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
-        pieces = self._processor.get_piece_size()  # of the model's ids the last may be none of the tokenizer's
-        return self._processor.decode([i for i in self.checked(ids) if i < pieces])
+        known = self.checked(ids)
+        if self.vocab_size > (pieces := self._processor.get_piece_size()):  # the model has ids that are no pieces
+            known = [i for i in known if i < pieces]
+        return self._processor.decode(known)
+
+    def is_lossless(self) -> bool:
+        """Whether it was trained here; of other models some are, if no text has a U+2581 in it."""
+        return bool(self._mark)
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        rules = self._description.denormalizer_spec
+        return WholeDecoder(self.decode) if rules.precompiled_charsmap else _PieceDecoder(self._processor)
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""
@@ -88,6 +155,49 @@ class SentencePieceTokenizer(Tokenizer):
         """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
         assert path is not None
         return cls(option, path.read_bytes(), str(path))
+
+
+class _PieceDecoder(IncrementalDecoder):
+    """The pieces of a model: characters spelt in bytes wait until they are whole, all others come at once."""
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+        self._processor = processor
+        self._count = processor.get_piece_size()
+        # The library may take spaces away where a text begins; a piece's own text is the one that it has after another.
+        self._other = next(i for i in range(self._count) if processor.decode([i]))
+        self._before = len(processor.decode([self._other]))
+        self._spaces: list[int] = []
+        self._started = False
+        self._bytes = b""
+
+    def push(self, token: int) -> str:
+        """Takes an id and returns the text that it completes."""
+        if token >= self._count:  # of the model's ids the last may be none of the tokenizer's
+            return ""
+        if not self._processor.is_byte(token):
+            return self.flush() + self._piece(token)
+        self._started = True
+        self._bytes += int(self._processor.id_to_piece(token)[3:5], 16).to_bytes()
+        text, self._bytes = complete_characters(self._bytes)
+        return text
+
+    def _piece(self, token: int) -> str:
+        if self._processor.is_control(token):
+            return ""
+        if self._started:
+            return self._processor.decode([self._other, token])[self._before :]
+        text = self._processor.decode([*self._spaces, token])
+        self._started, self._spaces = bool(text), [token]
+        return text
+
+    def settle(self) -> str:
+        """Nothing: whole characters have been returned."""
+        return ""
+
+    def flush(self) -> str:
+        """The bytes of an unfinished character, each as U+FFFD."""
+        text, self._bytes = "\ufffd" * len(self._bytes), b""
+        return text
 
 
 def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:

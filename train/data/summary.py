@@ -32,6 +32,8 @@ def summary(folder: pathlib.Path) -> str:
     lines += [
         f"{row[0]:<12}" + "".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths, strict=True)) for row in rows
     ]
+    lost = {name: words for name in about["splits"] if (words := dataset.lost_in_words(name)) is not None}
+    lines += [f"WARNING: {name}: {words}" for name, words in lost.items()]
     if len(dataset.members) > 1:
         pairs = zip(about["weights"], dataset.members, strict=True)
         lines += [f"member of weight {weight:g}: {visible(member.folder)}" for weight, member in pairs]

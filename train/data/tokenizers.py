@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import UserError
 from model.options import option_from_json, to_json
 from train.data import config
+from train.data.streaming import BytesDecoder, IncrementalDecoder, PieceByPiece
 from train.files import read_json, write_json
 
 DESCRIPTION = "tokenizer_option.json"
@@ -28,12 +29,23 @@ class Tokenizer(abc.ABC):
     option: config.Tokenizer
     vocab_size: int
     end_of_document: int | None
+    # Settings of the file that change what a text is encoded as, and are switched off here: a word on each.
+    switched_off: tuple[str, ...] = ()
     _begin: int | None = None
 
     @property
     def begin_of_document(self) -> int | None:
         """The id that documents and prompts begin with; the one that ends documents, where there is no other."""
         return self.end_of_document if self._begin is None else self._begin
+
+    def warning(self) -> str | None:
+        """What to say once when a tokenizer is taken from a file with settings that are switched off here."""
+        if not self.switched_off:
+            return None
+        return (
+            f"the tokenizer's file asks for {' and '.join(self.switched_off)}: off here, so that a text is always the"
+            " same tokens, all of them (in training, evaluation and generation; the file is kept as it is)"
+        )
 
     @abc.abstractmethod
     def encode(self, text: str) -> np.ndarray:
@@ -42,6 +54,14 @@ class Tokenizer(abc.ABC):
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
+
+    def is_lossless(self) -> bool:
+        """Whether decoding gives back every text that can be encoded, by construction."""
+        return False
+
+    @abc.abstractmethod
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one, in range and without the end of document."""
 
     @abc.abstractmethod
     def save(self, folder: pathlib.Path) -> str | None:
@@ -62,10 +82,11 @@ class Tokenizer(abc.ABC):
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         """The ids as a list without the end of document; raises ValueError for one that is out of range."""
-        known: list[int] = np.asarray(ids, np.int64).reshape(-1).tolist()
-        if known and not 0 <= min(known) <= max(known) < self.vocab_size:
-            raise ValueError(f"token ids run from {min(known)} to {max(known)}; expected 0 to {self.vocab_size - 1}")
-        return [i for i in known if i != self.end_of_document]
+        given = np.asarray(ids, np.int64).reshape(-1)
+        if given.size and not 0 <= given.min() <= given.max() < self.vocab_size:
+            raise ValueError(f"token ids run from {given.min()} to {given.max()}; expected 0 to {self.vocab_size - 1}")
+        known: list[int] = (given if self.end_of_document is None else given[given != self.end_of_document]).tolist()
+        return known
 
 
 class BytesTokenizer(Tokenizer):
@@ -83,6 +104,14 @@ class BytesTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         return bytes(self.checked(ids)).decode("utf-8", errors="replace")
+
+    def is_lossless(self) -> bool:
+        """Always."""
+        return True
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        return BytesDecoder()
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes nothing: the option says it all."""
@@ -126,6 +155,14 @@ class CharactersTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         return "".join([self.characters[i] for i in self.checked(ids)])
+
+    def is_lossless(self) -> bool:
+        """Always."""
+        return True
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        return PieceByPiece(lambda token: self.decode([token]))
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""
@@ -216,39 +253,26 @@ def split_after_newline(text: str, size: int) -> Iterator[str]:
 
 
 class StreamDecoder:
-    """Decodes ids as they come: what `push` returns, joined, is the text of all of them.
+    """Decodes ids as they come: what `push` and `flush` return, joined, is what the tokenizer decodes of all of them.
 
-    A character whose bytes are spread over several ids is held back until it is whole.
+    Text comes as soon as no later id can change it; the time that an id takes does not grow with the text.
     """
-
-    # Ids before the new ones that are decoded with them, for tokenizers whose text of an id hangs on its neighbours.
-    CONTEXT = 4
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._start = 0
-        self._read = 0
+        self._decoder = tokenizer.incremental()
 
     def push(self, ids: Sequence[int] | np.ndarray) -> str:
-        """Takes new ids and returns the text that they complete."""
-        self._ids += [int(i) for i in ids]
-        new = self._new_text()
-        if not new or new.endswith("\ufffd"):
-            return ""
-        self._advance()
-        return new
+        """Takes new ids and returns the text that they complete. Raises ValueError for an id that is out of range."""
+        return "".join([self._decoder.push(token) for token in self._tokenizer.checked(ids)])
+
+    def settle(self) -> str:
+        """Ends a stretch whose text is known, such as a prompt: the rest of it, but for a character in halves.
+
+        What is returned from now on is the text that comes after it.
+        """
+        return self._decoder.settle()
 
     def flush(self) -> str:
-        """What is held back, as it is: an unfinished character comes out as U+FFFD."""
-        new = self._new_text()
-        self._advance()
-        return new
-
-    def _new_text(self) -> str:
-        before = self._tokenizer.decode(self._ids[self._start : self._read])
-        return self._tokenizer.decode(self._ids[self._start :])[len(before) :]
-
-    def _advance(self) -> None:
-        self._read = len(self._ids)
-        self._start = max(0, self._read - self.CONTEXT)
+        """What is held back, at the end of all ids: an unfinished character comes out as U+FFFD."""
+        return self._decoder.flush()

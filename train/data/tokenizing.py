@@ -9,6 +9,7 @@ from typing import Any
 from model.errors import UserError
 from model.options import from_json
 from train.data import config, sources
+from train.data.restored import Lost, lost_of
 from train.data.shards import SHARD_FORM, Shard, ShardWriter
 from train.data.sources import Document
 from train.data.split import by_hash
@@ -60,16 +61,18 @@ class Tokenizing:
             name: ShardWriter(self._folder / f"{name}-{job['name']}.array_record", self._tokenizer.vocab_size)
             for name in SPLITS
         }
+        lost = dict.fromkeys(SPLITS, Lost())
         try:
             for unit in job["units"]:
                 for document in sources.read_unit(sources.Unit(**unit)):
-                    self._write(document, job["split"], writers)
+                    self._write(document, job["split"], writers, lost)
             finished = {name: writer.finish() for name, writer in writers.items()}
         except BaseException:
             for writer in writers.values():
                 writer.abandon()
             raise
-        part: dict[str, Any] = {"name": job["name"], "shards": {}}
+        about_lost = {name: dataclasses.asdict(lost[name]) for name in SPLITS}
+        part: dict[str, Any] = {"name": job["name"], "shards": {}, "not_restored": about_lost}
         for name, result in finished.items():
             if result is not None:
                 shard, table = result
@@ -78,7 +81,9 @@ class Tokenizing:
         write_json(part_path(self._folder, job["name"]), part)
         return part
 
-    def _write(self, document: Document, split: str | None, writers: dict[str, ShardWriter]) -> None:
+    def _write(
+        self, document: Document, split: str | None, writers: dict[str, ShardWriter], lost: dict[str, Lost]
+    ) -> None:
         if document.name in self._dropped:
             return
         parts = [(split, document)] if split else parts_of(document, self._validation, self._held)
@@ -87,6 +92,7 @@ class Tokenizing:
                 tokens = self._tokenizer.encode(part.text)
             except UserError as error:
                 raise UserError(f"{part.name}: {error}") from None
+            lost[name] += lost_of(self._tokenizer, part.text, tokens)
             writers[name].write(part.name, tokens, part.num_bytes, len(part.text.split()))
 
 

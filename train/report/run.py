@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
+from train.data.dataset import dataset_of_run
 from train.environment import read_sessions
 from train.files import parse_json
 from train.formatting import count, duration, number, percent
@@ -62,7 +63,10 @@ _TOTALS = ("seconds", "tokens")  # of a throughput line; all else is of the inte
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What the files of a run folder say; `notes` names the files that could not be read."""
+    """What the files of a run folder say; `notes` names the files that could not be read.
+
+    `lost` says what the tokenizer loses of the validation text, in words; None where that is nothing.
+    """
 
     folder: pathlib.Path
     train: list[dict[str, Any]]
@@ -75,6 +79,7 @@ class Run:
     sessions: list[dict[str, Any]]
     status: dict[str, Any]
     notes: list[str]
+    lost: str | None = None
     _series: dict[tuple[str, str], Series] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -160,7 +165,17 @@ def load(run_folder: str | pathlib.Path) -> Run:
         sessions=fitting("environment.json", read_sessions(folder)),
         status=fitting("status.json", read_status(folder) or {}),
         notes=notes,
+        lost=_lost(folder),
     )
+
+
+def _lost(folder: pathlib.Path) -> str | None:
+    """What the tokenizer loses of the validation text, in words; None for nothing, and where the dataset is gone."""
+    try:
+        dataset = dataset_of_run(folder)
+    except UserError:
+        return None
+    return dataset.lost_in_words("validation") if "validation" in dataset.about["splits"] else None
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -255,14 +270,15 @@ def _validation_facts(run: Run) -> list[Fact]:
     found = []
     for name, label in _SCORES:
         points = run.metric(name, "eval")
+        beside = f"; {run.lost}" if name == "bits_per_byte" and run.lost else ""
         if name in final and isinstance(final[name], int | float | None):
-            found.append(Fact(label=label, value=score(final[name]), note="final evaluation"))
+            found.append(Fact(label=label, value=score(final[name]), note=f"final evaluation{beside}"))
         elif len(points):
             note = f"step {points.steps[-1]:,}"
             best = points.finite()
             if len(best) and (lowest := int(np.argmin(best.values))) != len(points) - 1:
                 note += f"; best {number(best.values[lowest])} at {best.steps[lowest]:,}"
-            found.append(Fact(label=label, value=number(points.values[-1]), note=note))
+            found.append(Fact(label=label, value=number(points.values[-1]), note=note + beside))
     return found
 
 

@@ -1,0 +1,194 @@
+r"""Where a text may be cut for a tokenizer.json, so that the ids of the parts are those of the whole.
+
+The library takes added tokens out of a text, normalises what is between, splits that into words and looks each of them
+up in a model. A cut is before a space that follows a letter, a digit or a sign: "one two" into "one" and " two". It is
+safe where no added token and no replacement can reach over it, and where it is the border of two words (or, without
+words, where no token of the model reaches over it). This is known of the normalizers, word splitters and models named
+here, with the options named here; for all others a text must be encoded whole.
+
+An example of a cut that is not safe: after a newline, with GPT-2's words. Of "\n\nb" they are "\n", "\n" and "b", as
+its whitespace leaves the last character to a word that follows; of "\n\n" there is but one.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+Json = dict[str, Any]
+
+# A space as it is, as SentencePiece has it, and as GPT-2's characters for bytes have it.
+SPACES = " \u2581\u0120"
+LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
+_SPACES_FIRST = re.compile(f"[{SPACES}]*[^{SPACES}]*")
+_KEEP_SPACES = re.compile(f"[{SPACES}]+|[^{SPACES}]+")
+# These change a character, or those that begin and combine with it, whatever stands beside them.
+_LOCAL_NORMALIZERS = {
+    "BertNormalizer",
+    "Lowercase",
+    "NFC",
+    "NFD",
+    "NFKC",
+    "NFKD",
+    "Nmt",
+    "Precompiled",
+    "StripAccents",
+}
+_WORDS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
+_LOCAL_SPLITS = {"CharDelimiterSplit", "Digits", "Punctuation"}
+# What a word is to GPT-2, GPT-4, Llama 3 and Qwen: alternatives that match a space at their beginning only.
+_WORD_PATTERNS = (
+    {r" ?\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?+\p{L}+"},
+    {r" ?\p{N}+", r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", r"\p{N}{1,3}+"},
+    {r" ?[^\s\p{L}\p{N}]+", r" ?[^\s\p{L}\p{N}]+[\r\n]*", r" ?[^\s\p{L}\p{N}]++[\r\n]*"},
+    {r"\s+"},
+)
+_OTHER_PATTERNS = {
+    *("'s", "'t", "'re", "'ve", "'m", "'ll", "'d"),
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",
+    r"'(?i:[sdmt]|ll|ve|re)",
+    r"\s*[\r\n]+",
+    r"\s*[\r\n]",
+    r"\s+(?!\S)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Cuts:
+    """Where texts may be cut, and with what the parts after the first are encoded.
+
+    Attributes:
+      later: the tokenizer.json for them; None where it is the same.
+      known: the characters after which a text may be cut; None for every letter, digit and ASCII sign.
+    """
+
+    later: Json | None = dataclasses.field(repr=False)
+    known: frozenset[str] | None
+
+    def is_safe(self, before: str, after: str) -> bool:
+        """Whether a text may be cut between two characters."""
+        if after != " ":
+            return False
+        if self.known is not None:
+            return before in self.known
+        if before.isascii():
+            return before.isprintable() and before != " "
+        # Signs and marks may be normalised to nothing, some letters to a space with a mark, and U+0D4E joins the space.
+        plain = before <= "\uffff" and unicodedata.category(before)[0] in "LN" and before not in SPACES + "\u0d4e"
+        return plain and " " not in unicodedata.normalize("NFKD", before)
+
+
+def cuts_of(about: Json) -> Cuts | None:
+    """Where texts for a tokenizer.json may be cut; None where no place is known to be safe."""
+    normalizers, splits = list(parts_of(about.get("normalizer"))), list(parts_of(about.get("pre_tokenizer")))
+    prepends = any(n["type"] == "Prepend" for n in normalizers)
+    if not (_reach_no_space(about, prepends) and all(map(_is_local, normalizers)) and all(map(_is_known, splits))):
+        return None
+    replacements = [n for n in normalizers if n["type"] == "Replace"]
+    spaces_stay = all(n["content"].strip(SPACES) or n["content"] == " " for n in replacements)
+    if not spaces_stay and any(_looks_for_spaces(split) for split in splits):
+        return None
+    # Around a Chinese character BERT's normalizer adds spaces, which join one that follows.
+    known = LETTERS if any(n["type"] == "BertNormalizer" for n in normalizers) else None
+    if not any(map(_splits_at_spaces, splits)):
+        known = LETTERS & _single_tokens(about["model"])
+        if not known or any(n["pattern"].get("String") != " " for n in replacements):
+            return None
+    later = None
+    if prepends:
+        later = copy.deepcopy(about)
+        kept = [n for n in normalizers if n["type"] != "Prepend"]
+        later["normalizer"] = {"type": "Sequence", "normalizers": kept}
+    return Cuts(later, known)
+
+
+def parts_of(part: Any) -> Iterator[Json]:
+    """A normalizer or a word splitter, or those that one of several is made of, in their order."""
+    if part is None:
+        return
+    if part["type"] != "Sequence":
+        yield part
+    for inside in part.get("normalizers", part.get("pretokenizers", [])):
+        yield from parts_of(inside)
+
+
+def _reach_no_space(about: Json, prepends: bool) -> bool:
+    """Whether no added token is found, or not found, for what is on the other side of a cut."""
+    tokens = about.get("added_tokens", [])
+    found = [token for token in tokens if not token["special"]]  # the others are text here
+    if not found:
+        return True
+    apart = not any(token["rstrip"] or token["single_word"] for token in found)
+    # A prefix is put before every stretch between added tokens, the first of a later part excepted.
+    return apart and not prepends and _begin_with_spaces(token["content"] for token in tokens)
+
+
+def _begin_with_spaces(texts: Iterable[str]) -> bool:
+    """Whether no text has a space after another character."""
+    return all(map(_SPACES_FIRST.fullmatch, texts))
+
+
+def _is_local(normalizer: Json) -> bool:
+    """Whether the two sides of a cut are normalised each on its own."""
+    kind, pattern = normalizer["type"], normalizer.get("pattern", {})
+    if kind == "Replace":
+        text = " " if pattern.get("Regex") == " {2,}" else pattern.get("String", "")
+        pair = _KEEP_SPACES.fullmatch(text) and _KEEP_SPACES.fullmatch(normalizer["content"])
+        return bool(pair) and (text[0] in SPACES) == (normalizer["content"][0] in SPACES)
+    return kind in _LOCAL_NORMALIZERS or kind == "Prepend"
+
+
+def _is_known(split: Json) -> bool:
+    """Whether the words on one side of a cut are the same without the other side."""
+    kind = split["type"]
+    if kind == "Split":
+        text = split["pattern"].get("String")
+        return _splits_at_spaces(split) or bool(text and _KEEP_SPACES.fullmatch(text))
+    if kind == "Metaspace":
+        return bool(split["replacement"] == "\u2581")
+    return kind in _WORDS or kind in _LOCAL_SPLITS or kind == "ByteLevel"
+
+
+def _splits_at_spaces(split: Json) -> bool:
+    """Whether a word ends before every space that follows something else."""
+    kind = split["type"]
+    if kind == "Split":
+        alternatives = set(_alternatives(split["pattern"].get("Regex", "")))
+        kept = split["behavior"] == "Isolated" or (split["behavior"] == "Removed" and split.get("invert", False))
+        needed = [alternatives & patterns for patterns in _WORD_PATTERNS]
+        return kept and all(needed) and alternatives <= _OTHER_PATTERNS.union(*needed)
+    if kind == "ByteLevel":
+        return bool(split.get("use_regex", True))
+    return kind in _WORDS or (kind == "Metaspace" and bool(split.get("split", True)))
+
+
+def _looks_for_spaces(split: Json) -> bool:
+    """Whether a word splitter finds no space where a normalizer has put another character for it."""
+    return split["type"] == "ByteLevel" or (split["type"] != "Metaspace" and _splits_at_spaces(split))
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """The alternatives of a pattern: its parts between bars that are in no parentheses."""
+    found, depth = [""], 0
+    for character in pattern:
+        depth += (character == "(") - (character == ")")
+        if character == "|" and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return found
+
+
+def _single_tokens(model: Json) -> frozenset[str]:
+    """The tokens, if byte-pair encoding can put none together over a cut; else none."""
+    if model.get("type") != "BPE" or model.get("ignore_merges"):
+        return frozenset()
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):
+        return frozenset()
+    if not _begin_with_spaces(model["vocab"]):
+        return frozenset()
+    return frozenset(model["vocab"])
