@@ -65,13 +65,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
 def prepare_jax(*, keep_memory: bool = True) -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds, and sets the host up.
 
-    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set. On a CPU freed memory is
+    They lie in `$JAX_COMPILATION_CACHE_DIR`, or in `~/.cache/cairn/xla` when that is not set; one that a killed process
+    left half-written is removed. On a CPU freed memory is
     kept for the next step; a command that makes no steps gives it back at once.
     """
     import jax
 
     # That no TPU is there is no news on a machine without one.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
+    from train.compilation_cache import remove_broken_entries
     from train.host import keep_freed_memory, return_freed_memory
 
     # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py. The
@@ -82,5 +84,7 @@ def prepare_jax(*, keep_memory: bool = True) -> None:
     elif not keep_memory:
         return_freed_memory()
     folder = os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(pathlib.Path.home() / ".cache" / "cairn" / "xla")
+    if "://" not in folder:
+        remove_broken_entries(pathlib.Path(folder))
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

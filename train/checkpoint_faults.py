@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from model.errors import UserError
 from train.checkpoint_files import MissingError, difference
+from train.files import AS_IT_WAS
 
-AS_IT_WAS = "nothing was changed: mend that, then give the same command again"
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")  # of tensorstore
 
 
@@ -43,7 +43,7 @@ def explain(
         wrong, compared = difference(checkpoint)
     except OSError as refused:
         error, wrong, compared = refused, None, True
-    if not checkpoint.is_dir():
+    if not os.path.isdir(checkpoint) and not isinstance(error, PermissionError):
         return unreadable(checkpoint, "another process has removed it")
     if wrong is not None:
         return damaged(checkpoint, wrong)
@@ -60,7 +60,7 @@ def cause(error: BaseException, named: Callable[[str], str] = str) -> str:
     text = re.sub(r"\s+", " ", named(str(error))).strip()
     if not isinstance(error, UserError | ValueError | MissingError):  # the text of others may be a name alone
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return text[:300]
+    return text if len(text) <= 300 else f"{text[:120]} ... {text[-175:]}"  # libraries put the cause at the end
 
 
 def _bottom(error: BaseException) -> BaseException:

@@ -20,11 +20,12 @@ import orbax.checkpoint as ocp
 
 from model.errors import UserError
 from model.options import differences, from_json, to_json
-from train.checkpoint_faults import AS_IT_WAS, DamagedError, UnreadableError, cause, damaged, explain, unreadable
+from train.checkpoint_faults import DamagedError, UnreadableError, cause, damaged, explain
 from train.checkpoint_files import record, require_arrays
 from train.checkpoints_kept import kept
 from train.checksums import checksums
 from train.experiment import Checkpoints, Experiment
+from train.files import AS_IT_WAS
 from train.plain_path import PlainPath
 from train.quiet_orbax import quiet_orbax
 from train.sharding import path_name
@@ -97,10 +98,10 @@ class CheckpointStore:
             async_options=None if self.read_only else ocp.AsyncOptions(post_finalization_callback=self._check_written),
         )
         self._plain = PlainPath(self.folder)
-        there = {int(name) for name in self._listed() if name.isdigit()}
+        there = {int(name) for name in self._listed() if name.isdigit() and not os.path.isfile(self.folder / name)}
         self._manager = ocp.CheckpointManager(self._plain.path, options=manager_options)
         if unlisted := sorted(there - set(self.steps())):
-            raise unreadable(self.folder / str(unlisted[0]), "orbax does not list it")
+            raise explain(self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain.named)
         self._losses.clear()
         self._unjudged: UnreadableError | None = None
         for step in self.steps():

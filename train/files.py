@@ -14,6 +14,9 @@ import numpy as np
 
 from model.errors import UserError
 
+# After a fault that says nothing of what lies on the disk: a permission, a disk that does not answer, a library.
+AS_IT_WAS = "nothing was changed: mend that, then give the same command again"
+
 
 class LineFile:
     """A file that grows by whole lines: an append that fails half-way is taken back.
@@ -104,16 +107,27 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def read_json(path: pathlib.Path, mend: str = "delete it and make it again") -> dict[str, Any]:
-    """The JSON object in a file. Raises UserError that names the file, where it is damaged, and how to mend it."""
+    """The JSON object in a file.
+
+    Raises UserError that names the file, where it is damaged, and how to mend it, or why it cannot be read.
+    """
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {mend}")
     return value
+
+
+def cannot_read(path: pathlib.Path, error: Exception) -> UserError:
+    """The error for a file that cannot be read, for a reason that says nothing of its bytes."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(f"cannot read {path}: {why}; {AS_IT_WAS}")
 
 
 def cannot_write(path: pathlib.Path, error: Exception) -> UserError:

@@ -86,7 +86,10 @@ def test_a_state_of_other_arrays_is_not_taken_for_a_whole_one(experiment, first,
     """As after a change of the code: an array that is missing, and one that nobody asks for. Nothing is damaged."""
     said, wanted, placed = [], abstract(experiment), placed_on(experiment)
     wanted.params["new"], placed.params["new"] = wanted.step, placed.step
-    with store_of(two, said) as store, pytest.raises(UserError, match=r"another version of this code \(it has no params"):
+    with (
+        store_of(two, said) as store,
+        pytest.raises(UserError, match=r"another version of this code \(it has no params"),
+    ):
         store.restore_latest(experiment, placed, wanted)
     assert said == []
     assert sorted(path.name for path in (two / "checkpoints").iterdir()) == ["10", "20"]

@@ -123,8 +123,8 @@ def load(run_folder: str | pathlib.Path) -> Run:
         parameters=[entry for entry in read_json("parameters.json", list) if isinstance(entry, dict)],
         config=read_json("config.json", dict),
         evaluation=read_json("evaluation.json", dict),
-        sessions=read_sessions(folder),
-        status=read_status(folder) or {},
+        sessions=attempt(read_sessions, []),
+        status=attempt(read_status, None) or {},
         notes=notes,
     )
 
