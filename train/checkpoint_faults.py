@@ -14,7 +14,9 @@ from model.errors import UserError
 from train.checkpoint_files import MissingError, difference
 from train.files import AS_IT_WAS
 
-_FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")  # of tensorstore
+# Of tensorstore: it found something wrong; the system gave it an error.
+_FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
+_OF_THE_SYSTEM = re.compile("os_error_code|OS error")
 
 
 class DamagedError(UserError):
@@ -55,8 +57,8 @@ def explain(
 def cause(error: BaseException, named: Callable[[str], str] = str) -> str:
     """What went wrong at the bottom of a chain of errors, on one line."""
     error = _bottom(error)
-    if isinstance(error, OSError) and error.strerror and error.filename:
-        return f"{error.strerror}: {named(os.fsdecode(error.filename))}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror + (f": {named(os.fsdecode(error.filename))}" if error.filename else "")
     text = re.sub(r"\s+", " ", named(str(error))).strip()
     if not isinstance(error, UserError | ValueError | MissingError):  # the text of others may be a name alone
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
@@ -74,4 +76,5 @@ def _found_wrong(error: BaseException) -> bool:
     error = _bottom(error)
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | FileNotFoundError):
         return True
-    return isinstance(error, ValueError) and "[OS error" not in str(error) and bool(_FOUND_WRONG.search(str(error)))
+    text = str(error)
+    return isinstance(error, ValueError) and not _OF_THE_SYSTEM.search(text) and bool(_FOUND_WRONG.search(text))

@@ -197,7 +197,7 @@ class _Trainer:
         if step and step not in (kept := self.store.steps()):
             raise UserError(
                 f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
-                f"{self.store.failure}; mend that and give the same command again: it goes on from step "
+                f"{self.store.failure}; make room or mend that, and give the same command again: it goes on from step "
                 f"{max(kept, default=0)}"
             )
 

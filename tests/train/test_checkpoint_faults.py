@@ -123,6 +123,7 @@ def test_a_file_that_may_not_be_read_is_not_damaged(recorded, code, two, monkeyp
         (json.JSONDecodeError("Expecting value", "", 0), True),
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), True),
         (FileNotFoundError("File note/metadata not found."), True),
+        (ValueError("UNKNOWN: Error reading local file: Input/output error [os_error_code='5']"), False),
         (ValueError("UNKNOWN: Error reading local file [OS error 5: EIO Input/output error]"), False),
         (KeyError("tree_metadata"), False),
         (MemoryError(), False),
