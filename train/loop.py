@@ -16,7 +16,7 @@ import jax
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
-from train import feed, parameters, run_folder, sharding
+from train import feed, parameters, rounding, run_folder, sharding
 from train.checkpoint_faults import UnreadableError
 from train.checkpoints import CheckpointStore
 from train.clock import PROCESS_START, Clock
@@ -179,6 +179,8 @@ class _Trainer:
         with writer as self.metrics, CheckpointStore(self.folder, self.experiment.checkpoints, self.say) as self.store:
             state = self._start()
             step = int(state.step)
+            for line in rounding.warnings(self.experiment, state.params, state.opt_state):
+                self.say(line)
             with Progress("training", total, start=step, until=self.last_step) as self.progress:
                 self.store.say = self.progress.message
                 self.metrics.status("running", step, total_steps=total)

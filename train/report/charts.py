@@ -92,6 +92,7 @@ _TITLES = {
     "learning_rate": "Learning rate",
     "grad_norm": "Gradient norm",
     "skipped": "Skipped steps, in total",
+    "lost_updates": "Share of the parameters whose update was lost to rounding",
     "z_loss": "z-loss",
     "multi_token_loss": "Loss of tokens further on, as it is weighted",
     "balance_loss": "Load-balancing loss of the experts",

@@ -201,6 +201,10 @@ def facts(run: Run) -> list[Fact]:
     skipped = run.metric("skipped")
     if len(skipped) and skipped.values[-1] > 0:
         found.append(Fact(label="Skipped steps", value=f"{skipped.values[-1]:,.0f}", note="NaN or outlier"))
+    lost = run.metric("lost_updates").finite()
+    if len(lost) and np.any(lost.values > 0):
+        note = "mean of the logged steps; see model.precision.parameters"
+        found.append(Fact(label="Updates lost to rounding", value=f"{lost.values.mean():.1%}", note=note))
     return found
 
 
