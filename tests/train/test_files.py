@@ -73,3 +73,10 @@ def test_a_damaged_json_file_is_named(tmp_path, content, expected):
         path.write_bytes(content)
     with pytest.raises(UserError, match=rf"a\.json .*{expected}"):
         read_json(path)
+
+
+def test_a_json_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.json"
+    path.symlink_to(path)  # a loop, which nobody can open, root neither
+    with pytest.raises(UserError, match=r"^cannot read .*a\.json: Too many levels of symbolic links; nothing was chan"):
+        read_json(path)

@@ -5,7 +5,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.config import HuggingFace, SentencePieceFile
-from train.files import read_json
+from train.files import cannot_read, read_json
 
 
 def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
@@ -24,7 +24,11 @@ def _of_tokenizer_json(folder: pathlib.Path, about: dict[str, Any], vocab_size: 
 
     path = folder / "tokenizer.json"
     try:
-        tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        content = path.read_bytes()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises a plain Exception for any damage
         raise UserError(f"{path} is no tokenizer.json, or a damaged one: {error}") from None
     end = read_json(folder / "config.json").get("eos_token_id")
