@@ -10,6 +10,7 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tensorstore
 
@@ -28,8 +29,9 @@ def require_arrays(item: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
 
     No array is read. Takes a folder in orbax's format (tensorstore's OCDBT, arrays in zarr) with a plain path.
     """
-    if not (item / "manifest.ocdbt").is_file():
-        raise MissingError(f"{item.name} has no manifest.ocdbt")
+    for name in ("manifest.ocdbt", "_METADATA"):
+        if not (item / name).is_file():
+            raise MissingError(f"{item.name} has no {name}")
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
     store = tensorstore.KvStore.open(database).result()
     stored = {key.decode() for key in store.list().result()}
@@ -48,6 +50,16 @@ def require_arrays(item: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
     for piece in pieces:
         if piece not in last or len(last[piece].result().value) != 1:
             raise MissingError(f"the piece {piece} is not in {item.name}")
+
+
+def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
+    """Raises MissingError unless a folder holds a note, as orbax writes JSON."""
+    try:
+        stored = json.loads((item / "metadata").read_bytes())
+    except (OSError, ValueError) as error:
+        raise MissingError(f"{item.name} is not there: {error}") from None
+    if json.dumps(stored, sort_keys=True) != json.dumps(note, sort_keys=True):
+        raise MissingError(f"{item.name} is not the one that was given")
 
 
 def record(checkpoint: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from model.errors import UserError
 from model.options import differences, from_json, to_json
 from train.checkpoint_faults import DamagedError, UnreadableError, cause, damaged, explain
-from train.checkpoint_files import record, require_arrays
+from train.checkpoint_files import record, require_arrays, require_note
 from train.checkpoints_kept import kept
 from train.checksums import checksums
 from train.experiment import Checkpoints, Experiment
@@ -80,7 +80,9 @@ class CheckpointStore:
                 self.say(f"checkpoint {left} was left half-written by an interrupted save; removing it")
         self._losses: dict[int, float] = {}
         self._saving: int | None = None
-        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}  # of the arrays being saved, by item and name
+        # What is being saved: the shapes of the arrays, by item and name, and the note.
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._given: dict[str, Any] = {}
         self._manager = self._open()
 
     def __enter__(self) -> Self:
@@ -166,12 +168,13 @@ class CheckpointStore:
         self.failure = None
         note = {"format": FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
         note |= {"checksums": checksums(state)}
+        self._given = note | {"digest": _digest(note)}
         arrays = {"params": flat(state.params), "rest": flat(dataclasses.replace(state, params={}))}
         self._shapes = {item: {name: x.shape for name, x in named.items()} for item, named in arrays.items()}
         arguments = ocp.args.Composite(
             params=_in_pieces(arrays["params"]),
             rest=_in_pieces(arrays["rest"]),
-            note=ocp.args.JsonSave(note | {"digest": _digest(note)}),
+            note=ocp.args.JsonSave(self._given),
         )
         self._saving = step
         self._remember(step, loss)
@@ -189,6 +192,7 @@ class CheckpointStore:
         written = max((self._plain.path / name for name in names), key=lambda path: path.stat().st_mtime_ns)
         for item, shapes in self._shapes.items():
             require_arrays(written / item, shapes)
+        require_note(written / "note", self._given)
         record(written)
 
     def poll(self) -> None:

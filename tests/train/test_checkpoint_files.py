@@ -7,7 +7,7 @@ import tensorstore
 
 from tests.train.states import at_step, store_of
 from train import checkpoint_files
-from train.checkpoint_files import RECORD, MissingError, difference, record, require_arrays
+from train.checkpoint_files import RECORD, MissingError, difference, record, require_arrays, require_note
 from train.checkpoints import flat
 
 
@@ -55,9 +55,24 @@ def test_what_is_missing_is_named(copied, shapes):
     del store[b"embedding.table/.zarray"]
     with pytest.raises(MissingError, match=r"^embedding.table is not in params$"):
         require_arrays(copied / "params", shapes)
-    (copied / "params" / "manifest.ocdbt").unlink()
-    with pytest.raises(MissingError, match=r"^params has no manifest.ocdbt$"):
-        require_arrays(copied / "params", shapes)
+    for name in ("_METADATA", "manifest.ocdbt"):
+        (copied / "params" / name).unlink()
+        with pytest.raises(MissingError, match=rf"^params has no {name}$"):
+            require_arrays(copied / "params", shapes)
+
+
+def test_a_note_is_the_one_that_was_given(copied):
+    note = json.loads((copied / "note" / "metadata").read_text())
+    require_note(copied / "note", note)
+    require_note(copied / "note", dict(reversed(note.items())))
+    with pytest.raises(MissingError, match="^note is not the one that was given$"):
+        require_note(copied / "note", note | {"step": 11})
+    (copied / "note" / "metadata").write_text("{")
+    with pytest.raises(MissingError, match="^note is not there: Expecting"):
+        require_note(copied / "note", note)
+    (copied / "note" / "metadata").unlink()
+    with pytest.raises(MissingError, match="^note is not there: .*No such file"):
+        require_note(copied / "note", note)
 
 
 def test_a_piece_whose_file_is_gone_or_short_is_missing(copied, shapes):
