@@ -2,6 +2,7 @@
 
     pip install -e '.[benchmark]'
     python -m tests.benchmarks.nanogpt_speed [--size=small|large] [--rounds=20] [--steps=10] [--set path=value ...]
+    python -m tests.benchmarks.nanogpt_speed --size=gpu [--compile]     # bfloat16 with dropout, both on a GPU
 
 The PyTorch loop (torch_reference.py) runs in a process of its own, which sleeps while it is not its turn.
 Both sides count the whole iteration: the batch, the forward and backward pass, clipping, AdamW, fetching the loss.
@@ -22,17 +23,22 @@ from typing import Any
 
 from tests.benchmarks.command import ROOT, require_torch, run
 
+# The config of a size, and what is changed in it.
 SIZES = {
-    "small": [],
-    "large": [
-        "model.num_layers=6",
-        "model.width=384",
-        "model.context_length=256",
-        "model.attention.num_heads=6",
-        "model.ffn.width=1536",
-        "data.sequence_length=256",
-        "data.batch_size=16",
-    ],
+    "small": ("shakespeare_char", []),
+    "gpu": ("shakespeare_char_gpu", []),
+    "large": (
+        "shakespeare_char",
+        [
+            "model.num_layers=6",
+            "model.width=384",
+            "model.context_length=256",
+            "model.attention.num_heads=6",
+            "model.ffn.width=1536",
+            "data.sequence_length=256",
+            "data.batch_size=16",
+        ],
+    ),
 }
 
 
@@ -56,8 +62,9 @@ class Ours:
         text = folder / "text.txt"
         alphabet = (string.ascii_letters + string.digits + " \n.")[:65]
         text.write_text("".join(random.Random(0).choices(alphabet, k=1_100_000)))
+        config, changes = SIZES[size]
         experiment = experiments.from_file(
-            str(ROOT / "configs" / "shakespeare_char.py"), [f"data.path={text}", *SIZES[size], *overrides]
+            str(ROOT / "configs" / f"{config}.py"), [f"data.path={text}", *changes, *overrides]
         )
         mesh = sharding.make_mesh(experiment.mesh)
         rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
@@ -68,6 +75,7 @@ class Ours:
         self.batches = batches.iterator(0)
         self.place = lambda b: feed.place(b, rows, experiment.data.batch_size, isolated=False)
         self.get = jax.device_get
+        self.device = mesh.devices.flat[0].device_kind
         self.pending: Any = None
 
     def run(self, count: int) -> list[float]:
@@ -88,9 +96,11 @@ class Ours:
 class Torch:
     """The PyTorch loop, in a process that reads how many steps to run and writes how long each took."""
 
-    def __init__(self, size: str) -> None:
+    def __init__(self, size: str, compiled: bool) -> None:
+        options = ["--device=cuda", "--fused"] if size == "gpu" else []
+        options += ["--compile"] if compiled else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.benchmarks.torch_reference", f"--size={size}", "--serve"],
+            [sys.executable, "-m", "tests.benchmarks.torch_reference", f"--size={size}", "--serve", *options],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -126,12 +136,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--no_torch", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model of the PyTorch side")
     flags = parser.parse_args()
     if not flags.no_torch:
         require_torch()
     with tempfile.TemporaryDirectory() as folder:
         ours = Ours(flags.size, flags.set, pathlib.Path(folder))
-        sides: dict[str, Any] = {"cairn": ours} | ({} if flags.no_torch else {"torch": Torch(flags.size)})
+        sides: dict[str, Any] = {"cairn": ours} | (
+            {} if flags.no_torch else {"torch": Torch(flags.size, flags.compile)}
+        )
         rounds: dict[str, list[float]] = {name: [] for name in sides}
         for side in sides.values():
             side.run(5)
@@ -140,7 +153,9 @@ def main() -> None:
                 # Threads of the side before may spin for a while; then the first iterations find cold caches.
                 time.sleep(0.5)
                 rounds[name].append(statistics.median(side.run(flags.steps + 2)[2:]))
-    print(f"size {flags.size}, {flags.rounds} rounds of {flags.steps} steps, ms per step, median of a round")
+    print(
+        f"size {flags.size}, on {ours.device}, {flags.rounds} rounds of {flags.steps} steps, ms per step, median of a round"
+    )
     print(f"{'':8}{'median':>9} {'least':>9} {'most':>9}")
     for name, values in rounds.items():
         print(f"{name:8}{Row(values)}")

@@ -1,4 +1,4 @@
-"""The outside measure: a GPT training step in PyTorch eager, with the shapes and optimizer of nanoGPT on the CPU.
+"""The outside measure: a GPT training step in PyTorch, with the shapes and optimizer of nanoGPT.
 
 Run it alone for one JSON line:
 
@@ -11,7 +11,9 @@ backward, clip, update, clear the gradients, read the loss.
 
 What it follows is nanoGPT's choice of model (pre-norm GPT-2, learned positions, no biases, LayerNorm with a scale
 only, exact GELU, tied head, `scaled_dot_product_attention(is_causal=True)`) and its choice of AdamW on the CPU,
-which is PyTorch's default there; `--fused` takes PyTorch's fused CPU kernel instead, which nanoGPT does not.
+which is PyTorch's default there; `--fused` takes PyTorch's fused CPU kernel instead, which nanoGPT does not. The size
+`gpu` is nanoGPT's experiment on a GPU: dropout, bfloat16 by autocast, the fused AdamW and, with `--compile`, its
+`torch.compile`.
 """
 
 from __future__ import annotations
@@ -43,11 +45,13 @@ class Shape:
     sequence_length: int
     batch_size: int
     vocab_size: int = 65
+    dropout: float = 0.0
 
 
 SHAPES = {
     "small": Shape(num_layers=4, num_heads=4, width=128, sequence_length=64, batch_size=12),
     "large": Shape(num_layers=6, num_heads=6, width=384, sequence_length=256, batch_size=16),
+    "gpu": Shape(num_layers=6, num_heads=6, width=384, sequence_length=256, batch_size=64, dropout=0.2),
 }
 
 
@@ -65,7 +69,7 @@ class ScaleNorm(nn.Module):
 class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.num_heads = shape.num_heads
+        self.num_heads, self.dropout = shape.num_heads, shape.dropout
         self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
         self.out = nn.Linear(shape.width, shape.width, bias=False)
 
@@ -75,8 +79,8 @@ class Attention(nn.Module):
             part.view(B, T, self.num_heads, D // self.num_heads).transpose(1, 2)
             for part in self.qkv(x_BTD).split(D, dim=-1)
         )
-        mixed_BNTH = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed_BNTH.transpose(1, 2).contiguous().view(B, T, D))
+        mixed_BNTH = functional.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout, is_causal=True)
+        return functional.dropout(self.out(mixed_BNTH.transpose(1, 2).contiguous().view(B, T, D)), self.dropout)
 
 
 class Block(nn.Module):
@@ -86,10 +90,11 @@ class Block(nn.Module):
         self.norm_ffn = ScaleNorm(shape.width)
         self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
         self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
+        self.dropout = shape.dropout
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attention(self.norm_attention(x))
-        return x + self.down(functional.gelu(self.up(self.norm_ffn(x))))
+        return x + functional.dropout(self.down(functional.gelu(self.up(self.norm_ffn(x)))), self.dropout)
 
 
 class GPT(nn.Module):
@@ -101,6 +106,7 @@ class GPT(nn.Module):
         self.norm = ScaleNorm(shape.width)
         self.head = nn.Linear(shape.width, shape.vocab_size, bias=False)
         self.head.weight = self.tokens.weight
+        self.dropout = shape.dropout
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 writes_residual = name.endswith(("out.weight", "down.weight"))
@@ -109,31 +115,44 @@ class GPT(nn.Module):
 
     def forward(self, tokens_BT: torch.Tensor, targets_BT: torch.Tensor) -> torch.Tensor:
         position_T = torch.arange(tokens_BT.shape[1], device=tokens_BT.device)
-        x_BTD = self.tokens(tokens_BT) + self.positions(position_T)
+        x_BTD = functional.dropout(self.tokens(tokens_BT) + self.positions(position_T), self.dropout)
         for block in self.blocks:
             x_BTD = block(x_BTD)
         logits_BTV = self.head(self.norm(x_BTD))
         return functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten())
 
 
-def make_step(shape: Shape, *, fused: bool = False, seed: int = 1337) -> Callable[[], float]:
-    """Make model, optimizer and a corpus of random characters; return the function that takes one step (its loss)."""
+def make_step(
+    shape: Shape, *, fused: bool = False, device: str = "cpu", compiled: bool = False, seed: int = 1337
+) -> Callable[[], float]:
+    """Make model, optimizer and a corpus of random characters; return the function that takes one step (its loss).
+
+    On a GPU the model runs in bfloat16 by autocast, its parameters stay float32.
+    """
     torch.manual_seed(seed)
-    model = GPT(shape)
+    on_gpu = device == "cuda"
+    if on_gpu:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    model = GPT(shape).to(device)
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     scales = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": scales, "weight_decay": 0.0}]
     extra = {"fused": True} if fused else {}
     optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99), **extra)
+    run = torch.compile(model) if compiled else model
     corpus = np.random.default_rng(seed).integers(0, shape.vocab_size, 1_000_000).astype(np.uint16)
 
     def batch() -> tuple[torch.Tensor, torch.Tensor]:
         starts = torch.randint(len(corpus) - shape.sequence_length, (shape.batch_size,)).tolist()
         rows = np.stack([corpus[s : s + shape.sequence_length + 1] for s in starts]).astype(np.int64)
-        return torch.from_numpy(rows[:, :-1]).contiguous(), torch.from_numpy(rows[:, 1:]).contiguous()
+        inputs, targets = torch.from_numpy(rows[:, :-1]).contiguous(), torch.from_numpy(rows[:, 1:]).contiguous()
+        if on_gpu:
+            inputs, targets = (x.pin_memory().to(device, non_blocking=True) for x in (inputs, targets))
+        return inputs, targets
 
     def step() -> float:
-        loss = model(*batch())
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=on_gpu):
+            loss = run(*batch())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -170,14 +189,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--warmup", type=int, default=10)
     parser.add_argument("--threads", type=int, default=None, help="default: what PyTorch chooses")
-    parser.add_argument("--fused", action="store_true", help="PyTorch's fused CPU AdamW")
+    parser.add_argument("--fused", action="store_true", help="PyTorch's fused AdamW")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the model")
     parser.add_argument("--serve", action="store_true", help="read step counts from standard input")
     args = parser.parse_args()
     if args.threads is not None:
         torch.set_num_threads(args.threads)
-    step = make_step(SHAPES[args.size], fused=args.fused)
+    step = make_step(SHAPES[args.size], fused=args.fused, device=args.device, compiled=args.compile)
     time_steps(step, args.warmup)
     facts = {"framework": f"torch {torch.__version__}", "size": args.size, "fused": args.fused}
+    facts |= {"device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu", "compiled": args.compile}
     facts["threads"] = torch.get_num_threads()
     if not args.serve:
         print(json.dumps(facts | summary(time_steps(step, args.steps))))
