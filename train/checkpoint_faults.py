@@ -16,6 +16,7 @@ from train.files import AS_IT_WAS
 
 # Of tensorstore: it found something wrong; the system gave it an error.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
+_DETAILS = re.compile(r" \[\w+='.*$")  # for its developers, at the end
 _OF_THE_SYSTEM = re.compile("os_error_code|OS error")
 
 
@@ -59,10 +60,10 @@ def cause(error: BaseException, named: Callable[[str], str] = str) -> str:
     error = _bottom(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {named(os.fsdecode(error.filename))}" if error.filename else "")
-    text = re.sub(r"\s+", " ", named(str(error))).strip()
+    text = _DETAILS.sub("", re.sub(r"\s+", " ", named(str(error))).strip())
     if not isinstance(error, UserError | ValueError | MissingError):  # the text of others may be a name alone
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return text if len(text) <= 300 else f"{text[:120]} ... {text[-175:]}"  # libraries put the cause at the end
+    return text if len(text) <= 400 else f"{text[:150]} ... {text[-245:]}"  # libraries put the cause at the end
 
 
 def _bottom(error: BaseException) -> BaseException:
