@@ -3,8 +3,9 @@
     python -m launch.evaluate --run=runs/quickstart
     python -m launch.evaluate --run=runs/quickstart --text=book.txt 'notes/**/*.md' --stride=64 --json
 
-Without --text it measures the validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl
-or .parquet file, or hf:NAME; each file, or each row of a table, is a document.
+Without --text it measures the validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl,
+.json or .parquet file, perhaps compressed (.gz, .bz2, .xz, .zst), or hf:NAME; each file, or each row of a table, is a
+document.
 
 Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
 moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. The first token of a
@@ -35,7 +36,7 @@ CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: late
 TEXT = flags.DEFINE_multi_string(
     "text", [], "What to measure; more may follow as plain arguments. The run's validation split when not given."
 )
-FIELD = flags.DEFINE_string("field", "text", "The field that holds the text in .jsonl, .parquet and hf: sources.")
+FIELD = flags.DEFINE_string("field", "text", "The field with the text in .jsonl, .json, .parquet and hf: sources.")
 WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequence_length of the run when not given.")
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, by the size of the logits.")

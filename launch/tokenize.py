@@ -3,10 +3,11 @@
     python -m launch.tokenize --input='books/**/*.txt' --output=data/books --tokenizer=sentencepiece --vocab_size=16384
     python -m launch.tokenize --input=pages.jsonl --field=body --output=data/pages --tokenizer=data/books
 
-The input is a text file, a folder, a glob, a .jsonl or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging Face
-dataset, or `stdlib` for Python's own sources. A command that was interrupted goes on when it is given again; the shards
-do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set data.tokenizer=None --set
-data.validation=None.
+The input is a text file, a folder, a glob, a .jsonl, .json or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging
+Face dataset, or `stdlib` for Python's own sources. Files may be compressed (.gz, .bz2, .xz, .zst). Run folders, dataset
+folders and whatever else Cairn wrote among the text are left out. A command that was interrupted goes on when it is
+given again; the shards do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set
+data.tokenizer=None --set data.validation=None.
 """
 
 import pathlib
@@ -19,7 +20,7 @@ from model.options import check, parse_value
 from train.data import config
 
 INPUT = flags.DEFINE_string("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
-FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, parquet and hf datasets.")
+FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")
 OUTPUT = flags.DEFINE_string("output", None, "The dataset folder to make, or to go on with.")
 TOKENIZER = flags.DEFINE_string(
     "tokenizer",

@@ -1,4 +1,4 @@
-"""Text to batches: sources -> tokenizers -> shards -> packing -> pipeline, random access all the way.
+"""Text to batches: text -> sources -> tokenizers -> shards -> packing -> pipeline, random access all the way.
 
 Importing this needs numpy alone; grain, array_record and the tokenizers' libraries are imported where they are used.
 """

@@ -157,8 +157,9 @@ Packing = Concatenate | BestFit
 class Source:
     """One text of a mixture: sequences are drawn from it in proportion to `weight`.
 
-    `path` is a dataset folder, a text file, a folder, a glob, a .jsonl or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for
-    a Hugging Face dataset, or `stdlib` for Python's own sources; `field` names the text in jsonl, parquet and hf.
+    `path` is a dataset folder, a text file, a folder, a glob, a .jsonl, .json or .parquet file, each perhaps compressed
+    (.gz, .bz2, .xz, .zst), `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging Face dataset, or `stdlib` for Python's own sources;
+    `field` names the text in jsonl, json, parquet and hf.
     """
 
     path: str

@@ -11,6 +11,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, Shard, ShardReader
+from train.data.tokenizers import DESCRIPTION as TOKENIZER
 from train.data.tokenizers import Tokenizer, load_tokenizer
 from train.files import cannot_read, read_json, write_array, write_json
 
@@ -113,8 +114,9 @@ class Dataset:
 
 
 def is_dataset(path: str | pathlib.Path) -> bool:
-    """Whether a folder is a finished dataset."""
-    return (pathlib.Path(path).expanduser() / DESCRIPTION).is_file()
+    """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
+    folder = pathlib.Path(path).expanduser()
+    return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
 
 
 def open_dataset(path: str | pathlib.Path) -> Dataset:

@@ -19,6 +19,7 @@ from train.data.config import Data
 from train.data.progress import Reporter
 from train.data.settings import Units
 from train.data.shards import Shard
+from train.data.text.units import readable
 from train.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from train.data.tokenizing import finished_part, remove_part, table_path, training_part
 from train.data.workers import run_jobs
@@ -58,11 +59,12 @@ def prepare(
     except OSError as error:
         raise UserError(f"cannot make the folder {folder}: {error.strerror}; name another one") from None
     with _alone_in(folder):
+        progress = progress or Reporter()
         finished = dataset.is_dataset(folder)
-        listed = settings.list_sources(data, finished)
-        settings.begin(folder, settings.settings_of(data, listed, finished), finished)
+        listed = settings.list_sources(data, finished, progress.message)
+        settings.begin(folder, settings.settings_of(data, listed, finished, progress.message), finished)
         if not finished:
-            _Preparation(data, folder, listed, progress or Reporter(), workers or cores()).run(check)
+            _Preparation(data, folder, listed, progress, workers or cores()).run(check)
     return folder
 
 
@@ -89,7 +91,7 @@ class _Preparation:
         """Does what is left to do; the description, written last, makes the dataset a finished one."""
         self._remove_unfinished()
         for k, units in self.raw.items():
-            self.held[k] = self._hold_out(units)
+            self.held[k] = self._hold_out(self.paths[k], units)
         tokenizer = self._tokenizer()
         if check is not None:
             check(tokenizer, self.folder)
@@ -112,7 +114,7 @@ class _Preparation:
             for path in folder.glob(".*.part"):
                 path.unlink(missing_ok=True)
 
-    def _hold_out(self, units: Units) -> split.Held | None:
+    def _hold_out(self, path: pathlib.Path, units: Units) -> split.Held | None:
         option = self.data.validation
         if not isinstance(option, config.WholeFiles) or option.similarity is None:
             return None
@@ -123,6 +125,8 @@ class _Preparation:
                 for document in sources.read_unit(unit):
                     splitter.add(document)
                 stage.advance(bytes=unit.bytes)
+        if not splitter.num_documents:
+            raise UserError(f"{readable(path)}: no text in it, only empty documents")
         return splitter.held()
 
     # ------------------------------------------------------------------------------------------------- tokenizer
@@ -222,7 +226,7 @@ class _Preparation:
     def _problem(self, splits: Collection[str]) -> str | None:
         """What is wrong with a dataset of these splits, if anything is."""
         if not splits:
-            return f"{', '.join(map(str, self.paths))}: no text in it, only empty documents"
+            return f"{', '.join(map(readable, self.paths))}: no text in it, only empty documents"
         if "train" not in splits:
             return "no text is left to train on: all of it is held out; lower data.validation.fraction"
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from typing import TextIO
@@ -52,12 +53,19 @@ class Reporter:
         """A stretch of work by its name, over so many bytes of text (0: unknown)."""
         yield Stage()
 
+    def message(self, text: str) -> None:
+        """Takes a line that the user should see."""
+
 
 class TerminalReporter(Reporter):
     """A live bar for every stage on a terminal, lines elsewhere; both count megabytes of text."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
+
+    def message(self, text: str) -> None:
+        """Prints a line that the user should see."""
+        print(text, file=sys.stderr if self._stream is None else self._stream, flush=True)
 
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:

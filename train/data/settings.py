@@ -16,10 +16,11 @@ FILE = "settings.json"
 Units = list[sources.Unit]
 
 
-def list_sources(data: Data, finished: bool) -> list[Units | None]:
+def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
     """The units of every source; None for one that is a dataset already.
 
-    Raises UserError for text that cannot be read. A finished dataset needs its text no more: None stands for it then.
+    `say` is given a line about files that were left out. Raises UserError for text that cannot be read. A finished
+    dataset needs its text no more: None stands for it then.
     """
     listed: list[Units | None] = []
     for source in data.sources():
@@ -27,27 +28,33 @@ def list_sources(data: Data, finished: bool) -> list[Units | None]:
         if not dataset.is_dataset(source.path):
             try:
                 whole = isinstance(data.validation, Tail)  # whose fraction is that of a file
-                units = sources.list_units(source, bytes_per_text=None) if whole else sources.list_units(source)
+                size = None if whole else sources.BYTES_PER_TEXT
+                units = sources.list_units(source, bytes_per_text=size, say=say)
             except UserError:
                 if not finished:
                     raise
-        if units and isinstance(data.validation, Tail) and any(unit.format != "text" for unit in units):
-            raise UserError(f"Tail() cuts text files, but {source.path} is a table of documents; use WholeFiles()")
+        table = next((unit.path for unit in units or () if unit.format != "text"), None)
+        if isinstance(data.validation, Tail) and table is not None:
+            raise UserError(
+                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use WholeFiles()"
+            )
         listed.append(units)
     return listed
 
 
-def separate_units(option: SeparateText) -> Units:
+def separate_units(option: SeparateText, say: sources.Say | None = None) -> Units:
     """The units of the validation text that has a path of its own."""
-    return sources.list_units(Source(path=option.path, field=option.field))
+    return sources.list_units(Source(path=option.path, field=option.field), say=say)
 
 
-def settings_of(data: Data, listed: list[Units | None], finished: bool) -> dict[str, Any]:
+def settings_of(
+    data: Data, listed: list[Units | None], finished: bool, say: sources.Say | None = None
+) -> dict[str, Any]:
     """What decides the bytes of the dataset: the options, and a fingerprint of every text that is at hand."""
     texts = {str(k): sources.fingerprint(units) for k, units in enumerate(listed) if units is not None}
     if isinstance(data.validation, SeparateText):
         try:
-            texts["validation"] = sources.fingerprint(separate_units(data.validation))
+            texts["validation"] = sources.fingerprint(separate_units(data.validation, say))
         except UserError:
             if not finished:
                 raise

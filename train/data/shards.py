@@ -19,7 +19,6 @@ from model.errors import UserError
 from train.data import records
 from train.data.records import Record
 from train.files import cannot_read, cannot_write
-from train.plain_path import PlainPath
 
 # A document is cut into records of so many tokens, so that one long document does not make every read long.
 RECORD_TOKENS = 8192
@@ -63,9 +62,9 @@ class ShardWriter:
             from array_record.python import array_record_module
 
             # Tokens hardly compress, and reading one record of many must be cheap.
-            self._plain = PlainPath(self._temporary.parent)  # in UTF-8 the library may take another path for it
-            path = str(self._plain.path / self._temporary.name)
-            self._writer = array_record_module.ArrayRecordWriter(path, "group_size:1,uncompressed")
+            self._writer = array_record_module.ArrayRecordWriter(
+                os.fsencode(self._temporary), "group_size:1,uncompressed"
+            )
         self._documents.append((len(tokens), num_bytes, words, self._records))
         for offset in range(0, len(tokens), RECORD_TOKENS):
             record = Record(name, offset, len(tokens), tokens[offset : offset + RECORD_TOKENS])
@@ -111,7 +110,6 @@ class ShardReader:
 
     def __init__(self, folder: pathlib.Path, shards: Iterable[Shard], cache_bytes: int = 256 << 20) -> None:
         self._paths, self._sizes, self._digests = [], [], []
-        self._plain = PlainPath(folder)
         for shard in shards:
             path = folder / shard.file
             try:
@@ -198,8 +196,9 @@ class ShardReader:
         # Without threads of its own: to wake one for every record costs far more than to read the record, the more so
         # when all cores are busy. (ArrayRecordDataSource of grain starts one for every shard of every read.)
         options = "readahead_buffer_size:0,max_parallelism:0"
-        path = str(self._plain.path / self._paths[shard].name)
-        return array_record_module.ArrayRecordReader(path, options, file_reader_buffer_size=1 << 15)
+        return array_record_module.ArrayRecordReader(
+            os.fsencode(self._paths[shard]), options, file_reader_buffer_size=1 << 15
+        )
 
     def _where(self, number: int) -> str:
         shard = int(np.searchsorted(self._firsts, number, side="right")) - 1

@@ -1,210 +1,193 @@
 """Where text comes from: a path becomes units of reading, and a unit becomes documents with a name and exact bytes.
 
 A unit is a stretch of one file that one worker reads in order: a whole text file, some lines of a jsonl file, a row
-group of a parquet file. Listing units reads no more than it must; what it says never depends on the machine's load.
+group of a parquet file. Listing units reads no more than it must, which is all of a compressed file; what it says never
+depends on the machine's load.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import glob
 import itertools
 import os
-import pathlib
-import sysconfig
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from model.errors import UserError
-from train.data import tables
 from train.data.config import Source
+from train.data.text.compression import open_bytes, read_range
+from train.data.text.files import list_files
+from train.data.text.hub import PREFIX, hub_units, read_hub
+from train.data.text.kinds import HEAD, UTF8_MARK, kind_of, not_text
+from train.data.text.parquet import parquet_units, read_parquet
+from train.data.text.rows import JsonValues, read_array, read_lines, refuse_bytes
+from train.data.text.units import Document, Unit, cannot_read, readable, refuse_changed, stamp
 
-JSONL = (".jsonl", ".ndjson")
-PARQUET = (".parquet",)
-STDLIB = "stdlib"
-HUGGING_FACE = "hf:"
-# Folders of the standard library that hold its tests, or nothing of its own.
-NOT_STDLIB = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
-STDLIB_TEXT = (".py", ".txt", ".rst", ".html")
+__all__ = ["Document", "Unit", "fingerprint", "list_files", "list_units", "read_unit", "readable"]
 
-
-@dataclasses.dataclass(frozen=True)
-class Unit:
-    """Bytes [start, stop) of a file, or rows or row groups of a table; `first` is the number of its first document."""
-
-    format: str  # "text", "jsonl", "parquet" or "hf"
-    path: str
-    name: str
-    start: int
-    stop: int
-    first: int
-    bytes: int
-    field: str
+Say = Callable[[str], None]
+# About the size of the documents into which long text files are cut.
+BYTES_PER_TEXT = 32 << 20
 
 
-@dataclasses.dataclass(frozen=True)
-class Document:
-    """A text under a name that finds it again: a path relative to its source, with `:line` where a file has many."""
-
-    name: str
-    text: str
-
-    @property
-    def num_bytes(self) -> int:
-        """The length of its UTF-8, which is that of the original."""
-        return len(self.text.encode("utf-8"))
-
-
-def list_units(source: Source, bytes_per_unit: int = 4 << 20, bytes_per_text: int | None = 32 << 20) -> list[Unit]:
+def list_units(
+    source: Source, bytes_per_unit: int = 4 << 20, bytes_per_text: int | None = BYTES_PER_TEXT, say: Say | None = None
+) -> list[Unit]:
     """The units of a source in a fixed order. Raises UserError where there is nothing to read or no such thing.
 
     Text files longer than `bytes_per_text` are cut after line ends into documents of about that size, which processes
-    can share; None leaves every file whole.
+    can share; None leaves every file whole. `say` is given a line about files of the source that were left out.
     """
-    if source.path.startswith(HUGGING_FACE):
-        return tables.hugging_face_units(source, bytes_per_unit)
-    units: list[Unit] = []
-    for path, name in list_files(source):
-        if path.suffix in JSONL:
-            units += _jsonl_units(path, name, source.field, bytes_per_unit)
-        elif path.suffix in PARQUET:
-            units += tables.parquet_units(path, name, source.field)
-        else:
-            units += _text_units(path, name, source.field, bytes_per_text)
+    if source.path.startswith(PREFIX):
+        units = hub_units(source.path, source.field, bytes_per_unit)
+    else:
+        listing = list_files(source.path)
+        units, problems = [], {}
+        for path, name in listing.files:
+            found = _units_of_file(path, name, source.field, bytes_per_unit, bytes_per_text)
+            if isinstance(found, str):
+                problems[name] = found
+            else:
+                units += found
+        if problems:
+            raise _no_text(
+                listing.files[0][0] if len(listing.files) == 1 else source.path, len(listing.files), problems
+            )
+        if listing.left_out is not None and say is not None:
+            say(listing.left_out)
+    if not units:
+        raise UserError(f"{readable(source.path)} has no text in it: it has no rows, or nothing but empty files")
     return units
 
 
-def list_files(source: Source) -> list[tuple[pathlib.Path, str]]:
-    """The files of a source that are not empty, each with its name, in the order of their names."""
-    text = source.path
-    path = pathlib.Path(text).expanduser()
-    if text == STDLIB and not path.exists():
-        return _stdlib_files()
-    if path.is_file():
-        if path.stat().st_size == 0:
-            raise UserError(f"{text} is empty; expected a file with text in it")
-        return [(path, path.name)]
-    if path.is_dir():
-        found, root = _walk(path), path
-    elif glob.has_magic(text):
-        matches = sorted(glob.glob(str(path), recursive=True))
-        found = [pathlib.Path(m) for m in matches if os.path.isfile(m)]
-        root = pathlib.Path(os.path.commonpath([f.parent for f in found])) if found else path
-        if not found:
-            raise UserError(f"the pattern {text!r} matches no file in {pathlib.Path.cwd()}")
-    else:
-        raise UserError(
-            f"no such text: {text!r} (looked in {pathlib.Path.cwd()}); expected a file, a folder, a glob,"
-            f" a dataset folder made by launch.tokenize, 'hf:NAME' for a Hugging Face dataset, or {STDLIB!r}"
-        )
-    named = [(f, f.relative_to(root).as_posix()) for f in found if f.stat().st_size]
-    if not named:
-        raise UserError(f"{text} holds no file with text in it")
-    return sorted(named, key=lambda pair: pair[1])
+def _no_text(text: str, num_files: int, problems: dict[str, str]) -> UserError:
+    """The error for files that hold anything but text or a table, given what each holds."""
+    if num_files == 1:
+        return UserError(f"{readable(text)} is no UTF-8 text, but {next(iter(problems.values()))}")
+    mend = "mend them, or leave them out with a narrower path such as 'folder/**/*.txt'"
+    shown = [f"{name}: {problem}" for name, problem in list(problems.items())[:5]]
+    more = [f"and {len(problems) - 5:,} more"] if len(problems) > 5 else []
+    return UserError("\n  ".join([f"{readable(text)} holds files that are no UTF-8 text; {mend}:", *shown, *more]))
 
 
-def _walk(root: pathlib.Path) -> list[pathlib.Path]:
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = [b for b in below if not b.startswith(".") and b != "__pycache__"]
-        found += [pathlib.Path(folder, name) for name in names if not name.startswith(".")]
-    return [f for f in found if f.is_file()]
+def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: int | None) -> list[Unit] | str:
+    """The units of a file, or a name for its content where it is no text."""
+    kind = kind_of(path)
+    if kind.format == "parquet":
+        return parquet_units(path, name, field)
+    before = stamp(path)
+    with open_bytes(path) as file, _read_errors(path):
+        head = file.read(HEAD)
+        problem = not_text(head)
+        if problem is not None:
+            return problem
+        start = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
+        file.seek(start)
+        if kind.format == "jsonl":
+            units = _jsonl_units(file, path, name, field, start, size)
+        elif kind.format == "json":
+            units = _json_units(file, path, name, field, start, size)
+        else:
+            units = _text_units(file, path, name, field, start, bytes_per_text)
+    units = [dataclasses.replace(unit, stamp=before) for unit in units]
+    for unit in units[:1]:
+        refuse_changed(unit)
+    return units
 
 
-def _stdlib_files() -> list[tuple[pathlib.Path, str]]:
-    """Python's own sources and documentation on this machine, without its tests and what others installed."""
-    root = pathlib.Path(sysconfig.get_path("stdlib"))
-    found = []
-    for folder, below, names in os.walk(root):
-        below[:] = [b for b in below if b not in NOT_STDLIB and not b.startswith("config-")]
-        found += [pathlib.Path(folder, name) for name in names if name.endswith(STDLIB_TEXT)]
-    readable = [(f, f.relative_to(root).as_posix()) for f in found if f.is_file() and _is_text(f)]
-    if not readable:
-        raise UserError(f"this Python keeps no sources of its standard library in {root}; give data.path another text")
-    return sorted(readable, key=lambda pair: pair[1])
-
-
-def _is_text(path: pathlib.Path) -> bool:
-    # Nobody chose these files, so one that cannot be read is left out where elsewhere it would be an error.
+@contextlib.contextmanager
+def _read_errors(path: str) -> Iterator[None]:
+    """Errors of the system as UserErrors that name the file."""
     try:
-        return bool(path.read_bytes().decode("utf-8"))
-    except (UnicodeDecodeError, OSError):
-        return False
+        yield
+    except OSError as error:
+        raise cannot_read(path, error) from None
 
 
-def _text_units(path: pathlib.Path, name: str, field: str, size: int | None) -> list[Unit]:
-    length = path.stat().st_size
-    cuts = [0]
-    if size is not None and length > size:
-        with open(path, "rb") as file:
-            cuts += [_line_end(file, at) for at in range(size, length, size)]
+def _text_units(file: BinaryIO, path: str, name: str, field: str, start: int, size: int | None) -> list[Unit]:
+    cuts = [start]
+    if size is not None:
+        for at in itertools.count(size, size):
+            # An open file goes beyond its end where it is told to, a decompressed one stops there.
+            if file.seek(at) < at or not file.read(1):
+                break
+            file.seek(at)
+            cuts.append(at + _line_end(file))
+    length = file.seek(0, os.SEEK_END)
     return [
-        Unit("text", str(path), f"{name} from byte {start}" if start else name, start, stop, 0, stop - start, field)
-        for start, stop in itertools.pairwise([*cuts, length])
-        if stop > start
+        Unit("text", path, f"{name} from byte {begin}" if begin > start else name, begin, stop, 0, stop - begin, field)
+        for begin, stop in itertools.pairwise([*cuts, length])
+        if stop > begin
     ]
 
 
-def _line_end(file: BinaryIO, at: int) -> int:
-    """The first place from `at` on where a line ends, or a character does in a line of more than a megabyte."""
-    file.seek(at)
+def _line_end(file: BinaryIO) -> int:
+    """The bytes from here to the end of the line, or to that of a character in a line of more than a megabyte."""
     line = file.readline(1 << 20)
     if line.endswith(b"\n") or len(line) < 1 << 20:
-        return at + len(line)
+        return len(line)
     # Bytes 10xxxxxx go on with a character that has begun before.
-    return at + next((k for k, byte in enumerate(line) if byte & 0xC0 != 0x80), 0)
+    return next((k for k, byte in enumerate(line) if byte & 0xC0 != 0x80), 0)
 
 
-def _jsonl_units(path: pathlib.Path, name: str, field: str, size: int) -> list[Unit]:
+def _jsonl_units(file: BinaryIO, path: str, name: str, field: str, start: int, size: int) -> list[Unit]:
     """Cuts a jsonl file after line ends, about every `size` bytes, counting the lines on the way."""
-    units, start, first, lines = [], 0, 1, 1
-    with open(path, "rb") as file:
-        while block := file.read(size):
-            block += file.readline() if not block.endswith(b"\n") else b""
-            lines += block.count(b"\n")
-            stop = start + len(block)
-            units.append(Unit("jsonl", str(path), name, start, stop, first, len(block), field))
-            start, first = stop, lines
+    units, first, lines = [], 1, 1
+    while block := file.read(size):
+        block += file.readline() if not block.endswith(b"\n") else b""
+        lines += block.count(b"\n")
+        stop = start + len(block)
+        units.append(Unit("jsonl", path, name, start, stop, first, len(block), field))
+        start, first = stop, lines
+    return units
+
+
+def _json_units(file: BinaryIO, path: str, name: str, field: str, start: int, size: int) -> list[Unit]:
+    """Cuts a .json file between items, about every `size` bytes, counting the items on the way."""
+    units, first = [], 1
+    values = JsonValues(file, path, start)
+    stop = start
+    for _, stop in values:
+        if stop - start >= size:
+            units.append(Unit("json", path, name, start, stop, first, stop - start, field))
+            start, first = stop, values.number + 1
+    if stop > start:
+        units.append(Unit("json", path, name, start, stop, first, stop - start, field))
     return units
 
 
 def read_unit(unit: Unit) -> Iterator[Document]:
-    """The documents of a unit, in order. Raises UserError that names the file and the byte where it cannot be read."""
-    if unit.format == "text":
-        text = decode(read_bytes(unit.path, unit.start, unit.stop), unit.path, unit.start)
+    """The documents of a unit, in order.
+
+    Raises UserError that names the file, and the byte, line or row in it, for what cannot be read; and when the file
+    is no longer the one that was listed.
+    """
+    if unit.format == "hf":
+        yield from read_hub(unit)
+        return
+    refuse_changed(unit)
+    if unit.format == "parquet":
+        yield from read_parquet(unit)
+        return
+    content = read_range(unit.path, unit.start, unit.stop)
+    if len(content) < unit.stop - unit.start:
+        raise UserError(
+            f"{readable(unit.path)} ends at byte {unit.start + len(content)}; it had {unit.stop} when it was listed"
+        )
+    refuse_changed(unit)
+    if unit.format == "jsonl":
+        yield from read_lines(unit, content)
+    elif unit.format == "json":
+        yield from read_array(unit, content)
+    else:
+        try:
+            text = content.decode("utf-8")
+        except UnicodeDecodeError as error:
+            refuse_bytes(error, unit.path, unit.start)
         if text:
             yield Document(unit.name, text)
-    elif unit.format == "jsonl":
-        yield from tables.read_jsonl(unit)
-    elif unit.format == "parquet":
-        yield from tables.read_parquet(unit)
-    else:
-        yield from tables.read_hugging_face(unit)
-
-
-def read_bytes(path: str, start: int = 0, stop: int | None = None) -> bytes:
-    """Bytes [start, stop) of a file. Raises UserError when it cannot be read or has become shorter."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(start)
-            content = file.read() if stop is None else file.read(stop - start)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}; it was there when the sources were listed") from None
-    if stop is not None and len(content) < stop - start:
-        raise UserError(f"{path} ends at byte {start + len(content)}; it had {stop} when the sources were listed")
-    return content
-
-
-def decode(content: bytes, path: str, offset: int) -> str:
-    """UTF-8 as text. Raises UserError that names the file and the byte offset of what is no UTF-8."""
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 at byte {offset + error.start} (found 0x{content[error.start]:02x}, {error.reason});"
-            " convert it (iconv -f OLD -t UTF-8), or leave it out with a narrower path such as 'folder/**/*.txt'"
-        ) from None
 
 
 def fingerprint(units: list[Unit]) -> str:
@@ -215,9 +198,12 @@ def fingerprint(units: list[Unit]) -> str:
         value = zlib.crc32(repr((unit.format, unit.name, unit.start, unit.stop, unit.field)).encode(), value)
         if unit.path not in seen and unit.format != "hf":
             seen.add(unit.path)
-            with open(unit.path, "rb") as file:
-                value = zlib.crc32(file.read(1 << 16), value)
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - (1 << 16)))
-                value = zlib.crc32(file.read(1 << 16), value)
+            try:
+                with open(unit.path, "rb") as file:
+                    value = zlib.crc32(file.read(1 << 16), value)
+                    size = os.fstat(file.fileno()).st_size
+                    file.seek(max(0, size - (1 << 16)))
+                    value = zlib.crc32(file.read(1 << 16), value)
+            except OSError as error:
+                raise cannot_read(unit.path, error) from None
     return f"{value:08x}"

@@ -13,6 +13,7 @@ import numpy as np
 from model.errors import UserError
 from train.data.config import WholeFiles
 from train.data.sources import Document
+from train.data.text.compression import compression_of
 
 # A line shorter than this (stripped) is in too many files to say anything about two of them.
 SIGNIFICANT = 16
@@ -48,7 +49,7 @@ def _rank(name: str, seed: int) -> float:
 
 def is_generated(name: str, text: str) -> bool:
     """Whether a document is a generated table: it says so at its head, or most of its lines are bare literals."""
-    code = name.rpartition(".")[2] in (
+    code = compression_of(name)[0].rpartition(".")[2].lower() in (
         "py",
         "c",
         "h",
@@ -81,6 +82,11 @@ class Splitter:
         self._generated: list[bool] = []
         # About 40 bytes a line; a power of two keeps the choice of lines simple.
         self._every = max(1, -(-total_bytes // 40 // LINES_COMPARED))
+
+    @property
+    def num_documents(self) -> int:
+        """How many it has seen."""
+        return len(self._names)
 
     def add(self, document: Document) -> None:
         """Takes in one document."""

@@ -68,7 +68,8 @@ class _Process:
             stderr=self._complaints,
             text=True,
             encoding="utf-8",
-            env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": "1"},
+            # Paths travel as text: the worker must read their letters as they are read here.
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": str(int(sys.flags.utf8_mode))},
         )
         self._setup: Json | None = setup
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from train.data.config import Source
 from train.data.dataset import Dataset
+from train.data.progress import TerminalReporter
 from train.data.sources import list_units, read_unit
 from train.data.tokenizers import Tokenizer
 
@@ -34,9 +35,10 @@ def from_files(tokenizer: Tokenizer, paths: Sequence[str], field: str = "text") 
     """The documents of files, folders, globs and tables (see `train.data.Source`), tokenized one after another.
 
     Raises UserError, naming file and byte, for what is missing, empty or no UTF-8, before the first document where it
-    can. Empty files inside a folder are passed over.
+    can. Empty files inside a folder are passed over; what else is left out there is said.
     """
-    units = [unit for path in paths for unit in list_units(Source(path=path, field=field))]
+    say = TerminalReporter().message
+    units = [unit for path in paths for unit in list_units(Source(path=path, field=field), say=say)]
 
     def read() -> Iterator[Document]:
         for unit in units:

@@ -268,7 +268,7 @@ def test_generated_tables_can_be_left_out(tmp_path):
 
 def test_tail_refuses_tables_and_cuts_every_file(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n')
-    with pytest.raises(UserError, match=r"Tail\(\) cuts text files"):
+    with pytest.raises(UserError, match=r"Tail\(\) cuts text files, but .*a\.jsonl is a table"):
         prepare(Data(path=str(tmp_path / "a.jsonl"), validation=Tail()), tmp_path / "d")
     (tmp_path / "a.jsonl").unlink()
     (tmp_path / "a.txt").write_text("0123456789")

@@ -74,3 +74,10 @@ def test_a_split_gives_back_its_documents(folder, tmp_path_factory):
     assert split_text(dataset, "train") == b"training text"
     with pytest.raises(UserError, match="no split 'test'"):
         from_split(dataset, "test")
+
+
+def test_what_is_left_out_is_said_on_standard_error(folder, capsys):
+    (folder / ".git").mkdir()
+    list(from_files(TOKENIZER, [str(folder)]))
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", f"{folder}: left out hidden files and caches: .git\n")

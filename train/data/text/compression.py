@@ -1,0 +1,206 @@
+"""Compressed files as streams of bytes: gzip, bzip2, xz and zstd, any number of parts, checked to the last byte.
+
+Reading forwards costs one pass; a step back begins again. The libraries of Python that open such files end without a
+word at bytes behind a part that are none of their kind, so the parts are put together here.
+"""
+
+from __future__ import annotations
+
+import bz2
+import functools
+import io
+import lzma
+import os
+import sys
+import zlib
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from model.errors import UserError
+from train.data.text.units import cannot_read, readable, stamp
+
+SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
+CHUNK = 1 << 16
+_ZSTD_EXTRA = 'reading zstd needs Python 3.14 or pyarrow: pip install -e ".[zstd]"'
+
+
+def compression_of(name: str) -> tuple[str, str | None]:
+    """A file name without the suffix of its compression, and the compression, None when there is none."""
+    stem, suffix = os.path.splitext(name)
+    kind = SUFFIXES.get(suffix.lower())
+    return (name, None) if kind is None else (stem, kind)
+
+
+def open_bytes(path: str) -> BinaryIO:
+    """The bytes in a file, decompressed where its suffix says so; can be read and sought.
+
+    Raises UserError that names the file when it cannot be read, is damaged or truncated, here and while reading.
+    """
+    _, kind = compression_of(path)
+    try:
+        return open(path, "rb") if kind is None else io.BufferedReader(_Decompressed(path, kind), CHUNK)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+def read_range(path: str, start: int, stop: int) -> bytes:
+    """Bytes [start, stop) of the decompressed file, fewer when it ends before. Raises UserError as above.
+
+    The stream of the compressed file that was read last stays open, so that stretches read one after another cost one
+    pass together.
+    """
+    if compression_of(path)[1] is not None:
+        stream = _kept(path, stamp(path))
+        try:
+            stream.seek(start)
+            return stream.read(stop - start)
+        except UserError:
+            _kept.cache_clear()
+            raise
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+@functools.lru_cache(maxsize=1)
+def _kept(path: str, stamp: str) -> BinaryIO:
+    return open_bytes(path)
+
+
+class _Decompressed(io.RawIOBase):
+    """The decompressed bytes of a file. Raises UserError for what is damaged or truncated."""
+
+    def __init__(self, path: str, kind: str) -> None:
+        self._path, self._kind = path, kind
+        self._file: BinaryIO | None = None
+        self._begin()
+
+    def _begin(self) -> None:
+        if self._file is not None:  # pyarrow has closed it, or will
+            self._file.close()
+        self._file = open(self._path, "rb")  # noqa: SIM115 - closed with this object
+        self._position = 0
+        self._read = _zstd_reader(self._file, self._path) if self._kind == "zstd" else _Parts(self._file, self._kind)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the front of a buffer; 0 at the end."""
+        try:
+            data = self._read(len(buffer))
+        except Exception as error:  # each library has errors of its own for a damaged file
+            if isinstance(error, (UserError, MemoryError)):
+                raise
+            if getattr(error, "errno", None):
+                raise cannot_read(self._path, error) from None
+            raise UserError(
+                f"{readable(self._path)} is a damaged or truncated {self._kind} file: {error}; {self._position:,} bytes"
+                " of text could be read. Get it again, or leave it out with a narrower path"
+            ) from None
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to a byte, or to the end where that comes first; returns the place reached."""
+        if whence == os.SEEK_CUR:
+            offset += self._position
+        if whence != os.SEEK_END and offset < self._position:
+            self._begin()
+        room = memoryview(bytearray(CHUNK))
+        while whence == os.SEEK_END or self._position < offset:
+            left = CHUNK if whence == os.SEEK_END else min(CHUNK, offset - self._position)
+            if not self.readinto(room[:left]):
+                break
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+        super().close()
+
+
+class _Gzip:
+    """The decompressor of zlib under the names that those of bz2, lzma and zstd have."""
+
+    def __init__(self) -> None:
+        self._zlib = zlib.decompressobj(wbits=31)  # with the header and the checksum of gzip
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
+
+    @property
+    def eof(self) -> bool:
+        return self._zlib.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._zlib.unused_data
+
+
+_MAKERS: dict[str, Callable[[], Any]] = {"gzip": _Gzip, "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
+
+
+class _Parts:
+    """Reads the parts of a file that stand one behind another. Calling it returns some bytes, none at the end."""
+
+    def __init__(self, file: BinaryIO, kind: str, make: Callable[[], Any] | None = None) -> None:
+        self._make = make or _MAKERS[kind]
+        self._file = file
+        self._part: Any = self._make()
+        self._input = b""
+
+    def __call__(self, size: int) -> bytes:
+        while True:
+            if self._part.eof and not self._begin_next():
+                return b""
+            given, self._input = self._input, b""
+            data: bytes = self._part.decompress(given, size)
+            if data:
+                return data
+            if not self._part.eof:
+                self._input = self._file.read(CHUNK)
+                if not self._input:
+                    raise EOFError("its end is missing")
+
+    def _begin_next(self) -> bool:
+        """Begins the part behind one that has ended; zeros may stand between. Returns whether there is one."""
+        rest = self._part.unused_data.lstrip(b"\0")
+        while not rest:
+            block = self._file.read(CHUNK)
+            if not block:
+                return False
+            rest = block.lstrip(b"\0")
+        self._part, self._input = self._make(), rest
+        return True
+
+
+def _zstd_reader(file: BinaryIO, path: str) -> Callable[[int], bytes]:
+    if sys.version_info >= (3, 14):  # before, a module of this name is somebody else's
+        from compression import zstd
+
+        return _Parts(file, "zstd", zstd.ZstdDecompressor)
+    try:
+        import pyarrow
+    except ImportError:
+        raise UserError(f"{readable(path)}: {_ZSTD_EXTRA}") from None
+    stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
+
+    def read(size: int) -> bytes:
+        if not os.fstat(file.fileno()).st_size:
+            raise EOFError("it is empty")
+        data: bytes = stream.read(size)
+        return data
+
+    return read

@@ -1,0 +1,155 @@
+"""The files that a path stands for: a file, a folder, a pattern, or the standard library."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import glob
+import os
+import pathlib
+import stat
+import sysconfig
+
+from model.errors import UserError
+from train.data.text import own
+from train.data.text.units import cannot_read, readable
+from train.data.text.walk import Walk, may_be_empty
+
+STDLIB = "stdlib"
+# Folders of the standard library that hold its tests, or nothing of its own.
+NOT_STDLIB = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
+STDLIB_TEXT = (".py", ".txt", ".rst", ".html")
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The files of a source, each with its name, in the order of the names; and a line about what was left out."""
+
+    files: list[tuple[str, str]]
+    left_out: str | None = None
+
+
+def list_files(text: str) -> Listing:
+    """The files that a path stands for, without those that are empty.
+
+    What exists under the very name is meant before any pattern. Raises UserError where there is nothing to read.
+    """
+    if not text:
+        raise UserError("the path of the text is empty; expected a file, a folder or a pattern")
+    path = os.path.expanduser(text)  # ./~x is a name
+    about = _stat(path)
+    if about is None and text == STDLIB:
+        return Listing(_stdlib_files())
+    if about is None and glob.has_magic(text):
+        return _matching(text, path)
+    if about is None:
+        raise UserError(
+            f"no such text: {text!r} (looked in {_here()}); expected a file, a folder, a glob,"
+            f" a dataset folder made by launch.tokenize, 'hf:NAME' for a Hugging Face dataset, or {STDLIB!r}"
+        )
+    if stat.S_ISDIR(about.st_mode):
+        _refuse_own(path, "the folder")
+        walk = Walk(path)
+        if not walk.files:
+            raise UserError(f"{readable(text)} holds no file with text in it{_after(walk.left_out())}")
+        return Listing(_named(walk.files), walk.left_out())
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(
+            f"{readable(text)} is a pipe or a device, not a file: text is read more than once; write it into a file"
+        )
+    _refuse_own(path, "the file")
+    if not about.st_size and may_be_empty(path):
+        raise UserError(f"{readable(text)} is empty; expected a file with text in it")
+    return Listing([(path, readable(os.path.basename(path)))])
+
+
+def _stat(path: str) -> os.stat_result | None:
+    """What the system says of a path; None when there is no such thing."""
+    try:
+        return os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.islink(path):
+            raise UserError(f"{readable(path)} is a link that leads nowhere; mend it") from None
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            if glob.has_magic(path):
+                return None
+            raise UserError(f"{readable(path[:60])}... is too long for a path: {len(path):,} characters") from None
+        raise cannot_read(path, error) from None
+    except ValueError as error:  # a zero, or characters that no name has
+        raise UserError(f"{readable(path)} is no path: {error}") from None
+
+
+def _matching(text: str, path: str) -> Listing:
+    """The files that match a pattern; names are relative to the folder that they have in common."""
+    root, pattern = _split_pattern(path)
+    if _stat(root) is None:
+        raise UserError(f"the pattern {text!r} matches no file in {_here()}: there is no {readable(root)}")
+    walk = Walk(root, pattern)
+    if not walk.files:
+        raise UserError(f"the pattern {text!r} matches no file with text in {_here()}{_after(walk.left_out())}")
+    common = os.path.commonpath([os.path.dirname(name) for _, name in walk.files])
+    skipped = len(common) + 1 if common else 0
+    return Listing(_named([(path, name[skipped:]) for path, name in walk.files]), walk.left_out())
+
+
+def _split_pattern(path: str) -> tuple[str, list[str]]:
+    """The folder that a pattern begins with, and the rest of it, one part an entry.
+
+    A part that has the signs of a pattern and is the name of a folder there is that folder.
+    """
+    parts = pathlib.Path(path).parts
+    known = 0
+    while known < len(parts) - 1:
+        folder = os.path.join(*parts[: known + 1])
+        if glob.has_magic(parts[known]) and not os.path.isdir(folder):
+            break
+        known += 1
+    return os.path.join(*parts[:known]) if known else ".", list(parts[known:])
+
+
+def _refuse_own(path: str, kind: str) -> None:
+    """Raises UserError when a run has written the very thing that is named."""
+    run = own.run_around(os.path.realpath(path))
+    if run is not None:
+        raise UserError(
+            f"{readable(path)}: {kind} was written by the run {readable(run)}, which is no text to learn from or to"
+            " measure; name another path, or copy it to a place of its own if it is meant"
+        )
+
+
+def _named(files: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted(((path, readable(name)) for path, name in files), key=lambda pair: (pair[1], pair[0]))
+
+
+def _here() -> str:
+    try:
+        return readable(os.getcwd())
+    except OSError:
+        return "a folder that is there no more"
+
+
+def _after(line: str | None) -> str:
+    return f" ({line})" if line else ""
+
+
+def _stdlib_files() -> list[tuple[str, str]]:
+    """Python's own sources and documentation on this machine, without its tests and what others installed."""
+    root = pathlib.Path(sysconfig.get_path("stdlib"))
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = [b for b in below if b not in NOT_STDLIB and not b.startswith("config-")]
+        found += [pathlib.Path(folder, name) for name in names if name.endswith(STDLIB_TEXT)]
+    readable_files = [(str(f), f.relative_to(root).as_posix()) for f in found if f.is_file() and _is_text(f)]
+    if not readable_files:
+        raise UserError(f"this Python keeps no sources of its standard library in {root}; give data.path another text")
+    return sorted(readable_files, key=lambda pair: pair[1])
+
+
+def _is_text(path: pathlib.Path) -> bool:
+    # Nobody chose these files, so one that cannot be read is left out where elsewhere it would be an error.
+    try:
+        return bool(path.read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, OSError):
+        return False

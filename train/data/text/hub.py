@@ -1,0 +1,51 @@
+"""Rows of Hugging Face datasets. The library is an extra."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from model.errors import UserError
+from train.data.text.rows import text_of
+from train.data.text.units import Document, Unit
+
+PREFIX = "hf:"
+
+
+def hub_units(path: str, field: str, bytes_per_unit: int) -> list[Unit]:
+    """Stretches of rows of a Hugging Face dataset, each of about as many bytes."""
+    table = _load(path)
+    if field not in table.column_names:
+        raise UserError(f"{path} has no column {field!r}; it has {', '.join(map(repr, table.column_names))}")
+    size = max(1, int(table.data.nbytes))
+    rows = max(1, len(table) * bytes_per_unit // size)
+    name = path.removeprefix(PREFIX)
+    return [
+        Unit("hf", path, name, start, stop, start, (stop - start) * size // len(table), field)
+        for start in range(0, len(table), rows)
+        for stop in (min(start + rows, len(table)),)
+    ]
+
+
+def read_hub(unit: Unit) -> Iterator[Document]:
+    """One document a row; rows without text are passed over."""
+    rows = _load(unit.path)[unit.start : unit.stop][unit.field]
+    for number, value in enumerate(rows, unit.start):
+        text = text_of(value, unit.field, f"{unit.path}, row {number}")
+        if text:
+            yield Document(f"{unit.name}:{number}", text)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(path: str) -> Any:
+    try:
+        import datasets
+    except ImportError:
+        raise UserError(f'{path}: a Hugging Face dataset needs datasets: pip install -e ".[datasets]"') from None
+    name, _, rest = path.removeprefix(PREFIX).partition(":")
+    configuration, _, split = rest.partition(":")
+    try:
+        return datasets.load_dataset(name, configuration or None, split=split or "train")
+    except (ValueError, OSError, RuntimeError) as error:  # unknown name, configuration or split; no network
+        raise UserError(f"{path} could not be loaded: {error}; expected hf:NAME[:CONFIG[:SPLIT]]") from None

@@ -1,0 +1,89 @@
+"""Recognises what Cairn itself has written, by its marks and not by its name: it is never text to learn from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection
+
+RUN = "a run folder"
+DATASET = "a dataset folder"
+_PUBLISHED = "a folder of weights"
+_CACHE = "a cache of compiled programs"
+# The files and folders that a run folder has, beside which a user may keep text.
+_LOGS = ("metrics.jsonl", "throughput.jsonl", "samples.txt")
+RUN_FILES = (
+    *("config.json", "data.json", "environment.json", "parameters.json", "status.json", "wandb.json"),
+    *("evaluation.json", "files.txt", "report.html"),
+    *_LOGS,
+    *(f"{name}.old" for name in _LOGS),
+)
+RUN_FOLDERS = ("data", "checkpoints", "tensorboard", "origin", "damaged", "wandb")
+# As train.report writes them into a page and a picture.
+REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
+PICTURE_MARK = b"Software\0Cairn"
+_COMPILED = re.compile(r".+-[0-9a-f]{64}-(cache|atime)")
+# A description of a run or a dataset is far smaller.
+_LARGEST = 64 << 20
+
+
+def folder_mark(folder: str, names: Collection[str]) -> str | None:
+    """What a folder is if Cairn wrote it, given the names of all that lies in it; None for any other folder."""
+    if "config.json" in names:
+        keys = _keys(folder, "config.json")
+        if {"model", "data", "training"} <= keys:
+            return RUN
+        if {"model_type", "architectures"} & keys and any(name.endswith(".safetensors") for name in names):
+            return _PUBLISHED
+    if "status.json" in names and "environment.json" in names and "metrics.jsonl" in names:
+        return RUN  # whose config.json is lost
+    if "tokenizer_option.json" in names:
+        return DATASET
+    if "settings.json" in names and {"format", "tokenizer", "sources", "texts"} <= _keys(folder, "settings.json"):
+        return DATASET  # that has no tokenizer yet
+    if any(_COMPILED.fullmatch(name) for name in names):
+        return _CACHE
+    return None
+
+
+def file_mark(name: str, head: bytes) -> str | None:
+    """What a file outside of such folders is if Cairn wrote it, given its first bytes; None for any other file."""
+    if name.lower().endswith((".html", ".htm")) and REPORT_MARK.search(head):
+        return "a report"
+    if PICTURE_MARK in head and head.startswith(b"\x89PNG"):
+        return "a picture of a report"
+    return None
+
+
+def mark_of(folder: str) -> str | None:
+    """The mark of a folder that lies somewhere, see `folder_mark`; None where it cannot be looked at."""
+    try:
+        return folder_mark(folder, set(os.listdir(folder)))
+    except (OSError, ValueError):
+        return None
+
+
+def run_around(path: str) -> str | None:
+    """The run folder that has written a file or folder, given its real path; None where none has."""
+    folder, name = os.path.split(path)
+    if name in RUN_FILES and mark_of(folder) == RUN:
+        return folder
+    while name:
+        if name in RUN_FOLDERS and mark_of(folder) == RUN:
+            return folder
+        folder, name = os.path.split(folder)
+    return None
+
+
+def _keys(folder: str, name: str) -> frozenset[str]:
+    """The keys of the JSON object in a file; none where there is no such object."""
+    path = os.path.join(folder, name)
+    try:
+        if os.path.getsize(path) > _LARGEST:
+            return frozenset()
+        with open(path, "rb") as file:
+            value = json.load(file, parse_int=float)
+    except (OSError, ValueError, RecursionError):
+        return frozenset()
+    return frozenset(value) if isinstance(value, dict) else frozenset()
