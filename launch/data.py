@@ -56,7 +56,10 @@ def _show() -> int:
     from train.data.summary import documents_of_step
 
     run = pathlib.Path(RUN.value)
-    data = experiments.load(run).data
+    experiment = experiments.load(run)
+    data, last = experiment.data, experiment.training.num_steps
+    if STEP.value > last:
+        raise UserError(f"--step={STEP.value}: this run ends at step {last} (training.num_steps); give a step up to it")
     rows = _rows(data.batch_size)
     print(documents_of_step(Batches(dataset_of_run(run), data), STEP.value, rows, CHARACTERS.value))
     return 0

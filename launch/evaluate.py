@@ -8,18 +8,18 @@ Without --text it measures the validation split of the run's own data. A text ma
 document.
 
 Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
-moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. The first token of a
-document is scored after the mark that ends documents, or as a uniform guess where the tokenizer has no such mark. A
-word is what whitespace separates in the original text, bytes are those of the original text. Standard errors are over
-documents (ratio estimator).
+moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. A document begins
+after the mark that begins documents, as in training; where the tokenizer has no such mark, its first token is not
+scored, and the bytes of that are not counted. A word is what whitespace separates in the original text, bytes are those
+of the original text. Standard errors are over documents (ratio estimator). What is too large for a number (a perplexity
+above 1.8e308) is "not finite", and null in JSON: the loss above it is its logarithm.
+
+The parameters of the checkpoint are read and checked, its optimizer state is not: that one may be damaged is noticed
+when the run is trained further. A script calls train.evaluation.evaluate.evaluate, which gives the same numbers.
 """
 
 import json
-import math
-import pathlib
-import time
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from absl import flags
 
@@ -27,9 +27,7 @@ from launch import cli
 from model.errors import UserError
 
 if TYPE_CHECKING:
-    from train.evaluation.documents import Document
-    from train.evaluation.perplexity import Estimate
-    from train.runs import LoadedRun
+    from train.evaluation.evaluate import Result
 
 RUN = flags.DEFINE_string("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -43,12 +41,13 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when n
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 # What is printed of each measure: its name in JSON, its words, its unit.
-MEASURES = (
-    ("loss", "loss per token", "nats"),
-    ("perplexity", "perplexity per token", ""),
-    ("word_perplexity", "perplexity per word", ""),
-    ("bits_per_byte", "bits per byte", ""),
-)
+WORDS = {
+    "loss": ("loss per token", "nats"),
+    "perplexity": ("perplexity per token", ""),
+    "word_loss": ("loss per word", "nats"),
+    "word_perplexity": ("perplexity per word", ""),
+    "bits_per_byte": ("bits per byte", ""),
+}
 
 
 def main(argv: list[str]) -> int:
@@ -63,99 +62,65 @@ def main(argv: list[str]) -> int:
     paths = TEXT.value + argv[1:]
 
     cli.prepare_jax()
-    from train.evaluation.documents import from_files, from_split
+    from train.evaluation.documents import from_files
+    from train.evaluation.evaluate import evaluate
+    from train.progress import Progress
     from train.runs import load_run
 
-    run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
-    if paths:
-        documents = from_files(run.tokenizer, paths, FIELD.value)
-    else:
-        documents = from_split(run.dataset(), "validation")
-    result = measure(run, documents) | {"text": paths or "validation split"}
+    run = load_run(RUN.value, CHECKPOINT.value)
+    documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
+    options = {"window": WINDOW.value, "stride": STRIDE.value, "batch_size": BATCH_SIZE.value}
+    with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
+        result = evaluate(run, documents, **options, on_progress=progress.update)
     if JSON.value:
-        print(json.dumps(result, indent=1, ensure_ascii=False))
+        print(json.dumps(result.as_json() | {"text": paths or "validation split"}, indent=1, ensure_ascii=False))
     else:
-        print(table(result))
+        print(table(result, " ".join(paths) or "validation split"))
     return 0
 
 
-def measure(run: "LoadedRun", documents: "Iterable[Document]") -> dict[str, Any]:
-    """Scores documents and returns everything that is said of them, as JSON values."""
-    from train.evaluation import perplexity
-    from train.progress import Progress
-
-    begin = run.tokenizer.begin_of_document
-    window = WINDOW.value or run.experiment.data.sequence_length
-    stride = STRIDE.value or max(1, window // 2)
-    began, lossy = time.monotonic(), 0
-
-    def counted() -> "Iterator[Document]":
-        nonlocal lossy
-        for document in documents:
-            lossy += not document.restored
-            yield document
-
-    with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
-        scores = perplexity.score(
-            run.experiment.model,
-            run.params,
-            counted(),
-            begin=begin,
-            mesh=run.mesh,
-            table=run.experiment.sharding,
-            stride=stride,
-            window=window,
-            batch_size=BATCH_SIZE.value,
-            on_progress=progress.update,
-        )
-    seconds = time.monotonic() - began
-    sizes = {name: int(getattr(scores, name).sum()) for name in ("tokens", "bytes", "words")}
-    result: dict[str, Any] = {"run": RUN.value, "step": run.step, "documents": len(scores.tokens)} | sizes
-    for name, estimate in perplexity.summarize(scores).items():
-        result[name], result[f"{name}_standard_error"] = finite(estimate)
-    return result | {
-        "window": window,
-        "stride": stride,
-        "first_token": "after the end of a document" if begin is not None else "uniform",
-        "documents_not_restored": lossy,
-        "seconds": round(seconds, 3),
-    }
-
-
-def finite(estimate: "Estimate") -> tuple[float | None, float | None]:
-    """A value and its standard error; None for what JSON has no word for."""
-    value, error = estimate.value, estimate.standard_error
-    error = error if error is not None and math.isfinite(error) else None
-    return (value if math.isfinite(value) else None), error
-
-
-def table(result: dict[str, Any]) -> str:
-    """The result as lines for a person."""
-    from train.formatting import number
-
-    text = result["text"] if isinstance(result["text"], str) else " ".join(result["text"])
-    lines = [f"{result['run']}, step {result['step']}, on {text}", ""]
-    lines += [f"  {name:<22}{result[name]:>12,}" for name in ("documents", "tokens", "words", "bytes")]
-    lines += ["", f"  {'':<22}{'value':>12}{'standard error':>18}"]
-    for name, words, unit in MEASURES:
-        value, error = result[name], result[f"{name}_standard_error"]
-        shown = "not finite" if value is None else number(value)
-        lines.append(f"  {words:<22}{shown:>12}{'-' if error is None else number(error):>18}  {unit}".rstrip())
-    lines += ["", f"  window {result['window']} tokens, stride {result['stride']}; {_first_tokens(result)}"]
-    if result["documents"] == 1:
+def table(result: "Result", text: str) -> str:
+    """The result as lines for a person; `text` says what was measured."""
+    found = result.as_json()
+    lines = [f"{result.run}, step {result.step}, on {text}", ""]
+    lines += _aligned([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
+    rows = [["", "value", "standard error", ""]]
+    for name, (words, unit) in WORDS.items():
+        rows.append([words, _shown(found[name], "not finite"), _shown(found[f"{name}_standard_error"], "-"), unit])
+    lines += ["", *_aligned(rows), ""]
+    lines.append(f"  window {result.window} tokens, stride {result.stride}; {_first_tokens(result)}")
+    if len(result.tally.entries) == 1:
         lines.append("  one document: there is no standard error over documents")
-    if result["documents_not_restored"]:
+    if result.documents_not_restored:
         lines.append(
-            f"  WARNING: {result['documents_not_restored']} documents hold characters that the tokenizer loses: their "
+            f"  WARNING: {result.documents_not_restored} documents hold characters that the tokenizer loses: their "
             "bits per byte are not those of the original text"
         )
     return "\n".join(lines)
 
 
-def _first_tokens(result: dict[str, Any]) -> str:
-    if result["first_token"] == "uniform":
-        return "the first token of a document counts as a uniform guess"
-    return "a document's first token is scored after the mark that ends documents"
+def _shown(value: float | None, otherwise: str) -> str:
+    from train.formatting import number
+
+    return otherwise if value is None else number(value)
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    """Rows of a table: a name to the left, two columns at most to the right, a unit behind them."""
+    least = (22, 12, 16, 0)
+    widths = [max(least[k], *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}"] + [f"{cell:>{w}}" for cell, w in zip(row[1:3], widths[1:3], strict=False)]
+        lines.append("  " + "  ".join([*cells, *row[3:]]).rstrip())
+    return lines
+
+
+def _first_tokens(result: "Result") -> str:
+    if result.first_token == "left out":
+        count, size = result.left_out_tokens, result.left_out_bytes
+        return f"first tokens of documents, which nothing comes before, are not counted ({count:,}, of {size:,} bytes)"
+    return f"a document's first token is scored {result.first_token}"
 
 
 if __name__ == "__main__":

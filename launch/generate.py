@@ -6,6 +6,7 @@ r"""Continues texts with a trained model.
 A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
 document, before a stop string, after --max_tokens, or when the model's context is full. The same seed
 gives the same texts. How fast it went is said on standard error, so that standard output holds nothing but text.
+The checkpoint's parameters are read and checked, its optimizer state is not.
 """
 
 import json
@@ -39,7 +40,10 @@ TOP_K = flags.DEFINE_integer("top_k", None, "Draws from the k likeliest tokens."
 TOP_P = flags.DEFINE_float("top_p", None, "Draws from the fewest likeliest tokens whose probabilities sum to p.")
 MIN_P = flags.DEFINE_float("min_p", None, "Draws from tokens at least this many times as probable as the likeliest.")
 REPETITION_PENALTY = flags.DEFINE_float(
-    "repetition_penalty", None, "Divides the scores of tokens that were there before; above 1 to repeat less."
+    "repetition_penalty",
+    None,
+    "Divides the scores of tokens that were there before, in the prompt too; above 1 to repeat less. The marks that "
+    "begin and end a document are not counted: a text may end as it does without a penalty.",
 )
 STOP = flags.DEFINE_multi_string("stop", [], "Ends a text before this string. May be given many times.")
 SEED = flags.DEFINE_integer("seed", 0, "Decides every draw.")

@@ -57,9 +57,9 @@ def _compare(run: pathlib.Path) -> None:
     """Writes RUN/evaluation.json, unless it is there for this checkpoint already."""
     from train import sharding
     from train.evaluation.baselines import text_baselines
-    from train.evaluation.documents import from_split, split_text
+    from train.evaluation.documents import split_text
+    from train.evaluation.evaluate import MEASURES, evaluate
     from train.evaluation.parsing import parse_share
-    from train.evaluation.perplexity import score, summarize
     from train.files import read_json, replace_file, write_json
     from train.runs import load_run
     from train.samples import draw_samples
@@ -73,23 +73,11 @@ def _compare(run: pathlib.Path) -> None:
             return
     experiment, dataset = loaded.experiment, loaded.dataset()
     print("measuring the validation files, window by window")
-    window = experiment.data.sequence_length
-    scores = score(
-        experiment.model,
-        loaded.params,
-        from_split(dataset, "validation"),
-        begin=dataset.tokenizer.end_of_document,
-        mesh=loaded.mesh,
-        table=experiment.sharding,
-        stride=window // 2,
-        window=window,
-    )
-    measured = {name: estimate.value for name, estimate in summarize(scores).items()}
-    counts = {"tokens": int(scores.tokens.sum()), "bytes": int(scores.bytes.sum())}
+    measured = evaluate(loaded).as_json()
     print("packing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
-    # Without a mark that ends documents none begins from nothing, so there are no files to write.
-    count = 0 if dataset.tokenizer.end_of_document is None else NUM_FILES.value
+    # Without a mark that begins documents none begins from nothing, so there are no files to write.
+    count = 0 if dataset.tokenizer.begin_of_document is None else NUM_FILES.value
     print(f"letting the model write {count} files")
     longer = dataclasses.replace(experiment.samples, length=min(FILE_TOKENS.value, experiment.model.context_length - 1))
     files = draw_samples(
@@ -108,7 +96,7 @@ def _compare(run: pathlib.Path) -> None:
         path,
         {
             **asked,
-            "validation": measured | counts,
+            "validation": {name: measured[name] for name in (*MEASURES, "tokens", "bytes", "documents_not_restored")},
             "baselines": [dataclasses.asdict(baseline) for baseline in baselines],
             "samples": dataclasses.asdict(share) | {"share": share.share},
         },

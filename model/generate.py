@@ -38,7 +38,7 @@ class DecodeState:
       token_B: the last token of each row, not yet in the cache (int32).
       position_B: where it stands (int32).
       key_B: the random key of each row; step p draws with it folded with p.
-      seen_BV: the tokens that each row has had, for the repetition penalty; None where there is none.
+      seen_BV: the tokens of text that each row has had, for the repetition penalty; None where there is none.
     """
 
     cache: LayerCaches
@@ -54,6 +54,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
+    begin: int | None = None,
     end: int | None = None,
     on_token: OnToken | None = None,
     draws: Sequence[int] | None = None,
@@ -72,7 +73,8 @@ def generate(
       params: its parameters, as `model.transformer.init` returns them, on any mesh.
       prompts: token ids, at least one in each.
       sampling: how tokens are chosen and how many.
-      end: the id that ends a text (end of document); None for none.
+      begin: the mark that begins a text, which the repetition penalty does not count; None for none.
+      end: the id that ends a text (end of document), which it does not count either; None for none.
       on_token: see `OnToken`; called in order of steps, and of rows within a step.
       draws: which sample of its prompt each row is; when not given, equal prompts count from 0.
       shard: places activations on the mesh. Pass the same function again to reuse the compiled programs.
@@ -97,10 +99,11 @@ def generate(
     rules = sampling.rules()
     rows = [list(prompt) for prompt in prompts]
     rows += [[0]] * (-len(rows) % row_multiple)
-    inputs = first_inputs(rows, draws, rules, sampling.seed, config.vocab_size)
+    marks = [mark for mark in (begin, end) if mark is not None]
+    inputs = first_inputs(rows, draws, rules, sampling.seed, config.vocab_size, marks)
     state = start(config, shard, length, **inputs)
-    for tokens_BC, begin in chunks(rows, min(chunk, length)):
-        state = prefill(config, shard, params, state, tokens_BC, begin)
+    for tokens_BC, first in chunks(rows, min(chunk, length)):
+        state = prefill(config, shard, params, state, tokens_BC, first)
 
     # The last token needs no slot, so a full context still yields one token.
     budgets = [min(sampling.max_tokens, length - len(prompt) + 1) for prompt in prompts]
@@ -203,9 +206,14 @@ def _cast(config: ModelConfig, params: Params) -> Params:
 
 
 def first_inputs(
-    rows: Sequence[list[int]], draws: Sequence[int] | None, rules: Rules, seed: int, vocab_size: int
+    rows: Sequence[list[int]],
+    draws: Sequence[int] | None,
+    rules: Rules,
+    seed: int,
+    vocab_size: int,
+    marks: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """The arguments of `start` for rows of prompt ids."""
+    """The arguments of `start` for rows of prompt ids; `marks` are no words that a text could repeat."""
     draws = [rows[:i].count(row) for i, row in enumerate(rows)] if draws is None else draws
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, draw in enumerate(draws):
@@ -215,6 +223,7 @@ def first_inputs(
         seen_BV = np.zeros((len(rows), vocab_size), bool)
         for i, row in enumerate(rows):
             seen_BV[i, row] = True
+        seen_BV[:, list(marks)] = False
     return {
         "token_B": np.array([row[-1] for row in rows], np.int32),
         "position_B": np.array([len(row) - 1 for row in rows], np.int32),

@@ -3,7 +3,9 @@
 They are applied in this order, each to what the one before left:
   repetition_penalty  Keskar et al. 2019, "CTRL", section 4.1: the logits of tokens that were there before (in the
                       prompt too) are divided by the penalty. A negative logit is multiplied instead, as in every
-                      later implementation: dividing it would favour the token.
+                      later implementation: dividing it would favour the token. The marks that begin and end a text
+                      are not counted: one mark often does both, and a penalty on it makes texts longer, not less
+                      repetitive. (transformers and vLLM count every id of the prompt, that mark included.)
   temperature         logits / temperature; 0 is greedy.
   top_k               Fan, Lewis, Dauphin 2018, "Hierarchical Neural Story Generation": the k likeliest.
   top_p               Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration", section 3.1: the smallest
@@ -82,7 +84,7 @@ def choose(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Ar
       rules: of `Sampling.rules`.
       logits_BV: the model's scores.
       key_B: a random key for each row, so that rows do not hang on one another.
-      seen_BV: True for tokens that were there before; read by the repetition penalty only.
+      seen_BV: True for tokens of text that were there before; read by the repetition penalty only.
     """
     logits_BV = filtered(rules, logits_BV, seen_BV)
     if rules["temperature"] is None:

@@ -3,6 +3,7 @@
 import ast
 import pathlib
 import subprocess
+import sys
 
 import pytest
 
@@ -89,3 +90,39 @@ def test_the_accelerator_is_an_extra_of_the_installation(accelerator, extras, tm
         check=True,
     )
     assert f'--editable ".{extras}"' in shown.stdout
+
+
+def test_make_check_leaves_a_users_own_configs_alone(tmp_path):
+    (tmp_path / "configs").mkdir()
+    for name in ("ours.py", "deleted.py"):
+        (tmp_path / "configs" / name).touch()
+    for arguments in (["init", "--quiet"], ["add", "configs"]):
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    (tmp_path / "configs" / "deleted.py").unlink()
+    for name in ("configs/mine.py", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).touch()
+    make = ["make", "-n", "-f", str(ROOT / "Makefile"), f"VENV={tmp_path / 'venv'}", "check"]
+    shown = subprocess.run(make, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    checks = [line.split(" -m ")[1] for line in shown if " -m ruff " in line or " -m mypy" in line]
+    assert checks == [
+        "ruff check model train launch tests configs/ours.py",
+        "ruff format --check model train launch tests configs/ours.py",
+        "mypy model train launch configs/ours.py",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("tests.benchmarks.torch_loss", "--first_seed"),
+        ("tests.benchmarks.torch_reference", "--serve"),
+        ("tests.parity.live", "--no_greedy"),
+        ("tests.parity.record", "expected.npz"),
+    ],
+)
+def test_help_needs_no_torch(module, said):
+    program = "import runpy, sys; sys.modules['torch'] = sys.modules['transformers'] = None; sys.argv[1:] = ['--help'];"
+    program += f"runpy.run_module({module!r}, run_name='__main__')"
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert said in shown.stdout

@@ -78,6 +78,7 @@ def continue_texts(
             params,
             rows[chosen],
             sampling,
+            begin=tokenizer.begin_of_document,
             end=tokenizer.end_of_document,
             on_token=batch.take,
             draws=draws[chosen],

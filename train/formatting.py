@@ -1,26 +1,35 @@
-"""How numbers are written for people: counts, durations, metrics. Progress bar, summary and report agree."""
+"""How numbers are written for people: counts, durations, metrics. Progress bar, summary and report agree.
 
+Whatever a number is, its text is short (20 characters at most), so that a table stays one.
+"""
+
+import decimal
 import math
 
 
 def count(value: float) -> str:
-    """A count in three digits and a letter: 950, 12.3k, 4.56M, 7.9B, 1.2T."""
-    if not math.isfinite(value):
+    """A count in three digits and a letter: 950, 12.3k, 4.56M, 7.9B, 1.2T; from 1000T on as 1e+15."""
+    if not _is_finite(value):
         return number(value)
+    if abs(value) >= 999.5e12:
+        return _scientific(value, 3)
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size * 0.9995:
             scaled = value / size
             digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
             return f"{scaled:.{digits}f}{letter}"
+    value = value or 0  # -0.0 is 0 to a person
     return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
-    """A time in its two largest units: 8.1s, 45s, 3m 20s, 2h 05m, 4d 06h."""
-    if not math.isfinite(seconds):
+    """A time in its two largest units: 8.1s, 45s, 3m 20s, 2h 05m, 4d 06h; from 100,000 days on in years."""
+    if not _is_finite(seconds):
         return "?"
     if seconds < 9.95:
-        return f"{seconds:.1f}s"
+        return f"{seconds or 0:.1f}s" if seconds > -1e6 else f"{count(seconds)}s"
+    if seconds >= 8.64e9:
+        return f"{count(seconds // 31_557_600)} years"
     whole = round(seconds)
     for unit, size, below, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:
@@ -29,19 +38,34 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """A measured value: 4 decimals near 1, more significant digits when tiny, separated thousands when large."""
-    if math.isnan(value):
-        return "NaN"
-    if math.isinf(value):
-        return "infinite" if value > 0 else "-infinite"
-    if float(value).is_integer() and abs(value) < 1e15:
-        return f"{value:,.0f}"
+    """A measured value: 4 decimals near 1, more significant digits when tiny, separated thousands when large.
+
+    From 10^15 on it is written as 1.014e+304.
+    """
+    if not _is_finite(value):
+        return "NaN" if math.isnan(value) else "infinite" if value > 0 else "-infinite"
     size = abs(value)
+    if size >= 1e15:
+        return _scientific(value, 4)
+    if float(value).is_integer():
+        return f"{value or 0:,.0f}"  # -0.0 is 0 to a person
     if size < 1e-3:
         return f"{value:.3g}"
     if size < 10:
         return f"{value:.4f}"
     return f"{value:,.2f}" if size < 1e6 else count(value)
+
+
+def fixed(value: float, decimals: int = 4) -> str:
+    """A loss, or another value near 1, always with so many decimals; far from 1 as `number` writes it."""
+    return f"{value or 0:.{decimals}f}" if _is_finite(value) and abs(value) < 1e6 else number(value)
+
+
+def percent(share: float) -> str:
+    """A share in percent with one decimal: 31.2%."""
+    if not _is_finite(share):
+        return number(share)
+    return f"{share or 0:.1%}" if abs(share) < 1e4 else f"{number(share)} x 100%"
 
 
 def phrase(name: str, value: float | str) -> str:
@@ -52,9 +76,21 @@ def phrase(name: str, value: float | str) -> str:
     if name.endswith("_per_second"):
         return f"{count(value)} {name.removesuffix('_per_second').replace('_', ' ')}/s"
     if name == "mfu":
-        return f"MFU {value:.1%}"
+        return f"MFU {percent(value)}"
     if name.endswith("_fraction"):
-        return f"{words.removesuffix(' fraction')} {value:.1%}"
+        return f"{words.removesuffix(' fraction')} {percent(value)}"
     if name == "loss" or name.endswith("_loss"):
-        return f"{words} {value:.4f}" if math.isfinite(value) else f"{words} {number(value)}"
+        return f"{words} {fixed(value)}"
     return f"{words} {count(value) if isinstance(value, int) else number(value)}"
+
+
+def _is_finite(value: float) -> bool:
+    """Whether a number is neither NaN nor infinite, as an integer of any size is."""
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _scientific(value: float, digits: int) -> str:
+    """A large number by so many digits and a power of ten, its zeros at the end left out."""
+    exact = decimal.Decimal(value if isinstance(value, int) else float(value))  # an integer may be no float
+    mantissa, exponent = f"{exact:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"

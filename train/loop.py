@@ -32,6 +32,7 @@ from train.environment import record_session
 from train.evaluation.split import SplitEvaluation
 from train.experiment import Experiment
 from train.files import write_json
+from train.formatting import fixed
 from train.metrics import MetricsWriter, read_metrics, read_status
 from train.optimizers import evaluation_params
 from train.preemption import StopRequest
@@ -304,7 +305,8 @@ class _Trainer:
         """Measures the validation split and draws the samples; returns whether the loss is the lowest so far."""
         values = self.evaluation(state)
         self.metrics.evaluation(step, values)
-        self.say(f"step {step}: validation loss {values['loss']:.4f}, {values['bits_per_byte']:.4f} bits per byte")
+        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
+        self.say(f"step {step}: validation loss {loss}, {bits} bits per byte")
         if self.experiment.samples.prompts:
             params = evaluation_params(self.experiment.optimizer, state.opt_state, state.params)
             for sample in self.draw(params, self.experiment.samples.prompts, seed=step):

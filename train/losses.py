@@ -4,11 +4,15 @@ The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from model.config import ModelConfig
 from model.cross_entropy import cross_entropy
+from model.taps import Shard
+from model.transformer import forward
 
 
 def token_losses(
@@ -36,3 +40,23 @@ def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> 
     for loss in losses.values():
         objective = objective + loss
     return objective
+
+
+def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], shard: Shard) -> jax.Array:
+    """-log p of every target in nats, float32 (B, T), without dropout: what every evaluation is a sum of.
+
+    Args:
+      model: the model's options.
+      params: its parameters.
+      batch: tokens and targets (B, T); segment_ids and positions where documents do not see each other.
+      shard: places activations.
+    """
+    output = forward(
+        model,
+        params,
+        batch["tokens"],
+        positions_BT=batch.get("positions"),
+        segment_ids_BT=batch.get("segment_ids"),
+        shard=shard,
+    )
+    return cross_entropy(output.logits_BTV, batch["targets"])[0]

@@ -64,12 +64,13 @@ class LoadedParams:
     step: int
 
 
-def load_run(run: pathlib.Path, which: str = "latest") -> LoadedRun:
+def load_run(run: str | pathlib.Path, which: str = "latest") -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
     Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, and when the dataset has
-    another vocabulary than the model.
+    another vocabulary than the model. Nothing but the parameters is read, so a damaged optimizer state goes unnoticed.
     """
+    run = pathlib.Path(run)
     experiment = experiments.load(run)
     if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(

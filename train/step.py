@@ -15,7 +15,7 @@ from model.utilisation import move_load_biases, utilisation
 from train import optimizers, schedules, sharding
 from train.experiment import Experiment
 from train.guard import judge
-from train.losses import token_losses, with_model_losses
+from train.losses import token_losses, token_nll, with_model_losses
 from train.rounding import lost_updates
 from train.state import TrainState, state_shardings
 
@@ -43,9 +43,8 @@ def batch_loss(
     batch: Batch,
     *,
     z_loss: float,
-    dropout_key: jax.Array | None,
+    dropout_key: jax.Array,
     shard: Shard,
-    training: bool,
 ) -> tuple[jax.Array, Sums]:
     """The sum over the batch of what is minimised, and the sums that it is reported by.
 
@@ -54,9 +53,8 @@ def batch_loss(
       params: the parameters.
       batch: tokens, targets and loss_mask (B, T); segment_ids and positions where documents do not see each other.
       z_loss: the coefficient of the z-loss.
-      dropout_key: None for evaluation.
+      dropout_key: of this batch.
       shard: places activations.
-      training: whether the model's own losses are minimised too, and what it measures is kept.
     """
     output = forward(
         model,
@@ -65,8 +63,8 @@ def batch_loss(
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
         dropout_key=dropout_key,
-        counted_BT=batch["loss_mask"] if training else None,
-        targets_BT=batch["targets"] if training else None,
+        counted_BT=batch["loss_mask"],
+        targets_BT=batch["targets"],
         shard=shard,
     )
     nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)
@@ -77,7 +75,8 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
     """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
     training = experiment.training
     sums, grads = _sums_and_grads(experiment, shard, state, batch)
-    loss = sums.nll
+    # A batch in which no target counts has no loss: the guard skips its step.
+    loss = jnp.where(jnp.any(batch["loss_mask"] > 0), sums.nll, jnp.nan)
     grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
     if training.clip_norm is not None:
         scale = jnp.minimum(1.0, training.clip_norm / (grad_norm + 1e-6))
@@ -122,7 +121,6 @@ def _sums_and_grads(experiment: Experiment, shard: Shard, state: TrainState, bat
             z_loss=training.z_loss,
             dropout_key=dropout_key,
             shard=shard,
-            training=True,
         )
         losses = {name: loss / weight for name, loss in sums.losses.items()}
         return total / weight, Sums(sums.nll / weight, losses, sums.measured)
@@ -162,8 +160,13 @@ def compile_train_step(
     )
 
 
-def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh) -> Callable[[TrainState, Batch], Metrics]:
-    """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens."""
+def compile_eval_step(
+    experiment: Experiment, mesh: jax.sharding.Mesh, end: int | None = None
+) -> Callable[[TrainState, Batch], Metrics]:
+    """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens.
+
+    `end_nll` is the part of `nll` that is of targets `end`, the mark at the ends of documents.
+    """
     table = experiment.sharding
     placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, table)
     rows = sharding.named(mesh, table, ("batch", "sequence"))
@@ -171,7 +174,8 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh) -> Callab
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
         params = optimizers.evaluation_params(experiment.optimizer, state.opt_state, state.params)
-        _, sums = batch_loss(experiment.model, params, batch, z_loss=0.0, dropout_key=None, shard=shard, training=False)
-        return {"nll": sums.nll, "tokens": jnp.sum(batch["loss_mask"])}
+        nll_BT = token_nll(experiment.model, params, batch, shard) * batch["loss_mask"]
+        end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
+        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"])}
 
     return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=sharding.replicated(mesh))

@@ -15,6 +15,13 @@ def require_torch(extra: str = "benchmark") -> None:
             fail(f"this compares with {package}, which is not installed: pip install -e '.[{extra}]'")
 
 
+def answer_help(module: str, words: str) -> None:
+    """Prints the words and ends a process that was asked for help, before it imports what may not be installed."""
+    if module == "__main__" and {"-h", "--help"} & set(sys.argv[1:]):
+        print(words)
+        raise SystemExit(0)
+
+
 def fail(message: str) -> None:
     """Ends the process as the commands do after a mistake in the input."""
     print(f"error: {message}", file=sys.stderr)

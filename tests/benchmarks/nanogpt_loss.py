@@ -20,26 +20,20 @@ def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:
     import jax
     import numpy as np
 
+    from train.losses import token_nll
     from train.runs import load_run
-    from train.step import batch_loss
 
     loaded = load_run(folder)
     data = loaded.experiment.data
     split = loaded.dataset().split("validation")[0]
     text = np.concatenate([split.tokens(i) for i in range(split.num_documents)])
     draw = np.random.default_rng(seed)
-    evaluate = jax.jit(
-        lambda params, batch: batch_loss(
-            loaded.experiment.model, params, batch, z_loss=0.0, dropout_key=None, shard=loaded.shard
-        )[1]
-    )
+    evaluate = jax.jit(lambda params, batch: token_nll(loaded.experiment.model, params, batch, loaded.shard).mean())
     losses = []
     for _ in range(num_batches):
         starts = draw.integers(0, len(text) - data.sequence_length, data.batch_size)
         windows = np.stack([text[s : s + data.sequence_length + 1] for s in starts]).astype(np.int32)
-        mask = np.ones((data.batch_size, data.sequence_length), np.float32)
-        batch = {"tokens": windows[:, :-1], "targets": windows[:, 1:], "loss_mask": mask}
-        losses.append(float(evaluate(loaded.params, batch)) / mask.size)
+        losses.append(float(evaluate(loaded.params, {"tokens": windows[:, :-1], "targets": windows[:, 1:]})))
     return statistics.mean(losses)
 
 

@@ -6,22 +6,25 @@ The model is torch_reference.py's. Schedule, clipping, batches drawn with replac
 random windows) are nanoGPT's CPU settings; the whole split is measured beside it, in windows of 64.
 """
 
+from __future__ import annotations
+
 import argparse
 import math
 import pathlib
 import statistics
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tests.benchmarks.command import require_torch, run
 from tests.benchmarks.seeds import over_seeds
 
-require_torch()
-import torch  # noqa: E402
+if TYPE_CHECKING:  # it may not be installed, and --help needs none
+    import torch
 
-from tests.benchmarks.torch_reference import GPT, SHAPES  # noqa: E402
+    from tests.benchmarks.torch_reference import GPT
 
-SHAPE = SHAPES["small"]
+BATCH_SIZE, LENGTH = 12, 64
 
 
 def learning_rate(step: int, num_steps: int, warmup: int = 100, peak: float = 1e-3, final: float = 1e-4) -> float:
@@ -34,28 +37,33 @@ def learning_rate(step: int, num_steps: int, warmup: int = 100, peak: float = 1e
 
 def draw(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A batch of windows at random places, and their targets."""
-    starts = torch.randint(len(tokens) - SHAPE.sequence_length, (SHAPE.batch_size,)).tolist()
-    rows = torch.stack([tokens[s : s + SHAPE.sequence_length + 1] for s in starts])
+    import torch
+
+    starts = torch.randint(len(tokens) - LENGTH, (BATCH_SIZE,)).tolist()
+    rows = torch.stack([tokens[s : s + LENGTH + 1] for s in starts])
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
-@torch.no_grad()
 def whole(model: GPT, tokens: torch.Tensor) -> float:
-    """The mean loss of every token but the first, each once."""
-    count = (len(tokens) - 1) // SHAPE.sequence_length * SHAPE.sequence_length
-    inputs = tokens[:count].view(-1, SHAPE.sequence_length)
-    targets = tokens[1 : count + 1].view(-1, SHAPE.sequence_length)
+    """The mean loss of every token but the first, each once; called without gradients."""
+    count = (len(tokens) - 1) // LENGTH * LENGTH
+    inputs = tokens[:count].view(-1, LENGTH)
+    targets = tokens[1 : count + 1].view(-1, LENGTH)
     parts = zip(inputs.split(128), targets.split(128), strict=True)
     return sum(float(model(x, y)) * x.numel() for x, y in parts) / count
 
 
 def train(text: np.ndarray, seed: int, num_steps: int) -> tuple[float, float]:
     """Trains one seed; returns nanoGPT's estimate and the loss of the whole split."""
+    import torch
+
+    from tests.benchmarks.torch_reference import GPT, SHAPES
+
     torch.manual_seed(seed)
     tokens = torch.from_numpy(text)
     split = int(0.9 * len(tokens))
     training, validation = tokens[:split], tokens[split:]
-    model = GPT(SHAPE)
+    model = GPT(SHAPES["small"])
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     scales = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": scales, "weight_decay": 0.0}]
@@ -69,7 +77,7 @@ def train(text: np.ndarray, seed: int, num_steps: int) -> tuple[float, float]:
         optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         estimate = statistics.mean(float(model(*draw(validation))) for _ in range(20))
-    return estimate, whole(model, validation)
+        return estimate, whole(model, validation)
 
 
 def main() -> None:
@@ -80,6 +88,7 @@ def main() -> None:
     parser.add_argument("--first_seed", type=int, default=1337)
     parser.add_argument("--steps", type=int, default=2000)
     flags = parser.parse_args()
+    require_torch()
     characters = flags.text.read_text(encoding="utf-8")
     alphabet = {c: i for i, c in enumerate(sorted(set(characters)))}
     text = np.array([alphabet[c] for c in characters], np.int64)

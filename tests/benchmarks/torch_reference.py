@@ -29,8 +29,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tests.benchmarks.command import require_torch
+from tests.benchmarks.command import answer_help, require_torch
 
+answer_help(__name__, __doc__)
 require_torch()
 import torch  # noqa: E402
 from torch import nn  # noqa: E402

@@ -86,6 +86,11 @@ def test_info_counts_and_verifies(run):
         (["shw"], "got shw"),
         (["show", "--run=RUN"], "--run and --step are needed"),
         (["show", "--run=RUN", "--step=0"], "steps count from 1"),
+        (
+            ["show", "--run=RUN", "--step=21"],
+            "--step=21: this run ends at step 20 (training.num_steps); give a step up",
+        ),
+        (["show", "--run=RUN", f"--step={10**20}"], f"--step={10**20}: this run ends at step 20"),
         (["show", "--run=RUN", "--step=1", "--rows=4"], "expected numbers from 0 to 3"),
         (["show", "--run=RUN/data", "--step=1"], "it has no config.json"),
         (["info"], "--path is missing"),

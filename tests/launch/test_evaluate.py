@@ -3,10 +3,13 @@ import math
 
 import pytest
 
+from launch.evaluate import table
+from train.evaluation.evaluate import Result
+from train.evaluation.measures import Entry, Tally
 from train.runs import load_run
 
 MODULE = "launch.evaluate"
-MEASURES = ("loss", "perplexity", "word_perplexity", "bits_per_byte")
+MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte")
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +104,35 @@ def test_the_table_is_for_people(answers):
     assert f"{found['bits_per_byte']:.4f}" in next(line for line in lines if "bits per byte" in line)
     assert "window 16 tokens, stride 8" in out
     assert "no standard error" in answers["one table"].out
+
+
+def test_a_table_of_numbers_of_any_size_is_aligned():
+    """What is too large for a float is said so beside its logarithm, and no column runs into the next."""
+    huge = 10**18
+    tally = Tally([Entry(5.8e18, tokens=huge, bytes=3 * huge, words=10**15), Entry(5.9e18, huge, 2 * huge, 10**15)])
+    result = Result(
+        run="runs/a",
+        step=1,
+        tally=tally,
+        measures=tally.measures(),
+        window=8,
+        stride=4,
+        first_token="left out",
+        left_out_tokens=2,
+        left_out_bytes=3,
+        documents_not_restored=1,
+        seconds=1.0,
+    )
+    lines = table(result, "zh.txt").splitlines()
+    counts, rows = lines[2:6], lines[7:13]
+    assert len({len(line) for line in counts}) == 1
+    assert [line.split() for line in counts][1] == ["tokens", "2,000,000,000,000,000,000"]
+    assert {len(line.removesuffix("  nats")) for line in rows} == {len(rows[0])}
+    assert len(rows[0]) < 80
+    assert rows[3].split("  ")[1].strip() == "loss per word"
+    assert rows[4].split() == ["perplexity", "per", "word", "not", "finite", "-"]
+    assert "first tokens of documents, which nothing comes before, are not counted (2, of 3 bytes)" in lines[14]
+    assert "WARNING: 1 documents hold characters that the tokenizer loses" in lines[15]
 
 
 @pytest.mark.parametrize(

@@ -260,6 +260,20 @@ def test_a_strong_repetition_penalty_says_nothing_twice(params):
         assert not set(text) & set(prompt)
 
 
+def test_the_repetition_penalty_counts_no_marks(params):
+    """A prompt whose likeliest next token is its first: a mark there may come again, a word may not."""
+    prompts = np.random.default_rng(0).integers(0, CONFIG.vocab_size, (1000, 6))
+    logits = jax.jit(lambda ids: forward(CONFIG, params, ids).logits_BTV[:, -1])(prompts)
+    prompt = prompts[np.argmax(np.argmax(logits, axis=-1) == prompts[:, 0])].tolist()
+    mark = prompt[0]
+    assert generate(CONFIG, params, [prompt], Sampling(temperature=0, max_tokens=1)) == [[mark]]
+    strong = Sampling(temperature=0, repetition_penalty=1e6, max_tokens=9)
+    assert generate(CONFIG, params, [prompt], strong, begin=mark, end=mark) == [[mark]]
+    assert generate(CONFIG, params, [prompt], strong, begin=mark)[0][0] == mark
+    assert generate(CONFIG, params, [prompt], strong, end=mark) == [[mark]]
+    assert mark not in generate(CONFIG, params, [prompt], strong)[0]
+
+
 # ------------------------------------------------------------------------------------------------------------- ends
 
 

@@ -14,9 +14,11 @@ import jax
 import numpy as np
 
 from model.options import nearest
-from tests.benchmarks.command import fail
-from tests.parity import grok, ours, reference
+from tests.benchmarks.command import answer_help, fail
 from tests.parity.cases import CASES
+
+answer_help(__name__, __doc__)
+from tests.parity import grok, ours, reference  # noqa: E402
 
 LOGITS, GRADIENT = 1e-4, 1e-3
 

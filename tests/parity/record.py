@@ -14,9 +14,12 @@ import tempfile
 
 import numpy as np
 
-from tests.parity import grok, reference
+from tests.benchmarks.command import answer_help
 from tests.parity.cases import CASES
 from tests.parity.ours import GRADIENT_OF, fingerprint
+
+answer_help(__name__, __doc__)
+from tests.parity import grok, reference  # noqa: E402
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 

@@ -1,8 +1,9 @@
 import math
 
+import numpy as np
 import pytest
 
-from train.formatting import count, duration, number, phrase
+from train.formatting import count, duration, fixed, number, percent, phrase
 
 
 @pytest.mark.parametrize(
@@ -19,6 +20,12 @@ from train.formatting import count, duration, number, phrase
         (1.2e12, "1.20T"),
         (0.25, "0.25"),
         (math.nan, "NaN"),
+        (-0.0, "0"),
+        (999.4e12, "999T"),
+        (999.6e12, "1e+15"),
+        (1.014e304, "1.01e+304"),
+        (2**63, "9.22e+18"),
+        (-(10**400), "-1e+400"),
     ],
 )
 def test_count(value, text):
@@ -35,6 +42,11 @@ def test_count(value, text):
         (7_500, "2h 05m"),
         (367_200, "4d 06h"),
         (math.inf, "?"),
+        (math.nan, "?"),
+        (-0.0, "0.0s"),
+        (8.64e8, "10000d 00h"),
+        (1e300, "3.17e+292 years"),
+        (-1e300, "-1e+300s"),
     ],
 )
 def test_duration(seconds, text):
@@ -50,6 +62,17 @@ def test_duration(seconds, text):
         (1_246_001, "1,246,001"),
         (-math.inf, "-infinite"),
         (math.nan, "NaN"),
+        (-0.0, "0"),
+        (0.0, "0"),
+        (999_999_999_999_999, "999,999,999,999,999"),
+        (1e15, "1e+15"),
+        (1.014e304, "1.014e+304"),
+        (-1.7976931348623157e308, "-1.798e+308"),
+        (2**64, "1.845e+19"),
+        (10**400, "1e+400"),
+        (np.float32(3.4028235e38), "3.403e+38"),
+        (np.int64(2**62), "4.612e+18"),
+        (5e-324, "4.94e-324"),
     ],
 )
 def test_number(value, text):
@@ -61,6 +84,10 @@ def test_number(value, text):
     [
         ("loss", 2.34567, "loss 2.3457"),
         ("loss", math.nan, "loss NaN"),
+        ("loss", 1e300, "loss 1e+300"),
+        ("balance_loss", -0.0, "balance loss 0.0000"),
+        ("mfu", math.nan, "MFU NaN"),
+        ("data_wait_fraction", 1e300, "data wait 1e+300 x 100%"),
         ("tokens_per_second", 12_345.6, "12.3k tokens/s"),
         ("mfu", 0.312, "MFU 31.2%"),
         ("data_wait_fraction", 0.004, "data wait 0.4%"),
@@ -70,3 +97,22 @@ def test_number(value, text):
 )
 def test_phrase(name, value, text):
     assert phrase(name, value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.0, "2.0000"), (-0.0, "0.0000"), (1e6, "1,000,000"), (math.inf, "infinite")]
+)
+def test_fixed(value, text):
+    assert fixed(value) == text
+
+
+def test_no_number_breaks_a_table():
+    """Every power of ten, as an integer and as a float, is short in every form."""
+    values = [sign * base**k for sign in (1, -1) for base in (10, 10.0) for k in range(309)] + [
+        10.0**-k for k in range(330)
+    ]
+    for value in [*values, math.nan, math.inf, -math.inf, 10**5000]:
+        for form in (count, number, fixed):
+            assert len(form(value)) <= 20, (form, value)
+        assert len(duration(value)) <= 20
+        assert len(percent(value)) <= 20 + len(" x 100%")

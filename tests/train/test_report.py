@@ -59,6 +59,32 @@ def run(tmp_path):
     return folder
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("losses", [[1e300] * 3 + [2.0] * 60, [math.nan, 1.7e308], [3.4e38] + [3.0] * 70, [-0.0] * 30])
+def test_numbers_of_any_size_are_drawn_and_readable(losses, tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for step, loss in enumerate(losses, 1):
+            writer.train(step, {"loss": loss, "grad_norm": loss, "learning_rate": loss, "tokens": step * 2**62})
+            writer.throughput(step, {"tokens_per_second": loss, "mfu": loss, "data_wait_fraction": loss})
+        writer.evaluation(step, {"loss": loss, "perplexity": 1.014e304, "bits_per_byte": loss})
+    validation = {"loss": 5818.1, "perplexity": 1.014e304, "word_perplexity": None, "bits_per_byte": None}
+    baselines = [{"name": "gzip -9", "bits_per_byte": 1e300 if any(losses) else 0.0}]
+    (tmp_path / "evaluation.json").write_text(json.dumps({"validation": validation, "baselines": baselines}))
+    page = page_of(tmp_path).text
+    assert "Perplexity 1.014e+304" in page
+    assert re.search(
+        r"loss perplexity perplexity per word bits per byte 5,818.10 1.014e.304 not finite not finite", page
+    )
+    assert not re.search(r"[\d,]{25,}", page)
+    assert re.search(r"\n  bits per byte +not finite +final evaluation", summary(tmp_path))
+    assert max(map(len, summary(tmp_path).removeprefix(str(tmp_path)).splitlines())) < 90
+
+
+def test_a_spike_leaves_the_rest_of_a_smoothed_curve_alone():
+    values = np.array([1e30, *np.full(99, 3.0)])
+    np.testing.assert_allclose(smooth(values)[2:], 3.0)
+
+
 def fill(folder, steps, broken=()):
     with MetricsWriter(folder, tensorboard=False) as writer:
         for step in range(1, steps + 1):

@@ -79,7 +79,7 @@ def test_validation_is_cross_entropy_alone(make, random_batch):
     without, with_losses = make(), make("balance_loss=BalanceLoss(coefficient=9.0), router_z_loss=9.0")
     batch, mesh = random_batch(without), make_mesh(Mesh(), jax.devices()[:1])
     sums = [compile_eval_step(e, mesh)(start(e), batch) for e in (without, with_losses)]
-    assert set(sums[1]) == {"nll", "tokens"}
+    assert set(sums[1]) == {"nll", "end_nll", "tokens"}
     assert float(sums[0]["nll"]) == float(sums[1]["nll"])
 
 

@@ -55,7 +55,7 @@ def test_the_loss_that_is_reported_and_validated_is_the_main_one(make, random_ba
     assert not np.allclose(*moved, atol=1e-5)
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     sums = [compile_eval_step(e, mesh)(start(e), batch) for e in (without, experiment)]
-    assert set(sums[1]) == {"nll", "tokens"}
+    assert set(sums[1]) == {"nll", "end_nll", "tokens"}
     assert float(sums[1]["nll"]) == pytest.approx(float(sums[0]["nll"]), rel=1e-6)
 
 

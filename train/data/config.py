@@ -30,8 +30,8 @@ class SentencePiece:
 class SentencePieceFile:
     """A SentencePiece model that exists already; its end-of-sentence piece, if any, ends documents.
 
-    `begin_of_document` is the piece that a prompt begins with; None for the one that ends documents. `vocab_size` is
-    that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
+    `begin_of_document` is the piece that documents and prompts begin with; None for the one that ends documents.
+    `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
     """
 
     path: str
@@ -43,7 +43,7 @@ class SentencePieceFile:
 class HuggingFace:
     """A Hugging Face `tokenizer.json`; `end_of_document` is the text of the token that ends documents, if one does.
 
-    `begin_of_document` is that of the token that a prompt begins with; None for the one that ends documents.
+    `begin_of_document` is that of the token that documents and prompts begin with; None for the one that ends them.
     `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
     """
 

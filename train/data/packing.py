@@ -1,9 +1,10 @@
 """Documents to sequences. An index, built once and kept on disk, says which stretches of which documents fill a row.
 
-Documents are counted in pairs (input, target). With an end-of-document token E the document d0 d1 d2 has the inputs
-E d0 d1 d2 and the targets d0 d1 d2 E: E begins the document as an input and ends it as a target, every token is a
-target once, and no target belongs to another document than its input. Without E the inputs are d0 d1 d2 and the
-targets d1 d2 and whatever follows in the row's source; a document has as many pairs as it has inputs in either case.
+Documents are counted in pairs (input, target). With the marks B and E of a tokenizer the document d0 d1 d2 has the
+inputs B d0 d1 d2 and the targets d0 d1 d2 E: every token is a target once, and no target belongs to another document
+than its input. B is the tokenizer's `begin_of_document`, as in evaluation and in generation: E again, where it has no
+other. With B alone the inputs are B d0 d1. Without both the inputs are d0 d1 d2 and the targets d1 d2 and whatever
+follows in the row's source; a document has as many pairs as it has inputs in every case.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class ConcatenateIndex:
         while left > 0:
             begin = int(self._ends[place - 1]) if place else 0
             stop = min(int(self._ends[place]), at + left)
-            follows = int(self._order[place + 1]) if place + 1 < len(self._order) else -1
+            # The next document that has tokens: one without has no pairs where nothing ends it.
+            after = int(self._ends.searchsorted(self._ends[place], side="right"))
+            follows = int(self._order[after]) if after < len(self._order) else -1
             if stop > at:  # a document without tokens has no pairs when nothing ends it
                 found.append(Piece(int(self._order[place]), at - begin, stop - begin, follows))
             left -= stop - at

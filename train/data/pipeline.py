@@ -12,6 +12,7 @@ import numpy as np
 from model.errors import UserError
 from train.data.ahead import read_ahead
 from train.data.config import Concatenate, Data
+from train.data.coverage import Coverage, count_targets, coverage
 from train.data.dataset import Dataset, open_dataset
 from train.data.order import row_order, stable_hash
 from train.data.packing import Piece, open_index
@@ -109,11 +110,17 @@ class EvaluationBatches:
         self._firsts = np.cumsum([0] + [source.index.num_rows for source in self._sources])
         whole = -(-int(self._firsts[-1]) // self.batch_size)
         self.num_batches = whole if limit is None else min(whole, limit)
-        self.is_whole = self.num_batches == whole
-        splits = [source.split for source in self._sources]
-        self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (
-            sum(getattr(s, name) for s in splits) for name in ("num_documents", "num_tokens", "num_bytes", "num_words")
-        )
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """The tokens, ends of documents and bytes that are counted targets of these batches; read when first asked."""
+        total = Coverage()
+        for first, source in zip(self._firsts, self._sources, strict=False):
+            rows = min(max(self.num_batches * self.batch_size - int(first), 0), source.index.num_rows)
+            pairs = min(rows * self._data.sequence_length, source.num_pairs)
+            joined = self._data.cross_document_attention
+            total += coverage(source.split, self.dataset.tokenizer, pairs, joined)
+        return total
 
     def batch(self, n: int) -> Batch:
         """Batch n of `num_batches`: [rows, T] arrays as `Batches` gives them; rows past the end are padding."""
@@ -147,14 +154,24 @@ def _filled(sources: list[PackedSplit], rows: list[tuple[int, list[Piece]]], seq
 
 def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]:
     opened = []
-    end = dataset.end_of_document
+    tokenizer = dataset.tokenizer
+    begin, end = tokenizer.begin_of_document, tokenizer.end_of_document
+    joined = data.cross_document_attention
     for part in dataset.split(split):
         _ = part.reader  # compares the sizes of the shards: a truncated one is told of now, not hours later
         lengths = part.documents["tokens"]
+        follow = joined and isinstance(data.packing, Concatenate)  # otherwise no document has a next one
+        if not count_targets(lengths, tokenizer, follow):
+            why = "" if begin is not None else ", and the tokenizer has no mark that begins a document"
+            raise UserError(
+                f"the split {split!r} of {part.folder} has no token to predict: {part.num_documents:,} document(s), "
+                f"{part.num_tokens:,} token(s){why}; give longer documents, hold out another share of them "
+                "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
+                "with such a mark, such as Bytes()"
+            )
         index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
-        if index.num_rows == 0:
-            raise UserError(f"the split {split!r} of {part.folder} has no tokens")
-        opened.append(PackedSplit(part, index, end, data.cross_document_attention, data.sequence_length))
+        length = data.sequence_length
+        opened.append(PackedSplit(part, index, begin=begin, end=end, see_each_other=joined, sequence_length=length))
     return opened
 
 

@@ -217,6 +217,9 @@ class _Preparation:
                 tables[name] = np.concatenate(rows)
         problem = self._problem(about["splits"])
         if problem is None:
+            train, held_out = (about["splits"].get(name, {}).get("bytes", 0) for name in ("train", "validation"))
+            if warning := split.uneven(self.data.validation, train, held_out):
+                self.progress.message(warning)
             dataset.write_dataset(folder, about, tables)
         for part in parts:
             remove_part(folder, part["name"])

@@ -43,12 +43,27 @@ class Stretch:
 class PackedSplit:
     """A split of one source, packed: fills rows of arrays with the pieces of its index."""
 
-    def __init__(self, split: Split, index: Index, end: int | None, see_each_other: bool, sequence_length: int) -> None:
+    def __init__(
+        self,
+        split: Split,
+        index: Index,
+        *,
+        begin: int | None,
+        end: int | None,
+        see_each_other: bool,
+        sequence_length: int,
+    ) -> None:
+        """Args: `begin` and `end` are the marks of a document; whether documents see each other; T."""
         self.split = split
         self.index = index
-        self._end = end
+        self._begin, self._end = begin, end
         self._joined = see_each_other
         self._count = np.arange(sequence_length, dtype=np.int32)
+
+    @property
+    def num_pairs(self) -> int:
+        """The pairs (input, target) of all documents, those at the ends of documents included."""
+        return self.split.num_tokens + (self._end is not None) * self.split.num_documents
 
     def load(self, rows: Iterable[list[Piece]]) -> None:
         """Reads what some rows need in one go; `fill` then finds it read."""
@@ -78,8 +93,8 @@ class PackedSplit:
             column = stop
 
     def _ends_unknown(self, piece: Piece) -> bool:
-        """Whether a piece's last target is none of its own: nothing ends its document, and it may not see the next."""
-        if self._end is not None or piece.stop < self.split.length(piece.document):
+        """Whether a piece's last target is none of its own: nothing marks its document, which may not see the next."""
+        if self._begin is not None or piece.stop < self.split.length(piece.document):
             return False
         return piece.next < 0 or not self._joined
 
@@ -87,15 +102,15 @@ class PackedSplit:
         """The stop - start + 1 tokens of which neighbours are the pairs of a piece."""
         length = self.split.length(piece.document)
         out = np.zeros(piece.stop - piece.start + 1, np.int32)
-        # With an end token, pair j is (token j - 1, token j), token -1 and token `length` being that end.
-        lead = 1 if self._end is not None else 0
+        # With marks, pair j is (token j - 1, token j), token -1 being the begin and token `length` the end.
+        lead = 0 if self._begin is None else 1
         first, last = max(piece.start - lead, 0), min(piece.stop - lead + 1, length)
         skipped = first - (piece.start - lead)
         out[skipped : skipped + last - first] = self.split.tokens(piece.document, first, last)
-        if self._end is not None:
+        if self._begin is not None:
             if skipped:
-                out[0] = self._end
-            if piece.stop == length + 1:
+                out[0] = self._begin
+            if self._end is not None and piece.stop == length + 1:
                 out[-1] = self._end
         elif piece.stop == length and piece.next >= 0 and self._joined:
             out[-1] = self.split.tokens(piece.next, 0, 1)[0]
@@ -104,7 +119,7 @@ class PackedSplit:
     def stretches(self, pieces: list[Piece], at: int, source: int) -> Iterator[tuple[Stretch, np.ndarray]]:
         """The documents of a row, each with its tokens; targets are what is named, since those are what is learnt."""
         column = 0
-        lead = 0 if self._end is not None else 1
+        lead = 1 if self._begin is None else 0
         for piece in pieces:
             length = self.split.length(piece.document)
             start, stop = min(piece.start + lead, length), min(piece.stop + lead, length)

@@ -11,9 +11,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from model.errors import UserError
-from train.data.config import WholeFiles
+from train.data.config import Tail, Validation, WholeFiles
 from train.data.sources import Document
 from train.data.text.compression import compression_of
+from train.formatting import percent
 
 # A line shorter than this (stripped) is in too many files to say anything about two of them.
 SIGNIFICANT = 16
@@ -36,6 +37,23 @@ class Held:
 
     validation: frozenset[str]
     generated: frozenset[str]
+
+
+def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
+    """A line of warning where the share held out is less than half, or more than twice, of what was asked for."""
+    if not isinstance(option, WholeFiles | Tail) or not train_bytes + validation_bytes:
+        return None
+    share = validation_bytes / (train_bytes + validation_bytes)
+    if option.fraction / 2 <= share <= 2 * option.fraction:
+        return None
+    asked = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
+    whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
+    other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
+    return (
+        f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
+        f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
+        f"these do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
+    )
 
 
 def by_hash(name: str, option: WholeFiles) -> bool:

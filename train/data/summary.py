@@ -20,13 +20,17 @@ def summary(folder: pathlib.Path) -> str:
     lines = [
         f"{folder}",
         f"tokenizer: {about['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
-        f"{'split':<12}" + "".join(f"{name:>16}" for name in (*COUNTS, "bytes/token", "shards")),
     ]
+    rows = [["split", *COUNTS, "bytes/token", "shards"]]
     for name in about["splits"]:
         counts = [dataset.count(name, what) for what in COUNTS]
         shards = sum(len(split.shards) for split in dataset.split(name))
         ratio = dataset.count(name, "bytes") / max(1, dataset.count(name, "tokens"))
-        lines.append(f"{name:<12}" + "".join(f"{n:>16,}" for n in counts) + f"{ratio:>16.3f}{shards:>16,}")
+        rows.append([name, *(f"{n:,}" for n in counts), f"{ratio:.3f}", f"{shards:,}"])
+    widths = [max(16, *(len(row[k]) + 2 for row in rows)) for k in range(1, len(rows[0]))]
+    lines += [
+        f"{row[0]:<12}" + "".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths, strict=True)) for row in rows
+    ]
     if len(dataset.members) > 1:
         pairs = zip(about["weights"], dataset.members, strict=True)
         lines += [f"member of weight {weight:g}: {member.folder}" for weight, member in pairs]

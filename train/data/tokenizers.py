@@ -32,7 +32,7 @@ class Tokenizer(abc.ABC):
 
     @property
     def begin_of_document(self) -> int | None:
-        """The id that a prompt begins with; the one that ends documents, where there is no other."""
+        """The id that documents and prompts begin with; the one that ends documents, where there is no other."""
         return self.end_of_document if self._begin is None else self._begin
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ import numpy as np
 
 from train.data.config import Source
 from train.data.dataset import Dataset
+from train.data.prefixes import PrefixSize, prefix_size
 from train.data.progress import TerminalReporter
 from train.data.sources import list_units, read_unit
 from train.data.tokenizers import Tokenizer
@@ -22,6 +23,7 @@ class Document:
       num_bytes: the length of the original text's UTF-8.
       num_words: its stretches between whitespace.
       restored: whether decoding the ids gives the text back; if not, they do not hold all of its bytes.
+      first: what its first token holds of these, which is not scored where nothing comes before it.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Document:
     num_bytes: int
     num_words: int
     restored: bool
+    first: PrefixSize
 
 
 def from_files(tokenizer: Tokenizer, paths: Sequence[str], field: str = "text") -> Iterator[Document]:
@@ -52,7 +55,18 @@ def from_files(tokenizer: Tokenizer, paths: Sequence[str], field: str = "text") 
 def from_text(tokenizer: Tokenizer, name: str, text: str) -> Document:
     """A text as a document."""
     ids = tokenizer.encode(text)
-    return Document(name, ids, len(text.encode("utf-8")), len(text.split()), tokenizer.decode(ids) == text)
+    return _document(tokenizer, name, ids, len(text.encode("utf-8")), len(text.split()), tokenizer.decode(ids) == text)
+
+
+def _document(
+    tokenizer: Tokenizer, name: str, ids: np.ndarray, num_bytes: int, num_words: int, restored: bool
+) -> Document:
+    if len(ids) < 2:
+        first = PrefixSize(num_bytes, num_words)
+    else:
+        found = prefix_size(tokenizer, ids, 1)  # of what the tokenizer gives back, which may be more than there was
+        first = PrefixSize(min(found.bytes, num_bytes), min(found.words, num_words))
+    return Document(name, ids, num_bytes, num_words, restored, first)
 
 
 def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
@@ -68,7 +82,7 @@ def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
                 ids = part.tokens(number).astype(np.int32)
                 size, words = (int(part.documents[number][name]) for name in ("bytes", "words"))
                 restored = len(dataset.tokenizer.decode(ids).encode("utf-8")) == size
-                yield Document(part.document_name(number), ids, size, words, restored)
+                yield _document(dataset.tokenizer, part.document_name(number), ids, size, words, restored)
 
     return read()
 

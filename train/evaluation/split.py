@@ -4,9 +4,11 @@ import math
 
 import jax
 
+from model.errors import UserError
 from train import feed, sharding
 from train.data.dataset import Dataset
 from train.data.pipeline import EvaluationBatches
+from train.evaluation.measures import Entry, Tally
 from train.experiment import Experiment
 from train.state import TrainState
 from train.step import compile_eval_step
@@ -16,7 +18,7 @@ class SplitEvaluation:
     """The validation split of a run's dataset, read once per call."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, mesh: jax.sharding.Mesh) -> None:
-        """Args: the experiment, its open dataset, its mesh."""
+        """Args: the experiment, its open dataset, its mesh. Raises UserError when there is no token to predict."""
         self._rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
         self._isolated = not experiment.data.cross_document_attention
@@ -26,26 +28,30 @@ class SplitEvaluation:
             limit=experiment.evaluation.max_batches,
             rows=feed.local_rows(self._rows, self._batch_size),
         )
-        has_end = dataset.tokenizer.end_of_document is not None
-        self._ends = self._batches.num_documents * has_end
-        self._step = compile_eval_step(experiment, mesh)
+        self._covered = self._batches.coverage
+        if not self._covered.tokens:
+            limit = experiment.evaluation.max_batches
+            part = "" if limit is None else f" in the first {limit} batches (evaluation.max_batches)"
+            raise UserError(
+                f"the validation split of {dataset.folder} has no token of text to predict{part}; hold out more text: "
+                "data.validation=WholeFiles(), Tail(fraction=0.1) or SeparateText(path=...)"
+            )
+        self._step = compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Loss per token in nats, perplexity per token, and bits per byte.
+        """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.
 
-        When only some batches are evaluated, bits per byte takes the targets per byte of the whole split. Where
-        documents have no end, nothing comes before their first token, which is not scored (launch.evaluate counts it).
+        The loss is the mean over all counted targets, the ends of documents among them, as in training. Bits per byte
+        are those of the text alone, as everywhere: the ends, which have no bytes, are in neither of the two sums.
+        Where nothing marks the beginning of a document, its first token and the bytes of that are left out.
         """
         sums = []
         for batch in self._batches:
             sums.append(self._step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
         # Sums over batches in double precision; within a batch they are float32.
-        nll = math.fsum(float(s["nll"]) for s in sums)
-        tokens = sum(int(s["tokens"]) for s in sums)
-        loss = nll / max(tokens, 1)
-        targets = tokens if self._batches.is_whole else self._batches.num_tokens + self._ends
-        return {
-            "loss": loss,
-            "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": loss / math.log(2) * targets / self._batches.num_bytes,
-        }
+        nll, end_nll = (math.fsum(float(s[name]) for s in sums) for name in ("nll", "end_nll"))
+        covered = self._covered
+        counted = sum(int(s["tokens"]) for s in sums)
+        assert counted == covered.tokens + covered.ends, (counted, covered)
+        entry = Entry(nll - end_nll, covered.tokens, covered.bytes, end_nll=end_nll, ends=covered.ends)
+        return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}

@@ -5,6 +5,7 @@ import pathlib
 
 from model.errors import UserError
 from train.files import replace_file
+from train.formatting import fixed
 from train.report.run import comparison, facts, load, parsed_samples, state
 
 __all__ = ["summary", "write_curve_png", "write_report"]
@@ -42,7 +43,7 @@ def summary(run_folder: str | os.PathLike[str]) -> str:
     run = load(pathlib.Path(run_folder))
     word, details = state(run)
     rows = [(fact.label.lower(), fact.value, fact.note) for fact in facts(run)]
-    if others := ", ".join(f"{name} {value:.3f}" for name, value, own in comparison(run) if not own):
+    if others := ", ".join(f"{name} {fixed(value, 3)}" for name, value, own in comparison(run) if not own):
         rows = [(a, b, f"{note}; {others}" if a == "bits per byte" else note) for a, b, note in rows]
     if parsed := parsed_samples(run):
         rows.append(("samples that parse", *parsed))

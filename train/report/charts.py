@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.formatting import count
+from train.formatting import count, fixed
 from train.report.run import Run, Series, smooth
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _known_first(names: list[str]) -> list[str]:
 
 def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
     """Draws the loss chart; returns what its caption has to say."""
-    train, validation = run.metric("loss"), run.metric("loss", "eval").finite()
+    train, validation = _within(run.metric("loss")), _within(run.metric("loss", "eval")).finite()
     finite = train.finite()
     caption = []
     if len(finite) > 20:
@@ -134,7 +134,7 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
             label="validation",
         )
     if cut := _limit_top(axes, finite.values, validation.values):
-        caption.append(f"The first steps start at {cut:.2f}, above the picture.")
+        caption.append(f"The first steps start at {fixed(cut, 2)}, above the picture.")
     caption += _mark_not_finite(axes, train, colors)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper right", labelcolor=colors.muted, handlelength=1.4)
@@ -153,6 +153,7 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
     """A small chart of one metric; on a log scale where it spans more than a factor of 50; None without a point."""
     if not len(series):
         return None
+    series = _within(series)
     finite, caption = series.finite(), []
 
     def draw(axes: "Axes", colors: Palette) -> None:
@@ -175,6 +176,11 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
 
     svg = _svg(name, draw, width=4.2, height=2.1, label=f"{title} over the steps")
     return Chart(title=title, caption=" ".join(caption), svg=svg)
+
+
+def _within(series: Series) -> Series:
+    """A series in which what is too large for the arithmetic of a picture is infinite; no float32 is so large."""
+    return Series(steps=series.steps, values=np.where(np.abs(series.values) > 1e100, np.inf, series.values))
 
 
 def _end_at(axes: "Axes", last_step: int) -> None:

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from train.formatting import number
+from train.formatting import fixed, number, percent
 from train.report import charts
-from train.report.run import Run, comparison, facts, parsed_samples, state, total_parameters
+from train.report.run import Run, comparison, facts, parsed_samples, score, state, total_parameters
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
 _STEPS_SHOWN = 41  # steps with samples; samples.txt has more
@@ -116,7 +116,8 @@ def _origin(run: Run) -> Iterator[str]:
 _SCORE_NAMES = {
     "loss": "loss",
     "perplexity": "perplexity",
-    "perplexity_per_word": "perplexity per word",
+    "word_loss": "loss per word",
+    "word_perplexity": "perplexity per word",
     "bits_per_byte": "bits per byte",
     "standard_error": "standard error",
 }
@@ -129,8 +130,9 @@ def _known_first(names: list[str]) -> list[str]:
 
 def _final_evaluation(run: Run) -> list[tuple[str, str]]:
     final = run.evaluation.get("validation")
-    scores = {k: v for k, v in final.items() if _is_number(v)} if isinstance(final, dict) else {}
-    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), number(scores[name])) for name in _known_first([*scores])]
+    final = final if isinstance(final, dict) else {}
+    shown = {k: score(v) for k, v in final.items() if v is None or _is_number(v)}
+    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), shown[name]) for name in _known_first([*shown])]
 
 
 def _evaluations(run: Run) -> dict[str, Any]:
@@ -154,8 +156,8 @@ def _evaluations(run: Run) -> dict[str, Any]:
 
 def _bars(run: Run) -> list[tuple[str, str, str, bool]]:
     rows = comparison(run)
-    longest = max((value for _, value, _ in rows), default=1.0)
-    return [(name, f"{value:.4f}", f"{100 * value / longest:.1f}", own) for name, value, own in rows]
+    longest = max((value for _, value, _ in rows), default=0.0) or 1.0
+    return [(name, fixed(value), f"{value / longest * 100:.1f}", own) for name, value, own in rows]
 
 
 def _parameters(run: Run) -> list[dict[str, str]]:
@@ -170,7 +172,7 @@ def _parameters(run: Run) -> list[dict[str, str]]:
                 "axes": _axes(entry.get("axes")),
                 "spec": _axes(entry.get("spec")),
                 "count": f"{size:,}" if isinstance(size, int) else "?",
-                "share": f"{size / total:.1%}" if isinstance(size, int) and total else "",
+                "share": percent(size / total) if isinstance(size, int) and total else "",
             }
         )
     return rows

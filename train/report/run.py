@@ -12,7 +12,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.environment import read_sessions
-from train.formatting import count, duration, number
+from train.formatting import count, duration, number, percent
 from train.metrics import read_metrics, read_samples, read_status, read_throughput
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is doubted
@@ -135,6 +135,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     Growing, because a loss falls fast at first, where a wide window would hide it; centred, so that it does not lag.
     """
     n = len(values)
+    # A spike beyond this would drown all that comes after it in the rounding of the sums.
+    limit = 1e6 * float(np.median(np.abs(values))) if n else 0.0
+    values = np.clip(values, -limit, limit) if limit else values
     place = np.arange(n)
     half = np.minimum(place // 5, max(1, n // 100))
     first, last = place - half, np.minimum(place + half, n - 1)
@@ -180,7 +183,7 @@ def facts(run: Run) -> list[Fact]:
     if len(loss):
         averaged = max(1, len(loss) // 50)
         note = f"mean of the last {averaged} logged steps" if averaged > 1 else "last logged step"
-        found.append(Fact(label="Training loss", value=number(loss.values[-averaged:].mean()), note=note))
+        found.append(Fact(label="Training loss", value=number((loss.values[-averaged:] / averaged).sum()), note=note))
     broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
     if broken:
         found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
@@ -196,7 +199,7 @@ def facts(run: Run) -> list[Fact]:
         found.append(Fact(label="Training time", value=duration(seconds)))
     if len(speed):
         mfu = run.metric("mfu", "throughput").finite()
-        note = "median" + (f"; MFU {np.median(mfu.values):.1%}" if len(mfu) else "")
+        note = "median" + (f"; MFU {percent(float(np.median(mfu.values)))}" if len(mfu) else "")
         found.append(Fact(label="Tokens per second", value=count(float(np.median(speed.values))), note=note))
     skipped = run.metric("skipped")
     if len(skipped) and skipped.values[-1] > 0:
@@ -218,8 +221,8 @@ def _validation_facts(run: Run) -> list[Fact]:
     found = []
     for name, label in _SCORES:
         points = run.metric(name, "eval")
-        if isinstance(final.get(name), (int, float)):
-            found.append(Fact(label=label, value=number(final[name]), note="final evaluation"))
+        if name in final and isinstance(final[name], int | float | None):
+            found.append(Fact(label=label, value=score(final[name]), note="final evaluation"))
         elif len(points):
             note = f"step {points.steps[-1]:,}"
             best = points.finite()
@@ -227,6 +230,11 @@ def _validation_facts(run: Run) -> list[Fact]:
                 note += f"; best {number(best.values[lowest])} at {best.steps[lowest]:,}"
             found.append(Fact(label=label, value=number(points.values[-1]), note=note))
     return found
+
+
+def score(value: float | None) -> str:
+    """A measure of evaluation.json, where None stands for one that is not finite."""
+    return "not finite" if value is None else number(value)
 
 
 def total_parameters(run: Run) -> int:

@@ -18,6 +18,8 @@ from train.data import (
     open_dataset,
     prepare,
 )
+from train.data.coverage import Coverage
+from train.data.tokenizers import BytesTokenizer
 
 PACKINGS = [Concatenate(), Concatenate(order="files", shift=False), BestFit()]
 
@@ -231,8 +233,8 @@ def test_evaluation_counts_every_target_once(dataset, data):
     targets = np.concatenate([b["targets"][b["loss_mask"] > 0] for b in batches])
     expected = [t for tokens in texts_of(dataset, "validation").values() for t in [*tokens, dataset.end_of_document]]
     assert targets.tolist() == expected
-    assert len(targets) == evaluation.num_tokens + evaluation.num_documents
-    assert evaluation.num_bytes == evaluation.num_tokens  # the tokens are bytes
+    ends = targets.tolist().count(dataset.end_of_document)
+    assert evaluation.coverage == Coverage(tokens=len(targets) - ends, ends=ends, bytes=len(targets) - ends)
     assert equal(evaluation.batch(1), batches[1])
 
 
@@ -242,9 +244,9 @@ def test_evaluation_on_hosts_and_with_a_limit(dataset, data):
     for n, batch in enumerate(whole):
         parts = [half.batch(n) for half in halves]
         assert equal({k: np.concatenate([p[k] for p in parts]) for k in batch}, batch)
-    assert whole.is_whole
     short = EvaluationBatches(dataset, data, limit=2)
-    assert (short.num_batches, short.is_whole) == (2, False)
+    assert short.num_batches == 2 < whole.num_batches
+    assert 0 < short.coverage.tokens < whole.coverage.tokens
     assert [equal(a, b) for a, b in zip(short, whole, strict=False)] == [True, True]
 
 
@@ -282,6 +284,43 @@ def test_a_truncated_shard_is_told_of_before_the_first_batch(split, data, tmp_pa
     opened = open_dataset(folder)
     with pytest.raises(UserError, match=rf"{split}-.*array_record is truncated: 100 bytes, expected \d+; delete"):
         Batches(opened, data) if split == "train" else EvaluationBatches(opened, data)
+
+
+@pytest.mark.parametrize(("joined", "texts"), [(False, ["a", "b", "c"]), (True, ["a"])])
+def test_text_with_nothing_to_predict_is_refused(joined, texts, tmp_path):
+    """Without a mark nothing comes before a first token: a loss over no target would read 0."""
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
+    data = Data(
+        path=str(path),
+        tokenizer=Bytes(end_of_document=False),
+        validation=SeparateText(path=str(path)),
+        cross_document_attention=joined,
+    )
+    dataset = open_dataset(prepare(data, tmp_path / "d"))
+    message = rf"the split .* has no token to predict: {len(texts)} document.*, {len(texts)} token.*such as Bytes\(\)"
+    for batches in (Batches, EvaluationBatches):
+        with pytest.raises(UserError, match=message):
+            batches(dataset, data)
+
+
+def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
+    """Where documents follow one another without a mark, the next token is that of the next one that has any."""
+    monkeypatch.setattr(BytesTokenizer, "encode", lambda self, text: np.array([ord(c) for c in text if c != "-"], "i4"))
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "ab"}\n{"text": "-"}\n{"text": "cd"}\n{"text": "--"}\n')
+    data = Data(
+        path=str(path),
+        tokenizer=Bytes(end_of_document=False),
+        validation=SeparateText(path=str(path)),
+        batch_size=1,
+        sequence_length=8,
+        cross_document_attention=True,
+    )
+    evaluation = EvaluationBatches(open_dataset(prepare(data, tmp_path / "d", workers=1)), data)
+    (batch,) = evaluation
+    assert batch["targets"][batch["loss_mask"] > 0].tolist() == [ord(c) for c in "bcd"]
+    assert (evaluation.coverage.tokens, evaluation.coverage.ends) == (3, 0)
 
 
 def test_rows_outside_the_batch_and_unknown_split(dataset, data):

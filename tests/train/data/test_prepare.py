@@ -28,6 +28,7 @@ from train.data import (
     tokenizing,
 )
 from train.data.prepare import grouped
+from train.data.progress import TerminalReporter
 from train.data.sources import Unit
 from train.data.summary import verify
 
@@ -362,3 +363,15 @@ def test_groups_keep_order_and_size():
     groups = grouped(units)
     assert [u for g in groups for u in g] == units
     assert all(sum(u.bytes for u in g) <= 1144 * (1 << 20) // 64 for g in groups[:-1])
+
+
+def test_an_uneven_split_of_few_documents_is_said(tmp_path, capsys):
+    for k, size in enumerate((300, 200)):
+        (tmp_path / f"{k}.txt").write_text(prose(k, size))
+    option = Data(path=str(tmp_path / "*.txt"), tokenizer=Bytes(), validation=WholeFiles(fraction=0.1))
+    prepare(option, tmp_path / "d", TerminalReporter(), workers=1)
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
+    assert len(said) == 1
+    assert said[0].startswith("WARNING: 40.0% of the text is held out for validation (200 of 500 bytes), where")
+    prepare(change(option, validation=Tail(fraction=0.1)), tmp_path / "even", TerminalReporter(), workers=1)
+    assert "WARNING" not in capsys.readouterr().err

@@ -2,9 +2,9 @@ import pytest
 
 from model.errors import UserError
 from tests.train.data.conftest import prose
-from train.data.config import Source, WholeFiles
+from train.data.config import SeparateText, Source, Tail, WholeFiles
 from train.data.sources import Document, list_units, read_unit
-from train.data.split import Splitter, by_hash, is_generated
+from train.data.split import Splitter, by_hash, is_generated, uneven
 
 
 def held(documents, option):
@@ -76,3 +76,21 @@ def test_stdlib_split_is_fair():
     assert not found.validation & found.generated
     assert "html/entities.py" in found.generated
     assert ("bz2.py" in found.validation) == ("lzma.py" in found.validation)
+
+
+@pytest.mark.parametrize(
+    ("option", "sizes", "message"),
+    [
+        (WholeFiles(fraction=0.1), (500, 500), "50.0% of the text is held out for validation (500 of 1,000 bytes)"),
+        (WholeFiles(fraction=0.1), (960, 40), "WholeFiles(fraction=0.1) asks for 10.0%: a document is held out whole"),
+        (WholeFiles(fraction=0.1), (1000, 0), "WARNING: 0.0% of the text"),
+        (Tail(fraction=0.1), (1, 1), "longer texts or SeparateText"),
+        (WholeFiles(fraction=0.1), (800, 200), None),
+        (WholeFiles(fraction=0.1), (950, 50), None),
+        (SeparateText(path="x"), (1, 100), None),
+        (None, (100, 0), None),
+    ],
+)
+def test_a_split_far_from_the_share_asked_for_is_warned_of(option, sizes, message):
+    found = uneven(option, *sizes)
+    assert found is None if message is None else message in found

@@ -1,4 +1,4 @@
-"""The sliding window against scoring every token by itself; sums, ratios and errors against hand-worked cases."""
+"""The sliding window against scoring every token by itself, and a uniform model by hand."""
 
 import math
 
@@ -15,9 +15,11 @@ from model.initialization import Normal
 from model.transformer import forward, init
 from train import sharding
 from train.data.config import Bytes, Characters
+from train.data.prefixes import PrefixSize
 from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
 from train.evaluation.documents import Document, from_text
-from train.evaluation.perplexity import Estimate, Scores, default_batch_size, ratio, score, summarize, windows
+from train.evaluation.perplexity import default_batch_size, score, windows
+from train.losses import token_nll
 
 T, V = 8, 31
 CONFIG = ModelConfig(
@@ -39,7 +41,8 @@ def params():
 
 def documents_of(*lengths):
     rng = np.random.default_rng(0)
-    return [Document(f"{n}", rng.integers(0, END, n).astype(np.int32), 3 * n, n // 2, True) for n in lengths]
+    first = PrefixSize(3, 0)
+    return [Document(f"{n}", rng.integers(0, END, n).astype(np.int32), 3 * n, n // 2, True, first) for n in lengths]
 
 
 def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, table=None, **options):
@@ -49,9 +52,9 @@ def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, tabl
 
 
 def naive(params, document, begin, context_of):
-    """Scores each token alone, after as many as `context_of(place)` says; the first is uniform without `begin`."""
+    """Scores each token alone, after as many as `context_of(place)` says; the first one not at all without `begin`."""
     stream = list(document.ids) if begin is None else [begin, *document.ids]
-    total = 0.0 if begin is not None else math.log(V)
+    total = 0.0
     inputs = np.zeros((32, T), np.int32)
     for i in range(1, len(stream)):
         inputs[i, : context_of(i)] = stream[i - context_of(i) : i]
@@ -91,16 +94,23 @@ def test_windows_of_a_hand_worked_case():
 
 @pytest.mark.parametrize("begin", [END, None])
 def test_stride_one_scores_every_token_after_the_fullest_context(params, begin):
-    documents = documents_of(1, 2, T - 1, T, T + 1, 19)
-    scores = run(params, documents, begin=begin, stride=1, batch_size=3)
+    documents = documents_of(2, 1, T - 1, T, T + 1, 19)
+    tally = run(params, documents, begin=begin, stride=1, batch_size=3)
+    if begin is None:
+        documents.pop(1)  # whose only token nothing comes before
     expected = [naive(params, d, begin, lambda i: min(i, T)) for d in documents]
-    np.testing.assert_allclose(scores.nll, expected, rtol=1e-5)
+    np.testing.assert_allclose(tally.column("nll"), expected, rtol=1e-5)
+    left_out = int(begin is None)
+    assert [e.tokens for e in tally.entries] == [len(d.ids) - left_out for d in documents]
+    assert [e.bytes for e in tally.entries] == [d.num_bytes - 3 * left_out for d in documents]
 
 
 def test_a_stride_of_the_window_is_disjoint_windows(params):
     (document,) = documents_of(3 * T)
     scores = run(params, [document])
-    np.testing.assert_allclose(scores.nll, [naive(params, document, END, lambda i: (i - 1) % T + 1)], rtol=1e-5)
+    np.testing.assert_allclose(
+        scores.column("nll"), [naive(params, document, END, lambda i: (i - 1) % T + 1)], rtol=1e-5
+    )
 
 
 def test_any_stride_scores_as_its_windows_say(params):
@@ -111,24 +121,26 @@ def test_any_stride_scores_as_its_windows_say(params):
         naive(params, documents[0], END, lambda i: i),
         naive(params, documents[1], END, lambda i: context[i - 1]),
     ]
-    np.testing.assert_allclose(scores.nll, expected, rtol=1e-5)
+    np.testing.assert_allclose(scores.column("nll"), expected, rtol=1e-5)
 
 
 def test_a_shorter_window_sees_less(params):
     (document,) = documents_of(17)
     scores = run(params, [document], stride=1, window=4)
-    np.testing.assert_allclose(scores.nll, [naive(params, document, END, lambda i: min(i, 4))], rtol=1e-5)
+    np.testing.assert_allclose(scores.column("nll"), [naive(params, document, END, lambda i: min(i, 4))], rtol=1e-5)
 
 
 def test_the_batch_size_and_the_mesh_change_nothing(params):
     documents = documents_of(4, 40, 1, 9)
-    expected = run(params, documents, stride=2, batch_size=1).nll
-    np.testing.assert_allclose(run(params, documents, stride=2, batch_size=64).nll, expected, rtol=1e-6)
+    expected = run(params, documents, stride=2, batch_size=1).column("nll")
+    np.testing.assert_allclose(run(params, documents, stride=2, batch_size=64).column("nll"), expected, rtol=1e-6)
     mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=2, tensor=2))
-    np.testing.assert_allclose(run(params, documents, stride=2, batch_size=3, mesh=mesh).nll, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        run(params, documents, stride=2, batch_size=3, mesh=mesh).column("nll"), expected, rtol=1e-5
+    )
     split = sharding.Sharding(sequence=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
-    odd = run(params, documents, stride=2, window=7, batch_size=3, mesh=mesh, table=split).nll
-    np.testing.assert_allclose(odd, run(params, documents, stride=2, window=7).nll, rtol=1e-5)
+    odd = run(params, documents, stride=2, window=7, batch_size=3, mesh=mesh, table=split).column("nll")
+    np.testing.assert_allclose(odd, run(params, documents, stride=2, window=7).column("nll"), rtol=1e-5)
 
 
 def test_one_program_serves_every_document(params, monkeypatch):
@@ -136,11 +148,11 @@ def test_one_program_serves_every_document(params, monkeypatch):
 
     traces = []
 
-    def counted(model, params, tokens, **options):
-        traces.append(tokens.shape)
-        return forward(model, params, tokens, **options)
+    def counted(model, params, batch, shard):
+        traces.append(batch["tokens"].shape)
+        return token_nll(model, params, batch, shard)
 
-    monkeypatch.setattr(module, "forward", counted)
+    monkeypatch.setattr(module, "token_nll", counted)
     module._compile.cache_clear()
     run(params, documents_of(1, 5, 30, 100), stride=3, batch_size=4)
     run(params, documents_of(2, 77), stride=7, batch_size=4)
@@ -170,8 +182,10 @@ def test_a_window_that_cannot_be_is_refused(params, options, message):
 
 
 def test_nothing_to_score_is_refused(params):
-    with pytest.raises(UserError, match="no token to score"):
+    with pytest.raises(UserError, match="no token to score: every document is empty$"):
         run(params, documents_of(0))
+    with pytest.raises(UserError, match="every document is empty or has one token, with no mark that comes before it"):
+        run(params, documents_of(0, 1), begin=None)
 
 
 def test_the_logits_of_a_batch_stay_small():
@@ -183,9 +197,17 @@ def test_the_logits_of_a_batch_stay_small():
 # ------------------------------------------------------------------------------------------------------- the numbers
 
 
-@pytest.mark.parametrize("tokenizer", [BytesTokenizer(Bytes()), CharactersTokenizer(Characters(), "abé \n")])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        BytesTokenizer(Bytes()),
+        BytesTokenizer(Bytes(end_of_document=False)),
+        CharactersTokenizer(Characters(end_of_document=True), "abé \n"),
+        CharactersTokenizer(Characters(), "abé \n"),
+    ],
+)
 def test_a_uniform_model_by_hand(tokenizer):
-    """All parameters 0 give every token 1/V: the loss is ln V, whatever the tokenizer says of first tokens."""
+    """All parameters 0 give every token 1/V: the loss is ln V, over the tokens, bytes and words that are scored."""
     size = tokenizer.vocab_size
     config = ModelConfig(
         vocab_size=size, context_length=4, num_layers=1, width=8, attention=GroupedQuery(num_heads=2), ffn=MLP(width=8)
@@ -194,45 +216,15 @@ def test_a_uniform_model_by_hand(tokenizer):
     texts = ["é ab\nba é", "a", "b b"]
     documents = [from_text(tokenizer, text, text) for text in texts]
     assert all(document.restored for document in documents)
-    scores = run(zeros, documents, model=config, begin=tokenizer.end_of_document, stride=2)
-    tokens = sum(len(tokenizer.encode(text)) for text in texts)
-    bytes_ = 11 + 1 + 3  # é is two
-    assert (scores.bytes.sum(), scores.words.sum(), scores.tokens.sum()) == (bytes_, 4 + 1 + 2, tokens)
-    values = {name: estimate.value for name, estimate in summarize(scores).items()}
+    tally = run(zeros, documents, model=config, begin=tokenizer.begin_of_document, stride=2)
+    tokens, bytes_, words = sum(len(tokenizer.encode(text)) for text in texts), 11 + 1 + 3, 4 + 1 + 2  # é is two
+    if tokenizer.begin_of_document is None:  # the first é, or its first byte, "a" and "b" have nothing before them
+        whole = isinstance(tokenizer, CharactersTokenizer)
+        tokens, bytes_, words = tokens - 3, bytes_ - (2 if whole else 1) - 1 - 1, words - (1 if whole else 0) - 1 - 1
+    assert (tally.count("bytes"), tally.count("words"), tally.count("tokens")) == (bytes_, words, tokens)
+    values = {name: estimate.value for name, estimate in tally.measures().items()}
     assert values["loss"] == pytest.approx(math.log(size), rel=1e-6)
     assert values["perplexity"] == pytest.approx(size, rel=1e-5)
     assert values["bits_per_byte"] == pytest.approx(tokens * math.log2(size) / bytes_, rel=1e-6)
-    assert values["word_perplexity"] == pytest.approx(math.exp(tokens * math.log(size) / 7), rel=1e-5)
-
-
-def test_the_ratio_and_its_error_by_hand():
-    # Equal weights: the mean of 1 and 3, and its usual error s / sqrt(2) = 1.
-    assert ratio(np.array([1.0, 3.0]), np.array([1.0, 1.0])) == Estimate(2.0, 1.0)
-    # R = 12 / 6; residuals 4 - 2, 2 - 4 and 6 - 6: sqrt(3 / 2 * (4 + 4 + 0)) / 6.
-    estimate = ratio(np.array([4.0, 2.0, 6.0]), np.array([1.0, 2.0, 3.0]))
-    assert estimate.value == 2.0
-    assert estimate.standard_error == pytest.approx(math.sqrt(12) / 6)
-    assert ratio(np.array([5.0]), np.array([2.0])) == Estimate(2.5, None)
-    assert math.isnan(ratio(np.array([5.0, 1.0]), np.array([0.0, 0.0])).value)
-
-
-def test_the_error_covers_what_resampled_documents_do():
-    """The standard error against the spread of the ratio over freshly drawn collections of documents."""
-    rng = np.random.default_rng(0)
-
-    def collection():
-        tokens = rng.integers(20, 2000, 60).astype(float)
-        return tokens * rng.normal(3.0, 0.4, 60), tokens
-
-    draws = [ratio(*collection()) for _ in range(400)]
-    spread = np.std([draw.value for draw in draws])
-    assert np.mean([draw.standard_error for draw in draws]) == pytest.approx(spread, rel=0.12)
-
-
-def test_errors_of_exponentials_and_huge_losses():
-    scores = Scores(np.array([3.0, 5.0]), np.array([2.0, 2.0]), np.array([4.0, 6.0]), np.array([1.0, 0.0]))
-    summary = summarize(scores)
-    loss = summary["loss"]
-    assert summary["perplexity"].standard_error == pytest.approx(math.exp(loss.value) * loss.standard_error)
-    huge = summarize(Scores(np.array([1e6]), np.array([1.0]), np.array([1.0]), np.array([1.0])))
-    assert math.isfinite(huge["perplexity"].value)
+    assert values["word_loss"] == pytest.approx(tokens * math.log(size) / words, rel=1e-6)
+    assert values["word_perplexity"] == pytest.approx(math.exp(tokens * math.log(size) / words), rel=1e-5)

@@ -1,0 +1,100 @@
+"""The function of scripts and notebooks: any texts on any run."""
+
+import json
+import math
+
+import pytest
+
+from model.errors import UserError
+from train.data.config import Bytes
+from train.data.tokenizers import BytesTokenizer
+from train.evaluation.documents import from_files
+from train.evaluation.evaluate import MEASURES, Result, evaluate
+from train.evaluation.measures import Entry, Tally
+from train.runs import load_run
+
+
+@pytest.fixture(scope="module")
+def run(tiny_run):
+    return load_run(str(tiny_run))
+
+
+def test_texts_are_what_their_files_are(run, tiny_text):
+    paths = sorted(tiny_text.glob("*.txt"))[:2]
+    files = evaluate(run, from_files(run.tokenizer, list(map(str, paths))), window=16, stride=4).as_json()
+    texts = evaluate(run, [path.read_text(encoding="utf-8") for path in paths], window=16, stride=4).as_json()
+    del files["seconds"], texts["seconds"]
+    assert texts == files
+    assert (files["documents"], files["window"], files["stride"]) == (2, 16, 4)
+
+
+def test_the_validation_split_is_the_default(run):
+    found = evaluate(run)
+    split = run.dataset().about["splits"]["validation"]
+    assert {name: found.tally.count(name) for name in ("tokens", "bytes", "words")} == {
+        name: split[name] for name in ("tokens", "bytes", "words")
+    }
+    assert list(found.measures) == list(MEASURES)
+    assert (found.window, found.stride, found.step) == (16, 8, 20)
+
+
+def test_a_document_begins_after_the_mark_that_begins_documents(run, monkeypatch):
+    """As prompts do; here another one than the mark that ends them."""
+    ended = evaluate(run, ["the cat"])
+    monkeypatch.setattr(run.tokenizer, "_begin", ord("q"))
+    begun = evaluate(run, ["the cat"])
+    assert begun.tally.column("nll")[0] != ended.tally.column("nll")[0]
+    assert begun.first_token == "after the mark that begins a document"
+    # The same as that mark in the text, scored after nothing.
+    unmarked = evaluate(type(run)(**{**vars(run), "tokenizer": Unmarked()}), ["qthe cat"])
+    assert unmarked.tally.column("nll")[0] == pytest.approx(begun.tally.column("nll")[0], rel=1e-5)
+    assert (unmarked.first_token, unmarked.left_out_tokens, unmarked.left_out_bytes) == ("left out", 1, 1)
+    assert (unmarked.tally.count("tokens"), unmarked.tally.count("bytes")) == (7, 7)
+
+
+class Unmarked(BytesTokenizer):
+    """Bytes without a mark, for a model of 257 ids."""
+
+    def __init__(self):
+        super().__init__(Bytes(end_of_document=False))
+
+
+def test_text_that_is_lost_is_counted(run, monkeypatch):
+    decode = BytesTokenizer.decode
+    monkeypatch.setattr(BytesTokenizer, "decode", lambda self, ids: decode(self, ids).replace("X", ""))
+    assert evaluate(run, ["aXb", "ab"]).documents_not_restored == 1
+
+
+def test_nothing_to_score_is_an_error(run):
+    with pytest.raises(UserError, match="there is no token to score"):
+        evaluate(run, [])
+    with pytest.raises(UserError, match="stride must be from 1 to the window of 4 tokens, got 5"):
+        evaluate(run, ["abc"], window=4, stride=5)
+
+
+def test_what_is_not_finite_is_null_beside_its_logarithm():
+    tally = Tally([Entry(1e6, tokens=100_000, bytes=300_000, words=1), Entry(2e5, 90_000, 250_000, 0)])
+    result = Result(
+        run="runs/a",
+        step=1,
+        tally=tally,
+        measures=tally.measures(),
+        window=8,
+        stride=4,
+        first_token="left out",
+        left_out_tokens=1,
+        left_out_bytes=3,
+        documents_not_restored=0,
+        seconds=0.1234,
+    )
+    found = json.loads(json.dumps(result.as_json(), allow_nan=False))
+    assert found["word_loss"] == pytest.approx(1.2e6)
+    assert (found["word_perplexity"], found["word_perplexity_standard_error"]) == (None, None)
+    assert found["perplexity"] == pytest.approx(math.exp(12 / 1.9))
+    assert (found["left_out_tokens"], found["left_out_bytes"], found["seconds"]) == (1, 3, 0.123)
+
+
+def test_text_without_words_has_no_figures_per_word(run):
+    found = evaluate(run, ["   "]).as_json()
+    assert (found["words"], found["word_loss"], found["word_perplexity"]) == (0, None, None)
+    assert found["bits_per_byte"] > 0

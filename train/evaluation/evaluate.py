@@ -1,0 +1,142 @@
+"""The perplexity of any texts on any run: the function behind launch.evaluate and launch.quickstart, and for scripts.
+
+    run = load_run("runs/quickstart")
+    evaluate(run).measures["bits_per_byte"].value
+    evaluate(run)                                             # the validation split of its data
+    evaluate(run, ["one text", "another"])
+    evaluate(run, from_files(run.tokenizer, ["book.txt", "notes/**/*.md"]), stride=64)
+
+What it gives back holds loss, perplexity and bits per byte, each with its standard error over documents, and what they
+cover. A document begins after the tokenizer's `begin_of_document`, as in training and in generation.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Literal
+
+from train.evaluation.documents import Document, from_split, from_text
+from train.evaluation.measures import Estimate, Tally
+from train.evaluation.perplexity import score
+from train.runs import LoadedRun
+
+MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte")
+UNKNOWN = Estimate(math.nan, None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Result:
+    """The measures of some documents on one checkpoint of a run.
+
+    Attributes:
+      run: the run folder.
+      step: of the checkpoint.
+      tally: what was scored of every document, and its size.
+      measures: `tally.measures()`: loss, perplexity, word_loss, word_perplexity, bits_per_byte.
+      window, stride: as they were used.
+      first_token: whether a document's first token was scored after the mark that begins one, or left out.
+      left_out_tokens, left_out_bytes: the size of what was left out so, of all documents.
+      documents_not_restored: the documents whose text the tokenizer does not give back whole: the bytes of it that
+        were lost were not predicted, so the bits per byte are too low.
+      seconds: how long it took.
+    """
+
+    run: str
+    step: int
+    tally: Tally
+    measures: dict[str, Estimate]
+    window: int
+    stride: int
+    first_token: Literal["after the mark that begins a document", "left out"]
+    left_out_tokens: int
+    left_out_bytes: int
+    documents_not_restored: int
+    seconds: float
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as JSON values; None for a number that is not finite, and for an error that is not known.
+
+        A perplexity that is too large for a float is None so; the loss beside it is its logarithm.
+        """
+        named = {"run": self.run, "step": self.step, "documents": len(self.tally.entries)}
+        found: dict[str, Any] = named | {name: self.tally.count(name) for name in ("tokens", "bytes", "words")}
+        for name in MEASURES:
+            estimate = self.measures.get(name, UNKNOWN)  # there is none per word of a text without words
+            found[name] = finite(estimate.value)
+            found[f"{name}_standard_error"] = finite(estimate.standard_error)
+        kept = ("window", "stride", "first_token", "left_out_tokens", "left_out_bytes", "documents_not_restored")
+        return found | {name: getattr(self, name) for name in kept} | {"seconds": round(self.seconds, 3)}
+
+
+def evaluate(
+    run: LoadedRun,
+    documents: Iterable[Document | str] | None = None,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    batch_size: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Result:
+    """Measures a run on documents, by a window that slides over each of them (see train.evaluation.perplexity).
+
+    Args:
+      run: of `train.runs.load_run`.
+      documents: texts, or what `train.evaluation.documents` reads; None for the validation split of the run's data.
+      window: tokens in the window; None for the length of the training sequences.
+      stride: tokens that it moves by; None for half of it.
+      batch_size: windows at a time; None for as many as the size of the logits allows.
+      on_progress: told the number of tokens scored so far, after every batch.
+
+    Raises:
+      UserError: for a window or a stride that is out of range, for texts that cannot be read, and when there is no
+        token to score.
+    """
+    begin = run.tokenizer.begin_of_document
+    window = run.experiment.data.sequence_length if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    began = time.monotonic()
+    lossy = left_out_tokens = left_out_bytes = 0
+
+    def counted() -> Iterator[Document]:
+        nonlocal lossy, left_out_tokens, left_out_bytes
+        given = from_split(run.dataset(), "validation") if documents is None else documents
+        for number, document in enumerate(given, start=1):
+            if isinstance(document, str):
+                document = from_text(run.tokenizer, f"text {number}", document)
+            lossy += not document.restored
+            if begin is None and len(document.ids):
+                left_out_tokens += 1
+                left_out_bytes += document.first.bytes
+            yield document
+
+    tally = score(
+        run.experiment.model,
+        run.params,
+        counted(),
+        begin=begin,
+        mesh=run.mesh,
+        table=run.experiment.sharding,
+        stride=stride,
+        window=window,
+        batch_size=batch_size,
+        on_progress=on_progress,
+    )
+    return Result(
+        run=str(run.folder),
+        step=run.step,
+        tally=tally,
+        measures=tally.measures(),
+        window=window,
+        stride=stride,
+        first_token="left out" if begin is None else "after the mark that begins a document",
+        left_out_tokens=left_out_tokens,
+        left_out_bytes=left_out_bytes,
+        documents_not_restored=lossy,
+        seconds=time.monotonic() - began,
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """A number; None for what JSON has no word for."""
+    return value if value is not None and math.isfinite(value) else None

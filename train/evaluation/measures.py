@@ -1,0 +1,105 @@
+"""Loss, perplexity and bits per byte: the one place where sums over what was scored become these numbers.
+
+Each is a quotient whose numerator and denominator cover the same tokens: bits per byte and the figures per word cover
+the text alone, the loss per token also the marks that end documents, where those were scored. A first token that
+nothing comes before is in neither.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from model.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A value and its standard error over documents; None where one document, or none, leaves it unknown."""
+
+    value: float
+    standard_error: float | None
+
+
+class Entry(NamedTuple):
+    """What was scored of a document, or of a whole split of which no more is known.
+
+    Attributes:
+      nll: the sum of -log p over the tokens of text that were scored, in nats.
+      tokens, bytes, words: how many tokens these are, and the bytes and words of the original text in them.
+      end_nll, ends: the same sum over the marks that end documents, and their number.
+    """
+
+    nll: float
+    tokens: int
+    bytes: int
+    words: int = 0
+    end_nll: float = 0.0
+    ends: int = 0
+
+
+class Tally:
+    """What was scored so far, entry by entry."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self.entries = list(entries)
+
+    def add(self, entry: Entry) -> None:
+        """Adds what was scored of one more document or split."""
+        self.entries.append(entry)
+
+    def column(self, name: str) -> np.ndarray:
+        """A field of all entries, float64 [entries]."""
+        return np.array([getattr(entry, name) for entry in self.entries], np.float64)
+
+    def count(self, name: str) -> int:
+        """The sum of `tokens`, `bytes`, `words` or `ends`."""
+        return sum(getattr(entry, name) for entry in self.entries)
+
+    def measures(self) -> dict[str, Estimate]:
+        """Loss per token (nats) and its exponential, the perplexity; the same per word; bits per byte.
+
+        A word is what whitespace separates in the original text; both figures per word are left out where words were
+        not counted. The error of exp(loss) is exp(loss) times that of the loss. What is too large for a float is
+        infinite. Raises UserError when no token was scored.
+        """
+        if not self.count("tokens"):
+            raise UserError("no token of text was scored, so there is no loss, no perplexity and no bits per byte")
+        nll_D = self.column("nll")
+        loss = ratio(nll_D + self.column("end_nll"), self.column("tokens") + self.column("ends"))
+        found = {"loss": loss, "perplexity": exponential(loss)}
+        if self.count("words"):
+            found["word_loss"] = ratio(nll_D, self.column("words"))
+            found["word_perplexity"] = exponential(found["word_loss"])
+        found["bits_per_byte"] = ratio(nll_D / math.log(2), self.column("bytes"))
+        return found
+
+
+def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
+    """sum(x) / sum(y) over documents, with the standard error of a ratio estimator.
+
+    Documents are taken as drawn independently, and both sums vary with the draw. To first order (the delta method;
+    Cochran 1977, "Sampling Techniques", section 2.11) the variance of R = sum(x) / sum(y) over D documents is
+    D / (D - 1) * sum((x - R y)^2) / sum(y)^2.
+    """
+    total = float(denominators.sum())
+    if total == 0:
+        return Estimate(math.nan, None)
+    value = float(numerators.sum()) / total
+    count = len(numerators)
+    if count < 2:
+        return Estimate(value, None)
+    with np.errstate(over="ignore", invalid="ignore"):  # of a loss that is not finite neither is the error
+        residuals = numerators - value * denominators
+        return Estimate(value, math.sqrt(count / (count - 1) * float((residuals**2).sum())) / total)
+
+
+def exponential(log: Estimate) -> Estimate:
+    """e to an estimate, to first order in its error; infinite above 709.78, where floats end."""
+    try:
+        value = math.exp(log.value)
+    except OverflowError:
+        value = math.inf
+    return Estimate(value, None if log.standard_error is None else value * log.standard_error)
