@@ -2,6 +2,7 @@
 
 import logging
 import os
+import pathlib
 import sys
 import tempfile
 import warnings
@@ -185,8 +186,11 @@ def prepare_jax(*, keep_memory: bool = True) -> None:
 def compilation_cache() -> str | None:
     """The folder of compiled programs: `$JAX_COMPILATION_CACHE_DIR`, or `~/.cache/cairn/xla` when that is not set.
 
+    An entry that a killed process left half-written is removed.
     None, after a line on standard error, where there is no such folder and none can be made, or it cannot be written.
     """
+    from train.compilation_cache import remove_broken_entries
+
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given and "://" in given:  # jax knows the way
         return given
@@ -201,6 +205,7 @@ def compilation_cache() -> str | None:
         mend = "give JAX_COMPILATION_CACHE_DIR a folder that can be written"
         print(f"compiled programs are not kept for the next run in {folder}: {why}; {mend}", file=sys.stderr)
         return None
+    remove_broken_entries(pathlib.Path(folder))
     # A disk that fills up later costs time, and would have a line for each program.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     return folder

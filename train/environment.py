@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from train.files import parse_json, write_json
+from train.files import cannot_read, parse_json, write_json
 
 # Packages whose version can change a number or a speed; those that are not installed are left out.
 _PACKAGES = (
@@ -32,7 +32,8 @@ DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
 def record_session(run_folder: str | os.PathLike[str]) -> int:
     """Adds an entry for this start to RUN/environment.json; returns its number, 1 for the first start.
 
-    A file that cannot be read is kept beside it as environment.json.damaged. Call it on the first process only.
+    A damaged file is kept beside it as environment.json.damaged. Raises UserError for one that cannot be read. Call it
+    on the first process only.
     """
     path = pathlib.Path(run_folder) / "environment.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,11 +46,17 @@ def record_session(run_folder: str | os.PathLike[str]) -> int:
 
 
 def read_sessions(run_folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The entries of RUN/environment.json, one for every start; empty when there is none or it cannot be read."""
+    """The entries of RUN/environment.json, one for every start; empty when there is none or it is damaged.
+
+    Raises UserError when it cannot be read.
+    """
+    path = pathlib.Path(run_folder) / "environment.json"
     try:
-        content = parse_json((pathlib.Path(run_folder) / "environment.json").read_bytes())
-    except (OSError, ValueError):
+        content = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
         return []
+    except OSError as error:
+        raise cannot_read(path, error) from error
     return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
 
 

@@ -18,6 +18,9 @@ from train.forms import misfits
 
 DEEPEST = 100  # levels of a JSON value, several times what is written here
 
+# After a fault that says nothing of what lies on the disk: a permission, a disk that does not answer, a library.
+AS_IT_WAS = "nothing was changed: mend that, then give the same command again"
+
 
 class LineFile:
     """A file that grows by whole lines: an append that fails half-way is taken back.
@@ -112,12 +115,14 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 def read_json(path: pathlib.Path, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
     """The JSON object in a file, of a form of `train.forms`.
 
-    Raises UserError that names the file, where it is damaged, and how to mend it.
+    Raises UserError that names the file, where it is damaged, and how to mend it, or why it cannot be read.
     """
     try:
         value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
+    except OSError as error:
+        raise cannot_read(path, error) from error
     except ValueError as error:
         raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
     if not isinstance(value, dict):
@@ -147,6 +152,12 @@ def parse_json(data: bytes | str) -> Any:
         if not level:
             return value
     raise ValueError(f"values nested more than {DEEPEST} deep")
+
+
+def cannot_read(path: pathlib.Path, error: Exception) -> UserError:
+    """The error for a file that cannot be read, for a reason that says nothing of its bytes."""
+    why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return UserError(f"cannot read {path}: {why}; {AS_IT_WAS}")
 
 
 def cannot_write(path: pathlib.Path, error: Exception) -> UserError:

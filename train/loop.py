@@ -15,7 +15,8 @@ import jax
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
-from train import feed, parameters, run_folder, sharding
+from train import feed, parameters, rounding, run_folder, sharding
+from train.checkpoint_faults import UnreadableError
 from train.checkpoints import CheckpointStore
 from train.clock import PROCESS_START, Clock
 from train.continuation import check_prompts
@@ -138,7 +139,7 @@ def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathl
 def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
     """Whether a run has ended at its last step and the parameters of that checkpoint are whole.
 
-    Raises UserError when it is the run of another experiment.
+    Raises UserError when it is the run of another experiment, or when that checkpoint cannot be read.
     """
     status, last = read_status(run) or {}, experiment.training.num_steps
     if status.get("state") != "finished" or not (run / "config.json").is_file():
@@ -146,6 +147,8 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
     experiments.refuse_differences(experiment, run)
     try:
         return load_params(run, str(last)).step == last
+    except UnreadableError:
+        raise
     except UserError:  # which going on mends, or says again
         return False
 
@@ -191,6 +194,8 @@ class _Trainer:
         with writer as self.metrics, CheckpointStore(self.folder, self.experiment.checkpoints, self.say) as self.store:
             state = self._start()
             step = int(state.step)
+            for line in rounding.warnings(self.experiment, state.params, state.opt_state):
+                self.say(line)
             with Progress("training", total, start=step, until=self.last_step) as self.progress:
                 self.store.say = self.progress.message
                 self.metrics.status("running", step, total_steps=total)
@@ -208,8 +213,9 @@ class _Trainer:
         """Raises UserError when the run ends at a step whose checkpoint could not be written: that is no good end."""
         if step and step not in (kept := self.store.steps()):
             raise UserError(
-                f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}; "
-                f"make room there and give the same command again: it goes on from step {max(kept, default=0)}"
+                f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
+                f"{self.store.failure}; make room or mend that, and give the same command again: it goes on from step "
+                f"{max(kept, default=0)}"
             )
 
     def _start(self) -> TrainState:
@@ -249,6 +255,7 @@ class _Trainer:
             state, scalars = self.step_fn(state, batch)
             step += 1
             dispatched = _Dispatched(step, scalars, self.clock.watch(scalars))
+            self.store.poll()
             self._log(pending)
             pending = dispatched
             if self._is_due(step, self.experiment.evaluation.every, self.experiment.checkpoints.every):

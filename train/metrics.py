@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.files import LineFile, parse_json, replace_file, write_json
+from train.files import LineFile, cannot_read, parse_json, replace_file, write_json
 from train.forms import misfits
 from train.trackers import Trackers, require_installed
 
@@ -200,7 +200,7 @@ def read_samples(run_folder: Path) -> list[tuple[int, str]]:
     """The blocks of samples.txt: (step, text), in order."""
     path = pathlib.Path(run_folder) / "samples.txt"
     blocks: list[tuple[int, list[str]]] = []
-    for line in path.read_bytes().decode("utf-8", errors="replace").split("\n") if path.exists() else ():
+    for line in _content(path).decode("utf-8", errors="replace").split("\n"):
         heading = _SAMPLE_HEADING.match(line)
         if heading:
             blocks.append((int(heading[1]), []))
@@ -210,22 +210,33 @@ def read_samples(run_folder: Path) -> list[tuple[int, str]]:
 
 
 def read_status(run_folder: Path) -> dict[str, Any] | None:
-    """The content of status.json, None when there is none or it cannot be read."""
+    """The content of status.json, None when there is none or it is damaged. Raises UserError when it cannot be read."""
+    path = pathlib.Path(run_folder) / "status.json"
     try:
-        content = parse_json((pathlib.Path(run_folder) / "status.json").read_bytes())
-    except (OSError, ValueError):
+        content = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
         return None
+    except OSError as error:
+        raise cannot_read(path, error) from error
     return content if isinstance(content, dict) else None
 
 
 def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
     objects = []
-    for line_number, line in enumerate(_whole_lines(path.read_bytes()), start=1):
+    for line_number, line in enumerate(_whole_lines(_content(path)), start=1):
         fields = _parse(line, line_number, path)
         objects.append({key: _NOT_FINITE.get(v, v) if isinstance(v, str) else v for key, v in fields.items()})
     return objects
+
+
+def _content(path: pathlib.Path) -> bytes:
+    """The bytes of a file, none when there is no file. Raises UserError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
@@ -292,9 +303,7 @@ def _samples_until(data: bytes, limit: int) -> bytes:
 
 
 def _rewrite(path: pathlib.Path, keep: Callable[[bytes], bytes]) -> None:
-    if not path.exists():
-        return
-    data = path.read_bytes()
+    data = _content(path)
     kept = keep(data)
     if kept != data:
         replace_file(path, kept)

@@ -16,6 +16,7 @@ from train import optimizers, schedules, sharding
 from train.experiment import Experiment
 from train.guard import judge
 from train.losses import token_losses, token_nll, with_model_losses
+from train.rounding import lost_updates
 from train.state import TrainState, state_shardings
 
 Batch = dict[str, jax.Array]
@@ -87,6 +88,7 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
     updates, new_opt_state = optimizer.update(grads, opt_state, state.params)
     keep = functools.partial(jnp.where, good)
     params = optax.apply_updates(state.params, updates)
+    lost = lost_updates(state.params, updates, params)
     params = move_load_biases(experiment.model, state.params, params, sums.measured)
     params = jax.tree.map(keep, params, state.params)
     new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
@@ -97,6 +99,7 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         "skipped": guard.skipped,
         "consecutive": guard.consecutive,
         "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32),
+        **lost,
         **sums.losses,
         **utilisation(sums.measured),
     }

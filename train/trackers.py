@@ -64,8 +64,9 @@ class Trackers:
             self._live.append(WeightsAndBiases(run_folder, wandb_project))
         if tensorboard:
             try:
-                self._live.append(TensorBoard(run_folder / "tensorboard", purge_step))
-            except OSError as error:
+                # Absolute, or a relative path such as gs:/runs would be taken for a bucket.
+                self._live.append(TensorBoard(run_folder.absolute() / "tensorboard", purge_step))
+            except Exception as error:  # its errors have no common base
                 logging.warning("TensorBoard logging is off: %s", error)
 
     def log(self, group: str, step: int, values: Mapping[str, float]) -> None:

@@ -176,6 +176,10 @@ def test_folders_that_are_none(tmp_path):
     (folder / "model-1.safetensors").write_bytes(b"\x10" * 40)
     with pytest.raises(UserError, match="no safetensors file, or a damaged one"):
         read_published(folder, tmp_path / "run")
+    (folder / "model-1.safetensors").unlink()
+    (folder / "model-1.safetensors").mkdir()
+    with pytest.raises(UserError, match="cannot read .*model-1.safetensors: "):
+        read_published(folder, tmp_path / "run")
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="it has no config.json"):
         read_published(folder, tmp_path / "run")

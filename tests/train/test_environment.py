@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from model.errors import UserError
 from train import environment
 from train.environment import git_state, peak_flops, read_sessions, record_session
 
@@ -58,6 +59,15 @@ def test_a_damaged_file_is_kept_aside(tmp_path):
     assert record_session(tmp_path) == 1
     assert (tmp_path / "environment.json.damaged").read_text() == '[{"session": 1'
     assert len(json.loads((tmp_path / "environment.json").read_text())) == 1
+
+
+def test_a_file_that_cannot_be_read_stays(tmp_path):
+    path = tmp_path / "environment.json"
+    path.symlink_to(path)  # a loop, which nobody can open, root neither
+    with pytest.raises(UserError, match=r"cannot read .*environment.json: Too many levels .*; nothing was changed"):
+        record_session(tmp_path)
+    assert [found.name for found in tmp_path.iterdir()] == ["environment.json"]
+    assert path.is_symlink()
 
 
 @pytest.fixture

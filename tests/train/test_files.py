@@ -101,3 +101,10 @@ def test_a_name_may_be_as_long_as_the_system_takes(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
     with pytest.raises(UserError, match="cannot write .*: File name too long"):
         write_json(tmp_path / ("x" * 256), {})
+
+
+def test_a_json_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    path = tmp_path / "a.json"
+    path.symlink_to(path)  # a loop, which nobody can open, root neither
+    with pytest.raises(UserError, match=r"^cannot read .*a\.json: Too many levels of symbolic links; nothing was chan"):
+        read_json(path)

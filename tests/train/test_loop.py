@@ -148,10 +148,11 @@ def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, 
     with monkeypatch.context() as patch:
         patch.setattr(ocp.CheckpointManager, "save", full)
         with pytest.raises(
-            UserError, match=r"the checkpoint of step 20.* could not be written .* goes on from step 10"
+            UserError,
+            match=r"the checkpoint of step 20.* could not be written .*: No space left on device; .* goes on from step 10",
         ):
             train(tiny_experiment(), copied, say=silent)
-    assert "WARNING: checkpoint 20 could not be written: [Errno 28] No space left" in capsys.readouterr().err
+    assert "WARNING: checkpoint 20 could not be written: No space left" in capsys.readouterr().err
     assert read_status(copied)["state"] == "failed"
     assert parameters(copied, 10) == before
     assert train(tiny_experiment(), copied, say=silent).state == "finished"

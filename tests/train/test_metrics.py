@@ -215,3 +215,17 @@ def test_a_line_that_is_no_line_of_numbers_is_named(line, tmp_path):
 def test_a_status_without_a_bottom_is_none(tmp_path):
     (tmp_path / "status.json").write_text("[" * 100_000)
     assert read_status(tmp_path) is None
+
+
+def test_a_file_that_cannot_be_read_is_not_an_empty_one(tmp_path):
+    for name, read in (
+        ("status.json", read_status),
+        ("metrics.jsonl", read_metrics),
+        ("samples.txt", read_samples),
+        ("metrics.jsonl", lambda folder: MetricsWriter(folder).truncate(3)),
+    ):
+        path = tmp_path / name
+        path.unlink(missing_ok=True)
+        path.symlink_to(path)  # a loop, which nobody can open, root neither
+        with pytest.raises(UserError, match=rf"cannot read .*{name}: Too many levels .*; nothing was changed"):
+            read(tmp_path)

@@ -1,13 +1,16 @@
 import json
 import math
+import pathlib
 import struct
 import sys
 import textwrap
 
 import pytest
 
+import train.trackers
 from model.errors import UserError
 from train.metrics import MetricsWriter, read_metrics
+from train.trackers import Trackers
 
 
 def events(folder):
@@ -49,6 +52,24 @@ def test_tensorboard_gets_every_value_and_hides_what_a_resumed_run_repeats(tmp_p
         if "samples" in v.tag
     )
     assert [e.step for e in found if e.session_log.status == e.session_log.START] == [2]
+
+
+def test_a_relative_path_like_that_of_a_bucket_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trackers = Trackers(pathlib.Path("gs:/run"), True, None, None)
+    trackers.log("train", 1, {"loss": 1.0})
+    trackers.close()
+    assert len(list((tmp_path / "gs:" / "run" / "tensorboard").iterdir())) == 1
+
+
+def test_a_tracker_that_does_not_start_does_not_end_the_run(tmp_path, monkeypatch):
+    def fail(self, *arguments):
+        raise AttributeError("bucket")
+
+    monkeypatch.setattr(train.trackers.TensorBoard, "__init__", fail)
+    trackers = Trackers(tmp_path, True, None, None)
+    trackers.log("train", 1, {"loss": 1.0})
+    trackers.close()
 
 
 def test_a_broken_tracker_does_not_end_the_run(tmp_path, monkeypatch):

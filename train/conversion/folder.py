@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 
 from model.errors import UserError
-from train.files import read_json, replaced
+from train.files import cannot_read, read_json, replaced
 from train.paths import require_utf8
 
 INDEX = "model.safetensors.index.json"
@@ -62,13 +62,15 @@ class Header:
 
 
 def read_header(path: pathlib.Path) -> Header:
-    """The header of a file. Raises UserError when it is no safetensors file, or a damaged one."""
+    """The header of a file. Raises UserError when it is no safetensors file, a damaged one, or cannot be read."""
     try:
         with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:  # which checks it
             size = file.read(8)
             return Header(path.name, size + file.read(int.from_bytes(size, "little")))
-    except (OSError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or a damaged one: {error}") from None
+    except OSError as error:
+        raise cannot_read(path, error) from error
 
 
 def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Header:

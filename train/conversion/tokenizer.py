@@ -5,7 +5,7 @@ from typing import Any
 
 from train.data.config import HuggingFace, SentencePieceFile
 from train.data.huggingface import read_tokenizer
-from train.files import read_json
+from train.files import cannot_read, read_json
 
 
 def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
@@ -21,7 +21,11 @@ def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | Sen
 
 def _of_tokenizer_json(folder: pathlib.Path, about: dict[str, Any], vocab_size: int) -> HuggingFace:
     path = folder / "tokenizer.json"
-    tokenizer, _ = read_tokenizer(path.read_bytes(), str(path))
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    tokenizer, _ = read_tokenizer(content, str(path))
     end = read_json(folder / "config.json").get("eos_token_id")
     end = end[0] if isinstance(end, list) and end else end
     plain, marked = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))

@@ -15,7 +15,7 @@ from train.data.restored import Lost
 from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, Shard, ShardReader
 from train.data.tokenizers import DESCRIPTION as TOKENIZER
 from train.data.tokenizers import Tokenizer, load_tokenizer
-from train.files import read_json, write_array, write_json
+from train.files import cannot_read, read_json, write_array, write_json
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
@@ -49,8 +49,10 @@ class Split:
         path = self.folder / f"{self.name}.documents.npy"
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+        except (FileNotFoundError, ValueError, EOFError) as error:
             raise UserError(f"{path} is missing or damaged: {error}; {MEND}") from None
+        except OSError as error:
+            raise cannot_read(path, error) from error
         if table.dtype != DOCUMENT or len(table) != self.num_documents:
             raise UserError(f"{path} is damaged: {len(table)} rows, expected {self.num_documents}; {MEND}")
         return table

@@ -18,7 +18,7 @@ import numpy as np
 from model.errors import UserError
 from train.data import records
 from train.data.records import Record
-from train.files import cannot_write
+from train.files import cannot_read, cannot_write
 
 # A document is cut into records of so many tokens, so that one long document does not make every read long.
 RECORD_TOKENS = 8192
@@ -107,22 +107,26 @@ class ShardWriter:
 class ShardReader:
     """Reads the records of a list of shards by number; keeps those read last, up to a number of bytes.
 
-    Opening checks the size of every file, reading checks every record's checksum: UserError names the file and place.
+    Opening checks the size of every file, reading checks every record's checksum: UserError names the file and place,
+    or the cause that kept it from being read.
     """
 
     def __init__(self, folder: pathlib.Path, shards: Iterable[Shard], cache_bytes: int = 256 << 20) -> None:
-        self._paths, self._sizes = [], []
+        self._paths, self._sizes, self._digests = [], [], []
         for shard in shards:
             path = folder / shard.file
             try:
                 size = path.stat().st_size
-            except OSError:
+            except FileNotFoundError:
                 raise UserError(f"{path} is missing: the dataset has it in its list of shards; {MEND}") from None
+            except OSError as error:
+                raise cannot_read(path, error) from error
             if size != shard.bytes_of_file:
                 state = "is truncated" if size < shard.bytes_of_file else "has grown"
                 raise UserError(f"{path} {state}: {size} bytes, expected {shard.bytes_of_file}; {MEND}")
             self._paths.append(path)
             self._sizes.append(shard.records)
+            self._digests.append(shard.sha256)
         self._firsts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
         self._opened = functools.lru_cache(maxsize=OPEN_FILES)(self._open)
         self._cache: collections.OrderedDict[int, Record] = collections.OrderedDict()
@@ -174,11 +178,20 @@ class ShardReader:
                 places = np.asarray(numbers)[shards == shard] - self._firsts[shard]
                 found += self._opened(shard).read(places.tolist())
         except (RuntimeError, ValueError, IndexError, OSError) as error:
-            # array_record has checksums of its own, and names the byte at which one failed.
-            raise records.DamagedRecordError(
-                str(error).splitlines()[0] if str(error) else type(error).__name__
-            ) from None
+            raise self._why(shard, error) from None
         return found
+
+    def _why(self, shard: int, error: Exception) -> Exception:
+        """Why the library failed: damage where the file can be read and is another one than was written."""
+        try:
+            with open(self._paths[shard], "rb") as file:
+                whole = hashlib.file_digest(file, "sha256").hexdigest() == self._digests[shard]
+        except OSError as refused:
+            return cannot_read(self._paths[shard], refused)
+        if whole:
+            return cannot_read(self._paths[shard], error)
+        # array_record has checksums of its own, and names the byte at which one failed.
+        return records.DamagedRecordError(str(error).splitlines()[0] if str(error) else type(error).__name__)
 
     def _open(self, shard: int) -> Any:
         from array_record.python import array_record_module

@@ -94,6 +94,7 @@ _TITLES = {
     "grad_norm": "Gradient norm",
     "skipped": "Skipped steps, in total",
     "padding": "Padding, share of the batch",
+    "lost_updates": "Share of the parameters whose update was lost to rounding",
     "z_loss": "z-loss",
     "multi_token_loss": "Loss of tokens further on, as it is weighted",
     "balance_loss": "Load-balancing loss of the experts",

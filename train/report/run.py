@@ -162,8 +162,8 @@ def load(run_folder: str | pathlib.Path) -> Run:
         parameters=read_json("parameters.json"),
         config=read_json("config.json"),
         evaluation=read_json("evaluation.json"),
-        sessions=fitting("environment.json", read_sessions(folder)),
-        status=fitting("status.json", read_status(folder) or {}),
+        sessions=fitting("environment.json", attempt(read_sessions, [])),
+        status=fitting("status.json", attempt(read_status, None) or {}),
         notes=notes,
         lost=_lost(folder),
     )
@@ -257,6 +257,10 @@ def facts(run: Run) -> list[Fact]:
     skipped = run.metric("skipped")
     if len(skipped) and skipped.values[-1] > 0:
         found.append(Fact(label="Skipped steps", value=f"{skipped.values[-1]:,.0f}", note="NaN or outlier"))
+    lost = run.metric("lost_updates").finite()
+    if len(lost) and np.any(lost.values > 0):
+        note = "mean of the logged steps; see model.precision.parameters"
+        found.append(Fact(label="Updates lost to rounding", value=f"{lost.values.mean():.1%}", note=note))
     return found
 
 

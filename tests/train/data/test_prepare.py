@@ -344,6 +344,10 @@ def test_damaged_folders_are_named(data, tmp_path):
     np.save(folder / "train.documents.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"train.documents.npy is missing or damaged"):
         _ = open_dataset(folder).splits["train"].documents
+    (folder / "train.documents.npy").unlink()
+    (folder / "train.documents.npy").symlink_to("train.documents.npy")  # a loop, which nobody can open
+    with pytest.raises(UserError, match=r"cannot read .*train.documents.npy: Too many levels .*; nothing was changed"):
+        _ = open_dataset(folder).splits["train"].documents
     shard = next(folder.glob("train-*.array_record"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1

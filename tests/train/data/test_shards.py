@@ -103,6 +103,25 @@ def test_truncated_missing_and_corrupted_shards_are_named(written):
     assert reader.read(5).name == "doc3"
 
 
+def test_a_shard_that_cannot_be_read_is_not_damaged(written, monkeypatch):
+    """Neither where the system refuses, nor where the library fails with a file that is what was written."""
+    folder, shard, _, _ = written
+    reader = ShardReader(folder, [shard])
+
+    def fail(number):
+        raise RuntimeError("a bug of the library")
+
+    monkeypatch.setattr(reader, "_opened", fail)
+    with pytest.raises(UserError, match=r"^cannot read .*a.array_record: a bug of the library; nothing was changed"):
+        reader.read(0)
+    (folder / shard.file).unlink()
+    (folder / shard.file).symlink_to(shard.file)  # a loop, which nobody can open, root neither
+    with pytest.raises(UserError, match=r"^cannot read .*a.array_record: Too many levels .*; nothing was changed"):
+        reader.read(0)
+    with pytest.raises(UserError, match=r"^cannot read .*a.array_record: Too many levels .*; nothing was changed"):
+        ShardReader(folder, [shard])
+
+
 def test_no_flipped_byte_of_a_shard_is_read_as_other_tokens(written):
     """Wherever the damage lies, in records or between them: the file is named, or the tokens are those written."""
     folder, shard, _, documents = written

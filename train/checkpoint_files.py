@@ -1,0 +1,120 @@
+"""The files of a checkpoint: whether all of it was written, and whether what lies there is what was written.
+
+Both without orbax, so that a fault of a library can be told from damage on the disk.
+"""
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorstore
+
+ITEMS = ("params", "rest", "note")
+RECORD = "files.json"
+# Of a larger file the size alone is recorded: its bytes are those of arrays, which have checksums of their own.
+SMALL = 1 << 20
+
+
+class MissingError(Exception):
+    """A part of a checkpoint that was not written."""
+
+
+def require_arrays(item: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Raises MissingError unless a folder has each array whole: its description, and the last byte of every piece.
+
+    No array is read. Takes a folder in orbax's format (tensorstore's OCDBT, arrays in zarr) with a plain path.
+    """
+    for name in ("manifest.ocdbt", "_METADATA"):
+        if not (item / name).is_file():
+            raise MissingError(f"{item.name} has no {name}")
+    database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
+    store = tensorstore.KvStore.open(database).result()
+    stored = {key.decode() for key in store.list().result()}
+    if lacking := [name for name in shapes if f"{name}/.zarray" not in stored]:
+        raise MissingError(f"{lacking[0]} is not in {item.name}")
+    described = {name: store.read(f"{name}/.zarray") for name in shapes}
+    pieces: list[str] = []
+    for name, shape in shapes.items():
+        about = json.loads(described[name].result().value)
+        if tuple(about["shape"]) != shape:
+            raise MissingError(f"{name} is in {item.name} with shape {about['shape']}, expected {list(shape)}")
+        counts = [math.ceil(size / piece) for size, piece in zip(shape, about["chunks"], strict=True)]
+        indices = itertools.product(*(range(n) for n in counts))
+        pieces += [f"{name}/{'.'.join(map(str, index)) or '0'}" for index in indices]
+    last = {piece: store.read(piece, byte_range=slice(-1, None)) for piece in pieces if piece in stored}
+    for piece in pieces:
+        if piece not in last or len(last[piece].result().value) != 1:
+            raise MissingError(f"the piece {piece} is not in {item.name}")
+
+
+def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
+    """Raises MissingError unless a folder holds a note, as orbax writes JSON."""
+    try:
+        stored = json.loads((item / "metadata").read_bytes())
+    except (OSError, ValueError) as error:
+        raise MissingError(f"{item.name} is not there: {error}") from None
+    if json.dumps(stored, sort_keys=True) != json.dumps(note, sort_keys=True):
+        raise MissingError(f"{item.name} is not the one that was given")
+
+
+def record(checkpoint: pathlib.Path) -> None:
+    """Writes the sizes of the files of a checkpoint's items, and the digests of the small ones, beside them."""
+    found: dict[str, tuple[int, str | None]] = {}
+    for item in ITEMS:
+        for path in _files(checkpoint / item):
+            size = path.stat().st_size
+            found[str(path.relative_to(checkpoint))] = (size, None) if size > SMALL else _read(path)
+    (checkpoint / RECORD).write_text(json.dumps(found, indent=1), encoding="ascii")
+
+
+def difference(checkpoint: pathlib.Path) -> tuple[str | None, bool]:
+    """What of a checkpoint is not as it was recorded, None for nothing; and whether every byte of it was compared.
+
+    Every file is read to its end, and by nothing but the system. Raises OSError for one that cannot be read.
+    """
+    seen = {str(path.relative_to(checkpoint)): _read(path) for path in _files(checkpoint)}
+    if lacking := [item for item in ITEMS if not (checkpoint / item).is_dir()]:
+        return f"{lacking[0]} is missing", False
+    if RECORD not in seen:  # written before there were records
+        return None, False
+    try:
+        recorded = {name: (int(size), digest) for name, (size, digest) in _recorded(checkpoint).items()}
+    except (ValueError, AttributeError, TypeError):
+        return f"{RECORD} is not what was written", False
+    for name, (size, digest) in recorded.items():
+        if name not in seen:
+            return f"{name} is missing", False
+        if seen[name][0] != size:
+            return f"{name} has {seen[name][0]} bytes, expected {size}", False
+        if digest is not None and seen[name][1] != digest:
+            return f"{name} is not what was written", False
+    return None, all(digest is not None for _, digest in recorded.values())
+
+
+def _recorded(checkpoint: pathlib.Path) -> Mapping[str, tuple[int, str | None]]:
+    recorded: dict[str, tuple[int, str | None]] = json.loads((checkpoint / RECORD).read_bytes())
+    return recorded
+
+
+def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for where, _, names in os.walk(folder, onerror=refuse):
+        yield from (pathlib.Path(where, name) for name in sorted(names))
+
+
+def _read(path: pathlib.Path) -> tuple[int, str | None]:
+    """A file's size, and its digest if it is small; reads it to its end."""
+    with open(path, "rb") as file:
+        data, size = file.read(SMALL + 1), 0
+        digest = hashlib.sha256(data).hexdigest() if len(data) <= SMALL else None
+        while data:
+            size += len(data)
+            data = file.read(SMALL)
+    return size, digest
