@@ -44,6 +44,7 @@ class Walk:
         self._hidden: list[str] = []
         self._again: list[str] = []
         self._special: list[str] = []
+        self._not_entered: list[str] = []
         self._tree(root, "")
         # What lies below the root under its own name goes before any link to it.
         while self._links:
@@ -58,6 +59,7 @@ class Walk:
             (self._hidden, "hidden files and caches"),
             (self._again, "links to what is there already"),
             (self._special, "pipes and devices"),
+            (self._not_entered, "folders, which a pattern that ends in /** goes into"),
         )
         parts = [f"{why}: {_first(sorted(names))}" for names, why in reasons if names]
         return f"{readable(self._root)}: left out {'; '.join(parts)}" if parts else None
@@ -102,6 +104,8 @@ class Walk:
             elif entry.is_dir():
                 if self._depth is None or name.count("/") + 1 < self._depth:
                     yield entry.path, name + "/"
+                elif self._wanted(name):
+                    self._not_entered.append(readable(name))
             elif self._wanted(name):
                 self._file(entry.path, name)
 
@@ -137,6 +141,8 @@ class Walk:
             return
         folder = stat.S_ISDIR(about.st_mode)
         if folder and self._depth is not None and name.count("/") + 1 >= self._depth:
+            if self._wanted(name):
+                self._not_entered.append(readable(name))
             return
         if not folder and not self._wanted(name):
             return
