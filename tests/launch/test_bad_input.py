@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from train import run_folder
+from train.run import folder as run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -85,7 +85,7 @@ def skip_if_installed(name):
 
 
 def test_an_unknown_field_in_a_config(refused, config):
-    config.write_text("from train.optimizers import AdamW\nexperiment = AdamW(beta1=0.9)\n")
+    config.write_text("from train.optimizers.options import AdamW\nexperiment = AdamW(beta1=0.9)\n")
     assert "line 2: TypeError: AdamW.__init__() got an unexpected keyword argument 'beta1'" in refused()
 
 
