@@ -65,7 +65,7 @@ def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
 def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_path, monkeypatch):
     """Which they have to be: what is written and read at a time is in memory twice."""
     for name, size in (("FILE", 4096), ("PIECE", 512), ("TOGETHER", 2048)):
-        monkeypatch.setattr(train.checkpoints, name, size)
+        monkeypatch.setattr(train.checkpoints.store, name, size)
     reads, read = [], CheckpointStore._read
     monkeypatch.setattr(
         CheckpointStore, "_read", lambda self, step, **items: reads.append(items) or read(self, step, **items)

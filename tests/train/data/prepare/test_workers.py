@@ -13,9 +13,9 @@ def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):
     with _Process(setup) as worker:
         for number in STOPS:
             os.kill(worker._process.pid, number)
-        assert worker.run({"name": "empty", "split": "train", "units": []}) == {"name": "empty", "shards": {}}
+        assert worker.run({"name": "empty", "split": "train", "units": []})["shards"] == {}
         for number in STOPS:
             os.kill(worker._process.pid, number)
-        assert worker.run({"name": "again", "split": "train", "units": []}) == {"name": "again", "shards": {}}
+        assert worker.run({"name": "again", "split": "train", "units": []})["shards"] == {}
     assert worker._process.returncode == -signal.SIGKILL
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
