@@ -5,10 +5,10 @@ from typing import Any, Literal
 
 import pytest
 
-from model.attention import GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.errors import UserError
-from model.feedforward import MLP, Gated
+from model.feedforward.mlp import MLP, Gated
 from model.norms import LayerNorm, RMSNorm
 from model.options import (
     check,
@@ -25,8 +25,8 @@ from model.options import (
     to_json,
     walk,
 )
-from model.positions import NoPositions
-from model.rotary import Rotary
+from model.positions.absolute import NoPositions
+from model.positions.rotary import Rotary
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

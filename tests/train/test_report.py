@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.metrics import MetricsWriter
 from train.report import summary, write_curve_png, write_report
 from train.report.run import Series, comparison, load, smooth, state, training_seconds
+from train.run.metrics import MetricsWriter
 
 NASTY = "<script>alert(1)</script> & \x00\x1b[31m \u00e9"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
