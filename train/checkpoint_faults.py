@@ -16,7 +16,7 @@ from train.files import AS_IT_WAS
 
 # Of tensorstore: it found something wrong; the system gave it an error.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
-_DETAILS = re.compile(r" \[\w+='.*$")  # for its developers, at the end
+_DETAILS = re.compile(r" \[[\w ]+(\[\d+\])?='.*$")  # for its developers, at the end
 _OF_THE_SYSTEM = re.compile("os_error_code|OS error")
 
 

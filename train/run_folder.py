@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
-from train.paths import require_utf8
 
 ORIGIN = "origin"
 
@@ -28,7 +27,6 @@ def locked(run: pathlib.Path) -> Iterator[None]:
 
     Raises UserError when another process holds it, which it names, and when the folder is something else's.
     """
-    require_utf8(run)
     experiments.refuse_foreign(run)
     try:
         run.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,6 @@ def test_configs_and_flags(refused, command, tmp_path):
     assert "--config is empty" in refused("--config=", own_config=False)
     assert "--set is empty" in refused("--set=")
     assert "holds a NUL" in refused("--run=a\0b")
-    assert "must be UTF-8, and this one is" in refused(run=tmp_path / "z\udcff")
     assert "File name too long" in refused(f"--run={'x' * 5000}")
     text = refused("--confg=x.py")
     assert "Unknown command line flag 'confg'" in text

@@ -140,10 +140,3 @@ def test_a_folder_of_something_else_is_left_as_it_is(tiny_experiment, tmp_path):
             train(tiny_experiment(training__start_from=str(tmp_path)), tmp_path.with_name("other"))
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", content)]
     assert [path.name for path in tmp_path.with_name("other").iterdir()] == [".lock"]
-
-
-def test_the_path_of_a_run_is_utf8(tmp_path):
-    run = tmp_path / "z\udcff"
-    with pytest.raises(UserError, match="must be UTF-8, and this one is b'.*z.xff'; give another one"):
-        run_folder.locked(run).__enter__()
-    assert not run.exists()

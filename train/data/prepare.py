@@ -23,7 +23,7 @@ from train.data.text.units import readable
 from train.data.tokenizers import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 from train.data.tokenizing import finished_part, remove_part, table_path, training_part
 from train.data.workers import run_jobs
-from train.paths import require_utf8, written_out
+from train.paths import written_out
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20
@@ -56,7 +56,6 @@ def prepare(
         settings.refuse_other_settings(data, folder)
         return folder
     folder = pathlib.Path(into)
-    require_utf8(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
