@@ -16,7 +16,7 @@ from model.vocabulary.embedding import Tied
 from train.data.config import Concatenate, Data, SentencePiece, WholeFiles
 from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
 from train.optimizers.options import Muon
-from train.optimizers.schedules import WarmupStableDecay
+from train.schedules import WarmupStableDecay
 
 experiment = Experiment(
     model=ModelConfig(

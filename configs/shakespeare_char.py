@@ -20,7 +20,7 @@ from model.vocabulary.embedding import Tied
 from train.data.config import Characters, Concatenate, Data, Tail
 from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
 from train.optimizers.options import AdamW
-from train.optimizers.schedules import Cosine
+from train.schedules import Cosine
 
 experiment = Experiment(
     model=ModelConfig(

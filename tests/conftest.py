@@ -74,7 +74,7 @@ def tiny_experiment(tiny_text):
     from train.data.config import Bytes, Data, Tail
     from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Samples, Training
     from train.optimizers.options import AdamW
-    from train.optimizers.schedules import Cosine
+    from train.schedules import Cosine
 
     base = Experiment(
         model=ModelConfig(

@@ -16,10 +16,10 @@ from model.options import alternatives, check, differences, fields_of, from_json
 from train.data.config import Data, SentencePiece
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.parallel.sharding import Mesh, Sharding
 from train.run.files import read_json, write_json
 from train.run.paths import IS_PATH, expanded, written_out
+from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

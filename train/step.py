@@ -12,10 +12,10 @@ from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
 from model.taps import Shard
 from model.transformer import forward, logical_axes
+from train import schedules
 from train.experiment import Experiment
 from train.objectives.next_token import token_losses, token_nll, with_model_losses
 from train.optimizers import options as optimizers
-from train.optimizers import schedules
 from train.optimizers.guard import judge
 from train.optimizers.rounding import lost_updates
 from train.parallel import sharding

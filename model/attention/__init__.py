@@ -1,1 +1,17 @@
 """Attention: heads, latent attention, the patterns of visible keys, the cache."""
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.latent import Latent
+from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
+
+__all__ = [
+    "BlockSparse",
+    "Chunked",
+    "Everything",
+    "Fixed",
+    "GroupedQuery",
+    "Latent",
+    "QKNorm",
+    "SlidingWindow",
+    "Strided",
+]

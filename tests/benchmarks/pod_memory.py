@@ -98,8 +98,8 @@ def main() -> None:
     from train.data import Bytes, Data
     from train.experiment import Experiment, Training
     from train.optimizers.options import AdamW
-    from train.optimizers.schedules import Cosine
     from train.parallel import sharding
+    from train.schedules import Cosine
     from train.state import abstract_state
     from train.step import compile_train_step
 

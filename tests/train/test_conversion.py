@@ -30,8 +30,8 @@ from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.data.config import Bytes, TokenizerOf
 from train.loop import train
-from train.optimizers.schedules import Constant
 from train.run.loaded import load_params, load_run
+from train.schedules import Constant
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 # Names of several prefixes, parts joined in every way, experts one by one and together; tests/model/families/test_families.py has

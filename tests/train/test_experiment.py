@@ -13,7 +13,7 @@ from model.feedforward.mlp import Gated
 from train.data.config import Data
 from train.experiment import Experiment, Training
 from train.optimizers.options import AdamW
-from train.optimizers.schedules import Cosine
+from train.schedules import Cosine
 
 experiment = Experiment(
     model=ModelConfig(

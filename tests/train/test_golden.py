@@ -43,9 +43,9 @@ from model.vocabulary.multi_token import MultiToken
 from train.data import Batches, BestFit, Bytes, Data, Tail, open_dataset, prepare
 from train.experiment import Experiment, Samples, Training
 from train.optimizers.options import AdamW, Muon
-from train.optimizers.schedules import Cosine
 from train.parallel import feed, sharding
 from train.parallel.sharding import Mesh, make_mesh
+from train.schedules import Cosine
 from train.state import init_sharded, state_shardings
 from train.step import compile_eval_step, compile_train_step
 

@@ -34,13 +34,13 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
-from train.optimizers.schedules import Constant
 from train.parallel import sharding
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.files import write_json
 from train.run.folder import ORIGIN
 from train.run.progress import Progress
+from train.schedules import Constant
 from train.state import TrainState
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"

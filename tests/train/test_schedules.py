@@ -6,7 +6,7 @@ import pytest
 
 from model.errors import UserError
 from model.options import check
-from train.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay, learning_rate
+from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay, learning_rate
 
 # Each row: the schedule, then step -> rate in a run of 100 steps, worked out by hand.
 CASES = [
