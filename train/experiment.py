@@ -17,7 +17,7 @@ from train.data.config import Data, SentencePiece
 from train.files import read_json, write_json
 from train.guard import Guard
 from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.paths import IS_PATH, expanded, written_out
+from train.paths import IS_PATH, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.sharding import Mesh, Sharding
 
@@ -305,7 +305,6 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 
 def load(run: pathlib.Path) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
-    run = pathlib.Path(expanded(str(run)))
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")

@@ -39,6 +39,11 @@ def expanded(path: str) -> str:
     return full
 
 
+def as_path(path: str | pathlib.Path) -> pathlib.Path:
+    """A path that a script gives: text is expanded, a Path is not, as it drops the ./ of a name that begins with ~."""
+    return pathlib.Path(expanded(path)) if isinstance(path, str) else path
+
+
 def written_out(option: T, name: str = "") -> T:
     """A tree of options with the paths in it expanded. Raises UserError that names the field, under `name`."""
     if isinstance(option, tuple):

@@ -1,13 +1,17 @@
 import dataclasses
 import os
+import pathlib
 import pwd
 
 import pytest
 
 from model.errors import UserError
-from train.data.config import Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
+from train.data.config import Bytes, Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
+from train.data.dataset import is_dataset
+from train.data.tokenizers import BytesTokenizer, make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Training, _every_option
-from train.paths import expanded, written_out
+from train.paths import as_path, expanded, written_out
+from train.runs import load_run
 
 
 @pytest.fixture
@@ -22,6 +26,17 @@ def test_home_is_written_out_at_the_beginning_alone(home):
     assert expanded(f"~{pwd.getpwuid(os.getuid()).pw_name}/x") == pwd.getpwuid(os.getuid()).pw_dir + "/x"
     for path in ("a/~/b", "./~", "/~", "", "stdlib", "hf:x", "a~"):
         assert expanded(path) == path
+
+
+def test_a_name_that_begins_with_a_tilde(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert as_path("~/x") == pathlib.Path(f"{home}/x")
+    assert as_path("./~nobody-here") == as_path(as_path("./~nobody-here")) == pathlib.Path("~nobody-here")
+    save_tokenizer(BytesTokenizer(Bytes()), tmp_path / "~nobody-here")
+    assert make_tokenizer(TokenizerOf(path="./~nobody-here"), ()).vocab_size == 257
+    assert not is_dataset("./~nobody-here")
+    with pytest.raises(UserError, match="^~nobody-here is no run folder: it has no config.json"):
+        load_run("./~nobody-here")
 
 
 def test_an_unknown_user_is_named(home):

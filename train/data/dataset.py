@@ -16,6 +16,7 @@ from train.data.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, Shard, 
 from train.data.tokenizers import DESCRIPTION as TOKENIZER
 from train.data.tokenizers import Tokenizer, load_tokenizer
 from train.files import cannot_read, read_json, write_array, write_json
+from train.paths import as_path
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
@@ -149,13 +150,13 @@ class Dataset:
 
 def is_dataset(path: str | pathlib.Path) -> bool:
     """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
-    folder = pathlib.Path(path).expanduser()
+    folder = as_path(path)
     return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
 
 
 def open_dataset(path: str | pathlib.Path) -> Dataset:
     """Opens a dataset folder. Raises UserError when it is none, unfinished, damaged, or of another format."""
-    folder = pathlib.Path(path).expanduser()
+    folder = as_path(path)
     if not is_dataset(folder):
         raise UserError(f"{folder} is no finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize")
     about = read_json(folder / DESCRIPTION)
