@@ -21,7 +21,10 @@ from train.paths import as_path
 FORMAT = 1
 DESCRIPTION = "dataset.json"
 COUNTS = ("documents", "tokens", "bytes", "words")
-SPLIT_FORM = dict.fromkeys(COUNTS, int) | {"shards?": [SHARD_FORM]}
+SPLIT_FORM = dict.fromkeys(COUNTS, int) | {
+    "shards?": [SHARD_FORM],
+    "not_restored?": {"documents": int, "bytes": int},
+}
 FORM = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
 FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
 
@@ -134,7 +137,7 @@ class Dataset:
         """
         counted = self.about["splits"].get(split, {}).get("not_restored")
         if counted is not None:
-            return Lost(**counted)
+            return Lost(counted["documents"], counted["bytes"])
         return Lost() if self.tokenizer.is_lossless() else None
 
     def lost_in_words(self, split: str) -> str | None:
