@@ -26,9 +26,6 @@ from train.report import summary
 
 fuzzed = hypothesis.settings(
     max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.data.conftest import prose
@@ -115,7 +115,6 @@ def test_which_byte_level_tokenizers_are_compared_after_all(name):
     assert not keeps_bytes(byte_level(**NOT_KEPT[name]))
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.text("the </s><t>\u00e9\u0120\n")))
 def test_a_byte_level_tokenizer_loses_nothing(byte_level_tokenizer, text):
     assert byte_level_tokenizer.is_lossless()
