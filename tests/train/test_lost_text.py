@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.train.data.test_streaming import train_sentencepiece
+from tests.train.data.test_sentencepieces import train_sentencepiece
 from train.data import SentencePieceFile, Tail
 from train.files import read_json, write_json
 from train.loop import train

@@ -10,7 +10,7 @@ from train.data.config import Bytes, Data, HuggingFace, SentencePieceFile, Separ
 from train.data.dataset import is_dataset
 from train.data.tokenizers import BytesTokenizer, make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Training, _every_option
-from train.paths import as_path, expanded, written_out
+from train.paths import as_path, expanded, require_utf8, written_out
 from train.runs import load_run
 
 
@@ -37,6 +37,15 @@ def test_a_name_that_begins_with_a_tilde(home, tmp_path, monkeypatch):
     assert not is_dataset("./~nobody-here")
     with pytest.raises(UserError, match="^~nobody-here is no run folder: it has no config.json"):
         load_run("./~nobody-here")
+
+
+def test_a_folder_to_write_into_is_utf8_by_its_bytes(tmp_path, monkeypatch):
+    require_utf8(tmp_path / "\u00e9")
+    with pytest.raises(UserError, match=r"must be UTF-8, and this one is b'.*/caf\\xe9'; give another one"):
+        require_utf8(tmp_path / os.fsdecode(b"caf\xe9"))
+    # In a locale of ASCII text holds the bytes of each letter as surrogates.
+    monkeypatch.setattr(os, "fsencode", lambda path: os.fspath(path).encode("ascii", "surrogateescape"))
+    require_utf8(pathlib.Path("/", "\udcc3\udca9"))
 
 
 def test_an_unknown_user_is_named(home):

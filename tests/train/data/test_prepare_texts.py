@@ -72,7 +72,7 @@ def test_names_are_the_same_in_every_locale_and_in_every_worker(data, tmp_path, 
     for k in range(4):
         (text / os.fsdecode(b"caf\xe9 %d.txt" % k)).write_text(prose(k, 3000))
         (text / f"ö{k}.txt").write_text(prose(10 + k, 3000))
-    here = prepare(Data(path=str(text), tokenizer=Bytes()), tmp_path / os.fsdecode(b"d\xe9"), workers=2)
+    here = prepare(Data(path=str(text), tokenizer=Bytes()), tmp_path / "dé", workers=2)
     there = tmp_path / "ü"
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", LATIN, text, there], cwd=ROOT, env=environment, check=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.data.conftest import prose
-from tests.train.data.test_streaming import train_sentencepiece
+from tests.train.data.test_sentencepieces import train_sentencepiece
 from train.data import (
     Bytes,
     Data,
