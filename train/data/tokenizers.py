@@ -23,8 +23,7 @@ DESCRIPTION = "tokenizer_option.json"
 class Tokenizer(abc.ABC):
     """Encodes text as ids in [0, vocab_size) and back.
 
-    `end_of_document` is the id that ends a document (and, before the first one, begins it), or None. Encoding never
-    yields it and decoding leaves it out.
+    `end_of_document` is the id that ends a document, or None. Encoding never yields it and decoding leaves it out.
     """
 
     option: config.Tokenizer

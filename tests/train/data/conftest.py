@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import random
+import sys
 
 import pytest
 from hypothesis import strategies as st
@@ -50,6 +51,23 @@ def streamed(tokenizer, ids, groups):
         ids = ids[size:]
     assert not len(ids)
     return shown + stream.flush()
+
+
+def contents(folder):
+    """The files of a folder, by name."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
+
+
+def change(data, **fields):
+    """Options with other fields."""
+    return dataclasses.replace(data, **fields)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Several shards and several processes for a corpus of kilobytes."""
+    monkeypatch.setattr(sys.modules[prepare.__module__], "SMALLEST_SHARD", 4000)
+    monkeypatch.setattr(sys.modules[prepare.__module__], "BYTES_WORTH_A_PROCESS", 1)
 
 
 @pytest.fixture(scope="session")

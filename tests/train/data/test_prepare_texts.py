@@ -1,6 +1,5 @@
 """Preparing texts that are not plain: names of any bytes, other locales, tables without text, files left out."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -11,26 +10,10 @@ import types
 import pytest
 
 from model.errors import UserError
-from tests.train.data.conftest import prose
+from tests.train.data.conftest import change, contents, prose
 from train.data import Bytes, Data, Reporter, WholeFiles, open_dataset, prepare, workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-module = sys.modules[prepare.__module__]
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """Several shards and several processes for a corpus of kilobytes."""
-    monkeypatch.setattr(module, "SMALLEST_SHARD", 4000)
-    monkeypatch.setattr(module, "BYTES_WORTH_A_PROCESS", 1)
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
-
-
-def change(data, **fields):
-    return dataclasses.replace(data, **fields)
 
 
 @pytest.mark.parametrize("validation", [WholeFiles(), None])
