@@ -10,7 +10,7 @@ import dataclasses
 
 from configs.quickstart import experiment as base
 from train.experiment import Checkpoints, Evaluation
-from train.schedules import WarmupStableDecay
+from train.optimizers.schedules import WarmupStableDecay
 
 experiment = dataclasses.replace(
     base,

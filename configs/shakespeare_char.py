@@ -10,17 +10,17 @@ nanoGPT draws windows of the text at random, with replacement. Here every epoch 
 and visits each window once, so that batch n is a function of (data, seed, n).
 """
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
-from model.embedding import Tied
-from model.feedforward import MLP
-from model.initialization import Normal
+from model.feedforward.mlp import MLP
 from model.norms import LayerNorm
-from model.positions import Learned
+from model.parameters import Normal
+from model.positions.absolute import Learned
+from model.vocabulary.embedding import Tied
 from train.data.config import Characters, Concatenate, Data, Tail
 from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
-from train.optimizers import AdamW
-from train.schedules import Cosine
+from train.optimizers.options import AdamW
+from train.optimizers.schedules import Cosine
 
 experiment = Experiment(
     model=ModelConfig(

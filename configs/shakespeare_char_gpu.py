@@ -11,9 +11,9 @@ python -m launch.evaluate --run=... --checkpoint=best measures the best checkpoi
 import dataclasses
 
 from configs.shakespeare_char import experiment as base
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.dropout import Dropout
-from model.feedforward import MLP
+from model.feedforward.mlp import MLP
 from train.experiment import Checkpoints, Evaluation
 
 experiment = dataclasses.replace(

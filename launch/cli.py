@@ -14,9 +14,9 @@ from absl import logging as absl_logging
 
 from launch import streams
 from model.errors import UserError
-from train.formatting import visible_lines
-from train.paths import expanded
-from train.preemption import EXIT_PREEMPTED, Stopped, ends_politely
+from train.process.preemption import EXIT_PREEMPTED, Stopped, ends_politely
+from train.run.formatting import visible_lines
+from train.run.paths import expanded
 
 flags.disclaim_key_flags()  # those of define_path are the command's that calls it
 
@@ -170,10 +170,10 @@ def prepare_jax(*, keep_memory: bool = True) -> None:
 
     # That no TPU is there is no news on a machine without one.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
-    from train.host import keep_freed_memory, return_freed_memory
+    from train.process.allocator import keep_freed_memory, return_freed_memory
 
-    # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see train/host.py. The
-    # setting counts when the backend starts, which is what asking for its name does.
+    # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see
+    # train/process/allocator.py. The setting counts when the backend starts, which is what asking for its name does.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu" and keep_memory:
         keep_freed_memory()
@@ -189,7 +189,7 @@ def compilation_cache() -> str | None:
     An entry that a killed process left half-written is removed.
     None, after a line on standard error, where there is no such folder and none can be made, or it cannot be written.
     """
-    from train.compilation_cache import remove_broken_entries
+    from train.process.compilation_cache import remove_broken_entries
 
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
     if given and "://" in given:  # jax knows the way

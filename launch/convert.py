@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
 def _read(source: pathlib.Path, run: pathlib.Path) -> int:
     from model.precision import Dtype
     from train.conversion.reading import read_published
-    from train.data.tokenizers import load_tokenizer
+    from train.data.tokenizers.interface import load_tokenizer
 
     experiment = read_published(
         source,
@@ -82,7 +82,7 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
         compute=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
     )
-    from model.flops import count_parameters
+    from model.cost import count_parameters
 
     precision = experiment.model.precision
     cli.say(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
 
 
 def _info() -> int:
-    from train.data.summary import summary, verify
+    from train.data.prepare.summary import summary, verify
 
     if not PATH.value:
         raise UserError("--path is missing: the dataset folder, such as --path=runs/quickstart/data")
@@ -54,9 +54,9 @@ def _show() -> int:
     if STEP.value < 1:
         raise UserError(f"--step={STEP.value}: steps count from 1")
     from train import experiment as experiments
-    from train.data.dataset import dataset_of_run
-    from train.data.pipeline import Batches
-    from train.data.summary import documents_of_step
+    from train.data.batches.pipeline import Batches
+    from train.data.prepare.summary import documents_of_step
+    from train.data.shards.dataset import dataset_of_run
 
     run = pathlib.Path(RUN.value)
     experiment = experiments.load(run)

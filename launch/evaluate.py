@@ -24,7 +24,7 @@ from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
-from train.paths import expanded
+from train.run.paths import expanded
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Result
@@ -68,8 +68,8 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train.evaluation.documents import from_files
     from train.evaluation.evaluate import evaluate
-    from train.progress import Progress
-    from train.runs import load_run
+    from train.run.loaded import load_run
+    from train.run.progress import Progress
 
     run = load_run(RUN.value, CHECKPOINT.value)
     documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
 
 def table(result: "Result", text: str) -> str:
     """The result as lines for a person; `text` says what was measured."""
-    from train.formatting import visible
+    from train.run.formatting import visible
 
     found = result.as_json()
     lines = [f"{visible(str(result.run))}, step {result.step}, on {visible(text)}", ""]
@@ -106,7 +106,7 @@ def table(result: "Result", text: str) -> str:
 
 
 def _shown(value: float | None, otherwise: str) -> str:
-    from train.formatting import number
+    from train.run.formatting import number
 
     return otherwise if value is None else number(value)
 

@@ -20,9 +20,9 @@ from launch import cli, streams
 from model.errors import UserError
 
 if TYPE_CHECKING:
-    from model.sampling import Sampling
-    from train.continuation import Continuation
-    from train.prompts import Prompt
+    from model.inference.sampling import Sampling
+    from train.generation.prompts import Prompt
+    from train.generation.texts import Continuation
 
 RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
@@ -71,9 +71,9 @@ def main(argv: list[str]) -> int:
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
     cli.prepare_jax()
-    from train import sharding
-    from train.continuation import check_prompts, continue_texts
-    from train.runs import load_run
+    from train.generation.texts import check_prompts, continue_texts
+    from train.parallel import sharding
+    from train.run.loaded import load_run
 
     run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
     texts, places = zip(*given, strict=True)
@@ -110,8 +110,8 @@ def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[Con
 
 def _sampling() -> "Sampling":
     """The sampling that the flags ask for. Raises UserError that names them."""
+    from model.inference.sampling import Sampling
     from model.options import find_problems
-    from model.sampling import Sampling
 
     sampling = Sampling(
         max_tokens=MAX_TOKENS.value,
@@ -130,7 +130,7 @@ def _sampling() -> "Sampling":
 
 def _prompts() -> "list[Prompt]":
     """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
-    from train.prompts import Prompt, from_flags, read_prompts
+    from train.generation.prompts import Prompt, from_flags, read_prompts
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")

@@ -38,7 +38,7 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train.experiment import from_file
     from train.loop import train
-    from train.preemption import EXIT_PREEMPTED
+    from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary, write_report
 
     run = pathlib.Path(RUN.value)
@@ -56,14 +56,14 @@ def main(argv: list[str]) -> int:
 
 def _compare(run: pathlib.Path) -> None:
     """Writes RUN/evaluation.json, unless it is there for this checkpoint already."""
-    from train import sharding
     from train.evaluation.baselines import text_baselines
     from train.evaluation.documents import split_text
     from train.evaluation.evaluate import MEASURES, evaluate
     from train.evaluation.parsing import parse_share
-    from train.files import read_json, replace_file, write_json
-    from train.runs import load_run
-    from train.samples import draw_samples
+    from train.generation.samples import draw_samples
+    from train.parallel import sharding
+    from train.run.files import read_json, replace_file, write_json
+    from train.run.loaded import load_run
 
     loaded = load_run(run)
     path = run / "evaluation.json"

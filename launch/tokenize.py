@@ -49,10 +49,10 @@ def main(argv: list[str]) -> int:
     if not source or not folder:
         missing = "output, the dataset folder to make," if source else "input, the text to tokenize,"
         raise UserError(f"--{missing} is missing; see python -m launch.tokenize --help")
-    from train.data.dataset import is_dataset
-    from train.data.prepare import prepare
-    from train.data.progress import TerminalReporter
-    from train.data.summary import summary
+    from train.data.prepare.prepare import prepare
+    from train.data.prepare.progress import TerminalReporter
+    from train.data.prepare.summary import summary
+    from train.data.shards.dataset import is_dataset
 
     if is_dataset(source):
         raise UserError(f"--input={source} is tokenized already; give its folder to launch.train as data.path")

@@ -43,7 +43,7 @@ def main(argv: list[str]) -> int:
     if PRINT_CONFIG.value:
         return _print_config(experiment)
     from train.loop import train
-    from train.preemption import EXIT_PREEMPTED
+    from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary
 
     run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
@@ -60,9 +60,10 @@ def _print_config(experiment: object) -> int:
     import json
 
     from model.options import to_json
-    from train import parameters, sharding
     from train.experiment import Experiment
     from train.loop import check_mesh
+    from train.parallel import sharding
+    from train.run import parameter_table as parameters
 
     assert isinstance(experiment, Experiment)
     check_mesh(experiment)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.config import ModelConfig
-from model.experts import Experts, MixtureOfExperts
-from model.feedforward import FeedForward
-from model.initialization import ParameterMaker
+from model.feedforward.experts import Experts, MixtureOfExperts
+from model.feedforward.mlp import FeedForward
 from model.layers import Layer
 from model.mixers import new_mixer
 from model.norms import Norm
+from model.parameters import ParameterMaker
 from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.taps import Context
 

@@ -4,22 +4,22 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.dropout import Dropout
-from model.embedding import Tied, Untied
-from model.experts import Experts
-from model.feedforward import MLP, Gated
-from model.initialization import FanIn, Normal
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import MLP, Gated
 from model.layers import Except, Layer
 from model.mixers import Mixer
-from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import differences, to_json
-from model.positions import Learned, NoPositions, Position, Sinusoidal
+from model.parameters import FanIn, Normal
+from model.positions.absolute import Learned, NoPositions, Position, Sinusoidal
+from model.positions.rotary import Rotary
 from model.precision import Precision
-from model.recurrence import Recurrent
+from model.recurrent.memory import Recurrent
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
-from model.rotary import Rotary
+from model.vocabulary.embedding import Tied, Untied
+from model.vocabulary.multi_token import MultiToken
 
 # Fields that say how a model is trained and run: one may take the parameters of another that differs in these.
 OF_TRAINING = ("dropout", "initialization", "precision", "scan_layers", "remat")

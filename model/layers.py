@@ -11,12 +11,12 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from model.alibi import ALiBi
-from model.experts import Experts
-from model.feedforward import MLP, Gated
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import MLP, Gated
 from model.mixers import Mixer
-from model.positions import NoPositions
-from model.rotary import Rotary
+from model.positions.absolute import NoPositions
+from model.positions.alibi import ALiBi
+from model.positions.rotary import Rotary
 
 LONGEST_PATTERN = 16
 

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from model.attention import Attention, GroupedQuery
-from model.cache import Cache
-from model.delta_rule import DeltaHeads, GatedDelta
-from model.gru import GRU, GatedRecurrentUnits
-from model.initialization import ParameterMaker
-from model.latent_attention import Latent, LatentAttention, LatentCache
-from model.linear_attention import LinearAttention, LinearAttentionHeads
-from model.lstm import LSTM, LongShortTermMemory
-from model.recurrence import State
+from model.attention.cache import Cache
+from model.attention.grouped_query import Attention, GroupedQuery
+from model.attention.latent import Latent, LatentAttention, LatentCache
+from model.parameters import ParameterMaker
+from model.recurrent.delta import DeltaHeads, GatedDelta
+from model.recurrent.gru import GRU, GatedRecurrentUnits
+from model.recurrent.linear import LinearAttention, LinearAttentionHeads
+from model.recurrent.lstm import LSTM, LongShortTermMemory
+from model.recurrent.memory import State
 
 Mixer = GroupedQuery | Latent | LinearAttention | GatedDelta | LSTM | GRU
 MixerCache = Cache | LatentCache | State

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.initialization import ParameterMaker
+from model.parameters import ParameterMaker
 from model.recompute import recomputed
 
 

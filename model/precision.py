@@ -20,7 +20,7 @@ class Precision:
 
     `reductions` holds for norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
     routing to experts is always float32, and so is what a recurrent mixer carries from one pass to the next.
-    Optimizer moments follow `parameters`, which as bfloat16 lose small updates: train/rounding.py counts and says them.
+    Optimizer moments follow `parameters`, which as bfloat16 lose small updates (train/optimizers/rounding.py).
     How a device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs round the factors to fewer bits
     unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """

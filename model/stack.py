@@ -14,9 +14,9 @@ from flax import nnx
 from model.block import Block
 from model.config import ModelConfig
 from model.errors import UserError
-from model.initialization import ParameterMaker
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
+from model.parameters import ParameterMaker
 from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.

@@ -11,12 +11,12 @@ from typing import Any
 
 import jax
 
-from model.alibi import ALiBi
 from model.dropout import drop
-from model.kernels import Places
-from model.rotary import RotaryTable
+from model.kernels.blocks import Places
+from model.positions.alibi import ALiBi
+from model.positions.rotary import RotaryTable
 
-# Places an activation on the mesh by the logical names of its axes; train/sharding.py provides the real one.
+# Places an activation on the mesh by the logical names of its axes; train/parallel/sharding.py provides the real one.
 Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 
 

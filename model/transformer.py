@@ -14,24 +14,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model import masks
-from model.ahead import look_ahead, new_modules
-from model.alibi import ALiBi
+from model.attention import patterns as masks
 from model.config import ModelConfig
-from model.embedding import Embedding
 from model.errors import UserError
-from model.initialization import ParameterMaker
-from model.multi_token import Text
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
 from model.output import Output
-from model.positions import Position, PositionEmbedding
+from model.parameters import ParameterMaker
+from model.positions.absolute import Position, PositionEmbedding
+from model.positions.alibi import ALiBi
+from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
-from model.recurrence import Recurrent
+from model.recurrent.memory import Recurrent
 from model.residual import PostNorm
-from model.rotary import RotaryTable, rotary_table
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Shard, Surroundings, unsharded
+from model.vocabulary.embedding import Embedding
+from model.vocabulary.multi_token import Text
+from model.vocabulary.multi_token_modules import look_ahead, new_modules
 
 Params = dict[str, Any]
 
@@ -130,7 +130,7 @@ def forward(
         recurrent state alone.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
-      targets_BT: the token that comes next to each, for losses that need it (model/multi_token.py).
+      targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
       shard: places activations on a mesh.
       taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
 

@@ -67,14 +67,14 @@ def tiny_experiment(tiny_text):
     tiny_experiment(training__num_steps=3, model__position="Learned()") changes two fields: `__` stands for a dot, text
     is read as `--set` reads it, and any other value is taken as it is.
     """
-    from model.attention import GroupedQuery
+    from model.attention.grouped_query import GroupedQuery
     from model.config import ModelConfig
-    from model.feedforward import Gated
+    from model.feedforward.mlp import Gated
     from model.options import check, override
     from train.data.config import Bytes, Data, Tail
     from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Samples, Training
-    from train.optimizers import AdamW
-    from train.schedules import Cosine
+    from train.optimizers.options import AdamW
+    from train.optimizers.schedules import Cosine
 
     base = Experiment(
         model=ModelConfig(

@@ -14,12 +14,12 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.options import alternatives, check, differences, fields_of, from_json, nearest, override, to_json
 from train.data.config import Data, SentencePiece
-from train.files import read_json, write_json
-from train.guard import Guard
-from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.paths import IS_PATH, written_out
-from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
-from train.sharding import Mesh, Sharding
+from train.optimizers.guard import Guard
+from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from train.optimizers.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
+from train.parallel.sharding import Mesh, Sharding
+from train.run.files import read_json, write_json
+from train.run.paths import IS_PATH, written_out
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -15,32 +15,35 @@ import jax
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
-from train import feed, parameters, rounding, run_folder, sharding
-from train.checkpoint_faults import UnreadableError
-from train.checkpoints import CheckpointStore
-from train.clock import PROCESS_START, Clock
-from train.continuation import check_prompts
-from train.data import settings
+from train.checkpoints.faults import UnreadableError
+from train.checkpoints.store import CheckpointStore
+from train.data.batches.pipeline import Batches
 from train.data.config import HuggingFace, SentencePieceFile
-from train.data.dataset import Dataset, is_dataset, open_dataset
-from train.data.pipeline import Batches
-from train.data.prepare import prepare
-from train.data.progress import TerminalReporter
-from train.data.tokenizers import Tokenizer
-from train.environment import record_session
-from train.evaluation.split import SplitEvaluation
+from train.data.prepare import settings
+from train.data.prepare.prepare import prepare
+from train.data.prepare.progress import TerminalReporter
+from train.data.shards.dataset import Dataset, is_dataset, open_dataset
+from train.data.tokenizers.interface import Tokenizer
+from train.evaluation.validation import SplitEvaluation
 from train.experiment import Experiment
-from train.files import write_json
-from train.formatting import fixed
-from train.metrics import MetricsWriter, read_metrics, read_status
-from train.optimizers import evaluation_params
-from train.paths import written_out
-from train.preemption import StopRequest
-from train.progress import Progress
+from train.generation.samples import draw_samples
+from train.generation.texts import check_prompts
+from train.optimizers import rounding
+from train.optimizers.options import evaluation_params
+from train.parallel import feed, sharding
+from train.process.preemption import StopRequest
 from train.report import write_report
-from train.runs import load_params
-from train.samples import draw_samples
-from train.start import check_start, starting_params
+from train.run import folder as run_folder
+from train.run import parameter_table as parameters
+from train.run.clock import PROCESS_START, Clock
+from train.run.environment import record_session
+from train.run.files import write_json
+from train.run.formatting import fixed
+from train.run.loaded import load_params
+from train.run.metrics import MetricsWriter, read_metrics, read_status
+from train.run.paths import written_out
+from train.run.pretrained import check_start, starting_params
+from train.run.progress import Progress
 from train.state import TrainState, abstract_state, init_sharded, state_shardings
 from train.step import compile_train_step
 

@@ -8,8 +8,9 @@ from flax import struct
 
 from model.config import ModelConfig
 from model.transformer import abstract_params, init, logical_axes
-from train import optimizers, sharding
-from train.guard import Guard, GuardState, new_guard_state
+from train.optimizers import options as optimizers
+from train.optimizers.guard import Guard, GuardState, new_guard_state
+from train.parallel import sharding
 
 
 @struct.dataclass

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import optax
 
 from model.config import ModelConfig
+from model.feedforward.loads import move_load_biases, utilisation
 from model.taps import Shard
 from model.transformer import forward, logical_axes
-from model.utilisation import move_load_biases, utilisation
-from train import optimizers, schedules, sharding
 from train.experiment import Experiment
-from train.guard import judge
-from train.losses import token_losses, token_nll, with_model_losses
-from train.rounding import lost_updates
+from train.objectives.next_token import token_losses, token_nll, with_model_losses
+from train.optimizers import options as optimizers
+from train.optimizers import schedules
+from train.optimizers.guard import judge
+from train.optimizers.rounding import lost_updates
+from train.parallel import sharding
 from train.state import TrainState, state_shardings
 
 Batch = dict[str, jax.Array]

@@ -8,6 +8,6 @@ Hardware and time: as configs/quickstart.py. Compare the two reports, over sever
 import dataclasses
 
 from configs.quickstart import experiment as base
-from model.positions import NoPositions
+from model.positions.absolute import NoPositions
 
 experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, position=NoPositions()))

@@ -10,7 +10,7 @@ Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose comma
 import dataclasses
 
 from configs.shakespeare_char import experiment as base
-from model.delta_rule import GatedDelta
+from model.recurrent.delta import GatedDelta
 
 mixer = GatedDelta(num_heads=4, head_dim=26, value_head_dim=24)
 experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))

@@ -10,7 +10,7 @@ Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose comma
 import dataclasses
 
 from configs.shakespeare_char import experiment as base
-from model.gru import GRU
+from model.recurrent.gru import GRU
 
 mixer = GRU(head_dim=85)
 experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))

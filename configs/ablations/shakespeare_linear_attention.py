@@ -10,7 +10,7 @@ Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose comma
 import dataclasses
 
 from configs.shakespeare_char import experiment as base
-from model.linear_attention import LinearAttention
+from model.recurrent.linear import LinearAttention
 
 mixer = LinearAttention(num_heads=4)
 experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))

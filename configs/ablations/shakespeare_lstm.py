@@ -10,7 +10,7 @@ Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose comma
 import dataclasses
 
 from configs.shakespeare_char import experiment as base
-from model.lstm import LSTM
+from model.recurrent.lstm import LSTM
 
 mixer = LSTM(head_dim=71)
 experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))

@@ -1,6 +1,6 @@
 """Published families: a config from their config.json, and their weights both ways; one family a file.
 
-To add one, write its file (model/families/llama.py is the example) and name it in `FAMILIES`.
+To add one, write its file (model/families/each/llama.py is the example) and name it in `FAMILIES`.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import (
+from model.families.each import (
     bloom,
     cohere2,
     deepseek,

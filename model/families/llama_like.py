@@ -3,17 +3,17 @@
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
+from model.attention.patterns import Everything, Pattern, SlidingWindow
 from model.config import ModelConfig
-from model.embedding import Tied, Untied
 from model.errors import UserError
 from model.families.published import ACTIVATIONS, Published
 from model.families.rotary import context_length, publish_rotary
 from model.families.weights import Weight
-from model.feedforward import Gated
+from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.masks import Everything, Pattern, SlidingWindow
 from model.norms import RMSNorm
+from model.vocabulary.embedding import Tied, Untied
 
 Kind = TypeVar("Kind", bound=Hashable)
 

@@ -15,15 +15,15 @@ their factor, matrices by their inputs.
 
 import dataclasses
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
+from model.attention.patterns import SlidingWindow
 from model.config import ModelConfig
 from model.dropout import Dropout
-from model.feedforward import MLP
-from model.initialization import FanIn
+from model.feedforward.mlp import MLP
 from model.layers import Except
-from model.masks import SlidingWindow
 from model.norms import LayerNorm
-from model.positions import Learned, Sinusoidal
+from model.parameters import FanIn
+from model.positions.absolute import Learned, Sinusoidal
 from model.residual import Multipliers, PostNorm
 
 

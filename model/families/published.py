@@ -9,7 +9,7 @@ from typing import Any
 
 from model.dropout import Dropout
 from model.errors import UserError
-from model.feedforward import Activation
+from model.feedforward.mlp import Activation
 from model.options import nearest
 
 REQUIRED: Any = object()

@@ -4,8 +4,8 @@ import math
 from typing import Any
 
 from model.families.published import REQUIRED, Published
-from model.rotary import Rotary
-from model.rotary_scaling import DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
+from model.positions.rotary import Rotary
+from model.positions.scaling import DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, Scaling, YaRN
 
 
 def rotary(

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.layers import grouped

@@ -20,11 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model import masks
-from model.alibi import slopes
-from model.kernels import Scoring, attend
+from model.attention import patterns as masks
+from model.kernels.blocks import Scoring, attend
+from model.positions.alibi import slopes
 from tests.benchmarks.command import run
-from train.environment import peak_flops
+from train.run.environment import peak_flops
 
 Arrays = dict[str, Any]
 REQUESTS: dict[str, Arrays] = {

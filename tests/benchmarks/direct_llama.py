@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
-from model.embedding import Untied
-from model.feedforward import Gated
+from model.feedforward.mlp import Gated
 from model.transformer import abstract_params, forward, init
+from model.vocabulary.embedding import Untied
 from tests.benchmarks.command import run
 
 HEADS, KV_HEADS = 8, 2

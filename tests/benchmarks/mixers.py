@@ -21,13 +21,13 @@ import numpy as np
 
 from launch.cli import prepare_jax
 from model.config import ModelConfig
-from model.flops import count_parameters
+from model.cost import count_parameters
 from model.transformer import forward, init
 from tests.benchmarks.command import ROOT, path, run
 from train.experiment import from_file
 from train.loop import train
-from train.metrics import read_metrics
-from train.runs import load_run
+from train.run.loaded import load_run
+from train.run.metrics import read_metrics
 
 CONFIGS = {
     "attention": "configs/shakespeare_char.py",

@@ -20,8 +20,8 @@ def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:
     import jax
     import numpy as np
 
-    from train.losses import token_nll
-    from train.runs import load_run
+    from train.objectives.next_token import token_nll
+    from train.run.loaded import load_run
 
     loaded = load_run(folder)
     data = loaded.experiment.data
@@ -48,7 +48,7 @@ def main() -> None:
     from launch.cli import prepare_jax
     from train.experiment import from_file
     from train.loop import train
-    from train.metrics import read_metrics
+    from train.run.metrics import read_metrics
 
     prepare_jax()
 

@@ -52,10 +52,10 @@ class Ours:
 
         prepare_jax()
         from train import experiment as experiments
-        from train import feed, sharding
-        from train.data.dataset import open_dataset
-        from train.data.pipeline import Batches
-        from train.data.prepare import prepare
+        from train.data.batches.pipeline import Batches
+        from train.data.prepare.prepare import prepare
+        from train.data.shards.dataset import open_dataset
+        from train.parallel import feed, sharding
         from train.state import init_sharded, state_shardings
         from train.step import compile_train_step
 

@@ -95,11 +95,11 @@ def main() -> None:
     from model.families.sizes import published
     from model.options import check, override
     from model.precision import Precision
-    from train import sharding
     from train.data import Bytes, Data
     from train.experiment import Experiment, Training
-    from train.optimizers import AdamW
-    from train.schedules import Cosine
+    from train.optimizers.options import AdamW
+    from train.optimizers.schedules import Cosine
+    from train.parallel import sharding
     from train.state import abstract_state
     from train.step import compile_train_step
 

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from train import run_folder
+from train.run import folder as run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -85,7 +85,7 @@ def skip_if_installed(name):
 
 
 def test_an_unknown_field_in_a_config(refused, config):
-    config.write_text("from train.optimizers import AdamW\nexperiment = AdamW(beta1=0.9)\n")
+    config.write_text("from train.optimizers.options import AdamW\nexperiment = AdamW(beta1=0.9)\n")
     assert "line 2: TypeError: AdamW.__init__() got an unexpected keyword argument 'beta1'" in refused()
 
 
@@ -100,7 +100,6 @@ def test_configs_and_flags(refused, command, tmp_path):
     assert "--config is empty" in refused("--config=", own_config=False)
     assert "--set is empty" in refused("--set=")
     assert "holds a NUL" in refused("--run=a\0b")
-    assert "must be UTF-8, and this one is" in refused(run=tmp_path / "z\udcff")
     assert "File name too long" in refused(f"--run={'x' * 5000}")
     text = refused("--confg=x.py")
     assert "Unknown command line flag 'confg'" in text

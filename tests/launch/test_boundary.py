@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from launch import streams
 from model.errors import UserError
+from model.inference.sampling import Sampling
 from model.options import check, fields_of, find_problems, from_json, override, to_json, walk
-from model.sampling import Sampling
-from train.continuation import check_prompts
 from train.data.config import Bytes
-from train.data.dataset import open_dataset
-from train.data.tokenizers import BytesTokenizer, load_tokenizer
-from train.environment import read_sessions
+from train.data.shards.dataset import open_dataset
+from train.data.tokenizers.interface import BytesTokenizer, load_tokenizer
 from train.experiment import Experiment, load
-from train.formatting import visible
-from train.prompts import read_prompts
+from train.generation.prompts import read_prompts
+from train.generation.texts import check_prompts
 from train.report import summary
+from train.run.environment import read_sessions
+from train.run.formatting import visible
 
 fuzzed = hypothesis.settings(
     max_examples=25,

@@ -9,7 +9,7 @@ import pytest
 
 from launch import cli, streams
 from train.evaluation import evaluate
-from train.preemption import EXIT_PREEMPTED
+from train.process.preemption import EXIT_PREEMPTED
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from train import continuation
-from train.continuation import Continuation
+from train.generation import texts as continuation
+from train.generation.texts import Continuation
 
 MODULE = "launch.generate"
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,7 +1,7 @@
 import subprocess
 import sys
 
-from train.metrics import MetricsWriter
+from train.run.metrics import MetricsWriter
 
 
 def command(*arguments):

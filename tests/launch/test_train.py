@@ -12,9 +12,9 @@ import pytest
 
 from model.options import from_json
 from train import loop
-from train.evaluation.split import SplitEvaluation
+from train.evaluation.validation import SplitEvaluation
 from train.experiment import Experiment, load
-from train.metrics import read_metrics, read_status
+from train.run.metrics import read_metrics, read_status
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 

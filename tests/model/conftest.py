@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
-from model.feedforward import Gated
-from model.initialization import ParameterMaker
+from model.feedforward.mlp import Gated
+from model.parameters import ParameterMaker
 from model.taps import Context
 from model.transformer import abstract_params, forward
 

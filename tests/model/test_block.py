@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model import masks
+from model.attention import patterns as masks
 from model.block import Block
-from model.initialization import Normal, ParameterMaker
+from model.parameters import Normal, ParameterMaker
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.taps import Context
 

@@ -14,18 +14,18 @@ import pytest
 from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
-from model.attention import GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.latent import Latent
+from model.attention.patterns import Fixed
 from model.config import ModelConfig
-from model.dispatch import Capacity
+from model.cost import count_parameters
 from model.dropout import Dropout
 from model.errors import UserError
-from model.flops import count_parameters
-from model.initialization import FanIn
-from model.latent_attention import Latent
+from model.feedforward.dispatch import Capacity
 from model.layers import Except
-from model.masks import Fixed
 from model.options import alternatives, check, fields_of, find_problems, from_json, to_json
-from model.positions import Learned, NoPositions
+from model.parameters import FanIn
+from model.positions.absolute import Learned, NoPositions
 from model.precision import Precision
 from model.residual import PostNorm
 from model.stack import empty_caches
@@ -45,7 +45,7 @@ NUMBERS = {
     "chunk": [3, 64],
     "epsilon": [1e-5, 1e-2],
     "theta": [100.0, 10_000.0],
-    "original_length": [8, 10],  # not below LENGTH: beyond it a cache is another function (model/rotary_scaling.py)
+    "original_length": [8, 10],  # not below LENGTH: beyond it a cache is another function (model/positions/scaling.py)
 }
 LAYERS = ["0", "-1", ":1", "1::2", "::3", "2:"]
 # With room for every token in every expert: what is dropped depends on the tokens beside, of which a cache has fewer.

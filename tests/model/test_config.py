@@ -5,27 +5,27 @@ import dataclasses
 import jax
 import pytest
 
-from model.alibi import ALiBi
-from model.attention import GroupedQuery, QKNorm
-from model.balance import BalanceLoss, LoadBias
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.patterns import SlidingWindow
 from model.config import differences_of_models
 from model.dropout import Dropout
 from model.errors import UserError
-from model.experts import Experts
-from model.feedforward import MLP, Gated
-from model.initialization import FanIn, Normal
+from model.feedforward.balance import BalanceLoss, LoadBias
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import MLP, Gated
 from model.layers import Except
-from model.masks import SlidingWindow
-from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
-from model.positions import Learned, NoPositions, Sinusoidal
+from model.parameters import FanIn, Normal
+from model.positions.absolute import Learned, NoPositions, Sinusoidal
+from model.positions.alibi import ALiBi
+from model.positions.query_scale import LogTemperature
+from model.positions.rotary import Rotary
+from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from model.precision import Precision
 from model.residual import Multipliers, PostNorm
-from model.rotary import Rotary
-from model.rotary_scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
-from model.temperature import LogTemperature
 from model.transformer import abstract_params, init
+from model.vocabulary.multi_token import MultiToken
 
 # ------------------------------------------------------------------------------------------------------- checks
 

@@ -1,13 +1,13 @@
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
+from model.attention.patterns import SlidingWindow
 from model.errors import UserError
-from model.feedforward import MLP, Gated
+from model.feedforward.mlp import MLP, Gated
 from model.layers import Except, Group, grouped
-from model.masks import SlidingWindow
 from model.options import check
-from model.positions import Learned, NoPositions
-from model.rotary import Rotary
+from model.positions.absolute import Learned, NoPositions
+from model.positions.rotary import Rotary
 from model.transformer import abstract_params
 
 

@@ -12,10 +12,10 @@ import pytest
 
 from model.config import ModelConfig
 from model.errors import UserError
+from model.feedforward.loads import move_load_biases
 from model.layers import Except
 from model.options import alternatives, check, fields_of, item_annotation, option_classes, override
 from model.transformer import abstract_params, forward, init
-from model.utilisation import move_load_biases
 
 # What a change must be seen in:
 #   parameters  their names, shapes or dtypes

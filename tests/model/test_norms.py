@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.initialization import Normal, ParameterMaker
 from model.norms import LayerNorm, Norm, RMSNorm
+from model.parameters import Normal, ParameterMaker
 
 
 def build(option, width=8, reductions="float32", seed=0):

@@ -4,9 +4,9 @@ from typing import Any, Literal
 
 import pytest
 
-from model.attention import GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.config import ModelConfig
-from model.feedforward import MLP
+from model.feedforward.mlp import MLP
 from model.norms import LayerNorm
 from model.options import (
     check,
@@ -22,7 +22,7 @@ from model.options import (
     to_json,
     walk,
 )
-from model.positions import NoPositions
+from model.positions.absolute import NoPositions
 from tests.model.carts import CART, Cart, Ski, Wheel, refused
 
 

@@ -4,9 +4,9 @@ import dataclasses
 
 import pytest
 
-from model.attention import GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.config import ModelConfig
-from model.feedforward import Gated
+from model.feedforward.mlp import Gated
 from model.norms import LayerNorm, RMSNorm
 from model.options import (
     check,
@@ -14,7 +14,7 @@ from model.options import (
     parse_value,
     to_json,
 )
-from model.rotary import Rotary
+from model.positions.rotary import Rotary
 from tests.model.carts import CART, Cart, Ski, Wheel, refused
 
 

@@ -4,13 +4,13 @@ import jax
 import numpy as np
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
+from model.attention.patterns import Chunked, SlidingWindow
 from model.errors import UserError
-from model.feedforward import Gated
+from model.feedforward.mlp import Gated
 from model.layers import Except, grouped
-from model.masks import Chunked, SlidingWindow
-from model.positions import NoPositions
-from model.rotary import Rotary
+from model.positions.absolute import NoPositions
+from model.positions.rotary import Rotary
 from model.transformer import forward
 
 BASE = GroupedQuery(num_heads=4, num_kv_heads=2)

@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.experts import Experts, Shared
-from model.feedforward import Gated
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.mlp import Gated
 from model.taps import Context
 from model.transformer import abstract_params, forward
 

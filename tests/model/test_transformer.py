@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.alibi import ALiBi
-from model.attention import GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.config import ModelConfig
-from model.embedding import Tied, Untied
 from model.errors import UserError
-from model.feedforward import MLP, Gated
+from model.feedforward.mlp import MLP, Gated
 from model.norms import LayerNorm, RMSNorm
-from model.positions import Learned, NoPositions, Sinusoidal
+from model.positions.absolute import Learned, NoPositions, Sinusoidal
+from model.positions.alibi import ALiBi
+from model.positions.rotary import Rotary
 from model.residual import PostNorm, PreNorm
-from model.rotary import Rotary
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
+from model.vocabulary.embedding import Tied, Untied
 
 # ----------------------------------------------------------------------------------------- two decoders in NumPy
 

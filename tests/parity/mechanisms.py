@@ -2,7 +2,7 @@
 
 fields      how many fields tests/model/test_liveness.py changes, each of which must be seen
 reference   what its numbers are compared with, and where
-decoding    whether tests/model/test_cache.py compares it, decoded from its cache or state, with the whole sequence
+decoding    whether tests/model/attention/test_cache.py compares it, decoded from its cache or state, with the whole sequence
 families    in how many of the published families it is, compared with `transformers` (tests/fixtures/families)
 
 Besides, tests/model/test_combinations.py draws all of them at random, together.
@@ -14,11 +14,11 @@ import pathlib
 
 from model.dropout import Dropout
 from model.families import FAMILIES, config_of
-from model.initialization import Normal
+from model.parameters import Normal
 from model.precision import Precision
 from model.residual import Multipliers
+from tests.model.attention.test_cache import CONFIGS
 from tests.model.conftest import small_config
-from tests.model.test_cache import CONFIGS
 from tests.model.test_liveness import reachable
 from tests.parity.table import table
 
@@ -28,42 +28,54 @@ FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 REFERENCES = {
     "NoPositions": (
         "order of earlier tokens",
-        "model/test_positions.py::test_without_positions_earlier_tokens_are_a_set",
+        "model/positions/test_absolute.py::test_without_positions_earlier_tokens_are_a_set",
     ),
-    "Learned": ("rows of the table", "model/test_positions.py::test_what_is_added_to_the_embedding"),
-    "Sinusoidal": ("equation, entry by entry", "model/test_positions.py::test_sinusoid_by_the_equation_of_the_paper"),
-    "Rotary": ("complex numbers, pair by pair", "model/test_rotary.py::test_a_fraction_turns_in_either_pairing"),
-    "ALiBi": ("loop over queries and heads", "model/test_alibi.py::test_attend"),
-    "LinearScaling": ("equation, pair by pair", "model/test_rotary_scaling.py::test_linear"),
-    "NTK": ("equation, pair by pair", "model/test_rotary_scaling.py::test_ntk"),
-    "DynamicNTK": ("numbers of `transformers`", "model/test_rotary_scaling.py::test_recorded"),
-    "YaRN": ("numbers of `transformers`", "model/test_rotary_scaling.py::test_recorded"),
-    "Llama3Scaling": ("numbers of `transformers`", "model/test_rotary_scaling.py::test_recorded"),
-    "LongRoPE": ("equation, pair by pair", "model/test_rotary_scaling.py::test_long_rope"),
-    "GroupedQuery": ("loop over queries and heads", "model/test_attention.py::test_layer"),
-    "QKNorm": ("loop over queries and heads", "model/test_attention.py::test_layer"),
-    "LogTemperature": ("factors by hand", "model/test_temperature.py::test_factors_by_hand"),
-    "Latent": ("loop over queries and heads", "model/test_latent_attention.py::test_layer"),
-    "Everything": ("literal matrix", "model/test_masks.py::test_causal"),
-    "SlidingWindow": ("literal matrix", "model/test_masks.py::test_patterns"),
-    "Chunked": ("literal matrix", "model/test_masks.py::test_patterns"),
-    "Strided": ("literal matrix", "model/test_masks.py::test_patterns"),
-    "Fixed": ("literal matrix", "model/test_masks.py::test_patterns"),
-    "BlockSparse": ("literal matrix", "model/test_masks.py::test_patterns"),
-    "LinearAttention": ("equations, a query at a time", "model/test_linear_attention.py::test_layer"),
-    "GatedDelta": ("recurrence, a token at a time", "model/test_delta_rule.py::test_layer"),
-    "LSTM": ("recurrence, a token at a time", "model/test_lstm.py::test_layer"),
-    "GRU": ("recurrence, a token at a time", "model/test_gru.py::test_layer"),
-    "MLP": ("equation and every activation", "model/test_feedforward.py::test_layer"),
-    "Gated": ("equation and every activation", "model/test_feedforward.py::test_layer"),
-    "Experts": ("loop over tokens and experts", "model/test_experts.py::test_a_loop_over_tokens_and_experts"),
-    "Shared": ("loop over tokens and experts", "model/test_experts.py::test_a_loop_over_tokens_and_experts"),
-    "SoftmaxRouter": ("numbers by hand", "model/test_routing.py::test_softmax_over_all_experts"),
-    "SigmoidRouter": ("numbers by hand", "model/test_routing.py::test_sigmoid"),
-    "Groups": ("numbers by hand", "model/test_routing.py::test_groups_by_their_best_or_by_their_two_best"),
-    "Dropless": ("loop over tokens", "model/test_dispatch.py::test_dropless_is_a_loop_over_tokens"),
-    "Capacity": ("loop that counts slots", "model/test_dispatch.py::test_capacity_is_a_loop_that_counts"),
-    "BalanceLoss": ("equation, expert by expert", "model/test_balance.py::test_balance_over_each_sequence"),
+    "Learned": ("rows of the table", "model/positions/test_absolute.py::test_what_is_added_to_the_embedding"),
+    "Sinusoidal": (
+        "equation, entry by entry",
+        "model/positions/test_absolute.py::test_sinusoid_by_the_equation_of_the_paper",
+    ),
+    "Rotary": (
+        "complex numbers, pair by pair",
+        "model/positions/test_rotary.py::test_a_fraction_turns_in_either_pairing",
+    ),
+    "ALiBi": ("loop over queries and heads", "model/positions/test_alibi.py::test_attend"),
+    "LinearScaling": ("equation, pair by pair", "model/positions/test_scaling.py::test_linear"),
+    "NTK": ("equation, pair by pair", "model/positions/test_scaling.py::test_ntk"),
+    "DynamicNTK": ("numbers of `transformers`", "model/positions/test_scaling.py::test_recorded"),
+    "YaRN": ("numbers of `transformers`", "model/positions/test_scaling.py::test_recorded"),
+    "Llama3Scaling": ("numbers of `transformers`", "model/positions/test_scaling.py::test_recorded"),
+    "LongRoPE": ("equation, pair by pair", "model/positions/test_scaling.py::test_long_rope"),
+    "GroupedQuery": ("loop over queries and heads", "model/attention/test_grouped_query.py::test_layer"),
+    "QKNorm": ("loop over queries and heads", "model/attention/test_grouped_query.py::test_layer"),
+    "LogTemperature": ("factors by hand", "model/positions/test_query_scale.py::test_factors_by_hand"),
+    "Latent": ("loop over queries and heads", "model/attention/test_latent.py::test_layer"),
+    "Everything": ("literal matrix", "model/attention/test_patterns.py::test_causal"),
+    "SlidingWindow": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
+    "Chunked": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
+    "Strided": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
+    "Fixed": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
+    "BlockSparse": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
+    "LinearAttention": ("equations, a query at a time", "model/recurrent/test_linear.py::test_layer"),
+    "GatedDelta": ("recurrence, a token at a time", "model/recurrent/test_delta.py::test_layer"),
+    "LSTM": ("recurrence, a token at a time", "model/recurrent/test_lstm.py::test_layer"),
+    "GRU": ("recurrence, a token at a time", "model/recurrent/test_gru.py::test_layer"),
+    "MLP": ("equation and every activation", "model/feedforward/test_mlp.py::test_layer"),
+    "Gated": ("equation and every activation", "model/feedforward/test_mlp.py::test_layer"),
+    "Experts": (
+        "loop over tokens and experts",
+        "model/feedforward/test_experts.py::test_a_loop_over_tokens_and_experts",
+    ),
+    "Shared": (
+        "loop over tokens and experts",
+        "model/feedforward/test_experts.py::test_a_loop_over_tokens_and_experts",
+    ),
+    "SoftmaxRouter": ("numbers by hand", "model/feedforward/test_routing.py::test_softmax_over_all_experts"),
+    "SigmoidRouter": ("numbers by hand", "model/feedforward/test_routing.py::test_sigmoid"),
+    "Groups": ("numbers by hand", "model/feedforward/test_routing.py::test_groups_by_their_best_or_by_their_two_best"),
+    "Dropless": ("loop over tokens", "model/feedforward/test_dispatch.py::test_dropless_is_a_loop_over_tokens"),
+    "Capacity": ("loop that counts slots", "model/feedforward/test_dispatch.py::test_capacity_is_a_loop_that_counts"),
+    "BalanceLoss": ("equation, expert by expert", "model/feedforward/test_balance.py::test_balance_over_each_sequence"),
     "LoadBias": ("its rule, from the loads", "train/test_step_experts.py::test_a_load_bias_is_moved_by_the_load_alone"),
     "LayerNorm": ("equation in float64", "model/test_norms.py::test_values"),
     "RMSNorm": ("equation in float64", "model/test_norms.py::test_values"),
@@ -72,14 +84,17 @@ REFERENCES = {
     "Sandwich": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
     "Reordered": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
     "Parallel": ("equation with stand-ins", "model/test_block.py::test_where_the_norms_sit"),
-    "Multipliers": ("the model without them", "model/test_embedding.py::test_multipliers"),
-    "Tied": ("dot products one by one", "model/test_embedding.py::test_unembed"),
-    "Untied": ("dot products one by one", "model/test_embedding.py::test_unembed"),
-    "MultiToken": ("equations, a token at a time", "model/test_multi_token.py::test_the_loss_is_that_of_the_equations"),
+    "Multipliers": ("the model without them", "model/vocabulary/test_embedding.py::test_multipliers"),
+    "Tied": ("dot products one by one", "model/vocabulary/test_embedding.py::test_unembed"),
+    "Untied": ("dot products one by one", "model/vocabulary/test_embedding.py::test_unembed"),
+    "MultiToken": (
+        "equations, a token at a time",
+        "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",
+    ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
-    "Normal": ("deviations by the table", "model/test_initialization.py::test_each_role_of_each_scheme"),
-    "FanIn": ("deviations by the table", "model/test_initialization.py::test_each_role_of_each_scheme"),
+    "Normal": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
+    "FanIn": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
     "Precision": ("the dtype of every operation", "model/test_precision.py::test_which_dtype_each_operation_has"),
 }
 

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from model.families import family_of
 from model.families.weights import by_name
-from model.generate import generate
-from model.sampling import Sampling
+from model.inference.generate import generate
+from model.inference.sampling import Sampling
 from model.transformer import abstract_params, forward
 
 GRADIENT_OF = "gradient of "  # in the names of recorded numbers

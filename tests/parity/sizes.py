@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import jax
 
+from model.cost import count_parameters
 from model.families.sizes import SIZES, published
-from model.flops import count_parameters
 from model.transformer import abstract_params
 from tests.parity.table import table
 

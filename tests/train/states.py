@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from train.checkpoints import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flat
 from train.experiment import Checkpoints
-from train.sharding import Mesh, make_mesh
+from train.parallel.sharding import Mesh, make_mesh
 from train.state import abstract_state, state_shardings
 
 

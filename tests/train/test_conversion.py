@@ -13,16 +13,16 @@ import pytest
 import tokenizers
 from safetensors.numpy import load_file, save_file
 
-from model.balance import BalanceLoss, LoadBias
 from model.config import differences_of_models
 from model.errors import UserError
 from model.families import config_of, family_named
 from model.families.sizes import SIZES
+from model.feedforward.balance import BalanceLoss, LoadBias
 from model.norms import RMSNorm
 from model.precision import Precision
 from model.transformer import abstract_params, forward
 from train import experiment as experiments
-from train.checkpoints import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flat
 from train.conversion import reading
 from train.conversion.describing import values_like
 from train.conversion.folder import INDEX
@@ -30,11 +30,11 @@ from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.data.config import Bytes, TokenizerOf
 from train.loop import train
-from train.runs import load_params, load_run
-from train.schedules import Constant
+from train.optimizers.schedules import Constant
+from train.run.loaded import load_params, load_run
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
-# Names of several prefixes, parts joined in every way, experts one by one and together; tests/model/test_families.py has
+# Names of several prefixes, parts joined in every way, experts one by one and together; tests/model/families/test_families.py has
 # the tensors of all families.
 FOLDERS = [FIXTURES / name / "0" for name in ("bloom", "deepseek_v3", "falcon", "gpt2", "gpt_neox", "gpt_oss", "llama")]
 FOLDERS += [FIXTURES / "qwen2_moe" / "0"]

@@ -7,13 +7,13 @@ from model.options import to_json
 from train.experiment import from_file, load, save
 
 CONFIG = """
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
-from model.feedforward import Gated
+from model.feedforward.mlp import Gated
 from train.data.config import Data
 from train.experiment import Experiment, Training
-from train.optimizers import AdamW
-from train.schedules import Cosine
+from train.optimizers.options import AdamW
+from train.optimizers.schedules import Cosine
 
 experiment = Experiment(
     model=ModelConfig(
@@ -80,7 +80,7 @@ def test_no_such_file_names_the_nearest(config, tmp_path):
         ("num_steps=20", "", ["line 15", "missing 1 required", "'num_steps'"]),
         ("AdamW()", "AdamV()", ["line 16", "NameError", "AdamV"]),
         ("import AdamW", "import AdamV", ["line 7", "ImportError", "AdamV"]),
-        ("from train.optimizers", "from train.optimisers", ["line 7", "train.optimisers"]),
+        ("from train.optimizers.options", "from train.optimisers", ["line 7", "train.optimisers"]),
         ("peak=1e-3", "peak=", ["config.py, line 17", "SyntaxError"]),
         ("Training(num_steps=20)", "Training(20)", ["line 15", "TypeError"]),
         ("num_steps=20", "num_steps=20 // 0", ["line 15", "ZeroDivisionError"]),

@@ -20,32 +20,32 @@ import jax
 import numpy as np
 import pytest
 
-from model.alibi import ALiBi
-from model.attention import GroupedQuery, QKNorm
-from model.balance import BalanceLoss, LoadBias
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.latent import Latent
+from model.attention.patterns import SlidingWindow
 from model.config import ModelConfig
-from model.delta_rule import GatedDelta
-from model.dispatch import Capacity, Dropless
-from model.embedding import Untied
-from model.experts import Experts, Shared
-from model.feedforward import MLP, Gated
-from model.initialization import FanIn
-from model.latent_attention import Latent
+from model.feedforward.balance import BalanceLoss, LoadBias
+from model.feedforward.dispatch import Capacity, Dropless
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.mlp import MLP, Gated
+from model.feedforward.routing import SigmoidRouter, SoftmaxRouter
 from model.layers import Except
-from model.lstm import LSTM
-from model.masks import SlidingWindow
-from model.multi_token import MultiToken
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
-from model.positions import Learned, NoPositions
+from model.parameters import FanIn
+from model.positions.absolute import Learned, NoPositions
+from model.positions.alibi import ALiBi
+from model.recurrent.delta import GatedDelta
+from model.recurrent.lstm import LSTM
 from model.residual import PostNorm, Sandwich
-from model.routing import SigmoidRouter, SoftmaxRouter
-from train import feed, sharding
+from model.vocabulary.embedding import Untied
+from model.vocabulary.multi_token import MultiToken
 from train.data import Batches, BestFit, Bytes, Data, Tail, open_dataset, prepare
 from train.experiment import Experiment, Samples, Training
-from train.optimizers import AdamW, Muon
-from train.schedules import Cosine
-from train.sharding import Mesh, make_mesh
+from train.optimizers.options import AdamW, Muon
+from train.optimizers.schedules import Cosine
+from train.parallel import feed, sharding
+from train.parallel.sharding import Mesh, make_mesh
 from train.state import init_sharded, state_shardings
 from train.step import compile_eval_step, compile_train_step
 

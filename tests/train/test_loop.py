@@ -15,14 +15,14 @@ import pytest
 
 from model.errors import UserError
 from train import experiment as experiments
-from train.checkpoints import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flat
 from train.data.config import SentencePieceFile
-from train.evaluation.split import SplitEvaluation
+from train.evaluation.validation import SplitEvaluation
 from train.loop import check_vocabulary, train
-from train.metrics import read_metrics, read_samples, read_status, read_throughput
+from train.parallel.sharding import make_mesh
 from train.report import summary
 from train.report.run import load
-from train.sharding import make_mesh
+from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
 from train.state import abstract_state, state_shardings
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from model.transformer import forward
-from train import sharding
-from train.checkpoints import flat
-from train.optimizers import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.sharding import Mesh, make_mesh
+from train.checkpoints.store import flat
+from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from train.parallel import sharding
+from train.parallel.sharding import Mesh, make_mesh
 from train.state import abstract_state, init_sharded, new_state, state_shardings
 from train.step import compile_eval_step, compile_train_step, train_step
 

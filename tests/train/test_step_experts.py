@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from model.transformer import forward
-from train.checkpoints import flat
-from train.losses import with_model_losses
-from train.optimizers import SGD, AdamW, Muon, ScheduleFreeAdamW, evaluation_params
-from train.sharding import Mesh, make_mesh
+from train.checkpoints.store import flat
+from train.objectives.next_token import with_model_losses
+from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW, evaluation_params
+from train.parallel.sharding import Mesh, make_mesh
 from train.state import new_state
 from train.step import compile_eval_step, train_step
 

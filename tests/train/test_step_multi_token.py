@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from model.multi_token import MultiToken
 from model.transformer import logical_axes
-from train.checkpoints import flat
-from train.optimizers import SGD, muon_dimensions
-from train.sharding import Mesh, make_mesh
+from model.vocabulary.multi_token import MultiToken
+from train.checkpoints.store import flat
+from train.optimizers.options import SGD, muon_dimensions
+from train.parallel.sharding import Mesh, make_mesh
 from train.state import init_sharded, new_state, state_shardings
 from train.step import compile_eval_step, compile_train_step, train_step
 

@@ -17,8 +17,8 @@ import numpy as np
 import safetensors
 
 from model.errors import UserError
-from train.files import cannot_read, read_json, replaced, unfinished
-from train.paths import require_utf8
+from train.run.files import cannot_read, read_json, replaced, unfinished
+from train.run.paths import require_utf8
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}

@@ -25,20 +25,22 @@ from model.options import check
 from model.precision import Dtype, Precision
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
-from train import optimizers, parameters, sharding
-from train.checkpoints import CheckpointStore, flat, unflat
+from train.checkpoints.store import CheckpointStore, flat, unflat
 from train.conversion.folder import Folder, Stored, new_folder
 from train.conversion.tokenizer import tokenizer_option
-from train.data import dataset
 from train.data.config import Data, HuggingFace, SentencePieceFile
-from train.data.tokenizers import make_tokenizer, save_tokenizer
-from train.environment import record_session
+from train.data.shards import dataset
+from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
-from train.files import write_json
-from train.guard import new_guard_state
-from train.progress import Progress
-from train.run_folder import ORIGIN
-from train.schedules import Constant
+from train.optimizers import options as optimizers
+from train.optimizers.guard import new_guard_state
+from train.optimizers.schedules import Constant
+from train.parallel import sharding
+from train.run import parameter_table as parameters
+from train.run.environment import record_session
+from train.run.files import write_json
+from train.run.folder import ORIGIN
+from train.run.progress import Progress
 from train.state import TrainState
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"

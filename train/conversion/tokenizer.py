@@ -4,8 +4,8 @@ import pathlib
 from typing import Any
 
 from train.data.config import HuggingFace, SentencePieceFile
-from train.data.huggingface import read_tokenizer
-from train.files import cannot_read, read_json
+from train.data.tokenizers.huggingface import read_tokenizer
+from train.run.files import cannot_read, read_json
 
 
 def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | SentencePieceFile | None:

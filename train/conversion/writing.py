@@ -15,15 +15,15 @@ from model.families import family_of
 from model.families.family import Family
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints import flat
+from train.checkpoints.store import flat
 from train.conversion.describing import family_for, values_like
 from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER
-from train.data.dataset import dataset_of_run
-from train.files import read_json, write_json
-from train.progress import Progress
-from train.run_folder import ORIGIN
-from train.runs import load_params
+from train.data.shards.dataset import dataset_of_run
+from train.run.files import read_json, write_json
+from train.run.folder import ORIGIN
+from train.run.loaded import load_params
+from train.run.progress import Progress
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

@@ -3,6 +3,8 @@
 Importing this needs numpy alone; grain, array_record and the tokenizers' libraries are imported where they are used.
 """
 
+from train.data.batches.pipeline import Batches, EvaluationBatches
+from train.data.batches.rows import Stretch
 from train.data.config import (
     BestFit,
     Bytes,
@@ -18,12 +20,10 @@ from train.data.config import (
     TokenizerOf,
     WholeFiles,
 )
-from train.data.dataset import Dataset, Split, is_dataset, open_dataset
-from train.data.pipeline import Batches, EvaluationBatches
-from train.data.prepare import prepare
-from train.data.progress import Reporter, TerminalReporter
-from train.data.rows import Stretch
-from train.data.tokenizers import StreamDecoder, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from train.data.prepare.prepare import prepare
+from train.data.prepare.progress import Reporter, TerminalReporter
+from train.data.shards.dataset import Dataset, Split, is_dataset, open_dataset
+from train.data.tokenizers.interface import StreamDecoder, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
 
 __all__ = [
     "Batches",

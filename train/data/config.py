@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from train.paths import IS_PATH
+from train.run.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from train.data.config import Source
-from train.data.dataset import Dataset
-from train.data.prefixes import PrefixSize, prefix_size
-from train.data.progress import TerminalReporter
-from train.data.sources import list_units, read_unit
-from train.data.tokenizers import Tokenizer
+from train.data.prepare.progress import TerminalReporter
+from train.data.shards.dataset import Dataset
+from train.data.text.sources import list_units, read_unit
+from train.data.tokenizers.interface import Tokenizer
+from train.data.tokenizers.prefixes import PrefixSize, prefix_size
 
 
 @dataclasses.dataclass(frozen=True)

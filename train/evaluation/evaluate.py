@@ -19,7 +19,7 @@ from typing import Any, Literal
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
-from train.runs import LoadedRun
+from train.run.loaded import LoadedRun
 
 MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte")
 UNKNOWN = Estimate(math.nan, None)
@@ -81,7 +81,7 @@ def evaluate(
     """Measures a run on documents, by a window that slides over each of them (see train.evaluation.perplexity).
 
     Args:
-      run: of `train.runs.load_run`.
+      run: of `train.run.loaded.load_run`.
       documents: texts, or what `train.evaluation.documents` reads; None for the validation split of the run's data.
       window: tokens in the window; None for the length of the training sequences.
       stride: tokens that it moves by; None for half of it.

@@ -20,11 +20,11 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import UserError
-from train import feed, sharding
-from train.data.prefixes import PrefixSize
+from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document
 from train.evaluation.measures import Entry, Tally
-from train.losses import token_nll
+from train.objectives.next_token import token_nll
+from train.parallel import feed, sharding
 
 LOGIT_BYTES = 1 << 28  # of one batch, when the batch size is ours to choose
 

@@ -4,9 +4,9 @@ import os
 import pathlib
 
 from model.errors import UserError
-from train.files import replace_file
-from train.formatting import fixed, visible
 from train.report.run import comparison, facts, load, parsed_samples, state
+from train.run.files import replace_file
+from train.run.formatting import fixed, visible
 
 __all__ = ["summary", "write_curve_png", "write_report"]
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.formatting import count, fixed
 from train.report.run import Run, Series, smooth
+from train.run.formatting import count, fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

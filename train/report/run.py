@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.data.dataset import dataset_of_run
-from train.environment import read_sessions
-from train.files import parse_json
-from train.formatting import count, duration, number, percent
-from train.forms import fitted, misfits
-from train.metrics import read_metrics, read_samples, read_status, read_throughput
+from train.data.shards.dataset import dataset_of_run
+from train.run.environment import read_sessions
+from train.run.files import parse_json
+from train.run.formatting import count, duration, number, percent
+from train.run.forms import fitted, misfits
+from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is doubted
 
@@ -37,7 +37,7 @@ class Series:
 
 
 _NUMBER, _TEXT = (float, type(None)), (str, type(None))
-# What the files of a run hold, as far as the report goes into it; see train/forms.py.
+# What the files of a run hold, as far as the report goes into it; see train/run/forms.py.
 _FORMS: dict[str, Any] = {
     "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
     "parameters.json": [{"name?": str, "count?": int}],

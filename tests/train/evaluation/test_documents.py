@@ -3,9 +3,9 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Bytes, Characters, Data, SeparateText
-from train.data.dataset import open_dataset
-from train.data.prepare import prepare
-from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
+from train.data.prepare.prepare import prepare
+from train.data.shards.dataset import open_dataset
+from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
 from train.evaluation.documents import from_files, from_split, from_text, split_text
 
 TOKENIZER = BytesTokenizer(Bytes())

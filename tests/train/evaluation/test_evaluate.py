@@ -7,11 +7,11 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Bytes
-from train.data.tokenizers import BytesTokenizer
+from train.data.tokenizers.interface import BytesTokenizer
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import MEASURES, Result, evaluate
 from train.evaluation.measures import Entry, Tally
-from train.runs import load_run
+from train.run.loaded import load_run
 
 
 @pytest.fixture(scope="module")

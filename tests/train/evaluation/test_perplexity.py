@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import GroupedQuery
+from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
-from model.feedforward import MLP
-from model.initialization import Normal
+from model.feedforward.mlp import MLP
+from model.parameters import Normal
 from model.transformer import forward, init
-from train import sharding
 from train.data.config import Bytes, Characters
-from train.data.prefixes import PrefixSize
-from train.data.tokenizers import BytesTokenizer, CharactersTokenizer
+from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
+from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document, from_text
 from train.evaluation.perplexity import default_batch_size, score, windows
-from train.losses import token_nll
+from train.objectives.next_token import token_nll
+from train.parallel import sharding
 
 T, V = 8, 31
 CONFIG = ModelConfig(

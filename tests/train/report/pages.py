@@ -4,8 +4,8 @@ import html.parser
 import json
 import math
 
-from train.metrics import MetricsWriter
 from train.report import write_report
+from train.run.metrics import MetricsWriter
 
 NASTY = "<script>alert(1)</script> & \x00\x1b[31m \u00e9"
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -7,8 +7,8 @@ import struct
 import pytest
 
 from tests.train.report.pages import fill, page_of
-from train.metrics import MetricsWriter
 from train.report import summary, write_curve_png
+from train.run.metrics import MetricsWriter
 
 
 @pytest.mark.filterwarnings("error")

@@ -5,8 +5,8 @@ import pytest
 
 from model.errors import UserError
 from tests.train.report.pages import fill, page_of
-from train.metrics import MetricsWriter
 from train.report import summary, write_curve_png, write_report
+from train.run.metrics import MetricsWriter
 
 
 def test_the_page_has_every_section(run):

@@ -17,7 +17,7 @@ from train.data.text import own
 from train.data.text.compression import open_bytes
 from train.data.text.kinds import HEAD, kind_of
 from train.data.text.units import cannot_read, readable
-from train.formatting import count
+from train.run.formatting import count
 
 Key = tuple[int, int]  # device and inode: what a file or folder is, whatever its names
 NO_TEXT = ("__pycache__",)

@@ -6,8 +6,8 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Source
-from train.data.sources import list_units, read_unit
 from train.data.text import hub
+from train.data.text.sources import list_units, read_unit
 
 
 class Table:

@@ -8,8 +8,8 @@ import pytest
 from model.errors import UserError
 from train.data import Bytes, Data, Tail, open_dataset, prepare
 from train.data.config import Source
-from train.data.sources import list_units, read_unit
 from train.data.text import own
+from train.data.text.sources import list_units, read_unit
 from train.report import write_curve_png
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Source
-from train.data.sources import list_units, read_unit
+from train.data.text.sources import list_units, read_unit
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -6,9 +6,9 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Source
-from train.data.sources import list_units, read_unit
 from train.data.text import rows
 from train.data.text.rows import JsonValues
+from train.data.text.sources import list_units, read_unit
 
 
 def documents(path, **options):

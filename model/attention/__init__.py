@@ -1,0 +1,1 @@
+"""Attention: heads, latent attention, the patterns of visible keys, the cache."""

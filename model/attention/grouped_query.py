@@ -1,0 +1,202 @@
+"""Causal self-attention with grouped key/value heads; multi-head and multi-query attention are its two ends.
+
+Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Shazeer 2019, "Fast Transformer Decoding" (multi-query);
+Ainslie et al. 2023, "GQA". Norms on queries and keys: Henry et al. 2020, "Query-Key Normalization for Transformers", in
+the per-head form of later models.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from model.attention.cache import Cache, empty, write
+from model.attention.heads import attend_heads, divisors
+from model.attention.patterns import Everything, Pattern
+from model.norms import LayerNorm, Norm, RMSNorm, has_weights
+from model.parameters import ParameterMaker
+from model.positions.absolute import Position
+from model.positions.query_scale import LogTemperature
+from model.positions.rotary import Rotary, rotate
+from model.projections import project
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QKNorm:
+    """Norms on queries and on keys.
+
+    Attributes:
+      norm: which norm.
+      over: "head" normalises each head, all with the same weights (Qwen 3, Gemma 3); "each_head" gives every head
+        weights of its own (Cohere); "projection" normalises all heads as one vector (OLMo 2).
+      after_positions: whether rotary positions turn queries and keys before.
+    """
+
+    norm: LayerNorm | RMSNorm = RMSNorm()
+    over: Literal["head", "each_head", "projection"] = "head"
+    after_positions: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.over == "each_head" and not has_weights(self.norm):
+            yield "over", "'each_head' has no weights to give to every head; use 'head', or a norm with weights"
+
+    def build(self, heads: int, head_dim: int, axis: str, make: ParameterMaker, reductions: str) -> Norm:
+        """The norm of so many heads, whose axis has this name."""
+        shape, axes = ((head_dim,), ("head_dim",)) if self.over == "head" else ((heads, head_dim), (axis, "head_dim"))
+        return Norm(self.norm, shape, axes, make, reductions, over=2 if self.over == "projection" else 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GroupedQuery:
+    """Attention heads and what they may do.
+
+    Attributes:
+      num_heads: query heads N.
+      num_kv_heads: key/value heads K, a divisor of N; None for N (multi-head), 1 for multi-query.
+      head_dim: head width H; None for model width / N.
+      qkv_bias, output_bias: whether the projections to heads and the one back have biases.
+      qk_norm: norms on queries and keys, or None.
+      scale: the factor on products of queries and keys; None for H^-1/2.
+      logit_softcap: c of c * tanh(score / c), or None.
+      output_gate: what heads give is multiplied by a sigmoid of a projection of the layer's input: one number a "head",
+        or one for every "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for none.
+      sinks: whether every head has a trained score that takes part in its softmax and stands for no key (GPT-OSS).
+      temperature: a factor on queries that grows with position, or None.
+      pattern: which keys a query sees.
+    """
+
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    qk_norm: QKNorm | None = None
+    scale: float | None = None
+    logit_softcap: float | None = None
+    output_gate: Literal["none", "head", "channel"] = "none"
+    sinks: bool = False
+    temperature: LogTemperature | None = None
+    pattern: Pattern = Everything()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.num_heads < 1:
+            yield "num_heads", f"must be at least 1, got {self.num_heads}"
+        elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
+            named = f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
+            yield "num_kv_heads", f"{named}; use one of {divisors(self.num_heads)}"
+        if self.head_dim is not None and self.head_dim < 1:
+            yield "head_dim", f"must be at least 1, got {self.head_dim}"
+        if self.logit_softcap is not None and self.logit_softcap <= 0:
+            yield "logit_softcap", f"must be above 0, or None for no cap, got {self.logit_softcap}"
+        if self.scale is not None and self.scale <= 0:
+            yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
+
+    def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
+        """Yields what does not go together with a model width or with positions, by the paths of the fields."""
+        if self.num_heads < 1 or width < 1:
+            return
+        if self.head_dim is None and width % self.num_heads:
+            yield (
+                f"{path}.num_heads",
+                f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
+            )
+        elif isinstance(position, Rotary):
+            yield from position.problems_with(self.head_width(width), position_path)
+
+    @property
+    def kv_heads(self) -> int:
+        """K, with None resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    def rotary_width(self, width: int) -> int:
+        """The dimensions of a head that positions may turn."""
+        return self.head_width(width)
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Cache:
+        """The cache of one layer before anything was read."""
+        return empty(batch, length, self.kv_heads, self.head_width(width), dtype)
+
+    def head_width(self, width: int) -> int:
+        """H at a model width, with None resolved."""
+        return width // self.num_heads if self.head_dim is None else self.head_dim
+
+
+class Attention(nnx.Module):
+    """Projections to heads, attention, projection back."""
+
+    def __init__(self, option: GroupedQuery, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+        self.option = option
+        self.dropout = dropout
+        self.reductions = reductions
+        n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
+        self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
+        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        biased, out = option.qkv_bias, option.output_bias
+        self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None
+        self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
+        self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
+        self.output_bias = make.zeros((width,), ("embed",)) if out else None
+        norm = option.qk_norm
+        self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
+        self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
+        self.gate = self._gate(width, n, h, make)
+        self.sink = make.zeros((n,), ("heads",)) if option.sinks else None
+
+    def _gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
+        match self.option.output_gate:
+            case "head":
+                return make.matrix("projection", (width, n), ("embed", "heads"), width)
+            case "channel":
+                return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
+        return None
+
+    def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+        """Maps (B, T, D) to (B, T, D); with a cache, its keys and values are the ones attended to."""
+        q_BTNH = project(x_BTD, self.query, self.query_bias)
+        k_BTKH = project(x_BTD, self.key, self.key_bias)
+        v_BTKH = project(x_BTD, self.value, self.value_bias)
+        q_BTNH = self._placed(q_BTNH, self.query_norm, context)
+        if self.option.temperature is not None:
+            assert context.position_BT is not None
+            q_BTNH = self.option.temperature.apply(q_BTNH, context.position_BT)
+        k_BTKH = self._placed(k_BTKH, self.key_norm, context)
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
+        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
+        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
+        if cache is not None:
+            cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
+            k_BTKH, v_BTKH = cache.k, cache.v
+        y_BTNH = attend_heads(
+            context,
+            q_BTNH,
+            k_BTKH,
+            v_BTKH,
+            scale=q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale,
+            softcap=self.option.logit_softcap,
+            reductions=self.reductions,
+            sink_N=None if self.sink is None else self.sink[...],
+            causal=cache is None,
+            dropout=self.dropout,
+        )
+        if self.gate is not None:
+            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate))
+            y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
+        y_BTNH = context.tap("attention_heads", y_BTNH)
+        return project(y_BTNH, self.output, self.output_bias, contract=2), cache
+
+    def _placed(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
+        """Queries or keys, normalised and turned by their positions."""
+        if norm is None:
+            return rotate(x_BTNH, context.rotary)
+        assert self.option.qk_norm is not None
+        if self.option.qk_norm.after_positions:
+            return norm(rotate(x_BTNH, context.rotary))
+        return rotate(norm(x_BTNH), context.rotary)

@@ -1,0 +1,166 @@
+"""Multi-head latent attention: the keys and values of all heads come from one small vector a token.
+
+DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and equations 9 to 19 and 37 to 47. With c a token's latent, a head's key
+is [W_uk c, k_rope] and its value W_uv c, where k_rope carries the position and is shared by all heads. In training,
+keys and values are written out. In decoding a cache holds c and k_rope alone: W_uk is taken into the query and W_uv out
+of the sum over keys (the "absorbed" form), since q (W_uk c) = (q W_uk) c, so that a head attends to latents, as in
+multi-query attention with one wide key.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from model.attention.heads import attend_heads
+from model.attention.patterns import Everything, Pattern
+from model.norms import LayerNorm, Norm, RMSNorm
+from model.parameters import ParameterMaker
+from model.positions.absolute import Position
+from model.positions.rotary import Rotary, rotate
+from model.projections import project
+from model.taps import Context, Shard
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Latent attention heads.
+
+    Attributes:
+      num_heads: N.
+      kv_rank: the width of the latent that keys and values are made of.
+      query_rank: the width of the latent that queries are made of; None for queries straight from the stream.
+      head_dim: the part of a head's query and key that carries no position.
+      rotary_head_dim: the part that carries it; one key for all heads.
+      value_head_dim: the width of a head's value.
+      norm: of both latents.
+      scale: the factor on products of queries and keys; None for (head_dim + rotary_head_dim)^-1/2. DeepSeek's models
+        with YaRN multiply that by (0.1 mscale_all_dim ln factor + 1)^2.
+      pattern: which keys a query sees.
+    """
+
+    num_heads: int
+    kv_rank: int
+    query_rank: int | None = None
+    head_dim: int
+    rotary_head_dim: int
+    value_head_dim: int
+    norm: LayerNorm | RMSNorm = RMSNorm()
+    scale: float | None = None
+    pattern: Pattern = Everything()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for name in ("num_heads", "kv_rank", "head_dim", "rotary_head_dim", "value_head_dim"):
+            if getattr(self, name) < 1:
+                yield name, f"must be at least 1, got {getattr(self, name)}"
+        if self.query_rank is not None and self.query_rank < 1:
+            yield "query_rank", f"must be at least 1, or None for queries without a latent, got {self.query_rank}"
+        if self.scale is not None and self.scale <= 0:
+            yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
+
+    def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
+        """Yields what does not go together with a model width or with positions, by the paths of the fields."""
+        if isinstance(position, Rotary) and self.rotary_head_dim >= 1:
+            yield from position.problems_with(self.rotary_head_dim, position_path)
+
+    def rotary_width(self, width: int) -> int:
+        """The dimensions of a head that positions may turn."""
+        return self.rotary_head_dim
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> "LatentCache":
+        """The cache of one layer before anything was read."""
+        return LatentCache(jnp.zeros((batch, length, self.kv_rank + self.rotary_head_dim), dtype))
+
+
+@struct.dataclass
+class LatentCache:
+    """A token's latent and the key that carries its position, side by side: (B, S, R + H'); layers may lie in front."""
+
+    latent: jax.Array
+
+    @property
+    def length(self) -> int:
+        """The slots of a row."""
+        return self.latent.shape[-2]
+
+    def placed(self, shard: Shard) -> "LatentCache":
+        """The cache of a stack of layers, laid over the mesh."""
+        return LatentCache(shard(self.latent, ("layer", "batch", None, None)))
+
+
+class LatentAttention(nnx.Module):
+    """Down to latents, up to heads, attention, projection back."""
+
+    def __init__(self, option: Latent, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+        self.option, self.dropout, self.reductions = option, dropout, reductions
+        n, r, rotary = option.num_heads, option.kv_rank, option.rotary_head_dim
+        q, inputs = option.query_rank, option.query_rank or width
+        source = "embed" if q is None else "rank"
+        self.query_down = None if q is None else make.matrix("projection", (width, q), ("embed", "rank"), width)
+        self.query_norm = None if q is None else Norm(option.norm, (q,), ("rank",), make, reductions)
+        shape = (inputs, n, option.head_dim + rotary)
+        self.query = make.matrix("projection", shape, (source, "heads", "head_dim"), inputs)
+        self.kv_down = make.matrix("projection", (width, r), ("embed", "rank"), width)
+        self.kv_norm = Norm(option.norm, (r,), ("rank",), make, reductions)
+        self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"), width)
+        self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"), r)
+        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
+        out = (n, option.value_head_dim, width)
+        self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), n * option.value_head_dim)
+
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, cache: LatentCache | None
+    ) -> tuple[jax.Array, LatentCache | None]:
+        """Maps (B, T, D) to (B, T, D); with a cache, its latents are the ones attended to."""
+        low_BTQ = x_BTD
+        if self.query_down is not None and self.query_norm is not None:
+            low_BTQ = self.query_norm(project(x_BTD, self.query_down))
+        q_BTNH = project(low_BTQ, self.query)
+        q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
+        turned_BTNH = rotate(turned_BTNH, context.rotary)
+        latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down)))
+        key_BT1H = rotate(project(x_BTD, self.rotary_key)[:, :, None], context.rotary)
+        if cache is None:
+            q_BTNH, k_BSNH, v_BSNH = self._written_out(q_BTNH, turned_BTNH, latent_BTR, key_BT1H)
+        else:
+            cache = self._write(cache, latent_BTR, key_BT1H, context)
+            q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, turned_BTNH, cache)
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
+        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
+        y_BTNH = attend_heads(
+            context,
+            q_BTNH,
+            k_BSNH,
+            v_BSNH,
+            scale=usual if self.option.scale is None else self.option.scale,
+            reductions=self.reductions,
+            causal=cache is None,
+            dropout=self.dropout,
+        )
+        if cache is not None:
+            y_BTNH = jnp.einsum("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
+        return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), cache
+
+    def _written_out(
+        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        k_BTNH = project(latent_BTR, self.key_up)
+        shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
+        q_BTNH, k_BTNH = (jnp.concatenate(pair, -1) for pair in ((q_BTNH, turned_BTNH), (k_BTNH, shared_BTNH)))
+        return q_BTNH, k_BTNH, project(latent_BTR, self.value_up)
+
+    def _absorbed(
+        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, cache: LatentCache
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q_BTNR = jnp.einsum("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
+        k_BS1R = cache.latent[:, :, None]
+        return jnp.concatenate([q_BTNR, turned_BTNH], -1), k_BS1R, k_BS1R[..., : self.option.kv_rank]
+
+    def _write(self, cache: LatentCache, latent_BTR: jax.Array, key_BT1H: jax.Array, context: Context) -> LatentCache:
+        rows_B1 = jnp.arange(context.index_BT.shape[0])[:, None]
+        new_BTR = jnp.concatenate([latent_BTR, key_BT1H[:, :, 0]], -1).astype(cache.latent.dtype)
+        return LatentCache(cache.latent.at[rows_B1, context.index_BT].set(new_BTR, mode="drop"))

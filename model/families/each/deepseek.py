@@ -1,0 +1,136 @@
+"""DeepSeek-V2 and V3 (and R1): latent attention, first layers dense, the others with many small experts.
+
+DeepSeek-AI 2024, "DeepSeek-V2"; 2024, "DeepSeek-V3 Technical Report". V2 and V3 differ in how experts are chosen. The
+layers of multi-token prediction that V3's files hold are kept aside, as `transformers` passes them over.
+"""
+
+import dataclasses
+from typing import Any
+
+from model.attention.latent import Latent
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.llama_like import LAYER
+from model.families.published import Published
+from model.families.rotary import attention_factor, rotary
+from model.families.weights import Weight
+from model.feedforward.balance import LoadBias
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.mlp import Gated
+from model.feedforward.routing import Groups, SigmoidRouter, SoftmaxRouter
+from model.norms import RMSNorm
+
+ATTENTION, QUERY_DOWN = LAYER + "self_attn.", "blocks.attention.query_down"
+
+
+def config_v2(published: Published) -> ModelConfig:
+    """The model of a config.json of V2."""
+    published.only("scoring_func", "softmax")
+    published.only("norm_topk_prob", False)
+    published.only("mlp_bias", False)
+    grouped = published.choice("topk_method", {"greedy": False, "group_limited_greedy": True}, "greedy")
+    count, kept = published.get("n_group", 1), published.get("topk_group", 1)
+    router = SoftmaxRouter(
+        renormalize=False,
+        scale=published.get("routed_scaling_factor", 1.0),
+        groups=Groups(count=count, kept=kept) if grouped and kept < count else None,
+    )
+    experts = _experts(published, router, count=64, top_k=6, width=1407, shared=2)
+    return _config(published, experts, dense=0, interleaved=True)
+
+
+def config_v3(published: Published) -> ModelConfig:
+    """The model of a config.json of V3."""
+    published.only("scoring_func", "sigmoid")
+    published.only("topk_method", "noaux_tc")
+    published.unused("num_nextn_predict_layers", "num_mtp_layers")
+    count, kept = published.get("n_group", 8), published.get("topk_group", 4)
+    router = SigmoidRouter(
+        renormalize=published.get("norm_topk_prob", True),
+        scale=published.get("routed_scaling_factor", 2.5),
+        groups=Groups(count=count, kept=kept, score="two_best") if kept < count else None,
+    )
+    experts = _experts(published, router, count=256, top_k=8, width=2048, shared=1)
+    experts = dataclasses.replace(experts, load_bias=LoadBias(rate=0.0))
+    return _config(published, experts, dense=3, interleaved=published.get("rope_interleave", True))
+
+
+def _experts(
+    published: Published, router: SoftmaxRouter | SigmoidRouter, *, count: int, top_k: int, width: int, shared: int
+) -> Experts:
+    activation = published.activation("hidden_act", "silu")
+    width = published.get("moe_intermediate_size", width)
+    return Experts(
+        num_experts=published.get("n_routed_experts", count),
+        top_k=published.get("num_experts_per_tok", top_k),
+        expert=Gated(width=width, activation=activation),
+        router=router,
+        shared=Shared(ffn=Gated(width=width * published.get("n_shared_experts", shared), activation=activation)),
+    )
+
+
+def _config(published: Published, experts: Experts, *, dense: int, interleaved: bool) -> ModelConfig:
+    """What both have in common, given how many first layers are dense where config.json does not say."""
+    published.only("attention_bias", False)
+    published.only("moe_layer_freq", 1)
+    published.unused("aux_loss_alpha", "ep_size", "head_dim", "num_key_value_heads", "qk_head_dim", "seq_aux")
+    dense_ffn, first = llama_like.gated(published), published.get("first_k_dense_replace", dense)
+    head_dim, rotary_head_dim = published.get("qk_nope_head_dim", 128), published.get("qk_rope_head_dim", 64)
+
+    def layer(sparse: bool) -> dict[str, Any]:
+        return {"ffn": experts if sparse else dense_ffn}
+
+    return ModelConfig(
+        **llama_like.base(published),
+        **llama_like.by_layer([i >= first for i in range(published.get("num_hidden_layers"))], layer),
+        position=rotary(published, interleaved=interleaved),
+        attention=Latent(
+            num_heads=published.get("num_attention_heads"),
+            kv_rank=published.get("kv_lora_rank", 512),
+            query_rank=published.get_or_null("q_lora_rank", 1536),
+            head_dim=head_dim,
+            rotary_head_dim=rotary_head_dim,
+            value_head_dim=published.get("v_head_dim", 128),
+            norm=RMSNorm(epsilon=1e-6),  # whatever that of the others is
+            scale=attention_factor(published) * (head_dim + rotary_head_dim) ** -0.5,
+        ),
+    )
+
+
+WEIGHTS = (
+    *llama_like.EMBEDDING,
+    *llama_like.PRE_NORMS,
+    Weight(QUERY_DOWN, ATTENTION + "q_a_proj.weight", "r d -> d r"),
+    Weight("blocks.attention.query_norm.scale", ATTENTION + "q_a_layernorm.weight"),
+    Weight("blocks.attention.query", ATTENTION + "q_b_proj.weight", "(n h) r -> r n h", where=QUERY_DOWN),
+    Weight("blocks.attention.query", ATTENTION + "q_proj.weight", "(n h) d -> d n h", where="-" + QUERY_DOWN),
+    Weight("blocks.attention.kv_down", ATTENTION + "kv_a_proj_with_mqa.weight", "+r d -> d r"),
+    Weight("blocks.attention.rotary_key", ATTENTION + "kv_a_proj_with_mqa.weight", "+h d -> d h"),
+    Weight("blocks.attention.kv_norm.scale", ATTENTION + "kv_a_layernorm.weight"),
+    Weight("blocks.attention.key_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
+    Weight("blocks.attention.value_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
+    Weight("blocks.attention.output", ATTENTION + "o_proj.weight", "d (n h) -> n h d"),
+    *llama_like.FEED_FORWARD,
+    *llama_like.EXPERTS,
+    Weight("blocks.ffn.load_bias", LAYER + "mlp.gate.e_score_correction_bias"),
+    Weight("blocks.ffn.shared.gate", LAYER + "mlp.shared_experts.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.up", LAYER + "mlp.shared_experts.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.down", LAYER + "mlp.shared_experts.down_proj.weight", "d f -> f d"),
+)
+V2 = Family(
+    name="deepseek_v2",
+    model_types=("deepseek_v2",),
+    architecture="DeepseekV2ForCausalLM",
+    config=config_v2,
+    weights=WEIGHTS,
+    buffers=llama_like.BUFFERS,
+)
+V3 = Family(
+    name="deepseek_v3",
+    model_types=("deepseek_v3",),
+    architecture="DeepseekV3ForCausalLM",
+    config=config_v3,
+    weights=WEIGHTS,
+    buffers=(*llama_like.BUFFERS, "model.layers.61.*"),
+)

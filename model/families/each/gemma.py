@@ -1,0 +1,47 @@
+"""Gemma: LLaMA with wide heads, GeGLU, scaled embeddings, and norms whose weights are added to 1.
+
+Gemma Team 2024, "Gemma: Open Models Based on Gemini Research and Technology".
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import rotary
+from model.feedforward.mlp import Gated
+from model.norms import RMSNorm
+from model.residual import Multipliers
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("use_bidirectional_attention", False)
+    # Both keys mean the approximation, whatever the older of them says.
+    published.only("hidden_act", "gelu_pytorch_tanh", "gelu")
+    published.only("hidden_activation", "gelu_pytorch_tanh")
+    base, bias = llama_like.base(published, tied=True), published.get("attention_bias", False)
+    return ModelConfig(
+        **base | {"norm": RMSNorm(epsilon=base["norm"].epsilon, scale="zero")},
+        multipliers=Multipliers(embedding=base["width"] ** 0.5),
+        position=rotary(published),
+        attention=GroupedQuery(
+            **llama_like.heads(published, num_kv_heads=16, head_dim=256), qkv_bias=bias, output_bias=bias
+        ),
+        ffn=Gated(width=published.get("intermediate_size"), activation="gelu_tanh"),
+    )
+
+
+FAMILY = Family(
+    name="gemma",
+    model_types=("gemma",),
+    architecture="GemmaForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.PRE_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.FEED_FORWARD,
+    ),
+    buffers=llama_like.BUFFERS,
+)

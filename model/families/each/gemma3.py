@@ -1,0 +1,70 @@
+"""Gemma 3, its text models: Gemma 2 with norms on queries and keys, five local layers to a global one.
+
+Gemma Team 2025, "Gemma 3 Technical Report". Local and global layers have rotary positions of their own.
+"""
+
+from typing import Any
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import rotary
+from model.feedforward.mlp import Gated
+from model.norms import RMSNorm
+from model.residual import Multipliers, Sandwich
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("use_bidirectional_attention", False)
+    base, bias = llama_like.base(published, tied=True), published.get("attention_bias", False)
+    norm = RMSNorm(epsilon=base["norm"].epsilon, scale="zero")
+    heads = llama_like.heads(published, num_kv_heads=4, head_dim=256)
+    size = published.get("sliding_window", 4096)
+    every = published.get("sliding_window_pattern", published.get("_sliding_window_pattern", 6))
+    local = published.get("rope_local_base_freq", 1e4)
+    positions = {
+        "full_attention": rotary(published, theta=1e6, kind="full_attention"),
+        "sliding_attention": rotary(published, theta=local, kind="sliding_attention", older=False),
+    }
+    shared = {
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "qk_norm": QKNorm(norm=norm),
+        "scale": published.get("query_pre_attn_scalar", 256) ** -0.5,
+        "logit_softcap": published.get("attn_logit_softcapping", None),
+    }
+
+    def layer(kind: str) -> dict[str, Any]:
+        window = llama_like.window(size if kind == "sliding_attention" else None)
+        return {"attention": GroupedQuery(**heads, **shared, pattern=window), "position": positions[kind]}
+
+    return ModelConfig(
+        **base | {"norm": norm},
+        **llama_like.by_layer(llama_like.layer_types(published, lambda i: (i + 1) % every != 0), layer),
+        residual=Sandwich(),
+        multipliers=Multipliers(embedding=base["width"] ** 0.5),
+        ffn=Gated(
+            width=published.get("intermediate_size"),
+            activation=published.activation("hidden_activation", "gelu_pytorch_tanh"),
+        ),
+        final_logit_softcap=published.get("final_logit_softcapping", None),
+    )
+
+
+FAMILY = Family(
+    name="gemma3",
+    model_types=("gemma3_text",),
+    architecture="Gemma3ForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.SANDWICH_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.QK_NORMS,
+        *llama_like.FEED_FORWARD,
+    ),
+    buffers=llama_like.BUFFERS,
+)

@@ -1,0 +1,57 @@
+"""GPT-1: norms after sublayers and none at the end, learned positions, biases, linear layers stored as GPT-2's are.
+
+Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 4.1.
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.each import gpt2
+from model.families.family import Family
+from model.families.published import Published
+from model.families.weights import Weight
+from model.feedforward.mlp import MLP, Activation
+from model.norms import LayerNorm
+from model.parameters import Normal
+from model.positions.absolute import Learned
+from model.residual import PostNorm
+
+# The GELU of this code was the tanh approximation before others gave that a name of its own.
+ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("n_special", 0)
+    published.only("predict_special_tokens", True)
+    published.unused("n_ctx", *llama_like.SUMMARY)
+    width = published.get("n_embd", 768)
+    return ModelConfig(
+        vocab_size=published.get("vocab_size", 40478),
+        context_length=published.get("n_positions", 512),
+        num_layers=published.get("n_layer", 12),
+        width=width,
+        position=Learned(),
+        attention=GroupedQuery(num_heads=published.get("n_head", 12), qkv_bias=True, output_bias=True),
+        ffn=MLP(width=4 * width, activation=published.choice("afn", ACTIVATIONS, "gelu"), bias=True),
+        norm=LayerNorm(epsilon=published.get("layer_norm_epsilon", 1e-5)),
+        residual=PostNorm(),
+        unembedding=llama_like.unembedding(published, tied=True),
+        dropout=published.dropout(0.1, embedding="embd_pdrop", attention="attn_pdrop", residual="resid_pdrop"),
+        initialization=Normal(scale_residual=False),
+    )
+
+
+FAMILY = Family(
+    name="gpt1",
+    model_types=("openai-gpt",),
+    architecture="OpenAIGPTLMHeadModel",
+    config=config,
+    weights=(
+        Weight("embedding.table", "transformer.tokens_embed.weight"),
+        Weight("position.table", "transformer.positions_embed.weight"),
+        *gpt2.WEIGHTS,
+    ),
+    prefix="transformer.",
+    buffers=("*h.*.attn.bias", "*position_ids"),
+)

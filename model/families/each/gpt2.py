@@ -1,0 +1,81 @@
+"""GPT-2: learned positions, LayerNorm, biases, and its linear layers stored as inputs by outputs.
+
+Radford et al. 2019, "Language Models are Unsupervised Multitask Learners".
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.weights import Weight
+from model.feedforward.mlp import MLP
+from model.norms import LayerNorm
+from model.positions.absolute import Learned
+
+LAYER = "transformer.h.{layer}."
+# What GPT-1 has too.
+WEIGHTS = (
+    Weight("embedding.output", "lm_head.weight", "v d -> d v"),
+    Weight("embedding.table", "lm_head.weight", copy=True),
+    Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
+    Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
+    Weight("blocks.attention.query", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+    Weight("blocks.attention.key", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+    Weight("blocks.attention.value", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
+    Weight("blocks.attention.query_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+    Weight("blocks.attention.key_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+    Weight("blocks.attention.value_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
+    Weight("blocks.attention.output", LAYER + "attn.c_proj.weight", "(n h) d -> n h d"),
+    Weight("blocks.attention.output_bias", LAYER + "attn.c_proj.bias"),
+    Weight("blocks.ffn_norm.scale", LAYER + "ln_2.weight"),
+    Weight("blocks.ffn_norm.bias", LAYER + "ln_2.bias"),
+    Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight"),
+    Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
+    Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight"),
+    Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+)
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("scale_attn_weights", True)
+    published.only("scale_attn_by_inverse_layer_idx", False)
+    published.only("add_cross_attention", False)
+    published.only("n_special", 0)
+    published.only("predict_special_tokens", True)
+    published.unused("n_ctx", "reorder_and_upcast_attn", *llama_like.SUMMARY)
+    width = published.get("n_embd", 768)
+    return ModelConfig(
+        vocab_size=published.get("vocab_size", 50257),
+        context_length=published.get("n_positions", 1024),
+        num_layers=published.get("n_layer", 12),
+        width=width,
+        position=Learned(),
+        attention=GroupedQuery(num_heads=published.get("n_head", 12), qkv_bias=True, output_bias=True),
+        ffn=MLP(
+            width=published.get("n_inner", 4 * width),
+            activation=published.activation("activation_function", "gelu_new"),
+            bias=True,
+        ),
+        norm=LayerNorm(epsilon=published.get("layer_norm_epsilon", 1e-5)),
+        unembedding=llama_like.unembedding(published, tied=True),
+        dropout=published.dropout(0.1, embedding="embd_pdrop", attention="attn_pdrop", residual="resid_pdrop"),
+    )
+
+
+FAMILY = Family(
+    name="gpt2",
+    model_types=("gpt2",),
+    architecture="GPT2LMHeadModel",
+    config=config,
+    weights=(
+        Weight("embedding.table", "transformer.wte.weight"),
+        Weight("position.table", "transformer.wpe.weight"),
+        Weight("final_norm.scale", "transformer.ln_f.weight"),
+        Weight("final_norm.bias", "transformer.ln_f.bias"),
+        *WEIGHTS,
+    ),
+    prefix="transformer.",
+    buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
+)

@@ -1,0 +1,75 @@
+"""GPT-NeoX-20B, Pythia and others of EleutherAI: a quarter of each head turned, attention beside feed-forward.
+
+Black et al. 2022, "GPT-NeoX-20B: An Open-Source Autoregressive Language Model", section 2.1; Biderman et al. 2023,
+"Pythia".
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import context_length, rotary
+from model.families.weights import Weight
+from model.feedforward.mlp import MLP
+from model.norms import LayerNorm
+from model.residual import Parallel, PreNorm
+
+LAYER = "gpt_neox.layers.{layer}."
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("rope_theta", None)  # here they are called rotary_emb_base
+    published.only("partial_rotary_factor", None)  # and rotary_pct
+    published.only("attention_probs_dropout_prob", 0)
+    published.only("hidden_dropout_prob", 0)
+    published.unused("classifier_dropout")
+    theta, fraction = published.get("rotary_emb_base", 1e4), published.get("rotary_pct", 0.25)
+    bias = published.get("attention_bias", True)
+    return ModelConfig(
+        **llama_like.size(published),
+        context_length=context_length(published),
+        position=rotary(published, theta=theta, fraction=fraction),
+        attention=GroupedQuery(num_heads=published.get("num_attention_heads"), qkv_bias=bias, output_bias=bias),
+        ffn=MLP(
+            width=published.get("intermediate_size"), activation=published.activation("hidden_act", "gelu"), bias=True
+        ),
+        norm=LayerNorm(epsilon=published.get("layer_norm_eps", 1e-5)),
+        residual=Parallel(shared_norm=False) if published.get("use_parallel_residual", True) else PreNorm(),
+        unembedding=llama_like.unembedding(published),
+        dropout=published.dropout(embedding="hidden_dropout", attention="attention_dropout", residual="hidden_dropout"),
+    )
+
+
+FAMILY = Family(
+    name="gpt_neox",
+    model_types=("gpt_neox",),
+    architecture="GPTNeoXForCausalLM",
+    config=config,
+    weights=(
+        Weight("embedding.table", "gpt_neox.embed_in.weight"),
+        Weight("final_norm.scale", "gpt_neox.final_layer_norm.weight"),
+        Weight("final_norm.bias", "gpt_neox.final_layer_norm.bias"),
+        Weight("embedding.output", "embed_out.weight", "v d -> d v"),
+        Weight("embedding.table", "embed_out.weight", copy=True),
+        Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
+        Weight("blocks.attention_norm.bias", LAYER + "input_layernorm.bias"),
+        Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
+        Weight("blocks.ffn_norm.bias", LAYER + "post_attention_layernorm.bias"),
+        Weight("blocks.attention.query", LAYER + "attention.query_key_value.weight", "(n +h) d -> d n h"),
+        Weight("blocks.attention.key", LAYER + "attention.query_key_value.weight", "(k +h) d -> d k h"),
+        Weight("blocks.attention.value", LAYER + "attention.query_key_value.weight", "(k +h) d -> d k h"),
+        Weight("blocks.attention.query_bias", LAYER + "attention.query_key_value.bias", "(n +h) -> n h"),
+        Weight("blocks.attention.key_bias", LAYER + "attention.query_key_value.bias", "(k +h) -> k h"),
+        Weight("blocks.attention.value_bias", LAYER + "attention.query_key_value.bias", "(k +h) -> k h"),
+        Weight("blocks.attention.output", LAYER + "attention.dense.weight", "d (n h) -> n h d"),
+        Weight("blocks.attention.output_bias", LAYER + "attention.dense.bias"),
+        Weight("blocks.ffn.up", LAYER + "mlp.dense_h_to_4h.weight", "f d -> d f"),
+        Weight("blocks.ffn.up_bias", LAYER + "mlp.dense_h_to_4h.bias"),
+        Weight("blocks.ffn.down", LAYER + "mlp.dense_4h_to_h.weight", "d f -> f d"),
+        Weight("blocks.ffn.down_bias", LAYER + "mlp.dense_4h_to_h.bias"),
+    ),
+    prefix="gpt_neox.",
+    buffers=("*.attention.bias", "*.attention.masked_bias", "*.rotary_emb.inv_freq"),
+)

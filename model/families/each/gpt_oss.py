@@ -1,0 +1,75 @@
+"""GPT-OSS: attention sinks, windows in every other layer, experts with clamped SwiGLU and biases everywhere.
+
+OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card". Its published files hold the experts in MXFP4, which is not read:
+take a copy in bfloat16.
+"""
+
+from typing import Any
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.llama_like import LAYER
+from model.families.published import Published
+from model.families.rotary import rotary
+from model.families.weights import Weight
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import Gated
+from model.feedforward.routing import SoftmaxRouter
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("hidden_act", "silu")
+    published.only("swiglu_alpha", 1.702)
+    published.unused("experts_per_token", "initial_context_length", "router_aux_loss_coef")
+    heads, bias = llama_like.heads(published, num_kv_heads=8, head_dim=64), published.get("attention_bias", True)
+    size = published.get("sliding_window", 128)
+    if published.get("rope_scaling", None) is None:
+        published.get("rope_parameters")  # without both, a scaling would go unsaid
+
+    def layer(kind: str) -> dict[str, Any]:
+        window = llama_like.window(size if kind == "sliding_attention" else None)
+        return {"attention": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, sinks=True, pattern=window)}
+
+    return ModelConfig(
+        **llama_like.base(published, epsilon=1e-5),
+        **llama_like.by_layer(llama_like.layer_types(published, lambda i: i % 2 == 0), layer),
+        position=rotary(published, theta=150_000.0),
+        ffn=Experts(
+            num_experts=published.get("num_local_experts", 128),
+            top_k=published.get("num_experts_per_tok", 4),
+            expert=Gated(
+                width=published.get("intermediate_size"),
+                activation="quick_gelu",
+                bias=True,
+                clamp=published.get("swiglu_limit", 7.0),
+                up_offset=1.0,
+            ),
+            router=SoftmaxRouter(bias=True),
+        ),
+    )
+
+
+FAMILY = Family(
+    name="gpt_oss",
+    model_types=("gpt_oss",),
+    architecture="GptOssForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.PRE_NORMS,
+        *llama_like.ATTENTION,
+        Weight("blocks.attention.sink", LAYER + "self_attn.sinks"),
+        Weight("blocks.ffn.router", LAYER + "mlp.router.weight", "e d -> d e"),
+        Weight("blocks.ffn.router_bias", LAYER + "mlp.router.bias"),
+        Weight("blocks.ffn.gate", LAYER + "mlp.experts.gate_up_proj", "e d (f +1) -> e d f"),
+        Weight("blocks.ffn.up", LAYER + "mlp.experts.gate_up_proj", "e d (f +1) -> e d f"),
+        Weight("blocks.ffn.gate_bias", LAYER + "mlp.experts.gate_up_proj_bias", "e (f +1) -> e f"),
+        Weight("blocks.ffn.up_bias", LAYER + "mlp.experts.gate_up_proj_bias", "e (f +1) -> e f"),
+        Weight("blocks.ffn.down", LAYER + "mlp.experts.down_proj"),
+        Weight("blocks.ffn.down_bias", LAYER + "mlp.experts.down_proj_bias"),
+    ),
+    buffers=llama_like.BUFFERS,
+)

@@ -1,0 +1,71 @@
+"""GPT-J: attention beside feed-forward on one norm, the first dimensions of each head turned, biased logits.
+
+Wang, Komatsuzaki 2021, "GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model".
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.weights import Weight
+from model.feedforward.mlp import MLP
+from model.norms import LayerNorm
+from model.positions.rotary import Rotary
+from model.residual import Parallel
+from model.vocabulary.embedding import Untied
+
+LAYER = "transformer.h.{layer}."
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    published.only("rotary", True)
+    published.only("scale_attn_weights", True)
+    published.only("tie_word_embeddings", False)
+    published.unused(*llama_like.SUMMARY)
+    width, heads = published.get("n_embd", 4096), published.get("n_head", 16)
+    return ModelConfig(
+        vocab_size=published.get("vocab_size", 50400),
+        context_length=published.get("n_positions", 2048),
+        num_layers=published.get("n_layer", 28),
+        width=width,
+        position=Rotary(fraction=published.get("rotary_dim") * heads / width, interleaved=True),
+        attention=GroupedQuery(num_heads=heads),
+        ffn=MLP(
+            width=published.get("n_inner", 4 * width),
+            activation=published.activation("activation_function", "gelu_new"),
+            bias=True,
+        ),
+        norm=LayerNorm(epsilon=published.get("layer_norm_epsilon", 1e-5)),
+        residual=Parallel(),
+        unembedding=Untied(bias=True),
+        dropout=published.dropout(embedding="embd_pdrop", attention="attn_pdrop", residual="resid_pdrop"),
+    )
+
+
+FAMILY = Family(
+    name="gptj",
+    model_types=("gptj",),
+    architecture="GPTJForCausalLM",
+    config=config,
+    weights=(
+        Weight("embedding.table", "transformer.wte.weight"),
+        Weight("final_norm.scale", "transformer.ln_f.weight"),
+        Weight("final_norm.bias", "transformer.ln_f.bias"),
+        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
+        Weight("embedding.output_bias", "lm_head.bias"),
+        Weight("blocks.attention_norm.scale", LAYER + "ln_1.weight"),
+        Weight("blocks.attention_norm.bias", LAYER + "ln_1.bias"),
+        Weight("blocks.attention.query", LAYER + "attn.q_proj.weight", "(n h) d -> d n h"),
+        Weight("blocks.attention.key", LAYER + "attn.k_proj.weight", "(k h) d -> d k h"),
+        Weight("blocks.attention.value", LAYER + "attn.v_proj.weight", "(k h) d -> d k h"),
+        Weight("blocks.attention.output", LAYER + "attn.out_proj.weight", "d (n h) -> n h d"),
+        Weight("blocks.ffn.up", LAYER + "mlp.fc_in.weight", "f d -> d f"),
+        Weight("blocks.ffn.up_bias", LAYER + "mlp.fc_in.bias"),
+        Weight("blocks.ffn.down", LAYER + "mlp.fc_out.weight", "d f -> f d"),
+        Weight("blocks.ffn.down_bias", LAYER + "mlp.fc_out.bias"),
+    ),
+    prefix="transformer.",
+    buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
+)

@@ -1,0 +1,38 @@
+"""LLaMA 1, 2, 3, 3.1, 3.2 and the many models made like them.
+
+Touvron et al. 2023, "LLaMA" and "Llama 2"; Llama Team 2024, "The Llama 3 Herd of Models".
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import rotary
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    bias = published.get("attention_bias", False)
+    return ModelConfig(
+        **llama_like.base(published),
+        position=rotary(published),
+        attention=GroupedQuery(**llama_like.heads(published), qkv_bias=bias, output_bias=bias),
+        ffn=llama_like.gated(published, bias=published.get("mlp_bias", False)),
+    )
+
+
+FAMILY = Family(
+    name="llama",
+    model_types=("llama",),
+    architecture="LlamaForCausalLM",
+    config=config,
+    publish=llama_like.publish,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.PRE_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.FEED_FORWARD,
+    ),
+    buffers=llama_like.BUFFERS,
+)

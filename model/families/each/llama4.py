@@ -1,0 +1,109 @@
+"""Llama 4, the language model: chunked attention with rotary positions, global layers without, experts.
+
+Meta AI 2025, "The Llama 4 herd" and the code released with it. Queries and keys are normalised after they are turned;
+queries of layers without positions grow with position.
+"""
+
+from typing import Any
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.patterns import Chunked, Everything
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.llama_like import LAYER
+from model.families.published import Published
+from model.families.rotary import rotary
+from model.families.weights import Weight
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.routing import SigmoidRouter
+from model.norms import RMSNorm
+from model.positions.absolute import NoPositions
+from model.positions.query_scale import LogTemperature
+
+Kind = tuple[bool, bool, bool]  # whether a layer has positions, chunks, experts
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    base = llama_like.base(published, epsilon=1e-5)
+    heads, bias = llama_like.heads(published, num_kv_heads=8, head_dim=128), published.get("attention_bias", False)
+    normed = published.get("use_qk_norm", True)
+    norm = QKNorm(norm=RMSNorm(epsilon=base["norm"].epsilon, scale="none"), after_positions=True) if normed else None
+    chunk = published.get_or_null("attention_chunk_size", 8192)
+    local = Everything() if chunk is None else Chunked(size=chunk)
+    positions, temperature = rotary(published, theta=5e5, interleaved=True), _temperature(published)
+    dense, expert = llama_like.gated(published, width="intermediate_size_mlp"), llama_like.gated(published)
+    experts = Experts(
+        num_experts=published.get("num_local_experts", 16),
+        top_k=published.get("num_experts_per_tok", 1),
+        expert=expert,
+        router=SigmoidRouter(renormalize=False),
+        weigh="input",
+        shared=Shared(ffn=expert),
+    )
+    published.unused("router_aux_loss_coef", "router_jitter_noise", "for_llm_compressor")
+
+    def layer(kind: Kind) -> dict[str, Any]:
+        turned, chunked, sparse = kind
+        attention = GroupedQuery(
+            **heads,
+            qkv_bias=bias,
+            output_bias=bias,
+            qk_norm=norm if turned else None,
+            temperature=None if turned else temperature,
+            pattern=local if chunked else Everything(),
+        )
+        return {
+            "position": positions if turned else NoPositions(),
+            "attention": attention,
+            "ffn": experts if sparse else dense,
+        }
+
+    return ModelConfig(**base, **llama_like.by_layer(_kinds(published, base["num_layers"]), layer))
+
+
+def _kinds(published: Published, layers: int) -> list[Kind]:
+    """Of every layer."""
+    every, step = published.get("no_rope_layer_interval", 4), published.get("interleave_moe_layer_step", 1)
+    turned = published.get("no_rope_layers", []) or [(i + 1) % every != 0 for i in range(layers)]
+    sparse = published.get("moe_layers", range(step - 1, layers, step))
+    types = published.get("layer_types", None) or [
+        "chunked_attention" if turned[i] else "full_attention" for i in range(layers)
+    ]
+    if set(types) - {"chunked_attention", "full_attention"}:
+        raise published.refusal("layer_types", "known: 'chunked_attention', 'full_attention'")
+    return [(bool(turned[i]), types[i] == "chunked_attention", i in sparse) for i in range(layers)]
+
+
+def _temperature(published: Published) -> LogTemperature | None:
+    """How queries grow; None where no sequence is long enough for them to."""
+    floor, scale = published.get("floor_scale", 8192), published.get("attn_scale", 0.1)
+    grow = published.get("attn_temperature_tuning", True) and scale != 0
+    return (
+        LogTemperature(floor=floor, scale=scale) if grow and floor <= published.get("max_position_embeddings") else None
+    )
+
+
+FAMILY = Family(
+    name="llama4",
+    model_types=("llama4_text",),
+    architecture="Llama4ForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.PRE_NORMS,
+        *llama_like.ATTENTION,
+        Weight("blocks.ffn.router", LAYER + "feed_forward.router.weight", "e d -> d e"),
+        Weight("blocks.ffn.gate", LAYER + "feed_forward.experts.gate_up_proj", "e d +f -> e d f"),
+        Weight("blocks.ffn.up", LAYER + "feed_forward.experts.gate_up_proj", "e d +f -> e d f"),
+        Weight("blocks.ffn.down", LAYER + "feed_forward.experts.down_proj", "e f d -> e f d"),
+        Weight("blocks.ffn.shared.gate", LAYER + "feed_forward.shared_expert.gate_proj.weight", "f d -> d f"),
+        Weight("blocks.ffn.shared.up", LAYER + "feed_forward.shared_expert.up_proj.weight", "f d -> d f"),
+        Weight("blocks.ffn.shared.down", LAYER + "feed_forward.shared_expert.down_proj.weight", "d f -> f d"),
+        Weight("blocks.ffn.gate", LAYER + "feed_forward.gate_proj.weight", "f d -> d f"),
+        Weight("blocks.ffn.up", LAYER + "feed_forward.up_proj.weight", "f d -> d f"),
+        Weight("blocks.ffn.down", LAYER + "feed_forward.down_proj.weight", "d f -> f d"),
+    ),
+    buffers=llama_like.BUFFERS,
+)

@@ -1,0 +1,37 @@
+"""Mistral 7B and models made like it: LLaMA with a sliding window in every layer.
+
+Jiang et al. 2023, "Mistral 7B".
+"""
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import rotary
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    window = llama_like.window(published.get_or_null("sliding_window", 4096))
+    return ModelConfig(
+        **llama_like.base(published),
+        position=rotary(published),
+        attention=GroupedQuery(**llama_like.heads(published, num_kv_heads=8), pattern=window),
+        ffn=llama_like.gated(published),
+    )
+
+
+FAMILY = Family(
+    name="mistral",
+    model_types=("mistral",),
+    architecture="MistralForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.PRE_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.FEED_FORWARD,
+    ),
+    buffers=llama_like.BUFFERS,
+)

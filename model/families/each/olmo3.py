@@ -1,0 +1,58 @@
+"""OLMo 3: OLMo 2 with windows in three layers of four, where long contexts do not change the rotary positions.
+
+Olmo Team 2025, "Olmo 3".
+"""
+
+from typing import Any
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import rotary
+from model.residual import Reordered
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    base, bias = llama_like.base(published, epsilon=1e-5), published.get("attention_bias", False)
+    heads, size = llama_like.heads(published), published.get("sliding_window", 4096)
+    theta = published.get("rope_theta", 5e5)
+    positions = {
+        "full_attention": rotary(published, theta=theta, kind="full_attention"),
+        "sliding_attention": rotary(published, theta=theta, kind="sliding_attention", older=False),
+    }
+
+    def layer(kind: str) -> dict[str, Any]:
+        attention = GroupedQuery(
+            **heads,
+            qkv_bias=bias,
+            output_bias=bias,
+            qk_norm=QKNorm(norm=base["norm"], over="projection"),
+            pattern=llama_like.window(size if kind == "sliding_attention" else None),
+        )
+        return {"attention": attention, "position": positions[kind]}
+
+    return ModelConfig(
+        **base,
+        **llama_like.by_layer(llama_like.layer_types(published, lambda i: (i + 1) % 4 != 0), layer),
+        residual=Reordered(),
+        ffn=llama_like.gated(published),
+    )
+
+
+FAMILY = Family(
+    name="olmo3",
+    model_types=("olmo3",),
+    architecture="Olmo3ForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.OUTPUT_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.PROJECTION_NORMS,
+        *llama_like.FEED_FORWARD,
+    ),
+    buffers=llama_like.BUFFERS,
+)

@@ -1,0 +1,57 @@
+"""SmolLM3: LLaMA without positions in every fourth layer, which may have windows.
+
+Bakouch et al. 2025, "SmolLM3: smol, multilingual, long-context reasoner". No positions in some layers: Yang et al.
+2025, "RoPE to NoPE and Back Again".
+"""
+
+from typing import Any
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.family import Family
+from model.families.published import Published
+from model.families.rotary import rotary
+from model.positions.absolute import NoPositions
+
+
+def config(published: Published) -> ModelConfig:
+    """The model of a config.json."""
+    base, heads = llama_like.base(published, tied=True), llama_like.heads(published, num_kv_heads=4)
+    bias, layers = published.get("attention_bias", False), base["num_layers"]
+    every = published.get("no_rope_layer_interval", 4)
+    turned = published.get("no_rope_layers", [(i + 1) % every != 0 for i in range(layers)])
+    size = published.get("sliding_window", None) if published.get("use_sliding_window", False) else None
+    types = llama_like.layer_types(published, lambda i: size is not None and not turned[i])
+    if size is None and "sliding_attention" in types:
+        raise published.refusal("layer_types", "a sliding layer needs use_sliding_window and a sliding_window")
+    published.unused("sliding_window", "max_window_layers")  # the one where there are none, the other in all files
+    local, positions = llama_like.window(size), rotary(published, theta=2e6)
+
+    def layer(kind: tuple[bool, str]) -> dict[str, Any]:
+        pattern = local if kind[1] == "sliding_attention" else llama_like.window(None)
+        return {
+            "position": positions if kind[0] else NoPositions(),
+            "attention": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=pattern),
+        }
+
+    return ModelConfig(
+        **base,
+        **llama_like.by_layer([(bool(turned[i]), types[i]) for i in range(layers)], layer),
+        ffn=llama_like.gated(published, bias=published.get("mlp_bias", False)),
+    )
+
+
+FAMILY = Family(
+    name="smollm3",
+    model_types=("smollm3",),
+    architecture="SmolLM3ForCausalLM",
+    config=config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.PRE_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.FEED_FORWARD,
+    ),
+    buffers=llama_like.BUFFERS,
+)

@@ -1,0 +1,104 @@
+"""What keeps experts equally busy while training: two losses, and a bias on the choice.
+
+`BalanceLoss`: Fedus et al. 2021, "Switch Transformers", equations 4 to 6; over each sequence, DeepSeek-AI 2024,
+"DeepSeek-V3 Technical Report", equations 17 to 20. The z-loss: Zoph et al. 2022, "ST-MoE", equation 5. `LoadBias`:
+Wang et al. 2024, "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", algorithm 1.
+
+All of it is of the tokens that count in the loss: padding has no load. What is measured are sums over tokens, so that
+micro-batches add up to what one large batch gives.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from model.feedforward.routing import Routing
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BalanceLoss:
+    """coefficient * E * sum over experts of (its share of the load) * (its mean share of the scores).
+
+    It is 1 (times the coefficient) when all experts are equally busy, whatever top_k is; each layer adds its own.
+
+    Attributes:
+      coefficient: what the sum is multiplied with.
+      over: shares of the whole "batch" (GShard, Switch), or of each "sequence" (DeepSeek-V3), and then the mean. With
+        gradient accumulation a batch is one micro-batch; over sequences the number of micro-batches does not matter.
+    """
+
+    coefficient: float
+    over: Literal["batch", "sequence"] = "batch"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.coefficient <= 0:
+            yield "coefficient", f"must be above 0, or balance_loss=None, got {self.coefficient}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadBias:
+    """A bias for each expert, added to its score when experts are chosen and at no other time.
+
+    After each step it moves by rate * sign(mean load - load). It is no optimizer's: it has no gradient and no decay.
+
+    Attributes:
+      rate: how far; 0 keeps it where it is, as at the end of DeepSeek-V3's training.
+    """
+
+    rate: float = 0.001
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.rate < 0:
+            yield "rate", f"must be 0 or more, got {self.rate}"
+
+
+def observe(
+    context: Context,
+    routing: Routing,
+    logits_BTE: jax.Array,
+    dropped_BTR: jax.Array | None,
+    balance: BalanceLoss | None,
+    z_loss: float,
+) -> None:
+    """Adds the losses of one layer, and measures its loads. Nothing is computed unless something is counted."""
+    if context.counted_BT is None:
+        return
+    counted_BT = context.counted_BT.astype(jnp.float32)
+    share_BTE = routing.probabilities_BTE
+    chosen_BTE = jnp.sum(jax.nn.one_hot(routing.chosen_BTR, share_BTE.shape[-1], dtype=jnp.float32), axis=2)
+    load_BE = jnp.einsum("BT,BTE->BE", counted_BT, chosen_BTE)
+    if balance is not None:
+        context.add_loss("balance_loss", balance.coefficient * _imbalance(balance, counted_BT, load_BE, share_BTE))
+    if z_loss:
+        z_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1))
+        context.add_loss("router_z_loss", z_loss * jnp.sum(counted_BT * z_BT))
+    entropy_BT = -jnp.sum(jax.scipy.special.xlogy(share_BTE, share_BTE), axis=-1)
+    measured = {
+        "tokens": jnp.sum(counted_BT),
+        "load": jnp.sum(load_BE, axis=0),
+        "entropy": _sum(counted_BT, entropy_BT),
+    }
+    if dropped_BTR is not None:
+        measured["dropped"] = _sum(counted_BT, jnp.sum(dropped_BTR, axis=-1))
+    for name, value in measured.items():
+        context.measure(name, jax.lax.stop_gradient(value))
+
+
+def _imbalance(balance: BalanceLoss, counted_BT: jax.Array, load_BE: jax.Array, share_BTE: jax.Array) -> jax.Array:
+    """The loss above without its coefficient, once for every token that counts."""
+    share_BE = jnp.einsum("BT,BTE->BE", counted_BT, share_BTE)
+    if balance.over == "batch":
+        load_BE, share_BE = (jnp.sum(x, axis=0, keepdims=True) for x in (load_BE, share_BE))
+    load_BE = load_BE / jnp.maximum(jnp.sum(load_BE, axis=-1, keepdims=True), 1e-9)
+    # The mean share of the scores is share_BE over the tokens of a sequence, which then counts as often: these cancel.
+    return share_BE.shape[-1] * jnp.sum(load_BE * share_BE)
+
+
+def _sum(counted_BT: jax.Array, x_BT: jax.Array) -> jax.Array:
+    return jnp.sum(counted_BT * x_BT)

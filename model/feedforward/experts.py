@@ -1,0 +1,146 @@
+"""Mixture of experts: many feed-forward layers, of which each token uses a few.
+
+Shazeer et al. 2017, "Outrageously Large Neural Networks", equation 1. Shared experts: Dai et al. 2024, "DeepSeekMoE",
+equation 9; with a gate, Qwen Team 2024, "Qwen1.5-MoE". A token chooses as routing.py says, gets there as
+dispatch.py says; balance.py keeps the experts equally busy.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.feedforward.balance import BalanceLoss, LoadBias, observe
+from model.feedforward.dispatch import Capacity, Dropless, Product, dropless, in_slots
+from model.feedforward.mlp import MLP, FeedForward, Gated, mixed
+from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shared:
+    """An expert that every token uses; n shared experts of one width are one of n times the width.
+
+    Attributes:
+      ffn: what it is.
+      gate: whether what it adds is multiplied with the sigmoid of a learned product with the token.
+    """
+
+    ffn: MLP | Gated
+    gate: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experts:
+    """Feed-forward layers of which a router chooses some for each token.
+
+    Attributes:
+      num_experts: E.
+      top_k: R, how many of them a token has.
+      expert: what each of them is; its `width` is that of one expert.
+      router: how they are chosen and weighed.
+      weigh: whether weights multiply what an expert returns (most models) or what it is given (Llama 4).
+      dispatch: how tokens get to them, and whether some are dropped.
+      shared: an expert of all tokens, added to the others, or None.
+      balance_loss: a loss that pulls the experts' loads together, or None.
+      router_z_loss: the coefficient of the mean squared log-normaliser of the router's scores (Zoph et al. 2022,
+        "ST-MoE", equation 5).
+      load_bias: a bias that steers the choice towards experts with little load, or None.
+    """
+
+    num_experts: int
+    top_k: int
+    expert: MLP | Gated
+    router: SoftmaxRouter | SigmoidRouter = SoftmaxRouter()
+    weigh: Literal["output", "input"] = "output"
+    dispatch: Dropless | Capacity = Dropless()
+    shared: Shared | None = None
+    balance_loss: BalanceLoss | None = None
+    router_z_loss: float = 0.0
+    load_bias: LoadBias | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.num_experts < 2:
+            yield "num_experts", f"must be at least 2, got {self.num_experts}; a single one is its expert, as the ffn"
+        elif not 1 <= self.top_k < self.num_experts:
+            yield "top_k", f"must be from 1 up to but not num_experts={self.num_experts}, got {self.top_k}"
+        elif self.router.groups is not None:
+            for name, message in self.router.groups.problems_with(self.num_experts, self.top_k):
+                yield f"router.groups.{name}", message
+        if self.top_k == 1 and self.router.renormalize:
+            yield "router.renormalize", "one expert's weight would be 1 whatever its score; top_k=1 needs False"
+        if self.router_z_loss < 0:
+            yield "router_z_loss", f"must be 0 or more, got {self.router_z_loss}"
+
+
+class MixtureOfExperts(nnx.Module):
+    """The option as a module."""
+
+    def __init__(self, option: Experts, width: int, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the maker."""
+        self.option = option
+        expert, count, inner = option.expert, option.num_experts, option.expert.width
+        gated = isinstance(expert, Gated)
+        into, out, hidden = ("expert", "embed", "ffn"), ("expert", "ffn", "embed"), ("expert", "ffn")
+        self.router = make.matrix("projection", (width, count), ("embed", "expert"), width)
+        self.router_bias = make.zeros((count,), ("expert",)) if option.router.bias else None
+        self.load_bias = make.zeros((count,), ("expert",), "float32") if option.load_bias else None
+        self.gate = make.matrix("projection", (count, width, inner), into, width) if gated else None
+        self.up = make.matrix("value", (count, width, inner), into, width)
+        self.down = make.matrix("residual", (count, inner, width), out, inner)
+        self.gate_bias = make.zeros((count, inner), hidden) if gated and expert.bias else None
+        self.up_bias = make.zeros((count, inner), hidden) if expert.bias else None
+        self.down_bias = make.zeros((count, width), ("expert", "embed")) if expert.bias else None
+        shared = option.shared
+        self.shared = FeedForward(shared.ffn, width, make) if shared else None
+        gate = make.matrix("projection", (width,), ("embed",), width) if shared and shared.gate else None
+        self.shared_gate = gate
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Maps (B, T, D) to (B, T, D)."""
+        option, count = self.option, self.option.num_experts
+        logits_BTE = context.tap("router_logits", self._scores(x_BTD))
+        load_bias_E = None if self.load_bias is None else jax.lax.stop_gradient(self.load_bias[...])
+        routing = route(option.router, logits_BTE, option.top_k, load_bias_E)
+        chosen_BTR = context.tap("experts_chosen", routing.chosen_BTR)
+        weight_BTR = context.tap("expert_weights", routing.weight_BTR).astype(x_BTD.dtype)
+        scale_BTR = weight_BTR if option.weigh == "input" else None
+        dropped_BTR = None
+        if isinstance(option.dispatch, Capacity):
+            y_BTRD, dropped_BTR = in_slots(
+                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._work, context.shard
+            )
+        else:
+            y_BTRD = dropless(x_BTD, chosen_BTR, scale_BTR, count, self._work)
+        if option.weigh == "output":
+            y_BTRD = y_BTRD * weight_BTR[..., None]
+        y_BTD = jnp.sum(y_BTRD, axis=2)
+        observe(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
+        y_BTD = context.shard(y_BTD, ("batch", "sequence", "embed"))
+        return y_BTD if self.shared is None else y_BTD + self._of_all(x_BTD, context)
+
+    def _scores(self, x_BTD: jax.Array) -> jax.Array:
+        """The router's logits, float32 to the last bit on every device: near ties decide where a token goes."""
+        logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), self.router[...], precision="highest")
+        return logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
+
+    def _work(self, rows: jax.Array, product: Product) -> jax.Array:
+        """Each row through its expert."""
+        read = [None if p is None else p[...] for p in (self.up_bias, self.gate_bias, self.down_bias)]
+        up = product(rows, self.up[...], read[0])
+        gate = None if self.gate is None else product(rows, self.gate[...], read[1])
+        return product(mixed(self.option.expert, up, gate), self.down[...], read[2])
+
+    def _of_all(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """What the shared expert adds."""
+        assert self.shared is not None
+        y_BTD = self.shared(x_BTD, context)
+        return (
+            y_BTD if self.shared_gate is None else y_BTD * jax.nn.sigmoid(project(x_BTD, self.shared_gate))[..., None]
+        )

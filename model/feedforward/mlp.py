@@ -1,0 +1,119 @@
+"""The feed-forward layer: a plain MLP, or a gated one (SwiGLU, GeGLU).
+
+Vaswani et al. 2017, "Attention Is All You Need", equation 2; Shazeer 2020, "GLU Variants Improve Transformer",
+equation 6 (with "sigmoid" the GLU of Dauphin et al. 2017, with "identity" the bilinear one). ReLU squared: So et al.
+2021, "Primer". GELU and its quick form x * sigmoid(1.702 x): Hendrycks, Gimpel 2016. Mish: Misra 2019. Clamps and the
+offset of the up side: OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.recompute import recomputed
+from model.taps import Context
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "identity", "mish", "relu", "relu2", "sigmoid", "silu", "tanh"]
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution function of x, in float32 inside.
+
+    With erf where `jax.nn.gelu` has erfc, which takes a CPU more than twice the time (tests/benchmarks/README.md).
+    """
+    y = x.astype(jnp.float32)
+    return (0.5 * y * (1.0 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
+
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": recomputed(gelu),
+    "gelu_tanh": recomputed(lambda x: jax.nn.gelu(x, approximate=True)),
+    "quick_gelu": recomputed(lambda x: x * jax.nn.sigmoid(1.702 * x)),
+    "identity": lambda x: x,
+    "mish": recomputed(jax.nn.mish),
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "sigmoid": jax.nn.sigmoid,
+    "silu": recomputed(jax.nn.silu),
+    "tanh": jnp.tanh,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MLP:
+    """down(activation(up(x)))."""
+
+    width: int
+    activation: Activation = "gelu"
+    bias: bool = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.width < 1:
+            yield "width", f"must be at least 1, got {self.width}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gated:
+    """down(activation(gate(x)) * (up(x) + up_offset)): SwiGLU with "silu", GeGLU with "gelu".
+
+    Attributes:
+      width: F.
+      activation: of the gate.
+      bias: whether all three projections have one.
+      clamp: gate(x) is cut to at most this, up(x) to this on both sides; None for no cut.
+      up_offset: a constant added to up(x).
+    """
+
+    width: int
+    activation: Activation = "silu"
+    bias: bool = False
+    clamp: float | None = None
+    up_offset: float = 0.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.width < 1:
+            yield "width", f"must be at least 1, got {self.width}"
+        if self.clamp is not None and self.clamp <= 0:
+            yield "clamp", f"must be above 0, or None for no cut, got {self.clamp}"
+
+
+def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+    """The hidden layer from its projections, of any shape; the gate's is None where there is none."""
+    activation = ACTIVATIONS[option.activation]
+    if gate is None or isinstance(option, MLP):
+        return activation(up)
+    if option.clamp is not None:
+        gate, up = jnp.minimum(gate, option.clamp), jnp.clip(up, -option.clamp, option.clamp)
+    return activation(gate) * (up if option.up_offset == 0 else up + option.up_offset)
+
+
+class FeedForward(nnx.Module):
+    """Either option as a module."""
+
+    def __init__(self, option: MLP | Gated, width: int, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the maker."""
+        self.option = option
+        inner = option.width
+        gated = isinstance(option, Gated)
+        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn"), width) if gated else None
+        self.up = make.matrix("value", (width, inner), ("embed", "ffn"), width)
+        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"), inner)
+        self.gate_bias = make.zeros((inner,), ("ffn",)) if gated and option.bias else None
+        self.up_bias = make.zeros((inner,), ("ffn",)) if option.bias else None
+        self.down_bias = make.zeros((width,), ("embed",)) if option.bias else None
+
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        """Maps (B, T, D) to (B, T, D), each token by itself."""
+        up_BTF = project(x_BTD, self.up, self.up_bias)
+        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, self.gate_bias)
+        hidden_BTF = mixed(self.option, up_BTF, gate_BTF)
+        hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
+        return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)

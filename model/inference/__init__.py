@@ -1,0 +1,1 @@
+"""Generating text: prefill, decoding, sampling."""

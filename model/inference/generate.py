@@ -1,0 +1,257 @@
+"""Continuing prompts: prefill in chunks, then one token a step for all rows, with a key/value cache.
+
+Both programs have one shape whatever the prompts' lengths are, so each is compiled once: `prefill` takes chunks of a
+fixed number of tokens, padded on the right, and `decode` takes one token of every row at that row's own position. What
+padding writes into the cache lies past the row's last token: it is overwritten before it can be seen (see model/cache).
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.inference.sampling import Rules, Sampling, choose
+from model.options import check
+from model.precision import for_compute
+from model.stack import LayerCaches, empty_caches
+from model.taps import Shard, unsharded
+from model.transformer import Params, forward
+
+# Told a row and its next token, as soon as that is known; True ends the row.
+OnToken = Callable[[int, int], bool | None]
+
+
+@struct.dataclass
+class DecodeState:
+    """What goes from one decoding step to the next.
+
+    Attributes:
+      cache: the keys and values of all tokens before the last, or what recurrent layers made of them.
+      token_B: the last token of each row, not yet in the cache (int32).
+      position_B: where it stands (int32).
+      key_B: the random key of each row; step p draws with it folded with p.
+      seen_BV: the tokens of text that each row has had, for the repetition penalty; None where there is none.
+    """
+
+    cache: LayerCaches
+    token_B: jax.Array
+    position_B: jax.Array
+    key_B: jax.Array
+    seen_BV: jax.Array | None
+
+
+def generate(
+    config: ModelConfig,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    begin: int | None = None,
+    end: int | None = None,
+    on_token: OnToken | None = None,
+    draws: Sequence[int] | None = None,
+    shard: Shard = unsharded,
+    row_multiple: int = 1,
+    cache_length: int | None = None,
+    chunk: int = 128,
+) -> list[list[int]]:
+    """Continues each prompt until its end, its budget, or a full context.
+
+    A row's result is a function of the seed, its prompt and its draw. What else is in the batch does not matter, but
+    for rounding: with another number of rows the compiler may order sums differently.
+
+    Args:
+      config: the model's options.
+      params: its parameters, as `model.transformer.init` returns them, on any mesh.
+      prompts: token ids, at least one in each.
+      sampling: how tokens are chosen and how many.
+      begin: the mark that begins a text, which the repetition penalty does not count; None for none.
+      end: the id that ends a text (end of document), which it does not count either; None for none.
+      on_token: see `OnToken`; called in order of steps, and of rows within a step.
+      draws: which sample of its prompt each row is; when not given, equal prompts count from 0.
+      shard: places activations on the mesh. Pass the same function again to reuse the compiled programs.
+      row_multiple: the ways that the mesh splits the batch; rows are added to make them even.
+      cache_length: slots of each row, the longest text; None for the model's context length.
+      chunk: tokens of a row that one prefill step takes.
+
+    Returns:
+      The new ids of each row, the end included where it came.
+
+    Raises:
+      UserError: for options that make no sense, and for a prompt that is empty, longer than the cache, or has an id
+        outside the vocabulary.
+    """
+    check(sampling, "sampling")
+    length = config.context_length if cache_length is None else min(cache_length, config.context_length)
+    _check_prompts(prompts, length, config.vocab_size)
+    if not prompts:
+        return []
+    if config.precision.compute != config.precision.parameters:
+        params = _cast(config, params)  # once, not in every step
+    rules = sampling.rules()
+    rows = [list(prompt) for prompt in prompts]
+    rows += [[0]] * (-len(rows) % row_multiple)
+    marks = [mark for mark in (begin, end) if mark is not None]
+    inputs = first_inputs(rows, draws, rules, sampling.seed, config.vocab_size, marks)
+    state = start(config, shard, length, **inputs)
+    for tokens_BC, first in chunks(rows, min(chunk, length)):
+        state = prefill(config, shard, params, state, tokens_BC, first)
+
+    # The last token needs no slot, so a full context still yields one token.
+    budgets = [min(sampling.max_tokens, length - len(prompt) + 1) for prompt in prompts]
+    texts: list[list[int]] = [[] for _ in prompts]
+    running = set(range(len(prompts)))
+
+    def take(tokens_B: jax.Array) -> None:
+        tokens = np.asarray(tokens_B)
+        for row in sorted(running):
+            token = int(tokens[row])
+            texts[row].append(token)
+            stop = on_token is not None and on_token(row, token)
+            if stop or token == end or len(texts[row]) == budgets[row]:
+                running.remove(row)
+
+    previous = None
+    for _ in range(max(budgets)):
+        state, tokens_B = decode(config, shard, params, rules, state)
+        if previous is not None:  # read a step late, so that the host works while the device does
+            take(previous)
+        if not running:
+            break
+        previous = tokens_B
+    else:
+        take(tokens_B)
+    return texts
+
+
+# ---------------------------------------------------------------------------------------------- compiled functions
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def start(
+    config: ModelConfig,
+    shard: Shard,
+    length: int,
+    token_B: jax.Array,
+    position_B: jax.Array,
+    fold_B2: jax.Array,
+    seed: jax.Array,
+    seen_BV: jax.Array | None,
+) -> DecodeState:
+    """The state before anything was read: an empty cache, and the last token of every prompt."""
+    cache = empty_caches(config, len(token_B), length)
+    fold_in = jax.random.fold_in
+    key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
+    return _place(DecodeState(cache, token_B, position_B, key_B, seen_BV), shard)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
+def prefill(
+    config: ModelConfig, shard: Shard, params: Params, state: DecodeState, tokens_BC: jax.Array, begin: jax.Array
+) -> DecodeState:
+    """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed.
+
+    The last token of each row is left to decoding.
+    """
+    positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
+    output = forward(
+        config, params, tokens_BC, positions_BT=positions_BC, cache=state.cache, lengths_B=state.position_B, shard=shard
+    )
+    assert output.cache is not None
+    return _place(dataclasses.replace(state, cache=output.cache), shard)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def decode(
+    config: ModelConfig, shard: Shard, params: Params, rules: Rules, state: DecodeState
+) -> tuple[DecodeState, jax.Array]:
+    """Reads the last token of every row and chooses the next: the state with it, and the tokens on every device."""
+    tokens_BT, positions_BT = state.token_B[:, None], state.position_B[:, None]
+    output = forward(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, shard=shard)
+    key_B = jax.vmap(jax.random.fold_in)(state.key_B, state.position_B)
+    token_B = choose(rules, output.logits_BTV[:, 0], key_B, state.seen_BV)
+    seen_BV = state.seen_BV
+    if seen_BV is not None:
+        seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
+    assert output.cache is not None
+    after = DecodeState(output.cache, token_B, state.position_B + 1, state.key_B, seen_BV)
+    return _place(after, shard), shard(token_B, (None,))
+
+
+def _place(state: DecodeState, shard: Shard) -> DecodeState:
+    """The state laid over the mesh, always alike: another layout would be another program."""
+    return DecodeState(
+        cache={name: stack.placed(shard) for name, stack in state.cache.items()},
+        token_B=shard(state.token_B, ("batch",)),
+        position_B=shard(state.position_B, ("batch",)),
+        key_B=shard(state.key_B, ("batch",)),
+        seen_BV=None if state.seen_BV is None else shard(state.seen_BV, ("batch", None)),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _cast(config: ModelConfig, params: Params) -> Params:
+    return for_compute(params, config.precision)
+
+
+# ------------------------------------------------------------------------------------------------------ on the host
+
+
+def first_inputs(
+    rows: Sequence[list[int]],
+    draws: Sequence[int] | None,
+    rules: Rules,
+    seed: int,
+    vocab_size: int,
+    marks: Sequence[int] = (),
+) -> dict[str, Any]:
+    """The arguments of `start` for rows of prompt ids; `marks` are no words that a text could repeat."""
+    draws = [rows[:i].count(row) for i, row in enumerate(rows)] if draws is None else draws
+    fold_B2 = np.zeros((len(rows), 2), np.uint32)
+    for i, draw in enumerate(draws):
+        fold_B2[i] = zlib.crc32(np.asarray(rows[i], np.int32).tobytes()), draw
+    seen_BV = None
+    if rules["repetition_penalty"] is not None:
+        seen_BV = np.zeros((len(rows), vocab_size), bool)
+        for i, row in enumerate(rows):
+            seen_BV[i, row] = True
+        seen_BV[:, list(marks)] = False
+    return {
+        "token_B": np.array([row[-1] for row in rows], np.int32),
+        "position_B": np.array([len(row) - 1 for row in rows], np.int32),
+        "fold_B2": fold_B2,
+        "seed": np.uint32(seed),
+        "seen_BV": seen_BV,
+    }
+
+
+def chunks(rows: Sequence[list[int]], size: int) -> list[tuple[np.ndarray, np.int32]]:
+    """All tokens but each row's last, in chunks (B, size) padded with 0 on the right, with the position of each."""
+    longest = max(len(row) - 1 for row in rows)
+    tokens = np.zeros((len(rows), -(-longest // size) * size), np.int32)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row) - 1] = row[:-1]
+    return [(tokens[:, begin : begin + size], np.int32(begin)) for begin in range(0, tokens.shape[1], size)]
+
+
+def _check_prompts(prompts: Sequence[Sequence[int]], length: int, vocab_size: int) -> None:
+    for i, prompt in enumerate(prompts):
+        if len(prompt) == 0:
+            raise UserError(f"prompt {i + 1} has no tokens; expected at least one, such as the id that ends documents")
+        if len(prompt) > length:
+            raise UserError(
+                f"prompt {i + 1} has {len(prompt)} tokens, more than the context of {length}; shorten it by "
+                f"{len(prompt) - length} tokens or take a model with a longer context"
+            )
+        if not 0 <= min(prompt) <= max(prompt) < vocab_size:
+            raise UserError(
+                f"prompt {i + 1} has ids from {min(prompt)} to {max(prompt)}; this model knows 0 to {vocab_size - 1}"
+            )

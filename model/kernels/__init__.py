@@ -1,0 +1,1 @@
+"""attend(): the one door to attention, and the kernels behind it."""

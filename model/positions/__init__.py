@@ -1,0 +1,1 @@
+"""Positions: absolute ones, rotary ones and their scaling, linear biases."""

@@ -1,0 +1,78 @@
+"""How a token knows where it stands.
+
+Here are the positions that are added to the token embedding, learned and sinusoidal: Vaswani et al. 2017, "Attention Is
+All You Need", section 3.5. Two kinds act inside attention: rotary ones turn queries and keys (rotary.py), linear
+biases are added to scores (alibi.py).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.parameters import ParameterMaker
+from model.positions.alibi import ALiBi
+from model.positions.rotary import Rotary, frequencies
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoPositions:
+    """Only the causal mask tells the order (Kazemnejad et al. 2023, "NoPE")."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Learned:
+    """A trained vector for each position up to the context length.
+
+    Attributes:
+      offset: rows of the table that lie before that of position 0 and that no token has (OPT: 2).
+    """
+
+    offset: int = 0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.offset < 0:
+            yield "offset", f"must be 0 or more, got {self.offset}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sinusoidal:
+    """Fixed sines and cosines, wavelengths from 2 pi to theta * 2 pi."""
+
+    theta: float = 10_000.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.theta <= 0:
+            yield "theta", f"must be above 0, got {self.theta}"
+
+
+Position = NoPositions | Learned | Sinusoidal | Rotary | ALiBi
+
+
+def sinusoid(option: Sinusoidal, positions_BT: jax.Array, width: int) -> jax.Array:
+    """The vectors of Vaswani et al.: sine on even dimensions, cosine on odd ones; float32 (B, T, D)."""
+    angles = positions_BT[..., None].astype(jnp.float32) * frequencies(option.theta, width)
+    return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions_BT.shape, width)
+
+
+class PositionEmbedding(nnx.Module):
+    """Adds the position vector to the token embedding, where the option has one."""
+
+    def __init__(self, option: Position, context_length: int, width: int, make: ParameterMaker) -> None:
+        """Args: the option, the number of positions, the model width, the maker."""
+        self.option = option
+        rows = context_length + option.offset if isinstance(option, Learned) else None
+        self.table = None if rows is None else make.matrix("position", (rows, width), ("position", "embed"))
+
+    def __call__(self, x_BTD: jax.Array, positions_BT: jax.Array) -> jax.Array:
+        """Returns the embedding with positions added, (B, T, D)."""
+        if self.table is not None and isinstance(self.option, Learned):
+            rows_BT = positions_BT + self.option.offset if self.option.offset else positions_BT
+            return x_BTD + self.table[...][rows_BT]
+        if isinstance(self.option, Sinusoidal):
+            return x_BTD + sinusoid(self.option, positions_BT, x_BTD.shape[-1]).astype(x_BTD.dtype)
+        return x_BTD

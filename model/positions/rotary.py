@@ -1,0 +1,132 @@
+"""Rotary positions: pairs of dimensions of queries and keys turned by angles that grow with position.
+
+Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equations 15 and 34.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.positions.scaling import NTK, DynamicNTK, LongRoPE, Scaling, YaRN
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rotary:
+    """Queries and keys turned by angles that grow with position, so that a score depends on the distance.
+
+    Attributes:
+      theta: the base of the wavelengths, which go from 2 pi to nearly theta * 2 pi tokens.
+      fraction: the share of a head's dimensions that turn, the first ones; the others carry no position (Black et al.
+        2022, "GPT-NeoX-20B", section 2.1.1; also GPT-J, Pythia, Phi, GLM).
+      interleaved: which dimensions pair up: 2i with 2i + 1 (RoFormer, GPT-J, GLM, Cohere), or i with i + R/2 of the R
+        that turn (GPT-NeoX, Llama). A fixed order of a head's dimensions makes one of the other.
+      scaling: how a model trained on short sequences is made to take longer ones; see model/positions/scaling.py.
+    """
+
+    theta: float = 10_000.0
+    fraction: float = 1.0
+    interleaved: bool = False
+    scaling: Scaling | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.theta <= 0:
+            yield "theta", f"must be above 0, got {self.theta}"
+        elif self.theta <= 1 and isinstance(self.scaling, YaRN):
+            yield "theta", f"must be above 1 for YaRN, which takes its logarithm, got {self.theta}"
+        if not 0 < self.fraction <= 1:
+            yield "fraction", f"must be above 0 and at most 1, got {self.fraction}; use NoPositions to turn nothing"
+
+    def turned(self, head_dim: int) -> int:
+        """R, how many dimensions of a head turn."""
+        return round(self.fraction * head_dim)
+
+    def problems_with(self, head_dim: int, path: str) -> Iterator[tuple[str, str]]:
+        """Yields what does not go together with a head width, by the path of the field; `path` is that of this."""
+        if not 0 < self.fraction <= 1 or head_dim < 1:
+            return
+        size = self.turned(head_dim)
+        if self.fraction == 1 and head_dim % 2:
+            yield path, f"Rotary turns pairs of dimensions, so the head width must be even, got {head_dim}"
+        elif size < 2 or size % 2 or abs(self.fraction * head_dim - size) > 1e-6:
+            yield (
+                f"{path}.fraction",
+                f"{self.fraction} turns {self.fraction * head_dim:g} of the {head_dim} dimensions of a head; "
+                "they turn in pairs, so it must be an even number",
+            )
+        elif isinstance(self.scaling, NTK | DynamicNTK) and size == 2:
+            name = type(self.scaling).__name__
+            yield f"{path}.scaling", f"{name} needs two pairs of dimensions that turn or more, got one"
+        elif isinstance(self.scaling, LongRoPE):
+            for name in ("short_factors", "long_factors"):
+                if len(getattr(self.scaling, name)) != size // 2:
+                    yield (
+                        f"{path}.scaling.{name}",
+                        f"must be {size // 2} factors, one for each pair of dimensions that turn, got "
+                        f"{len(getattr(self.scaling, name))}",
+                    )
+
+
+@struct.dataclass
+class RotaryTable:
+    """What `rotate` needs to know of the positions.
+
+    Attributes:
+      cos, sin: float32, (B, T, 1, R/2) for the R dimensions of a head that turn.
+      interleaved: as in `Rotary`.
+    """
+
+    cos: jax.Array
+    sin: jax.Array
+    interleaved: bool = struct.field(pytree_node=False, default=False)
+
+
+def frequencies(theta: float, size: int) -> jax.Array:
+    """The angle per position of each pair of dimensions: theta^(-2i/size), float32, (size/2,)."""
+    return theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
+
+
+def rotary_table(
+    option: object, positions_BT: jax.Array, head_dim: int, ends_BT: jax.Array | None = None
+) -> RotaryTable | None:
+    """Cosines and sines for `rotate`; None when positions are not rotary.
+
+    Args:
+      option: of positions.
+      positions_BT: of tokens.
+      head_dim: the dimensions of a head that positions may turn.
+      ends_BT: the last of these in each row is where its sequence ends, for scalings that depend on its length; the
+        positions when not given.
+    """
+    if not isinstance(option, Rotary):
+        return None
+    size, scaling = option.turned(head_dim), option.scaling
+    angles_BTR = positions_BT[..., None].astype(jnp.float32)
+    if scaling is None:
+        angles_BTR *= frequencies(option.theta, size)
+    else:
+        angles_BTR *= scaling.frequencies(option.theta, size, positions_BT if ends_BT is None else ends_BT)
+    cos_BT1R, sin_BT1R = jnp.cos(angles_BTR)[:, :, None, :], jnp.sin(angles_BTR)[:, :, None, :]
+    if scaling is not None and scaling.amplitude != 1:
+        cos_BT1R, sin_BT1R = scaling.amplitude * cos_BT1R, scaling.amplitude * sin_BT1R
+    return RotaryTable(cos_BT1R, sin_BT1R, option.interleaved)
+
+
+def rotate(x_BTNH: jax.Array, table: RotaryTable | None) -> jax.Array:
+    """Turns each pair of dimensions by its angle, in float32; the same shape and dtype come back."""
+    if table is None:
+        return x_BTNH
+    cos, sin, size = table.cos, table.sin, 2 * table.cos.shape[-1]
+    rest_BTNH = x_BTNH[..., size:] if size < x_BTNH.shape[-1] else None
+    x = (x_BTNH if rest_BTNH is None else x_BTNH[..., :size]).astype(jnp.float32)
+    if table.interleaved:
+        first, second = x[..., 0::2], x[..., 1::2]
+        turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
+    else:
+        first, second = jnp.split(x, 2, axis=-1)
+        turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    turned = turned.astype(x_BTNH.dtype)
+    return turned if rest_BTNH is None else jnp.concatenate([turned, rest_BTNH], axis=-1)

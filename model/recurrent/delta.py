@@ -1,0 +1,225 @@
+"""The gated delta rule: a memory that forgets, and in which a key replaces what it holds instead of adding to it.
+
+Yang, Kautz, Hatamizadeh 2024, "Gated Delta Networks", equation 10, in rows for columns:
+
+    S_t = a_t (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T        y_t = S_t^T q_t
+
+with a decay a_t and a strength of writing b_t, both from 0 to 1, for each token and head; keys and queries have norm 1.
+Without a decay it is the delta rule of Schlag et al. 2021, "Linear Transformers Are Secretly Fast Weight Programmers".
+
+In chunks (Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule", section 3; section 3.3 of the
+first): S_t = a_t S_(t-1) + k_t u_t^T with u_t = b_t (v_t - a_t S_(t-1)^T k_t). With g(t, s) the decay from token s to
+token t and S the memory before the chunk, that is (I + L) U = diag(b) V - diag(b g) K S, where L is
+b_t g(t, s) k_t^T k_s below the diagonal: one triangular system for all tokens of a chunk, the WY representation.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.attention.heads import divisors
+from model.norms import LayerNorm, Norm, RMSNorm
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.recurrent.convolution import convolve
+from model.recurrent.memory import (
+    Decays,
+    Recurrent,
+    State,
+    chunked,
+    decays,
+    only_real,
+    read_and_write,
+    unchunked,
+    zeros,
+)
+from model.taps import Context
+
+EPSILON = 1e-6  # under the root that brings queries and keys to length 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GatedDelta(Recurrent):
+    """Heads with a memory each.
+
+    Attributes:
+      num_heads: memories N, and heads of values.
+      num_key_heads: heads K of queries and keys, a divisor of N, each shared by N / K memories; None for N.
+      head_dim: the width H of queries and keys; None for model width / N.
+      value_head_dim: the width P of values; None for H.
+      decay: whether memories forget; without, this is the plain delta rule.
+      convolution: tokens that a short causal convolution of queries, of keys and of values spans; None for none.
+      output_norm: of each head's reading, with the same weights for all; None for none.
+      output_gate: whether readings are multiplied by SiLU of a projection of the layer's input.
+      chunk: tokens that are computed as pairs at a time; changes speed and memory, and the result by rounding alone.
+    """
+
+    num_heads: int
+    num_key_heads: int | None = None
+    head_dim: int | None = None
+    value_head_dim: int | None = None
+    decay: bool = True
+    convolution: int | None = 4
+    output_norm: LayerNorm | RMSNorm | None = RMSNorm()
+    output_gate: bool = True
+    chunk: int = 64
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        yield from self.sizes_below_one("num_heads", "num_key_heads", "head_dim", "value_head_dim", "chunk")
+        if self.num_heads >= 1 and self.key_heads >= 1 and self.num_heads % self.key_heads:
+            yield (
+                "num_key_heads",
+                f"{self.key_heads} does not divide num_heads={self.num_heads}; use one of {divisors(self.num_heads)}",
+            )
+        if self.convolution is not None and self.convolution < 2:
+            yield "convolution", f"must span at least 2 tokens, or be None for none, got {self.convolution}"
+
+    @property
+    def key_heads(self) -> int:
+        """K, with None resolved."""
+        return self.num_heads if self.num_key_heads is None else self.num_key_heads
+
+    def value_width(self, width: int) -> int:
+        """P at a model width, with None resolved."""
+        return self.head_width(width) if self.value_head_dim is None else self.value_head_dim
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+        """The state of one layer before anything was read."""
+        n, k, h, p = self.num_heads, self.key_heads, self.head_width(width), self.value_width(width)
+        tails = {}
+        if self.convolution is not None:
+            before = self.convolution - 1
+            tails = {"query": (batch, k, before, h), "key": (batch, k, before, h), "value": (batch, n, before, p)}
+        return zeros(memory=(batch, n, h, p), **tails)
+
+
+class DeltaHeads(nnx.Module):
+    """Projections to heads, short convolutions, the memory, norm and gate, projection back."""
+
+    def __init__(self, option: GatedDelta, width: int, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the reduction dtype, the maker."""
+        self.option, self.reductions = option, reductions
+        n, k, h, p = option.num_heads, option.key_heads, option.head_width(width), option.value_width(width)
+        axes = ("embed", "heads", "head_dim")
+        self.query = make.matrix("projection", (width, k, h), axes, width)
+        self.key = make.matrix("projection", (width, k, h), axes, width)
+        self.value = make.matrix("projection", (width, n, p), axes, width)
+        self.strength = make.matrix("projection", (width, n), ("embed", "heads"), width)
+        self.decay = make.matrix("projection", (width, n), ("embed", "heads"), width) if option.decay else None
+        self.decay_rate = make.decay_rate((n,), ("heads",)) if option.decay else None
+        self.decay_bias = make.decay_bias((n,), ("heads",)) if option.decay else None
+        span, axes_of_filter = option.convolution, (None, "heads", "head_dim")
+        self.query_filter = None if span is None else make.filter((span, k, h), axes_of_filter)
+        self.key_filter = None if span is None else make.filter((span, k, h), axes_of_filter)
+        self.value_filter = None if span is None else make.filter((span, n, p), axes_of_filter)
+        norm = option.output_norm
+        self.output_norm = None if norm is None else Norm(norm, (p,), ("head_dim",), make, reductions)
+        self.gate = make.matrix("projection", (width, n, p), axes, width) if option.output_gate else None
+        self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), n * p)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        after: dict[str, jax.Array] = {}
+        q_BTNH = self._convolved("query", project(x_BTD, self.query), self.query_filter, context, state, after)
+        k_BTNH = self._convolved("key", project(x_BTD, self.key), self.key_filter, context, state, after)
+        v_BTNP = self._convolved("value", project(x_BTD, self.value), self.value_filter, context, state, after)
+        q_BTNH, k_BTNH = _unit(q_BTNH) * q_BTNH.shape[-1] ** -0.5, _unit(k_BTNH)
+        shared = self.option.num_heads // self.option.key_heads
+        if shared > 1:
+            q_BTNH, k_BTNH = (jnp.repeat(part, shared, axis=2) for part in (q_BTNH, k_BTNH))
+        strength_BTN = jax.nn.sigmoid(project(x_BTD, self.strength).astype(self.reductions))
+        strength_BTN = only_real(context.tap("write_strength", strength_BTN), context)
+        log_decay_BTN = self._log_decay(x_BTD)
+        context.offer("decay", lambda: jnp.exp(log_decay_BTN))
+
+        (batch, length, n, h), p = q_BTNH.shape, v_BTNP.shape[-1]
+        size = min(self.option.chunk, length)
+        memory_BNHP = jnp.zeros((batch, n, h, p), self.reductions) if state is None else state.arrays["memory"]
+        memory_BNHP, y_ZBNCP = delta_rule(
+            memory_BNHP.astype(self.reductions),
+            chunked(q_BTNH, size),
+            chunked(k_BTNH, size),
+            chunked(v_BTNP, size),
+            chunked(strength_BTN, size),
+            decays(log_decay_BTN, size, context),
+        )
+        y_BTNP = unchunked(y_ZBNCP, length).astype(x_BTD.dtype)
+        if self.output_norm is not None:
+            y_BTNP = self.output_norm(y_BTNP)
+        if self.gate is not None:
+            y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate))
+        if state is not None:
+            state = State({"memory": memory_BNHP.astype(jnp.float32), **after})
+        return project(context.tap("attention_heads", y_BTNP), self.output, contract=2), state
+
+    def _convolved(
+        self,
+        name: str,
+        x_BTNH: jax.Array,
+        filter_JNH: nnx.Param | None,
+        context: Context,
+        state: State | None,
+        after: dict[str, jax.Array],
+    ) -> jax.Array:
+        """Queries, keys or values in the reduction dtype; what the next tokens' convolution needs goes into `after`."""
+        x_BTNH = context.shard(x_BTNH, ("batch", "sequence", "heads", "head_dim"))
+        if filter_JNH is not None:
+            tail_BNJH = None if state is None else state.arrays[name]
+            x_BTNH, after[name] = convolve(x_BTNH, filter_JNH[...], context, tail_BNJH)
+        return context.tap(name, jax.nn.silu(x_BTNH)).astype(self.reductions)
+
+    def _log_decay(self, x_BTD: jax.Array) -> jax.Array:
+        """log a = -exp(rate) softplus(x w + bias), (B, T, N) (Gu, Dao 2023, "Mamba", as the first paper takes it)."""
+        if self.decay is None or self.decay_rate is None or self.decay_bias is None:
+            return jnp.zeros((*x_BTD.shape[:-1], self.option.num_heads), self.reductions)
+        step_BTN = project(x_BTD, self.decay).astype(self.reductions) + self.decay_bias[...].astype(self.reductions)
+        return -jnp.exp(self.decay_rate[...].astype(self.reductions)) * jax.nn.softplus(step_BTN)
+
+
+def _unit(x_BTNH: jax.Array) -> jax.Array:
+    return x_BTNH * jax.lax.rsqrt(jnp.sum(x_BTNH * x_BTNH, axis=-1, keepdims=True) + EPSILON)
+
+
+def inverse(below: jax.Array) -> jax.Array:
+    """(I + L)^-1 for matrices L (..., C, C) that are 0 on and above the diagonal.
+
+    Blocks of 1, 2, 4, ... are put together: [[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. This is all matrix
+    products, which a triangular solver is not (on a loaded CPU, LAPACK's took seconds a step). Powers of L would be
+    too, but grow like binomials where keys are alike, and then cancel.
+    """
+    size, lead = below.shape[-1], below.shape[:-2]
+    whole = 1 << (size - 1).bit_length()
+    below = jnp.pad(below, [(0, 0)] * len(lead) + [(0, whole - size)] * 2)
+    blocks, side = jnp.ones((*lead, whole, 1, 1), below.dtype), 1
+    while side < whole:
+        pairs = below.reshape(*lead, whole // (2 * side), 2 * side, whole // (2 * side), 2 * side)
+        own = jnp.moveaxis(jnp.diagonal(pairs, axis1=-4, axis2=-2), -1, -3)  # (..., pair, 2 side, 2 side)
+        first, second = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
+        corner = -second @ own[..., side:, :side] @ first
+        top = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+        blocks, side = jnp.concatenate([top, jnp.concatenate([corner, second], axis=-1)], axis=-2), 2 * side
+    return blocks[..., 0, :size, :size]
+
+
+def delta_rule(
+    memory_BNHP: jax.Array,
+    q_ZBNCH: jax.Array,
+    k_ZBNCH: jax.Array,
+    v_ZBNCP: jax.Array,
+    strength_ZBNC: jax.Array,
+    decay: Decays,
+) -> tuple[jax.Array, jax.Array]:
+    """The equations above in chunks: the memory after the last, and the readings (Z, B, N, C, P).
+
+    A token of strength 0 and without a decay leaves the memory alone.
+    """
+    like_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", k_ZBNCH, k_ZBNCH) * decay.between_ZBNCS
+    below_ZBNCS = jnp.tril(strength_ZBNC[..., None] * like_ZBNCS, -1)
+    right_ZBNC = jnp.concatenate([v_ZBNCP, k_ZBNCH * decay.since_ZBNC[..., None]], axis=-1) * strength_ZBNC[..., None]
+    solved_ZBNC = inverse(below_ZBNCS) @ right_ZBNC
+    u_ZBNCP, erased_ZBNCH = jnp.split(solved_ZBNC, [v_ZBNCP.shape[-1]], axis=-1)
+    return read_and_write(memory_BNHP, q_ZBNCH, k_ZBNCH, u_ZBNCP, decay, erased_ZBNCH)

@@ -1,0 +1,92 @@
+"""Gated recurrent units: a hidden vector that moves part of the way to a new one.
+
+Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder", equations 5 to 8. With W, U and b for
+each, s the logistic function:
+
+    r, z = s(W x_t + U h_(t-1) + b)    n = tanh(W x_t + U (r h_(t-1)) + b)    h_t = z h_(t-1) + (1 - z) n
+
+Where the reset comes after the product, n = tanh(W x_t + b + r (U h_(t-1) + b')), as in cuDNN and PyTorch: then one
+product serves all three. Heads are units whose recurrent matrices do not meet, as in model/recurrent/lstm.py.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.recurrent.memory import Recurrent, State, run_units, zeros
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GRU(Recurrent):
+    """Units over time, and a projection of them.
+
+    Attributes:
+      num_heads: blocks N of the recurrent matrices; 1 for whole ones.
+      head_dim: units H of a head; None for model width / N.
+      reset: whether the reset gate acts before the recurrent product (the paper) or after it.
+    """
+
+    num_heads: int = 1
+    head_dim: int | None = None
+    reset: Literal["before", "after"] = "after"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        yield from self.sizes_below_one("num_heads", "head_dim")
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+        """The state of one layer before anything was read."""
+        return zeros(hidden=(batch, self.num_heads, self.head_width(width)))
+
+
+class GatedRecurrentUnits(nnx.Module):
+    """Gates of all tokens from their inputs, the units token by token, projection back."""
+
+    def __init__(self, option: GRU, width: int, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the reduction dtype, the maker."""
+        self.option, self.reductions = option, reductions
+        n, h = option.num_heads, option.head_width(width)
+        self.input = make.matrix("projection", (width, 3, n, h), ("embed", None, "heads", "head_dim"), width)
+        self.recurrent = make.matrix("projection", (n, h, 3, h), ("heads", "head_dim", None, None), h)
+        self.bias = make.zeros((3, n, h), (None, "heads", "head_dim"))
+        after = option.reset == "after"
+        self.reset_bias = make.zeros((n, h), ("heads", "head_dim")) if after else None
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        gates_BTGNH = project(x_BTD, self.input, self.bias)  # reset, update, the new vector
+        empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
+        hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)
+        y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
+        return project(y_BTNH, self.output, contract=2), state
+
+    def _step(
+        self, carried: dict[str, jax.Array], gates_BGNH: jax.Array
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        dtype, weight_NHGJ = gates_BGNH.dtype, self.recurrent[...]
+        hidden_BNH = carried["hidden"].astype(self.reductions)
+        gates_BGNH = gates_BGNH.astype(self.reductions)
+
+        def product(x_BNH: jax.Array, weight_NHGJ: jax.Array) -> jax.Array:
+            return jnp.einsum("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
+
+        if self.reset_bias is not None:
+            from_hidden_BGNH = product(hidden_BNH, weight_NHGJ)
+            gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + from_hidden_BGNH[:, :2])
+            turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + self.reset_bias[...].astype(self.reductions))
+        else:
+            gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + product(hidden_BNH, weight_NHGJ[:, :, :2]))
+            turned_BNH = product(gate_BGNH[:, 0] * hidden_BNH, weight_NHGJ[:, :, 2:])[:, 0]
+        new_BNH = jnp.tanh(gates_BGNH[:, 2] + turned_BNH)
+        update_BNH = gate_BGNH[:, 1]
+        hidden_BNH = update_BNH * hidden_BNH + (1 - update_BNH) * new_BNH
+        shown = {"reset_gate": gate_BGNH[:, 0], "update_gate": update_BNH, "hidden": hidden_BNH}
+        return {"hidden": hidden_BNH.astype(jnp.float32)}, shown

@@ -1,0 +1,100 @@
+"""Linear attention: weights that are products of features, so that all keys fit in one matrix.
+
+Katharopoulos et al. 2020, "Transformers are RNNs", equations 8 to 12 and 18 to 20, with its features elu(x) + 1:
+y_t = (sum_s v_s f(k_s)^T) f(q_t) / (sum_s f(k_s)^T f(q_t)), sums over s up to t.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.attention import patterns as masks
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
+from model.taps import Context
+
+EPSILON = 1e-6  # added to the sum of weights, as the paper's code does
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearAttention(Recurrent):
+    """Linear attention heads.
+
+    Attributes:
+      num_heads: N.
+      head_dim: the width H of queries, keys and values; None for model width / N.
+      chunk: tokens that are computed as pairs at a time; changes speed and memory, and the result by rounding alone.
+    """
+
+    num_heads: int
+    head_dim: int | None = None
+    chunk: int = 64
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        yield from self.sizes_below_one("num_heads", "head_dim", "chunk")
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+        """The state of one layer before anything was read."""
+        h = self.head_width(width)
+        return zeros(memory=(batch, self.num_heads, h, h + 1))
+
+
+def features(x: jax.Array) -> jax.Array:
+    """elu(x) + 1."""
+    return jax.nn.elu(x) + 1
+
+
+class LinearAttentionHeads(nnx.Module):
+    """Projections to heads, linear attention, projection back."""
+
+    def __init__(self, option: LinearAttention, width: int, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the reduction dtype, the maker."""
+        self.option, self.reductions = option, reductions
+        n, h = option.num_heads, option.head_width(width)
+        axes = ("embed", "heads", "head_dim")
+        self.query = make.matrix("projection", (width, n, h), axes, width)
+        self.key = make.matrix("projection", (width, n, h), axes, width)
+        self.value = make.matrix("projection", (width, n, h), axes, width)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        axes = ("batch", "sequence", "heads", "head_dim")
+        q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query)), axes).astype(self.reductions)
+        k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key)), axes).astype(self.reductions)
+        v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value)), axes)
+        q_BTNH, k_BTNH = features(q_BTNH), only_real(features(k_BTNH), context)
+        (batch, length, n, h), size = q_BTNH.shape, min(self.option.chunk, q_BTNH.shape[1])
+        # One more channel, 1 in every value, sums the weights.
+        v_BTNP = jnp.concatenate([v_BTNH.astype(self.reductions), jnp.ones_like(q_BTNH[..., :1])], axis=-1)
+        memory_BNHP = jnp.zeros((batch, n, h, h + 1), self.reductions) if state is None else state.arrays["memory"]
+        memory_BNHP, y_ZBNCP = read_and_write(
+            memory_BNHP.astype(self.reductions),
+            chunked(q_BTNH, size),
+            chunked(k_BTNH, size),
+            chunked(v_BTNP, size),
+            decays(jnp.zeros((batch, length, 1), self.reductions), size, context),
+        )
+        y_BTNP = unchunked(y_ZBNCP, length)
+        y_BTNH = (y_BTNP[..., :-1] / (y_BTNP[..., -1:] + EPSILON)).astype(x_BTD.dtype)
+        if state is None:
+            context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.document_BT))
+        else:
+            state = State({"memory": memory_BNHP.astype(jnp.float32)})
+        return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), state
+
+
+def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, document_BT: jax.Array | None) -> jax.Array:
+    """The weights (B, N, T, S) that the sums above give to every value."""
+    scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH)
+    index_BT = jnp.arange(q_BTNH.shape[1])[None]
+    mask_BTS = masks.causal(index_BT, index_BT)
+    if document_BT is not None:
+        mask_BTS = mask_BTS & masks.same_segment(document_BT, document_BT)
+    scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, 0)
+    return scores_BNTS / (jnp.sum(scores_BNTS, axis=-1, keepdims=True) + EPSILON)

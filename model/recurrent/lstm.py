@@ -1,0 +1,92 @@
+"""Long short-term memory: a cell that adds up what its gates let in.
+
+Hochreiter, Schmidhuber 1997, "Long Short-Term Memory", section 4; Gers, Schmidhuber, Cummins 2000, "Learning to
+Forget", equations 1 to 6. With W, U and b for each gate, s the logistic function:
+
+    i, f, o = s(W x_t + U h_(t-1) + b)    g = tanh(W x_t + U h_(t-1) + b)    c_t = f c_(t-1) + i g    h_t = o tanh(c_t)
+
+Heads are cells whose recurrent matrices do not meet: U is block-diagonal (Beck et al. 2024, "xLSTM", section 2.2).
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.recurrent.memory import Recurrent, State, run_units, zeros
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LSTM(Recurrent):
+    """Cells over time, and a projection of what they show.
+
+    Attributes:
+      num_heads: blocks N of the recurrent matrices; 1 for whole ones.
+      head_dim: cells H of a head; None for model width / N.
+      forget_bias: where biases of forget gates start (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent
+        Network Architectures": 1); None for cells that never forget, those of 1997.
+    """
+
+    num_heads: int = 1
+    head_dim: int | None = None
+    forget_bias: float | None = 1.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        yield from self.sizes_below_one("num_heads", "head_dim")
+
+    @property
+    def gates(self) -> int:
+        """G, the gates and the input to the cell."""
+        return 3 if self.forget_bias is None else 4
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+        """The state of one layer before anything was read."""
+        shape = (batch, self.num_heads, self.head_width(width))
+        return zeros(hidden=shape, cell=shape)
+
+
+class LongShortTermMemory(nnx.Module):
+    """Gates of all tokens from their inputs, the cells token by token, projection back."""
+
+    def __init__(self, option: LSTM, width: int, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the reduction dtype, the maker."""
+        self.option, self.reductions = option, reductions
+        n, h, g = option.num_heads, option.head_width(width), option.gates
+        self.input = make.matrix("projection", (width, g, n, h), ("embed", None, "heads", "head_dim"), width)
+        self.recurrent = make.matrix("projection", (n, h, g, h), ("heads", "head_dim", None, None), h)
+        self.bias = make.zeros((3, n, h), (None, "heads", "head_dim"))
+        bias = option.forget_bias
+        self.forget_bias = None if bias is None else make.constant(bias, (n, h), ("heads", "head_dim"))
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        bias_GNH = self.bias[...]  # input gate, output gate, input to the cell; then the forget gate
+        if self.forget_bias is not None:
+            bias_GNH = jnp.concatenate([bias_GNH, self.forget_bias[...][None]])
+        gates_BTGNH = project(x_BTD, self.input) + bias_GNH
+
+        def step(carried: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
+            hidden_BNH = carried["hidden"].astype(gates_BGNH.dtype)
+            gates_BGNH = gates_BGNH + jnp.einsum("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
+            gates_BGNH = gates_BGNH.astype(self.reductions)
+            i_BNH, o_BNH = jax.nn.sigmoid(gates_BGNH[:, 0]), jax.nn.sigmoid(gates_BGNH[:, 1])
+            kept_BNH = carried["cell"].astype(self.reductions)
+            shown = {"input_gate": i_BNH, "output_gate": o_BNH}
+            if self.option.forget_bias is not None:
+                shown["forget_gate"] = jax.nn.sigmoid(gates_BGNH[:, 3])
+                kept_BNH = kept_BNH * shown["forget_gate"]
+            cell_BNH = kept_BNH + i_BNH * jnp.tanh(gates_BGNH[:, 2])
+            shown |= {"cell": cell_BNH, "hidden": o_BNH * jnp.tanh(cell_BNH)}
+            return {name: shown[name].astype(jnp.float32) for name in ("hidden", "cell")}, shown
+
+        empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
+        hidden_BTNH, state = run_units(step, gates_BTGNH, state, empty, context)
+        y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
+        return project(y_BTNH, self.output, contract=2), state

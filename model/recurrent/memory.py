@@ -1,0 +1,239 @@
+"""What token mixers share that carry a state of fixed size from token to token, instead of attending to all before.
+
+Two kinds of state. A *memory* is a matrix for every head that keys write values into and queries read: with a decay
+a_t of each token it is S_t = a_t S_(t-1) + k_t u_t^T, and a query reads y_t = S_t^T q_t. Tokens go through in chunks:
+within a chunk, sums over pairs of tokens; from chunk to chunk, the memory alone. Hua et al. 2022, "Transformer Quality
+in Linear Time", section 3.2; Yang et al. 2023, "Gated Linear Attention", section 2. A *hidden vector* is a function of
+the one before (LSTM, GRU), so that tokens go one by one.
+
+Letters besides those of the design page: P the width of a value, Z chunks, C and S tokens of one chunk.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.positions.absolute import Position
+from model.taps import Context, Shard
+
+
+class Recurrent:
+    """The options of mixers that carry a state and attend to nothing."""
+
+    num_heads: int
+    head_dim: int | None
+
+    def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
+        """Yields what does not go together with a model width, by the paths of the fields."""
+        if self.num_heads >= 1 and width >= 1 and self.head_dim is None and width % self.num_heads:
+            yield (
+                f"{path}.num_heads",
+                f"{self.num_heads} heads do not divide width={width}; change one of them, or set {path}.head_dim",
+            )
+
+    def head_width(self, width: int) -> int:
+        """H at a model width, with None resolved."""
+        return width // self.num_heads if self.head_dim is None else self.head_dim
+
+    def sizes_below_one(self, *names: str) -> Iterator[tuple[str, str]]:
+        """Yields those of these fields that are sizes and below 1; None is no size."""
+        for name in names:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                yield name, f"must be at least 1, got {size}"
+
+
+@struct.dataclass
+class State:
+    """What one layer carries from token to token: arrays (B, N, ...) by name; layers may lie in front.
+
+    It stays float32 whatever the activations are: it is a sum over all tokens so far.
+    """
+
+    arrays: dict[str, jax.Array]
+
+    @property
+    def length(self) -> int:
+        """The slots of a row: none, however many tokens were read."""
+        return 0
+
+    def placed(self, shard: Shard) -> "State":
+        """The state of a stack of layers, laid over the mesh."""
+        place = lambda x: shard(x, ("layer", "batch", "heads", *[None] * (x.ndim - 3)))  # noqa: E731
+        return State({name: place(x) for name, x in self.arrays.items()})
+
+
+def zeros(**shapes: tuple[int, ...]) -> State:
+    """The state before anything was read."""
+    return State({name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
+
+
+def only_real(x_BT: jax.Array, context: Context) -> jax.Array:
+    """x (B, T, ...) with zeros for tokens that are not real, which then write nothing."""
+    if context.real_BT is None:
+        return x_BT
+    return jnp.where(context.real_BT.reshape(*context.real_BT.shape, *[1] * (x_BT.ndim - 2)), x_BT, 0)
+
+
+# ------------------------------------------------------------------------------------------------ hidden vectors
+
+
+def token_by_token(
+    step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, context: Context
+) -> tuple[Any, Any]:
+    """A step from each token to the next, forgetting at the first of a document and passing by tokens not real.
+
+    Args:
+      step: state and input of one token (B, ...) to the next state and an output.
+      state: arrays (B, ...) before the first token.
+      inputs: arrays (B, T, ...).
+      context: of the layer.
+
+    Returns:
+      The state after the last real token, and the outputs (B, T, ...).
+    """
+    document_BT = context.document_BT
+    first_BT = None if document_BT is None else jnp.diff(document_BT, prepend=document_BT[:, :1]) != 0
+
+    def one(state: Any, given: Any) -> Any:
+        inputs, first_B, real_B = given
+        before = state if first_B is None else _where(~first_B, state, jax.tree.map(jnp.zeros_like, state))
+        after, output = step(before, inputs)
+        return after if real_B is None else _where(real_B, after, state), output
+
+    by_token = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (inputs, first_BT, context.real_BT))
+    state, outputs = jax.lax.scan(one, state, by_token)
+    return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
+
+
+def run_units(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    gates_BTGNH: jax.Array,
+    state: State | None,
+    empty: State,
+    context: Context,
+) -> tuple[jax.Array, State | None]:
+    """Recurrent units over time, by `token_by_token`; all that a step shows of them is a tap.
+
+    Args:
+      step: state and gates of one token to the next state and what it shows, "hidden" among it.
+      gates_BTGNH: what the inputs of all tokens give to the gates.
+      state: what goes on; None for what begins, and leaves no state behind.
+      empty: the state of what begins.
+      context: of the layer.
+
+    Returns:
+      The hidden vectors (B, T, N, H), and the state after them.
+    """
+    gates_BTGNH = context.shard(gates_BTGNH, ("batch", "sequence", None, "heads", "head_dim"))
+    after, shown = token_by_token(step, (state or empty).arrays, gates_BTGNH, context)
+    for name, value in shown.items():
+        context.tap(name, value)
+    return shown["hidden"], None if state is None else State(after)
+
+
+def _where(choose_B: jax.Array, these: Any, those: Any) -> Any:
+    """Row by row one tree or the other."""
+    pick = lambda a, b: jnp.where(choose_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+    return jax.tree.map(pick, these, those)
+
+
+# ------------------------------------------------------------------------------------------------------- memories
+
+
+@struct.dataclass
+class Decays:
+    """What is left, in one chunk, of what was written; 0 across the border of two documents.
+
+    Attributes:
+      between_ZBNCS: at token C of what token S wrote, itself included; 0 for later tokens.
+      since_ZBNC: at token C of the memory before the chunk.
+      until_ZBNC: at the chunk's end of what token C wrote.
+      whole_ZBN: at the chunk's end of the memory before it.
+    """
+
+    between_ZBNCS: jax.Array
+    since_ZBNC: jax.Array
+    until_ZBNC: jax.Array
+    whole_ZBN: jax.Array
+
+
+def chunked(x_BTN: jax.Array, size: int, mode: str = "constant") -> jax.Array:
+    """(B, T, N, ...) as (Z, B, N, C, ...), with tokens added at the end to fill the last chunk."""
+    batch, length, *rest = x_BTN.shape
+    x_BTN = jnp.pad(x_BTN, [(0, 0), (0, -length % size), *[(0, 0)] * len(rest)], mode=mode)
+    return jnp.moveaxis(x_BTN.reshape(batch, -1, size, *rest), (1, 3), (0, 2))
+
+
+def decays(log_decay_BTN: jax.Array, size: int, context: Context) -> Decays:
+    """The decays of chunks of tokens, from the logarithm of each token's own; tokens not real have none."""
+    log_ZBNC = chunked(only_real(log_decay_BTN, context), size)
+    causal_CS = jnp.tril(jnp.ones((size, size), bool))
+    document_BT = context.document_BT
+    if document_BT is None:
+        sums_ZBNC, seen_CS, everywhere = jnp.cumsum(log_ZBNC, axis=-1), causal_CS, jnp.ones((), bool)
+        since_C = until_C = whole = everywhere
+    else:
+        of_ZBNC = chunked(document_BT[:, :, None], size, "edge")
+        end_ZBN = of_ZBNC[..., -1]
+        start_ZBN = jnp.concatenate([document_BT[None, :, :1], end_ZBN[:-1]])
+        seen_CS = causal_CS & (of_ZBNC[..., :, None] == of_ZBNC[..., None, :])
+        # Sums of a document alone: a difference of sums over several would carry their rounding, and its gradient.
+        sums_ZBNC = jnp.sum(jnp.where(seen_CS, log_ZBNC[..., None, :], 0), axis=-1)
+        since_C, until_C = of_ZBNC == start_ZBN[..., None], of_ZBNC == end_ZBN[..., None]
+        whole = start_ZBN == end_ZBN
+    last_ZBN = sums_ZBNC[..., -1]
+    # Above the diagonal the exponent is positive and may overflow, so it is masked before.
+    exponent_CS = jnp.where(seen_CS, sums_ZBNC[..., :, None] - sums_ZBNC[..., None, :], -jnp.inf)
+    return Decays(
+        between_ZBNCS=jnp.exp(exponent_CS),
+        since_ZBNC=jnp.exp(sums_ZBNC) * since_C,
+        until_ZBNC=jnp.exp(last_ZBN[..., None] - sums_ZBNC) * until_C,
+        whole_ZBN=jnp.exp(last_ZBN) * whole,
+    )
+
+
+def read_and_write(
+    memory_BNHP: jax.Array,
+    q_ZBNCH: jax.Array,
+    k_ZBNCH: jax.Array,
+    u_ZBNCP: jax.Array,
+    decay: Decays,
+    erased_ZBNCH: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Every query's reading of the memory, chunk after chunk.
+
+    Args:
+      memory_BNHP: before the first chunk.
+      q_ZBNCH, k_ZBNCH: queries and keys; a key of zeros writes nothing.
+      u_ZBNCP: what the keys write.
+      decay: of `decays`.
+      erased_ZBNCH: W of u - W S, where what is written depends on the memory S before the chunk (the delta rule).
+
+    Returns:
+      The memory after the last chunk, and the readings (Z, B, N, C, P).
+    """
+    scores_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", q_ZBNCH, k_ZBNCH) * decay.between_ZBNCS
+    q_ZBNCH = q_ZBNCH * decay.since_ZBNC[..., None]
+    k_ZBNCH = k_ZBNCH * decay.until_ZBNC[..., None]
+
+    def chunk(memory_BNHP: jax.Array, given: Any) -> tuple[jax.Array, jax.Array]:
+        q_BNCH, k_BNCH, scores_BNCS, u_BNCP, erased_BNCH, whole_BN = given
+        if erased_BNCH is not None:
+            u_BNCP = u_BNCP - jnp.einsum("BNCH,BNHP->BNCP", erased_BNCH, memory_BNHP)
+        y_BNCP = jnp.einsum("BNCH,BNHP->BNCP", q_BNCH, memory_BNHP)
+        y_BNCP = y_BNCP + jnp.einsum("BNCS,BNSP->BNCP", scores_BNCS, u_BNCP)
+        written_BNHP = jnp.einsum("BNCH,BNCP->BNHP", k_BNCH, u_BNCP)
+        return memory_BNHP * whole_BN[..., None, None] + written_BNHP, y_BNCP
+
+    chunks = (q_ZBNCH, k_ZBNCH, scores_ZBNCS, u_ZBNCP, erased_ZBNCH, decay.whole_ZBN)
+    return jax.lax.scan(chunk, memory_BNHP, chunks)
+
+
+def unchunked(y_ZBNCP: jax.Array, length: int) -> jax.Array:
+    """The inverse of `chunked`: (Z, B, N, C, P) as (B, T, N, P), without the tokens added."""
+    y_BZCNP = jnp.moveaxis(y_ZBNCP, (0, 2), (1, 3))
+    return y_BZCNP.reshape(y_BZCNP.shape[0], -1, *y_BZCNP.shape[3:])[:, :length]

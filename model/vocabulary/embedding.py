@@ -1,0 +1,69 @@
+"""Tokens to vectors and vectors to logits; the two may share one table.
+
+Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied); the soft-cap c * tanh(z / c) on logits
+is Gemma 2's (2024, section 2).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.norms import Norm
+from model.parameters import ParameterMaker
+from model.projections import matmul
+from model.residual import Multipliers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tied:
+    """Logits are products with the token embedding."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Untied:
+    """Logits come from a matrix of their own."""
+
+    bias: bool = False
+
+
+class Embedding(nnx.Module):
+    """The token table, and the unembedding where it is a matrix of its own."""
+
+    def __init__(
+        self,
+        unembedding: Tied | Untied,
+        vocab_size: int,
+        width: int,
+        softcap: float | None,
+        multipliers: Multipliers,
+        make: ParameterMaker,
+        norm: Norm | None = None,
+    ) -> None:
+        """Args: the unembedding, V, D, the logits' soft-cap or None, the factors, the maker, the norm of embeddings."""
+        self.softcap, self.multipliers, self.norm = softcap, multipliers, norm
+        self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
+        untied = isinstance(unembedding, Untied)
+        biased = isinstance(unembedding, Untied) and unembedding.bias
+        self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab"), width) if untied else None
+        self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
+
+    def embed(self, tokens_BT: jax.Array) -> jax.Array:
+        """Looks tokens up, normalises and scales: (B, T) ids to (B, T, D)."""
+        x_BTD = self.table[...][tokens_BT]
+        x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
+        factor = self.multipliers.embedding
+        return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
+
+    def unembed(self, x_BTD: jax.Array, dtype: str) -> jax.Array:
+        """Logits (B, T, V), accumulated and returned in the dtype given."""
+        lead, out = x_BTD.shape[:-1], jnp.dtype(dtype)
+        w_DV = self.table[...].T if self.output is None else self.output[...]
+        logits_MV = matmul(x_BTD.reshape(-1, x_BTD.shape[-1]), w_DV, out)
+        logits_BTV = logits_MV.reshape(*lead, -1)
+        if self.output_bias is not None:
+            logits_BTV = logits_BTV + self.output_bias[...]
+        if self.multipliers.logits != 1:
+            logits_BTV = logits_BTV * self.multipliers.logits
+        return logits_BTV if self.softcap is None else self.softcap * jnp.tanh(logits_BTV / self.softcap)

@@ -1,0 +1,108 @@
+"""The modules of multi-token prediction, and the loss they add; the equations are in multi_token.py."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.block import Block
+from model.config import ModelConfig
+from model.errors import UserError
+from model.norms import Norm
+from model.parameters import ParameterMaker
+from model.projections import project
+from model.residual import PostNorm
+from model.stack import Collected, rematerialized, repeat
+from model.taps import Context
+from model.vocabulary.cross_entropy import cross_entropy
+from model.vocabulary.embedding import Embedding
+from model.vocabulary.multi_token import Text, ahead
+
+
+class Ahead(nnx.Module):
+    """One module: the stream of the one before it and the embedding of a later token, to the next stream."""
+
+    def __init__(self, config: ModelConfig, make: ParameterMaker) -> None:
+        """Args: the model's options, the maker."""
+
+        def norm() -> Norm:
+            return Norm(config.norm, (config.width,), ("embed",), make, config.precision.reductions)
+
+        shape = (2 * config.width, config.width)
+        self.stream_norm, self.token_norm = norm(), norm()
+        self.projection = make.matrix("projection", shape, ("embed", "embed"), 2 * config.width)
+        self.block = Block(config, config.layers[-1], make)
+        self.final_norm = None if isinstance(config.residual, PostNorm) else norm()
+
+    def __call__(self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context) -> jax.Array:
+        """Equations 21 and 22, (B, T, D)."""
+        joined_BTE = jnp.concatenate([self.stream_norm(x_BTD), self.token_norm(token_BTD)], axis=-1)
+        x_BTD = context.shard(project(joined_BTE, self.projection), ("batch", "sequence", "embed"))
+        x_BTD, _ = self.block(x_BTD, context, None)
+        return x_BTD
+
+
+def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module | None:
+    """The modules, each parameter with its depth in front; None for a model that has none."""
+    if config.multi_token is None:
+        return None
+    keys = jax.random.split(key, config.multi_token.depth)
+    modules: nnx.Module = nnx.vmap(lambda key: Ahead(config, make(key)))(keys)
+    return modules
+
+
+def look_ahead(
+    config: ModelConfig,
+    modules: nnx.Module | None,
+    embedding: Embedding,
+    x_BTD: jax.Array,
+    text: Text,
+    context: Context,
+    collected: Collected,
+) -> Collected:
+    """What the layers gave besides their activations, with what the modules add; nothing runs unless tokens count.
+
+    Args:
+      config: the model's options.
+      modules: those of `new_modules`.
+      embedding: the model's.
+      x_BTD: the residual stream after the last layer.
+      text: what is read and what is predicted.
+      context: of the forward pass.
+      collected: what the layers gave.
+
+    Raises:
+      UserError: for tokens that count and have no targets.
+    """
+    option = config.multi_token
+    if option is None or context.counted_BT is None:
+        return collected
+    if text.targets_BT is None:
+        raise UserError("multi_token predicts targets further on: where counted_BT is given, give targets_BT too")
+    graph, state = nnx.split(modules)
+    document_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
+
+    def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
+        (x_BTD, *rest), (params, number) = carry, inputs
+        tokens_BT, targets_BT, counted_BT, of_BT = (ahead(some) for some in rest)
+        weight_BT = jnp.where(of_BT == document_BT, counted_BT, 0.0)
+        inner = dataclasses.replace(context, counted_BT=weight_BT, wanted=frozenset())
+        inner = inner.for_layer(number, config.layers[-1])
+        module: Any = nnx.merge(graph, params)
+        x_BTD = module(x_BTD, embedding.embed(tokens_BT), inner)
+        y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
+        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions)
+        nll_BT, _ = cross_entropy(inner.shard(logits_BTV, ("batch", "sequence", "vocab")), targets_BT)
+        inner.add_loss("multi_token_loss", option.weight / option.depth * jnp.sum(nll_BT * weight_BT))
+        return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
+
+    start = (x_BTD, text.tokens_BT, text.targets_BT, context.counted_BT, document_BT)
+    inputs = (nnx.to_pure_dict(state), config.num_layers + jnp.arange(option.depth))
+    again = rematerialized(config, turn, option.depth)
+    _, (losses, measured) = repeat(again, start, inputs, option.depth, config.scan_layers)
+    summed = {name: collected.losses.get(name, 0.0) + jnp.sum(each, axis=0) for name, each in losses.items()}
+    named = {"multi_token": measured} if measured else {}
+    return Collected(collected.taps, collected.losses | summed, collected.measured | named)

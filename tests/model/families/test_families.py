@@ -1,0 +1,168 @@
+"""Published families against what `transformers` computed of small models: tests/fixtures/families (make parity)."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from model.errors import UserError
+from model.families import FAMILIES, config_of, family_named, family_of
+from tests.parity import ours
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
+CASES = sorted(FIXTURES.glob("*/*"), key=str)
+
+
+def name_of(folder):
+    return str(folder.relative_to(FIXTURES))
+
+
+def read(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("folder", CASES, ids=name_of)
+def test_logits_and_weights(folder):
+    """Logits of whole rows and of packed ones; and weights, written back, are what was read."""
+    family, config, params = ours.load(folder)
+    expected = np.load(folder / "expected.npz")
+    bound = 1e-4 * expected["logits"].std()
+    logits = ours.logits_of(config, params, *ours.whole(expected["tokens"]))
+    assert np.abs(logits - expected["logits"]).max() < bound
+    halves = np.concatenate([expected["halves"], expected["halves"][::-1]], axis=1)
+    assert np.abs(ours.logits_of(config, params, *ours.packed(expected["tokens"])) - halves).max() < bound
+    tensors = ours.tensors_of(family, config, params)
+    for name, x in load_file(folder / "model.safetensors").items():
+        if name in tensors:
+            np.testing.assert_array_equal(tensors[name], x.astype(np.float32), err_msg=name)
+
+
+# A derivative is that of the forward pass, which all are compared by: these have the mechanisms of all the others.
+DIFFERENTIATED = [
+    family_named(name)
+    for name in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt1", "gpt_oss", "llama", "llama4", "olmo2")
+]
+
+
+@pytest.mark.parametrize("family", DIFFERENTIATED, ids=lambda family: family.name)
+def test_gradients(family):
+    """Of one shape: with programs for all of them this would be most of the time of all tests (make parity has them)."""
+    folder = FIXTURES / family.name / "1"
+    _, config, params = ours.load(folder)
+    expected = np.load(folder / "expected.npz")
+    gradient = ours.gradient_of(config, params, *ours.whole(expected["tokens"]))
+    gradients = ours.tensors_of(family, config, gradient)
+    recorded = {name for name in expected if name.startswith(ours.GRADIENT_OF)}
+    assert {ours.GRADIENT_OF + name for name in gradients if "correction_bias" not in name} <= recorded
+    for name in recorded:
+        norm, product = expected[name]
+        got = ours.fingerprint(gradients[name.removeprefix(ours.GRADIENT_OF)])
+        np.testing.assert_allclose(got, (norm, product), rtol=0, atol=1e-3 * norm + 1e-7, err_msg=name)
+
+
+def test_every_family_has_three_recorded_shapes_or_more():
+    recorded = {family.name: len(list((FIXTURES / family.name).glob("*"))) for family in FAMILIES}
+    assert min(recorded.values()) >= 3, recorded
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_what_is_not_mapped_is_refused(family):
+    folder = FIXTURES / family.name / "0"
+    with pytest.raises(UserError, match=r"hidden_twist='sideways'"):
+        config_of(read(folder) | {"hidden_twist": "sideways"})
+    with pytest.raises(UserError, match="architectures="):
+        config_of(read(folder) | {"architectures": ["SomethingForSequenceClassification"]})
+
+
+def test_an_unknown_family_says_which_are_known():
+    with pytest.raises(UserError, match=r"model_type='llamb'; did you mean 'llama'"):
+        family_of({"model_type": "llamb"})
+    with pytest.raises(UserError, match="no family is called 'zzz'; known: .*llama"):
+        family_named("zzz")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_act": "softplus"}, "hidden_act='softplus' cannot be mapped"),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, r"rope_parameters.rope_type='spiral'"),
+        ({"rope_parameters": {"rope_theta": 1e4, "twist": 3}}, r"rope_parameters.twist=3"),
+        ({"rope_scaling": {"type": "linear"}}, "config.json has no value for rope_scaling.factor"),
+        ({"hidden_size": None}, "config.json has no value for hidden_size"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+        ({"num_key_value_heads": 3}, "model.attention.num_kv_heads: 3 does not divide"),
+    ],
+)
+def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):
+    published = read(FIXTURES / "llama" / "0") | {"rope_parameters": None} | changes
+    with pytest.raises(UserError, match=message):
+        config_of(published)
+
+
+def test_old_and_new_rotary_keys_mean_the_same():
+    scaling = {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    }
+    common = {  # meta-llama/Llama-3.1-8B
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 128000,
+        "eos_token_id": 128001,
+        "hidden_act": "silu",
+        "hidden_size": 4096,
+        "initializer_range": 0.02,
+        "intermediate_size": 14336,
+        "max_position_embeddings": 131072,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": 32,
+        "num_hidden_layers": 32,
+        "num_key_value_heads": 8,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.43.0.dev0",
+        "use_cache": True,
+        "vocab_size": 128256,
+    }
+    old = config_of(common | {"rope_theta": 500000.0, "rope_scaling": scaling})
+    new = config_of(common | {"rope_parameters": scaling | {"rope_theta": 500000.0}})
+    assert old == new
+    assert old.position.theta == 5e5
+    assert old.position.scaling.original_length == 8192
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_a_model_describes_itself_again(number):
+    published = read(FIXTURES / "llama" / str(number))
+    config = config_of(published)
+    assert config_of(family_named("llama").published(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model_type", ["llama"], "config.json: no family takes model_type=['llama']"),
+        (
+            "num_hidden_layers",
+            2**40,
+            "config.json: num_hidden_layers=1099511627776 cannot be mapped: expected at most 10,000",
+        ),
+        ("hidden_size", "64", "model.width: expected int, got '64' (str)"),
+        ("rope_scaling", [1], "config.json holds a value of another kind than its family llama has"),
+        ("rms_norm_eps", float("nan"), "expected a finite number"),
+    ],
+)
+def test_values_of_another_kind_are_one_error(key, value, message):
+    (values,) = [json.loads(path.read_text()) for path in FIXTURES.glob("llama/0/config.json")]
+    with pytest.raises(UserError) as caught:
+        config_of(values | {key: value})
+    assert message in str(caught.value)

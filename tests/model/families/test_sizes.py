@@ -1,0 +1,47 @@
+"""Published models by name have the parameters that are published."""
+
+import pytest
+
+from model.cost import count_parameters
+from model.errors import UserError
+from model.families.sizes import SIZES, published
+from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
+
+# Without an exact count that is published: by hand.
+COUNTED = {
+    "grok-1": 315_684_820_992,  # whose publishers say 314 billion, and no number
+    "gpt3-small": 125_226_240,
+    "gpt3-medium": 355_871_744,
+    "gpt3-large": 760_300_032,
+    "gpt3-xl": 1_517_123_584,
+    "gpt3-2.7b": 2_651_553_280,
+    "gpt3-6.7b": 6_658_404_352,
+    "gpt3-13b": 12_936_488_380,
+    "gpt3-175b": 174_604_259_328,
+    # Table 3 of their paper says 65M and 213M, with an encoder and the attention to it.
+    "transformer-base": 37_846_016,
+    "transformer-big": 113_440_768,
+}
+
+
+def test_every_model_has_a_count_that_is_published_or_by_hand():
+    assert set(SIZES) == set(PUBLISHED) | set(COUNTED)
+    assert not set(PUBLISHED) & set(COUNTED)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_all_parameters(name):
+    count = total(name)
+    assert count == (PUBLISHED | COUNTED)[name]
+    assert count == count_parameters(published(name)).total
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_active_parameters(name):
+    unit = 0.1 if "." in ACTIVE[name] else 1.0
+    assert abs(active(name) / 1e9 - float(ACTIVE[name])) < unit
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(UserError, match="no published model is called 'llama-2-7c'; did you mean 'llama-2-7b'"):
+        published("llama-2-7c")

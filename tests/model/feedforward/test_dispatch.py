@@ -1,0 +1,99 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.feedforward.dispatch import Capacity, dropless, in_slots
+from model.taps import unsharded
+
+E, D = 5, 3
+
+
+@pytest.fixture(scope="module")
+def case():
+    """Seven tokens in each of two rows, two experts for each; the last expert gets none."""
+    draw = np.random.default_rng(0)
+    chosen = np.stack([[draw.permutation(4)[:2] for _ in range(7)] for _ in range(2)]).astype(np.int32)
+    x, scale = draw.normal(size=(2, 7, D)), draw.normal(size=(2, 7, 2))
+    w, b = draw.normal(size=(E, D, D)), draw.normal(size=(E, D))
+    return chosen, *(a.astype(np.float32) for a in (x, scale, w, b))
+
+
+def one_by_one(chosen, x, scale, w, b):
+    y = np.zeros((*chosen.shape, D))
+    for row, token, rank in np.ndindex(chosen.shape):
+        expert = chosen[row, token, rank]
+        y[row, token, rank] = scale[row, token, rank] * x[row, token] @ w[expert] + b[expert]
+    return y
+
+
+def test_dropless_is_a_loop_over_tokens(case):
+    chosen, x, scale, w, b = case
+    for factor in (None, jnp.asarray(scale)):
+        y = dropless(jnp.asarray(x), jnp.asarray(chosen), factor, E, lambda rows, product: product(rows, w, b))
+        expected = one_by_one(chosen, x, np.ones_like(scale) if factor is None else scale, w, b)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+def slots(case, factor, scaled=True):
+    chosen, x, scale, w, b = case
+    work = lambda rows, product: product(rows, w, b)  # noqa: E731
+    option, given = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
+    return in_slots(option, jnp.asarray(x), jnp.asarray(chosen), given, E, work, unsharded)
+
+
+def test_capacity_is_a_loop_that_counts(case):
+    chosen, *rest = case
+    expected, dropped = one_by_one(chosen, *rest), np.zeros(chosen.shape, bool)
+    capacity = 3  # ceil(1.0 * 2 * 7 / 5)
+    for row in range(2):
+        taken = np.zeros(E, int)
+        for token, rank in np.ndindex(chosen.shape[1:]):
+            expert = chosen[row, token, rank]
+            dropped[row, token, rank] = taken[expert] >= capacity
+            taken[expert] += 1
+    y, says = slots(case, 1.0)
+    assert 0 < dropped.sum() < dropped.size / 2
+    np.testing.assert_array_equal(says, dropped)
+    np.testing.assert_allclose(y, np.where(dropped[..., None], 0, expected), rtol=1e-5, atol=1e-5)
+
+
+def test_with_slots_for_all_nothing_is_dropped(case):
+    chosen, x, scale, w, b = case
+    for scaled in (True, False):
+        y, dropped = slots(case, 2.5, scaled)
+        assert not dropped.any()
+        work = lambda rows, product: product(rows, w, b)  # noqa: E731
+        given = jnp.asarray(scale) if scaled else None
+        expected = dropless(jnp.asarray(x), jnp.asarray(chosen), given, E, work)
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("factor", "expected"), [(1.0, 16), (1.25, 20), (0.01, 1), (100.0, 64)], ids=["even", "spare", "one", "all"]
+)
+def test_slots(factor, expected):
+    assert Capacity(factor=factor).slots(num_experts=8, top_k=2, length=64) == expected
+
+
+def test_gradients_of_both_are_those_of_the_loop(case):
+    chosen, x, scale, w, b = case
+    towards = np.random.default_rng(1).normal(size=(*chosen.shape, D)).astype(np.float32)
+
+    def loss(way):
+        def value(x, scale, w, b):
+            work = lambda rows, product: product(rows, w, b)  # noqa: E731
+            if way == "dropless":
+                y = dropless(x, jnp.asarray(chosen), scale, E, work)
+            elif way == "slots":
+                y = in_slots(Capacity(factor=9.0), x, jnp.asarray(chosen), scale, E, work, unsharded)[0]
+            else:
+                y = jnp.einsum("BTR,BTD,BTRDF->BTRF", scale, x, w[chosen]) + b[chosen]
+            return jnp.sum(y * towards)
+
+        return jax.jit(jax.grad(value, argnums=(0, 1, 2, 3)))(x, scale, w, b)
+
+    for way in ("dropless", "slots"):
+        for got, expected in zip(loss(way), loss("gathered"), strict=True):
+            np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert not loss("dropless")[2][4].any()  # of the expert without a token

@@ -1,0 +1,235 @@
+"""Linear biases: their slopes, the kernel that adds them, the model that has them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention import patterns as masks
+from model.attention.grouped_query import GroupedQuery
+from model.attention.latent import Latent
+from model.dropout import drop
+from model.kernels.blocks import Scoring, attend, attention_weights
+from model.layers import Except
+from model.positions.absolute import NoPositions
+from model.positions.alibi import ALiBi, slopes
+from model.transformer import forward
+
+
+@pytest.mark.parametrize(
+    ("num_heads", "exponents"),
+    [
+        (1, [8]),
+        (2, [4, 8]),
+        (3, [4, 8, 2]),
+        (4, [2, 4, 6, 8]),
+        (6, [2, 4, 6, 8, 1, 3]),
+        (8, [1, 2, 3, 4, 5, 6, 7, 8]),
+        (12, [1, 2, 3, 4, 5, 6, 7, 8, 0.5, 1.5, 2.5, 3.5]),
+        (16, [0.5 * n for n in range(1, 17)]),
+    ],
+)
+def test_slopes(num_heads, exponents):
+    """2^-8 last for a power of two; else the rest are every second slope of twice the power."""
+    np.testing.assert_allclose(slopes(num_heads), [2.0**-e for e in exponents], rtol=1e-12)
+
+
+def naive(q, k, v, mask, places, scale, softcap=None):
+    """One query, one head at a time, in float64: the heads' outputs and the weights (B, N, T, S)."""
+    (b, t, n, h), (s, kv) = q.shape, k.shape[1:3]
+    mask = np.broadcast_to(mask, (b, t, s))
+    query, key = (np.broadcast_to(place, (b, place.shape[1])) for place in places)
+    out, weights, slope = np.zeros((b, t, n, h)), np.zeros((b, n, t, s)), slopes(n)
+    for row, head, at in np.ndindex(b, n, t):
+        seen = np.flatnonzero(mask[row, at])
+        scores = np.array([scale * q[row, at, head] @ k[row, other, head // (n // kv)] for other in seen])
+        if softcap is not None:
+            scores = softcap * np.tanh(scores / softcap)
+        scores = scores - slope[head] * (query[row, at] - key[row, seen])
+        weights[row, head, at, seen] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        out[row, at, head] = weights[row, head, at] @ v[row, :, head // (n // kv)]
+    return out, weights
+
+
+def drawn_heads(n, kv, b=2, t=4, s=5, h=6):
+    rng = np.random.default_rng(0)
+    q, k, v = (
+        rng.normal(size=(b, length, heads, h)).astype(np.float32) for length, heads in ((t, n), (s, kv), (s, kv))
+    )
+    mask = rng.random((b, t, s)) < 0.5
+    mask[..., 0] = True
+    return q, k, v, mask, (rng.integers(0, 9, (b, t)), rng.integers(0, 9, (1, s)))
+
+
+@pytest.mark.parametrize(("n", "kv"), [(4, 4), (6, 2), (3, 1)])
+@pytest.mark.parametrize("softcap", [None, 0.7])
+def test_attend(n, kv, softcap):
+    q, k, v, mask, places = drawn_heads(n, kv)
+    scoring = Scoring(0.4, softcap, slopes=slopes(n))
+    expected, weights = naive(q, k, v, mask, places, 0.4, softcap)
+    np.testing.assert_allclose(attend(q, k, v, mask, scoring, places), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(attention_weights(q, k, mask, scoring, places), weights, rtol=1e-5, atol=1e-6)
+    assert np.abs(attend(q, k, v, mask, Scoring(0.4, softcap)) - expected).max() > 0.05
+
+
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_the_derivative_is_that_of_the_equation(softcap, rate):
+    """Against autodiff of the equation written out, six heads in two groups."""
+    q, k, v, mask, (query, key) = drawn_heads(6, 2)
+    scoring, drop_key = Scoring(0.4, softcap, slopes=slopes(6)), jax.random.key(5)
+
+    def plain(q, k, v):
+        scores = 0.4 * jnp.einsum("btnh,bsnh->bnts", q, jnp.repeat(k, 3, axis=2))
+        scores = scores if softcap is None else softcap * jnp.tanh(scores / softcap)
+        scores += np.array(slopes(6))[:, None, None] * (key[:, None, :] - query[:, :, None])[:, None]
+        weights = jax.nn.softmax(jnp.where(mask[:, None], scores, -1e30), axis=-1)
+        if rate:
+            grouped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(drop_key, 0))
+            weights = grouped.reshape(weights.shape)
+        return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
+
+    ours = lambda q, k, v: attend(q, k, v, mask, scoring, (query, key), dropout=rate, dropout_key=drop_key)  # noqa: E731
+    (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v), jax.vjp(plain, q, k, v)
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+    for got, want in zip(pull(jnp.cos(y)), plain_pull(jnp.cos(y)), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [63, 130, 270])
+def test_causal_blocks_equal_the_whole(length):
+    """Two documents in a row, positions counted within each."""
+    q, k, v, _, _ = drawn_heads(6, 2, b=1, t=length, s=length, h=4)
+    index = np.arange(length)[None]
+    segments = (index >= 100).astype(np.int32)
+    mask = masks.causal(index, index) & masks.same_segment(segments, segments)
+    places = (index - 100 * segments,) * 2
+    scoring = Scoring(0.4, slopes=slopes(6))
+
+    def loss(q, k, v, causal):
+        y = attend(q, k, v, mask, scoring, places, causal=causal)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
+    for whole, blocks in zip(*(jax.tree.leaves(run(q, k, v, causal)) for causal in (False, True)), strict=True):
+        np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [masks.SlidingWindow(size=40), masks.SlidingWindow(size=100), masks.Chunked(size=70)],
+    ids=repr,
+)
+def test_what_a_window_hides_is_left_out(pattern):
+    """Two documents in a row, a sink, linear biases: outputs and all gradients are those of the mask alone."""
+    q, k, v, _, _ = drawn_heads(6, 2, b=1, t=330, s=330, h=4)
+    index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
+    segments = (index >= 150).astype(np.int32)
+    place = index - 150 * segments
+    mask = masks.causal(index, index) & masks.same_segment(segments, segments) & masks.visible(pattern, place, place)
+    scoring = Scoring(0.4, slopes=slopes(6))
+
+    def loss(q, k, v, sink, reach):
+        y = attend(q, k, v, mask, scoring, (place, place), sink, causal=True, reach=reach)
+        return jnp.sum(jnp.sin(y)), y
+
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4)
+    for whole, windows in zip(
+        *(jax.tree.leaves(run(q, k, v, sink, r)) for r in (None, masks.reach(pattern))), strict=True
+    ):
+        np.testing.assert_allclose(windows, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_distances_are_exact_in_a_coarse_reduction_dtype():
+    """bfloat16 holds no odd number above 256; the distance is taken before the rounding."""
+    q, k, *_ = drawn_heads(1, 1, b=1, t=1, s=3)
+    places = np.array([[1001]]), np.array([[999, 1000, 1001]])
+    scoring = Scoring(0.0, reductions="bfloat16", slopes=(0.5,))
+    weights = attention_weights(q, k, np.ones((1, 1, 3), bool), scoring, places)
+    expected = np.exp([-1.0, -0.5, 0.0])
+    np.testing.assert_allclose(np.asarray(weights, np.float32)[0, 0, 0], expected / expected.sum(), rtol=0.01)
+
+
+def coarse(x):
+    """Rounded to bfloat16, in float32."""
+    return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
+
+
+def test_the_bias_is_scaled_and_rounded():
+    """Slopes, positions and products in bfloat16: 999 becomes 1000, and 2^-3.5 a number of eight bits."""
+    slope, places = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
+    assert coarse(999) == 1000
+    q, k, mask = np.zeros((1, 2, 1, 4), np.float32), np.zeros((1, 4, 1, 4), np.float32), np.ones((1, 2, 4), bool)
+    scoring = Scoring(1.0, slopes=(slope,), bias_scale=0.5, rounded=True)
+    at = [[coarse(coarse(slope) * coarse(place)) for place in some[0]] for some in places]
+    scores = 0.5 * (np.array(at[1])[None, :] - np.array(at[0])[:, None])
+    expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    got = np.asarray(jax.jit(lambda q, k: attention_weights(q, k, mask, scoring, places))(q, k))[0, 0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert np.abs(got - attention_weights(q, k, mask, Scoring(1.0, slopes=(0.5 * slope,)), places)[0, 0]).max() > 0.01
+
+
+# ------------------------------------------------------------------------------------------------------ the model
+
+SIX = GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=1.5)
+LATENT = Latent(num_heads=4, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)
+
+
+def test_weights_in_a_model_of_packed_documents(small, drawn, run, tokens):
+    config = small(position=ALiBi(), attention=SIX)
+    lengths = [5, 4, 3]
+    segments = np.tile(np.repeat([1, 2, 3], lengths), (2, 1)).astype(np.int32)
+    positions = np.tile(np.concatenate([np.arange(n) for n in lengths]), (2, 1)).astype(np.int32)
+    names = ["query", "key", "value", "attention_weights", "attention_heads"]
+    options = {"segment_ids_BT": segments, "positions_BT": positions}
+    taps = run(config, drawn(config), tokens, taps=names, **options)[2]
+    index = np.arange(12)[None]
+    mask = masks.causal(index, index) & masks.same_segment(segments, segments)
+    for q, k, v, weights, heads in zip(*(np.asarray(taps[name]) for name in names), strict=True):
+        expected, expected_weights = naive(q, k, v, mask, (positions, positions), 0.5, 1.5)
+        np.testing.assert_allclose(weights, expected_weights, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(heads, expected, rtol=1e-4, atol=1e-5)
+    # The mask keeps documents apart, and within one a distance is the same wherever counting starts.
+    uncounted = run(config, drawn(config), tokens, taps=names, segment_ids_BT=segments)[2]
+    np.testing.assert_allclose(uncounted["attention_weights"], taps["attention_weights"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
+    """Scores of no other layer fall with the distance."""
+    config = small(num_layers=3, position=NoPositions(), exceptions=(Except(layers="1", position=ALiBi()),))
+    params = drawn(config)
+    for stack in params["blocks"].values():
+        stack["attention"]["query"] = jnp.zeros_like(stack["attention"]["query"])
+    weights = np.asarray(run(config, params, tokens, taps=["attention_weights"])[2]["attention_weights"])
+    for t in range(12):
+        for layer in (0, 2):
+            np.testing.assert_allclose(weights[layer, :, :, t, : t + 1], 1 / (t + 1), rtol=1e-5)
+        falling = 2.0 ** (-2 * np.arange(1, 5)[:, None]) * (np.arange(t + 1) - t)
+        expected = np.exp(falling) / np.exp(falling).sum(-1, keepdims=True)
+        np.testing.assert_allclose(weights[1, 0, :, t, : t + 1], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("attention", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
+def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, attention):
+    """Twelve positions are exact in bfloat16, and so are slopes that are powers of two: only the scale is seen."""
+    config = small(position=ALiBi(scale=0.25, rounded=True), attention=attention, num_layers=1)
+    params = drawn(config)
+    for name in ("query", "key") if "key" in params["blocks"]["attention"] else ("query", "rotary_key"):
+        params["blocks"]["attention"][name] = jnp.zeros_like(params["blocks"]["attention"][name])
+    weights = np.asarray(run(config, params, tokens, taps=["attention_weights"])[2]["attention_weights"])[0]
+    for head, slope in enumerate(slopes(attention.num_heads)):
+        falling = 0.25 * slope * (np.arange(12) - 11)
+        np.testing.assert_allclose(weights[:, head, 11], [np.exp(falling) / np.exp(falling).sum()] * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_scanned_and_written_out_have_one_gradient(small, drawn, tokens, remat):
+    params = drawn(small(position=ALiBi()))
+    towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
+
+    def gradient(**changes):
+        config = small(position=ALiBi(), **changes)
+        return jax.jit(jax.grad(lambda params: (forward(config, params, tokens).logits_BTV * towards).sum()))(params)
+
+    expected, got = gradient(scan_layers=False), gradient(remat=remat)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), got, expected)

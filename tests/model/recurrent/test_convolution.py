@@ -1,0 +1,48 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.recurrent.convolution import convolve
+from model.taps import Context
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 7, 3, 2)).astype(np.float32)
+FILTER = RNG.standard_normal((4, 3, 2)).astype(np.float32)
+
+
+def by_hand(x, first):
+    """Every token from its own and those before, back to where its document begins."""
+    return np.stack([sum(FILTER[j] * x[t - j] for j in range(4) if t - j >= first[t]) for t in range(len(x))])
+
+
+def test_it_looks_back():
+    y, tail = convolve(X, FILTER, Context(index_BT=None), None)
+    np.testing.assert_allclose(y, [by_hand(x, [0] * 7) for x in X], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(tail, X[:, 4:].swapaxes(1, 2))
+
+
+def test_documents_do_not_meet():
+    documents = jnp.asarray([[0, 0, 1, 1, 1, 2, 2], [0] * 7])
+    y, _ = convolve(X, FILTER, Context(index_BT=None, document_BT=documents), None)
+    expected = [by_hand(X[0], [0, 0, 2, 2, 2, 5, 5]), by_hand(X[1], [0] * 7)]
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", [(1,) * 7, (3, 4), (2, 1, 4)], ids=str)
+def test_a_tail_goes_on(sizes):
+    tail, parts, begin = jnp.zeros((2, 3, 3, 2)), [], 0
+    for size in sizes:
+        y, tail = convolve(X[:, begin : begin + size], FILTER, Context(index_BT=None), tail)
+        parts.append(y)
+        begin += size
+    whole, last = convolve(X, FILTER, Context(index_BT=None), None)
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(tail, last)
+
+
+def test_a_tail_ends_with_the_last_real_token():
+    before = jnp.asarray(RNG.standard_normal((2, 3, 3, 2)), jnp.float32)
+    real = jnp.arange(7) < np.array([[1], [5]])
+    _, tail = convolve(X, FILTER, Context(index_BT=None, real_BT=real), before)
+    np.testing.assert_array_equal(tail[0], jnp.concatenate([before[0][:, 1:], X[0, :1].swapaxes(0, 1)], axis=1))
+    np.testing.assert_array_equal(tail[1], X[1, 2:5].swapaxes(0, 1))

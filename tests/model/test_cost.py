@@ -1,0 +1,321 @@
+import dataclasses
+import itertools
+import math
+import random
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.latent import Latent
+from model.attention.patterns import Everything, SlidingWindow
+from model.config import ModelConfig
+from model.cost import count_parameters, forward_flops, training_flops, training_flops_per_token
+from model.feedforward.balance import LoadBias
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.mlp import MLP, Gated
+from model.feedforward.routing import SigmoidRouter
+from model.layers import Except
+from model.norms import LayerNorm, RMSNorm
+from model.positions.absolute import Learned, NoPositions, Sinusoidal
+from model.positions.alibi import ALiBi
+from model.positions.rotary import Rotary
+from model.recurrent.delta import GatedDelta
+from model.recurrent.gru import GRU
+from model.recurrent.linear import LinearAttention
+from model.recurrent.lstm import LSTM
+from model.residual import Parallel, PostNorm, PreNorm, Reordered, Sandwich
+from model.stack import empty_caches
+from model.transformer import abstract_params, forward
+from model.vocabulary.embedding import Tied, Untied
+from model.vocabulary.multi_token import MultiToken
+
+GRID = {
+    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi()],
+    "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
+    "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
+    "layer_scale": [None, 0.1],
+    "residual": [PreNorm(), PostNorm(), Sandwich(), Reordered(), Parallel(), Parallel(shared_norm=False)],
+    "unembedding": [Tied(), Untied(), Untied(bias=True)],
+    "attention": [
+        GroupedQuery(num_heads=4),
+        GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
+        GroupedQuery(
+            num_heads=4,
+            num_kv_heads=1,
+            qkv_bias=True,
+            output_bias=True,
+            qk_norm=QKNorm(norm=LayerNorm()),
+            logit_softcap=5.0,
+        ),
+        Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+        Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=4, value_head_dim=3, norm=LayerNorm()),
+        GroupedQuery(num_heads=4, num_kv_heads=2, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection")),
+        GroupedQuery(
+            num_heads=4, num_kv_heads=2, output_gate="head", qk_norm=QKNorm(norm=LayerNorm(), over="each_head")
+        ),
+        GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
+    ],
+    "ffn": [
+        MLP(width=20),
+        MLP(width=20, bias=True),
+        Gated(width=12),
+        Gated(width=12, bias=True),
+        Experts(num_experts=4, top_k=2, expert=Gated(width=6)),
+        Experts(
+            num_experts=4,
+            top_k=3,
+            expert=MLP(width=6, bias=True),
+            router=SigmoidRouter(bias=True),
+            shared=Shared(ffn=Gated(width=10, bias=True), gate=True),
+            load_bias=LoadBias(),
+        ),
+    ],
+    "num_layers": [1, 3],
+    "multi_token": [None, MultiToken(), MultiToken(depth=3)],
+}
+SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
+
+
+def grid():
+    """Every value of every field, three times, with the others at random."""
+    chance = random.Random(0)
+    for name, values in GRID.items():
+        for value in values:
+            for _ in range(3):
+                yield ModelConfig(**SIZES, **{n: chance.choice(v) for n, v in GRID.items()} | {name: value})
+
+
+def test_the_grid_meets_every_pair_of_a_norm_and_a_placement():
+    configs = list(grid())
+    pairs = set(itertools.product((LayerNorm, RMSNorm), GRID["residual"]))
+    assert {(type(c.norm), c.residual) for c in configs} == pairs
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_parameters_equal_those_of_the_tree(part):
+    for config in list(grid())[part::4]:
+        tree = abstract_params(config)
+        size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
+        count = count_parameters(config)
+        table = math.prod(tree["embedding"]["table"].shape) + size(tree["embedding"].get("norm", {}))
+        assert count.total == size(tree), config
+        assert count.embedding == table + size(tree.get("position", {})), config
+        assert count.blocks == size(tree["blocks"]), config
+        assert count.multi_token == size(tree.get("multi_token", {})), config
+        assert count.final_norm == size(tree.get("final_norm", {})), config
+        assert count.unembedding == size(tree["embedding"]) - table, config
+        assert count.without_embedding == count.total - count.embedding
+
+
+def test_layers_that_differ_are_counted_each(small):
+    wide, few = Gated(width=40, bias=True), GroupedQuery(num_heads=4, num_kv_heads=1, pattern=SlidingWindow(size=3))
+    config = small(num_layers=5, exceptions=(Except(layers="::2", ffn=wide), Except(layers="3:", attention=few)))
+    assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(abstract_params(config)))
+    alone = [small(num_layers=1, attention=layer.attention, ffn=layer.ffn) for layer in config.layers]
+    logits = 2 * 12 * 16 * 17
+    assert forward_flops(config, 12) - logits == sum(forward_flops(one, 12) - logits for one in alone)
+    unseen = sum(max(0, t + 1 - 3) for t in range(12))
+    everything = dataclasses.replace(few, pattern=Everything())
+    assert forward_flops(small(attention=everything), 12) - forward_flops(small(attention=few), 12) == (
+        2 * 2 * 2 * 16 * unseen  # two layers, two products, a multiplication and an addition, four heads of four
+    )
+
+
+def test_flops_of_latent_attention(small):
+    option = Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6)
+    config = small(attention=option, num_layers=1, scan_layers=False)
+    params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(config))
+    traced = matmul_flops(
+        jax.make_jaxpr(lambda t: forward(config, params, t).logits_BTV)(jnp.zeros((1, 12), int)).jaxpr
+    )
+    hidden = 12 * 11 // 2  # pairs that the mask throws away after they were computed
+    assert traced == forward_flops(config, 12) + 2 * 3 * (4 + 2 + 6) * hidden
+
+
+def test_a_kernel_leaves_out_what_a_window_hides(small, drawn, run):
+    """Blocks of 64 queries against up to 127 keys each, and the logits are those of all keys behind the mask."""
+    window = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=64))
+    config = small(context_length=256, num_layers=1, scan_layers=False, attention=window)
+    params, tokens = drawn(config), jnp.arange(256)[None] % 17
+    # Positions that nothing ties to the order of tokens: then any key before may be within the window.
+    everywhere = {"positions_BT": jnp.arange(256)[None]}
+
+    def traced(**options):
+        return matmul_flops(jax.make_jaxpr(lambda p: forward(config, p, tokens, **options).logits_BTV)(params).jaxpr)
+
+    skipped = (64 * (64 + 128 + 192 + 256)) - 64 * (64 + 3 * 127)
+    assert traced(**everywhere) - traced() == 2 * 2 * 16 * skipped
+    some, all_keys = (run(config, params, tokens, **options)[0] for options in ({}, everywhere))
+    np.testing.assert_allclose(some, all_keys, rtol=1e-4, atol=1e-5)
+    packed = everywhere | {"segment_ids_BT": jnp.ones((1, 256), int)}
+    assert traced(**packed) == traced()
+
+
+MIXERS = [
+    LinearAttention(num_heads=4),
+    LinearAttention(num_heads=3, head_dim=5),
+    GatedDelta(num_heads=4),
+    GatedDelta(num_heads=4, num_key_heads=2, head_dim=3, value_head_dim=5, convolution=3, output_norm=LayerNorm()),
+    GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None, output_gate=False),
+    LSTM(),
+    LSTM(num_heads=2, head_dim=5, forget_bias=None),
+    GRU(),
+    GRU(num_heads=2, head_dim=5, reset="before"),
+]
+
+
+@pytest.mark.parametrize("mixer", MIXERS, ids=repr)
+def test_parameters_and_flops_of_recurrent_mixers(small, mixer):
+    """One token, with a state: the products that are traced, less those of the token with itself in its chunk of one."""
+    config = small(attention=mixer, position=NoPositions(), num_layers=1)
+    params = abstract_params(config)
+    assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(params))
+    empty = jax.eval_shape(lambda: empty_caches(config, 1, 1))
+    at = jnp.zeros((1, 1), int)
+    step = lambda params, cache: forward(config, params, at, positions_BT=at, cache=cache).logits_BTV  # noqa: E731
+    traced = matmul_flops(jax.make_jaxpr(step)(params, empty).jaxpr, scans=True)
+    n, h = mixer.num_heads, mixer.head_width(16)
+    if isinstance(mixer, LinearAttention):
+        # Traced: a score, its value, a reading of the memory and what is written, all with one more channel.
+        # Counted: a value written, a value read and the sum of weights; the 1 of a weight is no factor.
+        traced -= 2 * n * (h + h + 1) + 2 * n * h
+    if isinstance(mixer, GatedDelta):
+        p, k = mixer.value_width(16), mixer.key_heads
+        traced -= 2 * n * (2 * h + p)  # key with key, query with key, and that with its value
+        traced -= 2 * n * (h + p)  # the solution of a system of one equation
+        traced += 2 * (mixer.convolution or 0) * (2 * k * h + n * p)  # written as sums of products
+    assert traced == forward_flops(config, 1)
+    assert forward_flops(config, 12) == 12 * forward_flops(config, 1)
+
+
+HAND = ModelConfig(
+    vocab_size=100,
+    context_length=32,
+    num_layers=2,
+    width=8,
+    attention=GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=3, qkv_bias=True, output_bias=True, qk_norm=QKNorm()),
+    ffn=Gated(width=10, bias=True),
+    position=Learned(),
+    norm=LayerNorm(),
+    unembedding=Untied(bias=True),
+)
+
+
+def test_parameters_by_hand():
+    count = count_parameters(HAND)
+    assert count.embedding == 100 * 8 + 32 * 8 == 1056
+    attention = 8 * 12 + 8 * 6 + 8 * 6 + 12 * 8  # query to 4 heads of 3, key and value to 2 heads of 3, back from 12
+    attention += 12 + 6 + 6 + 8  # their biases
+    attention += 3 + 3  # a scale for queries, a scale for keys
+    assert attention == 288 + 32 + 6 == 326
+    ffn = 8 * 10 + 8 * 10 + 10 * 8  # gate, up, down
+    ffn += 10 + 10 + 8
+    assert ffn == 240 + 28 == 268
+    norms = 2 * (8 + 8)  # two of them, scale and bias
+    assert count.blocks == 2 * (326 + 268 + 32) == 1252 == 2 * (attention + ffn + norms)
+    assert count.final_norm == 16
+    assert count.unembedding == 8 * 100 + 100 == 900
+    assert count.total == 1056 + 1252 + 16 + 900 == 3224
+    assert count.without_embedding == 3224 - 1056 == 2168
+
+
+def test_flops_by_hand():
+    # Multiplications with their additions, of the matrix products, for 6 tokens.
+    attention_weights, ffn_weights, logits_weights = 288, 240, 800  # as above, without biases
+    pairs = 1 + 2 + 3 + 4 + 5 + 6
+    assert pairs == 21
+    scores = 4 * 3 * pairs  # 4 heads, 3 multiplications for each pair of a query and a key that it sees
+    values = 4 * 3 * pairs
+    products = 2 * (6 * (attention_weights + ffn_weights) + scores + values) + 6 * logits_weights
+    assert products == 2 * (6 * 528 + 252 + 252) + 4800 == 12144
+    assert forward_flops(HAND, 6) == 2 * products == 24288
+    assert training_flops(HAND, 6) == 3 * 24288 == 72864
+    assert training_flops_per_token(HAND, 6) == 72864 / 6 == 12144.0
+
+
+def test_a_token_uses_some_of_the_experts():
+    expert, shared = Gated(width=10, bias=True), Shared(ffn=MLP(width=7), gate=True)
+    ffn = Experts(num_experts=6, top_k=2, expert=expert, router=SigmoidRouter(bias=True), shared=shared)
+    config = dataclasses.replace(HAND, ffn=ffn, exceptions=(Except(layers="0", ffn=expert),))
+    count, dense = count_parameters(config), count_parameters(HAND)
+    router, gate, of_all = 8 * 6 + 6, 8, 2 * 8 * 7
+    assert count.total == dense.total + 5 * 268 + router + gate + of_all
+    assert count.active == dense.total + 1 * 268 + router + gate + of_all == count.total - 4 * 268
+    assert dense.active == dense.total
+    assert forward_flops(config, 6) == forward_flops(HAND, 6) + 2 * 6 * (1 * 240 + 8 * 6 + 8 + 2 * 8 * 7)
+
+
+def test_modules_that_predict_tokens_further_on_are_counted_in_training():
+    plain = dataclasses.replace(HAND, scan_layers=False)
+    config = dataclasses.replace(plain, multi_token=MultiToken(depth=2))
+    assert forward_flops(config, 6) == forward_flops(plain, 6)
+    # Multiplications: a projection from 16 to 8, a block and logits as above.
+    module = 6 * 16 * 8 + 6 * (288 + 240) + 252 + 252 + 6 * 800
+    assert training_flops(config, 6) - training_flops(plain, 6) == 3 * 2 * (2 * module)
+    tokens = jnp.zeros((1, 6), int)
+
+    def traced(config):
+        def objective(params):
+            output = forward(config, params, tokens, targets_BT=tokens, counted_BT=jnp.ones((1, 6)))
+            return output.logits_BTV.sum() + sum(output.losses.values())
+
+        return matmul_flops(jax.make_jaxpr(objective)(abstract_params(config)).jaxpr)
+
+    hidden = 2 * 4 * 3 * (36 - 21)  # in each module, pairs that the mask throws away after they were computed
+    assert traced(config) - traced(plain) == 2 * 2 * (module + hidden)
+
+
+def matmul_flops(jaxpr, scans=False):
+    """Operations of all matrix products of a traced function, the bodies of nested functions included."""
+    total = 0
+    for equation in jaxpr.eqns:
+        assert scans or equation.primitive.name != "scan", "a scan would be counted once"
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            left, out = equation.invars[0].aval, equation.outvars[0].aval
+            total += 2 * math.prod(out.shape) * math.prod(left.shape[axis] for axis in contracted)
+        if equation.primitive.name == "ragged_dot_general":
+            total += ragged_flops(equation)
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            total += matmul_flops(inner, scans) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def ragged_flops(equation):
+    """Operations of a product in which each row meets the matrix of one group: rows x inputs x outputs."""
+    left, right = (v.aval.shape for v in equation.invars[:2])
+    out = equation.outvars[0].aval.shape
+    # Forward and to the rows: (rows, K) by (groups, K, N). To the weights: (rows, K) by (rows, N) to (groups, K, N).
+    return 2 * math.prod(left) * (out[-1] if len(right) == 3 else right[-1])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"ffn": Experts(num_experts=4, top_k=2, expert=Gated(width=6), shared=Shared(ffn=MLP(width=5), gate=True))},
+        {"unembedding": Tied(), "residual": PostNorm()},
+        {"ffn": MLP(width=20), "position": Rotary(), "attention": GroupedQuery(num_heads=4)},
+    ],
+    ids=["by hand", "experts", "tied", "mlp"],
+)
+def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
+    config = dataclasses.replace(HAND, scan_layers=False, **changes)
+    length, batch = 6, 3
+    params = abstract_params(config)
+    tokens = jax.ShapeDtypeStruct((batch, length), "int32")
+    loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
+    # The program computes all T^2 pairs and hides the future; the convention counts those that are seen.
+    hidden = length**2 - length * (length + 1) // 2
+    unseen = 2 * config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * hidden
+    traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
+    assert traced == batch * (forward_flops(config, length) + unseen)
+    traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
+    # Attention's backward pass makes its scores again (model/kernels/blocks.py); what is computed again is not counted.
+    again = config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * length**2
+    assert traced == batch * (training_flops(config, length) + 3 * unseen + again)

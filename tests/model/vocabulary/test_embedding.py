@@ -1,0 +1,94 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.norms import LayerNorm, Norm, RMSNorm
+from model.parameters import Normal, ParameterMaker
+from model.positions.absolute import Learned
+from model.residual import Multipliers
+from model.vocabulary.embedding import Embedding, Tied, Untied
+
+
+def build(unembedding, softcap=None, multipliers=Multipliers()):
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
+    embedding = Embedding(unembedding, 7, 4, softcap, multipliers, make)
+    if embedding.output_bias is not None:
+        embedding.output_bias[...] = jnp.linspace(-1, 1, 7)
+    return embedding
+
+
+X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+
+
+def test_embed_looks_rows_up():
+    embedding = build(Tied())
+    tokens = np.array([[0, 6, 3], [3, 3, 1]])
+    np.testing.assert_array_equal(embedding.embed(tokens), np.asarray(embedding.table[...])[tokens])
+
+
+@pytest.mark.parametrize("softcap", [None, 0.8])
+@pytest.mark.parametrize("unembedding", [Tied(), Untied(), Untied(bias=True)], ids=repr)
+def test_unembed(unembedding, softcap):
+    embedding = build(unembedding, softcap)
+    expected = np.zeros((2, 3, 7))
+    for b, t, v in np.ndindex(2, 3, 7):
+        column = embedding.table[...][v] if isinstance(unembedding, Tied) else embedding.output[...][:, v]
+        expected[b, t, v] = np.dot(X[b, t], np.asarray(column, np.float64))
+        if unembedding == Untied(bias=True):
+            expected[b, t, v] += float(embedding.output_bias[...][v])
+    if softcap is not None:
+        assert np.abs(expected).max() > softcap
+        expected = softcap * np.tanh(expected / softcap)
+    np.testing.assert_allclose(embedding.unembed(X, "float32"), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_multipliers():
+    plain, scaled = build(Untied()), build(Untied(), softcap=0.8, multipliers=Multipliers(embedding=2.5, logits=0.25))
+    tokens = np.array([[0, 6, 3], [3, 3, 1]])
+    np.testing.assert_allclose(scaled.embed(tokens), 2.5 * plain.embed(tokens), rtol=1e-6)
+    logits = 0.25 * np.asarray(plain.unembed(X, "float32"), np.float64)
+    np.testing.assert_allclose(scaled.unembed(X, "float32"), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6)
+
+
+def test_a_norm_comes_after_the_look_up_and_before_the_factor():
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
+    norm = Norm(LayerNorm(epsilon=0.01), (4,), ("embed",), make, "float32")
+    norm.scale[...], norm.bias[...] = jnp.array([1.0, 2.0, -1.0, 0.5]), jnp.array([0.0, 1.0, 0.0, 3.0])
+    embedding = Embedding(Tied(), 7, 4, None, Multipliers(embedding=2.5), make, norm)
+    table, tokens = np.asarray(embedding.table[...], np.float64), np.array([[0, 6, 3]])
+    for t, token in enumerate(tokens[0]):
+        x = (table[token] - table[token].mean()) / np.sqrt(table[token].var() + 0.01)
+        expected = 2.5 * (x * [1.0, 2.0, -1.0, 0.5] + [0.0, 1.0, 0.0, 3.0])
+        np.testing.assert_allclose(embedding.embed(tokens)[0, t], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embedding.unembed(X, "float32"), X @ table.T, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, tokens):
+    config = small(embedding_norm=RMSNorm(), position=Learned())
+    params = drawn(config)
+    x = np.asarray(params["embedding"]["table"], np.float64)[tokens]
+    x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(params["embedding"]["norm"]["scale"])
+    found = run(config, params, tokens, taps=["embedding"])[2]["embedding"]
+    np.testing.assert_allclose(found, x + np.asarray(params["position"]["table"])[:12], rtol=1e-4, atol=1e-5)
+
+
+def test_parameters():
+    axes = lambda p: (p.shape, p.get_metadata()["axes"])  # noqa: E731
+    tied, untied, biased = build(Tied()), build(Untied()), build(Untied(bias=True))
+    assert axes(tied.table) == axes(untied.table) == ((7, 4), ("vocab", "embed"))
+    assert tied.output is tied.output_bias is untied.output_bias is None
+    assert axes(untied.output) == ((4, 7), ("embed", "vocab"))
+    assert axes(biased.output_bias) == ((7,), ("vocab",))
+
+
+def test_logits_are_accumulated_in_the_dtype_given():
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "bfloat16")
+    embedding = Embedding(Tied(), 7, 512, None, Multipliers(), make)
+    x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 512)), jnp.bfloat16)
+    exact = np.asarray(x[0], np.float64) @ np.asarray(embedding.table[...], np.float64).T
+    full, half = embedding.unembed(x, "float32")[0], embedding.unembed(x, "bfloat16")[0]
+    assert full.dtype == jnp.float32
+    assert half.dtype == jnp.bfloat16
+    np.testing.assert_allclose(full, exact, atol=1e-3)
+    assert np.abs(half.astype(jnp.float32) - exact).max() > 1e-2

@@ -1,0 +1,146 @@
+import json
+import os
+import shutil
+
+import pytest
+import tensorstore
+
+from tests.train.states import at_step, store_of
+from train.checkpoints import files as checkpoint_files
+from train.checkpoints.files import RECORD, MissingError, difference, record, require_arrays, require_note
+from train.checkpoints.store import flat
+
+
+@pytest.fixture(scope="module")
+def saved(experiment, first, tmp_path_factory):
+    run = tmp_path_factory.mktemp("saved")
+    with store_of(run) as store:
+        store.save(experiment, at_step(first, 10), 10, loss=None)
+    return run / "checkpoints" / "10"
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "10")
+
+
+@pytest.fixture(scope="module")
+def shapes(first):
+    return {name: x.shape for name, x in flat(first.params).items()}
+
+
+def database(item):
+    return tensorstore.KvStore.open({"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}).result()
+
+
+# ---------------------------------------------------------------------------------------------------- all is there
+
+
+def test_a_save_has_every_array(copied, shapes, first):
+    require_arrays(copied / "params", shapes)
+    scalars = {name: x.shape for name, x in flat(first).items() if not name.startswith("params.")}
+    require_arrays(copied / "rest", scalars)
+
+
+def test_what_is_missing_is_named(copied, shapes):
+    with pytest.raises(MissingError, match=r"^other is not in params$"):
+        require_arrays(copied / "params", shapes | {"other": (3,)})
+    with pytest.raises(MissingError, match=r"final_norm.scale is in params with shape \[32\], expected \[33\]"):
+        require_arrays(copied / "params", shapes | {"final_norm.scale": (33,)})
+    store = database(copied / "params")
+    (piece,) = (key for key in store.list().result() if key.startswith(b"embedding.table/") and b"zarray" not in key)
+    del store[piece]
+    with pytest.raises(MissingError, match=r"^the piece embedding.table/0.0 is not in params$"):
+        require_arrays(copied / "params", shapes)
+    del store[b"embedding.table/.zarray"]
+    with pytest.raises(MissingError, match=r"^embedding.table is not in params$"):
+        require_arrays(copied / "params", shapes)
+    for name in ("_METADATA", "manifest.ocdbt"):
+        (copied / "params" / name).unlink()
+        with pytest.raises(MissingError, match=rf"^params has no {name}$"):
+            require_arrays(copied / "params", shapes)
+
+
+def test_a_note_is_the_one_that_was_given(copied):
+    note = json.loads((copied / "note" / "metadata").read_text())
+    require_note(copied / "note", note)
+    require_note(copied / "note", dict(reversed(note.items())))
+    with pytest.raises(MissingError, match="^note is not the one that was given$"):
+        require_note(copied / "note", note | {"step": 11})
+    (copied / "note" / "metadata").write_text("{")
+    with pytest.raises(MissingError, match="^note is not there: Expecting"):
+        require_note(copied / "note", note)
+    (copied / "note" / "metadata").unlink()
+    with pytest.raises(MissingError, match="^note is not there: .*No such file"):
+        require_note(copied / "note", note)
+
+
+def test_a_piece_whose_file_is_gone_or_short_is_missing(copied, shapes):
+    largest = max((copied / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises((MissingError, ValueError)):
+        require_arrays(copied / "params", shapes)
+    largest.unlink()
+    with pytest.raises((MissingError, ValueError)):
+        require_arrays(copied / "params", shapes)
+
+
+# ------------------------------------------------------------------------------------------------- what was written
+
+
+def test_a_save_is_recorded(copied):
+    recorded = json.loads((copied / RECORD).read_text())
+    written = {str(path.relative_to(copied)) for path in copied.glob("*/**/*") if path.is_file()}
+    assert set(recorded) == written
+    assert all(size == (copied / name).stat().st_size and digest for name, (size, digest) in recorded.items())
+    assert difference(copied) == (None, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda path: path.unlink(), "is missing"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-1]), "bytes, expected"),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "is not what was written"),
+    ],
+    ids=["removed", "cut", "other"],
+)
+@pytest.mark.parametrize("name", ["params/_METADATA", "rest/manifest.ocdbt", "note/metadata"])
+def test_a_file_that_is_not_as_it_was_recorded_is_named(name, change, expected, copied):
+    change(copied / name)
+    wrong, _ = difference(copied)
+    assert wrong.startswith(f"{name} ")
+    assert expected in wrong
+
+
+def test_a_missing_item_is_named_whatever_is_recorded(copied):
+    (copied / RECORD).unlink()
+    assert difference(copied) == (None, False)  # as before there were records
+    shutil.rmtree(copied / "rest")
+    assert difference(copied) == ("rest is missing", False)
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"note/metadata": 3}', b"\xff"])
+def test_a_record_that_is_damaged_is_named(content, copied):
+    (copied / RECORD).write_bytes(content)
+    assert difference(copied) == (f"{RECORD} is not what was written", False)
+
+
+def test_of_a_large_file_the_size_alone_is_compared(copied, monkeypatch):
+    monkeypatch.setattr(checkpoint_files, "SMALL", 5000)
+    record(copied)
+    recorded = json.loads((copied / RECORD).read_text())
+    large = {name: size for name, (size, digest) in recorded.items() if digest is None}
+    assert large == {name: size for name, (size, _) in recorded.items() if size > 5000}
+    assert large
+    assert difference(copied) == (None, False)
+    os.truncate(copied / min(large), 5001)
+    assert difference(copied)[0].startswith(f"{min(large)} has 5001 bytes, expected ")
+
+
+def test_a_file_that_cannot_be_read_is_an_error_of_the_system(copied):
+    path = copied / "params" / "_METADATA"
+    path.unlink()
+    path.symlink_to(path)  # a loop
+    with pytest.raises(OSError, match="Too many levels"):
+        difference(copied)

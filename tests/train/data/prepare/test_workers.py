@@ -1,0 +1,20 @@
+"""Processes that tokenize: what a terminal sends to all of a command's processes ends only the first of them."""
+
+import os
+import signal
+
+from train.data.prepare.workers import _Process
+from train.process.preemption import STOPS
+
+
+def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):
+    setup = {"folder": str(dataset.folder), "validation": None, "held": None, "dropped": []}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    with _Process(setup) as worker:
+        for name in ("empty", "again"):
+            for number in STOPS:
+                os.kill(worker._process.pid, number)
+            answer = worker.run({"name": name, "split": "train", "units": []})
+            assert (answer["name"], answer["shards"]) == (name, {})
+    assert worker._process.returncode == -signal.SIGKILL
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked

@@ -1,0 +1,82 @@
+import jax
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from train.parallel import feed
+from train.parallel.sharding import Mesh, Sharding, make_mesh, named
+
+
+def rows_of(mesh, table=Sharding()):
+    return named(make_mesh(mesh), table, ("batch", "sequence"))
+
+
+def test_local_rows_of_one_process_are_all():
+    assert feed.local_rows(rows_of(Mesh(data=2, fsdp=2, tensor=2)), 12) == list(range(12))
+
+
+def test_rows_lie_where_the_mesh_says():
+    rows = rows_of(Mesh(data=2, fsdp=2, tensor=2))
+    batch = {"tokens": np.arange(32, dtype=np.int32).reshape(8, 4), "segment_ids": np.ones((8, 4), np.int32)}
+    placed = feed.place(batch, rows, 8, isolated=True)
+    np.testing.assert_array_equal(placed["tokens"], batch["tokens"])
+    shards = {s.device.id: np.asarray(s.data) for s in placed["tokens"].addressable_shards}
+    assert {x.shape for x in shards.values()} == {(2, 4)}  # four ways, and twice over tensor
+    np.testing.assert_array_equal(np.unique(np.concatenate(list(shards.values()))), np.arange(32))
+
+
+def test_what_tells_documents_apart_is_left_out_where_they_see_each_other():
+    batch = dict.fromkeys(("tokens", "targets", "loss_mask", "segment_ids", "positions"), np.zeros((8, 4), np.int32))
+    assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=False)) == {"tokens", "targets", "loss_mask"}
+    assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=True)) == set(batch)
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+    feed.check_divides(16, 2, rows_of(Mesh()))
+    feed.check_divides(4, 1, rows_of(Mesh(data=2, fsdp=2, tensor=2)))
+    with pytest.raises(UserError, match=r"data\.batch_size: 12 sequences cannot be split 8 ways .* a multiple of 8"):
+        feed.check_divides(12, 1, rows_of(Mesh()))
+    with pytest.raises(UserError, match=r"8 sequences in 2 micro-batches cannot be split 8 ways .* a multiple of 16"):
+        feed.check_divides(8, 2, rows_of(Mesh(data=4, fsdp=2)))
+
+
+def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
+    table = Sharding(batch=("data",), sequence=("tensor",))
+    feed.check_length(15, rows_of(Mesh(tensor=4)))
+    feed.check_length(16, rows_of(Mesh(tensor=4), table))
+    with pytest.raises(UserError, match=r"data\.sequence_length: 18 tokens cannot be split 4 ways"):
+        feed.check_length(18, rows_of(Mesh(tensor=4), table))
+
+
+class OneHost:
+    """A placement as the process sees it that has some of the devices."""
+
+    def __init__(self, rows, devices):
+        self.rows, self.devices = rows, devices
+        self.num_devices = rows.num_devices
+
+    def addressable_devices_indices_map(self, shape):
+        return {device: self.rows.devices_indices_map(shape)[device] for device in self.devices}
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 8])
+@pytest.mark.parametrize(
+    "mesh", [Mesh(), Mesh(fsdp=8), Mesh(data=2, fsdp=2, tensor=2), Mesh(data=1, tensor=8)], ids=str
+)
+def test_every_host_asks_for_the_rows_of_its_devices_and_all_hosts_for_all(mesh, hosts):
+    rows, share = rows_of(mesh), 8 // hosts
+    of_hosts = []
+    for host in range(hosts):
+        devices = [device for device in jax.devices() if device.id // share == host]
+        asked = feed.local_rows(OneHost(rows, devices), 16)
+        held = {row for device in devices for row in range(*rows.devices_indices_map((16, 4))[device][0].indices(16))}
+        assert set(asked) == held
+        assert asked == sorted(held)
+        of_hosts.append(asked)
+    assert set().union(*of_hosts) == set(range(16))
+    if mesh.tensor == 1:  # nobody reads what another one reads
+        assert sum(map(len, of_hosts)) == 16
+
+
+def test_process_count_is_one_here():
+    assert jax.process_count() == 1  # the tests of `place` above are of that case

@@ -1,0 +1,97 @@
+import os
+import signal
+import threading
+
+import pytest
+
+from train.process.preemption import EXIT_PREEMPTED, STOPS, Stopped, StopRequest, ends_politely
+
+
+def test_nothing_is_requested_before_a_signal():
+    with StopRequest() as stop:
+        assert stop.requested is None
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_is_noted_by_name_and_ends_nothing(number):
+    with StopRequest() as stop:
+        os.kill(os.getpid(), number)
+        assert stop.requested == number.name
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_sigterm_does_not():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested == "SIGTERM"
+
+
+def test_the_signals_are_those_of_terminals_and_schedulers():
+    assert {number.name for number in STOPS} == {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"}
+
+
+def test_under_nohup_a_terminal_that_closes_is_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with ends_politely(), StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.requested is None
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested == "SIGTERM"
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [number for number in STOPS if number != signal.SIGINT])
+def test_what_saves_nothing_is_cut_and_can_put_away_what_it_began(number):
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=number.name), ends_politely():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_work_that_can_be_cut_anywhere_is_cut_at_once(number):
+    with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt), stop.at_once():
+            signal.raise_signal(number)
+        assert stop.requested == number.name
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_the_handlers_before_come_back():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    try:
+        with StopRequest():
+            signal.raise_signal(signal.SIGTERM)
+        assert heard == []
+        signal.raise_signal(signal.SIGTERM)
+        assert heard == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_in_another_thread_it_stands_aside():
+    requested = []
+
+    def work():
+        with StopRequest() as stop:
+            requested.append(stop.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert requested == [None]
+
+
+def test_the_code_is_the_documented_one():
+    assert EXIT_PREEMPTED == os.EX_TEMPFAIL == 75

@@ -1,0 +1,359 @@
+"""Checkpoints: orbax, written in the background, atomic, verified when written and when read.
+
+A checkpoint holds the parameters, the rest of the state (step, optimizer, key, guard) and a note: the experiment, the
+step, and a checksum of every array that depends neither on the mesh nor on the file format. It restores onto any mesh.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Self
+
+import jax
+import orbax.checkpoint as ocp
+
+from model.errors import UserError
+from model.options import differences, from_json, to_json
+from train.checkpoints.checksums import checksums
+from train.checkpoints.faults import DamagedError, UnreadableError, cause, damaged, explain
+from train.checkpoints.files import record, require_arrays, require_note
+from train.checkpoints.kept import kept
+from train.checkpoints.plain_path import PlainPath
+from train.checkpoints.quiet_orbax import quiet_orbax
+from train.experiment import Checkpoints, Experiment
+from train.parallel.sharding import path_name
+from train.run.files import AS_IT_WAS
+from train.state import TrainState
+
+FORMAT = 1
+_HALF_WRITTEN = ".orbax-checkpoint-tmp"
+# Bytes of a file that arrays are written into, of all files' share of them, and of what is compressed at a time.
+FILE, SHARE, PIECE = 32 << 20, 1 / 256, 4 << 20
+TOGETHER = 128 << 20  # bytes of the arrays that are read at a time, or one array
+
+
+def flat(tree: Any) -> dict[str, Any]:
+    """A tree as one dict from dotted names to arrays, which is how it lies on disk."""
+    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def unflat(like: Any, arrays: dict[str, Any]) -> Any:
+    """The inverse of `flat`, for a tree of the same structure."""
+    paths, structure = jax.tree_util.tree_flatten_with_path(like)
+    return jax.tree.unflatten(structure, [arrays[path_name(path)] for path, _ in paths])
+
+
+@dataclasses.dataclass
+class CheckpointStore:
+    """The checkpoints of one run folder.
+
+    Attributes:
+      run: the run folder; checkpoints lie in RUN/checkpoints.
+      options: what to keep.
+      say: prints a line that the user should see.
+      read_only: for commands that only look.
+      failure: why the last save failed; None when it did not.
+    """
+
+    run: pathlib.Path
+    options: Checkpoints
+    say: Callable[[str], None] = print
+    read_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Opens the folder; what an interrupted save left behind is named and removed.
+
+        Raises UnreadableError when the folder, or which checkpoint is the best, cannot be read.
+        """
+        self.folder = self.run / "checkpoints"
+        self.failure: str | None = None
+        quiet_orbax()
+        if not self.read_only:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for left in self._remove_half_written():
+                self.say(f"checkpoint {left} was left half-written by an interrupted save; removing it")
+        self._losses: dict[int, float] = {}
+        self._saving: int | None = None
+        # What is being saved: the shapes of the arrays, by item and name, and the note.
+        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._given: dict[str, Any] = {}
+        self._manager = self._open()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _open(self) -> ocp.CheckpointManager:
+        manager_options = ocp.CheckpointManagerOptions(
+            preservation_policy=kept(self.options, self._losses),
+            cleanup_tmp_directories=False,  # see _remove_half_written
+            read_only=self.read_only,
+            create=not self.read_only,
+            async_options=None if self.read_only else ocp.AsyncOptions(post_finalization_callback=self._check_written),
+        )
+        self._plain = PlainPath(self.folder)
+        there = {int(name) for name in self._listed() if name.isdigit() and not os.path.isfile(self.folder / name)}
+        self._manager = ocp.CheckpointManager(self._plain.path, options=manager_options)
+        if unlisted := sorted(there - set(self.steps())):
+            raise explain(self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain.named)
+        self._losses.clear()
+        self._unjudged: UnreadableError | None = None
+        for step in self.steps():
+            try:
+                self._remember(step, self._note(step).get("loss"))
+            except DamagedError:
+                continue
+            except UnreadableError as error:
+                if not self.read_only:  # the one that was the best might be removed
+                    raise
+                self._unjudged = error
+        return self._manager
+
+    def _listed(self) -> list[str]:
+        """The names in the folder, none when there is no folder. Raises UnreadableError when it cannot be read."""
+        try:
+            return sorted(os.listdir(self.folder))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UnreadableError(f"{self.folder} cannot be read: {error.strerror}; {AS_IT_WAS}") from error
+
+    def _remove_half_written(self) -> list[str]:
+        """Removes what saves that did not end have left, and returns their steps.
+
+        Writers of a save that failed may still be at it: errors of a removal that races them are no reason to fail the
+        next save, as they would be in orbax's own clean-up.
+        """
+        found = [self.folder / name for name in self._listed() if _HALF_WRITTEN in name]
+        for left in found:
+            shutil.rmtree(left, ignore_errors=True)
+        return [left.name.split(".")[0] for left in found]
+
+    def _remember(self, step: int, loss: float | None) -> None:
+        if loss is not None and math.isfinite(loss):
+            self._losses[step] = loss
+
+    def steps(self) -> list[int]:
+        """The steps of complete checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step whose checkpoint has the lowest validation loss; None when none has one.
+
+        Raises UnreadableError when the loss of one of them cannot be read.
+        """
+        if self._unjudged is not None:
+            raise self._unjudged
+        known = [step for step in self.steps() if step in self._losses]
+        return min(known, key=self._losses.__getitem__, default=None)
+
+    def save(self, experiment: Experiment, state: TrainState, step: int, loss: float | None) -> None:
+        """Starts a save in the background; the arrays may be donated as soon as this returns.
+
+        A save that fails, of this step or of the one before, is reported; those before it stay as they are. One that
+        cannot be read has failed; until it is known that it can, nothing is removed for it.
+        """
+        self.finish()
+        if not self._plain.intact():
+            self._manager.close()
+            self._manager = self._open()
+        self.failure = None
+        note = {"format": FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
+        note |= {"checksums": checksums(state)}
+        self._given = note | {"digest": _digest(note)}
+        arrays = {"params": flat(state.params), "rest": flat(dataclasses.replace(state, params={}))}
+        self._shapes = {item: {name: x.shape for name, x in named.items()} for item, named in arrays.items()}
+        arguments = ocp.args.Composite(
+            params=_in_pieces(arrays["params"]),
+            rest=_in_pieces(arrays["rest"]),
+            note=ocp.args.JsonSave(self._given),
+        )
+        self._saving = step
+        self._remember(step, loss)
+        self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
+
+    def _check_written(self) -> None:
+        """Raises MissingError unless all of the save under way is there, and records its files.
+
+        Orbax calls it in the background, when everything is written and nothing has its name yet; an error keeps it so,
+        and keeps the older checkpoints too.
+        """
+        if jax.process_index() > 0:
+            return
+        names = [name for name in self._listed() if name.split(_HALF_WRITTEN)[0] == str(self._saving)]
+        written = max((self._plain.path / name for name in names), key=lambda path: path.stat().st_mtime_ns)
+        for item, shapes in self._shapes.items():
+            require_arrays(written / item, shapes)
+        require_note(written / "note", self._given)
+        record(written)
+
+    def poll(self) -> None:
+        """Reports the save under way if it has failed, and waits for nothing; for every step."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.finish()
+
+    def finish(self) -> None:
+        """Waits for the save under way."""
+        self._report_failure(self._manager.wait_until_finished)
+        self._saving = None
+
+    def close(self) -> None:
+        """Waits for the save under way and lets go of the folder."""
+        self.finish()
+        self._manager.close()
+
+    def _report_failure(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:  # what tensorstore and orbax raise on a failing disk has no common class
+            failed, self._saving = self._saving, None
+            with contextlib.suppress(Exception):
+                self._manager.close()
+            self._remove_half_written()
+            self._manager = self._open()  # forgets the step that failed
+            left = self.steps()
+            good = f"checkpoint {left[-1]} is intact" if left else "there is no earlier one"
+            self.failure = cause(error, self._plain.named)
+            self.say(f"WARNING: checkpoint {failed} could not be written: {self.failure}; {good}")
+
+    def restore_latest(self, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState | None:
+        """The newest checkpoint that is whole, placed by `shardings`; None when the folder holds none.
+
+        Damaged ones are named and passed over. Raises UserError when all are damaged, when one cannot be read for
+        another reason, and when they belong to another model; then everything stays as it is.
+        """
+        bad: list[int] = []
+        for step in reversed(self.steps()):
+            try:
+                state = self.restore(step, experiment, shardings, abstract)
+            except DamagedError as error:
+                self.say(f"WARNING: {error}; trying the one before it")
+                bad.append(step)
+            else:
+                self._put_aside(bad)
+                return state
+        if bad:
+            raise UserError(
+                f"none of the checkpoints {bad[::-1]} in {self.folder} is whole; "
+                "move the folder away to start again from step 0"
+            )
+        return None
+
+    def _put_aside(self, bad: list[int]) -> None:
+        """Moves damaged checkpoints to RUN/damaged, so that the run can save those steps again."""
+        if not bad or self.read_only:
+            return
+        self._manager.close()
+        for step in bad:
+            target = self.run / "damaged" / str(step)
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(exist_ok=True)
+            os.replace(self.folder / str(step), target)
+            self.say(f"checkpoint {step} was moved to {target}")
+        self._manager = self._open()
+
+    def restore(self, step: int, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState:
+        """The state of one step, as far as `abstract` has it: without `opt_state` a run can be evaluated.
+
+        Raises DamagedError, UnreadableError, or another UserError for another model's checkpoint.
+        """
+        note = self._note(step)
+        refuse_other_model(note, experiment, self.folder / str(step))
+        placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+        self._refuse_other_arrays(step, note["checksums"], placed)
+        rest = dataclasses.replace(placed, params={})
+        params = unflat(placed.params, self._read_arrays(step, "params", flat(placed.params)))
+        state = dataclasses.replace(unflat(rest, self._read_arrays(step, "rest", flat(rest))), params=params)
+        found = checksums(state)
+        wrong = [name for name, value in found.items() if note["checksums"][name] != value]
+        if wrong:
+            more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
+            raise damaged(self.folder / str(step), f"the checksum of {wrong[0]} is wrong{more}")
+        return state
+
+    def _refuse_other_arrays(self, step: int, stored: Collection[str], state: TrainState) -> None:
+        """Raises UserError when a checkpoint lacks an array of the state, or has one that the state lacks."""
+        wanted = flat(state)
+        left_out = "opt_state." if not jax.tree.leaves(state.opt_state) else None
+        for name in sorted(wanted.keys() ^ set(stored)):
+            if name in wanted:
+                raise self._other_code(step, f"it has no {name}")
+            if left_out is None or not name.startswith(left_out):
+                raise self._other_code(step, f"it has {name}, which is no part of the state")
+
+    def _other_code(self, step: int, how: str) -> UserError:
+        return UserError(
+            f"checkpoint {step} in {self.folder} was written by another version of this code ({how}); take the version "
+            "that wrote it, which environment.json in the run folder names, or give another --run"
+        )
+
+    def _note(self, step: int) -> dict[str, Any]:
+        note = self._read(step, note=ocp.args.JsonRestore())["note"]
+        if not isinstance(note, dict) or note.pop("digest", None) != _digest(note):
+            raise damaged(self.folder / str(step), "its note is not what was written")
+        if note["format"] != FORMAT:
+            raise self._other_code(step, f"its format is {note['format']}, and {FORMAT} is known here")
+        return note
+
+    def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
+        """The arrays of these shapes and formats in their places; few at a time: each is there twice for a while."""
+        arrays: dict[str, Any] = {}
+        for some in _together(abstract):
+            places = ocp.checkpoint_utils.construct_restore_args(some)
+            wanted = ocp.args.PyTreeRestore(some, restore_args=places, partial_restore=True)
+            arrays |= self._read(step, **{item: wanted})[item]
+        if empty := [name for name, x in arrays.items() if not isinstance(x, jax.Array)]:  # as without its _METADATA
+            raise explain(self.folder / str(step), ValueError(f"NOT_FOUND: orbax gave no array for {empty[0]}"))
+        return arrays
+
+    def _read(self, step: int, **items: Any) -> dict[str, Any]:
+        try:
+            restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+            return {name: restored[name] for name in items}
+        except Exception as error:  # what a damaged file raises depends on where the damage lies
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+                raise  # the commands say what to do about too little memory on a device
+            raise explain(self.folder / str(step), error, self._plain.named) from error
+
+
+def _together(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
+    """Groups of arrays that are read at a time."""
+    group: dict[str, jax.ShapeDtypeStruct] = {}
+    for name, x in arrays.items():
+        if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > TOGETHER:
+            yield group
+            group = {}
+        group[name] = x
+    yield group
+
+
+def _in_pieces(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
+    """A save that has little more than a file in memory at a time: what a file is to hold is gathered before."""
+    pieces = {name: ocp.SaveArgs(chunk_byte_size=PIECE) for name in arrays}
+    size = max(FILE, int(SHARE * sum(x.nbytes for x in arrays.values())))
+    return ocp.args.PyTreeSave(arrays, save_args=pieces, ocdbt_target_data_file_size=size)
+
+
+def _digest(note: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
+
+
+def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: pathlib.Path) -> None:
+    """Raises UserError when a checkpoint's parameters are of another model or optimizer than the experiment's."""
+    stored, given = note["experiment"], to_json(experiment)
+    with contextlib.suppress(UserError):  # an option that has come since stands at its default
+        stored = to_json(from_json(Experiment, stored))
+    changed = differences(stored["model"], given["model"], "model")
+    changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
+    changed = [line for line in changed if not line.startswith(("model.scan_layers", "model.remat"))]
+    if changed:
+        listed = "\n  ".join(changed)
+        raise UserError(f"{where} is a checkpoint of another model (its value -> this run's):\n  {listed}")

@@ -1,0 +1,1 @@
+"""Batch n as a pure function of (data, seed, n)."""

@@ -1,0 +1,81 @@
+"""Which tokens and bytes of a split are counted when its first pairs (input, target) are evaluated, to the token."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from train.data.shards.dataset import Split
+from train.data.tokenizers.interface import Tokenizer
+from train.data.tokenizers.prefixes import AHEAD, prefix_size
+
+# Documents whose records are read together, which is faster than one by one.
+BLOCK = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Coverage:
+    """What some counted targets are.
+
+    Attributes:
+      tokens: those that are text.
+      ends: those that are marks of documents' ends, which have no bytes.
+      bytes: of the original text that the tokens stand for.
+    """
+
+    tokens: int = 0
+    ends: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Coverage) -> Coverage:
+        return Coverage(self.tokens + other.tokens, self.ends + other.ends, self.bytes + other.bytes)
+
+
+def count_targets(lengths: np.ndarray, tokenizer: Tokenizer, joined: bool) -> int:
+    """The targets of documents of so many tokens that are counted, ends of documents included.
+
+    Where no mark begins a document nothing comes before its first token, which is then not predicted. `joined` says
+    that the documents follow one another and see what is before them: then only the very first token is left out.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    if tokenizer.begin_of_document is not None:
+        return int(lengths.sum()) + (tokenizer.end_of_document is not None) * len(lengths)
+    return int(max(lengths.sum() - 1, 0) if joined else np.maximum(lengths - 1, 0).sum())
+
+
+def coverage(split: Split, tokenizer: Tokenizer, pairs: int, joined: bool) -> Coverage:
+    """What is counted of the first `pairs` pairs of a split whose documents follow one another in their order.
+
+    The bytes of whole documents are those of the original text; a document that is covered in part is decoded. Reads
+    the first tokens of every document where a mark begins none and they do not see each other.
+    """
+    lengths, sizes = (np.asarray(split.documents[name], np.int64) for name in ("tokens", "bytes"))
+    marked, has_end = tokenizer.begin_of_document is not None, tokenizer.end_of_document is not None
+
+    def first_bytes(document: int, tokens: int) -> int:
+        """The bytes of the first tokens of a document."""
+        tokens = min(tokens, int(lengths[document]))
+        if tokens == lengths[document]:
+            return int(sizes[document])
+        ids = split.tokens(document, 0, min(tokens + AHEAD, int(lengths[document]))).astype(np.int32)
+        return min(prefix_size(tokenizer, ids, tokens).bytes, int(sizes[document]))
+
+    # Joined without a mark, pair j has token j + 1 of the stream as its target: the tokens reach one further.
+    reach = min(pairs + 1, int(lengths.sum())) if joined and not marked else pairs
+    stops = np.cumsum(lengths + has_end)
+    whole = int(np.searchsorted(stops, reach, side="right"))
+    rest = reach - (int(stops[whole - 1]) if whole else 0)
+    tokens, size = int(lengths[:whole].sum()), int(sizes[:whole].sum())
+    ends = whole if has_end else 0
+    left_out = [] if marked else np.flatnonzero(lengths[:whole]).tolist()
+    if rest:
+        # A part of one more document. Alone and without a mark, its pairs have the tokens after the first as targets.
+        taken = min(rest + (not marked and not joined), int(lengths[whole]))
+        tokens, size = tokens + taken, size + first_bytes(whole, taken)
+        left_out += [] if marked else [whole]
+    left_out = left_out[:1] if joined else left_out
+    for block in (left_out[k : k + BLOCK] for k in range(0, len(left_out), BLOCK)):
+        split.reader.load(split.records(document, 0, 1)[0] for document in block)
+        tokens, size = tokens - len(block), size - sum(first_bytes(document, 1) for document in block)
+    return Coverage(tokens, ends, size)

@@ -1,0 +1,186 @@
+"""Batch n as a pure function of (data, seed, n): which rows it has, and what fills them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from model.errors import UserError
+from train.data.batches.coverage import Coverage, count_targets, coverage
+from train.data.batches.order import row_order, stable_hash
+from train.data.batches.packing import Piece, open_index
+from train.data.batches.prefetch import read_ahead
+from train.data.batches.rows import Batch, PackedSplit, Stretch, empty_batch
+from train.data.config import Concatenate, Data
+from train.data.shards.dataset import Dataset, open_dataset
+
+# A range can have no more numbers.
+ENDLESS = sys.maxsize
+
+
+class Batches:
+    """The batches of a split, drawn without end: every epoch of every source in another seeded order.
+
+    `rows(n, rows)` gives rows of global batch n and depends on nothing else, so hosts that read different rows, or a
+    run that begins at another n, see the same batches. Every array is [rows, T]:
+
+        tokens int32      targets int32      loss_mask float32 (0 on padding, and where a target would be another
+        segment_ids int32 (0 on padding)     positions int32    document's that the input may not see)
+
+    Documents that see each other share segment 1, and positions run through the row; otherwise segments count from 1
+    and positions begin again at each.
+    """
+
+    def __init__(self, dataset: Dataset | str, data: Data, split: str = "train") -> None:
+        self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        self.data = data
+        self.split = split
+        self._sources = _open_sources(self.dataset, data, split)
+        self._order = row_order(self.rows_per_epoch, _weights(self.dataset, data), data.seed, split)
+        shifts = isinstance(data.packing, Concatenate) and data.packing.shift
+        self._cuts = data.sequence_length if shifts else 1
+        self._offset = functools.lru_cache(maxsize=64)(self._offset_of_epoch)
+
+    @property
+    def rows_per_epoch(self) -> list[int]:
+        """The sequences in one epoch of each source."""
+        return [source.index.num_rows for source in self._sources]
+
+    def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
+        """The given rows of global batch n, all of them by default."""
+        wanted = range(self.data.batch_size) if rows is None else rows
+        return _filled(self._sources, [self._pieces(n, row) for row in wanted], self.data.sequence_length)
+
+    def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Iterator[Batch]:
+        """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until it is closed."""
+        wanted = range(self.data.batch_size) if rows is None else rows
+        numbers = range(start, ENDLESS if stop is None else stop)
+        tokens = max(1, len(wanted)) * self.data.sequence_length
+        return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
+
+    def num_targets(self, n: int) -> int:
+        """The targets that count in global batch n, those of the rows of all hosts; reads no token."""
+        placed = (self._pieces(n, row) for row in range(self.data.batch_size))
+        return sum(self._sources[source].num_targets(pieces) for source, pieces in placed)
+
+    def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[Stretch]:
+        """The stretches of documents that make up batch n, with the beginning of the text of each."""
+        found = []
+        tokenizer = self.dataset.tokenizer
+        for row in range(self.data.batch_size) if rows is None else rows:
+            source, pieces = self._pieces(n, row)
+            for stretch, tokens in self._sources[source].stretches(pieces, row, source):
+                text = tokenizer.decode(tokens[: characters + 8])[:characters]
+                found.append(dataclasses.replace(stretch, text=text))
+        return found
+
+    def _offset_of_epoch(self, source: int, epoch: int) -> int:
+        return stable_hash(self.data.seed, self.split, source, epoch) % self._cuts
+
+    def _pieces(self, n: int, row: int) -> tuple[int, list[Piece]]:
+        source, packed_row, offset = self._locate(n, row)
+        return source, self._sources[source].index.pieces(packed_row, offset)
+
+    def _locate(self, n: int, row: int) -> tuple[int, int, int]:
+        if not 0 <= row < self.data.batch_size:
+            raise ValueError(f"row {row} of a batch of {self.data.batch_size}")
+        source, epoch, packed_row = self._order[n * self.data.batch_size + row]
+        return source, packed_row, self._offset(source, epoch)
+
+
+class EvaluationBatches:
+    """A split read through once, in the order of its files: every target exactly once, the last batch padded.
+
+    `limit` keeps the first so many batches. Iterating reads ahead; `batch(n)` gives any one.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset | str,
+        data: Data,
+        split: str = "validation",
+        batch_size: int | None = None,
+        limit: int | None = None,
+        rows: Sequence[int] | None = None,
+    ) -> None:
+        self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
+        self.batch_size = batch_size or data.batch_size
+        self._rows = range(self.batch_size) if rows is None else rows
+        self._data = dataclasses.replace(data, packing=Concatenate(order="files", shift=False))
+        self._sources = _open_sources(self.dataset, self._data, split)
+        self._firsts = np.cumsum([0] + [source.index.num_rows for source in self._sources])
+        whole = -(-int(self._firsts[-1]) // self.batch_size)
+        self.num_batches = whole if limit is None else min(whole, limit)
+
+    @functools.cached_property
+    def coverage(self) -> Coverage:
+        """The tokens, ends of documents and bytes that are counted targets of these batches; read when first asked."""
+        total = Coverage()
+        for first, source in zip(self._firsts, self._sources, strict=False):
+            rows = min(max(self.num_batches * self.batch_size - int(first), 0), source.index.num_rows)
+            pairs = min(rows * self._data.sequence_length, source.num_pairs)
+            joined = self._data.cross_document_attention
+            total += coverage(source.split, self.dataset.tokenizer, pairs, joined)
+        return total
+
+    def batch(self, n: int) -> Batch:
+        """Batch n of `num_batches`: [rows, T] arrays as `Batches` gives them; rows past the end are padding."""
+        rows: list[tuple[int, list[Piece]]] = []
+        for row in self._rows:
+            number = n * self.batch_size + row
+            if number < self._firsts[-1]:
+                source = int(np.searchsorted(self._firsts, number, side="right")) - 1
+                rows.append((source, self._sources[source].index.pieces(number - int(self._firsts[source]), 0)))
+            else:
+                rows.append((0, []))
+        return _filled(self._sources, rows, self._data.sequence_length)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        tokens = max(1, len(self._rows)) * self._data.sequence_length
+        return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self._data.prefetch))
+
+
+def _filled(sources: list[PackedSplit], rows: list[tuple[int, list[Piece]]], sequence_length: int) -> Batch:
+    """The batch whose rows are the given pieces of the given sources."""
+    batch = empty_batch(len(rows), sequence_length)
+    for k, packed in enumerate(sources):
+        packed.load(pieces for source, pieces in rows if source == k)
+    for at, (source, pieces) in enumerate(rows):
+        sources[source].fill(batch, at, pieces)
+    return batch
+
+
+def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]:
+    opened = []
+    tokenizer = dataset.tokenizer
+    begin, end = tokenizer.begin_of_document, tokenizer.end_of_document
+    joined = data.cross_document_attention
+    for part in dataset.split(split):
+        _ = part.reader  # compares the sizes of the shards: a truncated one is told of now, not hours later
+        lengths = part.documents["tokens"]
+        follow = joined and isinstance(data.packing, Concatenate)  # otherwise no document has a next one
+        if not count_targets(lengths, tokenizer, follow):
+            why = "" if begin is not None else ", and the tokenizer has no mark that begins a document"
+            raise UserError(
+                f"the split {split!r} of {part.folder} has no token to predict: {part.num_documents:,} document(s), "
+                f"{part.num_tokens:,} token(s){why}; give longer documents, hold out another share of them "
+                "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
+                "with such a mark, such as Bytes()"
+            )
+        index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
+        length = data.sequence_length
+        opened.append(PackedSplit(part, index, begin=begin, end=end, see_each_other=joined, sequence_length=length))
+    return opened
+
+
+def _weights(dataset: Dataset, data: Data) -> list[float]:
+    """The weights of the option; those that a mixture was made with when the option names its folder alone."""
+    given = [source.weight for source in data.sources()]
+    return given if len(given) == len(dataset.members) else dataset.about["weights"]

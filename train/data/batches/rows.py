@@ -1,0 +1,134 @@
+"""Rows of a batch: the tokens, targets, mask, segments and positions that the pieces of an index stand for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from train.data.batches.packing import Index, Piece
+from train.data.shards.dataset import Split
+
+Batch = dict[str, np.ndarray]
+
+
+def empty_batch(rows: int, length: int) -> Batch:
+    """Arrays of a batch that is all padding."""
+    names = ("tokens", "targets", "segment_ids", "positions")
+    return {name: np.zeros((rows, length), np.int32) for name in names} | {
+        "loss_mask": np.zeros((rows, length), np.float32)
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Part of a document in a row of a batch.
+
+    Columns [column, column + length) have its tokens [start, stop), of `of`, as targets, and perhaps its end.
+    """
+
+    row: int
+    column: int
+    length: int
+    source: int
+    document: int
+    name: str
+    start: int
+    stop: int
+    of: int
+    text: str
+
+
+class PackedSplit:
+    """A split of one source, packed: fills rows of arrays with the pieces of its index."""
+
+    def __init__(
+        self,
+        split: Split,
+        index: Index,
+        *,
+        begin: int | None,
+        end: int | None,
+        see_each_other: bool,
+        sequence_length: int,
+    ) -> None:
+        """Args: `begin` and `end` are the marks of a document; whether documents see each other; T."""
+        self.split = split
+        self.index = index
+        self._begin, self._end = begin, end
+        self._joined = see_each_other
+        self._count = np.arange(sequence_length, dtype=np.int32)
+
+    @property
+    def num_pairs(self) -> int:
+        """The pairs (input, target) of all documents, those at the ends of documents included."""
+        return self.split.num_tokens + (self._end is not None) * self.split.num_documents
+
+    def load(self, rows: Iterable[list[Piece]]) -> None:
+        """Reads what some rows need in one go; `fill` then finds it read."""
+        length = self.split.length
+        self.split.reader.load(
+            number
+            for pieces in rows
+            for document, start, stop, _ in pieces
+            for number in self.split.records(document, max(start - 1, 0), min(stop + 1, length(document)))
+        )
+
+    def fill(self, batch: Batch, at: int, pieces: list[Piece]) -> None:
+        """Writes pieces of the index into row `at` of zeroed arrays."""
+        tokens, targets, mask = batch["tokens"][at], batch["targets"][at], batch["loss_mask"][at]
+        segments, positions = batch["segment_ids"][at], batch["positions"][at]
+        column = 0
+        for k, piece in enumerate(pieces, start=1):
+            stream = self._stream(piece)
+            stop = column + piece.stop - piece.start
+            tokens[column:stop] = stream[:-1]
+            targets[column:stop] = stream[1:]
+            mask[column:stop] = 1
+            if self._ends_unknown(piece):
+                targets[stop - 1] = mask[stop - 1] = 0
+            segments[column:stop] = 1 if self._joined else k
+            positions[column:stop] = self._count[column:stop] if self._joined else self._count[: stop - column]
+            column = stop
+
+    def num_targets(self, pieces: list[Piece]) -> int:
+        """How many targets `fill` would count in a row; reads no token."""
+        return sum(piece.stop - piece.start - self._ends_unknown(piece) for piece in pieces)
+
+    def _ends_unknown(self, piece: Piece) -> bool:
+        """Whether a piece's last target is none of its own: nothing marks its document, which may not see the next."""
+        if self._begin is not None or piece.stop < self.split.length(piece.document):
+            return False
+        return piece.next < 0 or not self._joined
+
+    def _stream(self, piece: Piece) -> np.ndarray:
+        """The stop - start + 1 tokens of which neighbours are the pairs of a piece."""
+        length = self.split.length(piece.document)
+        out = np.zeros(piece.stop - piece.start + 1, np.int32)
+        # With marks, pair j is (token j - 1, token j), token -1 being the begin and token `length` the end.
+        lead = 0 if self._begin is None else 1
+        first, last = max(piece.start - lead, 0), min(piece.stop - lead + 1, length)
+        skipped = first - (piece.start - lead)
+        out[skipped : skipped + last - first] = self.split.tokens(piece.document, first, last)
+        if self._begin is not None:
+            if skipped:
+                out[0] = self._begin
+            if self._end is not None and piece.stop == length + 1:
+                out[-1] = self._end
+        elif piece.stop == length and piece.next >= 0 and self._joined:
+            out[-1] = self.split.tokens(piece.next, 0, 1)[0]
+        return out
+
+    def stretches(self, pieces: list[Piece], at: int, source: int) -> Iterator[tuple[Stretch, np.ndarray]]:
+        """The documents of a row, each with its tokens; targets are what is named, since those are what is learnt."""
+        column = 0
+        lead = 1 if self._begin is None else 0
+        for piece in pieces:
+            length = self.split.length(piece.document)
+            start, stop = min(piece.start + lead, length), min(piece.stop + lead, length)
+            name = self.split.document_name(piece.document)
+            size = piece.stop - piece.start
+            tokens = self.split.tokens(piece.document, start, stop)
+            yield Stretch(at, column, size, source, piece.document, name, start, stop, length, ""), tokens
+            column += size

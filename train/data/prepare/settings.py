@@ -1,0 +1,137 @@
+"""What a dataset folder is made with, and the refusal to go on in one that was made with something else."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+from typing import Any
+
+from model.errors import UserError
+from model.options import differences, to_json
+from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
+from train.data.shards import dataset
+from train.data.text import sources
+from train.run.files import read_json, write_json
+
+FILE = "settings.json"
+FORM = {"sources?": [{"path": str}], "texts?": {...: object}}
+Units = list[sources.Unit]
+
+
+def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
+    """The units of every source; None for one that is a dataset already.
+
+    `say` is given a line about files that were left out. Raises UserError for text that cannot be read. A finished
+    dataset needs its text no more: None stands for it then.
+    """
+    listed: list[Units | None] = []
+    for source in data.sources():
+        units = None
+        if not dataset.is_dataset(source.path):
+            try:
+                whole = isinstance(data.validation, Tail)  # whose fraction is that of a file
+                size = None if whole else sources.BYTES_PER_TEXT
+                units = sources.list_units(source, bytes_per_text=size, say=say)
+            except UserError:
+                if not finished:
+                    raise
+        table = next((unit.path for unit in units or () if unit.format != "text"), None)
+        if isinstance(data.validation, Tail) and table is not None:
+            raise UserError(
+                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use WholeFiles()"
+            )
+        listed.append(units)
+    return listed
+
+
+def separate_units(option: SeparateText, say: sources.Say | None = None) -> Units:
+    """The units of the validation text that has a path of its own."""
+    return sources.list_units(Source(path=option.path, field=option.field), say=say)
+
+
+def settings_of(
+    data: Data, listed: list[Units | None], finished: bool, say: sources.Say | None = None
+) -> dict[str, Any]:
+    """What decides the bytes of the dataset: the options, and a fingerprint of every text that is at hand."""
+    texts = {str(k): sources.fingerprint(units) for k, units in enumerate(listed) if units is not None}
+    if isinstance(data.validation, SeparateText):
+        try:
+            texts["validation"] = sources.fingerprint(separate_units(data.validation, say))
+        except UserError:
+            if not finished:
+                raise
+    return {
+        "format": dataset.FORMAT,
+        "tokenizer": to_json(data.tokenizer),
+        "validation": to_json(data.validation),
+        "sources": [{"path": source.path, "field": source.field} for source in data.sources()],
+        "texts": texts,
+    }
+
+
+def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> None:
+    """Writes the settings into a new folder. Raises UserError when it was begun with others, or holds other files.
+
+    The same text under another path is the same text: a folder may move. A folder in which no shard was finished, as a
+    mistake in the options leaves behind, is begun anew with other settings.
+    """
+    if not (folder / FILE).is_file():
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise UserError(f"{folder} holds other files ({', '.join(others[:3])}); expected a new or an empty folder")
+        write_json(folder / FILE, settings)
+        return
+    before = read_json(folder / FILE, form=FORM)
+    lines = [
+        line
+        for name in ("format", "tokenizer", "validation")
+        for line in differences(before.get(name), settings[name], name)
+    ]
+    paths, old_paths = ([s["path"] for s in value.get("sources", [])] for value in (settings, before))
+    old, new = before.get("texts", {}), settings["texts"]
+    same_texts = [old.get(str(k)) is not None and old.get(str(k)) == new.get(str(k)) for k in range(len(paths))]
+    if len(paths) != len(old_paths):
+        lines.append(f"sources: {old_paths} -> {paths}")
+    else:
+        for k, (path, old_path, same) in enumerate(zip(paths, old_paths, same_texts, strict=True)):
+            if str(k) in new and not same:
+                lines.append(
+                    f"the text: {old_path} -> {path}" if path != old_path else f"the text of {path} has changed"
+                )
+            elif str(k) not in new and path != old_path:
+                lines.append(f"the source: {old_path} -> {path}")
+    if "validation" in new and new["validation"] != old.get("validation"):
+        lines.append("the validation text has changed")
+    if lines and not finished and not any(folder.rglob("part-*.json")):
+        _clear(folder)
+        write_json(folder / FILE, settings)
+    elif lines:
+        mend = f"delete it to prepare it again, name another folder, or give data.path={folder} to use it as it is"
+        raise UserError("\n  ".join([f"{folder} was made with other settings, or from other text:", *lines, mend]))
+
+
+def _clear(folder: pathlib.Path) -> None:
+    """Removes what a preparation that came to nothing has left in its folder."""
+    for path in folder.iterdir():
+        if path.is_dir() and path.name.startswith("source-"):
+            shutil.rmtree(path)
+        elif path.is_file() and (path.name == FILE or path.suffix == ".array_record" or "tokenizer" in path.name):
+            path.unlink()
+
+
+def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
+    """Refuses options that a finished dataset cannot follow, so that none is silently without effect."""
+    made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
+    own = read_json(folder / dataset.DESCRIPTION)
+    known = {
+        "tokenizer": [made.get("tokenizer"), own.get("tokenizer")],
+        "validation": [made.get("validation")],
+    }
+    if isinstance(data.tokenizer, TokenizerOf) and pathlib.Path(data.tokenizer.path).resolve() == folder.resolve():
+        known["tokenizer"].append(to_json(data.tokenizer))
+    for name, values in known.items():
+        asked = to_json(getattr(data, name))
+        if asked is not None and asked not in values:
+            head = f"{folder} is prepared already, with another {name} than the one asked for:"
+            mend = f"say data.{name}=None to take what the folder has"
+            raise UserError("\n  ".join([head, *differences(values[0], asked, f"data.{name}"), mend]))

@@ -1,0 +1,77 @@
+"""What people ask of data, as text: what a dataset holds, whether it is whole, which documents were in a step."""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+from collections.abc import Sequence
+
+from model.errors import UserError
+from train.data.batches.pipeline import Batches
+from train.data.shards.dataset import COUNTS, open_dataset
+from train.data.shards.shards import MEND
+from train.run.formatting import visible
+
+
+def summary(folder: pathlib.Path) -> str:
+    """The tokenizer and the splits of a dataset as a small table."""
+    dataset = open_dataset(folder)
+    about = dataset.about
+    end = "none" if dataset.end_of_document is None else str(dataset.end_of_document)
+    lines = [
+        visible(folder),
+        f"tokenizer: {about['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
+    ]
+    rows = [["split", *COUNTS, "bytes/token", "shards"]]
+    for name in about["splits"]:
+        counts = [dataset.count(name, what) for what in COUNTS]
+        shards = sum(len(split.shards) for split in dataset.split(name))
+        ratio = dataset.count(name, "bytes") / max(1, dataset.count(name, "tokens"))
+        rows.append([name, *(f"{n:,}" for n in counts), f"{ratio:.3f}", f"{shards:,}"])
+    widths = [max(16, *(len(row[k]) + 2 for row in rows)) for k in range(1, len(rows[0]))]
+    lines += [
+        f"{row[0]:<12}" + "".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths, strict=True)) for row in rows
+    ]
+    lost = {name: words for name in about["splits"] if (words := dataset.lost_in_words(name)) is not None}
+    lines += [f"WARNING: {name}: {words}" for name, words in lost.items()]
+    if len(dataset.members) > 1:
+        pairs = zip(about["weights"], dataset.members, strict=True)
+        lines += [f"member of weight {weight:g}: {visible(member.folder)}" for weight, member in pairs]
+    return "\n".join(lines)
+
+
+def verify(folder: pathlib.Path) -> int:
+    """Compares every shard with the checksum written with it; returns how many there are.
+
+    Raises UserError that names the first shard that is not what was written.
+    """
+    count = 0
+    dataset = open_dataset(folder)
+    for name in dataset.about["splits"]:
+        for split in dataset.split(name):
+            _ = split.reader  # sizes first: they cost nothing
+            for shard in split.shards:
+                with open(split.folder / shard.file, "rb") as file:
+                    found = hashlib.file_digest(file, "sha256").hexdigest()
+                if found != shard.sha256:
+                    path = split.folder / shard.file
+                    raise UserError(f"{path} is damaged: its SHA-256 is {found}, expected {shard.sha256}; {MEND}")
+                count += 1
+    return count
+
+
+def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
+    """The stretches of documents that the update to step `step` learnt from, one line each."""
+    stretches = batches.documents(step - 1, rows, characters)
+    names = [visible(s.name) for s in stretches]
+    wide = max(map(len, names), default=0)
+    sources = len(batches.dataset.members) > 1
+    lines = [
+        f"step {step}: batch {step - 1}, {len(stretches)} stretches of {len({s.name for s in stretches})} documents"
+    ]
+    for s, name in zip(stretches, names, strict=True):
+        source = f"source {s.source}  " if sources else ""
+        columns = f"{s.column}:{s.column + s.length}"
+        tokens = f"tokens {s.start}:{s.stop} of {s.of}"
+        lines.append(f"row {s.row:>4} {columns:>11}  {source}{name:<{wide}}  {tokens:<28} {s.text!r}")
+    return "\n".join(lines)

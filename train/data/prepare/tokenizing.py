@@ -1,0 +1,128 @@
+"""One job of tokenizing: some units of a source become one shard of every split."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+from model.errors import UserError
+from model.options import from_json
+from train.data import config
+from train.data.shards.shards import SHARD_FORM, Shard, ShardWriter
+from train.data.text import sources
+from train.data.text.sources import Document
+from train.data.text.split import by_hash
+from train.data.tokenizers.interface import load_tokenizer
+from train.data.tokenizers.restored import Lost, lost_of
+from train.run.files import read_json, write_array, write_json
+
+SPLITS = ("train", "validation")
+
+
+def parts_of(
+    document: Document, option: config.Validation | None, held: frozenset[str] | None
+) -> list[tuple[str, Document]]:
+    """A document under the split that it belongs to, or the two parts of one that Tail cuts; none is empty.
+
+    `held` names the documents held out, where looking at all of them decided it.
+    """
+    if isinstance(option, config.Tail):
+        cut = int(len(document.text) * (1 - option.fraction))
+        tail = Document(f"{document.name} from character {cut}", document.text[cut:])
+        parts = [("train", Document(document.name, document.text[:cut])), ("validation", tail)]
+        return [(name, part) for name, part in parts if part.text]
+    out = document.name in held if held is not None else False
+    if held is None and isinstance(option, config.WholeFiles):
+        out = by_hash(document.name, option)
+    return [("validation" if out else "train", document)]
+
+
+def training_part(document: Document, option: config.Validation | None, held: frozenset[str] | None) -> str:
+    """The text of a document that is trained on, perhaps empty."""
+    return "".join(part.text for name, part in parts_of(document, option, held) if name == "train")
+
+
+class Tokenizing:
+    """What every job of a run shares: the folder, its tokenizer, and which documents are held out or dropped."""
+
+    def __init__(self, folder: str, validation: Any, held: list[str] | None, dropped: list[str]) -> None:
+        self._folder = pathlib.Path(folder)
+        self._tokenizer = load_tokenizer(folder)
+        self._validation: config.Validation | None = from_json(config.Validation | None, validation)
+        self._held = None if held is None else frozenset(held)
+        self._dropped = frozenset(dropped)
+
+    def run(self, job: dict[str, Any]) -> dict[str, Any]:
+        """Writes the shards of a job, then `part-NAME.json`, which says that they are finished; returns its content.
+
+        Raises UserError for text that cannot be read or encoded, and when the disk is full.
+        """
+        writers = {
+            name: ShardWriter(self._folder / f"{name}-{job['name']}.array_record", self._tokenizer.vocab_size)
+            for name in SPLITS
+        }
+        lost = dict.fromkeys(SPLITS, Lost())
+        try:
+            for unit in job["units"]:
+                for document in sources.read_unit(sources.Unit(**unit)):
+                    self._write(document, job["split"], writers, lost)
+            finished = {name: writer.finish() for name, writer in writers.items()}
+        except BaseException:
+            for writer in writers.values():
+                writer.abandon()
+            raise
+        about_lost = {name: dataclasses.asdict(lost[name]) for name in SPLITS}
+        part: dict[str, Any] = {"name": job["name"], "shards": {}, "not_restored": about_lost}
+        for name, result in finished.items():
+            if result is not None:
+                shard, table = result
+                write_array(table_path(self._folder, name, job["name"]), table)
+                part["shards"][name] = dataclasses.asdict(shard)
+        write_json(part_path(self._folder, job["name"]), part)
+        return part
+
+    def _write(
+        self, document: Document, split: str | None, writers: dict[str, ShardWriter], lost: dict[str, Lost]
+    ) -> None:
+        if document.name in self._dropped:
+            return
+        parts = [(split, document)] if split else parts_of(document, self._validation, self._held)
+        for name, part in parts:
+            try:
+                tokens = self._tokenizer.encode(part.text)
+            except UserError as error:
+                raise UserError(f"{part.name}: {error}") from None
+            lost[name] += lost_of(self._tokenizer, part.text, tokens)
+            writers[name].write(part.name, tokens, part.num_bytes, len(part.text.split()))
+
+
+def part_path(folder: pathlib.Path, job: str) -> pathlib.Path:
+    """The file that says that the shards of a job are finished."""
+    return folder / f"part-{job}.json"
+
+
+def table_path(folder: pathlib.Path, split: str, job: str) -> pathlib.Path:
+    """The table of the documents of a finished shard, until all are joined."""
+    return folder / f"part-{split}-{job}.npy"
+
+
+def finished_part(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
+    """What an earlier run says of a job, if it finished it and its shards are whole."""
+    path = part_path(folder, job)
+    if not path.is_file():
+        return None
+    part = read_json(path, form={"name": str, "shards": {...: SHARD_FORM}})
+    for about in part["shards"].values():
+        shard = Shard(**about)
+        file = folder / shard.file
+        if not file.is_file() or file.stat().st_size != shard.bytes_of_file:
+            return None
+    return part
+
+
+def remove_part(folder: pathlib.Path, job: str) -> None:
+    """Removes what `finished_part` reads, once the dataset is finished."""
+    part_path(folder, job).unlink(missing_ok=True)
+    for split in SPLITS:
+        table_path(folder, split, job).unlink(missing_ok=True)

@@ -1,0 +1,30 @@
+"""A process that tokenizes: what `train.data.workers` starts, and nobody imports."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from model.errors import UserError
+from train.data.prepare.tokenizing import Tokenizing
+
+
+def main() -> None:
+    """Reads the setup, then a job a line, from standard input; answers every job with a line."""
+    worker: Tokenizing | None = None
+    # What a library prints must not get between the answers.
+    answers, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        message = json.loads(line)
+        try:
+            if worker is None:
+                worker = Tokenizing(**message)
+                continue
+            result = worker.run(message)
+        except UserError as error:
+            result = {"user_error": str(error)}
+        print(json.dumps(result), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

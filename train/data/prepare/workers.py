@@ -1,0 +1,122 @@
+"""Tokenizing in several processes. A worker is a fresh Python that reads jobs, one JSON object a line, and answers so.
+
+Not a pool of multiprocessing: its processes import the main module of the program that starts them, and with it jax,
+and would fetch their jobs by unpickling.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import json
+import os
+import pathlib
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from model.errors import UserError
+from train.data.prepare.tokenizing import Tokenizing
+from train.process.preemption import STOPS
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+Json = dict[str, Any]
+
+
+def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
+    """Runs jobs in `workers` processes, or in this one where that is 1, and yields results as they come.
+
+    Raises UserError with the message of a job that failed on one; the other jobs are stopped then.
+    """
+    if min(workers, len(jobs)) <= 1:
+        here = Tokenizing(**setup)
+        for job in jobs:
+            yield here.run(job)
+        return
+    idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+
+    def run(job: Json) -> Json:
+        process = idle.get()
+        try:
+            return process.run(job)
+        finally:
+            idle.put(process)
+
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
+        for _ in range(min(workers, len(jobs))):
+            # Closed before the pool, whose threads wait for what the processes still do.
+            idle.put(stack.enter_context(_Process(setup)))
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        for future in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
+            yield future.result()
+
+
+@contextlib.contextmanager
+def _unsignalled() -> Iterator[None]:
+    """Processes started within it never get the signals that end this one, which a terminal sends to all of them.
+
+    They end with the pipe that they read, when this process does, or are killed by it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Process:
+    """One worker; a context manager that ends it."""
+
+    def __init__(self, setup: Json) -> None:
+        # A file, not a pipe: nobody reads it unless the worker fails, and a full pipe would stop it.
+        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        with _unsignalled():
+            self._process = self._start()
+        self._setup: Json | None = setup
+
+    def _start(self) -> subprocess.Popen[str]:
+        paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        return subprocess.Popen(
+            # Without the current folder among the places where modules are looked for.
+            [sys.executable, "-P", "-m", "train.data.prepare.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._complaints,
+            text=True,
+            encoding="utf-8",
+            # Paths travel as text: the worker must read their letters as they are read here.
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": str(int(sys.flags.utf8_mode))},
+        )
+
+    def run(self, job: Json) -> Json:
+        """The result of a job. Raises UserError when the job did, RuntimeError when the process failed."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        messages = [job] if self._setup is None else [self._setup, job]
+        self._setup = None
+        answer = ""
+        with contextlib.suppress(OSError):
+            self._process.stdin.write("".join(json.dumps(message) + "\n" for message in messages))
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        if not answer:
+            status = self._process.wait()
+            self._complaints.seek(0)
+            raise RuntimeError(f"a tokenizing process ended with status {status}:\n{self._complaints.read()[-4000:]}")
+        result: Json = json.loads(answer)
+        if "user_error" in result:
+            raise UserError(result["user_error"])
+        return result
+
+    def __enter__(self) -> _Process:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._complaints.close()

@@ -1,0 +1,1 @@
+"""Tokenized text on a disk."""

@@ -1,0 +1,201 @@
+"""Which documents are held out: whole files chosen by a seeded hash, near-duplicates kept together, tables kept out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from model.errors import UserError
+from train.data.config import Tail, Validation, WholeFiles
+from train.data.text.compression import compression_of
+from train.data.text.sources import Document
+from train.run.formatting import percent
+
+# A line shorter than this (stripped) is in too many files to say anything about two of them.
+SIGNIFICANT = 16
+# A line in more documents than this is boilerplate, such as a license; pairs are not counted over it.
+COMMON = 200
+# Past so many lines, only a share of them is compared, the same share in every document.
+LINES_COMPARED = 4_000_000
+# A group of documents with more than this share of what is to be held out would be most of the validation text.
+LARGEST_GROUP = 0.5
+
+_GENERATED = re.compile(
+    r"generated (from|by|with|using)|auto-?generated|automatically generated|do not edit", re.IGNORECASE
+)
+_DATA_LINE = re.compile(r"""[\[({]*[-+]?(0x[0-9a-f]|\d|u?r?b?['"])""", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """The names of the documents held out, and of the generated tables, which are not text to learn pieces from."""
+
+    validation: frozenset[str]
+    generated: frozenset[str]
+
+
+def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
+    """A line of warning where the share held out is less than half, or more than twice, of what was asked for."""
+    if not isinstance(option, WholeFiles | Tail) or not train_bytes + validation_bytes:
+        return None
+    share = validation_bytes / (train_bytes + validation_bytes)
+    if option.fraction / 2 <= share <= 2 * option.fraction:
+        return None
+    asked = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
+    whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
+    other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
+    return (
+        f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
+        f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
+        f"these do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
+    )
+
+
+def by_hash(name: str, option: WholeFiles) -> bool:
+    """Whether a document is held out when nothing is known of the others: its hash falls under the fraction."""
+    return _rank(name, option.seed) < option.fraction
+
+
+def _rank(name: str, seed: int) -> float:
+    return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big") / 2**64
+
+
+def is_generated(name: str, text: str) -> bool:
+    """Whether a document is a generated table: it says so at its head, or most of its lines are bare literals."""
+    code = compression_of(name)[0].rpartition(".")[2].lower() in (
+        "py",
+        "c",
+        "h",
+        "cpp",
+        "js",
+        "ts",
+        "go",
+        "rs",
+        "java",
+        "json",
+        "csv",
+        "tsv",
+    )
+    if not code:
+        return False
+    if _GENERATED.search(text[:600]):
+        return True
+    lines = [line for line in (raw.strip() for raw in text.splitlines()) if line]
+    return len(lines) >= 40 and sum(bool(_DATA_LINE.match(line)) for line in lines) > 0.5 * len(lines)
+
+
+class Splitter:
+    """Sees every document once, then says which are held out. Documents go in the order of the source."""
+
+    def __init__(self, option: WholeFiles, total_bytes: int) -> None:
+        self._option = option
+        self._names: list[str] = []
+        self._bytes: list[int] = []
+        self._lines: list[np.ndarray] = []
+        self._generated: list[bool] = []
+        # About 40 bytes a line; a power of two keeps the choice of lines simple.
+        self._every = max(1, -(-total_bytes // 40 // LINES_COMPARED))
+
+    @property
+    def num_documents(self) -> int:
+        """How many it has seen."""
+        return len(self._names)
+
+    def add(self, document: Document) -> None:
+        """Takes in one document."""
+        self._names.append(document.name)
+        self._bytes.append(document.num_bytes)
+        self._generated.append(is_generated(document.name, document.text))
+        if self._option.similarity is not None:
+            self._lines.append(_significant_lines(document.text, self._every))
+
+    def held(self) -> Held:
+        """The documents held out: groups in the order of their hash, as many as the fraction has room for."""
+        groups = self._groups()
+        budget = self._option.fraction * sum(self._bytes)
+        chosen: list[int] = []
+        size = 0
+        for members in sorted(groups, key=self._group_rank):
+            bytes_of_group = sum(self._bytes[i] for i in members)
+            tabular = any(self._generated[i] for i in members)
+            if tabular or bytes_of_group > min(LARGEST_GROUP * budget, budget - size):
+                continue
+            chosen += members
+            size += bytes_of_group
+        if not chosen:
+            chosen = self._smallest_group(groups)
+        generated = frozenset(n for n, g in zip(self._names, self._generated, strict=True) if g)
+        return Held(frozenset(self._names[i] for i in chosen), generated)
+
+    def _group_rank(self, members: list[int]) -> float:
+        return min(_rank(self._names[i], self._option.seed) for i in members)
+
+    def _smallest_group(self, groups: list[list[int]]) -> list[int]:
+        free = [g for g in groups if not any(self._generated[i] for i in g)] or groups
+        if len(groups) < 2:
+            raise UserError(
+                f"data.validation: whole files cannot be held out of {len(self._names)} document(s) that are one text "
+                "or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name another "
+                "text with 'data.validation=SeparateText(path=...)'"
+            )
+        return min(free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
+
+    def _groups(self) -> list[list[int]]:
+        """Documents that must stay on one side, as lists of their numbers."""
+        leader = list(range(len(self._names)))
+
+        def find(i: int) -> int:
+            while leader[i] != i:
+                leader[i] = leader[leader[i]]
+                i = leader[i]
+            return i
+
+        if self._option.similarity is not None:
+            for a, b in near_duplicates(self._lines, self._option.similarity):
+                leader[find(a)] = find(b)
+        groups: dict[int, list[int]] = {}
+        for i in range(len(leader)):
+            groups.setdefault(find(i), []).append(i)
+        return list(groups.values())
+
+
+def _significant_lines(text: str, every: int) -> np.ndarray:
+    """The distinct hashes of a document's long lines, uint32, sorted; one in `every` of them."""
+    stripped = {line.strip() for line in text.splitlines()}
+    hashes = np.array([zlib.crc32(line.encode()) for line in stripped if len(line) >= SIGNIFICANT], np.uint32)
+    return np.unique(hashes[hashes % every == 0])
+
+
+def near_duplicates(lines: list[np.ndarray], similarity: float) -> Iterable[tuple[int, int]]:
+    """Pairs of documents whose shared lines are at least `similarity` of the smaller one's.
+
+    `lines[i]` are the distinct line hashes of document i. Fewer than four lines say too little to compare by.
+    """
+    counts = np.array([len(x) for x in lines], np.int64)
+    if not counts.sum():
+        return []
+    owners = np.repeat(np.arange(len(lines), dtype=np.int64), counts)
+    hashes = np.concatenate(lines)
+    by_line = np.argsort(hashes, kind="stable")
+    owners = owners[by_line]
+    edges = np.flatnonzero(np.diff(hashes[by_line])) + 1
+    starts, stops = np.append(0, edges), np.append(edges, len(owners))
+    sharers = stops - starts
+    pairs = []
+    for size in np.unique(sharers[(sharers > 1) & (sharers <= COMMON)]):
+        # All lines that are in `size` documents at once: their owners as rows, every pair of columns.
+        rows = owners[starts[sharers == size][:, None] + np.arange(size)]
+        left, right = np.triu_indices(int(size), 1)
+        pairs.append((rows[:, left] * len(lines) + rows[:, right]).ravel())
+    if not pairs:
+        return []
+    keys, shared = np.unique(np.concatenate(pairs), return_counts=True)
+    a, b = np.divmod(keys, len(lines))
+    smaller = np.minimum(counts[a], counts[b])
+    near = (shared >= similarity * smaller) & (smaller >= 4)
+    return list(zip(a[near].tolist(), b[near].tolist(), strict=True))

@@ -1,0 +1,288 @@
+"""The decoders of a tokenizer.json, one token at a time: each a stage that tokens pass through in turn.
+
+The library decodes a list of tokens: a stage maps the list to another one, and the last one's is joined. A stage here
+is given the tokens one by one and passes on those that no later token can change. What a token becomes is left to the
+library; known here is how much of the list each of its decoders looks at.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable
+from typing import Any
+
+from train.data.tokenizers.streaming import IncrementalDecoder, common_beginning
+
+_EMPTY_MODEL = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+
+
+class Stage:
+    """Passes every token on; what all stages have in common."""
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        return [token]
+
+    def settle(self) -> list[str]:
+        """What is held back, of a stretch that is known text; see `IncrementalDecoder.settle`."""
+        return self.flush()
+
+    def flush(self) -> list[str]:
+        """What is held back, after the last token."""
+        return []
+
+
+class Mapped(Stage):
+    """Each token becomes another one, the first perhaps differently from all others."""
+
+    def __init__(self, decode: Callable[[list[str]], str]) -> None:
+        self._decode = decode
+        self._is_first = True
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        before: list[str] = [] if self._is_first else [""]
+        self._is_first = False
+        return [self._decode([*before, token])]
+
+
+class Distinct(Mapped):
+    """CTC: of equal neighbours the first alone counts, and what becomes nothing is left out."""
+
+    def __init__(self, decode: Callable[[list[str]], str]) -> None:
+        super().__init__(decode)
+        self._last: str | None = None
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        repeated, self._last = token == self._last, token
+        return [] if repeated else list(filter(None, [self._decode([token])]))
+
+
+class LastApart(Stage):
+    """The last token becomes another one than it would in the midst, so each waits for the next.
+
+    The beginning that it has in both cases need not wait: no stage after this one may ask where tokens begin and end.
+    """
+
+    def __init__(self, decode: Callable[[list[str]], str]) -> None:
+        self._decode = decode
+        self._held: list[str] = []
+        self._shown = ""
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        passed = [self._decode([held, ""])[len(self._shown) :] for held in self._held]
+        self._held, self._shown = [token], common_beginning(self._decode([token]), self._decode([token, ""]))
+        return [*passed, self._shown] if self._shown else passed
+
+    def settle(self) -> list[str]:
+        """What is held back, of a stretch that is known text."""
+        rest = self.flush()
+        self._shown += "".join(rest)
+        return rest
+
+    def flush(self) -> list[str]:
+        """What is held back, after the last token."""
+        return [self._decode([token])[len(self._shown) :] for token in self._held]
+
+
+class ByteRuns(Stage):
+    """Tokens <0xNN> in a row are bytes: one text where all are UTF-8, else each of them U+FFFD."""
+
+    def __init__(self, decode: Callable[[list[str]], str]) -> None:
+        self._decode = decode
+        self._bytes = bytearray()
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        if len(token) == 6 and self._decode([token]) != token:
+            self._bytes.append(int(token[3:5], 16))
+            return []
+        return [*self.flush(), token]
+
+    def settle(self) -> list[str]:
+        """What is held back, of a stretch that is known text."""
+        try:
+            return self.flush() if self._bytes.decode("utf-8") else []
+        except UnicodeDecodeError as error:
+            if error.reason != "unexpected end of data":
+                return self.flush()
+            whole = self._bytes[: error.start].decode("utf-8")
+            del self._bytes[: error.start]
+            return [whole] if whole else []
+
+    def flush(self) -> list[str]:
+        """What is held back, after the last token."""
+        run, self._bytes = self._bytes, bytearray()
+        try:
+            return [run.decode("utf-8")] if run else []
+        except UnicodeDecodeError:
+            return ["\ufffd"] * len(run)
+
+
+class ByteCharacters(Stage):
+    """GPT-2's characters for bytes; what is no UTF-8 becomes U+FFFD."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        values = [BYTES.get(character) for character in token]
+        known = bytes(value for value in values if value is not None)
+        return [self._utf8.decode(known if len(known) == len(values) else token.encode("utf-8"))]
+
+    def settle(self) -> list[str]:
+        """What is held back, of a stretch that is known text."""
+        return []
+
+    def flush(self) -> list[str]:
+        """What is held back, after the last token."""
+        return [self._utf8.decode(b"", final=True)]
+
+
+class Stripped(Stage):
+    """A text without its first `start` and last `stop` characters, as far as they are `content`."""
+
+    def __init__(self, content: str, start: int, stop: int) -> None:
+        self._content, self._start, self._stop = content, start, stop
+        self._held = ""
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        cut = 0
+        while cut < min(self._start, len(token)) and token[cut] == self._content:
+            cut += 1
+        self._start = self._start - cut if cut == len(token) else 0
+        text = self._held + token[cut:]
+        wait = min(self._stop, len(text) - len(text.rstrip(self._content)))
+        self._held = text[len(text) - wait :]
+        return [text[: len(text) - wait]]
+
+    def settle(self) -> list[str]:
+        """What is held back, of a stretch that is known text."""
+        held, self._held = self._held, ""
+        return [held]
+
+
+class Replaced(Stage):
+    """A text with a string in it replaced by another one."""
+
+    def __init__(self, pattern: str, content: str) -> None:
+        self._pattern, self._content = pattern, content
+        self._held = ""
+
+    def push(self, token: str) -> list[str]:
+        """Takes a token and returns those to pass on."""
+        *before, rest = (self._held + token).split(self._pattern)
+        wait = next(n for n in range(len(self._pattern) - 1, -1, -1) if rest.endswith(self._pattern[:n]))
+        self._held = rest[len(rest) - wait :]
+        return ["".join(part + self._content for part in before) + rest[: len(rest) - wait]]
+
+    def flush(self) -> list[str]:
+        """What is held back, after the last token."""
+        held, self._held = self._held, ""
+        return [held]
+
+
+class TokenDecoder(IncrementalDecoder):
+    """The stages of a decoder, from ids to text. `text_of` is the token of an id, None for one that is left out."""
+
+    def __init__(self, text_of: Callable[[int], str | None], stages: list[Stage]) -> None:
+        self._text_of = text_of
+        self._stages = stages
+
+    def push(self, token: int) -> str:
+        """Takes an id and returns the text that no later one can change any more."""
+        text = self._text_of(token)
+        tokens = [] if text is None else [text]
+        for stage in self._stages:
+            tokens = [passed for token in tokens for passed in stage.push(token)]
+        return "".join(tokens)
+
+    def settle(self) -> str:
+        """The rest of the text until now, but for the bytes of an unfinished character."""
+        return self._rest(lambda stage: stage.settle())
+
+    def flush(self) -> str:
+        """The text that was held back."""
+        return self._rest(lambda stage: stage.flush())
+
+    def _rest(self, end: Callable[[Stage], list[str]]) -> str:
+        tokens: list[str] = []
+        for stage in self._stages:
+            tokens = [passed for token in tokens for passed in stage.push(token)] + end(stage)
+        return "".join(tokens)
+
+
+def stages_of(decoder: Any) -> list[Stage] | None:
+    """The stages of a library's decoder (None: tokens are joined by spaces); None where it may look at all tokens."""
+    if decoder is None:
+        return [Mapped(" ".join)]
+    found: list[Stage] = []
+    joined = False  # whether what comes is one token, of which only pieces are at hand
+    for about in _flat(json.loads(decoder.__getstate__())):
+        stage = _of_text(about) if joined else _of_tokens(about)
+        if stage is None:
+            return None
+        joined = joined or about["type"] in ("Fuse", "ByteLevel")
+        found.append(stage)
+    in_pieces = [type(after) is Stage for after in found[1:]] + [True]
+    if any(isinstance(stage, LastApart) and not ok for stage, ok in zip(found, in_pieces, strict=True)):
+        return None
+    return found
+
+
+def _flat(about: dict[str, Any]) -> list[dict[str, Any]]:
+    if about["type"] != "Sequence":
+        return [about]
+    return [stage for inside in about["decoders"] for stage in _flat(inside)]
+
+
+def _of_tokens(about: dict[str, Any]) -> Stage | None:
+    """The stage of a decoder that is given tokens."""
+    kinds: dict[str, Callable[[Any], Stage]] = {
+        "BPEDecoder": LastApart,
+        "ByteFallback": ByteRuns,
+        "CTC": Distinct,
+        "Metaspace": Mapped,
+        "Replace": Mapped,
+        "Strip": Mapped,
+        "WordPiece": Mapped,
+    }
+    kind = about["type"]
+    if kind in kinds:
+        return kinds[kind](_alone(about))
+    return Stage() if kind == "Fuse" else ByteCharacters() if kind == "ByteLevel" else None
+
+
+def _of_text(about: dict[str, Any]) -> Stage | None:
+    """The stage of a decoder that is given one text, piece by piece."""
+    kind, pattern = about["type"], about.get("pattern", {})
+    if kind == "Strip":
+        return Stripped(about["content"], about["start"], about["stop"])
+    if kind == "Replace" and pattern.get("String"):
+        return Replaced(pattern["String"], about["content"])
+    return Stage() if kind == "Fuse" else None
+
+
+def _alone(about: dict[str, Any]) -> Callable[[list[str]], str]:
+    """The library's decoding of a list of tokens by one decoder alone."""
+    import tokenizers
+
+    parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor")
+    whole = dict.fromkeys(parts) | {"version": "1.0", "added_tokens": [], "decoder": about, "model": _EMPTY_MODEL}
+    decode: Callable[[list[str]], str] = tokenizers.Tokenizer.from_str(json.dumps(whole)).decoder.decode
+    return decode
+
+
+def _byte_characters() -> dict[str, int]:
+    """GPT-2's table: a byte that prints stands for itself, the others are U+0100 and on."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(others)}
+
+
+BYTES = _byte_characters()

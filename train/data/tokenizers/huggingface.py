@@ -1,0 +1,178 @@
+"""Hugging Face's `tokenizer.json`, through the `tokenizers` library."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.errors import UserError
+from train.data import config
+from train.data.tokenizers.cutting import cut
+from train.data.tokenizers.decoders import BYTES, TokenDecoder, stages_of
+from train.data.tokenizers.huggingface_cuts import Cuts, cuts_of, parts_of
+from train.data.tokenizers.interface import Tokenizer
+from train.data.tokenizers.streaming import IncrementalDecoder, WholeDecoder
+from train.run.files import replace_file
+
+if TYPE_CHECKING:
+    import tokenizers
+
+# The library takes 150 to 250 bytes of memory a token or so; a longer text is cut where it can be.
+PART = 1 << 20
+
+
+def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
+    """The library's tokenizer of a tokenizer.json, and what is switched off of its settings: a word on each.
+
+    Those settings (truncation, padding, dropout) serve the batches of one training, and change the ids of a text.
+    Raises UserError when the file is damaged or the library is not installed.
+    """
+    try:
+        import tokenizers
+    except ImportError:
+        raise UserError("a tokenizer.json needs the library tokenizers: pip install tokenizers") from None
+    try:
+        tokenizer = tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # the library raises a plain Exception for any damage
+        raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
+    off = []
+    if tokenizer.truncation is not None:
+        off.append(f"truncation to {tokenizer.truncation['max_length']} tokens")
+        tokenizer.no_truncation()
+    if tokenizer.padding is not None:
+        off.append(f"padding on the {tokenizer.padding['direction']}")
+        tokenizer.no_padding()
+    if dropout := getattr(tokenizer.model, "dropout", None):
+        off.append(f"a dropout of {dropout:g} of the merges")
+        tokenizer.model.dropout = None
+    # A special token's name in a text is text: encoding it as the token would let any document end itself.
+    tokenizer.encode_special_tokens = True
+    return tokenizer, tuple(off)
+
+
+class HuggingFaceTokenizer(Tokenizer):
+    """A `tokenizer.json`; special tokens are neither added when encoding nor shown when decoding."""
+
+    FILE = "tokenizer.json"
+
+    def __init__(self, option: config.HuggingFace, content: bytes, where: str) -> None:
+        self.option = option
+        self._content = content
+        self._tokenizer, self.switched_off = read_tokenizer(content, where)
+        # Ids need not be dense: the vocabulary must hold the largest that a text can have.
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        self._special = special = {token.content for token in added if token.special}
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        size = option.vocab_size
+        if size is not None:
+            vocabulary = {token: i for token, i in vocabulary.items() if i < size or token not in special}
+        used = max(vocabulary.values()) + 1
+        if size is not None and size < used:
+            raise UserError(f"{where} has ids up to {used - 1}, more than data.tokenizer.vocab_size={size} holds")
+        self.vocab_size = size or used
+        self.end_of_document = self._id(option.end_of_document, "end_of_document", where)
+        self._begin = self._id(option.begin_of_document, "begin_of_document", where)
+
+    def _id(self, token: str | None, field: str, where: str) -> int | None:
+        if token is None:
+            return None
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise UserError(f"{where} has no token {token!r}: give data.tokenizer.{field} one")
+        return found
+
+    def encode(self, text: str) -> np.ndarray:
+        """The library's ids of a text, int32 [tokens]; a long one is cut where that changes none.
+
+        Where no such place is known it is encoded whole, which takes 150 to 250 bytes of memory a token.
+        """
+        if len(text) <= PART or self._cuts is None:
+            return _ids(self._tokenizer, text)
+        first, *others = cut(text, PART, self._cuts.is_safe)
+        return np.concatenate([_ids(self._tokenizer, first), *(_ids(self._later, part) for part in others)])
+
+    @functools.cached_property
+    def _cuts(self) -> Cuts | None:
+        return cuts_of(json.loads(self._content))
+
+    @functools.cached_property
+    def _later(self) -> tokenizers.Tokenizer:
+        """The tokenizer for the parts of a text that do not begin it."""
+        if self._cuts is None or self._cuts.later is None:
+            return self._tokenizer
+        return read_tokenizer(json.dumps(self._cuts.later).encode(), "the tokenizer")[0]
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
+        return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
+
+    def is_lossless(self) -> bool:
+        """Whether it is byte-level through and through, as GPT-2's and LLaMA 3's are."""
+        end = self.end_of_document
+        # Decoding leaves the mark of an end out, also where a text holds it because it is no special token.
+        special = end is None or self._tokenizer.id_to_token(end) in self._special
+        return special and self._keeps_bytes
+
+    @functools.cached_property
+    def _keeps_bytes(self) -> bool:
+        return keeps_bytes(json.loads(self._content))
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        stages = stages_of(self._tokenizer.decoder)
+        return WholeDecoder(self.decode) if stages is None else TokenDecoder(self._token, stages)
+
+    def _token(self, token: int) -> str | None:
+        text: str | None = self._tokenizer.id_to_token(token)
+        return None if text in self._special else text
+
+    def save(self, folder: pathlib.Path) -> str:
+        """Writes the file that `load` reads and returns its name."""
+        replace_file(folder / self.FILE, self._content)
+        return self.FILE
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> HuggingFaceTokenizer:
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        assert isinstance(option, config.HuggingFace)
+        assert path is not None
+        return cls(option, path.read_bytes(), str(path))
+
+
+def keeps_bytes(about: dict[str, Any]) -> bool:
+    """Whether a tokenizer.json's tokens spell all bytes of every text, so that there is no need to decode and compare.
+
+    Nothing is normalised, words are kept as they are, each byte is a token, and no text becomes a token that decoding
+    leaves out or reads as other bytes.
+    """
+    model, added = about["model"], about.get("added_tokens", [])
+    splits = list(parts_of(about.get("pre_tokenizer")))
+    whole = [split["type"] == "ByteLevel" and not split["add_prefix_space"] for split in splits]
+    kept = [split["type"] == "Digits" or split.get("behavior") == "Isolated" for split in splits]
+    if about.get("normalizer") or not any(whole) or not all(map(operator.or_, whole, kept)):
+        return False
+    if (about.get("decoder") or {}).get("type") != "ByteLevel" or model.get("type") != "BPE":
+        return False
+    if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"):
+        return False
+    merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]}
+    return model["vocab"].keys() >= BYTES.keys() and not any(
+        token["content"] in merged | BYTES.keys() if token["special"] else not _is_plain(token) for token in added
+    )
+
+
+def _is_plain(token: dict[str, Any]) -> bool:
+    """Whether an added token is in a text what it is when it is decoded."""
+    return token["content"].isascii() and token["content"].isprintable() and not (token["lstrip"] or token["rstrip"])
+
+
+def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
+    """The ids of a text without those that a post-processor adds, int32 [tokens]."""
+    (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    return np.array(encoding.ids, np.int32)

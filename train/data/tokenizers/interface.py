@@ -1,0 +1,278 @@
+"""Text to token ids and back: one small interface, and the tokenizers that need no library (bytes, characters)."""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import pathlib
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from model.errors import UserError
+from model.options import option_from_json, to_json
+from train.data import config
+from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PieceByPiece
+from train.run.files import read_json, write_json
+from train.run.paths import as_path
+
+DESCRIPTION = "tokenizer_option.json"
+
+
+class Tokenizer(abc.ABC):
+    """Encodes text as ids in [0, vocab_size) and back.
+
+    `end_of_document` is the id that ends a document, or None. Encoding never yields it and decoding leaves it out.
+    """
+
+    option: config.Tokenizer
+    vocab_size: int
+    end_of_document: int | None
+    # Settings of the file that change what a text is encoded as, and are switched off here: a word on each.
+    switched_off: tuple[str, ...] = ()
+    _begin: int | None = None
+
+    @property
+    def begin_of_document(self) -> int | None:
+        """The id that documents and prompts begin with; the one that ends documents, where there is no other."""
+        return self.end_of_document if self._begin is None else self._begin
+
+    def warning(self) -> str | None:
+        """What to say once when a tokenizer is taken from a file with settings that are switched off here."""
+        if not self.switched_off:
+            return None
+        return (
+            f"the tokenizer's file asks for {' and '.join(self.switched_off)}: off here, so that a text is always the"
+            " same tokens, all of them (in training, evaluation and generation; the file is kept as it is)"
+        )
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
+
+    def is_lossless(self) -> bool:
+        """Whether decoding gives back every text that can be encoded, by construction."""
+        return False
+
+    @abc.abstractmethod
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one, in range and without the end of document."""
+
+    @abc.abstractmethod
+    def save(self, folder: pathlib.Path) -> str | None:
+        """Writes what loading needs into a folder and returns the name of the file, None where nothing is needed."""
+
+    @classmethod
+    @abc.abstractmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> Tokenizer:
+        """The tokenizer of an option and the file that `save` wrote. Raises UserError when the file is damaged."""
+
+    def fingerprint(self) -> str:
+        """A short hash that is the same for tokenizers that encode alike, whether trained or loaded."""
+        with tempfile.TemporaryDirectory() as folder:
+            name = self.save(pathlib.Path(folder))
+            content = pathlib.Path(folder, name).read_bytes() if name else b""
+        kind = f"{type(self).__name__} {self.vocab_size} {self.end_of_document} "
+        return hashlib.sha256(kind.encode() + content).hexdigest()[:16]
+
+    def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
+        """The ids as a list without the end of document; raises ValueError for one that is out of range."""
+        given = np.asarray(ids, np.int64).reshape(-1)
+        if given.size and not 0 <= given.min() <= given.max() < self.vocab_size:
+            raise ValueError(f"token ids run from {given.min()} to {given.max()}; expected 0 to {self.vocab_size - 1}")
+        known: list[int] = (given if self.end_of_document is None else given[given != self.end_of_document]).tolist()
+        return known
+
+
+class BytesTokenizer(Tokenizer):
+    """Id b is byte b of the text's UTF-8."""
+
+    def __init__(self, option: config.Bytes) -> None:
+        self.option = option
+        self.vocab_size = 257 if option.end_of_document else 256
+        self.end_of_document = 256 if option.end_of_document else None
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
+        return np.frombuffer(text.encode("utf-8"), np.uint8).astype(np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
+        return bytes(self.checked(ids)).decode("utf-8", errors="replace")
+
+    def is_lossless(self) -> bool:
+        """Always."""
+        return True
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        return BytesDecoder()
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes nothing: the option says it all."""
+        return None
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> BytesTokenizer:
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        assert isinstance(option, config.Bytes)
+        return cls(option)
+
+
+class CharactersTokenizer(Tokenizer):
+    """Id i is the i-th of the training text's characters in the order of their code points."""
+
+    FILE = "characters.json"
+
+    def __init__(self, option: config.Characters, characters: Iterable[str]) -> None:
+        self.option = option
+        self.characters = sorted(set(characters))
+        self.vocab_size = len(self.characters) + option.end_of_document
+        self.end_of_document = len(self.characters) if option.end_of_document else None
+        # A table from code point to id makes encoding one numpy look-up; -1 marks a character that is unknown.
+        self._codes = np.array([ord(c) for c in self.characters], np.uint32)
+        self._ids = np.full(max(map(ord, self.characters), default=0) + 2, -1, np.int32)
+        self._ids[self._codes] = np.arange(len(self.characters), dtype=np.int32)
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        ids = self._ids[np.minimum(codes, len(self._ids) - 1)]
+        if (ids < 0).any():
+            at = int(np.argmax(ids < 0))
+            raise UserError(
+                f"character {text[at]!r} (U+{ord(text[at]):04X}, character {at} of the text) is not among the"
+                f" {len(self.characters)} that this tokenizer was made from; use Bytes() or SentencePiece(), which"
+                " know every character, or take the character out of the text"
+            )
+        return ids
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
+        return "".join([self.characters[i] for i in self.checked(ids)])
+
+    def is_lossless(self) -> bool:
+        """Always."""
+        return True
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        return PieceByPiece(lambda token: self.decode([token]))
+
+    def save(self, folder: pathlib.Path) -> str:
+        """Writes the file that `load` reads and returns its name."""
+        write_json(folder / self.FILE, {"characters": "".join(self.characters)})
+        return self.FILE
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> CharactersTokenizer:
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        assert isinstance(option, config.Characters)
+        assert path is not None
+        characters = read_json(path).get("characters")
+        if not isinstance(characters, str) or not characters:
+            raise UserError(f"{path}: expected an object with the field 'characters', a string; prepare the data again")
+        return cls(option, characters)
+
+
+def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
+    """The implementation of a tokenizer's option; libraries are imported when theirs is asked for, not before."""
+    if isinstance(option, (config.SentencePiece, config.SentencePieceFile)):
+        from train.data.tokenizers.sentencepieces import SentencePieceTokenizer
+
+        return SentencePieceTokenizer
+    if isinstance(option, config.HuggingFace):
+        from train.data.tokenizers.huggingface import HuggingFaceTokenizer
+
+        return HuggingFaceTokenizer
+    return BytesTokenizer if isinstance(option, config.Bytes) else CharactersTokenizer
+
+
+def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterable[str]) -> Tokenizer:
+    """Trains the tokenizer that an option asks for on texts, or opens the one that it names and reads no text."""
+    if isinstance(option, config.TokenizerOf):
+        return load_tokenizer(as_path(option.path))
+    if isinstance(option, config.SentencePiece):
+        from train.data.tokenizers.sentencepieces import train_sentencepiece
+
+        return train_sentencepiece(option, texts)
+    if isinstance(option, config.Characters):
+        found: set[str] = set()
+        for text in texts:
+            found.update(text)
+        return CharactersTokenizer(option, found)
+    if isinstance(option, (config.SentencePieceFile, config.HuggingFace)):
+        path = as_path(option.path)
+        if not path.is_file():
+            raise UserError(f"no tokenizer file at {option.path!r}; expected the path of one")
+        return tokenizer_class(option).load(option, path)
+    return BytesTokenizer(option)
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
+    """Writes a tokenizer into a folder, from which `load_tokenizer` reads it without any other file."""
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    description = {"tokenizer": to_json(tokenizer.option), "tokenizer_file": tokenizer.save(folder)}
+    write_json(folder / DESCRIPTION, description)
+
+
+def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
+    """The tokenizer that `save_tokenizer` wrote into a folder (every dataset folder has one). Raises UserError."""
+    folder = pathlib.Path(folder)
+    if not (folder / DESCRIPTION).is_file():
+        raise UserError(f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has")
+    form = {"tokenizer": dict, "tokenizer_file?": (str, type(None))}
+    description = read_json(folder / DESCRIPTION, "prepare the data again", form)
+    try:
+        option: config.Tokenizer = option_from_json(config.Tokenizer, description["tokenizer"], "tokenizer")
+    except UserError as error:
+        raise UserError(f"{folder / DESCRIPTION}: {error}; prepare the data again") from None
+    name = description.get("tokenizer_file")
+    path = folder / name if name else None
+    if path is not None and not path.is_file():
+        raise UserError(f"{path} is missing: {DESCRIPTION} beside it names it; prepare the data again")
+    return tokenizer_class(option).load(option, path)
+
+
+def split_after_newline(text: str, size: int) -> Iterator[str]:
+    """Parts of at most `size` characters that join to the text, cut after a newline where a part has one."""
+    start = 0
+    while start < len(text):
+        stop = start + size
+        if stop < len(text):
+            newline = text.rfind("\n", start, stop)
+            stop = newline + 1 if newline >= 0 else stop
+        yield text[start:stop]
+        start = stop
+
+
+class StreamDecoder:
+    """Decodes ids as they come: what `push` and `flush` return, joined, is what the tokenizer decodes of all of them.
+
+    Text comes as soon as no later id can change it; the time that an id takes does not grow with the text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = tokenizer.incremental()
+
+    def push(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Takes new ids and returns the text that they complete. Raises ValueError for an id that is out of range."""
+        return "".join([self._decoder.push(token) for token in self._tokenizer.checked(ids)])
+
+    def settle(self) -> str:
+        """Ends a stretch whose text is known, such as a prompt: the rest of it, but for a character in halves.
+
+        What is returned from now on is the text that comes after it.
+        """
+        return self._decoder.settle()
+
+    def flush(self) -> str:
+        """What is held back, at the end of all ids: an unfinished character comes out as U+FFFD."""
+        return self._decoder.flush()

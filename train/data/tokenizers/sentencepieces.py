@@ -1,0 +1,253 @@
+"""SentencePiece: trained here so that no byte of any text is lost, or loaded from a .model file."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import pathlib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model.errors import UserError
+from train.data import config
+from train.data.tokenizers.cutting import cut
+from train.data.tokenizers.interface import Tokenizer, split_after_newline
+from train.data.tokenizers.streaming import IncrementalDecoder, WholeDecoder, complete_characters
+from train.run.files import replace_file
+
+if TYPE_CHECKING:
+    import sentencepiece
+
+# SentencePiece writes a space as U+2581 inside and reads that back as a space.
+SPACE_MARK = "\u2581"
+# Encoding takes up to a hundred bytes of memory a character; normalised text longer than this is cut where it can be.
+PART = 1 << 20
+# Training on more text than this changes little and takes long.
+TRAINING_CHARACTERS = 64_000_000
+TRAINING_CHUNK = 2_000
+
+
+class SentencePieceTokenizer(Tokenizer):
+    """A SentencePiece model; ids are its pieces."""
+
+    FILE = "tokenizer.model"
+
+    def __init__(self, option: config.Tokenizer, model: bytes, where: str = "the tokenizer") -> None:
+        import sentencepiece
+
+        self.option = option
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+            self.vocab_size = self._processor.get_piece_size()
+            end = self._processor.eos_id()
+        except (RuntimeError, OSError) as error:
+            raise UserError(f"{where} is no SentencePiece model, or a damaged one: {error}") from None
+        self.end_of_document = end if end >= 0 else None
+        if isinstance(option, config.SentencePieceFile):
+            self._begin = self._id(option.begin_of_document, where)
+            self.vocab_size = self._padded(option.vocab_size, where)
+        # Trained here, a model must lose nothing: a real U+2581 goes by its bytes. Any other is its library's to read.
+        self._mark: list[int] = []
+        if isinstance(option, config.SentencePiece):
+            self._mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+
+    def _id(self, piece: str | None, where: str) -> int | None:
+        if piece is None:
+            return None
+        found: int = self._processor.piece_to_id(piece)
+        if self._processor.id_to_piece(found) != piece:
+            raise UserError(f"{where} has no piece {piece!r}: give data.tokenizer.begin_of_document one")
+        return found
+
+    def _padded(self, size: int | None, where: str) -> int:
+        if size is not None and size < self.vocab_size:
+            raise UserError(f"{where} has {self.vocab_size} pieces, more than data.tokenizer.vocab_size={size} holds")
+        return size or self.vocab_size
+
+    def encode(self, text: str) -> np.ndarray:
+        """The ids of a text, int32 [tokens]."""
+        if not self._mark or SPACE_MARK not in text:
+            return self._encode(text)
+        parts = [np.array(self._mark, np.int32), np.zeros(0, np.int32)] * (text.count(SPACE_MARK) + 1)
+        parts[1::2] = [self._encode(between) for between in text.split(SPACE_MARK)]
+        return np.concatenate(parts[1:])
+
+    def _encode(self, text: str) -> np.ndarray:
+        """The library's ids of a text, int32 [tokens]; a long one is normalised whole, then cut where no piece goes on.
+
+        Where there is no such place, and for every kind of model but byte-pair encoding, the text is encoded whole,
+        which takes 25 to 100 bytes of memory a character. A unigram model adds up scores over the whole text, so that
+        not even a place that no piece crosses is sure to give the same ids.
+        """
+        if len(text) <= PART or not self._may_be_cut:
+            return np.array(self._processor.encode(text), np.int32)
+        parts = cut(self._processor.normalize(text), PART, self._is_safe)
+        return np.concatenate(
+            [np.zeros(0, np.int32), *(self._of_normalized.encode(part) for part in parts)], dtype=np.int32
+        )
+
+    @functools.cached_property
+    def _description(self) -> Any:
+        # By name, as the generated module declares its classes where no type checker sees them.
+        module = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+        description = module.ModelProto()
+        description.ParseFromString(self._model)
+        return description
+
+    @functools.cached_property
+    def _may_be_cut(self) -> bool:
+        trainer = self._description.trainer_spec
+        return bool(trainer.model_type == trainer.BPE)
+
+    @functools.cached_property
+    def _of_normalized(self) -> sentencepiece.SentencePieceProcessor:
+        """The same model for text that is normalised already."""
+        import sentencepiece
+
+        description = type(self._description).FromString(self._model)
+        normalizer = description.normalizer_spec
+        normalizer.name, normalizer.precompiled_charsmap = "identity", b""
+        normalizer.add_dummy_prefix = normalizer.remove_extra_whitespaces = normalizer.escape_whitespaces = False
+        processor = sentencepiece.SentencePieceProcessor()
+        processor.LoadFromSerializedProto(description.SerializeToString())
+        return processor
+
+    @functools.cached_property
+    def _pairs(self) -> set[str]:
+        """Neighbours within some piece, which alone can be merged."""
+        pieces = map(self._processor.id_to_piece, range(self._processor.get_piece_size()))
+        return {piece[k : k + 2] for piece in pieces for k in range(len(piece) - 1)}
+
+    def _is_safe(self, before: str, after: str) -> bool:
+        """Whether no merge can join the two characters, nor the library two unknown ones into one id."""
+        unknown = self._processor.unk_id()
+        return before + after not in self._pairs and self._processor.piece_to_id(before) != unknown
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> str:
+        """The text of ids, without the end of document."""
+        known = self.checked(ids)
+        if self.vocab_size > (pieces := self._processor.get_piece_size()):  # the model has ids that are no pieces
+            known = [i for i in known if i < pieces]
+        return self._processor.decode(known)
+
+    def is_lossless(self) -> bool:
+        """Whether it was trained here; of other models some are, if no text has a U+2581 in it."""
+        return bool(self._mark)
+
+    def incremental(self) -> IncrementalDecoder:
+        """A decoder of ids that come one by one."""
+        rules = self._description.denormalizer_spec
+        return WholeDecoder(self.decode) if rules.precompiled_charsmap else _PieceDecoder(self._processor)
+
+    def save(self, folder: pathlib.Path) -> str:
+        """Writes the file that `load` reads and returns its name."""
+        replace_file(folder / self.FILE, self._model)
+        return self.FILE
+
+    @classmethod
+    def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> SentencePieceTokenizer:
+        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        assert path is not None
+        return cls(option, path.read_bytes(), str(path))
+
+
+class _PieceDecoder(IncrementalDecoder):
+    """The pieces of a model: characters spelt in bytes wait until they are whole, all others come at once."""
+
+    def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
+        self._processor = processor
+        self._count = processor.get_piece_size()
+        # The library may take spaces away where a text begins; a piece's own text is the one that it has after another.
+        self._other = next(i for i in range(self._count) if processor.decode([i]))
+        self._before = len(processor.decode([self._other]))
+        self._spaces: list[int] = []
+        self._started = False
+        self._bytes = b""
+
+    def push(self, token: int) -> str:
+        """Takes an id and returns the text that it completes."""
+        if token >= self._count:  # of the model's ids the last may be none of the tokenizer's
+            return ""
+        if not self._processor.is_byte(token):
+            return self.flush() + self._piece(token)
+        self._started = True
+        self._bytes += int(self._processor.id_to_piece(token)[3:5], 16).to_bytes()
+        text, self._bytes = complete_characters(self._bytes)
+        return text
+
+    def _piece(self, token: int) -> str:
+        if self._processor.is_control(token):
+            return ""
+        if self._started:
+            return self._processor.decode([self._other, token])[self._before :]
+        text = self._processor.decode([*self._spaces, token])
+        self._started, self._spaces = bool(text), [token]
+        return text
+
+    def settle(self) -> str:
+        """Nothing: whole characters have been returned."""
+        return ""
+
+    def flush(self) -> str:
+        """The bytes of an unfinished character, each as U+FFFD."""
+        text, self._bytes = "\ufffd" * len(self._bytes), b""
+        return text
+
+
+def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
+    """Trains byte-pair encoding; the same texts give the same bytes. Raises UserError when they are too few."""
+    import sentencepiece
+
+    out = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=_sentences(texts),
+            model_writer=out,
+            model_type="bpe",
+            vocab_size=option.vocab_size,
+            split_digits=option.split_digits,
+            byte_fallback=True,
+            # Nothing is normalised, so that decoding gives back the text to the byte.
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            # Indentation and brackets are pieces like any other: code is text here.
+            allow_whitespace_only_pieces=True,
+            split_by_unicode_script=False,
+            character_coverage=0.9999,
+            max_sentence_length=8 * TRAINING_CHUNK,
+            unk_id=0,
+            eos_id=1,
+            bos_id=-1,
+            pad_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise UserError(_why_not(option, str(error))) from None
+    return SentencePieceTokenizer(option, out.getvalue())
+
+
+def _why_not(option: config.SentencePiece, error: str) -> str:
+    """SentencePiece's complaint in the words of the option."""
+    got = f"data.tokenizer.vocab_size={option.vocab_size}"
+    if most := re.search(r"value <= (\d+)", error):
+        return f"{got}: this text gives at most {most[1]} pieces: set it and model.vocab_size so, or give more text"
+    if least := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
+        return f"{got}: this text's characters alone take {least[1]} pieces; set it and model.vocab_size above that"
+    return f"{got}: SentencePiece could not be trained on this text: {error}"
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    left = TRAINING_CHARACTERS
+    for text in texts:
+        yield from split_after_newline(text[:left], TRAINING_CHUNK)
+        left -= len(text)
+        if left <= 0:
+            return

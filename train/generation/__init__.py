@@ -1,0 +1,1 @@
+"""Texts drawn from a model."""

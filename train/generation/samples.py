@@ -1,0 +1,57 @@
+"""Text drawn from the model while it trains, and at its end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from model.inference.sampling import Sampling
+from model.taps import Shard, unsharded
+from train.data.tokenizers.interface import Tokenizer
+from train.evaluation.parsing import Sample
+from train.experiment import Experiment
+from train.generation.texts import continue_texts
+
+
+def draw_samples(
+    experiment: Experiment,
+    params: Any,
+    prompts: Sequence[str],
+    *,
+    tokenizer: Tokenizer,
+    seed: int,
+    shard: Shard = unsharded,
+    row_multiple: int = 1,
+) -> list[Sample]:
+    """One text for each prompt, as `experiment.samples` says; the prompt is part of the text.
+
+    Args:
+      experiment: the run's options.
+      params: the parameters to draw from.
+      prompts: the texts to continue; an empty one asks for any document.
+      tokenizer: of the run's dataset.
+      seed: of the draws; the same seed gives the same texts.
+      shard, row_multiple: how activations lie on the mesh, and the ways that it splits a batch.
+
+    Raises:
+      UserError: for a prompt that `train.generation.texts.check_prompts` refuses.
+    """
+    option = experiment.samples
+    sampling = Sampling(
+        max_tokens=option.length,
+        temperature=option.temperature,
+        top_p=option.top_p if option.temperature else None,
+        seed=seed,
+    )
+    continued = continue_texts(
+        experiment.model,
+        params,
+        tokenizer,
+        prompts,
+        sampling,
+        batch_size=max(1, len(prompts)),
+        shard=shard,
+        row_multiple=row_multiple,
+    )
+    return [
+        Sample(prompt + continuation.text, ended=continuation.ended_by == "end_of_document")
+        for prompt, continuation in zip(prompts, continued, strict=True)
+    ]

@@ -1,0 +1,233 @@
+"""From text to text: prompts as ids, the model's continuations as text that can be shown as it comes, stop strings."""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from model.config import ModelConfig
+from model.errors import UserError
+from model.inference.generate import generate
+from model.inference.sampling import Sampling
+from model.taps import Shard, unsharded
+from model.transformer import Params
+from train.data.tokenizers.interface import StreamDecoder, Tokenizer
+from train.generation.prompts import check_text
+
+# Told a prompt's number and the text that its next token completed (often none), at every token and at the end.
+OnText = Callable[[int, str], None]
+
+EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "interruption"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after a prompt.
+
+    Attributes:
+      text: the new text, up to a stop string if one came.
+      tokens: the number of new tokens, those of the stop string and the end of the document included.
+      ended_by: what ended it; "context" is the model's context being full, "interruption" a signal.
+      torn: whether it ended amid the bytes of a character, which are U+FFFD in the text.
+    """
+
+    text: str
+    tokens: int
+    ended_by: EndedBy
+    torn: bool = False
+
+
+def continue_texts(
+    model: ModelConfig,
+    params: Params,
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    *,
+    stops: Sequence[str] = (),
+    batch_size: int = 16,
+    shard: Shard = unsharded,
+    row_multiple: int = 1,
+    on_text: OnText | None = None,
+    results: list[Continuation] | None = None,
+) -> list[Continuation]:
+    """Continues every prompt; equal prompts are continued differently, unless sampling is greedy.
+
+    Args:
+      model: the model's options.
+      params: its parameters.
+      tokenizer: its tokenizer.
+      prompts: texts; an empty one asks for any document.
+      sampling: how tokens are chosen, and how many.
+      stops: strings that end a continuation, which then holds what is before the first of them.
+      batch_size: prompts at a time.
+      shard: places activations on the mesh, as for `model.generate.generate`.
+      row_multiple: the ways that the mesh splits a batch.
+      on_text: see `OnText`.
+      results: the list to fill and return; when KeyboardInterrupt ends the call, it has what was drawn by then.
+
+    Raises:
+      UserError: for an empty stop string, for a prompt longer than the context, and as `prompt_ids` does.
+    """
+    if "" in stops:
+        raise UserError("a stop string is empty; expected at least one character")
+    rows = check_prompts(model, tokenizer, prompts)
+    before: collections.Counter[str] = collections.Counter()
+    draws = []  # how often each prompt was there before
+    for prompt in prompts:
+        draws.append(before[prompt])
+        before[prompt] += 1
+    # The last batch is filled up to the size of the others, so that it needs no program of its own.
+    padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
+    results = [] if results is None else results
+    for first in range(0, len(rows), padded):
+        chosen = slice(first, first + padded)
+        batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
+        try:
+            written = generate(
+                model,
+                params,
+                rows[chosen],
+                sampling,
+                begin=tokenizer.begin_of_document,
+                end=tokenizer.end_of_document,
+                on_token=batch.take,
+                draws=draws[chosen],
+                shard=shard,
+                row_multiple=padded,
+            )
+        except KeyboardInterrupt:
+            results += batch.interrupted()
+            raise
+        results += batch.finish(written, tokenizer.end_of_document, sampling.max_tokens)
+    return results
+
+
+class _Batch:
+    """The texts of some prompts that are continued together, the first of which has the number `first`."""
+
+    def __init__(self, streams: Sequence["TextStream"], first: int, on_text: OnText | None) -> None:
+        self._streams, self._first, self._on_text = streams, first, on_text
+        self._texts, self._tokens = [""] * len(streams), [0] * len(streams)
+
+    def take(self, row: int, token: int) -> bool:
+        """Takes the next id of a row; whether a stop string ended it."""
+        self._tokens[row] += 1
+        self._show(row, self._streams[row].push(token))
+        return self._streams[row].stopped
+
+    def finish(self, written: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[Continuation]:
+        """Shows what was held back, and says how each row ended."""
+        results = []
+        for row, (stream, ids) in enumerate(zip(self._streams, written, strict=True)):
+            self._show(row, stream.finish(cut=ids[-1] != end))
+            ended_by: EndedBy = "max_tokens" if len(ids) == max_tokens else "context"
+            if stream.stopped:
+                ended_by = "stop_string"
+            elif ids[-1] == end:
+                ended_by = "end_of_document"
+            results.append(Continuation(self._texts[row], len(ids), ended_by, stream.torn))
+        return results
+
+    def interrupted(self) -> list[Continuation]:
+        """Shows what was held back, and returns what there is of each row."""
+        results = []
+        for row, stream in enumerate(self._streams):
+            self._show(row, stream.finish(cut=True))
+            results.append(Continuation(self._texts[row], self._tokens[row], "interruption", stream.torn))
+        return results
+
+    def _show(self, row: int, text: str) -> None:
+        self._texts[row] += text
+        if self._on_text is not None:
+            self._on_text(self._first + row, text)
+
+
+def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """A prompt as the beginning of a document, which is what the model saw in training.
+
+    Where the tokenizer has an id that begins documents, or one that ends them, that comes first; an empty text asks
+    for any document.
+    Raises UserError for an empty text where there is no such id.
+    """
+    begin = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
+    ids = begin + tokenizer.encode(text).tolist()
+    if not ids:
+        raise UserError(
+            "the prompt is empty, and this run's tokenizer has no mark that begins a document; give at least one"
+        )
+    return ids
+
+
+def check_prompts(
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], places: Sequence[str] | None = None
+) -> list[list[int]]:
+    """The ids of every prompt.
+
+    Raises UserError, naming the prompt by its place or its number, as `prompt_ids` and the tokenizer do, and for one
+    longer than the model's context.
+    """
+    rows = []
+    for number, prompt in enumerate(prompts, start=1):
+        where = f"prompt {number}" if places is None else places[number - 1]
+        check_text(prompt, where)
+        try:
+            row = prompt_ids(tokenizer, prompt)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        over = len(row) - model.context_length
+        if over > 0:
+            raise UserError(
+                f"{where} has {len(row)} tokens (with the mark that begins a document, if any), more than the "
+                f"model's context of {model.context_length}; shorten it by {over} tokens, or take a model with a "
+                "longer context"
+            )
+        rows.append(row)
+    return rows
+
+
+class TextStream:
+    """The text of one continuation as its ids come.
+
+    What `push` and `finish` return, joined, is what the tokenizer decodes of all ids at once: no character comes in
+    halves. It ends before the first stop string to be completed, wherever tokens begin and end; `stopped` tells that
+    one was.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
+        """Args: the tokenizer, the ids before the continuation, the stop strings."""
+        self.stopped = self.torn = False
+        self._stops = tuple(stops)
+        self._held = ""
+        self._decoder = StreamDecoder(tokenizer)
+        # A tokenizer may decode the first ids of a text in another way (a space less), so the prompt goes before.
+        self._decoder.push(prompt)
+        self._decoder.settle()
+
+    def push(self, token: int) -> str:
+        """Takes the next id and returns the text that can be shown now."""
+        return self._release(self._decoder.push([token]))
+
+    def finish(self, *, cut: bool) -> str:
+        """The rest of the text, bytes of an unfinished character as U+FFFD.
+
+        `cut` tells that a limit ended the text: then `torn` tells that it was amid the bytes of a character.
+        """
+        rest = self._decoder.flush()
+        self.torn = cut and not self.stopped and rest.endswith("\ufffd")
+        shown = self._release(rest)
+        held, self._held = self._held, ""
+        return shown + held
+
+    def _release(self, new: str) -> str:
+        if self.stopped:
+            return ""
+        text = self._held + new
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        if found:
+            self.stopped, self._held = True, ""
+            return text[: min(found)[1]]
+        # The longest end of the text that may be the beginning of a stop string waits for what follows.
+        wait = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+        self._held = text[len(text) - wait :]
+        return text[: len(text) - wait]

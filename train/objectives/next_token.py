@@ -1,0 +1,62 @@
+"""What is minimised: next-token cross-entropy (model/vocabulary/cross_entropy.py) and what comes with it.
+
+The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+from model.taps import Shard
+from model.transformer import forward
+from model.vocabulary.cross_entropy import cross_entropy
+
+
+def token_losses(
+    logits_BTV: jax.Array, targets_BT: jax.Array, loss_mask_BT: jax.Array, z_loss: float
+) -> tuple[jax.Array, jax.Array]:
+    """Sums over the tokens that count.
+
+    Args:
+      logits_BTV, targets_BT: as for `cross_entropy`.
+      loss_mask_BT: the weight of each token, 0 for padding and across documents.
+      z_loss: the coefficient of log^2 Z.
+
+    Returns:
+      The sum of weighted cross-entropies, and that sum plus the z-loss: what is reported and what is minimised.
+    """
+    nll_BT, log_z_BT = cross_entropy(logits_BTV, targets_BT)
+    nll = jnp.sum(nll_BT * loss_mask_BT)
+    if z_loss == 0:
+        return nll, nll
+    return nll, nll + z_loss * jnp.sum(jnp.square(log_z_BT) * loss_mask_BT)
+
+
+def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
+    """What is minimised, with the losses that the model itself has; all are sums over the tokens that count."""
+    for loss in losses.values():
+        objective = objective + loss
+    return objective
+
+
+def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], shard: Shard) -> jax.Array:
+    """-log p of every target in nats, float32 (B, T), without dropout: what every evaluation is a sum of.
+
+    Args:
+      model: the model's options.
+      params: its parameters.
+      batch: tokens and targets (B, T); segment_ids and positions where documents do not see each other.
+      shard: places activations.
+    """
+    output = forward(
+        model,
+        params,
+        batch["tokens"],
+        positions_BT=batch.get("positions"),
+        segment_ids_BT=batch.get("segment_ids"),
+        shard=shard,
+    )
+    return cross_entropy(output.logits_BTV, batch["targets"])[0]

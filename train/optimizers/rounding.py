@@ -1,0 +1,102 @@
+"""Updates that rounding undoes: parameters and moments that are stored in fewer bits than float32 has.
+
+bfloat16 has 8 bits of precision. A number keeps its value when less than a 512th of it is added, and takes another when
+more than a 256th is; small updates are not saved up either, since every step rounds to the same number again.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from train.experiment import Experiment
+from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+
+WORTH_SAYING = 0.1  # the share of the parameters from which on a warning is given
+_STEP = 2.0**-8  # of a number just above a power of two: the change that bfloat16 never rounds away
+
+# The fields by which a stored average is multiplied at every step.
+_AVERAGES: dict[type, tuple[str, ...]] = {
+    AdamW: ("b1", "b2"),
+    Lion: ("b2",),
+    Muon: ("momentum", "adam_b1", "adam_b2"),
+    SGD: ("momentum",),
+    ScheduleFreeAdamW: ("b2",),
+}
+
+
+def narrow(tree: Any) -> list[jax.Array]:
+    """The arrays of a tree whose numbers have fewer bits than float32."""
+    leaves = jax.tree.leaves(tree)
+    return [x for x in leaves if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4]
+
+
+def lost_updates(before: Any, updates: Any, after: Any) -> dict[str, jax.Array]:
+    """The share of the narrow parameters that kept their value although their update is not zero (a float32 scalar).
+
+    Takes the trees before the update, of the update, and after it. Empty when no parameter is narrow.
+    """
+    old = narrow(before)
+    if not old:
+        return {}
+    changes = [u for p, u in zip(*map(jax.tree.leaves, (before, updates)), strict=True) if narrow(p)]
+    lost = [(u != 0) & (p == q) for p, u, q in zip(old, changes, narrow(after), strict=True)]
+    return {"lost_updates": _share(lost)}
+
+
+@jax.jit
+def lost_at(params: Any, size: jax.Array | float) -> jax.Array:
+    """The share of the narrow parameters that keep their value when `size` is added or subtracted, half of each."""
+    up = [(p.astype(jnp.float32) + size).astype(p.dtype) == p for p in narrow(params)]
+    down = [(p.astype(jnp.float32) - size).astype(p.dtype) == p for p in narrow(params)]
+    return (_share(up) + _share(down)) / 2
+
+
+def _share(marks: list[jax.Array]) -> jax.Array:
+    return sum(jnp.sum(x, dtype=jnp.float32) for x in marks) / jnp.float32(sum(x.size for x in marks))
+
+
+def update_size(experiment: Experiment) -> float | None:
+    """About the largest update of one number at the highest learning rate; None where the gradient decides it."""
+    option = experiment.optimizer
+    if isinstance(option, SGD) or (isinstance(option, Adafactor) and option.scale_by_parameter):
+        return None
+    return experiment.schedule.peak * (option.rms if isinstance(option, Muon) else 1.0)
+
+
+def warnings(experiment: Experiment, params: Any, opt_state: Any) -> list[str]:
+    """What a user should know before a run whose parameters or moments are narrow; most runs have none."""
+    found = []
+    if narrow(params) and (size := update_size(experiment)) is not None:
+        share = float(lost_at(params, size))
+        if share >= WORTH_SAYING:
+            found.append(
+                f"WARNING: {share:.1%} of the parameters will keep their value: they are stored as bfloat16, and an "
+                f"update of about {size:g} (at schedule.peak={experiment.schedule.peak:g}) is rounded away where a "
+                "parameter is some 256 times as large. Set model.precision.parameters=float32, with "
+                "model.precision.compute=bfloat16 for the speed (parameters and moments then take twice the memory), "
+                "or raise schedule.peak. lost_updates in metrics.jsonl has the share at every step"
+            )
+    if narrow(opt_state):
+        found += _stuck_moments(experiment)
+    return found
+
+
+def _stuck_moments(experiment: Experiment) -> list[str]:
+    option = experiment.optimizer
+    why = (
+        "the optimizer's averages are stored as bfloat16, as the parameters are, and one that is multiplied by more "
+        f"than 1 - 1/256 = {1 - _STEP:.4f} is rounded to what it was, so it hardly falls again"
+    )
+    mend = "set model.precision.parameters=float32, with model.precision.compute=bfloat16 for the speed"
+    found = [
+        f"WARNING: optimizer.{name}={getattr(option, name)}: {why}; lower it to 0.996 or less, or {mend}"
+        for name in _AVERAGES.get(type(option), ())
+        if 1 - getattr(option, name) < _STEP
+    ]
+    if isinstance(option, Adafactor) and option.decay_rate > 0:
+        step = _STEP ** (-1 / option.decay_rate)  # where 1 - step^-decay_rate, by which it multiplies, passes the limit
+        if experiment.training.num_steps > step:
+            given = f"optimizer.decay_rate={option.decay_rate}"
+            found.append(f"WARNING: {given}: from step {step:,.0f} on {why}; lower it, or {mend}")
+    return found

@@ -1,0 +1,1 @@
+"""Device meshes, the sharding table, and how batches reach devices."""

@@ -1,0 +1,101 @@
+"""What the clock says of the training: step time, tokens per second, model FLOPs utilisation, the wait for data."""
+
+import collections
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import psutil
+
+from model.cost import training_flops_per_token
+from train.experiment import Experiment
+from train.run.environment import peak_flops
+
+# When this process began, on the monotonic clock, so that imports count in the time to the first step.
+PROCESS_START = time.monotonic() - (time.time() - psutil.Process().create_time())
+
+
+class Clock:
+    """Times the steps between two readings, from the end of one step to the end of another.
+
+    Where a device works on after a step was dispatched, the step ends when its results are there, whenever they are
+    asked for. Pauses, for evaluation and saving, are left out. The first step of a session is an interval of its own,
+    since its program is compiled in it. A token is a target that the loss counts: padding is none.
+
+    Attributes:
+      step: of the last reading.
+      compiling: whether the interval under way is the first one.
+    """
+
+    def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+        """Args: the experiment, for the FLOPs of a token, and the mesh, for the devices' peak."""
+        self._flops_per_token = training_flops_per_token(experiment.model, experiment.data.sequence_length)
+        peak = peak_flops(mesh.devices.flat[0].device_kind, experiment.model.precision.compute)
+        self._peak = None if peak is None else peak * mesh.size
+        self._began = time.monotonic()
+        self._watcher = concurrent.futures.ThreadPoolExecutor(1, "ends-of-steps")
+        self.start(0)
+
+    def start(self, step: int) -> None:
+        """Begins to measure at a step."""
+        self.step, self.compiling = step, True
+        self._since = self._end = time.monotonic()
+        self._ended = step
+        self._tokens, self._stalled = 0, 0.0
+        self._waits: collections.deque[tuple[float, float]] = collections.deque()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """The time inside is spent waiting for the batch of the next step."""
+        began = time.monotonic()
+        yield
+        self._waits.append((began, time.monotonic()))
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time inside out; call it when the steps before have ended."""
+        began = time.monotonic()
+        yield
+        away = time.monotonic() - began
+        self._since += away
+        self._end += away
+
+    def watch(self, results: Any) -> Callable[[], float]:
+        """A function that waits for the arrays of the step just dispatched, and returns the moment when they came."""
+        if all(x.is_ready() for x in jax.tree.leaves(results) if hasattr(x, "is_ready")):
+            now = time.monotonic()
+            return lambda: now
+        return self._watcher.submit(_when_ready, results).result
+
+    def ended(self, step: int, moment: float, tokens: int) -> None:
+        """Takes the end of the next step and the tokens in its batch."""
+        if self._waits:
+            began, arrived = self._waits.popleft()
+            # While an earlier step is computed, a wait for data costs nothing.
+            self._stalled += max(0.0, min(arrived, moment) - max(began, self._end))
+        self._ended, self._end = step, moment
+        self._tokens += tokens
+
+    def read(self) -> dict[str, bool | float | None]:
+        """The values of the steps since the last reading, which the last step to end now closes."""
+        elapsed, steps = max(self._end - self._since, 1e-9), max(self._ended - self.step, 1)
+        rate = self._tokens / elapsed
+        values = {
+            "seconds": self._end - self._began,
+            "step_seconds": elapsed / steps,
+            "tokens_per_second": rate,
+            "mfu": None if self._peak is None else rate * self._flops_per_token / self._peak,
+            "data_wait_fraction": self._stalled / elapsed,
+            "includes_compilation": self.compiling,
+        }
+        self.step, self.compiling = self._ended, False
+        self._since, self._tokens, self._stalled = self._end, 0, 0.0
+        return values
+
+
+def _when_ready(results: Any) -> float:
+    jax.block_until_ready(results)
+    return time.monotonic()

@@ -1,0 +1,210 @@
+"""What a run ran on: code, packages, machine, devices. RUN/environment.json is a list, one entry for every start."""
+
+import datetime
+import importlib.metadata
+import os
+import pathlib
+import platform
+import socket
+import subprocess
+import sys
+from typing import Any
+
+from train.run.files import cannot_read, parse_json, write_json
+
+# Packages whose version can change a number or a speed; those that are not installed are left out.
+_PACKAGES = (
+    "jax jaxlib libtpu jax-cuda12-plugin jax-cuda12-pjrt jax-cuda13-plugin jax-cuda13-pjrt nvidia-cudnn-cu12 "
+    "nvidia-cudnn-cu13 flax optax orbax-checkpoint tensorstore grain array-record sentencepiece tokenizers tokamax "
+    "numpy scipy ml-dtypes safetensors absl-py rich matplotlib tensorboardX wandb"
+)
+
+# Variables that change what is computed or where. A list, not the whole environment, which holds people's secrets.
+_VARIABLES = (
+    "XLA_FLAGS LIBTPU_INIT_ARGS JAX_PLATFORMS JAX_ENABLE_X64 JAX_DEFAULT_MATMUL_PRECISION JAX_DEFAULT_PRNG_IMPL "
+    "JAX_THREEFRY_PARTITIONABLE JAX_COMPILATION_CACHE_DIR JAX_NUM_CPU_DEVICES XLA_PYTHON_CLIENT_MEM_FRACTION "
+    "XLA_PYTHON_CLIENT_PREALLOCATE CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE NCCL_DEBUG OMP_NUM_THREADS"
+)
+
+DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
+
+
+def record_session(run_folder: str | os.PathLike[str]) -> int:
+    """Adds an entry for this start to RUN/environment.json; returns its number, 1 for the first start.
+
+    A damaged file is kept beside it as environment.json.damaged. Raises UserError for one that cannot be read. Call it
+    on the first process only.
+    """
+    path = pathlib.Path(run_folder) / "environment.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sessions = read_sessions(run_folder)
+    if not sessions and path.exists():
+        os.replace(path, path.with_name("environment.json.damaged"))
+    sessions.append({"session": len(sessions) + 1} | describe_session())
+    write_json(path, sessions)
+    return len(sessions)
+
+
+def read_sessions(run_folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The entries of RUN/environment.json, one for every start; empty when there is none or it is damaged.
+
+    Raises UserError when it cannot be read.
+    """
+    path = pathlib.Path(run_folder) / "environment.json"
+    try:
+        content = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return []
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    return [entry for entry in content if isinstance(entry, dict)] if isinstance(content, list) else []
+
+
+def describe_session() -> dict[str, Any]:
+    """The entry for this process, as JSON values. Starts JAX's backend if nothing has yet."""
+    return {
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": [os.path.basename(sys.executable), *sys.orig_argv[1:]],
+        "folder": os.getcwd(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": {
+            "name": socket.gethostname(),
+            "cpu": cpu_model(),
+            "cpus": os.cpu_count(),
+            "memory_bytes": host_memory(),
+        },
+        "packages": package_versions(),
+        "devices": _devices(),
+        "variables": {name: os.environ[name] for name in _VARIABLES.split() if name in os.environ},
+        "git": git_state(pathlib.Path(__file__).resolve().parents[2]),
+    }
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages that matter to a result."""
+    versions = {}
+    for name in _PACKAGES.split():
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def cpu_model() -> str:
+    """The name of the processor, as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor() or platform.machine()
+
+
+def host_memory() -> int | None:
+    """The bytes of memory of this machine, None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _devices() -> dict[str, Any]:
+    import jax
+
+    devices = jax.devices()
+    return {
+        "backend": jax.default_backend(),
+        "kind": devices[0].device_kind,
+        "count": len(devices),
+        "processes": jax.process_count(),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------- git
+
+
+def git_state(folder: pathlib.Path) -> dict[str, Any]:
+    """The revision of the code in a folder, and how the working tree differs from it.
+
+    `revision` is None, and `why` says so, where there is no git, no repository, or no commit, or where the repository
+    around the folder is another project's (the code is installed inside it and not tracked by it). `diff` holds the
+    changes to tracked files up to `DIFF_CAP` characters, `untracked` the names of new files.
+    """
+    unknown = {"revision": None, "dirty": None}
+    try:
+        tracked = _git(folder, "ls-files", "--error-unmatch", "--", ".")
+        if tracked.returncode:
+            return unknown | {"why": (tracked.stderr.strip() or "git failed").splitlines()[0]}
+        head = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
+        if head.returncode:
+            return unknown | {"why": "the repository has no commit yet"}
+        branch = _git(folder, "rev-parse", "--abbrev-ref", "HEAD").stdout.strip()
+        diff = _git(folder, "diff", "--no-ext-diff", "--no-color", "HEAD", "--", ".").stdout
+        new = _git(folder, "ls-files", "--others", "--exclude-standard").stdout.splitlines()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return unknown | {"why": f"git did not run: {error}"}
+    state: dict[str, Any] = {"revision": head.stdout.strip(), "branch": branch, "dirty": bool(diff or new)}
+    state |= {"diff": diff[:DIFF_CAP], "untracked": new[:1000]}
+    if len(diff) > DIFF_CAP:
+        state["diff_cut_at"] = DIFF_CAP
+    return state
+
+
+def _git(folder: pathlib.Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["git", "-C", str(folder), *arguments],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=20,
+        check=False,
+        # Without optional locks nothing in the repository is written; without a prompt nothing waits for a person.
+        env=os.environ | {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+    )
+
+
+# --------------------------------------------------------------------------------------------------- peak speed
+
+# Dense peaks in teraFLOP/s of one device as JAX counts devices, matched against the device kind in this order.
+_PEAKS: tuple[tuple[tuple[str, ...], dict[str, float]], ...] = (
+    (("TPU v6 lite", "TPU v6e"), {"bfloat16": 918, "int8": 1836}),
+    (("TPU v5 lite", "TPU v5e"), {"bfloat16": 197, "int8": 393}),
+    (("TPU v5p", "TPU v5"), {"bfloat16": 459, "int8": 918}),
+    (("TPU v4 lite",), {}),  # an inference chip, not the v4
+    (("TPU v4",), {"bfloat16": 275, "int8": 275}),
+    (("GB200",), {"bfloat16": 2500, "float32": 1250, "float8": 5000, "int8": 5000}),
+    (("B200",), {"bfloat16": 2250, "float32": 1100, "float8": 4500, "int8": 4500}),
+    (("H200 NVL",), {"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5}),
+    (("H100 NVL",), {"bfloat16": 835.5, "float32": 417.5, "float8": 1670.5, "int8": 1670.5}),
+    (("H100 PCIe",), {"bfloat16": 756.5, "float32": 378, "float8": 1513, "int8": 1513}),
+    (("H200", "H100"), {"bfloat16": 989.5, "float32": 494.5, "float8": 1979, "int8": 1979}),
+    (("A100",), {"bfloat16": 312, "float32": 156, "int8": 624}),
+)
+
+
+def peak_flops(device_kind: str, dtype: Any) -> float | None:
+    """The published peak of matrix multiplication on one device, in FLOP/s, dense; None where none is known (a CPU).
+
+    `device_kind` is `jax.devices()[0].device_kind`, `dtype` the type of the factors. Two conventions: float16 counts
+    as bfloat16; and float32 counts as what JAX runs by default for it, TF32 on NVIDIA's GPUs and bfloat16 on TPUs.
+
+    Sources. TPU: the "Peak compute per chip" rows of cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}; JAX sees one device a
+    chip. NVIDIA: the data sheets "A100 Tensor Core GPU" (2021), "H100 Tensor Core GPU" (2023), "H200 Tensor Core GPU"
+    (2024) and "Blackwell" (2024; its columns GB200 NVL72 and HGX B200); where a sheet states the speed with 2:4
+    sparsity, half of it stands here.
+    """
+    import jax.numpy as jnp
+
+    name = jnp.dtype(dtype).name
+    for kinds, peaks in _PEAKS:
+        if any(kind.lower() in device_kind.lower() for kind in kinds):
+            name = {"float16": "bfloat16"}.get(name, "float8" if name.startswith("float8") else name)
+            if name == "float32" and device_kind.startswith("TPU"):
+                name = "bfloat16"
+            tera = peaks.get(name)
+            return None if tera is None else tera * 1e12
+    return None

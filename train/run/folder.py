@@ -1,0 +1,67 @@
+"""A run is a folder that explains itself: what lies where, who may write, which experiment it is.
+
+config.json        the resolved experiment, which loads back to the same one
+data.json          where the dataset is
+environment.json   versions, devices, git revision, one entry for every start
+parameters.json    name, shape, axes, placement and count of every parameter
+origin/            what lay beside published weights, where the run was read from them, or started from such a run
+metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
+"""
+
+import contextlib
+import fcntl
+import os
+import pathlib
+from collections.abc import Iterator
+
+from model.errors import UserError
+from train import experiment as experiments
+from train.experiment import Experiment
+
+ORIGIN = "origin"
+
+
+@contextlib.contextmanager
+def locked(run: pathlib.Path) -> Iterator[None]:
+    """Holds a run folder for writing.
+
+    Raises UserError when another process holds it, which it names, and when the folder is something else's.
+    """
+    experiments.refuse_foreign(run)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = open(run / ".lock", "a+")  # noqa: SIM115 - closed by the with statement below
+    except OSError as error:
+        raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
+    with lock as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            owner = file.read().strip() or "unknown"
+            raise UserError(
+                f"{run} is in use by process {owner}; wait for it or stop it (kill {owner}), or give another --run"
+            ) from error
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def claim(run: pathlib.Path, experiment: Experiment) -> None:
+    """Makes the folder this experiment's; call it under `locked`.
+
+    Raises UserError when it holds steps of another one. A run that failed before its first step holds none: the command
+    may be mended and given again.
+    """
+    if has_begun(run):
+        if not (run / "config.json").exists():
+            raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
+        experiments.refuse_differences(experiment, run)
+    experiments.save(experiment, run)
+
+
+def has_begun(run: pathlib.Path) -> bool:
+    """Whether a run has steps or checkpoints."""
+    metrics, checkpoints = run / "metrics.jsonl", run / "checkpoints"
+    return (metrics.is_file() and metrics.stat().st_size > 0) or (checkpoints.is_dir() and any(checkpoints.iterdir()))

@@ -1,0 +1,309 @@
+"""The numbers of a run, in its folder: written while it trains, rewound when it resumes, read back by the reports.
+
+    metrics.jsonl      what the training computes: the same bytes for the same config, however often it was killed
+    throughput.jsonl   what the clock says; `includes_compilation` marks the first step of a session
+    samples.txt        what the model wrote, in blocks headed "=== step N ==="
+    status.json        whether the run is running, finished, interrupted, stopped or failed, and at which step
+    tensorboard/       the same for TensorBoard
+
+A JSON line is an object of numbers. Floats are the shortest digits that read back to the same 64-bit value (a float32
+is widened first, which is exact); JSON has no word for NaN and the infinities, so they are the strings "NaN",
+"Infinity" and "-Infinity", which `read_metrics` turns back into floats.
+
+A step's lines must be written and flushed before its checkpoint is committed: a resumed run rewinds the files to the
+checkpoint with `truncate` and goes on from there, and what was not yet written then is never written again.
+"""
+
+import functools
+import json
+import math
+import os
+import pathlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from model.errors import UserError
+from train.run.files import LineFile, cannot_read, parse_json, replace_file, write_json
+from train.run.forms import misfits
+from train.run.trackers import Trackers, require_installed
+
+State = Literal["running", "finished", "interrupted", "stopped", "failed"]
+Path = str | os.PathLike[str]
+
+# The order of the fields of a line. Fields that are not named here follow by name, so that the order never hangs on
+# the order of a dictionary that came out of jit.
+_ORDER = (
+    "loss",
+    "perplexity",
+    "bits_per_byte",
+    "bytes_not_restored",
+    "z_loss",
+    "multi_token_loss",
+    "balance_loss",
+    "router_z_loss",
+    "grad_norm",
+    "learning_rate",
+    "tokens",
+    "padding",
+    "skipped",
+)
+_PLACE = {name: place for place, name in enumerate(_ORDER)}
+_NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# The forms of a line and of its other fields; see train/run/forms.py.
+_LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
+_LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl"), "samples.txt"
+_SAMPLE_HEADING = re.compile(r"^=== step ([0-9]{1,15}) ===$")
+
+
+class MetricsWriter:
+    """Appends to the metric files of one run; made on the first process only. A context manager.
+
+    `session` is the number of this start of the run, written with every throughput line. `wandb_project` names a
+    Weights & Biases project to log to as well. Files and trackers are opened when something is first written.
+    Raises UserError when what a tracker needs is not installed, and when a line cannot be written (a full disk); the
+    files then end with the last whole line.
+    """
+
+    def __init__(
+        self,
+        run_folder: Path,
+        *,
+        session: int = 1,
+        tensorboard: bool = True,
+        wandb_project: str | None = None,
+    ) -> None:
+        require_installed(tensorboard, wandb_project)
+        self.folder = pathlib.Path(run_folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.session = session
+        self._files: dict[str, LineFile] = {}
+        self._trackers: Trackers | None = None
+        self._purge_step: int | None = None
+        self._tensorboard, self._wandb_project = tensorboard, wandb_project
+
+    def truncate(self, step: int) -> None:
+        """Rewinds the files to a checkpoint: drops what belongs to a later step, and a half-written last line.
+
+        A file is replaced whole or not at all. Raises UserError for a damaged line that is not the last.
+        """
+        self.close()
+        self._purge_step = step + 1
+        for name in _LINE_FILES:
+            path = self.folder / name
+            _rewrite(path, functools.partial(_lines_until, limit=step, path=path))
+        _rewrite(self.folder / _SAMPLES, functools.partial(_samples_until, limit=step))
+
+    def set_aside(self) -> bool:
+        """For a run that starts over: what there is goes to files named .old; returns whether there was anything."""
+        self.close()
+        self._purge_step = 0
+        named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
+        found = [path for path in named if path.is_file() and path.stat().st_size]
+        for path in found:
+            path.replace(path.with_name(path.name + ".old"))
+        return bool(found)
+
+    def train(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of kind "train": `values` are scalars (numpy, jax or Python) after update number `step`."""
+        self._metrics("train", step, values)
+
+    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of kind "eval": the same for an evaluation made after update number `step`."""
+        self._metrics("eval", step, values)
+
+    def throughput(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of wall-clock measurements; None where a value is not known. Adds the session."""
+        fields = {name: _plain(name, value) for name, value in values.items()}
+        self._line("throughput.jsonl", {"step": int(step)} | fields | {"session": self.session})
+        self._track("throughput", step, fields)
+
+    def sample(self, step: int, text: str) -> None:
+        """One block of samples.txt. A line of the text that looks like a heading is moved one space to the right."""
+        lines = [" " + line if _SAMPLE_HEADING.match(line) else line for line in text.split("\n")]
+        block = f"=== step {int(step)} ===\n" + "\n".join(lines).rstrip("\n") + "\n\n"
+        self._file(_SAMPLES).append(block.encode("utf-8", errors="backslashreplace"))
+        self._opened_trackers().text("samples", int(step), text)
+
+    def status(self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
+        """Replaces status.json: where the run stands now. `reason` is one line for a person."""
+        content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
+        write_json(self.folder / "status.json", content)
+
+    def flush(self) -> None:
+        """Returns when everything written so far is on the disk. Call it before a checkpoint is committed."""
+        for file in self._files.values():
+            file.sync()
+        if self._trackers is not None:
+            self._trackers.flush()
+
+    def close(self) -> None:
+        """Flushes and closes; a later write opens the files again."""
+        self.flush()
+        for file in self._files.values():
+            file.close()
+        if self._trackers is not None:
+            self._trackers.close()
+        self._files, self._trackers = {}, None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _metrics(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        names = sorted(values, key=lambda name: (_PLACE.get(name, len(_PLACE)), name))
+        fields = {name: _plain(name, values[name]) for name in names}
+        self._line("metrics.jsonl", {"kind": kind, "step": int(step)} | fields)
+        self._track(kind, step, fields)
+
+    def _line(self, name: str, fields: Mapping[str, Any]) -> None:
+        written = {key: _in_json(value) for key, value in fields.items()}
+        self._file(name).append((json.dumps(written, allow_nan=False) + "\n").encode())
+
+    def _file(self, name: str) -> LineFile:
+        if name not in self._files:
+            self._files[name] = LineFile(self.folder / name)
+        return self._files[name]
+
+    def _track(self, group: str, step: int, fields: Mapping[str, Any]) -> None:
+        values = {name: float(value) for name, value in fields.items() if value is not None}
+        self._opened_trackers().log(group, int(step), values)
+
+    def _opened_trackers(self) -> Trackers:
+        if self._trackers is None:
+            self._trackers = Trackers(self.folder, self._tensorboard, self._wandb_project, self._purge_step)
+        return self._trackers
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl in order, NaN and infinities as floats; empty when there is no file.
+
+    A half-written last line is left out, so a run that is still going can be read. Raises UserError for any other
+    damaged line, naming it.
+    """
+    return _read_lines(pathlib.Path(run_folder) / "metrics.jsonl")
+
+
+def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of throughput.jsonl, as `read_metrics` reads."""
+    return _read_lines(pathlib.Path(run_folder) / "throughput.jsonl")
+
+
+def read_samples(run_folder: Path) -> list[tuple[int, str]]:
+    """The blocks of samples.txt: (step, text), in order."""
+    path = pathlib.Path(run_folder) / "samples.txt"
+    blocks: list[tuple[int, list[str]]] = []
+    for line in _content(path).decode("utf-8", errors="replace").split("\n"):
+        heading = _SAMPLE_HEADING.match(line)
+        if heading:
+            blocks.append((int(heading[1]), []))
+        elif blocks:
+            blocks[-1][1].append(line)
+    return [(step, "\n".join(lines).rstrip("\n")) for step, lines in blocks]
+
+
+def read_status(run_folder: Path) -> dict[str, Any] | None:
+    """The content of status.json, None when there is none or it is damaged. Raises UserError when it cannot be read."""
+    path = pathlib.Path(run_folder) / "status.json"
+    try:
+        content = parse_json(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    return content if isinstance(content, dict) else None
+
+
+def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    objects = []
+    for line_number, line in enumerate(_whole_lines(_content(path)), start=1):
+        fields = _parse(line, line_number, path)
+        objects.append({key: _NOT_FINITE.get(v, v) if isinstance(v, str) else v for key, v in fields.items()})
+    return objects
+
+
+def _content(path: pathlib.Path) -> bytes:
+    """The bytes of a file, none when there is no file. Raises UserError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def _whole_lines(data: bytes) -> list[bytes]:
+    return data.split(b"\n")[:-1]  # what follows the last line break is a line that was being written
+
+
+def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+        if not any(True for _ in misfits(fields, _LINE)) and all(map(_is_value, fields.items())):
+            return dict(fields)
+    except (ValueError, RecursionError):
+        pass
+    raise UserError(
+        f"{path}, line {line_number}: expected a JSON object with a whole number 'step' and numbers beside it, got "
+        f"{line[:80]!r}; the file is damaged: restore it from a copy, or move it away to go on without the numbers up "
+        "to now"
+    )
+
+
+def _is_value(field: tuple[str, Any]) -> bool:
+    """Whether a field of a line is a number, a word for what is no number, or a text that is no measure known here."""
+    name, value = field
+    if isinstance(value, str):
+        return name not in _PLACE or value in _NOT_FINITE
+    return not any(True for _ in misfits(value, _VALUE))
+
+
+# ------------------------------------------------------------------------------------------- writing and rewinding
+
+
+def _plain(name: str, value: Any) -> bool | int | float | None:
+    """A scalar of any library as a Python number. Raises ValueError for an array of more than one element."""
+    if value is None or type(value) in (bool, int, float):
+        return value
+    array = np.asarray(value)
+    if array.size != 1:
+        raise ValueError(f"the metric {name!r} must be a scalar, got an array of shape {array.shape}")
+    scalar = array.reshape(())
+    if scalar.dtype.kind == "b":
+        return bool(scalar)
+    return int(scalar) if scalar.dtype.kind in "iu" else float(scalar)
+
+
+def _in_json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _lines_until(data: bytes, limit: int, path: pathlib.Path) -> bytes:
+    lines = enumerate(_whole_lines(data), start=1)
+    return b"".join(line + b"\n" for n, line in lines if _parse(line, n, path)["step"] <= limit)
+
+
+def _samples_until(data: bytes, limit: int) -> bytes:
+    kept: list[bytes] = []
+    for line in _whole_lines(data):
+        heading = _SAMPLE_HEADING.match(line.decode("utf-8", errors="replace"))
+        if heading and int(heading[1]) > limit:
+            break
+        kept.append(line + b"\n")
+    return b"".join(kept)
+
+
+def _rewrite(path: pathlib.Path, keep: Callable[[bytes], bytes]) -> None:
+    data = _content(path)
+    kept = keep(data)
+    if kept != data:
+        replace_file(path, kept)

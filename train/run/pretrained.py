@@ -1,0 +1,47 @@
+"""Starting from the parameters of another run, to train a published or an own model further."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import jax
+
+from model.config import differences_of_models
+from model.errors import UserError
+from train import experiment as experiments
+from train.experiment import Experiment
+from train.run.folder import ORIGIN
+from train.run.loaded import load_params
+
+
+def check_start(experiment: Experiment) -> pathlib.Path:
+    """The run that `training.start_from` names. Raises UserError when it is none, or its model is another one."""
+    source = pathlib.Path(experiment.training.start_from or "")
+    if changed := differences_of_models(experiments.load(source).model, experiment.model):
+        listed = "\n  ".join(changed)
+        raise UserError(
+            f"training.start_from={source} has another model (its value -> this run's):\n  {listed}\n"
+            f"Take it as it is: model=train.experiment.load(pathlib.Path({str(source)!r})).model"
+        )
+    return source
+
+
+def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> Any:
+    """The parameters that `training.start_from` names, in the run's own format and places; None where it names none.
+
+    What they were published as goes along, so that launch.convert can write this run too. Raises UserError when there
+    is no such run, or its model is another one.
+    """
+    if experiment.training.start_from is None:
+        return None
+    source = check_start(experiment)
+    loaded = load_params(source)
+    if (source / ORIGIN).is_dir():
+        shutil.copytree(source / ORIGIN, run / ORIGIN, dirs_exist_ok=True)
+    dtype = experiment.model.precision.parameters
+    keep = ("load_bias",)  # float32 whatever the others are
+
+    def place(path: Any, x: jax.Array, where: Any) -> jax.Array:
+        return jax.device_put(x if path[-1].key in keep else x.astype(dtype), where)
+
+    return jax.tree_util.tree_map_with_path(place, loaded.params, placed)
