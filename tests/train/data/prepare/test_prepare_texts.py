@@ -14,7 +14,7 @@ from tests.train.data.conftest import change, contents, prose
 from train.data import Bytes, Data, Reporter, WholeFiles, open_dataset, prepare
 from train.data.prepare import workers
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+ROOT = pathlib.Path(__file__).resolve().parents[4]
 
 
 @pytest.mark.parametrize("validation", [WholeFiles(), None])
