@@ -6,3 +6,9 @@ if sys.argv[:1] == ["-m"]:  # Python is about to find the command, and has impor
     from launch import shadows
 
     shadows.refuse()
+
+    import signal
+
+    # Ctrl-C while the command's modules are imported has nothing to put away, and no traceback to show.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)

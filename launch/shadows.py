@@ -5,11 +5,15 @@ module. Either would end in a traceback from somewhere else. A `launch.py` there
 Python can say something.
 """
 
+from __future__ import annotations
+
 import importlib.machinery
-import importlib.util
 import os
 import sys
-from typing import NoReturn
+
+TYPE_CHECKING = False  # which need not be imported: only modules that Python has loaded by now are safe to import here
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 PACKAGES = ("model", "train")  # which every command imports
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -23,13 +27,13 @@ def refuse() -> None:
     for name in PACKAGES:
         if (place := hidden_by(name)) is not None:
             _end(name, place, f"Cairn's own package {os.path.join(ROOT, name)}")
-    if hiding := lookalikes(sys.path[0], sys.path[1:]):
-        sys.meta_path.insert(0, _Refusing(hiding, sys.path[0]))
+    sys.meta_path.insert(0, _Refusing(lookalikes(sys.path[0], sys.path[1:]), sys.path[0]))
 
 
 def hidden_by(name: str) -> str | None:
     """The file or folder that `import name` takes instead of the package beside this one; None if it is that one."""
-    spec = importlib.util.find_spec(name)
+    specs = (finder.find_spec(name, None) for finder in sys.meta_path)
+    spec = next((spec for spec in specs if spec is not None), None)
     if spec is None:
         return None
     places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
@@ -61,26 +65,51 @@ def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
 
 
 class _Refusing:
-    """The first finder of imports: ends the process where a library, or Cairn, would be given a file that hides."""
+    """The first finder of imports: ends the process where a library, or Cairn, would be given a file that hides.
+
+    A package that a library or Cairn can do without, and that is not installed, is not found in the folder either: a
+    folder `datasets` there is the user's data.
+    """
 
     def __init__(self, hiding: dict[str, tuple[str, str]], folder: str) -> None:
         self._hiding, self._folder = hiding, os.path.realpath(folder)
+        self._libraries = {os.path.realpath(place) for place in sys.path[1:] if _is_library(place)}
+        self._rooms = {os.path.realpath(os.path.join(ROOT, room)) for room in ("model", "train", "launch")}
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
-        if name in self._hiding and not self._is_meant():
-            place, meant = self._hiding[name]
-            _end(name, place, meant)
+        if path is not None:
+            return
+        if name in self._hiding:
+            if self._importer() != self._folder:
+                place, meant = self._hiding[name]
+                _end(name, place, meant)
+        elif self._is_here(name) and self._importer() in self._libraries | self._rooms:
+            elsewhere = importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if not self._is_folder(p)])
+            if elsewhere is None:
+                raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
-    def _is_meant(self) -> bool:
-        """Whether the import stands in a file of the user's own, such as a config beside its modules."""
+    def _is_here(self, name: str) -> bool:
+        if name in ROOMS and self._is_folder(ROOT):
+            return False
+        place = os.path.join(self._folder, name)
+        return os.path.isdir(place) or any(os.path.isfile(place + s) for s in importlib.machinery.all_suffixes())
+
+    def _is_folder(self, place: str) -> bool:
+        return os.path.realpath(place) == self._folder
+
+    def _importer(self) -> str:
+        """The place on the path, or the package of Cairn's, to which the file belongs that has the import in it."""
         frame = sys._getframe(2)
         while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
         importer = os.path.realpath(frame.f_code.co_filename)
-        rooms = [os.path.join(ROOT, room) for room in ("model", "train", "launch")]
-        known = [os.path.realpath(place) for place in (*sys.path, *rooms)]
-        within = [place for place in known if importer.startswith(os.path.join(place, ""))]
-        return max(within, key=len, default="") == self._folder
+        known = {*(os.path.realpath(place) for place in sys.path), *self._rooms}
+        return max((place for place in known if importer.startswith(os.path.join(place, ""))), key=len, default="")
+
+
+def _is_library(place: str) -> bool:
+    """Whether a place on the path is Python's own library, or has the packages that are installed."""
+    return os.path.basename(place) in ("site-packages", "dist-packages") or place == os.path.dirname(os.__file__)
 
 
 def _end(name: str, place: str, meant: str) -> NoReturn:

@@ -74,12 +74,13 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         "characters": config.Characters(),
     }
     path = pathlib.Path(text)
+    suffix = path.suffix.lower()
     option = words.get(text.lower())
     if option is None and path.is_dir():
         option = config.TokenizerOf(path=text)
-    elif option is None and path.suffix == ".model":
+    elif option is None and suffix == ".model":
         option = config.SentencePieceFile(path=text)
-    elif option is None and path.suffix == ".json":
+    elif option is None and suffix == ".json":
         option = config.HuggingFace(path=text)
     elif option is None:
         option = parse_value(text, config.Tokenizer, "--tokenizer")

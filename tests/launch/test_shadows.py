@@ -74,6 +74,41 @@ def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypat
         exec(compile("import random", str(ROOT / "launch" / "cli.py"), "exec"), {})
 
 
+def imported_by(importer, name):
+    """What a file gets that imports a name: the module, or None where it is not found."""
+    found = {}
+    source = f"try:\n    import {name}\nexcept ModuleNotFoundError:\n    {name} = None"
+    exec(compile(source, str(importer), "exec"), found)
+    return found[name]
+
+
+@pytest.mark.parametrize("file", ["not_installed.py", "not_installed/__init__.py", "not_installed/data.csv"])
+def test_an_optional_package_that_is_not_installed_is_not_found_in_the_folder(file, here, monkeypatch):
+    """A folder called as a package is, such as datasets/ or wandb/, holds the user's files."""
+    make(here / file)
+    monkeypatch.setattr(sys, "meta_path", [shadows._Refusing({}, str(here)), *sys.meta_path])
+    library = pathlib.Path(pytest.__file__)
+    for importer in (library, ROOT / "train" / "trackers.py"):
+        assert imported_by(importer, "not_installed") is None
+        assert imported_by(importer, "pytest") is pytest
+    assert imported_by(here / "config.py", "not_installed") is sys.modules.pop("not_installed")
+
+
+def test_cairns_own_packages_are_found_in_a_checkout(monkeypatch):
+    refusing = shadows._Refusing({}, str(ROOT))
+    assert not any(refusing._is_here(name) for name in shadows.ROOMS)
+
+
+def test_ctrl_c_while_modules_are_imported_leaves_no_traceback():
+    program = (
+        "import sys, signal; sys.argv = ['-m']; sys.path[0] = {!r}; import launch; print(repr(signal.getsignal(2)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program.format(str(ROOT))], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == "<Handlers.SIG_DFL: 0>\n"
+
+
 def command(folder, *options, path=None):
     environment = os.environ | ({"PYTHONPATH": str(path)} if path else {})
     program = [sys.executable, *options, "-m", "launch.report"]
@@ -86,6 +121,7 @@ def command(folder, *options, path=None):
         ("model.py", f"model.py hides Cairn's own package {ROOT / 'model'}: `import model` finds it first"),
         ("train/__init__.py", f"train/__init__.py hides Cairn's own package {ROOT / 'train'}"),
         ("random.py", "random.py hides a module of Python's own library: `import random`"),
+        ("typing.py", "typing.py hides a module of Python's own library: `import typing`"),
         ("absl.py", "absl.py hides an installed package: `import absl`"),
     ],
 )

@@ -77,6 +77,7 @@ def test_flags_become_options(tmp_path):
 import sys
 from launch.tokenize import tokenizer_option as t, validation_option as v
 print(t("sentencepiece", 500), t("Bytes", None), t("a.model", None), t("a/tokenizer.json", None), t(sys.argv[1], None))
+print(t("A.MODEL", None).path, t("T.Json", None).path, type(t("T.Json", None)).__name__)
 print(t("HuggingFace(path=t.json, end_of_document='</s>')", None))
 print(v("0.2", "text"), v("none", "text"), v("Tail(fraction=0.3)", "text"), v(sys.argv[1], "body"))
 """
@@ -84,6 +85,7 @@ print(v("0.2", "text"), v("none", "text"), v("Tail(fraction=0.3)", "text"), v(sy
     assert done.stdout.splitlines() == [
         "SentencePiece(vocab_size=500, split_digits=True) Bytes(end_of_document=True) SentencePieceFile(path='a.model', begin_of_document=None, vocab_size=None)"
         f" HuggingFace(path='a/tokenizer.json', end_of_document=None, begin_of_document=None, vocab_size=None) TokenizerOf(path={str(tmp_path)!r})",
+        "A.MODEL T.Json HuggingFace",
         "HuggingFace(path='t.json', end_of_document='</s>', begin_of_document=None, vocab_size=None)",
         "WholeFiles(fraction=0.2, seed=0, similarity=0.3, keep_generated=True) None Tail(fraction=0.3)"
         f" SeparateText(path={str(tmp_path)!r}, field='body')",

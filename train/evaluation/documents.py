@@ -72,6 +72,8 @@ def _document(
 def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
     """The documents of a dataset's split; sizes are those of the original text, noted when it was tokenized.
 
+    The text itself is not at hand: `restored` compares its size alone, and is right of a tokenizer that changes sizes
+    only. Which documents were given back was counted when they were tokenized: see `Dataset.lost`.
     Raises UserError when the dataset has no such split.
     """
     parts = dataset.split(split)

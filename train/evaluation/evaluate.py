@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
+from train.data.restored import Lost
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
@@ -97,10 +98,16 @@ def evaluate(
     stride = max(1, window // 2) if stride is None else stride
     began = time.monotonic()
     lossy = left_out_tokens = left_out_bytes = 0
+    known: Lost | None = None  # of a split, whose text was there when it was tokenized
+    if documents is None:
+        dataset = run.dataset()
+        given: Iterable[Document | str] = from_split(dataset, "validation")
+        known = dataset.lost("validation")
+    else:
+        given = documents
 
     def counted() -> Iterator[Document]:
         nonlocal lossy, left_out_tokens, left_out_bytes
-        given = from_split(run.dataset(), "validation") if documents is None else documents
         for number, document in enumerate(given, start=1):
             if isinstance(document, str):
                 document = from_text(run.tokenizer, f"text {number}", document)
@@ -132,7 +139,7 @@ def evaluate(
         first_token="left out" if begin is None else "after the mark that begins a document",
         left_out_tokens=left_out_tokens,
         left_out_bytes=left_out_bytes,
-        documents_not_restored=lossy,
+        documents_not_restored=lossy if known is None else known.documents,
         seconds=time.monotonic() - began,
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from model.errors import UserError
+from train.data.text.kinds import HEAD, not_text
 
 JSON_LINES = (".jsonl", ".ndjson")
 
@@ -55,7 +56,12 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
         raise UserError(f"--prompts_file={path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         before = error.object[: error.start].count(b"\n")
-        raise UserError(f"--prompts_file={path} is not UTF-8 at byte {error.start}, line {before + 1}") from None
+        if (other := not_text(error.object[:HEAD])) is not None:
+            raise UserError(f"--prompts_file={path} is no UTF-8 text, but {other}") from None
+        raise UserError(
+            f"--prompts_file={path} is not UTF-8 at byte {error.start}, line {before + 1}; convert it: "
+            "iconv -f OLD -t UTF-8"
+        ) from None
     prompts = []
     for number, line in enumerate(lines, start=1):
         if line.strip():

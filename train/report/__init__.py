@@ -33,7 +33,7 @@ def write_curve_png(run_folder: str | os.PathLike[str], path: str | os.PathLike[
     from train.report.charts import loss_png
 
     path = pathlib.Path(path)
-    if path.suffix != ".png":
+    if path.suffix.lower() != ".png":
         raise UserError(f"the picture of the curve is a PNG: expected a name that ends in .png, got {str(path)!r}")
     replace_file(path, loss_png(load(pathlib.Path(run_folder))))
 

@@ -7,7 +7,9 @@ import pytest
 
 from model.errors import UserError
 from train.data.config import Bytes
+from train.data.shards.dataset import Dataset
 from train.data.tokenizers.interface import BytesTokenizer
+from train.data.tokenizers.restored import Lost
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import MEASURES, Result, evaluate
 from train.evaluation.measures import Entry, Tally
@@ -63,6 +65,14 @@ def test_text_that_is_lost_is_counted(run, monkeypatch):
     decode = BytesTokenizer.decode
     monkeypatch.setattr(BytesTokenizer, "decode", lambda self, ids: decode(self, ids).replace("X", ""))
     assert evaluate(run, ["aXb", "ab"]).documents_not_restored == 1
+
+
+def test_text_of_a_split_that_is_lost_is_what_was_counted_when_it_was_tokenized(run, monkeypatch):
+    """A tokenizer without capitals gives back as many bytes as there were: sizes do not tell."""
+    known = evaluate(run).documents_not_restored
+    monkeypatch.setattr(Dataset, "lost", lambda self, split: {"validation": Lost(documents=2, bytes=9)}[split])
+    assert (known, evaluate(run).documents_not_restored) == (0, 2)
+    assert evaluate(run, ["ab"]).documents_not_restored == 0
 
 
 def test_nothing_to_score_is_an_error(run):

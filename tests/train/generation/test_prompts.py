@@ -1,3 +1,5 @@
+import gzip
+
 import pytest
 
 from model.errors import UserError
@@ -51,3 +53,17 @@ def test_texts_of_flags():
     assert from_flags(["a", "", "é"], "prompt") == [("a", "prompt 1"), ("", "prompt 2"), ("é", "prompt 3")]
     with pytest.raises(UserError, match="--stop number 2 is not UTF-8 at character 1; use a terminal with UTF-8$"):
         from_flags(["a", "b\udcff"], "stop")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (gzip.compress(b"a prompt"), "is no UTF-8 text, but gzip data under another name; unpack it"),
+        ("a prompt".encode("utf-16"), "is no UTF-8 text, but UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
+        (b"ok\ncaf\xe9\n", "is not UTF-8 at byte 6, line 2; convert it: iconv -f OLD -t UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_utf8_says_how_to_mend_it(content, words, tmp_path):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_prompts(tmp_path / "prompts.txt")

@@ -1,3 +1,4 @@
+import importlib.machinery
 import os
 import signal
 import threading
@@ -50,12 +51,73 @@ def test_under_nohup_a_terminal_that_closes_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", [number for number in STOPS if number != signal.SIGINT])
+@pytest.mark.parametrize("number", STOPS)
 def test_what_saves_nothing_is_cut_and_can_put_away_what_it_began(number):
     before = signal.getsignal(number)
-    with pytest.raises(Stopped, match=number.name), ends_politely():
+    error, words = (KeyboardInterrupt, None) if number == signal.SIGINT else (Stopped, number.name)
+    with pytest.raises(error, match=words), ends_politely():
         signal.raise_signal(number)
     assert signal.getsignal(number) == before
+
+
+class Loading(importlib.machinery.ExtensionFileLoader):
+    """Loads a compiled module during which a signal comes; an exception there would crash some of them."""
+
+    loaded = False
+
+    def create_module(self, spec):
+        signal.raise_signal(self.path)
+        self.loaded = True
+
+
+class Collected:
+    """Is deleted while a signal comes; an exception there is lost."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        signal.raise_signal(self.number)
+
+
+def until_cut(action, *arguments):
+    """Does something, and waits for a signal that comes later."""
+    action(*arguments)
+    threading.Event().wait(60)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_no_signal_cuts_the_loading_of_a_compiled_module(number):
+    loading = Loading("name", number)
+    with pytest.raises(KeyboardInterrupt), ends_politely():
+        until_cut(loading.create_module, None)
+    assert loading.loaded
+
+    loading = Loading("name", number)
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt), stop.at_once():
+        until_cut(loading.create_module, None)
+    assert loading.loaded
+    assert stop.requested == number.name
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_no_signal_is_lost_to_the_garbage_collector(number, capsys):
+    with pytest.raises(KeyboardInterrupt), ends_politely():
+        until_cut(Collected, number)
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt), stop.at_once():
+        until_cut(Collected, number)
+    assert stop.requested == number.name
+    assert "ignored" not in capsys.readouterr().err
+
+
+def test_ctrl_c_stays_ignored_where_it_is():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with ends_politely():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("number", STOPS)

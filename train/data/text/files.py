@@ -83,7 +83,8 @@ def _stat(path: str) -> os.stat_result | None:
 
 def _matching(text: str, path: str) -> Listing:
     """The files that match a pattern; names are relative to the folder that they have in common."""
-    root, pattern = _split_pattern(path)
+    # Behind a slash stands what lies in the folders that match.
+    root, pattern = _split_pattern(f"{path}**/*" if path.endswith("/") else path)
     if _stat(root) is None:
         raise UserError(f"the pattern {text!r} matches no file in {_here()}: there is no {readable(root)}")
     walk = Walk(root, pattern)

@@ -25,6 +25,8 @@ _NEVER_TEXT = (
     (b"\x1f\x8b", f"gzip {_PACKED} .gz"),
     (b"\x28\xb5\x2f\xfd", f"zstd {_PACKED} .zst"),
     (b"\xfd7zXZ\0", f"xz {_PACKED} .xz"),
+    (b"\x1f\x9d", "data packed by compress, as .Z files are; unpack it, or pack it with gzip or zstd instead"),
+    (b"]\0\0", "data of lzma's old format, as .lzma files are; unpack it, or pack it with xz instead"),
     (b"PK\x03\x04", "a zip archive, as .docx, .xlsx, .epub, .npz and .pt files are too; take the text out of it"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive; unpack it"),
     (b"Rar!\x1a\x07", "a rar archive; unpack it"),

@@ -34,7 +34,6 @@ class Walk:
         self._root = root
         self._pattern = pattern
         self._wants_hidden = pattern is not None and any(part.startswith(".") for part in pattern)
-        self._depth = None if pattern is None or "**" in pattern else len(pattern)
         self._streams = set(_written_now())
         self._folders: set[Key] = set()
         self._keys: set[Key] = set()
@@ -44,6 +43,7 @@ class Walk:
         self._hidden: list[str] = []
         self._again: list[str] = []
         self._special: list[str] = []
+        self._not_entered: list[str] = []
         self._tree(root, "")
         # What lies below the root under its own name goes before any link to it.
         while self._links:
@@ -58,6 +58,7 @@ class Walk:
             (self._hidden, "hidden files and caches"),
             (self._again, "links to what is there already"),
             (self._special, "pipes and devices"),
+            (self._not_entered, "folders, which a pattern that ends in /** goes into"),
         )
         parts = [f"{why}: {_first(sorted(names))}" for names, why in reasons if names]
         return f"{readable(self._root)}: left out {'; '.join(parts)}" if parts else None
@@ -100,7 +101,7 @@ class Walk:
             elif entry.is_symlink():
                 self._links.append((entry.path, name))
             elif entry.is_dir():
-                if self._depth is None or name.count("/") + 1 < self._depth:
+                if self._is_entered(name):
                     yield entry.path, name + "/"
             elif self._wanted(name):
                 self._file(entry.path, name)
@@ -136,7 +137,7 @@ class Walk:
                 raise UserError(f"{readable(path)} is a link that {missing}; mend it, or delete it") from None
             return
         folder = stat.S_ISDIR(about.st_mode)
-        if folder and self._depth is not None and name.count("/") + 1 >= self._depth:
+        if folder and not self._is_entered(name):
             return
         if not folder and not self._wanted(name):
             return
@@ -180,12 +181,33 @@ class Walk:
                 f"{readable(name)} ({mark}, {files:,} {'file' if files == 1 else 'files'}, {count(size)}B)"
             )
 
+    def _is_entered(self, name: str) -> bool:
+        """Whether files below a folder may be wanted; if the folder itself was, although they are not, that is noted.
+
+        One that is not entered must not hide a link to it, which has another name.
+        """
+        if self._pattern is None or may_match_below(name.split("/"), self._pattern):
+            return True
+        if self._wanted(name):
+            self._not_entered.append(readable(name))
+        return False
+
     def _wanted(self, name: str) -> bool:
         return self._pattern is None or matches(name.split("/"), self._pattern)
 
 
 def matches(names: list[str], pattern: list[str]) -> bool:
     """Whether a path matches a pattern, entry by entry: `**` is any number of them, `*` no name with a dot first."""
+    return len(pattern) in _places(names, pattern)
+
+
+def may_match_below(names: list[str], pattern: list[str]) -> bool:
+    """Whether something in a folder, given its path, may match a pattern."""
+    return any(place < len(pattern) for place in _places(names, pattern))
+
+
+def _places(names: list[str], pattern: list[str]) -> set[int]:
+    """The parts of a pattern that may stand for what comes after a path; the length of the pattern where none need."""
 
     def reached(places: set[int]) -> set[int]:
         for place in sorted(places):
@@ -208,7 +230,7 @@ def matches(names: list[str], pattern: list[str]) -> bool:
             elif fnmatch.fnmatchcase(name, part):
                 after.add(place + 1)
         places = reached(after)
-    return len(pattern) in places
+    return places
 
 
 def may_be_empty(name: str) -> bool:

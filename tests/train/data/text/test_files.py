@@ -57,6 +57,14 @@ def test_patterns_match_entry_by_entry_and_no_hidden_name(tmp_path):
         names(f"{tmp_path}/nowhere/*.md")
 
 
+def test_a_slash_behind_a_pattern_asks_for_folders(tmp_path):
+    for name in ("b1/t.txt", "b2/d/t.txt", "b.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text")
+    assert [name for _, name in list_files(f"{tmp_path}/b*/").files] == ["b1/t.txt", "b2/d/t.txt"]
+    assert [name for _, name in list_files(f"{tmp_path}/b1/").files] == ["t.txt"]
+
+
 def test_names_of_any_bytes(tmp_path):
     write(tmp_path, b"caf\xe9.txt", b"a\nb.txt", "été.txt", "l\u2028.txt", b"n" * 250, " ", "ü [x]/\t.txt")
     assert names(tmp_path) == sorted(

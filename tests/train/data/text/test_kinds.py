@@ -1,4 +1,5 @@
 import io
+import lzma
 import tarfile
 import zipfile
 
@@ -60,6 +61,8 @@ def packed(kind):
         (b"\x28\xb5\x2f\xfd\0", "zstd"),
         (b"BZh91AY&SY\xff", "bzip2"),
         (b"\xfd7zXZ\0", "xz"),
+        (lzma.compress(b"words", format=lzma.FORMAT_ALONE), "lzma's old format.*pack it with xz"),
+        (b"\x1f\x9d\x90w\xde", "compress, as .Z files.*pack it with gzip"),
         (b"PAR1\x15\x04\x80", "parquet table.*suffix .parquet"),
         ("Zeile ö\n".encode("utf-16"), "iconv -f UTF-16 "),
         (b"\xfe\xff" + "Zeile".encode("utf-16-be"), "iconv -f UTF-16 "),

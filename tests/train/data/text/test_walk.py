@@ -116,3 +116,15 @@ def test_a_deep_folder(tmp_path):
 )
 def test_patterns(path, pattern, expected):
     assert matches(path.split("/"), pattern.split("/")) is expected
+
+
+def test_folders_that_a_pattern_matches_are_not_left_out_silently(tmp_path):
+    write(tmp_path, books1__a="1", books2__b="2", books="3", mine__c="4")
+    (tmp_path / "books3").symlink_to("mine")
+    walk = Walk(str(tmp_path), ["books*"])
+    assert names(walk) == ["books"]
+    folders = "folders, which a pattern that ends in /** goes into: books1, books2, books3"
+    assert walk.left_out() == f"{tmp_path}: left out {folders}"
+    walk = Walk(str(tmp_path), ["books*", "**"])
+    assert names(walk) == ["books", "books1/a", "books2/b", "books3/c"]
+    assert walk.left_out() is None
