@@ -44,8 +44,12 @@ def hidden_by(name: str) -> str | None:
 
 def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
     """For modules of a folder that hide one of Python's, or an installed one: their path, and what they hide."""
-    found = {}
-    for entry in sorted(os.listdir(folder)):
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        entries = sorted(os.listdir(folder))
+    except OSError:  # a folder that may be entered and not listed: Python says what it finds there
+        return found
+    for entry in entries:
         path, name = os.path.join(folder, entry), entry.partition(".")[0]
         is_module = entry.endswith((*importlib.machinery.SOURCE_SUFFIXES, *importlib.machinery.EXTENSION_SUFFIXES))
         is_package = os.path.isfile(os.path.join(path, "__init__.py"))

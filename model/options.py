@@ -268,7 +268,7 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
         if (fault := _fault(value, annotation)) is not None:
             expected = fault.rpartition(", got ")[0]
             raise UserError(f"{where}: {expected}, got {shown(text)} ({type(value).__name__})")
-        return _as_float(value, annotation)
+        return value
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
         if step not in (places := [str(place) for place in range(len(node))]):

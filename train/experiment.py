@@ -18,7 +18,7 @@ from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.sharding import Mesh, Sharding
 from train.run.files import read_json, write_json
-from train.run.paths import IS_PATH, expanded, written_out
+from train.run.paths import IS_PATH, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
@@ -262,7 +262,8 @@ def _place(error: BaseException, path: str) -> str:
 
 def _said(error: BaseException) -> str:
     """The class and the message of an exception, which may have none, or fail to give it."""
-    lines = traceback.format_exception_only(error)  # before the message of a SyntaxError, where; after others, notes
+    # The message is the last line of a SyntaxError, behind its place, and the first of any other, before its notes.
+    lines = traceback.format_exception_only(error)
     return lines[-1 if isinstance(error, SyntaxError) else 0].strip().removeprefix(f"{type(error).__module__}.")
 
 
@@ -276,7 +277,7 @@ def _hint(error: BaseException) -> str:
 
 
 def _hidden(module: str) -> str:
-    """Whether a package of the user's own stands in the place of Cairn's."""
+    """The end of a message that names what hides Cairn's package of a module; empty where nothing does."""
     name = module.partition(".")[0]
     own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
     places = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
@@ -305,7 +306,6 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 
 def load(run: pathlib.Path) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
-    run = pathlib.Path(expanded(str(run)))
     path = run / "config.json"
     if not path.is_file():
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")

@@ -8,7 +8,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -233,15 +233,16 @@ class _Trainer:
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
-        losses = [line.get("loss") for line in read_metrics(self.folder) if line.get("kind") == "eval"]
+        lines = read_metrics(self.folder)
+        losses = [line.get("loss") for line in lines if line.get("kind") == "eval"]
         self.best = min((loss for loss in losses if loss is not None and not math.isnan(loss)), default=math.inf)
-        self.tokens = self._tokens_of(step)
+        self.tokens = self._tokens_of(step, lines)
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
         return state
 
-    def _tokens_of(self, step: int) -> int:
+    def _tokens_of(self, step: int, lines: list[dict[str, Any]]) -> int:
         """The targets of so many steps: those of the last step in the log, and a count of the batches since."""
-        logged = [line for line in read_metrics(self.folder) if line.get("kind") == "train" and "padding" in line]
+        logged = [line for line in lines if line.get("kind") == "train" and "padding" in line]
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         return tokens + sum(map(self.batches.num_targets, range(last, step)))
 

@@ -179,6 +179,6 @@ def compile_eval_step(
         params = optimizers.evaluation_params(experiment.optimizer, state.opt_state, state.params)
         nll_BT = token_nll(experiment.model, params, batch, shard) * batch["loss_mask"]
         end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
-        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"])}
+        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)}
 
     return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=sharding.replicated(mesh))

@@ -26,9 +26,6 @@ from train.run.formatting import visible
 
 fuzzed = hypothesis.settings(
     max_examples=25,
-    deadline=None,
-    derandomize=True,
-    database=None,
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 

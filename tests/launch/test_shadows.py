@@ -58,6 +58,7 @@ def test_modules_of_pythons_and_of_others(here):
         "jax": (str(here / "jax.py"), "an installed package"),
         "numpy": (str(here / "numpy"), "an installed package"),
     }
+    assert shadows.lookalikes(str(here / "nowhere"), []) == {}
 
 
 def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypatch):

@@ -120,8 +120,6 @@ def _logits_and_cache(config, params, tokens, positions, cache):
 @seed(12)
 @settings(
     max_examples=5,
-    deadline=None,
-    database=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],  # what fails is shown as it was drawn: to shrink it takes minutes
 )

@@ -1,15 +1,13 @@
 import dataclasses
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pytest
 
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.config import ModelConfig
-from model.errors import UserError
-from model.feedforward.mlp import MLP, Gated
-from model.norms import LayerNorm, RMSNorm
+from model.feedforward.mlp import MLP
+from model.norms import LayerNorm
 from model.options import (
     check,
     conforms,
@@ -20,56 +18,12 @@ from model.options import (
     nearest,
     option_from_json,
     override,
-    parse_value,
     shown,
     to_json,
     walk,
 )
 from model.positions.absolute import NoPositions
-from model.positions.rotary import Rotary
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Wheel:
-    radius: float = 0.3
-    spokes: int = 32
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        if self.radius <= 0:
-            yield "radius", f"must be above 0, got {self.radius}"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Ski:
-    length: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Cart:
-    name: str
-    runner: Wheel | Ski = Wheel()
-    spare: Wheel | None = None
-    colour: Literal["red", "blue"] = "red"
-    loads: tuple[float, ...] = ()
-    wheels: tuple[Wheel, ...] = (Wheel(), Wheel(radius=0.5))
-    places: str | tuple[str, ...] = "here"
-    limit: int | None = None
-    brake: bool = False
-
-
-CART = Cart(name="one")
-
-
-def refused(action, *expected):
-    """Runs an action that a user must be told about, and looks for each piece of what they must be told."""
-    with pytest.raises(UserError) as caught:
-        action()
-    for piece in expected:
-        assert piece in str(caught.value), str(caught.value)
-    return str(caught.value)
-
-
-# ------------------------------------------------------------------------------------------------------ checking
+from tests.model.carts import CART, Cart, Ski, Wheel, refused
 
 
 @pytest.mark.parametrize(
@@ -152,7 +106,42 @@ def test_a_value_of_the_wrong_type_is_not_asked_whether_it_makes_sense():
     assert find_problems(Wheel(radius="wide")) == ["radius: expected float, got 'wide' (str)"]
 
 
-# ---------------------------------------------------------------------------------------------------------- JSON
+@pytest.mark.parametrize(
+    ("wheel", "problem"),
+    [
+        (Wheel(radius=float("nan")), "radius: expected a finite number"),
+        (Wheel(radius=float("inf")), "radius: expected a finite number"),
+        (Wheel(radius=1e39), "radius: expected a finite number"),  # float32 makes infinity of it
+        (Wheel(radius=1e-40), "radius: expected a finite number"),  # and 0 of this
+        (Wheel(radius=10**400), "radius: expected a finite number"),
+        (Wheel(spokes=2**32), "spokes: expected a whole number of at most 4,294,967,295, got 4294967296"),
+        (
+            Wheel(spokes=-(10**5000)),
+            "spokes: expected a whole number of at most 4,294,967,295, got a number of thousands",
+        ),
+    ],
+)
+def test_numbers_without_an_end_are_refused_wherever_they_stand(wheel, problem):
+    assert find_problems(wheel)[0].startswith(problem)
+    cart = dataclasses.replace(CART, wheels=(Wheel(), wheel))
+    assert find_problems(cart)[0].startswith(f"wheels.1.{problem}")
+    assert len(find_problems(dataclasses.replace(CART, loads=(1.0, float("nan"))))) == 1
+
+
+def test_numbers_at_the_bounds_are_taken():
+    for good in (Wheel(radius=3.4e38), Wheel(radius=1.2e-38), Wheel(spokes=2**32 - 1), Wheel(spokes=0, radius=7)):
+        assert find_problems(good) == []
+
+
+def test_a_class_is_no_option():
+    assert find_problems(dataclasses.replace(CART, runner=Wheel)) == [
+        f"runner: expected Wheel(...) or Ski(...), got {Wheel!r} (type)"
+    ]
+
+
+def test_shown_is_never_long():
+    assert shown("x" * 1000) == f"'{'x' * 159}... (1,002 characters)"
+    assert shown(10**5000) == "a number of thousands of digits"
 
 
 @pytest.mark.parametrize(
@@ -226,112 +215,6 @@ def test_json_of_the_wrong_type_is_left_to_check():
     refused(lambda: check(from_json(Cart, {"name": 3})), "name: expected str, got 3 (int)")
 
 
-# ---------------------------------------------------------------------------------------------------- overriding
-
-
-@pytest.mark.parametrize(
-    ("assignment", "expected"),
-    [
-        ("limit=3", {"limit": 3}),
-        (" limit = 3 ", {"limit": 3}),
-        ("limit=None", {"limit": None}),
-        ("brake=True", {"brake": True}),
-        ("colour=blue", {"colour": "blue"}),
-        ("colour='blue'", {"colour": "blue"}),
-        ("name=two words", {"name": "two words"}),
-        ("name=a=b", {"name": "a=b"}),
-        ("name=../data/x.txt", {"name": "../data/x.txt"}),
-        ("name=x.txt", {"name": "x.txt"}),
-        ("name=a-b", {"name": "a-b"}),
-        ("name=7", {"name": "7"}),
-        ("name='7'", {"name": "7"}),
-        ("name={[]}", {"name": "{[]}"}),
-        ("name=", {"name": ""}),
-        ("loads=(1, 2.5)", {"loads": (1, 2.5)}),
-        ("loads=[1]", {"loads": (1,)}),
-        ("loads=()", {"loads": ()}),
-        ("loads=1, -2", {"loads": (1, -2)}),
-        ("places=there", {"places": "there"}),
-        ("places=(there, '7', 8)", {"places": ("there", "7", "8")}),
-        ("spare=Wheel", {"spare": Wheel()}),
-        ("spare=Wheel()", {"spare": Wheel()}),
-        ("spare=Wheel(radius=3e-1, spokes=4)", {"spare": Wheel(radius=0.3, spokes=4)}),
-        ("runner=Ski(length=2)", {"runner": Ski(length=2)}),
-        ("runner.spokes=4", {"runner": Wheel(spokes=4)}),
-        ("wheels=(Wheel(spokes=1), Wheel)", {"wheels": (Wheel(spokes=1), Wheel())}),
-        ("wheels.1.spokes=9", {"wheels": (Wheel(), Wheel(radius=0.5, spokes=9))}),
-    ],
-)
-def test_override(assignment, expected):
-    before = to_json(CART)
-    assert override(CART, assignment) == dataclasses.replace(CART, **expected)
-    assert to_json(CART) == before
-
-
-def test_override_of_an_item_of_a_tuple():
-    cart = dataclasses.replace(CART, loads=(1.0, 2.0))
-    assert override(cart, "loads.1=5").loads == (1.0, 5)
-    assert override(cart, "wheels.0=Wheel(spokes=1)").wheels == (Wheel(spokes=1), Wheel(radius=0.5))
-    refused(lambda: override(cart, "loads.1=heavy"), "loads.1: expected float, got 'heavy' (str)")
-    refused(lambda: override(cart, "wheels.0=Ski(length=1)"), "wheels.0: no option 'Ski' fits here", "known: Wheel")
-
-
-def test_override_of_a_nested_option_in_an_option():
-    config = ModelConfig(
-        vocab_size=7, context_length=8, num_layers=1, width=4, attention=GroupedQuery(num_heads=2), ffn=Gated(width=8)
-    )
-    config = override(config, "attention.qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3))")
-    assert config.attention == GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3)))
-    config = override(config, "attention=GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))")
-    assert config.attention == GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))
-    assert override(config, "position=Rotary(theta=5e5)").position == Rotary(theta=5e5)
-    assert override(config, "attention.qk_norm=None").attention.qk_norm is None
-
-
-@pytest.mark.parametrize(
-    ("assignment", "expected"),
-    [
-        ("limit", ["'limit'", "expected path.to.field=value"]),
-        ("=3", ["expected path.to.field=value"]),
-        ("limt=3", ["limt: Cart has no field 'limt'", "did you mean 'limit'?"]),
-        ("runner.radus=3", ["runner.radus: Wheel has no field 'radus'", "did you mean 'radius'?"]),
-        ("runner.length=3", ["Wheel has no field 'length'", "known: radius, spokes"]),
-        ("name.first=x", ["name.first: there is nothing below str 'one'"]),
-        ("spare.spokes=3", ["spare.spokes: there is nothing below NoneType None"]),
-        ("wheels.2.spokes=3", ["'2' is no index into a tuple of 2"]),
-        ("wheels.last=3", ["'last' is no index into a tuple of 2"]),
-        ("limit=ten", ["limit: expected int or None, got 'ten' (str)"]),
-        ("limit=2.5", ["limit: expected int or None, got '2.5' (float)"]),
-        ("brake=1", ["brake: expected bool, got '1' (int)"]),
-        ("colour=green", ["colour: expected 'red' or 'blue', got 'green'"]),
-        ("loads=3", ["loads: expected a tuple of float, got '3' (int)"]),
-        ("loads=(1, x)", ["loads: expected a tuple of float"]),
-        ("limit={[]}", ["limit: expected int or None"]),
-        ("runner=None", ["runner: expected Wheel(...) or Ski(...), got 'None' (NoneType)"]),
-        ("runner=Sky(length=1)", ["runner: no option 'Sky' fits here", "did you mean 'Ski'?"]),
-        ("runner=Sledge()", ["no option 'Sledge' fits here", "known: Ski, Wheel"]),
-        ("spare=Ski(length=1)", ["spare: no option 'Ski' fits here", "known: Wheel"]),
-        ("runner=tools.Wheel()", ["no option 'tools.Wheel' fits here"]),
-        ("limit=int(3)", ["limit: expected int or None, got 'int(3)'"]),
-        ("runner=Wheel(radus=1)", ["Wheel has no field 'radus'", "did you mean 'radius'?"]),
-        ("runner=Wheel(**{})", ["Wheel has no field '**'"]),
-        ("runner=Wheel(1.0)", ["write the fields of Wheel by name, such as Wheel(radius=...)"]),
-        ("runner=Ski", ["Ski needs a value for length"]),
-        ("runner=Ski()", ["runner: Ski needs a value for length"]),
-    ],
-)
-def test_override_that_does_not_fit(assignment, expected):
-    refused(lambda: override(CART, assignment), *expected)
-
-
-def test_a_value_of_the_wrong_type_inside_an_option_is_found_by_check():
-    cart = override(CART, "runner=Wheel(spokes=many)")
-    refused(lambda: check(cart), "runner.spokes: expected int, got 'many' (str)")
-
-
-# ----------------------------------------------------------------------------------------------------- comparing
-
-
 def test_differences():
     old = to_json(CART)
     new: dict[str, Any] = to_json(Cart(name="two", runner=Ski(length=1.5), limit=3, wheels=(Wheel(),)))
@@ -348,93 +231,6 @@ def test_differences():
     assert "limit: 3 -> None" in differences(to_json(override(CART, "limit=3")), new)
 
 
-# ------------------------------------------------------------------------------------------- what may be typed
-
-
-@pytest.mark.parametrize(
-    ("wheel", "problem"),
-    [
-        (Wheel(radius=float("nan")), "radius: expected a finite number"),
-        (Wheel(radius=float("inf")), "radius: expected a finite number"),
-        (Wheel(radius=1e39), "radius: expected a finite number"),  # float32 makes infinity of it
-        (Wheel(radius=1e-40), "radius: expected a finite number"),  # and 0 of this
-        (Wheel(radius=10**400), "radius: expected a finite number"),
-        (Wheel(spokes=2**32), "spokes: expected a whole number of at most 4,294,967,295, got 4294967296"),
-        (
-            Wheel(spokes=-(10**5000)),
-            "spokes: expected a whole number of at most 4,294,967,295, got a number of thousands",
-        ),
-    ],
-)
-def test_numbers_without_an_end_are_refused_wherever_they_stand(wheel, problem):
-    assert find_problems(wheel)[0].startswith(problem)
-    cart = dataclasses.replace(CART, wheels=(Wheel(), wheel))
-    assert find_problems(cart)[0].startswith(f"wheels.1.{problem}")
-    assert len(find_problems(dataclasses.replace(CART, loads=(1.0, float("nan"))))) == 1
-
-
-def test_numbers_at_the_bounds_are_taken():
-    for good in (Wheel(radius=3.4e38), Wheel(radius=1.2e-38), Wheel(spokes=2**32 - 1), Wheel(spokes=0, radius=7)):
-        assert find_problems(good) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a,b.txt",
-        "(a, b)",
-        "book(1)",
-        "f(x).txt",
-        "a#b",
-        "runs/a b",
-        "x\0y",
-        "b\udcff",
-        "[1]",
-        "1_000",
-        "'",
-        "*",
-        "...",
-        "(",
-    ],
-)
-def test_a_text_is_taken_as_it_is_typed(text):
-    assert override(CART, f"name={text}").name == text
-
-
-def test_a_tuple_is_a_tuple_where_one_may_stand():
-    assert override(CART, "places=(a, 'b c')").places == ("a", "b c")
-
-
-def test_a_path_inside_an_option_keeps_its_form():
-    assert parse_value("Cart(name=runs/a-b)", Cart, "--x") == Cart(name="runs/a-b")
-
-
-@pytest.mark.parametrize(
-    ("assignment", "message"),
-    [
-        ("runner.radius=nan", "--set runner.radius: expected float, got 'nan' (str)"),
-        ("runner.radius=1e999", "--set runner.radius: expected a finite number"),
-        ("runner.spokes=1e3", "--set runner.spokes: expected int, got '1e3' (float)"),
-        ("runner.spokes=" + "9" * 5000, "--set runner.spokes: expected int, got '9999"),
-        ("runner.spokes=0x" + "f" * 5000, "--set runner.spokes: expected a whole number of at most 4,294,967,295"),
-        ("runner=Wheel(radius=1, radius=2)", "radius is given twice in 'Wheel(radius=1, radius=2)'; leave one out"),
-        ("runner=Wheel(radius=1 2)", "texts in it need quotes"),
-        ("wheels.²=Wheel()", "'²' is no index into a tuple of 2"),
-        ("wheels.-1=Wheel()", "'-1' is no index into a tuple of 2"),
-        ("runner.spokes=" + "-" * 20_000 + "1", "runner.spokes"),
-        ("runner=" + "a" + ".a" * 20_000, "runner"),
-        ("limit=" + "(" * 300, "limit: expected int or None"),
-        ("__class__=Wheel()", "Cart has no field '__class__'"),
-        ("runner.__init__.__globals__=1", "Wheel has no field '__init__'"),
-        ("limit=__import__('os').getpid()", "limit: expected int or None, got"),
-        ("brake=true", "--set brake: expected bool, got 'true' (str)"),
-        ("=3", "expected path.to.field=value"),
-    ],
-)
-def test_what_fits_nothing_is_one_error(assignment, message):
-    assert len(refused(lambda: override(CART, assignment), message)) < 1000
-
-
 def test_a_whole_number_in_the_place_of_a_float_is_a_float():
     for wheel in (override(Wheel(), "radius=3000000000"), from_json(Wheel, {"radius": 3_000_000_000})):
         assert (wheel.radius, type(wheel.radius)) == (3e9, float)  # JAX takes an int for one of 32 bits
@@ -445,14 +241,3 @@ def test_an_option_of_a_file_is_checked():
     refused(lambda: option_from_json(Wheel, [], "tokenizer"), "tokenizer: expected Wheel(...), got []")
     refused(lambda: option_from_json(Wheel, {"radius": -1.0}, "wheel"), "wheel.radius: must be above 0")
     refused(lambda: option_from_json(Wheel, {"radius": "x"}), "radius: expected float, got 'x' (str)")
-
-
-def test_a_class_is_no_option():
-    assert find_problems(dataclasses.replace(CART, runner=Wheel)) == [
-        f"runner: expected Wheel(...) or Ski(...), got {Wheel!r} (type)"
-    ]
-
-
-def test_shown_is_never_long():
-    assert shown("x" * 1000) == f"'{'x' * 159}... (1,002 characters)"
-    assert shown(10**5000) == "a number of thousands of digits"

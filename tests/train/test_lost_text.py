@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tests.train.data.tokenizers.test_streaming import train_sentencepiece
+from tests.train.data.tokenizers.test_sentencepieces import train_sentencepiece
 from train.data import SentencePieceFile, Tail
 from train.loop import train
 from train.report import summary, write_report

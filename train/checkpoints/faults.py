@@ -14,10 +14,10 @@ from model.errors import UserError
 from train.checkpoints.files import MissingError, difference
 from train.run.files import AS_IT_WAS
 
-# Of tensorstore: it found something wrong; the system gave it an error.
+# Words in the errors of tensorstore: for content that is wrong or missing, and for an error of the system.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
-_DETAILS = re.compile(r" \[[\w ]+(\[\d+\])?='.*$")  # for its developers, at the end
 _OF_THE_SYSTEM = re.compile("os_error_code|OS error")
+_DETAILS = re.compile(r" \[\w+='.*$")  # the end of such an error, for its developers
 
 
 class DamagedError(UserError):

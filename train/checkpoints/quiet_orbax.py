@@ -1,4 +1,4 @@
-"""Warnings and tracebacks of orbax that would bury the one message that counts."""
+"""Silences warnings and tracebacks of orbax that would bury the one message that counts."""
 
 import logging
 import sys

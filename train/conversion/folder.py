@@ -7,10 +7,8 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -19,7 +17,7 @@ import numpy as np
 import safetensors
 
 from model.errors import UserError
-from train.run.files import cannot_read, read_json, replaced
+from train.run.files import cannot_read, read_json, replaced, unfinished
 from train.run.paths import require_utf8
 
 INDEX = "model.safetensors.index.json"
@@ -151,8 +149,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     require_utf8(path)
     if not path.name or path.name == "..":
         raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
-    # As short for a long name: with anything added to it, one of 250 bytes would be too long.
-    part = path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}.part"
+    part = unfinished(path)
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)

@@ -6,8 +6,8 @@
     evaluate(run, ["one text", "another"])
     evaluate(run, from_files(run.tokenizer, ["book.txt", "notes/**/*.md"]), stride=64)
 
-What it gives back holds loss, perplexity and bits per byte, each with its standard error over documents, and what they
-cover. A document begins after the tokenizer's `begin_of_document`, as in training and in generation.
+The result holds loss, perplexity and bits per byte, each with its standard error over documents, and the sizes that
+they cover. A document begins after the tokenizer's `begin_of_document`, as in training and in generation.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ class Result:
       window, stride: as they were used.
       first_token: whether a document's first token was scored after the mark that begins one, or left out.
       left_out_tokens, left_out_bytes: the size of what was left out so, of all documents.
-      documents_not_restored: the documents whose text the tokenizer does not give back whole: the bytes of it that
-        were lost were not predicted, so the bits per byte are too low.
+      documents_not_restored: how many documents the tokenizer does not give back whole. The bytes that it loses were
+        not predicted, so the bits per byte are too low.
       seconds: how long it took.
     """
 

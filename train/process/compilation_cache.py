@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import os
 import pathlib
+import sys
 import tempfile
 import zlib
 from typing import Any
@@ -75,12 +76,11 @@ def _is_broken(path: str) -> bool:
 
 def _zstd() -> tuple[Any, tuple[type[Exception], ...]] | None:
     """A decompressor of Zstandard and its errors, of the library by which jax writes them; None where there is none."""
-    for module, decompressor, error in (
-        ("compression.zstd", "ZstdDecompressor", "ZstdError"),
-        ("zstandard", "ZstdDecompressor", "ZstdError"),
-    ):
-        with contextlib.suppress(ImportError):
-            library = importlib.import_module(module)
-            made = getattr(library, decompressor)()
-            return (made.decompressobj() if module == "zstandard" else made), (getattr(library, error),)
+    if sys.version_info >= (3, 14):  # before, a module of this name is somebody else's
+        from compression import zstd
+
+        return zstd.ZstdDecompressor(), (zstd.ZstdError,)
+    with contextlib.suppress(ImportError):
+        zstandard = importlib.import_module("zstandard")
+        return zstandard.ZstdDecompressor().decompressobj(), (zstandard.ZstdError,)
     return None

@@ -49,4 +49,4 @@ def summary(run_folder: str | os.PathLike[str]) -> str:
         rows.append(("samples that parse", *parsed))
     left, middle = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     lines = [f"  {a:<{left}}  {b:>{middle}}  {note}".rstrip() for a, b, note in rows]
-    return "\n".join([f"{visible(run.folder)}: {visible(word)}, {visible(details)}", *lines])
+    return "\n".join(map(visible, [f"{run.folder}: {word}, {details}", *lines]))

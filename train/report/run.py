@@ -138,7 +138,7 @@ def load(run_folder: str | pathlib.Path) -> Run:
         odd = list(misfits(content, form))
         if odd:
             more = f", and {len(odd) - 1} more" if odd[1:] else ""
-            notes.append(f"{folder / name} holds what is left out here: {odd[0]}{more}")
+            notes.append(f"{folder / name} holds values of another form, left out here: {odd[0]}{more}")
         kept = fitted(content, form)
         return type(form)() if kept is None else kept
 

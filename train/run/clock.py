@@ -64,7 +64,7 @@ class Clock:
         self._end += away
 
     def watch(self, results: Any) -> Callable[[], float]:
-        """A function that waits until arrays of a step that was just dispatched are there, and says since when."""
+        """A function that waits for the arrays of the step just dispatched, and returns the moment when they came."""
         if all(x.is_ready() for x in jax.tree.leaves(results) if hasattr(x, "is_ready")):
             now = time.monotonic()
             return lambda: now

@@ -69,14 +69,21 @@ class LineFile:
         os.close(self._descriptor)
 
 
+def unfinished(path: pathlib.Path, mark: str = "") -> pathlib.Path:
+    """The hidden name that a file or folder has beside its path until it is finished.
+
+    It is short whatever the name is: with anything added to it, a name of 250 bytes would be too long.
+    """
+    return path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}{mark}.part"
+
+
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
     """A file to write into, which takes the place of `path` at one instant, when the disk has it.
 
     Raises UserError when it cannot be written; then what was there before is untouched.
     """
-    # As short for a long name: with anything added to it, one of 250 bytes would be too long.
-    temporary = path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part"
+    temporary = unfinished(path, f".{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             yield file

@@ -106,7 +106,10 @@ def visible(name: object) -> str:
     These are control characters (line breaks and escape sequences among them), bytes of a path that are no UTF-8
     (which Python keeps as lone surrogates), and marks that turn the direction of text.
     """
-    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in str(name))
+    text = str(name)
+    if text.isprintable():  # most are, and documents without number have a name
+        return text
+    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in text)
 
 
 def visible_lines(message: str) -> str:

@@ -1,4 +1,4 @@
-"""What a JSON file is to hold, as a form that its values are compared with: somebody may have edited or cut it.
+"""The form that the values of a JSON file should have: somebody may have edited the file, or cut it.
 
 A form is a type or a tuple of types (`int` is a whole number of 64 bits and no bool, `float` any number that a float
 holds), `[form]` for a list of such values, `{"name": form}` for an object, in which a name that ends in "?" may be

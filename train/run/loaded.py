@@ -17,6 +17,7 @@ from train.experiment import Experiment
 from train.optimizers.options import ScheduleFreeAdamW, evaluation_params
 from train.parallel import sharding
 from train.run.folder import ORIGIN
+from train.run.paths import as_path
 from train.state import abstract_state, state_shardings
 
 
@@ -70,7 +71,7 @@ def load_run(run: str | pathlib.Path, which: str = "latest") -> LoadedRun:
     Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, and when the dataset has
     another vocabulary than the model. Nothing but the parameters is read, so a damaged optimizer state goes unnoticed.
     """
-    run = pathlib.Path(run)
+    run = as_path(run)
     experiment = experiments.load(run)
     if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(

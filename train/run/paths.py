@@ -39,6 +39,11 @@ def expanded(path: str) -> str:
     return full
 
 
+def as_path(path: str | pathlib.Path) -> pathlib.Path:
+    """A path that a script gives: text is expanded, a Path is not, as it drops the ./ of a name that begins with ~."""
+    return pathlib.Path(expanded(path)) if isinstance(path, str) else path
+
+
 def written_out(option: T, name: str = "") -> T:
     """A tree of options with the paths in it expanded. Raises UserError that names the field, under `name`."""
     if isinstance(option, tuple):
@@ -63,10 +68,10 @@ def written_out(option: T, name: str = "") -> T:
 
 def require_utf8(folder: pathlib.Path) -> None:
     """Raises UserError for a folder to write into whose path is no UTF-8, which the libraries that write there need."""
+    path = os.fsencode(os.path.abspath(folder))  # its bytes, which any locale has: text may hold them as surrogates
     try:
-        os.path.abspath(folder).encode("utf-8")
-    except UnicodeEncodeError:
+        path.decode("utf-8")
+    except UnicodeDecodeError:
         raise UserError(
-            f"{folder}: the path of a folder that is written must be UTF-8, and this one is "
-            f"{os.fsencode(os.path.abspath(folder))!r}; give another one"
+            f"{folder}: the path of a folder that is written must be UTF-8, and this one is {path!r}; give another one"
         ) from None

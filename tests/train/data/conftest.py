@@ -3,10 +3,12 @@
 import dataclasses
 import pathlib
 import random
+import sys
 
 import pytest
+from hypothesis import strategies as st
 
-from train.data import Bytes, Characters, Concatenate, Data, Tail, WholeFiles, open_dataset, prepare
+from train.data import Bytes, Characters, Concatenate, Data, StreamDecoder, Tail, WholeFiles, open_dataset, prepare
 
 WORDS = ["the", "of", "a", "function", "returns", "value", "list", "None", "self", "import", "while", "error", "token"]
 
@@ -18,6 +20,54 @@ def prose(seed: int, size: int) -> str:
     while sum(map(len, lines)) + len(lines) < size:
         lines.append(" ".join(chosen.choices(WORDS, k=chosen.randint(3, 9))) + f" {chosen.randint(0, 10**6)}")
     return "\n".join(lines)[:size]
+
+
+# What prefixes, normalizers, words and merges look at beyond a place in a text.
+BITS = [
+    *("a", "the ", " of", "list", "  ", " ", "\u2581", "\n", "\n\n", "\t", "\x00", "\u00e9", "e", "\u0301", "\u2460"),
+    *("\uff76", "\uff9e", "\u6cb3", "\u8fb9", "<s>", "</s>", "<t>", " <t>", "\u3000", "\u200d", "\U0001f642", "12"),
+    *(".", ",", "'s", "\u0d4e", "\u0120", "\u00ad", "\ufeff", "a b", "<0x41>", "self\u2581", "\ufffd"),
+]
+TEXTS = st.lists(st.sampled_from(BITS), max_size=40).map("".join)
+PART = 8  # characters in a part, where texts are cut in a test
+
+
+def ids_and_groups(count, bytes_first):
+    """Ids of all kinds, many of them bytes, valid UTF-8 and not; and how many are pushed at a time."""
+    spelt = st.sampled_from(["\u6cb3", "\u00e9", "\U0001f642", "a"]).map(
+        lambda c: [bytes_first + b for b in c.encode()]
+    )
+    any_byte = st.integers(bytes_first, min(bytes_first + 255, count - 1)).map(lambda i: [i])
+    pieces = st.one_of(st.integers(0, count - 1).map(lambda i: [i]), spelt, any_byte)
+    ids = st.lists(pieces, max_size=12).map(lambda parts: [i for part in parts for i in part])
+    return st.tuples(ids, st.lists(st.integers(1, 4), min_size=48, max_size=48))
+
+
+def streamed(tokenizer, ids, groups):
+    """What a stream returns for ids that are pushed in groups of these sizes, joined."""
+    stream, shown = StreamDecoder(tokenizer), ""
+    for size in groups:
+        shown += stream.push(ids[:size])
+        ids = ids[size:]
+    assert not len(ids)
+    return shown + stream.flush()
+
+
+def contents(folder):
+    """The files of a folder, by name."""
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
+
+
+def change(data, **fields):
+    """Options with other fields."""
+    return dataclasses.replace(data, **fields)
+
+
+@pytest.fixture
+def small_shards(monkeypatch):
+    """Several shards and several processes for a corpus of kilobytes."""
+    monkeypatch.setattr(sys.modules[prepare.__module__], "SMALLEST_SHARD", 4000)
+    monkeypatch.setattr(sys.modules[prepare.__module__], "BYTES_WORTH_A_PROCESS", 1)
 
 
 @pytest.fixture(scope="session")

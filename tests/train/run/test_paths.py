@@ -1,13 +1,17 @@
 import dataclasses
 import os
+import pathlib
 import pwd
 
 import pytest
 
 from model.errors import UserError
-from train.data.config import Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
+from train.data.config import Bytes, Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
+from train.data.shards.dataset import is_dataset
+from train.data.tokenizers.interface import BytesTokenizer, make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Training, _every_option
-from train.run.paths import expanded, written_out
+from train.run.loaded import load_run
+from train.run.paths import as_path, expanded, require_utf8, written_out
 
 
 @pytest.fixture
@@ -22,6 +26,26 @@ def test_home_is_written_out_at_the_beginning_alone(home):
     assert expanded(f"~{pwd.getpwuid(os.getuid()).pw_name}/x") == pwd.getpwuid(os.getuid()).pw_dir + "/x"
     for path in ("a/~/b", "./~", "/~", "", "stdlib", "hf:x", "a~"):
         assert expanded(path) == path
+
+
+def test_a_name_that_begins_with_a_tilde(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert as_path("~/x") == pathlib.Path(f"{home}/x")
+    assert as_path("./~nobody-here") == as_path(as_path("./~nobody-here")) == pathlib.Path("~nobody-here")
+    save_tokenizer(BytesTokenizer(Bytes()), tmp_path / "~nobody-here")
+    assert make_tokenizer(TokenizerOf(path="./~nobody-here"), ()).vocab_size == 257
+    assert not is_dataset("./~nobody-here")
+    with pytest.raises(UserError, match="^~nobody-here is no run folder: it has no config.json"):
+        load_run("./~nobody-here")
+
+
+def test_a_folder_to_write_into_is_utf8_by_its_bytes(tmp_path, monkeypatch):
+    require_utf8(tmp_path / "\u00e9")
+    with pytest.raises(UserError, match=r"must be UTF-8, and this one is b'.*/caf\\xe9'; give another one"):
+        require_utf8(tmp_path / os.fsdecode(b"caf\xe9"))
+    # In a locale of ASCII text holds the bytes of each letter as surrogates.
+    monkeypatch.setattr(os, "fsencode", lambda path: os.fspath(path).encode("ascii", "surrogateescape"))
+    require_utf8(pathlib.Path("/", "\udcc3\udca9"))
 
 
 def test_an_unknown_user_is_named(home):

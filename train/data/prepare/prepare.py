@@ -55,7 +55,7 @@ def prepare(
     data = written_out(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
-        folder = pathlib.Path(given[0].path).expanduser()
+        folder = pathlib.Path(given[0].path)
         settings.refuse_other_settings(data, folder)
         return folder
     folder = pathlib.Path(into)
@@ -88,7 +88,7 @@ class _Preparation:
         self.folder = folder
         self.progress = progress
         self.workers = workers
-        self.paths = [pathlib.Path(source.path).expanduser() for source in data.sources()]
+        self.paths = [pathlib.Path(source.path) for source in data.sources()]
         self.raw = {k: units for k, units in enumerate(listed) if units is not None}
         self.held: dict[int, split.Held | None] = {}
 

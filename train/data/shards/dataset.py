@@ -16,11 +16,15 @@ from train.data.tokenizers.interface import DESCRIPTION as TOKENIZER
 from train.data.tokenizers.interface import Tokenizer, load_tokenizer
 from train.data.tokenizers.restored import Lost
 from train.run.files import cannot_read, read_json, write_array, write_json
+from train.run.paths import as_path
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
 COUNTS = ("documents", "tokens", "bytes", "words")
-SPLIT_FORM = dict.fromkeys(COUNTS, int) | {"shards?": [SHARD_FORM]}
+SPLIT_FORM = dict.fromkeys(COUNTS, int) | {
+    "shards?": [SHARD_FORM],
+    "not_restored?": {"documents": int, "bytes": int},
+}
 FORM = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
 FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
 
@@ -133,7 +137,7 @@ class Dataset:
         """
         counted = self.about["splits"].get(split, {}).get("not_restored")
         if counted is not None:
-            return Lost(**counted)
+            return Lost(counted["documents"], counted["bytes"])
         return Lost() if self.tokenizer.is_lossless() else None
 
     def lost_in_words(self, split: str) -> str | None:
@@ -149,13 +153,13 @@ class Dataset:
 
 def is_dataset(path: str | pathlib.Path) -> bool:
     """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
-    folder = pathlib.Path(path).expanduser()
+    folder = as_path(path)
     return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
 
 
 def open_dataset(path: str | pathlib.Path) -> Dataset:
     """Opens a dataset folder. Raises UserError when it is none, unfinished, damaged, or of another format."""
-    folder = pathlib.Path(path).expanduser()
+    folder = as_path(path)
     if not is_dataset(folder):
         raise UserError(f"{folder} is no finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize")
     about = read_json(folder / DESCRIPTION)

@@ -1,7 +1,7 @@
 """Compressed files as streams of bytes: gzip, bzip2, xz and zstd, any number of parts, checked to the last byte.
 
-Reading forwards costs one pass; a step back begins again. The libraries of Python that open such files end without a
-word at bytes behind a part that are none of their kind, so the parts are put together here.
+Reading forwards costs one pass; a step back begins again. Python's own modules stop silently where a part is followed
+by bytes of another kind, so the parts are joined here, and such bytes are an error.
 """
 
 from __future__ import annotations

@@ -115,8 +115,8 @@ def _refuse_own(path: str, kind: str) -> None:
     run = own.run_around(os.path.realpath(path))
     if run is not None:
         raise UserError(
-            f"{readable(path)}: {kind} was written by the run {readable(run)}, which is no text to learn from or to"
-            " measure; name another path, or copy it to a place of its own if it is meant"
+            f"{readable(path)}: {kind} was written by the run {readable(run)}, and a run's own files are no text to"
+            " learn from or to measure; name another path, or copy it out of the run folder to use it all the same"
         )
 
 

@@ -1,4 +1,4 @@
-"""Recognises what Cairn itself has written, by its marks and not by its name: it is never text to learn from."""
+"""Recognises the files that Cairn wrote by their marks, not by their names: they are never text to learn from."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
     batches = _open(unit.path, unit.field, unit.stamp).iter_batches(
         _ROWS_AT_ONCE, row_groups=list(range(unit.start, unit.stop)), columns=[unit.field]
     )
-    number = unit.first
+    number, file = unit.first, readable(unit.path)
     while True:
         try:
             batch = next(batches, None)
@@ -46,11 +46,11 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
             values = _as_bytes(batch.column(batch.schema.names.index(unit.field))).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
             raise UserError(
-                f"{readable(unit.path)} is a damaged parquet file: row group {unit.start}, from row {number} on, cannot"
+                f"{file} is a damaged parquet file: row group {unit.start}, from row {number} on, cannot"
                 f" be read: {error}; get it again"
             ) from None
         for value in values:
-            text = text_of(value, unit.field, f"{readable(unit.path)}, row {number}")
+            text = text_of(value, unit.field, f"{file}, row {number}")
             if text:
                 yield Document(f"{unit.name}:{number}", text)
             number += 1

@@ -86,9 +86,9 @@ def _kind(value: Any) -> str:
 
 def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
     """One document a line of jsonl. Lines without text are passed over."""
-    offset, number = unit.start, unit.first
+    file, offset, number = readable(unit.path), unit.start, unit.first
     for line in content.split(b"\n"):
-        where = f"{readable(unit.path)}, line {number} (byte {offset})"
+        where = f"{file}, line {number} (byte {offset})"
         text = _decode(line, unit.path, offset, f"line {number}").strip(_SPACE)
         if text:
             row = _parse(text, where)
@@ -115,8 +115,9 @@ def _parse(text: str, where: str) -> Any:
 def read_array(unit: Unit, content: bytes) -> Iterator[Document]:
     """One document an item of a stretch of a .json file."""
     values = JsonValues(io.BytesIO(content), unit.path, unit.start, unit.first, goes_on=True)
+    file = readable(unit.path)
     for value, _ in values:
-        where = f"{readable(unit.path)}, item {values.number}"
+        where = f"{file}, item {values.number}"
         text = text_of_row(value, unit.field, where)
         if text:
             yield Document(f"{unit.name}:{values.number}", text)

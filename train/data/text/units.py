@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 
 from model.errors import UserError
-
-# What would break a line of output in two or cannot be printed at all; the letters of all scripts stay as they are.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+from train.run.formatting import visible
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +54,7 @@ def readable(path: str | os.PathLike[str]) -> str:
         text = os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # characters that no file name of this machine can have
         text = os.fspath(path)
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+    return visible(text)
 
 
 def stamp(path: str) -> str:

@@ -30,7 +30,7 @@ PART = 1 << 20
 def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
     """The library's tokenizer of a tokenizer.json, and what is switched off of its settings: a word on each.
 
-    Settings are for batches of some training, and not what a text is encoded as: truncation, padding, dropout.
+    Those settings (truncation, padding, dropout) serve the batches of one training, and change the ids of a text.
     Raises UserError when the file is damaged or the library is not installed.
     """
     try:

@@ -15,6 +15,7 @@ from model.options import option_from_json, to_json
 from train.data import config
 from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PieceByPiece
 from train.run.files import read_json, write_json
+from train.run.paths import as_path
 
 DESCRIPTION = "tokenizer_option.json"
 
@@ -22,8 +23,7 @@ DESCRIPTION = "tokenizer_option.json"
 class Tokenizer(abc.ABC):
     """Encodes text as ids in [0, vocab_size) and back.
 
-    `end_of_document` is the id that ends a document (and, before the first one, begins it), or None. Encoding never
-    yields it and decoding leaves it out.
+    `end_of_document` is the id that ends a document, or None. Encoding never yields it and decoding leaves it out.
     """
 
     option: config.Tokenizer
@@ -196,7 +196,7 @@ def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
 def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterable[str]) -> Tokenizer:
     """Trains the tokenizer that an option asks for on texts, or opens the one that it names and reads no text."""
     if isinstance(option, config.TokenizerOf):
-        return load_tokenizer(pathlib.Path(option.path).expanduser())
+        return load_tokenizer(as_path(option.path))
     if isinstance(option, config.SentencePiece):
         from train.data.tokenizers.sentencepieces import train_sentencepiece
 
@@ -207,7 +207,7 @@ def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterabl
             found.update(text)
         return CharactersTokenizer(option, found)
     if isinstance(option, (config.SentencePieceFile, config.HuggingFace)):
-        path = pathlib.Path(option.path).expanduser()
+        path = as_path(option.path)
         if not path.is_file():
             raise UserError(f"no tokenizer file at {option.path!r}; expected the path of one")
         return tokenizer_class(option).load(option, path)

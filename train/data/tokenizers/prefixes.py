@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from train.data.tokenizers.interface import Tokenizer
+from train.data.tokenizers.streaming import common_beginning
 
 # Tokens decoded past the prefix: a character has four bytes at most, and a token of it holds one of them or more.
 AHEAD = 8
@@ -36,8 +37,7 @@ def prefix_size(tokenizer: Tokenizer, ids: np.ndarray, count: int) -> PrefixSize
     def whole_and_begun(tokens: int) -> tuple[int, bool]:
         """The characters that some first tokens hold, and whether they hold the beginning of one more."""
         decoded = tokenizer.decode(ids[:tokens])
-        pairs = zip(decoded, text, strict=False)
-        shared = next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(decoded), len(text)))
+        shared = len(common_beginning(decoded, text))
         return shared, shared < min(len(decoded), len(text))
 
     characters, begun = whole_and_begun(count)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from train.data.batches.packing import BestFitIndex, ConcatenateIndex, best_fit, concatenate, open_index
@@ -62,7 +62,6 @@ def test_best_fit_literally():
     ]
 
 
-@settings(deadline=None)
 @given(lengths=LENGTHS, length=st.integers(2, 20))
 def test_best_fit_has_every_pair_once_and_never_overfills(lengths, length):
     rows = packed(lengths, length)

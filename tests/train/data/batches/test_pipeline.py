@@ -1,4 +1,3 @@
-import dataclasses
 import itertools
 import os
 
@@ -6,6 +5,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from tests.train.data.conftest import change
 from train.data import (
     Batches,
     BestFit,
@@ -22,10 +22,6 @@ from train.data.batches.coverage import Coverage
 from train.data.tokenizers.interface import BytesTokenizer
 
 PACKINGS = [Concatenate(), Concatenate(order="files", shift=False), BestFit()]
-
-
-def change(data, **fields):
-    return dataclasses.replace(data, **fields)
 
 
 def equal(a, b):

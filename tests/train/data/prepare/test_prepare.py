@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import pathlib
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from tests.train.data.conftest import prose
+from tests.train.data.conftest import change, contents, prose
 from train.data import (
     Bytes,
     Characters,
@@ -34,21 +33,6 @@ from train.data.text.sources import Unit
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 module = sys.modules[prepare.__module__]
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """Several shards and several processes for a corpus of kilobytes."""
-    monkeypatch.setattr(module, "SMALLEST_SHARD", 4000)
-    monkeypatch.setattr(module, "BYTES_WORTH_A_PROCESS", 1)
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
-
-
-def change(data, **fields):
-    return dataclasses.replace(data, **fields)
 
 
 def test_bytes_do_not_depend_on_workers(data, tmp_path, small_shards):
@@ -332,10 +316,13 @@ def test_mixtures_share_a_tokenizer(corpus, data, dataset, tmp_path):
 def test_damaged_folders_are_named(data, tmp_path):
     folder = prepare(data, tmp_path / "d")
     description = (folder / "dataset.json").read_text()
+    about = json.loads(description)
+    train = about["splits"]["train"] | {"not_restored": {"documents": 1}}
     for content, message in [
         ("{", "dataset.json is damaged: expected JSON"),
         (json.dumps({"format": 99}), "dataset.json: format 99, expected 1"),
         (json.dumps({"format": 1}), "dataset.json is damaged"),
+        (json.dumps(about | {"splits": {"train": train}}), r"splits\.train\.not_restored\.bytes: is missing"),
     ]:
         (folder / "dataset.json").write_text(content)
         with pytest.raises(UserError, match=message):

@@ -1,6 +1,5 @@
 """Preparing texts that are not plain: names of any bytes, other locales, tables without text, files left out."""
 
-import dataclasses
 import json
 import os
 import pathlib
@@ -11,27 +10,11 @@ import types
 import pytest
 
 from model.errors import UserError
-from tests.train.data.conftest import prose
+from tests.train.data.conftest import change, contents, prose
 from train.data import Bytes, Data, Reporter, WholeFiles, open_dataset, prepare
 from train.data.prepare import workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
-module = sys.modules[prepare.__module__]
-
-
-@pytest.fixture
-def small_shards(monkeypatch):
-    """Several shards and several processes for a corpus of kilobytes."""
-    monkeypatch.setattr(module, "SMALLEST_SHARD", 4000)
-    monkeypatch.setattr(module, "BYTES_WORTH_A_PROCESS", 1)
-
-
-def contents(folder):
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.is_file() and not p.name.startswith(".")}
-
-
-def change(data, **fields):
-    return dataclasses.replace(data, **fields)
 
 
 @pytest.mark.parametrize("validation", [WholeFiles(), None])
@@ -73,7 +56,7 @@ def test_names_are_the_same_in_every_locale_and_in_every_worker(data, tmp_path, 
     for k in range(4):
         (text / os.fsdecode(b"caf\xe9 %d.txt" % k)).write_text(prose(k, 3000))
         (text / f"ö{k}.txt").write_text(prose(10 + k, 3000))
-    here = prepare(Data(path=str(text), tokenizer=Bytes()), tmp_path / os.fsdecode(b"d\xe9"), workers=2)
+    here = prepare(Data(path=str(text), tokenizer=Bytes()), tmp_path / "dé", workers=2)
     there = tmp_path / "ü"
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", LATIN, text, there], cwd=ROOT, env=environment, check=True)

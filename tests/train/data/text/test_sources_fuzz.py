@@ -20,7 +20,7 @@ from train.data.config import Source
 from train.data.text.sources import list_units, read_unit
 
 PACK = {"": bytes, ".gz": gzip.compress, ".BZ2": bz2.compress, ".xz": lzma.compress}
-fuzz = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+fuzz = settings(max_examples=60)
 
 # Texts that may be taken for something else: those with control characters, and the head of a PDF or an RTF.
 ODD = re.compile(r"[\0-\x08\x0e-\x1f\x7f]|\A(%PDF-|\{\\rtf1)")

@@ -14,6 +14,7 @@ from train.data.text.units import Unit, readable, refuse_changed, stamp
         (b"caf\xe9.txt", r"caf\xe9.txt"),
         (b"two\nlines\x1b[31m", r"two\nlines\x1b[31m"),
         ("line\u2028\u0085".encode(), r"line\u2028\x85"),
+        ("a\u202etxt.exe".encode(), r"a\u202etxt.exe"),
     ],
 )
 def test_names_print_and_encode_whatever_their_bytes(name, shown):

@@ -82,7 +82,7 @@ def test_decode_gives_back_the_text(tokenizer, text):
     assert tokenizer.decode(ids) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
 def test_sentencepiece_loses_nothing(pieces, text):
     assert pieces.decode(pieces.encode(text)) == text

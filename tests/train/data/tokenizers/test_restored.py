@@ -5,12 +5,21 @@ import json
 import numpy as np
 import pytest
 import tokenizers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.train.data.conftest import prose
-from tests.train.data.tokenizers.test_streaming import train_sentencepiece
-from train.data import Bytes, Data, HuggingFace, SentencePieceFile, Source, make_tokenizer, open_dataset, prepare
+from tests.train.data.tokenizers.test_sentencepieces import train_sentencepiece
+from train.data import (
+    Bytes,
+    Data,
+    HuggingFace,
+    SentencePieceFile,
+    Source,
+    make_tokenizer,
+    open_dataset,
+    prepare,
+)
 from train.data.config import Characters, SentencePiece, SeparateText
 from train.data.prepare.summary import summary
 from train.data.tokenizers import restored
@@ -106,7 +115,6 @@ def test_which_byte_level_tokenizers_are_compared_after_all(name):
     assert not keeps_bytes(byte_level(**NOT_KEPT[name]))
 
 
-@settings(max_examples=100, deadline=None)
 @given(text=st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.text("the </s><t>\u00e9\u0120\n")))
 def test_a_byte_level_tokenizer_loses_nothing(byte_level_tokenizer, text):
     assert byte_level_tokenizer.is_lossless()
