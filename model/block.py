@@ -33,9 +33,8 @@ class Block(nnx.Module):
             return Norm(config.norm, (config.width,), ("embed",), make, reductions)
 
         def gain() -> nnx.Param | None:
-            return (
-                None if config.layer_scale is None else make.constant(config.layer_scale, (config.width,), ("embed",))
-            )
+            start = config.layer_scale
+            return None if start is None else make.constant("gain", start, (config.width,), ("embed",))
 
         reads, writes = not isinstance(self.residual, Reordered), isinstance(self.residual, Sandwich | Reordered)
         one_norm = isinstance(self.residual, Parallel) and self.residual.shared_norm

@@ -72,7 +72,7 @@ class Norm(nnx.Module):
         self.reductions = reductions
         self.over = over
         start = 0.0 if option.scale == "zero" else 1.0
-        self.scale = make.constant(start, shape, axes) if option.scale not in (False, "none") else None
+        self.scale = make.constant("scale", start, shape, axes) if option.scale not in (False, "none") else None
         self.bias = make.zeros(shape, axes) if isinstance(option, LayerNorm) and option.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -6,10 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-# Parameters that stay float32 in the forward pass: near ties between experts must not hang on rounding.
-ROUTING = ("router", "router_bias", "load_bias")
-# So must these: the error of a decay is compounded at every token.
-DECAYS = ("decay_rate", "decay_bias")
+from model.specs import Spec
 
 Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 
@@ -30,11 +27,10 @@ class Precision:
     reductions: Dtype = "float32"
 
 
-def for_compute(params: Any, precision: Precision) -> Any:
-    """The parameters as the forward pass uses them; gradients flow back through the cast."""
-    dtype = jnp.dtype(precision.compute)
+def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
+    """The parameters as the forward pass uses them, by their specs; gradients flow back through the cast."""
 
-    def cast(path: Any, p: jax.Array) -> jax.Array:
-        return p.astype(jnp.float32 if path[-1].key in ROUTING + DECAYS else dtype)
+    def cast(p: jax.Array, spec: Spec) -> jax.Array:
+        return p.astype(precision.compute if spec.traits.used == "compute" else jnp.float32)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+    return jax.tree.map(cast, params, specs)

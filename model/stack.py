@@ -16,7 +16,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
-from model.parameters import ParameterMaker
+from model.parameters import ParameterMaker, stacked
 from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.
@@ -56,8 +56,7 @@ def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], 
 def _stacked(
     config: ModelConfig, layer: Layer, make: Callable[[jax.Array], ParameterMaker], keys: jax.Array
 ) -> nnx.Module:
-    stack: nnx.Module = nnx.vmap(lambda key: Block(config, layer, make(key)))(keys)
-    return stack
+    return stacked(lambda key: Block(config, layer, make(key)), keys)
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
@@ -155,9 +154,9 @@ def _in_order(kept: list[tuple[Group, list[dict[str, jax.Array]]]]) -> dict[str,
     layers: dict[str, dict[int, jax.Array]] = {}
     for group, places in kept:
         for place, taps in enumerate(places):
-            for name, stacked in taps.items():
+            for name, array in taps.items():
                 for turn, number in enumerate(group.numbers(place)):
-                    layers.setdefault(name, {})[number] = stacked[turn]
+                    layers.setdefault(name, {})[number] = array[turn]
     for name, arrays in layers.items():
         shapes = sorted({array.shape for array in arrays.values()})
         if len(shapes) > 1:

@@ -91,14 +91,16 @@ def abstract_params(config: ModelConfig) -> Params:
     return nnx.to_pure_dict(_graph(config)[1])
 
 
-def logical_axes(config: ModelConfig) -> Params:
-    """The logical names of every parameter's axes, as the tree that `init` returns, with tuples for leaves."""
+def specs(config: ModelConfig) -> Params:
+    """What every parameter is, as the tree that `init` returns, with a `model.specs.Spec` for each leaf."""
     state = _graph(config)[1]
     is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    named = jax.tree.map(lambda v: nnx.Param(v.get_metadata()["axes"]), state, is_leaf=is_variable)
-    axes = nnx.to_pure_dict(named)
-    layered = lambda tree: jax.tree.map(lambda a: ("layer", *a), tree, is_leaf=lambda x: isinstance(x, tuple))  # noqa: E731
-    return axes | {name: layered(axes[name]) for name in ("blocks", "multi_token") if name in axes}
+    return nnx.to_pure_dict(jax.tree.map(lambda v: nnx.Param(v.get_metadata()["spec"]), state, is_leaf=is_variable))
+
+
+def logical_axes(config: ModelConfig) -> Params:
+    """The logical names of every parameter's axes, as the tree that `init` returns, with tuples for leaves."""
+    return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
 def forward(
@@ -189,7 +191,7 @@ def forward(
         shard=shard,
         wanted=frozenset(taps),
     )
-    model = nnx.merge(graph, for_compute(params, config.precision))
+    model = nnx.merge(graph, for_compute(params, specs(config), config.precision))
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():
         raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")

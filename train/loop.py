@@ -29,7 +29,6 @@ from train.experiment import Experiment
 from train.generation.samples import draw_samples
 from train.generation.texts import check_prompts
 from train.optimizers import rounding
-from train.optimizers.options import evaluation_params
 from train.parallel import feed, sharding
 from train.process.preemption import StopRequest
 from train.report import write_report
@@ -44,7 +43,7 @@ from train.run.metrics import MetricsWriter, read_metrics, read_status
 from train.run.paths import written_out
 from train.run.pretrained import check_start, starting_params
 from train.run.progress import Progress
-from train.state import TrainState, abstract_state, init_sharded, state_shardings
+from train.state import TrainState, abstract_state, evaluation_params, init_sharded, state_shardings
 from train.step import compile_train_step
 
 Say = Callable[[str], None]
@@ -229,7 +228,7 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = starting_params(self.experiment, self.folder, self.placed.params)
+            params = starting_params(self.experiment, self.folder, self.placed.all_params)
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
@@ -342,7 +341,7 @@ class _Trainer:
         loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
         self.say(f"step {step}: validation loss {loss}, {bits} bits per byte{beside}")
         if self.experiment.samples.prompts:
-            params = evaluation_params(self.experiment.optimizer, state.opt_state, state.params)
+            params = evaluation_params(self.experiment.optimizer, state)
             for sample in self.draw(params, self.experiment.samples.prompts, seed=step):
                 self.metrics.sample(step, sample.text)
         self.evaluated = (step, values["loss"])

@@ -10,16 +10,17 @@ import optax
 
 from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
+from model.specs import merged
 from model.taps import Shard
-from model.transformer import forward, logical_axes
+from model.transformer import forward
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.next_token import token_losses, token_nll, with_model_losses
-from train.optimizers import options as optimizers
 from train.optimizers.guard import judge
+from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
 from train.parallel import sharding
-from train.state import TrainState, state_shardings
+from train.state import TrainState, build_optimizer, evaluation_params, state_shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -52,7 +53,7 @@ def batch_loss(
 
     Args:
       model: the model's options.
-      params: the parameters.
+      params: the parameters, trained or not.
       batch: tokens, targets and loss_mask (B, T); segment_ids and positions where documents do not see each other.
       z_loss: the coefficient of the z-loss.
       dropout_key: of this batch.
@@ -85,14 +86,15 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     rate = schedules.learning_rate(experiment.schedule, state.step, training.num_steps)
     good, guard = judge(training.guard, state.guard, loss, grad_norm)
-    optimizer = optimizers.build(experiment.optimizer, logical_axes(experiment.model))
-    opt_state = optimizers.set_learning_rate(state.opt_state, rate)
+    optimizer = build_optimizer(experiment.model, experiment.optimizer)
+    opt_state = set_learning_rate(state.opt_state, rate)
     updates, new_opt_state = optimizer.update(grads, opt_state, state.params)
     keep = functools.partial(jnp.where, good)
     params = optax.apply_updates(state.params, updates)
     lost = lost_updates(state.params, updates, params)
-    params = move_load_biases(experiment.model, state.params, params, sums.measured)
     params = jax.tree.map(keep, params, state.params)
+    untrained = move_load_biases(experiment.model, state.untrained, sums.measured)
+    untrained = jax.tree.map(keep, untrained, state.untrained)
     new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
     metrics = {
         "loss": loss,
@@ -105,7 +107,7 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         **sums.losses,
         **utilisation(sums.measured),
     }
-    next_state = TrainState(state.step + 1, params, new_opt_state, state.key, guard)
+    next_state = TrainState(state.step + 1, params, untrained, new_opt_state, state.key, guard)
     return next_state, metrics
 
 
@@ -119,7 +121,7 @@ def _sums_and_grads(experiment: Experiment, shard: Shard, state: TrainState, bat
         dropout_key = jax.random.fold_in(key, index)
         total, sums = batch_loss(
             experiment.model,
-            params,
+            merged(params, state.untrained),
             part,
             z_loss=training.z_loss,
             dropout_key=dropout_key,
@@ -176,7 +178,7 @@ def compile_eval_step(
     shard = sharding.shard_activations(mesh, table)
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        params = optimizers.evaluation_params(experiment.optimizer, state.opt_state, state.params)
+        params = evaluation_params(experiment.optimizer, state)
         nll_BT = token_nll(experiment.model, params, batch, shard) * batch["loss_mask"]
         end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
         return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)}

@@ -135,10 +135,10 @@ class Attention(nnx.Module):
         self.dropout = dropout
         self.reductions = reductions
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
-        self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
-        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
-        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
+        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"))
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"))
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
         biased, out = option.qkv_bias, option.output_bias
         self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None
         self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
@@ -148,14 +148,14 @@ class Attention(nnx.Module):
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
         self.gate = self._gate(width, n, h, make)
-        self.sink = make.zeros((n,), ("heads",)) if option.sinks else None
+        self.sink = make.zeros((n,), ("heads",), "sink") if option.sinks else None
 
     def _gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
         match self.option.output_gate:
             case "head":
-                return make.matrix("projection", (width, n), ("embed", "heads"), width)
+                return make.matrix("projection", (width, n), ("embed", "heads"))
             case "channel":
-                return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
+                return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
         return None
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:

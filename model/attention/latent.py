@@ -98,19 +98,19 @@ class LatentAttention(nnx.Module):
         """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
         self.option, self.dropout, self.reductions = option, dropout, reductions
         n, r, rotary = option.num_heads, option.kv_rank, option.rotary_head_dim
-        q, inputs = option.query_rank, option.query_rank or width
+        q = option.query_rank
         source = "embed" if q is None else "rank"
-        self.query_down = None if q is None else make.matrix("projection", (width, q), ("embed", "rank"), width)
+        self.query_down = None if q is None else make.matrix("projection", (width, q), ("embed", "rank"))
         self.query_norm = None if q is None else Norm(option.norm, (q,), ("rank",), make, reductions)
-        shape = (inputs, n, option.head_dim + rotary)
-        self.query = make.matrix("projection", shape, (source, "heads", "head_dim"), inputs)
-        self.kv_down = make.matrix("projection", (width, r), ("embed", "rank"), width)
+        shape = (q or width, n, option.head_dim + rotary)
+        self.query = make.matrix("projection", shape, (source, "heads", "head_dim"))
+        self.kv_down = make.matrix("projection", (width, r), ("embed", "rank"))
         self.kv_norm = Norm(option.norm, (r,), ("rank",), make, reductions)
-        self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"), width)
-        self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"), r)
-        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
+        self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"))
+        self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"))
+        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"))
         out = (n, option.value_head_dim, width)
-        self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), n * option.value_head_dim)
+        self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: LatentCache | None

@@ -88,25 +88,25 @@ class MixtureOfExperts(nnx.Module):
         expert, count, inner = option.expert, option.num_experts, option.expert.width
         gated = isinstance(expert, Gated)
         into, out, hidden = ("expert", "embed", "ffn"), ("expert", "ffn", "embed"), ("expert", "ffn")
-        self.router = make.matrix("projection", (width, count), ("embed", "expert"), width)
-        self.router_bias = make.zeros((count,), ("expert",)) if option.router.bias else None
-        self.load_bias = make.zeros((count,), ("expert",), "float32") if option.load_bias else None
-        self.gate = make.matrix("projection", (count, width, inner), into, width) if gated else None
-        self.up = make.matrix("value", (count, width, inner), into, width)
-        self.down = make.matrix("residual", (count, inner, width), out, inner)
+        self.router = make.matrix("router", (width, count), ("embed", "expert"))
+        self.router_bias = make.zeros((count,), ("expert",), "router_bias") if option.router.bias else None
+        self.load_bias = make.zeros((count,), ("expert",), "load_bias") if option.load_bias else None
+        self.gate = make.matrix("projection", (count, width, inner), into, blocks=1) if gated else None
+        self.up = make.matrix("value", (count, width, inner), into, blocks=1)
+        self.down = make.matrix("residual", (count, inner, width), out, blocks=1)
         self.gate_bias = make.zeros((count, inner), hidden) if gated and expert.bias else None
         self.up_bias = make.zeros((count, inner), hidden) if expert.bias else None
         self.down_bias = make.zeros((count, width), ("expert", "embed")) if expert.bias else None
         shared = option.shared
         self.shared = FeedForward(shared.ffn, width, make) if shared else None
-        gate = make.matrix("projection", (width,), ("embed",), width) if shared and shared.gate else None
+        gate = make.matrix("projection", (width,), ("embed",)) if shared and shared.gate else None
         self.shared_gate = gate
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
         option, count = self.option, self.option.num_experts
         logits_BTE = context.tap("router_logits", self._scores(x_BTD))
-        load_bias_E = None if self.load_bias is None else jax.lax.stop_gradient(self.load_bias[...])
+        load_bias_E = None if self.load_bias is None else self.load_bias[...]
         routing = route(option.router, logits_BTE, option.top_k, load_bias_E)
         chosen_BTR = context.tap("experts_chosen", routing.chosen_BTR)
         weight_BTR = context.tap("expert_weights", routing.weight_BTR).astype(x_BTD.dtype)

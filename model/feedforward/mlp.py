@@ -103,9 +103,9 @@ class FeedForward(nnx.Module):
         self.option = option
         inner = option.width
         gated = isinstance(option, Gated)
-        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn"), width) if gated else None
-        self.up = make.matrix("value", (width, inner), ("embed", "ffn"), width)
-        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"), inner)
+        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn")) if gated else None
+        self.up = make.matrix("value", (width, inner), ("embed", "ffn"))
+        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"))
         self.gate_bias = make.zeros((inner,), ("ffn",)) if gated and option.bias else None
         self.up_bias = make.zeros((inner,), ("ffn",)) if option.bias else None
         self.down_bias = make.zeros((width,), ("embed",)) if option.bias else None

@@ -23,7 +23,7 @@ from model.options import check
 from model.precision import for_compute
 from model.stack import LayerCaches, empty_caches
 from model.taps import Shard, unsharded
-from model.transformer import Params, forward
+from model.transformer import Params, forward, specs
 
 # Told a row and its next token, as soon as that is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
@@ -199,7 +199,7 @@ def _place(state: DecodeState, shard: Shard) -> DecodeState:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _cast(config: ModelConfig, params: Params) -> Params:
-    return for_compute(params, config.precision)
+    return for_compute(params, specs(config), config.precision)
 
 
 # ------------------------------------------------------------------------------------------------------ on the host

@@ -105,11 +105,11 @@ class DeltaHeads(nnx.Module):
         self.option, self.reductions = option, reductions
         n, k, h, p = option.num_heads, option.key_heads, option.head_width(width), option.value_width(width)
         axes = ("embed", "heads", "head_dim")
-        self.query = make.matrix("projection", (width, k, h), axes, width)
-        self.key = make.matrix("projection", (width, k, h), axes, width)
-        self.value = make.matrix("projection", (width, n, p), axes, width)
-        self.strength = make.matrix("projection", (width, n), ("embed", "heads"), width)
-        self.decay = make.matrix("projection", (width, n), ("embed", "heads"), width) if option.decay else None
+        self.query = make.matrix("projection", (width, k, h), axes)
+        self.key = make.matrix("projection", (width, k, h), axes)
+        self.value = make.matrix("projection", (width, n, p), axes)
+        self.strength = make.matrix("projection", (width, n), ("embed", "heads"))
+        self.decay = make.matrix("projection", (width, n), ("embed", "heads")) if option.decay else None
         self.decay_rate = make.decay_rate((n,), ("heads",)) if option.decay else None
         self.decay_bias = make.decay_bias((n,), ("heads",)) if option.decay else None
         span, axes_of_filter = option.convolution, (None, "heads", "head_dim")
@@ -118,8 +118,8 @@ class DeltaHeads(nnx.Module):
         self.value_filter = None if span is None else make.filter((span, n, p), axes_of_filter)
         norm = option.output_norm
         self.output_norm = None if norm is None else Norm(norm, (p,), ("head_dim",), make, reductions)
-        self.gate = make.matrix("projection", (width, n, p), axes, width) if option.output_gate else None
-        self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), n * p)
+        self.gate = make.matrix("projection", (width, n, p), axes) if option.output_gate else None
+        self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""

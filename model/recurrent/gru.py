@@ -53,12 +53,12 @@ class GatedRecurrentUnits(nnx.Module):
         """Args: the option, the model width D, the reduction dtype, the maker."""
         self.option, self.reductions = option, reductions
         n, h = option.num_heads, option.head_width(width)
-        self.input = make.matrix("projection", (width, 3, n, h), ("embed", None, "heads", "head_dim"), width)
-        self.recurrent = make.matrix("projection", (n, h, 3, h), ("heads", "head_dim", None, None), h)
+        self.input = make.matrix("projection", (width, 3, n, h), ("embed", None, "heads", "head_dim"))
+        self.recurrent = make.matrix("recurrent", (n, h, 3, h), ("heads", "head_dim", None, None), blocks=1)
         self.bias = make.zeros((3, n, h), (None, "heads", "head_dim"))
         after = option.reset == "after"
         self.reset_bias = make.zeros((n, h), ("heads", "head_dim")) if after else None
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""

@@ -57,10 +57,10 @@ class LinearAttentionHeads(nnx.Module):
         self.option, self.reductions = option, reductions
         n, h = option.num_heads, option.head_width(width)
         axes = ("embed", "heads", "head_dim")
-        self.query = make.matrix("projection", (width, n, h), axes, width)
-        self.key = make.matrix("projection", (width, n, h), axes, width)
-        self.value = make.matrix("projection", (width, n, h), axes, width)
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.query = make.matrix("projection", (width, n, h), axes)
+        self.key = make.matrix("projection", (width, n, h), axes)
+        self.value = make.matrix("projection", (width, n, h), axes)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""

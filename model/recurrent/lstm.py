@@ -58,12 +58,12 @@ class LongShortTermMemory(nnx.Module):
         """Args: the option, the model width D, the reduction dtype, the maker."""
         self.option, self.reductions = option, reductions
         n, h, g = option.num_heads, option.head_width(width), option.gates
-        self.input = make.matrix("projection", (width, g, n, h), ("embed", None, "heads", "head_dim"), width)
-        self.recurrent = make.matrix("projection", (n, h, g, h), ("heads", "head_dim", None, None), h)
+        self.input = make.matrix("projection", (width, g, n, h), ("embed", None, "heads", "head_dim"))
+        self.recurrent = make.matrix("recurrent", (n, h, g, h), ("heads", "head_dim", None, None), blocks=1)
         self.bias = make.zeros((3, n, h), (None, "heads", "head_dim"))
         bias = option.forget_bias
-        self.forget_bias = None if bias is None else make.constant(bias, (n, h), ("heads", "head_dim"))
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.forget_bias = None if bias is None else make.constant("bias", bias, (n, h), ("heads", "head_dim"))
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""

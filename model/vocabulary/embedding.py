@@ -46,7 +46,7 @@ class Embedding(nnx.Module):
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
         biased = isinstance(unembedding, Untied) and unembedding.bias
-        self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab"), width) if untied else None
+        self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab")) if untied else None
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
 
     def embed(self, tokens_BT: jax.Array) -> jax.Array:

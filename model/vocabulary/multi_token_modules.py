@@ -12,7 +12,7 @@ from model.block import Block
 from model.config import ModelConfig
 from model.errors import UserError
 from model.norms import Norm
-from model.parameters import ParameterMaker
+from model.parameters import ParameterMaker, stacked
 from model.projections import project
 from model.residual import PostNorm
 from model.stack import Collected, rematerialized, repeat
@@ -33,7 +33,7 @@ class Ahead(nnx.Module):
 
         shape = (2 * config.width, config.width)
         self.stream_norm, self.token_norm = norm(), norm()
-        self.projection = make.matrix("projection", shape, ("embed", "embed"), 2 * config.width)
+        self.projection = make.matrix("projection", shape, ("embed", "embed"))
         self.block = Block(config, config.layers[-1], make)
         self.final_norm = None if isinstance(config.residual, PostNorm) else norm()
 
@@ -50,8 +50,7 @@ def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array],
     if config.multi_token is None:
         return None
     keys = jax.random.split(key, config.multi_token.depth)
-    modules: nnx.Module = nnx.vmap(lambda key: Ahead(config, make(key)))(keys)
-    return modules
+    return stacked(lambda key: Ahead(config, make(key)), keys)
 
 
 def look_ahead(

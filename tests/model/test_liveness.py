@@ -336,7 +336,7 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "moved":
         params = drawn(start)
         measured = forward(start, params, tokens, counted_BT=jnp.ones(tokens.shape)).measured
-        before, after = (move_load_biases(c, params, params, measured)["blocks"]["ffn"] for c in (start, changed))
+        before, after = (move_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:
         params, key = drawn(start), jax.random.key(0)

@@ -5,7 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.parameters import Constant
 from model.precision import Precision, for_compute
+from model.specs import Spec
 from model.transformer import abstract_params, forward
 
 MIXED = Precision(parameters="float32", compute="bfloat16", reductions="float32")
@@ -19,9 +21,13 @@ def test_every_parameter_is_stored_in_its_dtype(small, dtype):
 
 def test_for_compute_casts_and_gradients_come_back_in_the_stored_dtype():
     params = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray(3.0)}}
-    cast = for_compute(params, MIXED)
+    specs = {
+        "a": Spec(role="scale", axes=(None,), start=Constant(1.0)),
+        "b": {"c": Spec(role="bias", axes=(), start=Constant(0.0))},
+    }
+    cast = for_compute(params, specs, MIXED)
     assert {leaf.dtype for leaf in jax.tree.leaves(cast)} == {jnp.dtype("bfloat16")}
-    gradient = jax.grad(lambda p: jnp.sum(for_compute(p, MIXED)["a"] ** 2).astype(jnp.float32))(params)
+    gradient = jax.grad(lambda p: jnp.sum(for_compute(p, specs, MIXED)["a"] ** 2).astype(jnp.float32))(params)
     assert gradient["a"].dtype == jnp.float32
     np.testing.assert_allclose(gradient["a"], [2.0, 4.0])
 

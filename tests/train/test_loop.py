@@ -82,6 +82,7 @@ def test_the_folder_explains_itself(tiny_run, tiny_experiment):
     assert [line["step"] for line in timings] == list(range(1, 21))
     assert all(line["tokens_per_second"] > 0 and 0 <= line["data_wait_fraction"] <= 1 for line in timings)
     rows = json.loads((tiny_run / "parameters.json").read_text())
+    assert {row["role"] for row in rows} == {"embedding", "projection", "value", "residual", "scale"}
     assert sum(row["count"] for row in rows) == 257 * 32 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 64) + 32
     assert {"environment.json", "report.html", "checkpoints", "data"} <= {path.name for path in tiny_run.iterdir()}
     assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["10", "20"]

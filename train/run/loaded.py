@@ -14,11 +14,11 @@ from train.checkpoints.store import CheckpointStore
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
-from train.optimizers.options import ScheduleFreeAdamW, evaluation_params
+from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel import sharding
 from train.run.folder import ORIGIN
 from train.run.paths import as_path
-from train.state import abstract_state, state_shardings
+from train.state import abstract_state, evaluation_params, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
                 raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
         else:
             state = store.restore(_step(store, run, which), experiment, placed, abstract)
-    params = evaluation_params(experiment.optimizer, state.opt_state, state.params)
+    params = evaluation_params(experiment.optimizer, state)
     return LoadedParams(experiment, params, mesh, int(state.step))
 
 

@@ -306,7 +306,7 @@ def test_shapes_and_axes():
     fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
     found = {}
     for name in ("query", "key", "value", "output", "query_bias", "key_bias", "value_bias", "output_bias"):
-        found[name] = (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["axes"])
+        found[name] = (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["spec"].axes)
     assert found == {
         "query": ((8, 4, 6), ("embed", "heads", "head_dim")),
         "key": ((8, 2, 6), ("embed", "kv_heads", "head_dim")),
@@ -317,7 +317,8 @@ def test_shapes_and_axes():
         "value_bias": ((2, 6), ("kv_heads", "head_dim")),
         "output_bias": ((8,), ("embed",)),
     }
-    assert fresh.query_norm.scale.get_metadata()["axes"] == fresh.key_norm.scale.get_metadata()["axes"] == ("head_dim",)
+    scales = (fresh.query_norm.scale, fresh.key_norm.scale)
+    assert [scale.get_metadata()["spec"].axes for scale in scales] == [("head_dim",)] * 2
     assert fresh.query_norm.scale.shape == (6,)
 
 
@@ -334,7 +335,7 @@ def test_shapes_and_axes_of_query_and_key_norms(over, shapes, axes):
     fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
     scales = [fresh.query_norm.scale, fresh.key_norm.scale]
     assert [scale.shape for scale in scales] == shapes
-    assert [scale.get_metadata()["axes"] for scale in scales] == axes
+    assert [scale.get_metadata()["spec"].axes for scale in scales] == axes
 
 
 def test_widths_with_none_resolved():

@@ -116,7 +116,7 @@ def test_shapes_and_axes():
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
     fresh = LatentAttention(layer.option, 8, 0.0, "float32", make)
     names = ("query_down", "query", "kv_down", "rotary_key", "key_up", "value_up", "output")
-    assert {name: (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["axes"]) for name in names} == {
+    assert {name: (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["spec"].axes) for name in names} == {
         "query_down": ((8, 7), ("embed", "rank")),
         "query": ((7, 2, 10), ("rank", "heads", "head_dim")),
         "kv_down": ((8, 3), ("embed", "rank")),

@@ -24,7 +24,7 @@ from model.recurrent.lstm import LSTM
 from model.recurrent.memory import chunked, decays, token_by_token, unchunked
 from model.stack import empty_caches, length_of
 from model.taps import Context
-from model.transformer import abstract_params, forward
+from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Untied
 
 MIXERS = {
@@ -157,7 +157,9 @@ def test_number_formats(small, tokens, mixer):
 
 def test_decays_are_not_rounded(small):
     config = small(attention=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
-    used = jax.eval_shape(lambda p: for_compute(p, config.precision), abstract_params(config))["blocks"]["attention"]
+    used = jax.eval_shape(lambda p: for_compute(p, specs(config), config.precision), abstract_params(config))["blocks"][
+        "attention"
+    ]
     assert {name for name, x in used.items() if not isinstance(x, dict) and x.dtype == jnp.float32} == {
         "decay_rate",
         "decay_bias",

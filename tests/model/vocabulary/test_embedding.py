@@ -74,7 +74,7 @@ def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, to
 
 
 def test_parameters():
-    axes = lambda p: (p.shape, p.get_metadata()["axes"])  # noqa: E731
+    axes = lambda p: (p.shape, p.get_metadata()["spec"].axes)  # noqa: E731
     tied, untied, biased = build(Tied()), build(Untied()), build(Untied(bias=True))
     assert axes(tied.table) == axes(untied.table) == ((7, 4), ("vocab", "embed"))
     assert tied.output is tied.output_bias is untied.output_bias is None

@@ -194,7 +194,7 @@ def test_experts_of_modules_are_balanced_with_the_others(small, drawn, tokens):
     for k in (1, 2):
         labels = ((segments[:, k:] == segments[:, :-k]) * counted[:, k:]).sum()
         assert load[k - 1].sum() == 2 * labels == 2 * output.measured["multi_token"]["tokens"][k - 1]
-    moved = move_load_biases(config, params, params, output.measured)
+    moved = move_load_biases(config, params, output.measured)
     expected = params["multi_token"]["block"]["ffn"]["load_bias"] + 0.5 * np.sign(load.mean(1, keepdims=True) - load)
     np.testing.assert_allclose(moved["multi_token"]["block"]["ffn"]["load_bias"], expected)
     assert np.any(moved["blocks"]["ffn"]["load_bias"] != params["blocks"]["ffn"]["load_bias"])

@@ -43,7 +43,7 @@ def train(experiment, mesh, start, batches):
     for batch in batches:
         state, metrics = step(state, feed.place(batch, rows, experiment.data.batch_size, isolated=True))
         losses.append(float(metrics["loss"]))
-    return losses, {name: np.asarray(x) for name, x in flat(state.params).items()}
+    return losses, {name: np.asarray(x) for name, x in flat(state.all_params).items()}
 
 
 @pytest.fixture(scope="module")
@@ -180,8 +180,8 @@ def test_parameters_and_moments_start_in_their_shards(sharded_start):
 
 
 def test_shards_hold_the_values_of_one_device(alone, sharded_start):
-    sharded = flat(sharded_start.params)
-    for name, value in flat(alone[0].params).items():
+    sharded = flat(sharded_start.all_params)
+    for name, value in flat(alone[0].all_params).items():
         np.testing.assert_array_equal(sharded[name], value, err_msg=name)
     assert len(np.unique(sharded["embedding.table"])) > 2000  # drawn at random, not filled
 

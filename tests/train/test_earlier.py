@@ -1,0 +1,135 @@
+"""Runs that earlier versions wrote: configs with `no_decay`, checkpoints whose load biases lie among the parameters."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import train.checkpoints.store
+from model.errors import UserError
+from model.options import from_json, to_json
+from model.specs import merged
+from model.transformer import specs
+from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
+from train import experiment as experiments
+from train.checkpoints.store import CheckpointStore
+from train.earlier import current_config
+from train.experiment import Checkpoints, Experiment
+from train.optimizers import options as optimizers
+from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
+from train.run.loaded import load_params
+from train.state import init_sharded, split_params
+
+FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
+
+
+def as_it_was(experiment, no_decay=("*.scale", "*bias")):
+    """The JSON that an experiment with these patterns had."""
+    stored = json.loads(json.dumps(to_json(experiment)))
+    for field in ("decayed", "spared"):
+        del stored["optimizer"][field]
+    stored["optimizer"]["no_decay"] = list(no_decay)
+    return stored
+
+
+def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(optimizer=AdamW(weight_decay=0.3))
+    assert from_json(Experiment, current_config(as_it_was(experiment))) == experiment
+    (tmp_path / "config.json").write_text(json.dumps(as_it_was(experiment)))
+    assert experiments.load(tmp_path) == experiment
+    experiments.refuse_differences(experiment, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("no_decay", "fields"),
+    [
+        ((), {"decayed": ("scale", "bias", "router_bias", "decay_bias")}),
+        (("*bias",), {"decayed": ("scale",)}),
+        (("*.scale", "*bias", "embedding.*"), {"spared": ("embedding.*",)}),
+    ],
+)
+def test_patterns_of_no_decay_become_roles(no_decay, fields, tiny_experiment):
+    experiment = tiny_experiment(optimizer=AdamW(weight_decay=0.3))
+    read = from_json(Experiment, current_config(as_it_was(experiment, no_decay)))
+    assert read.optimizer == AdamW(weight_decay=0.3, **fields)
+
+
+def test_a_config_of_this_version_is_left_alone(tiny_experiment):
+    stored = to_json(tiny_experiment(optimizer=AdamW(spared=("embedding",))))
+    assert current_config(stored) == stored
+
+
+def earlier(experiment):
+    """A state of the earlier structure, all numbers noise, and what it is now."""
+    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
+    draw = np.random.default_rng(0)
+
+    def noise(x):
+        return draw.normal(size=x.shape).astype(x.dtype) if x.dtype.kind == "f" else np.asarray(x + 7)
+
+    everything = jax.tree.map(noise, state.all_params)
+    optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
+    moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
+    old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
+    trained, untrained = split_params(experiment.model, everything)
+    without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
+    opt_state = train.checkpoints.store.unflat(state.opt_state, without)
+    return old, dataclasses.replace(state, params=trained, untrained=untrained, opt_state=opt_state)
+
+
+def save_as_before(experiment, state, run, monkeypatch):
+    with monkeypatch.context() as patch, store_of(run) as store:
+        patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 1)
+        patch.setattr(train.checkpoints.store, "to_json", as_it_was)
+        store.save(experiment, jax.device_put(state, jax.devices()[0]), int(state.step), loss=None)
+    (run / "config.json").write_text(json.dumps(as_it_was(experiment)))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [AdamW(weight_decay=0.1), Muon(), ScheduleFreeAdamW()], ids=lambda o: type(o).__name__
+)
+def test_a_checkpoint_with_load_biases_among_the_parameters_is_read(optimizer, tiny_experiment, tmp_path, monkeypatch):
+    experiment = tiny_experiment(model__ffn=FFN, optimizer=optimizer)
+    old, now = earlier(experiment)
+    assert "load_bias" in old.params["blocks"]["ffn"]
+    save_as_before(experiment, old, tmp_path, monkeypatch)
+    said = []
+    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(now, jax.devices()[0]))
+    assert said == []
+    loaded = load_params(tmp_path)
+    np.testing.assert_array_equal(loaded.params["blocks"]["ffn"]["load_bias"], old.params["blocks"]["ffn"]["load_bias"])
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(merged(now.params, now.untrained))
+
+
+def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_evaluated(
+    tiny_experiment, tmp_path, monkeypatch
+):
+    """As Muon did, which took norms of queries and keys for matrices."""
+    experiment = tiny_experiment(model__ffn=FFN)
+    old, _ = earlier(experiment)
+    kept = {"mu": {"blocks": {"attention": {"query_norm": {"scale": np.ones(3, np.float32)}}}}}
+    save_as_before(experiment, dataclasses.replace(old, opt_state=kept), tmp_path, monkeypatch)
+    words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.start_from=" + str(
+        tmp_path
+    )
+    with store_of(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
+        store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+    assert "damaged" not in str(caught.value)
+    assert (tmp_path / "checkpoints" / "0").is_dir()
+    np.testing.assert_array_equal(
+        load_params(tmp_path).params["final_norm"]["scale"], old.params["final_norm"]["scale"]
+    )
+
+
+def test_damage_to_an_earlier_checkpoint_is_damage(tiny_experiment, tmp_path, monkeypatch):
+    """A parameter that is missing is no matter of the format."""
+    experiment = tiny_experiment(model__ffn=FFN)
+    old, _ = earlier(experiment)
+    less = {name: branch for name, branch in old.params.items() if name != "final_norm"}
+    save_as_before(experiment, dataclasses.replace(old, params=less), tmp_path, monkeypatch)
+    with CheckpointStore(tmp_path, Checkpoints(), read_only=True) as store:
+        with pytest.raises(UserError, match=r"is damaged \(it has no params.final_norm.scale\)"):
+            store.restore(0, experiment, placed_on(experiment), abstract(experiment))

@@ -1,0 +1,51 @@
+"""Runs that an earlier version wrote: what it called fields of a config and arrays of a checkpoint.
+
+Until November 2026 weight decay went by patterns of names, `no_decay`, and load biases lay among the trained parameters
+(format 1 of checkpoints), so that the optimizer had moments of them too.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+CHECKPOINT_FORMAT = 2
+# For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
+EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {1: ((r"^untrained\.", "params."),), CHECKPOINT_FORMAT: ()}
+# The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
+NO_DECAY = {"*.scale": ("scale",), "*bias": ("bias", "router_bias", "decay_bias")}
+
+
+def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of an experiment with the fields that it would have now."""
+    optimizer = stored.get("optimizer")
+    if not isinstance(optimizer, Mapping) or "no_decay" not in optimizer:
+        return dict(stored)
+    patterns = optimizer["no_decay"]
+    decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
+    spared = [pattern for pattern in patterns if pattern not in NO_DECAY]
+    kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
+    return {**stored, "optimizer": kept | {"decayed": decayed, "spared": spared}}
+
+
+def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:
+    """For each array of a state, by its dotted name, the name that it has in a checkpoint.
+
+    An array that the checkpoint does not have is left out.
+    """
+    found = {}
+    for name in wanted:
+        there = name
+        for pattern, before in EARLIER_NAMES[of_format]:
+            there = re.sub(pattern, before, there)
+        if there in stored:
+            found[name] = there
+    return found
+
+
+def surplus(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
+    """The arrays of a checkpoint that an earlier version had a use for, and the state (`stored_names`) has none."""
+    if of_format != 1:
+        return set()
+    # Moments of what the optimizer does not move now: they end with the parameter's name.
+    still = tuple(there.removeprefix("params") for name, there in names.items() if name.startswith("untrained."))
+    return {name for name in stored if name.startswith("opt_state.") and name.endswith(still)}
