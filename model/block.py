@@ -39,7 +39,9 @@ class Block(nnx.Module):
         reads, writes = not isinstance(self.residual, Reordered), isinstance(self.residual, Sandwich | Reordered)
         one_norm = isinstance(self.residual, Parallel) and self.residual.shared_norm
         self.attention_norm = norm() if reads else None
-        self.attention = new_mixer(layer.attention, config.width, config.dropout.attention, reductions, make)
+        self.attention = new_mixer(
+            layer.attention, layer.position, config.width, config.dropout.attention, reductions, make
+        )
         self.attention_output_norm = norm() if writes else None
         self.attention_gain = gain()
         self.ffn_norm = norm() if reads and not one_norm else None

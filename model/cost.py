@@ -16,10 +16,10 @@ import dataclasses
 
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
-from model.attention.patterns import pairs
 from model.config import ModelConfig
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
+from model.layers import Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.positions.absolute import Learned
@@ -72,7 +72,8 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
         unembedding = config.vocab_size * (d + config.unembedding.bias)
     extras = _block_norms(config.residual) * _norm_parameters(config.norm, d) + (2 * d if config.layer_scale else 0)
     blocks = [
-        _attention_parameters(layer.attention, d) + _ffn_parameters(layer.ffn, d) + extras for layer in config.layers
+        _attention_parameters(layer.attention, d) + _bias_parameters(layer) + _ffn_parameters(layer.ffn, d) + extras
+        for layer in config.layers
     ]
     idle = [_idle_parameters(layer.ffn, d) for layer in config.layers]
     final_norm = 0 if isinstance(config.residual, PostNorm) else _norm_parameters(config.norm, d)
@@ -112,6 +113,11 @@ def _attention_parameters(attention: Mixer, d: int) -> int:
         heads = 2 if attention.qk_norm.over == "head" else n + k
         norms = _norm_parameters(attention.qk_norm.norm, heads * h)
     return _grouped_matrices(attention, d) + biases + norms + n * attention.sinks
+
+
+def _bias_parameters(layer: Layer) -> int:
+    attends = isinstance(layer.attention, GroupedQuery | Latent)
+    return layer.position.bias_parameters(layer.attention.num_heads) if attends else 0
 
 
 def _grouped_matrices(attention: GroupedQuery, d: int) -> int:
@@ -195,10 +201,10 @@ def _attention_flops(attention: Mixer, d: int, length: int) -> int:
         return 2 * length * (_recurrent_matrices(attention, d) + _memory_products(attention, d))
     if isinstance(attention, Latent):
         one_pair = attention.head_dim + attention.rotary_head_dim + attention.value_head_dim
-        products = attention.num_heads * one_pair * pairs(attention.pattern, length)
+        products = attention.num_heads * one_pair * attention.pattern.pairs(length)
         return 2 * (length * _latent_matrices(attention, d) + products)
     one_pair = 2 * attention.num_heads * attention.head_width(d)  # a score, and its part of the sum of values
-    return 2 * (length * _grouped_matrices(attention, d) + one_pair * pairs(attention.pattern, length))
+    return 2 * (length * _grouped_matrices(attention, d) + one_pair * attention.pattern.pairs(length))
 
 
 def _ffn_flops(ffn: MLP | Gated | Experts, d: int, length: int) -> int:

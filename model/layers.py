@@ -14,9 +14,7 @@ from typing import Any
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.mixers import Mixer
-from model.positions.absolute import NoPositions
-from model.positions.alibi import ALiBi
-from model.positions.rotary import Rotary
+from model.positions.absolute import LayerPosition
 
 LONGEST_PATTERN = 16
 
@@ -34,7 +32,7 @@ class Except:
     layers: str
     attention: Mixer | None = None
     ffn: MLP | Gated | Experts | None = None
-    position: NoPositions | Rotary | ALiBi | None = None
+    position: LayerPosition | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -68,7 +66,7 @@ class Layer:
 
     attention: Mixer
     ffn: MLP | Gated | Experts
-    position: NoPositions | Rotary | ALiBi
+    position: LayerPosition
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ from model.attention.cache import Cache
 from model.attention.grouped_query import Attention, GroupedQuery
 from model.attention.latent import Latent, LatentAttention, LatentCache
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.recurrent.delta import DeltaHeads, GatedDelta
 from model.recurrent.gru import GRU, GatedRecurrentUnits
 from model.recurrent.linear import LinearAttention, LinearAttentionHeads
@@ -16,11 +17,14 @@ Mixer = GroupedQuery | Latent | LinearAttention | GatedDelta | LSTM | GRU
 MixerCache = Cache | LatentCache | State
 
 
-def new_mixer(option: Mixer, width: int, dropout: float, reductions: str, make: ParameterMaker) -> Any:
+def new_mixer(
+    option: Mixer, position: LayerPosition, width: int, dropout: float, reductions: str, make: ParameterMaker
+) -> Any:
     """The module of an option: (x_BTD, context, cache) to (y_BTD, cache).
 
     Args:
       option: which mixer.
+      position: the positions of its layer; recurrences have none.
       width: D.
       dropout: the share of attention weights dropped while training; recurrences have no such weights.
       reductions: the dtype of sensitive sums.
@@ -28,9 +32,9 @@ def new_mixer(option: Mixer, width: int, dropout: float, reductions: str, make: 
     """
     match option:
         case GroupedQuery():
-            return Attention(option, width, dropout, reductions, make)
+            return Attention(option, width, dropout, reductions, make, position)
         case Latent():
-            return LatentAttention(option, width, dropout, reductions, make)
+            return LatentAttention(option, width, dropout, reductions, make, position)
         case LinearAttention():
             return LinearAttentionHeads(option, width, reductions, make)
         case GatedDelta():

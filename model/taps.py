@@ -11,9 +11,8 @@ from typing import Any
 
 import jax
 
+from model.attention.visibility import Visibility
 from model.dropout import drop
-from model.kernels.blocks import Places
-from model.positions.alibi import ALiBi
 from model.positions.rotary import RotaryTable
 
 # Places an activation on the mesh by the logical names of its axes; train/parallel/sharding.py provides the real one.
@@ -31,20 +30,11 @@ class Surroundings:
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      mask_BTS: True where a query may see a key; broadcasts over batch; None for layers without attention.
-      places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
-        (ALiBi), or None.
-      bias: how they depend on them, or None.
-      reach: how many keys up to its own a query sees at most, by their place in the sequence; None for all.
       document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
       real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
     """
 
     rotary: RotaryTable | None = None
-    mask_BTS: jax.Array | None = None
-    places: Places = None
-    bias: ALiBi | None = None
-    reach: int | None = None
     document_BT: jax.Array | None = None
     real_BT: jax.Array | None = None
 
@@ -54,7 +44,8 @@ class Context(Surroundings):
     """What travels through one forward pass, or one layer of it, whose surroundings it then has.
 
     Attributes:
-      index_BT: where each token stands in its sequence (int32); decides what it may attend to.
+      index_BT: where each token stands in its sequence (int32), and its slot in a cache.
+      visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
       layers: the surroundings of each kind of layer.
       dropout_key: a key while training, None in evaluation.
       shard: places activations on the mesh.
@@ -64,10 +55,10 @@ class Context(Surroundings):
       counted_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
-      position_BT: where each token stands in its document; the batch may be 1.
     """
 
     index_BT: jax.Array
+    visibility: Visibility | None = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
@@ -77,7 +68,11 @@ class Context(Surroundings):
     counted_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    position_BT: jax.Array | None = None
+
+    @property
+    def platform(self) -> str | None:
+        """Where the pass will run, if what places its activations says so; None for where JAX runs."""
+        return getattr(self.shard, "platform", None)
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
         """Offers an intermediate under a name and passes it on unchanged."""

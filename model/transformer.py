@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import patterns as masks
+from model.attention.visibility import Coordinates, causal, documents
 from model.config import ModelConfig
 from model.errors import UserError
 from model.norms import LayerNorm, Norm, RMSNorm
@@ -22,7 +22,6 @@ from model.options import check, nearest
 from model.output import Output
 from model.parameters import ParameterMaker
 from model.positions.absolute import Position, PositionEmbedding
-from model.positions.alibi import ALiBi
 from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
 from model.recurrent.memory import Recurrent
@@ -146,45 +145,34 @@ def forward(
             f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
         )
     index_BT = jnp.arange(length, dtype=jnp.int32)[None]
-    place_BT = index_BT if positions_BT is None else positions_BT
-    # Where positions start again amid a row and nothing tells documents apart, a window's keys may lie anywhere before.
-    in_order = positions_BT is None or segment_ids_BT is not None
-    if positions_BT is None:
-        positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
     if cache is None:
-        key_BS, mask_BTS = place_BT, masks.causal(index_BT, index_BT)
-        if segment_ids_BT is not None:
-            mask_BTS = mask_BTS & masks.same_segment(segment_ids_BT, segment_ids_BT)
+        # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
+        # earlier in the row.
+        in_order = positions_BT is None or segment_ids_BT is not None
+        tokens = Coordinates(length, position=positions_BT, document=segment_ids_BT)
+        visibility = causal(tokens, in_order=in_order)
     else:
         if segment_ids_BT is not None:
             raise UserError("segment ids do not go together with a cache; a cached row is one document")
-        index_BT = positions_BT
-        key_BS = jnp.arange(length_of(cache), dtype=jnp.int32)[None]
-        mask_BTS = masks.causal(index_BT, key_BS)
+        index_BT = jnp.broadcast_to(index_BT if positions_BT is None else positions_BT, tokens_BT.shape)
+        visibility = causal(Coordinates(length, index=index_BT), Coordinates(length_of(cache)))
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
 
     @functools.cache
     def rotary(position: Position, head_dim: int) -> RotaryTable | None:
         return rotary_table(position, positions_BT, head_dim, None if lengths_B is None else lengths_B[:, None])
 
-    @functools.cache
-    def mask(pattern: masks.Pattern) -> jax.Array:
-        seen_BTS = masks.visible(pattern, place_BT, key_BS)
-        return mask_BTS if seen_BTS is None else mask_BTS & seen_BTS
-
     layers = {}
     for layer in config.layers:
         if isinstance(layer.attention, Recurrent):
             real_BT = None if lengths_B is None else positions_BT < lengths_B[:, None]
-            layers[layer] = Surroundings(document_BT=masks.documents(segment_ids_BT), real_BT=real_BT)
+            layers[layer] = Surroundings(document_BT=documents(segment_ids_BT), real_BT=real_BT)
             continue
-        turned = rotary(layer.position, layer.attention.rotary_width(config.width))
-        bias = layer.position if isinstance(layer.position, ALiBi) else None
-        places, pattern = (place_BT, key_BS) if bias else None, layer.attention.pattern
-        reach = masks.reach(pattern) if in_order else None
-        layers[layer] = Surroundings(rotary=turned, mask_BTS=mask(pattern), places=places, bias=bias, reach=reach)
+        layers[layer] = Surroundings(rotary=rotary(layer.position, layer.attention.rotary_width(config.width)))
     context = Context(
         index_BT=index_BT,
-        position_BT=place_BT,
+        visibility=visibility,
         layers=layers,
         dropout_key=dropout_key,
         counted_BT=counted_BT,

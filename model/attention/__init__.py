@@ -1,4 +1,4 @@
-"""Attention: heads, latent attention, the patterns of visible keys, the cache."""
+"""Attention: heads, latent attention, which keys a query sees and how it scores them, the cache."""
 
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent

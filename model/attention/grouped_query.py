@@ -13,11 +13,13 @@ import jax
 from flax import nnx
 
 from model.attention.cache import Cache, empty, write
-from model.attention.heads import attend_heads, divisors
+from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
+from model.attention.scoring import Scoring
+from model.kernels import attend, attention_weights
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
 from model.parameters import ParameterMaker
-from model.positions.absolute import Position
+from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.query_scale import LogTemperature
 from model.positions.rotary import Rotary, rotate
 from model.projections import project
@@ -129,9 +131,18 @@ class GroupedQuery:
 class Attention(nnx.Module):
     """Projections to heads, attention, projection back."""
 
-    def __init__(self, option: GroupedQuery, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
-        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+    def __init__(
+        self,
+        option: GroupedQuery,
+        width: int,
+        dropout: float,
+        reductions: str,
+        make: ParameterMaker,
+        position: LayerPosition | None = None,
+    ) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker, positions."""
         self.option = option
+        self.position = position = NoPositions() if position is None else position
         self.dropout = dropout
         self.reductions = reductions
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
@@ -149,6 +160,7 @@ class Attention(nnx.Module):
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
         self.gate = self._gate(width, n, h, make)
         self.sink = make.zeros((n,), ("heads",), "sink") if option.sinks else None
+        self.position_bias = position.bias_table(n, make)
 
     def _gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
         match self.option.output_gate:
@@ -165,8 +177,8 @@ class Attention(nnx.Module):
         v_BTKH = project(x_BTD, self.value, self.value_bias)
         q_BTNH = self._placed(q_BTNH, self.query_norm, context)
         if self.option.temperature is not None:
-            assert context.position_BT is not None
-            q_BTNH = self.option.temperature.apply(q_BTNH, context.position_BT)
+            assert context.visibility is not None
+            q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())
         k_BTKH = self._placed(k_BTKH, self.key_norm, context)
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
         k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
@@ -174,23 +186,37 @@ class Attention(nnx.Module):
         if cache is not None:
             cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
             k_BTKH, v_BTKH = cache.k, cache.v
-        y_BTNH = attend_heads(
-            context,
-            q_BTNH,
-            k_BTKH,
-            v_BTKH,
-            scale=q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale,
-            softcap=self.option.logit_softcap,
-            reductions=self.reductions,
-            sink_N=None if self.sink is None else self.sink[...],
-            causal=cache is None,
-            dropout=self.dropout,
-        )
+        y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, context)
         if self.gate is not None:
             gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
         y_BTNH = context.tap("attention_heads", y_BTNH)
         return project(y_BTNH, self.output, self.output_bias, contract=2), cache
+
+    def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
+        """What queries take from values, (B, T, N, H)."""
+        assert context.visibility is not None
+        scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
+        scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
+        table = None if self.position_bias is None else self.position_bias[...]
+        bias = self.position.bias(self.option.num_heads, table)
+        seen = context.visibility.within(self.option.pattern)
+        sink_N = None if self.sink is None else self.sink[...]
+        context.offer(
+            "attention_weights", lambda: attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N)
+        )
+        return attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            seen,
+            scoring,
+            bias=bias,
+            sink_N=sink_N,
+            dropout=self.dropout,
+            dropout_key=context.next_dropout_key() if self.dropout else None,
+            platform=context.platform,
+        )
 
     def _placed(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
         """Queries or keys, normalised and turned by their positions."""

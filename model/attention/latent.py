@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from model.attention.heads import attend_heads
 from model.attention.patterns import Everything, Pattern
+from model.attention.scoring import Scoring
+from model.kernels import attend, attention_weights
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
-from model.positions.absolute import Position
+from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.rotary import Rotary, rotate
 from model.projections import project
 from model.taps import Context, Shard
@@ -94,8 +95,17 @@ class LatentCache:
 class LatentAttention(nnx.Module):
     """Down to latents, up to heads, attention, projection back."""
 
-    def __init__(self, option: Latent, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
-        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+    def __init__(
+        self,
+        option: Latent,
+        width: int,
+        dropout: float,
+        reductions: str,
+        make: ParameterMaker,
+        position: LayerPosition | None = None,
+    ) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker, positions."""
+        self.position = position = NoPositions() if position is None else position
         self.option, self.dropout, self.reductions = option, dropout, reductions
         n, r, rotary = option.num_heads, option.kv_rank, option.rotary_head_dim
         q = option.query_rank
@@ -111,6 +121,7 @@ class LatentAttention(nnx.Module):
         self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"))
         out = (n, option.value_head_dim, width)
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
+        self.position_bias = position.bias_table(n, make)
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: LatentCache | None
@@ -130,20 +141,31 @@ class LatentAttention(nnx.Module):
             cache = self._write(cache, latent_BTR, key_BT1H, context)
             q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, turned_BTNH, cache)
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
-        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
-        y_BTNH = attend_heads(
-            context,
-            q_BTNH,
-            k_BSNH,
-            v_BSNH,
-            scale=usual if self.option.scale is None else self.option.scale,
-            reductions=self.reductions,
-            causal=cache is None,
-            dropout=self.dropout,
-        )
+        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, context)
         if cache is not None:
             y_BTNH = jnp.einsum("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
         return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), cache
+
+    def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
+        """What queries take from values, (B, T, N, the width of the values)."""
+        assert context.visibility is not None
+        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
+        scoring = Scoring(usual if self.option.scale is None else self.option.scale, reductions=self.reductions)
+        table = None if self.position_bias is None else self.position_bias[...]
+        bias = self.position.bias(self.option.num_heads, table)
+        seen = context.visibility.within(self.option.pattern)
+        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
+        return attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            seen,
+            scoring,
+            bias=bias,
+            dropout=self.dropout,
+            dropout_key=context.next_dropout_key() if self.dropout else None,
+            platform=context.platform,
+        )
 
     def _written_out(
         self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array

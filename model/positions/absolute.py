@@ -1,8 +1,8 @@
 """How a token knows where it stands.
 
 Here are the positions that are added to the token embedding, learned and sinusoidal: Vaswani et al. 2017, "Attention Is
-All You Need", section 3.5. Two kinds act inside attention: rotary ones turn queries and keys (rotary.py), linear
-biases are added to scores (alibi.py).
+All You Need", section 3.5. Others act inside attention: rotary ones turn queries and keys (rotary.py), biases are
+added to scores (alibi.py, relative.py; what they have in common is in bias.py).
 """
 
 import dataclasses
@@ -14,11 +14,13 @@ from flax import nnx
 
 from model.parameters import ParameterMaker
 from model.positions.alibi import ALiBi
+from model.positions.bias import InScores
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary, frequencies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoPositions:
+class NoPositions(InScores):
     """Only the causal mask tells the order (Kazemnejad et al. 2023, "NoPE")."""
 
 
@@ -50,7 +52,9 @@ class Sinusoidal:
             yield "theta", f"must be above 0, got {self.theta}"
 
 
-Position = NoPositions | Learned | Sinusoidal | Rotary | ALiBi
+# Those that act inside attention, so that layers may differ in them; the others are added before the first layer.
+LayerPosition = NoPositions | Rotary | ALiBi | RelativeBias
+Position = LayerPosition | Learned | Sinusoidal
 
 
 def sinusoid(option: Sinusoidal, positions_BT: jax.Array, width: int) -> jax.Array:

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.positions.bias import InScores
 from model.positions.scaling import NTK, DynamicNTK, LongRoPE, Scaling, YaRN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rotary:
+class Rotary(InScores):
     """Queries and keys turned by angles that grow with position, so that a score depends on the distance.
 
     Attributes:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import patterns as masks
+from model.attention.visibility import Coordinates, causal
 from model.parameters import ParameterMaker
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
@@ -92,9 +92,7 @@ class LinearAttentionHeads(nnx.Module):
 def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, document_BT: jax.Array | None) -> jax.Array:
     """The weights (B, N, T, S) that the sums above give to every value."""
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH)
-    index_BT = jnp.arange(q_BTNH.shape[1])[None]
-    mask_BTS = masks.causal(index_BT, index_BT)
-    if document_BT is not None:
-        mask_BTS = mask_BTS & masks.same_segment(document_BT, document_BT)
+    mask_BTS = causal(Coordinates(q_BTNH.shape[1], document=document_BT)).mask()
+    assert mask_BTS is not None
     scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, 0)
     return scores_BNTS / (jnp.sum(scores_BNTS, axis=-1, keepdims=True) + EPSILON)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import patterns as masks
+from model.attention.visibility import Coordinates, causal
 from model.block import Block
 from model.parameters import Normal, ParameterMaker
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
@@ -13,8 +13,7 @@ from model.taps import Context
 def build(config, dropout_key=None, shard=None):
     make = ParameterMaker(jax.random.key(0), Normal(std=0.5), config.num_layers, "float32")
     block = Block(config, config.layers[0], make)
-    index = jnp.arange(5)[None]
-    context = Context(index_BT=index, mask_BTS=masks.causal(index, index), dropout_key=dropout_key)
+    context = Context(index_BT=jnp.arange(5)[None], visibility=causal(Coordinates(5)), dropout_key=dropout_key)
     if shard is not None:
         context.shard = shard
     return block, context

@@ -21,6 +21,7 @@ from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
@@ -33,7 +34,7 @@ from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
 GRID = {
-    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi()],
+    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi(), RelativeBias()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
     "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "layer_scale": [None, 0.1],

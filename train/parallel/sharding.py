@@ -121,7 +121,12 @@ def shard_activations(mesh: jax.sharding.Mesh, table: Sharding) -> Shard:
     """The function by which the model places its activations; the same one each time, so that jit knows it again."""
     if mesh.size == 1:
         return unsharded
-    return lambda x, axes: jax.lax.with_sharding_constraint(x, named(mesh, table, axes))
+
+    def shard(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+        return jax.lax.with_sharding_constraint(x, named(mesh, table, axes))
+
+    shard.platform = mesh.devices.flat[0].platform  # type: ignore[attr-defined]
+    return shard
 
 
 def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:

@@ -18,6 +18,7 @@ from model.norms import LayerNorm, RMSNorm
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from model.recurrent.delta import GatedDelta
@@ -122,6 +123,17 @@ CONFIGS = {
         "exceptions": (
             Except(layers="1", position=Rotary()),
             Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
+        ),
+    },
+    "trained biases": {
+        "num_layers": 3,
+        "position": RelativeBias(buckets=6, distance=9),
+        "exceptions": (
+            Except(
+                layers="1",
+                attention=Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+            ),
+            Except(layers="2", position=NoPositions()),
         ),
     },
     "partial": {"position": Rotary(fraction=0.5, interleaved=True, scaling=LinearScaling(factor=2.0))},

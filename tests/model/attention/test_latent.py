@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.attention import patterns as masks
 from model.attention.latent import Latent, LatentAttention
+from model.attention.visibility import Coordinates, causal
 from model.errors import UserError
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
@@ -76,9 +76,9 @@ def by_hand(option, w, x, turned):
 
 def context(option, length, slots=None, begin=0, turned=True):
     index = begin + np.broadcast_to(np.arange(length), (2, length))
-    keys = np.arange(slots or length)[None]
     table = rotary_table(Rotary() if turned else NoPositions(), index, option.rotary_head_dim)
-    return Context(index_BT=index, rotary=table, mask_BTS=masks.causal(index, keys))
+    visibility = causal(Coordinates(length, index=index), Coordinates(slots or length))
+    return Context(index_BT=index, rotary=table, visibility=visibility)
 
 
 X = np.random.default_rng(1).normal(size=(2, 5, 8))

@@ -7,6 +7,7 @@ import pytest
 
 from model.errors import UserError
 from model.options import check, override
+from model.taps import Context
 from model.transformer import abstract_params, init, logical_axes
 from train.checkpoints.store import flat
 from train.parallel import feed, sharding
@@ -194,6 +195,13 @@ def test_no_device_makes_a_whole_parameter(experiment):
     text = program.lower(jax.random.key(0)).compile().as_text()
     assert "f32[64,4]" in text  # a shard of the embedding table
     assert "f32[64,32]" not in text
+
+
+def test_the_model_is_told_where_it_runs():
+    """A kernel is chosen by the mesh's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
+    two = make_mesh(Mesh(), jax.devices()[:2])
+    assert Context(index_BT=None, shard=sharding.shard_activations(two, Sharding())).platform == "cpu"
+    assert Context(index_BT=None).platform is None
 
 
 def test_an_array_uses_a_mesh_axis_once():
