@@ -124,12 +124,12 @@ def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_eva
     )
 
 
-def test_damage_to_an_earlier_checkpoint_is_damage(tiny_experiment, tmp_path, monkeypatch):
+def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment, tmp_path, monkeypatch):
     """A parameter that is missing is no matter of the format."""
     experiment = tiny_experiment(model__ffn=FFN)
     old, _ = earlier(experiment)
     less = {name: branch for name, branch in old.params.items() if name != "final_norm"}
     save_as_before(experiment, dataclasses.replace(old, params=less), tmp_path, monkeypatch)
     with CheckpointStore(tmp_path, Checkpoints(), read_only=True) as store:
-        with pytest.raises(UserError, match=r"is damaged \(it has no params.final_norm.scale\)"):
+        with pytest.raises(UserError, match=r"another version of this code \(it has no params.final_norm.scale\)"):
             store.restore(0, experiment, placed_on(experiment), abstract(experiment))

@@ -314,8 +314,8 @@ class CheckpointStore:
         if not isinstance(note, dict) or note.pop("digest", None) != _digest(note):
             raise damaged(self.folder / str(step), "its note is not what was written")
         if note["format"] not in EARLIER_NAMES:
-            known = " and ".join(map(str, EARLIER_NAMES))
-            raise self._other_code(step, f"its format is {note['format']}, and {known} are known here")
+            known = ", ".join(map(str, EARLIER_NAMES))
+            raise self._other_code(step, f"its format is {note['format']}; known here: {known}")
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
