@@ -3,6 +3,7 @@
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
 from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
+from model.attention.value_residual import ValueResidual
 
 __all__ = [
     "BlockSparse",
@@ -14,4 +15,5 @@ __all__ = [
     "QKNorm",
     "SlidingWindow",
     "Strided",
+    "ValueResidual",
 ]

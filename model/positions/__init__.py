@@ -1,8 +1,9 @@
-"""Positions: absolute ones, rotary ones and their scaling, linear biases."""
+"""Positions: absolute ones, rotary ones and their scaling, biases of scores."""
 
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 
@@ -16,6 +17,7 @@ __all__ = [
     "LogTemperature",
     "LongRoPE",
     "NoPositions",
+    "RelativeBias",
     "Rotary",
     "Sinusoidal",
     "YaRN",

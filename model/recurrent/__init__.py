@@ -4,10 +4,12 @@ from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
+from model.recurrent.state_space import StateSpace
 
 __all__ = [
     "GRU",
     "LSTM",
     "GatedDelta",
     "LinearAttention",
+    "StateSpace",
 ]
