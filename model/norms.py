@@ -62,7 +62,7 @@ class Norm(nnx.Module):
         self,
         option: LayerNorm | RMSNorm,
         shape: tuple[int, ...],
-        axes: tuple[str, ...],
+        axes: tuple[str | None, ...],
         make: ParameterMaker,
         reductions: str,
         over: int = 1,

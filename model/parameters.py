@@ -20,6 +20,9 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 | sink        | logit of a key that is not there        | 0                       | 0                          |
 | bias        | every bias, of routers and loads too    | 0                       | 0                          |
 | filter      | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
+| skip        | of a state space, past its state        | 1                       | 1                          |
+| mixing      | weights of streams, of values           | as the option says      | as the option says         |
+| follower    | weights of streams from the streams     | 0                       | 0                          |
 | decay rate  | of a memory                             | log U(1, 16)            | the same                   |
 | decay bias  | of a memory                             | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
 
@@ -212,19 +215,24 @@ class ParameterMaker:
         """A parameter that starts at one value, such as a norm's scale."""
         return self._made(Spec(role=role, axes=axes, start=Constant(value)), shape)
 
+    def computed(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
+        """A parameter whose module computes how it starts, which may differ from layer to layer."""
+        return nnx.Param(values.astype(self.dtype), spec=Spec(role=role, axes=axes))
+
     def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role = "bias") -> nnx.Param:
         """A bias, or what else starts at 0."""
         return self.constant(role, 0.0, shape, axes)
 
     def _made(self, spec: Spec, shape: tuple[int, ...], key: Any = None) -> nnx.Param:
+        assert spec.start is not None
         assert len(spec.axes) == len(shape), spec
         dtype = self.dtype if ROLES[spec.role].stored == "parameters" else "float32"
         return nnx.Param(spec.start.draw(key, shape).astype(dtype), spec=spec)
 
 
-def stacked(build: Callable[[jax.Array], nnx.Module], keys: jax.Array) -> nnx.Module:
-    """As many modules as keys, in one: every parameter has an axis `layer` in front."""
-    module: nnx.Module = nnx.vmap(build)(keys)
+def stacked(build: Callable[..., nnx.Module], *each: jax.Array) -> nnx.Module:
+    """A module for each row of some arrays, such as keys, in one: every parameter has an axis `layer` in front."""
+    module: nnx.Module = nnx.vmap(build)(*each)
     for _, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Variable):
             node.set_metadata(spec=node.get_metadata()["spec"].stacked("layer"))

@@ -23,6 +23,9 @@ Role = Literal[
     "filter",
     "scale",
     "gain",
+    "skip",
+    "mixing",
+    "follower",
     "sink",
     "bias",
     "router_bias",
@@ -70,6 +73,11 @@ ROLES: dict[Role, Traits] = {
     "filter": Traits(decayed=True),  # of a short convolution, for each channel: no matrix
     "scale": _VECTOR,
     "gain": _VECTOR,
+    "skip": _VECTOR,
+    # Weights of streams and of values, which decay would pull to none of them; what makes them follow a token is a
+    # product with its streams, from zeros.
+    "mixing": _VECTOR,
+    "follower": Traits(decayed=True),
     "sink": _VECTOR,
     "bias": _VECTOR,
     # The error of a decay is compounded at every token.
@@ -96,14 +104,14 @@ class Spec:
       inputs, outputs: of a matrix, the axes that a product contracts and those that it makes. The other axes (layers,
         experts, heads of a recurrent matrix) count matrices that have nothing to do with each other. Both are empty
         where there is no matrix.
-      start: how it starts.
+      start: how it starts; None where its module computes that.
     """
 
     role: Role
     axes: tuple[str | None, ...]
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
-    start: Start
+    start: Start | None = None
 
     @property
     def traits(self) -> Traits:

@@ -7,13 +7,16 @@ that counts none has neither.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from model.attention.visibility import Visibility
 from model.dropout import drop
 from model.positions.rotary import RotaryTable
+
+if TYPE_CHECKING:  # attention imports this
+    from model.attention.visibility import Visibility
 
 # Places an activation on the mesh by the logical names of its axes; train/parallel/sharding.py provides the real one.
 Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
@@ -22,6 +25,13 @@ Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
 def unsharded(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """The `Shard` of a single device: leaves the activation alone."""
     return x
+
+
+class Handed(NamedTuple):
+    """What layers hand on beside the stream: arrays (B, T, ...), and whether a layer has done so already."""
+
+    value: jax.Array
+    given: jax.Array
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -55,10 +65,11 @@ class Context(Surroundings):
       counted_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
+      handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
     """
 
     index_BT: jax.Array
-    visibility: Visibility | None = None
+    visibility: "Visibility | None" = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None
     shard: Shard = unsharded
@@ -68,6 +79,7 @@ class Context(Surroundings):
     counted_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
 
     @property
     def platform(self) -> str | None:
@@ -95,6 +107,13 @@ class Context(Surroundings):
         """Keeps a sum over tokens, of any shape, that is the sum of those of parts of the batch."""
         self.measured[name] = value
 
+    def hand_on(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the first layer handed on under a name, and whether this layer is that one, by handing on its value."""
+        before = self.handed[name]
+        value = jnp.where(before.given, before.value, value.astype(before.value.dtype))
+        self.handed[name] = Handed(value, jnp.ones((), bool))
+        return value, ~before.given
+
     def next_dropout_key(self) -> jax.Array | None:
         """A key of its own for each use of dropout while training, None in evaluation."""
         if self.dropout_key is None:
@@ -106,8 +125,14 @@ class Context(Surroundings):
         """Drops entries while training; leaves x alone in evaluation."""
         return drop(x, rate, self.next_dropout_key() if rate else None)
 
-    def for_layer(self, number: jax.Array | int, kind: Any) -> "Context":
-        """The context of one layer: its surroundings, its own dropout key, its own taps, losses and measurements."""
+    def for_layer(self, number: jax.Array | int, kind: Any, handed: Mapping[str, Handed] | None = None) -> "Context":
+        """The context of one layer: its surroundings, what it is handed, its own key, taps, losses and measurements."""
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
-        own: dict[str, Any] = {"kept": {}, "losses": {}, "measured": {}, "dropout_key": key}
+        own: dict[str, Any] = {
+            "kept": {},
+            "losses": {},
+            "measured": {},
+            "dropout_key": key,
+            "handed": dict(handed or {}),
+        }
         return dataclasses.replace(self, **vars(self.layers[kind]), **own)

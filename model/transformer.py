@@ -17,6 +17,7 @@ from flax import nnx
 from model.attention.visibility import Coordinates, causal, documents
 from model.config import ModelConfig
 from model.errors import UserError
+from model.interfaces import AttentionOption
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
 from model.output import Output
@@ -24,8 +25,6 @@ from model.parameters import ParameterMaker
 from model.positions.absolute import Position, PositionEmbedding
 from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
-from model.recurrent.memory import Recurrent
-from model.residual import PostNorm
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Shard, Surroundings, unsharded
 from model.vocabulary.embedding import Embedding
@@ -56,7 +55,7 @@ class Transformer(nnx.Module):
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_modules(config, jax.random.fold_in(key, 0), make)
-        self.final_norm = norm(None if isinstance(config.residual, PostNorm) else config.norm)
+        self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
     def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `forward`."""
@@ -165,7 +164,7 @@ def forward(
 
     layers = {}
     for layer in config.layers:
-        if isinstance(layer.attention, Recurrent):
+        if not isinstance(layer.attention, AttentionOption):
             real_BT = None if lengths_B is None else positions_BT < lengths_B[:, None]
             layers[layer] = Surroundings(document_BT=documents(segment_ids_BT), real_BT=real_BT)
             continue

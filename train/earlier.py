@@ -1,7 +1,8 @@
 """Runs that an earlier version wrote: what it called fields of a config and arrays of a checkpoint.
 
 Until November 2026 weight decay went by patterns of names, `no_decay`, and load biases lay among the trained parameters
-(format 1 of checkpoints), so that the optimizer had moments of them too.
+(format 1 of checkpoints), so that the optimizer had moments of them too. Norms and gains of a layer lay beside its
+sublayers, not under `residual`, and None was the word of `Except` for "same".
 """
 
 import re
@@ -10,7 +11,10 @@ from typing import Any
 
 CHECKPOINT_FORMAT = 2
 # For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
-EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {1: ((r"^untrained\.", "params."),), CHECKPOINT_FORMAT: ()}
+EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
+    1: ((r"^untrained\.", "params."), (r"\.residual\.((?:attention|ffn)_(?:norm|output_norm|gain)\b)", r".\1")),
+    CHECKPOINT_FORMAT: (),
+}
 # The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
 NO_DECAY = {"*.scale": ("scale",), "*bias": ("bias", "router_bias", "decay_bias")}
 
@@ -22,9 +26,20 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         return dict(stored)
     patterns = optimizer["no_decay"]
     decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
-    spared = [pattern for pattern in patterns if pattern not in NO_DECAY]
+    spared = [re.sub(r"\.((?:attention|ffn)_(?:norm|output_norm|gain)\b)", r".residual.\1", p) for p in patterns]
+    spared = [pattern for pattern in spared if pattern not in NO_DECAY]
     kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
-    return {**stored, "optimizer": kept | {"decayed": decayed, "spared": spared}}
+    found = {**stored, "optimizer": kept | {"decayed": decayed, "spared": spared}}
+    if isinstance(model := stored.get("model"), Mapping) and isinstance(model.get("exceptions"), list | tuple):
+        found["model"] = {**model, "exceptions": [_differing(exception) for exception in model["exceptions"]]}
+    return found
+
+
+def _differing(exception: Any) -> Any:
+    """An `Except` that says "same" where it said None."""
+    if not isinstance(exception, Mapping):
+        return exception
+    return {name: "same" if value is None else value for name, value in exception.items()}
 
 
 def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:

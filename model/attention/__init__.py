@@ -7,4 +7,5 @@ __all__, __getattr__ = exports(
     grouped_query="GroupedQuery QKNorm",
     latent="Latent",
     patterns="BlockSparse Chunked Everything Fixed SlidingWindow Strided",
+    value_residual="ValueResidual",
 )

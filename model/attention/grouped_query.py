@@ -6,22 +6,24 @@ the per-head form of later models.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Self
 
 import jax
 from flax import nnx
 
+from model import kernels
 from model.attention.cache import Cache, empty, write
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
-from model.kernels import attend, attention_weights
+from model.attention.value_residual import ValueResidual
+from model.interfaces import AttentionOption, HandedOn
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.query_scale import LogTemperature
-from model.positions.rotary import Rotary, rotate
+from model.positions.rotary import rotate
 from model.projections import project
 from model.taps import Context
 
@@ -53,7 +55,7 @@ class QKNorm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupedQuery:
+class GroupedQuery(AttentionOption):
     """Attention heads and what they may do.
 
     Attributes:
@@ -67,6 +69,7 @@ class GroupedQuery:
       output_gate: what heads give is multiplied by a sigmoid of a projection of the layer's input: one number a "head",
         or one for every "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for none.
       sinks: whether every head has a trained score that takes part in its softmax and stands for no key (GPT-OSS).
+      value_residual: how the values of the first layer that has this are mixed into those of the others, or None.
       temperature: a factor on queries that grows with position, or None.
       pattern: which keys a query sees.
     """
@@ -81,6 +84,7 @@ class GroupedQuery:
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
     sinks: bool = False
+    value_residual: ValueResidual | None = None
     temperature: LogTemperature | None = None
     pattern: Pattern = Everything()
 
@@ -107,8 +111,40 @@ class GroupedQuery:
                 f"{path}.num_heads",
                 f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
             )
-        elif isinstance(position, Rotary):
+        else:
             yield from position.problems_with(self.head_width(width), position_path)
+
+    def without_effect(self, positions: Sequence[Position], path: str) -> Iterator[tuple[str, str]]:
+        """Yields fields that do nothing in any of the layers that have it, whose positions are these."""
+        if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.turns for p in positions):
+            names = " and ".join(sorted({type(p).__name__ for p in positions}))
+            yield (
+                f"{path}.qk_norm.after_positions",
+                f"needs rotary positions, and its layers have {names}; set it False",
+            )
+
+    def worded_as(self, other: Any, width: int | None) -> Self:
+        """The same heads, with numbers of them written out or left to follow as there."""
+        words: dict[str, Any] = {}
+        if isinstance(other, GroupedQuery):
+            if self.kv_heads == other.kv_heads:
+                words["num_kv_heads"] = other.num_kv_heads
+            if width is not None and self.head_width(width) == other.head_width(width):
+                words["head_dim"] = other.head_dim
+        return dataclasses.replace(self, **words)
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "Attention":
+        """The module of one layer."""
+        return Attention(self, width, dropout, reductions, make, position)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, and a score and its part of the sum of values for every pair."""
+        n, k, h = self.num_heads, self.kv_heads, self.head_width(width)
+        gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
+        matrices = width * (h * (2 * n + 2 * k) + gates)
+        return 2 * (length * matrices + 2 * n * h * self.pattern.pairs(length))
 
     @property
     def kv_heads(self) -> int:
@@ -122,6 +158,12 @@ class GroupedQuery:
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Cache:
         """The cache of one layer before anything was read."""
         return empty(batch, length, self.kv_heads, self.head_width(width), dtype)
+
+    def hands_on(self, width: int) -> dict[str, HandedOn]:
+        """What a layer hands on to those after it: shape and axes of each array, without batch and sequence."""
+        if self.value_residual is None:
+            return {}
+        return {"value_residual": ((self.kv_heads, self.head_width(width)), ("kv_heads", "head_dim"))}
 
     def head_width(self, width: int) -> int:
         """H at a model width, with None resolved."""
@@ -159,6 +201,8 @@ class Attention(nnx.Module):
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
         self.gate = self._gate(width, n, h, make)
+        values = option.value_residual
+        self.value_residual = None if values is None else values.build(make)
         self.sink = make.zeros((n,), ("heads",), "sink") if option.sinks else None
         self.position_bias = position.bias_table(n, make)
 
@@ -175,6 +219,7 @@ class Attention(nnx.Module):
         q_BTNH = project(x_BTD, self.query, self.query_bias)
         k_BTKH = project(x_BTD, self.key, self.key_bias)
         v_BTKH = project(x_BTD, self.value, self.value_bias)
+        v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._placed(q_BTNH, self.query_norm, context)
         if self.option.temperature is not None:
             assert context.visibility is not None
@@ -203,9 +248,10 @@ class Attention(nnx.Module):
         seen = context.visibility.within(self.option.pattern)
         sink_N = None if self.sink is None else self.sink[...]
         context.offer(
-            "attention_weights", lambda: attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N)
+            "attention_weights",
+            lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N),
         )
-        return attend(
+        return kernels.attend(
             q_BTNH,
             k_BSKH,
             v_BSKH,

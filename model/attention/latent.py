@@ -14,19 +14,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
+from model import kernels
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
-from model.kernels import attend, attention_weights
+from model.interfaces import AttentionOption
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition, NoPositions, Position
-from model.positions.rotary import Rotary, rotate
+from model.positions.rotary import rotate
 from model.projections import project
 from model.taps import Context, Shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Latent:
+class Latent(AttentionOption):
     """Latent attention heads.
 
     Attributes:
@@ -64,8 +65,24 @@ class Latent:
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
         """Yields what does not go together with a model width or with positions, by the paths of the fields."""
-        if isinstance(position, Rotary) and self.rotary_head_dim >= 1:
+        if self.rotary_head_dim >= 1:
             yield from position.problems_with(self.rotary_head_dim, position_path)
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "LatentAttention":
+        """The module of one layer."""
+        return LatentAttention(self, width, dropout, reductions, make, position)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass with keys and values written out."""
+        n, r, q = self.num_heads, self.kv_rank, self.query_rank
+        queries = n * (self.head_dim + self.rotary_head_dim)
+        matrices = width * (r + self.rotary_head_dim) + r * n * (self.head_dim + self.value_head_dim)
+        matrices += width * queries if q is None else q * (width + queries)
+        matrices += n * self.value_head_dim * width
+        one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        return 2 * (length * matrices + one_pair * self.pattern.pairs(length))
 
     def rotary_width(self, width: int) -> int:
         """The dimensions of a head that positions may turn."""
@@ -154,8 +171,8 @@ class LatentAttention(nnx.Module):
         table = None if self.position_bias is None else self.position_bias[...]
         bias = self.position.bias(self.option.num_heads, table)
         seen = context.visibility.within(self.option.pattern)
-        context.offer("attention_weights", lambda: attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
-        return attend(
+        context.offer("attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
+        return kernels.attend(
             q_BTNH,
             k_BSKH,
             v_BSKH,

@@ -6,8 +6,9 @@ dispatch.py says; balance.py keeps the experts equally busy.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from model.feedforward.balance import BalanceLoss, LoadBias, observe
 from model.feedforward.dispatch import Capacity, Dropless, Product, dropless, in_slots
 from model.feedforward.mlp import MLP, FeedForward, Gated, mixed
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
+from model.interfaces import FeedForwardOption
 from model.parameters import ParameterMaker
 from model.projections import project
 from model.taps import Context
@@ -36,7 +38,7 @@ class Shared:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experts:
+class Experts(FeedForwardOption):
     """Feed-forward layers of which a router chooses some for each token.
 
     Attributes:
@@ -77,6 +79,30 @@ class Experts:
             yield "router.renormalize", "one expert's weight would be 1 whatever its score; top_k=1 needs False"
         if self.router_z_loss < 0:
             yield "router_z_loss", f"must be 0 or more, got {self.router_z_loss}"
+
+    def build(self, width: int, make: ParameterMaker) -> "MixtureOfExperts":
+        """The module of one layer."""
+        return MixtureOfExperts(self, width, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: the router, the experts of each token and the shared one."""
+        shared = self.shared.ffn.cost(width, length) + 2 * length * width * self.shared.gate if self.shared else 0
+        return 2 * length * width * self.num_experts + self.top_k * self.expert.cost(width, length) + shared
+
+    def idle(self, shapes: Mapping[str, Any]) -> int:
+        """The parameters of experts that a token does not go to."""
+        names = (f"{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias"))
+        of_all = sum(math.prod(shapes[name].shape) for name in names if name in shapes)
+        return of_all // self.num_experts * (self.num_experts - self.top_k)
+
+    def worded_as(self, other: Any) -> Self:
+        """The same experts, kept equally busy as those of `other`."""
+        if not isinstance(other, Experts):
+            return self
+        busy: dict[str, Any] = {"balance_loss": other.balance_loss, "router_z_loss": other.router_z_loss}
+        if self.load_bias is not None and other.load_bias is not None:
+            busy["load_bias"] = other.load_bias
+        return dataclasses.replace(self, **busy)
 
 
 class MixtureOfExperts(nnx.Module):

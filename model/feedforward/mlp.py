@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.interfaces import FeedForwardOption
 from model.parameters import ParameterMaker
 from model.projections import project
 from model.recompute import recomputed
@@ -46,7 +47,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MLP:
+class MLP(FeedForwardOption):
     """down(activation(up(x)))."""
 
     width: int
@@ -58,9 +59,17 @@ class MLP:
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
 
+    def build(self, width: int, make: ParameterMaker) -> "FeedForward":
+        """The module of one layer."""
+        return FeedForward(self, width, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: up and down."""
+        return 2 * length * 2 * width * self.width
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gated:
+class Gated(FeedForwardOption):
     """down(activation(gate(x)) * (up(x) + up_offset)): SwiGLU with "silu", GeGLU with "gelu".
 
     Attributes:
@@ -83,6 +92,14 @@ class Gated:
             yield "width", f"must be at least 1, got {self.width}"
         if self.clamp is not None and self.clamp <= 0:
             yield "clamp", f"must be above 0, or None for no cut, got {self.clamp}"
+
+    def build(self, width: int, make: ParameterMaker) -> "FeedForward":
+        """The module of one layer."""
+        return FeedForward(self, width, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: gate, up and down."""
+        return 2 * length * 3 * width * self.width
 
 
 def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:

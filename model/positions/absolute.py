@@ -7,6 +7,7 @@ added to scores (alibi.py, relative.py; what they have in common is in bias.py).
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from flax import nnx
 from model.parameters import ParameterMaker
 from model.positions.alibi import ALiBi
 from model.positions.bias import InScores
+from model.positions.option import PositionOption
 from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary, frequencies
 
@@ -25,7 +27,7 @@ class NoPositions(InScores):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learned:
+class Learned(PositionOption):
     """A trained vector for each position up to the context length.
 
     Attributes:
@@ -34,6 +36,8 @@ class Learned:
 
     offset: int = 0
 
+    added: ClassVar[bool] = True
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.offset < 0:
@@ -41,15 +45,22 @@ class Learned:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sinusoidal:
+class Sinusoidal(PositionOption):
     """Fixed sines and cosines, wavelengths from 2 pi to theta * 2 pi."""
 
     theta: float = 10_000.0
+
+    added: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.theta <= 0:
             yield "theta", f"must be above 0, got {self.theta}"
+
+    def problems_of_width(self, width: int) -> Iterator[str]:
+        """Yields why they cannot be added to a stream of this width."""
+        if width % 2:
+            yield f"Sinusoidal pairs a sine with a cosine, so width must be even, got {width}"
 
 
 # Those that act inside attention, so that layers may differ in them; the others are added before the first layer.

@@ -6,12 +6,15 @@ Press et al. 2021, "Train Short, Test Long: Attention with Linear Biases Enables
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
-from model.attention.visibility import Coordinates
 from model.positions.bias import InScores
+
+if TYPE_CHECKING:  # attention imports positions
+    from model.attention.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,7 @@ class LinearBias:
     scale: float = 1.0
     rounded: bool = False
 
-    def __call__(self, queries: Coordinates, keys: Coordinates) -> jax.Array:
+    def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
         """The biases of a block, float32 (B or 1, N, T, S)."""
         query_BT, key_BS = queries.positions(), keys.positions()
         slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]

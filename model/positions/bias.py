@@ -4,24 +4,25 @@ An option that adds something to scores says whether it has a table of trained n
 kernels ask for the biases of a block (`model.attention.scoring.Bias`). All other options inherit that they add nothing.
 """
 
+from typing import TYPE_CHECKING
+
 import jax
 from flax import nnx
 
-from model.attention.scoring import Bias
 from model.parameters import ParameterMaker
+from model.positions.option import PositionOption
+
+if TYPE_CHECKING:  # attention imports positions
+    from model.attention.scoring import Bias
 
 
-class InScores:
+class InScores(PositionOption):
     """What attention asks the positions of its layer."""
 
     def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param | None:
         """The trained numbers of a layer of so many heads; None for none."""
         return None
 
-    def bias(self, num_heads: int, table: jax.Array | None) -> Bias | None:
+    def bias(self, num_heads: int, table: jax.Array | None) -> "Bias | None":
         """What is added to scores, of the numbers of `bias_table`; None for nothing."""
         return None
-
-    def bias_parameters(self, num_heads: int) -> int:
-        """How many numbers `bias_table` has."""
-        return 0

@@ -7,14 +7,17 @@ Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Te
 import dataclasses
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from model.attention.visibility import Coordinates
 from model.parameters import ParameterMaker
 from model.positions.bias import InScores
+
+if TYPE_CHECKING:  # attention imports positions
+    from model.attention.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,10 +47,6 @@ class RelativeBias(InScores):
         """See `InScores`; it starts from zeros, as no bias at all."""
         return make.zeros((self.buckets, num_heads), ("position", "heads"))
 
-    def bias_parameters(self, num_heads: int) -> int:
-        """See `InScores`."""
-        return self.buckets * num_heads
-
     def bias(self, num_heads: int, table: jax.Array | None) -> "BucketBias":
         """See `InScores`."""
         assert table is not None
@@ -61,7 +60,7 @@ class BucketBias:
     table: jax.Array
     distance: int = struct.field(pytree_node=False)
 
-    def __call__(self, queries: Coordinates, keys: Coordinates) -> jax.Array:
+    def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
         """The biases of a block, float32 (B or 1, N, T, S)."""
         distance_BTS = queries.positions()[:, :, None] - keys.positions()[:, None, :]
         return jnp.moveaxis(self.table.astype(jnp.float32)[self.bucket(distance_BTS)], -1, 1)

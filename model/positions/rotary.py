@@ -5,6 +5,7 @@ Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding",
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +32,8 @@ class Rotary(InScores):
     fraction: float = 1.0
     interleaved: bool = False
     scaling: Scaling | None = None
+
+    turns: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""

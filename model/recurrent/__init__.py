@@ -8,4 +8,5 @@ __all__, __getattr__ = exports(
     delta="GatedDelta",
     lstm="LSTM",
     gru="GRU",
+    state_space="StateSpace",
 )

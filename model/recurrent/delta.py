@@ -23,6 +23,7 @@ from flax import nnx
 from model.attention.heads import divisors
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import (
@@ -86,6 +87,20 @@ class GatedDelta(Recurrent):
     def value_width(self, width: int) -> int:
         """P at a model width, with None resolved."""
         return self.head_width(width) if self.value_head_dim is None else self.value_head_dim
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "DeltaHeads":
+        """The module of one layer."""
+        return DeltaHeads(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, convolutions, and three products with the memory."""
+        n, h, p = self.num_heads, self.head_width(width), self.value_width(width)
+        keys, values = self.key_heads * h, n * p
+        projections = width * (2 * keys + (2 + self.output_gate) * values + (1 + self.decay) * n)
+        convolutions = (self.convolution or 0) * (2 * keys + values)
+        return 2 * length * (projections + convolutions + 3 * n * h * p)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, run_units, zeros
 from model.taps import Context
@@ -40,6 +41,17 @@ class GRU(Recurrent):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         yield from self.sizes_below_one("num_heads", "head_dim")
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "GatedRecurrentUnits":
+        """The module of one layer."""
+        return GatedRecurrentUnits(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: gates from inputs and from what went before, and the projection back."""
+        n, h = self.num_heads, self.head_width(width)
+        return 2 * length * (3 * n * h * (width + h) + n * h * width)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""

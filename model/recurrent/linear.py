@@ -13,6 +13,7 @@ from flax import nnx
 
 from model.attention.visibility import Coordinates, causal
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
 from model.taps import Context
@@ -37,6 +38,17 @@ class LinearAttention(Recurrent):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         yield from self.sizes_below_one("num_heads", "head_dim", "chunk")
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "LinearAttentionHeads":
+        """The module of one layer."""
+        return LinearAttentionHeads(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, a value written, one read, and the sum of weights."""
+        n, h = self.num_heads, self.head_width(width)
+        return 2 * length * (4 * width * n * h + n * h * (2 * h + 1))
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""

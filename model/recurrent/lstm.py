@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, run_units, zeros
 from model.taps import Context
@@ -44,6 +45,17 @@ class LSTM(Recurrent):
     def gates(self) -> int:
         """G, the gates and the input to the cell."""
         return 3 if self.forget_bias is None else 4
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "LongShortTermMemory":
+        """The module of one layer."""
+        return LongShortTermMemory(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: gates from inputs and from what went before, and the projection back."""
+        n, h = self.num_heads, self.head_width(width)
+        return 2 * length * (self.gates * n * h * (width + h) + n * h * width)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""

@@ -16,11 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.interfaces import MixerOption
 from model.positions.absolute import Position
 from model.taps import Context, Shard
 
 
-class Recurrent:
+class Recurrent(MixerOption):
     """The options of mixers that carry a state and attend to nothing."""
 
     num_heads: int

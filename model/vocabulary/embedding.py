@@ -16,13 +16,21 @@ from model.projections import matmul
 from model.residual import Multipliers
 
 
+class _Unembedding:
+    """The options of how the stream becomes logits."""
+
+    def cost(self, width: int, vocab_size: int, length: int) -> int:
+        """Operations of the logits of `length` tokens."""
+        return 2 * length * width * vocab_size
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tied:
+class Tied(_Unembedding):
     """Logits are products with the token embedding."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Untied:
+class Untied(_Unembedding):
     """Logits come from a matrix of their own."""
 
     bias: bool = False

@@ -30,6 +30,7 @@ LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rot
 NONE = "position=NoPositions"
 LINEAR = [NONE, "attention=LinearAttention(num_heads=4)"]
 DELTA = [NONE, "attention=GatedDelta(num_heads=4)"]
+SPACE = [NONE, "attention=StateSpace(num_heads=4, state_dim=5)"]
 LSTMS, GRUS = [NONE, "attention=LSTM(num_heads=2)"], [NONE, "attention=GRU(num_heads=2)"]
 DYNAMIC = "position=Rotary(theta=10.0, scaling=DynamicNTK(factor=4.0, original_length=4))"
 YARN = "position=Rotary(theta=10.0, scaling=YaRN(factor=4.0, original_length=100))"
@@ -80,6 +81,9 @@ CASES = {
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
     "PostNorm.alpha": (["residual=PostNorm"], "residual.alpha=2.0", "output"),
     "Parallel.shared_norm": (["residual=Parallel"], "residual.shared_norm=False", "parameters"),
+    "HyperConnections.streams": (["residual=HyperConnections"], "residual.streams=3", "parameters"),
+    "HyperConnections.dynamic": (["residual=HyperConnections"], "residual.dynamic=None", "parameters"),
+    "Dynamic.scale": (["residual=HyperConnections"], "residual.dynamic.scale=0.5", "initial"),
     "Multipliers.embedding": (["position=Learned"], "multipliers.embedding=2.0", "output"),
     "Multipliers.residual": ([], "multipliers.residual=2.0", "output"),
     "Multipliers.logits": ([], "multipliers.logits=2.0", "output"),
@@ -108,6 +112,14 @@ CASES = {
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
     "GroupedQuery.temperature": ([], "attention.temperature=LogTemperature(floor=3, scale=0.5)", "output"),
+    "GroupedQuery.value_residual": ([], "attention.value_residual=ValueResidual", "output"),
+    "ValueResidual.first": (["attention.value_residual=ValueResidual"], "attention.value_residual.first=1.0", "output"),
+    "ValueResidual.own": (["attention.value_residual=ValueResidual"], "attention.value_residual.own=1.0", "output"),
+    "ValueResidual.trained": (
+        ["attention.value_residual=ValueResidual"],
+        "attention.value_residual.trained=True",
+        "parameters",
+    ),
     "LogTemperature.floor": (
         ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
         "attention.temperature.floor=4",
@@ -139,6 +151,13 @@ CASES = {
     "GatedDelta.output_norm": (DELTA, "attention.output_norm=None", "parameters"),
     "GatedDelta.output_gate": (DELTA, "attention.output_gate=False", "parameters"),
     "GatedDelta.chunk": (DELTA, "attention.chunk=5", "gradient"),
+    "StateSpace.num_heads": (SPACE, "attention.num_heads=2", "parameters"),
+    "StateSpace.num_groups": (SPACE, "attention.num_groups=2", "parameters"),
+    "StateSpace.head_dim": (SPACE, "attention.head_dim=6", "parameters"),
+    "StateSpace.state_dim": (SPACE, "attention.state_dim=6", "parameters"),
+    "StateSpace.convolution": (SPACE, "attention.convolution=3", "parameters"),
+    "StateSpace.output_norm": (SPACE, "attention.output_norm=None", "parameters"),
+    "StateSpace.chunk": (SPACE, "attention.chunk=5", "gradient"),
     "LSTM.num_heads": (LSTMS, "attention.num_heads=1", "parameters"),
     "LSTM.head_dim": (LSTMS, "attention.head_dim=6", "parameters"),
     "LSTM.forget_bias": (LSTMS, "attention.forget_bias=2.0", "initial"),

@@ -1,6 +1,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -105,7 +106,7 @@ def test_scales_start_at_1_and_biases_at_0(scheme, request):
     params = request.getfixturevalue(scheme)
     plain = set(params) - set(DRAWN)
     assert plain == {
-        *(f"blocks.{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in ("scale", "bias")),
+        *(f"blocks.residual.{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in ("scale", "bias")),
         *(f"blocks.attention.{side}_norm.{part}" for side in ("query", "key") for part in ("scale", "bias")),
         *(f"blocks.attention.{side}_bias" for side in ("query", "key", "value", "output")),
         *(f"blocks.ffn.{side}_bias" for side in ("gate", "up", "down")),
@@ -188,6 +189,7 @@ def test_parameters_carry_the_dtype_and_the_axes():
         make.constant("scale", 1.0, (4,), ("ffn",)),
         make.zeros((4,), ("ffn",)),
         make.zeros((4,), ("expert",), "load_bias"),
+        make.computed("mixing", jnp.eye(3), (None, None)),
     ):
         assert made.dtype == ("float32" if made.get_metadata()["spec"].role == "load_bias" else "bfloat16")
         assert len(made.get_metadata()["spec"].axes) == made.ndim

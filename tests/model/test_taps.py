@@ -58,7 +58,7 @@ def test_values(model, kept, tokens):
     stream = kept["embedding"]
     for layer in range(2):
         block = jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"])
-        attention, read = block["attention"], norm(stream, block["attention_norm"]["scale"])
+        attention, read = block["attention"], norm(stream, block["residual"]["attention_norm"]["scale"])
         close(kept["value"][layer], np.einsum("btd,dkh->btkh", read, attention["value"]))
         for name in ("query", "key"):  # turned by rotary positions: the same lengths
             straight = np.einsum("btd,dnh->btnh", read, attention[name])
@@ -72,7 +72,7 @@ def test_values(model, kept, tokens):
         close(kept["attention_heads"][layer], heads)
         close(kept["attention_output"][layer], np.einsum("btnh,nhd->btd", heads, attention["output"]))
         stream = stream + kept["attention_output"][layer]
-        read = norm(stream, block["ffn_norm"]["scale"])
+        read = norm(stream, block["residual"]["ffn_norm"]["scale"])
         gate = read @ block["ffn"]["gate"]
         close(kept["ffn_hidden"][layer], gate / (1 + np.exp(-gate)) * (read @ block["ffn"]["up"]))
         close(kept["ffn_output"][layer], kept["ffn_hidden"][layer] @ block["ffn"]["down"])

@@ -1,4 +1,7 @@
-"""Runs that earlier versions wrote: configs with `no_decay`, checkpoints whose load biases lie among the parameters."""
+"""Runs that earlier versions wrote: configs with `no_decay`, checkpoints whose load biases lie among the parameters.
+
+Their norms lie beside the sublayers, and their exceptions say None for "same".
+"""
 
 import dataclasses
 import json
@@ -9,6 +12,8 @@ import pytest
 
 import train.checkpoints.store
 from model.errors import UserError
+from model.feedforward.mlp import MLP
+from model.layers import Except
 from model.options import from_json, to_json
 from model.specs import merged
 from model.transformer import specs
@@ -31,7 +36,20 @@ def as_it_was(experiment, no_decay=("*.scale", "*bias")):
     for field in ("decayed", "spared"):
         del stored["optimizer"][field]
     stored["optimizer"]["no_decay"] = list(no_decay)
+    for exception in stored["model"]["exceptions"]:
+        exception |= {name: None for name, value in exception.items() if value == "same"}
     return stored
+
+
+def named_before(tree):
+    """Nested dicts, also within tuples, with what lies under `residual` one level higher."""
+    if isinstance(tree, dict):
+        inside = {name: named_before(branch) for name, branch in tree.items() if name != "residual"}
+        return inside | named_before(tree["residual"]) if "residual" in tree else inside
+    if isinstance(tree, tuple):
+        branches = [named_before(branch) for branch in tree]
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    return tree
 
 
 def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
@@ -48,12 +66,20 @@ def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
         ((), {"decayed": ("scale", "bias", "router_bias", "decay_bias")}),
         (("*bias",), {"decayed": ("scale",)}),
         (("*.scale", "*bias", "embedding.*"), {"spared": ("embedding.*",)}),
+        (("*.scale", "*bias", "blocks.ffn_gain"), {"spared": ("blocks.residual.ffn_gain",)}),
     ],
 )
 def test_patterns_of_no_decay_become_roles(no_decay, fields, tiny_experiment):
     experiment = tiny_experiment(optimizer=AdamW(weight_decay=0.3))
     read = from_json(Experiment, current_config(as_it_was(experiment, no_decay)))
     assert read.optimizer == AdamW(weight_decay=0.3, **fields)
+
+
+def test_exceptions_with_none_for_what_is_the_same_are_read(tiny_experiment):
+    experiment = tiny_experiment(model__exceptions=(Except(layers="0", ffn=MLP(width=24)),))
+    stored = as_it_was(experiment)
+    assert stored["model"]["exceptions"][0]["attention"] is None
+    assert from_json(Experiment, current_config(stored)) == experiment
 
 
 def test_a_config_of_this_version_is_left_alone(tiny_experiment):
@@ -84,6 +110,7 @@ def save_as_before(experiment, state, run, monkeypatch):
     with monkeypatch.context() as patch, store_of(run) as store:
         patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 1)
         patch.setattr(train.checkpoints.store, "to_json", as_it_was)
+        state = dataclasses.replace(state, params=named_before(state.params), opt_state=named_before(state.opt_state))
         store.save(experiment, jax.device_put(state, jax.devices()[0]), int(state.step), loss=None)
     (run / "config.json").write_text(json.dumps(as_it_was(experiment)))
 

@@ -1,5 +1,6 @@
 """How every parameter of every mechanism is treated, as literal tables; a new parameter fails until it has its row."""
 
+import dataclasses
 import typing
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
+from model.attention.value_residual import ValueResidual
 from model.config import ModelConfig
 from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
@@ -17,12 +19,14 @@ from model.mixers import Mixer
 from model.norms import LayerNorm
 from model.options import alternatives, check, fields_of
 from model.positions.absolute import Learned, NoPositions
+from model.positions.relative import RelativeBias
 from model.precision import Precision, for_compute
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
-from model.residual import Sandwich
+from model.recurrent.state_space import StateSpace
+from model.residual import HyperConnections, Residual, Sandwich
 from model.specs import ROLES, Role, named
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
@@ -70,13 +74,27 @@ def mixers():
         GatedDelta(num_heads=2, num_key_heads=1),
         LSTM(num_heads=2),
         GRU(num_heads=2),
+        StateSpace(num_heads=2, state_dim=4),
     ]
     return ModelConfig(
-        num_layers=6,
+        num_layers=7,
         attention=Latent(num_heads=2, kv_rank=4, query_rank=6, head_dim=2, rotary_head_dim=2, value_head_dim=4),
         exceptions=tuple(Except(layers=str(i), attention=layer) for i, layer in enumerate(layers, start=1)),
         ffn=MLP(width=12),
         position=NoPositions(),
+        **SIZES,
+    )
+
+
+def between_layers():
+    """Weights of streams, and of the values of layers, all of them trained."""
+    return ModelConfig(
+        num_layers=2,
+        attention=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
+        ffn=MLP(width=12),
+        position=RelativeBias(buckets=4, distance=6),
+        residual=HyperConnections(streams=3),
+        layer_scale=0.1,
         **SIZES,
     )
 
@@ -141,20 +159,20 @@ blocks.0.attention.query_norm.scale   scale
 blocks.0.attention.sink               sink
 blocks.0.attention.value              value decayed [embed -> kv_heads head_dim]
 blocks.0.attention.value_bias         bias
-blocks.0.attention_gain               gain
-blocks.0.attention_norm.bias          bias
-blocks.0.attention_norm.scale         scale
-blocks.0.attention_output_norm.bias   bias
-blocks.0.attention_output_norm.scale  scale
+blocks.0.residual.attention_gain               gain
+blocks.0.residual.attention_norm.bias          bias
+blocks.0.residual.attention_norm.scale         scale
+blocks.0.residual.attention_output_norm.bias   bias
+blocks.0.residual.attention_output_norm.scale  scale
 blocks.0.ffn.down                     residual decayed [ffn -> embed]
 blocks.0.ffn.down_bias                bias
 blocks.0.ffn.up                       value decayed [embed -> ffn]
 blocks.0.ffn.up_bias                  bias
-blocks.0.ffn_gain                     gain
-blocks.0.ffn_norm.bias                bias
-blocks.0.ffn_norm.scale               scale
-blocks.0.ffn_output_norm.bias         bias
-blocks.0.ffn_output_norm.scale        scale
+blocks.0.residual.ffn_gain                     gain
+blocks.0.residual.ffn_norm.bias                bias
+blocks.0.residual.ffn_norm.scale               scale
+blocks.0.residual.ffn_output_norm.bias         bias
+blocks.0.residual.ffn_output_norm.scale        scale
 embedding.norm.bias                   bias
 embedding.norm.scale                  scale
 embedding.output                      unembedding decayed
@@ -209,6 +227,53 @@ blocks.5.attention.input              projection decayed [embed -> None heads he
 blocks.5.attention.output             residual decayed [heads head_dim -> embed]
 blocks.5.attention.recurrent          recurrent decayed [head_dim -> None None]
 blocks.5.attention.reset_bias         bias
+blocks.6.attention.decay_bias         decay_bias used
+blocks.6.attention.decay_rate         decay_rate used
+blocks.6.attention.gate               projection decayed [embed -> heads head_dim]
+blocks.6.attention.key                projection decayed [embed -> None head_dim]
+blocks.6.attention.key_bias           bias
+blocks.6.attention.key_filter         filter decayed
+blocks.6.attention.output             residual decayed [heads head_dim -> embed]
+blocks.6.attention.output_norm.scale  scale
+blocks.6.attention.query              projection decayed [embed -> None head_dim]
+blocks.6.attention.query_bias         bias
+blocks.6.attention.query_filter       filter decayed
+blocks.6.attention.skip               skip
+blocks.6.attention.step               projection decayed [embed -> heads]
+blocks.6.attention.value              projection decayed [embed -> heads head_dim]
+blocks.6.attention.value_bias         bias
+blocks.6.attention.value_filter       filter decayed
+"""
+
+BETWEEN_LAYERS = """
+blocks.attention.key                        projection decayed [embed -> kv_heads head_dim]
+blocks.attention.output                     residual decayed [heads head_dim -> embed]
+blocks.attention.position_bias              bias
+blocks.attention.query                      projection decayed [embed -> heads head_dim]
+blocks.attention.value                      value decayed [embed -> kv_heads head_dim]
+blocks.attention.value_residual.weights     mixing
+blocks.ffn.down                             residual decayed [ffn -> embed]
+blocks.ffn.up                               value decayed [embed -> ffn]
+blocks.residual.attention_follow            follower decayed
+blocks.residual.attention_follow_norm.scale scale
+blocks.residual.attention_gain              gain
+blocks.residual.attention_mix_scale         mixing
+blocks.residual.attention_norm.scale        scale
+blocks.residual.attention_pass              mixing
+blocks.residual.attention_read              mixing
+blocks.residual.attention_write             mixing
+blocks.residual.attention_write_scale       mixing
+blocks.residual.ffn_follow                  follower decayed
+blocks.residual.ffn_follow_norm.scale       scale
+blocks.residual.ffn_gain                    gain
+blocks.residual.ffn_mix_scale               mixing
+blocks.residual.ffn_norm.scale              scale
+blocks.residual.ffn_pass                    mixing
+blocks.residual.ffn_read                    mixing
+blocks.residual.ffn_write                   mixing
+blocks.residual.ffn_write_scale             mixing
+embedding.table                             embedding decayed
+final_norm.scale                            scale
 """
 
 EXPERTS = """
@@ -216,7 +281,7 @@ blocks.attention.key           projection decayed [embed -> kv_heads head_dim]
 blocks.attention.output        residual decayed [heads head_dim -> embed]
 blocks.attention.query         projection decayed [embed -> heads head_dim]
 blocks.attention.value         value decayed [embed -> kv_heads head_dim]
-blocks.attention_norm.scale    scale
+blocks.residual.attention_norm.scale    scale
 blocks.ffn.down                residual decayed [ffn -> embed]
 blocks.ffn.down_bias           bias
 blocks.ffn.gate                projection decayed [embed -> ffn]
@@ -233,7 +298,7 @@ blocks.ffn.shared.up_bias      bias
 blocks.ffn.shared_gate         projection decayed
 blocks.ffn.up                  value decayed [embed -> ffn]
 blocks.ffn.up_bias             bias
-blocks.ffn_norm.scale          scale
+blocks.residual.ffn_norm.scale          scale
 embedding.table                embedding decayed
 final_norm.scale               scale
 multi_token.final_norm.scale   scale
@@ -267,6 +332,21 @@ def test_every_mixer():
     assert met == set(alternatives(Mixer)), "a mixer has no layer here"
 
 
+def test_weights_of_streams_and_of_values():
+    config = between_layers()
+    check(config)
+    assert treatment(config) == table(BETWEEN_LAYERS)
+
+
+def test_every_residual_scheme():
+    """A parameter of another scheme than these two has its row too."""
+    known = {name.replace("blocks.0.", "blocks."): words for name, words in table(ATTENTION).items()}
+    known |= table(BETWEEN_LAYERS)
+    for option in alternatives(Residual):
+        found = treatment(dataclasses.replace(between_layers(), residual=option()))
+        assert {name: words for name, words in found.items() if ".residual." in name}.items() <= known.items()
+
+
 def test_experts_and_modules_that_predict_ahead():
     config = experts()
     check(config)
@@ -279,7 +359,7 @@ def test_experts_and_modules_that_predict_ahead():
 
 
 def test_every_role_has_a_parameter_here():
-    met = {spec.role for make in (attention, mixers, experts) for spec in named(specs(make())).values()}
+    met = {spec.role for make in (attention, mixers, between_layers, experts) for spec in named(specs(make())).values()}
     assert met == set(ROLES) == set(typing.get_args(Role))
 
 

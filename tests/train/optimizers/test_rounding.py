@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.parameters import Constant
 from model.specs import Spec
 from model.taps import unsharded
 from train.loop import train
@@ -181,7 +180,7 @@ def test_adafactor_is_warned_of_from_the_step_on_at_which_it_cannot_forget(tiny_
 @pytest.mark.parametrize(("b2", "falls"), [(0.95, True), (0.996, True), (0.999, False)])
 def test_an_average_in_bfloat16_falls_up_to_the_limit(b2, falls):
     """A second moment after one gradient of 2 and 4,000 of zero: what the warnings are about."""
-    optimizer = optimizers.build(AdamW(b2=b2), {"w": Spec(role="scale", axes=("embed",), start=Constant(1.0))})
+    optimizer = optimizers.build(AdamW(b2=b2), {"w": Spec(role="scale", axes=("embed",))})
     params = {"w": of(1.0)}
 
     @jax.jit
