@@ -9,12 +9,17 @@ from flax import nnx
 from model.config import ModelConfig
 from model.feedforward.experts import Experts, MixtureOfExperts
 from model.feedforward.mlp import FeedForward
+from model.gradients import narrowed
 from model.layers import Layer
 from model.mixers import new_mixer
 from model.norms import Norm
 from model.parameters import ParameterMaker
 from model.residual import Parallel, PostNorm, Reordered, Sandwich
 from model.taps import Context
+
+# The axes of the residual stream. Sublayers may have positions laid out in another way: the two constraints around each
+# are where the stream is gathered, and where what is added to it is scattered.
+STREAM = ("batch", "sequence", "embed")
 
 
 class Block(nnx.Module):
@@ -56,7 +61,9 @@ class Block(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Any) -> tuple[jax.Array, Any]:
         """Maps the residual stream (B, T, D) to the next one; the cache of this layer goes along."""
         read_BTD = self._read(x_BTD, self.attention_norm)
-        y_BTD, cache = self.attention(read_BTD, context, cache)
+        inside_BTD = context.shard(read_BTD, ("batch", "query_sequence", "embed"))
+        y_BTD, cache = self.attention(inside_BTD, context, cache)
+        y_BTD = context.shard(y_BTD, STREAM)
         y_BTD = context.tap("attention_output", self._written(y_BTD, self.attention_output_norm, self.attention_gain))
         if isinstance(self.residual, Parallel):
             read_BTD = read_BTD if self.ffn_norm is None else self.ffn_norm(x_BTD)
@@ -64,7 +71,8 @@ class Block(nnx.Module):
         else:
             x_BTD = self._add(x_BTD, y_BTD, self.attention_norm, context)
             read_BTD = self._read(x_BTD, self.ffn_norm)
-        y_BTD = self._written(self.ffn(read_BTD, context), self.ffn_output_norm, self.ffn_gain)
+        y_BTD = self.ffn(context.shard(read_BTD, ("batch", "ffn_sequence", "embed")), context)
+        y_BTD = self._written(context.shard(y_BTD, STREAM), self.ffn_output_norm, self.ffn_gain)
         x_BTD = self._add(x_BTD, context.tap("ffn_output", y_BTD), self.ffn_norm, context)
         return context.tap("block_output", x_BTD), cache
 
@@ -73,7 +81,7 @@ class Block(nnx.Module):
 
     def _written(self, y_BTD: jax.Array, norm: Norm | None, gain: nnx.Param | None) -> jax.Array:
         y_BTD = y_BTD if norm is None else norm(y_BTD)
-        y_BTD = y_BTD if gain is None else y_BTD * gain[...]
+        y_BTD = y_BTD if gain is None else y_BTD * narrowed(gain[...], y_BTD)
         return y_BTD if self.multiplier == 1 else y_BTD * jnp.asarray(self.multiplier, y_BTD.dtype)
 
     def _add(self, x_BTD: jax.Array, y_BTD: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
@@ -82,4 +90,4 @@ class Block(nnx.Module):
         x_BTD = x_BTD + context.dropout(y_BTD, self.dropout)
         if norm is not None and isinstance(self.residual, PostNorm):
             x_BTD = norm(x_BTD)
-        return context.shard(x_BTD, ("batch", "sequence", "embed"))
+        return context.shard(x_BTD, STREAM)

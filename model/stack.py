@@ -16,7 +16,8 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
-from model.parameters import ParameterMaker, stacked
+from model.parameters import ParameterMaker, specs_of, stacked
+from model.precision import for_compute
 from model.taps import Context
 
 # The cache of every stack, by the number of its first layer.
@@ -89,7 +90,7 @@ def run(
         split = [nnx.split(stacks[name]) for name in names]
         before = None if caches is None else [caches[name] for name in names]
         numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
-        turn = _turn(config, group, [graph for graph, _ in split], context)
+        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context)
         inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
         x_BTD, (cached, given) = repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
         kept.append((group, [taps for taps, _, _ in given]))
@@ -101,13 +102,16 @@ def run(
     return x_BTD, None if caches is None else after, Collected(_in_order(kept), losses, measured)
 
 
-def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Context) -> Callable[..., Any]:
-    """A function that runs every layer of a pattern once."""
+def _turn(
+    config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context
+) -> Callable[..., Any]:
+    """A function that runs every layer of a pattern once, by the graph and the specs of each."""
 
     def one(place: int) -> Callable[..., Any]:
         def run_layer(x_BTD: jax.Array, params: Any, cache: Any, number: jax.Array) -> Any:
             inner = context.for_layer(number, group.pattern[place])
-            x_BTD, cache = nnx.merge(graphs[place], params)(x_BTD, inner, cache)
+            graph, specs = modules[place]
+            x_BTD, cache = nnx.merge(graph, for_compute(params, specs, config.precision))(x_BTD, inner, cache)
             return x_BTD, cache, (inner.kept, inner.losses, inner.measured)
 
         return rematerialized(config, run_layer, group.turns)

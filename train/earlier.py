@@ -1,7 +1,8 @@
 """Runs that an earlier version wrote: what it called fields of a config and arrays of a checkpoint.
 
 Until November 2026 weight decay went by patterns of names, `no_decay`, and load biases lay among the trained parameters
-(format 1 of checkpoints), so that the optimizer had moments of them too.
+(format 1 of checkpoints), so that the optimizer had moments of them too. The table that lays arrays over devices had
+one vocabulary for parameters and activations.
 """
 
 import re
@@ -13,18 +14,55 @@ CHECKPOINT_FORMAT = 2
 EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {1: ((r"^untrained\.", "params."),), CHECKPOINT_FORMAT: ()}
 # The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
 NO_DECAY = {"*.scale": ("scale",), "*bias": ("bias", "router_bias", "decay_bias")}
+# Where the fields of the one vocabulary of the table of sharding are: in parameters, in activations, or in both.
+SHARDING = {
+    "batch": ("activations.batch",),
+    "sequence": tuple(f"activations.{part}sequence" for part in ("", "query_", "ffn_", "vocab_")),
+    "position": ("parameters.position",),
+    "embed": ("parameters.embed", "activations.embed"),
+    "heads": ("parameters.heads", "activations.heads"),
+    "kv_heads": ("parameters.kv_heads", "activations.kv_heads"),
+    "head_dim": ("parameters.head_dim", "activations.head_dim"),
+    "rank": ("parameters.rank",),
+    "ffn": ("parameters.ffn", "activations.ffn"),
+    "expert": ("parameters.expert", "activations.expert"),
+    "vocab": ("parameters.vocab", "activations.vocab"),
+    "layer": ("parameters.layer", "activations.layer"),
+}
 
 
 def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of an experiment with the fields that it would have now."""
-    optimizer = stored.get("optimizer")
-    if not isinstance(optimizer, Mapping) or "no_decay" not in optimizer:
-        return dict(stored)
+    current = dict(stored)
+    if isinstance(stored.get("optimizer"), Mapping):
+        current["optimizer"] = _current_optimizer(stored["optimizer"])
+    if isinstance(stored.get("sharding"), Mapping):
+        current["sharding"] = current_sharding(stored["sharding"])
+    return current
+
+
+def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a table with today's fields. They lay arrays as before, but for keys, which are whole now."""
+    current: dict[str, Any] = {}
+    for name, value in stored.items():
+        if name not in SHARDING:
+            current[name] = value
+            continue
+        for path in SHARDING[name]:
+            group, field = path.split(".")
+            current.setdefault(group, {})[field] = value
+    return current
+
+
+def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Weight decay by roles, where it went by patterns of names."""
+    if "no_decay" not in optimizer:
+        return dict(optimizer)
     patterns = optimizer["no_decay"]
     decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
     spared = [pattern for pattern in patterns if pattern not in NO_DECAY]
     kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
-    return {**stored, "optimizer": kept | {"decayed": decayed, "spared": spared}}
+    return kept | {"decayed": decayed, "spared": spared}
 
 
 def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:

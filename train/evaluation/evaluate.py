@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from train.data.restored import Lost
+from train.data.tokenizers.restored import Lost
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
@@ -122,8 +122,7 @@ def evaluate(
         run.params,
         counted(),
         begin=begin,
-        mesh=run.mesh,
-        table=run.experiment.sharding,
+        layout=run.layout,
         stride=stride,
         window=window,
         batch_size=batch_size,
