@@ -11,6 +11,10 @@ from model.parameters import ParameterMaker
 from model.residual.scheme import Around
 from model.taps import Context
 
+# The axes of the residual stream. Sublayers may have positions laid out in another way: the two constraints around each
+# are where the stream is gathered, and where what is added to it is scattered.
+STREAM = ("batch", "sequence", "embed")
+
 
 class Block(nnx.Module):
     """A mixer and a feed-forward layer around a residual stream, or one of them."""
@@ -37,9 +41,10 @@ class Block(nnx.Module):
         """Maps the residual stream to the next one; the cache of this layer goes along."""
         if self.attention is not None:
             x_BTD, stream = self.residual.read(stream, "attention")
-            y_BTD, cache = self.attention(x_BTD, context, cache)
-            stream = self.residual.write(stream, y_BTD, "attention", context)
+            y_BTD, cache = self.attention(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, cache)
+            stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "attention", context)
         if self.ffn is not None:
             x_BTD, stream = self.residual.read(stream, "ffn")
-            stream = self.residual.write(stream, self.ffn(x_BTD, context), "ffn", context)
+            y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
+            stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "ffn", context)
         return context.tap("block_output", stream), cache

@@ -230,6 +230,12 @@ class ParameterMaker:
         return nnx.Param(spec.start.draw(key, shape).astype(dtype), spec=spec)
 
 
+def specs_of(state: nnx.State) -> Any:
+    """The specs of the parameters of a module, by its state, as a tree of nested dicts."""
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(lambda v: nnx.Param(v.get_metadata()["spec"]), state, is_leaf=is_variable))
+
+
 def stacked(build: Callable[..., nnx.Module], *each: jax.Array) -> nnx.Module:
     """A module for each row of some arrays, such as keys, in one: every parameter has an axis `layer` in front."""
     module: nnx.Module = nnx.vmap(build)(*each)

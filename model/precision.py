@@ -1,6 +1,7 @@
 """Which number format is used where: the one place that decides dtypes."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
@@ -13,24 +14,43 @@ Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The formats of stored parameters, of matrix products and activations, and of sensitive reductions.
+    """The formats of stored parameters, of matrix products and activations, of sensitive reductions, and of gradients.
 
     `reductions` holds for norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
     routing to experts is always float32, and so is what a recurrent mixer carries from one pass to the next.
-    Optimizer moments follow `parameters`, which as bfloat16 lose small updates (train/optimizers/rounding.py).
-    How a device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs round the factors to fewer bits
-    unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    `gradients` is the format in which gradients of parameters are formed, summed over tokens and reduced across
+    devices; bfloat16 halves the bytes that devices send each other, and rounds partial sums. In the end they have the
+    format `parameters`, and so have the optimizer's moments; as bfloat16 they lose small updates
+    (train/optimizers/rounding.py). How a device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs
+    round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"
     compute: Dtype = "float32"
     reductions: Dtype = "float32"
+    gradients: Dtype = "float32"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.compute == "float32" != self.gradients:
+            yield "gradients", f"{self.gradients} is narrower than compute={self.compute}; use 'float32'"
 
 
 def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
-    """The parameters as the forward pass uses them, by their specs; gradients flow back through the cast."""
+    """The parameters in the format of their gradients, which flow back through the cast; each use rounds them.
 
+    Those whose role asks for float32 are used in it too.
+    """
+    return _cast(params, specs, precision.gradients)
+
+
+def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
+    """The parameters as they are used, rounded once for all; they have no gradients."""
+    return _cast(params, specs, precision.compute)
+
+
+def _cast(params: Any, specs: Any, dtype: Dtype) -> Any:
     def cast(p: jax.Array, spec: Spec) -> jax.Array:
-        return p.astype(precision.compute if spec.traits.used == "compute" else jnp.float32)
+        return p.astype(dtype if spec.traits.used == "compute" else jnp.float32)
 
     return jax.tree.map(cast, params, specs)

@@ -18,7 +18,8 @@ from model.errors import UserError
 from model.interfaces import HandedOn
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
-from model.parameters import ParameterMaker, stacked
+from model.parameters import ParameterMaker, specs_of, stacked
+from model.precision import for_compute
 from model.taps import Context, Handed
 
 # The cache of every stack, by the number of its first layer.
@@ -100,7 +101,7 @@ def run(
         split = [nnx.split(stacks[name]) for name in names]
         before = None if caches is None else [caches.get(name) for name in names]
         numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
-        turn = _turn(config, group, [graph for graph, _ in split], context)
+        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context)
         inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
         carry, (cached, given) = repeat(turn, carry, inputs, group.turns, config.scan_layers)
         kept.append((group, [taps for taps, _, _ in given]))
@@ -128,14 +129,17 @@ def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict
     }
 
 
-def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Context) -> Callable[..., Any]:
-    """A function that runs every layer of a pattern once."""
+def _turn(
+    config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context
+) -> Callable[..., Any]:
+    """A function that runs every layer of a pattern once, by the graph and the specs of each."""
 
     def one(place: int) -> Callable[..., Any]:
         def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array) -> Any:
             stream, handed = carry
             inner = context.for_layer(number, group.pattern[place], handed)
-            stream, cache = nnx.merge(graphs[place], params)(stream, inner, cache)
+            graph, specs = modules[place]
+            stream, cache = nnx.merge(graph, for_compute(params, specs, config.precision))(stream, inner, cache)
             return (stream, inner.handed), cache, (inner.kept, inner.losses, inner.measured)
 
         return rematerialized(config, run_layer, group.turns)

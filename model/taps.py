@@ -1,4 +1,4 @@
-"""What travels beside the activations through one forward pass: taps, losses, dropout keys, sharding.
+"""What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
 
 A tap is a named intermediate. Modules offer each by name; only those that were asked for are kept, so an unasked tap
 leaves no trace in the compiled program. Losses and measurements are of the tokens that `counted_BT` weighs; a pass
@@ -13,18 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from model.dropout import drop
+from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
 
 if TYPE_CHECKING:  # attention imports this
     from model.attention.visibility import Visibility
-
-# Places an activation on the mesh by the logical names of its axes; train/parallel/sharding.py provides the real one.
-Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
-
-
-def unsharded(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """The `Shard` of a single device: leaves the activation alone."""
-    return x
 
 
 class Handed(NamedTuple):
@@ -58,7 +51,7 @@ class Context(Surroundings):
       visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
       layers: the surroundings of each kind of layer.
       dropout_key: a key while training, None in evaluation.
-      shard: places activations on the mesh.
+      layout: how activations lie on devices.
       wanted: the names of the taps that were asked for.
       offered: every name met while tracing, for the error about an unknown one.
       kept: the intermediates, by name.
@@ -72,7 +65,7 @@ class Context(Surroundings):
     visibility: "Visibility | None" = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None
-    shard: Shard = unsharded
+    layout: Layout = ONE_DEVICE
     wanted: frozenset[str] = frozenset()
     offered: set[str] = dataclasses.field(default_factory=set)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -82,9 +75,13 @@ class Context(Surroundings):
     handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
 
     @property
-    def platform(self) -> str | None:
-        """Where the pass will run, if what places its activations says so; None for where JAX runs."""
-        return getattr(self.shard, "platform", None)
+    def platform(self) -> str:
+        """The kind of the devices where the pass will run, such as "cpu", "gpu" or "tpu"."""
+        return self.layout.platform
+
+    def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """The same activation, laid over the devices by the names of its axes."""
+        return self.layout.constrain(x, axes)
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
         """Offers an intermediate under a name and passes it on unchanged."""

@@ -18,20 +18,22 @@ from model.attention.visibility import Coordinates, causal, documents
 from model.config import ModelConfig
 from model.errors import UserError
 from model.interfaces import AttentionOption
+from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
 from model.output import Output
-from model.parameters import ParameterMaker
+from model.parameters import ParameterMaker, specs_of
 from model.positions.absolute import Position, PositionEmbedding
 from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
 from model.stack import LayerCaches, length_of, new_blocks, run
-from model.taps import Context, Shard, Surroundings, unsharded
+from model.taps import Context, Surroundings
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
 
 Params = dict[str, Any]
+STACKED = ("blocks", "multi_token")  # parameters with layers or depths in front
 
 
 class Transformer(nnx.Module):
@@ -59,15 +61,15 @@ class Transformer(nnx.Module):
 
     def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `forward`."""
-        x_BTD = self.position(self.embedding.embed(text.tokens_BT), positions_BT)
-        x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
+        x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
+        x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         x_BTD, cache, collected = run(self.config, self.blocks, x_BTD, context, cache)
         collected = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, collected)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
-        logits_BTV = self.embedding.unembed(context.tap("final_norm", x_BTD), self.config.precision.reductions)
-        logits_BTV = context.shard(logits_BTV, ("batch", "sequence", "vocab"))
+        x_BTD = context.tap("final_norm", x_BTD)
+        logits_BTV = self.embedding.unembed(x_BTD, self.config.precision.reductions, context.layout)
         return Output(logits_BTV, cache, context.kept | collected.taps, collected.losses, collected.measured)
 
 
@@ -91,9 +93,8 @@ def abstract_params(config: ModelConfig) -> Params:
 
 def specs(config: ModelConfig) -> Params:
     """What every parameter is, as the tree that `init` returns, with a `model.specs.Spec` for each leaf."""
-    state = _graph(config)[1]
-    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    return nnx.to_pure_dict(jax.tree.map(lambda v: nnx.Param(v.get_metadata()["spec"]), state, is_leaf=is_variable))
+    found: Params = specs_of(_graph(config)[1])
+    return found
 
 
 def logical_axes(config: ModelConfig) -> Params:
@@ -113,7 +114,7 @@ def forward(
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
-    shard: Shard = unsharded,
+    layout: Layout = ONE_DEVICE,
     taps: Iterable[str] = (),
 ) -> Output:
     """Runs the model as a pure function.
@@ -131,7 +132,7 @@ def forward(
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
-      shard: places activations on a mesh.
+      layout: how activations lie on devices; see model/layout.py.
       taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
 
     Raises:
@@ -175,10 +176,13 @@ def forward(
         layers=layers,
         dropout_key=dropout_key,
         counted_BT=counted_BT,
-        shard=shard,
+        layout=layout,
         wanted=frozenset(taps),
     )
-    model = nnx.merge(graph, for_compute(params, specs(config), config.precision))
+    # The parameters of layers are cast layer by layer.
+    single = {name: tree for name, tree in params.items() if name not in STACKED}
+    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
+    model = nnx.merge(graph, params | for_compute(single, known, config.precision))
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():
         raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")

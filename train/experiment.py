@@ -28,7 +28,8 @@ from train.data.config import Data, SentencePiece
 from train.earlier import current_config
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.parallel.sharding import Mesh, Sharding
+from train.parallel.mesh import Mesh
+from train.parallel.table import Sharding
 from train.run.files import read_json, write_json
 from train.run.paths import IS_PATH, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay

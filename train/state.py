@@ -12,7 +12,7 @@ from model.specs import is_trained, merged, split
 from model.transformer import Params, abstract_params, init, logical_axes, specs
 from train.optimizers import options as optimizers
 from train.optimizers.guard import Guard, GuardState, new_guard_state
-from train.parallel import sharding
+from train.parallel.table import Sharding, like_params, param_shardings, replicated
 
 
 @struct.dataclass
@@ -87,18 +87,18 @@ def state_shardings(
     optimizer: optimizers.Optimizer,
     guard: Guard,
     mesh: jax.sharding.Mesh,
-    table: sharding.Sharding,
+    table: Sharding,
 ) -> Any:
     """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
-    placed = sharding.param_shardings(mesh, table, logical_axes(model), abstract_params(model))
+    placed = param_shardings(mesh, table, logical_axes(model), abstract_params(model))
     params, untrained = split_params(model, placed)
     state = abstract_state(model, optimizer, guard)
-    everywhere: Any = sharding.replicated(mesh)
+    everywhere: Any = replicated(mesh)
     return TrainState(
         step=everywhere,
         params=params,
         untrained=untrained,
-        opt_state=sharding.like_params(state.opt_state, state.params, params, mesh),
+        opt_state=like_params(state.opt_state, state.params, params, mesh),
         key=everywhere,
         guard=jax.tree.map(lambda _: everywhere, state.guard),
     )

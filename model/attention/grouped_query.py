@@ -18,6 +18,7 @@ from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
 from model.attention.value_residual import ValueResidual
+from model.gradients import rounded
 from model.interfaces import AttentionOption, HandedOn
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
 from model.parameters import ParameterMaker
@@ -216,37 +217,41 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, its keys and values are the ones attended to."""
-        q_BTNH = project(x_BTD, self.query, self.query_bias)
-        k_BTKH = project(x_BTD, self.key, self.key_bias)
-        v_BTKH = project(x_BTD, self.value, self.value_bias)
+        q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
+        k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
+        v_BTKH = project(x_BTD, self.value, context.layout, self.value_bias)
+        # Where x has its positions; else a compiler may gather x, which is wider, to make keys of all positions.
+        k_BTKH, v_BTKH = (
+            context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
+        )
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._placed(q_BTNH, self.query_norm, context)
         if self.option.temperature is not None:
             assert context.visibility is not None
             q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())
         k_BTKH = self._placed(k_BTKH, self.key_norm, context)
-        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
-        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
-        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
+        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
         if cache is not None:
             cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
             k_BTKH, v_BTKH = cache.k, cache.v
         y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, context)
         if self.gate is not None:
-            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate))
+            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
-        y_BTNH = context.tap("attention_heads", y_BTNH)
-        return project(y_BTNH, self.output, self.output_bias, contract=2), cache
+        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
 
     def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
         """What queries take from values, (B, T, N, H)."""
         assert context.visibility is not None
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
-        table = None if self.position_bias is None else self.position_bias[...]
+        table = None if self.position_bias is None else rounded(self.position_bias[...], q_BTNH.dtype)
         bias = self.position.bias(self.option.num_heads, table)
         seen = context.visibility.within(self.option.pattern)
-        sink_N = None if self.sink is None else self.sink[...]
+        sink_N = None if self.sink is None else rounded(self.sink[...], q_BTNH.dtype)
         context.offer(
             "attention_weights",
             lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N),

@@ -17,13 +17,15 @@ from flax import nnx, struct
 from model import kernels
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
+from model.gradients import weigh
 from model.interfaces import AttentionOption
+from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.rotary import rotate
 from model.projections import project
-from model.taps import Context, Shard
+from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +106,9 @@ class LatentCache:
         """The slots of a row."""
         return self.latent.shape[-2]
 
-    def placed(self, shard: Shard) -> "LatentCache":
+    def placed(self, layout: Layout) -> "LatentCache":
         """The cache of a stack of layers, laid over the mesh."""
-        return LatentCache(shard(self.latent, ("layer", "batch", None, None)))
+        return LatentCache(layout.constrain(self.latent, ("layer", "batch", "key_sequence", None)))
 
 
 class LatentAttention(nnx.Module):
@@ -146,22 +148,23 @@ class LatentAttention(nnx.Module):
         """Maps (B, T, D) to (B, T, D); with a cache, its latents are the ones attended to."""
         low_BTQ = x_BTD
         if self.query_down is not None and self.query_norm is not None:
-            low_BTQ = self.query_norm(project(x_BTD, self.query_down))
-        q_BTNH = project(low_BTQ, self.query)
+            low_BTQ = self.query_norm(project(x_BTD, self.query_down, context.layout))
+        q_BTNH = project(low_BTQ, self.query, context.layout)
         q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         turned_BTNH = rotate(turned_BTNH, context.rotary)
-        latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down)))
-        key_BT1H = rotate(project(x_BTD, self.rotary_key)[:, :, None], context.rotary)
+        latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down, context.layout)))
+        key_BT1H = rotate(project(x_BTD, self.rotary_key, context.layout)[:, :, None], context.rotary)
         if cache is None:
-            q_BTNH, k_BSNH, v_BSNH = self._written_out(q_BTNH, turned_BTNH, latent_BTR, key_BT1H)
+            q_BTNH, k_BSNH, v_BSNH = self._written_out(q_BTNH, turned_BTNH, latent_BTR, key_BT1H, context.layout)
         else:
             cache = self._write(cache, latent_BTR, key_BT1H, context)
             q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, turned_BTNH, cache)
-        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, context)
         if cache is not None:
-            y_BTNH = jnp.einsum("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
-        return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), cache
+            y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
+        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, contract=2), cache
 
     def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
         """What queries take from values, (B, T, N, the width of the values)."""
@@ -185,17 +188,17 @@ class LatentAttention(nnx.Module):
         )
 
     def _written_out(
-        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array
+        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        k_BTNH = project(latent_BTR, self.key_up)
+        k_BTNH = project(latent_BTR, self.key_up, layout)
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
         q_BTNH, k_BTNH = (jnp.concatenate(pair, -1) for pair in ((q_BTNH, turned_BTNH), (k_BTNH, shared_BTNH)))
-        return q_BTNH, k_BTNH, project(latent_BTR, self.value_up)
+        return q_BTNH, k_BTNH, project(latent_BTR, self.value_up, layout)
 
     def _absorbed(
         self, q_BTNH: jax.Array, turned_BTNH: jax.Array, cache: LatentCache
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_BTNR = jnp.einsum("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
+        q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
         k_BS1R = cache.latent[:, :, None]
         return jnp.concatenate([q_BTNR, turned_BTNH], -1), k_BS1R, k_BS1R[..., : self.option.kv_rank]
 

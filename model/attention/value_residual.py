@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed
 from model.parameters import ParameterMaker
 from model.taps import Context
 
@@ -58,5 +59,7 @@ class MixedValues(nnx.Module):
     def __call__(self, v_BTKH: jax.Array, context: Context) -> jax.Array:
         """The values to attend to; those of the first layer are handed on."""
         first_BTKH, is_first = context.hand_on("value_residual", v_BTKH)
-        first, own = (self.option.first, self.option.own) if self.weights is None else self.weights[...]
+        if self.weights is None:
+            return jnp.where(is_first, v_BTKH, self.option.first * first_BTKH + self.option.own * v_BTKH)
+        first, own = (narrowed(self.weights[...][k], v_BTKH) for k in (0, 1))
         return jnp.where(is_first, v_BTKH, first * first_BTKH + own * v_BTKH)

@@ -140,7 +140,7 @@ class MixtureOfExperts(nnx.Module):
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
             y_BTRD, dropped_BTR = in_slots(
-                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._work, context.shard
+                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._work, context.layout
             )
         else:
             y_BTRD = dropless(x_BTD, chosen_BTR, scale_BTR, count, self._work)
@@ -148,7 +148,7 @@ class MixtureOfExperts(nnx.Module):
             y_BTRD = y_BTRD * weight_BTR[..., None]
         y_BTD = jnp.sum(y_BTRD, axis=2)
         observe(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
-        y_BTD = context.shard(y_BTD, ("batch", "sequence", "embed"))
+        y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
         return y_BTD if self.shared is None else y_BTD + self._of_all(x_BTD, context)
 
     def _scores(self, x_BTD: jax.Array) -> jax.Array:
@@ -167,6 +167,6 @@ class MixtureOfExperts(nnx.Module):
         """What the shared expert adds."""
         assert self.shared is not None
         y_BTD = self.shared(x_BTD, context)
-        return (
-            y_BTD if self.shared_gate is None else y_BTD * jax.nn.sigmoid(project(x_BTD, self.shared_gate))[..., None]
-        )
+        if self.shared_gate is None:
+            return y_BTD
+        return y_BTD * jax.nn.sigmoid(project(x_BTD, self.shared_gate, context.layout))[..., None]

@@ -129,8 +129,8 @@ class FeedForward(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D), each token by itself."""
-        up_BTF = project(x_BTD, self.up, self.up_bias)
-        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, self.gate_bias)
+        up_BTF = project(x_BTD, self.up, context.layout, self.up_bias)
+        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, context.layout, self.gate_bias)
         hidden_BTF = mixed(self.option, up_BTF, gate_BTF)
-        hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
-        return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)
+        hidden_BTF = context.shard(hidden_BTF, ("batch", "ffn_sequence", "ffn"))
+        return project(context.tap("ffn_hidden", hidden_BTF), self.down, context.layout, self.down_bias)

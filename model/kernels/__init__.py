@@ -2,6 +2,8 @@
 
 A kernel is a file beside this one (the protocol is in request.py): to add one, put it into KERNELS before those that it
 is faster than. It must do all that a request asks, or say in `supports` why it does not take it.
+
+cpu_matmul.py has no attention: it has matrix products as a CPU likes them.
 """
 
 import dataclasses

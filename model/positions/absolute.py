@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import lookup
 from model.parameters import ParameterMaker
 from model.positions.alibi import ALiBi
 from model.positions.bias import InScores
@@ -87,7 +88,7 @@ class PositionEmbedding(nnx.Module):
         """Returns the embedding with positions added, (B, T, D)."""
         if self.table is not None and isinstance(self.option, Learned):
             rows_BT = positions_BT + self.option.offset if self.option.offset else positions_BT
-            return x_BTD + self.table[...][rows_BT]
+            return x_BTD + lookup(self.table[...], rows_BT, x_BTD.dtype)
         if isinstance(self.option, Sinusoidal):
             return x_BTD + sinusoid(self.option, positions_BT, x_BTD.shape[-1]).astype(x_BTD.dtype)
         return x_BTD

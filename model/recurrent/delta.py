@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention.heads import divisors
+from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition
@@ -138,17 +139,18 @@ class DeltaHeads(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
+        layout = context.layout
         after: dict[str, jax.Array] = {}
-        q_BTNH = self._convolved("query", project(x_BTD, self.query), self.query_filter, context, state, after)
-        k_BTNH = self._convolved("key", project(x_BTD, self.key), self.key_filter, context, state, after)
-        v_BTNP = self._convolved("value", project(x_BTD, self.value), self.value_filter, context, state, after)
+        q_BTNH = self._convolved("query", project(x_BTD, self.query, layout), self.query_filter, context, state, after)
+        k_BTNH = self._convolved("key", project(x_BTD, self.key, layout), self.key_filter, context, state, after)
+        v_BTNP = self._convolved("value", project(x_BTD, self.value, layout), self.value_filter, context, state, after)
         q_BTNH, k_BTNH = _unit(q_BTNH) * q_BTNH.shape[-1] ** -0.5, _unit(k_BTNH)
         shared = self.option.num_heads // self.option.key_heads
         if shared > 1:
             q_BTNH, k_BTNH = (jnp.repeat(part, shared, axis=2) for part in (q_BTNH, k_BTNH))
-        strength_BTN = jax.nn.sigmoid(project(x_BTD, self.strength).astype(self.reductions))
+        strength_BTN = jax.nn.sigmoid(project(x_BTD, self.strength, layout).astype(self.reductions))
         strength_BTN = only_real(context.tap("write_strength", strength_BTN), context)
-        log_decay_BTN = self._log_decay(x_BTD)
+        log_decay_BTN = self._log_decay(x_BTD, layout)
         context.offer("decay", lambda: jnp.exp(log_decay_BTN))
 
         (batch, length, n, h), p = q_BTNH.shape, v_BTNP.shape[-1]
@@ -166,10 +168,11 @@ class DeltaHeads(nnx.Module):
         if self.output_norm is not None:
             y_BTNP = self.output_norm(y_BTNP)
         if self.gate is not None:
-            y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate))
+            y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate, layout))
         if state is not None:
             state = State({"memory": memory_BNHP.astype(jnp.float32), **after})
-        return project(context.tap("attention_heads", y_BTNP), self.output, contract=2), state
+        y_BTNP = context.shard(context.tap("attention_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNP, self.output, layout, contract=2), state
 
     def _convolved(
         self,
@@ -181,17 +184,18 @@ class DeltaHeads(nnx.Module):
         after: dict[str, jax.Array],
     ) -> jax.Array:
         """Queries, keys or values in the reduction dtype; what the next tokens' convolution needs goes into `after`."""
-        x_BTNH = context.shard(x_BTNH, ("batch", "sequence", "heads", "head_dim"))
+        x_BTNH = context.shard(x_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         if filter_JNH is not None:
             tail_BNJH = None if state is None else state.arrays[name]
             x_BTNH, after[name] = convolve(x_BTNH, filter_JNH[...], context, tail_BNJH)
         return context.tap(name, jax.nn.silu(x_BTNH)).astype(self.reductions)
 
-    def _log_decay(self, x_BTD: jax.Array) -> jax.Array:
+    def _log_decay(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """log a = -exp(rate) softplus(x w + bias), (B, T, N) (Gu, Dao 2023, "Mamba", as the first paper takes it)."""
         if self.decay is None or self.decay_rate is None or self.decay_bias is None:
             return jnp.zeros((*x_BTD.shape[:-1], self.option.num_heads), self.reductions)
-        step_BTN = project(x_BTD, self.decay).astype(self.reductions) + self.decay_bias[...].astype(self.reductions)
+        step_BTN = project(x_BTD, self.decay, layout).astype(self.reductions)
+        step_BTN = step_BTN + self.decay_bias[...].astype(self.reductions)
         return -jnp.exp(self.decay_rate[...].astype(self.reductions)) * jax.nn.softplus(step_BTN)
 
 

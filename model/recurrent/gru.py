@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed, weigh
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition
 from model.projections import project
@@ -74,11 +75,12 @@ class GatedRecurrentUnits(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
-        gates_BTGNH = project(x_BTD, self.input, self.bias)  # reset, update, the new vector
+        gates_BTGNH = project(x_BTD, self.input, context.layout, self.bias)  # reset, update, the new vector
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
         hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
-        return project(y_BTNH, self.output, contract=2), state
+        y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, contract=2), state
 
     def _step(
         self, carried: dict[str, jax.Array], gates_BGNH: jax.Array
@@ -88,12 +90,13 @@ class GatedRecurrentUnits(nnx.Module):
         gates_BGNH = gates_BGNH.astype(self.reductions)
 
         def product(x_BNH: jax.Array, weight_NHGJ: jax.Array) -> jax.Array:
-            return jnp.einsum("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
+            return weigh("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
 
         if self.reset_bias is not None:
             from_hidden_BGNH = product(hidden_BNH, weight_NHGJ)
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + from_hidden_BGNH[:, :2])
-            turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + self.reset_bias[...].astype(self.reductions))
+            bias_NH = narrowed(self.reset_bias[...], from_hidden_BGNH[:, 2].astype(dtype)).astype(self.reductions)
+            turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + bias_NH)
         else:
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + product(hidden_BNH, weight_NHGJ[:, :, :2]))
             turned_BNH = product(gate_BGNH[:, 0] * hidden_BNH, weight_NHGJ[:, :, 2:])[:, 0]

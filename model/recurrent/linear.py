@@ -76,10 +76,10 @@ class LinearAttentionHeads(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
-        axes = ("batch", "sequence", "heads", "head_dim")
-        q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query)), axes).astype(self.reductions)
-        k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key)), axes).astype(self.reductions)
-        v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value)), axes)
+        layout, axes = context.layout, ("batch", "query_sequence", "heads", "head_dim")
+        q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query, layout)), axes).astype(self.reductions)
+        k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key, layout)), axes).astype(self.reductions)
+        v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value, layout)), axes)
         q_BTNH, k_BTNH = features(q_BTNH), only_real(features(k_BTNH), context)
         (batch, length, n, h), size = q_BTNH.shape, min(self.option.chunk, q_BTNH.shape[1])
         # One more channel, 1 in every value, sums the weights.
@@ -98,7 +98,8 @@ class LinearAttentionHeads(nnx.Module):
             context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.document_BT))
         else:
             state = State({"memory": memory_BNHP.astype(jnp.float32)})
-        return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), state
+        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), axes)
+        return project(y_BTNH, self.output, layout, contract=2), state
 
 
 def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, document_BT: jax.Array | None) -> jax.Array:

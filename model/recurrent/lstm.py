@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed, weigh
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition
 from model.projections import project
@@ -82,11 +83,12 @@ class LongShortTermMemory(nnx.Module):
         bias_GNH = self.bias[...]  # input gate, output gate, input to the cell; then the forget gate
         if self.forget_bias is not None:
             bias_GNH = jnp.concatenate([bias_GNH, self.forget_bias[...][None]])
-        gates_BTGNH = project(x_BTD, self.input) + bias_GNH
+        gates_BTGNH = project(x_BTD, self.input, context.layout)
+        gates_BTGNH = gates_BTGNH + narrowed(bias_GNH, gates_BTGNH)
 
         def step(carried: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
             hidden_BNH = carried["hidden"].astype(gates_BGNH.dtype)
-            gates_BGNH = gates_BGNH + jnp.einsum("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
+            gates_BGNH = gates_BGNH + weigh("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
             gates_BGNH = gates_BGNH.astype(self.reductions)
             i_BNH, o_BNH = jax.nn.sigmoid(gates_BGNH[:, 0]), jax.nn.sigmoid(gates_BGNH[:, 1])
             kept_BNH = carried["cell"].astype(self.reductions)
@@ -101,4 +103,5 @@ class LongShortTermMemory(nnx.Module):
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
         hidden_BTNH, state = run_units(step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
-        return project(y_BTNH, self.output, contract=2), state
+        y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, contract=2), state

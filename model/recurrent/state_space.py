@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition, Position
@@ -120,12 +121,13 @@ class StateSpaceHeads(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
-        option, after = self.option, {}
+        option, layout, after = self.option, context.layout, {}
         x_BTNP, after["value"] = self._convolved("value", x_BTD, context, state)
         k_BTGH, after["key"] = self._convolved("key", x_BTD, context, state)
         q_BTGH, after["query"] = self._convolved("query", x_BTD, context, state)
         k_BTNH, q_BTNH = (jnp.repeat(x, option.num_heads // option.num_groups, axis=2) for x in (k_BTGH, q_BTGH))
-        step_BTN = project(x_BTD, self.step).astype(self.reductions) + self.decay_bias[...].astype(self.reductions)
+        step_BTN = project(x_BTD, self.step, layout).astype(self.reductions)
+        step_BTN = step_BTN + self.decay_bias[...].astype(self.reductions)
         step_BTN = only_real(context.tap("step", jax.nn.softplus(step_BTN)), context)
         log_decay_BTN = -jnp.exp(self.decay_rate[...].astype(self.reductions)) * step_BTN
         context.offer("decay", lambda: jnp.exp(log_decay_BTN))
@@ -141,24 +143,26 @@ class StateSpaceHeads(nnx.Module):
             decays(log_decay_BTN, size, context),
         )
         y_BTNP = unchunked(y_ZBNCP, length) + self.skip[...].astype(self.reductions)[:, None] * x_BTNP
-        y_BTNP = y_BTNP.astype(x_BTD.dtype) * jax.nn.silu(project(x_BTD, self.gate))
+        y_BTNP = y_BTNP.astype(x_BTD.dtype) * jax.nn.silu(project(x_BTD, self.gate, layout))
         if self.output_norm is not None:
             grouped = y_BTNP.reshape(batch, length, option.num_groups, -1, p)
             y_BTNP = self.output_norm(grouped).reshape(y_BTNP.shape)
         if state is not None:
             tails = {name: tail for name, tail in after.items() if tail is not None}
             state = State({"memory": memory_BNHP.astype(jnp.float32), **tails})
-        return project(context.tap("attention_heads", y_BTNP), self.output, contract=2), state
+        y_BTNP = context.shard(context.tap("attention_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNP, self.output, layout, contract=2), state
 
     def _convolved(
         self, name: str, x_BTD: jax.Array, context: Context, state: State | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """What is given, B or C in the reduction dtype, and what the next tokens' convolution needs."""
         heads = "heads" if name == "value" else None
-        y_BTNH = context.shard(project(x_BTD, getattr(self, name)), ("batch", "sequence", heads, "head_dim"))
+        y_BTNH = project(x_BTD, getattr(self, name), context.layout)
+        y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", heads, "head_dim"))
         after = None
         if self.option.convolution is not None:
             tail_BNJH = None if state is None else state.arrays[name]
             y_BTNH, after = convolve(y_BTNH, getattr(self, f"{name}_filter")[...], context, tail_BNJH)
-            y_BTNH = y_BTNH + getattr(self, f"{name}_bias")[...]
+            y_BTNH = y_BTNH + narrowed(getattr(self, f"{name}_bias")[...], y_BTNH)
         return context.tap(name, jax.nn.silu(y_BTNH)).astype(self.reductions), after

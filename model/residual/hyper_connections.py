@@ -22,9 +22,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from model.gradients import narrowed, weigh
 from model.norms import Norm
 from model.parameters import ParameterMaker
-from model.projections import project
 from model.residual.scheme import Around, Scheme, Stream, Sublayer
 from model.taps import Context
 
@@ -112,16 +112,21 @@ class HyperStream(Stream):
         """N(A_m^T H); the streams A_r^T H, and B."""
         weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
         if self.dynamic:
-            follow_BTnM = jnp.tanh(project(self.part("follow_norm", i)(stream), self.part("follow", i)))
-            mix, write = self.part("mix_scale", i)[...], self.part("write_scale", i)[...]
-            moves = mix * follow_BTnM[..., 0], mix * follow_BTnM[..., 1:-1], write * follow_BTnM[..., -1]
-            weights = tuple(weight + move for weight, move in zip(weights, moves, strict=True))
-        lead = "BT" if self.dynamic else ""
-        read_BTD = jnp.einsum(f"BTnD,{lead}n->BTD", stream, weights[0])
-        passed_BTnD = jnp.einsum(f"BTnD,{lead}nm->BTmD", stream, weights[1])
+            normed_BTnD = self.part("follow_norm", i)(stream)
+            follow_BTnM = jnp.tanh(weigh("BTnD,DM->BTnM", normed_BTnD, self.part("follow", i)[...]))
+            moves = follow_BTnM[..., 0], follow_BTnM[..., 1:-1], follow_BTnM[..., -1]
+            scales = (self.part(name, i)[...] for name in ("mix_scale", "mix_scale", "write_scale"))
+            moved = [narrowed(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
+            weights = tuple(narrowed(weight, move) + move for weight, move in zip(weights, moved, strict=True))
+            read_BTD = jnp.einsum("BTnD,BTn->BTD", stream, weights[0])
+            passed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
+        else:
+            read_BTD = weigh("BTnD,n->BTD", stream, weights[0])
+            passed_BTnD = weigh("BTnD,nm->BTmD", stream, weights[1])
         return self.part("norm", i)(read_BTD), Within(passed_BTnD, weights[2])
 
     def write(self, stream: Within, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """A_r^T H + B^T y."""
-        y_BTnD = self.scaled(y_BTD, i, context)[:, :, None] * stream.write[..., None]
+        y_BTnD = jnp.broadcast_to(self.scaled(y_BTD, i, context)[:, :, None], stream.passed_BTnD.shape)
+        y_BTnD = y_BTnD * narrowed(stream.write[..., None], y_BTnD)
         return context.shard(stream.passed_BTnD + y_BTnD, AXES)

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
 from model.taps import Context
@@ -109,7 +110,7 @@ class Stream(nnx.Module):
     def scaled(self, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """What sublayer i adds to the stream: with its gain, the multiplier and dropout."""
         gain, multiplier = self.part("gain", i), self.around.multiplier
-        y_BTD = y_BTD if gain is None else y_BTD * gain[...]
+        y_BTD = y_BTD if gain is None else y_BTD * narrowed(gain[...], y_BTD)
         y_BTD = y_BTD if multiplier == 1 else y_BTD * jnp.asarray(multiplier, y_BTD.dtype)
         return context.dropout(context.tap(f"{i}_output", y_BTD), self.around.dropout)
 

@@ -12,7 +12,8 @@ from model.block import Block
 from model.config import ModelConfig
 from model.errors import UserError
 from model.norms import Norm
-from model.parameters import ParameterMaker, stacked
+from model.parameters import ParameterMaker, specs_of, stacked
+from model.precision import for_compute
 from model.projections import project
 from model.stack import Collected, rematerialized, repeat
 from model.taps import Context
@@ -40,7 +41,7 @@ class Ahead(nnx.Module):
     def __call__(self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context) -> jax.Array:
         """Equations 21 and 22, (B, T, D)."""
         joined_BTE = jnp.concatenate([self.stream_norm(x_BTD), self.token_norm(token_BTD)], axis=-1)
-        x_BTD = context.shard(project(joined_BTE, self.projection), ("batch", "sequence", "embed"))
+        x_BTD = context.shard(project(joined_BTE, self.projection, context.layout), ("batch", "sequence", "embed"))
         stream, _ = self.block(self.residual.enter(x_BTD), context, None)
         return self.residual.leave(stream)
 
@@ -84,6 +85,7 @@ def look_ahead(
     if text.targets_BT is None:
         raise UserError("multi_token predicts targets further on: where counted_BT is given, give targets_BT too")
     graph, state = nnx.split(modules)
+    specs = specs_of(state)
     document_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
 
     def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
@@ -92,11 +94,11 @@ def look_ahead(
         weight_BT = jnp.where(of_BT == document_BT, counted_BT, 0.0)
         inner = dataclasses.replace(context, counted_BT=weight_BT, wanted=frozenset())
         inner = inner.for_layer(number, config.layers[-1], collected.handed)
-        module: Any = nnx.merge(graph, params)
-        x_BTD = module(x_BTD, embedding.embed(tokens_BT), inner)
+        module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
+        x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
-        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions)
-        nll_BT, _ = cross_entropy(inner.shard(logits_BTV, ("batch", "sequence", "vocab")), targets_BT)
+        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions, context.layout)
+        nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
         inner.add_loss("multi_token_loss", option.weight / option.depth * jnp.sum(nll_BT * weight_BT))
         return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
 

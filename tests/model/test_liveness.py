@@ -28,6 +28,7 @@ from model.transformer import abstract_params, forward, init
 # field: (settings to start from, the change, where it shows)
 LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
 NONE = "position=NoPositions"
+TEMPERATURE = "attention.temperature=LogTemperature(floor=3, scale=0.5)"
 LINEAR = [NONE, "attention=LinearAttention(num_heads=4)"]
 DELTA = [NONE, "attention=GatedDelta(num_heads=4)"]
 SPACE = [NONE, "attention=StateSpace(num_heads=4, state_dim=5)"]
@@ -111,7 +112,7 @@ CASES = {
     "QKNorm.after_positions": (["attention.qk_norm=QKNorm"], "attention.qk_norm.after_positions=True", "output"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
-    "GroupedQuery.temperature": ([], "attention.temperature=LogTemperature(floor=3, scale=0.5)", "output"),
+    "GroupedQuery.temperature": ([], TEMPERATURE, "output"),
     "GroupedQuery.value_residual": ([], "attention.value_residual=ValueResidual", "output"),
     "ValueResidual.first": (["attention.value_residual=ValueResidual"], "attention.value_residual.first=1.0", "output"),
     "ValueResidual.own": (["attention.value_residual=ValueResidual"], "attention.value_residual.own=1.0", "output"),
@@ -120,16 +121,8 @@ CASES = {
         "attention.value_residual.trained=True",
         "parameters",
     ),
-    "LogTemperature.floor": (
-        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
-        "attention.temperature.floor=4",
-        "output",
-    ),
-    "LogTemperature.scale": (
-        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
-        "attention.temperature.scale=0.2",
-        "output",
-    ),
+    "LogTemperature.floor": ([TEMPERATURE], "attention.temperature.floor=4", "output"),
+    "LogTemperature.scale": ([TEMPERATURE], "attention.temperature.scale=0.2", "output"),
     "Latent.num_heads": ([LATENT], "attention.num_heads=2", "parameters"),
     "Latent.kv_rank": ([LATENT], "attention.kv_rank=4", "parameters"),
     "Latent.query_rank": ([LATENT], "attention.query_rank=None", "parameters"),
@@ -289,6 +282,7 @@ CASES = {
     "FanIn.beta": (["initialization=FanIn"], "initialization.beta=0.5", "initial"),
     "Precision.parameters": ([], "precision.parameters=bfloat16", "parameters"),
     "Precision.compute": ([], "precision.compute=bfloat16", "output"),
+    "Precision.gradients": (["precision=Precision(compute='bfloat16')"], "precision.gradients=bfloat16", "gradient"),
     "Precision.reductions": ([], "precision.reductions=bfloat16", "output"),
 }
 

@@ -5,6 +5,7 @@ import pytest
 from model.errors import UserError
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import Gated
+from model.layout import Layout
 from model.taps import Context
 from model.transformer import abstract_params, forward
 
@@ -134,3 +135,13 @@ def test_unscanned_taps_are_stacked_alike(small, drawn, run, tokens, kept):
     taps = run(config, drawn(config), tokens, taps=["attention_weights", "block_output"])[2]
     for name, x in taps.items():
         np.testing.assert_allclose(x, kept[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_is_told_where_it_runs():
+    """A kernel is chosen by the layout's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
+
+    class OfAPod(Layout):
+        platform = "tpu"
+
+    assert Context(index_BT=None, layout=OfAPod()).platform == "tpu"
+    assert Context(index_BT=None).platform == "cpu"

@@ -222,19 +222,17 @@ def test_remat_computes_again_what_it_does_not_keep(small, tokens, scan):
     assert none < dots < full
 
 
-def test_activations_are_placed_by_the_names_of_their_axes(small, drawn, tokens):
-    placed = []
-
-    def shard(x, axes):
-        assert x.ndim == len(axes)
-        placed.append(axes)
-        return x
-
+def test_activations_are_placed_by_the_names_of_their_axes(small, drawn, tokens, recording):
     config = small()
-    jax.eval_shape(lambda: forward(config, drawn(config), tokens, shard=shard).logits_BTV)
-    assert placed[0] == ("batch", "sequence", "embed")
-    assert placed[-1] == ("batch", "sequence", "vocab")
-    assert ("batch", "sequence", "heads", "head_dim") in placed
+    jax.eval_shape(lambda: forward(config, drawn(config), tokens, layout=recording).logits_BTV)
+    placed = [axes for axes, _ in recording.placed]
+    assert placed[:3] == [
+        ("batch", "vocab_sequence"),
+        ("batch", "vocab_sequence", "embed"),
+        ("batch", "sequence", "embed"),
+    ]
+    assert placed[-1] == ("batch", "vocab_sequence", "vocab")
+    assert ("batch", "query_sequence", "heads", "head_dim") in placed
 
 
 # ---------------------------------------------------------------------------------------------------- parameters

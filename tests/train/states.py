@@ -7,7 +7,7 @@ import numpy as np
 
 from train.checkpoints.store import CheckpointStore, flat
 from train.experiment import Checkpoints
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
 from train.state import abstract_state, state_shardings
 
 

@@ -14,16 +14,17 @@ import train.checkpoints.store
 from model.errors import UserError
 from model.feedforward.mlp import MLP
 from model.layers import Except
-from model.options import from_json, to_json
+from model.options import from_json, override, to_json
 from model.specs import merged
 from model.transformer import specs
 from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
-from train.earlier import current_config
+from train.earlier import current_config, current_sharding
 from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
 from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
 from train.state import init_sharded, split_params
 
@@ -152,7 +153,7 @@ def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_eva
 
 
 def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment, tmp_path, monkeypatch):
-    """A parameter that is missing is no matter of the format."""
+    """It is a matter of other code, and not of the format."""
     experiment = tiny_experiment(model__ffn=FFN)
     old, _ = earlier(experiment)
     less = {name: branch for name, branch in old.params.items() if name != "final_norm"}
@@ -160,3 +161,47 @@ def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment
     with CheckpointStore(tmp_path, Checkpoints(), read_only=True) as store:
         with pytest.raises(UserError, match=r"another version of this code \(it has no params.final_norm.scale\)"):
             store.restore(0, experiment, placed_on(experiment), abstract(experiment))
+
+
+# ---------------------------------------------------------------------------------------- the table of sharding
+
+
+def test_a_table_of_one_vocabulary_is_read_as_two():
+    former = {
+        "type": "Sharding",
+        "batch": ["data"],
+        "embed": ["fsdp"],
+        "heads": [],
+        "sequence": ["tensor"],
+        "vocab": [],
+    }
+    whole = {"position": [], "kv_heads": [], "head_dim": [], "rank": [], "ffn": [], "expert": [], "layer": []}
+    table = from_json(Sharding, current_sharding(former | whole))
+    positions = dict.fromkeys(("sequence", "query_sequence", "ffn_sequence", "vocab_sequence"), ("tensor",))
+    none = dict.fromkeys(("heads", "kv_heads", "head_dim", "ffn", "expert", "vocab", "layer"), ())
+    assert table == Sharding(
+        parameters=ParameterAxes(embed=("fsdp",), rank=(), position=(), **none),
+        activations=ActivationAxes(batch=("data",), embed=("fsdp",), key_sequence=(), **positions, **none),
+    )
+
+
+def test_the_former_default_is_the_default_but_for_a_width_that_was_never_split():
+    """Rows took the mesh axis first, so that no activation had its width split."""
+    former = {
+        "batch": ["data", "fsdp"], "sequence": [], "position": [], "embed": ["fsdp"], "heads": ["tensor"],
+        "kv_heads": ["tensor"], "head_dim": [], "rank": [], "ffn": ["tensor"], "expert": [], "vocab": ["tensor"],
+        "layer": [],
+    }  # fmt: skip
+    table = from_json(Sharding, current_sharding(former))
+    assert table == Sharding(activations=ActivationAxes(embed=("fsdp",)))
+    axes = ("batch", "sequence", "embed")
+    assert mesh_axes(table.activations, axes) == mesh_axes(ActivationAxes(), axes)
+
+
+def test_a_table_of_today_is_read_as_it_is():
+    table = override(
+        Sharding(activations=ActivationAxes(sequence=("tensor",), query_sequence=("tensor",))), "parameters.embed=()"
+    )
+    assert from_json(Sharding, current_sharding(to_json(table))) == table
+    with pytest.raises(UserError, match="Sharding has no such field"):
+        from_json(Sharding, current_sharding({"colour": []}))

@@ -43,8 +43,9 @@ from model.vocabulary.multi_token import MultiToken
 from train.data import Batches, BestFit, Bytes, Data, Tail, open_dataset, prepare
 from train.experiment import Experiment, Samples, Training
 from train.optimizers.options import AdamW, Muon
-from train.parallel import feed, sharding
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel import feed
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import layout_of
 from train.schedules import Cosine
 from train.state import init_sharded, state_shardings
 from train.step import compile_eval_step, compile_train_step
@@ -180,7 +181,7 @@ def train(name, folder, devices=1):
     stateful = (made.model, made.optimizer, made.training.guard)
     state = init_sharded(*stateful, made.training.seed, state_shardings(*stateful, mesh, made.sharding))
     step, evaluate = compile_train_step(made, mesh), compile_eval_step(made, mesh)
-    rows = sharding.named(mesh, made.sharding, ("batch", "sequence"))
+    rows = layout_of(mesh, made.sharding).placement(("batch", "sequence"))
     place = functools.partial(feed.place, rows=rows, batch_size=BATCH, isolated=name == "packed")
     curve = {"start": summary(state.all_params), "loss": [], "grad_norm": []}
     for n in range(STEPS):

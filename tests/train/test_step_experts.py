@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from model.layout import ONE_DEVICE
 from model.transformer import abstract_params, forward
 from train.checkpoints.store import flat
 from train.objectives.next_token import with_model_losses
 from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
 from train.state import evaluation_params, new_state
 from train.step import batch_loss, compile_eval_step, train_step
 
@@ -21,7 +22,7 @@ LOGGED = {"expert_load_entropy", "expert_load_max", "router_entropy"}
 
 @functools.cache
 def compiled(experiment):
-    return jax.jit(functools.partial(train_step, experiment, lambda x, axes: x))
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
 drawn = functools.cache(jax.jit(new_state, static_argnums=(0, 1, 2)))
@@ -155,7 +156,7 @@ def test_evaluation_chooses_experts_by_the_biases(make, random_batch):
     biased = dataclasses.replace(state, untrained={"blocks": {"ffn": {"load_bias": bias}}})
     evaluate = compile_eval_step(experiment, mesh)
     plain, moved = (float(evaluate(s, batch)["nll"]) for s in (state, biased))
-    settings = {"z_loss": 0.0, "dropout_key": None, "shard": lambda x, axes: x, "training": False}
+    settings = {"z_loss": 0.0, "dropout_key": None, "layout": ONE_DEVICE}
     expected, _ = batch_loss(experiment.model, biased.all_params, batch, **settings)
     assert abs(moved - plain) > 1e-3
     assert moved == pytest.approx(float(expected), rel=1e-6)

@@ -7,17 +7,18 @@ import jax
 import numpy as np
 import pytest
 
+from model.layout import ONE_DEVICE
 from model.vocabulary.multi_token import MultiToken
 from train.checkpoints.store import flat
 from train.optimizers.options import SGD
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
 from train.state import init_sharded, new_state, state_shardings
 from train.step import compile_eval_step, compile_train_step, train_step
 
 
 @functools.cache
 def compiled(experiment):
-    return jax.jit(functools.partial(train_step, experiment, lambda x, axes: x))
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
 @functools.cache

@@ -14,7 +14,8 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from model.attention.patterns import Everything, Fixed
 from tests.train.test_golden import EXPERIMENTS
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import MeshLayout
 from train.state import abstract_state
 from train.step import compile_train_step
 
@@ -72,7 +73,7 @@ def test_no_array_has_the_sequence_twice(name, tmp_path):
 @pytest.mark.parametrize(("platform", "length"), [("cpu", 8192), ("tpu", 4096), ("gpu", 16384)])
 def test_on_longer_sequences_scores_do_not_grow(platform, length, pattern, tmp_path, monkeypatch):
     """Tiles of 512 queries and keys, 2,097,152 numbers for two rows of four heads, whatever the length."""
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(MeshLayout, "platform", platform)
     shapes = step_arrays("dense", tmp_path, length, pattern)
     assert not squares(shapes, length)
     assert max(map(math.prod, shapes)) <= max(ROWS * HEADS * 512 * 512, 2 * ROWS * length * 64)  # hidden layers

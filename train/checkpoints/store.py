@@ -28,7 +28,7 @@ from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.quiet_orbax import quiet_orbax
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
-from train.parallel.sharding import path_name
+from train.parallel.table import path_name
 from train.run.files import AS_IT_WAS
 from train.state import TrainState
 

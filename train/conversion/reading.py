@@ -35,7 +35,8 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
-from train.parallel import sharding
+from train.parallel.mesh import make_mesh
+from train.parallel.table import param_shardings
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.files import write_json
@@ -127,9 +128,9 @@ def read_params(
     folder: Folder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
 ) -> dict[str, Any]:
     """The parameters on the experiment's mesh; on the host there is one tensor at a time."""
-    mesh = sharding.make_mesh(experiment.mesh)
+    mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flat(sharding.param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
+    placed = flat(param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
     leaves = flat(shapes)
     params: dict[str, jax.Array] = {}
     copies = []

@@ -20,7 +20,7 @@ import optax
 
 from model.options import nearest
 from model.specs import ROLES, Spec, named
-from train.parallel.sharding import path_name
+from train.parallel.table import path_name
 
 TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
 

@@ -11,7 +11,7 @@ from model.errors import UserError
 from model.specs import named
 from model.transformer import abstract_params, specs
 from train.experiment import Experiment
-from train.parallel import sharding
+from train.parallel.table import mesh_axes
 from train.run.environment import host_memory
 from train.state import abstract_state, state_shardings
 
@@ -33,7 +33,7 @@ def table(experiment: Experiment) -> list[Row]:
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
     for (_, leaf), (name, spec) in zip(shapes, named(specs(experiment.model)).items(), strict=True):
-        parts = ["+".join(split) or "-" for split in sharding.mesh_axes(experiment.sharding, spec.axes)]
+        parts = ["+".join(split) or "-" for split in mesh_axes(experiment.sharding.parameters, spec.axes)]
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape)))
     return rows
 

@@ -20,7 +20,7 @@ from model.norms import LayerNorm
 from model.options import alternatives, check, fields_of
 from model.positions.absolute import Learned, NoPositions
 from model.positions.relative import RelativeBias
-from model.precision import Precision, for_compute
+from model.precision import Precision, for_inference
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
@@ -118,7 +118,7 @@ def treatment(config):
     """For each parameter: its role, whether it is decayed, the axes that Muon sees, and formats where all are halved."""
     tree = specs(config)
     decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
-    used = jax.eval_shape(lambda params: for_compute(params, tree, config.precision), abstract_params(config))
+    used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
     trained = named(split_params(config, tree)[0])
     leaves = {"decayed": decayed, "muon": muon, "used": used, "stored": abstract_params(config)}
     found = {}

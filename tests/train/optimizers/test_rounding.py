@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.layout import ONE_DEVICE
 from model.specs import Spec
-from model.taps import unsharded
 from train.loop import train
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
@@ -61,7 +61,7 @@ def test_what_bfloat16_rounds_away():
 def test_the_step_counts_what_it_loses(scan, tiny_experiment, random_batch):
     experiment = tiny_experiment(schedule="Constant(peak=1e-4)", optimizer=AdamW(), model__scan_layers=scan, **BF16)
     state = first_state(experiment)
-    after, metrics = jax.jit(functools.partial(train_step, experiment, unsharded))(state, random_batch(experiment))
+    after, metrics = jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))(state, random_batch(experiment))
     kept = sum(int(np.sum(p == q)) for p, q in zip(*map(jax.tree.leaves, (state.params, after.params)), strict=True))
     assert all(np.all(m != 0) for m in jax.tree.leaves(after.opt_state.inner_state[0].mu))  # all had an update
     size = sum(p.size for p in jax.tree.leaves(state.params))
@@ -69,7 +69,9 @@ def test_the_step_counts_what_it_loses(scan, tiny_experiment, random_batch):
     assert float(metrics["lost_updates"]) == pytest.approx(kept / size, abs=1e-6)
     exact = tiny_experiment()
     shapes = jax.eval_shape(
-        functools.partial(train_step, exact, unsharded), jax.eval_shape(lambda: first_state(exact)), random_batch(exact)
+        functools.partial(train_step, exact, ONE_DEVICE),
+        jax.eval_shape(lambda: first_state(exact)),
+        random_batch(exact),
     )
     assert "lost_updates" not in shapes[1]
 

@@ -2,7 +2,7 @@
 
 import jax
 
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
 from train.run.parameter_table import bytes_per_device, describe, table
 
 
