@@ -87,7 +87,7 @@ def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_
     "change",
     [
         {"mesh": "Mesh(fsdp=8)"},
-        {"sharding__embed": ()},
+        {"sharding__parameters__embed": ()},
         {"checkpoints__every": 5},
         {"checkpoints__keep_every": 5},
         {"logging__tensorboard": True},
