@@ -72,7 +72,6 @@ def main(argv: list[str]) -> int:
 
     cli.prepare_jax()
     from train.generation.texts import check_prompts, continue_texts
-    from train.parallel import sharding
     from train.run.loaded import load_run
 
     run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
@@ -89,8 +88,7 @@ def main(argv: list[str]) -> int:
             sampling,
             stops=STOP.value,
             batch_size=BATCH_SIZE.value,
-            shard=run.shard,
-            row_multiple=sharding.ways(run.mesh, run.experiment.sharding, "batch"),
+            layout=run.layout,
             on_text=printer.show,
             results=results,
         )

@@ -61,7 +61,6 @@ def _compare(run: pathlib.Path) -> None:
     from train.evaluation.evaluate import MEASURES, evaluate
     from train.evaluation.parsing import parse_share
     from train.generation.samples import draw_samples
-    from train.parallel import sharding
     from train.run.files import read_json, replace_file, write_json
     from train.run.loaded import load_run
 
@@ -89,8 +88,7 @@ def _compare(run: pathlib.Path) -> None:
         ("",) * count,
         tokenizer=dataset.tokenizer,
         seed=0,
-        shard=loaded.shard,
-        row_multiple=sharding.ways(loaded.mesh, experiment.sharding, "batch"),
+        layout=loaded.layout,
     )
     share = parse_share(files)
     written = "\n".join(f"=== file {i} ===\n{file.text}" for i, file in enumerate(files))

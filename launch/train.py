@@ -62,14 +62,14 @@ def _print_config(experiment: object) -> int:
     from model.options import to_json
     from train.experiment import Experiment
     from train.loop import check_mesh
-    from train.parallel import sharding
+    from train.parallel.mesh import make_mesh
     from train.run import parameter_table as parameters
 
     assert isinstance(experiment, Experiment)
     check_mesh(experiment)
     print(json.dumps(to_json(experiment), indent=2))
     print()
-    print(parameters.describe(experiment, sharding.make_mesh(experiment.mesh)))
+    print(parameters.describe(experiment, make_mesh(experiment.mesh)))
     return 0
 
 

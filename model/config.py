@@ -4,20 +4,19 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from model.attention.grouped_query import GroupedQuery
 from model.dropout import Dropout
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
+from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
 from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options import differences, to_json
 from model.parameters import FanIn, Normal
-from model.positions.absolute import Learned, NoPositions, Position, Sinusoidal
+from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
 from model.precision import Precision
-from model.recurrent.memory import Recurrent
-from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
+from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
@@ -39,11 +38,12 @@ class ModelConfig:
       context_length: the most tokens that the model takes in one sequence.
       num_layers: L.
       width: D, the width of the residual stream.
-      position, attention, ffn, norm: the mechanisms, each chosen by class.
+      position, attention, ffn, norm: the mechanisms, each chosen by class; layers without a mixer have attention=None,
+        those without a feed-forward ffn=None.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       exceptions: layers that have another attention, ffn or position; of several that name a layer, the last counts.
-      residual: where norms sit and how sublayers are added; see model/residual.py.
+      residual: where norms sit and how sublayers are added; see model/residual/.
       multipliers: constant factors on embeddings, sublayers and logits.
       layer_scale: where a trained factor for each channel of what a sublayer adds starts (Touvron et al. 2021,
         "CaiT", equation 4), or None for no such factors.
@@ -61,13 +61,13 @@ class ModelConfig:
     context_length: int
     num_layers: int
     width: int
-    attention: Mixer
-    ffn: MLP | Gated | Experts
+    attention: Mixer | None
+    ffn: MLP | Gated | Experts | None
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
-    residual: PreNorm | PostNorm | Sandwich | Reordered | Parallel = PreNorm()
+    residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
     unembedding: Tied | Untied = Tied()
@@ -86,8 +86,7 @@ class ModelConfig:
 
     def _origins(self) -> list[dict[str, tuple[str, Any]]]:
         """For every layer and kind of mechanism the path of the field that chose it, and the choice."""
-        added = isinstance(self.position, Learned | Sinusoidal)  # to the embedding, so that layers have none
-        position = NoPositions() if added else self.position
+        position = NoPositions() if self.position.added else self.position
         base = {"attention": self.attention, "ffn": self.ffn, "position": position}
         layers = [{name: (name, option) for name, option in base.items()} for _ in range(self.num_layers)]
         for i, exception in enumerate(self.exceptions):
@@ -103,8 +102,7 @@ class ModelConfig:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
         if self.num_layers > MOST_LAYERS:
             yield "num_layers", f"must be at most {MOST_LAYERS:,}, got {self.num_layers:,}"
-        if isinstance(self.position, Sinusoidal) and self.width % 2:
-            yield "position", f"Sinusoidal pairs a sine with a cosine, so width must be even, got {self.width}"
+        yield from (("position", message) for message in self.position.problems_of_width(self.width))
         if self.final_logit_softcap is not None and self.final_logit_softcap <= 0:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
         if self.layer_scale is not None and self.layer_scale <= 0:
@@ -130,38 +128,60 @@ class ModelConfig:
                 yield f"{where}.layers", f"{exception.layers!r} is none of the {self.num_layers} layers"
             elif unused := [name for name in exception.changes() if f"{where}.{name}" not in used]:
                 yield f"{where}.{unused[0]}", "no layer has it: later exceptions replace it in all of its layers"
-            if exception.position is not None and isinstance(self.position, Learned | Sinusoidal):
+            if exception.position != "same" and self.position.added:
                 added = type(self.position).__name__
                 yield f"{where}.position", f"{added} positions are added before the first layer, for all of them alike"
         clashes: dict[tuple[str, str], None] = {}
-        for layer in layers:
+        mixing = [layer for layer in layers if layer["attention"][1] is not None]
+        for layer in mixing:
             (where, attention), (position_path, position) = layer["attention"], layer["position"]
             clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
         yield from clashes
-        for where in dict.fromkeys(layer["attention"][0] for layer in layers):
+        yield from self._problems_of_sublayers(layers)
+        yield from self._problems_of_handing_on(mixing)
+        for where in dict.fromkeys(layer["attention"][0] for layer in mixing):
             of_these = [layer for layer in layers if layer["attention"][0] == where]
-            outside = isinstance(self.position, Learned | Sinusoidal)
-            positions = [self.position if outside else layer["position"][1] for layer in of_these]
-            yield from self._without_effect(of_these[0]["attention"][1], positions, where)
+            positions = [self.position if self.position.added else layer["position"][1] for layer in of_these]
+            yield from of_these[0]["attention"][1].without_effect(positions, where)
 
-    def _without_effect(self, attention: Any, positions: list[Position], path: str) -> Iterator[tuple[str, str]]:
-        """Fields of an attention that do nothing in any of its layers, which have these positions."""
-        norm = attention.qk_norm if isinstance(attention, GroupedQuery) else None
-        if norm is not None and norm.after_positions and not any(isinstance(p, Rotary) for p in positions):
-            names = " and ".join(sorted({type(p).__name__ for p in positions}))
-            yield (
-                f"{path}.qk_norm.after_positions",
-                f"needs rotary positions, and its layers have {names}; set it False",
-            )
+    def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
+        """Yields layers that have none, and what the residual scheme has for two where none has two."""
+        counts = [sum(layer[name][1] is not None for name in ("attention", "ffn")) for layer in layers]
+        empty = dict.fromkeys(layer["ffn"][0] for layer, count in zip(layers, counts, strict=True) if count == 0)
+        for where in empty:
+            yield where, "None, and attention is None too, which leaves a layer with nothing in it; give it one of them"
+        for name, message in self.residual.problems_with(max(counts)):
+            yield f"residual.{name}", message
+
+    def _problems_of_handing_on(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
+        """Yields what layers hand on to each other and cannot use, or what a single one has."""
+        shapes: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+        for where, attention in (layer["attention"] for layer in layers):
+            wrong = (*attention.problems(), *attention.problems_with(self.width, NoPositions(), "", ""))
+            if not wrong:
+                for name, (shape, _) in attention.hands_on(self.width).items():
+                    shapes.setdefault(name, []).append((where, shape))
+        for name, having in shapes.items():
+            if len(having) == 1:
+                yield f"{having[0][0]}.{name}", "needs at least two layers that have it, and there is one; set it None"
+            for where, shape in dict.fromkeys(having):
+                if shape != having[0][1]:
+                    first = " x ".join(str(n) for n in having[0][1])
+                    these = " x ".join(str(n) for n in shape)
+                    yield (
+                        f"{where}.{name}",
+                        f"the first layer that has it hands on {first} numbers a token and this one has {these}; "
+                        f"give them the same heads, or set it None",
+                    )
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields what acts inside attention and is chosen for recurrent layers alone."""
-        recurrent = [layer for layer in layers if isinstance(layer["attention"][1], Recurrent)]
+        recurrent = [layer for layer in layers if not isinstance(layer["attention"][1], AttentionOption)]
         attending = {layer["position"][0] for layer in layers if layer not in recurrent}
         for path, option in dict(layer["position"] for layer in recurrent).items():
             if path in attending or (path == "position" and isinstance(option, NoPositions)):
                 continue
-            mixers = dict.fromkeys(type(x["attention"][1]).__name__ for x in recurrent if x["position"][0] == path)
+            mixers = dict.fromkeys(_named(x["attention"][1]) for x in recurrent if x["position"][0] == path)
             mend = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
             yield (
                 path,
@@ -169,7 +189,7 @@ class ModelConfig:
                 f"which are all the layers that it is for; {mend}",
             )
         if self.dropout.attention and len(recurrent) == len(layers):
-            mixers = dict.fromkeys(type(layer["attention"][1]).__name__ for layer in recurrent)
+            mixers = dict.fromkeys(_named(layer["attention"][1]) for layer in recurrent)
             yield (
                 "dropout.attention",
                 f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
@@ -190,16 +210,15 @@ def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> li
     return differences(to_json(one), to_json(dataclasses.replace(other, **same)), "model")
 
 
+def _named(mixer: Mixer | None) -> str:
+    return "attention=None" if mixer is None else type(mixer).__name__
+
+
 def _alike(one: ModelConfig | Except, other: ModelConfig | Except, width: int | None) -> dict[str, Any]:
     """The attention and the feed-forward layer of the other, with the words of the one for what is the same."""
-    attention, ffn = other.attention, other.ffn
-    if isinstance(one.attention, GroupedQuery) and isinstance(attention, GroupedQuery):
-        if one.attention.kv_heads == attention.kv_heads:
-            attention = dataclasses.replace(attention, num_kv_heads=one.attention.num_kv_heads)
-        if width is not None and one.attention.head_width(width) == attention.head_width(width):
-            attention = dataclasses.replace(attention, head_dim=one.attention.head_dim)
-    if isinstance(one.ffn, Experts) and isinstance(ffn, Experts):
-        ffn = dataclasses.replace(ffn, balance_loss=one.ffn.balance_loss, router_z_loss=one.ffn.router_z_loss)
-        if one.ffn.load_bias is not None and ffn.load_bias is not None:
-            ffn = dataclasses.replace(ffn, load_bias=one.ffn.load_bias)
-    return {"attention": attention, "ffn": ffn}
+    words: dict[str, Any] = {}
+    if isinstance(other.attention, MixerOption):
+        words["attention"] = other.attention.worded_as(one.attention, width)
+    if isinstance(other.ffn, FeedForwardOption):
+        words["ffn"] = other.ffn.worded_as(one.ffn)
+    return words

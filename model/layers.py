@@ -9,14 +9,13 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.mixers import Mixer
-from model.positions.absolute import NoPositions
-from model.positions.alibi import ALiBi
-from model.positions.rotary import Rotary
+from model.positions.absolute import LayerPosition
+from model.residual.scheme import Sublayer
 
 LONGEST_PATTERN = 16
 
@@ -28,13 +27,14 @@ class Except:
     Attributes:
       layers: which, as Python slices a sequence of layers: "3", ":3" (the first three), "3::4" (the fourth of every
         four), "-1" (the last).
-      attention, ffn, position: the mechanism of these layers; None for that of the others.
+      attention, ffn, position: the mechanism of these layers; "same" for that of the others, and None for a layer that
+        has no mixer or no feed-forward.
     """
 
     layers: str
-    attention: Mixer | None = None
-    ffn: MLP | Gated | Experts | None = None
-    position: NoPositions | Rotary | ALiBi | None = None
+    attention: Mixer | Literal["same"] | None = "same"
+    ffn: MLP | Gated | Experts | Literal["same"] | None = "same"
+    position: LayerPosition | Literal["same"] = "same"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -59,16 +59,22 @@ class Except:
     def changes(self) -> dict[str, Any]:
         """The mechanisms that these layers have instead, by field."""
         named = {name: getattr(self, name) for name in ("attention", "ffn", "position")}
-        return {name: option for name, option in named.items() if option is not None}
+        return {name: option for name, option in named.items() if option != "same"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The mechanisms of one layer, none left open."""
+    """The mechanisms of one layer, none left open; without a mixer or without a feed-forward it has a None."""
 
-    attention: Mixer
-    ffn: MLP | Gated | Experts
-    position: NoPositions | Rotary | ALiBi
+    attention: Mixer | None
+    ffn: MLP | Gated | Experts | None
+    position: LayerPosition
+
+    @property
+    def sublayers(self) -> tuple[Sublayer, ...]:
+        """The names of those that it has, in order."""
+        both: tuple[Sublayer, ...] = ("attention", "ffn")
+        return tuple(name for name in both if getattr(self, name) is not None)
 
 
 @dataclasses.dataclass(frozen=True)

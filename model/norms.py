@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed
 from model.parameters import ParameterMaker
 from model.recompute import recomputed
 
@@ -62,7 +63,7 @@ class Norm(nnx.Module):
         self,
         option: LayerNorm | RMSNorm,
         shape: tuple[int, ...],
-        axes: tuple[str, ...],
+        axes: tuple[str | None, ...],
         make: ParameterMaker,
         reductions: str,
         over: int = 1,
@@ -72,7 +73,7 @@ class Norm(nnx.Module):
         self.reductions = reductions
         self.over = over
         start = 0.0 if option.scale == "zero" else 1.0
-        self.scale = make.constant(start, shape, axes) if option.scale not in (False, "none") else None
+        self.scale = make.constant("scale", start, shape, axes) if option.scale not in (False, "none") else None
         self.bias = make.zeros(shape, axes) if isinstance(option, LayerNorm) and option.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -95,6 +96,6 @@ def normalize(
         y = y - jnp.mean(y, axis=axes, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + option.epsilon)
     if scale is not None:
-        factor = scale.astype(reductions)
+        factor = narrowed(scale, x).astype(reductions)
         y = y * (1 + factor if isinstance(option, RMSNorm) and option.scale == "zero" else factor)
-    return (y if bias is None else y + bias.astype(reductions)).astype(x.dtype)
+    return (y if bias is None else y + narrowed(bias, x).astype(reductions)).astype(x.dtype)

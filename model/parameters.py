@@ -6,8 +6,10 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 |-------------|-----------------------------------------|-------------------------|----------------------------|
 | embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
 | position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
-| projection  | query, key and gate matrices; routers;  | N(0, std)               | truncated N(0, 1/fan_in)   |
-|             | those that join two streams             |                         |                            |
+| projection  | query, key and gate matrices; those     | N(0, std)               | truncated N(0, 1/fan_in)   |
+|             | that join two streams                   |                         |                            |
+| recurrent   | from hidden state to hidden state       | the same                | the same                   |
+| router      | scores of experts                       | the same                | the same                   |
 | value       | value and up matrices                   | the same, * beta        | the same, * beta           |
 | residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
 |             | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
@@ -15,8 +17,12 @@ What a parameter is for decides how it is drawn; n is `num_layers`, fan_in the n
 | unembedding | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
 | scale       | norm weights                            | 1                       | 1                          |
 | gain        | layer scale                             | layer_scale             | layer_scale                |
-| bias        | every bias                              | 0                       | 0                          |
+| sink        | logit of a key that is not there        | 0                       | 0                          |
+| bias        | every bias, of routers and loads too    | 0                       | 0                          |
 | filter      | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
+| skip        | of a state space, past its state        | 1                       | 1                          |
+| mixing      | weights of streams, of values           | as the option says      | as the option says         |
+| follower    | weights of streams from the streams     | 0                       | 0                          |
 | decay rate  | of a memory                             | log U(1, 16)            | the same                   |
 | decay bias  | of a memory                             | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
 
@@ -30,14 +36,15 @@ paper does not have, stays out, so that what is written shrinks by beta^2 in eve
 
 import dataclasses
 import math
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-Role = Literal["embedding", "position", "projection", "value", "residual", "unembedding"]
+from model.specs import ROLES, Role, Spec, Start
+
 TRUNCATED_STD = 0.87962566103423978  # standard deviation of N(0, 1) cut at two deviations
 
 
@@ -86,8 +93,73 @@ def _problems_of_beta(beta: float, **others: bool) -> Iterator[tuple[str, str]]:
                 )
 
 
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """One value everywhere."""
+
+    value: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Initial values, float32."""
+        return jnp.full(shape, self.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """factor * N(0, std)."""
+
+    std: float
+    factor: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Initial values, float32."""
+        return _times(self.factor, self.std * jax.random.normal(key, shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncated:
+    """factor * N(0, 1 / fan_in), cut at two deviations."""
+
+    fan_in: int
+    factor: float = 1.0
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Initial values, float32."""
+        drawn = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(self.fan_in))
+        return _times(self.factor, drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogUniform:
+    """The logarithm of what is uniform from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Initial values, float32."""
+        return jnp.log(jax.random.uniform(key, shape, minval=self.low, maxval=self.high))
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseSoftplus:
+    """Values whose softplus is log-uniform from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Initial values, float32."""
+        step = jnp.exp(jax.random.uniform(key, shape, minval=math.log(self.low), maxval=math.log(self.high)))
+        return jnp.log(jnp.expm1(step))
+
+
+def _times(factor: float, x: jax.Array) -> jax.Array:
+    return x if factor == 1 else x * factor
+
+
 class ParameterMaker:
-    """Draws the parameters of a model one after another from one key, and names their axes."""
+    """Draws the parameters of a model one after another from one key, and records what each of them is."""
 
     def __init__(self, key: jax.Array, initialization: Normal | FanIn, num_layers: int, dtype: str) -> None:
         """Args: the key to draw from, the scheme, the depth n of the table above, and the stored dtype."""
@@ -95,47 +167,79 @@ class ParameterMaker:
         self.initialization = initialization
         residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
         self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
-        self.dtype = jnp.dtype(dtype)
+        self.dtype = dtype
 
-    def matrix(self, role: Role, shape: tuple[int, ...], axes: tuple[str | None, ...], fan_in: int = 1) -> nnx.Param:
-        """A parameter drawn at random: its role, its shape, a logical name for each axis, the inputs it contracts."""
-        scheme = self.initialization
-        key = self.rngs.params()
+    def matrix(
+        self, role: Role, shape: tuple[int, ...], axes: tuple[str | None, ...], *, inputs: int = 1, blocks: int = 0
+    ) -> nnx.Param:
+        """A matrix drawn at random.
+
+        Args:
+          role: what it is for.
+          shape: (*blocks, *inputs, *outputs).
+          axes: a logical name for each axis.
+          inputs: how many axes a product contracts.
+          blocks: how many axes lie in front that count independent matrices.
+        """
+        reads = tuple(range(blocks, blocks + inputs))
+        makes = tuple(range(blocks + inputs, len(shape)))
+        start = self._start(role, math.prod(shape[i] for i in reads))
+        spec = Spec(role=role, axes=axes, inputs=reads, outputs=makes, start=start)
+        return self._made(spec, shape, self.rngs.params())
+
+    def _start(self, role: Role, fan_in: int) -> Start:
+        """How a matrix of so many inputs starts."""
+        scheme, factor = self.initialization, self.scales.get(role, 1.0)
         if isinstance(scheme, Normal):
-            value = scheme.std * jax.random.normal(key, shape)
-        elif role in ("embedding", "position"):
-            value = scheme.embedding_std * jax.random.normal(key, shape)
-        elif role == "residual" and scheme.zero_residual:
-            value = jnp.zeros(shape)
-        else:
-            value = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(fan_in))
-        if self.scales.get(role, 1) != 1:
-            value = value * self.scales[role]
-        return nnx.Param(value.astype(self.dtype), axes=axes)
+            return Gaussian(scheme.std, factor)
+        if role in ("embedding", "position"):
+            return Gaussian(scheme.embedding_std, factor)
+        if role == "residual" and scheme.zero_residual:
+            return Constant(0.0)
+        return Truncated(fan_in, factor)
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """The filters of a short convolution, the tokens that they span in front."""
-        value = jax.random.truncated_normal(self.rngs.params(), -2, 2, shape) / (TRUNCATED_STD * math.sqrt(shape[0]))
-        return nnx.Param(value.astype(self.dtype), axes=axes)
+        return self._made(Spec(role="filter", axes=axes, start=Truncated(shape[0])), shape, self.rngs.params())
 
     def decay_rate(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """The logarithms of the rates at which memories decay."""
-        rate = jax.random.uniform(self.rngs.params(), shape, minval=1.0, maxval=16.0)
-        return nnx.Param(jnp.log(rate).astype(self.dtype), axes=axes)
+        return self._made(Spec(role="decay_rate", axes=axes, start=LogUniform(1, 16)), shape, self.rngs.params())
 
     def decay_bias(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Biases under the softplus of a decay: with nothing added, it is log-uniform from 0.001 to 0.1."""
-        step = jnp.exp(jax.random.uniform(self.rngs.params(), shape, minval=math.log(0.001), maxval=math.log(0.1)))
-        return nnx.Param(jnp.log(jnp.expm1(step)).astype(self.dtype), axes=axes)
+        start = InverseSoftplus(0.001, 0.1)
+        return self._made(Spec(role="decay_bias", axes=axes, start=start), shape, self.rngs.params())
 
-    def constant(self, value: float, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-        """A parameter that starts at one value: 1 for a norm's weight, 0 for a bias."""
-        return nnx.Param(jnp.full(shape, value, self.dtype), axes=axes)
+    def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
+        """A parameter that starts at one value, such as a norm's scale."""
+        return self._made(Spec(role=role, axes=axes, start=Constant(value)), shape)
 
-    def ones(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
-        """A norm's weight."""
-        return self.constant(1.0, shape, axes)
+    def computed(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
+        """A parameter whose module computes how it starts, which may differ from layer to layer."""
+        return nnx.Param(values.astype(self.dtype), spec=Spec(role=role, axes=axes))
 
-    def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: str | None = None) -> nnx.Param:
-        """A bias; a dtype of its own stands in for that of all parameters."""
-        return nnx.Param(jnp.zeros(shape, dtype or self.dtype), axes=axes)
+    def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role = "bias") -> nnx.Param:
+        """A bias, or what else starts at 0."""
+        return self.constant(role, 0.0, shape, axes)
+
+    def _made(self, spec: Spec, shape: tuple[int, ...], key: Any = None) -> nnx.Param:
+        assert spec.start is not None
+        assert len(spec.axes) == len(shape), spec
+        dtype = self.dtype if ROLES[spec.role].stored == "parameters" else "float32"
+        return nnx.Param(spec.start.draw(key, shape).astype(dtype), spec=spec)
+
+
+def specs_of(state: nnx.State) -> Any:
+    """The specs of the parameters of a module, by its state, as a tree of nested dicts."""
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(lambda v: nnx.Param(v.get_metadata()["spec"]), state, is_leaf=is_variable))
+
+
+def stacked(build: Callable[..., nnx.Module], *each: jax.Array) -> nnx.Module:
+    """A module for each row of some arrays, such as keys, in one: every parameter has an axis `layer` in front."""
+    module: nnx.Module = nnx.vmap(build)(*each)
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, nnx.Variable):
+            node.set_metadata(spec=node.get_metadata()["spec"].stacked("layer"))
+    return module

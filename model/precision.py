@@ -1,40 +1,56 @@
 """Which number format is used where: the one place that decides dtypes."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-# Parameters that stay float32 in the forward pass: near ties between experts must not hang on rounding.
-ROUTING = ("router", "router_bias", "load_bias")
-# So must these: the error of a decay is compounded at every token.
-DECAYS = ("decay_rate", "decay_bias")
+from model.specs import Spec
 
 Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Precision:
-    """The formats of stored parameters, of matrix products and activations, and of sensitive reductions.
+    """The formats of stored parameters, of matrix products and activations, of sensitive reductions, and of gradients.
 
     `reductions` holds for norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
     routing to experts is always float32, and so is what a recurrent mixer carries from one pass to the next.
-    Optimizer moments follow `parameters`, which as bfloat16 lose small updates (train/optimizers/rounding.py).
-    How a device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs round the factors to fewer bits
-    unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    `gradients` is the format in which gradients of parameters are formed, summed over tokens and reduced across
+    devices; bfloat16 halves the bytes that devices send each other, and rounds partial sums. In the end they have the
+    format `parameters`, and so have the optimizer's moments; as bfloat16 they lose small updates
+    (train/optimizers/rounding.py). How a device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs
+    round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"
     compute: Dtype = "float32"
     reductions: Dtype = "float32"
+    gradients: Dtype = "float32"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.compute == "float32" != self.gradients:
+            yield "gradients", f"{self.gradients} is narrower than compute={self.compute}; use 'float32'"
 
 
-def for_compute(params: Any, precision: Precision) -> Any:
-    """The parameters as the forward pass uses them; gradients flow back through the cast."""
-    dtype = jnp.dtype(precision.compute)
+def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
+    """The parameters in the format of their gradients, which flow back through the cast; each use rounds them.
 
-    def cast(path: Any, p: jax.Array) -> jax.Array:
-        return p.astype(jnp.float32 if path[-1].key in ROUTING + DECAYS else dtype)
+    Those whose role asks for float32 are used in it too.
+    """
+    return _cast(params, specs, precision.gradients)
 
-    return jax.tree_util.tree_map_with_path(cast, params)
+
+def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
+    """The parameters as they are used, rounded once for all; they have no gradients."""
+    return _cast(params, specs, precision.compute)
+
+
+def _cast(params: Any, specs: Any, dtype: Dtype) -> Any:
+    def cast(p: jax.Array, spec: Spec) -> jax.Array:
+        return p.astype(dtype if spec.traits.used == "compute" else jnp.float32)
+
+    return jax.tree.map(cast, params, specs)

@@ -4,6 +4,7 @@ A stack is named after its first layer: `blocks.0`, `blocks.5`; where all layers
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,10 +15,12 @@ from flax import nnx
 from model.block import Block
 from model.config import ModelConfig
 from model.errors import UserError
+from model.interfaces import HandedOn
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
-from model.parameters import ParameterMaker
-from model.taps import Context
+from model.parameters import ParameterMaker, specs_of, stacked
+from model.precision import for_compute
+from model.taps import Context, Handed
 
 # The cache of every stack, by the number of its first layer.
 LayerCaches = dict[str, MixerCache]
@@ -31,11 +34,13 @@ class Collected:
       taps: by name, the layers that have them stacked in front.
       losses: by name, summed over layers.
       measured: by stack and then by name, its layers in front.
+      handed: by name, what they handed on to layers after them.
     """
 
     taps: dict[str, jax.Array]
     losses: dict[str, jax.Array]
     measured: dict[str, dict[str, jax.Array]]
+    handed: dict[str, Handed]
 
 
 REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
@@ -43,43 +48,49 @@ REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveab
 
 def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module:
     """The blocks of every stack, each parameter with its layers in front; layer i is drawn from the i-th key."""
-    keys = jax.random.split(key, config.num_layers)
+    keys, counts = jax.random.split(key, config.num_layers), [len(layer.sublayers) for layer in config.layers]
+    before = jnp.array([0, *itertools.accumulate(counts)])
     stacks = {}
     for group in grouped(config.layers):
         for place, (name, layer) in enumerate(zip(group.names, group.pattern, strict=True)):
             numbers = group.numbers(place)
-            stacks[name] = _stacked(config, layer, make, keys[numbers.start : numbers.stop : numbers.step])
+            these = slice(numbers.start, numbers.stop, numbers.step)
+            stacks[name] = _stacked(config, layer, make, keys[these], before[these])
     blocks = from_stacks(stacks)
     return nnx.Dict(blocks) if isinstance(blocks, dict) else blocks
 
 
 def _stacked(
-    config: ModelConfig, layer: Layer, make: Callable[[jax.Array], ParameterMaker], keys: jax.Array
+    config: ModelConfig,
+    layer: Layer,
+    make: Callable[[jax.Array], ParameterMaker],
+    keys: jax.Array,
+    before: jax.Array,
 ) -> nnx.Module:
-    stack: nnx.Module = nnx.vmap(lambda key: Block(config, layer, make(key)))(keys)
-    return stack
+    return stacked(lambda key, before: Block(config, layer, make(key), before), keys, before)
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
-    """A cache of zeros for `batch` rows of at most `length` tokens, for every stack."""
+    """A cache of zeros for `batch` rows of at most `length` tokens, for every stack that has one."""
     caches = {}
     for group in grouped(config.layers):
         for name, layer in zip(group.names, group.pattern, strict=True):
-            one = layer.attention.empty_cache(config.width, batch, length, config.precision.compute)
-            caches[name] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
+            if layer.attention is not None:
+                one = layer.attention.empty_cache(config.width, batch, length, config.precision.compute)
+                caches[name] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
     return caches
 
 
 def length_of(caches: LayerCaches) -> int:
     """The slots of a row, in the layers that have slots; 0 where none has, since a recurrent state has no length."""
-    return max(cache.length for cache in caches.values())
+    return max((cache.length for cache in caches.values()), default=0)
 
 
 def run(
     config: ModelConfig, blocks: nnx.Module, x_BTD: jax.Array, context: Context, caches: LayerCaches | None
 ) -> tuple[jax.Array, LayerCaches | None, Collected]:
-    """The layers in turn: the residual stream after them, their caches, and what they gave besides."""
-    groups = grouped(config.layers)
+    """Runs the layers in turn: the stream (B, T, D) that they leave, their caches, and what they gave besides."""
+    groups, carry = grouped(config.layers), (config.residual.enter(x_BTD), _to_hand_on(config, x_BTD, context))
     stacks = by_stack(blocks, groups)
     after: LayerCaches = {}
     kept: list[tuple[Group, list[dict[str, jax.Array]]]] = []
@@ -88,42 +99,62 @@ def run(
     for group in groups:
         names = group.names
         split = [nnx.split(stacks[name]) for name in names]
-        before = None if caches is None else [caches[name] for name in names]
+        before = None if caches is None else [caches.get(name) for name in names]
         numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
-        turn = _turn(config, group, [graph for graph, _ in split], context)
+        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context)
         inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
-        x_BTD, (cached, given) = repeat(turn, x_BTD, inputs, group.turns, config.scan_layers)
+        carry, (cached, given) = repeat(turn, carry, inputs, group.turns, config.scan_layers)
         kept.append((group, [taps for taps, _, _ in given]))
         for name, (_, some, found) in zip(names, given, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
             measured |= {name: found} if found else {}
         if caches is not None:
-            after |= dict(zip(names, cached, strict=True))
-    return x_BTD, None if caches is None else after, Collected(_in_order(kept), losses, measured)
+            after |= {name: cache for name, cache in zip(names, cached, strict=True) if cache is not None}
+    stream, handed = carry
+    collected = Collected(_in_order(kept), losses, measured, handed)
+    return config.residual.leave(stream), None if caches is None else after, collected
 
 
-def _turn(config: ModelConfig, group: Group, graphs: Sequence[Any], context: Context) -> Callable[..., Any]:
-    """A function that runs every layer of a pattern once."""
+def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict[str, Handed]:
+    """What layers hand on, before the first has: zeros of the shapes that they declare."""
+    declared: dict[str, HandedOn] = {}
+    for layer in config.layers:
+        declared |= {} if layer.attention is None else layer.attention.hands_on(config.width)
+    return {
+        name: Handed(
+            context.shard(jnp.zeros((*x_BTD.shape[:2], *shape), x_BTD.dtype), ("batch", "sequence", *axes)),
+            jnp.zeros((), bool),
+        )
+        for name, (shape, axes) in declared.items()
+    }
+
+
+def _turn(
+    config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context
+) -> Callable[..., Any]:
+    """A function that runs every layer of a pattern once, by the graph and the specs of each."""
 
     def one(place: int) -> Callable[..., Any]:
-        def run_layer(x_BTD: jax.Array, params: Any, cache: Any, number: jax.Array) -> Any:
-            inner = context.for_layer(number, group.pattern[place])
-            x_BTD, cache = nnx.merge(graphs[place], params)(x_BTD, inner, cache)
-            return x_BTD, cache, (inner.kept, inner.losses, inner.measured)
+        def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array) -> Any:
+            stream, handed = carry
+            inner = context.for_layer(number, group.pattern[place], handed)
+            graph, specs = modules[place]
+            stream, cache = nnx.merge(graph, for_compute(params, specs, config.precision))(stream, inner, cache)
+            return (stream, inner.handed), cache, (inner.kept, inner.losses, inner.measured)
 
         return rematerialized(config, run_layer, group.turns)
 
     layers = [one(place) for place in range(len(group.pattern))]
 
-    def turn(x_BTD: jax.Array, inputs: Any) -> tuple[jax.Array, Any]:
+    def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
         params, caches, numbers = inputs
         after, given = [], []
         for place, layer in enumerate(layers):
             cache = None if caches is None else caches[place]
-            x_BTD, cache, gave = layer(x_BTD, params[place], cache, numbers[place])
+            carry, cache, gave = layer(carry, params[place], cache, numbers[place])
             after.append(cache)
             given.append(gave)
-        return x_BTD, (after, given)
+        return carry, (after, given)
 
     return turn
 
@@ -137,15 +168,15 @@ def rematerialized(config: ModelConfig, function: Callable[..., Any], turns: int
     return jax.checkpoint(function, policy=REMAT_POLICIES[config.remat], prevent_cse=not scanned)
 
 
-def repeat(turn: Callable[..., Any], x_BTD: Any, inputs: Any, turns: int, scan: bool) -> Any:
+def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: bool) -> Any:
     """All turns of a pattern, scanned or written out; results are stacked in front."""
     if scan and turns > 1:
-        return jax.lax.scan(turn, x_BTD, inputs)
+        return jax.lax.scan(turn, carry, inputs)
     results = []
     for i in range(turns):
-        x_BTD, result = turn(x_BTD, jax.tree.map(lambda a, i=i: a[i], inputs))
+        carry, result = turn(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
         results.append(result)
-    return x_BTD, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
 def _in_order(kept: list[tuple[Group, list[dict[str, jax.Array]]]]) -> dict[str, jax.Array]:
@@ -155,9 +186,9 @@ def _in_order(kept: list[tuple[Group, list[dict[str, jax.Array]]]]) -> dict[str,
     layers: dict[str, dict[int, jax.Array]] = {}
     for group, places in kept:
         for place, taps in enumerate(places):
-            for name, stacked in taps.items():
+            for name, array in taps.items():
                 for turn, number in enumerate(group.numbers(place)):
-                    layers.setdefault(name, {})[number] = stacked[turn]
+                    layers.setdefault(name, {})[number] = array[turn]
     for name, arrays in layers.items():
         shapes = sorted({array.shape for array in arrays.values()})
         if len(shapes) > 1:

@@ -1,4 +1,4 @@
-"""What travels beside the activations through one forward pass: taps, losses, dropout keys, sharding.
+"""What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
 
 A tap is a named intermediate. Modules offer each by name; only those that were asked for are kept, so an unasked tap
 leaves no trace in the compiled program. Losses and measurements are of the tokens that `counted_BT` weighs; a pass
@@ -7,22 +7,24 @@ that counts none has neither.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from model.dropout import drop
-from model.kernels.blocks import Places
-from model.positions.alibi import ALiBi
+from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
 
-# Places an activation on the mesh by the logical names of its axes; train/parallel/sharding.py provides the real one.
-Shard = Callable[[jax.Array, tuple[str | None, ...]], jax.Array]
+if TYPE_CHECKING:  # attention imports this
+    from model.attention.visibility import Visibility
 
 
-def unsharded(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """The `Shard` of a single device: leaves the activation alone."""
-    return x
+class Handed(NamedTuple):
+    """What layers hand on beside the stream: arrays (B, T, ...), and whether a layer has done so already."""
+
+    value: jax.Array
+    given: jax.Array
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -31,20 +33,11 @@ class Surroundings:
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      mask_BTS: True where a query may see a key; broadcasts over batch; None for layers without attention.
-      places: the positions of queries (B, T) and of keys (B, S), whose batch may be 1, where scores depend on them
-        (ALiBi), or None.
-      bias: how they depend on them, or None.
-      reach: how many keys up to its own a query sees at most, by their place in the sequence; None for all.
       document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
       real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
     """
 
     rotary: RotaryTable | None = None
-    mask_BTS: jax.Array | None = None
-    places: Places = None
-    bias: ALiBi | None = None
-    reach: int | None = None
     document_BT: jax.Array | None = None
     real_BT: jax.Array | None = None
 
@@ -54,30 +47,41 @@ class Context(Surroundings):
     """What travels through one forward pass, or one layer of it, whose surroundings it then has.
 
     Attributes:
-      index_BT: where each token stands in its sequence (int32); decides what it may attend to.
+      index_BT: where each token stands in its sequence (int32), and its slot in a cache.
+      visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
       layers: the surroundings of each kind of layer.
       dropout_key: a key while training, None in evaluation.
-      shard: places activations on the mesh.
+      layout: how activations lie on devices.
       wanted: the names of the taps that were asked for.
       offered: every name met while tracing, for the error about an unknown one.
       kept: the intermediates, by name.
       counted_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
-      position_BT: where each token stands in its document; the batch may be 1.
+      handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
     """
 
     index_BT: jax.Array
+    visibility: "Visibility | None" = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None
-    shard: Shard = unsharded
+    layout: Layout = ONE_DEVICE
     wanted: frozenset[str] = frozenset()
     offered: set[str] = dataclasses.field(default_factory=set)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
     counted_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    position_BT: jax.Array | None = None
+    handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
+
+    @property
+    def platform(self) -> str:
+        """The kind of the devices where the pass will run, such as "cpu", "gpu" or "tpu"."""
+        return self.layout.platform
+
+    def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """The same activation, laid over the devices by the names of its axes."""
+        return self.layout.constrain(x, axes)
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
         """Offers an intermediate under a name and passes it on unchanged."""
@@ -100,6 +104,13 @@ class Context(Surroundings):
         """Keeps a sum over tokens, of any shape, that is the sum of those of parts of the batch."""
         self.measured[name] = value
 
+    def hand_on(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the first layer handed on under a name, and whether this layer is that one, by handing on its value."""
+        before = self.handed[name]
+        value = jnp.where(before.given, before.value, value.astype(before.value.dtype))
+        self.handed[name] = Handed(value, jnp.ones((), bool))
+        return value, ~before.given
+
     def next_dropout_key(self) -> jax.Array | None:
         """A key of its own for each use of dropout while training, None in evaluation."""
         if self.dropout_key is None:
@@ -111,8 +122,14 @@ class Context(Surroundings):
         """Drops entries while training; leaves x alone in evaluation."""
         return drop(x, rate, self.next_dropout_key() if rate else None)
 
-    def for_layer(self, number: jax.Array | int, kind: Any) -> "Context":
-        """The context of one layer: its surroundings, its own dropout key, its own taps, losses and measurements."""
+    def for_layer(self, number: jax.Array | int, kind: Any, handed: Mapping[str, Handed] | None = None) -> "Context":
+        """The context of one layer: its surroundings, what it is handed, its own key, taps, losses and measurements."""
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
-        own: dict[str, Any] = {"kept": {}, "losses": {}, "measured": {}, "dropout_key": key}
+        own: dict[str, Any] = {
+            "kept": {},
+            "losses": {},
+            "measured": {},
+            "dropout_key": key,
+            "handed": dict(handed or {}),
+        }
         return dataclasses.replace(self, **vars(self.layers[kind]), **own)

@@ -14,26 +14,26 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import patterns as masks
+from model.attention.visibility import Coordinates, causal, documents
 from model.config import ModelConfig
 from model.errors import UserError
+from model.interfaces import AttentionOption
+from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
 from model.output import Output
-from model.parameters import ParameterMaker
+from model.parameters import ParameterMaker, specs_of
 from model.positions.absolute import Position, PositionEmbedding
-from model.positions.alibi import ALiBi
 from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
-from model.recurrent.memory import Recurrent
-from model.residual import PostNorm
 from model.stack import LayerCaches, length_of, new_blocks, run
-from model.taps import Context, Shard, Surroundings, unsharded
+from model.taps import Context, Surroundings
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
 
 Params = dict[str, Any]
+STACKED = ("blocks", "multi_token")  # parameters with layers or depths in front
 
 
 class Transformer(nnx.Module):
@@ -57,19 +57,19 @@ class Transformer(nnx.Module):
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_modules(config, jax.random.fold_in(key, 0), make)
-        self.final_norm = norm(None if isinstance(config.residual, PostNorm) else config.norm)
+        self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
     def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `forward`."""
-        x_BTD = self.position(self.embedding.embed(text.tokens_BT), positions_BT)
-        x_BTD = context.dropout(x_BTD, self.config.dropout.embedding)
+        x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
+        x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         x_BTD, cache, collected = run(self.config, self.blocks, x_BTD, context, cache)
         collected = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, collected)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
-        logits_BTV = self.embedding.unembed(context.tap("final_norm", x_BTD), self.config.precision.reductions)
-        logits_BTV = context.shard(logits_BTV, ("batch", "sequence", "vocab"))
+        x_BTD = context.tap("final_norm", x_BTD)
+        logits_BTV = self.embedding.unembed(x_BTD, self.config.precision.reductions, context.layout)
         return Output(logits_BTV, cache, context.kept | collected.taps, collected.losses, collected.measured)
 
 
@@ -91,14 +91,15 @@ def abstract_params(config: ModelConfig) -> Params:
     return nnx.to_pure_dict(_graph(config)[1])
 
 
+def specs(config: ModelConfig) -> Params:
+    """What every parameter is, as the tree that `init` returns, with a `model.specs.Spec` for each leaf."""
+    found: Params = specs_of(_graph(config)[1])
+    return found
+
+
 def logical_axes(config: ModelConfig) -> Params:
     """The logical names of every parameter's axes, as the tree that `init` returns, with tuples for leaves."""
-    state = _graph(config)[1]
-    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
-    named = jax.tree.map(lambda v: nnx.Param(v.get_metadata()["axes"]), state, is_leaf=is_variable)
-    axes = nnx.to_pure_dict(named)
-    layered = lambda tree: jax.tree.map(lambda a: ("layer", *a), tree, is_leaf=lambda x: isinstance(x, tuple))  # noqa: E731
-    return axes | {name: layered(axes[name]) for name in ("blocks", "multi_token") if name in axes}
+    return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
 def forward(
@@ -113,7 +114,7 @@ def forward(
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
-    shard: Shard = unsharded,
+    layout: Layout = ONE_DEVICE,
     taps: Iterable[str] = (),
 ) -> Output:
     """Runs the model as a pure function.
@@ -131,7 +132,7 @@ def forward(
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
-      shard: places activations on a mesh.
+      layout: how activations lie on devices; see model/layout.py.
       taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
 
     Raises:
@@ -144,52 +145,44 @@ def forward(
             f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
         )
     index_BT = jnp.arange(length, dtype=jnp.int32)[None]
-    place_BT = index_BT if positions_BT is None else positions_BT
-    # Where positions start again amid a row and nothing tells documents apart, a window's keys may lie anywhere before.
-    in_order = positions_BT is None or segment_ids_BT is not None
-    if positions_BT is None:
-        positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
     if cache is None:
-        key_BS, mask_BTS = place_BT, masks.causal(index_BT, index_BT)
-        if segment_ids_BT is not None:
-            mask_BTS = mask_BTS & masks.same_segment(segment_ids_BT, segment_ids_BT)
+        # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
+        # earlier in the row.
+        in_order = positions_BT is None or segment_ids_BT is not None
+        tokens = Coordinates(length, position=positions_BT, document=segment_ids_BT)
+        visibility = causal(tokens, in_order=in_order)
     else:
         if segment_ids_BT is not None:
             raise UserError("segment ids do not go together with a cache; a cached row is one document")
-        index_BT = positions_BT
-        key_BS = jnp.arange(length_of(cache), dtype=jnp.int32)[None]
-        mask_BTS = masks.causal(index_BT, key_BS)
+        index_BT = jnp.broadcast_to(index_BT if positions_BT is None else positions_BT, tokens_BT.shape)
+        visibility = causal(Coordinates(length, index=index_BT), Coordinates(length_of(cache)))
+    if positions_BT is None:
+        positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
 
     @functools.cache
     def rotary(position: Position, head_dim: int) -> RotaryTable | None:
         return rotary_table(position, positions_BT, head_dim, None if lengths_B is None else lengths_B[:, None])
 
-    @functools.cache
-    def mask(pattern: masks.Pattern) -> jax.Array:
-        seen_BTS = masks.visible(pattern, place_BT, key_BS)
-        return mask_BTS if seen_BTS is None else mask_BTS & seen_BTS
-
     layers = {}
     for layer in config.layers:
-        if isinstance(layer.attention, Recurrent):
+        if not isinstance(layer.attention, AttentionOption):
             real_BT = None if lengths_B is None else positions_BT < lengths_B[:, None]
-            layers[layer] = Surroundings(document_BT=masks.documents(segment_ids_BT), real_BT=real_BT)
+            layers[layer] = Surroundings(document_BT=documents(segment_ids_BT), real_BT=real_BT)
             continue
-        turned = rotary(layer.position, layer.attention.rotary_width(config.width))
-        bias = layer.position if isinstance(layer.position, ALiBi) else None
-        places, pattern = (place_BT, key_BS) if bias else None, layer.attention.pattern
-        reach = masks.reach(pattern) if in_order else None
-        layers[layer] = Surroundings(rotary=turned, mask_BTS=mask(pattern), places=places, bias=bias, reach=reach)
+        layers[layer] = Surroundings(rotary=rotary(layer.position, layer.attention.rotary_width(config.width)))
     context = Context(
         index_BT=index_BT,
-        position_BT=place_BT,
+        visibility=visibility,
         layers=layers,
         dropout_key=dropout_key,
         counted_BT=counted_BT,
-        shard=shard,
+        layout=layout,
         wanted=frozenset(taps),
     )
-    model = nnx.merge(graph, for_compute(params, config.precision))
+    # The parameters of layers are cast layer by layer.
+    single = {name: tree for name, tree in params.items() if name not in STACKED}
+    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
+    model = nnx.merge(graph, params | for_compute(single, known, config.precision))
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():
         raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")

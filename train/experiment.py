@@ -12,11 +12,24 @@ from collections.abc import Iterator, Sequence
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.options import alternatives, check, differences, fields_of, from_json, nearest, override, to_json
+from model.options import (
+    alternatives,
+    check,
+    differences,
+    fields_of,
+    find_problems,
+    from_json,
+    nearest,
+    override,
+    to_json,
+)
+from model.transformer import specs
 from train.data.config import Data, SentencePiece
+from train.earlier import current_config
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.parallel.sharding import Mesh, Sharding
+from train.parallel.mesh import Mesh
+from train.parallel.table import Sharding
 from train.run.files import read_json, write_json
 from train.run.paths import IS_PATH, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
@@ -189,6 +202,7 @@ class Experiment:
                 f"{made.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
             )
         yield from self._problems_of_schedule()
+        yield from self._problems_of_decay()
 
     def _problems_of_schedule(self) -> Iterator[tuple[str, str]]:
         steps, schedule = self.training.num_steps, self.schedule
@@ -202,6 +216,12 @@ class Experiment:
                 f"{steps} steps are too few for {named}; shorten these as well, or give --hard_stop={steps} instead, "
                 "which ends a run early and leaves its schedule as it is",
             )
+
+    def _problems_of_decay(self) -> Iterator[tuple[str, str]]:
+        """Yields what weight decay is said to take or to spare that the model does not have."""
+        if (self.optimizer.decayed or self.optimizer.spared) and not find_problems(self.model):
+            for field, message in self.optimizer.problems_with(specs(self.model)):
+                yield f"optimizer.{field}", message
 
 
 # Fields that may differ between a run folder and the config given to continue it: they decide how the run is
@@ -311,7 +331,7 @@ def load(run: pathlib.Path) -> Experiment:
         raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
     stored = _read_config(run)
     try:
-        experiment: Experiment = written_out(from_json(Experiment, stored))
+        experiment: Experiment = written_out(from_json(Experiment, current_config(stored)))
         check(experiment)
     except UserError as error:
         raise UserError(f"{path} does not fit this version of the code: {error}") from None

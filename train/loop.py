@@ -29,8 +29,9 @@ from train.experiment import Experiment
 from train.generation.samples import draw_samples
 from train.generation.texts import check_prompts
 from train.optimizers import rounding
-from train.optimizers.options import evaluation_params
-from train.parallel import feed, sharding
+from train.parallel import feed
+from train.parallel.mesh import make_mesh
+from train.parallel.table import layout_of, param_shardings
 from train.process.preemption import StopRequest
 from train.report import write_report
 from train.run import folder as run_folder
@@ -44,7 +45,7 @@ from train.run.metrics import MetricsWriter, read_metrics, read_status
 from train.run.paths import written_out
 from train.run.pretrained import check_start, starting_params
 from train.run.progress import Progress
-from train.state import TrainState, abstract_state, init_sharded, state_shardings
+from train.state import TrainState, abstract_state, evaluation_params, init_sharded, state_shardings
 from train.step import compile_train_step
 
 Say = Callable[[str], None]
@@ -80,7 +81,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         raise UserError("launch.train runs on the devices of one host; start it in one process")
     experiment = written_out(experiment)
     check_mesh(experiment)
-    parameters.refuse_too_large(experiment, sharding.make_mesh(experiment.mesh))
+    parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
         settings.list_sources(experiment.data, finished=False)  # a text that is not there is the first thing to say
@@ -117,12 +118,12 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
 
 def check_mesh(experiment: Experiment) -> None:
     """Raises UserError when the devices, the batch or a parameter do not fit the mesh; makes no array."""
-    mesh = sharding.make_mesh(experiment.mesh)
-    rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
+    mesh = make_mesh(experiment.mesh)
+    rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
     feed.check_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
-    sharding.param_shardings(mesh, experiment.sharding, axes, shapes)
+    param_shardings(mesh, experiment.sharding, axes, shapes)
 
 
 def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
@@ -169,16 +170,14 @@ class _Trainer:
 
     def __init__(self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say) -> None:
         self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
-        self.mesh = sharding.make_mesh(experiment.mesh)
-        self.rows = sharding.named(self.mesh, experiment.sharding, ("batch", "sequence"))
+        self.mesh = make_mesh(experiment.mesh)
+        layout = layout_of(self.mesh, experiment.sharding)
+        self.rows = layout.placement(("batch", "sequence"))
         self.stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
         self.placed = state_shardings(*self.stateful, self.mesh, experiment.sharding)
         self.step_fn = compile_train_step(experiment, self.mesh)
         self.evaluation = SplitEvaluation(experiment, dataset, self.mesh)
-        ways = sharding.ways(self.mesh, experiment.sharding, "batch")
-        shard = sharding.shard_activations(self.mesh, experiment.sharding)
-        tokenizer = dataset.tokenizer
-        self.draw = functools.partial(draw_samples, experiment, tokenizer=tokenizer, shard=shard, row_multiple=ways)
+        self.draw = functools.partial(draw_samples, experiment, tokenizer=dataset.tokenizer, layout=layout)
         self.batches = Batches(dataset, experiment.data, "train")
         self.clock = Clock(experiment, self.mesh)
         self.tokens = 0  # targets of all the steps that were logged
@@ -229,7 +228,7 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = starting_params(self.experiment, self.folder, self.placed.params)
+            params = starting_params(self.experiment, self.folder, self.placed.all_params)
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
@@ -342,7 +341,7 @@ class _Trainer:
         loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
         self.say(f"step {step}: validation loss {loss}, {bits} bits per byte{beside}")
         if self.experiment.samples.prompts:
-            params = evaluation_params(self.experiment.optimizer, state.opt_state, state.params)
+            params = evaluation_params(self.experiment.optimizer, state)
             for sample in self.draw(params, self.experiment.samples.prompts, seed=step):
                 self.metrics.sample(step, sample.text)
         self.evaluated = (step, values["loss"])

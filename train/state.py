@@ -4,13 +4,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 from flax import struct
 
 from model.config import ModelConfig
-from model.transformer import abstract_params, init, logical_axes
+from model.specs import is_trained, merged, split
+from model.transformer import Params, abstract_params, init, logical_axes, specs
 from train.optimizers import options as optimizers
 from train.optimizers.guard import Guard, GuardState, new_guard_state
-from train.parallel import sharding
+from train.parallel.table import Sharding, like_params, param_shardings, replicated
 
 
 @struct.dataclass
@@ -19,7 +21,8 @@ class TrainState:
 
     Attributes:
       step: updates attempted so far, which is also the number of the next batch (int32).
-      params: the parameters.
+      params: the parameters that the optimizer moves.
+      untrained: the rest of the tree of `model.transformer.init`: state that the step moves, such as load biases.
       opt_state: the optimizer's moments and its learning rate.
       key: the raw key (uint32) from which step n draws its dropout by folding in n.
       guard: the counts of skipped steps and, if outliers are judged, recent losses and gradient norms.
@@ -27,9 +30,32 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    untrained: Any
     opt_state: Any
     key: jax.Array
     guard: GuardState
+
+    @property
+    def all_params(self) -> Params:
+        """The tree that `model.transformer.forward` takes."""
+        whole: Params = merged(self.params, self.untrained)
+        return whole
+
+
+def split_params(model: ModelConfig, tree: Any) -> tuple[Any, Any]:
+    """A tree with something for every parameter as `params` and `untrained` of the state."""
+    return split(tree, specs(model), is_trained)
+
+
+def build_optimizer(model: ModelConfig, optimizer: optimizers.Optimizer) -> optax.GradientTransformation:
+    """The optimizer of the parameters that are trained."""
+    return optimizers.build(optimizer, split_params(model, specs(model))[0])
+
+
+def evaluation_params(optimizer: optimizers.Optimizer, state: TrainState) -> Params:
+    """The tree that `model.transformer.forward` takes, with the parameters to evaluate."""
+    whole: Params = merged(optimizers.evaluation_params(optimizer, state.opt_state, state.params), state.untrained)
+    return whole
 
 
 def new_state(
@@ -37,14 +63,15 @@ def new_state(
 ) -> TrainState:
     """The state before the first step; call it under jit with out_shardings from `state_shardings`.
 
-    Its parameters are drawn from the seed, unless they are given.
+    Its parameters, trained or not, are drawn from the seed, unless their tree is given.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    params = init(model, init_key) if params is None else params
+    params, untrained = split_params(model, init(model, init_key) if params is None else params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        opt_state=optimizers.build(optimizer, logical_axes(model)).init(params),
+        untrained=untrained,
+        opt_state=build_optimizer(model, optimizer).init(params),
         key=jax.random.key_data(run_key),
         guard=new_guard_state(guard),
     )
@@ -60,17 +87,18 @@ def state_shardings(
     optimizer: optimizers.Optimizer,
     guard: Guard,
     mesh: jax.sharding.Mesh,
-    table: sharding.Sharding,
+    table: Sharding,
 ) -> Any:
     """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
-    params = abstract_params(model)
-    placed = sharding.param_shardings(mesh, table, logical_axes(model), params)
+    placed = param_shardings(mesh, table, logical_axes(model), abstract_params(model))
+    params, untrained = split_params(model, placed)
     state = abstract_state(model, optimizer, guard)
-    everywhere: Any = sharding.replicated(mesh)
+    everywhere: Any = replicated(mesh)
     return TrainState(
         step=everywhere,
-        params=placed,
-        opt_state=sharding.like_params(state.opt_state, params, placed, mesh),
+        params=params,
+        untrained=untrained,
+        opt_state=like_params(state.opt_state, state.params, params, mesh),
         key=everywhere,
         guard=jax.tree.map(lambda _: everywhere, state.guard),
     )

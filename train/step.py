@@ -10,16 +10,17 @@ import optax
 
 from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
-from model.taps import Shard
-from model.transformer import forward, logical_axes
+from model.layout import Layout
+from model.specs import merged
+from model.transformer import forward
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.next_token import token_losses, token_nll, with_model_losses
-from train.optimizers import options as optimizers
 from train.optimizers.guard import judge
+from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
-from train.parallel import sharding
-from train.state import TrainState, state_shardings
+from train.parallel.table import layout_of, replicated
+from train.state import TrainState, build_optimizer, evaluation_params, state_shardings
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -46,17 +47,17 @@ def batch_loss(
     *,
     z_loss: float,
     dropout_key: jax.Array,
-    shard: Shard,
+    layout: Layout,
 ) -> tuple[jax.Array, Sums]:
     """The sum over the batch of what is minimised, and the sums that it is reported by.
 
     Args:
       model: the model's options.
-      params: the parameters.
+      params: the parameters, trained or not.
       batch: tokens, targets and loss_mask (B, T); segment_ids and positions where documents do not see each other.
       z_loss: the coefficient of the z-loss.
       dropout_key: of this batch.
-      shard: places activations.
+      layout: how activations lie on devices.
     """
     output = forward(
         model,
@@ -67,16 +68,16 @@ def batch_loss(
         dropout_key=dropout_key,
         counted_BT=batch["loss_mask"],
         targets_BT=batch["targets"],
-        shard=shard,
+        layout=layout,
     )
     nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)
     return with_model_losses(objective, output.losses), Sums(nll, output.losses, output.measured)
 
 
-def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+def train_step(experiment: Experiment, layout: Layout, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
     training = experiment.training
-    sums, grads = _sums_and_grads(experiment, shard, state, batch)
+    sums, grads = _sums_and_grads(experiment, layout, state, batch)
     # A batch in which no target counts has no loss: the guard skips its step.
     loss = jnp.where(jnp.any(batch["loss_mask"] > 0), sums.nll, jnp.nan)
     grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
@@ -85,14 +86,15 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         grads = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     rate = schedules.learning_rate(experiment.schedule, state.step, training.num_steps)
     good, guard = judge(training.guard, state.guard, loss, grad_norm)
-    optimizer = optimizers.build(experiment.optimizer, logical_axes(experiment.model))
-    opt_state = optimizers.set_learning_rate(state.opt_state, rate)
+    optimizer = build_optimizer(experiment.model, experiment.optimizer)
+    opt_state = set_learning_rate(state.opt_state, rate)
     updates, new_opt_state = optimizer.update(grads, opt_state, state.params)
     keep = functools.partial(jnp.where, good)
     params = optax.apply_updates(state.params, updates)
     lost = lost_updates(state.params, updates, params)
-    params = move_load_biases(experiment.model, state.params, params, sums.measured)
     params = jax.tree.map(keep, params, state.params)
+    untrained = move_load_biases(experiment.model, state.untrained, sums.measured)
+    untrained = jax.tree.map(keep, untrained, state.untrained)
     new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
     metrics = {
         "loss": loss,
@@ -105,11 +107,11 @@ def train_step(experiment: Experiment, shard: Shard, state: TrainState, batch: B
         **sums.losses,
         **utilisation(sums.measured),
     }
-    next_state = TrainState(state.step + 1, params, new_opt_state, state.key, guard)
+    next_state = TrainState(state.step + 1, params, untrained, new_opt_state, state.key, guard)
     return next_state, metrics
 
 
-def _sums_and_grads(experiment: Experiment, shard: Shard, state: TrainState, batch: Batch) -> tuple[Sums, Any]:
+def _sums_and_grads(experiment: Experiment, layout: Layout, state: TrainState, batch: Batch) -> tuple[Sums, Any]:
     """Mean losses per counted token, what was measured of all tokens, and the gradient; over micro-batches if asked."""
     training = experiment.training
     weight = jnp.maximum(jnp.sum(batch["loss_mask"]), 1.0)
@@ -119,11 +121,11 @@ def _sums_and_grads(experiment: Experiment, shard: Shard, state: TrainState, bat
         dropout_key = jax.random.fold_in(key, index)
         total, sums = batch_loss(
             experiment.model,
-            params,
+            merged(params, state.untrained),
             part,
             z_loss=training.z_loss,
             dropout_key=dropout_key,
-            shard=shard,
+            layout=layout,
         )
         losses = {name: loss / weight for name, loss in sums.losses.items()}
         return total / weight, Sums(sums.nll / weight, losses, sums.measured)
@@ -153,12 +155,12 @@ def compile_train_step(
     """The jitted step on a mesh: explicit placements in and out, the old state's memory given to the new one."""
     table = experiment.sharding
     placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, table)
-    rows = sharding.named(mesh, table, ("batch", "sequence"))
-    shard = sharding.shard_activations(mesh, table)
+    layout = layout_of(mesh, table)
+    rows = layout.placement(("batch", "sequence"))
     return jax.jit(
-        functools.partial(train_step, experiment, shard),
+        functools.partial(train_step, experiment, layout),
         in_shardings=(placed, rows),
-        out_shardings=(placed, sharding.replicated(mesh)),
+        out_shardings=(placed, replicated(mesh)),
         donate_argnums=0,
     )
 
@@ -172,13 +174,13 @@ def compile_eval_step(
     """
     table = experiment.sharding
     placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, table)
-    rows = sharding.named(mesh, table, ("batch", "sequence"))
-    shard = sharding.shard_activations(mesh, table)
+    layout = layout_of(mesh, table)
+    rows = layout.placement(("batch", "sequence"))
 
     def eval_step(state: TrainState, batch: Batch) -> Metrics:
-        params = optimizers.evaluation_params(experiment.optimizer, state.opt_state, state.params)
-        nll_BT = token_nll(experiment.model, params, batch, shard) * batch["loss_mask"]
+        params = evaluation_params(experiment.optimizer, state)
+        nll_BT = token_nll(experiment.model, params, batch, layout) * batch["loss_mask"]
         end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
         return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)}
 
-    return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=sharding.replicated(mesh))
+    return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=replicated(mesh))

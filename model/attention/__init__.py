@@ -1,17 +1,11 @@
-"""Attention: heads, latent attention, the patterns of visible keys, the cache."""
+"""Attention: heads, latent attention, which keys a query sees and how it scores them, the cache."""
 
-from model.attention.grouped_query import GroupedQuery, QKNorm
-from model.attention.latent import Latent
-from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
+from model.exports import exports
 
-__all__ = [
-    "BlockSparse",
-    "Chunked",
-    "Everything",
-    "Fixed",
-    "GroupedQuery",
-    "Latent",
-    "QKNorm",
-    "SlidingWindow",
-    "Strided",
-]
+__all__, __getattr__ = exports(
+    __name__,
+    grouped_query="GroupedQuery QKNorm",
+    latent="Latent",
+    patterns="BlockSparse Chunked Everything Fixed SlidingWindow Strided",
+    value_residual="ValueResidual",
+)

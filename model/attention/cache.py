@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from model.taps import Shard
+from model.layout import Layout
 
 
 @struct.dataclass
@@ -23,10 +23,10 @@ class Cache:
         """The slots of a row."""
         return self.k.shape[-3]
 
-    def placed(self, shard: Shard) -> "Cache":
+    def placed(self, layout: Layout) -> "Cache":
         """The cache of a stack of layers, laid over the mesh."""
-        axes = ("layer", "batch", None, "kv_heads", "head_dim")
-        return Cache(k=shard(self.k, axes), v=shard(self.v, axes))
+        axes = ("layer", "batch", "key_sequence", "kv_heads", "head_dim")
+        return Cache(k=layout.constrain(self.k, axes), v=layout.constrain(self.v, axes))
 
 
 def empty(batch: int, length: int, num_kv_heads: int, head_dim: int, dtype: str) -> Cache:

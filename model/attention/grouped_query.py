@@ -6,20 +6,25 @@ the per-head form of later models.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Self
 
 import jax
 from flax import nnx
 
+from model import kernels
 from model.attention.cache import Cache, empty, write
-from model.attention.heads import attend_heads, divisors
+from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
+from model.attention.scoring import Scoring
+from model.attention.value_residual import ValueResidual
+from model.gradients import rounded
+from model.interfaces import AttentionOption, HandedOn
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
 from model.parameters import ParameterMaker
-from model.positions.absolute import Position
+from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.query_scale import LogTemperature
-from model.positions.rotary import Rotary, rotate
+from model.positions.rotary import rotate
 from model.projections import project
 from model.taps import Context
 
@@ -51,7 +56,7 @@ class QKNorm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GroupedQuery:
+class GroupedQuery(AttentionOption):
     """Attention heads and what they may do.
 
     Attributes:
@@ -65,6 +70,7 @@ class GroupedQuery:
       output_gate: what heads give is multiplied by a sigmoid of a projection of the layer's input: one number a "head",
         or one for every "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for none.
       sinks: whether every head has a trained score that takes part in its softmax and stands for no key (GPT-OSS).
+      value_residual: how the values of the first layer that has this are mixed into those of the others, or None.
       temperature: a factor on queries that grows with position, or None.
       pattern: which keys a query sees.
     """
@@ -79,6 +85,7 @@ class GroupedQuery:
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
     sinks: bool = False
+    value_residual: ValueResidual | None = None
     temperature: LogTemperature | None = None
     pattern: Pattern = Everything()
 
@@ -105,8 +112,40 @@ class GroupedQuery:
                 f"{path}.num_heads",
                 f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
             )
-        elif isinstance(position, Rotary):
+        else:
             yield from position.problems_with(self.head_width(width), position_path)
+
+    def without_effect(self, positions: Sequence[Position], path: str) -> Iterator[tuple[str, str]]:
+        """Yields fields that do nothing in any of the layers that have it, whose positions are these."""
+        if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.turns for p in positions):
+            names = " and ".join(sorted({type(p).__name__ for p in positions}))
+            yield (
+                f"{path}.qk_norm.after_positions",
+                f"needs rotary positions, and its layers have {names}; set it False",
+            )
+
+    def worded_as(self, other: Any, width: int | None) -> Self:
+        """The same heads, with numbers of them written out or left to follow as there."""
+        words: dict[str, Any] = {}
+        if isinstance(other, GroupedQuery):
+            if self.kv_heads == other.kv_heads:
+                words["num_kv_heads"] = other.num_kv_heads
+            if width is not None and self.head_width(width) == other.head_width(width):
+                words["head_dim"] = other.head_dim
+        return dataclasses.replace(self, **words)
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "Attention":
+        """The module of one layer."""
+        return Attention(self, width, dropout, reductions, make, position)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, and a score and its part of the sum of values for every pair."""
+        n, k, h = self.num_heads, self.kv_heads, self.head_width(width)
+        gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
+        matrices = width * (h * (2 * n + 2 * k) + gates)
+        return 2 * (length * matrices + 2 * n * h * self.pattern.pairs(length))
 
     @property
     def kv_heads(self) -> int:
@@ -121,6 +160,12 @@ class GroupedQuery:
         """The cache of one layer before anything was read."""
         return empty(batch, length, self.kv_heads, self.head_width(width), dtype)
 
+    def hands_on(self, width: int) -> dict[str, HandedOn]:
+        """What a layer hands on to those after it: shape and axes of each array, without batch and sequence."""
+        if self.value_residual is None:
+            return {}
+        return {"value_residual": ((self.kv_heads, self.head_width(width)), ("kv_heads", "head_dim"))}
+
     def head_width(self, width: int) -> int:
         """H at a model width, with None resolved."""
         return width // self.num_heads if self.head_dim is None else self.head_dim
@@ -129,16 +174,25 @@ class GroupedQuery:
 class Attention(nnx.Module):
     """Projections to heads, attention, projection back."""
 
-    def __init__(self, option: GroupedQuery, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
-        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+    def __init__(
+        self,
+        option: GroupedQuery,
+        width: int,
+        dropout: float,
+        reductions: str,
+        make: ParameterMaker,
+        position: LayerPosition | None = None,
+    ) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker, positions."""
         self.option = option
+        self.position = position = NoPositions() if position is None else position
         self.dropout = dropout
         self.reductions = reductions
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
-        self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
-        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
-        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"), width)
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
+        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"))
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"))
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
         biased, out = option.qkv_bias, option.output_bias
         self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None
         self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
@@ -148,49 +202,72 @@ class Attention(nnx.Module):
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
         self.gate = self._gate(width, n, h, make)
-        self.sink = make.zeros((n,), ("heads",)) if option.sinks else None
+        values = option.value_residual
+        self.value_residual = None if values is None else values.build(make)
+        self.sink = make.zeros((n,), ("heads",), "sink") if option.sinks else None
+        self.position_bias = position.bias_table(n, make)
 
     def _gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
         match self.option.output_gate:
             case "head":
-                return make.matrix("projection", (width, n), ("embed", "heads"), width)
+                return make.matrix("projection", (width, n), ("embed", "heads"))
             case "channel":
-                return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"), width)
+                return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
         return None
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, its keys and values are the ones attended to."""
-        q_BTNH = project(x_BTD, self.query, self.query_bias)
-        k_BTKH = project(x_BTD, self.key, self.key_bias)
-        v_BTKH = project(x_BTD, self.value, self.value_bias)
+        q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
+        k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
+        v_BTKH = project(x_BTD, self.value, context.layout, self.value_bias)
+        # Where x has its positions; else a compiler may gather x, which is wider, to make keys of all positions.
+        k_BTKH, v_BTKH = (
+            context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
+        )
+        v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._placed(q_BTNH, self.query_norm, context)
         if self.option.temperature is not None:
-            assert context.position_BT is not None
-            q_BTNH = self.option.temperature.apply(q_BTNH, context.position_BT)
+            assert context.visibility is not None
+            q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())
         k_BTKH = self._placed(k_BTKH, self.key_norm, context)
-        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
-        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
-        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "sequence", "kv_heads", "head_dim"))
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
+        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
         if cache is not None:
             cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
             k_BTKH, v_BTKH = cache.k, cache.v
-        y_BTNH = attend_heads(
-            context,
-            q_BTNH,
-            k_BTKH,
-            v_BTKH,
-            scale=q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale,
-            softcap=self.option.logit_softcap,
-            reductions=self.reductions,
-            sink_N=None if self.sink is None else self.sink[...],
-            causal=cache is None,
-            dropout=self.dropout,
-        )
+        y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, context)
         if self.gate is not None:
-            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate))
+            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
-        y_BTNH = context.tap("attention_heads", y_BTNH)
-        return project(y_BTNH, self.output, self.output_bias, contract=2), cache
+        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
+
+    def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
+        """What queries take from values, (B, T, N, H)."""
+        assert context.visibility is not None
+        scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
+        scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
+        table = None if self.position_bias is None else rounded(self.position_bias[...], q_BTNH.dtype)
+        bias = self.position.bias(self.option.num_heads, table)
+        seen = context.visibility.within(self.option.pattern)
+        sink_N = None if self.sink is None else rounded(self.sink[...], q_BTNH.dtype)
+        context.offer(
+            "attention_weights",
+            lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N),
+        )
+        return kernels.attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            seen,
+            scoring,
+            bias=bias,
+            sink_N=sink_N,
+            dropout=self.dropout,
+            dropout_key=context.next_dropout_key() if self.dropout else None,
+            platform=context.platform,
+        )
 
     def _placed(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
         """Queries or keys, normalised and turned by their positions."""

@@ -14,18 +14,22 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from model.attention.heads import attend_heads
+from model import kernels
 from model.attention.patterns import Everything, Pattern
+from model.attention.scoring import Scoring
+from model.gradients import weigh
+from model.interfaces import AttentionOption
+from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
-from model.positions.absolute import Position
-from model.positions.rotary import Rotary, rotate
+from model.positions.absolute import LayerPosition, NoPositions, Position
+from model.positions.rotary import rotate
 from model.projections import project
-from model.taps import Context, Shard
+from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Latent:
+class Latent(AttentionOption):
     """Latent attention heads.
 
     Attributes:
@@ -63,8 +67,24 @@ class Latent:
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
         """Yields what does not go together with a model width or with positions, by the paths of the fields."""
-        if isinstance(position, Rotary) and self.rotary_head_dim >= 1:
+        if self.rotary_head_dim >= 1:
             yield from position.problems_with(self.rotary_head_dim, position_path)
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "LatentAttention":
+        """The module of one layer."""
+        return LatentAttention(self, width, dropout, reductions, make, position)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass with keys and values written out."""
+        n, r, q = self.num_heads, self.kv_rank, self.query_rank
+        queries = n * (self.head_dim + self.rotary_head_dim)
+        matrices = width * (r + self.rotary_head_dim) + r * n * (self.head_dim + self.value_head_dim)
+        matrices += width * queries if q is None else q * (width + queries)
+        matrices += n * self.value_head_dim * width
+        one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
+        return 2 * (length * matrices + one_pair * self.pattern.pairs(length))
 
     def rotary_width(self, width: int) -> int:
         """The dimensions of a head that positions may turn."""
@@ -86,31 +106,41 @@ class LatentCache:
         """The slots of a row."""
         return self.latent.shape[-2]
 
-    def placed(self, shard: Shard) -> "LatentCache":
+    def placed(self, layout: Layout) -> "LatentCache":
         """The cache of a stack of layers, laid over the mesh."""
-        return LatentCache(shard(self.latent, ("layer", "batch", None, None)))
+        return LatentCache(layout.constrain(self.latent, ("layer", "batch", "key_sequence", None)))
 
 
 class LatentAttention(nnx.Module):
     """Down to latents, up to heads, attention, projection back."""
 
-    def __init__(self, option: Latent, width: int, dropout: float, reductions: str, make: ParameterMaker) -> None:
-        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker."""
+    def __init__(
+        self,
+        option: Latent,
+        width: int,
+        dropout: float,
+        reductions: str,
+        make: ParameterMaker,
+        position: LayerPosition | None = None,
+    ) -> None:
+        """Args: the option, the model width D, the dropout on weights, the reduction dtype, the maker, positions."""
+        self.position = position = NoPositions() if position is None else position
         self.option, self.dropout, self.reductions = option, dropout, reductions
         n, r, rotary = option.num_heads, option.kv_rank, option.rotary_head_dim
-        q, inputs = option.query_rank, option.query_rank or width
+        q = option.query_rank
         source = "embed" if q is None else "rank"
-        self.query_down = None if q is None else make.matrix("projection", (width, q), ("embed", "rank"), width)
+        self.query_down = None if q is None else make.matrix("projection", (width, q), ("embed", "rank"))
         self.query_norm = None if q is None else Norm(option.norm, (q,), ("rank",), make, reductions)
-        shape = (inputs, n, option.head_dim + rotary)
-        self.query = make.matrix("projection", shape, (source, "heads", "head_dim"), inputs)
-        self.kv_down = make.matrix("projection", (width, r), ("embed", "rank"), width)
+        shape = (q or width, n, option.head_dim + rotary)
+        self.query = make.matrix("projection", shape, (source, "heads", "head_dim"))
+        self.kv_down = make.matrix("projection", (width, r), ("embed", "rank"))
         self.kv_norm = Norm(option.norm, (r,), ("rank",), make, reductions)
-        self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"), width)
-        self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"), r)
-        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"), r)
+        self.rotary_key = make.matrix("projection", (width, rotary), ("embed", "head_dim"))
+        self.key_up = make.matrix("projection", (r, n, option.head_dim), ("rank", "heads", "head_dim"))
+        self.value_up = make.matrix("value", (r, n, option.value_head_dim), ("rank", "heads", "head_dim"))
         out = (n, option.value_head_dim, width)
-        self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), n * option.value_head_dim)
+        self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
+        self.position_bias = position.bias_table(n, make)
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: LatentCache | None
@@ -118,45 +148,57 @@ class LatentAttention(nnx.Module):
         """Maps (B, T, D) to (B, T, D); with a cache, its latents are the ones attended to."""
         low_BTQ = x_BTD
         if self.query_down is not None and self.query_norm is not None:
-            low_BTQ = self.query_norm(project(x_BTD, self.query_down))
-        q_BTNH = project(low_BTQ, self.query)
+            low_BTQ = self.query_norm(project(x_BTD, self.query_down, context.layout))
+        q_BTNH = project(low_BTQ, self.query, context.layout)
         q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         turned_BTNH = rotate(turned_BTNH, context.rotary)
-        latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down)))
-        key_BT1H = rotate(project(x_BTD, self.rotary_key)[:, :, None], context.rotary)
+        latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down, context.layout)))
+        key_BT1H = rotate(project(x_BTD, self.rotary_key, context.layout)[:, :, None], context.rotary)
         if cache is None:
-            q_BTNH, k_BSNH, v_BSNH = self._written_out(q_BTNH, turned_BTNH, latent_BTR, key_BT1H)
+            q_BTNH, k_BSNH, v_BSNH = self._written_out(q_BTNH, turned_BTNH, latent_BTR, key_BT1H, context.layout)
         else:
             cache = self._write(cache, latent_BTR, key_BT1H, context)
             q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, turned_BTNH, cache)
-        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "sequence", "heads", "head_dim"))
-        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
-        y_BTNH = attend_heads(
-            context,
-            q_BTNH,
-            k_BSNH,
-            v_BSNH,
-            scale=usual if self.option.scale is None else self.option.scale,
-            reductions=self.reductions,
-            causal=cache is None,
-            dropout=self.dropout,
-        )
+        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, context)
         if cache is not None:
-            y_BTNH = jnp.einsum("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
-        return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), cache
+            y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
+        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, contract=2), cache
+
+    def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
+        """What queries take from values, (B, T, N, the width of the values)."""
+        assert context.visibility is not None
+        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
+        scoring = Scoring(usual if self.option.scale is None else self.option.scale, reductions=self.reductions)
+        table = None if self.position_bias is None else self.position_bias[...]
+        bias = self.position.bias(self.option.num_heads, table)
+        seen = context.visibility.within(self.option.pattern)
+        context.offer("attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
+        return kernels.attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            seen,
+            scoring,
+            bias=bias,
+            dropout=self.dropout,
+            dropout_key=context.next_dropout_key() if self.dropout else None,
+            platform=context.platform,
+        )
 
     def _written_out(
-        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array
+        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        k_BTNH = project(latent_BTR, self.key_up)
+        k_BTNH = project(latent_BTR, self.key_up, layout)
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
         q_BTNH, k_BTNH = (jnp.concatenate(pair, -1) for pair in ((q_BTNH, turned_BTNH), (k_BTNH, shared_BTNH)))
-        return q_BTNH, k_BTNH, project(latent_BTR, self.value_up)
+        return q_BTNH, k_BTNH, project(latent_BTR, self.value_up, layout)
 
     def _absorbed(
         self, q_BTNH: jax.Array, turned_BTNH: jax.Array, cache: LatentCache
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_BTNR = jnp.einsum("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
+        q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
         k_BS1R = cache.latent[:, :, None]
         return jnp.concatenate([q_BTNR, turned_BTNH], -1), k_BS1R, k_BS1R[..., : self.option.kv_rank]
 

@@ -1,7 +1,7 @@
-"""Which key each query may see, as boolean arrays; True means visible.
+"""The patterns of keys that a layer's queries see, as options of a config.
 
-An index is a token's place in the sequence (or its slot in the cache), a position its place in its document. A segment
-id numbers the documents packed into a sequence from 1; 0 is padding. Every pattern lies within the causal mask.
+A pattern is about pairs of tokens of one document, by their positions in it: whether the later one sees the earlier
+one. What else a query may see, the order of tokens above all, is said in visibility.py.
 
 Beltagy et al. 2020, "Longformer", section 3.1 (sliding window); Child et al. 2019, "Generating Long Sequences with
 Sparse Transformers", section 4.3 (strided and fixed). Xiao et al. 2024, "Efficient Streaming Language Models with
@@ -12,17 +12,40 @@ import dataclasses
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 
+class Pairs:
+    """What every pattern answers; each says which pairs it lets through, and the rest where it is not the default."""
+
+    def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array | None:
+        """Which pairs are let through, by the positions of the later and of the earlier token; None for all."""
+        return None
+
+    def reach(self) -> int | None:
+        """The number of most recent keys, the query's own among them, that contains every key it sees; None for all."""
+        return None
+
+    def window(self) -> int | None:
+        """The size of the sliding window that the pattern is; None for a pattern that is none."""
+        return None
+
+    def seen(self, t: np.ndarray) -> np.ndarray:
+        """How many keys a causal query at each of the positions `t` sees."""
+        return t + 1
+
+    def pairs(self, length: int) -> int:
+        """How many pairs of a query and a key a causal sequence of `length` tokens has."""
+        return int(self.seen(np.arange(length)).sum())
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Everything:
+class Everything(Pairs):
     """Every key up to the query's own position."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlidingWindow:
+class SlidingWindow(Pairs):
     """The last `size` keys, the query's own among them, and the `first` keys of the document (attention sinks)."""
 
     size: int
@@ -34,9 +57,26 @@ class SlidingWindow:
         if self.first < 0:
             yield "first", f"must be at least 0, got {self.first}"
 
+    def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
+        """See `Pairs`."""
+        near = later - earlier < self.size
+        return near | (earlier < self.first) if self.first else near
+
+    def reach(self) -> int | None:
+        """See `Pairs`."""
+        return None if self.first else self.size
+
+    def window(self) -> int | None:
+        """See `Pairs`."""
+        return None if self.first else self.size
+
+    def seen(self, t: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        return np.minimum(t + 1, self.size) + np.minimum(self.first, np.maximum(0, t + 1 - self.size))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chunked:
+class Chunked(Pairs):
     """The keys of the query's own chunk: positions 0 to size - 1 are the first one."""
 
     size: int
@@ -45,9 +85,21 @@ class Chunked:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(size=self.size)
 
+    def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
+        """See `Pairs`."""
+        return later // self.size == earlier // self.size
+
+    def reach(self) -> int:
+        """See `Pairs`."""
+        return self.size
+
+    def seen(self, t: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        return t % self.size + 1
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Strided:
+class Strided(Pairs):
     """The last `stride` keys before the query, and of all others those a multiple of `stride` back.
 
     Both patterns of the paper's strided attention at once, as one head that attends to their union.
@@ -59,9 +111,17 @@ class Strided:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(stride=self.stride)
 
+    def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
+        """See `Pairs`."""
+        return (later - earlier < self.stride) | ((later - earlier) % self.stride == 0)
+
+    def seen(self, t: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        return np.minimum(t + 1, self.stride) + t // self.stride
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fixed:
+class Fixed(Pairs):
     """The keys of the query's own block of `stride`, and the last `summaries` keys of every block before."""
 
     stride: int
@@ -73,9 +133,18 @@ class Fixed:
         if self.summaries > self.stride >= 1:
             yield "summaries", f"a block of {self.stride} keys has no {self.summaries} last ones"
 
+    def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
+        """See `Pairs`."""
+        own = later // self.stride == earlier // self.stride
+        return own | (earlier % self.stride >= self.stride - self.summaries)
+
+    def seen(self, t: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        return t % self.stride + 1 + t // self.stride * self.summaries
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BlockSparse:
+class BlockSparse(Pairs):
     """Whole blocks of keys: the first `first` of the document, and the last `last`, the query's own among them.
 
     Zaheer et al. 2020, "Big Bird", section 2: its global and window blocks, causal, without the random ones.
@@ -91,6 +160,20 @@ class BlockSparse:
         if self.first < 0:
             yield "first", f"must be at least 0, got {self.first}"
 
+    def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
+        """See `Pairs`."""
+        near = later // self.block - earlier // self.block < self.last
+        return near | (earlier < self.first * self.block)
+
+    def reach(self) -> int | None:
+        """See `Pairs`."""
+        return None if self.first else self.block * self.last
+
+    def seen(self, t: np.ndarray) -> np.ndarray:
+        """See `Pairs`."""
+        start = np.maximum(0, (t // self.block - self.last + 1) * self.block)
+        return t - start + 1 + np.minimum(start, self.first * self.block)
+
 
 Pattern = Everything | SlidingWindow | Chunked | Strided | Fixed | BlockSparse
 
@@ -99,70 +182,3 @@ def _at_least_one(**fields: int) -> Iterator[tuple[str, str]]:
     for name, value in fields.items():
         if value < 1:
             yield name, f"must be at least 1, got {value}"
-
-
-def causal(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
-    """A query sees keys at its own index and before, (B, T, S); a batch of 1 broadcasts."""
-    return query_BT[:, :, None] >= key_BS[:, None, :]
-
-
-def same_segment(query_BT: jax.Array, key_BS: jax.Array) -> jax.Array:
-    """A query sees keys of its own document only, (B, T, S)."""
-    return query_BT[:, :, None] == key_BS[:, None, :]
-
-
-def documents(segment_ids_BT: jax.Array | None) -> jax.Array | None:
-    """The number of each token's document in its row, from 0; the tokens of a document lie side by side."""
-    if segment_ids_BT is None:
-        return None
-    changes_BT = jnp.diff(segment_ids_BT, prepend=segment_ids_BT[:, :1]) != 0
-    return jnp.cumsum(changes_BT, axis=1, dtype=jnp.int32)
-
-
-def visible(pattern: Pattern, query_BT: jax.Array, key_BS: jax.Array) -> jax.Array | None:
-    """Which keys of those that the causal mask lets through a pattern keeps, by positions, (B, T, S); None for all."""
-    q, k = query_BT[:, :, None], key_BS[:, None, :]
-    match pattern:
-        case Everything():
-            return None
-        case SlidingWindow(size=size, first=first):
-            return (q - k < size) | (k < first) if first else q - k < size
-        case Chunked(size=size):
-            return q // size == k // size
-        case Strided(stride=stride):
-            return (q - k < stride) | ((q - k) % stride == 0)
-        case Fixed(stride=stride, summaries=summaries):
-            return (q // stride == k // stride) | (k % stride >= stride - summaries)
-        case BlockSparse(block=block, first=first, last=last):
-            return (q // block - k // block < last) | (k < first * block)
-    raise AssertionError(pattern)
-
-
-def reach(pattern: Pattern) -> int | None:
-    """How many keys, its own the last of them, a query's visible ones lie among at most; None for all before it."""
-    match pattern:
-        case SlidingWindow(size=size, first=0) | Chunked(size=size):
-            return size
-        case BlockSparse(block=block, first=0, last=last):
-            return block * last
-    return None
-
-
-def pairs(pattern: Pattern, length: int) -> int:
-    """How many pairs of a query and a key a pattern lets through in a sequence of `length` tokens."""
-    t = np.arange(length)
-    match pattern:
-        case Everything():
-            seen = t + 1
-        case SlidingWindow(size=size, first=first):
-            seen = np.minimum(t + 1, size) + np.minimum(first, np.maximum(0, t + 1 - size))
-        case Chunked(size=size):
-            seen = t % size + 1
-        case Strided(stride=stride):
-            seen = np.minimum(t + 1, stride) + t // stride
-        case Fixed(stride=stride, summaries=summaries):
-            seen = t % stride + 1 + t // stride * summaries
-        case BlockSparse(block=block, first=first, last=last):
-            start = np.maximum(0, (t // block - last + 1) * block)
-            seen = t - start + 1 + np.minimum(start, first * block)
-    return int(seen.sum())

@@ -49,16 +49,16 @@ FUSED_FEED_FORWARD = (
     Weight("blocks.ffn.down", LAYER + "mlp.down_proj.weight", "d f -> f d"),
 )
 PRE_NORMS = (
-    Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
-    Weight("blocks.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
+    Weight("blocks.residual.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.residual.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
 )
 OUTPUT_NORMS = (
-    Weight("blocks.attention_output_norm.scale", LAYER + "post_attention_layernorm.weight"),
-    Weight("blocks.ffn_output_norm.scale", LAYER + "post_feedforward_layernorm.weight"),
+    Weight("blocks.residual.attention_output_norm.scale", LAYER + "post_attention_layernorm.weight"),
+    Weight("blocks.residual.ffn_output_norm.scale", LAYER + "post_feedforward_layernorm.weight"),
 )
 SANDWICH_NORMS = (
-    Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
-    Weight("blocks.ffn_norm.scale", LAYER + "pre_feedforward_layernorm.weight"),
+    Weight("blocks.residual.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.residual.ffn_norm.scale", LAYER + "pre_feedforward_layernorm.weight"),
     *OUTPUT_NORMS,
 )
 PROJECTION_NORMS = (

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from model.taps import Shard
+from model.gradients import lookup, narrowed, weigh, weigh_groups
+from model.layout import Layout
 
 # product(x, w, b): rows of x times the weights of their experts w (E, inputs, outputs), and b (E, outputs) or None.
 Product = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
@@ -71,8 +72,8 @@ def dropless(
         rows = rows * scale_BTR.reshape(-1)[order][:, None]
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
-        y = jax.lax.ragged_dot(x, w, sizes)
-        return y if b is None else y + b[owner]
+        y = weigh_groups(x, w, sizes)
+        return y if b is None else y + lookup(b, owner, y.dtype)
 
     return work(rows, product)[place].reshape(*chosen_BTR.shape, -1)
 
@@ -84,7 +85,7 @@ def in_slots(
     scale_BTR: jax.Array | None,
     experts: int,
     work: Work,
-    shard: Shard,
+    layout: Layout,
 ) -> tuple[jax.Array, jax.Array]:
     """What the experts of each token make of it, 0 where it was dropped; and True where it was (B, T, R)."""
     batch, length, top_k = chosen_BTR.shape
@@ -102,12 +103,12 @@ def in_slots(
         return y_ECD.at[chosen_TR, slot_TR].get(mode="fill", fill_value=0)
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
-        y = jnp.einsum("EBCD,EDF->EBCF", x, w)
-        return y if b is None else y + b[:, None, None]
+        y = weigh("EBCD,EDF->EBCF", x, w)
+        return y if b is None else y + narrowed(b[:, None, None], y)
 
     axes = ("expert", "batch", None, "embed")
-    x_EBCD = shard(jnp.swapaxes(jax.vmap(fill)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)
-    y_EBCD = shard(work(x_EBCD, product), axes)
+    x_EBCD = layout.constrain(jnp.swapaxes(jax.vmap(fill)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)
+    y_EBCD = layout.constrain(work(x_EBCD, product), axes)
     return jax.vmap(fetch)(jnp.swapaxes(y_EBCD, 0, 1), chosen_BTR, slot_BTR), slot_BTR >= capacity
 
 

@@ -6,8 +6,9 @@ dispatch.py says; balance.py keeps the experts equally busy.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import Literal
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from model.feedforward.balance import BalanceLoss, LoadBias, observe
 from model.feedforward.dispatch import Capacity, Dropless, Product, dropless, in_slots
 from model.feedforward.mlp import MLP, FeedForward, Gated, mixed
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
+from model.interfaces import FeedForwardOption
 from model.parameters import ParameterMaker
 from model.projections import project
 from model.taps import Context
@@ -36,7 +38,7 @@ class Shared:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Experts:
+class Experts(FeedForwardOption):
     """Feed-forward layers of which a router chooses some for each token.
 
     Attributes:
@@ -78,6 +80,30 @@ class Experts:
         if self.router_z_loss < 0:
             yield "router_z_loss", f"must be 0 or more, got {self.router_z_loss}"
 
+    def build(self, width: int, make: ParameterMaker) -> "MixtureOfExperts":
+        """The module of one layer."""
+        return MixtureOfExperts(self, width, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: the router, the experts of each token and the shared one."""
+        shared = self.shared.ffn.cost(width, length) + 2 * length * width * self.shared.gate if self.shared else 0
+        return 2 * length * width * self.num_experts + self.top_k * self.expert.cost(width, length) + shared
+
+    def idle(self, shapes: Mapping[str, Any]) -> int:
+        """The parameters of experts that a token does not go to."""
+        names = (f"{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias"))
+        of_all = sum(math.prod(shapes[name].shape) for name in names if name in shapes)
+        return of_all // self.num_experts * (self.num_experts - self.top_k)
+
+    def worded_as(self, other: Any) -> Self:
+        """The same experts, kept equally busy as those of `other`."""
+        if not isinstance(other, Experts):
+            return self
+        busy: dict[str, Any] = {"balance_loss": other.balance_loss, "router_z_loss": other.router_z_loss}
+        if self.load_bias is not None and other.load_bias is not None:
+            busy["load_bias"] = other.load_bias
+        return dataclasses.replace(self, **busy)
+
 
 class MixtureOfExperts(nnx.Module):
     """The option as a module."""
@@ -88,25 +114,25 @@ class MixtureOfExperts(nnx.Module):
         expert, count, inner = option.expert, option.num_experts, option.expert.width
         gated = isinstance(expert, Gated)
         into, out, hidden = ("expert", "embed", "ffn"), ("expert", "ffn", "embed"), ("expert", "ffn")
-        self.router = make.matrix("projection", (width, count), ("embed", "expert"), width)
-        self.router_bias = make.zeros((count,), ("expert",)) if option.router.bias else None
-        self.load_bias = make.zeros((count,), ("expert",), "float32") if option.load_bias else None
-        self.gate = make.matrix("projection", (count, width, inner), into, width) if gated else None
-        self.up = make.matrix("value", (count, width, inner), into, width)
-        self.down = make.matrix("residual", (count, inner, width), out, inner)
+        self.router = make.matrix("router", (width, count), ("embed", "expert"))
+        self.router_bias = make.zeros((count,), ("expert",), "router_bias") if option.router.bias else None
+        self.load_bias = make.zeros((count,), ("expert",), "load_bias") if option.load_bias else None
+        self.gate = make.matrix("projection", (count, width, inner), into, blocks=1) if gated else None
+        self.up = make.matrix("value", (count, width, inner), into, blocks=1)
+        self.down = make.matrix("residual", (count, inner, width), out, blocks=1)
         self.gate_bias = make.zeros((count, inner), hidden) if gated and expert.bias else None
         self.up_bias = make.zeros((count, inner), hidden) if expert.bias else None
         self.down_bias = make.zeros((count, width), ("expert", "embed")) if expert.bias else None
         shared = option.shared
         self.shared = FeedForward(shared.ffn, width, make) if shared else None
-        gate = make.matrix("projection", (width,), ("embed",), width) if shared and shared.gate else None
+        gate = make.matrix("projection", (width,), ("embed",)) if shared and shared.gate else None
         self.shared_gate = gate
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
         option, count = self.option, self.option.num_experts
         logits_BTE = context.tap("router_logits", self._scores(x_BTD))
-        load_bias_E = None if self.load_bias is None else jax.lax.stop_gradient(self.load_bias[...])
+        load_bias_E = None if self.load_bias is None else self.load_bias[...]
         routing = route(option.router, logits_BTE, option.top_k, load_bias_E)
         chosen_BTR = context.tap("experts_chosen", routing.chosen_BTR)
         weight_BTR = context.tap("expert_weights", routing.weight_BTR).astype(x_BTD.dtype)
@@ -114,7 +140,7 @@ class MixtureOfExperts(nnx.Module):
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
             y_BTRD, dropped_BTR = in_slots(
-                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._work, context.shard
+                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._work, context.layout
             )
         else:
             y_BTRD = dropless(x_BTD, chosen_BTR, scale_BTR, count, self._work)
@@ -122,7 +148,7 @@ class MixtureOfExperts(nnx.Module):
             y_BTRD = y_BTRD * weight_BTR[..., None]
         y_BTD = jnp.sum(y_BTRD, axis=2)
         observe(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
-        y_BTD = context.shard(y_BTD, ("batch", "sequence", "embed"))
+        y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
         return y_BTD if self.shared is None else y_BTD + self._of_all(x_BTD, context)
 
     def _scores(self, x_BTD: jax.Array) -> jax.Array:
@@ -141,6 +167,6 @@ class MixtureOfExperts(nnx.Module):
         """What the shared expert adds."""
         assert self.shared is not None
         y_BTD = self.shared(x_BTD, context)
-        return (
-            y_BTD if self.shared_gate is None else y_BTD * jax.nn.sigmoid(project(x_BTD, self.shared_gate))[..., None]
-        )
+        if self.shared_gate is None:
+            return y_BTD
+        return y_BTD * jax.nn.sigmoid(project(x_BTD, self.shared_gate, context.layout))[..., None]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.feedforward.experts import Experts
-from model.layers import Layer, by_stack, from_stacks, grouped
+from model.layers import grouped
 
 Measured = dict[str, dict[str, jax.Array]]
 
@@ -47,27 +47,27 @@ def utilisation(measured: Measured) -> dict[str, jax.Array]:
     return result | ({"experts_dropped": jnp.mean(jnp.concatenate(found["dropped"]))} if found["dropped"] else {})
 
 
-def move_load_biases(config: ModelConfig, old: Any, new: Any, measured: Measured) -> Any:
-    """The new parameters with each load bias that of the old ones, moved against the load that was measured."""
+def move_load_biases(config: ModelConfig, state: Any, measured: Measured) -> Any:
+    """The tree of `init`, or the part of it that is not trained, with each load bias moved against its load."""
     groups = grouped(config.layers)
-    before, after = (by_stack(params["blocks"], groups) for params in (old, new))
-    after = dict(after)
-    for group in groups:
-        for name, layer in zip(group.names, group.pattern, strict=True):
-            after[name] = _moved(layer, before[name], after[name], measured.get(name, {}))
-    moved = {**new, "blocks": from_stacks(after)}
+    alone = len(groups) == 1 and len(groups[0].pattern) == 1
+    blocks = [
+        (("blocks",) if alone else ("blocks", name), layer, name)
+        for group in groups
+        for name, layer in zip(group.names, group.pattern, strict=True)
+    ]
     if config.multi_token is not None:
-        modules, layer = new["multi_token"], config.layers[-1]
-        block = _moved(layer, old["multi_token"]["block"], modules["block"], measured.get("multi_token", {}))
-        moved["multi_token"] = {**modules, "block": block}
-    return moved
+        blocks.append((("multi_token", "block"), config.layers[-1], "multi_token"))
+    for path, layer, name in blocks:
+        if isinstance(layer.ffn, Experts) and layer.ffn.load_bias is not None:
+            load_LE = measured[name]["load"]
+            step_LE = layer.ffn.load_bias.rate * jnp.sign(jnp.mean(load_LE, axis=1, keepdims=True) - load_LE)
+            state = _added(state, (*path, "ffn", "load_bias"), step_LE)
+    return state
 
 
-def _moved(layer: Layer, old: Any, new: Any, measured: dict[str, jax.Array]) -> Any:
-    """The new parameters of a stack of blocks with the load bias of the old ones, moved."""
-    if not isinstance(layer.ffn, Experts) or layer.ffn.load_bias is None:
-        return new
-    load_LE = measured["load"]
-    towards_LE = jnp.sign(jnp.mean(load_LE, axis=1, keepdims=True) - load_LE)
-    bias_LE = old["ffn"]["load_bias"] + layer.ffn.load_bias.rate * towards_LE
-    return {**new, "ffn": {**new["ffn"], "load_bias": bias_LE}}
+def _added(tree: Any, path: tuple[str, ...], step: jax.Array) -> Any:
+    """The tree of nested dicts with a step added to the array at a path."""
+    if not path:
+        return tree + step
+    return {**tree, path[0]: _added(tree[path[0]], path[1:], step)}

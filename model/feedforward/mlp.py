@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.interfaces import FeedForwardOption
 from model.parameters import ParameterMaker
 from model.projections import project
 from model.recompute import recomputed
@@ -46,7 +47,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MLP:
+class MLP(FeedForwardOption):
     """down(activation(up(x)))."""
 
     width: int
@@ -58,9 +59,17 @@ class MLP:
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
 
+    def build(self, width: int, make: ParameterMaker) -> "FeedForward":
+        """The module of one layer."""
+        return FeedForward(self, width, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: up and down."""
+        return 2 * length * 2 * width * self.width
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Gated:
+class Gated(FeedForwardOption):
     """down(activation(gate(x)) * (up(x) + up_offset)): SwiGLU with "silu", GeGLU with "gelu".
 
     Attributes:
@@ -84,6 +93,14 @@ class Gated:
         if self.clamp is not None and self.clamp <= 0:
             yield "clamp", f"must be above 0, or None for no cut, got {self.clamp}"
 
+    def build(self, width: int, make: ParameterMaker) -> "FeedForward":
+        """The module of one layer."""
+        return FeedForward(self, width, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: gate, up and down."""
+        return 2 * length * 3 * width * self.width
+
 
 def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
     """The hidden layer from its projections, of any shape; the gate's is None where there is none."""
@@ -103,17 +120,17 @@ class FeedForward(nnx.Module):
         self.option = option
         inner = option.width
         gated = isinstance(option, Gated)
-        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn"), width) if gated else None
-        self.up = make.matrix("value", (width, inner), ("embed", "ffn"), width)
-        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"), inner)
+        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn")) if gated else None
+        self.up = make.matrix("value", (width, inner), ("embed", "ffn"))
+        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"))
         self.gate_bias = make.zeros((inner,), ("ffn",)) if gated and option.bias else None
         self.up_bias = make.zeros((inner,), ("ffn",)) if option.bias else None
         self.down_bias = make.zeros((width,), ("embed",)) if option.bias else None
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D), each token by itself."""
-        up_BTF = project(x_BTD, self.up, self.up_bias)
-        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, self.gate_bias)
+        up_BTF = project(x_BTD, self.up, context.layout, self.up_bias)
+        gate_BTF = None if self.gate is None else project(x_BTD, self.gate, context.layout, self.gate_bias)
         hidden_BTF = mixed(self.option, up_BTF, gate_BTF)
-        hidden_BTF = context.shard(hidden_BTF, ("batch", "sequence", "ffn"))
-        return project(context.tap("ffn_hidden", hidden_BTF), self.down, self.down_bias)
+        hidden_BTF = context.shard(hidden_BTF, ("batch", "ffn_sequence", "ffn"))
+        return project(context.tap("ffn_hidden", hidden_BTF), self.down, context.layout, self.down_bias)

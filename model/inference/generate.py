@@ -19,11 +19,11 @@ from flax import struct
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.sampling import Rules, Sampling, choose
+from model.layout import ONE_DEVICE, Layout
 from model.options import check
-from model.precision import for_compute
+from model.precision import for_inference
 from model.stack import LayerCaches, empty_caches
-from model.taps import Shard, unsharded
-from model.transformer import Params, forward
+from model.transformer import Params, forward, specs
 
 # Told a row and its next token, as soon as that is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
@@ -58,8 +58,8 @@ def generate(
     end: int | None = None,
     on_token: OnToken | None = None,
     draws: Sequence[int] | None = None,
-    shard: Shard = unsharded,
-    row_multiple: int = 1,
+    layout: Layout = ONE_DEVICE,
+    row_multiple: int | None = None,
     cache_length: int | None = None,
     chunk: int = 128,
 ) -> list[list[int]]:
@@ -77,8 +77,8 @@ def generate(
       end: the id that ends a text (end of document), which it does not count either; None for none.
       on_token: see `OnToken`; called in order of steps, and of rows within a step.
       draws: which sample of its prompt each row is; when not given, equal prompts count from 0.
-      shard: places activations on the mesh. Pass the same function again to reuse the compiled programs.
-      row_multiple: the ways that the mesh splits the batch; rows are added to make them even.
+      layout: how activations lie on devices. Pass an equal one again to reuse the compiled programs.
+      row_multiple: rows are added to make a multiple of this; None for the ways that the layout splits a batch.
       cache_length: slots of each row, the longest text; None for the model's context length.
       chunk: tokens of a row that one prefill step takes.
 
@@ -98,12 +98,12 @@ def generate(
         params = _cast(config, params)  # once, not in every step
     rules = sampling.rules()
     rows = [list(prompt) for prompt in prompts]
-    rows += [[0]] * (-len(rows) % row_multiple)
+    rows += [[0]] * (-len(rows) % (row_multiple or layout.ways("batch")))
     marks = [mark for mark in (begin, end) if mark is not None]
     inputs = first_inputs(rows, draws, rules, sampling.seed, config.vocab_size, marks)
-    state = start(config, shard, length, **inputs)
+    state = start(config, layout, length, **inputs)
     for tokens_BC, first in chunks(rows, min(chunk, length)):
-        state = prefill(config, shard, params, state, tokens_BC, first)
+        state = prefill(config, layout, params, state, tokens_BC, first)
 
     # The last token needs no slot, so a full context still yields one token.
     budgets = [min(sampling.max_tokens, length - len(prompt) + 1) for prompt in prompts]
@@ -121,7 +121,7 @@ def generate(
 
     previous = None
     for _ in range(max(budgets)):
-        state, tokens_B = decode(config, shard, params, rules, state)
+        state, tokens_B = decode(config, layout, params, rules, state)
         if previous is not None:  # read a step late, so that the host works while the device does
             take(previous)
         if not running:
@@ -138,7 +138,7 @@ def generate(
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def start(
     config: ModelConfig,
-    shard: Shard,
+    layout: Layout,
     length: int,
     token_B: jax.Array,
     position_B: jax.Array,
@@ -150,12 +150,12 @@ def start(
     cache = empty_caches(config, len(token_B), length)
     fold_in = jax.random.fold_in
     key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
-    return _place(DecodeState(cache, token_B, position_B, key_B, seen_BV), shard)
+    return _place(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def prefill(
-    config: ModelConfig, shard: Shard, params: Params, state: DecodeState, tokens_BC: jax.Array, begin: jax.Array
+    config: ModelConfig, layout: Layout, params: Params, state: DecodeState, tokens_BC: jax.Array, begin: jax.Array
 ) -> DecodeState:
     """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed.
 
@@ -163,19 +163,25 @@ def prefill(
     """
     positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
     output = forward(
-        config, params, tokens_BC, positions_BT=positions_BC, cache=state.cache, lengths_B=state.position_B, shard=shard
+        config,
+        params,
+        tokens_BC,
+        positions_BT=positions_BC,
+        cache=state.cache,
+        lengths_B=state.position_B,
+        layout=layout,
     )
     assert output.cache is not None
-    return _place(dataclasses.replace(state, cache=output.cache), shard)
+    return _place(dataclasses.replace(state, cache=output.cache), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def decode(
-    config: ModelConfig, shard: Shard, params: Params, rules: Rules, state: DecodeState
+    config: ModelConfig, layout: Layout, params: Params, rules: Rules, state: DecodeState
 ) -> tuple[DecodeState, jax.Array]:
     """Reads the last token of every row and chooses the next: the state with it, and the tokens on every device."""
     tokens_BT, positions_BT = state.token_B[:, None], state.position_B[:, None]
-    output = forward(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, shard=shard)
+    output = forward(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout)
     key_B = jax.vmap(jax.random.fold_in)(state.key_B, state.position_B)
     token_B = choose(rules, output.logits_BTV[:, 0], key_B, state.seen_BV)
     seen_BV = state.seen_BV
@@ -183,23 +189,23 @@ def decode(
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
     assert output.cache is not None
     after = DecodeState(output.cache, token_B, state.position_B + 1, state.key_B, seen_BV)
-    return _place(after, shard), shard(token_B, (None,))
+    return _place(after, layout), layout.constrain(token_B, (None,))
 
 
-def _place(state: DecodeState, shard: Shard) -> DecodeState:
+def _place(state: DecodeState, layout: Layout) -> DecodeState:
     """The state laid over the mesh, always alike: another layout would be another program."""
     return DecodeState(
-        cache={name: stack.placed(shard) for name, stack in state.cache.items()},
-        token_B=shard(state.token_B, ("batch",)),
-        position_B=shard(state.position_B, ("batch",)),
-        key_B=shard(state.key_B, ("batch",)),
-        seen_BV=None if state.seen_BV is None else shard(state.seen_BV, ("batch", None)),
+        cache={name: stack.placed(layout) for name, stack in state.cache.items()},
+        token_B=layout.constrain(state.token_B, ("batch",)),
+        position_B=layout.constrain(state.position_B, ("batch",)),
+        key_B=layout.constrain(state.key_B, ("batch",)),
+        seen_BV=None if state.seen_BV is None else layout.constrain(state.seen_BV, ("batch", None)),
     )
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _cast(config: ModelConfig, params: Params) -> Params:
-    return for_compute(params, config.precision)
+    return for_inference(params, specs(config), config.precision)
 
 
 # ------------------------------------------------------------------------------------------------------ on the host

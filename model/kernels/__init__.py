@@ -1,1 +1,121 @@
-"""attend(): the one door to attention, and the kernels behind it."""
+"""attend(): the one door to attention. It takes the first kernel that supports the request on its platform.
+
+A kernel is a file beside this one (the protocol is in request.py): to add one, put it into KERNELS before those that it
+is faster than. It must do all that a request asks, or say in `supports` why it does not take it.
+
+cpu_matmul.py has no attention: it has matrix products as a CPU likes them.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from model.attention.scoring import Bias, Scoring
+from model.attention.visibility import Visibility
+from model.errors import UserError
+from model.kernels.blocks import Blocks
+from model.kernels.plain import Plain, attention_weights
+from model.kernels.request import Kernel, Request
+from model.kernels.tiles import Tiles
+
+__all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request"]
+
+# In the order in which they are asked.
+KERNELS: tuple[Kernel, ...] = (Blocks(), Tiles(), Plain())
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The kernel that takes a request, and why not those that were asked before: reasons by the names of kernels."""
+
+    kernel: Kernel
+    refused: dict[str, str]
+
+    def __str__(self) -> str:
+        reasons = "; ".join(f"not {name}: {reason}" for name, reason in self.refused.items())
+        return f"{self.kernel.name} ({reasons})" if reasons else self.kernel.name
+
+
+def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
+    """The first of the kernels that supports a request. Raises UserError, with all reasons, where none does."""
+    refused: dict[str, str] = {}
+    for kernel in kernels:
+        reason = kernel.supports(request)
+        if reason is None:
+            return Choice(kernel, refused)
+        refused[kernel.name] = reason
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+    raise UserError(f"no attention kernel does what is asked on a {request.platform}: {reasons}")
+
+
+def attend(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    visibility: Visibility,
+    scoring: Scoring,
+    *,
+    bias: Bias | None = None,
+    sink_N: jax.Array | None = None,
+    dropout: float = 0.0,
+    dropout_key: jax.Array | None = None,
+    platform: str | None = None,
+    kernels: tuple[Kernel, ...] = KERNELS,
+) -> jax.Array:
+    """Grouped-query attention, softmax(scale * q k^T + bias) v over the keys that each query sees.
+
+    Vaswani et al. 2017, equation 1; groups of query heads share a key head (Ainslie et al. 2023, "GQA").
+
+    Args:
+      q_BTNH: queries; N is a multiple of K.
+      k_BSKH, v_BSKH: keys and values.
+      visibility: which keys each query sees. A query that sees none has no meaning.
+      scoring: how scores are made of queries and keys.
+      bias: what is added to scores; its arrays have gradients.
+      sink_N: a score for each head that takes part in the softmax and has no value, so that a head may attend to
+        nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
+      dropout: the share of weights dropped, where there is a key.
+      dropout_key: a key while training, None in evaluation.
+      platform: where it will run; None for where JAX runs.
+      kernels: those to choose from.
+
+    Returns:
+      (B, T, N, H), in the dtype of v, whose head width may be another than that of queries and keys.
+
+    Raises:
+      UserError: if none of the kernels takes the request.
+    """
+    if dropout_key is None:
+        dropout = 0.0
+    sinks, arrays = sink_N is not None, (q_BTNH, k_BSKH, v_BSKH)
+    request = new_request(*arrays, visibility, scoring, bias=bias, sinks=sinks, dropout=dropout, platform=platform)
+    kernel = choose(request, kernels).kernel
+    return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, sink_N, dropout_key if dropout else None)
+
+
+def new_request(
+    q_BTNH: Any,
+    k_BSKH: Any,
+    v_BSKH: Any,
+    visibility: Visibility,
+    scoring: Scoring,
+    *,
+    bias: Bias | None = None,
+    sinks: bool = False,
+    dropout: float = 0.0,
+    platform: str | None = None,
+) -> Request:
+    """The request of arrays, or of their shapes, for `choose`; the platform is by default the one where JAX runs."""
+    q, k, v = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTNH, k_BSKH, v_BSKH))
+    return Request(
+        q=q,
+        k=k,
+        v=v,
+        visibility=visibility,
+        scoring=scoring,
+        bias=bias,
+        sinks=sinks,
+        dropout=dropout,
+        platform=platform or jax.default_backend(),
+    )

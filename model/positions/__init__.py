@@ -1,22 +1,13 @@
-"""Positions: absolute ones, rotary ones and their scaling, linear biases."""
+"""Positions: absolute ones, rotary ones and their scaling, biases of scores."""
 
-from model.positions.absolute import Learned, NoPositions, Sinusoidal
-from model.positions.alibi import ALiBi
-from model.positions.query_scale import LogTemperature
-from model.positions.rotary import Rotary
-from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
+from model.exports import exports
 
-__all__ = [
-    "NTK",
-    "ALiBi",
-    "DynamicNTK",
-    "Learned",
-    "LinearScaling",
-    "Llama3Scaling",
-    "LogTemperature",
-    "LongRoPE",
-    "NoPositions",
-    "Rotary",
-    "Sinusoidal",
-    "YaRN",
-]
+__all__, __getattr__ = exports(
+    __name__,
+    absolute="Learned NoPositions Sinusoidal",
+    rotary="Rotary",
+    alibi="ALiBi",
+    relative="RelativeBias",
+    scaling="DynamicNTK LinearScaling Llama3Scaling LongRoPE NTK YaRN",
+    query_scale="LogTemperature",
+)

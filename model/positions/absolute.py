@@ -1,29 +1,34 @@
 """How a token knows where it stands.
 
 Here are the positions that are added to the token embedding, learned and sinusoidal: Vaswani et al. 2017, "Attention Is
-All You Need", section 3.5. Two kinds act inside attention: rotary ones turn queries and keys (rotary.py), linear
-biases are added to scores (alibi.py).
+All You Need", section 3.5. Others act inside attention: rotary ones turn queries and keys (rotary.py), biases are
+added to scores (alibi.py, relative.py; what they have in common is in bias.py).
 """
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import lookup
 from model.parameters import ParameterMaker
 from model.positions.alibi import ALiBi
+from model.positions.bias import InScores
+from model.positions.option import PositionOption
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary, frequencies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoPositions:
+class NoPositions(InScores):
     """Only the causal mask tells the order (Kazemnejad et al. 2023, "NoPE")."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Learned:
+class Learned(PositionOption):
     """A trained vector for each position up to the context length.
 
     Attributes:
@@ -32,6 +37,8 @@ class Learned:
 
     offset: int = 0
 
+    added: ClassVar[bool] = True
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.offset < 0:
@@ -39,18 +46,27 @@ class Learned:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sinusoidal:
+class Sinusoidal(PositionOption):
     """Fixed sines and cosines, wavelengths from 2 pi to theta * 2 pi."""
 
     theta: float = 10_000.0
+
+    added: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.theta <= 0:
             yield "theta", f"must be above 0, got {self.theta}"
 
+    def problems_of_width(self, width: int) -> Iterator[str]:
+        """Yields why they cannot be added to a stream of this width."""
+        if width % 2:
+            yield f"Sinusoidal pairs a sine with a cosine, so width must be even, got {width}"
 
-Position = NoPositions | Learned | Sinusoidal | Rotary | ALiBi
+
+# Those that act inside attention, so that layers may differ in them; the others are added before the first layer.
+LayerPosition = NoPositions | Rotary | ALiBi | RelativeBias
+Position = LayerPosition | Learned | Sinusoidal
 
 
 def sinusoid(option: Sinusoidal, positions_BT: jax.Array, width: int) -> jax.Array:
@@ -72,7 +88,7 @@ class PositionEmbedding(nnx.Module):
         """Returns the embedding with positions added, (B, T, D)."""
         if self.table is not None and isinstance(self.option, Learned):
             rows_BT = positions_BT + self.option.offset if self.option.offset else positions_BT
-            return x_BTD + self.table[...][rows_BT]
+            return x_BTD + lookup(self.table[...], rows_BT, x_BTD.dtype)
         if isinstance(self.option, Sinusoidal):
             return x_BTD + sinusoid(self.option, positions_BT, x_BTD.shape[-1]).astype(x_BTD.dtype)
         return x_BTD

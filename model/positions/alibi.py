@@ -4,11 +4,21 @@ Press et al. 2021, "Train Short, Test Long: Attention with Linear Biases Enables
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+
+from model.positions.bias import InScores
+
+if TYPE_CHECKING:  # attention imports positions
+    from model.attention.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ALiBi:
+class ALiBi(InScores):
     """Adds scale * slope_n * (key position - query position) to the scores of head n; nothing is learned.
 
     Attributes:
@@ -24,6 +34,35 @@ class ALiBi:
         """Yields the fields whose values make no sense."""
         if self.scale <= 0:
             yield "scale", f"must be above 0, got {self.scale}; use NoPositions for no biases"
+
+    def bias(self, num_heads: int, table: jax.Array | None) -> "LinearBias":
+        """See `InScores`."""
+        return LinearBias(slopes(num_heads), self.scale, self.rounded)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class LinearBias:
+    """The biases of heads with these slopes; see `ALiBi` for the rest."""
+
+    slopes: tuple[float, ...]
+    scale: float = 1.0
+    rounded: bool = False
+
+    def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
+        """The biases of a block, float32 (B or 1, N, T, S)."""
+        query_BT, key_BS = queries.positions(), keys.positions()
+        slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
+        if self.rounded:
+            # Not a cast to bfloat16 and back, which a compiler may leave out.
+            coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+            query, key = (coarse(place.astype(jnp.float32)) for place in (query_BT[..., None], key_BS[:, None]))
+            query, key = (coarse(coarse(slope_N11) * place[:, None]) for place in (query, key))
+            bias_BNTS = key - query
+        else:
+            distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)
+            bias_BNTS = slope_N11 * distance_BTS[:, None]
+        return bias_BNTS if self.scale == 1 else self.scale * bias_BNTS
 
 
 def slopes(num_heads: int) -> tuple[float, ...]:

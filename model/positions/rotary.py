@@ -5,16 +5,18 @@ Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding",
 
 import dataclasses
 from collections.abc import Iterator
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.positions.bias import InScores
 from model.positions.scaling import NTK, DynamicNTK, LongRoPE, Scaling, YaRN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rotary:
+class Rotary(InScores):
     """Queries and keys turned by angles that grow with position, so that a score depends on the distance.
 
     Attributes:
@@ -30,6 +32,8 @@ class Rotary:
     fraction: float = 1.0
     interleaved: bool = False
     scaling: Scaling | None = None
+
+    turns: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""

@@ -1,13 +1,12 @@
 """Mixers that carry a state of fixed size from token to token."""
 
-from model.recurrent.delta import GatedDelta
-from model.recurrent.gru import GRU
-from model.recurrent.linear import LinearAttention
-from model.recurrent.lstm import LSTM
+from model.exports import exports
 
-__all__ = [
-    "GRU",
-    "LSTM",
-    "GatedDelta",
-    "LinearAttention",
-]
+__all__, __getattr__ = exports(
+    __name__,
+    linear="LinearAttention",
+    delta="GatedDelta",
+    lstm="LSTM",
+    gru="GRU",
+    state_space="StateSpace",
+)

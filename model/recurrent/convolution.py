@@ -6,6 +6,7 @@ Fu et al. 2023, "Hungry Hungry Hippos", section 3 (a shift before a memory); Gu,
 import jax
 import jax.numpy as jnp
 
+from model.gradients import narrowed
 from model.taps import Context
 
 
@@ -35,7 +36,7 @@ def convolve(
     y_BTNH = jnp.zeros_like(x_BTNH)
     for j in range(before + 1):
         there = slice(before - j, before - j + length)
-        term_BTNH = all_BTNH[:, there] * filter_JNH[j]
+        term_BTNH = all_BTNH[:, there] * narrowed(filter_JNH[j], x_BTNH)
         if document_BT is not None:
             term_BTNH = jnp.where((document_BT[:, there] == document_BT[:, before:])[..., None, None], term_BTNH, 0)
         y_BTNH = y_BTNH + term_BTNH

@@ -21,8 +21,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention.heads import divisors
+from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import (
@@ -87,6 +89,20 @@ class GatedDelta(Recurrent):
         """P at a model width, with None resolved."""
         return self.head_width(width) if self.value_head_dim is None else self.value_head_dim
 
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "DeltaHeads":
+        """The module of one layer."""
+        return DeltaHeads(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, convolutions, and three products with the memory."""
+        n, h, p = self.num_heads, self.head_width(width), self.value_width(width)
+        keys, values = self.key_heads * h, n * p
+        projections = width * (2 * keys + (2 + self.output_gate) * values + (1 + self.decay) * n)
+        convolutions = (self.convolution or 0) * (2 * keys + values)
+        return 2 * length * (projections + convolutions + 3 * n * h * p)
+
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""
         n, k, h, p = self.num_heads, self.key_heads, self.head_width(width), self.value_width(width)
@@ -105,11 +121,11 @@ class DeltaHeads(nnx.Module):
         self.option, self.reductions = option, reductions
         n, k, h, p = option.num_heads, option.key_heads, option.head_width(width), option.value_width(width)
         axes = ("embed", "heads", "head_dim")
-        self.query = make.matrix("projection", (width, k, h), axes, width)
-        self.key = make.matrix("projection", (width, k, h), axes, width)
-        self.value = make.matrix("projection", (width, n, p), axes, width)
-        self.strength = make.matrix("projection", (width, n), ("embed", "heads"), width)
-        self.decay = make.matrix("projection", (width, n), ("embed", "heads"), width) if option.decay else None
+        self.query = make.matrix("projection", (width, k, h), axes)
+        self.key = make.matrix("projection", (width, k, h), axes)
+        self.value = make.matrix("projection", (width, n, p), axes)
+        self.strength = make.matrix("projection", (width, n), ("embed", "heads"))
+        self.decay = make.matrix("projection", (width, n), ("embed", "heads")) if option.decay else None
         self.decay_rate = make.decay_rate((n,), ("heads",)) if option.decay else None
         self.decay_bias = make.decay_bias((n,), ("heads",)) if option.decay else None
         span, axes_of_filter = option.convolution, (None, "heads", "head_dim")
@@ -118,22 +134,23 @@ class DeltaHeads(nnx.Module):
         self.value_filter = None if span is None else make.filter((span, n, p), axes_of_filter)
         norm = option.output_norm
         self.output_norm = None if norm is None else Norm(norm, (p,), ("head_dim",), make, reductions)
-        self.gate = make.matrix("projection", (width, n, p), axes, width) if option.output_gate else None
-        self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), n * p)
+        self.gate = make.matrix("projection", (width, n, p), axes) if option.output_gate else None
+        self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
+        layout = context.layout
         after: dict[str, jax.Array] = {}
-        q_BTNH = self._convolved("query", project(x_BTD, self.query), self.query_filter, context, state, after)
-        k_BTNH = self._convolved("key", project(x_BTD, self.key), self.key_filter, context, state, after)
-        v_BTNP = self._convolved("value", project(x_BTD, self.value), self.value_filter, context, state, after)
+        q_BTNH = self._convolved("query", project(x_BTD, self.query, layout), self.query_filter, context, state, after)
+        k_BTNH = self._convolved("key", project(x_BTD, self.key, layout), self.key_filter, context, state, after)
+        v_BTNP = self._convolved("value", project(x_BTD, self.value, layout), self.value_filter, context, state, after)
         q_BTNH, k_BTNH = _unit(q_BTNH) * q_BTNH.shape[-1] ** -0.5, _unit(k_BTNH)
         shared = self.option.num_heads // self.option.key_heads
         if shared > 1:
             q_BTNH, k_BTNH = (jnp.repeat(part, shared, axis=2) for part in (q_BTNH, k_BTNH))
-        strength_BTN = jax.nn.sigmoid(project(x_BTD, self.strength).astype(self.reductions))
+        strength_BTN = jax.nn.sigmoid(project(x_BTD, self.strength, layout).astype(self.reductions))
         strength_BTN = only_real(context.tap("write_strength", strength_BTN), context)
-        log_decay_BTN = self._log_decay(x_BTD)
+        log_decay_BTN = self._log_decay(x_BTD, layout)
         context.offer("decay", lambda: jnp.exp(log_decay_BTN))
 
         (batch, length, n, h), p = q_BTNH.shape, v_BTNP.shape[-1]
@@ -151,10 +168,11 @@ class DeltaHeads(nnx.Module):
         if self.output_norm is not None:
             y_BTNP = self.output_norm(y_BTNP)
         if self.gate is not None:
-            y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate))
+            y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate, layout))
         if state is not None:
             state = State({"memory": memory_BNHP.astype(jnp.float32), **after})
-        return project(context.tap("attention_heads", y_BTNP), self.output, contract=2), state
+        y_BTNP = context.shard(context.tap("attention_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNP, self.output, layout, contract=2), state
 
     def _convolved(
         self,
@@ -166,17 +184,18 @@ class DeltaHeads(nnx.Module):
         after: dict[str, jax.Array],
     ) -> jax.Array:
         """Queries, keys or values in the reduction dtype; what the next tokens' convolution needs goes into `after`."""
-        x_BTNH = context.shard(x_BTNH, ("batch", "sequence", "heads", "head_dim"))
+        x_BTNH = context.shard(x_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         if filter_JNH is not None:
             tail_BNJH = None if state is None else state.arrays[name]
             x_BTNH, after[name] = convolve(x_BTNH, filter_JNH[...], context, tail_BNJH)
         return context.tap(name, jax.nn.silu(x_BTNH)).astype(self.reductions)
 
-    def _log_decay(self, x_BTD: jax.Array) -> jax.Array:
+    def _log_decay(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """log a = -exp(rate) softplus(x w + bias), (B, T, N) (Gu, Dao 2023, "Mamba", as the first paper takes it)."""
         if self.decay is None or self.decay_rate is None or self.decay_bias is None:
             return jnp.zeros((*x_BTD.shape[:-1], self.option.num_heads), self.reductions)
-        step_BTN = project(x_BTD, self.decay).astype(self.reductions) + self.decay_bias[...].astype(self.reductions)
+        step_BTN = project(x_BTD, self.decay, layout).astype(self.reductions)
+        step_BTN = step_BTN + self.decay_bias[...].astype(self.reductions)
         return -jnp.exp(self.decay_rate[...].astype(self.reductions)) * jax.nn.softplus(step_BTN)
 
 

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed, weigh
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, run_units, zeros
 from model.taps import Context
@@ -41,6 +43,17 @@ class GRU(Recurrent):
         """Yields the fields whose values make no sense."""
         yield from self.sizes_below_one("num_heads", "head_dim")
 
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "GatedRecurrentUnits":
+        """The module of one layer."""
+        return GatedRecurrentUnits(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: gates from inputs and from what went before, and the projection back."""
+        n, h = self.num_heads, self.head_width(width)
+        return 2 * length * (3 * n * h * (width + h) + n * h * width)
+
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""
         return zeros(hidden=(batch, self.num_heads, self.head_width(width)))
@@ -53,20 +66,21 @@ class GatedRecurrentUnits(nnx.Module):
         """Args: the option, the model width D, the reduction dtype, the maker."""
         self.option, self.reductions = option, reductions
         n, h = option.num_heads, option.head_width(width)
-        self.input = make.matrix("projection", (width, 3, n, h), ("embed", None, "heads", "head_dim"), width)
-        self.recurrent = make.matrix("projection", (n, h, 3, h), ("heads", "head_dim", None, None), h)
+        self.input = make.matrix("projection", (width, 3, n, h), ("embed", None, "heads", "head_dim"))
+        self.recurrent = make.matrix("recurrent", (n, h, 3, h), ("heads", "head_dim", None, None), blocks=1)
         self.bias = make.zeros((3, n, h), (None, "heads", "head_dim"))
         after = option.reset == "after"
         self.reset_bias = make.zeros((n, h), ("heads", "head_dim")) if after else None
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
-        gates_BTGNH = project(x_BTD, self.input, self.bias)  # reset, update, the new vector
+        gates_BTGNH = project(x_BTD, self.input, context.layout, self.bias)  # reset, update, the new vector
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
         hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
-        return project(y_BTNH, self.output, contract=2), state
+        y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, contract=2), state
 
     def _step(
         self, carried: dict[str, jax.Array], gates_BGNH: jax.Array
@@ -76,12 +90,13 @@ class GatedRecurrentUnits(nnx.Module):
         gates_BGNH = gates_BGNH.astype(self.reductions)
 
         def product(x_BNH: jax.Array, weight_NHGJ: jax.Array) -> jax.Array:
-            return jnp.einsum("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
+            return weigh("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
 
         if self.reset_bias is not None:
             from_hidden_BGNH = product(hidden_BNH, weight_NHGJ)
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + from_hidden_BGNH[:, :2])
-            turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + self.reset_bias[...].astype(self.reductions))
+            bias_NH = narrowed(self.reset_bias[...], from_hidden_BGNH[:, 2].astype(dtype)).astype(self.reductions)
+            turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + bias_NH)
         else:
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + product(hidden_BNH, weight_NHGJ[:, :, :2]))
             turned_BNH = product(gate_BGNH[:, 0] * hidden_BNH, weight_NHGJ[:, :, 2:])[:, 0]

@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention import patterns as masks
+from model.attention.visibility import Coordinates, causal
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
 from model.taps import Context
@@ -38,6 +39,17 @@ class LinearAttention(Recurrent):
         """Yields the fields whose values make no sense."""
         yield from self.sizes_below_one("num_heads", "head_dim", "chunk")
 
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "LinearAttentionHeads":
+        """The module of one layer."""
+        return LinearAttentionHeads(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, a value written, one read, and the sum of weights."""
+        n, h = self.num_heads, self.head_width(width)
+        return 2 * length * (4 * width * n * h + n * h * (2 * h + 1))
+
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""
         h = self.head_width(width)
@@ -57,17 +69,17 @@ class LinearAttentionHeads(nnx.Module):
         self.option, self.reductions = option, reductions
         n, h = option.num_heads, option.head_width(width)
         axes = ("embed", "heads", "head_dim")
-        self.query = make.matrix("projection", (width, n, h), axes, width)
-        self.key = make.matrix("projection", (width, n, h), axes, width)
-        self.value = make.matrix("projection", (width, n, h), axes, width)
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.query = make.matrix("projection", (width, n, h), axes)
+        self.key = make.matrix("projection", (width, n, h), axes)
+        self.value = make.matrix("projection", (width, n, h), axes)
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
-        axes = ("batch", "sequence", "heads", "head_dim")
-        q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query)), axes).astype(self.reductions)
-        k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key)), axes).astype(self.reductions)
-        v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value)), axes)
+        layout, axes = context.layout, ("batch", "query_sequence", "heads", "head_dim")
+        q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query, layout)), axes).astype(self.reductions)
+        k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key, layout)), axes).astype(self.reductions)
+        v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value, layout)), axes)
         q_BTNH, k_BTNH = features(q_BTNH), only_real(features(k_BTNH), context)
         (batch, length, n, h), size = q_BTNH.shape, min(self.option.chunk, q_BTNH.shape[1])
         # One more channel, 1 in every value, sums the weights.
@@ -86,15 +98,14 @@ class LinearAttentionHeads(nnx.Module):
             context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.document_BT))
         else:
             state = State({"memory": memory_BNHP.astype(jnp.float32)})
-        return project(context.tap("attention_heads", y_BTNH), self.output, contract=2), state
+        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), axes)
+        return project(y_BTNH, self.output, layout, contract=2), state
 
 
 def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, document_BT: jax.Array | None) -> jax.Array:
     """The weights (B, N, T, S) that the sums above give to every value."""
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH)
-    index_BT = jnp.arange(q_BTNH.shape[1])[None]
-    mask_BTS = masks.causal(index_BT, index_BT)
-    if document_BT is not None:
-        mask_BTS = mask_BTS & masks.same_segment(document_BT, document_BT)
+    mask_BTS = causal(Coordinates(q_BTNH.shape[1], document=document_BT)).mask()
+    assert mask_BTS is not None
     scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, 0)
     return scores_BNTS / (jnp.sum(scores_BNTS, axis=-1, keepdims=True) + EPSILON)

@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.gradients import narrowed, weigh
 from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, run_units, zeros
 from model.taps import Context
@@ -45,6 +47,17 @@ class LSTM(Recurrent):
         """G, the gates and the input to the cell."""
         return 3 if self.forget_bias is None else 4
 
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "LongShortTermMemory":
+        """The module of one layer."""
+        return LongShortTermMemory(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: gates from inputs and from what went before, and the projection back."""
+        n, h = self.num_heads, self.head_width(width)
+        return 2 * length * (self.gates * n * h * (width + h) + n * h * width)
+
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
         """The state of one layer before anything was read."""
         shape = (batch, self.num_heads, self.head_width(width))
@@ -58,23 +71,24 @@ class LongShortTermMemory(nnx.Module):
         """Args: the option, the model width D, the reduction dtype, the maker."""
         self.option, self.reductions = option, reductions
         n, h, g = option.num_heads, option.head_width(width), option.gates
-        self.input = make.matrix("projection", (width, g, n, h), ("embed", None, "heads", "head_dim"), width)
-        self.recurrent = make.matrix("projection", (n, h, g, h), ("heads", "head_dim", None, None), h)
+        self.input = make.matrix("projection", (width, g, n, h), ("embed", None, "heads", "head_dim"))
+        self.recurrent = make.matrix("recurrent", (n, h, g, h), ("heads", "head_dim", None, None), blocks=1)
         self.bias = make.zeros((3, n, h), (None, "heads", "head_dim"))
         bias = option.forget_bias
-        self.forget_bias = None if bias is None else make.constant(bias, (n, h), ("heads", "head_dim"))
-        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), n * h)
+        self.forget_bias = None if bias is None else make.constant("bias", bias, (n, h), ("heads", "head_dim"))
+        self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
         """Maps (B, T, D) to (B, T, D), going on from a state."""
         bias_GNH = self.bias[...]  # input gate, output gate, input to the cell; then the forget gate
         if self.forget_bias is not None:
             bias_GNH = jnp.concatenate([bias_GNH, self.forget_bias[...][None]])
-        gates_BTGNH = project(x_BTD, self.input) + bias_GNH
+        gates_BTGNH = project(x_BTD, self.input, context.layout)
+        gates_BTGNH = gates_BTGNH + narrowed(bias_GNH, gates_BTGNH)
 
         def step(carried: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
             hidden_BNH = carried["hidden"].astype(gates_BGNH.dtype)
-            gates_BGNH = gates_BGNH + jnp.einsum("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
+            gates_BGNH = gates_BGNH + weigh("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
             gates_BGNH = gates_BGNH.astype(self.reductions)
             i_BNH, o_BNH = jax.nn.sigmoid(gates_BGNH[:, 0]), jax.nn.sigmoid(gates_BGNH[:, 1])
             kept_BNH = carried["cell"].astype(self.reductions)
@@ -89,4 +103,5 @@ class LongShortTermMemory(nnx.Module):
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
         hidden_BTNH, state = run_units(step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
-        return project(y_BTNH, self.output, contract=2), state
+        y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNH, self.output, context.layout, contract=2), state

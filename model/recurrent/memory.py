@@ -16,11 +16,13 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.interfaces import MixerOption
+from model.layout import Layout
 from model.positions.absolute import Position
-from model.taps import Context, Shard
+from model.taps import Context
 
 
-class Recurrent:
+class Recurrent(MixerOption):
     """The options of mixers that carry a state and attend to nothing."""
 
     num_heads: int
@@ -60,9 +62,9 @@ class State:
         """The slots of a row: none, however many tokens were read."""
         return 0
 
-    def placed(self, shard: Shard) -> "State":
+    def placed(self, layout: Layout) -> "State":
         """The state of a stack of layers, laid over the mesh."""
-        place = lambda x: shard(x, ("layer", "batch", "heads", *[None] * (x.ndim - 3)))  # noqa: E731
+        place = lambda x: layout.constrain(x, ("layer", "batch", "heads", *[None] * (x.ndim - 3)))  # noqa: E731
         return State({name: place(x) for name, x in self.arrays.items()})
 
 
@@ -128,7 +130,7 @@ def run_units(
     Returns:
       The hidden vectors (B, T, N, H), and the state after them.
     """
-    gates_BTGNH = context.shard(gates_BTGNH, ("batch", "sequence", None, "heads", "head_dim"))
+    gates_BTGNH = context.shard(gates_BTGNH, ("batch", "query_sequence", None, "heads", "head_dim"))
     after, shown = token_by_token(step, (state or empty).arrays, gates_BTGNH, context)
     for name, value in shown.items():
         context.tap(name, value)

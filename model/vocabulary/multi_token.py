@@ -40,6 +40,10 @@ class MultiToken:
         if self.weight <= 0:
             yield "weight", f"must be above 0, or multi_token=None for none, got {self.weight}"
 
+    def cost(self, block: int, logits: int, width: int, length: int) -> int:
+        """Operations of a forward pass of all modules, from those of one block and of the logits."""
+        return self.depth * (block + logits + 2 * length * 2 * width * width)
+
     def problems_with(self, context_length: int, path: str) -> Iterator[tuple[str, str]]:
         """Yields what does not go together with the longest sequence; `path` is that of this option."""
         if self.depth >= context_length >= 1:

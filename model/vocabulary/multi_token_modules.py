@@ -12,9 +12,9 @@ from model.block import Block
 from model.config import ModelConfig
 from model.errors import UserError
 from model.norms import Norm
-from model.parameters import ParameterMaker
+from model.parameters import ParameterMaker, specs_of, stacked
+from model.precision import for_compute
 from model.projections import project
-from model.residual import PostNorm
 from model.stack import Collected, rematerialized, repeat
 from model.taps import Context
 from model.vocabulary.cross_entropy import cross_entropy
@@ -25,24 +25,25 @@ from model.vocabulary.multi_token import Text, ahead
 class Ahead(nnx.Module):
     """One module: the stream of the one before it and the embedding of a later token, to the next stream."""
 
-    def __init__(self, config: ModelConfig, make: ParameterMaker) -> None:
-        """Args: the model's options, the maker."""
+    def __init__(self, config: ModelConfig, make: ParameterMaker, before: jax.Array | int) -> None:
+        """Args: the model's options, the maker, the number of sublayers before it."""
 
         def norm() -> Norm:
             return Norm(config.norm, (config.width,), ("embed",), make, config.precision.reductions)
 
         shape = (2 * config.width, config.width)
+        self.residual = config.residual
         self.stream_norm, self.token_norm = norm(), norm()
-        self.projection = make.matrix("projection", shape, ("embed", "embed"), 2 * config.width)
-        self.block = Block(config, config.layers[-1], make)
-        self.final_norm = None if isinstance(config.residual, PostNorm) else norm()
+        self.projection = make.matrix("projection", shape, ("embed", "embed"))
+        self.block = Block(config, config.layers[-1], make, before)
+        self.final_norm = norm() if config.residual.final_norm else None
 
     def __call__(self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context) -> jax.Array:
         """Equations 21 and 22, (B, T, D)."""
         joined_BTE = jnp.concatenate([self.stream_norm(x_BTD), self.token_norm(token_BTD)], axis=-1)
-        x_BTD = context.shard(project(joined_BTE, self.projection), ("batch", "sequence", "embed"))
-        x_BTD, _ = self.block(x_BTD, context, None)
-        return x_BTD
+        x_BTD = context.shard(project(joined_BTE, self.projection, context.layout), ("batch", "sequence", "embed"))
+        stream, _ = self.block(self.residual.enter(x_BTD), context, None)
+        return self.residual.leave(stream)
 
 
 def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module | None:
@@ -50,8 +51,9 @@ def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array],
     if config.multi_token is None:
         return None
     keys = jax.random.split(key, config.multi_token.depth)
-    modules: nnx.Module = nnx.vmap(lambda key: Ahead(config, make(key)))(keys)
-    return modules
+    layers = config.layers
+    before = sum(len(layer.sublayers) for layer in layers) + jnp.arange(len(keys)) * len(layers[-1].sublayers)
+    return stacked(lambda key, before: Ahead(config, make(key), before), keys, before)
 
 
 def look_ahead(
@@ -83,6 +85,7 @@ def look_ahead(
     if text.targets_BT is None:
         raise UserError("multi_token predicts targets further on: where counted_BT is given, give targets_BT too")
     graph, state = nnx.split(modules)
+    specs = specs_of(state)
     document_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
 
     def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
@@ -90,12 +93,12 @@ def look_ahead(
         tokens_BT, targets_BT, counted_BT, of_BT = (ahead(some) for some in rest)
         weight_BT = jnp.where(of_BT == document_BT, counted_BT, 0.0)
         inner = dataclasses.replace(context, counted_BT=weight_BT, wanted=frozenset())
-        inner = inner.for_layer(number, config.layers[-1])
-        module: Any = nnx.merge(graph, params)
-        x_BTD = module(x_BTD, embedding.embed(tokens_BT), inner)
+        inner = inner.for_layer(number, config.layers[-1], collected.handed)
+        module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
+        x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
-        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions)
-        nll_BT, _ = cross_entropy(inner.shard(logits_BTV, ("batch", "sequence", "vocab")), targets_BT)
+        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions, context.layout)
+        nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
         inner.add_loss("multi_token_loss", option.weight / option.depth * jnp.sum(nll_BT * weight_BT))
         return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
 
@@ -105,4 +108,4 @@ def look_ahead(
     _, (losses, measured) = repeat(again, start, inputs, option.depth, config.scan_layers)
     summed = {name: collected.losses.get(name, 0.0) + jnp.sum(each, axis=0) for name, each in losses.items()}
     named = {"multi_token": measured} if measured else {}
-    return Collected(collected.taps, collected.losses | summed, collected.measured | named)
+    return dataclasses.replace(collected, losses=collected.losses | summed, measured=collected.measured | named)

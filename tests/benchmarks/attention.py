@@ -5,7 +5,8 @@
 The first table has one row for each request that a model may make (grouped heads, packed documents, a window, a
 soft-cap, sinks, linear biases) and one column for each kernel: |out - ref| / |ref|, and the same for the gradients of
 queries, keys and values, against a plain softmax in float64 on the CPU. A kernel that does not take a request is named
-as such. The second has times of causal attention in bfloat16, 2 x 16 heads: forward, and forward with backward, and
+as such; `cairn` is the one that model/kernels chooses, named at the end of the row, and those after it are each of its
+kernels. The second has times of causal attention in bfloat16, 2 x 16 heads: forward, and forward with backward, and
 the share of the device's peak that its matrix products reach (half of T x T counted).
 """
 
@@ -20,9 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention import patterns as masks
-from model.kernels.blocks import Scoring, attend
-from model.positions.alibi import slopes
+from model.attention.patterns import SlidingWindow
+from model.attention.scoring import Scoring
+from model.attention.visibility import Coordinates, causal
+from model.kernels import KERNELS as OURS
+from model.kernels import attend, choose, new_request
+from model.positions.alibi import LinearBias, slopes
 from tests.benchmarks.command import run
 from train.run.environment import peak_flops
 
@@ -63,17 +67,19 @@ def documents(length: int, batch: int = 2) -> jax.Array:
 def request_values(request: Arrays, length: int, heads: int) -> Arrays:
     """What all kernels are asked: visible pairs, scale, soft-cap, sinks and slopes."""
     index_BT = jnp.arange(length)[None]
-    mask_BTS = masks.causal(index_BT, index_BT)
+    mask_BTS = index_BT[:, :, None] >= index_BT[:, None]
     segments = documents(length) if request.get("packed") else None
+    visibility = causal(Coordinates(length, document=segments))
     if segments is not None:
-        mask_BTS = mask_BTS & masks.same_segment(segments, segments)
+        mask_BTS = mask_BTS & (segments[:, :, None] == segments[:, None])
     window = request.get("window")
     if window:
         mask_BTS = mask_BTS & (index_BT[:, :, None] - index_BT[:, None] < window)
+        visibility = visibility.within(SlidingWindow(size=window))
     sink_N = jnp.linspace(-1, 2, heads) if request.get("sinks") else None
     return {
-        "mask": mask_BTS, "segments": segments, "window": window, "softcap": request.get("softcap"),
-        "sink": sink_N, "slopes": slopes(heads) if request.get("alibi") else None, "index": index_BT,
+        "visibility": visibility, "mask": mask_BTS, "segments": segments, "window": window,
+        "softcap": request.get("softcap"), "sink": sink_N, "slopes": slopes(heads) if request.get("alibi") else None, "index": index_BT,
     }  # fmt: skip
 
 
@@ -96,11 +102,17 @@ def reference(q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
     return jnp.einsum("bnts,bsnh->btnh", weights_BNTS / total, v)
 
 
-def cairn(q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
-    """The one door of the project."""
-    scoring = Scoring(scale=q.shape[-1] ** -0.5, softcap=asked["softcap"], slopes=asked["slopes"])
-    places = None if asked["slopes"] is None else (asked["index"], asked["index"])
-    return attend(q, k, v, asked["mask"], scoring, places, asked["sink"], causal=True, reach=asked["window"])
+def cairn(kernels: tuple[Any, ...], q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
+    """The one door of the project, to the first of these kernels that takes the request."""
+    scoring = Scoring(scale=q.shape[-1] ** -0.5, softcap=asked["softcap"])
+    bias = None if asked["slopes"] is None else LinearBias(asked["slopes"])
+    return attend(q, k, v, asked["visibility"], scoring, bias=bias, sink_N=asked["sink"], kernels=kernels)
+
+
+def chosen(q: Any, k: Any, v: Any, asked: Arrays) -> str:
+    """The name of the kernel that the door chooses."""
+    scoring, sinks = Scoring(scale=1.0, softcap=asked["softcap"]), asked["sink"] is not None
+    return choose(new_request(q, k, v, asked["visibility"], scoring, sinks=sinks)).kernel.name
 
 
 def library(implementation: str, q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
@@ -115,7 +127,8 @@ def library(implementation: str, q: Any, k: Any, v: Any, asked: Arrays) -> jax.A
 
 
 KERNELS: dict[str, Callable[..., jax.Array]] = {
-    "cairn": cairn,
+    "cairn": functools.partial(cairn, OURS),
+    **{kernel.name: functools.partial(cairn, (kernel,)) for kernel in OURS},
     "jax.nn xla": functools.partial(library, "xla"),
     "jax.nn cudnn": functools.partial(library, "cudnn"),
 }
@@ -163,7 +176,7 @@ def show_errors(dtype: str, precision: str | None, length: int = 512) -> None:
                 cells.append("not taken")
             except Exception as problem:  # whatever a library raises for a device that it does not know
                 cells.append(type(problem).__name__)
-        print(f"{name:36}" + "".join(f"{cell:>22}" for cell in cells), flush=True)
+        print(f"{name:36}" + "".join(f"{cell:>22}" for cell in cells) + f"  {chosen(q, k, v, asked)}", flush=True)
 
 
 def median_ms(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:

@@ -56,13 +56,13 @@ def direct(params: dict, tokens: jax.Array) -> jax.Array:
 
     def layer(x, w):
         a, f = w["attention"], w["ffn"]
-        y = norm(x, w["attention_norm"]["scale"])
+        y = norm(x, w["residual"]["attention_norm"]["scale"])
         q = turn(jnp.einsum("btd,dnh->btnh", y, a["query"])).reshape(b, t, KV_HEADS, -1, h)
         k, v = turn(jnp.einsum("btd,dkh->btkh", y, a["key"])), jnp.einsum("btd,dkh->btkh", y, a["value"])
         scores = jnp.where(mask, jnp.einsum("btkgh,bskh->bkgts", q, k) * h**-0.5, -jnp.inf)
         heads = jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores, axis=-1), v).reshape(b, t, HEADS, h)
         x = x + jnp.einsum("btnh,nhd->btd", heads, a["output"])
-        y = norm(x, w["ffn_norm"]["scale"])
+        y = norm(x, w["residual"]["ffn_norm"]["scale"])
         return x + (jax.nn.silu(y @ f["gate"]) * (y @ f["up"])) @ f["down"], None
 
     x, _ = jax.lax.scan(layer, x, params["blocks"])

@@ -28,7 +28,7 @@ def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:
     split = loaded.dataset().split("validation")[0]
     text = np.concatenate([split.tokens(i) for i in range(split.num_documents)])
     draw = np.random.default_rng(seed)
-    evaluate = jax.jit(lambda params, batch: token_nll(loaded.experiment.model, params, batch, loaded.shard).mean())
+    evaluate = jax.jit(lambda params, batch: token_nll(loaded.experiment.model, params, batch, loaded.layout).mean())
     losses = []
     for _ in range(num_batches):
         starts = draw.integers(0, len(text) - data.sequence_length, data.batch_size)

@@ -55,7 +55,9 @@ class Ours:
         from train.data.batches.pipeline import Batches
         from train.data.prepare.prepare import prepare
         from train.data.shards.dataset import open_dataset
-        from train.parallel import feed, sharding
+        from train.parallel import feed
+        from train.parallel.mesh import make_mesh
+        from train.parallel.table import layout_of
         from train.state import init_sharded, state_shardings
         from train.step import compile_train_step
 
@@ -66,8 +68,8 @@ class Ours:
         experiment = experiments.from_file(
             str(ROOT / "configs" / f"{config}.py"), [f"data.path={text}", *changes, *overrides]
         )
-        mesh = sharding.make_mesh(experiment.mesh)
-        rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
+        mesh = make_mesh(experiment.mesh)
+        rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
         self.state = init_sharded(*arguments, 0, state_shardings(*arguments, mesh, experiment.sharding))
         self.step = compile_train_step(experiment, mesh)

@@ -98,7 +98,7 @@ def main() -> None:
     from train.data import Bytes, Data
     from train.experiment import Experiment, Training
     from train.optimizers.options import AdamW
-    from train.parallel import sharding
+    from train.parallel.mesh import Mesh, make_mesh
     from train.schedules import Cosine
     from train.state import abstract_state
     from train.step import compile_train_step
@@ -114,7 +114,7 @@ def main() -> None:
         training=Training(num_steps=1000),
         optimizer=AdamW(weight_decay=0.1),
         schedule=Cosine(peak=3e-4, final=3e-5, warmup_steps=100),
-        mesh=sharding.Mesh(fsdp=len(devices)),
+        mesh=Mesh(fsdp=len(devices)),
     )
     for assignment in asked.set:
         experiment = override(experiment, assignment)
@@ -123,7 +123,7 @@ def main() -> None:
     dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((rows, asked.length), dtype) for name, dtype in dtypes.items()}
     began = time.perf_counter()
-    lowered = compile_train_step(experiment, sharding.make_mesh(experiment.mesh, devices)).lower(state, batch)
+    lowered = compile_train_step(experiment, make_mesh(experiment.mesh, devices)).lower(state, batch)
     traced = time.perf_counter()
     compiled = lowered.compile()
     ended = time.perf_counter()

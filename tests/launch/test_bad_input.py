@@ -58,7 +58,7 @@ def contents(folder):
         ("model.attention=GroupedQuery(num_heads=5)", ["5 heads do not divide width=32", "change one of them"]),
         ("data.batch_size=12", ["12 sequences cannot be split 8 ways", "use a multiple of 8"]),
         ("mesh=Mesh(data=3)", ["data=3 x fsdp=1 x tensor=1", "the 8 devices here", "change mesh.data"]),
-        ("mesh=Mesh(tensor=2)", ["embedding.table", "vocab axis of 257", "--set 'sharding.vocab=()'"]),
+        ("mesh=Mesh(tensor=2)", ["embedding.table", "vocab axis of 257", "--set 'sharding.parameters.vocab=()'"]),
         ("data.sequence_length=64", ["64 is longer than model.context_length=32"]),
         ("model.vocab_size=300", ["model.vocab_size=300", "has 257 tokens", "--set model.vocab_size=257"]),
         ("logging.wandb_project='x'", ["'x'", "pip install wandb"]),

@@ -35,6 +35,7 @@ def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, mon
     row = next(line for line in table.splitlines() if line.startswith("blocks.attention.query"))
     assert row.split() == [
         "blocks.attention.query",
+        "projection",
         "3x32x4x8",
         *"layer embed heads head_dim - fsdp tensor - 3,072".split(),
     ]

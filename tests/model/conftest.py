@@ -12,6 +12,7 @@ from flax import nnx
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
+from model.layout import Layout
 from model.parameters import ParameterMaker
 from model.taps import Context
 from model.transformer import abstract_params, forward
@@ -50,6 +51,23 @@ def jitted(config, taps, params, tokens, options):
 def compiled_forward(config, params, tokens, taps=(), **options):
     """Logits, cache and taps of a jitted forward pass, compiled once for each config and shape."""
     return jitted(config, tuple(taps), params, tokens, options)
+
+
+class Recording(Layout):
+    """Keeps the names and the shape of every activation that is laid out, in `placed`."""
+
+    def __init__(self):
+        object.__setattr__(self, "placed", [])
+
+    def constrain(self, x, axes):
+        assert x.ndim == len(axes)
+        self.placed.append((axes, x.shape))
+        return x
+
+
+@pytest.fixture
+def recording():
+    return Recording()
 
 
 @pytest.fixture(scope="session")

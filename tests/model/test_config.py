@@ -23,7 +23,7 @@ from model.positions.query_scale import LogTemperature
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from model.precision import Precision
-from model.residual import Multipliers, PostNorm
+from model.residual import Multipliers, Parallel, PostNorm
 from model.transformer import abstract_params, init
 from model.vocabulary.multi_token import MultiToken
 
@@ -91,7 +91,7 @@ def long(**changes):
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
-        ({"attention": None}, "attention: expected GroupedQuery(...) or Latent(...) or LinearAttention(...) or"),
+        ({"attention": "none"}, "attention: expected GroupedQuery(...) or Latent(...) or LinearAttention(...) or"),
         ({"attention": GroupedQuery(num_heads="4")}, "attention.num_heads: expected int, got '4' (str)"),
         ({"attention": GroupedQuery(num_heads=0)}, "attention.num_heads: must be at least 1, got 0"),
         (
@@ -170,6 +170,24 @@ def long(**changes):
             {"position": rotary(long(long_factors=(-1.0, 1.0)))},
             "position.scaling.long_factors: must be above 0, got -1",
         ),
+        (
+            {"ffn": None, "attention": None, "position": NoPositions()},
+            "ffn: None, and attention is None too, which leaves a layer with nothing",
+        ),
+        (
+            {"exceptions": (Except(layers="1", ffn=None), Except(layers="1", attention=None))},
+            "exceptions.0.ffn: None, and attention is None too, which leaves a layer with nothing in it; give it one",
+        ),
+        ({"attention": None}, "position: Rotary is a choice for attention, and layers with attention=None have none"),
+        (
+            {"attention": None, "position": NoPositions(), "dropout": Dropout(attention=0.1)},
+            "dropout.attention: drops weights of attention, and attention=None has none",
+        ),
+        (
+            {"ffn": None, "residual": Parallel(shared_norm=False)},
+            "residual.shared_norm: no layer has both attention and a feed-forward",
+        ),
+        ({"exceptions": (Except(layers="1"),)}, "exceptions.0.layers: these layers differ in nothing; give them an"),
         ({"position": rotary(long(original_length=1))}, "position.scaling.original_length: must be at least 2, got 1"),
         ({"position": rotary(long(factor=None))}, "position.scaling.attention_factor: give either this or factor"),
         ({"position": rotary(long(attention_factor=1.0))}, "position.scaling.attention_factor: give either this or fa"),

@@ -21,23 +21,34 @@ from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
-from model.residual import Parallel, PostNorm, PreNorm, Reordered, Sandwich
+from model.recurrent.state_space import StateSpace
+from model.residual import HyperConnections, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
 GRID = {
-    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi()],
+    "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi(), RelativeBias()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
     "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "layer_scale": [None, 0.1],
-    "residual": [PreNorm(), PostNorm(), Sandwich(), Reordered(), Parallel(), Parallel(shared_norm=False)],
+    "residual": [
+        PreNorm(),
+        PostNorm(),
+        Sandwich(),
+        Reordered(),
+        Parallel(),
+        Parallel(shared_norm=False),
+        HyperConnections(streams=3),
+        HyperConnections(streams=2, dynamic=None),
+    ],
     "unembedding": [Tied(), Untied(), Untied(bias=True)],
     "attention": [
         GroupedQuery(num_heads=4),
@@ -125,6 +136,13 @@ def test_layers_that_differ_are_counted_each(small):
     )
 
 
+def test_a_sublayer_that_is_not_there_costs_nothing(small):
+    both, logits = small(num_layers=1), 2 * 12 * 16 * 17
+    mixer, ffn = small(num_layers=1, ffn=None), small(num_layers=1, attention=None, position=NoPositions())
+    assert forward_flops(mixer, 12) + forward_flops(ffn, 12) == forward_flops(both, 12) + logits
+    assert count_parameters(mixer).blocks + count_parameters(ffn).blocks == count_parameters(both).blocks
+
+
 def test_flops_of_latent_attention(small):
     option = Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6)
     config = small(attention=option, num_layers=1, scan_layers=False)
@@ -161,6 +179,8 @@ MIXERS = [
     GatedDelta(num_heads=4),
     GatedDelta(num_heads=4, num_key_heads=2, head_dim=3, value_head_dim=5, convolution=3, output_norm=LayerNorm()),
     GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None, output_gate=False),
+    StateSpace(num_heads=4, state_dim=5),
+    StateSpace(num_heads=4, num_groups=2, head_dim=3, state_dim=6, convolution=None, output_norm=None),
     LSTM(),
     LSTM(num_heads=2, head_dim=5, forget_bias=None),
     GRU(),
@@ -183,6 +203,10 @@ def test_parameters_and_flops_of_recurrent_mixers(small, mixer):
         # Traced: a score, its value, a reading of the memory and what is written, all with one more channel.
         # Counted: a value written, a value read and the sum of weights; the 1 of a weight is no factor.
         traced -= 2 * n * (h + h + 1) + 2 * n * h
+    if isinstance(mixer, StateSpace):
+        state, groups = mixer.state_dim, mixer.num_groups
+        traced -= 2 * n * (state + h)  # key with query, and that with its value
+        traced += 2 * (mixer.convolution or 0) * (n * h + 2 * groups * state)  # written as sums of products
     if isinstance(mixer, GatedDelta):
         p, k = mixer.value_width(16), mixer.key_heads
         traced -= 2 * n * (2 * h + p)  # key with key, query with key, and that with its value

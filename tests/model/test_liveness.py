@@ -28,8 +28,10 @@ from model.transformer import abstract_params, forward, init
 # field: (settings to start from, the change, where it shows)
 LATENT = "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
 NONE = "position=NoPositions"
+TEMPERATURE = "attention.temperature=LogTemperature(floor=3, scale=0.5)"
 LINEAR = [NONE, "attention=LinearAttention(num_heads=4)"]
 DELTA = [NONE, "attention=GatedDelta(num_heads=4)"]
+SPACE = [NONE, "attention=StateSpace(num_heads=4, state_dim=5)"]
 LSTMS, GRUS = [NONE, "attention=LSTM(num_heads=2)"], [NONE, "attention=GRU(num_heads=2)"]
 DYNAMIC = "position=Rotary(theta=10.0, scaling=DynamicNTK(factor=4.0, original_length=4))"
 YARN = "position=Rotary(theta=10.0, scaling=YaRN(factor=4.0, original_length=100))"
@@ -80,6 +82,9 @@ CASES = {
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
     "PostNorm.alpha": (["residual=PostNorm"], "residual.alpha=2.0", "output"),
     "Parallel.shared_norm": (["residual=Parallel"], "residual.shared_norm=False", "parameters"),
+    "HyperConnections.streams": (["residual=HyperConnections"], "residual.streams=3", "parameters"),
+    "HyperConnections.dynamic": (["residual=HyperConnections"], "residual.dynamic=None", "parameters"),
+    "Dynamic.scale": (["residual=HyperConnections"], "residual.dynamic.scale=0.5", "initial"),
     "Multipliers.embedding": (["position=Learned"], "multipliers.embedding=2.0", "output"),
     "Multipliers.residual": ([], "multipliers.residual=2.0", "output"),
     "Multipliers.logits": ([], "multipliers.logits=2.0", "output"),
@@ -107,17 +112,17 @@ CASES = {
     "QKNorm.after_positions": (["attention.qk_norm=QKNorm"], "attention.qk_norm.after_positions=True", "output"),
     "GroupedQuery.logit_softcap": ([], "attention.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "attention.pattern=SlidingWindow(size=3)", "output"),
-    "GroupedQuery.temperature": ([], "attention.temperature=LogTemperature(floor=3, scale=0.5)", "output"),
-    "LogTemperature.floor": (
-        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
-        "attention.temperature.floor=4",
-        "output",
+    "GroupedQuery.temperature": ([], TEMPERATURE, "output"),
+    "GroupedQuery.value_residual": ([], "attention.value_residual=ValueResidual", "output"),
+    "ValueResidual.first": (["attention.value_residual=ValueResidual"], "attention.value_residual.first=1.0", "output"),
+    "ValueResidual.own": (["attention.value_residual=ValueResidual"], "attention.value_residual.own=1.0", "output"),
+    "ValueResidual.trained": (
+        ["attention.value_residual=ValueResidual"],
+        "attention.value_residual.trained=True",
+        "parameters",
     ),
-    "LogTemperature.scale": (
-        ["attention.temperature=LogTemperature(floor=3, scale=0.5)"],
-        "attention.temperature.scale=0.2",
-        "output",
-    ),
+    "LogTemperature.floor": ([TEMPERATURE], "attention.temperature.floor=4", "output"),
+    "LogTemperature.scale": ([TEMPERATURE], "attention.temperature.scale=0.2", "output"),
     "Latent.num_heads": ([LATENT], "attention.num_heads=2", "parameters"),
     "Latent.kv_rank": ([LATENT], "attention.kv_rank=4", "parameters"),
     "Latent.query_rank": ([LATENT], "attention.query_rank=None", "parameters"),
@@ -139,6 +144,13 @@ CASES = {
     "GatedDelta.output_norm": (DELTA, "attention.output_norm=None", "parameters"),
     "GatedDelta.output_gate": (DELTA, "attention.output_gate=False", "parameters"),
     "GatedDelta.chunk": (DELTA, "attention.chunk=5", "gradient"),
+    "StateSpace.num_heads": (SPACE, "attention.num_heads=2", "parameters"),
+    "StateSpace.num_groups": (SPACE, "attention.num_groups=2", "parameters"),
+    "StateSpace.head_dim": (SPACE, "attention.head_dim=6", "parameters"),
+    "StateSpace.state_dim": (SPACE, "attention.state_dim=6", "parameters"),
+    "StateSpace.convolution": (SPACE, "attention.convolution=3", "parameters"),
+    "StateSpace.output_norm": (SPACE, "attention.output_norm=None", "parameters"),
+    "StateSpace.chunk": (SPACE, "attention.chunk=5", "gradient"),
     "LSTM.num_heads": (LSTMS, "attention.num_heads=1", "parameters"),
     "LSTM.head_dim": (LSTMS, "attention.head_dim=6", "parameters"),
     "LSTM.forget_bias": (LSTMS, "attention.forget_bias=2.0", "initial"),
@@ -213,6 +225,8 @@ CASES = {
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "ALiBi.scale": (["position=ALiBi"], "position.scale=0.5", "output"),
     "ALiBi.rounded": (["position=ALiBi", "attention=GroupedQuery(num_heads=16)"], "position.rounded=True", "output"),
+    "RelativeBias.buckets": (["position=RelativeBias"], "position.buckets=8", "parameters"),
+    "RelativeBias.distance": (["position=RelativeBias(buckets=4)"], "position.distance=6", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "Rotary.fraction": ([], "position.fraction=0.5", "output"),
     "Rotary.interleaved": ([], "position.interleaved=True", "output"),
@@ -268,6 +282,7 @@ CASES = {
     "FanIn.beta": (["initialization=FanIn"], "initialization.beta=0.5", "initial"),
     "Precision.parameters": ([], "precision.parameters=bfloat16", "parameters"),
     "Precision.compute": ([], "precision.compute=bfloat16", "output"),
+    "Precision.gradients": (["precision=Precision(compute='bfloat16')"], "precision.gradients=bfloat16", "gradient"),
     "Precision.reductions": ([], "precision.reductions=bfloat16", "output"),
 }
 
@@ -336,7 +351,7 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "moved":
         params = drawn(start)
         measured = forward(start, params, tokens, counted_BT=jnp.ones(tokens.shape)).measured
-        before, after = (move_load_biases(c, params, params, measured)["blocks"]["ffn"] for c in (start, changed))
+        before, after = (move_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:
         params, key = drawn(start), jax.random.key(0)

@@ -99,7 +99,7 @@ def test_parameters():
     assert build(LayerNorm(scale=False)).scale is build(RMSNorm(scale="none")).scale is None
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
     fresh = Norm(LayerNorm(), (4,), ("head_dim",), make, "float32")
-    assert fresh.scale.get_metadata()["axes"] == ("head_dim",)
+    assert fresh.scale.get_metadata()["spec"].axes == ("head_dim",)
     np.testing.assert_array_equal(fresh.scale[...], np.ones(4))
     np.testing.assert_array_equal(fresh.bias[...], np.zeros(4))
     np.testing.assert_array_equal(

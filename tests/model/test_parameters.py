@@ -1,6 +1,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -105,7 +106,7 @@ def test_scales_start_at_1_and_biases_at_0(scheme, request):
     params = request.getfixturevalue(scheme)
     plain = set(params) - set(DRAWN)
     assert plain == {
-        *(f"blocks.{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in ("scale", "bias")),
+        *(f"blocks.residual.{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in ("scale", "bias")),
         *(f"blocks.attention.{side}_norm.{part}" for side in ("query", "key") for part in ("scale", "bias")),
         *(f"blocks.attention.{side}_bias" for side in ("query", "key", "value", "output")),
         *(f"blocks.ffn.{side}_bias" for side in ("gate", "up", "down")),
@@ -154,7 +155,7 @@ def test_no_two_matrices_and_no_two_layers_are_alike(gpt2):
 )
 def test_each_role_of_each_scheme(initialization, role, std):
     make = ParameterMaker(jax.random.key(0), initialization, 5, "float32")
-    values = np.asarray(make.matrix(role, (64, 64), ("embed", "ffn"), 25)[...])
+    values = np.asarray(make.matrix(role, (25, 160), ("embed", "ffn"))[...])
     if std == 0:
         assert not values.any()
     else:
@@ -184,18 +185,20 @@ def test_deepnorms_beta_shrinks_values_outputs_and_the_feed_forward_layer(change
 def test_parameters_carry_the_dtype_and_the_axes():
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "bfloat16")
     for made in (
-        make.matrix("projection", (64, 64), ("embed", "ffn"), 4),
-        make.ones((4,), ("ffn",)),
+        make.matrix("projection", (64, 64), ("embed", "ffn")),
+        make.constant("scale", 1.0, (4,), ("ffn",)),
         make.zeros((4,), ("ffn",)),
+        make.zeros((4,), ("expert",), "load_bias"),
+        make.computed("mixing", jnp.eye(3), (None, None)),
     ):
-        assert made.dtype == "bfloat16"
-        assert len(made.get_metadata()["axes"]) == made.ndim
+        assert made.dtype == ("float32" if made.get_metadata()["spec"].role == "load_bias" else "bfloat16")
+        assert len(made.get_metadata()["spec"].axes) == made.ndim
 
 
 def test_the_key_decides_everything():
     def draws(seed):
         make = ParameterMaker(jax.random.key(seed), Normal(), 1, "float32")
-        return [np.asarray(make.matrix("projection", (64, 64), ("embed", "ffn"), 64)[...]) for _ in range(2)]
+        return [np.asarray(make.matrix("projection", (64, 64), ("embed", "ffn"))[...]) for _ in range(2)]
 
     one, again, other = draws(0), draws(0), draws(1)
     np.testing.assert_array_equal(one, again)

@@ -1,3 +1,5 @@
+import collections
+import functools
 import itertools
 
 import jax
@@ -5,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.precision import Precision, for_compute
+from model.errors import UserError
+from model.options import check, override
+from model.parameters import Constant
+from model.precision import Precision, for_compute, for_inference
+from model.specs import Spec
+from model.taps import Context
 from model.transformer import abstract_params, forward
 
 MIXED = Precision(parameters="float32", compute="bfloat16", reductions="float32")
@@ -17,13 +24,25 @@ def test_every_parameter_is_stored_in_its_dtype(small, dtype):
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype(dtype)}
 
 
-def test_for_compute_casts_and_gradients_come_back_in_the_stored_dtype():
-    params = {"a": jnp.asarray([1.0, 2.0]), "b": {"c": jnp.asarray(3.0)}}
-    cast = for_compute(params, MIXED)
-    assert {leaf.dtype for leaf in jax.tree.leaves(cast)} == {jnp.dtype("bfloat16")}
-    gradient = jax.grad(lambda p: jnp.sum(for_compute(p, MIXED)["a"] ** 2).astype(jnp.float32))(params)
-    assert gradient["a"].dtype == jnp.float32
+@pytest.mark.parametrize("gradients", ["float32", "bfloat16"])
+@pytest.mark.parametrize("parameters", ["float32", "bfloat16"])
+def test_parameters_are_given_in_the_format_of_gradients_which_come_back_in_the_stored_one(parameters, gradients):
+    precision = Precision(parameters=parameters, compute="bfloat16", gradients=gradients)
+    params = {"a": jnp.asarray([1.0, 2.0], parameters), "b": {"c": jnp.asarray(3.0, parameters)}}
+    specs = {
+        "a": Spec(role="scale", axes=(None,), start=Constant(1.0)),
+        "b": {"c": Spec(role="bias", axes=(), start=Constant(0.0))},
+    }
+    assert {leaf.dtype for leaf in jax.tree.leaves(for_compute(params, specs, precision))} == {jnp.dtype(gradients)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(for_inference(params, specs, precision))} == {jnp.dtype("bfloat16")}
+    gradient = jax.grad(lambda p: jnp.sum(for_compute(p, specs, precision)["a"] ** 2).astype(jnp.float32))(params)
+    assert gradient["a"].dtype == parameters
     np.testing.assert_allclose(gradient["a"], [2.0, 4.0])
+
+
+def test_gradients_are_no_narrower_than_what_they_are_formed_of():
+    with pytest.raises(UserError, match="gradients: bfloat16 is narrower than compute=float32; use 'float32'"):
+        check(Precision(gradients="bfloat16"))
 
 
 def equations(jaxpr):
@@ -64,3 +83,59 @@ def test_mixed_precision_is_close_to_full_precision(small, drawn, run, tokens):
     mixed = np.asarray(run(small(precision=MIXED), params, tokens)[0])
     error = np.abs(mixed - full).max() / np.abs(full).max()
     assert 1e-4 < error < 0.05
+
+
+NONE = "position=NoPositions()"
+MECHANISMS = {
+    "biases, gains, sinks, gate": [
+        "attention=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True, sinks=True, output_gate=channel)",
+        "attention.qk_norm=QKNorm(over='each_head')",
+        "ffn=MLP(width=8, bias=True)",
+        "norm=LayerNorm()",
+        "layer_scale=0.5",
+        "position=Learned()",
+        "unembedding=Untied(bias=True)",
+    ],
+    "hyper-connections": ["residual=HyperConnections(streams=2)", "layer_scale=0.5"],
+    "hyper-connections that follow": ["residual=HyperConnections(streams=2, dynamic=Dynamic())"],
+    "value residuals": ["attention.value_residual=ValueResidual(trained=True)"],
+    "state space": ["position=NoPositions()", "attention=StateSpace(num_heads=4, state_dim=5)"],
+    "latent": [
+        "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
+    ],
+    "dropless experts": ["ffn=Experts(num_experts=4, top_k=2, expert=Gated(width=8, bias=True))"],
+    "experts with slots": [
+        "ffn=Experts(num_experts=4, top_k=2, expert=MLP(width=8, bias=True), dispatch=Capacity())",
+        "ffn.shared=Shared(ffn=MLP(width=8), gate=True)",
+        "ffn.router=SigmoidRouter(bias=True)",
+    ],
+    "relative positions": ["position=RelativeBias(buckets=4, distance=8)"],
+    "linear attention": [NONE, "attention=LinearAttention(num_heads=4)"],
+    "gated delta": [NONE, "attention=GatedDelta(num_heads=4)"],
+    "LSTM": [NONE, "attention=LSTM(num_heads=2)"],
+    "GRU": [NONE, "attention=GRU(num_heads=2)"],
+    "GRU, reset before": [NONE, "attention=GRU(num_heads=2, reset='before')"],
+    "multi-token": ["multi_token=MultiToken()", "embedding_norm=RMSNorm()"],
+}
+
+
+@pytest.mark.parametrize("changes", MECHANISMS.values(), ids=MECHANISMS)
+def test_wide_gradients_widen_no_operation_of_the_forward_pass(changes, small, tokens, monkeypatch):
+    """Each use of a parameter rounds it: products, taps and logits have the formats that a rounded copy gives."""
+
+    def formats(gradients):
+        precision = Precision(compute="bfloat16", gradients=gradients)
+        config = functools.reduce(override, changes, small(precision=precision))
+        tapped = {}
+        monkeypatch.setattr(Context, "tap", lambda self, name, x: tapped.setdefault(name, set()).add(x.dtype) or x)
+
+        def run(params):
+            output = forward(config, params, tokens, counted_BT=jnp.ones(tokens.shape), targets_BT=tokens)
+            return output.logits_BTV, output.losses
+
+        program = jax.make_jaxpr(run)(abstract_params(config))
+        products = [e for e in equations(program.jaxpr) if e.primitive.name in ("dot_general", "ragged_dot_general")]
+        read = collections.Counter(tuple(str(v.aval.dtype) for v in (*e.invars[:2], *e.outvars)) for e in products)
+        return tapped, read, [x.dtype for x in program.out_avals]
+
+    assert formats("float32") == formats("bfloat16")

@@ -5,6 +5,7 @@ import pytest
 from model.errors import UserError
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import Gated
+from model.layout import Layout
 from model.taps import Context
 from model.transformer import abstract_params, forward
 
@@ -58,7 +59,7 @@ def test_values(model, kept, tokens):
     stream = kept["embedding"]
     for layer in range(2):
         block = jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"])
-        attention, read = block["attention"], norm(stream, block["attention_norm"]["scale"])
+        attention, read = block["attention"], norm(stream, block["residual"]["attention_norm"]["scale"])
         close(kept["value"][layer], np.einsum("btd,dkh->btkh", read, attention["value"]))
         for name in ("query", "key"):  # turned by rotary positions: the same lengths
             straight = np.einsum("btd,dnh->btnh", read, attention[name])
@@ -72,7 +73,7 @@ def test_values(model, kept, tokens):
         close(kept["attention_heads"][layer], heads)
         close(kept["attention_output"][layer], np.einsum("btnh,nhd->btd", heads, attention["output"]))
         stream = stream + kept["attention_output"][layer]
-        read = norm(stream, block["ffn_norm"]["scale"])
+        read = norm(stream, block["residual"]["ffn_norm"]["scale"])
         gate = read @ block["ffn"]["gate"]
         close(kept["ffn_hidden"][layer], gate / (1 + np.exp(-gate)) * (read @ block["ffn"]["up"]))
         close(kept["ffn_output"][layer], kept["ffn_hidden"][layer] @ block["ffn"]["down"])
@@ -134,3 +135,13 @@ def test_unscanned_taps_are_stacked_alike(small, drawn, run, tokens, kept):
     taps = run(config, drawn(config), tokens, taps=["attention_weights", "block_output"])[2]
     for name, x in taps.items():
         np.testing.assert_allclose(x, kept[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_is_told_where_it_runs():
+    """A kernel is chosen by the layout's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
+
+    class OfAPod(Layout):
+        platform = "tpu"
+
+    assert Context(index_BT=None, layout=OfAPod()).platform == "tpu"
+    assert Context(index_BT=None).platform == "cpu"

@@ -61,7 +61,7 @@ def gpt2(p, tokens):
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
         a, f = w["attention"], w["ffn"]
-        h, out = norm(x, w["attention_norm"]), np.zeros_like(x)
+        h, out = norm(x, w["residual"]["attention_norm"]), np.zeros_like(x)
         for head in range(4):
             q = h @ a["query"][:, head] + a["query_bias"][head]
             k = h @ a["key"][:, head] + a["key_bias"][head]
@@ -70,7 +70,7 @@ def gpt2(p, tokens):
                 weights = softmax(np.array([q[t] @ k[s] / 2 for s in range(t + 1)]))  # 2 is the root of head width 4
                 out[t] += sum(weights[s] * v[s] for s in range(t + 1)) @ a["output"][head]
         x = x + out + a["output_bias"]
-        h = norm(x, w["ffn_norm"])
+        h = norm(x, w["residual"]["ffn_norm"])
         x = x + gelu(h @ f["up"] + f["up_bias"]) @ f["down"] + f["down_bias"]
     return norm(x, p["final_norm"]) @ p["embedding"]["table"].T
 
@@ -94,7 +94,7 @@ def llama(p, tokens):
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
         a, f = w["attention"], w["ffn"]
-        h, out = norm(x, w["attention_norm"]), np.zeros_like(x)
+        h, out = norm(x, w["residual"]["attention_norm"]), np.zeros_like(x)
         for head in range(6):
             shared = head // 3
             q = turn(norm(h @ a["query"][:, head], a["query_norm"], 1e-5))
@@ -105,7 +105,7 @@ def llama(p, tokens):
                 weights = softmax(1.5 * np.tanh(scores / 1.5))
                 out[t] += sum(weights[s] * v[s] for s in range(t + 1)) @ a["output"][head]
         x = x + out
-        h = norm(x, w["ffn_norm"])
+        h = norm(x, w["residual"]["ffn_norm"])
         gate = h @ f["gate"]
         x = x + (gate / (1 + np.exp(-gate)) * (h @ f["up"])) @ f["down"]
     logits = norm(x, p["final_norm"]) @ p["embedding"]["output"]
@@ -222,19 +222,17 @@ def test_remat_computes_again_what_it_does_not_keep(small, tokens, scan):
     assert none < dots < full
 
 
-def test_activations_are_placed_by_the_names_of_their_axes(small, drawn, tokens):
-    placed = []
-
-    def shard(x, axes):
-        assert x.ndim == len(axes)
-        placed.append(axes)
-        return x
-
+def test_activations_are_placed_by_the_names_of_their_axes(small, drawn, tokens, recording):
     config = small()
-    jax.eval_shape(lambda: forward(config, drawn(config), tokens, shard=shard).logits_BTV)
-    assert placed[0] == ("batch", "sequence", "embed")
-    assert placed[-1] == ("batch", "sequence", "vocab")
-    assert ("batch", "sequence", "heads", "head_dim") in placed
+    jax.eval_shape(lambda: forward(config, drawn(config), tokens, layout=recording).logits_BTV)
+    placed = [axes for axes, _ in recording.placed]
+    assert placed[:3] == [
+        ("batch", "vocab_sequence"),
+        ("batch", "vocab_sequence", "embed"),
+        ("batch", "sequence", "embed"),
+    ]
+    assert placed[-1] == ("batch", "vocab_sequence", "vocab")
+    assert ("batch", "query_sequence", "heads", "head_dim") in placed
 
 
 # ---------------------------------------------------------------------------------------------------- parameters

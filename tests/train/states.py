@@ -7,7 +7,7 @@ import numpy as np
 
 from train.checkpoints.store import CheckpointStore, flat
 from train.experiment import Checkpoints
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
 from train.state import abstract_state, state_shardings
 
 
@@ -19,8 +19,9 @@ def placed_on(experiment, devices=1, **axes):
 
 def at_step(state, step, placed=None):
     """The state as that of a step, every number moved, on the devices."""
-    moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), (state.params, state.opt_state))
-    numbered = dataclasses.replace(state, step=np.int32(step), params=moved[0], opt_state=moved[1])
+    parts = {name: getattr(state, name) for name in ("params", "untrained", "opt_state")}
+    moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), parts)
+    numbered = dataclasses.replace(state, step=np.int32(step), **moved)
     return jax.device_put(numbered, placed if placed is not None else jax.devices()[0])
 
 

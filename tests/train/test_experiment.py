@@ -5,6 +5,7 @@ import pytest
 from model.errors import UserError
 from model.options import to_json
 from train.experiment import from_file, load, save
+from train.parallel.table import ActivationAxes, ParameterAxes
 
 CONFIG = """
 from model.attention.grouped_query import GroupedQuery
@@ -165,7 +166,10 @@ def test_an_override_that_does_not_fit(assignment, words, config):
         (["samples.top_p=0.0"], "samples.top_p: must be above 0 and at most 1"),
         (["samples.length=0"], "samples.length: must be at least 1"),
         (["mesh.fsdp=0"], "mesh.fsdp: must be at least 1, got 0"),
-        (["sharding.ffn=('modl',)"], "sharding.ffn: 'modl' is no mesh axis; known: data, fsdp, tensor"),
+        (
+            ["sharding.activations.ffn=('modl',)"],
+            "sharding.activations.ffn: 'modl' is no mesh axis; known: data, fsdp, tensor",
+        ),
     ],
 )
 def test_values_that_clash_are_refused(sets, words, config):
@@ -183,6 +187,16 @@ def test_saved_and_loaded_it_is_the_same(tiny_experiment, tmp_path):
         save(tiny_experiment(**changes), tmp_path)
         assert load(tmp_path) == tiny_experiment(**changes)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_run_of_a_table_with_one_vocabulary_is_read(tiny_experiment, tmp_path):
+    tree = to_json(tiny_experiment())
+    former = {"batch": ["data", "fsdp"], "embed": ["fsdp"], "heads": ["tensor"], "vocab": []}
+    tree["sharding"] = {"type": "Sharding"} | former
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    table = load(tmp_path).sharding
+    assert table.parameters == ParameterAxes(vocab=())
+    assert table.activations == ActivationAxes(vocab=(), embed=("fsdp",))
 
 
 def test_a_folder_without_a_config_is_no_run(tmp_path):

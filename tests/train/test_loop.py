@@ -19,7 +19,7 @@ from train.checkpoints.store import CheckpointStore, flat
 from train.data.config import SentencePieceFile
 from train.evaluation.validation import SplitEvaluation
 from train.loop import check_vocabulary, train
-from train.parallel.sharding import make_mesh
+from train.parallel.mesh import make_mesh
 from train.report import summary
 from train.report.run import load
 from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
@@ -82,6 +82,7 @@ def test_the_folder_explains_itself(tiny_run, tiny_experiment):
     assert [line["step"] for line in timings] == list(range(1, 21))
     assert all(line["tokens_per_second"] > 0 and 0 <= line["data_wait_fraction"] <= 1 for line in timings)
     rows = json.loads((tiny_run / "parameters.json").read_text())
+    assert {row["role"] for row in rows} == {"embedding", "projection", "value", "residual", "scale"}
     assert sum(row["count"] for row in rows) == 257 * 32 + 2 * (32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 64 + 64) + 32
     assert {"environment.json", "report.html", "checkpoints", "data"} <= {path.name for path in tiny_run.iterdir()}
     assert sorted(path.name for path in (tiny_run / "checkpoints").iterdir()) == ["10", "20"]
@@ -162,7 +163,7 @@ def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, 
 def test_it_goes_on_on_another_mesh(tiny_experiment, tiny_run, tmp_path):
     """Begun with parameters sharded eight ways, continued with heads split too: the numbers of a run on one mesh."""
     for mesh, hard_stop in (("Mesh(fsdp=8)", 10), ("Mesh(data=2, fsdp=2, tensor=2)", None)):
-        experiment = tiny_experiment(mesh=mesh, sharding__vocab=(), samples__prompts=())
+        experiment = tiny_experiment(mesh=mesh, sharding__parameters__vocab=(), samples__prompts=())
         outcome = train(experiment, tmp_path, hard_stop=hard_stop, say=silent)
     assert (outcome.state, outcome.step) == ("finished", 20)
     for line, expected in zip(read_metrics(tmp_path), read_metrics(tiny_run), strict=True):

@@ -6,25 +6,22 @@ import jax
 import numpy as np
 import pytest
 
+from model.layout import Layout
 from model.transformer import forward
 from train.checkpoints.store import flat
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.parallel import sharding
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import layout_of
 from train.state import abstract_state, init_sharded, new_state, state_shardings
 from train.step import compile_eval_step, compile_train_step, train_step
 
 ONE = functools.cache(lambda: make_mesh(Mesh(), jax.devices()[:1]))
 
 
-def unsharded(x, axes):
-    return x
-
-
 @functools.cache
 def compiled(experiment):
     """The step of an experiment on one device, without donation, so that a state can be used again."""
-    return jax.jit(functools.partial(train_step, experiment, unsharded))
+    return jax.jit(functools.partial(train_step, experiment, Layout()))
 
 
 def start(experiment, seed=0):
@@ -149,7 +146,7 @@ def test_the_old_state_is_given_away_and_one_program_serves_all_steps(tiny_exper
     experiment = tiny_experiment()
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     state = init_sharded(*stateful, 0, state_shardings(*stateful, ONE(), experiment.sharding))
-    rows = sharding.named(ONE(), experiment.sharding, ("batch", "sequence"))
+    rows = layout_of(ONE(), experiment.sharding).placement(("batch", "sequence"))
     step = compile_train_step(experiment, ONE())
     for n in range(3):
         old = state
@@ -163,7 +160,7 @@ def test_the_step_never_asks_the_host(tiny_experiment, random_batch):
     experiment = tiny_experiment(
         training__gradient_accumulation=2, training__guard="Guard(outliers=Outliers(sigma=3.0))"
     )
-    traced = jax.jit(functools.partial(train_step, experiment, unsharded)).trace(
+    traced = jax.jit(functools.partial(train_step, experiment, Layout())).trace(
         abstract_state(experiment.model, experiment.optimizer, experiment.training.guard), random_batch(experiment)
     )
     assert "callback" not in str(traced.jaxpr)
@@ -184,7 +181,7 @@ def test_a_step_keeps_every_shape_and_format(optimizer, dtype, tiny_experiment, 
     )
     before = abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
     after, metrics = jax.eval_shape(
-        functools.partial(train_step, experiment, unsharded), before, random_batch(experiment)
+        functools.partial(train_step, experiment, Layout()), before, random_batch(experiment)
     )
     expected = {name: (x.shape, x.dtype) for name, x in flat(before).items()}
     assert {name: (x.shape, x.dtype) for name, x in flat(after).items()} == expected

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 import pytest
 
-from model.transformer import forward
+from model.layout import ONE_DEVICE
+from model.transformer import abstract_params, forward
 from train.checkpoints.store import flat
 from train.objectives.next_token import with_model_losses
-from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW, evaluation_params
-from train.parallel.sharding import Mesh, make_mesh
-from train.state import new_state
-from train.step import compile_eval_step, train_step
+from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW
+from train.parallel.mesh import Mesh, make_mesh
+from train.state import evaluation_params, new_state
+from train.step import batch_loss, compile_eval_step, train_step
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), {})"
 LOGGED = {"expert_load_entropy", "expert_load_max", "router_entropy"}
@@ -21,7 +22,7 @@ LOGGED = {"expert_load_entropy", "expert_load_max", "router_entropy"}
 
 @functools.cache
 def compiled(experiment):
-    return jax.jit(functools.partial(train_step, experiment, lambda x, axes: x))
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
 drawn = functools.cache(jax.jit(new_state, static_argnums=(0, 1, 2)))
@@ -68,7 +69,7 @@ def test_the_models_losses_are_minimised_and_reported_by_themselves(make, random
     assert set(metrics) - set(plain) == {"balance_loss", "router_z_loss"}
     assert set(plain) >= LOGGED
     assert float(metrics["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-6)
-    losses, _ = collected(with_losses)(start(with_losses).params, batch)
+    losses, _ = collected(with_losses)(start(with_losses).all_params, batch)
     for name, total in losses.items():
         assert float(metrics[name]) == pytest.approx(float(total) / batch["loss_mask"].sum(), rel=1e-5)
     routers = [np.asarray(state.params["blocks"]["ffn"]["router"]) for state in (one, other)]
@@ -94,8 +95,8 @@ def test_what_the_mask_leaves_out_changes_no_load_and_no_gradient(make, random_b
     (one, metrics), (two, same) = (compiled(experiment)(start(experiment), b) for b in (batch, other))
     for name in metrics:
         assert float(metrics[name]) == float(same[name]), name
-    for name, value in flat(one.params).items():
-        np.testing.assert_allclose(flat(two.params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, value in flat(one.all_params).items():
+        np.testing.assert_allclose(flat(two.all_params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_batch_of_padding_moves_nothing(make, random_batch):
@@ -104,8 +105,8 @@ def test_a_batch_of_padding_moves_nothing(make, random_batch):
     batch["loss_mask"] = np.zeros_like(batch["loss_mask"])
     state, metrics = compiled(experiment)(start(experiment), batch)
     assert float(metrics["grad_norm"]) == 0
-    for name, value in flat(start(experiment).params).items():
-        np.testing.assert_array_equal(flat(state.params)[name], value, err_msg=name)
+    for name, value in flat(start(experiment).all_params).items():
+        np.testing.assert_array_equal(flat(state.all_params)[name], value, err_msg=name)
 
 
 def test_accumulation_equals_the_large_batch(make, random_batch):
@@ -119,33 +120,46 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
     assert set(metrics) == set(expected)
     for name in metrics:
         assert float(metrics[name]) == pytest.approx(float(expected[name]), rel=1e-5), name
-    for name, value in flat(whole.params).items():
-        np.testing.assert_allclose(flat(summed.params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
-    assert np.unique(np.asarray(whole.params["blocks"]["ffn"]["load_bias"])).tolist() == [-0.5, 0.0, 0.5]
+    for name, value in flat(whole.all_params).items():
+        np.testing.assert_allclose(flat(summed.all_params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert np.unique(np.asarray(whole.untrained["blocks"]["ffn"]["load_bias"])).tolist() == [-0.5, 0.0, 0.5]
 
 
 @pytest.mark.parametrize(
     "optimizer",
-    [AdamW(weight_decay=0.5, no_decay=()), Muon(weight_decay=0.5, no_decay=()), ScheduleFreeAdamW()],
+    [AdamW(weight_decay=0.5, decayed=("*",)), Muon(weight_decay=0.5, decayed=("*",)), ScheduleFreeAdamW()],
     ids=lambda option: type(option).__name__,
 )
 def test_a_load_bias_is_moved_by_the_load_alone(optimizer, make, random_batch):
-    """Over two steps: neither gradient nor decay nor momentum nor the average of a schedule-free run touches it."""
+    """Over two steps: it is state, of which the optimizer knows nothing, and comes along when the run is evaluated."""
     experiment = make("load_bias=LoadBias(rate=0.5)", optimizer=optimizer, schedule="Constant(peak=0.01)")
     state, expected, moved = start(experiment), np.zeros((2, 4)), 0
     for n in range(2):
         batch = random_batch(experiment, n)
-        load = np.asarray(collected(experiment)(state.params, batch)[1]["0"]["load"])
+        load = np.asarray(collected(experiment)(state.all_params, batch)[1]["0"]["load"])
         moved += (load.mean(axis=1, keepdims=True) != load).sum()
         expected = expected + 0.5 * np.sign(load.mean(axis=1, keepdims=True) - load)
         state, _ = compiled(experiment)(state, batch)
-        np.testing.assert_array_equal(state.params["blocks"]["ffn"]["load_bias"], expected)
+        np.testing.assert_array_equal(state.untrained["blocks"]["ffn"]["load_bias"], expected)
     assert moved > 8
-    evaluated = evaluation_params(optimizer, state.opt_state, state.params)
+    evaluated = evaluation_params(optimizer, state)
     np.testing.assert_array_equal(evaluated["blocks"]["ffn"]["load_bias"], expected)
-    moments = [x for name, x in flat(state.opt_state).items() if name.endswith("load_bias") and ".z." not in name]
-    assert moments
-    assert not any(np.asarray(x).any() for x in moments)
+    assert jax.tree.structure(evaluated) == jax.tree.structure(abstract_params(experiment.model))
+    assert "blocks.ffn.load_bias" not in flat(state.params)
+    assert not [name for name in flat(state.opt_state) if "load_bias" in name]
+
+
+def test_evaluation_chooses_experts_by_the_biases(make, random_batch):
+    experiment = make("load_bias=LoadBias()")
+    batch, state, mesh = random_batch(experiment), start(experiment), make_mesh(Mesh(), jax.devices()[:1])
+    bias = state.untrained["blocks"]["ffn"]["load_bias"].at[:, :2].set(9.0)  # the first two, whatever the scores are
+    biased = dataclasses.replace(state, untrained={"blocks": {"ffn": {"load_bias": bias}}})
+    evaluate = compile_eval_step(experiment, mesh)
+    plain, moved = (float(evaluate(s, batch)["nll"]) for s in (state, biased))
+    settings = {"z_loss": 0.0, "dropout_key": None, "layout": ONE_DEVICE}
+    expected, _ = batch_loss(experiment.model, biased.all_params, batch, **settings)
+    assert abs(moved - plain) > 1e-3
+    assert moved == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_a_refused_step_moves_no_bias(make, random_batch):
@@ -155,15 +169,15 @@ def test_a_refused_step_moves_no_bias(make, random_batch):
     broken = dataclasses.replace(state, params=state.params | {"embedding": {"table": table}})
     after, metrics = compiled(experiment)(broken, random_batch(experiment))
     assert int(metrics["skipped"]) == 1
-    assert not np.asarray(after.params["blocks"]["ffn"]["load_bias"]).any()
+    assert not np.asarray(after.untrained["blocks"]["ffn"]["load_bias"]).any()
 
 
 def test_biases_even_out_the_load(make, random_batch):
     """Of a model that does not learn: a bias makes every token choose the first expert, and the load undoes it."""
     experiment = make("load_bias=LoadBias(rate=0.02)", schedule="Constant(peak=1e-9)")
     state, busiest, batch = start(experiment), [], random_batch(experiment)
-    bias = state.params["blocks"]["ffn"]["load_bias"].at[:, 0].set(0.3)
-    state.params["blocks"]["ffn"]["load_bias"] = bias
+    bias = state.untrained["blocks"]["ffn"]["load_bias"].at[:, 0].set(0.3)
+    state.untrained["blocks"]["ffn"]["load_bias"] = bias
     for _ in range(30):
         state, metrics = compiled(experiment)(state, batch)
         busiest.append(float(metrics["expert_load_max"]))

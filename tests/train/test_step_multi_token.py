@@ -7,18 +7,18 @@ import jax
 import numpy as np
 import pytest
 
-from model.transformer import logical_axes
+from model.layout import ONE_DEVICE
 from model.vocabulary.multi_token import MultiToken
 from train.checkpoints.store import flat
-from train.optimizers.options import SGD, muon_dimensions
-from train.parallel.sharding import Mesh, make_mesh
+from train.optimizers.options import SGD
+from train.parallel.mesh import Mesh, make_mesh
 from train.state import init_sharded, new_state, state_shardings
 from train.step import compile_eval_step, compile_train_step, train_step
 
 
 @functools.cache
 def compiled(experiment):
-    return jax.jit(functools.partial(train_step, experiment, lambda x, axes: x))
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
 @functools.cache
@@ -85,10 +85,3 @@ def test_sharded_equals_one_device(make, random_batch):
     assert float(sharded["multi_token_loss"]) == pytest.approx(float(metrics["multi_token_loss"]), rel=1e-5)
     for name, value in flat(expected.params).items():
         np.testing.assert_allclose(flat(state.params)[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
-
-
-def test_muon_takes_the_matrices_of_modules(make):
-    dimensions = muon_dimensions(logical_axes(make().model))["multi_token"]
-    assert (dimensions["projection"].reduction_axis, dimensions["projection"].output_axis) == ((1,), (2,))
-    assert dimensions["block"]["attention"]["query"] is not None
-    assert dimensions["stream_norm"]["scale"] is None

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.parallel.sharding import path_name
+from train.parallel.table import path_name
 
 SHORT = 16  # the longest axis that is summed over first
 

@@ -17,7 +17,7 @@ from train.run.files import AS_IT_WAS
 # Words in the errors of tensorstore: for content that is wrong or missing, and for an error of the system.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
 _OF_THE_SYSTEM = re.compile("os_error_code|OS error")
-_DETAILS = re.compile(r" \[\w+='.*$")  # the end of such an error, for its developers
+_DETAILS = re.compile(r" \[[\w ]+(\[\d+\])?='.*$")  # the end of such an error, for its developers
 
 
 class DamagedError(UserError):

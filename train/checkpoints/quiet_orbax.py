@@ -16,20 +16,26 @@ def quiet_orbax() -> None:
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     for logger in ("absl", "asyncio"):
         logging.getLogger(logger).addFilter(_not_of_orbax)
-    if sys.unraisablehook is not _not_of_late_writers:
-        _hooks.append(sys.unraisablehook)
-        sys.unraisablehook = _not_of_late_writers
+    hook: Any = sys.unraisablehook
+    while hook is not None:
+        if isinstance(hook, _NotOfLateWriters):
+            return
+        hook = getattr(hook, "before", None)
+    sys.unraisablehook = _NotOfLateWriters(sys.unraisablehook)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname and "orbax" not in record.getMessage()
 
 
-_hooks: list[Callable[[Any], Any]] = []
+class _NotOfLateWriters:
+    """A hook for exceptions that nobody can catch, which passes on all but those of orbax's late writers."""
 
+    def __init__(self, before: Callable[[Any], Any]) -> None:
+        self.before = before
 
-def _not_of_late_writers(unraisable: Any) -> None:
-    closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
-    code = getattr(unraisable.object, "cr_code", None)
-    if not closed and not (code is not None and "orbax" in code.co_filename):
-        _hooks[-1](unraisable)
+    def __call__(self, unraisable: Any) -> None:
+        closed = isinstance(unraisable.exc_value, RuntimeError) and str(unraisable.exc_value) == "Event loop is closed"
+        code = getattr(unraisable.object, "cr_code", None)
+        if not closed and not (code is not None and "orbax" in code.co_filename):
+            self.before(unraisable)

@@ -12,7 +12,7 @@ import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Self
 
 import jax
@@ -26,12 +26,12 @@ from train.checkpoints.files import record, require_arrays, require_note
 from train.checkpoints.kept import kept
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.quiet_orbax import quiet_orbax
+from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
-from train.parallel.sharding import path_name
+from train.parallel.table import path_name
 from train.run.files import AS_IT_WAS
 from train.state import TrainState
 
-FORMAT = 1
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
 # Bytes of a file that arrays are written into, of all files' share of them, and of what is compressed at a time.
 FILE, SHARE, PIECE = 32 << 20, 1 / 256, 4 << 20
@@ -166,7 +166,7 @@ class CheckpointStore:
             self._manager.close()
             self._manager = self._open()
         self.failure = None
-        note = {"format": FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
+        note = {"format": CHECKPOINT_FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
         note |= {"checksums": checksums(state)}
         self._given = note | {"digest": _digest(note)}
         arrays = {"params": flat(state.params), "rest": flat(dataclasses.replace(state, params={}))}
@@ -268,26 +268,40 @@ class CheckpointStore:
         note = self._note(step)
         refuse_other_model(note, experiment, self.folder / str(step))
         placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
-        self._refuse_other_arrays(step, note["checksums"], placed)
-        rest = dataclasses.replace(placed, params={})
-        params = unflat(placed.params, self._read_arrays(step, "params", flat(placed.params)))
-        state = dataclasses.replace(unflat(rest, self._read_arrays(step, "rest", flat(rest))), params=params)
+        names = self._names(step, note, placed)
+        wanted = {names[name]: leaf for name, leaf in flat(placed).items()}
+        apart = {name: leaf for name, leaf in wanted.items() if name.startswith("params.")}  # an item of its own
+        params = self._read_arrays(step, "params", {name.removeprefix("params."): x for name, x in apart.items()})
+        arrays = {f"params.{name}": x for name, x in params.items()}
+        arrays |= self._read_arrays(step, "rest", {name: x for name, x in wanted.items() if name not in apart})
+        state: TrainState = unflat(placed, {name: arrays[there] for name, there in names.items()})
         found = checksums(state)
-        wrong = [name for name, value in found.items() if note["checksums"][name] != value]
+        wrong = [name for name, value in found.items() if note["checksums"][names[name]] != value]
         if wrong:
             more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
             raise damaged(self.folder / str(step), f"the checksum of {wrong[0]} is wrong{more}")
         return state
 
-    def _refuse_other_arrays(self, step: int, stored: Collection[str], state: TrainState) -> None:
-        """Raises UserError when a checkpoint lacks an array of the state, or has one that the state lacks."""
-        wanted = flat(state)
-        left_out = "opt_state." if not jax.tree.leaves(state.opt_state) else None
-        for name in sorted(wanted.keys() ^ set(stored)):
-            if name in wanted:
-                raise self._other_code(step, f"it has no {name}")
-            if left_out is None or not name.startswith(left_out):
-                raise self._other_code(step, f"it has {name}, which is no part of the state")
+    def _names(self, step: int, note: dict[str, Any], state: TrainState) -> dict[str, str]:
+        """The name in a checkpoint of every array of a state.
+
+        Raises UserError when it lacks one, or has one that the state lacks: another version of this code wrote it.
+        """
+        wanted, stored = flat(state), set(note["checksums"])
+        names = stored_names(note["format"], wanted, stored)
+        unknown = stored - set(names.values()) - surplus(note["format"], names, stored)
+        if not jax.tree.leaves(state.opt_state):
+            unknown = {name for name in unknown if not name.startswith("opt_state.")}
+        for name in sorted((wanted.keys() - names.keys()) | unknown):
+            what = f"it has no {name}" if name in wanted else f"it has {name}, which is no part of the state"
+            if note["format"] != CHECKPOINT_FORMAT and name.startswith("opt_state."):
+                raise UserError(
+                    f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
+                    f"some parameters otherwise ({what}), so this run cannot go on. It can be evaluated, and another "
+                    f"run can start from its parameters: --run=... --set training.start_from={self.run}"
+                )
+            raise self._other_code(step, what)
+        return names
 
     def _other_code(self, step: int, how: str) -> UserError:
         return UserError(
@@ -299,8 +313,9 @@ class CheckpointStore:
         note = self._read(step, note=ocp.args.JsonRestore())["note"]
         if not isinstance(note, dict) or note.pop("digest", None) != _digest(note):
             raise damaged(self.folder / str(step), "its note is not what was written")
-        if note["format"] != FORMAT:
-            raise self._other_code(step, f"its format is {note['format']}, and {FORMAT} is known here")
+        if note["format"] not in EARLIER_NAMES:
+            known = ", ".join(map(str, EARLIER_NAMES))
+            raise self._other_code(step, f"its format is {note['format']}; known here: {known}")
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
@@ -350,7 +365,7 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
     """Raises UserError when a checkpoint's parameters are of another model or optimizer than the experiment's."""
     stored, given = note["experiment"], to_json(experiment)
     with contextlib.suppress(UserError):  # an option that has come since stands at its default
-        stored = to_json(from_json(Experiment, stored))
+        stored = to_json(from_json(Experiment, current_config(stored)))
     changed = differences(stored["model"], given["model"], "model")
     changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
     changed = [line for line in changed if not line.startswith(("model.scan_layers", "model.remat"))]

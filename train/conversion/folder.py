@@ -113,7 +113,7 @@ class Folder:
             names = sorted(set(index["weight_map"].values()))
         else:
             names = sorted(path.name for path in self.path.glob("*.safetensors"))
-        missing = [name for name in names if not (self.path / name).is_file()]
+        missing = [name for name in names if not (self.path / name).exists()]
         if missing:
             raise UserError(f"{self.path} lacks files that its {INDEX} names: {', '.join(missing)}")
         if not names:

@@ -23,7 +23,8 @@ from model.families.family import Family
 from model.families.weights import Tensor
 from model.options import check
 from model.precision import Dtype, Precision
-from model.transformer import abstract_params, logical_axes
+from model.specs import named
+from model.transformer import abstract_params, logical_axes, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat, unflat
 from train.conversion.folder import Folder, Stored, new_folder
@@ -34,14 +35,15 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
-from train.parallel import sharding
+from train.parallel.mesh import make_mesh
+from train.parallel.table import param_shardings
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.files import write_json
 from train.run.folder import ORIGIN
 from train.run.progress import Progress
 from train.schedules import Constant
-from train.state import TrainState
+from train.state import TrainState, build_optimizer, split_params
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest windows that launch.evaluate takes when it is not told how long they should be.
@@ -74,7 +76,7 @@ def read_published(
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     names = published_names(family, config, folder)
-    stored_as = stored_as or _smallest(family.tensors(config), names, folder)
+    stored_as = stored_as or _smallest(config, family.tensors(config), names, folder)
     config = dataclasses.replace(config, precision=Precision(parameters=stored_as, compute=compute or stored_as))
     option = tokenizer_option(source, config.vocab_size)
     experiment = _experiment(config, run, option)
@@ -126,9 +128,9 @@ def read_params(
     folder: Folder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
 ) -> dict[str, Any]:
     """The parameters on the experiment's mesh; on the host there is one tensor at a time."""
-    mesh = sharding.make_mesh(experiment.mesh)
+    mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flat(sharding.param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
+    placed = flat(param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
     leaves = flat(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
@@ -165,9 +167,10 @@ def _put(where: Any) -> Any:
     return jax.jit(put, donate_argnums=0, out_shardings=where)
 
 
-def _smallest(table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
-    """The smallest format that holds every tensor exactly, but for load biases, which are always float32."""
-    held = [name for name in names if not table[name].parts[0].parameter.endswith(".load_bias")]
+def _smallest(config: ModelConfig, table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
+    """The smallest format that holds every tensor exactly, but for those that are always kept in float32."""
+    known = named(specs(config))
+    held = [name for name in names if known[table[name].parts[0].parameter].traits.stored == "parameters"]
     return "bfloat16" if {folder.tensors[names[name]].dtype for name in held} == {"BF16"} else "float32"
 
 
@@ -195,10 +198,12 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
 
 def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
     """The state before a first step from these parameters; plain descent keeps no arrays of their size."""
+    trained, untrained = split_params(experiment.model, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        opt_state=optimizers.build(experiment.optimizer, logical_axes(experiment.model)).init(params),
+        params=trained,
+        untrained=untrained,
+        opt_state=build_optimizer(experiment.model, experiment.optimizer).init(trained),
         key=jax.random.key_data(jax.random.key(experiment.training.seed)),
         guard=new_guard_state(experiment.training.guard),
     )

@@ -24,7 +24,8 @@ from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document
 from train.evaluation.measures import Entry, Tally
 from train.objectives.next_token import token_nll
-from train.parallel import feed, sharding
+from train.parallel import feed
+from train.parallel.table import MeshLayout, replicated
 
 LOGIT_BYTES = 1 << 28  # of one batch, when the batch size is ours to choose
 
@@ -51,8 +52,7 @@ def score(
     documents: Iterable[Document],
     *,
     begin: int | None,
-    mesh: jax.sharding.Mesh,
-    table: sharding.Sharding,
+    layout: MeshLayout,
     stride: int,
     window: int | None = None,
     batch_size: int | None = None,
@@ -67,8 +67,7 @@ def score(
       params: its parameters, on the mesh.
       documents: what to score; read as they are needed.
       begin: the id that a document begins after (the tokenizer's begin_of_document), or None.
-      mesh: the devices.
-      table: how activations lie on them.
+      layout: how activations lie on the devices.
       stride: tokens that the window moves by, from 1 to the window's length.
       window: its length; None for the model's context length. A model whose training sequences were shorter than its
         context has not learnt the positions past them, and is measured best at their length.
@@ -85,11 +84,11 @@ def score(
         )
     if not 1 <= stride <= length:
         raise UserError(f"the stride must be from 1 to the window of {length} tokens, got {stride}")
-    ways = sharding.ways(mesh, table, "batch")
+    ways = layout.ways("batch")
     batch_size = -(-(batch_size or default_batch_size(length, model.vocab_size)) // ways) * ways
-    placed = sharding.named(mesh, table, ("batch", None))  # any window, where the mesh would split sequences too
+    placed = layout.placement(("batch", None))  # any window, where the mesh would split sequences too
     local = feed.local_rows(placed, batch_size)
-    score_batch = _compile(model, mesh, table)
+    score_batch = _compile(model, layout)
 
     nll: list[float] = []
     sizes: list[tuple[int, int, int]] = []  # tokens, bytes and words, of what is scored of each document
@@ -137,13 +136,9 @@ def score(
 
 
 @functools.lru_cache(maxsize=8)
-def _compile(model: ModelConfig, mesh: jax.sharding.Mesh, table: sharding.Sharding) -> Callable[..., jax.Array]:
+def _compile(model: ModelConfig, layout: MeshLayout) -> Callable[..., jax.Array]:
     """The jitted loss of every token: -log p in nats, float32 (B, T), whole on every device."""
-    shard = sharding.shard_activations(mesh, table)
-
-    return jax.jit(
-        lambda params, batch: token_nll(model, params, batch, shard), out_shardings=sharding.replicated(mesh)
-    )
+    return jax.jit(lambda params, batch: token_nll(model, params, batch, layout), out_shardings=replicated(layout.mesh))
 
 
 def default_batch_size(length: int, vocab_size: int) -> int:

@@ -9,7 +9,8 @@ from train.data.batches.pipeline import EvaluationBatches
 from train.data.shards.dataset import Dataset
 from train.evaluation.measures import Entry, Tally
 from train.experiment import Experiment
-from train.parallel import feed, sharding
+from train.parallel import feed
+from train.parallel.table import layout_of
 from train.state import TrainState
 from train.step import compile_eval_step
 
@@ -19,7 +20,7 @@ class SplitEvaluation:
 
     def __init__(self, experiment: Experiment, dataset: Dataset, mesh: jax.sharding.Mesh) -> None:
         """Args: the experiment, its open dataset, its mesh. Raises UserError when there is no token to predict."""
-        self._rows = sharding.named(mesh, experiment.sharding, ("batch", "sequence"))
+        self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
         self._isolated = not experiment.data.cross_document_attention
         self._batches = EvaluationBatches(

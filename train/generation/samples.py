@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from model.inference.sampling import Sampling
-from model.taps import Shard, unsharded
+from model.layout import ONE_DEVICE, Layout
 from train.data.tokenizers.interface import Tokenizer
 from train.evaluation.parsing import Sample
 from train.experiment import Experiment
@@ -18,8 +18,7 @@ def draw_samples(
     *,
     tokenizer: Tokenizer,
     seed: int,
-    shard: Shard = unsharded,
-    row_multiple: int = 1,
+    layout: Layout = ONE_DEVICE,
 ) -> list[Sample]:
     """One text for each prompt, as `experiment.samples` says; the prompt is part of the text.
 
@@ -29,7 +28,7 @@ def draw_samples(
       prompts: the texts to continue; an empty one asks for any document.
       tokenizer: of the run's dataset.
       seed: of the draws; the same seed gives the same texts.
-      shard, row_multiple: how activations lie on the mesh, and the ways that it splits a batch.
+      layout: how activations lie on devices.
 
     Raises:
       UserError: for a prompt that `train.generation.texts.check_prompts` refuses.
@@ -48,8 +47,7 @@ def draw_samples(
         prompts,
         sampling,
         batch_size=max(1, len(prompts)),
-        shard=shard,
-        row_multiple=row_multiple,
+        layout=layout,
     )
     return [
         Sample(prompt + continuation.text, ended=continuation.ended_by == "end_of_document")

@@ -9,7 +9,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.inference.generate import generate
 from model.inference.sampling import Sampling
-from model.taps import Shard, unsharded
+from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
 from train.data.tokenizers.interface import StreamDecoder, Tokenizer
 from train.generation.prompts import check_text
@@ -46,8 +46,7 @@ def continue_texts(
     *,
     stops: Sequence[str] = (),
     batch_size: int = 16,
-    shard: Shard = unsharded,
-    row_multiple: int = 1,
+    layout: Layout = ONE_DEVICE,
     on_text: OnText | None = None,
     results: list[Continuation] | None = None,
 ) -> list[Continuation]:
@@ -61,8 +60,7 @@ def continue_texts(
       sampling: how tokens are chosen, and how many.
       stops: strings that end a continuation, which then holds what is before the first of them.
       batch_size: prompts at a time.
-      shard: places activations on the mesh, as for `model.generate.generate`.
-      row_multiple: the ways that the mesh splits a batch.
+      layout: how activations lie on devices, as for `model.inference.generate.generate`.
       on_text: see `OnText`.
       results: the list to fill and return; when KeyboardInterrupt ends the call, it has what was drawn by then.
 
@@ -78,7 +76,8 @@ def continue_texts(
         draws.append(before[prompt])
         before[prompt] += 1
     # The last batch is filled up to the size of the others, so that it needs no program of its own.
-    padded = -(-min(batch_size, len(rows)) // row_multiple) * row_multiple if rows else 1
+    ways = layout.ways("batch")
+    padded = -(-min(batch_size, len(rows)) // ways) * ways if rows else 1
     results = [] if results is None else results
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
@@ -93,7 +92,7 @@ def continue_texts(
                 end=tokenizer.end_of_document,
                 on_token=batch.take,
                 draws=draws[chosen],
-                shard=shard,
+                layout=layout,
                 row_multiple=padded,
             )
         except KeyboardInterrupt:

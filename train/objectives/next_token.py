@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from model.config import ModelConfig
-from model.taps import Shard
+from model.layout import Layout
 from model.transformer import forward
 from model.vocabulary.cross_entropy import cross_entropy
 
@@ -42,14 +42,14 @@ def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> 
     return objective
 
 
-def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], shard: Shard) -> jax.Array:
+def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
     """-log p of every target in nats, float32 (B, T), without dropout: what every evaluation is a sum of.
 
     Args:
       model: the model's options.
       params: its parameters.
       batch: tokens and targets (B, T); segment_ids and positions where documents do not see each other.
-      shard: places activations.
+      layout: how activations lie on devices.
     """
     output = forward(
         model,
@@ -57,6 +57,6 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], s
         batch["tokens"],
         positions_BT=batch.get("positions"),
         segment_ids_BT=batch.get("segment_ids"),
-        shard=shard,
+        layout=layout,
     )
     return cross_entropy(output.logits_BTV, batch["targets"])[0]

@@ -1,14 +1,9 @@
-"""Optimizers, schedules, skipped steps."""
+"""Optimizers, and the guard that skips steps."""
 
-from train.optimizers.guard import Guard
-from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
+from model.exports import exports
 
-__all__ = [
-    "SGD",
-    "Adafactor",
-    "AdamW",
-    "Guard",
-    "Lion",
-    "Muon",
-    "ScheduleFreeAdamW",
-]
+__all__, __getattr__ = exports(
+    __name__,
+    options="Adafactor AdamW Lion Muon SGD ScheduleFreeAdamW",
+    guard="Guard",
+)

@@ -3,26 +3,33 @@
 AdamW: Loshchilov, Hutter 2019. Adafactor: Shazeer, Stern 2018. Lion: Chen et al. 2023. Muon: Jordan 2024, with the
 update size of Liu et al. 2025, "Muon is Scalable for LLM Training". Schedule-free: Defazio et al. 2024.
 
-Weight decay is decoupled and multiplied by the learning rate. It spares the parameters whose dotted name, such as
-`blocks.attention_norm.scale`, matches a pattern of `no_decay` (shell wildcards).
+Weight decay is decoupled and multiplied by the learning rate. It takes matrices, tables and filters, and spares what
+only scales or shifts (norm scales, biases, layer-scale gains, attention sinks, rates of decay): the column `decayed` of
+the roles in model/specs.py. `decayed` and `spared` change that for a role, such as "embedding", or for the parameters
+whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards); `spared` has the last word.
 """
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from train.parallel.sharding import path_name
+from model.options import nearest
+from model.specs import ROLES, Spec, named
+from train.parallel.table import path_name
+
+TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Decayed:
     weight_decay: float = 0.0
-    no_decay: tuple[str, ...] = ("*.scale", "*bias")
+    decayed: tuple[str, ...] = ()
+    spared: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -34,6 +41,26 @@ class _Decayed:
                 yield name, f"must be from 0 up to but not 1, got {value}"
         if getattr(self, "epsilon", 1.0) <= 0:
             yield "epsilon", f"must be above 0, got {getattr(self, 'epsilon', None)}"
+
+    def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
+        """Yields what `decayed` and `spared` say that does not fit a model's parameters (the tree of their specs)."""
+        known = {name: spec for name, spec in named(specs).items() if spec.traits.trained}
+        for field in ("decayed", "spared"):
+            for entry in getattr(self, field):
+                if entry not in TRAINED_ROLES and not any(_is_meant(entry, *one) for one in known.items()):
+                    hint = nearest(entry, known if "." in entry else TRAINED_ROLES)
+                    yield field, f"{entry!r} is no role, and no trained parameter of this model has such a name; {hint}"
+
+    def decays(self, name: str, spec: Spec) -> bool:
+        """Whether weight decay takes a parameter."""
+        if any(_is_meant(entry, name, spec) for entry in self.spared):
+            return False
+        return spec.traits.decayed or any(_is_meant(entry, name, spec) for entry in self.decayed)
+
+
+def _is_meant(entry: str, name: str, spec: Spec) -> bool:
+    """Whether an entry of `decayed` or `spared`, a role or a pattern of dotted names, means a parameter."""
+    return spec.role == entry if entry in ROLES else fnmatch.fnmatchcase(name, entry)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,8 +91,9 @@ class Lion(_Decayed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Muon(_Decayed):
-    """Orthogonalised momentum for the matrices of the blocks; Adam for embeddings, norms and biases; both Nesterov.
+    """Orthogonalised momentum for hidden matrices; Adam for tables, filters, norms and biases; both Nesterov.
 
+    The matrix of each layer, expert and recurrent head is orthogonalised by itself, from all inputs to all outputs.
     `rms` sets the root mean square of an update per unit of learning rate, so that rates tuned for AdamW carry over.
     """
 
@@ -110,17 +138,16 @@ class ScheduleFreeAdamW(_Decayed):
 Optimizer = AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
 
 
-def build(option: Optimizer, axes: Any) -> optax.GradientTransformation:
+def build(option: Optimizer, specs: Any) -> optax.GradientTransformation:
     """The optax transformation, its learning rate an entry of its state (see `set_learning_rate`).
 
     Args:
       option: the choice.
-      axes: the tree of `model.transformer.logical_axes`, by which Muon tells inputs from outputs.
+      specs: what the parameters that it moves are (model/specs.py), a tree like theirs.
     """
-    # Structures are compared by optax where it masks, so the mask is a function of the tree that it is handed.
     # The rate is float32 whatever the parameters are: a state must not change its formats at the first step.
     factory = optax.inject_hyperparams(
-        lambda learning_rate: _chain(option, axes, learning_rate), hyperparam_dtype=jnp.float32
+        lambda learning_rate: _chain(option, specs, learning_rate), hyperparam_dtype=jnp.float32
     )
     return factory(learning_rate=0.0)
 
@@ -131,20 +158,15 @@ def set_learning_rate(opt_state: Any, learning_rate: jax.Array) -> Any:
 
 
 def evaluation_params(option: Optimizer, opt_state: Any, params: Any) -> Any:
-    """The parameters to evaluate: the averaged ones of a schedule-free run, else those that are trained."""
+    """What to evaluate of the trained parameters: the averages of a schedule-free run, else what is trained."""
     if isinstance(option, ScheduleFreeAdamW):
         averaged = optax.contrib.schedule_free_eval_params(opt_state.inner_state, params)
-
-        def choose(path: Any, a: jax.Array, p: jax.Array) -> jax.Array:
-            # A load bias is moved by the step and not by the optimizer, which has no average of it.
-            return p if path_name(path).endswith("load_bias") else a.astype(p.dtype)
-
-        return jax.tree_util.tree_map_with_path(choose, averaged, params)
+        return jax.tree.map(lambda a, p: a.astype(p.dtype), averaged, params)
     return params
 
 
-def _chain(option: Optimizer, axes: Any, learning_rate: Any) -> optax.GradientTransformation:
-    decay = decay_mask(option.no_decay)
+def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientTransformation:
+    decay = decay_mask(option, specs)
     if isinstance(option, AdamW):
         return optax.adamw(
             learning_rate,
@@ -177,7 +199,7 @@ def _chain(option: Optimizer, axes: Any, learning_rate: Any) -> optax.GradientTr
             consistent_rms=option.rms,
             adam_b1=option.adam_b1,
             adam_b2=option.adam_b2,
-            muon_weight_dimension_numbers=lambda params: muon_dimensions(axes),
+            muon_weight_dimension_numbers=lambda params: muon_dimensions(specs),
         )
         # Decay stands outside: optax's Muon would decay all that Adam updates, norms and biases included.
         decayed = optax.add_decayed_weights(-option.weight_decay, decay)
@@ -201,28 +223,15 @@ def _schedule_free(inner: Any, learning_rate: Any, b1: float) -> optax.GradientT
     return optax.GradientTransformationExtraArgs(init, free.update)
 
 
-def decay_mask(no_decay: tuple[str, ...]) -> Callable[[Any], Any]:
-    """A function of a parameter tree that marks the parameters that decay."""
-
-    def mask(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: not any(fnmatch.fnmatch(path_name(path), pattern) for pattern in no_decay), params
-        )
-
-    return mask
+def decay_mask(option: Optimizer, specs: Any) -> Any:
+    """A tree that marks the parameters that decay."""
+    return jax.tree_util.tree_map_with_path(lambda path, spec: option.decays(path_name(path), spec), specs)
 
 
-def muon_dimensions(axes: Any) -> Any:
-    """For each matrix of the blocks, the axes it contracts over and those it makes; None for all other parameters."""
+def muon_dimensions(specs: Any) -> Any:
+    """For each parameter that Muon orthogonalises, the axes that it contracts over and makes; None for all others."""
 
-    def dimensions(path: Any, names: tuple[str, ...]) -> Any:
-        inner = [i for i, name in enumerate(names) if name != "layer"]
-        if len(inner) > 2 and names[inner[0]] == "expert":
-            inner = inner[1:]  # a matrix for each expert
-        if len(inner) < 2 or "layer" not in names or path_name(path).endswith("bias"):
-            return None
-        reads_stream = names[inner[0]] == "embed"
-        reduction, output = (inner[:1], inner[1:]) if reads_stream else (inner[:-1], inner[-1:])
-        return optax.contrib.MuonDimensionNumbers(tuple(reduction), tuple(output))
+    def dimensions(spec: Spec) -> Any:
+        return optax.contrib.MuonDimensionNumbers(spec.inputs, spec.outputs) if spec.is_hidden_matrix else None
 
-    return jax.tree_util.tree_map_with_path(dimensions, axes, is_leaf=lambda x: isinstance(x, tuple))
+    return jax.tree.map(dimensions, specs)

@@ -29,7 +29,7 @@ def check_length(sequence_length: int, rows: NamedSharding) -> None:
     if sequence_length % ways:
         raise UserError(
             f"data.sequence_length: {sequence_length} tokens cannot be split {ways} ways over the mesh's axes; "
-            f"use a multiple of {ways}, or keep sequences whole with --set 'sharding.sequence=()'"
+            f"use a multiple of {ways}, or keep sequences whole with --set 'sharding.activations.sequence=()'"
         )
 
 

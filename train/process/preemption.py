@@ -63,6 +63,7 @@ def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[Non
             signal.signal(number, handler)
         _send_again(number)
 
+    not_lost.before = hook  # type: ignore[attr-defined]  # for those who look through the chain of hooks
     for number in previous:
         signal.signal(number, handler)
     if previous:
@@ -70,7 +71,7 @@ def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[Non
     try:
         yield
     finally:
-        if previous:
+        if sys.unraisablehook is not_lost:  # else somebody has put another one before it, which stays
             sys.unraisablehook = hook
         for number, before in previous.items():
             if before is not None:  # a handler that Python did not set, and cannot put back

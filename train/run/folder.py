@@ -3,7 +3,7 @@
 config.json        the resolved experiment, which loads back to the same one
 data.json          where the dataset is
 environment.json   versions, devices, git revision, one entry for every start
-parameters.json    name, shape, axes, placement and count of every parameter
+parameters.json    name, role, shape, axes, placement and count of every parameter
 origin/            what lay beside published weights, where the run was read from them, or started from such a run
 metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
 """

@@ -8,17 +8,17 @@ from typing import Any
 import jax
 
 from model.errors import UserError
-from model.taps import Shard
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
-from train.optimizers.options import ScheduleFreeAdamW, evaluation_params
-from train.parallel import sharding
+from train.optimizers.options import ScheduleFreeAdamW
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import MeshLayout, layout_of
 from train.run.folder import ORIGIN
 from train.run.paths import as_path
-from train.state import abstract_state, state_shardings
+from train.state import abstract_state, evaluation_params, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class LoadedRun:
       experiment: what it computes.
       params: the parameters to evaluate, on the mesh.
       mesh: the devices here, laid out by the experiment's mesh (or all along `data` where that does not fit here).
-      shard: places activations on the mesh.
+      layout: how activations lie on the mesh.
       tokenizer: of the run's dataset.
       step: of the checkpoint.
     """
@@ -39,7 +39,7 @@ class LoadedRun:
     experiment: Experiment
     params: Any
     mesh: jax.sharding.Mesh
-    shard: Shard
+    layout: MeshLayout
     tokenizer: Tokenizer
     step: int
 
@@ -91,7 +91,7 @@ def load_run(run: str | pathlib.Path, which: str = "latest") -> LoadedRun:
         experiment=experiment,
         params=loaded.params,
         mesh=loaded.mesh,
-        shard=sharding.shard_activations(loaded.mesh, experiment.sharding),
+        layout=layout_of(loaded.mesh, experiment.sharding),
         tokenizer=dataset.tokenizer,
         step=loaded.step,
     )
@@ -113,7 +113,7 @@ def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
                 raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
         else:
             state = store.restore(_step(store, run, which), experiment, placed, abstract)
-    params = evaluation_params(experiment.optimizer, state.opt_state, state.params)
+    params = evaluation_params(experiment.optimizer, state)
     return LoadedParams(experiment, params, mesh, int(state.step))
 
 
@@ -137,6 +137,6 @@ def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:
 
 def _mesh_here(experiment: Experiment) -> jax.sharding.Mesh:
     try:
-        return sharding.make_mesh(experiment.mesh)
+        return make_mesh(experiment.mesh)
     except UserError:  # trained on another number of devices: any layout gives the same numbers
-        return sharding.make_mesh(sharding.Mesh())
+        return make_mesh(Mesh())

@@ -1,4 +1,4 @@
-"""The parameter table: name, shape, logical axes, placement and count of every parameter; memory per device."""
+"""The parameter table: name, role, shape, axes, placement and count of every parameter; memory per device."""
 
 import dataclasses
 import math
@@ -8,9 +8,10 @@ import jax
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
-from model.transformer import abstract_params, logical_axes
+from model.specs import named
+from model.transformer import abstract_params, specs
 from train.experiment import Experiment
-from train.parallel import sharding
+from train.parallel.table import mesh_axes
 from train.run.environment import host_memory
 from train.state import abstract_state, state_shardings
 
@@ -20,8 +21,9 @@ class Row:
     """One parameter."""
 
     name: str
+    role: str
     shape: tuple[int, ...]
-    axes: tuple[str, ...]
+    axes: tuple[str | None, ...]
     spec: str
     count: int
 
@@ -29,11 +31,10 @@ class Row:
 def table(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
-    axes = jax.tree.leaves(logical_axes(experiment.model), is_leaf=lambda x: isinstance(x, tuple))
     rows = []
-    for (path, leaf), names in zip(shapes, axes, strict=True):
-        parts = ["+".join(split) or "-" for split in sharding.mesh_axes(experiment.sharding, names)]
-        rows.append(Row(sharding.path_name(path), leaf.shape, names, " ".join(parts), math.prod(leaf.shape)))
+    for (_, leaf), (name, spec) in zip(shapes, named(specs(experiment.model)).items(), strict=True):
+        parts = ["+".join(split) or "-" for split in mesh_axes(experiment.sharding.parameters, spec.axes)]
+        rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape)))
     return rows
 
 
@@ -43,7 +44,7 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
-    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients while it steps."""
+    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of what is trained."""
     arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*arguments, mesh, experiment.sharding)
 
@@ -51,9 +52,11 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
         return math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
 
     state = abstract_state(*arguments)
-    params = sum(jax.tree.leaves(jax.tree.map(held, state.params, placed.params)))
-    everything = sum(jax.tree.leaves(jax.tree.map(held, state, placed)))
-    return {"parameters": params, "optimizer": everything - params, "gradients": params}
+    trained, params, everything = (
+        sum(jax.tree.leaves(jax.tree.map(held, tree, places)))
+        for tree, places in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
+    )
+    return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 
 
 def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
@@ -78,10 +81,14 @@ def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """The table as text, with totals, FLOPs per token and memory per device."""
     rows = table(experiment)
-    header = ("parameter", "shape", "axes", "mesh axes", "count")
-    cells = [header] + [(r.name, "x".join(map(str, r.shape)), " ".join(r.axes), r.spec, f"{r.count:,}") for r in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(5)]
-    lines = ["  ".join((c.rjust if i == 4 else c.ljust)(widths[i]) for i, c in enumerate(row)) for row in cells]
+    header = ("parameter", "role", "shape", "axes", "mesh axes", "count")
+    cells = [header] + [
+        (r.name, r.role, "x".join(map(str, r.shape)), " ".join(axis or "-" for axis in r.axes), r.spec, f"{r.count:,}")
+        for r in rows
+    ]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    last = len(header) - 1
+    lines = ["  ".join((c.rjust if i == last else c.ljust)(widths[i]) for i, c in enumerate(row)) for row in cells]
     counts = count_parameters(experiment.model)
     active = f", {counts.active:,} used by a token" if counts.idle else ""
     length = experiment.data.sequence_length

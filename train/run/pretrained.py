@@ -8,6 +8,7 @@ import jax
 
 from model.config import differences_of_models
 from model.errors import UserError
+from model.transformer import abstract_params
 from train import experiment as experiments
 from train.experiment import Experiment
 from train.run.folder import ORIGIN
@@ -38,10 +39,8 @@ def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> A
     loaded = load_params(source)
     if (source / ORIGIN).is_dir():
         shutil.copytree(source / ORIGIN, run / ORIGIN, dirs_exist_ok=True)
-    dtype = experiment.model.precision.parameters
-    keep = ("load_bias",)  # float32 whatever the others are
 
-    def place(path: Any, x: jax.Array, where: Any) -> jax.Array:
-        return jax.device_put(x if path[-1].key in keep else x.astype(dtype), where)
+    def place(x: jax.Array, like: jax.ShapeDtypeStruct, where: Any) -> jax.Array:
+        return jax.device_put(x.astype(like.dtype), where)
 
-    return jax.tree_util.tree_map_with_path(place, loaded.params, placed)
+    return jax.tree.map(place, loaded.params, abstract_params(experiment.model), placed)

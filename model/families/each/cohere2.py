@@ -72,7 +72,7 @@ FAMILY = Family(
     config=config,
     weights=(
         *llama_like.EMBEDDING,
-        Weight("blocks.attention_norm.scale", LAYER + "input_layernorm.weight"),
+        Weight("blocks.residual.attention_norm.scale", LAYER + "input_layernorm.weight"),
         *llama_like.ATTENTION,
         *llama_like.FEED_FORWARD,
     ),

@@ -37,8 +37,8 @@ FAMILY = Family(
     weights=(
         *llama_like.EMBEDDING,
         *llama_like.PRE_NORMS,
-        Weight("blocks.attention_output_norm.scale", LAYER + "post_self_attn_layernorm.weight"),
-        Weight("blocks.ffn_output_norm.scale", LAYER + "post_mlp_layernorm.weight"),
+        Weight("blocks.residual.attention_output_norm.scale", LAYER + "post_self_attn_layernorm.weight"),
+        Weight("blocks.residual.ffn_output_norm.scale", LAYER + "post_mlp_layernorm.weight"),
         *llama_like.ATTENTION,
         *llama_like.FUSED_FEED_FORWARD,
     ),

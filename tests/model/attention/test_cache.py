@@ -9,6 +9,7 @@ from model.attention import cache as kv_cache
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
 from model.attention.patterns import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
+from model.attention.value_residual import ValueResidual
 from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
@@ -18,6 +19,7 @@ from model.norms import LayerNorm, RMSNorm
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
+from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
 from model.recurrent.delta import GatedDelta
@@ -25,7 +27,8 @@ from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
 from model.recurrent.memory import State
-from model.residual import Multipliers, Parallel, PostNorm, Reordered, Sandwich
+from model.recurrent.state_space import StateSpace
+from model.residual import HyperConnections, Multipliers, Parallel, PostNorm, Reordered, Sandwich
 from model.stack import empty_caches
 from model.vocabulary.embedding import Untied
 
@@ -89,6 +92,15 @@ CONFIGS = {
             num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
     },
+    "value residuals": {
+        "num_layers": 3,
+        "attention": GroupedQuery(num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True)),
+    },
+    "a sublayer alone": {
+        "num_layers": 4,
+        "exceptions": (Except(layers="1::2", ffn=None), Except(layers="2", attention=None)),
+    },
+    "no mixer": {"position": NoPositions(), "attention": None},
     "temperature": {
         "num_layers": 4,
         "exceptions": (
@@ -115,6 +127,7 @@ CONFIGS = {
         "unembedding": Untied(bias=True),
     },
     "parallel": {"position": Rotary(scaling=NTK(factor=2.0)), "residual": Parallel(shared_norm=False)},
+    "hyper-connections": {"residual": HyperConnections(streams=3), "num_layers": 3},
     "linear biases": {
         "num_layers": 3,
         "position": ALiBi(),
@@ -122,6 +135,17 @@ CONFIGS = {
         "exceptions": (
             Except(layers="1", position=Rotary()),
             Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
+        ),
+    },
+    "trained biases": {
+        "num_layers": 3,
+        "position": RelativeBias(buckets=6, distance=9),
+        "exceptions": (
+            Except(
+                layers="1",
+                attention=Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+            ),
+            Except(layers="2", position=NoPositions()),
         ),
     },
     "partial": {"position": Rotary(fraction=0.5, interleaved=True, scaling=LinearScaling(factor=2.0))},
@@ -162,6 +186,11 @@ CONFIGS = {
             Except(layers="-1", attention=LinearAttention(num_heads=2, chunk=4)),
         ),
     },
+    "state space": {
+        "num_layers": 3,
+        "attention": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=3),
+        "exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=4)), Except(layers="::2", ffn=None)),
+    },
     "recurrent": {
         "num_layers": 3,
         "position": Learned(),
@@ -200,7 +229,7 @@ def test_cached_equals_full(small, drawn, run, tokens, name):
     cached, cache = decode(run, config, params, tokens, [1, 5, *[1] * 6])
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
     arrays = [jax.tree.leaves(stack) for stack in cache.values()]
-    assert sum(len(first) for first, *_ in arrays) == config.num_layers
+    assert sum(len(first) for first, *_ in arrays) == sum(layer.attention is not None for layer in config.layers)
     slots = [jax.tree.leaves(stack) for stack in cache.values() if not isinstance(stack, State)]
     for stored in itertools.chain.from_iterable(slots):
         assert np.abs(stored[:, :, 11]).min() > 0

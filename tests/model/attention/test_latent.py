@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.attention import patterns as masks
 from model.attention.latent import Latent, LatentAttention
+from model.attention.visibility import Coordinates, causal
 from model.errors import UserError
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
@@ -76,9 +76,9 @@ def by_hand(option, w, x, turned):
 
 def context(option, length, slots=None, begin=0, turned=True):
     index = begin + np.broadcast_to(np.arange(length), (2, length))
-    keys = np.arange(slots or length)[None]
     table = rotary_table(Rotary() if turned else NoPositions(), index, option.rotary_head_dim)
-    return Context(index_BT=index, rotary=table, mask_BTS=masks.causal(index, keys))
+    visibility = causal(Coordinates(length, index=index), Coordinates(slots or length))
+    return Context(index_BT=index, rotary=table, visibility=visibility)
 
 
 X = np.random.default_rng(1).normal(size=(2, 5, 8))
@@ -116,7 +116,7 @@ def test_shapes_and_axes():
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
     fresh = LatentAttention(layer.option, 8, 0.0, "float32", make)
     names = ("query_down", "query", "kv_down", "rotary_key", "key_up", "value_up", "output")
-    assert {name: (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["axes"]) for name in names} == {
+    assert {name: (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["spec"].axes) for name in names} == {
         "query_down": ((8, 7), ("embed", "rank")),
         "query": ((7, 2, 10), ("rank", "heads", "head_dim")),
         "kv_down": ((8, 3), ("embed", "rank")),

@@ -138,9 +138,9 @@ def decoder(p, tokens):
             for t in range(len(tokens)):
                 weights = softmax(q[t] @ k[: t + 1].T / math.sqrt(4))  # equation 1
                 out[t] += weights @ v[: t + 1] @ a["output"][head]
-        x = norm(x + out, w["attention_norm"])  # section 3.1
+        x = norm(x + out, w["residual"]["attention_norm"])  # section 3.1
         out = np.maximum(0, x @ f["up"] + f["up_bias"]) @ f["down"] + f["down_bias"]  # equation 2
-        x = norm(x + out, w["ffn_norm"])
+        x = norm(x + out, w["residual"]["ffn_norm"])
     return x @ p["embedding"]["table"].T
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.feedforward.dispatch import Capacity, dropless, in_slots
-from model.taps import unsharded
+from model.layout import Layout
 
 E, D = 5, 3
 
@@ -39,7 +39,7 @@ def slots(case, factor, scaled=True):
     chosen, x, scale, w, b = case
     work = lambda rows, product: product(rows, w, b)  # noqa: E731
     option, given = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
-    return in_slots(option, jnp.asarray(x), jnp.asarray(chosen), given, E, work, unsharded)
+    return in_slots(option, jnp.asarray(x), jnp.asarray(chosen), given, E, work, Layout())
 
 
 def test_capacity_is_a_loop_that_counts(case):
@@ -86,7 +86,7 @@ def test_gradients_of_both_are_those_of_the_loop(case):
             if way == "dropless":
                 y = dropless(x, jnp.asarray(chosen), scale, E, work)
             elif way == "slots":
-                y = in_slots(Capacity(factor=9.0), x, jnp.asarray(chosen), scale, E, work, unsharded)[0]
+                y = in_slots(Capacity(factor=9.0), x, jnp.asarray(chosen), scale, E, work, Layout())[0]
             else:
                 y = jnp.einsum("BTR,BTD,BTRDF->BTRF", scale, x, w[chosen]) + b[chosen]
             return jnp.sum(y * towards)

@@ -92,7 +92,7 @@ def test_a_loop_over_tokens_and_experts(name, small, drawn, run, tokens):
         for layer in range(2):
             p = jax.tree.map(lambda x, layer=layer: x[layer], blocks)
             stream = before + kept["attention_output"][layer]
-            read = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 1e-6) * p["ffn_norm"]["scale"]
+            read = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 1e-6) * p["residual"]["ffn_norm"]["scale"]
             expected = np.apply_along_axis(lambda x, p=p: experts_by_hand(option, p["ffn"], x), -1, read)
             np.testing.assert_allclose(kept["ffn_output"][layer], expected, rtol=1e-4, atol=1e-4)
             assert np.abs(expected).max() > 0.3

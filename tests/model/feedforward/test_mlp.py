@@ -102,7 +102,7 @@ def test_clamped_and_offset():
 
 def test_axes():
     layer = FeedForward(Gated(width=6, bias=True), 4, ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
-    axes = {name: (getattr(layer, name).shape, getattr(layer, name).get_metadata()["axes"]) for name in WEIGHTS}
+    axes = {name: (getattr(layer, name).shape, getattr(layer, name).get_metadata()["spec"].axes) for name in WEIGHTS}
     assert axes == {
         "gate": ((4, 6), ("embed", "ffn")),
         "up": ((4, 6), ("embed", "ffn")),

@@ -27,7 +27,8 @@ from model.recurrent.gru import GRU
 from model.recurrent.lstm import LSTM
 from model.residual import PostNorm
 from model.transformer import forward, init
-from train.parallel import sharding
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
 
 # A wide initialisation, so that the likeliest token wins by more than rounding.
 CONFIG = ModelConfig(
@@ -174,15 +175,22 @@ def test_prefill_and_decode_are_compiled_once_for_all_lengths(monkeypatch, caplo
         assert sum(f"jit({name})" in message for message in compiled) == 1, compiled
 
 
-def test_a_mesh_gives_the_same_texts_and_compiles_once(params, caplog):
-    mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=2, tensor=2))
-    table = sharding.Sharding(vocab=())  # 61 tokens split no way
-    shard = sharding.shard_activations(mesh, table)
+ACTIVATIONS = {
+    "heads": ActivationAxes(),
+    "the stream's positions": ActivationAxes(sequence=("tensor",)),
+    "slots": ActivationAxes(key_sequence=("tensor",), heads=(), kv_heads=()),
+}
+
+
+@pytest.mark.parametrize("split", ACTIVATIONS)
+def test_a_mesh_gives_the_same_texts_and_compiles_once(split, params, caplog):
+    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
+    table = Sharding(parameters=ParameterAxes(vocab=()), activations=ACTIVATIONS[split])  # 61 tokens split no way
     from model.transformer import abstract_params, logical_axes
 
-    placed = sharding.param_shardings(mesh, table, logical_axes(CONFIG), abstract_params(CONFIG))
+    placed = param_shardings(mesh, table, logical_axes(CONFIG), abstract_params(CONFIG))
     params_on_mesh = jax.device_put(params, placed)
-    options = {"shard": shard, "row_multiple": 4, "chunk": 6}
+    options = {"layout": layout_of(mesh, table), "chunk": 6}
     expected = generate(CONFIG, params, prompts_of(1, 8, 20), GREEDY)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         assert generate(CONFIG, params_on_mesh, prompts_of(1, 8, 20), GREEDY, **options) == expected

@@ -5,14 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention import patterns as masks
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
+from model.attention.patterns import Chunked, SlidingWindow
+from model.attention.scoring import Scoring
+from model.attention.visibility import Coordinates, bidirectional, causal
 from model.dropout import drop
-from model.kernels.blocks import Scoring, attend, attention_weights
+from model.kernels import attend, attention_weights
 from model.layers import Except
 from model.positions.absolute import NoPositions
-from model.positions.alibi import ALiBi, slopes
+from model.positions.alibi import ALiBi, LinearBias, slopes
 from model.transformer import forward
 
 
@@ -61,15 +63,21 @@ def drawn_heads(n, kv, b=2, t=4, s=5, h=6):
     return q, k, v, mask, (rng.integers(0, 9, (b, t)), rng.integers(0, 9, (1, s)))
 
 
+def seen(mask, places):
+    """The pairs of an array alone, between queries and keys at these positions."""
+    query, key = (Coordinates(place.shape[1], position=place) for place in places)
+    return bidirectional(query, key).only(mask)
+
+
 @pytest.mark.parametrize(("n", "kv"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("softcap", [None, 0.7])
 def test_attend(n, kv, softcap):
     q, k, v, mask, places = drawn_heads(n, kv)
-    scoring = Scoring(0.4, softcap, slopes=slopes(n))
+    scoring, visibility, bias = Scoring(0.4, softcap), seen(mask, places), LinearBias(slopes(n))
     expected, weights = naive(q, k, v, mask, places, 0.4, softcap)
-    np.testing.assert_allclose(attend(q, k, v, mask, scoring, places), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(attention_weights(q, k, mask, scoring, places), weights, rtol=1e-5, atol=1e-6)
-    assert np.abs(attend(q, k, v, mask, Scoring(0.4, softcap)) - expected).max() > 0.05
+    np.testing.assert_allclose(attend(q, k, v, visibility, scoring, bias=bias), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(attention_weights(q, k, visibility, scoring, bias=bias), weights, rtol=1e-5, atol=1e-6)
+    assert np.abs(attend(q, k, v, visibility, scoring) - expected).max() > 0.05
 
 
 @pytest.mark.parametrize("softcap", [None, 0.7])
@@ -77,7 +85,7 @@ def test_attend(n, kv, softcap):
 def test_the_derivative_is_that_of_the_equation(softcap, rate):
     """Against autodiff of the equation written out, six heads in two groups."""
     q, k, v, mask, (query, key) = drawn_heads(6, 2)
-    scoring, drop_key = Scoring(0.4, softcap, slopes=slopes(6)), jax.random.key(5)
+    scoring, bias, drop_key = Scoring(0.4, softcap), LinearBias(slopes(6)), jax.random.key(5)
 
     def plain(q, k, v):
         scores = 0.4 * jnp.einsum("btnh,bsnh->bnts", q, jnp.repeat(k, 3, axis=2))
@@ -89,7 +97,9 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
             weights = grouped.reshape(weights.shape)
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
-    ours = lambda q, k, v: attend(q, k, v, mask, scoring, (query, key), dropout=rate, dropout_key=drop_key)  # noqa: E731
+    def ours(q, k, v):
+        return attend(q, k, v, seen(mask, (query, key)), scoring, bias=bias, dropout=rate, dropout_key=drop_key)
+
     (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v), jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
     for got, want in zip(pull(jnp.cos(y)), plain_pull(jnp.cos(y)), strict=True):
@@ -102,22 +112,22 @@ def test_causal_blocks_equal_the_whole(length):
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=length, s=length, h=4)
     index = np.arange(length)[None]
     segments = (index >= 100).astype(np.int32)
-    mask = masks.causal(index, index) & masks.same_segment(segments, segments)
-    places = (index - 100 * segments,) * 2
-    scoring = Scoring(0.4, slopes=slopes(6))
+    place = index - 100 * segments
+    in_blocks = causal(Coordinates(length, position=place, document=segments))
 
-    def loss(q, k, v, causal):
-        y = attend(q, k, v, mask, scoring, places, causal=causal)
+    def loss(q, k, v, visibility):
+        y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)))
         return jnp.sum(jnp.sin(y)), y
 
-    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True), static_argnums=3)
-    for whole, blocks in zip(*(jax.tree.leaves(run(q, k, v, causal)) for causal in (False, True)), strict=True):
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
+    both = (jax.tree.leaves(run(q, k, v, each)) for each in (seen(in_blocks.mask(), (place, place)), in_blocks))
+    for whole, blocks in zip(*both, strict=True):
         np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "pattern",
-    [masks.SlidingWindow(size=40), masks.SlidingWindow(size=100), masks.Chunked(size=70)],
+    [SlidingWindow(size=40), SlidingWindow(size=100), Chunked(size=70)],
     ids=repr,
 )
 def test_what_a_window_hides_is_left_out(pattern):
@@ -126,17 +136,15 @@ def test_what_a_window_hides_is_left_out(pattern):
     index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
     segments = (index >= 150).astype(np.int32)
     place = index - 150 * segments
-    mask = masks.causal(index, index) & masks.same_segment(segments, segments) & masks.visible(pattern, place, place)
-    scoring = Scoring(0.4, slopes=slopes(6))
+    visibility = causal(Coordinates(330, position=place, document=segments)).within(pattern)
 
-    def loss(q, k, v, sink, reach):
-        y = attend(q, k, v, mask, scoring, (place, place), sink, causal=True, reach=reach)
+    def loss(q, k, v, sink, visibility):
+        y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)), sink_N=sink)
         return jnp.sum(jnp.sin(y)), y
 
-    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True), static_argnums=4)
-    for whole, windows in zip(
-        *(jax.tree.leaves(run(q, k, v, sink, r)) for r in (None, masks.reach(pattern))), strict=True
-    ):
+    run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+    both = (jax.tree.leaves(run(q, k, v, sink, each)) for each in (seen(visibility.mask(), (place, place)), visibility))
+    for whole, windows in zip(*both, strict=True):
         np.testing.assert_allclose(windows, whole, rtol=1e-4, atol=1e-5)
 
 
@@ -144,8 +152,8 @@ def test_distances_are_exact_in_a_coarse_reduction_dtype():
     """bfloat16 holds no odd number above 256; the distance is taken before the rounding."""
     q, k, *_ = drawn_heads(1, 1, b=1, t=1, s=3)
     places = np.array([[1001]]), np.array([[999, 1000, 1001]])
-    scoring = Scoring(0.0, reductions="bfloat16", slopes=(0.5,))
-    weights = attention_weights(q, k, np.ones((1, 1, 3), bool), scoring, places)
+    scoring, visibility = Scoring(0.0, reductions="bfloat16"), seen(np.ones((1, 1, 3), bool), places)
+    weights = attention_weights(q, k, visibility, scoring, bias=LinearBias((0.5,)))
     expected = np.exp([-1.0, -0.5, 0.0])
     np.testing.assert_allclose(np.asarray(weights, np.float32)[0, 0, 0], expected / expected.sum(), rtol=0.01)
 
@@ -160,13 +168,14 @@ def test_the_bias_is_scaled_and_rounded():
     slope, places = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
     assert coarse(999) == 1000
     q, k, mask = np.zeros((1, 2, 1, 4), np.float32), np.zeros((1, 4, 1, 4), np.float32), np.ones((1, 2, 4), bool)
-    scoring = Scoring(1.0, slopes=(slope,), bias_scale=0.5, rounded=True)
+    bias, visibility = LinearBias((slope,), 0.5, rounded=True), seen(mask, places)
     at = [[coarse(coarse(slope) * coarse(place)) for place in some[0]] for some in places]
     scores = 0.5 * (np.array(at[1])[None, :] - np.array(at[0])[:, None])
     expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
-    got = np.asarray(jax.jit(lambda q, k: attention_weights(q, k, mask, scoring, places))(q, k))[0, 0]
+    weights = lambda q, k, bias: attention_weights(q, k, visibility, Scoring(1.0), bias=bias)  # noqa: E731
+    got = np.asarray(jax.jit(weights)(q, k, bias))[0, 0]
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    assert np.abs(got - attention_weights(q, k, mask, Scoring(1.0, slopes=(0.5 * slope,)), places)[0, 0]).max() > 0.01
+    assert np.abs(got - weights(q, k, LinearBias((0.5 * slope,)))[0, 0]).max() > 0.01
 
 
 # ------------------------------------------------------------------------------------------------------ the model
@@ -183,8 +192,7 @@ def test_weights_in_a_model_of_packed_documents(small, drawn, run, tokens):
     names = ["query", "key", "value", "attention_weights", "attention_heads"]
     options = {"segment_ids_BT": segments, "positions_BT": positions}
     taps = run(config, drawn(config), tokens, taps=names, **options)[2]
-    index = np.arange(12)[None]
-    mask = masks.causal(index, index) & masks.same_segment(segments, segments)
+    mask = np.asarray(causal(Coordinates(12, document=segments)).mask())
     for q, k, v, weights, heads in zip(*(np.asarray(taps[name]) for name in names), strict=True):
         expected, expected_weights = naive(q, k, v, mask, (positions, positions), 0.5, 1.5)
         np.testing.assert_allclose(weights, expected_weights, rtol=1e-4, atol=1e-6)

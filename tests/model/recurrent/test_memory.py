@@ -16,7 +16,7 @@ from model.options import check
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.rotary import Rotary
-from model.precision import Precision, for_compute
+from model.precision import Precision, for_inference
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
@@ -24,7 +24,7 @@ from model.recurrent.lstm import LSTM
 from model.recurrent.memory import chunked, decays, token_by_token, unchunked
 from model.stack import empty_caches, length_of
 from model.taps import Context
-from model.transformer import abstract_params, forward
+from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Untied
 
 MIXERS = {
@@ -125,17 +125,16 @@ def test_rows_of_different_lengths(model, run, tokens):
         np.testing.assert_allclose(np.asarray(logits)[:, 0], full[[0, 1], at], rtol=1e-4, atol=2e-5)
 
 
-def test_the_state_has_one_size_and_stays_float32(model, run, tokens):
+def test_the_state_has_one_size_and_stays_float32(model, run, tokens, recording):
     config, _ = model
     short, long = (empty_caches(config, 2, length) for length in (3, 300))
     shapes = lambda cache: jax.tree.map(lambda x: (x.shape, str(x.dtype)), cache)  # noqa: E731
     assert shapes(short) == shapes(long)
     assert length_of(long) == 0
     assert {x.dtype for x in jax.tree.leaves(long)} == {jnp.dtype("float32")}
-    placed = []
-    shard = lambda x, axes: placed.append((x.ndim, axes)) or x  # noqa: E731
-    long["0"].placed(shard)
-    assert all(len(axes) == ndim and axes[:3] == ("layer", "batch", "heads") for ndim, axes in placed)
+    long["0"].placed(recording)
+    assert recording.placed
+    assert all(axes[:3] == ("layer", "batch", "heads") for axes, _ in recording.placed)
 
 
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
@@ -157,7 +156,9 @@ def test_number_formats(small, tokens, mixer):
 
 def test_decays_are_not_rounded(small):
     config = small(attention=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
-    used = jax.eval_shape(lambda p: for_compute(p, config.precision), abstract_params(config))["blocks"]["attention"]
+    used = jax.eval_shape(lambda p: for_inference(p, specs(config), config.precision), abstract_params(config))[
+        "blocks"
+    ]["attention"]
     assert {name for name, x in used.items() if not isinstance(x, dict) and x.dtype == jnp.float32} == {
         "decay_rate",
         "decay_bias",

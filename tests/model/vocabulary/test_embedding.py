@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.layout import ONE_DEVICE
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import Normal, ParameterMaker
 from model.positions.absolute import Learned
@@ -24,7 +25,9 @@ X = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
 def test_embed_looks_rows_up():
     embedding = build(Tied())
     tokens = np.array([[0, 6, 3], [3, 3, 1]])
-    np.testing.assert_array_equal(embedding.embed(tokens), np.asarray(embedding.table[...])[tokens])
+    np.testing.assert_array_equal(
+        embedding.embed(tokens, "float32", ONE_DEVICE), np.asarray(embedding.table[...])[tokens]
+    )
 
 
 @pytest.mark.parametrize("softcap", [None, 0.8])
@@ -40,15 +43,19 @@ def test_unembed(unembedding, softcap):
     if softcap is not None:
         assert np.abs(expected).max() > softcap
         expected = softcap * np.tanh(expected / softcap)
-    np.testing.assert_allclose(embedding.unembed(X, "float32"), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(embedding.unembed(X, "float32", ONE_DEVICE), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_multipliers():
     plain, scaled = build(Untied()), build(Untied(), softcap=0.8, multipliers=Multipliers(embedding=2.5, logits=0.25))
     tokens = np.array([[0, 6, 3], [3, 3, 1]])
-    np.testing.assert_allclose(scaled.embed(tokens), 2.5 * plain.embed(tokens), rtol=1e-6)
-    logits = 0.25 * np.asarray(plain.unembed(X, "float32"), np.float64)
-    np.testing.assert_allclose(scaled.unembed(X, "float32"), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        scaled.embed(tokens, "float32", ONE_DEVICE), 2.5 * plain.embed(tokens, "float32", ONE_DEVICE), rtol=1e-6
+    )
+    logits = 0.25 * np.asarray(plain.unembed(X, "float32", ONE_DEVICE), np.float64)
+    np.testing.assert_allclose(
+        scaled.unembed(X, "float32", ONE_DEVICE), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_a_norm_comes_after_the_look_up_and_before_the_factor():
@@ -60,8 +67,8 @@ def test_a_norm_comes_after_the_look_up_and_before_the_factor():
     for t, token in enumerate(tokens[0]):
         x = (table[token] - table[token].mean()) / np.sqrt(table[token].var() + 0.01)
         expected = 2.5 * (x * [1.0, 2.0, -1.0, 0.5] + [0.0, 1.0, 0.0, 3.0])
-        np.testing.assert_allclose(embedding.embed(tokens)[0, t], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(embedding.unembed(X, "float32"), X @ table.T, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(embedding.embed(tokens, "float32", ONE_DEVICE)[0, t], expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embedding.unembed(X, "float32", ONE_DEVICE), X @ table.T, rtol=1e-5, atol=1e-5)
 
 
 def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, tokens):
@@ -74,7 +81,7 @@ def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, to
 
 
 def test_parameters():
-    axes = lambda p: (p.shape, p.get_metadata()["axes"])  # noqa: E731
+    axes = lambda p: (p.shape, p.get_metadata()["spec"].axes)  # noqa: E731
     tied, untied, biased = build(Tied()), build(Untied()), build(Untied(bias=True))
     assert axes(tied.table) == axes(untied.table) == ((7, 4), ("vocab", "embed"))
     assert tied.output is tied.output_bias is untied.output_bias is None
@@ -87,7 +94,7 @@ def test_logits_are_accumulated_in_the_dtype_given():
     embedding = Embedding(Tied(), 7, 512, None, Multipliers(), make)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 512)), jnp.bfloat16)
     exact = np.asarray(x[0], np.float64) @ np.asarray(embedding.table[...], np.float64).T
-    full, half = embedding.unembed(x, "float32")[0], embedding.unembed(x, "bfloat16")[0]
+    full, half = embedding.unembed(x, "float32", ONE_DEVICE)[0], embedding.unembed(x, "bfloat16", ONE_DEVICE)[0]
     assert full.dtype == jnp.float32
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(full, exact, atol=1e-3)

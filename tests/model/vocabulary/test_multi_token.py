@@ -60,7 +60,7 @@ def rms(x, weight):
 def block_by_hand(p, x, seen):
     """One pre-norm block without positions over the tokens of a row: four query heads, two key heads, SwiGLU."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
-    y, out = rms(x, p["attention_norm"]["scale"]), np.zeros_like(x)
+    y, out = rms(x, p["residual"]["attention_norm"]["scale"]), np.zeros_like(x)
     for t, head in np.ndindex(len(x), 4):
         q = y[t] @ p["attention"]["query"][:, head]
         keys = [s for s in range(t + 1) if seen[t] == seen[s]]
@@ -69,7 +69,7 @@ def block_by_hand(p, x, seen):
         value = sum(w * (y[s] @ p["attention"]["value"][:, head // 2]) for w, s in zip(weights, keys, strict=True))
         out[t] += value @ p["attention"]["output"][head]
     x = x + out
-    y = rms(x, p["ffn_norm"]["scale"])
+    y = rms(x, p["residual"]["ffn_norm"]["scale"])
     gate = y @ p["ffn"]["gate"]
     return x + (gate / (1 + np.exp(-gate)) * (y @ p["ffn"]["up"])) @ p["ffn"]["down"]
 
@@ -194,7 +194,7 @@ def test_experts_of_modules_are_balanced_with_the_others(small, drawn, tokens):
     for k in (1, 2):
         labels = ((segments[:, k:] == segments[:, :-k]) * counted[:, k:]).sum()
         assert load[k - 1].sum() == 2 * labels == 2 * output.measured["multi_token"]["tokens"][k - 1]
-    moved = move_load_biases(config, params, params, output.measured)
+    moved = move_load_biases(config, params, output.measured)
     expected = params["multi_token"]["block"]["ffn"]["load_bias"] + 0.5 * np.sign(load.mean(1, keepdims=True) - load)
     np.testing.assert_allclose(moved["multi_token"]["block"]["ffn"]["load_bias"], expected)
     assert np.any(moved["blocks"]["ffn"]["load_bias"] != params["blocks"]["ffn"]["load_bias"])

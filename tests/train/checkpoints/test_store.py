@@ -258,6 +258,7 @@ def test_options_that_came_since_stand_at_their_defaults(experiment, tmp_path):
     stored = to_json(experiment)
     assert stored["model"].pop("layer_scale") is None
     assert stored["model"]["initialization"].pop("scale_residual") is True
+    stored["sharding"] = {"type": "Sharding", "embed": ["fsdp"]}  # a table of one vocabulary, as runs before had
     refuse_other_model({"experiment": stored}, experiment, tmp_path)
     stored["model"]["initialization"]["scale_residual"] = False
     with pytest.raises(UserError, match="model.initialization.scale_residual: False -> True"):

@@ -19,7 +19,8 @@ from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document, from_text
 from train.evaluation.perplexity import default_batch_size, score, windows
 from train.objectives.next_token import token_nll
-from train.parallel import sharding
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import ActivationAxes, Sharding, layout_of
 
 T, V = 8, 31
 CONFIG = ModelConfig(
@@ -46,9 +47,8 @@ def documents_of(*lengths):
 
 
 def run(params, documents, *, begin=END, stride=T, model=CONFIG, mesh=None, table=None, **options):
-    mesh = mesh or sharding.make_mesh(sharding.Mesh(), jax.devices()[:1])
-    table = table or sharding.Sharding(vocab=())
-    return score(model, params, documents, begin=begin, mesh=mesh, table=table, stride=stride, **options)
+    layout = layout_of(mesh or make_mesh(Mesh(), jax.devices()[:1]), table or Sharding())
+    return score(model, params, documents, begin=begin, layout=layout, stride=stride, **options)
 
 
 def naive(params, document, begin, context_of):
@@ -134,11 +134,11 @@ def test_the_batch_size_and_the_mesh_change_nothing(params):
     documents = documents_of(4, 40, 1, 9)
     expected = run(params, documents, stride=2, batch_size=1).column("nll")
     np.testing.assert_allclose(run(params, documents, stride=2, batch_size=64).column("nll"), expected, rtol=1e-6)
-    mesh = sharding.make_mesh(sharding.Mesh(data=2, fsdp=2, tensor=2))
+    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
     np.testing.assert_allclose(
         run(params, documents, stride=2, batch_size=3, mesh=mesh).column("nll"), expected, rtol=1e-5
     )
-    split = sharding.Sharding(sequence=("tensor",), heads=(), kv_heads=(), ffn=(), vocab=())
+    split = Sharding(activations=ActivationAxes(sequence=("tensor",), query_sequence=("tensor",)))
     odd = run(params, documents, stride=2, window=7, batch_size=3, mesh=mesh, table=split).column("nll")
     np.testing.assert_allclose(odd, run(params, documents, stride=2, window=7).column("nll"), rtol=1e-5)
 
@@ -148,9 +148,9 @@ def test_one_program_serves_every_document(params, monkeypatch):
 
     traces = []
 
-    def counted(model, params, batch, shard):
+    def counted(model, params, batch, layout):
         traces.append(batch["tokens"].shape)
-        return token_nll(model, params, batch, shard)
+        return token_nll(model, params, batch, layout)
 
     monkeypatch.setattr(module, "token_nll", counted)
     module._compile.cache_clear()

@@ -15,7 +15,8 @@ from train.data.prepare.prepare import prepare
 from train.data.shards.dataset import open_dataset
 from train.evaluation.evaluate import evaluate
 from train.evaluation.validation import SplitEvaluation
-from train.parallel import sharding
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import layout_of
 from train.run.loaded import LoadedRun
 from train.state import new_state
 
@@ -36,7 +37,7 @@ def opened(tiny_experiment, tokenizer, size, path, into, **changes):
         data__path=str(path), data__tokenizer=tokenizer, model__vocab_size=size, data__sequence_length=12, **changes
     )
     dataset = open_dataset(prepare(experiment.data, into / "data"))
-    mesh = sharding.make_mesh(sharding.Mesh(), jax.devices()[:1])
+    mesh = make_mesh(Mesh(), jax.devices()[:1])
     state = new_state(experiment.model, experiment.optimizer, experiment.training.guard, 0)
     return experiment, dataset, mesh, state
 
@@ -74,8 +75,8 @@ def test_it_agrees_with_the_evaluation_of_the_same_documents(pairs, tiny_experim
     """Rows of 12 cut no document of two tokens, so both see the same context."""
     experiment, dataset, mesh, state = opened(tiny_experiment, Characters(), 4, pairs, tmp_path)
     measured = SplitEvaluation(experiment, dataset, mesh)(state)
-    shard = sharding.shard_activations(mesh, experiment.sharding)
-    run = LoadedRun(tmp_path, experiment, state.params, mesh, shard, dataset.tokenizer, 0)
+    layout = layout_of(mesh, experiment.sharding)
+    run = LoadedRun(tmp_path, experiment, state.params, mesh, layout, dataset.tokenizer, 0)
     values = {name: estimate.value for name, estimate in evaluate(run).measures.items()}
     assert measured == pytest.approx({name: values[name] for name in measured}, rel=1e-6)
     assert measured["bits_per_byte"] == pytest.approx(measured["loss"] / math.log(2))

@@ -10,6 +10,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
 from model.inference.sampling import Sampling
+from model.layout import Layout
 from model.parameters import Normal
 from model.transformer import init
 from train.data.config import Bytes, Characters, HuggingFace
@@ -175,12 +176,19 @@ def test_what_is_shown_is_the_text(write):
     assert results[0].text != results[2].text
 
 
+class InPairs(Layout):
+    """A layout that splits a batch two ways, and does nothing about it."""
+
+    def ways(self, axis):
+        return 2
+
+
 def test_batches_change_nothing(write):
     prompts = ["one", "two", "one", "three", "one"]
     whole = write(prompts)
     for size in (1, 2, 4):
         assert write(prompts, batch_size=size) == whole
-    assert write(prompts, batch_size=3, row_multiple=2) == whole
+    assert write(prompts, batch_size=3, layout=InPairs()) == whole
 
 
 def test_an_interruption_loses_nothing_that_was_drawn(write):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.layout import ONE_DEVICE
 from model.options import check
 from train.optimizers.guard import Guard, Outliers, judge, new_guard_state
 from train.state import new_state
@@ -71,7 +72,7 @@ def experiment(tiny_experiment):
 
 @pytest.fixture(scope="module")
 def step(experiment):
-    return jax.jit(lambda state, batch: train_step(experiment, lambda x, axes: x, state, batch))
+    return jax.jit(lambda state, batch: train_step(experiment, ONE_DEVICE, state, batch))
 
 
 def poisoned(batch):

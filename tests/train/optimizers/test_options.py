@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import pytest
 
 from model.errors import UserError
 from model.options import check, fields_of
+from model.specs import Spec
 from train.checkpoints.store import flat
 from train.optimizers.options import (
     SGD,
@@ -22,7 +24,6 @@ from train.optimizers.options import (
     build,
     decay_mask,
     evaluation_params,
-    muon_dimensions,
     set_learning_rate,
 )
 
@@ -33,12 +34,14 @@ SHAPES = {
     "blocks.attention.query_bias": (2, 3, 2),
     "final_norm.scale": (4,),
 }
-AXES = {
-    "embedding.table": ("vocab", "embed"),
-    "blocks.ffn.up": ("layer", "embed", "ffn"),
-    "blocks.attention.output": ("layer", "heads", "head_dim", "embed"),
-    "blocks.attention.query_bias": ("layer", "heads", "head_dim"),
-    "final_norm.scale": ("embed",),
+SPECS = {
+    "embedding.table": Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), start=None),
+    "blocks.ffn.up": Spec(role="value", axes=("layer", "embed", "ffn"), inputs=(1,), outputs=(2,), start=None),
+    "blocks.attention.output": Spec(
+        role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), start=None
+    ),
+    "blocks.attention.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), start=None),
+    "final_norm.scale": Spec(role="scale", axes=("embed",), start=None),
 }
 DECAYED = {"embedding.table", "blocks.ffn.up", "blocks.attention.output"}
 RATES = (0.1, 0.05, 0.2, 0.02)
@@ -56,9 +59,9 @@ def nested(values):
     return tree
 
 
-def run(option, start=START, grads=GRADS, axes=AXES, dtype=jnp.float32):
+def run(option, start=START, grads=GRADS, specs=SPECS, dtype=jnp.float32):
     """The parameters after a step at each of RATES, by name, and the state of the optimizer."""
-    optimizer = build(option, nested(axes))
+    optimizer = build(option, nested(specs))
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), nested(start))
     state = optimizer.init(params)
 
@@ -148,7 +151,7 @@ def test_adafactor_small(momentum, scale_by_parameter):
 def test_adafactor_factors_large_matrices():
     """Algorithm 4 itself: the second moment of a matrix is the product of its rows' and columns' means."""
     p, grads = RANDOM.normal(size=(128, 160)), [RANDOM.normal(size=(128, 160)) for _ in RATES]
-    names = {"table": ("vocab", "embed")}
+    names = {"table": SPECS["embedding.table"]}
     params, state = run(Adafactor(), {"table": p}, [{"table": g} for g in grads], names)
     row, column = np.zeros(128), np.zeros(160)
     for t, (rate, g) in enumerate(zip(RATES, grads, strict=True), start=1):
@@ -201,30 +204,6 @@ def test_muon_updates_are_orthogonal_layer_by_layer():
     np.testing.assert_allclose(both[0], both[1], rtol=1e-5)
 
 
-def test_muon_takes_the_matrices_of_the_blocks():
-    found = {name: value for name, value in flat_axes(muon_dimensions(nested(AXES))).items() if value is not None}
-    assert found == {"blocks.ffn.up": ((1,), (2,)), "blocks.attention.output": ((1, 2), (3,))}
-
-
-def test_muon_takes_the_matrix_of_each_expert():
-    axes = {
-        "router": ("layer", "embed", "expert"),
-        "up": ("layer", "expert", "embed", "ffn"),
-        "down": ("layer", "expert", "ffn", "embed"),
-        "up_bias": ("layer", "expert", "ffn"),
-        "load_bias": ("layer", "expert"),
-        "shared_gate": ("layer", "embed"),
-    }
-    found = {name: value for name, value in muon_dimensions(axes).items() if value is not None}
-    assert found == {"router": ((1,), (2,)), "up": ((2,), (3,)), "down": ((2,), (3,))}
-
-
-def flat_axes(tree, above=""):
-    if isinstance(tree, dict):
-        return {k: v for name, below in tree.items() for k, v in flat_axes(below, f"{above}.{name}".strip(".")).items()}
-    return {above: None if tree is None else (tree.reduction_axis, tree.output_axis)}
-
-
 def test_schedule_free_adamw():
     """Defazio et al. 2024, algorithm 1: gradients at y, steps of z, averages x weighted by the squared rate."""
     option = ScheduleFreeAdamW(b1=0.8, b2=0.9, epsilon=1e-3, weight_decay=0.1)
@@ -252,7 +231,7 @@ def test_others_evaluate_what_they_train(option):
     assert evaluation_params(option, state, params) is params
 
 
-# For every field of every optimizer, a value that is not its default; `no_decay` needs a decay to spare from.
+# For every field of every optimizer, a value that is not its default; what is spared needs a decay to be spared from.
 OTHER_VALUES = {
     "weight_decay": 0.1,
     "b1": 0.5,
@@ -282,19 +261,44 @@ def end_of(option):
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_every_field_is_live(cls, field):
-    if field == "no_decay":
-        one, other = cls(weight_decay=0.1), cls(weight_decay=0.1, no_decay=("embedding.*",))
+    if field in ("spared", "decayed"):
+        one = cls(weight_decay=0.1)
+        other = dataclasses.replace(one, **{field: ("embedding" if field == "spared" else "scale",)})
     else:
         one, other = cls(), dataclasses.replace(cls(), **{field: OTHER_VALUES[field]})
     assert not np.allclose(end_of(one), end_of(other), rtol=1e-5, atol=1e-6)
 
 
-def test_decay_masks_go_by_name():
-    params = nested(START)
-    assert {name for name, decays in flat(decay_mask(("*.scale", "*bias"))(params)).items() if decays} == DECAYED
-    only_ffn = decay_mask(("embedding.*", "blocks.attention.*", "final_norm.*"))(params)
-    assert {name for name, decays in flat(only_ffn).items() if decays} == {"blocks.ffn.up"}
-    assert all(jax.tree.leaves(decay_mask(())(params)))
+def decayed_by(**fields):
+    return {name for name, decays in flat(decay_mask(AdamW(**fields), nested(SPECS))).items() if decays}
+
+
+def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
+    assert decayed_by() == DECAYED
+    assert decayed_by(spared=("embedding",)) == DECAYED - {"embedding.table"}
+    assert decayed_by(spared=("blocks.ffn.*", "residual")) == {"embedding.table"}
+    assert decayed_by(decayed=("bias", "final_norm.scale")) == set(SPECS)
+    assert decayed_by(decayed=("*",), spared=("*.scale",)) == set(SPECS) - {"final_norm.scale"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is no role, and no trained parameter"),
+        ({"decayed": ("gains",)}, "decayed: 'gains' is no role.*did you mean 'gain'"),
+        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is no role"),
+        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is no role, and no trained"),
+    ],
+)
+def test_entries_that_name_nothing_are_refused(fields, words):
+    specs = nested(SPECS | {"blocks.ffn.load_bias": Spec(role="load_bias", axes=("layer", "expert"), start=None)})
+    ((field, message),) = AdamW(**fields).problems_with(specs)
+    assert re.match(words.replace("*.s", r"\*\.s"), f"{field}: {message}")
+
+
+def test_a_role_that_a_model_does_not_have_and_names_that_it_has_are_accepted():
+    option = AdamW(spared=("sink", "embedding", "blocks.*"), decayed=("final_norm.scale",))
+    assert not list(option.problems_with(nested(SPECS)))
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS)

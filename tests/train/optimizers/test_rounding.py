@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.taps import unsharded
+from model.layout import ONE_DEVICE
+from model.specs import Spec
 from train.loop import train
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
@@ -60,7 +61,7 @@ def test_what_bfloat16_rounds_away():
 def test_the_step_counts_what_it_loses(scan, tiny_experiment, random_batch):
     experiment = tiny_experiment(schedule="Constant(peak=1e-4)", optimizer=AdamW(), model__scan_layers=scan, **BF16)
     state = first_state(experiment)
-    after, metrics = jax.jit(functools.partial(train_step, experiment, unsharded))(state, random_batch(experiment))
+    after, metrics = jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))(state, random_batch(experiment))
     kept = sum(int(np.sum(p == q)) for p, q in zip(*map(jax.tree.leaves, (state.params, after.params)), strict=True))
     assert all(np.all(m != 0) for m in jax.tree.leaves(after.opt_state.inner_state[0].mu))  # all had an update
     size = sum(p.size for p in jax.tree.leaves(state.params))
@@ -68,7 +69,9 @@ def test_the_step_counts_what_it_loses(scan, tiny_experiment, random_batch):
     assert float(metrics["lost_updates"]) == pytest.approx(kept / size, abs=1e-6)
     exact = tiny_experiment()
     shapes = jax.eval_shape(
-        functools.partial(train_step, exact, unsharded), jax.eval_shape(lambda: first_state(exact)), random_batch(exact)
+        functools.partial(train_step, exact, ONE_DEVICE),
+        jax.eval_shape(lambda: first_state(exact)),
+        random_batch(exact),
     )
     assert "lost_updates" not in shapes[1]
 
@@ -179,7 +182,7 @@ def test_adafactor_is_warned_of_from_the_step_on_at_which_it_cannot_forget(tiny_
 @pytest.mark.parametrize(("b2", "falls"), [(0.95, True), (0.996, True), (0.999, False)])
 def test_an_average_in_bfloat16_falls_up_to_the_limit(b2, falls):
     """A second moment after one gradient of 2 and 4,000 of zero: what the warnings are about."""
-    optimizer = optimizers.build(AdamW(b2=b2), {"w": ("embed",)})
+    optimizer = optimizers.build(AdamW(b2=b2), {"w": Spec(role="scale", axes=("embed",))})
     params = {"w": of(1.0)}
 
     @jax.jit

@@ -4,11 +4,12 @@ import pytest
 
 from model.errors import UserError
 from train.parallel import feed
-from train.parallel.sharding import Mesh, Sharding, make_mesh, named
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import ActivationAxes, Sharding, layout_of
 
 
 def rows_of(mesh, table=Sharding()):
-    return named(make_mesh(mesh), table, ("batch", "sequence"))
+    return layout_of(make_mesh(mesh), table).placement(("batch", "sequence"))
 
 
 def test_local_rows_of_one_process_are_all():
@@ -41,7 +42,7 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused():
 
 
 def test_a_sequence_that_the_mesh_does_not_divide_is_refused():
-    table = Sharding(batch=("data",), sequence=("tensor",))
+    table = Sharding(activations=ActivationAxes(batch=("data",), sequence=("tensor",)))
     feed.check_length(15, rows_of(Mesh(tensor=4)))
     feed.check_length(16, rows_of(Mesh(tensor=4), table))
     with pytest.raises(UserError, match=r"data\.sequence_length: 18 tokens cannot be split 4 ways"):

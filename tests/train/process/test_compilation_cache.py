@@ -31,7 +31,7 @@ WHOLE = zlib.compress(bytes(range(256)) * 5000)
     ids=["whole", "less a byte", "half", "one byte", "empty", "zeros", "zeros at its end", "zstd", "unknown"],
 )
 def test_an_entry_that_was_cut_short_is_removed_and_no_other(content, broken, tmp_path, monkeypatch):
-    monkeypatch.setattr(train.compilation_cache, "_zstd", lambda: None)
+    monkeypatch.setattr(train.process.compilation_cache, "_zstd", lambda: None)
     (tmp_path / "jit_step-1-cache").write_bytes(content)
     (tmp_path / "jit_step-2-cache").write_bytes(WHOLE)
     (tmp_path / "jit_step-1-atime").write_bytes(b"")
@@ -49,7 +49,7 @@ def test_zstandard_is_read_by_the_library_that_wrote_it(tmp_path, monkeypatch):
                 raise KeyError
             self.eof = data.endswith(b"end")
 
-    monkeypatch.setattr(train.compilation_cache, "_zstd", lambda: (Decompressor(), (KeyError,)))
+    monkeypatch.setattr(train.process.compilation_cache, "_zstd", lambda: (Decompressor(), (KeyError,)))
     for name, content in (("a", b"end"), ("b", b""), ("c", b"wrong")):
         (tmp_path / f"{name}-cache").write_bytes(b"\x28\xb5\x2f\xfd" + content)
         removed = remove_broken_entries(tmp_path)
@@ -59,7 +59,7 @@ def test_zstandard_is_read_by_the_library_that_wrote_it(tmp_path, monkeypatch):
 def test_only_what_came_since_the_last_look_is_read(tmp_path, monkeypatch):
     looked, look = [], train.process.compilation_cache._is_broken
     monkeypatch.setattr(
-        train.compilation_cache, "_is_broken", lambda path: looked.append(pathlib.Path(path).name) or look(path)
+        train.process.compilation_cache, "_is_broken", lambda path: looked.append(pathlib.Path(path).name) or look(path)
     )
     (tmp_path / "old-cache").write_bytes(WHOLE)
     remove_broken_entries(tmp_path)
@@ -82,7 +82,7 @@ def test_an_entry_that_another_process_takes_away_is_no_error(tmp_path, monkeypa
         os.unlink(path)
         return broken
 
-    monkeypatch.setattr(train.compilation_cache, "_is_broken", taken)
+    monkeypatch.setattr(train.process.compilation_cache, "_is_broken", taken)
     assert remove_broken_entries(tmp_path) == []
     assert [path.name for path in tmp_path.iterdir()] == [".cairn-checked"]
 

@@ -11,7 +11,7 @@ import pytest
 from train import loop
 from train.evaluation.validation import SplitEvaluation
 from train.loop import train
-from train.parallel.sharding import Mesh, make_mesh
+from train.parallel.mesh import Mesh, make_mesh
 from train.report import summary
 from train.run.clock import Clock
 from train.run.metrics import read_metrics, read_throughput

@@ -19,7 +19,7 @@ def test_one_process_holds_it(tmp_path):
 
 
 def test_the_lock_of_a_killed_process_is_gone(tmp_path):
-    code = f"from train import run_folder; import pathlib, os, signal\nwith run_folder.locked(pathlib.Path({str(tmp_path)!r})):"
+    code = f"from train.run import folder as run_folder; import pathlib, os, signal\nwith run_folder.locked(pathlib.Path({str(tmp_path)!r})):"
     killed = subprocess.run([sys.executable, "-c", code + " os.kill(os.getpid(), signal.SIGKILL)"], cwd=os.getcwd())
     assert killed.returncode == -9
     assert (tmp_path / ".lock").read_text() != ""
@@ -87,7 +87,7 @@ def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_
     "change",
     [
         {"mesh": "Mesh(fsdp=8)"},
-        {"sharding__embed": ()},
+        {"sharding__parameters__embed": ()},
         {"checkpoints__every": 5},
         {"checkpoints__keep_every": 5},
         {"logging__tensorboard": True},

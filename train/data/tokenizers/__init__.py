@@ -1,11 +1,8 @@
 """Text to token ids and back."""
 
-from train.data.tokenizers.interface import StreamDecoder, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from model.exports import exports
 
-__all__ = [
-    "StreamDecoder",
-    "Tokenizer",
-    "load_tokenizer",
-    "make_tokenizer",
-    "save_tokenizer",
-]
+__all__, __getattr__ = exports(
+    __name__,
+    interface="StreamDecoder Tokenizer load_tokenizer make_tokenizer save_tokenizer",
+)

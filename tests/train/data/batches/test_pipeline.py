@@ -1,4 +1,5 @@
 import itertools
+import json
 import os
 
 import numpy as np
@@ -334,3 +335,15 @@ def test_rows_outside_the_batch_and_unknown_split(dataset, data):
         Batches(dataset, data).rows(0, [8])
     with pytest.raises(UserError, match="no split 'test'; it has train, validation"):
         Batches(dataset, data, split="test")
+
+
+def test_padding_is_no_target(tmp_path):
+    """Documents of 20 characters and an end, of which a row of 32 has room for one: 40 rows, 1,280 places."""
+    (tmp_path / "short.jsonl").write_text("".join(json.dumps({"text": f"{k:020}"}) + "\n" for k in range(60)))
+    data = Data(
+        path=str(tmp_path / "short.jsonl"), tokenizer=Bytes(), packing=BestFit(), validation=None,
+        batch_size=4, sequence_length=32,
+    )  # fmt: skip
+    batches = Batches(open_dataset(prepare(data, tmp_path / "d")), data)
+    assert sum(batches.num_targets(n) for n in range(10)) == 840
+    assert sum(int(batches.rows(n)["loss_mask"].sum()) for n in range(10)) == 840

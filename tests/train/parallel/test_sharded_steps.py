@@ -1,3 +1,5 @@
+"""Training on a mesh computes what one device computes."""
+
 import dataclasses
 import functools
 
@@ -5,21 +7,30 @@ import jax
 import numpy as np
 import pytest
 
-from model.errors import UserError
-from model.options import check, override
-from model.transformer import abstract_params, init, logical_axes
+from model.options import override
 from train.checkpoints.store import flat
-from train.parallel import feed, sharding
-from train.parallel.sharding import Mesh, Sharding, make_mesh, mesh_axes, named, param_shardings
+from train.parallel import feed
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
 from train.state import init_sharded, state_shardings
 from train.step import compile_train_step
 
+# The residual stream split along the sequence; heads, feed-forward width and vocabulary inside sublayers.
+MEGATRON = Sharding(activations=ActivationAxes(sequence=("tensor",)))
+# Positions split everywhere, but for keys, which every device has whole.
+SPLIT_SEQUENCE = Sharding(
+    parameters=ParameterAxes(heads=(), kv_heads=(), ffn=()),
+    activations=ActivationAxes(
+        sequence=("tensor",), query_sequence=("tensor",), ffn_sequence=("tensor",), heads=(), kv_heads=(), ffn=()
+    ),
+)
 MESHES = {
     "data": (Mesh(data=8), Sharding()),
     "fsdp": (Mesh(data=1, fsdp=8), Sharding()),
     "tensor": (Mesh(data=1, tensor=4), Sharding()),
     "mix": (Mesh(data=2, fsdp=2, tensor=2), Sharding()),
-    "sequence": (Mesh(data=2, fsdp=2, tensor=2), Sharding(sequence=("tensor",), heads=(), kv_heads=(), ffn=())),
+    "sequence": (Mesh(data=2, fsdp=2, tensor=2), SPLIT_SEQUENCE),
+    "megatron": (Mesh(data=4, fsdp=1, tensor=2), MEGATRON),
 }
 
 
@@ -39,11 +50,11 @@ def train(experiment, mesh, start, batches):
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
     state = jax.device_put(start, state_shardings(*stateful, mesh, experiment.sharding))
     step, losses = compile_train_step(experiment, mesh), []
-    rows = named(mesh, experiment.sharding, ("batch", "sequence"))
+    rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     for batch in batches:
         state, metrics = step(state, feed.place(batch, rows, experiment.data.batch_size, isolated=True))
         losses.append(float(metrics["loss"]))
-    return losses, {name: np.asarray(x) for name, x in flat(state.params).items()}
+    return losses, {name: np.asarray(x) for name, x in flat(state.all_params).items()}
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +105,14 @@ def test_sharded_equals_one_device(name, experiment, alone):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
+OVER_TENSOR, OVER_FSDP = (
+    Sharding(parameters=ParameterAxes(expert=(axis,)), activations=ActivationAxes(expert=(axis,)))
+    for axis in ("tensor", "fsdp")
+)
 EXPERT_MESHES = {
     "mix": (Mesh(data=2, fsdp=2, tensor=2), Sharding()),
-    "over tensor": (Mesh(data=2, fsdp=1, tensor=4), Sharding(expert=("tensor",))),
-    "over fsdp": (Mesh(data=1, fsdp=4, tensor=2), Sharding(expert=("fsdp",))),
+    "over tensor": (Mesh(data=2, fsdp=1, tensor=4), OVER_TENSOR),
+    "over fsdp": (Mesh(data=1, fsdp=4, tensor=2), OVER_FSDP),
 }
 
 
@@ -142,16 +157,6 @@ def test_sharded_recurrences_equal_those_of_one_device(experiment):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
-def test_experts_lie_on_the_axis_that_the_table_names(experiment):
-    model = override(experiment.model, "ffn=Experts(num_experts=8, top_k=2, expert=Gated(width=16))")
-    shapes, axes = abstract_params(model), logical_axes(model)
-    mesh = make_mesh(Mesh(data=1, fsdp=2, tensor=4))
-    for expert, up, router in (((), (2, 8, 16, 4), (2, 16, 8)), (("tensor",), (2, 2, 16, 16), (2, 16, 2))):
-        ffn = param_shardings(mesh, Sharding(expert=expert), axes, shapes)["blocks"]["ffn"]
-        assert ffn["up"].shard_shape((2, 8, 32, 16)) == up
-        assert ffn["router"].shard_shape((2, 32, 8)) == router
-
-
 def test_accumulated_on_a_mesh_it_equals_one_device_with_the_large_batch(experiment, alone):
     start, batches, expected_losses, expected = alone
     training = dataclasses.replace(experiment.training, gradient_accumulation=2)
@@ -180,77 +185,7 @@ def test_parameters_and_moments_start_in_their_shards(sharded_start):
 
 
 def test_shards_hold_the_values_of_one_device(alone, sharded_start):
-    sharded = flat(sharded_start.params)
-    for name, value in flat(alone[0].params).items():
+    sharded = flat(sharded_start.all_params)
+    for name, value in flat(alone[0].all_params).items():
         np.testing.assert_array_equal(sharded[name], value, err_msg=name)
     assert len(np.unique(sharded["embedding.table"])) > 2000  # drawn at random, not filled
-
-
-def test_no_device_makes_a_whole_parameter(experiment):
-    """The compiled initialisation has no array of the full size of a sharded matrix."""
-    mesh = make_mesh(Mesh(data=1, fsdp=8))
-    placed = param_shardings(mesh, Sharding(), logical_axes(experiment.model), abstract_params(experiment.model))
-    program = jax.jit(lambda key: init(experiment.model, key), out_shardings=placed)
-    text = program.lower(jax.random.key(0)).compile().as_text()
-    assert "f32[64,4]" in text  # a shard of the embedding table
-    assert "f32[64,32]" not in text
-
-
-def test_an_array_uses_a_mesh_axis_once():
-    table = Sharding()
-    assert mesh_axes(table, ("batch", "sequence", "embed")) == [("data", "fsdp"), (), ()]
-    assert mesh_axes(table, ("vocab", "embed")) == [("tensor",), ("fsdp",)]
-    assert mesh_axes(table, ("embed", "embed")) == [("fsdp",), ()]
-    assert mesh_axes(table, ("heads", "ffn", None)) == [("tensor",), (), ()]
-    assert mesh_axes(Sharding(embed=("fsdp", "tensor")), ("heads", "embed")) == [("tensor",), ("fsdp",)]
-
-
-def test_every_parameter_can_be_placed_on_every_mesh(experiment):
-    for option, table in MESHES.values():
-        mesh = make_mesh(option, devices_of(option))
-        placed = param_shardings(mesh, table, logical_axes(experiment.model), abstract_params(experiment.model))
-        for shape, place in zip(
-            jax.tree.leaves(abstract_params(experiment.model)), jax.tree.leaves(placed), strict=True
-        ):
-            place.shard_shape(shape.shape)  # raises where a mesh axis is used twice or does not divide
-
-
-def test_the_data_axis_takes_the_devices_that_are_left():
-    assert dict(make_mesh(Mesh()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
-    assert dict(make_mesh(Mesh(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
-    assert dict(make_mesh(Mesh(), jax.devices()[:3]).shape) == {"data": 3, "fsdp": 1, "tensor": 1}
-
-
-@pytest.mark.parametrize("option", [Mesh(data=3), Mesh(fsdp=3), Mesh(fsdp=16), Mesh(data=4), Mesh(data=4, tensor=4)])
-def test_a_mesh_that_does_not_multiply_is_refused(option):
-    with pytest.raises(UserError, match=r"does not multiply to the 8 devices here; change mesh\.data"):
-        make_mesh(option)
-
-
-def test_a_parameter_that_the_mesh_does_not_divide_is_named(tiny_experiment):
-    model = tiny_experiment().model  # 257 tokens
-    with pytest.raises(UserError, match=r"embedding\.table: its vocab axis of 257 .* 2 ways over mesh axis tensor"):
-        param_shardings(make_mesh(Mesh(tensor=2)), Sharding(), logical_axes(model), abstract_params(model))
-    whole = param_shardings(make_mesh(Mesh(tensor=2)), Sharding(vocab=()), logical_axes(model), abstract_params(model))
-    assert whole["embedding"]["table"].shard_shape((257, 32)) == (257, 32)
-
-
-@pytest.mark.parametrize(
-    ("option", "words"),
-    [
-        (Mesh(tensor=0), "tensor: must be at least 1, got 0"),
-        (Sharding(ffn=("model",)), "ffn: 'model' is no mesh axis; known: data, fsdp, tensor"),
-        (Sharding(batch=("data", "data")), "batch: names a mesh axis twice"),
-    ],
-)
-def test_values_without_sense_are_refused(option, words):
-    with pytest.raises(UserError, match=words):
-        check(option)
-
-
-def test_optimizer_state_that_mirrors_no_parameter_is_replicated(experiment):
-    mesh = make_mesh(Mesh(fsdp=8))
-    placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, Sharding())
-    spec = {name: s.spec for name, s in flat(placed.opt_state).items()}
-    assert all(s == sharding.replicated(mesh).spec for name, s in spec.items() if name.endswith(("count", "rate")))
-    assert sum("fsdp" in str(s) for s in spec.values()) == 2 * len(jax.tree.leaves(placed.params))  # both moments

@@ -1,0 +1,273 @@
+"""Which keys each query may see, as a value: structure that a kernel asks about, and the array of one block at a time.
+
+A query sees a key if everything that the value says lets it: the order of tokens (causal, a prefix seen from both
+sides, or none), the patterns (patterns.py), the documents, and an array where nothing else can say it. The whole array
+(B, T, S) is made for those alone who ask for it.
+
+An index is a token's place in its row, or its slot in a cache; a position is its place in its document. The order and
+the reach are about indices, patterns and prefixes about positions. A pattern holds for the later and the earlier of two
+tokens; where queries see later tokens too, it holds in both directions.
+"""
+
+import dataclasses
+import functools
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from model.attention.patterns import Everything, Pattern
+
+
+@struct.dataclass
+class Coordinates:
+    """Where the tokens of one side of attention stand, queries or keys. The batch of every array may be 1.
+
+    Attributes:
+      count: how many tokens a row has.
+      start: the index of the first one, where the others follow it one by one.
+      index: (B, count), the index of each, where they do not; None where they do.
+      position: (B, count), the position of each; None where it is the index.
+      document: (B, count), a number for the document of each; None where a row is one document.
+    """
+
+    count: int = struct.field(pytree_node=False)
+    start: int = struct.field(pytree_node=False, default=0)
+    index: jax.Array | None = None
+    position: jax.Array | None = None
+    document: jax.Array | None = None
+
+    def indices(self) -> jax.Array:
+        """The index of each token, int32 (B or 1, count)."""
+        return self.start + jnp.arange(self.count, dtype=jnp.int32)[None] if self.index is None else self.index
+
+    def positions(self) -> jax.Array:
+        """The position of each token, int32 (B or 1, count)."""
+        return self.indices() if self.position is None else self.position
+
+    def part(self, start: int | jax.Array, count: int) -> "Coordinates":
+        """The `count` tokens from the one numbered `start` on; `start` may be traced, and must leave room for them."""
+        cut = lambda x: None if x is None else _cut(x, start, count, axis=1)  # noqa: E731
+        arrays = {"position": cut(self.position), "document": cut(self.document)}
+        if self.index is not None:
+            return Coordinates(count, self.start, cut(self.index), **arrays)
+        if isinstance(start, int):
+            return Coordinates(count, self.start + start, **arrays)
+        return Coordinates(count, 0, self.start + start + jnp.arange(count, dtype=jnp.int32)[None], **arrays)
+
+    def padded(self, count: int) -> "Coordinates":
+        """As many tokens as `count`; those added repeat the last one, or follow it."""
+        more = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, count - self.count)), mode="edge")  # noqa: E731
+        return dataclasses.replace(
+            self,
+            count=count,
+            index=more(self.index),
+            position=more(self.position),
+            document=more(self.document),
+        )
+
+
+@struct.dataclass
+class Visibility:
+    """Which of the keys each query sees.
+
+    Attributes:
+      queries, keys: where they stand. Documents are compared where both sides have them.
+      causal: whether a query sees keys at its own index and before alone, but for a prefix.
+      patterns: each of them must let a pair of tokens through.
+      in_order: whether positions grow within a document at least as fast as indices, so that a pattern that reaches so
+        many positions back reaches no more indices back. False where positions may start again and nothing tells
+        documents apart.
+      prefix: (B or 1, S or 1), the length of the prefix of the key's document: keys at positions below it are seen by
+        every query of the document. None for none.
+      given: (B or 1, T, S), False where a query does not see a key for any other reason; None for no such pair.
+    """
+
+    queries: Coordinates
+    keys: Coordinates
+    causal: bool = struct.field(pytree_node=False, default=True)
+    patterns: tuple[Pattern, ...] = struct.field(pytree_node=False, default=())
+    in_order: bool = struct.field(pytree_node=False, default=True)
+    prefix: jax.Array | None = None
+    given: jax.Array | None = None
+
+    # ------------------------------------------------------------------------------------------------ composition
+
+    def within(self, pattern: Pattern) -> "Visibility":
+        """The pairs of these that a pattern lets through too."""
+        return (
+            self if isinstance(pattern, Everything) else dataclasses.replace(self, patterns=(*self.patterns, pattern))
+        )
+
+    def with_prefix(self, length: jax.Array | int) -> "Visibility":
+        """These, and in every document all pairs whose key lies in the prefix.
+
+        Args:
+          length: of the prefix: one number, (B,) one for each row, or (B, S) one for each key's document.
+        """
+        length = jnp.asarray(length, jnp.int32)
+        return dataclasses.replace(self, prefix=length if length.ndim == 2 else length.reshape(-1, 1))
+
+    def only(self, given_BTS: jax.Array) -> "Visibility":
+        """The pairs of these where an array (B or 1, T, S) is True too."""
+        return dataclasses.replace(self, given=given_BTS if self.given is None else self.given & given_BTS)
+
+    # ----------------------------------------------------------------------------------------- a kernel's questions
+
+    @property
+    def is_causal(self) -> bool:
+        """Whether no query sees a key at a later index."""
+        return self.causal and self.prefix is None
+
+    @property
+    def is_aligned(self) -> bool:
+        """Whether query t and key t are the same token, for all of them."""
+        q, k = self.queries, self.keys
+        return q.index is None and k.index is None and (q.start, q.count) == (k.start, k.count)
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether tokens of different documents are hidden from each other."""
+        return self.queries.document is not None and self.keys.document is not None
+
+    @property
+    def reach(self) -> int | None:
+        """The most indices between a query and a key that it sees, plus one; None where there is no such bound."""
+        reaches = [pattern.reach() for pattern in self.patterns]
+        return min((r for r in reaches if r is not None), default=None) if self.in_order else None
+
+    @property
+    def needs_array(self) -> str | None:
+        """What hides a key besides causality, one sliding window, documents and an offset; None for nothing."""
+        if self.given is not None:
+            return "a mask that is given as an array"
+        if self.prefix is not None:
+            return "a prefix that is seen from both sides"
+        if self.queries.index is not None or self.keys.index is not None:
+            return "tokens that do not follow one another"
+        if others := [pattern for pattern in self.patterns if pattern.window() is None]:
+            return f"the pattern {others[0]}"
+        if self.patterns and (self.queries.position is not None or self.keys.position is not None):
+            return "a window over positions that are not the indices"
+        return None
+
+    def key_span(self, start: int | jax.Array, stop: int | jax.Array) -> tuple[Any, Any]:
+        """The first and the end of the keys among which queries `start` to `stop` see any; perhaps not all of them.
+
+        For integers, integers: where an index is known to arrays alone, all keys. For traced numbers, traced ones.
+        """
+        count = self.keys.count
+        clip = (lambda x: max(0, min(x, count))) if isinstance(start, int) else (lambda x: jnp.clip(x, 0, count))
+        if self.keys.index is not None or self.queries.index is not None:
+            return clip(0), clip(count)
+        first, last = (self.queries.start + x - self.keys.start for x in (start, stop - 1))
+        reach, low, high = self.reach, clip(0), clip(count)
+        if reach is not None:
+            low, high = clip(first - reach + 1), clip(last + reach)
+        return low, clip(last + 1) if self.is_causal else high
+
+    @property
+    def spares_keys(self) -> bool:
+        """Whether `key_span` of some queries leaves out keys."""
+        known = self.queries.index is None and self.keys.index is None
+        return known and (self.is_causal or self.reach is not None)
+
+    # ---------------------------------------------------------------------------------------------------- arrays
+
+    def part(self, query: int | jax.Array, queries: int, key: int | jax.Array, keys: int) -> "Visibility":
+        """What `queries` queries from the one numbered `query` on see of `keys` keys from `key` on."""
+        given, prefix = self.given, self.prefix
+        if given is not None:
+            given = _cut(_cut(given, query, queries, axis=1), key, keys, axis=2)
+        if prefix is not None and prefix.shape[1] > 1:
+            prefix = _cut(prefix, key, keys, axis=1)
+        of_queries, of_keys = self.queries.part(query, queries), self.keys.part(key, keys)
+        return dataclasses.replace(self, queries=of_queries, keys=of_keys, prefix=prefix, given=given)
+
+    def padded(self, queries: int, keys: int) -> "Visibility":
+        """The same of more queries and keys; what is said of those added has no meaning."""
+        if (queries, keys) == (self.queries.count, self.keys.count):
+            return self
+        given, prefix = self.given, self.prefix
+        if given is not None:
+            given = jnp.pad(given, ((0, 0), (0, queries - self.queries.count), (0, keys - self.keys.count)))
+        if prefix is not None and prefix.shape[1] > 1:
+            prefix = jnp.pad(prefix, ((0, 0), (0, keys - self.keys.count)))
+        of_queries, of_keys = self.queries.padded(queries), self.keys.padded(keys)
+        return dataclasses.replace(self, queries=of_queries, keys=of_keys, prefix=prefix, given=given)
+
+    def mask(self) -> jax.Array | None:
+        """True where a query sees a key, (B or 1, T, S); None where every query sees every key."""
+        q, k = self.queries, self.keys
+        parts = [self.given]
+        if self.causal:
+            query, key = self._indices()
+            before = query >= key
+            if self.prefix is not None:
+                before = before | (k.positions() < self.prefix)[:, None, :]
+            parts.append(before)
+        if self.patterns:
+            beside = q.position is None and k.position is None
+            later, earlier = self._indices() if beside else _pairs(q.positions(), k.positions())
+            if not self.is_causal:
+                later, earlier = jnp.maximum(later, earlier), jnp.minimum(later, earlier)
+            parts += [pattern.visible(later, earlier) for pattern in self.patterns]
+        if q.document is not None and k.document is not None:
+            query, key = _pairs(q.document, k.document)
+            parts.append(query == key)
+        said = [part for part in parts if part is not None]
+        return functools.reduce(operator.and_, said) if said else None
+
+    def block(self, queries: slice, keys: slice) -> jax.Array:
+        """True where a query of a slice sees a key of a slice, (B or 1, T, S) of that block alone."""
+        query, key = queries.indices(self.queries.count), keys.indices(self.keys.count)
+        assert query[2] == key[2] == 1, "slices of neighbours"
+        sizes = max(0, query[1] - query[0]), max(0, key[1] - key[0])
+        mask = self.part(query[0], sizes[0], key[0], sizes[1]).mask()
+        return jnp.ones((1, *sizes), bool) if mask is None else jnp.broadcast_to(mask, (mask.shape[0], *sizes))
+
+    def _indices(self) -> tuple[jax.Array, jax.Array]:
+        """The indices of queries and of keys, which broadcast to (B, T, S)."""
+        q, k = self.queries, self.keys
+        if q.index is not None or k.index is not None:
+            return _pairs(q.indices(), k.indices())
+        shape = (1, q.count, k.count)
+        query, key = (jax.lax.broadcasted_iota(jnp.int32, shape, axis) for axis in (1, 2))
+        return query + q.start if q.start else query, key + k.start if k.start else key
+
+
+def causal(queries: Coordinates, keys: Coordinates | None = None, *, in_order: bool = True) -> Visibility:
+    """A query sees the keys at its own index and before, in its own document; the keys are the queries' own tokens.
+
+    Args:
+      queries: where they stand.
+      keys: where the keys stand, if they are others, such as the slots of a cache.
+      in_order: see `Visibility`.
+    """
+    return Visibility(queries, queries if keys is None else keys, in_order=in_order)
+
+
+def bidirectional(queries: Coordinates, keys: Coordinates | None = None, *, in_order: bool = True) -> Visibility:
+    """A query sees all keys of its document, as in an encoder; arguments as for `causal`."""
+    return Visibility(queries, queries if keys is None else keys, causal=False, in_order=in_order)
+
+
+def documents(segment_ids_BT: jax.Array | None) -> jax.Array | None:
+    """The number of each token's document in its row, from 0; the tokens of a document lie side by side."""
+    if segment_ids_BT is None:
+        return None
+    changes_BT = jnp.diff(segment_ids_BT, prepend=segment_ids_BT[:, :1]) != 0
+    return jnp.cumsum(changes_BT, axis=1, dtype=jnp.int32)
+
+
+def _pairs(query_BT: jax.Array, key_BS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return query_BT[:, :, None], key_BS[:, None, :]
+
+
+def _cut(x: jax.Array, start: int | jax.Array, count: int, axis: int) -> jax.Array:
+    """`count` entries of an axis; all of them without an operation."""
+    if isinstance(start, int):
+        return x if (start, count) == (0, x.shape[axis]) else jax.lax.slice_in_dim(x, start, start + count, axis=axis)
+    return jax.lax.dynamic_slice_in_dim(x, start, count, axis=axis)

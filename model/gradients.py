@@ -1,0 +1,120 @@
+"""Parameters in a wider format than activations: each use rounds them, and their gradients keep the wider format.
+
+The gradient of a parameter is a sum over the tokens of all devices: each device adds up its own tokens, then the
+partial sums are reduced. Were a bfloat16 copy differentiated, both sums would be bfloat16. Here the copy is made inside
+of each operation, whose derivative forms the gradient in the format of the parameter itself (`Precision.gradients`).
+
+Where both formats are the same, each function is the plain operation.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+
+def weigh(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+    """einsum of activations and a weight; accumulated and returned in a dtype, or that of x.
+
+    Each letter of the weight has to be in x or in the result, and the other way round, as in "BTD,DF->BTF".
+    """
+    if w.dtype == x.dtype:
+        return jnp.einsum(spec, x, w, preferred_element_type=dtype)
+    return _weigh(spec, dtype, x, w)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _weigh(spec: str, dtype: jax.typing.DTypeLike | None, x: jax.Array, w: jax.Array) -> jax.Array:
+    return jnp.einsum(spec, x, w.astype(x.dtype), preferred_element_type=dtype)
+
+
+def _weigh_forward(
+    spec: str, dtype: jax.typing.DTypeLike | None, x: jax.Array, w: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _weigh(spec, dtype, x, w), (x, w)
+
+
+def _weigh_backward(
+    spec: str, _: jax.typing.DTypeLike | None, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, w = residuals
+    inputs, outputs = spec.split("->")
+    of_x, of_w = inputs.split(",")
+    rounded = w.astype(x.dtype).astype(dy.dtype)
+    dx = jnp.einsum(f"{outputs},{of_w}->{of_x}", dy, rounded).astype(x.dtype)
+    dw = jnp.einsum(f"{of_x},{outputs}->{of_w}", x.astype(dy.dtype), dy, preferred_element_type=w.dtype)
+    return dx, dw
+
+
+_weigh.defvjp(_weigh_forward, _weigh_backward)
+
+
+def lookup(table: jax.Array, index: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """table[index], the rows rounded to a dtype; the gradients of equal rows add up in the format of the table."""
+    return table[index] if table.dtype == dtype else _lookup(jnp.dtype(dtype), table, index)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _lookup(dtype: jnp.dtype, table: jax.Array, index: jax.Array) -> jax.Array:
+    return table.astype(dtype)[index]
+
+
+def _lookup_backward(_: jnp.dtype, residuals: tuple[jax.Array, jax.Array], dy: jax.Array) -> tuple[jax.Array, None]:
+    table, index = residuals
+    return jnp.zeros_like(table).at[index].add(dy.astype(table.dtype)), None
+
+
+_lookup.defvjp(lambda dtype, table, index: (_lookup(dtype, table, index), (table, index)), _lookup_backward)
+
+
+def narrowed(p: jax.Array, x: jax.Array) -> jax.Array:
+    """A parameter that is added to x or multiplies it: of its shape and dtype, unless it has the dtype anyway."""
+    return p if p.dtype == x.dtype else _spread(x.shape, x.dtype, p)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _spread(shape: tuple[int, ...], dtype: jnp.dtype, p: jax.Array) -> jax.Array:
+    return jnp.broadcast_to(p.astype(dtype), shape)
+
+
+def _spread_backward(_: tuple[int, ...], __: jnp.dtype, p: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+    sizes = (1,) * (dy.ndim - p.ndim) + p.shape
+    spread = tuple(axis for axis, size in enumerate(sizes) if size != dy.shape[axis])
+    return (jnp.sum(dy, axis=spread, dtype=p.dtype).reshape(p.shape),)
+
+
+_spread.defvjp(lambda shape, dtype, p: (_spread(shape, dtype, p), p), _spread_backward)
+
+
+def rounded(p: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A parameter for a use that takes any format: the numbers of a dtype, in the format of the parameter."""
+    return p if p.dtype == dtype else _rounded(jnp.dtype(dtype), p)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _rounded(dtype: jnp.dtype, p: jax.Array) -> jax.Array:
+    return p.astype(dtype).astype(p.dtype)
+
+
+_rounded.defvjp(lambda dtype, p: (_rounded(dtype, p), None), lambda dtype, _, dy: (dy,))
+
+
+def weigh_groups(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    """Rows of x in E groups, one after another, each times the weight of its group (`jax.lax.ragged_dot`), (M, F)."""
+    return jax.lax.ragged_dot(x_MD, w_EDF, sizes_E) if w_EDF.dtype == x_MD.dtype else _groups(x_MD, w_EDF, sizes_E)
+
+
+@jax.custom_vjp
+def _groups(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+    return jax.lax.ragged_dot(x_MD, w_EDF.astype(x_MD.dtype), sizes_E)
+
+
+def _groups_backward(residuals: tuple[jax.Array, ...], dy_MF: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+    x_MD, w_EDF, sizes_E = residuals
+    dx_MD = jax.lax.ragged_dot(dy_MF, w_EDF.astype(x_MD.dtype).swapaxes(1, 2), sizes_E)
+    rows_in_groups = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
+    dw_EDF = jax.lax.ragged_dot_general(x_MD, dy_MF, sizes_E, rows_in_groups, preferred_element_type=w_EDF.dtype)
+    return dx_MD, dw_EDF, None
+
+
+_groups.defvjp(lambda x, w, sizes: (_groups(x, w, sizes), (x, w, sizes)), _groups_backward)

@@ -1,0 +1,45 @@
+"""Matrix products of activations with weights as a CPU likes them; other platforms never trace this file.
+
+Both sides are flattened to matrices first, so that the product and the two products of its gradient each contract a
+single axis: a weight gradient that contracts batch and position as two axes is copied first (measured:
+tests/benchmarks/README.md). Flattening would gather rows or positions that are split over devices, so that it is for
+whole ones alone.
+
+The gradient of a weight is a product too, and a CPU takes up to twice the time for one of 512 x 128 as for one of
+128 x 512, though either is the other transposed. So it is formed with the shorter axis in front, and then turned.
+"""
+
+import math
+
+import jax
+
+from model.gradients import weigh
+from model.layout import Layout
+
+
+def serves(layout: Layout) -> bool:
+    """Whether products are formed here: on CPUs, where neither rows nor positions are split."""
+    return layout.platform == "cpu" and not layout.splits_tokens
+
+
+def matmul(x: jax.Array, w: jax.Array, contract: int, dtype: jax.typing.DTypeLike | None) -> jax.Array:
+    """As `model.projections.matmul`."""
+    inner = math.prod(w.shape[:contract])
+    y_MN = _matmul(x.reshape(-1, inner), w.reshape(inner, -1), dtype)
+    return y_MN.reshape(*x.shape[: x.ndim - contract], *w.shape[contract:])
+
+
+def _matmul(x_MK: jax.Array, w_KN: jax.Array, dtype: jax.typing.DTypeLike | None) -> jax.Array:
+    k, n = w_KN.shape
+    if k > n:
+        return weigh("MK,NK->MN", x_MK, _formed(w_KN.T), dtype)
+    return weigh("MK,KN->MN", x_MK, _formed(w_KN), dtype)
+
+
+@jax.custom_vjp
+def _formed(w: jax.Array) -> jax.Array:
+    """Nothing; but its gradient is formed in the shape it has here, whatever transposes follow."""
+    return w
+
+
+_formed.defvjp(lambda w: (w, None), lambda _, dw: (jax.lax.optimization_barrier(dw),))

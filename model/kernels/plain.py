@@ -1,0 +1,70 @@
+"""Attention as the equation has it, whole arrays and the derivative that JAX finds; its weights can be looked at."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from model.attention.scoring import Bias, Scoring
+from model.attention.visibility import Visibility
+from model.dropout import drop
+from model.kernels.request import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """See the module; it takes every request."""
+
+    name: str = "plain"
+
+    def supports(self, request: Request) -> str | None:
+        """None: it holds the scores of all queries and keys, but it can."""
+        return None
+
+    def attend(
+        self,
+        request: Request,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        sink_N: jax.Array | None,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        """See `Kernel`."""
+        weights_BKGTS = _weights(q_BTNH, k_BSKH, request.visibility, request.scoring, request.bias, sink_N)
+        key = None if dropout_key is None else jax.random.fold_in(dropout_key, 0)
+        weights_BKGTS = drop(weights_BKGTS, request.dropout, key).astype(v_BSKH.dtype)
+        y_BTKGH = jnp.einsum("BKGTS,BSKH->BTKGH", weights_BKGTS, v_BSKH)
+        return y_BTKGH.reshape(*q_BTNH.shape[:3], v_BSKH.shape[-1])
+
+
+def attention_weights(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    visibility: Visibility,
+    scoring: Scoring,
+    *,
+    bias: Bias | None = None,
+    sink_N: jax.Array | None = None,
+) -> jax.Array:
+    """The weights (B, N, T, S) that every kernel gives to values before dropout, in the dtype of the queries."""
+    weights_BKGTS = _weights(q_BTNH, k_BSKH, visibility, scoring, bias, sink_N)
+    b, _, _, t, s = weights_BKGTS.shape
+    return weights_BKGTS.reshape(b, -1, t, s).astype(q_BTNH.dtype)
+
+
+def _weights(
+    q_BTNH: jax.Array,
+    k_BSKH: jax.Array,
+    visibility: Visibility,
+    scoring: Scoring,
+    bias: Bias | None,
+    sink_N: jax.Array | None,
+) -> jax.Array:
+    q_BKGTH = scoring.by_head(q_BTNH, k_BSKH.shape[2])
+    scores_BKGTS = scoring.finish(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), visibility, bias)
+    if sink_N is None:
+        return jax.nn.softmax(scores_BKGTS, axis=-1)
+    sink_KG11 = sink_N.astype(scores_BKGTS.dtype).reshape(*scores_BKGTS.shape[1:3], 1, 1)
+    sink_BKGT1 = jnp.broadcast_to(sink_KG11, (*scores_BKGTS.shape[:-1], 1))
+    return jax.nn.softmax(jnp.concatenate([scores_BKGTS, sink_BKGT1], axis=-1), axis=-1)[..., :-1]

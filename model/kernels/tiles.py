@@ -1,0 +1,224 @@
+"""Attention in tiles of queries and keys, one after the other in loops, for sequences of any length.
+
+Dao et al. 2022, "FlashAttention", algorithms 1 and 4, written out for XLA: a query's weights are summed up tile after
+tile of its keys, beside the highest score so far. No array grows with queries times keys; tiles that no query of theirs
+sees by its index, as causality or a window has it, are left out.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from model.attention.scoring import Bias, Scoring
+from model.attention.visibility import Visibility
+from model.dropout import drop
+from model.kernels.blocks import sink_gradient
+from model.kernels.request import Request
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiles:
+    """See the module.
+
+    Attributes:
+      queries, keys: of a tile.
+      name: of the kernel.
+    """
+
+    queries: int = 512
+    keys: int = 512
+    name: str = "tiles"
+
+    def supports(self, request: Request) -> str | None:
+        """None: there is nothing that it cannot do."""
+        return None
+
+    def attend(
+        self,
+        request: Request,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        sink_N: jax.Array | None,
+        dropout_key: jax.Array | None,
+    ) -> jax.Array:
+        """See `Kernel`."""
+        (b, t, n, _), s = q_BTNH.shape, k_BSKH.shape[1]
+        sizes = Sizes(min(self.queries, t), min(self.keys, s), s)
+        more_t, more_s = -t % sizes.queries, -s % sizes.keys
+        pad = lambda x, more: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]) if more else x  # noqa: E731
+        q_BKGTH = pad(request.scoring.by_head(q_BTNH, k_BSKH.shape[2]), more_t)
+        k_BKSH, v_BKSH = (pad(x.swapaxes(1, 2), more_s) for x in (k_BSKH, v_BSKH))
+        visibility = request.visibility.padded(t + more_t, s + more_s)
+        sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
+        arrays = (q_BKGTH, k_BKSH, v_BKSH, visibility, request.bias, sink_KG, dropout_key)
+        y_BKGTH = _attend(request.scoring, request.dropout, sizes, *arrays)[..., :t, :]
+        return y_BKGTH.reshape(b, n, t, v_BSKH.shape[-1]).swapaxes(1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """The queries and keys of a tile, and how many of all keys are real; those after them fill the last tile."""
+
+    queries: int
+    keys: int
+    real_keys: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Tile:
+    """One tile of scores."""
+
+    scoring: Scoring
+    rate: float
+    sizes: Sizes
+    k_BKSH: jax.Array
+    v_BKSH: jax.Array
+    visibility: Visibility
+    key: jax.Array | None
+
+    def span(self, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The first and the end of the tiles of keys of the queries' tile i."""
+        first, last = self.visibility.key_span(i * self.sizes.queries, (i + 1) * self.sizes.queries)
+        return first // self.sizes.keys, (last + self.sizes.keys - 1) // self.sizes.keys
+
+    def queries(self, x: jax.Array, i: jax.Array) -> jax.Array:
+        """The queries of tile i in an array that has them as its last axis but one."""
+        return jax.lax.dynamic_slice_in_dim(x, i * self.sizes.queries, self.sizes.queries, axis=x.ndim - 2)
+
+    def keys(self, j: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The keys and values of tile j."""
+        start, size = j * self.sizes.keys, self.sizes.keys
+        k, v = (jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in (self.k_BKSH, self.v_BKSH))
+        return k, v
+
+    def scores(self, products: jax.Array, bias: Bias | None, i: jax.Array, j: jax.Array) -> jax.Array:
+        """Products of tile (i, j) to scores; keys that only fill the tile have none."""
+        t, s = self.sizes.queries, self.sizes.keys
+        scores = self.scoring.finish(products, self.visibility.part(i * t, t, j * s, s), bias)
+        if self.k_BKSH.shape[2] == self.sizes.real_keys:
+            return scores
+        return jnp.where(j * s + jnp.arange(s) < self.sizes.real_keys, scores, -jnp.inf)
+
+    def drop(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
+        """Weights of tile (i, j), or their gradients, with the same ones dropped each time."""
+        if self.key is None:
+            return x
+        return drop(x, self.rate, jax.random.fold_in(jax.random.fold_in(self.key, i), j))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _attend(
+    scoring: Scoring,
+    rate: float,
+    sizes: Sizes,
+    q_BKGTH: jax.Array,
+    k_BKSH: jax.Array,
+    v_BKSH: jax.Array,
+    visibility: Visibility,
+    bias: Bias | None,
+    sink: jax.Array | None,
+    key: jax.Array | None,
+) -> jax.Array:
+    return _forward(scoring, rate, sizes, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink, key)[0]
+
+
+def _forward(
+    scoring: Scoring,
+    rate: float,
+    sizes: Sizes,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    visibility: Visibility,
+    bias: Bias | None,
+    sink: jax.Array | None,
+    key: jax.Array | None,
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    tile, dtype = _Tile(scoring, rate, sizes, k, v, visibility, key), _sums(scoring)
+    rows = (*q.shape[:3], sizes.queries)
+
+    def of_queries(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q_i = tile.queries(q, i)
+
+        def add_keys(j: jax.Array, sums: Any) -> Any:
+            y, highest, total = sums
+            k_j, v_j = tile.keys(j)
+            scores = tile.scores(scoring.products(q_i, k_j), bias, i, j)
+            higher = jnp.maximum(highest, jnp.max(scores, axis=-1, keepdims=True))
+            weights, shrink = jnp.exp(scores - higher), jnp.exp(highest - higher)
+            kept = tile.drop(weights, i, j).astype(v.dtype)
+            added = jnp.einsum("BKGTS,BKSH->BKGTH", kept, v_j, preferred_element_type=dtype)
+            return y * shrink + added, higher, total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
+
+        if sink is None:
+            highest = jnp.full((*rows, 1), jnp.finfo(scoring.reductions).min, dtype)
+            total = jnp.zeros((*rows, 1), dtype)
+        else:  # a key whose value is zero
+            highest = jnp.broadcast_to(sink.astype(dtype)[..., None, None], (*rows, 1))
+            total = jnp.ones((*rows, 1), dtype)
+        sums = jnp.zeros((*rows, v.shape[-1]), dtype), highest, total
+        y, highest, total = jax.lax.fori_loop(*tile.span(i), add_keys, sums)
+        total = jnp.where(total == 0, 1, total)  # queries to which no tile belongs
+        return (y / total).astype(v.dtype), highest, total
+
+    y, highest, total = (
+        jnp.moveaxis(x, 0, 3).reshape(*q.shape[:4], x.shape[-1])
+        for x in jax.lax.map(of_queries, jnp.arange(q.shape[3] // sizes.queries))
+    )
+    return y, (q, k, v, visibility, bias, sink, key, y, highest, total)
+
+
+def _backward(
+    scoring: Scoring, rate: float, sizes: Sizes, residuals: tuple[Any, ...], dy: jax.Array
+) -> tuple[Any, ...]:
+    q, k, v, visibility, bias, sink, key, y, highest, total = residuals
+    tile, dtype = _Tile(scoring, rate, sizes, k, v, visibility, key), _sums(scoring)
+    dy = dy / total  # of the output before normalisation
+    shared = jnp.sum(dy * y, axis=-1, keepdims=True)
+    dy = dy.astype(v.dtype)
+
+    def of_queries(sums: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        q_i, dy_i, highest_i, shared_i = (tile.queries(x, i) for x in (q, dy, highest, shared))
+
+        def add_keys(j: jax.Array, sums: Any) -> Any:
+            dq_i, dk, dv, dbias = sums
+            k_j, v_j = tile.keys(j)
+            scores, pull = jax.vjp(lambda s, b: tile.scores(s, b, i, j), scoring.products(q_i, k_j), bias)
+            weights = jnp.exp(scores - highest_i)
+            kept = tile.drop(weights, i, j).astype(v.dtype)
+            dweights = jnp.einsum("BKGTH,BKSH->BKGTS", dy_i, v_j, preferred_element_type=dtype)
+            dscores = weights * (tile.drop(dweights, i, j) - shared_i)
+            dproducts, more = pull(dscores.astype(scores.dtype))
+            dproducts, sums_in = dproducts.astype(q.dtype), {"preferred_element_type": dtype}
+            dk = _add(dk, j, jnp.einsum("BKGTS,BKGTH->BKSH", dproducts, q_i, **sums_in))
+            dv = _add(dv, j, jnp.einsum("BKGTS,BKGTH->BKSH", kept, dy_i, **sums_in))
+            dq_i = dq_i + jnp.einsum("BKGTS,BKSH->BKGTH", dproducts, k_j, **sums_in)
+            return dq_i, dk, dv, jax.tree.map(jnp.add, dbias, more)
+
+        dq_i, *sums = jax.lax.fori_loop(*tile.span(i), add_keys, (jnp.zeros(q_i.shape, dtype), *sums))
+        return tuple(sums), dq_i.astype(q.dtype)
+
+    start = jnp.zeros(k.shape, dtype), jnp.zeros(v.shape, dtype), jax.tree.map(jnp.zeros_like, bias)
+    (dk, dv, dbias), dq = jax.lax.scan(of_queries, start, jnp.arange(q.shape[3] // sizes.queries))
+    dq = jnp.moveaxis(dq, 0, 3).reshape(q.shape)
+    dsink = sink_gradient(sink, highest, shared)
+    return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, dbias, dsink, None
+
+
+def _sums(scoring: Scoring) -> Any:
+    """The dtype of sums over tiles: at least float32, since there may be many."""
+    return jnp.promote_types(scoring.reductions, jnp.float32)
+
+
+def _add(x_BKSH: jax.Array, j: jax.Array, tile_BKSH: jax.Array) -> jax.Array:
+    """The sum with tile j of the keys."""
+    size = tile_BKSH.shape[2]
+    before = jax.lax.dynamic_slice_in_dim(x_BKSH, j * size, size, axis=2)
+    return jax.lax.dynamic_update_slice_in_dim(x_BKSH, before + tile_BKSH, j * size, axis=2)
+
+
+_attend.defvjp(_forward, _backward)

@@ -1,0 +1,76 @@
+"""Relative position biases: a trained number for every head and bucket of distances, added to scores.
+
+Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (T5), section
+2.1. Every layer has numbers of its own here; T5 shares those of its first layer.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from flax import nnx, struct
+
+from model.parameters import ParameterMaker
+from model.positions.bias import InScores
+
+if TYPE_CHECKING:  # attention imports positions
+    from model.attention.visibility import Coordinates
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RelativeBias(InScores):
+    """Adds to a score a number for the bucket of the distance from key to query.
+
+    Distances below half the buckets have one each; those above share the others, which grow as powers up to `distance`,
+    and the last one has all that are farther. A key after its query counts as one at its query.
+
+    Attributes:
+      buckets: how many there are.
+      distance: the distance at which buckets end.
+    """
+
+    buckets: int = 32
+    distance: int = 128
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.buckets < 2:
+            yield "buckets", f"must be at least 2, got {self.buckets}"
+        elif self.distance <= self.buckets // 2:
+            near = self.buckets // 2
+            yield "distance", f"must be above the {near} distances that have a bucket each, got {self.distance}"
+
+    def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param:
+        """See `InScores`; it starts from zeros, as no bias at all."""
+        return make.zeros((self.buckets, num_heads), ("position", "heads"))
+
+    def bias(self, num_heads: int, table: jax.Array | None) -> "BucketBias":
+        """See `InScores`."""
+        assert table is not None
+        return BucketBias(table, self.distance)
+
+
+@struct.dataclass
+class BucketBias:
+    """The biases of a table (buckets, N); see `RelativeBias`."""
+
+    table: jax.Array
+    distance: int = struct.field(pytree_node=False)
+
+    def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
+        """The biases of a block, float32 (B or 1, N, T, S)."""
+        distance_BTS = queries.positions()[:, :, None] - keys.positions()[:, None, :]
+        return jnp.moveaxis(self.table.astype(jnp.float32)[self.bucket(distance_BTS)], -1, 1)
+
+    def bucket(self, distance_BTS: jax.Array) -> jax.Array:
+        """The bucket of each distance, int32."""
+        buckets = self.table.shape[0]
+        near = buckets // 2
+        # Where each of the wider buckets begins, rounded up: comparing integers, no rounding of a logarithm shows.
+        powers = [near * (self.distance / near) ** (i / (buckets - near)) for i in range(1, buckets - near)]
+        begins = [math.ceil(power - 1e-9) for power in powers]
+        far_BTS = sum(((distance_BTS >= begin).astype(jnp.int32) for begin in begins), jnp.int32(near))
+        return jnp.where(distance_BTS < near, jnp.maximum(distance_BTS, 0), far_BTS)

@@ -1,0 +1,168 @@
+"""State spaces with a scalar decay for each head: Mamba-2.
+
+Dao, Gu 2024, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space
+Duality" (arXiv 2405.21060), equations 1 and 2 with the structure of section 5, and the block of section 7. With x_t (P)
+what a head is given, B_t and C_t (H) shared by the heads of a group, and a step d_t of each head, softplus(w x + bias):
+
+    S_t = exp(-exp(A_log) d_t) S_(t-1) + B_t (d_t x_t)^T        y_t = S_t^T C_t + D x_t
+
+This is a memory with keys B, queries C and values d x, computed in chunks (section 6) by model/recurrent/memory.py.
+Before, x, B and C go through a short convolution and SiLU; after, y * SiLU(z) is normalised over each group's heads.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.gradients import narrowed
+from model.norms import LayerNorm, Norm, RMSNorm
+from model.parameters import ParameterMaker
+from model.positions.absolute import LayerPosition, Position
+from model.projections import project
+from model.recurrent.convolution import convolve
+from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StateSpace(Recurrent):
+    """Heads with a state each.
+
+    Attributes:
+      num_heads: N.
+      num_groups: groups G of heads that share B and C, a divisor of N.
+      head_dim: the width P of what a head is given; None for 2 * model width / N, the paper's expansion.
+      state_dim: H, the width of B and C.
+      convolution: tokens that a short causal convolution of x, of B and of C spans; None for none.
+      output_norm: of what the heads of a group give, after the gate; None for none.
+      chunk: tokens that are computed as pairs at a time; changes speed and memory, and the result by rounding alone.
+    """
+
+    num_heads: int
+    num_groups: int = 1
+    head_dim: int | None = None
+    state_dim: int = 128
+    convolution: int | None = 4
+    output_norm: LayerNorm | RMSNorm | None = RMSNorm()
+    chunk: int = 64
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        yield from self.sizes_below_one("num_heads", "num_groups", "head_dim", "state_dim", "chunk")
+        if self.num_heads >= 1 and self.num_groups >= 1 and self.num_heads % self.num_groups:
+            divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]
+            yield "num_groups", f"{self.num_groups} does not divide num_heads={self.num_heads}; use one of {divisors}"
+        if self.convolution is not None and self.convolution < 2:
+            yield "convolution", f"must span at least 2 tokens, or be None for none, got {self.convolution}"
+
+    def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
+        """Yields what does not go together with a model width, by the paths of the fields."""
+        if self.num_heads >= 1 and width >= 1 and self.head_dim is None and 2 * width % self.num_heads:
+            yield (
+                f"{path}.num_heads",
+                f"{self.num_heads} heads do not divide 2 * width={2 * width}; change one of them, or set "
+                f"{path}.head_dim",
+            )
+
+    def head_width(self, width: int) -> int:
+        """P at a model width, with None resolved."""
+        return 2 * width // self.num_heads if self.head_dim is None else self.head_dim
+
+    def build(
+        self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
+    ) -> "StateSpaceHeads":
+        """The module of one layer."""
+        return StateSpaceHeads(self, width, reductions, make)
+
+    def cost(self, width: int, length: int) -> int:
+        """Operations of a forward pass: projections, convolutions, what is written to the states and read from them."""
+        n, h, inner = self.num_heads, self.state_dim, self.num_heads * self.head_width(width)
+        shared = 2 * self.num_groups * h
+        projections = width * (3 * inner + shared + n)
+        return 2 * length * (projections + (self.convolution or 0) * (inner + shared) + 2 * inner * h)
+
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+        """The state of one layer before anything was read."""
+        n, g, h, p = self.num_heads, self.num_groups, self.state_dim, self.head_width(width)
+        tails = {}
+        if self.convolution is not None:
+            before = self.convolution - 1
+            tails = {"query": (batch, g, before, h), "key": (batch, g, before, h), "value": (batch, n, before, p)}
+        return zeros(memory=(batch, n, h, p), **tails)
+
+
+class StateSpaceHeads(nnx.Module):
+    """Projections to heads, short convolutions, the states, gate and norm, projection back."""
+
+    def __init__(self, option: StateSpace, width: int, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the reduction dtype, the maker."""
+        self.option, self.reductions = option, reductions
+        n, g, h, p = option.num_heads, option.num_groups, option.state_dim, option.head_width(width)
+        of_heads, of_groups = ("embed", "heads", "head_dim"), ("embed", None, "head_dim")
+        self.gate = make.matrix("projection", (width, n, p), of_heads)
+        self.value = make.matrix("projection", (width, n, p), of_heads)
+        self.key = make.matrix("projection", (width, g, h), of_groups)
+        self.query = make.matrix("projection", (width, g, h), of_groups)
+        self.step = make.matrix("projection", (width, n), ("embed", "heads"))
+        self.decay_rate = make.decay_rate((n,), ("heads",))
+        self.decay_bias = make.decay_bias((n,), ("heads",))
+        self.skip = make.constant("skip", 1.0, (n,), ("heads",))
+        sizes = {"value": (n, p), "key": (g, h), "query": (g, h)} if option.convolution is not None else {}
+        for name, size in sizes.items():
+            axes = ("heads" if name == "value" else None, "head_dim")
+            setattr(self, f"{name}_filter", make.filter((option.convolution or 0, *size), (None, *axes)))
+            setattr(self, f"{name}_bias", make.zeros(size, axes))
+        norm, shape, axes_of_norm = option.output_norm, (g, n // g, p), (None, "heads", "head_dim")
+        self.output_norm = None if norm is None else Norm(norm, shape, axes_of_norm, make, reductions, over=2)
+        self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
+
+    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        option, layout, after = self.option, context.layout, {}
+        x_BTNP, after["value"] = self._convolved("value", x_BTD, context, state)
+        k_BTGH, after["key"] = self._convolved("key", x_BTD, context, state)
+        q_BTGH, after["query"] = self._convolved("query", x_BTD, context, state)
+        k_BTNH, q_BTNH = (jnp.repeat(x, option.num_heads // option.num_groups, axis=2) for x in (k_BTGH, q_BTGH))
+        step_BTN = project(x_BTD, self.step, layout).astype(self.reductions)
+        step_BTN = step_BTN + self.decay_bias[...].astype(self.reductions)
+        step_BTN = only_real(context.tap("step", jax.nn.softplus(step_BTN)), context)
+        log_decay_BTN = -jnp.exp(self.decay_rate[...].astype(self.reductions)) * step_BTN
+        context.offer("decay", lambda: jnp.exp(log_decay_BTN))
+
+        (batch, length, n, p), h = x_BTNP.shape, option.state_dim
+        size = min(option.chunk, length)
+        memory_BNHP = jnp.zeros((batch, n, h, p), self.reductions) if state is None else state.arrays["memory"]
+        memory_BNHP, y_ZBNCP = read_and_write(
+            memory_BNHP.astype(self.reductions),
+            chunked(q_BTNH, size),
+            chunked(k_BTNH, size),
+            chunked(x_BTNP * step_BTN[..., None], size),
+            decays(log_decay_BTN, size, context),
+        )
+        y_BTNP = unchunked(y_ZBNCP, length) + self.skip[...].astype(self.reductions)[:, None] * x_BTNP
+        y_BTNP = y_BTNP.astype(x_BTD.dtype) * jax.nn.silu(project(x_BTD, self.gate, layout))
+        if self.output_norm is not None:
+            grouped = y_BTNP.reshape(batch, length, option.num_groups, -1, p)
+            y_BTNP = self.output_norm(grouped).reshape(y_BTNP.shape)
+        if state is not None:
+            tails = {name: tail for name, tail in after.items() if tail is not None}
+            state = State({"memory": memory_BNHP.astype(jnp.float32), **tails})
+        y_BTNP = context.shard(context.tap("attention_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
+        return project(y_BTNP, self.output, layout, contract=2), state
+
+    def _convolved(
+        self, name: str, x_BTD: jax.Array, context: Context, state: State | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """What is given, B or C in the reduction dtype, and what the next tokens' convolution needs."""
+        heads = "heads" if name == "value" else None
+        y_BTNH = project(x_BTD, getattr(self, name), context.layout)
+        y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", heads, "head_dim"))
+        after = None
+        if self.option.convolution is not None:
+            tail_BNJH = None if state is None else state.arrays[name]
+            y_BTNH, after = convolve(y_BTNH, getattr(self, f"{name}_filter")[...], context, tail_BNJH)
+            y_BTNH = y_BTNH + narrowed(getattr(self, f"{name}_bias")[...], y_BTNH)
+        return context.tap(name, jax.nn.silu(y_BTNH)).astype(self.reductions), after

@@ -1,0 +1,132 @@
+"""Hyper-connections: n streams, which sublayers read, write and mix by trained weights.
+
+Zhu et al. 2024, "Hyper-Connections" (arXiv 2409.19606), sections 2.1 to 2.3. With H (n, D) the streams of a token and F
+a sublayer with the norm N on what it reads,
+
+    h = A_m^T H        H' = A_r^T H + B^T F(N(h))                                              (2)
+
+where A_m (n) says how the sublayer reads, A_r (n, n) how the streams go on, and B (n) where it writes. All streams
+begin as the embedding; the logits read their sum. *Static* weights are parameters. *Dynamic* ones follow the streams,
+with R = N'(H) a norm of its own and U a row of products with R for each of the three:
+
+    A_m + s_a tanh(R U_m)        A_r + s_a tanh(R U_r)        B + s_b tanh(R U_b)               (10 to 13)
+
+At first A_r is the identity, B is ones, A_m takes the (k mod n)-th stream in the k-th sublayer of the model, U is 0 and
+both s are small. Then each stream is that of pre-norm, and with one stream the model is a pre-norm model.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.gradients import narrowed, weigh
+from model.norms import Norm
+from model.parameters import ParameterMaker
+from model.residual.scheme import Around, Scheme, Stream, Sublayer
+from model.taps import Context
+
+AXES = ("batch", "sequence", None, "embed")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dynamic:
+    """Weights that follow the streams; both factors s start at `scale`."""
+
+    scale: float = 0.01
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.scale <= 0:
+            yield "scale", f"must be above 0, or dynamic=None for static weights, got {self.scale}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class HyperConnections(Scheme):
+    """Several streams; sublayers read a weighted sum of them, normalised, and write to each.
+
+    Attributes:
+      streams: n; the paper compares 1, 2, 4 and 8.
+      dynamic: how weights follow the streams; None for static ones.
+    """
+
+    streams: int = 4
+    dynamic: Dynamic | None = Dynamic()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.streams < 1:
+            yield "streams", f"must be at least 1, got {self.streams}"
+
+    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+        """The module of one layer."""
+        return HyperStream(self, around, make, before)
+
+    def enter(self, x_BTD: jax.Array) -> jax.Array:
+        """The embedding n times, (B, T, n, D)."""
+        return jnp.repeat(x_BTD[:, :, None], self.streams, axis=2)
+
+    def leave(self, stream: jax.Array) -> jax.Array:
+        """The sum of the streams, (B, T, D)."""
+        return jnp.sum(stream, axis=2)
+
+    def cost(self, width: int, length: int, sublayers: int) -> int:
+        """Operations of mixing n streams and, where weights are dynamic, of finding them."""
+        n = self.streams
+        mixed = n + n * n + n  # read, passed on, written
+        found = n * (n + 2) if self.dynamic else 0
+        return 2 * length * width * (mixed + found) * sublayers
+
+
+class Within(NamedTuple):
+    """The streams passed on within a layer (B, T, n, D), and the weights to write with (B, T, n) or (n)."""
+
+    passed_BTnD: jax.Array
+    write: jax.Array
+
+
+class HyperStream(Stream):
+    """The weights of each sublayer, and its norms."""
+
+    def __init__(self, option: HyperConnections, around: Around, make: ParameterMaker, before: jax.Array | int) -> None:
+        """Args: the option, what the model and the layer say, the maker, the number of sublayers before."""
+        super().__init__(around, make)
+        self.make_norms("norm", make)
+        n, width, dynamic = option.streams, around.width, option.dynamic
+        for place, i in enumerate(around.sublayers):
+            read = jax.nn.one_hot((before + place) % n, n)
+            self.keep("read", i, make.computed("mixing", read, (None,)))
+            self.keep("pass", i, make.computed("mixing", jnp.eye(n), (None, None)))
+            self.keep("write", i, make.constant("mixing", 1.0, (n,), (None,)))
+            if dynamic is not None:
+                norm = Norm(around.norm, (width,), ("embed",), make, around.reductions)
+                self.keep("follow_norm", i, norm)
+                self.keep("follow", i, make.zeros((width, n + 2), ("embed", None), "follower"))
+                self.keep("mix_scale", i, make.constant("mixing", dynamic.scale, (), ()))
+                self.keep("write_scale", i, make.constant("mixing", dynamic.scale, (), ()))
+        self.dynamic = dynamic is not None
+
+    def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, Within]:
+        """N(A_m^T H); the streams A_r^T H, and B."""
+        weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
+        if self.dynamic:
+            normed_BTnD = self.part("follow_norm", i)(stream)
+            follow_BTnM = jnp.tanh(weigh("BTnD,DM->BTnM", normed_BTnD, self.part("follow", i)[...]))
+            moves = follow_BTnM[..., 0], follow_BTnM[..., 1:-1], follow_BTnM[..., -1]
+            scales = (self.part(name, i)[...] for name in ("mix_scale", "mix_scale", "write_scale"))
+            moved = [narrowed(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
+            weights = tuple(narrowed(weight, move) + move for weight, move in zip(weights, moved, strict=True))
+            read_BTD = jnp.einsum("BTnD,BTn->BTD", stream, weights[0])
+            passed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
+        else:
+            read_BTD = weigh("BTnD,n->BTD", stream, weights[0])
+            passed_BTnD = weigh("BTnD,nm->BTmD", stream, weights[1])
+        return self.part("norm", i)(read_BTD), Within(passed_BTnD, weights[2])
+
+    def write(self, stream: Within, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+        """A_r^T H + B^T y."""
+        y_BTnD = jnp.broadcast_to(self.scaled(y_BTD, i, context)[:, :, None], stream.passed_BTnD.shape)
+        y_BTnD = y_BTnD * narrowed(stream.write[..., None], y_BTnD)
+        return context.shard(stream.passed_BTnD + y_BTnD, AXES)

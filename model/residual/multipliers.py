@@ -1,0 +1,25 @@
+"""Constant factors on embeddings, on what sublayers add to the stream, and on logits."""
+
+import dataclasses
+from collections.abc import Iterator
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Multipliers:
+    """Constant factors.
+
+    Attributes:
+      embedding: on token embeddings, after their norm (Gemma: width^(1/2); Granite).
+      residual: on what every sublayer adds to the stream (Granite).
+      logits: on logits, before they are capped (Granite and muP: below 1; Cohere, Grok).
+    """
+
+    embedding: float = 1.0
+    residual: float = 1.0
+    logits: float = 1.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) <= 0:
+                yield field.name, f"must be above 0, got {getattr(self, field.name)}"

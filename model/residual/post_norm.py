@@ -1,0 +1,54 @@
+"""Post-norm: N(alpha x + F(x)).
+
+Vaswani et al. 2017, "Attention Is All You Need", section 3.1, with alpha 1; Wang et al. 2022, "DeepNet: Scaling
+Transformers to 1,000 Layers", figure 2.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from model.parameters import ParameterMaker
+from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PostNorm(Scheme):
+    """The sum is normalised; `alpha` weighs the stream in it (DeepNet: (2 num_layers)^(1/4), and an initial `beta`)."""
+
+    alpha: float = 1.0
+
+    final_norm: ClassVar[bool] = False
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.alpha <= 0:
+            yield "alpha", f"must be above 0, got {self.alpha}"
+
+    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+        """The module of one layer."""
+        return PostNormStream(self.alpha, around, make)
+
+
+class PostNormStream(Stream):
+    """Norms on the sum."""
+
+    def __init__(self, alpha: float, around: Around, make: ParameterMaker) -> None:
+        """Args: the weight of the stream, what the model and the layer say, the maker of parameters."""
+        super().__init__(around, make)
+        self.alpha = alpha
+        self.make_norms("norm", make)
+
+    def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
+        """X, twice."""
+        return x_BTD, x_BTD
+
+    def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+        """N(alpha x + y)."""
+        if self.alpha != 1:
+            x_BTD = x_BTD * jnp.asarray(self.alpha, x_BTD.dtype)
+        return placed(self.part("norm", i)(x_BTD + self.scaled(y_BTD, i, context)), context)

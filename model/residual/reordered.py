@@ -1,0 +1,38 @@
+"""Reordered norms: x + N(F(x)).
+
+OLMo et al. 2025, "2 OLMo 2 Furious", section 3.2.
+"""
+
+import dataclasses
+
+import jax
+
+from model.parameters import ParameterMaker
+from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reordered(Scheme):
+    """What a sublayer writes is normalised, and nothing else."""
+
+    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+        """The module of one layer."""
+        return ReorderedStream(around, make)
+
+
+class ReorderedStream(Stream):
+    """Norms on what is written."""
+
+    def __init__(self, around: Around, make: ParameterMaker) -> None:
+        """Args: what the model and the layer say, the maker of parameters."""
+        super().__init__(around, make)
+        self.make_norms("output_norm", make)
+
+    def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
+        """X, twice."""
+        return x_BTD, x_BTD
+
+    def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+        """x + N(y)."""
+        return placed(x_BTD + self.scaled(self.part("output_norm", i)(y_BTD), i, context), context)

@@ -1,0 +1,40 @@
+"""Sandwich: x + M(F(N(x))).
+
+Ding et al. 2021, "CogView: Mastering Text-to-Image Generation via Transformers", section 2.4; Gemma Team 2024,
+"Gemma 2", section 2.
+"""
+
+import dataclasses
+
+import jax
+
+from model.parameters import ParameterMaker
+from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
+from model.taps import Context
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sandwich(Scheme):
+    """What a sublayer reads and what it writes are normalised."""
+
+    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+        """The module of one layer."""
+        return SandwichStream(around, make)
+
+
+class SandwichStream(Stream):
+    """Norms on both sides."""
+
+    def __init__(self, around: Around, make: ParameterMaker) -> None:
+        """Args: what the model and the layer say, the maker of parameters."""
+        super().__init__(around, make)
+        self.make_norms("norm", make)
+        self.make_norms("output_norm", make)
+
+    def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
+        """N(x), and x."""
+        return self.part("norm", i)(x_BTD), x_BTD
+
+    def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+        """x + M(y)."""
+        return placed(x_BTD + self.scaled(self.part("output_norm", i)(y_BTD), i, context), context)

@@ -1,0 +1,169 @@
+"""Hyper-connections against their equations, and against pre-norm, which they are at first."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from model.attention.grouped_query import GroupedQuery
+from model.cost import count_parameters, forward_flops
+from model.errors import UserError
+from model.layers import Except
+from model.layout import Layout
+from model.options import check
+from model.residual import HyperConnections, Multipliers, PreNorm
+from model.residual.hyper_connections import Dynamic
+from model.stack import empty_caches
+from model.taps import Context
+from model.transformer import forward, init
+from model.vocabulary.multi_token import MultiToken
+
+STATIC = HyperConnections(streams=3, dynamic=None)
+DYNAMIC = HyperConnections(streams=3, dynamic=Dynamic(scale=0.5))
+
+
+def by_hand(p, streams, sublayer, name, norm):
+    """Equation 2 for one token: H (n, D) to H'; p holds the weights of all sublayers."""
+    read, passed, write = (p[f"{name}_{part}"].copy() for part in ("read", "pass", "write"))
+    if f"{name}_follow" in p:
+        scale = p[f"{name}_follow_norm"]["scale"]
+        for k, h in enumerate(streams):
+            moves = np.tanh((h / np.sqrt((h * h).mean() + 1e-6) * scale) @ p[f"{name}_follow"])
+            read[k] += p[f"{name}_mix_scale"] * moves[0]
+            passed[k] += p[f"{name}_mix_scale"] * moves[1:-1]
+            write[k] += p[f"{name}_write_scale"] * moves[-1]
+    y = sublayer(norm(sum(weight * h for weight, h in zip(read, streams, strict=True))))
+    n = len(streams)
+    return np.stack([sum(passed[j, k] * streams[j] for j in range(n)) + write[k] * y for k in range(n)])
+
+
+@pytest.mark.parametrize("residual", [STATIC, DYNAMIC], ids=repr)
+def test_layer(small, stood_in, residual):
+    block = stood_in(small(residual=residual, multipliers=Multipliers(residual=0.7), layer_scale=2.0), before=1)
+    rng, p = np.random.default_rng(0), {}
+    for name, part in vars(block.residual).items():
+        if hasattr(part, "get_metadata"):
+            part[...] = p[name] = rng.normal(size=part.shape).astype(np.float32)
+    for name in ("attention", "ffn") if residual.dynamic else ():
+        scale = getattr(block.residual, f"{name}_follow_norm").scale
+        scale[...] = rng.normal(size=16).astype(np.float32)
+        p[f"{name}_follow_norm"] = {"scale": np.asarray(scale[...], np.float64)}
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
+    stream = rng.normal(size=(2, 5, 3, 16)).astype(np.float32)
+    got, _ = jax.jit(lambda x: block(x, Context(index_BT=None), None))(stream)
+    expected = stream.astype(np.float64)
+    for row in expected.reshape(-1, 3, 16):
+        row[:] = by_hand(p, row, lambda h: 0.7 * p["attention_gain"] * np.sin(h), "attention", lambda h: 2 * h + 1)
+        row[:] = by_hand(p, row, lambda h: 0.7 * p["ffn_gain"] * np.cos(h), "ffn", lambda h: 3 * h - 1)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_streams_begin_alike_and_the_logits_read_their_sum():
+    x = np.arange(24, dtype=np.float32).reshape(1, 2, 12)
+    streams = STATIC.enter(x)
+    np.testing.assert_array_equal(streams, np.stack([x, x, x], axis=2))
+    np.testing.assert_array_equal(STATIC.leave(streams), 3 * x)
+
+
+@pytest.mark.parametrize("dynamic", [None, Dynamic()], ids=repr)
+def test_weights_start_as_the_paper_says(small, dynamic):
+    config = small(residual=HyperConnections(streams=3, dynamic=dynamic), num_layers=4)
+    p = jax.jit(lambda: init(config, jax.random.key(0))["blocks"]["residual"])()
+    eye = np.eye(3)
+    np.testing.assert_array_equal(p["attention_read"], eye[[0, 2, 1, 0]])  # of sublayers 0, 2, 4, 6 modulo 3
+    np.testing.assert_array_equal(p["ffn_read"], eye[[1, 0, 2, 1]])
+    np.testing.assert_array_equal(p["ffn_pass"], np.stack([eye] * 4))
+    np.testing.assert_array_equal(p["ffn_write"], np.ones((4, 3)))
+    assert ("ffn_follow" in p) == (dynamic is not None)
+    if dynamic:
+        assert not p["ffn_follow"].any()
+        np.testing.assert_array_equal(p["ffn_mix_scale"], np.full(4, np.float32(0.01)))
+
+
+def test_layers_that_differ_are_numbered_through(small):
+    """Sublayers 0 and 1, 2, 3 and 4, 5: every second layer has one alone."""
+    other = Except(layers="1::2", attention=GroupedQuery(num_heads=2), ffn=None)
+    config = small(residual=STATIC, num_layers=4, exceptions=(other,))
+    blocks = jax.jit(lambda: init(config, jax.random.key(0))["blocks"])()
+    np.testing.assert_array_equal(blocks["0"]["residual"]["attention_read"], np.eye(3)[[0, 0]])
+    np.testing.assert_array_equal(blocks["0"]["residual"]["ffn_read"], np.eye(3)[[1, 1]])
+    np.testing.assert_array_equal(blocks["1"]["residual"]["attention_read"], np.eye(3)[[2, 2]])
+
+
+@pytest.mark.parametrize("dynamic", [None, Dynamic()], ids=repr)
+def test_one_stream_is_pre_norm_at_first(small, drawn, run, tokens, dynamic):
+    plain, hyper = small(), small(residual=HyperConnections(streams=1, dynamic=dynamic))
+    params = drawn(plain)
+    started = jax.jit(lambda: init(hyper, jax.random.key(0)))()
+    started["blocks"] |= {"attention": params["blocks"]["attention"], "ffn": params["blocks"]["ffn"]}
+    started["blocks"]["residual"] |= params["blocks"]["residual"]
+    started |= {name: params[name] for name in ("embedding", "final_norm")}
+    assert plain.residual == PreNorm()
+    expected, got = run(plain, params, tokens)[0], run(hyper, started, tokens)[0]
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("residual", [STATIC, DYNAMIC], ids=repr)
+def test_scanned_written_out_recomputed_and_cached(small, drawn, run, tokens, residual):
+    config = small(residual=residual, num_layers=3)
+    params = drawn(config)
+    full, _, taps = run(config, params, tokens, taps=("block_output",))
+    assert taps["block_output"].shape == (3, 2, 12, 3, 16)
+    for changes in ({"scan_layers": False}, {"remat": "full"}):
+        same = dataclasses.replace(config, **changes)
+        np.testing.assert_allclose(run(same, params, tokens)[0], full, rtol=1e-4, atol=1e-4)
+    gradient = lambda c: jax.jit(jax.grad(lambda p: jnp.sin(forward(c, p, tokens).logits_BTV).mean()))(params)  # noqa: E731
+    once, again = gradient(config), gradient(dataclasses.replace(config, remat="full"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), once, again)
+    assert all(np.abs(x).max() > 0 for x in jax.tree.leaves(once["blocks"]["residual"]))
+    cache, parts = empty_caches(config, 2, 12), []
+    for begin, size in ((0, 7), (7, 1), (8, 4)):
+        positions = np.broadcast_to(np.arange(begin, begin + size, dtype=np.int32), (2, size))
+        some, cache, _ = run(config, params, tokens[:, begin : begin + size], positions_BT=positions, cache=cache)
+        parts.append(some)
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), full, rtol=1e-4, atol=1e-4)
+
+
+def test_streams_are_laid_over_the_mesh_one_beside_the_other(small, stood_in):
+    placed = []
+
+    class Noting(Layout):
+        def constrain(self, x, axes):
+            placed.append((axes, x.shape))
+            return x
+
+    context = Context(index_BT=None, layout=Noting())
+    jax.eval_shape(lambda x: stood_in(small(residual=STATIC))(x, context, None)[0], jnp.zeros((2, 5, 3, 16)))
+    streams = [(axes, shape) for axes, shape in placed if len(shape) == 4]
+    assert streams == [(("batch", "sequence", None, "embed"), (2, 5, 3, 16))] * 2
+
+
+def test_modules_that_look_ahead_have_streams_of_their_own(small, drawn, tokens):
+    config = small(residual=DYNAMIC, multi_token=MultiToken())
+    counted = {"counted_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
+    output = forward(config, drawn(config), tokens, **counted)
+    assert np.isfinite(output.losses["multi_token_loss"])
+    assert output.logits_BTV.shape == (2, 12, 17)
+
+
+def test_cost_is_counted(small):
+    plain, static, dynamic = (small(residual=r) for r in (PreNorm(), STATIC, DYNAMIC))
+    mixing = 2 * 12 * 16 * (3 + 9 + 3)  # multiplications and additions of 12 tokens: read, passed on, written
+    assert forward_flops(static, 12) - forward_flops(plain, 12) == 2 * 2 * mixing  # two layers of two sublayers
+    assert forward_flops(dynamic, 12) - forward_flops(static, 12) == 2 * 2 * 2 * 12 * 3 * 16 * 5
+    assert count_parameters(static).total - count_parameters(plain).total == 2 * 2 * (3 + 9 + 3)
+    assert count_parameters(dynamic).total - count_parameters(static).total == 2 * 2 * (16 + 16 * 5 + 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (HyperConnections(streams=0), "residual.streams: must be at least 1, got 0"),
+        (HyperConnections(dynamic=Dynamic(scale=0.0)), "residual.dynamic.scale: must be above 0, or dynamic=None"),
+    ],
+)
+def test_what_is_refused(small, option, message):
+    with pytest.raises(UserError, match=message):
+        check(small(residual=option), "")

@@ -1,0 +1,368 @@
+"""How every parameter of every mechanism is treated, as literal tables; a new parameter fails until it has its row."""
+
+import dataclasses
+import typing
+
+import jax
+import jax.numpy as jnp
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.latent import Latent
+from model.attention.value_residual import ValueResidual
+from model.config import ModelConfig
+from model.feedforward.balance import LoadBias
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.mlp import MLP, Gated
+from model.feedforward.routing import SigmoidRouter
+from model.layers import Except
+from model.mixers import Mixer
+from model.norms import LayerNorm
+from model.options import alternatives, check, fields_of
+from model.positions.absolute import Learned, NoPositions
+from model.positions.relative import RelativeBias
+from model.precision import Precision, for_inference
+from model.recurrent.delta import GatedDelta
+from model.recurrent.gru import GRU
+from model.recurrent.linear import LinearAttention
+from model.recurrent.lstm import LSTM
+from model.recurrent.state_space import StateSpace
+from model.residual import HyperConnections, Residual, Sandwich
+from model.specs import ROLES, Role, named
+from model.transformer import abstract_params, specs
+from model.vocabulary.embedding import Untied
+from model.vocabulary.multi_token import MultiToken
+from train.optimizers.options import AdamW, decay_mask, muon_dimensions
+from train.state import split_params
+
+HALF = Precision(parameters="bfloat16", compute="bfloat16")
+SIZES = {"vocab_size": 11, "context_length": 6, "width": 8, "precision": HALF}
+
+
+def attention():
+    """Attention with all that it may have, a norm of each kind around it, layer scale, learned positions."""
+    heads = GroupedQuery(
+        num_heads=4,
+        num_kv_heads=2,
+        qkv_bias=True,
+        output_bias=True,
+        output_gate="head",
+        sinks=True,
+        qk_norm=QKNorm(norm=LayerNorm(), over="each_head"),
+    )
+    others = [QKNorm(over="head"), QKNorm(over="projection")]
+    layers = [GroupedQuery(num_heads=4, output_gate="channel", qk_norm=norm) for norm in others]
+    return ModelConfig(
+        num_layers=3,
+        attention=heads,
+        exceptions=tuple(Except(layers=str(i), attention=layer) for i, layer in enumerate(layers, start=1)),
+        ffn=MLP(width=12, bias=True),
+        norm=LayerNorm(),
+        embedding_norm=LayerNorm(),
+        layer_scale=0.1,
+        residual=Sandwich(),
+        position=Learned(),
+        unembedding=Untied(bias=True),
+        **SIZES,
+    )
+
+
+def mixers():
+    """A layer of each other mixer."""
+    layers = [
+        Latent(num_heads=2, kv_rank=4, head_dim=2, rotary_head_dim=2, value_head_dim=4),
+        LinearAttention(num_heads=2),
+        GatedDelta(num_heads=2, num_key_heads=1),
+        LSTM(num_heads=2),
+        GRU(num_heads=2),
+        StateSpace(num_heads=2, state_dim=4),
+    ]
+    return ModelConfig(
+        num_layers=7,
+        attention=Latent(num_heads=2, kv_rank=4, query_rank=6, head_dim=2, rotary_head_dim=2, value_head_dim=4),
+        exceptions=tuple(Except(layers=str(i), attention=layer) for i, layer in enumerate(layers, start=1)),
+        ffn=MLP(width=12),
+        position=NoPositions(),
+        **SIZES,
+    )
+
+
+def between_layers():
+    """Weights of streams, and of the values of layers, all of them trained."""
+    return ModelConfig(
+        num_layers=2,
+        attention=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
+        ffn=MLP(width=12),
+        position=RelativeBias(buckets=4, distance=6),
+        residual=HyperConnections(streams=3),
+        layer_scale=0.1,
+        **SIZES,
+    )
+
+
+def experts():
+    """Experts with biases of all kinds and a shared one, gated layers, and a module that predicts further ahead."""
+    ffn = Experts(
+        num_experts=4,
+        top_k=2,
+        expert=Gated(width=6, bias=True),
+        router=SigmoidRouter(bias=True),
+        shared=Shared(ffn=Gated(width=5, bias=True), gate=True),
+        load_bias=LoadBias(),
+    )
+    return ModelConfig(
+        num_layers=2, attention=GroupedQuery(num_heads=2), ffn=ffn, multi_token=MultiToken(depth=2), **SIZES
+    )
+
+
+def treatment(config):
+    """For each parameter: its role, whether it is decayed, the axes that Muon sees, and formats where all are halved."""
+    tree = specs(config)
+    decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
+    used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
+    trained = named(split_params(config, tree)[0])
+    leaves = {"decayed": decayed, "muon": muon, "used": used, "stored": abstract_params(config)}
+    found = {}
+    for name, spec in named(tree).items():
+        mine = leaves
+        for key in name.split("."):
+            mine = {what: branch[key] for what, branch in mine.items()}
+        words = [spec.role]
+        if name not in trained:
+            words.append("untrained")
+        if mine["decayed"]:
+            words.append("decayed")
+        if mine["muon"] is not None:
+            sides = [
+                " ".join(str(spec.axes[i]) for i in axes)
+                for axes in (mine["muon"].reduction_axis, mine["muon"].output_axis)
+            ]
+            words.append(f"[{sides[0]} -> {sides[1]}]")
+        words += [what for what in ("used", "stored") if mine[what].dtype == jnp.float32]
+        found[name] = " ".join(words)
+    return found
+
+
+# The role; whether the step moves it and not the optimizer; whether weight decay takes it; between which axes Muon
+# orthogonalises it, layer by layer; whether it is float32 when used, and when stored, where all else is bfloat16.
+ATTENTION = """
+blocks.0.attention.gate               projection decayed [embed -> heads]
+blocks.0.attention.key                projection decayed [embed -> kv_heads head_dim]
+blocks.0.attention.key_bias           bias
+blocks.0.attention.key_norm.bias      bias
+blocks.0.attention.key_norm.scale     scale
+blocks.0.attention.output             residual decayed [heads head_dim -> embed]
+blocks.0.attention.output_bias        bias
+blocks.0.attention.query              projection decayed [embed -> heads head_dim]
+blocks.0.attention.query_bias         bias
+blocks.0.attention.query_norm.bias    bias
+blocks.0.attention.query_norm.scale   scale
+blocks.0.attention.sink               sink
+blocks.0.attention.value              value decayed [embed -> kv_heads head_dim]
+blocks.0.attention.value_bias         bias
+blocks.0.residual.attention_gain               gain
+blocks.0.residual.attention_norm.bias          bias
+blocks.0.residual.attention_norm.scale         scale
+blocks.0.residual.attention_output_norm.bias   bias
+blocks.0.residual.attention_output_norm.scale  scale
+blocks.0.ffn.down                     residual decayed [ffn -> embed]
+blocks.0.ffn.down_bias                bias
+blocks.0.ffn.up                       value decayed [embed -> ffn]
+blocks.0.ffn.up_bias                  bias
+blocks.0.residual.ffn_gain                     gain
+blocks.0.residual.ffn_norm.bias                bias
+blocks.0.residual.ffn_norm.scale               scale
+blocks.0.residual.ffn_output_norm.bias         bias
+blocks.0.residual.ffn_output_norm.scale        scale
+embedding.norm.bias                   bias
+embedding.norm.scale                  scale
+embedding.output                      unembedding decayed
+embedding.output_bias                 bias
+embedding.table                       embedding decayed
+final_norm.bias                       bias
+final_norm.scale                      scale
+position.table                        position decayed
+"""
+
+MIXERS = """
+blocks.0.attention.key_up             projection decayed [rank -> heads head_dim]
+blocks.0.attention.kv_down            projection decayed [embed -> rank]
+blocks.0.attention.kv_norm.scale      scale
+blocks.0.attention.output             residual decayed [heads head_dim -> embed]
+blocks.0.attention.query              projection decayed [rank -> heads head_dim]
+blocks.0.attention.query_down         projection decayed [embed -> rank]
+blocks.0.attention.query_norm.scale   scale
+blocks.0.attention.rotary_key         projection decayed [embed -> head_dim]
+blocks.0.attention.value_up           value decayed [rank -> heads head_dim]
+blocks.1.attention.key_up             projection decayed [rank -> heads head_dim]
+blocks.1.attention.kv_down            projection decayed [embed -> rank]
+blocks.1.attention.kv_norm.scale      scale
+blocks.1.attention.output             residual decayed [heads head_dim -> embed]
+blocks.1.attention.query              projection decayed [embed -> heads head_dim]
+blocks.1.attention.rotary_key         projection decayed [embed -> head_dim]
+blocks.1.attention.value_up           value decayed [rank -> heads head_dim]
+blocks.2.attention.key                projection decayed [embed -> heads head_dim]
+blocks.2.attention.output             residual decayed [heads head_dim -> embed]
+blocks.2.attention.query              projection decayed [embed -> heads head_dim]
+blocks.2.attention.value              projection decayed [embed -> heads head_dim]
+blocks.3.attention.decay              projection decayed [embed -> heads]
+blocks.3.attention.decay_bias         decay_bias used
+blocks.3.attention.decay_rate         decay_rate used
+blocks.3.attention.gate               projection decayed [embed -> heads head_dim]
+blocks.3.attention.key                projection decayed [embed -> heads head_dim]
+blocks.3.attention.key_filter         filter decayed
+blocks.3.attention.output             residual decayed [heads head_dim -> embed]
+blocks.3.attention.output_norm.scale  scale
+blocks.3.attention.query              projection decayed [embed -> heads head_dim]
+blocks.3.attention.query_filter       filter decayed
+blocks.3.attention.strength           projection decayed [embed -> heads]
+blocks.3.attention.value              projection decayed [embed -> heads head_dim]
+blocks.3.attention.value_filter       filter decayed
+blocks.4.attention.bias               bias
+blocks.4.attention.forget_bias        bias
+blocks.4.attention.input              projection decayed [embed -> None heads head_dim]
+blocks.4.attention.output             residual decayed [heads head_dim -> embed]
+blocks.4.attention.recurrent          recurrent decayed [head_dim -> None None]
+blocks.5.attention.bias               bias
+blocks.5.attention.input              projection decayed [embed -> None heads head_dim]
+blocks.5.attention.output             residual decayed [heads head_dim -> embed]
+blocks.5.attention.recurrent          recurrent decayed [head_dim -> None None]
+blocks.5.attention.reset_bias         bias
+blocks.6.attention.decay_bias         decay_bias used
+blocks.6.attention.decay_rate         decay_rate used
+blocks.6.attention.gate               projection decayed [embed -> heads head_dim]
+blocks.6.attention.key                projection decayed [embed -> None head_dim]
+blocks.6.attention.key_bias           bias
+blocks.6.attention.key_filter         filter decayed
+blocks.6.attention.output             residual decayed [heads head_dim -> embed]
+blocks.6.attention.output_norm.scale  scale
+blocks.6.attention.query              projection decayed [embed -> None head_dim]
+blocks.6.attention.query_bias         bias
+blocks.6.attention.query_filter       filter decayed
+blocks.6.attention.skip               skip
+blocks.6.attention.step               projection decayed [embed -> heads]
+blocks.6.attention.value              projection decayed [embed -> heads head_dim]
+blocks.6.attention.value_bias         bias
+blocks.6.attention.value_filter       filter decayed
+"""
+
+BETWEEN_LAYERS = """
+blocks.attention.key                        projection decayed [embed -> kv_heads head_dim]
+blocks.attention.output                     residual decayed [heads head_dim -> embed]
+blocks.attention.position_bias              bias
+blocks.attention.query                      projection decayed [embed -> heads head_dim]
+blocks.attention.value                      value decayed [embed -> kv_heads head_dim]
+blocks.attention.value_residual.weights     mixing
+blocks.ffn.down                             residual decayed [ffn -> embed]
+blocks.ffn.up                               value decayed [embed -> ffn]
+blocks.residual.attention_follow            follower decayed
+blocks.residual.attention_follow_norm.scale scale
+blocks.residual.attention_gain              gain
+blocks.residual.attention_mix_scale         mixing
+blocks.residual.attention_norm.scale        scale
+blocks.residual.attention_pass              mixing
+blocks.residual.attention_read              mixing
+blocks.residual.attention_write             mixing
+blocks.residual.attention_write_scale       mixing
+blocks.residual.ffn_follow                  follower decayed
+blocks.residual.ffn_follow_norm.scale       scale
+blocks.residual.ffn_gain                    gain
+blocks.residual.ffn_mix_scale               mixing
+blocks.residual.ffn_norm.scale              scale
+blocks.residual.ffn_pass                    mixing
+blocks.residual.ffn_read                    mixing
+blocks.residual.ffn_write                   mixing
+blocks.residual.ffn_write_scale             mixing
+embedding.table                             embedding decayed
+final_norm.scale                            scale
+"""
+
+EXPERTS = """
+blocks.attention.key           projection decayed [embed -> kv_heads head_dim]
+blocks.attention.output        residual decayed [heads head_dim -> embed]
+blocks.attention.query         projection decayed [embed -> heads head_dim]
+blocks.attention.value         value decayed [embed -> kv_heads head_dim]
+blocks.residual.attention_norm.scale    scale
+blocks.ffn.down                residual decayed [ffn -> embed]
+blocks.ffn.down_bias           bias
+blocks.ffn.gate                projection decayed [embed -> ffn]
+blocks.ffn.gate_bias           bias
+blocks.ffn.load_bias           load_bias untrained used stored
+blocks.ffn.router              router decayed [embed -> expert] used
+blocks.ffn.router_bias         router_bias used
+blocks.ffn.shared.down         residual decayed [ffn -> embed]
+blocks.ffn.shared.down_bias    bias
+blocks.ffn.shared.gate         projection decayed [embed -> ffn]
+blocks.ffn.shared.gate_bias    bias
+blocks.ffn.shared.up           value decayed [embed -> ffn]
+blocks.ffn.shared.up_bias      bias
+blocks.ffn.shared_gate         projection decayed
+blocks.ffn.up                  value decayed [embed -> ffn]
+blocks.ffn.up_bias             bias
+blocks.residual.ffn_norm.scale          scale
+embedding.table                embedding decayed
+final_norm.scale               scale
+multi_token.final_norm.scale   scale
+multi_token.projection         projection decayed [embed -> embed]
+multi_token.stream_norm.scale  scale
+multi_token.token_norm.scale   scale
+"""
+
+
+def table(text):
+    return dict(line.split(maxsplit=1) for line in text.strip().splitlines())
+
+
+def test_attention_norms_and_tables():
+    config = attention()
+    check(config)
+    found, expected = treatment(config), table(ATTENTION)
+    assert {name: words for name, words in found.items() if not name.startswith(("blocks.1.", "blocks.2."))} == expected
+    for number, gate in ((1, "[embed -> heads head_dim]"), (2, "[embed -> heads head_dim]")):
+        inside = {n.removeprefix(f"blocks.{number}."): words for n, words in found.items() if f"s.{number}." in n}
+        other = {n.removeprefix("blocks.0."): words for n, words in found.items() if n.startswith("blocks.0.")}
+        other["attention.gate"] = f"projection decayed {gate}"
+        assert inside.items() <= other.items()
+
+
+def test_every_mixer():
+    config = mixers()
+    check(config)
+    assert {name: words for name, words in treatment(config).items() if ".attention." in name} == table(MIXERS)
+    met = {type(layer.attention) for c in (config, attention()) for layer in c.layers}
+    assert met == set(alternatives(Mixer)), "a mixer has no layer here"
+
+
+def test_weights_of_streams_and_of_values():
+    config = between_layers()
+    check(config)
+    assert treatment(config) == table(BETWEEN_LAYERS)
+
+
+def test_every_residual_scheme():
+    """A parameter of another scheme than these two has its row too."""
+    known = {name.replace("blocks.0.", "blocks."): words for name, words in table(ATTENTION).items()}
+    known |= table(BETWEEN_LAYERS)
+    for option in alternatives(Residual):
+        found = treatment(dataclasses.replace(between_layers(), residual=option()))
+        assert {name: words for name, words in found.items() if ".residual." in name}.items() <= known.items()
+
+
+def test_experts_and_modules_that_predict_ahead():
+    config = experts()
+    check(config)
+    found = treatment(config)
+    inside = {name: words for name, words in found.items() if name.startswith("multi_token.block.")}
+    assert {name: words for name, words in found.items() if name not in inside} == table(EXPERTS)
+    assert {n.replace("multi_token.block", "blocks"): words for n, words in inside.items()} == {
+        name: words for name, words in found.items() if name.startswith("blocks.")
+    }
+
+
+def test_every_role_has_a_parameter_here():
+    met = {spec.role for make in (attention, mixers, between_layers, experts) for spec in named(specs(make())).values()}
+    assert met == set(ROLES) == set(typing.get_args(Role))
+
+
+def test_every_way_to_norm_queries_and_keys_is_here():
+    norms = {layer.attention.qk_norm.over for layer in attention().layers}
+    assert norms == set(typing.get_args(fields_of(QKNorm)["over"]))

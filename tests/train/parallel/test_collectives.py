@@ -1,0 +1,216 @@
+"""What a program compiled for 4 x 2 devices sends from one to another, and in which format.
+
+On a CPU the compiler writes a reduce-scatter as an all-reduce and a slice of it; these tests take it for one where its
+result is no larger than the array that is sliced.
+"""
+
+import collections
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from model.attention.grouped_query import GroupedQuery
+from model.config import ModelConfig
+from model.feedforward.mlp import Gated
+from model.precision import Precision
+from model.projections import project
+from model.transformer import abstract_params, forward, logical_axes
+from model.vocabulary.cross_entropy import cross_entropy
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
+
+TENSOR = ("tensor",)
+MESH = Mesh(data=4, tensor=2)
+# Megatron: the residual stream split along the sequence, heads, feed-forward width and vocabulary inside of sublayers.
+MEGATRON = Sharding(activations=ActivationAxes(sequence=TENSOR))
+# All positions split but those of keys; parameters whole.
+SPLIT_SEQUENCE = Sharding(
+    parameters=ParameterAxes(heads=(), kv_heads=(), ffn=(), vocab=()),
+    activations=ActivationAxes(
+        sequence=TENSOR,
+        query_sequence=TENSOR,
+        ffn_sequence=TENSOR,
+        vocab_sequence=TENSOR,
+        heads=(),
+        kv_heads=(),
+        ffn=(),
+        vocab=(),
+    ),
+)
+KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
+
+
+def collectives(text):
+    """How often each (kind, dtype, sizes) of an array stands in a program; scalars are left out.
+
+    Sizes are in descending order, since a compiler may transpose.
+    """
+    found = collections.Counter()
+    for result, kind in re.findall(rf" = (.+?) ({KINDS})(?:-start)?\(", text):
+        for dtype, sizes in re.findall(r"\b([a-z]+\d+)\[([\d,]+)\]", result):
+            found[kind, dtype, sizes_of(*map(int, sizes.split(",")))] += 1
+    return found
+
+
+def sizes_of(*shape):
+    return tuple(sorted(shape, reverse=True))
+
+
+# -------------------------------------------------------------------------------------------------- one projection
+
+B, T, D, F = 8, 16, 32, 48
+LAYOUT = functools.cache(lambda: layout_of(make_mesh(MESH), SPLIT_SEQUENCE))
+
+
+def projected(x, w):
+    return LAYOUT().constrain(project(x, nnx.Param(w), LAYOUT()), ("batch", "sequence", "ffn"))
+
+
+def test_a_product_with_positions_split_sends_nothing():
+    rows = LAYOUT().placement(("batch", "sequence", None))
+    x, w = jax.ShapeDtypeStruct((B, T, D), jnp.float32, sharding=rows), jax.ShapeDtypeStruct((D, F), jnp.float32)
+    compiled = jax.jit(projected).lower(x, w).compile()
+    assert collectives(compiled.as_text()) == {}
+    assert compiled.output_shardings.shard_shape((B, T, F)) == (B // 4, T // 2, F)
+
+
+def test_its_gradient_reduces_that_of_the_weight_and_sends_nothing_else():
+    """Over rows, then over positions: two steps, which compilers for other platforms make one of."""
+    rows = LAYOUT().placement(("batch", "sequence", None))
+    x, w = jax.ShapeDtypeStruct((B, T, D), jnp.float32, sharding=rows), jax.ShapeDtypeStruct((D, F), jnp.float32)
+    loss = lambda x, w: jnp.sum(jnp.sin(projected(x, w)))  # noqa: E731
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(x, w).compile()
+    assert collectives(compiled.as_text()) == {("all-reduce", "f32", sizes_of(D, F)): 2}
+
+
+# -------------------------------------------------------------------------------------------------------- two layers
+
+V, N, H, LAYERS = 64, 4, 8, 2
+# Of one device: two rows of the batch, with all positions.
+STREAM, HEADS, TOKENS = sizes_of(B // 4, T, D), sizes_of(B // 4, T, N, H), sizes_of(B // 4, T)
+
+
+def small(**changes):
+    """Two layers, written out so that each collective stands in the program as often as it runs."""
+    options = {"attention": GroupedQuery(num_heads=N), "ffn": Gated(width=F), "scan_layers": False}
+    return ModelConfig(vocab_size=V, context_length=T, num_layers=LAYERS, width=D, **(options | changes))
+
+
+@functools.cache
+def lowered(table, gradient, mesh=MESH, **changes):
+    """The sum of the losses of a batch, or its gradient, before it is compiled."""
+    config, devices = small(**changes), make_mesh(mesh)
+    layout = layout_of(devices, table)
+    placed = param_shardings(devices, table, logical_axes(config), abstract_params(config))
+    rows = layout.placement(("batch", "sequence"))
+
+    def loss(params, tokens, targets):
+        logits_BTV = forward(config, params, tokens, layout=layout).logits_BTV
+        return jnp.sum(cross_entropy(logits_BTV, targets)[0])
+
+    function = jax.grad(loss) if gradient else loss
+    tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
+    program = jax.jit(function, in_shardings=(placed, rows, rows), out_shardings=placed if gradient else None)
+    return program.lower(abstract_params(config), tokens, tokens)
+
+
+@functools.cache
+def sent(table, gradient):
+    """Collectives of numbers; those of token ids and of positions are (B, T) integers, next to nothing."""
+    found = collectives(lowered(table, gradient).compile().as_text())
+    assert all(len(shape) <= 2 for _, dtype, shape in found if dtype == "s32")
+    return {key: count for key, count in found.items() if key[1] != "s32"}
+
+
+def test_forward_with_positions_split_gathers_keys_and_values_alone():
+    assert sent(SPLIT_SEQUENCE, gradient=False) == {("all-gather", "f32", HEADS): 2 * LAYERS}
+
+
+def test_backward_it_reduces_gradients_of_keys_and_values_and_of_parameters():
+    """Those of parameters over rows and then over positions. Keys of all positions are kept from the forward pass."""
+    parameters = {
+        sizes_of(D, N, H): 4 * LAYERS,  # query, key, value, output
+        sizes_of(D, F): 3 * LAYERS,  # gate, up, down
+        sizes_of(D): 2 * LAYERS + 1,  # norms
+        sizes_of(V, D): 2,  # of looking tokens up, and of logits
+    }
+    found = dict(sent(SPLIT_SEQUENCE, gradient=True))
+    assert found.pop(("all-gather", "f32", HEADS)) == 2 * LAYERS
+    assert found.pop(("all-reduce", "f32", HEADS)) == 2 * LAYERS
+    assert found == {("all-reduce", "f32", sizes): 2 * count for sizes, count in parameters.items()}
+
+
+def test_megatron_forward_gathers_and_scatters_the_stream_at_the_borders_of_sublayers():
+    """In: both sublayers of each layer, and logits. Out: both, and the looked up tokens. Softmax over the vocabulary."""
+    found = dict(sent(MEGATRON, gradient=False))
+    assert found.pop(("all-gather", "f32", STREAM)) == 2 * LAYERS + 1
+    assert sum(found.pop((kind, "f32", STREAM), 0) for kind in ("all-reduce", "reduce-scatter")) == 2 * LAYERS + 1
+    assert found == {("all-reduce", "f32", TOKENS): 3}  # largest, sum, and score of the target
+
+
+def test_megatron_backward_gathers_no_parameter():
+    """The mirror image: each border once more. What several products share is reduced for each of them here."""
+    found = dict(sent(MEGATRON, gradient=True))
+    assert found.pop(("all-gather", "f32", STREAM)) == 2 * (2 * LAYERS + 1)
+    into = 3 * LAYERS + 2 * LAYERS + 1  # query, key, value; up, gate; logits
+    assert found.pop(("all-reduce", "f32", STREAM)) == 2 * LAYERS + 1 + into
+    assert {kind for kind, _, _ in found} == {"all-reduce"}
+    shards = {sizes_of(D, N // 2, H), sizes_of(D, F // 2), sizes_of(D), sizes_of(V // 2, D)}
+    assert {sizes for _, _, sizes in found} == shards | {TOKENS}
+
+
+# --------------------------------------------------------------------------------------------- format of gradients
+
+
+def partitioned(program, folder):
+    """The text of a program right after it was cut into parts for the devices.
+
+    Later a CPU's compiler turns bfloat16 into float32 all over, since it has no instructions for it.
+    """
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1e9)  # from a cache nothing would be written down
+    try:
+        program.compile({"xla_dump_to": str(folder), "xla_dump_hlo_pass_re": "spmd-partitioning"})
+    finally:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+    (path,) = folder.glob("*jit_loss*after_spmd-partitioning*")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("gradients", "short"), [("float32", "f32"), ("bfloat16", "bf16")])
+def test_gradients_are_reduced_in_the_format_that_the_option_names_and_parameters_gathered_in_that_of_compute(
+    gradients, short, tmp_path
+):
+    precision = Precision(compute="bfloat16", gradients=gradients)
+    found = collectives(partitioned(lowered(Sharding(), True, Mesh(data=2, fsdp=4), precision=precision), tmp_path))
+    matrices = {sizes_of(D, N, H), sizes_of(D, F)}
+    assert {dtype for kind, dtype, sizes in found if kind == "all-gather" and sizes in matrices} == {"bf16"}
+    reduced = {(dtype, sizes) for kind, dtype, sizes in found if kind in ("all-reduce", "reduce-scatter")}
+    assert {dtype for dtype, sizes in reduced if sizes in matrices} == {short}
+    if gradients == "float32":  # so are those of norms and of the token table
+        assert {dtype for dtype, _ in reduced} == {"f32"}
+        assert {sizes_of(D), sizes_of(V, D)} <= {sizes for _, sizes in reduced}
+
+
+def test_the_numbers_are_those_of_one_device():
+    """Both tables, against a program without a mesh."""
+    config = small()
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: jnp.asarray(0.3 * rng.standard_normal(p.shape), p.dtype), abstract_params(config))
+    tokens = rng.integers(0, V, (B, T)).astype(np.int32)
+
+    def total(params, layout=None):
+        given = {} if layout is None else {"layout": layout}
+        return jnp.sum(jnp.sin(forward(config, params, tokens, **given).logits_BTV))
+
+    expected, slopes = jax.jit(jax.value_and_grad(total))(params)
+    for table in (MEGATRON, SPLIT_SEQUENCE):
+        layout = layout_of(make_mesh(MESH), table)
+        got, found = jax.jit(jax.value_and_grad(functools.partial(total, layout=layout)))(params)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, slopes)

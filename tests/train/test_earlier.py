@@ -1,0 +1,207 @@
+"""Runs that earlier versions wrote: configs with `no_decay`, checkpoints whose load biases lie among the parameters.
+
+Their norms lie beside the sublayers, and their exceptions say None for "same".
+"""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import train.checkpoints.store
+from model.errors import UserError
+from model.feedforward.mlp import MLP
+from model.layers import Except
+from model.options import from_json, override, to_json
+from model.specs import merged
+from model.transformer import specs
+from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
+from train import experiment as experiments
+from train.checkpoints.store import CheckpointStore
+from train.earlier import current_config, current_sharding
+from train.experiment import Checkpoints, Experiment
+from train.optimizers import options as optimizers
+from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
+from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
+from train.run.loaded import load_params
+from train.state import init_sharded, split_params
+
+FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
+
+
+def as_it_was(experiment, no_decay=("*.scale", "*bias")):
+    """The JSON that an experiment with these patterns had."""
+    stored = json.loads(json.dumps(to_json(experiment)))
+    for field in ("decayed", "spared"):
+        del stored["optimizer"][field]
+    stored["optimizer"]["no_decay"] = list(no_decay)
+    for exception in stored["model"]["exceptions"]:
+        exception |= {name: None for name, value in exception.items() if value == "same"}
+    return stored
+
+
+def named_before(tree):
+    """Nested dicts, also within tuples, with what lies under `residual` one level higher."""
+    if isinstance(tree, dict):
+        inside = {name: named_before(branch) for name, branch in tree.items() if name != "residual"}
+        return inside | named_before(tree["residual"]) if "residual" in tree else inside
+    if isinstance(tree, tuple):
+        branches = [named_before(branch) for branch in tree]
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    return tree
+
+
+def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(optimizer=AdamW(weight_decay=0.3))
+    assert from_json(Experiment, current_config(as_it_was(experiment))) == experiment
+    (tmp_path / "config.json").write_text(json.dumps(as_it_was(experiment)))
+    assert experiments.load(tmp_path) == experiment
+    experiments.refuse_differences(experiment, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("no_decay", "fields"),
+    [
+        ((), {"decayed": ("scale", "bias", "router_bias", "decay_bias")}),
+        (("*bias",), {"decayed": ("scale",)}),
+        (("*.scale", "*bias", "embedding.*"), {"spared": ("embedding.*",)}),
+        (("*.scale", "*bias", "blocks.ffn_gain"), {"spared": ("blocks.residual.ffn_gain",)}),
+    ],
+)
+def test_patterns_of_no_decay_become_roles(no_decay, fields, tiny_experiment):
+    experiment = tiny_experiment(optimizer=AdamW(weight_decay=0.3))
+    read = from_json(Experiment, current_config(as_it_was(experiment, no_decay)))
+    assert read.optimizer == AdamW(weight_decay=0.3, **fields)
+
+
+def test_exceptions_with_none_for_what_is_the_same_are_read(tiny_experiment):
+    experiment = tiny_experiment(model__exceptions=(Except(layers="0", ffn=MLP(width=24)),))
+    stored = as_it_was(experiment)
+    assert stored["model"]["exceptions"][0]["attention"] is None
+    assert from_json(Experiment, current_config(stored)) == experiment
+
+
+def test_a_config_of_this_version_is_left_alone(tiny_experiment):
+    stored = to_json(tiny_experiment(optimizer=AdamW(spared=("embedding",))))
+    assert current_config(stored) == stored
+
+
+def earlier(experiment):
+    """A state of the earlier structure, all numbers noise, and what it is now."""
+    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
+    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
+    draw = np.random.default_rng(0)
+
+    def noise(x):
+        return draw.normal(size=x.shape).astype(x.dtype) if x.dtype.kind == "f" else np.asarray(x + 7)
+
+    everything = jax.tree.map(noise, state.all_params)
+    optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
+    moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
+    old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
+    trained, untrained = split_params(experiment.model, everything)
+    without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
+    opt_state = train.checkpoints.store.unflat(state.opt_state, without)
+    return old, dataclasses.replace(state, params=trained, untrained=untrained, opt_state=opt_state)
+
+
+def save_as_before(experiment, state, run, monkeypatch):
+    with monkeypatch.context() as patch, store_of(run) as store:
+        patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 1)
+        patch.setattr(train.checkpoints.store, "to_json", as_it_was)
+        state = dataclasses.replace(state, params=named_before(state.params), opt_state=named_before(state.opt_state))
+        store.save(experiment, jax.device_put(state, jax.devices()[0]), int(state.step), loss=None)
+    (run / "config.json").write_text(json.dumps(as_it_was(experiment)))
+
+
+@pytest.mark.parametrize(
+    "optimizer", [AdamW(weight_decay=0.1), Muon(), ScheduleFreeAdamW()], ids=lambda o: type(o).__name__
+)
+def test_a_checkpoint_with_load_biases_among_the_parameters_is_read(optimizer, tiny_experiment, tmp_path, monkeypatch):
+    experiment = tiny_experiment(model__ffn=FFN, optimizer=optimizer)
+    old, now = earlier(experiment)
+    assert "load_bias" in old.params["blocks"]["ffn"]
+    save_as_before(experiment, old, tmp_path, monkeypatch)
+    said = []
+    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(now, jax.devices()[0]))
+    assert said == []
+    loaded = load_params(tmp_path)
+    np.testing.assert_array_equal(loaded.params["blocks"]["ffn"]["load_bias"], old.params["blocks"]["ffn"]["load_bias"])
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(merged(now.params, now.untrained))
+
+
+def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_evaluated(
+    tiny_experiment, tmp_path, monkeypatch
+):
+    """As Muon did, which took norms of queries and keys for matrices."""
+    experiment = tiny_experiment(model__ffn=FFN)
+    old, _ = earlier(experiment)
+    kept = {"mu": {"blocks": {"attention": {"query_norm": {"scale": np.ones(3, np.float32)}}}}}
+    save_as_before(experiment, dataclasses.replace(old, opt_state=kept), tmp_path, monkeypatch)
+    words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.start_from=" + str(
+        tmp_path
+    )
+    with store_of(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
+        store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+    assert "damaged" not in str(caught.value)
+    assert (tmp_path / "checkpoints" / "0").is_dir()
+    np.testing.assert_array_equal(
+        load_params(tmp_path).params["final_norm"]["scale"], old.params["final_norm"]["scale"]
+    )
+
+
+def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment, tmp_path, monkeypatch):
+    """It is a matter of other code, and not of the format."""
+    experiment = tiny_experiment(model__ffn=FFN)
+    old, _ = earlier(experiment)
+    less = {name: branch for name, branch in old.params.items() if name != "final_norm"}
+    save_as_before(experiment, dataclasses.replace(old, params=less), tmp_path, monkeypatch)
+    with CheckpointStore(tmp_path, Checkpoints(), read_only=True) as store:
+        with pytest.raises(UserError, match=r"another version of this code \(it has no params.final_norm.scale\)"):
+            store.restore(0, experiment, placed_on(experiment), abstract(experiment))
+
+
+# ---------------------------------------------------------------------------------------- the table of sharding
+
+
+def test_a_table_of_one_vocabulary_is_read_as_two():
+    former = {
+        "type": "Sharding",
+        "batch": ["data"],
+        "embed": ["fsdp"],
+        "heads": [],
+        "sequence": ["tensor"],
+        "vocab": [],
+    }
+    whole = {"position": [], "kv_heads": [], "head_dim": [], "rank": [], "ffn": [], "expert": [], "layer": []}
+    table = from_json(Sharding, current_sharding(former | whole))
+    positions = dict.fromkeys(("sequence", "query_sequence", "ffn_sequence", "vocab_sequence"), ("tensor",))
+    none = dict.fromkeys(("heads", "kv_heads", "head_dim", "ffn", "expert", "vocab", "layer"), ())
+    assert table == Sharding(
+        parameters=ParameterAxes(embed=("fsdp",), rank=(), position=(), **none),
+        activations=ActivationAxes(batch=("data",), embed=("fsdp",), key_sequence=(), **positions, **none),
+    )
+
+
+def test_the_former_default_is_the_default_but_for_a_width_that_was_never_split():
+    """Rows took the mesh axis first, so that no activation had its width split."""
+    former = {
+        "batch": ["data", "fsdp"], "sequence": [], "position": [], "embed": ["fsdp"], "heads": ["tensor"],
+        "kv_heads": ["tensor"], "head_dim": [], "rank": [], "ffn": ["tensor"], "expert": [], "vocab": ["tensor"],
+        "layer": [],
+    }  # fmt: skip
+    table = from_json(Sharding, current_sharding(former))
+    assert table == Sharding(activations=ActivationAxes(embed=("fsdp",)))
+    axes = ("batch", "sequence", "embed")
+    assert mesh_axes(table.activations, axes) == mesh_axes(ActivationAxes(), axes)
+
+
+def test_a_table_of_today_is_read_as_it_is():
+    table = override(
+        Sharding(activations=ActivationAxes(sequence=("tensor",), query_sequence=("tensor",))), "parameters.embed=()"
+    )
+    assert from_json(Sharding, current_sharding(to_json(table))) == table
+    with pytest.raises(UserError, match="Sharding has no such field"):
+        from_json(Sharding, current_sharding({"colour": []}))

@@ -1,0 +1,88 @@
+"""No array of a training step, forward or backward, grows with the square of the sequence: a walk through its program.
+
+The experiments are those of the golden curves (tests/train/test_golden.py) at longer sequences: two rows, four heads,
+all other axes far below the length.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from model.attention.patterns import Everything, Fixed
+from tests.train.test_golden import EXPERIMENTS
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import MeshLayout
+from train.state import abstract_state
+from train.step import compile_train_step
+
+ROWS, HEADS = 2, 4
+
+
+def inside(equation):
+    """The programs in an equation: bodies of loops, branches, functions."""
+    for value in equation.params.values():
+        for part in value if isinstance(value, tuple | list) else (value,):
+            if isinstance(part, ClosedJaxpr | Jaxpr):
+                yield getattr(part, "jaxpr", part)
+
+
+def arrays(program):
+    """The shapes of all arrays that a program makes, with those inside its equations."""
+    for equation in program.eqns:
+        yield from (x.aval.shape for x in equation.outvars if hasattr(x.aval, "shape"))
+        for other in inside(equation):
+            yield from arrays(other)
+
+
+def step_arrays(name, folder, length, pattern=None):
+    """The shapes of all arrays of the step of an experiment at a length."""
+    made = EXPERIMENTS[name](folder) if name == "packed" else EXPERIMENTS[name]()
+    model = dataclasses.replace(made.model, context_length=length)
+    if pattern is not None:
+        model = dataclasses.replace(model, attention=dataclasses.replace(model.attention, pattern=pattern))
+    data = dataclasses.replace(made.data, sequence_length=length, batch_size=ROWS)
+    made = dataclasses.replace(made, model=model, data=data)
+    fields = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}
+    fields |= {"segment_ids": jnp.int32, "positions": jnp.int32} if name == "packed" else {}
+    batch = {field: jax.ShapeDtypeStruct((ROWS, length), dtype) for field, dtype in fields.items()}
+    step = compile_train_step(made, make_mesh(Mesh(), jax.devices()[:1]))
+    state = abstract_state(made.model, made.optimizer, made.training.guard)
+    shapes = set(arrays(jax.make_jaxpr(step)(state, batch).jaxpr))
+    assert any(length in shape for shape in shapes), "the walk has seen the sequence"
+    return shapes
+
+
+def squares(shapes, length):
+    """The shapes that have the sequence twice."""
+    return [shape for shape in shapes if sum(size >= length for size in shape) > 1]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_array_has_the_sequence_twice(name, tmp_path):
+    """512 tokens on a CPU: the largest array has 524,288 numbers, a block of 128 queries by all keys."""
+    shapes = step_arrays(name, tmp_path, 512)
+    assert not squares(shapes, 512)
+    assert max(map(math.prod, shapes)) <= ROWS * HEADS * 128 * 512
+
+
+@pytest.mark.parametrize("pattern", [Everything(), Fixed(stride=64)], ids=repr)
+@pytest.mark.parametrize(("platform", "length"), [("cpu", 8192), ("tpu", 4096), ("gpu", 16384)])
+def test_on_longer_sequences_scores_do_not_grow(platform, length, pattern, tmp_path, monkeypatch):
+    """Tiles of 512 queries and keys, 2,097,152 numbers for two rows of four heads, whatever the length."""
+    monkeypatch.setattr(MeshLayout, "platform", platform)
+    shapes = step_arrays("dense", tmp_path, length, pattern)
+    assert not squares(shapes, length)
+    assert max(map(math.prod, shapes)) <= max(ROWS * HEADS * 512 * 512, 2 * ROWS * length * 64)  # hidden layers
+    assert (ROWS, HEADS, 1, 512, 512) in shapes
+
+
+def test_the_walk_finds_a_square_wherever_it_is():
+    def body(carry, x):
+        return carry, jax.checkpoint(lambda x: jnp.sum(x[:, None] * x, axis=0))(x)
+
+    program = jax.make_jaxpr(jax.grad(lambda x: jnp.sum(jax.lax.scan(body, 0, x)[1])))(jnp.ones((2, 512)))
+    assert (512, 512) in squares(set(arrays(program.jaxpr)), 512)

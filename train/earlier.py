@@ -1,0 +1,105 @@
+"""Runs that an earlier version wrote: what it called fields of a config and arrays of a checkpoint.
+
+Until November 2026 weight decay went by patterns of names, `no_decay`, and load biases lay among the trained parameters
+(format 1 of checkpoints), so that the optimizer had moments of them too. Norms and gains of a layer lay beside its
+sublayers, not under `residual`, and None was the word of `Except` for "same". The table that lays arrays over devices
+had one vocabulary for parameters and activations.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any
+
+CHECKPOINT_FORMAT = 2
+# For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
+EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
+    1: ((r"^untrained\.", "params."), (r"\.residual\.((?:attention|ffn)_(?:norm|output_norm|gain)\b)", r".\1")),
+    CHECKPOINT_FORMAT: (),
+}
+# The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
+NO_DECAY = {"*.scale": ("scale",), "*bias": ("bias", "router_bias", "decay_bias")}
+# Where the fields of the one vocabulary of the table of sharding are: in parameters, in activations, or in both.
+SHARDING = {
+    "batch": ("activations.batch",),
+    "sequence": tuple(f"activations.{part}sequence" for part in ("", "query_", "ffn_", "vocab_")),
+    "position": ("parameters.position",),
+    "embed": ("parameters.embed", "activations.embed"),
+    "heads": ("parameters.heads", "activations.heads"),
+    "kv_heads": ("parameters.kv_heads", "activations.kv_heads"),
+    "head_dim": ("parameters.head_dim", "activations.head_dim"),
+    "rank": ("parameters.rank",),
+    "ffn": ("parameters.ffn", "activations.ffn"),
+    "expert": ("parameters.expert", "activations.expert"),
+    "vocab": ("parameters.vocab", "activations.vocab"),
+    "layer": ("parameters.layer", "activations.layer"),
+}
+
+
+def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of an experiment with the fields that it would have now."""
+    current = dict(stored)
+    if isinstance(stored.get("optimizer"), Mapping):
+        current["optimizer"] = _current_optimizer(stored["optimizer"])
+        # Only a config with this field is surely of the time when None said "same", and not "no such sublayer".
+        model = stored.get("model")
+        if "no_decay" in stored["optimizer"] and isinstance(model, Mapping):
+            current["model"] = {**model, "exceptions": [_differing(one) for one in model.get("exceptions") or ()]}
+    if isinstance(stored.get("sharding"), Mapping):
+        current["sharding"] = current_sharding(stored["sharding"])
+    return current
+
+
+def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a table with today's fields. They lay arrays as before, but for keys, which are whole now."""
+    current: dict[str, Any] = {}
+    for name, value in stored.items():
+        if name not in SHARDING:
+            current[name] = value
+            continue
+        for path in SHARDING[name]:
+            group, field = path.split(".")
+            current.setdefault(group, {})[field] = value
+    return current
+
+
+def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
+    """Weight decay by roles, where it went by patterns of names."""
+    if "no_decay" not in optimizer:
+        return dict(optimizer)
+    patterns = optimizer["no_decay"]
+    decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
+    spared = [re.sub(r"\.((?:attention|ffn)_(?:norm|output_norm|gain)\b)", r".residual.\1", p) for p in patterns]
+    spared = [pattern for pattern in spared if pattern not in NO_DECAY]
+    kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
+    return kept | {"decayed": decayed, "spared": spared}
+
+
+def _differing(exception: Any) -> Any:
+    """An `Except` that says "same" where it said None."""
+    if not isinstance(exception, Mapping):
+        return exception
+    return {name: "same" if value is None else value for name, value in exception.items()}
+
+
+def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:
+    """For each array of a state, by its dotted name, the name that it has in a checkpoint.
+
+    An array that the checkpoint does not have is left out.
+    """
+    found = {}
+    for name in wanted:
+        there = name
+        for pattern, before in EARLIER_NAMES[of_format]:
+            there = re.sub(pattern, before, there)
+        if there in stored:
+            found[name] = there
+    return found
+
+
+def surplus(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
+    """The arrays of a checkpoint that an earlier version had a use for, and the state (`stored_names`) has none."""
+    if of_format != 1:
+        return set()
+    # Moments of what the optimizer does not move now: they end with the parameter's name.
+    still = tuple(there.removeprefix("params") for name, there in names.items() if name.startswith("untrained."))
+    return {name for name in stored if name.startswith("opt_state.") and name.endswith(still)}

@@ -1,0 +1,55 @@
+"""The mesh: how the devices are laid out, and making it."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+
+import jax
+import numpy as np
+
+from model.errors import UserError
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """How many devices lie along each axis of the mesh; their product is the device count.
+
+    Attributes:
+      data: copies of the parameters, each with its share of the batch; None for the devices that the others leave.
+      fsdp: shards of parameters, gathered layer by layer, each with its share of the batch.
+      tensor: shards of heads, feed-forward width and vocabulary, all on the same rows.
+    """
+
+    data: int | None = None
+    fsdp: int = 1
+    tensor: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for name in MESH_AXES:
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                yield name, f"must be at least 1, got {size}"
+
+
+def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
+    """Lays the devices out. Raises UserError when the mesh does not multiply to their number."""
+    devices = jax.devices() if devices is None else devices
+    sizes = {name: getattr(mesh, name) for name in MESH_AXES}
+    known = math.prod(size for size in sizes.values() if size is not None)
+    if sizes["data"] is None and len(devices) % known == 0:
+        sizes["data"] = len(devices) // known
+    if math.prod(size or 1 for size in sizes.values()) != len(devices) or sizes["data"] is None:
+        asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        raise UserError(
+            f"mesh: {asked} does not multiply to the {len(devices)} devices here; "
+            "change mesh.data, mesh.fsdp or mesh.tensor (mesh.data=None takes what the others leave); "
+            "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight of a CPU, to try"
+        )
+    shape = tuple(sizes[name] or 1 for name in MESH_AXES)
+    axis_types = (jax.sharding.AxisType.Auto,) * len(shape)
+    if len(devices) == jax.device_count():
+        return jax.make_mesh(shape, MESH_AXES, axis_types=axis_types)
+    return jax.sharding.Mesh(np.asarray(devices).reshape(shape), MESH_AXES, axis_types=axis_types)

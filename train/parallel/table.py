@@ -1,0 +1,240 @@
+"""The one table that lays logical axes over the mesh, and the placements that follow from it.
+
+Parameters and activations carry logical names where they are made; this table says which mesh axes each name is split
+over. A parameter's axis and an activation's are two entries, and so are the positions of different parts of the model.
+To try another parallelism, change the table or the mesh; the model stays as it is.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from model.errors import UserError
+from model.layout import Axes, Layout
+from train.parallel.mesh import MESH_AXES
+
+
+class _Axes:
+    """Logical axis -> mesh axes. An array uses each mesh axis once, for the first of its axes that asks for it."""
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            split = getattr(self, field.name)
+            for axis in split:
+                if axis not in MESH_AXES:
+                    yield field.name, f"{axis!r} is no mesh axis; known: {', '.join(MESH_AXES)}"
+            if len(set(split)) < len(split):
+                yield field.name, f"names a mesh axis twice: {', '.join(split)}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ParameterAxes(_Axes):
+    """Logical axes of parameters -> mesh axes. An array uses each mesh axis once, for the first axis that asks for it.
+
+    Attributes:
+      embed: the model width.
+      heads, kv_heads: query heads, key and value heads.
+      head_dim: the width of a head.
+      rank: the width of a latent (multi-head latent attention).
+      ffn: the feed-forward width.
+      expert: experts.
+      vocab: tokens of the vocabulary.
+      position: rows of a table of learned positions.
+      layer: layers of a stack.
+    """
+
+    embed: tuple[str, ...] = ("fsdp",)
+    heads: tuple[str, ...] = ("tensor",)
+    kv_heads: tuple[str, ...] = ("tensor",)
+    head_dim: tuple[str, ...] = ()
+    rank: tuple[str, ...] = ()
+    ffn: tuple[str, ...] = ("tensor",)
+    expert: tuple[str, ...] = ()
+    vocab: tuple[str, ...] = ("tensor",)
+    position: tuple[str, ...] = ()
+    layer: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ActivationAxes(_Axes):
+    """Logical axes of activations -> mesh axes. An array uses each mesh axis once, for the first axis that asks for it.
+
+    Attributes:
+      batch: rows.
+      sequence: positions of the residual stream and its norms. `("tensor",)` here alone is the sequence parallelism of
+        Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.2.
+      query_sequence: positions of queries, and inside recurrent mixers.
+      key_sequence: positions of keys and values; slots of a cache.
+      ffn_sequence: positions inside feed-forward layers.
+      vocab_sequence: positions where tokens are looked up, and of logits.
+      embed: the model width.
+      heads, kv_heads: query heads, key and value heads.
+      head_dim: the width of a head.
+      ffn: the feed-forward width.
+      expert: experts.
+      vocab: tokens of the vocabulary.
+      layer: layers of a stack, in a cache.
+    """
+
+    batch: tuple[str, ...] = ("data", "fsdp")
+    sequence: tuple[str, ...] = ()
+    query_sequence: tuple[str, ...] = ()
+    key_sequence: tuple[str, ...] = ()
+    ffn_sequence: tuple[str, ...] = ()
+    vocab_sequence: tuple[str, ...] = ()
+    embed: tuple[str, ...] = ()
+    heads: tuple[str, ...] = ("tensor",)
+    kv_heads: tuple[str, ...] = ("tensor",)
+    head_dim: tuple[str, ...] = ()
+    ffn: tuple[str, ...] = ("tensor",)
+    expert: tuple[str, ...] = ()
+    vocab: tuple[str, ...] = ("tensor",)
+    layer: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """The table.
+
+    Attributes:
+      parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
+      activations: the same of the arrays in between, and of batches and caches.
+    """
+
+    parameters: ParameterAxes = ParameterAxes()
+    activations: ActivationAxes = ActivationAxes()
+
+
+def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Sequence[str | None]) -> list[tuple[str, ...]]:
+    """The mesh axes that each axis of an array is split over, by their logical names."""
+    used: set[str] = set()
+    split = []
+    for axis in axes:
+        free = tuple(m for m in getattr(table, axis) if m not in used) if axis else ()
+        used.update(free)
+        split.append(free)
+    return split
+
+
+def _spec(table: ParameterAxes | ActivationAxes, axes: Sequence[str | None]) -> PartitionSpec:
+    return PartitionSpec(*(split or None for split in mesh_axes(table, axes)))
+
+
+def _parts(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The placement of an array that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+# ---------------------------------------------------------------------------------------------------- activations
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshLayout(Layout):
+    """The layout of activations on a mesh.
+
+    Attributes:
+      mesh: the devices.
+      table: the table's activation axes.
+    """
+
+    mesh: jax.sharding.Mesh
+    table: ActivationAxes
+
+    @property
+    def platform(self) -> str:
+        """The kind of the mesh's devices, which need not be the kind that this machine has."""
+        platform: str = self.mesh.devices.flat[0].platform
+        return platform
+
+    def placement(self, axes: Sequence[str | None]) -> NamedSharding:
+        """The placement of an activation whose axes have these names."""
+        return NamedSharding(self.mesh, _spec(self.table, axes))
+
+    def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """The same array, laid out by the names of its axes; an axis that the mesh does not divide stays whole."""
+        if self.mesh.size == 1:
+            return x
+        split = zip(x.shape, mesh_axes(self.table, axes), strict=True)
+        even = [names if size % _parts(self.mesh, names) == 0 else () for size, names in split]
+        return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*even)))
+
+    def ways(self, axis: str) -> int:
+        """How many parts an axis of activations is split into."""
+        return _parts(self.mesh, self.mesh_axes(axis))
+
+    def mesh_axes(self, axis: str) -> tuple[str, ...]:
+        """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
+        return tuple(name for name in getattr(self.table, axis) if self.mesh.shape[name] > 1)
+
+    def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+        """A function of whole arrays that runs another on the shards of each device (`jax.shard_map`); see `Layout`."""
+        if self.mesh.size == 1:
+            return function
+        into = tuple(_spec(self.table, axes) for axes in in_axes)
+        out = jax.tree.map(lambda axes: _spec(self.table, axes), out_axes, is_leaf=_is_axes)
+        return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
+
+
+def _is_axes(tree: Any) -> bool:
+    return isinstance(tree, tuple) and all(axis is None or isinstance(axis, str) for axis in tree)
+
+
+def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
+    """How activations lie on a mesh."""
+    return MeshLayout(mesh, table.activations)
+
+
+# ----------------------------------------------------------------------------------------- parameters and moments
+
+
+def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:
+    """A placement for every parameter. Raises UserError where a mesh axis does not divide a parameter's.
+
+    Args:
+      mesh: the mesh.
+      table: the table.
+      axes: the tree of `model.transformer.logical_axes`.
+      shapes: the tree of `model.transformer.abstract_params`.
+    """
+
+    def place(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
+        for size, name, split in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
+            ways = _parts(mesh, split)
+            if size % ways:
+                raise UserError(
+                    f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
+                    f"mesh axis {' x '.join(split)}; change the mesh, or keep the axis whole with "
+                    f"--set 'sharding.parameters.{name}=()'"
+                )
+        return NamedSharding(mesh, _spec(table.parameters, names))
+
+    return jax.tree_util.tree_map_with_path(place, shapes, axes)
+
+
+def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Placements for optimizer state: what mirrors a parameter lies as that parameter does, all else is replicated."""
+    leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
+    known = {path_name(path): (leaf.shape, sharding) for (path, leaf), sharding in leaves}
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        for start in range(len(path)):
+            found = known.get(path_name(path[start:]))
+            if found and found[0] == leaf.shape:
+                return found[1]
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def path_name(path: Any) -> str:
+    """A tree path as dotted text: blocks.attention.query."""
+    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)
