@@ -11,9 +11,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 CHECKPOINT_FORMAT = 2
+# The parameters of a layer that lie under `residual` now and lay beside its sublayers.
+_OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
 # For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
 EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
-    1: ((r"^untrained\.", "params."), (r"\.residual\.((?:attention|ffn)_(?:norm|output_norm|gain)\b)", r".\1")),
+    1: ((r"^untrained\.", "params."), (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
     CHECKPOINT_FORMAT: (),
 }
 # The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
@@ -42,8 +44,9 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         current["optimizer"] = _current_optimizer(stored["optimizer"])
         # Only a config with this field is surely of the time when None said "same", and not "no such sublayer".
         model = stored.get("model")
-        if "no_decay" in stored["optimizer"] and isinstance(model, Mapping):
-            current["model"] = {**model, "exceptions": [_differing(one) for one in model.get("exceptions") or ()]}
+        exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
+        if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
+            current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current
@@ -68,7 +71,7 @@ def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
         return dict(optimizer)
     patterns = optimizer["no_decay"]
     decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
-    spared = [re.sub(r"\.((?:attention|ffn)_(?:norm|output_norm|gain)\b)", r".residual.\1", p) for p in patterns]
+    spared = [re.sub(rf"\.{_OF_RESIDUAL}", r".residual.\1", p) for p in patterns]
     spared = [pattern for pattern in spared if pattern not in NO_DECAY]
     kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
     return kept | {"decayed": decayed, "spared": spared}

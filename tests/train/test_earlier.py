@@ -163,6 +163,12 @@ def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment
             store.restore(0, experiment, placed_on(experiment), abstract(experiment))
 
 
+@pytest.mark.parametrize("exceptions", [5, "all", None, {"layers": ":1"}])
+def test_exceptions_that_are_no_list_are_left_to_the_reader_of_options(exceptions):
+    stored = {"optimizer": {"no_decay": []}, "model": {"exceptions": exceptions}}
+    assert current_config(stored)["model"] == {"exceptions": exceptions}
+
+
 # ---------------------------------------------------------------------------------------- the table of sharding
 
 
