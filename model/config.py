@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from model.dropout import Dropout
 from model.feedforward.experts import Experts
@@ -16,6 +16,7 @@ from model.parameters import FanIn, Normal
 from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
 from model.precision import Precision
+from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
@@ -54,7 +55,8 @@ class ModelConfig:
       initialization: how parameters start.
       precision: the number formats.
       scan_layers: one traced layer run L times; False writes the layers out, for debugging, on the same parameters.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products of weights), "full" (all).
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products of weights), "full" (all of a
+        layer but its inputs), or all but the inputs and the taps that `SaveOnly` names.
     """
 
     vocab_size: int
@@ -77,7 +79,7 @@ class ModelConfig:
     initialization: Normal | FanIn = Normal()
     precision: Precision = Precision()
     scan_layers: bool = True
-    remat: Literal["none", "dots", "full"] = "none"
+    remat: Remat = "none"
 
     @property
     def layers(self) -> tuple[Layer, ...]:

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.gradients import narrowed
 from model.parameters import ParameterMaker
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
@@ -24,7 +25,6 @@ from model.positions.absolute import LayerPosition, Position
 from model.projections import project
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

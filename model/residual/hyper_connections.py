@@ -22,11 +22,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from model.context import Context
 from model.gradients import narrowed, weigh
 from model.norms import Norm
 from model.parameters import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer
-from model.taps import Context
 
 AXES = ("batch", "sequence", None, "embed")
 

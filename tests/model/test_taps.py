@@ -5,9 +5,7 @@ import pytest
 from model.errors import UserError
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import Gated
-from model.layout import Layout
-from model.taps import Context
-from model.transformer import abstract_params, forward
+from model.transformer import forward
 
 SHAPES = {
     "embedding": (2, 12, 16),
@@ -91,25 +89,6 @@ def test_asking_leaves_the_logits_alone_and_returns_no_more(model, run, tokens, 
     assert run(*model, tokens)[2] == {}
 
 
-def compiled_text(config, tokens, taps):
-    def run(params, tokens):
-        output = forward(config, params, tokens, taps=taps)
-        return output.logits_BTV, output.taps
-
-    return jax.jit(run).lower(abstract_params(config), tokens).as_text()
-
-
-def test_no_cost_when_not_asked(small, tokens, monkeypatch):
-    """The program without taps is, letter for letter, that of a model which offers none; asking changes it."""
-    config = small()
-    unasked = compiled_text(config, tokens, ())
-    asked = {compiled_text(config, tokens, (name,)) for name in SHAPES}
-    assert unasked not in asked
-    assert len(asked) == len(SHAPES)
-    monkeypatch.setattr(Context, "tap", lambda self, name, value: value)
-    assert compiled_text(config, tokens, ()) == unasked
-
-
 def test_what_experts_offer(small, drawn, run, tokens):
     """Beside the taps of all models; the hidden layer is that of the shared expert."""
     config = small(ffn=Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=Gated(width=10))))
@@ -135,13 +114,3 @@ def test_unscanned_taps_are_stacked_alike(small, drawn, run, tokens, kept):
     taps = run(config, drawn(config), tokens, taps=["attention_weights", "block_output"])[2]
     for name, x in taps.items():
         np.testing.assert_allclose(x, kept[name], rtol=1e-5, atol=1e-5)
-
-
-def test_the_model_is_told_where_it_runs():
-    """A kernel is chosen by the layout's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
-
-    class OfAPod(Layout):
-        platform = "tpu"
-
-    assert Context(index_BT=None, layout=OfAPod()).platform == "tpu"
-    assert Context(index_BT=None).platform == "cpu"

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from model.context import Context
 from model.feedforward.mlp import ACTIVATIONS, MLP, FeedForward, Gated
 from model.options import fields_of
 from model.parameters import Normal, ParameterMaker
-from model.taps import Context
 
 BY_HAND = {
     "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from model.context import Context
 from model.errors import UserError
 from model.norms import LayerNorm
 from model.options import check
@@ -14,7 +15,6 @@ from model.parameters import FanIn, Normal
 from model.positions.absolute import NoPositions
 from model.recurrent.state_space import StateSpace, StateSpaceHeads
 from model.stack import empty_caches
-from model.taps import Context
 from model.transformer import abstract_params, forward, init, logical_axes
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
+from model.context import Context
 from model.cost import count_parameters, forward_flops
 from model.errors import UserError
 from model.layers import Except
@@ -16,7 +17,6 @@ from model.options import check
 from model.residual import HyperConnections, Multipliers, PreNorm
 from model.residual.hyper_connections import Dynamic
 from model.stack import empty_caches
-from model.taps import Context
 from model.transformer import forward, init
 from model.vocabulary.multi_token import MultiToken
 
