@@ -63,6 +63,14 @@ TAPS: dict[str, Meaning] = {
 }
 
 
+def table() -> str:
+    """The list as it stands in model/README.md."""
+    rows = ["| name | axes | meaning | edited |", "| --- | --- | --- | --- |"]
+    for name, (axes, text, editable) in TAPS.items():
+        rows.append(f"| `{name}` | {axes} | {text} | {'yes' if editable else 'no'} |")
+    return "\n".join(rows) + "\n"
+
+
 @dataclasses.dataclass(frozen=True)
 class Tap:
     """A tap in some layers.

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ import pytest
 from model.errors import UserError
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import Gated
+from model.taps import table
 from model.transformer import forward
 
 SHAPES = {
@@ -114,3 +117,8 @@ def test_unscanned_taps_are_stacked_alike(small, drawn, run, tokens, kept):
     taps = run(config, drawn(config), tokens, taps=["attention_weights", "block_output"])[2]
     for name, x in taps.items():
         np.testing.assert_allclose(x, kept[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_list_in_the_readme_is_that_of_the_code():
+    readme = (pathlib.Path(__file__).resolve().parents[2] / "model" / "README.md").read_text(encoding="utf-8")
+    assert readme.count(table()) == 1, f"model/README.md lists other taps; it should have\n{table()}"
