@@ -74,8 +74,8 @@ ROLES: dict[Role, Traits] = {
     "scale": _VECTOR,
     "gain": _VECTOR,
     "skip": _VECTOR,
-    # Weights of streams and of values, which decay would pull to none of them; what makes them follow a token is a
-    # product with its streams, from zeros.
+    # Weights of streams and of values, which decay would pull to none of them. Followers make weights of streams depend
+    # on the token; decay pulls these to the static ones (Zhu et al. 2024, "Hyper-Connections", section 4).
     "mixing": _VECTOR,
     "follower": Traits(decayed=True),
     "sink": _VECTOR,

@@ -7,7 +7,14 @@ what a head is given, B_t and C_t (H) shared by the heads of a group, and a step
     S_t = exp(-exp(A_log) d_t) S_(t-1) + B_t (d_t x_t)^T        y_t = S_t^T C_t + D x_t
 
 This is a memory with keys B, queries C and values d x, computed in chunks (section 6) by model/recurrent/memory.py.
-Before, x, B and C go through a short convolution and SiLU; after, y * SiLU(z) is normalised over each group's heads.
+Before, x, B and C go through a short convolution and SiLU; after, y * SiLU(z) is normalised over each group's heads, D
+x included. At first exp(A_log) is uniform from 1 to 16, the step with nothing added log-uniform from 0.001 to 0.1, and
+D 1. Weight decay spares A_log, the step's bias, D and biases.
+
+Not as in the authors' code (github.com/state-spaces/mamba, mamba2.py): the number of heads is given, and not their
+width of 64. The filters of the convolution start from a truncated normal distribution with the deviation 1 /
+convolution^(1/2), and its biases at 0, where that code draws both uniformly up to 1 / convolution^(1/2). Chunks are of
+64 tokens, not 256.
 """
 
 import dataclasses
@@ -46,7 +53,7 @@ class StateSpace(Recurrent):
     head_dim: int | None = None
     state_dim: int = 128
     convolution: int | None = 4
-    output_norm: LayerNorm | RMSNorm | None = RMSNorm()
+    output_norm: LayerNorm | RMSNorm | None = RMSNorm(epsilon=1e-5)
     chunk: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -78,6 +78,19 @@ def test_chunks_equal_the_recurrence(maker, size):
     np.testing.assert_allclose(layer(params, x)[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+def test_parameters_start_as_in_the_authors_code(maker):
+    """A uniform from 1 to 16, the step log-uniform from 0.001 to 0.1, D 1; a norm with 1e-5 (mamba2.py)."""
+    option = StateSpace(num_heads=4000, head_dim=1, state_dim=1)
+    drawn = nnx.to_pure_dict(nnx.split(StateSpaceHeads(option, 8, "float32", maker(Normal())))[1])
+    rates, steps = np.sort(np.exp(drawn["decay_rate"])), np.sort(np.log(np.log1p(np.exp(drawn["decay_bias"]))))
+    even = (np.arange(4000) + 0.5) / 4000
+    np.testing.assert_allclose(rates, 1 + 15 * even, atol=0.5)
+    np.testing.assert_allclose(steps, np.log(0.001) + np.log(100) * even, atol=0.2)
+    assert (drawn["skip"] == 1).all()
+    assert option.output_norm.epsilon == 1e-5
+    assert not any(drawn[f"{name}_bias"].any() for name in ("query", "key", "value"))
+
+
 MODEL = {
     "attention": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=5),
     "position": NoPositions(),
