@@ -8,9 +8,8 @@ The weights are constants, the same in all layers, or trained in each. The paper
 other numbers the constant form and trained ones, which start there, the learnable form. Its sparse form, and trained
 weights that start otherwise in deeper layers, are exceptions (`Except`): layers that have no such option, or other
 numbers. Layers count from the first that has it. Gradients of later layers reach V_1. A cache holds V'_n, so that
-decoding needs nothing more. All of this, positions and key heads included, is as in the authors' code
-(github.com/Zcchill/ Value-Residual-Learning), which has constants of 1/2 alone. Weight decay spares the trained
-weights.
+decoding needs nothing more. All of this is as in the authors' code (github.com/Zcchill/Value-Residual-Learning), which
+has constants of 1/2 alone. Weight decay spares trained weights.
 """
 
 import dataclasses

@@ -20,6 +20,8 @@ class Request:
       bias: what is added to scores, or None.
       sinks: whether every head has a score that takes part in its softmax and has no value.
       dropout: the share of weights dropped; 0 outside training.
+      query_ways: how many parts the queries of a row are split into, on as many devices. A kernel that cuts them into
+        others sends them from device to device.
       platform: where it runs: "cpu", "gpu" or "tpu".
     """
 
@@ -31,6 +33,7 @@ class Request:
     bias: Bias | None = None
     sinks: bool = False
     dropout: float = 0.0
+    query_ways: int = 1
     platform: str = "cpu"
 
 
