@@ -66,5 +66,3 @@ def test_patterns(pattern):
 @pytest.mark.parametrize("pattern", [Everything(), *PICTURES, BlockSparse(block=3, first=4, last=1)], ids=str)
 def test_pairs_are_those_of_the_mask(pattern, length):
     assert pattern.pairs(length) == causal(Coordinates(length)).within(pattern).mask().sum()
-
-
