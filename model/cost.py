@@ -29,9 +29,9 @@ from model.transformer import abstract_params
 class ParameterCount:
     """How many parameters there are, by what they are for; `idle` are those of experts that a token does not use.
 
-    Those of modules that predict tokens further on (`multi_token`) are used in training, and counted as such. Counted are
-    all numbers of a checkpoint of the model, as in published counts, the load biases of routers among them, which are
-    state that no optimizer moves (DeepSeek-V3's 671,026,419,200 have 58 layers of 256).
+    Those of modules that predict tokens further on (`multi_token`) are used in training, and counted as such. As in
+    published counts, load biases of routers are among them: state that no optimizer moves, and numbers of a checkpoint
+    (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
     """
 
     embedding: int
