@@ -150,14 +150,14 @@ def test_a_model_describes_itself_again(number):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", ["llama"], "config.json: no family takes model_type=['llama']"),
+        ("model_type", ["llama"], "config.json: no family has model_type=['llama']"),
         (
             "num_hidden_layers",
             2**40,
             "config.json: num_hidden_layers=1099511627776 cannot be mapped: expected at most 10,000",
         ),
         ("hidden_size", "64", "model.width: expected int, got '64' (str)"),
-        ("rope_scaling", [1], "config.json holds a value of another kind than its family llama has"),
+        ("rope_scaling", [1], "config.json holds a value of the wrong type for the family llama"),
         ("rms_norm_eps", float("nan"), "expected a finite number"),
     ],
 )
