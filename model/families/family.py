@@ -49,8 +49,8 @@ class Family:
             raise
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # text for a number, ...
             raise UserError(
-                f"config.json holds a value of the wrong type for the family {self.name}, in {published.last!r} or near "
-                f"it ({error}); correct it or download the file again"
+                f"config.json holds a value of the wrong type for the family {self.name}, in {published.last!r} or "
+                f"near it ({error}); correct it or download the file again"
             ) from error
         published.finish()
         check(config, "model")

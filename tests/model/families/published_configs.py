@@ -1,4 +1,4 @@
-"""config.json of published models as their first uploads had them, written down from their model cards."""
+"""config.json of published models as first uploaded, written down from their model cards."""
 
 # Keys that every one of them has and that change no number are left out.
 PHI_3_MINI_128K = {
