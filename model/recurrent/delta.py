@@ -92,7 +92,7 @@ class GatedDelta(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "DeltaHeads":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return DeltaHeads(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:

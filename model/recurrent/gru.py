@@ -46,7 +46,7 @@ class GRU(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "GatedRecurrentUnits":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return GatedRecurrentUnits(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:

@@ -42,7 +42,7 @@ class LinearAttention(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "LinearAttentionHeads":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return LinearAttentionHeads(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:

@@ -50,7 +50,7 @@ class LSTM(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "LongShortTermMemory":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return LongShortTermMemory(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:

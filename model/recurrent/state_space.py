@@ -74,7 +74,7 @@ class StateSpace(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "StateSpaceHeads":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return StateSpaceHeads(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:

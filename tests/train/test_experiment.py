@@ -153,7 +153,10 @@ def test_an_override_that_does_not_fit(assignment, words, config):
         ),
         (["model.attention.num_kv_heads=3"], "model.attention.num_kv_heads: 3 does not divide num_heads=4; use one of"),
         (["model.attention.num_heads=5"], "model.attention.num_heads: 5 heads do not divide width=32"),
-        (["model.width=36"], "model.position: Rotary turns pairs of dimensions, so the head width must be even, got 9"),
+        (
+            ["model.width=36"],
+            "model.position: Rotary rotates pairs of dimensions, so the head width must be even, got 9",
+        ),
         (["training.num_steps=0"], "training.num_steps: must be at least 1, got 0"),
         (["training.seed=-1"], "training.seed: must be from 0 to 2^32 - 1, got -1"),
         (["training.clip_norm=0.0"], "training.clip_norm: must be above 0, or None for no clipping, got 0.0"),

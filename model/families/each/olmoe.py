@@ -1,4 +1,4 @@
-"""OLMoE: 64 small experts in every layer, weights of chosen experts not renormalized, norms on queries and keys.
+"""OLMoE: 64 small experts in every layer, weights of chosen experts not renormalised, norms on queries and keys.
 
 Muennighoff et al. 2024, "OLMoE: Open Mixture-of-Experts Language Models".
 """
