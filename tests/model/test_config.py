@@ -144,7 +144,7 @@ def long(**changes):
         ({"position": rotary(yarn(mscale=0.0, mscale_all_dim=1.0))}, "position.scaling.mscale: must be above 0"),
         (
             {"position": rotary(yarn(mscale=1.0, mscale_all_dim=1.0, attention_factor=1.0))},
-            "position.scaling.attention_factor: mscale and mscale_all_dim give it",
+            "position.scaling.attention_factor: mscale and mscale_all_dim already give it",
         ),
         ({"position": Rotary(theta=1.0, scaling=yarn())}, "position.theta: must be above 1 for YaRN"),
         ({"position": rotary(llama3(factor=0.5))}, "position.scaling.factor: must be at least 1, got 0.5"),
@@ -159,9 +159,9 @@ def long(**changes):
         ),
         (
             {"position": rotary(long(short_factors=(1.0,)))},
-            "position.scaling.short_factors: must be 2 factors, one for",
+            "position.scaling.short_factors: must have 2 factors, one for",
         ),
-        ({"position": rotary(long(long_factors=()))}, "position.scaling.long_factors: must be 2 factors, one for each"),
+        ({"position": rotary(long(long_factors=()))}, "position.scaling.long_factors: must have 2 factors, one for"),
         (
             {"position": rotary(long(short_factors=(1.0, 0.0)))},
             "position.scaling.short_factors: must be above 0, got 0",
