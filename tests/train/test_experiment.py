@@ -127,7 +127,7 @@ def test_a_file_without_an_experiment(config):
         ("model.norm=BatchNorm()", "no option 'BatchNorm' fits here"),
         ("model.norm=LayerNorm(eps=1)", "LayerNorm has no field 'eps'; did you mean 'epsilon'?"),
         ("model.width", "expected path.to.field=value"),
-        ("model.width.more=3", "nothing below int 32"),
+        ("model.width.more=3", "int 32 has no fields"),
     ],
 )
 def test_an_override_that_does_not_fit(assignment, words, config):
