@@ -74,5 +74,5 @@ class Family:
         values = {"architectures": [self.architecture], "model_type": self.model_types[0], **self.publish(config)}
         if lost := differences_of_models(config, self.config_of(values)):
             listed = "\n  ".join(lost)
-            raise UserError(f"the family {self.name} has no such model (this one -> what it can have):\n  {listed}")
+            raise UserError(f"the family {self.name} has no such model (this model -> the family's):\n  {listed}")
         return values

@@ -1,4 +1,4 @@
-"""Models by name that papers describe in a table and that have no published config.json.
+"""Models from the tables of papers, by name, that have no published config.json.
 
 The GPT-3 models: Brown et al. 2020, "Language Models are Few-Shot Learners", section 2.1 and table 2.1: GPT-2's
 architecture, with locally banded attention instead of dense attention in every second layer. The paper does not say how

@@ -118,7 +118,7 @@ def inputs(asked):
 
 
 def bucket(distance):
-    """Returns T5's bucket of six, for distances up to 40: three hold one distance each, three grow geometrically."""
+    """Returns T5's bucket, of six up to a distance of 40: three hold one distance each, three grow geometrically."""
     far = 3 + np.floor(3 * np.log(np.maximum(distance, 3) / 3) / np.log(40 / 3) + 1e-9).astype(int)
     return np.where(distance < 3, np.maximum(distance, 0), np.minimum(far, 5))
 
