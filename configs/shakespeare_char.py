@@ -1,4 +1,4 @@
-"""nanoGPT's character-level experiment on a CPU, choice for choice but one: see below.
+"""nanoGPT's character-level experiment on a CPU, with the same settings except for the choice of windows (see below).
 
     python -m launch.train --config=configs/shakespeare_char.py --run=runs/shakespeare \
         --set data.path=tinyshakespeare.txt

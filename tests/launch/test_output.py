@@ -58,7 +58,7 @@ def test_what_an_encoding_lacks_is_escaped_and_json_stays_json(encoding, text, n
     assert json.loads(out[len(text) :]) == {"name": name}
     errors = done.stderr.decode(errors="replace")
     assert "Traceback" not in errors
-    assert ("PYTHONIOENCODING=utf-8 writes them" in errors) == ("replace" not in encoding)
+    assert ("PYTHONIOENCODING=utf-8 writes the characters" in errors) == ("replace" not in encoding)
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| head -n 1", "| true", "2>/dev/full"])
