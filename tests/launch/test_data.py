@@ -94,7 +94,7 @@ def test_info_counts_and_verifies(run):
         (["show", "--run=RUN", "--step=1", "--rows=4"], "expected numbers from 0 to 3"),
         (["show", "--run=RUN/data", "--step=1"], "it has no config.json"),
         (["info"], "--path is missing"),
-        (["info", "--path=RUN"], "is no finished dataset"),
+        (["info", "--path=RUN"], "is not a finished dataset"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(arguments, message, run):

@@ -125,7 +125,7 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
     monkeypatch.setattr(tokenizing.Tokenizing, "run", failing)
     with pytest.raises(KeyboardInterrupt):
         prepare(data, tmp_path / "d", workers=1)
-    with pytest.raises(UserError, match="no finished dataset"):
+    with pytest.raises(UserError, match="not a finished dataset"):
         open_dataset(tmp_path / "d")
     again = []
 
