@@ -156,7 +156,7 @@ def test_a_corrupted_shard_is_named_with_its_record(refused, dataset, tmp_path):
 
 def test_a_dataset_of_another_tokenizer(refused, dataset):
     text = refused(f"--set=data.path={dataset}", "--set=data.tokenizer=Characters()")
-    assert "is prepared already, with another tokenizer" in text
+    assert "is already prepared, with another tokenizer" in text
     assert "data.tokenizer" in text
 
 

@@ -76,7 +76,7 @@ def test_info_counts_and_verifies(run):
     status, out, err = command("info", f"--path={folder / 'data'}", "--verify")
     assert status == 0, err
     assert out.splitlines()[1] == "tokenizer: Bytes, 257 ids, end of document: 256"
-    assert out.splitlines()[-1] == "verified: 2 shards are what was written"
+    assert out.splitlines()[-1] == "verified: 2 shards match their checksums"
 
 
 @pytest.mark.parametrize(

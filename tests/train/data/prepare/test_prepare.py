@@ -288,7 +288,7 @@ def test_finished_dataset_as_path(data, dataset):
     assert prepare(change(data, path=folder), "unused") == dataset.folder
     assert prepare(change(data, path=folder, tokenizer=None, validation=None), "unused") == dataset.folder
     assert prepare(change(data, path=folder, tokenizer=TokenizerOf(path=folder)), "unused") == dataset.folder
-    with pytest.raises(UserError, match=r"say data.tokenizer=None"):
+    with pytest.raises(UserError, match=r"set data.tokenizer=None"):
         prepare(change(data, path=folder, tokenizer=Characters()), "unused")
     with pytest.raises(UserError, match=r"data.validation.fraction: 0.1 -> 0.5"):
         prepare(change(data, path=folder, validation=WholeFiles(fraction=0.5)), "unused")
