@@ -284,10 +284,10 @@ def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is no role, and no trained parameter"),
-        ({"decayed": ("gains",)}, "decayed: 'gains' is no role.*did you mean 'gain'"),
-        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is no role"),
-        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is no role, and no trained"),
+        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is not a role, and no trained parameter"),
+        ({"decayed": ("gains",)}, "decayed: 'gains' is not a role.*did you mean 'gain'"),
+        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is not a role"),
+        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is not a role, and no trained"),
     ],
 )
 def test_entries_that_name_nothing_are_refused(fields, words):

@@ -64,7 +64,7 @@ def test_jsonl_counts_lines_across_units(tmp_path):
         (b'{"text": 3}', r"line 2 \(byte 14\): the field 'text' holds a number"),
         (b'{"body": "x"}', r"line 2 \(byte 14\): no field 'text'; it has 'body'"),
         (b"[1]", r"line 2 \(byte 14\): expected a JSON object"),
-        (b'{"text": ', r"line 2 \(byte 14\) is no JSON"),
+        (b'{"text": ', r"line 2 \(byte 14\) is not JSON"),
         (b'{"text": "\xff"}', r"not UTF-8 at byte 24 \(found 0xff"),
         (b'{"text": "\\ud800"}', "lone surrogate"),
     ],
