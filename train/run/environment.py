@@ -1,4 +1,4 @@
-"""What a run ran on: code, packages, machine, devices. RUN/environment.json is a list, one entry for every start."""
+"""The environment of a run: code, packages, machine, devices. RUN/environment.json lists an entry for every start."""
 
 import datetime
 import importlib.metadata
@@ -32,8 +32,8 @@ DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
 def record_session(run_folder: str | os.PathLike[str]) -> int:
     """Adds an entry for this start to RUN/environment.json; returns its number, 1 for the first start.
 
-    A damaged file is kept beside it as environment.json.damaged. Raises UserError for one that cannot be read. Call it
-    on the first process only.
+    A damaged file is kept as environment.json.damaged. Raises UserError for a file that cannot be read. Call it on the
+    first process only.
     """
     path = pathlib.Path(run_folder) / "environment.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def describe_session() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that matter to a result."""
+    """The installed versions of the packages that can change a result."""
     versions = {}
     for name in _PACKAGES.split():
         try:
