@@ -14,7 +14,7 @@ from train.process.preemption import EXIT_PREEMPTED
 
 @pytest.fixture
 def nobody(monkeypatch):
-    """A process without HOME whose user the system does not know, as in many a container."""
+    """A process without HOME whose user is unknown to the system, as in many containers."""
 
     def unknown(number):
         raise KeyError(number)

@@ -22,7 +22,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def run(tiny_experiment, tmp_path_factory):
-    """A run folder as launch.train leaves it, as far as data goes."""
+    """A run folder with the data files that launch.train writes."""
     folder = tmp_path_factory.mktemp("run")
     text = tmp_path_factory.mktemp("text")
     for k in range(20):

@@ -1,4 +1,4 @@
-"""Whatever standard output and standard error are: results arrive whole, or one message says why not."""
+"""Any kinds of standard output and standard error: results arrive complete, or one message says why not."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def test_a_stream_that_is_closed_ends_nothing(redirection):
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
-    assert (b"done" in done.stderr) == (redirection == ">&-")  # whose reader has gone prints no further
+    assert (b"done" in done.stderr) == (redirection == ">&-")  # without a reader, stops printing
 
 
 def test_a_full_disk_is_an_error():

@@ -134,7 +134,7 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
         return run(self, job)
 
     monkeypatch.setattr(tokenizing.Tokenizing, "run", noting)
-    # A shard that was damaged since is made again, one that is whole is not.
+    # A damaged shard is made again; an intact shard is not.
     (tmp_path / "d" / f"train-{done[0]}.array_record").write_bytes(b"")
     prepare(data, tmp_path / "d", workers=1)
     assert done[0] in again
@@ -152,7 +152,7 @@ if "train.data.prepare.worker" in sys.orig_argv:
 
 
 def test_killed_run_goes_on(data, corpus, tmp_path, small_shards):
-    """SIGKILL while worker processes write: the same command ends with the same bytes."""
+    """SIGKILL while worker processes write: the same command, given again, ends with the same bytes."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_WORKERS)
     program = (
         "import sys; from train.data import *; m = sys.modules[prepare.__module__];"

@@ -14,7 +14,7 @@ from train.report import write_curve_png
 
 
 def read(path):
-    """The names of the documents, and what was said of files that were left out."""
+    """The names of the documents, and the lines about files that were left out."""
     said = []
     units = list_units(Source(path=str(path)), say=said.append)
     return [d.name for unit in units for d in read_unit(unit)], said
@@ -137,7 +137,7 @@ def test_the_file_into_which_a_command_prints_is_no_text(text, monkeypatch):
 
 
 def test_every_file_of_a_run_is_known(tiny_run):
-    """What a run folder has is told from text that its user keeps in it by these names."""
+    """By these names Cairn tells the files of a run folder from the text that its user keeps in it."""
     found = {path.name for path in tiny_run.iterdir() if not path.name.startswith(".")}
     assert found <= {*own.RUN_FILES, *own.RUN_FOLDERS}
 

@@ -16,7 +16,7 @@ def documents(path, **options):
 
 
 LINES = [
-    # what stands in the line, the text, or what is said about it
+    # the line, and its text or its error
     ('{"text": "a\u2028b\u0085c\\n\\u2029\\u0000"}', "a\u2028b\u0085c\n\u2029\0"),
     ('{"text": "\\ud83d\\ude00"}', "😀"),
     ('{"text": ""}', ""),
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_utf8_are_named_with_their_place(tmp_path):
 
 
 def test_no_more_of_an_array_is_read_than_an_item_needs(monkeypatch):
-    """A fault near the beginning ends the reading of a file that goes on for long."""
+    """An error near the beginning ends the reading of a very long file."""
     monkeypatch.setattr(rows, "_BLOCK", 16)
 
     class Long(io.BytesIO):

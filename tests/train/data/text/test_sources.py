@@ -137,7 +137,7 @@ def test_fingerprint_sees_a_change(tmp_path):
 
 
 def test_packed_text_is_cut_and_counted_as_the_text_in_it(tmp_path):
-    """Sizes are those of the text: it may be a thousand times as long as its file."""
+    """Sizes are sizes of the text, which may be a thousand times as long as its compressed file."""
     text = "".join(f"line {k} ö\n" for k in range(20_000))
     (tmp_path / "plain.txt").write_text(text, encoding="utf-8")
     (tmp_path / "packed.txt.GZ").write_bytes(gzip.compress(text.encode()))

@@ -23,7 +23,7 @@ def test_links_are_followed_and_nothing_is_there_twice(tmp_path):
     write(tmp_path, root__a="1", root__z__b="2", out__c="3", out__d__e="4", other__f="5")
     os.link(root / "a", root / "hard")  # a file like any other
     for name, target in {
-        "root/0 link": "a",  # the file itself goes before its link
+        "root/0 link": "a",  # the file itself takes precedence over its link
         "root/folder": "z",
         "root/loop": ".",
         "root/z/up": "../..",
