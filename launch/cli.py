@@ -21,7 +21,7 @@ from train.run.paths import expanded
 flags.disclaim_key_flags()  # a flag of define_path belongs to the command that calls it
 
 EXIT_USER_ERROR = 2
-LONGEST_LINE = 2000  # characters of an error: a flag may hold a megabyte
+LONGEST_LINE = 2000  # characters of a line of an error: a flag may hold a megabyte
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 _TOO_LARGE = (
@@ -51,7 +51,7 @@ def run(
             return _refused(str(error))
         except streams.ReaderGoneError:
             return 0
-        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend these
+        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend it
             if error.errno is None:
                 raise
             return _refused(f"{error}; mend that, then give the same command again")

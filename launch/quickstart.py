@@ -3,8 +3,8 @@
     python -m launch.quickstart
 
 Trains configs/quickstart.py into runs/quickstart, or continues it; measures it on the validation files and compresses
-these with gzip and xz; lets the model write files and counts those that Python can parse. Finished work is reused: a
-signal ends the command as it ends launch.train, and the same command continues.
+these with gzip and xz; lets the model write files and counts the files that Python can parse. Finished work is reused:
+a signal ends the command as it ends launch.train, and the same command continues.
 """
 
 import contextlib

@@ -44,7 +44,7 @@ class _Decayed:
             yield "epsilon", f"must be above 0, got {getattr(self, 'epsilon', None)}"
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
-        """Yields the entries of `decayed` and `spared` that fit no parameter of a model (`specs` is their tree)."""
+        """Yields the entries of `decayed` and `spared` that are no trained role and match no trained parameter."""
         known = {name: spec for name, spec in named(specs).items() if spec.traits.trained}
         for field in ("decayed", "spared"):
             for entry in getattr(self, field):

@@ -243,7 +243,7 @@ def facts(run: Run) -> list[Fact]:
     padding = run.metric("padding").values
     if padding.any():
         found.append(
-            Fact(label="Padding", value=f"{padding.mean():.1%}", note="places in the batches without a target")
+            Fact(label="Padding", value=f"{padding.mean():.1%}", note="positions in the batches without a target")
         )
     if parameters:
         found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}"))

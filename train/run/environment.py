@@ -12,14 +12,15 @@ from typing import Any
 
 from train.run.files import cannot_read, parse_json, write_json
 
-# Packages whose version can change a number or a speed; those that are not installed are left out.
+# Packages whose version can change a number or a speed; packages that are not installed are left out.
 _PACKAGES = (
     "jax jaxlib libtpu jax-cuda12-plugin jax-cuda12-pjrt jax-cuda13-plugin jax-cuda13-pjrt nvidia-cudnn-cu12 "
     "nvidia-cudnn-cu13 flax optax orbax-checkpoint tensorstore grain array-record sentencepiece tokenizers tokamax "
     "numpy scipy ml-dtypes safetensors absl-py rich matplotlib tensorboardX wandb"
 )
 
-# Variables that change what is computed or where. A list, not the whole environment, which holds people's secrets.
+# Variables that change the results, or where they are computed. A list, not the whole environment, which holds people's
+# secrets.
 _VARIABLES = (
     "XLA_FLAGS LIBTPU_INIT_ARGS JAX_PLATFORMS JAX_ENABLE_X64 JAX_DEFAULT_MATMUL_PRECISION JAX_DEFAULT_PRNG_IMPL "
     "JAX_THREEFRY_PARTITIONABLE JAX_COMPILATION_CACHE_DIR JAX_NUM_CPU_DEVICES XLA_PYTHON_CLIENT_MEM_FRACTION "

@@ -95,7 +95,7 @@ def _is_finite(value: float) -> bool:
 
 def _scientific(value: float, digits: int) -> str:
     """A large number with `digits` digits and a power of ten, without the zeros at the end of the digits."""
-    exact = decimal.Decimal(value if isinstance(value, int) else float(value))  # an integer may be no float
+    exact = decimal.Decimal(value if isinstance(value, int) else float(value))  # an integer may exceed every float
     mantissa, exponent = f"{exact:.{digits - 1}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
 
@@ -107,7 +107,7 @@ def visible(name: object) -> str:
     (which Python keeps as lone surrogates), and marks that change the direction of text.
     """
     text = str(name)
-    if text.isprintable():  # most are, and there may be very many names of documents
+    if text.isprintable():  # most names are, and there may be very many documents
         return text
     return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in text)
 

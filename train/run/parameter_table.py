@@ -44,7 +44,7 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
-    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of what is trained."""
+    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of trained parameters."""
     arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
     placed = state_shardings(*arguments, mesh, experiment.sharding)
 

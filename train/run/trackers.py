@@ -51,7 +51,7 @@ def require_installed(tensorboard: bool, wandb_project: str | None) -> None:
 
 
 class Trackers:
-    """The trackers of one session, as one tracker. One that fails is switched off: it is no part of the record.
+    """The trackers of one session, as one tracker. A tracker that fails is switched off: it is not part of the record.
 
     Raises UserError when Weights & Biases does not start; TensorBoard events that cannot be written are a warning.
     """
@@ -89,7 +89,7 @@ class Trackers:
         for tracker in list(self._live):
             try:
                 action(tracker)
-            except Exception as error:  # whatever a library or a server does must not end a run
+            except Exception as error:  # no error of a library or a server may end a run
                 logging.warning("%s logging is off from here on: %r", type(tracker).__name__, error)
                 self._live.remove(tracker)
                 with contextlib.suppress(Exception):
@@ -104,8 +104,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: pathlib.Path, purge_step: int | None = None) -> None:
-        # Not its SummaryWriter: that one sends every scalar through a process queue of ten places to a thread, and when
-        # the thread dies (a full disk) the training loop waits for a place for ever.
+        # Not its SummaryWriter: that one sends every scalar through a process queue of ten entries to a thread, and
+        # when the thread dies (a full disk) the training loop waits for ever for room in the queue.
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2, summary_pb2
 

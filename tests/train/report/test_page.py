@@ -121,7 +121,7 @@ def test_padding_is_shown_where_there_is_some(run, tmp_path):
             writer.train(step, {"loss": 1.0, "tokens": 100 * step, "padding": padding})
         writer.throughput(3, {"tokens": 250})
         writer.status("stopped", 3)
-    assert "Padding 37.5% places in the batches without a target" in page_of(tmp_path / "padded").text
+    assert "Padding 37.5% positions in the batches without a target" in page_of(tmp_path / "padded").text
     assert "Padding, share of the batch" in page_of(tmp_path / "padded").text
     assert re.search(
         r"tokens trained on +250$", summary(tmp_path / "padded"), re.MULTILINE

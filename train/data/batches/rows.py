@@ -54,7 +54,7 @@ class PackedSplit:
         see_each_other: bool,
         sequence_length: int,
     ) -> None:
-        """Args: `begin` and `end` are the ids that begin and end documents; `sequence_length` is T."""
+        """Args: the ids that `begin` and `end` documents; whether documents see each other; T."""
         self.split = split
         self.index = index
         self._begin, self._end = begin, end
@@ -63,7 +63,7 @@ class PackedSplit:
 
     @property
     def num_pairs(self) -> int:
-        """The pairs (input, target) of all documents, those at the ends of documents included."""
+        """The number of pairs (input, target) of all documents, with the pairs at their ends."""
         return self.split.num_tokens + (self._end is not None) * self.split.num_documents
 
     def load(self, rows: Iterable[list[Piece]]) -> None:

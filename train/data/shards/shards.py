@@ -151,7 +151,7 @@ class ShardReader:
 
     def load(self, numbers: Iterable[int]) -> None:
         """Reads records that will be needed, all at once: a fifth of the work of reading them one by one."""
-        if len(self._cache) == len(self):  # all is in memory, as is soon true of a small dataset
+        if len(self._cache) == len(self):  # all of a small dataset is soon in memory
             return
         missing = sorted({number for number in numbers if number not in self._cache})
         if len(missing) < 2:

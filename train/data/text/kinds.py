@@ -69,7 +69,7 @@ def kind_of(name: str) -> Kind:
 
 
 def not_text(head: bytes) -> str | None:
-    """A name for content that is not UTF-8, with its mend, given the first HEAD bytes; None for text."""
+    """A name for content that is not UTF-8, and how to mend it, given the first HEAD bytes; None for text."""
     for mark, name in _UNICODE_MARKS:
         if head.startswith(mark):
             return f"{name} text; convert it: iconv -f {name} -t UTF-8"

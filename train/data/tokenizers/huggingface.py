@@ -28,7 +28,7 @@ PART = 1 << 20
 
 
 def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
-    """The library's tokenizer of a tokenizer.json, and a few words on each of its settings that is switched off here.
+    """The library's tokenizer of a tokenizer.json, and a few words on each setting that is switched off here.
 
     These settings (truncation, padding, dropout) serve the batches of one training, and change the ids of a text.
     Raises UserError when the file is damaged or the library is not installed.

@@ -81,7 +81,7 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(kind.encode() + content).hexdigest()[:16]
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
-        """The ids as a list without the end of document; raises ValueError for one that is out of range."""
+        """The ids as a list without the end of document; raises ValueError for an id that is out of range."""
         given = np.asarray(ids, np.int64).reshape(-1)
         if given.size and not 0 <= given.min() <= given.max() < self.vocab_size:
             raise ValueError(f"token ids run from {given.min()} to {given.max()}; expected 0 to {self.vocab_size - 1}")

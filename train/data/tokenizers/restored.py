@@ -9,7 +9,7 @@ import numpy as np
 
 from train.data.tokenizers.interface import Tokenizer
 
-# From this many characters on counting in a table of code points is cheaper; the table is as long as the largest.
+# From this many characters on a table of code points, which is as long as the largest of them, counts faster.
 LONG = 20_000
 
 

@@ -80,7 +80,7 @@ class SentencePieceTokenizer(Tokenizer):
         return np.concatenate(parts[1:])
 
     def _encode(self, text: str) -> np.ndarray:
-        """The library's ids of a text, int32 [tokens]; a long text is normalised, then cut where no piece can cross.
+        """The library's ids of a text, int32 [tokens]; a long text is normalised whole, then cut between pieces.
 
         Where there is no such position, and for every kind of model except byte-pair encoding, the text is encoded
         whole, which takes 25 to 100 bytes of memory per character. A unigram model adds up scores over the whole text,
@@ -173,7 +173,7 @@ class _PieceDecoder(IncrementalDecoder):
 
     def push(self, token: int) -> str:
         """Takes an id and returns the text that it completes."""
-        if token >= self._count:  # the model may have more ids than this
+        if token >= self._count:  # the last ids of a model may not be pieces
             return ""
         if not self._processor.is_byte(token):
             return self.flush() + self._piece(token)
