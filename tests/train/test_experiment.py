@@ -258,7 +258,7 @@ def test_a_damaged_config_is_named(content, tmp_path):
         (CONFIG.replace("Data(", "Data(path='a\\0b', "), "data.path='a\\x00b' holds a NUL"),
         (CONFIG.replace("num_steps=20", "num_steps=20, start_from=''"), "training.start_from= is empty"),
         (CONFIG.replace("Data(", "Data(prefetch=2**31, "), "data.prefetch: expected at most 1,000, got 2,147,483,648"),
-        (CONFIG.replace("batch_size=8", "batch_size=2**31"), "are one batch of more than 268,435,456 tokens"),
+        (CONFIG.replace("batch_size=8", "batch_size=2**31"), "make one batch of more than 268,435,456 tokens"),
         (
             CONFIG.replace("num_layers=2", "num_layers=2**31"),
             "model.num_layers: must be at most 10,000, got 2,147,483,648",
