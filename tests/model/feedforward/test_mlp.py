@@ -10,6 +10,7 @@ from model.context import Context
 from model.feedforward.mlp import ACTIVATIONS, MLP, FeedForward, Gated
 from model.options import fields_of
 from model.parameters import Normal, ParameterMaker
+from model.taps import Tap, Taps
 
 BY_HAND = {
     "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
@@ -77,14 +78,14 @@ def test_layer(kind, activation, bias):
     up = x @ w["up"] + w.get("up_bias", 0)
     hidden = act(x @ w["gate"] + w.get("gate_bias", 0)) * up if kind is Gated else act(up)
     expected = hidden @ w["down"] + w.get("down_bias", 0)
-    context = Context(index_BT=jnp.zeros((1, 3)), wanted=frozenset({"ffn_hidden"}))
+    context = Context(index_BT=jnp.zeros((1, 3)), taps=Taps(keep=(Tap("ffn_hidden"),)))
     got = layer(jnp.asarray(x, jnp.float32), context)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(context.kept["ffn_hidden"], hidden, rtol=2e-5, atol=2e-5)
 
 
 def test_clamped_and_offset():
-    """GPT-OSS: the gate is cut above, the up side on both sides, and 1 is added to it."""
+    """GPT-OSS limits the gate from above and up(x) on both sides, and adds 1 to up(x)."""
     option = Gated(width=5, activation="quick_gelu", clamp=0.7, up_offset=1.0)
     layer = FeedForward(option, 4, ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
     rng = np.random.default_rng(0)
