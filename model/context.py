@@ -57,7 +57,8 @@ class Context(Surroundings):
       saved: the names of those that rematerialisation saves.
       where: the tokens and their positions, for edits.
       layer: the number of the layer, perhaps traced; None outside of the layers.
-      numbers: the layers for which this is traced, one or all of a scan; None outside of them.
+      numbers: the layers for which this is traced, one or all of a scan; None outside of the layers, () in a module
+        whose taps cannot be asked for.
       offered: where every tap was met while tracing.
       kept: the intermediates to return, by name.
       counted_BT: how much each token counts in losses and measurements (float32), or None.
@@ -160,8 +161,8 @@ class Context(Surroundings):
           number: of the layer.
           kind: of its surroundings.
           handed: what earlier layers handed on.
-          numbers: all layers for which it is traced; none for a module that is no layer of the model, whose taps are
-            nobody's.
+          numbers: all layers for which it is traced; none for a module that is no layer of the model, whose taps
+            cannot be asked for.
         """
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         own: dict[str, Any] = {

@@ -14,8 +14,8 @@ from model.errors import UserError
 from model.layers import Group
 from model.taps import Taps
 
-# Runs every layer of a pattern once: (carry, inputs) to (carry, (caches, (kept taps, ...) of every place)). The last of
-# the inputs are the numbers of the layers.
+# A function that runs every layer of a pattern once: (carry, inputs) -> (carry, (caches, given)). The last of the inputs
+# are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with its kept taps by name.
 Turn = Callable[[Any, Any], tuple[Any, tuple[Any, Any]]]
 
 

@@ -14,10 +14,11 @@ program. `TAPS` is the list of all names.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from model.errors import UserError
 from model.options import nearest
@@ -26,7 +27,7 @@ from model.options import nearest
 class Meaning(NamedTuple):
     """The axes of a tap in one layer, in the letters of the shape suffixes, and the intermediate that it names.
 
-    One that is not `editable` is made for the caller alone: nothing is computed from it.
+    A tap that is not `editable` is made for the caller alone: the model computes nothing from it.
     """
 
     axes: str
@@ -77,11 +78,19 @@ class Tap:
 
     Attributes:
       name: one of `TAPS`.
-      layers: their numbers from 0, negative ones from the last; None for all layers that have it.
+      layers: the numbers of the layers from 0, negative ones from the last; None for all layers that have the tap. A
+        list, a range or one number becomes a tuple.
     """
 
     name: str
     layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Makes the layers a tuple of numbers."""
+        if self.layers is not None:
+            layers: tuple[Any, ...] = tuple(np.ravel(np.array(self.layers, object)))
+            numbers = tuple(int(n) if isinstance(n, np.integer) else n for n in layers)
+            object.__setattr__(self, "layers", numbers)
 
     def share(self, numbers: tuple[int, ...] | None) -> Literal["all", "some", "none"]:
         """How many of these layers it names; of None, which is outside of the layers, all if it names none."""
@@ -93,14 +102,14 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """Where an edit stands in a forward pass.
+    """The place of an edit in a forward pass.
 
     Attributes:
-      name: of the tap.
-      layer: the number of the layer, a traced int32; None outside of the layers.
-      tokens_BT: the ids of the tokens.
-      positions_BT: their positions; where a cache is extended, those of the tokens after it.
-      segment_ids_BT: the document of each, where rows have several; else None.
+      name: the name of the tap.
+      layer: the number of the layer, an int32 that may be traced; None outside of the layers.
+      tokens_BT: the ids of the tokens; with a cache, of those that extend it.
+      positions_BT: the positions of these tokens.
+      segment_ids_BT: the document of each token; None where every row is one document.
     """
 
     name: str = ""
@@ -116,13 +125,13 @@ Edit = Callable[[jax.Array, Where], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Taps:
-    """What a caller does with the taps of a forward pass.
+    """The taps of a forward pass that its caller keeps and edits.
 
     Attributes:
-      keep: the taps to return, after their edits. Those of layers come back with these in front: all that have the
-        tap, or the chosen ones in the order given. Of others nothing is held.
-      edit: by tap, the function that replaces the intermediate; several of one layer run in turn. With a cache, edited
-        keys, values and latents are what it holds.
+      keep: the taps to return, after their edits. A tap of layers has an axis in front for these: all layers that have
+        it, or the chosen ones in the order given. Taps of other layers are not held.
+      edit: for each tap, a function that replaces the intermediate; several edits of one layer run one after another.
+        A cache holds the edited keys, values and latents.
     """
 
     keep: Iterable[str | Tap] = ()
@@ -199,12 +208,12 @@ def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
     return jax.lax.convert_element_type(after, value.dtype)  # a weak type would be another one to a scan
 
 
-# Where a name was met while tracing: in which layers, None for outside of them, and whether it could be edited there.
+# The layers in which each tap was met while tracing, None for outside of the layers, and whether it is editable there.
 Offered = dict[str, dict[int | None, bool]]
 
 
 def refuse_idle(taps: Taps, saved: Iterable[str], offered: Offered) -> None:
-    """Raises UserError for a tap that was asked for and not met, or not so that it could be edited or saved."""
+    """Raises UserError for a tap that was asked for and is not there, or that cannot be edited or saved."""
     for tap in taps.keep:
         assert isinstance(tap, Tap)
         _refuse_missing(tap, offered)

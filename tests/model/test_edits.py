@@ -257,7 +257,7 @@ def test_what_is_not_there_is_refused(four, small, drawn, tokens):
     for given, message in {
         ("edit", "attention_head"): "no tap is called 'attention_head'; did you mean 'attention_heads'",
         ("edit", Tap("querry", (1,))): "no tap is called 'querry'; did you mean 'query'",
-        ("keep", Tap("query", (4,))): "tap 'query': no layer is called 4; layers are 0 to 3, or -1 for the last",
+        ("keep", Tap("query", range(3, 5))): "tap 'query': no layer is called 4; layers are 0 to 3, or -1 for the last",
         ("edit", Tap("query", (-5,))): "no layer is called -5",
         ("keep", Tap("query", ("2",))): "no layer is called '2'",
         ("keep", Tap("query", ())): "tap 'query': layers=\\(\\) names no layer",

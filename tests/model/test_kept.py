@@ -50,6 +50,14 @@ def test_layers_of_one_shape_can_be_chosen_where_others_have_another(small, draw
     assert kept["ffn_hidden"].shape == (2, 2, 12, 24)
 
 
+def test_layers_may_be_a_list_a_range_or_a_number():
+    assert (
+        Tap("query", [0, 2]) == Tap("query", np.array([0, 2])) == Tap("query", range(0, 4, 2)) == Tap("query", (0, 2))
+    )
+    assert Tap("query", 3) == Tap("query", (3,))
+    assert hash(Tap("query", [3])) == hash(Tap("query", 3))
+
+
 def test_what_is_kept_has_the_edits_in_it(small, drawn, tokens):
     config = small(num_layers=3)
     taps = Taps(keep=("ffn_output",), edit={Tap("ffn_output", (1,)): lambda x, where: jnp.full_like(x, 7)})
