@@ -15,8 +15,8 @@ from model.layers import Group
 from model.taps import Taps
 
 # A function that runs every layer of a pattern once: (carry, inputs) -> (carry, (caches, given)). The last of the
-# inputs are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with the taps that
-# the layer keeps, by name.
+# inputs are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with the taps
+# that the layer keeps, by name.
 Turn = Callable[[Any, Any], tuple[Any, tuple[Any, Any]]]
 
 
