@@ -5,9 +5,10 @@ Above this file everything is a pure function of parameters, a nested dict of ar
     params = init(config, key)                      # one array per kind of weight, layers stacked in front
     output = stream(config, params, tokens_BT)      # output.stream_BTD, after the final norm
     logits_BTV = logits(config, params, output.stream_BTD)
-    output = forward(config, params, tokens_BT)     # the two together: output.logits_BTV
+    nll_BT, log_z_BT = nll(config, params, output.stream_BTD, targets_BT)
+    output = forward(config, params, tokens_BT)     # stream and logits together: output.logits_BTV
 
-Logits of all tokens are large: whoever needs those of a few takes these from the stream.
+Logits of all tokens are large. A loss is made of the stream, without them, and so are the logits of a few tokens.
 """
 
 import functools
@@ -32,9 +33,11 @@ from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Context, Surroundings
+from model.vocabulary import cross_entropy
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
+from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
 STACKED = ("blocks", "multi_token")  # parameters with layers or depths in front
@@ -205,7 +208,31 @@ def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout
       stream_BTD: `Output.stream_BTD` of `stream`, or some of its tokens.
       layout: how activations lie on devices.
     """
-    return _model(config, params).embedding.unembed(stream_BTD, config.precision.reductions, layout)
+    return _unembedding(config, params).logits(stream_BTD, layout)
+
+
+def nll(
+    config: ModelConfig,
+    params: Params,
+    stream_BTD: jax.Array,
+    targets_BT: jax.Array,
+    *,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[jax.Array, jax.Array]:
+    """-log p(target) in nats and log Z of every token of a stream, each float32 (B, T); no whole logits are made.
+
+    Args:
+      config: the options.
+      params: the tree of `init`.
+      stream_BTD: `Output.stream_BTD` of `stream`.
+      targets_BT: the ids that should come next.
+      layout: how activations lie on devices.
+    """
+    return cross_entropy.nll(stream_BTD, _unembedding(config, params), targets_BT, layout)
+
+
+def _unembedding(config: ModelConfig, params: Params) -> Unembedding:
+    return _model(config, params).embedding.unembedding(config.precision.reductions)
 
 
 def forward(

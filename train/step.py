@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
 from model.layout import Layout
 from model.specs import merged
-from model.transformer import forward
+from model.transformer import nll, stream
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.next_token import token_losses, token_nll, with_model_losses
@@ -59,7 +59,7 @@ def batch_loss(
       dropout_key: of this batch.
       layout: how activations lie on devices.
     """
-    output = forward(
+    output = stream(
         model,
         params,
         batch["tokens"],
@@ -70,8 +70,9 @@ def batch_loss(
         targets_BT=batch["targets"],
         layout=layout,
     )
-    nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)
-    return with_model_losses(objective, output.losses), Sums(nll, output.losses, output.measured)
+    losses_BT = nll(model, params, output.stream_BTD, batch["targets"], layout=layout)
+    total, objective = token_losses(*losses_BT, batch["loss_mask"], z_loss)
+    return with_model_losses(objective, output.losses), Sums(total, output.losses, output.measured)
 
 
 def train_step(experiment: Experiment, layout: Layout, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

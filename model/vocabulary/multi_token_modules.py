@@ -17,7 +17,7 @@ from model.precision import for_compute
 from model.projections import project
 from model.stack import Collected, rematerialized, repeat
 from model.taps import Context
-from model.vocabulary.cross_entropy import cross_entropy
+from model.vocabulary.cross_entropy import nll
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text, ahead
 
@@ -97,8 +97,7 @@ def look_ahead(
         module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
         x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
-        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions, context.layout)
-        nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
+        nll_BT, _ = nll(y_BTD, embedding.unembedding(config.precision.reductions), targets_BT, context.layout)
         inner.add_loss("multi_token_loss", option.weight / option.depth * jnp.sum(nll_BT * weight_BT))
         return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
 

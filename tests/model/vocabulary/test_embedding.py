@@ -43,7 +43,7 @@ def test_unembed(unembedding, softcap):
     if softcap is not None:
         assert np.abs(expected).max() > softcap
         expected = softcap * np.tanh(expected / softcap)
-    np.testing.assert_allclose(embedding.unembed(X, "float32", ONE_DEVICE), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(embedding.unembedding("float32").logits(X, ONE_DEVICE), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_multipliers():
@@ -52,9 +52,9 @@ def test_multipliers():
     np.testing.assert_allclose(
         scaled.embed(tokens, "float32", ONE_DEVICE), 2.5 * plain.embed(tokens, "float32", ONE_DEVICE), rtol=1e-6
     )
-    logits = 0.25 * np.asarray(plain.unembed(X, "float32", ONE_DEVICE), np.float64)
+    logits = 0.25 * np.asarray(plain.unembedding("float32").logits(X, ONE_DEVICE), np.float64)
     np.testing.assert_allclose(
-        scaled.unembed(X, "float32", ONE_DEVICE), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6
+        scaled.unembedding("float32").logits(X, ONE_DEVICE), 0.8 * np.tanh(logits / 0.8), rtol=1e-5, atol=1e-6
     )
 
 
@@ -68,7 +68,9 @@ def test_a_norm_comes_after_the_look_up_and_before_the_factor():
         x = (table[token] - table[token].mean()) / np.sqrt(table[token].var() + 0.01)
         expected = 2.5 * (x * [1.0, 2.0, -1.0, 0.5] + [0.0, 1.0, 0.0, 3.0])
         np.testing.assert_allclose(embedding.embed(tokens, "float32", ONE_DEVICE)[0, t], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(embedding.unembed(X, "float32", ONE_DEVICE), X @ table.T, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        embedding.unembedding("float32").logits(X, ONE_DEVICE), X @ table.T, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, tokens):
@@ -94,7 +96,10 @@ def test_logits_are_accumulated_in_the_dtype_given():
     embedding = Embedding(Tied(), 7, 512, None, Multipliers(), make)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(1, 3, 512)), jnp.bfloat16)
     exact = np.asarray(x[0], np.float64) @ np.asarray(embedding.table[...], np.float64).T
-    full, half = embedding.unembed(x, "float32", ONE_DEVICE)[0], embedding.unembed(x, "bfloat16", ONE_DEVICE)[0]
+    full, half = (
+        embedding.unembedding("float32").logits(x, ONE_DEVICE)[0],
+        embedding.unembedding("bfloat16").logits(x, ONE_DEVICE)[0],
+    )
     assert full.dtype == jnp.float32
     assert half.dtype == jnp.bfloat16
     np.testing.assert_allclose(full, exact, atol=1e-3)
