@@ -186,7 +186,8 @@ def _backward(plan: _Plan, residuals: tuple[Any, ...], towards: tuple[jax.Array,
     out = of_stream, (Split(scattered), plan.vocab), of_bias
     run = plan.layout.map(on_device, (*plan.axes, *[of_targets] * 3), out)
     weights = (wide_DV.astype(compute), _narrow(wide_V, compute))
-    return *run(stream_BTD, *weights, targets_BT, log_z_BT, *towards), None
+    grads = run(stream_BTD, *weights, targets_BT, log_z_BT, *towards)
+    return *jax.lax.optimization_barrier(grads), None
 
 
 _nll.defvjp(_forward, _backward)
