@@ -231,6 +231,30 @@ def nll(
     return cross_entropy.nll(stream_BTD, _unembedding(config, params), targets_BT, layout)
 
 
+def total_nll(
+    config: ModelConfig,
+    params: Params,
+    stream_BTD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    z_loss: float = 0.0,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[jax.Array, jax.Array]:
+    """What training sums up of `nll`: cheaper, and differentiable by the second sum alone.
+
+    Args:
+      config, params, stream_BTD, targets_BT, layout: as for `nll`.
+      weights_BT: how much each token counts, float32.
+      z_loss: the coefficient of log^2 Z.
+
+    Returns:
+      The sum of weighted cross-entropies, and that sum plus the z-loss: what is reported and what is minimised.
+    """
+    unembedding = _unembedding(config, params)
+    return cross_entropy.total_nll(stream_BTD, unembedding, targets_BT, weights_BT, layout, z_loss)
+
+
 def _unembedding(config: ModelConfig, params: Params) -> Unembedding:
     return _model(config, params).embedding.unembedding(config.precision.reductions)
 

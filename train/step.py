@@ -12,10 +12,10 @@ from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
 from model.layout import Layout
 from model.specs import merged
-from model.transformer import nll, stream
+from model.transformer import stream, total_nll
 from train import schedules
 from train.experiment import Experiment
-from train.objectives.next_token import token_losses, token_nll, with_model_losses
+from train.objectives.next_token import token_nll, with_model_losses
 from train.optimizers.guard import judge
 from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
@@ -70,9 +70,10 @@ def batch_loss(
         targets_BT=batch["targets"],
         layout=layout,
     )
-    losses_BT = nll(model, params, output.stream_BTD, batch["targets"], layout=layout)
-    total, objective = token_losses(*losses_BT, batch["loss_mask"], z_loss)
-    return with_model_losses(objective, output.losses), Sums(total, output.losses, output.measured)
+    nll, objective = total_nll(
+        model, params, output.stream_BTD, batch["targets"], batch["loss_mask"], z_loss=z_loss, layout=layout
+    )
+    return with_model_losses(objective, output.losses), Sums(nll, output.losses, output.measured)
 
 
 def train_step(experiment: Experiment, layout: Layout, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -7,30 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
 from model.transformer import nll, stream
-
-
-def token_losses(
-    nll_BT: jax.Array, log_z_BT: jax.Array, loss_mask_BT: jax.Array, z_loss: float
-) -> tuple[jax.Array, jax.Array]:
-    """Sums over the tokens that count.
-
-    Args:
-      nll_BT, log_z_BT: the cross-entropy of each token and its log Z, as `model.transformer.nll` returns them.
-      loss_mask_BT: the weight of each token, 0 for padding and across documents.
-      z_loss: the coefficient of log^2 Z.
-
-    Returns:
-      The sum of weighted cross-entropies, and that sum plus the z-loss: what is reported and what is minimised.
-    """
-    total = jnp.sum(nll_BT * loss_mask_BT)
-    if z_loss == 0:
-        return total, total
-    return total, total + z_loss * jnp.sum(jnp.square(log_z_BT) * loss_mask_BT)
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
