@@ -98,7 +98,7 @@ def _forward(
         highest_BT, total_BT, picked_BT = (plan.joined(each, targets_BT) for each in sums)
         if names := plan.vocab.mesh_axes:
             own_BT, highest_BT = highest_BT, jax.lax.pmax(highest_BT, names)
-            total_BT, picked_BT = _added((total_BT * jnp.exp(own_BT - highest_BT), picked_BT), names)
+            total_BT, picked_BT = jax.lax.psum((total_BT * jnp.exp(own_BT - highest_BT), picked_BT), names)
         log_z_BT = highest_BT + jnp.log(total_BT)
         return log_z_BT - picked_BT, log_z_BT
 
@@ -216,7 +216,7 @@ def _differentiated(
         x_BTD: jax.Array, w_DV: jax.Array, bias_V: jax.Array | None, *of_tokens: jax.Array
     ) -> tuple[Any, ...]:
         # Each device has its own sums until the end.
-        w_DV, bias_V = _varying((w_DV, bias_V), over_tokens)
+        w_DV, bias_V = jax.lax.pcast((w_DV, bias_V), over_tokens, to="varying")
 
         def of_chunk(sums: Any, inputs: tuple[jax.Array, ...]) -> tuple[Any, tuple[Any, ...]]:
             x_CD, target_C, *rest = inputs
@@ -232,14 +232,14 @@ def _differentiated(
             return sums, (jnp.einsum("CV,DV->CD", dproducts_CV, w_DV), *more)
 
         start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), (w_DV, bias_V))
-        start = _varying(start, (*over_tokens, *plan.vocab.mesh_axes))
+        start = jax.lax.pcast(start, (*over_tokens, *plan.vocab.mesh_axes), to="varying")
         sums, found = jax.lax.scan(of_chunk, start, tuple(map(plan.cut, (x_BTD, *of_tokens))))
         dx_BTD, *more_BT = (plan.joined(each, x_BTD) for each in found)
         dw_DV, dbias_V = jax.tree.map(lambda dw, w: dw.astype(w.dtype), sums, (wide_DV, wide_V))
         if scattered:
             dw_DV = jax.lax.psum_scatter(dw_DV, scattered, tiled=True)
-        dw_DV = _added(dw_DV, tuple(name for name in over_tokens if name not in scattered))
-        return _added(dx_BTD, plan.vocab.mesh_axes), dw_DV, _added(dbias_V, over_tokens), *more_BT
+        dw_DV = jax.lax.psum(dw_DV, tuple(name for name in over_tokens if name not in scattered))
+        return jax.lax.psum(dx_BTD, plan.vocab.mesh_axes), dw_DV, jax.lax.psum(dbias_V, over_tokens), *more_BT
 
     compute = stream_BTD.dtype
     of_stream, _, of_bias, tokens = plan.axes
@@ -255,13 +255,3 @@ def _differentiated(
 
 def _narrow(bias_V: jax.Array | None, dtype: jnp.dtype) -> jax.Array | None:
     return None if bias_V is None else bias_V.astype(dtype)
-
-
-def _added(tree: Any, names: tuple[str, ...]) -> Any:
-    """The sums over the devices along these mesh axes."""
-    return jax.lax.psum(tree, names) if names else tree
-
-
-def _varying(tree: Any, names: tuple[str, ...]) -> Any:
-    """The same arrays, of which each device along these mesh axes may have versions of its own."""
-    return jax.lax.pcast(tree, names, to="varying") if names else tree

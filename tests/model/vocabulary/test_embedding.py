@@ -30,11 +30,14 @@ def test_embed_looks_rows_up():
 
 
 def test_multipliers():
-    plain, scaled = build(Untied()), build(Untied(), multipliers=Multipliers(embedding=2.5))
+    plain, scaled = build(Untied()), build(Untied(), softcap=0.8, multipliers=Multipliers(embedding=2.5, logits=0.25))
     tokens = np.array([[0, 6, 3], [3, 3, 1]])
     np.testing.assert_allclose(
         scaled.embed(tokens, "float32", ONE_DEVICE), 2.5 * plain.embed(tokens, "float32", ONE_DEVICE), rtol=1e-6
     )
+    one, other = (embedding.unembedding("float32").logits(X, ONE_DEVICE) for embedding in (plain, scaled))
+    expected = 0.8 * np.tanh(0.25 * np.asarray(one, np.float64) / 0.8)
+    np.testing.assert_allclose(other, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_norm_comes_after_the_look_up_and_before_the_factor():

@@ -36,11 +36,16 @@ def test_logits(bias, factor, softcap):
 @pytest.mark.parametrize("option", [Tied(), Untied(), Untied(bias=True)], ids=repr)
 def test_the_parameters_of_each_option(option):
     make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
-    embedding = Embedding(option, 7, 4, 0.8, Multipliers(logits=0.25), make)
-    found = embedding.unembedding("float32")
-    assert found.finish == Finish(factor=0.25, softcap=0.8, dtype="float32")
-    np.testing.assert_array_equal(found.w_DV, embedding.table[...].T if option == Tied() else embedding.output[...])
-    assert (found.bias_V is not None) == (option == Untied(bias=True))
+    embedding = Embedding(option, 7, 4, None, Multipliers(), make)
+    if embedding.output_bias is not None:
+        embedding.output_bias[...] = jnp.asarray(BIAS)
+    expected = np.zeros((2, 3, 7))
+    for b, t, v in np.ndindex(2, 3, 7):
+        column = embedding.table[...][v] if option == Tied() else embedding.output[...][:, v]
+        added = float(BIAS[v]) if option == Untied(bias=True) else 0.0
+        expected[b, t, v] = np.dot(X[b, t], np.asarray(column, np.float64)) + added
+    logits = embedding.unembedding("float32").logits(jnp.asarray(X), ONE_DEVICE)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_logits_are_accumulated_in_the_dtype_given():
