@@ -10,8 +10,17 @@ from typing import Any
 
 import jax
 
-# The logical names of an array's axes; None for an axis that is never split.
-Axes = tuple[str | None, ...]
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """How an axis of a given array is split: over which mesh axes, and into how many parts."""
+
+    mesh_axes: tuple[str, ...] = ()
+    ways: int = 1
+
+
+# The logical names of an array's axes; None for an axis that is never split, a `Split` for what was found of another.
+Axes = tuple[str | Split | None, ...]
 
 # The names of positions, in every part of the model.
 SEQUENCES = ("sequence", "query_sequence", "key_sequence", "ffn_sequence", "vocab_sequence")
@@ -37,6 +46,14 @@ class Layout:
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
         return ()
+
+    def splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+        """How each axis of an array is split, as `constrain` lays it out: evenly or not at all, each mesh axis once."""
+        return (Split(),) * len(axes)
+
+    def parameter_splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+        """How each axis of a parameter is split, and so of its gradient."""
+        return (Split(),) * len(axes)
 
     def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """A function of whole arrays that runs another on the shards of each device.

@@ -3,7 +3,12 @@
 Above this file everything is a pure function of parameters, a nested dict of arrays:
 
     params = init(config, key)                      # one array per kind of weight, layers stacked in front
-    output = forward(config, params, tokens_BT)     # output.logits_BTV
+    output = stream(config, params, tokens_BT)      # output.stream_BTD, after the final norm
+    logits_BTV = logits(config, params, output.stream_BTD)
+    nll_BT, log_z_BT = nll(config, params, output.stream_BTD, targets_BT)
+    output = forward(config, params, tokens_BT)     # stream and logits together: output.logits_BTV
+
+Logits of all tokens are large. A loss is made of the stream, without them, and so are the logits of a few tokens.
 """
 
 import functools
@@ -22,7 +27,7 @@ from model.interfaces import AttentionOption
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check
-from model.output import Output
+from model.output import Output, WholeOutput
 from model.parameters import ParameterMaker, specs_of
 from model.positions.absolute import Position, PositionEmbedding
 from model.positions.rotary import RotaryTable, rotary_table
@@ -30,9 +35,11 @@ from model.precision import for_compute
 from model.recompute import saved_taps
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Tap, Taps, Where, refuse_idle, resolved
+from model.vocabulary import cross_entropy
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
+from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
 STACKED = ("blocks", "multi_token")  # parameters with layers or depths in front
@@ -62,7 +69,7 @@ class Transformer(nnx.Module):
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
     def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
-        """Runs the model on token ids; see `forward`."""
+        """Runs the model on token ids; see `stream`."""
         x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
@@ -71,8 +78,7 @@ class Transformer(nnx.Module):
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         x_BTD = context.tap("final_norm", x_BTD)
-        logits_BTV = self.embedding.unembed(x_BTD, self.config.precision.reductions, context.layout)
-        return Output(logits_BTV, cache, context.kept | collected.taps, collected.losses, collected.measured)
+        return Output(x_BTD, cache, context.kept | collected.taps, collected.losses, collected.measured)
 
 
 @functools.lru_cache(maxsize=64)
@@ -104,7 +110,15 @@ def logical_axes(config: ModelConfig) -> Params:
     return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
-def forward(
+def _model(config: ModelConfig, params: Params) -> Transformer:
+    """The modules with their parameters; those of layers are cast later, layer by layer."""
+    single = {name: tree for name, tree in params.items() if name not in STACKED}
+    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
+    model: Transformer = nnx.merge(_graph(config)[0], params | for_compute(single, known, config.precision))
+    return model
+
+
+def stream(
     config: ModelConfig,
     params: Params,
     tokens_BT: jax.Array,
@@ -119,7 +133,7 @@ def forward(
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
 ) -> Output:
-    """Runs the model as a pure function.
+    """Runs the model as a pure function, up to the residual stream after the final norm.
 
     Args:
       config: the options.
@@ -141,7 +155,6 @@ def forward(
     Raises:
       UserError: for options that clash, a sequence longer than the context, or taps that are not there.
     """
-    graph, _ = _graph(config)
     length = tokens_BT.shape[1]
     if length > config.context_length:
         raise UserError(
@@ -184,10 +197,76 @@ def forward(
         saved=saved_taps(config.remat),
         where=Where(tokens_BT=tokens_BT, positions_BT=positions_BT, segment_ids_BT=segment_ids_BT),
     )
-    # The parameters of layers are cast layer by layer.
-    single = {name: tree for name, tree in params.items() if name not in STACKED}
-    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
-    model = nnx.merge(graph, params | for_compute(single, known, config.precision))
+    model = _model(config, params)
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
     refuse_idle(context.taps, context.saved, context.offered)
     return output
+
+
+def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
+    """The logits of a stream, (B, T, V) in the format of reductions; T may be any part of the tokens.
+
+    Args:
+      config: the options.
+      params: the tree of `init`.
+      stream_BTD: `Output.stream_BTD` of `stream`, or some of its tokens.
+      layout: how activations lie on devices.
+    """
+    return _unembedding(config, params).logits(stream_BTD, layout)
+
+
+def nll(
+    config: ModelConfig,
+    params: Params,
+    stream_BTD: jax.Array,
+    targets_BT: jax.Array,
+    *,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[jax.Array, jax.Array]:
+    """-log p(target) in nats and log Z of every token of a stream, each float32 (B, T); no whole logits are made.
+
+    Args:
+      config: the options.
+      params: the tree of `init`.
+      stream_BTD: `Output.stream_BTD` of `stream`.
+      targets_BT: the ids that should come next.
+      layout: how activations lie on devices.
+    """
+    return cross_entropy.nll(stream_BTD, _unembedding(config, params), targets_BT, layout)
+
+
+def total_nll(
+    config: ModelConfig,
+    params: Params,
+    stream_BTD: jax.Array,
+    targets_BT: jax.Array,
+    weights_BT: jax.Array,
+    *,
+    z_loss: float = 0.0,
+    layout: Layout = ONE_DEVICE,
+) -> tuple[jax.Array, jax.Array]:
+    """What training sums up of `nll`: cheaper, and differentiable by the second sum alone.
+
+    Args:
+      config, params, stream_BTD, targets_BT, layout: as for `nll`.
+      weights_BT: how much each token counts, float32.
+      z_loss: the coefficient of log^2 Z.
+
+    Returns:
+      The sum of weighted cross-entropies, and that sum plus the z-loss: what is reported and what is minimised.
+    """
+    unembedding = _unembedding(config, params)
+    return cross_entropy.total_nll(stream_BTD, unembedding, targets_BT, weights_BT, layout, z_loss)
+
+
+def _unembedding(config: ModelConfig, params: Params) -> Unembedding:
+    return _model(config, params).embedding.unembedding(config.precision.reductions)
+
+
+def forward(
+    config: ModelConfig, params: Params, tokens_BT: jax.Array, *, layout: Layout = ONE_DEVICE, **options: Any
+) -> WholeOutput:
+    """`stream` and the logits of all its tokens; the arguments are those of `stream`."""
+    output = stream(config, params, tokens_BT, layout=layout, **options)
+    logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
+    return WholeOutput(**vars(output), logits_BTV=logits_BTV)

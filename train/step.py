@@ -12,10 +12,10 @@ from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
 from model.layout import Layout
 from model.specs import merged
-from model.transformer import forward
+from model.transformer import stream, total_nll
 from train import schedules
 from train.experiment import Experiment
-from train.objectives.next_token import token_losses, token_nll, with_model_losses
+from train.objectives.next_token import token_nll, with_model_losses
 from train.optimizers.guard import judge
 from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
@@ -59,7 +59,7 @@ def batch_loss(
       dropout_key: of this batch.
       layout: how activations lie on devices.
     """
-    output = forward(
+    output = stream(
         model,
         params,
         batch["tokens"],
@@ -70,7 +70,9 @@ def batch_loss(
         targets_BT=batch["targets"],
         layout=layout,
     )
-    nll, objective = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], z_loss)
+    nll, objective = total_nll(
+        model, params, output.stream_BTD, batch["targets"], batch["loss_mask"], z_loss=z_loss, layout=layout
+    )
     return with_model_losses(objective, output.losses), Sums(nll, output.losses, output.measured)
 
 

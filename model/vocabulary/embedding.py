@@ -1,7 +1,6 @@
-"""Tokens to vectors and vectors to logits; the two may share one table.
+"""Tokens to vectors and vectors to logits (model/vocabulary/unembedding.py); the two may share one table.
 
-Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied); the soft-cap c * tanh(z / c) on logits
-is Gemma 2's (2024, section 2).
+Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied).
 """
 
 import dataclasses
@@ -14,8 +13,8 @@ from model.gradients import lookup
 from model.layout import Layout
 from model.norms import Norm
 from model.parameters import ParameterMaker
-from model.projections import matmul
 from model.residual import Multipliers
+from model.vocabulary.unembedding import Finish, Unembedding
 
 
 class _Unembedding:
@@ -69,14 +68,10 @@ class Embedding(nnx.Module):
         factor = self.multipliers.embedding
         return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
 
-    def unembed(self, x_BTD: jax.Array, dtype: str, layout: Layout) -> jax.Array:
-        """Logits (B, T, V), accumulated and returned in the dtype given."""
-        w_DV = self.table[...].T if self.output is None else self.output[...]
-        x_BTD = layout.constrain(x_BTD, ("batch", "vocab_sequence", "embed"))
-        logits_BTV = matmul(x_BTD, w_DV, layout, dtype=jnp.dtype(dtype))
-        logits_BTV = layout.constrain(logits_BTV, ("batch", "vocab_sequence", "vocab"))
-        if self.output_bias is not None:
-            logits_BTV = logits_BTV + self.output_bias[...].astype(x_BTD.dtype)
-        if self.multipliers.logits != 1:
-            logits_BTV = logits_BTV * self.multipliers.logits
-        return logits_BTV if self.softcap is None else self.softcap * jnp.tanh(logits_BTV / self.softcap)
+    def unembedding(self, dtype: str) -> Unembedding:
+        """What makes logits of the stream, accumulated and returned in the dtype given."""
+        return Unembedding(
+            w_DV=self.table[...].T if self.output is None else self.output[...],
+            bias_V=None if self.output_bias is None else self.output_bias[...],
+            finish=Finish(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
+        )

@@ -18,7 +18,7 @@ from model.precision import for_compute
 from model.projections import project
 from model.recompute import rematerialized
 from model.stack import Collected, is_scanned, repeat
-from model.vocabulary.cross_entropy import cross_entropy
+from model.vocabulary.cross_entropy import total_nll
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text, ahead
 
@@ -98,9 +98,9 @@ def look_ahead(
         module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
         x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
-        logits_BTV = embedding.unembed(y_BTD, config.precision.reductions, context.layout)
-        nll_BT, _ = cross_entropy(logits_BTV, targets_BT)
-        inner.add_loss("multi_token_loss", option.weight / option.depth * jnp.sum(nll_BT * weight_BT))
+        unembedding = embedding.unembedding(config.precision.reductions)
+        _, total = total_nll(y_BTD, unembedding, targets_BT, weight_BT, context.layout)
+        inner.add_loss("multi_token_loss", option.weight / option.depth * total)
         return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
 
     start = (x_BTD, text.tokens_BT, text.targets_BT, context.counted_BT, document_BT)

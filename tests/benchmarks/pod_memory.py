@@ -26,7 +26,7 @@ import time
 from tests.benchmarks.command import fail, run
 
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute|collective-broadcast"
-COLLECTIVE = re.compile(rf" = (.+?) ({KINDS})(?:-start)?\(")
+COLLECTIVE = re.compile(rf" = (.+?) ({KINDS})(-start)?\(")
 SHAPE = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\]")
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) .*\{$")
 CALLED = re.compile(r"\b(?:body|calls|to_apply|called_computations|branch_computations)=\{?((?:%?[\w.-]+(?:, )?)+)\}?")
@@ -34,14 +34,18 @@ CONDITION = re.compile(r"\bcondition=%?([\w.-]+)")
 LIMIT = re.compile(r" = s32\[\]\S* constant\((\d+)\)")
 
 
-def size_of(shape: str) -> int:
-    """The bytes of the largest array of a result, which for the start of an asynchronous one is the result proper."""
+def size_of(shape: str, begun: bool) -> int:
+    """The bytes of a result: of all its arrays, since one instruction may send several.
+
+    What only begins an asynchronous one has its operands beside the result proper, which is then the largest array.
+    """
 
     def bytes_of(dtype: str, dimensions: str) -> int:
         bits = 8 if dtype == "pred" else int(re.search(r"\d+", dtype)[0])
         return math.prod(int(d) for d in dimensions.split(",") if d) * bits // 8
 
-    return max((bytes_of(*found) for found in SHAPE.findall(shape)), default=0)
+    sizes = [bytes_of(*found) for found in SHAPE.findall(shape)]
+    return max(sizes, default=0) if begun else sum(sizes)
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
@@ -55,7 +59,7 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
             current = begun[2]
             entry = current if begun[1] else entry
         elif found := COLLECTIVE.search(line):
-            inside[current].append((found[2], size_of(found[1])))
+            inside[current].append((found[2], size_of(found[1], begun=bool(found[3]))))
         elif limit := LIMIT.search(line):
             limits[current].append(int(limit[1]))
         condition = CONDITION.search(line)

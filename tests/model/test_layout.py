@@ -3,12 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.context import Context
-from model.layout import ONE_DEVICE, SEQUENCES, Layout
+from model.layout import ONE_DEVICE, SEQUENCES, Layout, Split
 
 
 def test_one_device_splits_nothing_and_has_the_platform_of_the_process():
     assert {ONE_DEVICE.ways(axis) for axis in ("batch", "heads", *SEQUENCES)} == {1}
     assert ONE_DEVICE.mesh_axes("batch") == ()
+    assert ONE_DEVICE.splits((8, 6), ("batch", "sequence")) == (Split(), Split())
+    assert ONE_DEVICE.parameter_splits((8, 6), ("embed", "vocab")) == (Split(), Split())
     assert not ONE_DEVICE.splits_tokens
     assert ONE_DEVICE.platform == "cpu"
     assert {Layout(), ONE_DEVICE} == {ONE_DEVICE}  # jit takes equal layouts for one
@@ -31,5 +33,5 @@ def test_map_runs_the_function_on_the_whole():
 
 def test_tokens_are_split_where_rows_or_any_positions_are():
     for split in ("batch", *SEQUENCES, "heads"):
-        layout = type("Split", (Layout,), {"ways": lambda self, axis, split=split: 2 if axis == split else 1})()
+        layout = type("Halved", (Layout,), {"ways": lambda self, axis, split=split: 2 if axis == split else 1})()
         assert layout.splits_tokens == (split != "heads")

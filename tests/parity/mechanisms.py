@@ -93,8 +93,8 @@ REFERENCES = {
     ),
     "Dynamic": ("equation, a token at a time", "model/residual/test_hyper_connections.py::test_layer"),
     "Multipliers": ("the model without them", "model/vocabulary/test_embedding.py::test_multipliers"),
-    "Tied": ("dot products one by one", "model/vocabulary/test_embedding.py::test_unembed"),
-    "Untied": ("dot products one by one", "model/vocabulary/test_embedding.py::test_unembed"),
+    "Tied": ("dot products one by one", "model/vocabulary/test_unembedding.py::test_the_parameters_of_each_option"),
+    "Untied": ("dot products one by one", "model/vocabulary/test_unembedding.py::test_the_parameters_of_each_option"),
     "MultiToken": (
         "equations, a token at a time",
         "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",

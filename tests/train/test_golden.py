@@ -38,6 +38,7 @@ from model.positions.alibi import ALiBi
 from model.recurrent.delta import GatedDelta
 from model.recurrent.lstm import LSTM
 from model.residual import PostNorm, Sandwich
+from model.vocabulary import cross_entropy
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
 from train.data import Batches, BestFit, Bytes, Data, Tail, open_dataset, prepare
@@ -260,6 +261,14 @@ def beyond(found):
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_the_curve_is_the_recorded_one(name, tmp_path):
     found = list(beyond(differences(train(name, tmp_path), recorded()[name])))
+    assert not found, "; ".join(found)
+
+
+@pytest.mark.parametrize(("name", "devices"), [("grouped", 1), ("latent", 1), ("multi_token", 1), ("multi_token", 4)])
+def test_it_is_the_same_with_logits_of_twenty_tokens_at_once(name, devices, tmp_path, monkeypatch):
+    """A z-loss and a tied table, a soft-cap and an untied one, modules that predict further on, rows over devices."""
+    monkeypatch.setattr(cross_entropy, "BLOCK", 20 * VOCAB)
+    found = list(beyond(differences(train(name, tmp_path, devices), recorded()[name])))
     assert not found, "; ".join(found)
 
 

@@ -1,4 +1,5 @@
-"""No array of a training step, forward or backward, grows with the square of the sequence: a walk through its program.
+"""No array of a training step, forward or backward, grows with the square of the sequence, or with the tokens times the
+vocabulary: a walk through its program, and through that of evaluation.
 
 The experiments are those of the golden curves (tests/train/test_golden.py) at longer sequences: two rows, four heads,
 all other axes far below the length.
@@ -13,11 +14,12 @@ import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
 from model.attention.patterns import Everything, Fixed
+from model.vocabulary import cross_entropy
 from tests.train.test_golden import EXPERIMENTS
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import MeshLayout
 from train.state import abstract_state
-from train.step import compile_train_step
+from train.step import compile_eval_step, compile_train_step
 
 ROWS, HEADS = 2, 4
 
@@ -38,10 +40,10 @@ def arrays(program):
             yield from arrays(other)
 
 
-def step_arrays(name, folder, length, pattern=None):
-    """The shapes of all arrays of the step of an experiment at a length."""
+def step_arrays(name, folder, length, pattern=None, compiled=compile_train_step, **changes):
+    """The shapes of all arrays of the step of an experiment at a length, with some options of its model changed."""
     made = EXPERIMENTS[name](folder) if name == "packed" else EXPERIMENTS[name]()
-    model = dataclasses.replace(made.model, context_length=length)
+    model = dataclasses.replace(made.model, context_length=length, **changes)
     if pattern is not None:
         model = dataclasses.replace(model, attention=dataclasses.replace(model.attention, pattern=pattern))
     data = dataclasses.replace(made.data, sequence_length=length, batch_size=ROWS)
@@ -49,7 +51,7 @@ def step_arrays(name, folder, length, pattern=None):
     fields = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}
     fields |= {"segment_ids": jnp.int32, "positions": jnp.int32} if name == "packed" else {}
     batch = {field: jax.ShapeDtypeStruct((ROWS, length), dtype) for field, dtype in fields.items()}
-    step = compile_train_step(made, make_mesh(Mesh(), jax.devices()[:1]))
+    step = compiled(made, make_mesh(Mesh(), jax.devices()[:1]))
     state = abstract_state(made.model, made.optimizer, made.training.guard)
     shapes = set(arrays(jax.make_jaxpr(step)(state, batch).jaxpr))
     assert any(length in shape for shape in shapes), "the walk has seen the sequence"
@@ -78,6 +80,21 @@ def test_on_longer_sequences_scores_do_not_grow(platform, length, pattern, tmp_p
     assert not squares(shapes, length)
     assert max(map(math.prod, shapes)) <= max(ROWS * HEADS * 512 * 512, 2 * ROWS * length * 64)  # hidden layers
     assert (ROWS, HEADS, 1, 512, 512) in shapes
+
+
+VOCAB, CHUNK = 997, 128  # no other axis is as long; the layers are up to 128 wide
+
+
+@pytest.mark.parametrize("compiled", [compile_train_step, compile_eval_step], ids=["training", "evaluation"])
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_no_array_has_all_tokens_and_the_vocabulary(name, compiled, tmp_path, monkeypatch):
+    """1,024 tokens (of two micro-batches, 512): logits of 128 of them at a time, and parameters of so many numbers."""
+    monkeypatch.setattr(cross_entropy, "BLOCK", CHUNK * VOCAB)
+    shapes = step_arrays(name, tmp_path, 512, compiled=compiled, vocab_size=VOCAB)
+    wide = [shape for shape in shapes if VOCAB in shape]
+    assert (CHUNK, VOCAB) in wide
+    assert max(map(math.prod, wide)) == CHUNK * VOCAB
+    assert max(map(math.prod, shapes)) < ROWS * 512 * VOCAB
 
 
 def test_the_walk_finds_a_square_wherever_it_is():

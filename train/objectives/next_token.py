@@ -7,32 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
-from model.transformer import forward
-from model.vocabulary.cross_entropy import cross_entropy
-
-
-def token_losses(
-    logits_BTV: jax.Array, targets_BT: jax.Array, loss_mask_BT: jax.Array, z_loss: float
-) -> tuple[jax.Array, jax.Array]:
-    """Sums over the tokens that count.
-
-    Args:
-      logits_BTV, targets_BT: as for `cross_entropy`.
-      loss_mask_BT: the weight of each token, 0 for padding and across documents.
-      z_loss: the coefficient of log^2 Z.
-
-    Returns:
-      The sum of weighted cross-entropies, and that sum plus the z-loss: what is reported and what is minimised.
-    """
-    nll_BT, log_z_BT = cross_entropy(logits_BTV, targets_BT)
-    nll = jnp.sum(nll_BT * loss_mask_BT)
-    if z_loss == 0:
-        return nll, nll
-    return nll, nll + z_loss * jnp.sum(jnp.square(log_z_BT) * loss_mask_BT)
+from model.transformer import nll, stream
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
@@ -51,7 +29,7 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
       batch: tokens and targets (B, T); segment_ids and positions where documents do not see each other.
       layout: how activations lie on devices.
     """
-    output = forward(
+    output = stream(
         model,
         params,
         batch["tokens"],
@@ -59,4 +37,4 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
         segment_ids_BT=batch.get("segment_ids"),
         layout=layout,
     )
-    return cross_entropy(output.logits_BTV, batch["targets"])[0]
+    return nll(model, params, output.stream_BTD, batch["targets"], layout=layout)[0]

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from model.layout import Axes, Layout
+from model.layout import Axes, Layout, Split
 from train.parallel.mesh import MESH_AXES
 
 
@@ -110,18 +110,19 @@ class Sharding:
     activations: ActivationAxes = ActivationAxes()
 
 
-def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Sequence[str | None]) -> list[tuple[str, ...]]:
+def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
     """The mesh axes that each axis of an array is split over, by their logical names."""
     used: set[str] = set()
     split = []
     for axis in axes:
-        free = tuple(m for m in getattr(table, axis) if m not in used) if axis else ()
+        asked = axis.mesh_axes if isinstance(axis, Split) else getattr(table, axis) if axis else ()
+        free = tuple(m for m in asked if m not in used)
         used.update(free)
         split.append(free)
     return split
 
 
-def _spec(table: ParameterAxes | ActivationAxes, axes: Sequence[str | None]) -> PartitionSpec:
+def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(split or None for split in mesh_axes(table, axes)))
 
 
@@ -144,10 +145,12 @@ class MeshLayout(Layout):
     Attributes:
       mesh: the devices.
       table: the table's activation axes.
+      parameters: its parameter axes, which say where gradients go.
     """
 
     mesh: jax.sharding.Mesh
     table: ActivationAxes
+    parameters: ParameterAxes
 
     @property
     def platform(self) -> str:
@@ -155,7 +158,7 @@ class MeshLayout(Layout):
         platform: str = self.mesh.devices.flat[0].platform
         return platform
 
-    def placement(self, axes: Sequence[str | None]) -> NamedSharding:
+    def placement(self, axes: Axes) -> NamedSharding:
         """The placement of an activation whose axes have these names."""
         return NamedSharding(self.mesh, _spec(self.table, axes))
 
@@ -163,8 +166,7 @@ class MeshLayout(Layout):
         """The same array, laid out by the names of its axes; an axis that the mesh does not divide stays whole."""
         if self.mesh.size == 1:
             return x
-        split = zip(x.shape, mesh_axes(self.table, axes), strict=True)
-        even = [names if size % _parts(self.mesh, names) == 0 else () for size, names in split]
+        even = (split.mesh_axes for split in self.splits(x.shape, axes))
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*even)))
 
     def ways(self, axis: str) -> int:
@@ -175,6 +177,14 @@ class MeshLayout(Layout):
         """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
         return tuple(name for name in getattr(self.table, axis) if self.mesh.shape[name] > 1)
 
+    def splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+        """How each axis of an array is split, as `constrain` lays it out: evenly or not at all, each mesh axis once."""
+        return _splits(self.mesh, shape, mesh_axes(self.table, axes))
+
+    def parameter_splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+        """How each axis of a parameter is split, and so of its gradient."""
+        return _splits(self.mesh, shape, mesh_axes(self.parameters, axes))
+
     def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """A function of whole arrays that runs another on the shards of each device (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
@@ -184,13 +194,23 @@ class MeshLayout(Layout):
         return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
 
 
+def _splits(mesh: jax.sharding.Mesh, shape: tuple[int, ...], split: Sequence[tuple[str, ...]]) -> tuple[Split, ...]:
+    """The mesh axes of several parts that divide each axis of an array; none where they do not."""
+    found = []
+    for size, asked in zip(shape, split, strict=True):
+        names = tuple(name for name in asked if mesh.shape[name] > 1)
+        ways = _parts(mesh, names)
+        found.append(Split(names, ways) if size % ways == 0 else Split())
+    return tuple(found)
+
+
 def _is_axes(tree: Any) -> bool:
-    return isinstance(tree, tuple) and all(axis is None or isinstance(axis, str) for axis in tree)
+    return isinstance(tree, tuple) and all(axis is None or isinstance(axis, str | Split) for axis in tree)
 
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
     """How activations lie on a mesh."""
-    return MeshLayout(mesh, table.activations)
+    return MeshLayout(mesh, table.activations, table.parameters)
 
 
 # ----------------------------------------------------------------------------------------- parameters and moments

@@ -16,7 +16,7 @@ from model.feedforward.experts import Experts
 from model.feedforward.loads import move_load_biases, utilisation
 from model.feedforward.mlp import MLP, Gated
 from model.layers import Except
-from model.output import Output
+from model.output import WholeOutput
 from model.positions.absolute import Learned, NoPositions
 from model.residual import PostNorm
 from model.transformer import abstract_params, forward, init, logical_axes
@@ -50,7 +50,7 @@ def compiled(config):
         return vars(output)
 
     jitted = jax.jit(run)
-    return lambda *arguments: Output(**jitted(*arguments))
+    return lambda *arguments: WholeOutput(**jitted(*arguments))
 
 
 def rms(x, weight):

@@ -1,61 +1,25 @@
+"""The loss of every token of a batch, and the sum with the model's own losses."""
+
+import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from train.objectives.next_token import cross_entropy, token_losses
-
-RANDOM = np.random.default_rng(0)
-LOGITS = RANDOM.normal(size=(3, 5, 11)) * 4
-TARGETS = RANDOM.integers(0, 11, (3, 5))
-MASK = np.array([[1, 1, 1, 1, 1], [1, 0, 0.5, 0, 1], [0, 0, 0, 0, 0]])
+from model.layout import ONE_DEVICE
+from model.transformer import forward, init
+from model.vocabulary.cross_entropy import cross_entropy
+from train.objectives.next_token import token_nll, with_model_losses
 
 
-def reference(logits, targets):
-    """-log p(target) and log Z in float64, straight from the definition."""
-    z = np.exp(logits).sum(-1)
-    p = np.take_along_axis(np.exp(logits), targets[..., None], -1)[..., 0] / z
-    return -np.log(p), np.log(z)
+def test_the_loss_of_a_token_is_that_of_its_logits(tiny_experiment, random_batch):
+    """Documents packed together, at positions of their own; the mask is not looked at."""
+    experiment = tiny_experiment()
+    batch = random_batch(experiment)
+    params = init(experiment.model, jax.random.key(0))
+    named = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
+    logits = forward(experiment.model, params, batch["tokens"], **named).logits_BTV
+    expected, _ = cross_entropy(logits, batch["targets"])
+    np.testing.assert_allclose(token_nll(experiment.model, params, batch, ONE_DEVICE), expected, rtol=1e-5)
 
 
-def test_by_hand():
-    # Odds of 1 : 2 : 5 make probabilities of 1/8, 2/8, 5/8, and Z is 8.
-    logits = jnp.log(jnp.array([[[1.0, 2.0, 5.0], [1.0, 2.0, 5.0]]]))
-    nll, log_z = cross_entropy(logits, jnp.array([[0, 2]]))
-    np.testing.assert_allclose(nll, [[np.log(8), np.log(8 / 5)]], rtol=1e-6)
-    np.testing.assert_allclose(log_z, np.log([[8, 8]]), rtol=1e-6)
-
-
-def test_against_float64():
-    nll, log_z = cross_entropy(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(TARGETS))
-    expected, expected_z = reference(LOGITS, TARGETS)
-    assert nll.dtype == log_z.dtype == jnp.float32
-    np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(log_z, expected_z, rtol=1e-5)
-
-
-def test_large_logits_do_not_overflow():
-    nll, log_z = cross_entropy(jnp.array([[[3e4, 0.0]]]), jnp.array([[1]]))
-    assert float(nll[0, 0]) == float(log_z[0, 0]) == 3e4
-
-
-def test_mask_weighs_tokens():
-    nll, objective = token_losses(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(TARGETS), jnp.asarray(MASK), 0.0)
-    expected = (reference(LOGITS, TARGETS)[0] * MASK).sum()
-    np.testing.assert_allclose(nll, expected, rtol=1e-6)
-    assert float(objective) == float(nll)
-
-
-def test_z_loss_is_minimised_and_not_reported():
-    nll, objective = token_losses(jnp.asarray(LOGITS, jnp.float32), jnp.asarray(TARGETS), jnp.asarray(MASK), 0.01)
-    expected, log_z = reference(LOGITS, TARGETS)
-    np.testing.assert_allclose(nll, (expected * MASK).sum(), rtol=1e-6)
-    np.testing.assert_allclose(objective, ((expected + 0.01 * log_z**2) * MASK).sum(), rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_short_logits_are_summed_in_float32(dtype):
-    logits = jnp.asarray(np.tile(LOGITS, (1, 1, 40)), dtype)
-    nll, _ = cross_entropy(logits, jnp.asarray(TARGETS))
-    expected, _ = reference(np.asarray(logits, np.float64), TARGETS)
-    assert nll.dtype == jnp.float32
-    np.testing.assert_allclose(nll, expected, rtol=1e-5, atol=1e-5)
+def test_what_is_minimised_is_the_sum_of_all_losses():
+    assert float(with_model_losses(jnp.array(3.0), {"one": jnp.array(0.5), "other": jnp.array(0.25)})) == 3.75

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.layout import Split
 from model.options import check, override
 from model.transformer import abstract_params, init, logical_axes
 from train.checkpoints.store import flat
@@ -150,6 +151,23 @@ def test_map_runs_a_function_on_shards_with_collectives_by_axis_names(layout):
     slope = jax.jit(jax.grad(lambda x: jnp.sum(mapped(x, scale)["sum"] ** 2)))(x)
     expected = np.broadcast_to(2 * (x * scale).sum(axis=1, keepdims=True) * scale, x.shape)
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_how_an_array_is_split_is_as_it_is_laid_out():
+    """Each mesh axis once, evenly or not at all; parameters by their own names."""
+    table = Sharding(
+        parameters=ParameterAxes(embed=("fsdp", "tensor")), activations=ActivationAxes(sequence=("tensor",))
+    )
+    layout = layout_of(make_mesh(Mesh(data=2, fsdp=2, tensor=2)), table)
+    rows, tensor = Split(("data", "fsdp"), 4), Split(("tensor",), 2)
+    assert layout.splits((8, 6, 10), ("batch", "sequence", "vocab")) == (rows, tensor, Split())
+    assert layout.splits((8, 6, 10), ("batch", "key_sequence", "vocab")) == (rows, Split(), tensor)
+    assert layout.splits((6, 7), ("batch", "sequence")) == (Split(), Split())
+    assert layout.splits((8, 6), (tensor, "sequence")) == (tensor, Split())
+    assert layout.parameter_splits((8, 6), ("embed", "vocab")) == (Split(("fsdp", "tensor"), 4), Split())
+    assert layout.parameter_splits((6, 8), ("vocab", "embed")) == (tensor, Split(("fsdp",), 2))
+    doubled = layout.map(lambda part: 2 * part, ((tensor, None),), (tensor, None))
+    np.testing.assert_array_equal(jax.jit(doubled)(jnp.ones((2, 3))), np.full((2, 3), 2))
 
 
 def test_a_mesh_of_one_device_leaves_no_trace_and_equal_layouts_are_one():

@@ -1,0 +1,58 @@
+"""From the residual stream to logits: soft-cap(factor (x W + b)), as a value that a loss can take in parts.
+
+The soft-cap c * tanh(z / c) is that of Gemma 2 (2024, section 2).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from model.gradients import rounded
+from model.layout import Layout
+from model.projections import matmul
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Finish:
+    """From products of stream and weight to logits.
+
+    Attributes:
+      factor: multiplies the products, after the bias is added.
+      softcap: the bound on absolute logits, or None.
+      dtype: the format of products and logits.
+    """
+
+    factor: float
+    softcap: float | None
+    dtype: str
+
+    def __call__(self, products: jax.Array, bias_V: jax.Array | None) -> jax.Array:
+        """The logits, (..., V)."""
+        logits = products if bias_V is None else products + bias_V.astype(products.dtype)
+        if self.factor != 1:
+            logits = logits * self.factor
+        return logits if self.softcap is None else self.softcap * jnp.tanh(logits / self.softcap)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unembedding:
+    """What makes logits of the stream. The arrays are in the format of their gradients; each use rounds them.
+
+    Attributes:
+      w_DV: the weight; the transposed table of embeddings where the two are tied.
+      bias_V: the bias, or None.
+      finish: what follows the products.
+    """
+
+    w_DV: jax.Array
+    bias_V: jax.Array | None
+    finish: Finish
+
+    def logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """The logits of a stream, (B, T, V)."""
+        x_BTD = layout.constrain(x_BTD, ("batch", "vocab_sequence", "embed"))
+        products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.finish.dtype))
+        products_BTV = layout.constrain(products_BTV, ("batch", "vocab_sequence", "vocab"))
+        bias_V = None if self.bias_V is None else rounded(self.bias_V, x_BTD.dtype)
+        return self.finish(products_BTV, bias_V)
