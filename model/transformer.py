@@ -5,10 +5,9 @@ Above this file everything is a pure function of parameters, a nested dict of ar
     params = init(config, key)                      # one array per kind of weight, layers stacked in front
     output = stream(config, params, tokens_BT)      # output.stream_BTD, after the final norm
     logits_BTV = logits(config, params, output.stream_BTD)
-    nll_BT, log_z_BT = nll(config, params, output.stream_BTD, targets_BT)
-    output = forward(config, params, tokens_BT)     # stream and logits together: output.logits_BTV
+    output = forward(config, params, tokens_BT)     # the two together: output.logits_BTV
 
-Logits of all tokens are large. A loss is made of the stream, without them, and so are the logits of a few tokens.
+Logits of all tokens are large: losses are made of the stream and `unembedding`, and so are logits of a few tokens.
 """
 
 import functools
@@ -35,7 +34,6 @@ from model.precision import for_compute
 from model.recompute import saved_taps
 from model.stack import LayerCaches, length_of, new_blocks, run
 from model.taps import Tap, Taps, Where, refuse_idle, resolved
-from model.vocabulary import cross_entropy
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
@@ -204,62 +202,12 @@ def stream(
 
 
 def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
-    """The logits of a stream, (B, T, V) in the format of reductions; T may be any part of the tokens.
-
-    Args:
-      config: the options.
-      params: the tree of `init`.
-      stream_BTD: `Output.stream_BTD` of `stream`, or some of its tokens.
-      layout: how activations lie on devices.
-    """
-    return _unembedding(config, params).logits(stream_BTD, layout)
+    """The logits of a stream, `Output.stream_BTD` of `stream` or some of its tokens: (B, T, V)."""
+    return unembedding(config, params).logits(stream_BTD, layout)
 
 
-def nll(
-    config: ModelConfig,
-    params: Params,
-    stream_BTD: jax.Array,
-    targets_BT: jax.Array,
-    *,
-    layout: Layout = ONE_DEVICE,
-) -> tuple[jax.Array, jax.Array]:
-    """-log p(target) in nats and log Z of every token of a stream, each float32 (B, T); no whole logits are made.
-
-    Args:
-      config: the options.
-      params: the tree of `init`.
-      stream_BTD: `Output.stream_BTD` of `stream`.
-      targets_BT: the ids that should come next.
-      layout: how activations lie on devices.
-    """
-    return cross_entropy.nll(stream_BTD, _unembedding(config, params), targets_BT, layout)
-
-
-def total_nll(
-    config: ModelConfig,
-    params: Params,
-    stream_BTD: jax.Array,
-    targets_BT: jax.Array,
-    weights_BT: jax.Array,
-    *,
-    z_loss: float = 0.0,
-    layout: Layout = ONE_DEVICE,
-) -> tuple[jax.Array, jax.Array]:
-    """What training sums up of `nll`: cheaper, and differentiable by the second sum alone.
-
-    Args:
-      config, params, stream_BTD, targets_BT, layout: as for `nll`.
-      weights_BT: how much each token counts, float32.
-      z_loss: the coefficient of log^2 Z.
-
-    Returns:
-      The sum of weighted cross-entropies, and that sum plus the z-loss: what is reported and what is minimised.
-    """
-    unembedding = _unembedding(config, params)
-    return cross_entropy.total_nll(stream_BTD, unembedding, targets_BT, weights_BT, layout, z_loss)
-
-
-def _unembedding(config: ModelConfig, params: Params) -> Unembedding:
+def unembedding(config: ModelConfig, params: Params) -> Unembedding:
+    """What makes logits of a stream, for the losses of model/vocabulary/cross_entropy.py."""
     return _model(config, params).embedding.unembedding(config.precision.reductions)
 
 

@@ -12,7 +12,8 @@ from model.config import ModelConfig
 from model.feedforward.loads import move_load_biases, utilisation
 from model.layout import Layout
 from model.specs import merged
-from model.transformer import stream, total_nll
+from model.transformer import stream, unembedding
+from model.vocabulary.cross_entropy import total_nll
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.next_token import token_nll, with_model_losses
@@ -70,9 +71,8 @@ def batch_loss(
         targets_BT=batch["targets"],
         layout=layout,
     )
-    nll, objective = total_nll(
-        model, params, output.stream_BTD, batch["targets"], batch["loss_mask"], z_loss=z_loss, layout=layout
-    )
+    head = unembedding(model, params)
+    nll, objective = total_nll(output.stream_BTD, head, batch["targets"], batch["loss_mask"], layout, z_loss)
     return with_model_losses(objective, output.losses), Sums(nll, output.losses, output.measured)
 
 

@@ -10,7 +10,8 @@ import jax
 
 from model.config import ModelConfig
 from model.layout import Layout
-from model.transformer import nll, stream
+from model.transformer import stream, unembedding
+from model.vocabulary.cross_entropy import nll
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
@@ -37,4 +38,4 @@ def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], l
         segment_ids_BT=batch.get("segment_ids"),
         layout=layout,
     )
-    return nll(model, params, output.stream_BTD, batch["targets"], layout=layout)[0]
+    return nll(output.stream_BTD, unembedding(model, params), batch["targets"], layout)[0]
