@@ -27,6 +27,7 @@ from model.options import alternatives, check, fields_of, find_problems, from_js
 from model.parameters import FanIn
 from model.positions.absolute import Learned, NoPositions
 from model.precision import Precision
+from model.recompute import SaveOnly
 from model.residual import PostNorm
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward
@@ -50,6 +51,7 @@ NUMBERS = {
 LAYERS = ["0", "-1", ":1", "1::2", "::3", "2:"]
 # With room for every token in every expert: what is dropped depends on the tokens beside, of which a cache has fewer.
 FIXED = {Dropout: Dropout(), Precision: Precision(), Capacity: Capacity(factor=9.0)}
+FIXED |= {SaveOnly: SaveOnly(taps=("block_output",))}  # the tap that every layer has
 LENGTH = 8
 
 
