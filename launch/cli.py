@@ -26,7 +26,7 @@ EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 _TOO_LARGE = (
     "A device has too little memory for this. Lower data.batch_size, or raise training.gradient_accumulation, "
-    "set model.remat to dots or full, or split the model over more devices (mesh.fsdp, mesh.tensor)."
+    "set model.remat to dots or full, or split the model over more devices (--mesh=fsdp=8)."
 )
 
 
@@ -122,6 +122,17 @@ def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[A
 def define_paths(name: str, help: str) -> flags.FlagHolder[Any]:
     """A flag that may be given many times, with a path each time."""
     return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help)
+
+
+def define_mesh() -> flags.FlagHolder[Any]:
+    """The flag --mesh, which every command has that holds a model; `train.parallel.mesh.parse_mesh` reads it."""
+    return flags.DEFINE_string(
+        "mesh",
+        None,
+        "How the devices here are laid out, such as fsdp=4 or fsdp=4,tensor=2: data (copies of the parameters) takes "
+        "what fsdp and tensor (shards of them) leave. When not given: the run's own where it fits the devices here, "
+        "or else fsdp over all of them; in launch.train the config's.",
+    )
 
 
 def _refused(message: str) -> int:

@@ -50,6 +50,7 @@ LIKE = cli.define_path(
 FAMILY = flags.DEFINE_string(
     "family", None, "With --to, instead of --like: a family that makes a config.json from a model (llama)."
 )
+MESH = cli.define_mesh()
 
 
 def main(argv: list[str]) -> int:
@@ -74,6 +75,7 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
     from model.precision import Dtype
     from train.conversion.reading import read_published
     from train.data.tokenizers.interface import load_tokenizer
+    from train.parallel.mesh import parse_mesh
 
     experiment = read_published(
         source,
@@ -81,6 +83,7 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
         stored_as=cast(Dtype | None, PARAMETERS.value),
         compute=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
+        mesh=None if MESH.value is None else parse_mesh(MESH.value),
     )
     from model.cost import count_parameters
 
@@ -96,8 +99,16 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
 
 def _write(run: pathlib.Path, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
+    from train.parallel.mesh import parse_mesh
 
-    own = write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value, like=LIKE.value)
+    own = write_published(
+        run,
+        target,
+        checkpoint=CHECKPOINT.value or "latest",
+        family=FAMILY.value,
+        like=LIKE.value,
+        mesh=None if MESH.value is None else parse_mesh(MESH.value),
+    )
     cli.say(f"{target}: written")
     if own:
         listed = ", ".join(f"{key}={value}" for key, value in own.items())

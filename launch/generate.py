@@ -2,6 +2,7 @@ r"""Continues texts with a trained model.
 
     python -m launch.generate --run=runs/quickstart --prompt='def main(' --temperature=0.8
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
+    python -m launch.generate --run=runs/llama-70b --prompt='Once' --mesh=fsdp=4,tensor=2
 
 A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
 document, before a stop string, after --max_tokens, when the model's context is full, or as far as it was when a signal
@@ -50,6 +51,7 @@ STOP = flags.DEFINE_multi_string("stop", [], "Ends a text before this string. Ma
 SEED = flags.DEFINE_integer("seed", 0, "Decides every draw.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the same time.")
+MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
 MOST_TEXTS = 1_000_000
@@ -72,9 +74,11 @@ def main(argv: list[str]) -> int:
 
     cli.prepare_jax()
     from train.generation.texts import check_prompts, continue_texts
+    from train.parallel.mesh import parse_mesh
     from train.run.loaded import load_run
 
-    run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
+    mesh = None if MESH.value is None else parse_mesh(MESH.value)
+    run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value, mesh=mesh)
     texts, places = zip(*given, strict=True)
     check_prompts(run.experiment.model, run.tokenizer, texts, places)
     printer = _Printer(prompts, silent=JSON.value)

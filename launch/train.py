@@ -2,6 +2,8 @@
 
     python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
 
+    python -m launch.train --config=configs/quickstart.py --run=runs/eight --mesh=fsdp=8
+
 The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
 when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
 in the input.
@@ -21,6 +23,7 @@ from model.errors import UserError
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
+MESH = cli.define_mesh()
 RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
@@ -38,8 +41,10 @@ def main(argv: list[str]) -> int:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     cli.prepare_jax()
     from train import experiment as experiments
+    from train.parallel.mesh import parse_mesh
 
-    experiment = experiments.from_file(CONFIG.value, SET.value)
+    changes = SET.value if MESH.value is None else [*SET.value, f"mesh={parse_mesh(MESH.value)}"]
+    experiment = experiments.from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
         return _print_config(experiment)
     from train.loop import train

@@ -150,7 +150,7 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
         return False
     experiments.refuse_differences(experiment, run)
     try:
-        return load_params(run, str(last)).step == last
+        return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
     except UnreadableError:
         raise
     except UserError:  # which going on mends, or says again
@@ -228,7 +228,7 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = starting_params(self.experiment, self.folder, self.placed.all_params)
+            params = starting_params(self.experiment, self.folder)
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)

@@ -20,6 +20,7 @@ from train.conversion.describing import family_for, values_like
 from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER
 from train.data.shards.dataset import dataset_of_run
+from train.parallel.mesh import Mesh
 from train.run.files import read_json, write_json
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
@@ -36,6 +37,7 @@ def write_published(
     checkpoint: str = "latest",
     family: str | None = None,
     like: str | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Writes the parameters of a checkpoint as published weights.
 
@@ -48,6 +50,7 @@ def write_published(
       checkpoint: latest, best, or a step.
       family: the name of a family that makes a config.json from a model.
       like: a config.json that describes the model, the folder that it lies in, or the name of a published model.
+      mesh: of the devices here; None as for `train.run.loaded.load_run`.
 
     Returns:
       What config.json has of the run where `like` has something else: the size of its vocabulary, its context length.
@@ -80,7 +83,7 @@ def write_published(
             buffers = load_file(origin / BUFFERS) if (origin / BUFFERS).is_file() else {}
         else:
             headers, buffers = _anew(chosen, values, config, run, part), {}
-        _write(chosen, config, load_params(run, checkpoint).params, headers, buffers, part)
+        _write(chosen, config, load_params(run, checkpoint, mesh=mesh).params, headers, buffers, part)
     return own
 
 
@@ -155,5 +158,14 @@ def _write(
 
 
 def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
-    """A slice on the host; the whole array is no slice, of which there would be a copy."""
-    return np.asarray(x[index] if index else x)
+    """A slice of a stack on the host, put together from the shards; no device is given what another one holds."""
+    if x.is_fully_replicated:
+        x = x.addressable_shards[0].data
+        return np.asarray(x[index] if index else x)  # the whole array is no slice, of which there would be a copy
+    found = np.empty(x.shape[len(index) :], x.dtype)
+    for shard in x.addressable_shards:
+        held = [range(*part.indices(size)) for part, size in zip(shard.index, x.shape, strict=True)]
+        if shard.replica_id == 0 and all(i in at for i, at in zip(index, held, strict=False)):
+            own = tuple(i - at.start for i, at in zip(index, held, strict=False))
+            found[shard.index[len(index) :]] = np.asarray(shard.data[own] if own else shard.data)
+    return found
