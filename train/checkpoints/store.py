@@ -29,7 +29,7 @@ from train.checkpoints.quiet_orbax import quiet_orbax
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
 from train.parallel.table import path_name
-from train.run.files import AS_IT_WAS
+from train.run.files import AS_IT_WAS, set_aside
 from train.state import TrainState
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
@@ -254,9 +254,7 @@ class CheckpointStore:
         self._manager.close()
         for step in bad:
             target = self.run / "damaged" / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(self.folder / str(step), target)
+            set_aside(self.folder / str(step), target)
             self.say(f"checkpoint {step} was moved to {target}")
         self._manager = self._open()
 

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import safetensors
 
 from model.errors import UserError
-from train.run.files import cannot_read, read_json, replaced, unfinished
+from train.run.files import cannot_read, filled, read_json, replaced
 from train.run.paths import require_utf8
 
 INDEX = "model.safetensors.index.json"
@@ -149,14 +148,9 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     require_utf8(path)
     if not path.name or path.name == "..":
         raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
-    part = unfinished(path)
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            part = stack.enter_context(filled(path))
+        except OSError as error:
+            raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
         yield part
-        part.replace(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from train.run.files import cannot_read, parse_json, write_json
+from train.run.files import cannot_read, parse_json, set_aside, write_json
 
 # Packages whose version can change a number or a speed; those that are not installed are left out.
 _PACKAGES = (
@@ -39,7 +39,7 @@ def record_session(run_folder: str | os.PathLike[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     sessions = read_sessions(run_folder)
     if not sessions and path.exists():
-        os.replace(path, path.with_name("environment.json.damaged"))
+        set_aside(path, path.with_name("environment.json.damaged"))
     sessions.append({"session": len(sessions) + 1} | describe_session())
     write_json(path, sessions)
     return len(sessions)

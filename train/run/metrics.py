@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.run.files import LineFile, cannot_read, parse_json, replace_file, write_json
+from train.run.files import LineFile, cannot_read, parse_json, replace_file, set_aside, write_json
 from train.run.forms import misfits
 from train.run.trackers import Trackers, require_installed
 
@@ -103,7 +103,7 @@ class MetricsWriter:
         named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
         found = [path for path in named if path.is_file() and path.stat().st_size]
         for path in found:
-            path.replace(path.with_name(path.name + ".old"))
+            set_aside(path, path.with_name(path.name + ".old"))
         return bool(found)
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator
@@ -26,6 +25,7 @@ from train.data.shards.shards import Shard
 from train.data.text import sources, split
 from train.data.text.units import readable
 from train.data.tokenizers.interface import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
+from train.run.files import lock
 from train.run.paths import written_out
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
@@ -292,6 +292,5 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process prepares the same folder; the lock goes with the process that holds it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # read-only, or on a file system without locks: then nobody waits
-            file = stack.enter_context(open(folder / ".lock", "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(lock(folder / ".lock", wait=True))
         yield
