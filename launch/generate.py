@@ -10,7 +10,6 @@ ended the command. The same seed gives the same texts. How fast it went is said 
 output holds nothing but text. The checkpoint's parameters are read and checked, its optimizer state is not.
 """
 
-import pathlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -78,7 +77,7 @@ def main(argv: list[str]) -> int:
     from train.run.loaded import load_run
 
     mesh = None if MESH.value is None else parse_mesh(MESH.value)
-    run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value, mesh=mesh)
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=mesh)
     texts, places = zip(*given, strict=True)
     check_prompts(run.experiment.model, run.tokenizer, texts, places)
     printer = _Printer(prompts, silent=JSON.value)
@@ -133,11 +132,13 @@ def _sampling() -> "Sampling":
 def _prompts() -> "list[Prompt]":
     """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
     from train.generation.prompts import Prompt, from_flags, read_prompts
+    from train.run.paths import as_path
+    from train.run.remote import fetched
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")
     if PROMPTS_FILE.value is not None:
-        prompts += read_prompts(pathlib.Path(PROMPTS_FILE.value))
+        prompts += read_prompts(fetched(as_path(PROMPTS_FILE.value)))
     prompts = prompts or [Prompt("", "the prompt")]
     if len(prompts) * NUM_SAMPLES.value > MOST_TEXTS:
         raise UserError(

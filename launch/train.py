@@ -50,8 +50,9 @@ def main(argv: list[str]) -> int:
     from train.loop import train
     from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary
+    from train.run.paths import local_path
 
-    run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    run = local_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}", "a run folder that is trained")
     outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))

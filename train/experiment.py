@@ -31,7 +31,7 @@ from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, Schedule
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding
 from train.run.files import read_json, write_json
-from train.run.paths import IS_PATH, written_out
+from train.run.paths import IS_PATH, AnyPath, written_out
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
@@ -324,7 +324,7 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
     write_json(run / "config.json", to_json(experiment))
 
 
-def load(run: pathlib.Path) -> Experiment:
+def load(run: AnyPath) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
     path = run / "config.json"
     if not path.is_file():
@@ -344,7 +344,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
         _read_config(folder)
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, typing.Any]:
+def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
     """A folder's config.json. Raises UserError when no run wrote it."""
     path = folder / "config.json"
     stored = read_json(path, mend="put a copy of it back")

@@ -42,7 +42,7 @@ from train.run.files import write_json
 from train.run.formatting import fixed
 from train.run.loaded import load_params
 from train.run.metrics import MetricsWriter, read_metrics, read_status
-from train.run.paths import written_out
+from train.run.paths import AnyPath, absolute, local_path, written_out
 from train.run.pretrained import check_start, starting_params
 from train.run.progress import Progress
 from train.state import TrainState, abstract_state, evaluation_params, init_sharded, state_shardings
@@ -65,12 +65,12 @@ class Outcome:
     reason: str | None = None
 
 
-def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = None, say: Say = print) -> Outcome:
+def train(experiment: Experiment, run: AnyPath, hard_stop: int | None = None, say: Say = print) -> Outcome:
     """Trains until the last step, `hard_stop`, or a signal; goes on where the run folder ends.
 
     Args:
       experiment: the resolved, checked experiment.
-      run: its folder, made if need be.
+      run: its folder, made if need be; it must be on a disk of this machine, where lines can be appended and locked.
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
 
@@ -79,6 +79,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     """
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
+    run = local_path(run, "a run folder that is trained")
     experiment = written_out(experiment)
     check_mesh(experiment)
     parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
@@ -108,7 +109,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         for name in dataset.about["splits"]:
             if (lost := dataset.lost_in_words(name)) is not None:
                 say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
-        write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
+        write_json(run / "data.json", {"dataset": str(absolute(dataset.folder))})
         write_json(run / "parameters.json", parameters.as_json(experiment))
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
         outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop)
@@ -126,7 +127,7 @@ def check_mesh(experiment: Experiment) -> None:
     param_shardings(mesh, experiment.sharding, axes, shapes)
 
 
-def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
+def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPath) -> None:
     """Raises UserError when the tokenizer's vocabulary is not the model's."""
     size = tokenizer.vocab_size
     if size != experiment.model.vocab_size:

@@ -44,7 +44,9 @@ from train.run.environment import record_session
 from train.run.files import write_json
 from train.run.folder import ORIGIN
 from train.run.loaded import warn
+from train.run.paths import AnyPath
 from train.run.progress import Progress
+from train.run.remote import fetched
 from train.schedules import Constant
 from train.state import TrainState, build_optimizer, split_params
 
@@ -54,7 +56,7 @@ LONGEST_WINDOW = 2048
 
 
 def read_published(
-    source: pathlib.Path,
+    source: AnyPath,
     run: pathlib.Path,
     *,
     stored_as: Dtype | None = None,
@@ -65,8 +67,8 @@ def read_published(
     """Writes a run folder whose checkpoint 0 holds published weights.
 
     Args:
-      source: the Hugging Face folder.
-      run: the run folder, which must not exist.
+      source: the Hugging Face folder, of this machine or in a store.
+      run: the run folder, which must not exist, on this machine.
       stored_as: the format of parameters; None for the smallest that holds the published ones exactly.
       compute: the format of matrix products; None for that of parameters.
       context_length: the most tokens of a sequence; None for what config.json says.
@@ -228,7 +230,7 @@ def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
     """Writes RUN/origin."""
     into.mkdir()
     for path in folder.beside():
-        shutil.copyfile(path, into / path.name)
+        shutil.copyfile(fetched(path), into / path.name)
     for header in folder.headers:
         (into / (header.file + HEADER)).write_bytes(header.content)
     others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]

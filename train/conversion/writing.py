@@ -24,14 +24,16 @@ from train.parallel.mesh import Mesh
 from train.run.files import read_json, write_json
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
+from train.run.paths import AnyPath
 from train.run.progress import Progress
+from train.run.remote import fetched
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def write_published(
-    run: pathlib.Path,
+    run: AnyPath,
     target: pathlib.Path,
     *,
     checkpoint: str = "latest",
@@ -58,8 +60,8 @@ def write_published(
     Raises:
       UserError: for a model that the family does not have, or that is not the one described; nothing is written then.
     """
-    origin = run / ORIGIN
     config = experiments.load(run).model
+    origin = fetched(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
     own: dict[str, Any] = {}
     if origin.is_dir():
         values = read_json(origin / "config.json")
@@ -99,7 +101,7 @@ def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
 
 
 def _anew(
-    family: Family, values: dict[str, Any], config: ModelConfig, run: pathlib.Path, into: pathlib.Path
+    family: Family, values: dict[str, Any], config: ModelConfig, run: AnyPath, into: pathlib.Path
 ) -> list[Header]:
     """Writes config.json, the tokenizer and an index, if there is more than one file; the headers of the files."""
     tokenizer = dataset_of_run(run).tokenizer

@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from train.run.files import cannot_read, parse_json, set_aside, write_json
+from train.run.paths import AnyPath, path_of
 
 # Packages whose version can change a number or a speed; those that are not installed are left out.
 _PACKAGES = (
@@ -29,7 +30,7 @@ _VARIABLES = (
 DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
 
 
-def record_session(run_folder: str | os.PathLike[str]) -> int:
+def record_session(run_folder: str | pathlib.Path) -> int:
     """Adds an entry for this start to RUN/environment.json; returns its number, 1 for the first start.
 
     A damaged file is kept beside it as environment.json.damaged. Raises UserError for one that cannot be read. Call it
@@ -45,12 +46,12 @@ def record_session(run_folder: str | os.PathLike[str]) -> int:
     return len(sessions)
 
 
-def read_sessions(run_folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_sessions(run_folder: str | AnyPath) -> list[dict[str, Any]]:
     """The entries of RUN/environment.json, one for every start; empty when there is none or it is damaged.
 
     Raises UserError when it cannot be read.
     """
-    path = pathlib.Path(run_folder) / "environment.json"
+    path = path_of(run_folder) / "environment.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -17,6 +17,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.run.forms import misfits
+from train.run.paths import AnyPath
 
 DEEPEST = 100  # levels of a JSON value, several times what is written here
 
@@ -183,7 +184,7 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: pathlib.Path, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
+def read_json(path: AnyPath, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
     """The JSON object in a file, of a form of `train.forms`.
 
     Raises UserError that names the file, where it is damaged, and how to mend it, or why it cannot be read.
@@ -225,7 +226,7 @@ def parse_json(data: bytes | str) -> Any:
     raise ValueError(f"values nested more than {DEEPEST} deep")
 
 
-def cannot_read(path: pathlib.Path, error: Exception) -> UserError:
+def cannot_read(path: AnyPath, error: Exception) -> UserError:
     """The error for a file that cannot be read, for a reason that says nothing of its bytes."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UserError(f"cannot read {path}: {why}; {AS_IT_WAS}")

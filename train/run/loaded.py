@@ -19,7 +19,8 @@ from train.parallel.mesh import Mesh
 from train.parallel.table import MeshLayout, Sharding
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
-from train.run.paths import as_path
+from train.run.paths import AnyPath, as_path
+from train.run.remote import fetched, read_errors
 from train.state import abstract_state, evaluation_params, state_shardings
 
 
@@ -28,7 +29,7 @@ class LoadedRun:
     """A run's experiment and the parameters of one of its checkpoints, ready to evaluate.
 
     Attributes:
-      folder: the run folder.
+      folder: the run folder, of this machine or in a store.
       experiment: what it computes.
       params: the parameters to evaluate, on the mesh.
       mesh: the devices here, laid out as train/parallel/fitting.py says.
@@ -37,7 +38,7 @@ class LoadedRun:
       step: of the checkpoint.
     """
 
-    folder: pathlib.Path
+    folder: AnyPath
     experiment: Experiment
     params: Any
     mesh: jax.sharding.Mesh
@@ -75,7 +76,7 @@ class LoadedParams:
     step: int
 
 
-def load_run(run: str | pathlib.Path, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
+def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
     Its parameters are read straight into their places: no device holds more of them than its share. The mesh is the one
@@ -86,6 +87,11 @@ def load_run(run: str | pathlib.Path, which: str = "latest", *, mesh: Mesh | Non
     parameters is read, so a damaged optimizer state goes unnoticed.
     """
     run = as_path(run)
+    with read_errors(run):
+        return _load_run(run, which, mesh)
+
+
+def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
     experiment = experiments.load(run)
     if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(
@@ -112,12 +118,12 @@ def load_run(run: str | pathlib.Path, which: str = "latest", *, mesh: Mesh | Non
 
 
 def load_params(
-    run: pathlib.Path, which: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
+    run: AnyPath, which: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
 ) -> LoadedParams:
     """The parameters of a checkpoint alone, for which the run needs no dataset.
 
     Args:
-      run: the run folder.
+      run: the run folder, of this machine or in a store.
       which: latest, best, or a step.
       mesh: as for `load_run`.
       sharding: the table for a mesh that is given; the run's own when it is None.
@@ -131,7 +137,7 @@ def load_params(
     abstract = abstract_state(*stateful)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
-    with CheckpointStore(run, experiment.checkpoints, say=warn, read_only=True) as store:
+    with CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store:
         if which == "latest":
             state = store.restore_latest(experiment, placed, abstract)
             if state is None:
@@ -142,7 +148,7 @@ def load_params(
     return LoadedParams(experiment, params, fitted.mesh, fitted.layout, int(state.step))
 
 
-def _fitted(run: pathlib.Path, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
+def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
     """The devices, laid out for a run's model; a line says where that is not by the run's own mesh."""
     table = sharding or experiment.sharding
     if mesh is not None:
@@ -157,12 +163,29 @@ def _fitted(run: pathlib.Path, experiment: Experiment, mesh: Mesh | None, shardi
     return fitted
 
 
+def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
+    """The run folder whose checkpoints orbax can read: the run's own, or a copy of what may be wanted of them.
+
+    Orbax reads gs:// in place, each device its shards; of other stores it cannot read arrays.
+    """
+    if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
+        return run
+    with read_errors(run):
+        folder = run / "checkpoints"
+        steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
+    if not kept & set(steps):
+        kept = set(steps)  # the store says what there is
+    copied = fetched(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
+    return copied
+
+
 def warn(line: str) -> None:
     """Tells the user a line."""
     print(line, file=sys.stderr)  # standard output is for results
 
 
-def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:
+def _step(store: CheckpointStore, run: AnyPath, which: str) -> int:
     steps = store.steps()
     listed = f"its checkpoints are {', '.join(map(str, steps))}" if steps else "it has none yet"
     if which == "best":

@@ -12,11 +12,13 @@ from train.checkpoints.store import flat, unflat
 from train.experiment import Experiment
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
+from train.run.paths import AnyPath, path_of
+from train.run.remote import fetched
 
 
-def check_start(experiment: Experiment) -> pathlib.Path:
+def check_start(experiment: Experiment) -> AnyPath:
     """The run that `training.start_from` names. Raises UserError when it is none, or its model is another one."""
-    source = pathlib.Path(experiment.training.start_from or "")
+    source = path_of(experiment.training.start_from or "")
     if changed := differences_of_models(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
@@ -38,7 +40,7 @@ def starting_params(experiment: Experiment, run: pathlib.Path) -> Any:
     source = check_start(experiment)
     arrays = flat(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
     if (source / ORIGIN).is_dir():
-        shutil.copytree(source / ORIGIN, run / ORIGIN, dirs_exist_ok=True)
+        shutil.copytree(fetched(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
     for name, like in flat(shapes).items():
         arrays[name] = arrays[name].astype(like.dtype)  # the one before is let go
