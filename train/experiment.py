@@ -32,6 +32,7 @@ from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding
 from train.run.files import read_json, write_json
 from train.run.paths import IS_PATH, AnyPath, written_out
+from train.run.remote import read_errors
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
@@ -327,9 +328,10 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 def load(run: AnyPath) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
     path = run / "config.json"
-    if not path.is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
-    stored = _read_config(run)
+    with read_errors(run):
+        if not path.is_file():
+            raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
+        stored = _read_config(run)
     try:
         experiment: Experiment = written_out(from_json(Experiment, current_config(stored)))
         check(experiment)

@@ -53,6 +53,8 @@ class LoadedRun:
     def on(self, mesh: Mesh) -> "LoadedRun":
         """The same run on another mesh of the devices here. Raises UserError when it does not fit them."""
         fitted = asked_for(self.experiment.model, mesh, self.experiment.sharding)
+        if fitted.note is not None:
+            warn(fitted.note)
         params = jax.device_put(self.params, placements(self.experiment.model, fitted.mesh, fitted.table))
         return dataclasses.replace(self, params=params, mesh=fitted.mesh, layout=fitted.layout)
 
@@ -137,7 +139,10 @@ def load_params(
     abstract = abstract_state(*stateful)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
-    with CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store:
+    with (
+        read_errors(run),
+        CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store,
+    ):
         if which == "latest":
             state = store.restore_latest(experiment, placed, abstract)
             if state is None:

@@ -146,6 +146,18 @@ def test_a_dataset_is_copied_split_by_split_and_once(store, tiny_run):
     assert [name for name in store.opened if "array_record" in name] == shards
 
 
+def test_a_mixture_has_members_in_stores(store, tiny_run, tiny_experiment, tmp_path):
+    for place in ("gs/a/data", "s3/b/data"):
+        shutil.copytree(tiny_run / "data", store.root / place)
+    sources = (Source(path="gs://a/data", weight=2.0), Source(path="s3://b/data"))
+    data = tiny_experiment(data__path=sources, data__tokenizer=None, data__validation=None).data
+    made = open_dataset(prepare(data, tmp_path / "mixture"))
+    assert [str(member.folder) for member in made.members] == ["gs://a/data", "s3://b/data"]
+    expected = open_dataset(tiny_run / "data").split("train")[0].tokens(0)
+    for part in made.split("train"):
+        np.testing.assert_array_equal(part.tokens(0), expected)
+
+
 def test_a_run_trains_on_text_data_and_tokenizer_of_a_store(store, tiny_text, tiny_run, tiny_experiment, tmp_path):
     shutil.copytree(tiny_text, store.root / "gs" / "bucket" / "text")
     shutil.copytree(tiny_run / "data", store.root / "gs" / "bucket" / "data")
