@@ -50,10 +50,12 @@ def main(argv: list[str]) -> int:
     from train.loop import train
     from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary
-    from train.run.paths import local_path
+    from train.run.paths import path_of
+    from train.run.spool import spool_folder
 
-    run = local_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}", "a run folder that is trained")
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
+    named = path_of(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say)
+    run = named if isinstance(named, pathlib.Path) else spool_folder(named)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))
         cli.say(f"report: {run / 'report.html'}")

@@ -42,9 +42,10 @@ from train.run.files import write_json
 from train.run.formatting import fixed
 from train.run.loaded import load_params
 from train.run.metrics import MetricsWriter, read_metrics, read_status
-from train.run.paths import AnyPath, absolute, local_path, written_out
+from train.run.paths import AnyPath, absolute, written_out
 from train.run.pretrained import check_start, starting_params
 from train.run.progress import Progress
+from train.run.spool import spooled
 from train.state import TrainState, abstract_state, evaluation_params, init_sharded, state_shardings
 from train.step import compile_train_step
 
@@ -70,7 +71,7 @@ def train(experiment: Experiment, run: AnyPath, hard_stop: int | None = None, sa
 
     Args:
       experiment: the resolved, checked experiment.
-      run: its folder, made if need be; it must be on a disk of this machine, where lines can be appended and locked.
+      run: its folder, made if need be; one in a store is written here and uploaded (train/run/spool.py).
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
 
@@ -79,7 +80,9 @@ def train(experiment: Experiment, run: AnyPath, hard_stop: int | None = None, sa
     """
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
-    run = local_path(run, "a run folder that is trained")
+    if not isinstance(run, pathlib.Path):
+        with spooled(run, say) as spool:
+            return train(experiment, spool, hard_stop, say)
     experiment = written_out(experiment)
     check_mesh(experiment)
     parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))

@@ -24,7 +24,7 @@ from train.run.paths import AnyPath, expanded
 PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
-class _Found(NamedTuple):
+class Found(NamedTuple):
     """A file in a store: where, its path below what was asked for, its bytes, and when it was written."""
 
     path: epath.Path
@@ -76,7 +76,7 @@ def fetched(path: AnyPath, wanted: Callable[[str], bool] | None = None, content:
     if isinstance(path, pathlib.Path):
         return path
     with read_errors(path):
-        files = [found for found in _files(path) if wanted is None or wanted(found.name)]
+        files = [found for found in files_of(path) if wanted is None or wanted(found.name)]
     listed = [content] if content else [str(path), *([found.size, found.changed] for found in files)]
     described = json.dumps([listed, [found.name for found in files]])
     key = hashlib.sha256(described.encode("ascii")).hexdigest()[:32]
@@ -86,17 +86,17 @@ def fetched(path: AnyPath, wanted: Callable[[str], bool] | None = None, content:
         if size > 1 << 20:
             say(f"{path}: copying {size / 2**20:,.0f} MiB to {home}, where the next command finds them")
         try:
-            _copy(path, files, home)
+            copy_into(path, files, home)
         except OSError as error:
             raise cannot_write(home, error) from error
     return home / path.name
 
 
-def _files(path: epath.Path) -> list[_Found]:
-    """The files below a path in the order of their names; a file alone has the name ""."""
+def files_of(path: epath.Path) -> list[Found]:
+    """The files below a path in the order of their names; a file alone has the name "". Raises what the store does."""
     if not path.is_dir():
         about = path.stat()
-        return [_Found(path, "", about.length, about.mtime)]
+        return [Found(path, "", about.length, about.mtime)]
     found = []
     waiting = [(path, "")]
     while waiting:
@@ -106,12 +106,15 @@ def _files(path: epath.Path) -> list[_Found]:
             if about.is_directory:
                 waiting.append((child, f"{prefix}{child.name}/"))
             else:
-                found.append(_Found(child, prefix + child.name, about.length, about.mtime))
+                found.append(Found(child, prefix + child.name, about.length, about.mtime))
     return sorted(found, key=lambda one: one.name)
 
 
-def _copy(path: epath.Path, files: list[_Found], home: pathlib.Path) -> None:
-    """Fills a folder of the cache; another process may do so at the same time, and then its copy stays."""
+def copy_into(path: epath.Path, files: list[Found], home: pathlib.Path) -> None:
+    """Fills the folder `home` with a copy of `path` of its name.
+
+    Another process may do so at the same time, and then its copy stays. Raises OSError when it cannot be written.
+    """
     try:
         with filled(home, f".{os.getpid()}") as part:
             (part / path.name).parent.mkdir(exist_ok=True)

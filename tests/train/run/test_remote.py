@@ -245,13 +245,10 @@ def test_weights_in_a_store_become_a_run_and_a_run_in_a_store_becomes_weights(st
 
 def test_nothing_is_written_into_a_store(store, tiny_experiment, tiny_run, write_config, tmp_path, command):
     (store.root / "gs" / "bucket").mkdir(parents=True)
-    with pytest.raises(UserError, match="a run folder that is trained must be on a disk of this machine: got gs://"):
-        train(tiny_experiment(), as_path("gs://bucket/run"))
     with pytest.raises(UserError, match="a dataset that is made must be on a disk of this machine: got gs://bucket/d"):
         prepare(tiny_experiment().data, "gs://bucket/data")
     config = write_config(tiny_experiment(), tmp_path / "config.py")
     for module, *arguments in (
-        ("launch.train", f"--config={config}", "--run=gs://bucket/run"),
         ("launch.quickstart", f"--config={config}", "--run=gs://bucket/run"),
         ("launch.tokenize", f"--input={config}", "--tokenizer=bytes", "--output=gs://bucket/data"),
         ("launch.convert", f"--run={tiny_run}", "--to=gs://bucket/out", "--family=llama"),
