@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -17,6 +17,9 @@ from model.errors import UserError
 from train.process.preemption import EXIT_PREEMPTED, Stopped, ends_politely
 from train.run.formatting import visible_lines
 from train.run.paths import expanded
+
+if TYPE_CHECKING:
+    from train.parallel.mesh import Mesh
 
 flags.disclaim_key_flags()  # those of define_path are the command's that calls it
 
@@ -125,7 +128,7 @@ def define_paths(name: str, help: str) -> flags.FlagHolder[Any]:
 
 
 def define_mesh() -> flags.FlagHolder[Any]:
-    """The flag --mesh, which every command has that holds a model; `train.parallel.mesh.parse_mesh` reads it."""
+    """The flag --mesh, which every command has that holds a model; `given_mesh` reads it."""
     return flags.DEFINE_string(
         "mesh",
         None,
@@ -133,6 +136,13 @@ def define_mesh() -> flags.FlagHolder[Any]:
         "what fsdp and tensor (shards of them) leave. When not given: the run's own where it fits the devices here, "
         "or else fsdp over all of them; in launch.train the config's.",
     )
+
+
+def given_mesh(flag: flags.FlagHolder[Any]) -> "Mesh | None":
+    """The mesh that --mesh names; None when it was not given. Raises UserError for a text that names none."""
+    from train.parallel.mesh import parse_mesh
+
+    return None if flag.value is None else parse_mesh(flag.value)
 
 
 def _refused(message: str) -> int:

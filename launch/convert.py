@@ -78,7 +78,6 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
     from model.precision import Dtype
     from train.conversion.reading import read_published
     from train.data.tokenizers.interface import load_tokenizer
-    from train.parallel.mesh import parse_mesh
 
     experiment = read_published(
         source,
@@ -86,7 +85,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
         stored_as=cast(Dtype | None, PARAMETERS.value),
         compute=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
-        mesh=None if MESH.value is None else parse_mesh(MESH.value),
+        mesh=cli.given_mesh(MESH),
     )
     from model.cost import count_parameters
 
@@ -102,7 +101,6 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 
 def _write(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
-    from train.parallel.mesh import parse_mesh
 
     own = write_published(
         run,
@@ -110,7 +108,7 @@ def _write(run: AnyPath, target: pathlib.Path) -> int:
         checkpoint=CHECKPOINT.value or "latest",
         family=FAMILY.value,
         like=LIKE.value,
-        mesh=None if MESH.value is None else parse_mesh(MESH.value),
+        mesh=cli.given_mesh(MESH),
     )
     cli.say(f"{target}: written")
     if own:

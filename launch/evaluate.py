@@ -70,11 +70,10 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train.evaluation.documents import from_files
     from train.evaluation.evaluate import evaluate
-    from train.parallel.mesh import parse_mesh
     from train.run.loaded import load_run
     from train.run.progress import Progress
 
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=None if MESH.value is None else parse_mesh(MESH.value))
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
     with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
         result = evaluate(

@@ -73,11 +73,9 @@ def main(argv: list[str]) -> int:
 
     cli.prepare_jax()
     from train.generation.texts import check_prompts, continue_texts
-    from train.parallel.mesh import parse_mesh
     from train.run.loaded import load_run
 
-    mesh = None if MESH.value is None else parse_mesh(MESH.value)
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=mesh)
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     texts, places = zip(*given, strict=True)
     check_prompts(run.experiment.model, run.tokenizer, texts, places)
     printer = _Printer(prompts, silent=JSON.value)

@@ -1,7 +1,6 @@
 """Trains a model.
 
     python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
-
     python -m launch.train --config=configs/quickstart.py --run=runs/eight --mesh=fsdp=8
 
 The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
@@ -41,9 +40,9 @@ def main(argv: list[str]) -> int:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     cli.prepare_jax()
     from train import experiment as experiments
-    from train.parallel.mesh import parse_mesh
 
-    changes = SET.value if MESH.value is None else [*SET.value, f"mesh={parse_mesh(MESH.value)}"]
+    mesh = cli.given_mesh(MESH)
+    changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
     experiment = experiments.from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
         return _print_config(experiment)
