@@ -7,7 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -18,6 +18,9 @@ from train.process.preemption import EXIT_PREEMPTED, Stopped, ends_politely
 from train.run.formatting import visible_lines
 from train.run.paths import expanded
 
+if TYPE_CHECKING:
+    from train.parallel.mesh import Mesh
+
 flags.disclaim_key_flags()  # a flag of define_path belongs to the command that calls it
 
 EXIT_USER_ERROR = 2
@@ -26,7 +29,7 @@ EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 _TOO_LARGE = (
     "A device has too little memory for this. Lower data.batch_size, or raise training.gradient_accumulation, "
-    "set model.remat to dots or full, or split the model over more devices (mesh.fsdp, mesh.tensor)."
+    "set model.remat to dots or full, or split the model over more devices (--mesh=fsdp=8)."
 )
 
 
@@ -122,6 +125,24 @@ def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[A
 def define_paths(name: str, help: str) -> flags.FlagHolder[Any]:
     """Defines a flag that may be given many times, with a path each time."""
     return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help)
+
+
+def define_mesh() -> flags.FlagHolder[Any]:
+    """The flag --mesh, which every command has that holds a model; `given_mesh` reads it."""
+    return flags.DEFINE_string(
+        "mesh",
+        None,
+        "How the devices here are laid out, such as fsdp=4 or fsdp=4,tensor=2: data (copies of the parameters) takes "
+        "what fsdp and tensor (shards of them) leave. When not given: the run's own where it fits the devices here, "
+        "or else fsdp over all of them; in launch.train the config's.",
+    )
+
+
+def given_mesh(flag: flags.FlagHolder[Any]) -> "Mesh | None":
+    """The mesh that --mesh names; None when it was not given. Raises UserError for a text that names none."""
+    from train.parallel.mesh import parse_mesh
+
+    return None if flag.value is None else parse_mesh(flag.value)
 
 
 def _refused(message: str) -> int:

@@ -21,6 +21,7 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
+from train.run.paths import AnyPath, as_path, local_path
 
 FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
 TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
@@ -50,6 +51,7 @@ LIKE = cli.define_path(
 FAMILY = flags.DEFINE_string(
     "family", None, "With --to, instead of --like: a family that makes a config.json from a model (llama)."
 )
+MESH = cli.define_mesh()
 
 
 def main(argv: list[str]) -> int:
@@ -58,7 +60,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --run=runs/llama")
     if RUN.value is None:
         raise UserError("--run is missing: which run folder to write or to read?")
-    source, run, target = FROM.value, pathlib.Path(RUN.value), TO.value
+    source, target = FROM.value, TO.value
     if (source is None) == (target is None):
         raise UserError("give either --from=FOLDER, to read it into --run, or --to=FOLDER, to write --run there")
     for flag in (CHECKPOINT, FAMILY, LIKE) if source else (PARAMETERS, COMPUTE, CONTEXT_LENGTH):
@@ -67,10 +69,12 @@ def main(argv: list[str]) -> int:
     if LIKE.value is not None and FAMILY.value is not None:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
     cli.prepare_jax(keep_memory=False)
-    return _read(pathlib.Path(source), run) if source else _write(run, pathlib.Path(target or ""))
+    if source:
+        return _read(as_path(source), local_path(RUN.value, "a run folder that is written"))
+    return _write(as_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
 
 
-def _read(source: pathlib.Path, run: pathlib.Path) -> int:
+def _read(source: AnyPath, run: pathlib.Path) -> int:
     from model.precision import Dtype
     from train.conversion.reading import read_published
     from train.data.tokenizers.interface import load_tokenizer
@@ -81,6 +85,7 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
         stored_as=cast(Dtype | None, PARAMETERS.value),
         compute=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
+        mesh=cli.given_mesh(MESH),
     )
     from model.cost import count_parameters
 
@@ -94,10 +99,17 @@ def _read(source: pathlib.Path, run: pathlib.Path) -> int:
     return 0
 
 
-def _write(run: pathlib.Path, target: pathlib.Path) -> int:
+def _write(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
 
-    own = write_published(run, target, checkpoint=CHECKPOINT.value or "latest", family=FAMILY.value, like=LIKE.value)
+    own = write_published(
+        run,
+        target,
+        checkpoint=CHECKPOINT.value or "latest",
+        family=FAMILY.value,
+        like=LIKE.value,
+        mesh=cli.given_mesh(MESH),
+    )
     cli.say(f"{target}: written")
     if own:
         listed = ", ".join(f"{key}={value}" for key, value in own.items())

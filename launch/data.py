@@ -8,12 +8,11 @@ range of the file's tokens, and the beginning of its text. Step N is the update 
 --verify` also compares every shard with the checksum that was written with it.
 """
 
-import pathlib
-
 from absl import flags
 
 from launch import cli
 from model.errors import UserError
+from train.run.paths import as_path
 
 RUN = cli.define_path("run", None, "show: the run folder.")
 STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")
@@ -42,9 +41,9 @@ def _info() -> int:
 
     if not PATH.value:
         raise UserError("--path is missing: the dataset folder, such as --path=runs/quickstart/data")
-    print(summary(pathlib.Path(PATH.value)))
+    print(summary(as_path(PATH.value)))
     if VERIFY.value:
-        print(f"verified: {verify(pathlib.Path(PATH.value))} shards match their checksums")
+        print(f"verified: {verify(as_path(PATH.value))} shards match their checksums")
     return 0
 
 
@@ -58,7 +57,7 @@ def _show() -> int:
     from train.data.prepare.summary import documents_of_step
     from train.data.shards.dataset import dataset_of_run
 
-    run = pathlib.Path(RUN.value)
+    run = as_path(RUN.value)
     experiment = experiments.load(run)
     data, last = experiment.data, experiment.training.num_steps
     if STEP.value > last:

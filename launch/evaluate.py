@@ -2,6 +2,7 @@
 
     python -m launch.evaluate --run=runs/quickstart
     python -m launch.evaluate --run=runs/quickstart --text=book.txt 'notes/**/*.md' --stride=64 --json
+    python -m launch.evaluate --run=runs/llama-70b --mesh=fsdp=4,tensor=2
 
 Without --text it measures the validation split of the run's own data. A text may be a file, a folder, a glob, a .jsonl,
 .json or .parquet file, perhaps compressed (.gz, .bz2, .xz, .zst), or hf:NAME; each file, or each row of a table, is a
@@ -37,7 +38,8 @@ TEXT = cli.define_paths(
 FIELD = flags.DEFINE_string("field", "text", "The field with the text in .jsonl, .json, .parquet and hf: sources.")
 WINDOW = flags.DEFINE_integer("window", None, "Tokens in the window; data.sequence_length of the run when not given.")
 STRIDE = flags.DEFINE_integer("stride", None, "Tokens that the window moves by; half of it when not given.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, by the size of the logits.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when not given, what devices can hold.")
+MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
 MOST_WINDOWS = 65_536  # at a time: all are one array
@@ -71,11 +73,17 @@ def main(argv: list[str]) -> int:
     from train.run.loaded import load_run
     from train.run.progress import Progress
 
-    run = load_run(RUN.value, CHECKPOINT.value)
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
-    options = {"window": WINDOW.value, "stride": STRIDE.value, "batch_size": BATCH_SIZE.value}
     with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
-        result = evaluate(run, documents, **options, on_progress=progress.update)
+        result = evaluate(
+            run,
+            documents,
+            window=WINDOW.value,
+            stride=STRIDE.value,
+            batch_size=BATCH_SIZE.value,
+            on_progress=progress.update,
+        )
     if JSON.value:
         print(streams.as_json(result.as_json() | {"text": paths or "validation split"}))
     else:

@@ -2,6 +2,7 @@ r"""Continues texts with a trained model.
 
     python -m launch.generate --run=runs/quickstart --prompt='def main(' --temperature=0.8
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
+    python -m launch.generate --run=runs/llama-70b --prompt='Once' --mesh=fsdp=4,tensor=2
 
 A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
 document, before a stop string, after --max_tokens, when the model's context is full, or as far as it was when a signal
@@ -9,7 +10,6 @@ ended the command. The same seed gives the same texts. How fast it went is said 
 output holds nothing but text. The checkpoint's parameters are read and checked, its optimizer state is not.
 """
 
-import pathlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ STOP = flags.DEFINE_multi_string("stop", [], "Ends a text before this string. Ma
 SEED = flags.DEFINE_integer("seed", 0, "Decides every draw.")
 NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts for each prompt.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the same time.")
+MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
 MOST_TEXTS = 1_000_000
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
     from train.generation.texts import check_prompts, continue_texts
     from train.run.loaded import load_run
 
-    run = load_run(pathlib.Path(RUN.value), CHECKPOINT.value)
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     texts, places = zip(*given, strict=True)
     check_prompts(run.experiment.model, run.tokenizer, texts, places)
     printer = _Printer(prompts, silent=JSON.value)
@@ -129,11 +130,13 @@ def _sampling() -> "Sampling":
 def _prompts() -> "list[Prompt]":
     """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
     from train.generation.prompts import Prompt, from_flags, read_prompts
+    from train.run.paths import as_path
+    from train.run.remote import fetched
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")
     if PROMPTS_FILE.value is not None:
-        prompts += read_prompts(pathlib.Path(PROMPTS_FILE.value))
+        prompts += read_prompts(fetched(as_path(PROMPTS_FILE.value)))
     prompts = prompts or [Prompt("", "the prompt")]
     if len(prompts) * NUM_SAMPLES.value > MOST_TEXTS:
         raise UserError(

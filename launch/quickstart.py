@@ -40,8 +40,9 @@ def main(argv: list[str]) -> int:
     from train.loop import train
     from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary, write_report
+    from train.run.paths import local_path
 
-    run = pathlib.Path(RUN.value)
+    run = local_path(RUN.value, "a run folder that is trained")
     experiment = from_file(CONFIG.value, SET.value)
     outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
     if outcome.state != "finished":

@@ -9,6 +9,7 @@ writes the loss curves as a picture.
 
 from launch import cli
 from model.errors import UserError
+from train.run.paths import local_path
 
 RUN = cli.define_path("run", None, "The run folder.")
 CURVE = cli.define_path("curve", None, "A file for the loss curves as a picture; its name ends in .png.")
@@ -22,11 +23,12 @@ def main(argv: list[str]) -> int:
         raise UserError("--run is missing: the report of which run? Try --run=runs/quickstart")
     from train.report import summary, write_curve_png, write_report
 
-    path = write_report(RUN.value)
-    print(summary(RUN.value))
+    run = local_path(RUN.value, "a run folder whose report is written")
+    path = write_report(run)
+    print(summary(run))
     cli.say(f"report: {path}")
     if CURVE.value is not None:
-        write_curve_png(RUN.value, CURVE.value)
+        write_curve_png(run, CURVE.value)
         cli.say(f"curve: {CURVE.value}")
     return 0
 

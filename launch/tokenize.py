@@ -11,14 +11,13 @@ do not depend on the number of workers. Train on them with --set data.path=OUTPU
 data.validation=None.
 """
 
-import pathlib
-
 from absl import flags
 
 from launch import cli
 from model.errors import UserError
 from model.options import check, parse_value
 from train.data import config
+from train.run.paths import as_path
 
 INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")
@@ -85,7 +84,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         "bytes": config.Bytes(),
         "characters": config.Characters(),
     }
-    path = pathlib.Path(text)
+    path = as_path(text)
     suffix = path.suffix.lower()
     option = words.get(text.lower())
     if option is None and path.is_dir():
@@ -110,7 +109,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
 
 def validation_option(text: str, field: str) -> config.Validation | None:
     """The option that --validation stands for. Raises UserError for any other value."""
-    if pathlib.Path(text).exists():
+    if as_path(text).exists():
         return config.SeparateText(path=text, field=field)
     value = parse_value(text, config.Validation | None, "--validation")
     if value is None or text.lower() == "none":

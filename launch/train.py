@@ -1,6 +1,7 @@
 """Trains a model.
 
     python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
+    python -m launch.train --config=configs/quickstart.py --run=runs/eight --mesh=fsdp=8
 
 The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
 when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
@@ -21,6 +22,7 @@ from model.errors import UserError
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
+MESH = cli.define_mesh()
 RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
@@ -39,15 +41,20 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train import experiment as experiments
 
-    experiment = experiments.from_file(CONFIG.value, SET.value)
+    mesh = cli.given_mesh(MESH)
+    changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
+    experiment = experiments.from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
         return _print_config(experiment)
     from train.loop import train
     from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary
+    from train.run.paths import path_of
+    from train.run.spool import spool_folder
 
-    run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
+    named = path_of(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say)
+    run = named if isinstance(named, pathlib.Path) else spool_folder(named)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))
         cli.say(f"report: {run / 'report.html'}")

@@ -31,7 +31,8 @@ from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, Schedule
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding
 from train.run.files import read_json, write_json
-from train.run.paths import IS_PATH, written_out
+from train.run.paths import IS_PATH, AnyPath, written_out
+from train.run.remote import read_errors
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
@@ -324,12 +325,13 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
     write_json(run / "config.json", to_json(experiment))
 
 
-def load(run: pathlib.Path) -> Experiment:
+def load(run: AnyPath) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
     path = run / "config.json"
-    if not path.is_file():
-        raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
-    stored = _read_config(run)
+    with read_errors(run):
+        if not path.is_file():
+            raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
+        stored = _read_config(run)
     try:
         experiment: Experiment = written_out(from_json(Experiment, current_config(stored)))
         check(experiment)
@@ -344,7 +346,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
         _read_config(folder)
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, typing.Any]:
+def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
     """A folder's config.json. Raises UserError when no run wrote it."""
     path = folder / "config.json"
     stored = read_json(path, mend="put a copy of it back")

@@ -42,9 +42,10 @@ from train.run.files import write_json
 from train.run.formatting import fixed
 from train.run.loaded import load_params
 from train.run.metrics import MetricsWriter, read_metrics, read_status
-from train.run.paths import written_out
+from train.run.paths import AnyPath, absolute, written_out
 from train.run.pretrained import check_start, starting_params
 from train.run.progress import Progress
+from train.run.spool import spooled
 from train.state import TrainState, abstract_state, evaluation_params, init_sharded, state_shardings
 from train.step import compile_train_step
 
@@ -65,12 +66,12 @@ class Outcome:
     reason: str | None = None
 
 
-def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = None, say: Say = print) -> Outcome:
+def train(experiment: Experiment, run: AnyPath, hard_stop: int | None = None, say: Say = print) -> Outcome:
     """Trains until the last step, `hard_stop`, or a signal; goes on where the run folder ends.
 
     Args:
       experiment: the resolved, checked experiment.
-      run: its folder, made if need be.
+      run: its folder, made if need be; one in a store is written here and uploaded (train/run/spool.py).
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
 
@@ -79,6 +80,9 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
     """
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
+    if not isinstance(run, pathlib.Path):
+        with spooled(run, say) as spool:
+            return train(experiment, spool, hard_stop, say)
     experiment = written_out(experiment)
     check_mesh(experiment)
     parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
@@ -108,7 +112,7 @@ def train(experiment: Experiment, run: pathlib.Path, hard_stop: int | None = Non
         for name in dataset.about["splits"]:
             if (lost := dataset.lost_in_words(name)) is not None:
                 say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
-        write_json(run / "data.json", {"dataset": str(dataset.folder.absolute())})
+        write_json(run / "data.json", {"dataset": str(absolute(dataset.folder))})
         write_json(run / "parameters.json", parameters.as_json(experiment))
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
         outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop)
@@ -126,7 +130,7 @@ def check_mesh(experiment: Experiment) -> None:
     param_shardings(mesh, experiment.sharding, axes, shapes)
 
 
-def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathlib.Path) -> None:
+def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPath) -> None:
     """Raises UserError when the tokenizer's vocabulary is not the model's."""
     size = tokenizer.vocab_size
     if size != experiment.model.vocab_size:
@@ -150,7 +154,7 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
         return False
     experiments.refuse_differences(experiment, run)
     try:
-        return load_params(run, str(last)).step == last
+        return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
     except UnreadableError:
         raise
     except UserError:  # which going on mends, or says again
@@ -228,7 +232,7 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = starting_params(self.experiment, self.folder, self.placed.all_params)
+            params = starting_params(self.experiment, self.folder)
             return init_sharded(*self.stateful, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)

@@ -107,6 +107,6 @@ def state_shardings(
 def init_sharded(
     model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: Any, params: Any = None
 ) -> TrainState:
-    """The first state, each device drawing only its own shards, or with the parameters given."""
-    start = jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings)
+    """The first state, each device drawing only its own shards, or with the parameters given, which it takes over."""
+    start = jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings, donate_argnums=4)
     return start(model, optimizer, guard, seed, params)

@@ -51,6 +51,10 @@ class Capacity:
         """Returns C, which is never more than the tokens of a sequence."""
         return min(length, math.ceil(self.factor * top_k * length / num_experts))
 
+    def depends_on_row(self, length: int) -> bool:
+        """Whether the other documents of a row of `length` tokens matter to what becomes of one."""
+        return True
+
 
 def dropless(
     x_BTD: jax.Array, chosen_BTR: jax.Array, scale_BTR: jax.Array | None, experts: int, work: Work

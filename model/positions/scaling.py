@@ -86,6 +86,10 @@ class DynamicNTK:
         power = _float32(-np.arange(0, size, 2) / (size - 2))
         return _float32(unscaled(theta, size)) * growth_B11**power
 
+    def depends_on_row(self, length: int) -> bool:
+        """Whether the other documents of a row of `length` tokens matter to what becomes of one."""
+        return length > self.original_length
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class YaRN:
@@ -244,6 +248,10 @@ class LongRoPE:
         plain = unscaled(theta, size)
         short, long = _float32(plain / self.short_factors), _float32(plain / self.long_factors)
         return jnp.where(_length(ends_BT) > self.original_length, long, short)
+
+    def depends_on_row(self, length: int) -> bool:
+        """Whether the other documents of a row of `length` tokens matter to what becomes of one."""
+        return length > self.original_length
 
 
 Scaling = LinearScaling | NTK | DynamicNTK | YaRN | Llama3Scaling | LongRoPE

@@ -1,6 +1,7 @@
 """Several calls of one command in one process, since starting Python and JAX takes longer than most calls."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -44,12 +45,16 @@ class Answer(NamedTuple):
 
 @pytest.fixture(scope="session")
 def call():
-    """call(module, [arguments, ...]) -> [Answer, ...]"""
+    """call(module, [arguments, ...], devices=None) -> [Answer, ...]; on as many devices as the tests when not given."""
 
-    def call(module, calls):
+    def call(module, calls, devices=None):
         listed = json.dumps([[str(argument) for argument in arguments] for arguments in calls])
         program = [sys.executable, "-c", PROGRAM, module, listed]
-        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        environment = dict(os.environ)
+        if devices is not None:
+            kept = [flag for flag in environment["XLA_FLAGS"].split() if "device_count" not in flag]
+            environment["XLA_FLAGS"] = " ".join([*kept, f"--xla_force_host_platform_device_count={devices}"])
+        done = subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return [Answer(*answer) for answer in json.loads(done.stdout.splitlines()[-1])]
 

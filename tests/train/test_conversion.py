@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import pathlib
+import re
 import shutil
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -11,25 +13,28 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tokenizers
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from model.config import differences_of_models
 from model.errors import UserError
-from model.families import config_of, family_named
+from model.families import config_of, family_named, family_of
 from model.families.sizes import SIZES
 from model.feedforward.balance import BalanceLoss, LoadBias
+from model.feedforward.mlp import Gated
 from model.norms import RMSNorm
 from model.precision import Precision
 from model.transformer import abstract_params, forward
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat
-from train.conversion import reading
+from train.conversion import reading, writing
 from train.conversion.describing import values_like
-from train.conversion.folder import INDEX
+from train.conversion.folder import INDEX, Folder
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.data.config import Bytes, TokenizerOf
 from train.loop import train
+from train.parallel.mesh import Mesh, make_mesh
 from train.run.loaded import load_params, load_run
 from train.schedules import Constant
 
@@ -213,17 +218,74 @@ def test_a_slice_is_written_into_its_stack_in_place(dtype):
     assert written.sum() == 16
 
 
-def test_on_a_mesh_each_device_has_its_shards(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("mesh", "recorded"),
+    [
+        (None, Mesh(fsdp=8)),
+        (Mesh(data=2, fsdp=4), Mesh(data=2, fsdp=4)),
+        (Mesh(fsdp=2, tensor=2), Mesh(fsdp=2, tensor=2)),
+    ],
+)
+def test_on_a_mesh_each_device_has_its_shards_there_and_back(mesh, recorded, tmp_path):
     folder = published(tmp_path)
-    plain = reading._experiment
-    mesh = experiments.Mesh(data=2, fsdp=4)
-    monkeypatch.setattr(reading, "_experiment", lambda *a: dataclasses.replace(plain(*a), mesh=mesh))
-    read_published(folder, tmp_path / "run")
+    read_published(folder, tmp_path / "run", mesh=mesh)
+    assert experiments.load(tmp_path / "run").mesh == recorded
     params = load_params(tmp_path / "run").params
     query = params["blocks"]["attention"]["query"]
-    assert query.sharding.shard_shape(query.shape)[1] == 4
-    write_published(tmp_path / "run", tmp_path / "back")
+    assert query.sharding.shard_shape(query.shape)[1] == query.shape[1] // recorded.fsdp
+    assert query.sharding.shard_shape(query.shape)[2] == query.shape[2] // recorded.tensor
+    write_published(tmp_path / "run", tmp_path / "back", mesh=mesh)
     assert contents(tmp_path / "back") == contents(folder)
+
+
+def test_on_the_host_there_is_a_tensor_at_a_time_and_on_a_device_its_shards(tmp_path, monkeypatch):
+    """Weights of 13 MiB in tensors of at most 1 MiB, read and written on eight devices."""
+    trained_here(tmp_path / "own", "llama", num_layers=12, width=256, ffn=Gated(width=1024))
+    largest, total = 1 << 20, 12 * 4 * (4 * 256 * 256 + 3 * 256 * 1024)
+    held = []
+    plain = reading._shards
+
+    def shards(piece, dtype, where):
+        made = plain(piece, dtype, where)
+        held.append(max(s.data.nbytes for s in made.addressable_shards) * 8 / piece.nbytes)
+        return made
+
+    monkeypatch.setattr(reading, "_shards", shards)
+    write_published(tmp_path / "own", tmp_path / "out", family="llama")  # once for what is imported and compiled
+    read_published(tmp_path / "out", tmp_path / "run")
+    assert sorted(set(held)) == [1.0]  # no device holds more than an eighth of a tensor, norms included
+    folder = Folder(tmp_path / "out")
+    family = family_of(folder.config)
+    experiment = experiments.load(tmp_path / "run")
+    names = reading.published_names(family, experiment.model, folder)
+    tracemalloc.start()
+    try:
+        params = reading.read_params(folder, family, experiment.model, names, experiment)
+        jax.block_until_ready(params)
+        read = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        headers = folder.headers
+        (tmp_path / "again").mkdir()
+        writing._write(family, experiment.model, params, headers, {}, tmp_path / "again")
+        written = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert total > 36 * largest
+    assert read < 3 * largest
+    assert written < 4 * largest  # the slice, the tensor, and the bytes of it
+    assert contents(tmp_path / "again")["model.safetensors"] == contents(tmp_path / "out")["model.safetensors"]
+
+
+def test_a_slice_is_written_into_a_stack_without_a_word_between_devices():
+    mesh = make_mesh(Mesh(fsdp=4, tensor=2))
+    where = NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
+    stack = jax.device_put(jnp.zeros((3, 8, 4), jnp.bfloat16), where)
+    piece = reading._shards(np.arange(32.0).reshape(8, 4), jnp.bfloat16, where)
+    put = reading._put(where)
+    program = put.lower(stack, piece, (1,)).compile().as_text()
+    assert not re.search("all-gather|all-to-all|all-reduce|collective-permute", program)
+    np.testing.assert_array_equal(put(stack, piece, (1,))[1], np.arange(32.0).reshape(8, 4))
 
 
 def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny_experiment):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from model.errors import UserError
 from train.checkpoints.files import MissingError, difference
 from train.run.files import AS_IT_WAS
+from train.run.paths import AnyPath
 
 # Words in the errors of tensorstore: for content that is wrong or missing, and for an error of the system.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
@@ -28,20 +29,20 @@ class UnreadableError(UserError):
     """A checkpoint that cannot be read now, which says nothing of its bytes."""
 
 
-def damaged(checkpoint: pathlib.Path, how: str) -> DamagedError:
+def damaged(checkpoint: AnyPath, how: str) -> DamagedError:
     """The error for a checkpoint's folder that is damaged in some way."""
     return DamagedError(f"checkpoint {checkpoint.name} in {checkpoint.parent} is damaged ({how})")
 
 
-def unreadable(checkpoint: pathlib.Path, cause: str) -> UnreadableError:
+def unreadable(checkpoint: AnyPath, cause: str) -> UnreadableError:
     """The error for a checkpoint's folder that cannot be read for a cause."""
     return UnreadableError(f"checkpoint {checkpoint.name} in {checkpoint.parent} cannot be read: {cause}; {AS_IT_WAS}")
 
 
-def explain(
-    checkpoint: pathlib.Path, error: Exception, named: Callable[[str], str] = str
-) -> DamagedError | UnreadableError:
+def explain(checkpoint: AnyPath, error: Exception, named: Callable[[str], str] = str) -> DamagedError | UnreadableError:
     """What a library's error means, after a look at the files that it read; `named` puts the user's paths into it."""
+    if not isinstance(checkpoint, pathlib.Path):  # whose store gives back what it was given
+        return (damaged if _found_wrong(error) else unreadable)(checkpoint, cause(error, named))
     try:
         wrong, compared = difference(checkpoint)
     except OSError as refused:

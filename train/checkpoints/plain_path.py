@@ -14,6 +14,7 @@ import tempfile
 import weakref
 
 from model.errors import UserError
+from train.run.paths import AnyPath
 
 _MARKS = frozenset("._+=@,~ /-")  # that stand in a path for themselves, as letters and digits do
 _BUCKETS = frozenset({"gs", "s3", "az", "hf"})
@@ -32,21 +33,26 @@ def is_plain(path: pathlib.Path) -> bool:
 class PlainPath:
     """A way to a folder, which need not be there yet: `path` is plain, and is the folder's own path if that is.
 
+    A path in a store is one that orbax and tensorstore know.
+
     Raises UserError when a link is needed and there is no place for it.
     """
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder.absolute()
-        self.path = self._folder if is_plain(self._folder) else self._link()
+    def __init__(self, folder: AnyPath) -> None:
+        self._folder = folder
+        self.path = folder
+        if isinstance(folder, pathlib.Path):
+            self._folder = folder.absolute()
+            self.path = self._folder if is_plain(self._folder) else self._link(self._folder)
 
-    def _link(self) -> pathlib.Path:
+    def _link(self, folder: pathlib.Path) -> pathlib.Path:
         for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
             if not is_plain(pathlib.Path(place).absolute()):
                 continue
             try:
                 home = pathlib.Path(tempfile.mkdtemp(prefix="cairn-", dir=os.path.abspath(place)))
                 weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
-                (home / self._name()).symlink_to(self._folder)
+                (home / self._name()).symlink_to(folder)
             except OSError:
                 continue
             return home / self._name()
@@ -61,7 +67,7 @@ class PlainPath:
 
     def intact(self) -> bool:
         """Whether the path still leads to the folder: links in a folder of temporary files may be cleared away."""
-        return self.path == self._folder or self.path.is_symlink()
+        return self.path == self._folder or os.path.islink(self.path)
 
     def named(self, text: str) -> str:
         """A message of a library, with the folder's own path in place of the plain one."""

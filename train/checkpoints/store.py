@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -29,7 +28,8 @@ from train.checkpoints.quiet_orbax import quiet_orbax
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
 from train.parallel.table import path_name
-from train.run.files import AS_IT_WAS
+from train.run.files import AS_IT_WAS, set_aside
+from train.run.paths import AnyPath, is_remote
 from train.state import TrainState
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
@@ -54,14 +54,14 @@ class CheckpointStore:
     """The checkpoints of one run folder.
 
     Attributes:
-      run: the run folder; checkpoints lie in RUN/checkpoints.
+      run: the run folder; checkpoints lie in RUN/checkpoints. One in a store can be read only.
       options: what to keep.
       say: prints a line that the user should see.
       read_only: for commands that only look.
       failure: why the last save failed; None when it did not.
     """
 
-    run: pathlib.Path
+    run: AnyPath
     options: Checkpoints
     say: Callable[[str], None] = print
     read_only: bool = False
@@ -97,10 +97,12 @@ class CheckpointStore:
             cleanup_tmp_directories=False,  # see _remove_half_written
             read_only=self.read_only,
             create=not self.read_only,
+            # What lies in gs:// was copied there, without the mark that orbax gives what it writes there.
+            atomicity_options=ocp.options.AtomicityOptions(allow_legacy_atomic_rename=is_remote(self.run)),
             async_options=None if self.read_only else ocp.AsyncOptions(post_finalization_callback=self._check_written),
         )
         self._plain = PlainPath(self.folder)
-        there = {int(name) for name in self._listed() if name.isdigit() and not os.path.isfile(self.folder / name)}
+        there = {int(name) for name in self._listed() if name.isdigit() and not (self.folder / name).is_file()}
         self._manager = ocp.CheckpointManager(self._plain.path, options=manager_options)
         if unlisted := sorted(there - set(self.steps())):
             raise explain(self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain.named)
@@ -120,7 +122,7 @@ class CheckpointStore:
     def _listed(self) -> list[str]:
         """The names in the folder, none when there is no folder. Raises UnreadableError when it cannot be read."""
         try:
-            return sorted(os.listdir(self.folder))
+            return sorted(path.name for path in self.folder.iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -254,9 +256,7 @@ class CheckpointStore:
         self._manager.close()
         for step in bad:
             target = self.run / "damaged" / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            os.replace(self.folder / str(step), target)
+            set_aside(self.folder / str(step), target)
             self.say(f"checkpoint {step} was moved to {target}")
         self._manager = self._open()
 

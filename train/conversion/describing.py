@@ -1,7 +1,6 @@
 """The config.json of a run that was not read from one: made from its model, or like another one."""
 
 import contextlib
-import pathlib
 from typing import Any
 
 from model.config import ModelConfig, differences_of_models
@@ -11,6 +10,7 @@ from model.families.family import Family
 from model.families.sizes import SIZES
 from model.options import nearest
 from train.run.files import read_json
+from train.run.paths import AnyPath, as_path
 
 # What a config.json says of the files that it came with, and not of the model.
 OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
@@ -18,7 +18,7 @@ OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
 
 
-def family_for(name: str | None, run: pathlib.Path) -> Family:
+def family_for(name: str | None, run: AnyPath) -> Family:
     """The family of that name, where it makes a config.json from a model. Raises UserError that says what else does."""
     known = ", ".join(sorted(family.name for family in FAMILIES if family.publish))
     other = "--like=FILE, a config.json that describes its model, or --like=NAME, a published model such as qwen3-0.6b"
@@ -35,7 +35,7 @@ def family_for(name: str | None, run: pathlib.Path) -> Family:
     return family
 
 
-def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
     """The config.json of a run's model, made like another one.
 
     Args:
@@ -50,7 +50,7 @@ def values_like(like: str, config: ModelConfig, run: pathlib.Path) -> tuple[Fami
     Raises:
       UserError: when `like` is none of these, or describes another model; it lists every field that differs.
     """
-    path = pathlib.Path(like)
+    path = as_path(like)
     path = path / "config.json" if path.is_dir() else path
     by_name = {name: values for name, values in SIZES.items() if not isinstance(values, ModelConfig)}
     if path.is_file():

@@ -8,17 +8,18 @@ import dataclasses
 import json
 import math
 import pathlib
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import safetensors
+from etils import epath
 
 from model.errors import UserError
-from train.run.files import cannot_read, read_json, replaced, unfinished
-from train.run.paths import require_utf8
+from train.run.files import cannot_read, filled, read_json, replaced
+from train.run.paths import AnyPath, require_utf8
+from train.run.remote import read_errors
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -59,8 +60,10 @@ class Header:
         return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
 
 
-def read_header(path: pathlib.Path) -> Header:
+def read_header(path: AnyPath) -> Header:
     """The header of a file. Raises UserError when it is no safetensors file, a damaged one, or cannot be read."""
+    if not isinstance(path, pathlib.Path):
+        return _header_in_store(path)
     try:
         with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:  # which checks it
             size = file.read(8)
@@ -69,6 +72,23 @@ def read_header(path: pathlib.Path) -> Header:
         raise UserError(f"{path} is no safetensors file, or a damaged one: {error}") from None
     except OSError as error:
         raise cannot_read(path, error) from error
+
+
+def _header_in_store(path: epath.Path) -> Header:
+    """The same of a file in a store, of which no more than the header is read."""
+    with read_errors(path):
+        length = path.stat().length
+        with path.open("rb") as file:
+            size = file.read(8)
+            held = int.from_bytes(size, "little")
+            header = Header(path.name, size + file.read(held if held <= length else 0))
+    try:
+        ends = [tensor.end for tensor in header.tensors]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} is no safetensors file, or a damaged one: it has no header") from None
+    if len(header.content) + max(ends, default=0) != length:
+        raise UserError(f"{path} is damaged: it has {length} bytes, and its header says otherwise")
+    return header
 
 
 def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> Header:
@@ -97,7 +117,7 @@ def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored
 class Folder:
     """A folder that was opened for reading."""
 
-    def __init__(self, path: pathlib.Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         """Raises UserError when it is no such folder, or has weights in no format but others."""
         self.path = path
         if not (path / "config.json").is_file():
@@ -112,7 +132,7 @@ class Folder:
             index = read_json(self.path / INDEX, mend="get it again", form={"weight_map": {...: str}})
             names = sorted(set(index["weight_map"].values()))
         else:
-            names = sorted(path.name for path in self.path.glob("*.safetensors"))
+            names = sorted(path.name for path in self.path.iterdir() if path.name.endswith(".safetensors"))
         missing = [name for name in names if not (self.path / name).exists()]
         if missing:
             raise UserError(f"{self.path} lacks files that its {INDEX} names: {', '.join(missing)}")
@@ -127,7 +147,7 @@ class Folder:
             raise UserError(f"{self.path} has no *.safetensors file")
         return names
 
-    def beside(self) -> list[pathlib.Path]:
+    def beside(self) -> list[AnyPath]:
         """The files that hold no weights, as far as they lie in the folder itself."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
 
@@ -135,7 +155,12 @@ class Folder:
         """A tensor. Nothing else of its file comes into memory, nor stays mapped there."""
         offset = len(self._files[stored.file].content) + stored.begin
         dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
-        return np.fromfile(self.path / stored.file, dtype, count, offset=offset).reshape(stored.shape)
+        path = self.path / stored.file
+        if isinstance(path, pathlib.Path):
+            return np.fromfile(path, dtype, count, offset=offset).reshape(stored.shape)
+        with read_errors(path), path.open("rb") as file:
+            file.seek(offset)
+            return np.frombuffer(file.read(stored.end - stored.begin), dtype, count).reshape(stored.shape)
 
 
 @contextlib.contextmanager
@@ -149,14 +174,9 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
     require_utf8(path)
     if not path.name or path.name == "..":
         raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
-    part = unfinished(path)
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            part = stack.enter_context(filled(path))
+        except OSError as error:
+            raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
         yield part
-        part.replace(path)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)

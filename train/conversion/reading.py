@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import save_file
 
 from model.config import ModelConfig
@@ -24,7 +25,7 @@ from model.families.weights import Tensor
 from model.options import check
 from model.precision import Dtype, Precision
 from model.specs import named
-from model.transformer import abstract_params, logical_axes, specs
+from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat, unflat
 from train.conversion.folder import Folder, Stored, new_folder
@@ -35,13 +36,17 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
-from train.parallel.mesh import make_mesh
-from train.parallel.table import param_shardings
+from train.parallel.fitting import asked_for, fsdp, placements
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.files import write_json
 from train.run.folder import ORIGIN
+from train.run.loaded import warn
+from train.run.paths import AnyPath
 from train.run.progress import Progress
+from train.run.remote import fetched
 from train.schedules import Constant
 from train.state import TrainState, build_optimizer, split_params
 
@@ -51,24 +56,27 @@ LONGEST_WINDOW = 2048
 
 
 def read_published(
-    source: pathlib.Path,
+    source: AnyPath,
     run: pathlib.Path,
     *,
     stored_as: Dtype | None = None,
     compute: Dtype | None = None,
     context_length: int | None = None,
+    mesh: Mesh | None = None,
 ) -> Experiment:
     """Writes a run folder whose checkpoint 0 holds published weights.
 
     Args:
-      source: the Hugging Face folder.
-      run: the run folder, which must not exist.
+      source: the Hugging Face folder, of this machine or in a store.
+      run: the run folder, which must not exist, on this machine.
       stored_as: the format of parameters; None for the smallest that holds the published ones exactly.
       compute: the format of matrix products; None for that of parameters.
       context_length: the most tokens of a sequence; None for what config.json says.
+      mesh: of the devices here, which is written down as the run's own; None for FSDP over all of them.
 
     Raises:
-      UserError: for a family, a mechanism or a tensor that cannot be mapped; then nothing is written.
+      UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
+        devices or the model; then nothing is written.
     """
     folder = Folder(source)
     family = family_of(folder.config)
@@ -79,7 +87,10 @@ def read_published(
     stored_as = stored_as or _smallest(config, family.tensors(config), names, folder)
     config = dataclasses.replace(config, precision=Precision(parameters=stored_as, compute=compute or stored_as))
     option = tokenizer_option(source, config.vocab_size)
-    experiment = _experiment(config, run, option)
+    fitted = fsdp(config, Sharding()) if mesh is None else asked_for(config, mesh, Sharding())
+    if fitted.note is not None:
+        warn(fitted.note)
+    experiment = dataclasses.replace(_experiment(config, run, option), mesh=fitted.option, sharding=fitted.table)
     check(experiment)
     with new_folder(run) as part:
         _keep_origin(folder, set(names.values()), part / ORIGIN)
@@ -127,10 +138,10 @@ def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict
 def read_params(
     folder: Folder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
 ) -> dict[str, Any]:
-    """The parameters on the experiment's mesh; on the host there is one tensor at a time."""
+    """The parameters on the experiment's mesh: on the host there is one tensor at a time, on a device its shards."""
     mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flat(param_shardings(mesh, experiment.sharding, logical_axes(config), shapes))
+    placed = flat(placements(config, mesh, experiment.sharding))
     leaves = flat(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
@@ -145,7 +156,7 @@ def read_params(
                 if part.parameter not in params:
                     params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=where)
                 put = _put(where)
-                params[part.parameter] = put(params[part.parameter], np.asarray(piece, leaf.dtype), part.index)
+                params[part.parameter] = put(params[part.parameter], _shards(piece, leaf.dtype, where), part.index)
             progress.update(done)
     for name, tensor, array in copies:
         (part,) = tensor.parts
@@ -153,6 +164,12 @@ def read_params(
             raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
     tree: dict[str, Any] = unflat(shapes, params)
     return tree
+
+
+def _shards(piece: np.ndarray, dtype: Any, where: NamedSharding) -> jax.Array:
+    """A slice of a stack on the devices, each of which is given the part that it has of the stack's."""
+    inner = NamedSharding(where.mesh, PartitionSpec(*where.spec[len(where.spec) - piece.ndim :]))
+    return jax.make_array_from_callback(piece.shape, inner, lambda index: np.asarray(piece[index], dtype))
 
 
 @functools.lru_cache(maxsize=64)
@@ -213,7 +230,7 @@ def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
     """Writes RUN/origin."""
     into.mkdir()
     for path in folder.beside():
-        shutil.copyfile(path, into / path.name)
+        shutil.copyfile(fetched(path), into / path.name)
     for header in folder.headers:
         (into / (header.file + HEADER)).write_bytes(header.content)
     others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]

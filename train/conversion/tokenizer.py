@@ -1,14 +1,14 @@
 """The tokenizer of a Hugging Face folder as an option: which file, which ids begin and end a document."""
 
-import pathlib
 from typing import Any
 
 from train.data.config import HuggingFace, SentencePieceFile
 from train.data.tokenizers.huggingface import read_tokenizer
 from train.run.files import cannot_read, read_json
+from train.run.paths import AnyPath
 
 
-def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
+def tokenizer_option(folder: AnyPath, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
     """The tokenizer in a folder, with as many ids as the model has; None where there is no file of one."""
     about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if (folder / "tokenizer.json").is_file():
@@ -19,7 +19,7 @@ def tokenizer_option(folder: pathlib.Path, vocab_size: int) -> HuggingFace | Sen
     return None
 
 
-def _of_tokenizer_json(folder: pathlib.Path, about: dict[str, Any], vocab_size: int) -> HuggingFace:
+def _of_tokenizer_json(folder: AnyPath, about: dict[str, Any], vocab_size: int) -> HuggingFace:
     path = folder / "tokenizer.json"
     try:
         content = path.read_bytes()

@@ -20,22 +20,26 @@ from train.conversion.describing import family_for, values_like
 from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER
 from train.data.shards.dataset import dataset_of_run
+from train.parallel.mesh import Mesh
 from train.run.files import read_json, write_json
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
+from train.run.paths import AnyPath
 from train.run.progress import Progress
+from train.run.remote import fetched
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def write_published(
-    run: pathlib.Path,
+    run: AnyPath,
     target: pathlib.Path,
     *,
     checkpoint: str = "latest",
     family: str | None = None,
     like: str | None = None,
+    mesh: Mesh | None = None,
 ) -> dict[str, Any]:
     """Writes the parameters of a checkpoint as published weights.
 
@@ -48,6 +52,7 @@ def write_published(
       checkpoint: latest, best, or a step.
       family: the name of a family that makes a config.json from a model.
       like: a config.json that describes the model, the folder that it lies in, or the name of a published model.
+      mesh: of the devices here; None as for `train.run.loaded.load_run`.
 
     Returns:
       What config.json has of the run where `like` has something else: the size of its vocabulary, its context length.
@@ -55,8 +60,8 @@ def write_published(
     Raises:
       UserError: for a model that the family does not have, or that is not the one described; nothing is written then.
     """
-    origin = run / ORIGIN
     config = experiments.load(run).model
+    origin = fetched(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
     own: dict[str, Any] = {}
     if origin.is_dir():
         values = read_json(origin / "config.json")
@@ -80,7 +85,7 @@ def write_published(
             buffers = load_file(origin / BUFFERS) if (origin / BUFFERS).is_file() else {}
         else:
             headers, buffers = _anew(chosen, values, config, run, part), {}
-        _write(chosen, config, load_params(run, checkpoint).params, headers, buffers, part)
+        _write(chosen, config, load_params(run, checkpoint, mesh=mesh).params, headers, buffers, part)
     return own
 
 
@@ -96,7 +101,7 @@ def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
 
 
 def _anew(
-    family: Family, values: dict[str, Any], config: ModelConfig, run: pathlib.Path, into: pathlib.Path
+    family: Family, values: dict[str, Any], config: ModelConfig, run: AnyPath, into: pathlib.Path
 ) -> list[Header]:
     """Writes config.json, the tokenizer and an index, if there is more than one file; the headers of the files."""
     tokenizer = dataset_of_run(run).tokenizer
@@ -155,5 +160,14 @@ def _write(
 
 
 def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
-    """A slice on the host; the whole array is no slice, of which there would be a copy."""
-    return np.asarray(x[index] if index else x)
+    """A slice of a stack on the host, put together from the shards; no device is given what another one holds."""
+    if x.is_fully_replicated:
+        x = x.addressable_shards[0].data
+        return np.asarray(x[index] if index else x)  # the whole array is no slice, of which there would be a copy
+    found = np.empty(x.shape[len(index) :], x.dtype)
+    for shard in x.addressable_shards:
+        held = [range(*part.indices(size)) for part, size in zip(shard.index, x.shape, strict=True)]
+        if shard.replica_id == 0 and all(i in at for i, at in zip(index, held, strict=False)):
+            own = tuple(i - at.start for i, at in zip(index, held, strict=False))
+            found[shard.index[len(index) :]] = np.asarray(shard.data[own] if own else shard.data)
+    return found

@@ -20,6 +20,7 @@ from train.data.tokenizers.restored import Lost
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
+from train.parallel.mesh import Mesh
 from train.run.loaded import LoadedRun
 
 MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte")
@@ -77,6 +78,7 @@ def evaluate(
     window: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
+    mesh: Mesh | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Result:
     """Measures a run on documents, by a window that slides over each of them (see train.evaluation.perplexity).
@@ -86,13 +88,15 @@ def evaluate(
       documents: texts, or what `train.evaluation.documents` reads; None for the validation split of the run's data.
       window: tokens in the window; None for the length of the training sequences.
       stride: tokens that it moves by; None for half of it.
-      batch_size: windows at a time; None for as many as the size of the logits allows.
+      batch_size: windows at a time; None for as many as the size of the logits on a device allows.
+      mesh: the mesh to measure on, to which the parameters are moved; None for the one on which the run was loaded.
       on_progress: told the number of tokens scored so far, after every batch.
 
     Raises:
-      UserError: for a window or a stride that is out of range, for texts that cannot be read, and when there is no
-        token to score.
+      UserError: for a window or a stride that is out of range, for texts that cannot be read, for a mesh that does not
+        fit the devices or the model, and when there is no token to score.
     """
+    run = run if mesh is None else run.on(mesh)
     begin = run.tokenizer.begin_of_document
     window = run.experiment.data.sequence_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride

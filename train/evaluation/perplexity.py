@@ -9,6 +9,10 @@ a published model was trained with, or the mark that ends documents where the to
 without any gives the model nothing to predict the first token from: that token is not scored, and its bytes and words
 are not counted. (A uniform guess, ln V, would be a loss that no model made; on short texts it would be most of it.)
 The mark at a document's end is not scored: it is no part of the text.
+
+Documents that are shorter than the window share rows of a batch, where none sees another and positions begin anew in
+each: their scores are those of one document a row, to float rounding. Where a model cannot keep them apart (see
+`train.evaluation.packed.isolates`), each has a row of its own.
 """
 
 import functools
@@ -23,11 +27,12 @@ from model.errors import UserError
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document
 from train.evaluation.measures import Entry, Tally
+from train.evaluation.packed import AHEAD, Row, Stretch, batch_of, isolates, placed, rows
 from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.table import MeshLayout, replicated
 
-LOGIT_BYTES = 1 << 28  # of one batch, when the batch size is ours to choose
+LOGIT_BYTES = 1 << 28  # of one batch on a device, when the batch size is ours to choose
 
 
 class Window(NamedTuple):
@@ -60,7 +65,8 @@ def score(
 ) -> Tally:
     """Scores documents: an entry of the tally for each of which a token is scored, in their order.
 
-    One program is compiled: windows are padded to one length and batched.
+    Windows are batched as rows of one length. One program is compiled for rows that documents share, and one for those
+    that hold one document.
 
     Args:
       model: the model's options.
@@ -71,7 +77,8 @@ def score(
       stride: tokens that the window moves by, from 1 to the window's length.
       window: its length; None for the model's context length. A model whose training sequences were shorter than its
         context has not learnt the positions past them, and is measured best at their length.
-      batch_size: windows at a time; None for as many as keep the logits within 256 MiB, 64 at most.
+      batch_size: rows at a time; None for as many as keep a device's logits within 256 MiB, 64 at most for each of the
+        devices that rows are split over.
       on_progress: told the number of tokens scored so far, after every batch.
 
     Raises:
@@ -84,17 +91,10 @@ def score(
         )
     if not 1 <= stride <= length:
         raise UserError(f"the stride must be from 1 to the window of {length} tokens, got {stride}")
-    ways = layout.ways("batch")
-    batch_size = -(-(batch_size or default_batch_size(length, model.vocab_size)) // ways) * ways
-    placed = layout.placement(("batch", None))  # any window, where the mesh would split sequences too
-    local = feed.local_rows(placed, batch_size)
-    score_batch = _compile(model, layout)
-
     nll: list[float] = []
     sizes: list[tuple[int, int, int]] = []  # tokens, bytes and words, of what is scored of each document
 
-    def rows() -> Iterator[tuple[int, np.ndarray, np.ndarray, int]]:
-        """(document, inputs, targets, first scored place) of every window."""
+    def stretches() -> Iterator[Stretch]:
         for document in documents:
             # Without an id to begin after, the first token is an input only.
             stream = document.ids if begin is None else np.concatenate([[begin], document.ids])
@@ -105,28 +105,35 @@ def score(
             nll.append(0.0)
             for window in windows(len(stream) - 1, length, stride):
                 inputs, targets = stream[window.begin : window.stop], stream[window.begin + 1 : window.stop + 1]
-                yield number, inputs, targets, window.scored - window.begin
+                yield Stretch(number, inputs, targets, window.scored - window.begin)
 
     done = 0
 
-    def take(result: jax.Array, owners: Sequence[tuple[int, int, int]]) -> None:
+    def take(result: jax.Array, scored: Sequence[Row]) -> None:
         nonlocal done
-        for row_T, (document, first, stop) in zip(np.asarray(result, np.float64), owners, strict=False):
-            nll[document] += float(row_T[first:stop].sum())
-            done += stop - first
+        for row_T, row in zip(np.asarray(result, np.float64), scored, strict=False):
+            for stretch, first, stop in placed(row):
+                nll[stretch.document] += float(row_T[first + stretch.first : stop].sum())
+                done += stop - first - stretch.first
         if on_progress is not None:
             on_progress(done)
 
-    waiting: tuple[jax.Array, list[tuple[int, int, int]]] | None = None
-    for group in _grouped(rows(), batch_size):
-        tokens, targets = np.zeros((2, batch_size, length), np.int32)
-        for i, (_, inputs, outputs, _) in enumerate(group):
-            tokens[i, : len(inputs)], targets[i, : len(inputs)] = inputs, outputs
-        batch = {"tokens": tokens[local], "targets": targets[local]}
-        result = score_batch(params, feed.place(batch, placed, batch_size, isolated=False))
+    ways, packed = layout.ways("batch"), isolates(model, length)
+    most = batch_size or ways * default_batch_size(length, model.vocab_size, layout.ways("vocab"))
+    size = -(-most // ways) * ways
+    groups = _grouped(rows(stretches(), length, packed=packed, ahead=AHEAD * size * length), size)
+    score_batch, places = _compile(model, layout), layout.placement(("batch", None))
+    waiting: tuple[jax.Array, list[Row]] | None = None
+    for number, group in enumerate(groups):
+        if number == 0 and batch_size is None:  # all there is, perhaps: then the others would be padding
+            size = min(size, ways * _power_of_two(-(-len(group) // ways)))
+        # A document alone in its row needs no isolation, unless positions are scaled by the length, padding included.
+        isolated = not packed or any(len(row) > 1 for row in group)
+        batch = {name: x[feed.local_rows(places, size)] for name, x in batch_of(group, size, length).items()}
+        result = score_batch(params, feed.place(batch, places, size, isolated))
         if waiting is not None:  # read a batch late, so that the host prepares while the device computes
             take(*waiting)
-        waiting = result, [(document, first, len(inputs)) for document, inputs, _, first in group]
+        waiting = result, group
     if waiting is not None:
         take(*waiting)
     if not sizes:
@@ -141,9 +148,17 @@ def _compile(model: ModelConfig, layout: MeshLayout) -> Callable[..., jax.Array]
     return jax.jit(lambda params, batch: token_nll(model, params, batch, layout), out_shardings=replicated(layout.mesh))
 
 
-def default_batch_size(length: int, vocab_size: int) -> int:
-    """Windows at a time that keep the float32 logits within `LOGIT_BYTES`, from 1 to 64."""
-    return max(1, min(64, LOGIT_BYTES // (4 * length * vocab_size)))
+def default_batch_size(length: int, vocab_size: int, vocab_ways: int = 1) -> int:
+    """Windows at a time on a device that keep its float32 logits within `LOGIT_BYTES`, from 1 to 64.
+
+    `vocab_ways` is the number of devices that share the logits of a token.
+    """
+    return max(1, min(64, LOGIT_BYTES // (4 * length * -(-vocab_size // vocab_ways))))
+
+
+def _power_of_two(least: int) -> int:
+    """The smallest power of two that is at least a number: few sizes of batches are few programs."""
+    return 1 << (least - 1).bit_length()
 
 
 def _grouped(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

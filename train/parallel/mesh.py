@@ -1,4 +1,4 @@
-"""The mesh: how the devices are laid out, and making it."""
+"""The mesh: how the devices are laid out, reading it from a flag, and making it."""
 
 import dataclasses
 import math
@@ -34,6 +34,32 @@ class Mesh:
                 yield name, f"must be at least 1, got {size}"
 
 
+def parse_mesh(text: str) -> Mesh:
+    """The mesh that a flag names, such as fsdp=4,tensor=2; `data` takes what the others leave when it is not named.
+
+    Raises UserError for any other text.
+    """
+    sizes: dict[str, int] = {}
+    for item in text.split(","):
+        name, _, size = (part.strip() for part in item.partition("="))
+        if name not in MESH_AXES or not size.isascii() or not size.isdigit() or int(size) < 1:
+            raise UserError(
+                f"--mesh={text}: {item.strip()!r} is no size of an axis; expected fsdp=4 or fsdp=4,tensor=2, with "
+                f"whole numbers from 1 and the axes {', '.join(MESH_AXES)}"
+            )
+        if name in sizes:
+            raise UserError(f"--mesh={text}: {name} stands there twice; give it once")
+        sizes[name] = int(size)
+    return Mesh(**sizes)
+
+
+def in_words(mesh: Mesh | jax.sharding.Mesh) -> str:
+    """A mesh as `parse_mesh` reads it, without the axes along which there is one device."""
+    sizes = mesh.shape if isinstance(mesh, jax.sharding.Mesh) else dataclasses.asdict(mesh)
+    named = [f"{name}={size}" for name, size in sizes.items() if size is not None and size > 1]
+    return ",".join(named) or "data=1"
+
+
 def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
     """Lays the devices out. Raises UserError when the mesh does not multiply to their number."""
     devices = jax.devices() if devices is None else devices
@@ -45,7 +71,7 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
         asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
             f"mesh: {asked} does not multiply to the {len(devices)} devices here; "
-            "change mesh.data, mesh.fsdp or mesh.tensor (mesh.data=None takes what the others leave); "
+            "change mesh.data, mesh.fsdp or mesh.tensor, by --mesh=fsdp=4,tensor=2 (data takes what the others leave); "
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight of a CPU, to try"
         )
     shape = tuple(sizes[name] or 1 for name in MESH_AXES)

@@ -240,6 +240,22 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
     return jax.tree_util.tree_map_with_path(place, shapes, axes)
 
 
+def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> dict[str, list[int]]:
+    """The logical axes of parameters that the mesh does not divide, and their sizes; arguments as above.
+
+    A size of a parameter's axis is judged by the mesh axes that it is split over in that parameter.
+    """
+    found: dict[str, set[int]] = {}
+
+    def look(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
+        for size, name, split in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
+            if size % _parts(mesh, split):
+                found.setdefault(name, set()).add(size)
+
+    jax.tree.map(look, shapes, axes)
+    return {name: sorted(sizes) for name, sizes in found.items()}
+
+
 def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
     """Placements for optimizer state: what mirrors a parameter lies as that parameter does, all else is replicated."""
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)

@@ -9,9 +9,11 @@ import importlib
 import os
 import pathlib
 import sys
-import tempfile
 import zlib
 from typing import Any
+
+from model.errors import UserError
+from train.run.files import replaced
 
 _ENTRY = "-cache"  # the end of an entry's file name
 _CHECKED = ".cairn-checked"  # an empty file, written at the last check of the entries
@@ -25,21 +27,15 @@ def remove_broken_entries(folder: pathlib.Path) -> list[str]:
     loses only that entry. Entries of an unknown format stay, and so do entries that cannot be removed.
     """
     removed: list[str] = []
-    with contextlib.suppress(OSError):  # no folder yet, or one that may only be read
+    with contextlib.suppress(OSError, UserError):  # no folder yet, or one that may only be read
         since = _last_look(folder)
-        handle, stamp = tempfile.mkstemp(dir=folder, prefix=_CHECKED)
-        os.close(handle)
-        try:
+        with replaced(folder / _CHECKED):  # nothing is written into it: it is as old as the beginning of this look
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError):  # another process may have removed it
                     # The time of the inode's last change, which copying does not set back; file systems round it.
                     if entry.name.endswith(_ENTRY) and entry.stat().st_ctime >= since - 2 and _is_broken(entry.path):
                         os.unlink(entry.path)
                         removed.append(entry.name)
-            os.replace(stamp, folder / _CHECKED)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(stamp)
     return sorted(removed)
 
 

@@ -7,6 +7,7 @@ from model.errors import UserError
 from train.report.run import comparison, facts, load, parsed_samples, state
 from train.run.files import replace_file
 from train.run.formatting import fixed, visible
+from train.run.paths import local_path
 
 __all__ = ["summary", "write_curve_png", "write_report"]
 
@@ -19,7 +20,7 @@ def write_report(run_folder: str | os.PathLike[str]) -> pathlib.Path:
     """
     from train.report.page import render
 
-    run = load(pathlib.Path(run_folder))
+    run = load(run_folder)
     path = run.folder / "report.html"
     replace_file(path, render(run).encode("utf-8", errors="backslashreplace"))
     return path
@@ -32,15 +33,15 @@ def write_curve_png(run_folder: str | os.PathLike[str], path: str | os.PathLike[
     """
     from train.report.charts import loss_png
 
-    path = pathlib.Path(path)
-    if path.suffix.lower() != ".png":
+    target = local_path(path, "a picture")
+    if target.suffix.lower() != ".png":
         raise UserError(f"the picture of the curve is a PNG: expected a name that ends in .png, got {str(path)!r}")
-    replace_file(path, loss_png(load(pathlib.Path(run_folder))))
+    replace_file(target, loss_png(load(run_folder)))
 
 
 def summary(run_folder: str | os.PathLike[str]) -> str:
     """The headline numbers of a run as a short aligned table of plain text, without a final line break."""
-    run = load(pathlib.Path(run_folder))
+    run = load(run_folder)
     word, details = state(run)
     rows = [(fact.label.lower(), fact.value, fact.note) for fact in facts(run)]
     if others := ", ".join(f"{name} {fixed(value, 3)}" for name, value, own in comparison(run) if not own):

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
 import time
 from typing import Any
@@ -16,6 +17,7 @@ from train.run.files import parse_json
 from train.run.formatting import count, duration, number, percent
 from train.run.forms import fitted, misfits
 from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
+from train.run.paths import local_path
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
 
@@ -118,9 +120,9 @@ class Run:
         return [name for name in seen if name not in ("kind", "step")]
 
 
-def load(run_folder: str | pathlib.Path) -> Run:
+def load(run_folder: str | os.PathLike[str]) -> Run:
     """Reads a run folder. Raises UserError when there is no such folder."""
-    folder = pathlib.Path(run_folder)
+    folder = local_path(run_folder, "a run folder whose report is written")
     if not folder.is_dir():
         raise UserError(f"there is no run folder {str(folder)!r}; --run names a folder such as runs/quickstart")
     notes: list[str] = []

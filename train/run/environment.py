@@ -10,7 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-from train.run.files import cannot_read, parse_json, write_json
+from train.run.files import cannot_read, parse_json, set_aside, write_json
+from train.run.paths import AnyPath, path_of
 
 # Packages whose version can change a number or a speed; packages that are not installed are left out.
 _PACKAGES = (
@@ -30,7 +31,7 @@ _VARIABLES = (
 DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
 
 
-def record_session(run_folder: str | os.PathLike[str]) -> int:
+def record_session(run_folder: str | pathlib.Path) -> int:
     """Adds an entry for this start to RUN/environment.json; returns its number, 1 for the first start.
 
     A damaged file is kept as environment.json.damaged. Raises UserError for a file that cannot be read. Call it on the
@@ -40,18 +41,18 @@ def record_session(run_folder: str | os.PathLike[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     sessions = read_sessions(run_folder)
     if not sessions and path.exists():
-        os.replace(path, path.with_name("environment.json.damaged"))
+        set_aside(path, path.with_name("environment.json.damaged"))
     sessions.append({"session": len(sessions) + 1} | describe_session())
     write_json(path, sessions)
     return len(sessions)
 
 
-def read_sessions(run_folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+def read_sessions(run_folder: str | AnyPath) -> list[dict[str, Any]]:
     """The entries of RUN/environment.json, one for every start; empty when there is none or it is damaged.
 
     Raises UserError when it cannot be read.
     """
-    path = pathlib.Path(run_folder) / "environment.json"
+    path = path_of(run_folder) / "environment.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):

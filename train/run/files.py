@@ -1,12 +1,14 @@
-"""Files that a killed process leaves whole: lines appended all or nothing, and files replaced at one instant.
+"""Files that a killed process leaves whole: lines appended all or nothing, files and folders that come at one instant.
 
-Errors name the file and say how to go on.
+This is the one place that renames, syncs and locks. Errors name the file and say how to go on.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
+import shutil
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO
@@ -15,6 +17,7 @@ import numpy as np
 
 from model.errors import UserError
 from train.run.forms import misfits
+from train.run.paths import AnyPath
 
 DEEPEST = 100  # levels of a JSON value, several times what is written here
 
@@ -87,19 +90,81 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
     try:
         with open(temporary, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        take_place(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # there is none where it could not be made
             temporary.unlink()
+
+
+def take_place(finished: pathlib.Path, path: pathlib.Path) -> None:
+    """Gives a finished file or folder its name at one instant; the disk has a file before, and the name afterwards."""
+    if not finished.is_dir():
+        _sync(finished)
+    os.replace(finished, path)
+    _sync(path.parent)
+
+
+def _sync(path: pathlib.Path) -> None:
+    """Returns when the disk has a file, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def filled(path: pathlib.Path, mark: str = "") -> Iterator[pathlib.Path]:
+    """A folder to fill, which takes the name `path` when all is written; there must be none, or an empty one.
+
+    Processes and threads that may make the same folder at the same time each give a mark. A call that was interrupted
+    leaves no such folder. Raises OSError.
+    """
+    part = unfinished(path, mark)
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        part.mkdir(parents=True)
+        yield part
+        take_place(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def set_aside(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a file or folder out of the way; what has the new name already is removed."""
+    if path.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(exist_ok=True)
+    os.replace(path, target)
+
+
+class HeldError(Exception):
+    """Another process holds a lock; `owner` is its number, or "unknown"."""
+
+    def __init__(self, owner: str) -> None:
+        super().__init__(f"held by process {owner}")
+        self.owner = owner
+
+
+@contextlib.contextmanager
+def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
+    """Holds a lock, which goes with the process; the file has the process's number.
+
+    Raises HeldError when another process holds it and this one does not wait, and OSError when the file cannot be made
+    or its file system has no locks.
+    """
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            raise HeldError(file.read().strip() or "unknown") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:
@@ -119,7 +184,7 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: pathlib.Path, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
+def read_json(path: AnyPath, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
     """The JSON object in a file, of a form of `train.forms`.
 
     Raises UserError that names the file, where it is damaged, and how to mend it, or why it cannot be read.
@@ -161,7 +226,7 @@ def parse_json(data: bytes | str) -> Any:
     raise ValueError(f"values nested more than {DEEPEST} deep")
 
 
-def cannot_read(path: pathlib.Path, error: Exception) -> UserError:
+def cannot_read(path: AnyPath, error: Exception) -> UserError:
     """The error for a file that cannot be read, for a reason that says nothing of its bytes."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UserError(f"cannot read {path}: {why}; {AS_IT_WAS}")

@@ -9,14 +9,13 @@ metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.
 """
 
 import contextlib
-import fcntl
-import os
 import pathlib
 from collections.abc import Iterator
 
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
+from train.run.files import HeldError, lock
 
 ORIGIN = "origin"
 
@@ -28,23 +27,17 @@ def locked(run: pathlib.Path) -> Iterator[None]:
     Raises UserError when another process holds it, which it names, and when the folder is something else's.
     """
     experiments.refuse_foreign(run)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        lock = open(run / ".lock", "a+")  # noqa: SIM115 - closed by the with statement below
-    except OSError as error:
-        raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
-    with lock as file:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            owner = file.read().strip() or "unknown"
+            run.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock(run / ".lock", wait=False))
+        except HeldError as held:
             raise UserError(
-                f"{run} is in use by process {owner}; wait for it or stop it (kill {owner}), or give another --run"
-            ) from error
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+                f"{run} is in use by process {held.owner}; wait for it or stop it (kill {held.owner}), or give another "
+                "--run"
+            ) from held
+        except OSError as error:
+            raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
         yield
 
 

@@ -14,10 +14,13 @@ from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
 from train.optimizers.options import ScheduleFreeAdamW
-from train.parallel.mesh import Mesh, make_mesh
-from train.parallel.table import MeshLayout, layout_of
+from train.parallel.fitting import Fitted, asked_for, own_or_fsdp, placements
+from train.parallel.mesh import Mesh
+from train.parallel.table import MeshLayout, Sharding
+from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
-from train.run.paths import as_path
+from train.run.paths import AnyPath, as_path
+from train.run.remote import fetched, read_errors
 from train.state import abstract_state, evaluation_params, state_shardings
 
 
@@ -26,16 +29,16 @@ class LoadedRun:
     """A run's experiment and the parameters of one of its checkpoints, ready to evaluate.
 
     Attributes:
-      folder: the run folder.
+      folder: the run folder, of this machine or in a store.
       experiment: what it computes.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, laid out by the experiment's mesh (or all along `data` where that does not fit here).
+      mesh: the devices here, laid out as train/parallel/fitting.py says.
       layout: how activations lie on the mesh.
       tokenizer: of the run's dataset.
       step: of the checkpoint.
     """
 
-    folder: pathlib.Path
+    folder: AnyPath
     experiment: Experiment
     params: Any
     mesh: jax.sharding.Mesh
@@ -47,6 +50,14 @@ class LoadedRun:
         """The dataset that the run was trained on."""
         return dataset_of_run(self.folder)
 
+    def on(self, mesh: Mesh) -> "LoadedRun":
+        """The same run on another mesh of the devices here. Raises UserError when it does not fit them."""
+        fitted = asked_for(self.experiment.model, mesh, self.experiment.sharding)
+        if fitted.note is not None:
+            warn(fitted.note)
+        params = jax.device_put(self.params, placements(self.experiment.model, fitted.mesh, fitted.table))
+        return dataclasses.replace(self, params=params, mesh=fitted.mesh, layout=fitted.layout)
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadedParams:
@@ -55,23 +66,34 @@ class LoadedParams:
     Attributes:
       experiment: what the run computes.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, laid out by the experiment's mesh (or all along `data` where that does not fit here).
+      mesh: the devices here, laid out as train/parallel/fitting.py says.
+      layout: how activations lie on the mesh.
       step: of the checkpoint.
     """
 
     experiment: Experiment
     params: Any
     mesh: jax.sharding.Mesh
+    layout: MeshLayout
     step: int
 
 
-def load_run(run: str | pathlib.Path, which: str = "latest") -> LoadedRun:
+def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
-    Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, and when the dataset has
-    another vocabulary than the model. Nothing but the parameters is read, so a damaged optimizer state goes unnoticed.
+    Its parameters are read straight into their places: no device holds more of them than its share. The mesh is the one
+    given, or the run's own where it fits the devices here, or FSDP over all of them, which standard error says.
+
+    Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, when the dataset has
+    another vocabulary than the model, and when the mesh does not fit the devices or the model. Nothing but the
+    parameters is read, so a damaged optimizer state goes unnoticed.
     """
     run = as_path(run)
+    with read_errors(run):
+        return _load_run(run, which, mesh)
+
+
+def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
     experiment = experiments.load(run)
     if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(
@@ -85,28 +107,42 @@ def load_run(run: str | pathlib.Path, which: str = "latest") -> LoadedRun:
             f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "
             "data there again, or write the folder that holds it into data.json"
         )
-    loaded = load_params(run, which)
+    loaded = load_params(run, which, mesh=mesh)
     return LoadedRun(
         folder=run,
         experiment=experiment,
         params=loaded.params,
         mesh=loaded.mesh,
-        layout=layout_of(loaded.mesh, experiment.sharding),
+        layout=loaded.layout,
         tokenizer=dataset.tokenizer,
         step=loaded.step,
     )
 
 
-def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
-    """The parameters of a checkpoint alone, for which the run needs no dataset. Raises UserError as `load_run` does."""
+def load_params(
+    run: AnyPath, which: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
+) -> LoadedParams:
+    """The parameters of a checkpoint alone, for which the run needs no dataset.
+
+    Args:
+      run: the run folder, of this machine or in a store.
+      which: latest, best, or a step.
+      mesh: as for `load_run`.
+      sharding: the table for a mesh that is given; the run's own when it is None.
+
+    Raises UserError as `load_run` does.
+    """
     experiment = experiments.load(run)
-    mesh = _mesh_here(experiment)
+    fitted = _fitted(run, experiment, mesh, sharding)
     stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*stateful, mesh, experiment.sharding)
+    placed = state_shardings(*stateful, fitted.mesh, fitted.table)
     abstract = abstract_state(*stateful)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
-    with CheckpointStore(run, experiment.checkpoints, say=_warn, read_only=True) as store:
+    with (
+        read_errors(run),
+        CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store,
+    ):
         if which == "latest":
             state = store.restore_latest(experiment, placed, abstract)
             if state is None:
@@ -114,14 +150,47 @@ def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
         else:
             state = store.restore(_step(store, run, which), experiment, placed, abstract)
     params = evaluation_params(experiment.optimizer, state)
-    return LoadedParams(experiment, params, mesh, int(state.step))
+    return LoadedParams(experiment, params, fitted.mesh, fitted.layout, int(state.step))
 
 
-def _warn(line: str) -> None:
+def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
+    """The devices, laid out for a run's model; a line says where that is not by the run's own mesh."""
+    table = sharding or experiment.sharding
+    if mesh is not None:
+        fitted = asked_for(experiment.model, mesh, table)
+    else:
+        sessions = read_sessions(run)
+        devices = sessions[-1].get("devices") if sessions else None
+        count = devices.get("count") if isinstance(devices, dict) else None
+        fitted = own_or_fsdp(experiment.model, experiment.mesh, table, count if isinstance(count, int) else None)
+    if fitted.note is not None:
+        warn(fitted.note)
+    return fitted
+
+
+def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
+    """The run folder whose checkpoints orbax can read: the run's own, or a copy of what may be wanted of them.
+
+    Orbax reads gs:// in place, each device its shards; of other stores it cannot read arrays.
+    """
+    if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
+        return run
+    with read_errors(run):
+        folder = run / "checkpoints"
+        steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+    kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
+    if not kept & set(steps):
+        kept = set(steps)  # the store says what there is
+    copied = fetched(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
+    return copied
+
+
+def warn(line: str) -> None:
+    """Tells the user a line."""
     print(line, file=sys.stderr)  # standard output is for results
 
 
-def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:
+def _step(store: CheckpointStore, run: AnyPath, which: str) -> int:
     steps = store.steps()
     listed = f"its checkpoints are {', '.join(map(str, steps))}" if steps else "it has none yet"
     if which == "best":
@@ -133,10 +202,3 @@ def _step(store: CheckpointStore, run: pathlib.Path, which: str) -> int:
     if which not in named:
         raise UserError(f"{run} has no checkpoint {which[:40]!r}; use latest, best, or a step: {listed}")
     return named[which]
-
-
-def _mesh_here(experiment: Experiment) -> jax.sharding.Mesh:
-    try:
-        return make_mesh(experiment.mesh)
-    except UserError:  # trained on another number of devices: any layout gives the same numbers
-        return make_mesh(Mesh())

@@ -26,8 +26,9 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.run.files import LineFile, cannot_read, parse_json, replace_file, write_json
+from train.run.files import LineFile, cannot_read, parse_json, replace_file, set_aside, write_json
 from train.run.forms import misfits
+from train.run.paths import AnyPath, local_path, path_of
 from train.run.trackers import Trackers, require_installed
 
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
@@ -76,7 +77,7 @@ class MetricsWriter:
         wandb_project: str | None = None,
     ) -> None:
         require_installed(tensorboard, wandb_project)
-        self.folder = pathlib.Path(run_folder)
+        self.folder = local_path(run_folder, "a run folder that is written")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.session = session
         self._files: dict[str, LineFile] = {}
@@ -103,7 +104,7 @@ class MetricsWriter:
         named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
         found = [path for path in named if path.is_file() and path.stat().st_size]
         for path in found:
-            path.replace(path.with_name(path.name + ".old"))
+            set_aside(path, path.with_name(path.name + ".old"))
         return bool(found)
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
@@ -188,17 +189,17 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
     A half-written last line is left out, so a run that is still going can be read. Raises UserError for any other
     damaged line, naming it.
     """
-    return _read_lines(pathlib.Path(run_folder) / "metrics.jsonl")
+    return _read_lines(path_of(run_folder) / "metrics.jsonl")
 
 
 def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of throughput.jsonl, as `read_metrics` reads."""
-    return _read_lines(pathlib.Path(run_folder) / "throughput.jsonl")
+    return _read_lines(path_of(run_folder) / "throughput.jsonl")
 
 
 def read_samples(run_folder: Path) -> list[tuple[int, str]]:
     """The blocks of samples.txt: (step, text), in order."""
-    path = pathlib.Path(run_folder) / "samples.txt"
+    path = path_of(run_folder) / "samples.txt"
     blocks: list[tuple[int, list[str]]] = []
     for line in _content(path).decode("utf-8", errors="replace").split("\n"):
         heading = _SAMPLE_HEADING.match(line)
@@ -211,7 +212,7 @@ def read_samples(run_folder: Path) -> list[tuple[int, str]]:
 
 def read_status(run_folder: Path) -> dict[str, Any] | None:
     """The content of status.json, None when there is none or it is damaged. Raises UserError when it cannot be read."""
-    path = pathlib.Path(run_folder) / "status.json"
+    path = path_of(run_folder) / "status.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -221,7 +222,7 @@ def read_status(run_folder: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
-def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+def _read_lines(path: AnyPath) -> list[dict[str, Any]]:
     objects = []
     for line_number, line in enumerate(_whole_lines(_content(path)), start=1):
         fields = _parse(line, line_number, path)
@@ -229,7 +230,7 @@ def _read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     return objects
 
 
-def _content(path: pathlib.Path) -> bytes:
+def _content(path: AnyPath) -> bytes:
     """The bytes of a file, none when there is no file. Raises UserError when it cannot be read."""
     try:
         return path.read_bytes()
@@ -243,7 +244,7 @@ def _whole_lines(data: bytes) -> list[bytes]:
     return data.split(b"\n")[:-1]  # the part after the last line break is a line that was being written
 
 
-def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
+def _parse(line: bytes, line_number: int, path: AnyPath) -> dict[str, Any]:
     try:
         fields = json.loads(line)
         if not any(True for _ in misfits(fields, _LINE)) and all(map(_is_value, fields.items())):

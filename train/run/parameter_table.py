@@ -75,7 +75,7 @@ def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         raise UserError(
             f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {where} has "
             f"{there / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of fewer "
-            "bits, or more devices (mesh.fsdp, mesh.tensor)"
+            "bits, or more devices (--mesh=fsdp=8)"
         )
 
 

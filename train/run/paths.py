@@ -1,13 +1,20 @@
-"""Paths as people write them: `~` and `~user` are written out here, for every flag and every field of an option."""
+"""Paths as people write them: `~` and `~user` are written out here, for every flag and every field of an option.
+
+A path of this machine is a `pathlib.Path`, whatever bytes its name has; a path in a store, such as gs://bucket/run, is
+an `etils.epath.Path`. Both have the same methods, and `as_path` decides. etils' own door would take /gs/x for a bucket.
+"""
 
 import dataclasses
 import os
 import pathlib
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
+
+from etils import epath
 
 from model.errors import UserError
 
 T = TypeVar("T")
+AnyPath: TypeAlias = pathlib.Path | epath.Path
 # The metadata of a field of an option that holds a path.
 IS_PATH = {"path": True}
 
@@ -39,9 +46,42 @@ def expanded(path: str) -> str:
     return full
 
 
-def as_path(path: str | pathlib.Path) -> pathlib.Path:
-    """A path that a script gives: text is expanded, a Path is not, as it drops the ./ of a name that begins with ~."""
-    return pathlib.Path(expanded(path)) if isinstance(path, str) else path
+def is_remote(path: str | os.PathLike[str] | AnyPath) -> bool:
+    """Whether a path is in a store: text with a scheme that etils knows, or a path that `path_of` made of it."""
+    if not isinstance(path, str):
+        return isinstance(path, epath.Path) and "://" in str(path)
+    scheme, separator, _ = path.partition("://")
+    if not separator or not scheme.isalnum() or scheme == "hf":  # whose data sets are read by name, hf:NAME
+        return False
+    try:
+        epath.Path(path)
+    except KeyError:  # an odd name of this machine
+        return False
+    return True
+
+
+def path_of(path: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    """A path as it stands in a file or an option that was written out: nothing in it is expanded."""
+    if isinstance(path, str) and is_remote(path):
+        return epath.Path(path)
+    return path if is_remote(path) else pathlib.Path(path)
+
+
+def as_path(path: str | AnyPath) -> AnyPath:
+    """A path that a user gives: text is expanded, a Path is not, as it drops the ./ of a name that begins with ~."""
+    return path_of(expanded(path)) if isinstance(path, str) else path
+
+
+def local_path(path: str | os.PathLike[str] | AnyPath, purpose: str) -> pathlib.Path:
+    """A path of this machine, as `path_of`. Raises UserError for one in a store; `purpose` is for what it is needed."""
+    if is_remote(path):
+        raise UserError(f"{purpose} must be on a disk of this machine: got {path}; give a local path and copy it")
+    return pathlib.Path(path)
+
+
+def absolute(path: AnyPath) -> AnyPath:
+    """A path that is the same in any folder; one in a store is."""
+    return path.absolute() if isinstance(path, pathlib.Path) else path
 
 
 def written_out(option: T, name: str = "") -> T:

@@ -4,20 +4,21 @@ import pathlib
 import shutil
 from typing import Any
 
-import jax
-
 from model.config import differences_of_models
 from model.errors import UserError
 from model.transformer import abstract_params
 from train import experiment as experiments
+from train.checkpoints.store import flat, unflat
 from train.experiment import Experiment
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
+from train.run.paths import AnyPath, path_of
+from train.run.remote import fetched
 
 
-def check_start(experiment: Experiment) -> pathlib.Path:
+def check_start(experiment: Experiment) -> AnyPath:
     """The run that `training.start_from` names. Raises UserError when it is none, or its model is another one."""
-    source = pathlib.Path(experiment.training.start_from or "")
+    source = path_of(experiment.training.start_from or "")
     if changed := differences_of_models(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
@@ -27,20 +28,20 @@ def check_start(experiment: Experiment) -> pathlib.Path:
     return source
 
 
-def starting_params(experiment: Experiment, run: pathlib.Path, placed: Any) -> Any:
+def starting_params(experiment: Experiment, run: pathlib.Path) -> Any:
     """The parameters that `training.start_from` names, in the run's own format and places; None where it names none.
 
-    What they were published as goes along, so that launch.convert can write this run too. Raises UserError when there
-    is no such run, or its model is another one.
+    They are read straight into these places, and given the format one by one. What they were published as goes along,
+    so that launch.convert can write this run too. Raises UserError when there is no such run, or its model is another
+    one.
     """
     if experiment.training.start_from is None:
         return None
     source = check_start(experiment)
-    loaded = load_params(source)
+    arrays = flat(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
     if (source / ORIGIN).is_dir():
-        shutil.copytree(source / ORIGIN, run / ORIGIN, dirs_exist_ok=True)
-
-    def place(x: jax.Array, like: jax.ShapeDtypeStruct, where: Any) -> jax.Array:
-        return jax.device_put(x.astype(like.dtype), where)
-
-    return jax.tree.map(place, loaded.params, abstract_params(experiment.model), placed)
+        shutil.copytree(fetched(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
+    shapes = abstract_params(experiment.model)
+    for name, like in flat(shapes).items():
+        arrays[name] = arrays[name].astype(like.dtype)  # the one before is let go
+    return unflat(shapes, arrays)

@@ -3,6 +3,8 @@
 import json
 import math
 
+import jax
+import numpy as np
 import pytest
 
 from model.errors import UserError
@@ -13,7 +15,14 @@ from train.data.tokenizers.restored import Lost
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import MEASURES, Result, evaluate
 from train.evaluation.measures import Entry, Tally
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import Sharding, layout_of
 from train.run.loaded import load_run
+
+
+def one_device():
+    """How activations lie on one device."""
+    return layout_of(make_mesh(Mesh(), jax.devices()[:1]), Sharding())
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +47,18 @@ def test_the_validation_split_is_the_default(run):
     }
     assert list(found.measures) == list(MEASURES)
     assert (found.window, found.stride, found.step) == (16, 8, 20)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(fsdp=8), Mesh(fsdp=4, tensor=2), Mesh(data=4, tensor=2)])
+def test_the_mesh_changes_nothing_but_where_parameters_lie(run, mesh):
+    texts = ["the cat", "a dog hears a bird. " * 5, "old"]
+    one = type(run)(**{**vars(run), "params": jax.device_put(run.params, jax.devices()[0]), "layout": one_device()})
+    expected = evaluate(one, texts).tally
+    found = evaluate(run, texts, mesh=mesh).tally
+    np.testing.assert_allclose(found.column("nll"), expected.column("nll"), rtol=1e-5)
+    assert [entry.tokens for entry in found.entries] == [entry.tokens for entry in expected.entries] == [7, 100, 3]
+    with pytest.raises(UserError, match="does not multiply to the 8 devices"):
+        evaluate(run, texts, mesh=Mesh(fsdp=3))
 
 
 def test_a_document_begins_after_the_mark_that_begins_documents(run, monkeypatch):

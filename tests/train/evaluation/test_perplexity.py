@@ -143,7 +143,8 @@ def test_the_batch_size_and_the_mesh_change_nothing(params):
     np.testing.assert_allclose(odd, run(params, documents, stride=2, window=7).column("nll"), rtol=1e-5)
 
 
-def test_one_program_serves_every_document(params, monkeypatch):
+def test_two_programs_serve_every_document(params, monkeypatch):
+    """One for rows that documents share, and one for those that hold a document."""
     import train.evaluation.perplexity as module
 
     traces = []
@@ -156,7 +157,8 @@ def test_one_program_serves_every_document(params, monkeypatch):
     module._compile.cache_clear()
     run(params, documents_of(1, 5, 30, 100), stride=3, batch_size=4)
     run(params, documents_of(2, 77), stride=7, batch_size=4)
-    assert traces == [(4, T)]
+    run(params, documents_of(1, 2, 3), stride=7, batch_size=4)
+    assert traces == [(4, T), (4, T)]
     module._compile.cache_clear()
 
 
@@ -192,6 +194,30 @@ def test_the_logits_of_a_batch_stay_small():
     assert default_batch_size(256, 4096) == 64
     assert default_batch_size(1024, 50_257) == 1
     assert default_batch_size(1 << 20, 1 << 20) == 1
+    assert default_batch_size(1024, 50_257, vocab_ways=4) == 5
+
+
+@pytest.mark.parametrize(
+    ("mesh", "expected"),
+    [
+        (Mesh(), 8 * 64),
+        (Mesh(fsdp=8), 8 * 64),
+        (Mesh(data=2, fsdp=2, tensor=2), 4 * 64),  # two devices share each row
+    ],
+)
+def test_each_device_has_as_many_rows_as_one_alone(params, monkeypatch, mesh, expected):
+    import train.evaluation.perplexity as module
+
+    seen = []
+    plain = module.batch_of
+    monkeypatch.setattr(module, "batch_of", lambda rows, size, length: seen.append(size) or plain(rows, size, length))
+    documents = documents_of(4 * expected)
+    run(params, documents, window=4, stride=2, mesh=make_mesh(mesh))
+    assert seen[0] == expected
+    assert len(seen) == 4 * expected * 2 // 4 // expected
+    del seen[:]
+    run(params, documents, window=4, stride=2)
+    assert seen[0] == 64
 
 
 # ------------------------------------------------------------------------------------------------------- the numbers

@@ -1,5 +1,6 @@
 """Opening a run to evaluate it: only what its checkpoint fits, and nothing that a file would like to run."""
 
+import collections
 import json
 import os
 import pickle
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from model.transformer import abstract_params
 from train.checkpoints.store import CheckpointStore
 from train.data import Characters, Data, Tail, prepare
 from train.data.shards.dataset import dataset_of_run
+from train.experiment import load
+from train.parallel.mesh import Mesh
 from train.run.loaded import load_run
 
 # Reads that fail half-way leave coroutines behind in orbax.
@@ -34,6 +38,61 @@ def test_the_latest_the_best_or_a_step(copied):
     assert load_run(copied, "10").step == 10
     with pytest.raises(UserError, match=r"no checkpoint '11'; use latest, best, or a step: its checkpoints are 10, 20"):
         load_run(copied, "11")
+
+
+def held(params):
+    """Bytes of all parameters on each device, and how many they are in all."""
+    on: dict[int, int] = collections.defaultdict(int)
+    for x in jax.tree.leaves(params):
+        for shard in x.addressable_shards:
+            on[shard.device.id] += shard.data.nbytes
+    return list(on.values()), sum(x.nbytes for x in jax.tree.leaves(params))
+
+
+def test_a_run_of_another_number_of_devices_is_split_over_all_of_them(copied, capsys):
+    """It was trained on eight devices, which its environment says; were it one, full copies would be what nobody had."""
+    assert tuple(load_run(copied).mesh.shape.values()) == (8, 1, 1)
+    assert not capsys.readouterr().err
+    sessions = json.loads((copied / "environment.json").read_text())
+    sessions[-1]["devices"]["count"] = 1
+    (copied / "environment.json").write_text(json.dumps(sessions))
+    run = load_run(copied)
+    assert tuple(run.mesh.shape.values()) == (1, 8, 1)
+    assert capsys.readouterr().err == "the run's mesh was data=1 on 1 device; taking --mesh=fsdp=8 for the 8 here\n"
+    on, total = held(run.params)
+    assert on == [total // 8] * 8
+    (copied / "environment.json").unlink()
+    assert tuple(load_run(copied).mesh.shape.values()) == (1, 8, 1)
+
+
+def test_parameters_are_read_into_their_places_and_no_device_holds_more_at_any_time(copied, monkeypatch):
+    whole = {x.shape for x in jax.tree.leaves(abstract_params(load(copied).model)) if len(x.shape) > 1}
+    before = jax.live_arrays()
+    most = []
+    plain = CheckpointStore._read
+
+    def read(self, step, **items):
+        found = plain(self, step, **items)
+        new = [x for x in jax.live_arrays() if x.shape in whole and not any(x is other for other in before)]
+        most.extend(shard.data.nbytes / x.nbytes for x in new for shard in x.addressable_shards)
+        return found
+
+    monkeypatch.setattr(CheckpointStore, "_read", read)
+    run = load_run(copied, mesh=Mesh(fsdp=4, tensor=2))
+    assert max(most) <= 1 / 4
+    assert min(most) == 1 / 8
+    assert tuple(run.mesh.shape.values()) == (1, 4, 2)
+    expected = load_run(copied, mesh=Mesh(data=8)).params
+    jax.tree.map(np.testing.assert_array_equal, run.params, expected)
+    other = run.on(Mesh(fsdp=8))
+    assert held(other.params)[0] == [held(other.params)[1] // 8] * 8
+    jax.tree.map(np.testing.assert_array_equal, other.params, expected)
+    assert tuple(other.layout.mesh.shape.values()) == (1, 8, 1)
+
+
+def test_a_mesh_that_does_not_fit_is_refused(copied):
+    with pytest.raises(UserError, match="fsdp=3 x tensor=1 does not multiply to the 8 devices"):
+        load_run(copied, mesh=Mesh(fsdp=3))
 
 
 def test_a_tokenizer_of_another_vocabulary_is_refused(copied, tiny_text):

@@ -14,8 +14,7 @@ import hashlib
 import json
 import os
 import pathlib
-import shutil
-import tempfile
+import threading
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -23,6 +22,7 @@ import numpy as np
 
 from model.options import to_json
 from train.data import config
+from train.run.files import filled
 
 
 class Piece(NamedTuple):
@@ -174,14 +174,8 @@ def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) ->
         if found := {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}:
             return found
     arrays = build()
-    with contextlib.suppress(OSError):  # a dataset that others own may be read-only
-        folder.parent.mkdir(exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            for name, array in arrays.items():
-                np.save(temporary / f"{name}.npy", array, allow_pickle=False)
-            temporary.chmod(0o755)
-            os.rename(temporary, folder)
-        except OSError:
-            shutil.rmtree(temporary, ignore_errors=True)
+    mark = f".{os.getpid()}.{threading.get_ident()}"
+    with contextlib.suppress(OSError), filled(folder, mark) as part:  # a dataset that others own may be read-only
+        for name, array in arrays.items():
+            np.save(part / f"{name}.npy", array, allow_pickle=False)
     return arrays

@@ -174,7 +174,7 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
                 "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
                 "that has one, such as Bytes()"
             )
-        index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
+        index = open_index(part.local, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
         length = data.sequence_length
         opened.append(PackedSplit(part, index, begin=begin, end=end, see_each_other=joined, sequence_length=length))
     return opened

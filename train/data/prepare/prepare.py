@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import pathlib
 from collections.abc import Callable, Collection, Iterator
@@ -26,7 +25,8 @@ from train.data.shards.shards import Shard
 from train.data.text import sources, split
 from train.data.text.units import readable
 from train.data.tokenizers.interface import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
-from train.run.paths import written_out
+from train.run.files import lock
+from train.run.paths import AnyPath, local_path, path_of, written_out
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20
@@ -40,11 +40,11 @@ TOKENIZER_TEXT = 256 << 20
 
 def prepare(
     data: Data,
-    into: pathlib.Path | str,
+    into: AnyPath | str,
     progress: Reporter | None = None,
     workers: int | None = None,
     check: CheckTokenizer | None = None,
-) -> pathlib.Path:
+) -> AnyPath:
     """Returns the dataset folder of a Data option: the folder that it names, or `into`, filled from raw text.
 
     Work already done with the same settings on the same text is reused, finished or not. The bytes written do not
@@ -55,10 +55,10 @@ def prepare(
     data = written_out(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
-        folder = pathlib.Path(given[0].path)
-        settings.refuse_other_settings(data, folder)
-        return folder
-    folder = pathlib.Path(into)
+        named = path_of(given[0].path)
+        settings.refuse_other_settings(data, named)
+        return named
+    folder = local_path(into, "a dataset that is made")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -88,7 +88,7 @@ class _Preparation:
         self.folder = folder
         self.progress = progress
         self.workers = workers
-        self.paths = [pathlib.Path(source.path) for source in data.sources()]
+        self.paths = [path_of(source.path) for source in data.sources()]
         self.raw = {k: units for k, units in enumerate(listed) if units is not None}
         self.held: dict[int, split.Held | None] = {}
 
@@ -100,10 +100,10 @@ class _Preparation:
         tokenizer = self._tokenizer()
         if check is not None:
             check(tokenizer, self.folder)
-        members = []
+        members: list[AnyPath] = []
         for k, path in enumerate(self.paths):
             if k not in self.raw:
-                members.append(path.resolve())
+                members.append(path.resolve() if isinstance(path, pathlib.Path) else path)
                 continue
             member = self.folder if len(self.paths) == 1 else self.folder / f"source-{k}"
             if not dataset.is_dataset(member):
@@ -119,7 +119,7 @@ class _Preparation:
             for path in folder.glob(".*.part"):
                 path.unlink(missing_ok=True)
 
-    def _hold_out(self, path: pathlib.Path, units: Units) -> split.Held | None:
+    def _hold_out(self, path: AnyPath, units: Units) -> split.Held | None:
         option = self.data.validation
         if not isinstance(option, config.WholeFiles) or option.similarity is None:
             return None
@@ -242,7 +242,7 @@ class _Preparation:
             return "no text is left to train on: all of it is held out; lower data.validation.fraction"
         return None
 
-    def _write_mixture(self, tokenizer: Tokenizer, folders: list[pathlib.Path]) -> None:
+    def _write_mixture(self, tokenizer: Tokenizer, folders: list[AnyPath]) -> None:
         members = [f.name if f.parent == self.folder else str(f) for f in folders]
         weights = [source.weight for source in self.data.sources()]
         about = dataset.describe(tokenizer, self.folder) | {
@@ -292,6 +292,5 @@ def _alone_in(folder: pathlib.Path) -> Iterator[None]:
     """Waits until no other process prepares the same folder; the lock ends with the process that holds it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # read-only, or on a file system without locks: then nobody waits
-            file = stack.enter_context(open(folder / ".lock", "w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(lock(folder / ".lock", wait=True))
         yield

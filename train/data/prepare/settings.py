@@ -12,6 +12,7 @@ from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
 from train.data.shards import dataset
 from train.data.text import sources
 from train.run.files import read_json, write_json
+from train.run.paths import AnyPath, path_of
 
 FILE = "settings.json"
 FORM = {"sources?": [{"path": str}], "texts?": {...: object}}
@@ -119,7 +120,7 @@ def _clear(folder: pathlib.Path) -> None:
             path.unlink()
 
 
-def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
+def refuse_other_settings(data: Data, folder: AnyPath) -> None:
     """Refuses options that a finished dataset cannot follow, so that no option is silently ignored."""
     made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
     own = read_json(folder / dataset.DESCRIPTION)
@@ -127,7 +128,7 @@ def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
         "tokenizer": [made.get("tokenizer"), own.get("tokenizer")],
         "validation": [made.get("validation")],
     }
-    if isinstance(data.tokenizer, TokenizerOf) and pathlib.Path(data.tokenizer.path).resolve() == folder.resolve():
+    if isinstance(data.tokenizer, TokenizerOf) and _real(path_of(data.tokenizer.path)) == _real(folder):
         known["tokenizer"].append(to_json(data.tokenizer))
     for name, values in known.items():
         asked = to_json(getattr(data, name))
@@ -135,3 +136,7 @@ def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
             head = f"{folder} is already prepared, with another {name} than requested:"
             mend = f"set data.{name}=None to use the folder as it is"
             raise UserError("\n  ".join([head, *differences(values[0], asked, f"data.{name}"), mend]))
+
+
+def _real(folder: AnyPath) -> AnyPath:
+    return folder.resolve() if isinstance(folder, pathlib.Path) else folder

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pathlib
 from collections.abc import Sequence
 
 from model.errors import UserError
@@ -11,9 +10,10 @@ from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import COUNTS, open_dataset
 from train.data.shards.shards import MEND
 from train.run.formatting import visible
+from train.run.paths import AnyPath
 
 
-def summary(folder: pathlib.Path) -> str:
+def summary(folder: AnyPath) -> str:
     """The tokenizer and the splits of a dataset as a small table."""
     dataset = open_dataset(folder)
     about = dataset.about
@@ -40,7 +40,7 @@ def summary(folder: pathlib.Path) -> str:
     return "\n".join(lines)
 
 
-def verify(folder: pathlib.Path) -> int:
+def verify(folder: AnyPath) -> int:
     """Compares every shard with the checksum written with it; returns the number of shards.
 
     Raises UserError that names the first damaged shard.
@@ -51,10 +51,10 @@ def verify(folder: pathlib.Path) -> int:
         for split in dataset.split(name):
             _ = split.reader  # sizes first: they cost nothing
             for shard in split.shards:
-                with open(split.folder / shard.file, "rb") as file:
+                with open(split.local / shard.file, "rb") as file:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != shard.sha256:
-                    path = split.folder / shard.file
+                    path = split.local / shard.file
                     raise UserError(f"{path} is damaged: its SHA-256 is {found}, expected {shard.sha256}; {MEND}")
                 count += 1
     return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +17,8 @@ from train.data.tokenizers.interface import DESCRIPTION as TOKENIZER
 from train.data.tokenizers.interface import Tokenizer, load_tokenizer
 from train.data.tokenizers.restored import Lost
 from train.run.files import cannot_read, read_json, write_array, write_json
-from train.run.paths import as_path
+from train.run.paths import AnyPath, as_path, is_remote, path_of
+from train.run.remote import fetched, read_errors
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"
@@ -38,9 +40,10 @@ def lost_about(counts: Sequence[dict[str, int] | None]) -> dict[str, Any]:
 class Split:
     """The documents of one split of one source, numbered from 0 in the order of the source."""
 
-    def __init__(self, folder: pathlib.Path, name: str, about: dict[str, Any]) -> None:
+    def __init__(self, folder: AnyPath, name: str, about: dict[str, Any]) -> None:
         self.folder = folder
         self.name = name
+        self._about = about
         self.shards = [Shard(**shard) for shard in about["shards"]]
         self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (int(about[key]) for key in COUNTS)
         for key in COUNTS:
@@ -48,9 +51,15 @@ class Split:
                 raise ValueError(f"{name}: its {about[key]} {key} are not those of its shards")
 
     @functools.cached_property
+    def local(self) -> pathlib.Path:
+        """The folder, or a copy of the split's files where it lies in a store; its shards' checksums decide which."""
+        files = {shard.file for shard in self.shards} | {f"{self.name}.documents.npy"}
+        return fetched(self.folder, files.__contains__, json.dumps([self.name, self._about]))
+
+    @functools.cached_property
     def documents(self) -> np.ndarray:
         """One row per document: tokens, bytes, words, first record (see shards.DOCUMENT); read from disk as needed."""
-        path = self.folder / f"{self.name}.documents.npy"
+        path = self.local / f"{self.name}.documents.npy"
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError) as error:
@@ -64,7 +73,7 @@ class Split:
     @functools.cached_property
     def reader(self) -> ShardReader:
         """The records of the split; opening checks the sizes of the shards."""
-        return ShardReader(self.folder, self.shards)
+        return ShardReader(self.local, self.shards)
 
     @functools.cached_property
     def _lengths(self) -> np.ndarray:
@@ -101,14 +110,16 @@ class Split:
 class Dataset:
     """An open dataset folder. A mixture has dataset folders as members; any other dataset is its only member."""
 
-    def __init__(self, folder: pathlib.Path, about: dict[str, Any]) -> None:
+    def __init__(self, folder: AnyPath, about: dict[str, Any]) -> None:
         self.folder = folder
         self.about = about
         self.vocab_size = int(about["vocab_size"])
         self.end_of_document: int | None = about["end_of_document"]
         self.members: list[Dataset] = [self]
         if "members" in about:
-            self.members = [open_dataset(folder / member) for member in about["members"]]
+            self.members = [
+                open_dataset(member if is_remote(member) else folder / member) for member in about["members"]
+            ]
         self.splits: dict[str, Split] = {}
         if "members" not in about:
             self.splits = {name: Split(folder, name, split) for name, split in about["splits"].items()}
@@ -151,13 +162,14 @@ class Dataset:
         return f"the tokenizer loses {lost.bytes:,} bytes ({share:.2%}), in {lost.documents:,} documents"
 
 
-def is_dataset(path: str | pathlib.Path) -> bool:
+def is_dataset(path: str | AnyPath) -> bool:
     """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
     folder = as_path(path)
-    return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
+    with read_errors(folder):
+        return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
 
 
-def open_dataset(path: str | pathlib.Path) -> Dataset:
+def open_dataset(path: str | AnyPath) -> Dataset:
     """Opens a dataset folder. Raises UserError when it is no dataset, or unfinished, damaged or of another format."""
     folder = as_path(path)
     if not is_dataset(folder):
@@ -200,14 +212,14 @@ def split_about(shards: list[Shard]) -> dict[str, Any]:
     return {key: sum(shard[key] for shard in listed) for key in COUNTS} | {"shards": listed}
 
 
-def dataset_of_run(run: pathlib.Path) -> Dataset:
+def dataset_of_run(run: AnyPath) -> Dataset:
     """The dataset that a run trains on. Raises UserError when the run has none, or it is no longer where it was."""
-    named = [run / "data"]
+    named: list[AnyPath] = [run / "data"]
     if (run / "data.json").is_file():
         path = read_json(run / "data.json").get("dataset")
         if not isinstance(path, str):
             raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
-        named.insert(0, pathlib.Path(path))
+        named.insert(0, path_of(path))
     for folder in named:
         if is_dataset(folder):
             return open_dataset(folder)

@@ -13,7 +13,9 @@ import sysconfig
 from model.errors import UserError
 from train.data.text import own
 from train.data.text.units import cannot_read, readable
-from train.data.text.walk import Walk, may_be_empty
+from train.data.text.walk import Walk, matches, may_be_empty
+from train.run.paths import as_path, is_remote
+from train.run.remote import fetched, read_errors
 
 STDLIB = "stdlib"
 # Folders of the standard library that hold its tests, or no sources of its own.
@@ -37,6 +39,8 @@ def list_files(text: str) -> Listing:
     """
     if not text:
         raise UserError("the path of the text is empty; expected a file, a folder or a pattern")
+    if is_remote(text):
+        return _in_store(text)
     path = os.path.expanduser(text)  # give a file named ~x as ./~x
     about = _stat(path)
     if about is None and text == STDLIB:
@@ -62,6 +66,20 @@ def list_files(text: str) -> Listing:
     if not about.st_size and may_be_empty(path):
         raise UserError(f"{readable(text)} is empty; expected a file with text in it")
     return Listing([(path, readable(os.path.basename(path)))])
+
+
+def _in_store(text: str) -> Listing:
+    """The files that a path in a store stands for, copied to this machine; they have the names that they have there."""
+    whole = as_path(text)
+    at = next((i for i, part in enumerate(whole.parts) if glob.has_magic(part)), None)
+    with read_errors(whole):
+        if at is None or whole.exists():
+            return list_files(str(fetched(whole)))
+    root, pattern = type(whole)(*whole.parts[:at]), list(whole.parts[at:])
+    if text.endswith("/"):
+        pattern += ["**", "*"]
+    copy = fetched(root, lambda name: matches(name.split("/"), pattern))
+    return list_files(os.path.join(glob.escape(str(copy)), *pattern))
 
 
 def _stat(path: str) -> os.stat_result | None:

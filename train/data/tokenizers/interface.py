@@ -15,7 +15,8 @@ from model.options import option_from_json, to_json
 from train.data import config
 from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PieceByPiece
 from train.run.files import read_json, write_json
-from train.run.paths import as_path
+from train.run.paths import AnyPath, as_path, is_remote
+from train.run.remote import fetched
 
 DESCRIPTION = "tokenizer_option.json"
 
@@ -207,7 +208,7 @@ def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterabl
             found.update(text)
         return CharactersTokenizer(option, found)
     if isinstance(option, (config.SentencePieceFile, config.HuggingFace)):
-        path = as_path(option.path)
+        path = fetched(as_path(option.path))
         if not path.is_file():
             raise UserError(f"no tokenizer file at {option.path!r}; expected the path of one")
         return tokenizer_class(option).load(option, path)
@@ -222,8 +223,10 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
     write_json(folder / DESCRIPTION, description)
 
 
-def load_tokenizer(folder: pathlib.Path | str) -> Tokenizer:
+def load_tokenizer(folder: AnyPath | str) -> Tokenizer:
     """The tokenizer that `save_tokenizer` wrote into a folder (every dataset folder has one). Raises UserError."""
+    if is_remote(folder):
+        return load_tokenizer(fetched(as_path(folder), lambda name: "/" not in name and "tokenizer" in name))
     folder = pathlib.Path(folder)
     if not (folder / DESCRIPTION).is_file():
         raise UserError(f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has")

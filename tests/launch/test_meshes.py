@@ -1,0 +1,84 @@
+"""Every command that holds a model takes --mesh, and gives the same on one device, on four and on eight."""
+
+import json
+import shutil
+
+import pytest
+
+from model.options import to_json
+from train import experiment as experiments
+from train.parallel.mesh import Mesh
+
+EVALUATE, GENERATE, CONVERT = "launch.evaluate", "launch.generate", "launch.convert"
+WAYS = {
+    "own": (),
+    "fsdp": ("--mesh=fsdp=8",),
+    "tensor": ("--mesh=fsdp=4,tensor=2",),
+    "all tensor": ("--mesh=tensor=8",),
+}
+NOTE = "tensor=2 does not divide vocab of 257: not split over tensor"
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Many short documents beside a long one."""
+    path = tmp_path_factory.mktemp("texts") / "rows.jsonl"
+    rows = ["the cat", "a dog hears a bird.", "é", "old " * 40, "never or always", "but in a house", "grey"]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in rows))
+    return path
+
+
+def test_perplexity_is_that_of_one_device(call, tiny_run, texts):
+    arguments = (f"--run={tiny_run}", f"--text={texts}", "--json")
+    (one,) = call(EVALUATE, [arguments], devices=1)
+    (four,) = call(EVALUATE, [arguments], devices=4)
+    calls = {name: (*arguments, *mesh) for name, mesh in WAYS.items()}
+    calls |= {"odd": (*arguments, "--mesh=fsdp=8", "--batch_size=3"), "bad": (*arguments, "--mesh=fsdp=3")}
+    eight = dict(zip(calls, call(EVALUATE, calls.values()), strict=True))
+    assert eight["bad"].status == 2
+    assert "data=None x fsdp=3 x tensor=1 does not multiply to the 8 devices here" in eight.pop("bad").err
+    expected = json.loads(one.out)
+    assert not one.err
+    assert four.err == "the run's mesh was data=1 on 8 devices; taking --mesh=fsdp=4 for the 4 here\n"
+    assert eight["own"].err == eight["fsdp"].err == ""
+    assert eight["tensor"].err == f"{NOTE}\n"
+    for name, answer in {"four": four, **eight}.items():
+        found = json.loads(answer.out)
+        assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5), name
+        assert found["loss_standard_error"] == pytest.approx(expected["loss_standard_error"], rel=1e-4), name
+        assert (found["documents"], found["tokens"], found["bytes"]) == (7, expected["tokens"], expected["bytes"])
+
+
+def test_texts_are_those_of_one_device(call, tiny_run):
+    prompts = ("--prompt=the cat", "--prompt=a", "--prompt=old grey")
+    arguments = (f"--run={tiny_run}", *prompts, "--temperature=0", "--max_tokens=12", "--batch_size=3", "--json")
+    (one,) = call(GENERATE, [arguments], devices=1)
+    expected = json.loads(one.out)["samples"]
+    for name, answer in zip(WAYS, call(GENERATE, [(*arguments, *mesh) for mesh in WAYS.values()]), strict=True):
+        assert json.loads(answer.out)["samples"] == expected, (name, answer.err)
+
+
+def test_weights_there_and_back_on_a_mesh(call, tiny_run, tmp_path):
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    to, back, again = (f"{tmp_path}/{name}" for name in ("published", "back", "again"))
+    first = call(CONVERT, [(f"--run={run}", f"--to={to}", "--family=llama", "--mesh=fsdp=4,tensor=2")])
+    second = call(CONVERT, [(f"--from={to}", f"--run={back}", "--mesh=fsdp=2,tensor=2")])
+    third = call(CONVERT, [(f"--run={back}", f"--to={again}")], devices=1)
+    assert [answer.status for answer in (*first, *second, *third)] == [0, 0, 0], (first, second, third)
+    assert NOTE in first[0].err
+    assert NOTE in second[0].err
+    written = experiments.load(tmp_path / "back")
+    assert written.mesh == Mesh(fsdp=2, tensor=2)
+    assert written.sharding.parameters.vocab == ()
+    for path in (tmp_path / "published").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
+
+
+def test_training_takes_the_same_flag(command, tiny_experiment, write_config, tmp_path):
+    config = write_config(tiny_experiment(mesh=Mesh(data=8)), tmp_path / "config.py")
+    status, said = command("launch.train", f"--config={config}", "--mesh=fsdp=4", "--print_config")
+    assert status == 0, said
+    assert json.loads(said[: said.index("\n}\n") + 2])["mesh"] == to_json(Mesh(fsdp=4))
+    status, said = command("launch.train", f"--config={config}", "--mesh=fsdp", "--print_config")
+    assert status == 2
+    assert "--mesh=fsdp: 'fsdp' is no size of an axis" in said

@@ -1,0 +1,97 @@
+"""Windows of documents in the rows of a batch: short documents share rows, and do not see one another there."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model.config import ModelConfig
+from train.data.batches.packing import BestFitIndex, best_fit
+from train.data.batches.rows import empty_batch
+
+AHEAD = 4  # batches whose windows are looked at together: the more, the fuller are rows, and the more is in memory
+
+
+class Stretch(NamedTuple):
+    """One window of a document.
+
+    Attributes:
+      document: the number of the document.
+      inputs, targets: its tokens and those that follow them.
+      first: the first of them whose target is scored.
+    """
+
+    document: int
+    inputs: np.ndarray
+    targets: np.ndarray
+    first: int
+
+
+Row = list[Stretch]
+
+
+def isolates(model: ModelConfig, length: int) -> bool:
+    """Whether a model makes the same of a document whatever else is in its row of `length` tokens.
+
+    Experts with a fixed number of slots for a row do not, nor do positions that are scaled by the longest document of a
+    row: their options say so by `depends_on_row`.
+    """
+    return not any(option.depends_on_row(length) for option in _options(model) if hasattr(option, "depends_on_row"))
+
+
+def _options(value: Any) -> Iterator[Any]:
+    """An option and all those in it."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _options(item)
+    elif dataclasses.is_dataclass(value):
+        yield value
+        for field in dataclasses.fields(value):
+            yield from _options(getattr(value, field.name))
+
+
+def rows(stretches: Iterable[Stretch], length: int, *, packed: bool, ahead: int) -> Iterator[Row]:
+    """The rows that hold stretches of at most `length` tokens: each its own, or `packed` as in training.
+
+    `ahead` is how many tokens are packed at a time. Stretches as long as a row stay in order.
+    """
+    if not packed:
+        yield from ([stretch] for stretch in stretches)
+        return
+    waiting: list[Stretch] = []
+    size = 0
+    for stretch in stretches:
+        waiting.append(stretch)
+        size += len(stretch.inputs)
+        if size >= ahead:
+            yield from _best_fit(waiting, length)
+            waiting, size = [], 0
+    yield from _best_fit(waiting, length)
+
+
+def _best_fit(stretches: Sequence[Stretch], length: int) -> Iterator[Row]:
+    index = BestFitIndex(**best_fit(np.array([len(s.inputs) for s in stretches], np.int64), length))
+    for row in range(index.num_rows):
+        yield [stretches[piece.document] for piece in index.pieces(row, 0)]
+
+
+def batch_of(some: Sequence[Row], size: int, length: int) -> dict[str, np.ndarray]:
+    """Rows as the arrays of a batch of `size` of them, each (size, length); what is left over is padding."""
+    batch = empty_batch(size, length)
+    del batch["loss_mask"]  # what is scored is chosen on the host
+    for at, row in enumerate(some):
+        for segment, (stretch, begin, stop) in enumerate(placed(row), start=1):
+            batch["tokens"][at, begin:stop] = stretch.inputs
+            batch["targets"][at, begin:stop] = stretch.targets
+            batch["segment_ids"][at, begin:stop] = segment
+            batch["positions"][at, begin:stop] = np.arange(stop - begin)
+    return batch
+
+
+def placed(row: Row) -> Iterator[tuple[Stretch, int, int]]:
+    """The stretches of a row with the columns [begin, stop) that each has."""
+    ends = itertools.accumulate(len(stretch.inputs) for stretch in row)
+    for stretch, stop in zip(row, ends, strict=True):
+        yield stretch, stop - len(stretch.inputs), stop
