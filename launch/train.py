@@ -17,6 +17,7 @@ import pathlib
 from absl import flags
 
 from launch import cli
+from launch.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
@@ -43,11 +44,11 @@ def main(argv: list[str]) -> int:
     if PRINT_CONFIG.value:
         return _print_config(experiment)
     from train.loop import train
-    from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary
 
     run = pathlib.Path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
+    with StopRequest() as stop:
+        outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))
         cli.say(f"report: {run / 'report.html'}")
@@ -61,9 +62,9 @@ def _print_config(experiment: object) -> int:
 
     from model.options import to_json
     from train.experiment import Experiment
-    from train.loop import check_mesh
     from train.parallel.mesh import make_mesh
     from train.run import parameter_table as parameters
+    from train.run.checks import check_mesh
 
     assert isinstance(experiment, Experiment)
     check_mesh(experiment)

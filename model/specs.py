@@ -105,6 +105,7 @@ class Spec:
         experts, heads of a recurrent matrix) count matrices that have nothing to do with each other. Both are empty
         where there is no matrix.
       start: how it starts; None where its module computes that.
+      frozen: whether a run leaves it as it is, although its role is trained.
     """
 
     role: Role
@@ -112,6 +113,12 @@ class Spec:
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     start: Start | None = None
+    frozen: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the optimizer moves it."""
+        return self.traits.trained and not self.frozen
 
     @property
     def traits(self) -> Traits:
@@ -131,7 +138,12 @@ class Spec:
 
 def is_trained(name: str, spec: Spec) -> bool:
     """Whether the optimizer moves a parameter, as a choice for `split`."""
-    return spec.traits.trained
+    return spec.trained
+
+
+def is_frozen(name: str, spec: Spec) -> bool:
+    """Whether nothing moves a parameter, as a choice for `split`."""
+    return spec.frozen
 
 
 def named(specs: Any) -> dict[str, Spec]:

@@ -26,7 +26,7 @@ from train.optimizers import options as optimizers
 from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
-from train.state import init_sharded, split_params
+from train.state import Recipe, init_sharded, split_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
 
@@ -90,8 +90,8 @@ def test_a_config_of_this_version_is_left_alone(tiny_experiment):
 
 def earlier(experiment):
     """A state of the earlier structure, all numbers noise, and what it is now."""
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
+    recipe = Recipe.of(experiment)
+    state = jax.device_get(init_sharded(recipe, 0, placed_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):
@@ -101,10 +101,10 @@ def earlier(experiment):
     optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
-    trained, untrained = split_params(experiment.model, everything)
+    parts = split_params(recipe, everything)
     without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
     opt_state = train.checkpoints.store.unflat(state.opt_state, without)
-    return old, dataclasses.replace(state, params=trained, untrained=untrained, opt_state=opt_state)
+    return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
 
 
 def save_as_before(experiment, state, run, monkeypatch):

@@ -1,9 +1,10 @@
-"""What is minimised: next-token cross-entropy (model/vocabulary/cross_entropy.py) and what comes with it.
+"""Next-token prediction: cross-entropy (model/vocabulary/cross_entropy.py) and what comes with it.
 
 The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,6 +14,63 @@ from model.config import ModelConfig
 from model.layout import Layout
 from model.transformer import forward
 from model.vocabulary.cross_entropy import cross_entropy
+from train.objectives.interface import Batch, Sums
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """The cross-entropy of every token given those before it, and the losses that the model adds.
+
+    Attributes:
+      z_loss: the coefficient of log^2 Z, which is minimised and not reported.
+    """
+
+    z_loss: float = 0.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.z_loss < 0:
+            yield "z_loss", f"must be 0 or more, got {self.z_loss}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return "tokens", "targets", "loss_mask"
+
+    def tokens(self, batch: Batch) -> jax.Array:
+        """The targets that count."""
+        return jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)
+
+    def weight(self, batch: Batch) -> jax.Array:
+        """The sum of the targets' weights."""
+        return jnp.sum(batch["loss_mask"])
+
+    def loss(
+        self,
+        model: ModelConfig,
+        params: Any,
+        batch: Batch,
+        *,
+        dropout_key: jax.Array | None,
+        layout: Layout,
+        taps: tuple[str, ...] = (),
+    ) -> tuple[jax.Array, Sums]:
+        """See `Objective`."""
+        output = forward(
+            model,
+            params,
+            batch["tokens"],
+            positions_BT=batch.get("positions"),
+            segment_ids_BT=batch.get("segment_ids"),
+            dropout_key=dropout_key,
+            counted_BT=batch["loss_mask"],
+            targets_BT=batch["targets"],
+            layout=layout,
+            taps=taps,
+        )
+        nll, minimised = token_losses(output.logits_BTV, batch["targets"], batch["loss_mask"], self.z_loss)
+        minimised = with_model_losses(minimised, output.losses)
+        return minimised, Sums(nll, output.losses, output.measured, output.taps)
 
 
 def token_losses(

@@ -18,7 +18,7 @@ from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import MeshLayout, layout_of
 from train.run.folder import ORIGIN
 from train.run.paths import as_path
-from train.state import abstract_state, evaluation_params, state_shardings
+from train.state import Recipe, abstract_state, evaluation_params, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,9 +101,8 @@ def load_params(run: pathlib.Path, which: str = "latest") -> LoadedParams:
     """The parameters of a checkpoint alone, for which the run needs no dataset. Raises UserError as `load_run` does."""
     experiment = experiments.load(run)
     mesh = _mesh_here(experiment)
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*stateful, mesh, experiment.sharding)
-    abstract = abstract_state(*stateful)
+    recipe = Recipe.of(experiment)
+    placed, abstract = state_shardings(recipe, mesh, experiment.sharding), abstract_state(recipe)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
     with CheckpointStore(run, experiment.checkpoints, say=_warn, read_only=True) as store:

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from train.process.preemption import EXIT_PREEMPTED, STOPS, Stopped, StopRequest, ends_politely
+from launch.signals import EXIT_PREEMPTED, Stopped, StopRequest, ends_politely
+from train.process.stop import STOPS
 
 
 def test_nothing_is_requested_before_a_signal():

@@ -2,7 +2,7 @@ import logging
 import sys
 import types
 
-from train.checkpoints.quiet_orbax import quiet_orbax
+from launch.quiet_orbax import quiet_orbax
 
 
 def test_what_orbax_logs_is_dropped_and_nothing_else(caplog):

@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
+from train.process.stop import STOPS, Stop
+
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again and it continues
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-STOPS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -119,7 +119,7 @@ def _send_again(number: int) -> None:
     _thread.start_new_thread(wait_and_send, ())  # a Thread's start would wait for it, perhaps as long as it sleeps
 
 
-class StopRequest:
+class StopRequest(Stop):
     """A context manager that watches for the signals of `STOPS`.
 
     Attributes:
@@ -127,7 +127,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        super().__init__()
         self._at_once = False
         self._handled = contextlib.ExitStack()
 
@@ -143,6 +143,8 @@ class StopRequest:
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
         """Within it, a signal raises KeyboardInterrupt besides being noted: for long work that can be cut anywhere."""
+        if self.requested is not None:  # by a signal that came before
+            raise _interruption(signal.Signals[self.requested])
         self._at_once = True
         try:
             yield

@@ -1,0 +1,135 @@
+"""Statistics of layers and roles of parameters, measured inside the training step at the steps that are asked for.
+
+For the parameters of a role in a layer: the root mean square of their numbers, of their gradients (before clipping) and
+of their updates (those that the guard refuses, too), and update over parameter, which for a matrix that learns well is
+about 0.001 to 0.01 a step. For a layer: the root mean square of the residual stream that leaves it, over the tokens
+that count.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+from model.layers import grouped
+from model.specs import Spec
+
+STREAM = "stream_squares"  # the tap: the sum over the tokens that count of the mean square of the stream
+QUANTITIES = ("parameters", "gradients", "updates")
+Sums = dict[str, dict[str, jax.Array]]
+Specs = Mapping[str, Spec]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """Which statistics are written to statistics.jsonl.
+
+    Attributes:
+      every: steps between them; those of the last step are always written.
+      stream: whether the residual stream is measured too, at the cost of a sum over it in every layer of every step.
+    """
+
+    every: int = 100
+    stream: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.every < 1:
+            yield "every", f"must be at least 1, got {self.every}"
+
+    def is_due(self, step: jax.Array, num_steps: int) -> jax.Array:
+        """Whether the statistics of a step are asked for, which makes so many updates with those before it."""
+        return (step % self.every == 0) | (step == num_steps)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The taps of the model that it takes."""
+        return (STREAM,) if self.stream else ()
+
+
+class Place(NamedTuple):
+    """Where parameters lie: the part of the model, the layer if it has layers, and their role."""
+
+    part: str
+    layer: int | None
+    role: str
+
+
+def measured(
+    due: jax.Array,
+    specs: Specs,
+    trees: Mapping[str, Any],
+    taps: Mapping[str, jax.Array],
+    weight: jax.Array,
+) -> Sums:
+    """The sums of squares behind the statistics, by quantity and dotted name; zeros at a step that is not asked for.
+
+    Args:
+      due: whether this step is asked for, a boolean scalar.
+      specs: of the model's parameters, by their dotted names.
+      trees: for each of `QUANTITIES` a tree like the trained parameters.
+      taps: what the objective gave of `option.taps`, sums over tokens.
+      weight: what such sums are divided by.
+    """
+
+    def squares() -> Sums:
+        return {
+            name: {path: _squares(x, specs[path].axes) for path, x in by_name(tree).items()}
+            for name, tree in trees.items()
+        }
+
+    shapes = jax.eval_shape(squares)
+    found = jax.lax.cond(due, squares, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    return found | {"stream": {name: total / weight for name, total in taps.items()}}
+
+
+def by_name(tree: Any) -> dict[str, jax.Array]:
+    """The arrays of a tree like the parameters, or their shapes, by dotted name."""
+    return {".".join(str(key.key) for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _squares(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """The sum of squares, of each layer where there are several."""
+    over = tuple(range(axes[:1] == ("layer",), x.ndim))
+    return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=over)
+
+
+def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums) -> Iterator[dict[str, Any]]:
+    """The lines of one step, in the order of the layers and roles.
+
+    Args:
+      config: the model's options.
+      specs: of its parameters, by their dotted names.
+      sizes: how many numbers each parameter has, by its dotted name.
+      sums: of `measured`, on the host.
+    """
+    totals: dict[Place, dict[str, float]] = {}
+    for path, first in sums["parameters"].items():
+        layers = _layers_of(config, path, len(first)) if first.ndim else [None]
+        for i, layer in enumerate(layers):
+            place = Place(path.partition(".")[0], layer, specs[path].role)
+            total = totals.setdefault(place, dict.fromkeys(("count", *QUANTITIES), 0.0))
+            total["count"] += sizes[path] / len(layers)
+            for name in QUANTITIES:
+                total[name] += float(sums[name][path][i] if layer is not None else sums[name][path])
+    for place in sorted(totals, key=lambda place: (place.part, -1 if place.layer is None else place.layer)):
+        total = totals[place]
+        rms = {name: math.sqrt(total[name] / total["count"]) for name in QUANTITIES}
+        yield place._asdict() | rms | {"ratio": rms["updates"] / rms["parameters"] if rms["parameters"] else None}
+    for squares in sums["stream"].values():
+        for layer, square in enumerate(squares):
+            yield Place("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
+
+
+def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
+    """The number of each of the layers that a parameter is stacked for."""
+    part, stack = path.split(".")[:2]
+    if part != "blocks":
+        return range(count)
+    groups = grouped(config.layers)
+    known = {name: group.numbers(place) for group in groups for place, name in enumerate(group.names)}
+    return known[stack] if len(known) > 1 else next(iter(known.values()))
