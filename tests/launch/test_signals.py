@@ -158,3 +158,10 @@ def test_in_another_thread_it_stands_aside():
 
 def test_the_code_is_the_documented_one():
     assert EXIT_PREEMPTED == os.EX_TEMPFAIL == 75
+
+
+def test_a_signal_that_came_before_cuts_work_that_can_be_cut():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"), stop.at_once():
+            raise AssertionError("it began")

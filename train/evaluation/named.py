@@ -11,7 +11,6 @@ from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.data.text.sources import list_units
-from train.run.files import read_json, write_json
 from train.run.paths import IS_PATH
 
 FOLDER = "evaluations"  # of a run
@@ -58,10 +57,15 @@ def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str,
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
 
 
+def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> pathlib.Path:
+    """Where the tokens of a text lie: the dataset that its path names, or the one that the run makes of it."""
+    return pathlib.Path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
+
+
 def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
     """Raises UserError for a text that is not there or cannot be read, unless it is prepared; reads little of it."""
     for i, option in enumerate(options):
-        if not is_dataset(option.path) and not is_dataset(run / FOLDER / option.name):
+        if not is_dataset(dataset_folder(option, run)):
             try:
                 list_units(Source(path=option.path, field=option.field))
             except UserError as error:
@@ -69,17 +73,14 @@ def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> Non
 
 
 def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset: Dataset, progress: Reporter) -> None:
-    """Tokenizes the texts as the run's dataset is tokenized, and notes where they lie.
+    """Tokenizes the texts as the run's dataset is tokenized.
 
     A text that was prepared is taken as it was then, so that a run that goes on measures the same. Raises UserError for
     text that cannot be read, and for a dataset folder of another tokenizer.
     """
-    where = {}
     for option in options:
-        folder = run / FOLDER / option.name
-        if is_dataset(option.path):
-            folder = pathlib.Path(option.path)
-        elif not is_dataset(folder):
+        folder = dataset_folder(option, run)
+        if not is_dataset(folder):
             source, tokenizer = Source(path=option.path, field=option.field), TokenizerOf(path=str(dataset.folder))
             prepare(Data(path=(source,), tokenizer=tokenizer, validation=None), folder, progress)
         if open_dataset(folder).tokenizer.fingerprint() != dataset.tokenizer.fingerprint():
@@ -87,13 +88,9 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
                 f"evaluations: {option.name}: {folder} was made with another tokenizer than {dataset.folder}; give the "
                 "text itself, or a dataset that was made with the same one"
             )
-        where[option.name] = str(folder.absolute())
-    if where:
-        write_json(run / FOLDER / "datasets.json", where)
 
 
-def evaluated_split(run: pathlib.Path, option: NamedEvaluation) -> tuple[Dataset, str]:
+def evaluated_split(option: NamedEvaluation, run: pathlib.Path) -> tuple[Dataset, str]:
     """The dataset of a text that is prepared, and the split that is measured."""
-    folder = read_json(run / FOLDER / "datasets.json")[option.name]
-    dataset = open_dataset(folder)
+    dataset = open_dataset(dataset_folder(option, run))
     return dataset, "validation" if "validation" in dataset.about["splits"] else "train"

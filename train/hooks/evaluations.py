@@ -46,7 +46,7 @@ class OfText(Hook):
     def __init__(self, session: Session, option: NamedEvaluation, validation: Validation) -> None:
         """Args: the session, whose texts are prepared; the option; the first evaluation, whose program it shares."""
         self.every, self._name, self._metrics, self._say = option.every, option.name, session.metrics, session.say
-        dataset, split = evaluated_split(session.folder, option)
+        dataset, split = evaluated_split(option, session.folder)
         self._measure = SplitEvaluation(
             session.experiment,
             dataset,

@@ -90,6 +90,8 @@ class Log:
 
     def _fetch(self, count: int) -> None:
         """Fetches the first so many steps that wait, in one go, and takes them in turn."""
+        if not count:
+            return
         steps = [self._waiting.popleft() for _ in range(count)]
         for step, scalars in zip(steps, jax.device_get([step.scalars for step in steps]), strict=True):
             self._take(step.step, scalars, step.ended())
