@@ -1,4 +1,4 @@
-"""A small modern decoder on the sources of Python's standard library: the main job, start to end.
+"""The quickstart: a small modern decoder, trained on the sources of Python's standard library.
 
     make quickstart
     python -m launch.quickstart --config=configs/quickstart.py

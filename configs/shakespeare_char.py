@@ -1,4 +1,4 @@
-"""nanoGPT's character-level experiment on a CPU, choice for choice but one: see below.
+"""nanoGPT's character-level experiment on a CPU, with the same settings except for the choice of windows (see below).
 
     python -m launch.train --config=configs/shakespeare_char.py --run=runs/shakespeare \
         --set data.path=tinyshakespeare.txt
@@ -6,8 +6,8 @@
 Hardware: 2 CPU cores, 2 minutes. Validation loss over seeds: see "Measured" in README.md. Layers are written out
 instead of scanned, which is faster on a CPU (tests/benchmarks/README.md).
 
-nanoGPT draws windows of the text at random, with replacement. Here every epoch cuts the text anew, at a random offset,
-and visits each window once, so that batch n is a function of (data, seed, n).
+nanoGPT draws windows of the text at random, with replacement. Here every epoch cuts the text again, at another random
+offset, and visits each window once, so that batch n is a function of (data, seed, n).
 """
 
 from model.attention.grouped_query import GroupedQuery

@@ -4,7 +4,7 @@
         --set data.path=tinyshakespeare.txt
 
 Hardware: one GPU (`ACCELERATOR=cuda12` or `cuda13`); 3 minutes on an H200. Best validation loss 1.4585, at step 2,000
-(one seed); nanoGPT's README gives 1.4697. After that the model learns the training text by heart: 1.7110 at the end.
+(one seed); nanoGPT's README gives 1.4697. After that the model overfits: 1.7110 at the end.
 python -m launch.evaluate --run=... --checkpoint=best measures the best checkpoint.
 """
 

@@ -1,4 +1,4 @@
-"""A small decoder on one text file of your own, byte by byte: no tokenizer to train, and any size of text will do.
+"""A small decoder on one text file of your own, byte by byte: it trains no tokenizer, and the text may have any size.
 
     python -m launch.train --config=configs/text_file.py --run=runs/book --set data.path=book.txt
 

@@ -1,4 +1,4 @@
-"""What every command shares: absl flags, errors without tracebacks, signals, streams, one compilation cache."""
+"""Code that all commands share: absl flags, errors without tracebacks, signals, streams, one compilation cache."""
 
 import logging
 import os
@@ -19,10 +19,10 @@ from model.errors import UserError
 from train.run.formatting import visible_lines
 from train.run.paths import expanded
 
-flags.disclaim_key_flags()  # those of define_path are the command's that calls it
+flags.disclaim_key_flags()  # a flag of define_path belongs to the command that calls it
 
 EXIT_USER_ERROR = 2
-LONGEST_LINE = 2000  # characters of an error: a flag may hold a megabyte
+LONGEST_LINE = 2000  # characters of a line of an error: a flag may hold a megabyte
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
 _TOO_LARGE = (
@@ -36,12 +36,12 @@ def run(
 ) -> None:
     """Runs a command's main function under absl: exits with its status, and with 2 and one message for a UserError.
 
-    A signal that asks the process to end raises KeyboardInterrupt in it. Nothing that happens to the terminal does.
+    A signal that asks the process to end raises KeyboardInterrupt in `main`. A failing terminal raises nothing.
 
     Args:
-      main: takes the arguments that are no flags, returns the exit status.
-      prints_result: whether the result is on standard output alone, so that a disk which does not take it is an error.
-      may_be_empty: the flags that an empty text is a value of; for any other it is a mistake.
+      main: takes the arguments that are not flags and returns the exit status.
+      prints_result: whether the result goes to standard output alone; then a failed write to it is an error.
+      may_be_empty: the flags for which an empty text is a value; for any other flag it is a mistake.
     """
 
     def guarded(argv: list[str]) -> int | None:
@@ -52,22 +52,22 @@ def run(
             return _refused(str(error))
         except streams.ReaderGoneError:
             return 0
-        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend these
+        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend it
             if error.errno is None:
                 raise
             return _refused(f"{error}; mend that, then give the same command again")
-        except ValueError as error:  # of a name in a file of a run or of data; those of flags are looked at before
+        except ValueError as error:  # from a path in a file of a run or of data; flags are checked earlier
             if not any(words in str(error) for words in ("embedded null", "surrogates not allowed")):
                 raise
-            return _refused(f"a path holds what no file has in its name ({error}); give another one")
+            return _refused(f"a path holds a character that no file name can have ({error}); give another path")
         except MemoryError as error:
-            return _refused(f"this machine has too little memory for that ({str(error) or 'no more is given'})")
-        except RuntimeError as error:  # what jax raises for a device
+            return _refused(f"this machine has too little memory for that ({str(error) or 'no details given'})")
+        except RuntimeError as error:  # jax raises it for a device
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             return _refused(f"{str(error).splitlines()[0]}\n{_TOO_LARGE}")
         except Stopped as error:
-            print(f"interrupted by {error}; the same command does it again", file=sys.stderr)
+            print(f"interrupted by {error}; run the same command again", file=sys.stderr)
             return EXIT_PREEMPTED
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -76,7 +76,7 @@ def run(
             if note := streams.note():
                 print(note, file=sys.stderr)
         if prints_result and (failure := streams.lost()) is not None:
-            return _refused(f"standard output was not written ({failure.strerror}); what it lacks is above")
+            return _refused(f"standard output was not written ({failure.strerror}); the missing part is above")
         return status
 
     streams.guard()
@@ -84,14 +84,14 @@ def run(
     handler = absl_logging.get_absl_handler().python_handler
     if handler.stream in (None, sys.__stderr__):
         handler.stream = sys.stderr
-    # That Matplotlib has no folder for its settings is no news.
+    # Users need not know that Matplotlib has no folder for its settings.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with ends_politely():
         app.run(guarded, flags_parser=_parse_flags)
 
 
 def _beyond_locale(arguments: list[str]) -> str | None:
-    """What is wrong where Python reads names as something else than UTF-8, which the libraries take them for."""
+    """An error if Python reads file names in another encoding than UTF-8, which libraries expect; None elsewhere."""
     encoding = sys.getfilesystemencoding()
     if encoding.lower().replace("-", "") == "utf8":
         return None
@@ -99,13 +99,13 @@ def _beyond_locale(arguments: list[str]) -> str | None:
     if not strange:
         return None
     return (
-        f"{strange[0]!a} holds characters beyond ASCII, and the encoding of this locale is {encoding}; give the "
-        "command in one with UTF-8: LC_ALL=C.UTF-8, or PYTHONUTF8=1"
+        f"{strange[0]!a} holds characters beyond ASCII, and the encoding of this locale is {encoding}; run the "
+        "command in a locale with UTF-8: LC_ALL=C.UTF-8, or PYTHONUTF8=1"
     )
 
 
 class _PathParser(flags.ArgumentParser[str]):
-    """Reads a flag that is a path: `~` at its beginning is written out."""
+    """Parses a flag that holds a path; expands a `~` at its beginning."""
 
     syntactic_help = "a path"
 
@@ -117,17 +117,17 @@ class _PathParser(flags.ArgumentParser[str]):
 
 
 def define_path(name: str, default: str | None, help: str) -> flags.FlagHolder[Any]:
-    """A flag that holds a path, or a word that could be one."""
+    """Defines a flag that holds a path, or a word that could be a path."""
     return flags.DEFINE(_PathParser(), name, default, help, serializer=flags.ArgumentSerializer())
 
 
 def define_paths(name: str, help: str) -> flags.FlagHolder[Any]:
-    """A flag that may be given many times, with a path each time."""
+    """Defines a flag that may be given many times, with a path each time."""
     return flags.DEFINE_multi(_PathParser(), flags.ArgumentSerializer(), name, [], help)
 
 
 def _refused(message: str) -> int:
-    # A path may hold anything: what would move the cursor or colour the screen is shown as an escape.
+    # A path may hold any character: control characters, which could move the cursor, are shown as escapes.
     lines = visible_lines(message).split("\n")
     cut = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines]
     print("error: " + "\n".join(cut), file=sys.stderr)
@@ -135,27 +135,27 @@ def _refused(message: str) -> int:
 
 
 def say(message: str) -> None:
-    """Prints lines for a person, in which a path may hold anything."""
+    """Prints lines for a person, with control characters (a path may hold any) as escapes."""
     print(visible_lines(message))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
     if (refused := _beyond_locale(argv[1:])) is not None:
         raise SystemExit(_refused(refused))
-    # absl shows the page as well, and then exits as after a mistake.
+    # absl also prints the help page, but then exits with the status of a mistake.
     if any(argument.lstrip("-") in ("help", "h", "?") for argument in argv[1:] if argument.startswith("-")):
         app.usage(shorthelp=True, writeto_stdout=True)
         raise SystemExit(0)
     try:
         return flags.FLAGS(argv)
-    except (flags.Error, UnicodeError, OSError) as error:  # the last two: of a --flagfile
+    except (flags.Error, UnicodeError, OSError) as error:  # the last two come from a --flagfile
         raise SystemExit(_refused(f"{error}\nSee --help for the flags of this command.")) from None
 
 
 def _refuse_empty(may_be_empty: Collection[str]) -> None:
-    """Raises UserError for a flag that was given with nothing behind the equals sign, as an unset variable leaves it.
+    """Raises UserError for a flag with nothing after the equals sign, as an unset shell variable leaves it.
 
-    Taken for a path it would be the current folder, or as if the flag had not been given.
+    Otherwise the empty text would mean the current folder, or would count as a flag that was not given.
     """
     for name, flag in flags.FLAGS._flags().items():
         values = flag.value if isinstance(flag.value, list) else [flag.value]
@@ -164,18 +164,19 @@ def _refuse_empty(may_be_empty: Collection[str]) -> None:
 
 
 def prepare_jax(*, keep_memory: bool = True) -> None:
-    """Keeps compiled programs between runs, so that a second start takes seconds, and sets the host up.
+    """Keeps compiled programs between runs, so that a second start takes seconds; sets how the host handles memory.
 
-    On a CPU freed memory is kept for the next step; a command that makes no steps gives it back at once.
+    On a CPU the process keeps freed memory for the next step. With `keep_memory` False, for a command that does not
+    train, it returns freed memory to the system at once.
     """
     import jax
 
-    # That no TPU is there is no news on a machine without one.
+    # On a machine without a TPU, users need not know that there is none.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     from train.process.allocator import keep_freed_memory, return_freed_memory
 
-    # Dispatched from the main thread, a CPU step takes its buffers from the memory that is kept; see
-    # train/process/allocator.py. The setting counts when the backend starts, which is what asking for its name does.
+    # A CPU step that is dispatched from the main thread takes its buffers from the kept memory; see
+    # train/process/allocator.py. jax reads the setting when the backend starts, and `default_backend` starts it.
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if jax.default_backend() == "cpu" and keep_memory:
         keep_freed_memory()
@@ -188,13 +189,13 @@ def prepare_jax(*, keep_memory: bool = True) -> None:
 def compilation_cache() -> str | None:
     """The folder of compiled programs: `$JAX_COMPILATION_CACHE_DIR`, or `~/.cache/cairn/xla` when that is not set.
 
-    An entry that a killed process left half-written is removed.
-    None, after a line on standard error, where there is no such folder and none can be made, or it cannot be written.
+    Removes entries that a killed process left half-written. Returns None, after a line on standard error, where the
+    folder cannot be made or cannot be written.
     """
     from train.process.compilation_cache import remove_broken_entries
 
     given = os.environ.get("JAX_COMPILATION_CACHE_DIR")
-    if given and "://" in given:  # jax knows the way
+    if given and "://" in given:  # a remote folder, which jax opens itself
         return given
     folder = given or "~/.cache/cairn/xla"
     try:
@@ -208,6 +209,6 @@ def compilation_cache() -> str | None:
         print(f"compiled programs are not kept for the next run in {folder}: {why}; {mend}", file=sys.stderr)
         return None
     remove_broken_entries(pathlib.Path(folder))
-    # A disk that fills up later costs time, and would have a line for each program.
+    # A disk that fills up later costs time, and without this filter a warning for each program.
     warnings.filterwarnings("ignore", "Error writing persistent compilation cache entry")
     return folder

@@ -1,10 +1,10 @@
-"""Looks into data: what a dataset holds, and which documents were in a step of a run.
+"""Prints the contents of a dataset, or the documents in a step of a run.
 
     python -m launch.data info --path=runs/quickstart/data
     python -m launch.data show --run=runs/quickstart --step=4012
 
-`show` prints every stretch of a document that the batch of that step was made of: its row and columns in the batch, its
-file, the range of the file's tokens, and how its text begins. Step N is the update that made the step counter N. `info
+`show` prints every stretch of a document in the batch of that step: its row and columns in the batch, its file, its
+range of the file's tokens, and the beginning of its text. Step N is the update that made the step counter N. `info
 --verify` also compares every shard with the checksum that was written with it.
 """
 
@@ -44,7 +44,7 @@ def _info() -> int:
         raise UserError("--path is missing: the dataset folder, such as --path=runs/quickstart/data")
     print(summary(pathlib.Path(PATH.value)))
     if VERIFY.value:
-        print(f"verified: {verify(pathlib.Path(PATH.value))} shards are what was written")
+        print(f"verified: {verify(pathlib.Path(PATH.value))} shards match their checksums")
     return 0
 
 

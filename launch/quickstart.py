@@ -1,10 +1,10 @@
-"""The main job, start to end, on this machine: text, tokenizer, training, perplexity, samples, report.
+"""The quickstart, from start to end on this machine: text, tokenizer, training, perplexity, samples, report.
 
     python -m launch.quickstart
 
-Trains configs/quickstart.py into runs/quickstart, or continues it; measures the validation files and says how well
-gzip and xz pack them; lets the model write files and asks Python's parser about them. What is done already is reused:
-a signal ends it as it ends launch.train, and the same command goes on.
+Trains configs/quickstart.py into runs/quickstart, or continues it; measures it on the validation files and compresses
+these with gzip and xz; lets the model write files and counts the files that Python can parse. Finished work is reused:
+a signal ends the command as it ends launch.train, and the same command continues.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
 
 
 def _compare(run: pathlib.Path) -> None:
-    """Writes RUN/evaluation.json, unless it is there for this checkpoint already."""
+    """Writes RUN/evaluation.json, unless it already holds the results of this checkpoint."""
     from train.evaluation.baselines import text_baselines
     from train.evaluation.documents import split_text
     from train.evaluation.evaluate import MEASURES, evaluate
@@ -77,9 +77,9 @@ def _compare(run: pathlib.Path) -> None:
     measured = evaluate(loaded).as_json()
     lost = dataset.lost("validation")
     measured["bytes_not_restored"] = None if lost is None else lost.bytes
-    print("packing the same files with gzip and xz")
+    print("compressing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
-    # Without a mark that begins documents none begins from nothing, so there are no files to write.
+    # Without a begin-of-document token the model cannot start a document, so it writes no files.
     count = 0 if dataset.tokenizer.begin_of_document is None else NUM_FILES.value
     print(f"letting the model write {count} files")
     longer = dataclasses.replace(experiment.samples, length=min(FILE_TOKENS.value, experiment.model.context_length - 1))

@@ -1,10 +1,10 @@
-"""Rebuilds the report of a run, finished or still going.
+"""Rebuilds the report of a run, finished or still running.
 
     python -m launch.report --run=runs/quickstart
     python -m launch.report --run=runs/quickstart --curve=loss.png
 
-Writes RUN/report.html, which opens in any browser without a network, and prints the numbers at its head. With --curve
-it writes the loss curves as a picture as well.
+Writes RUN/report.html, which opens in any browser without a network, and prints the numbers at its head. --curve also
+writes the loss curves as a picture.
 """
 
 from launch import cli

@@ -1,8 +1,8 @@
-"""Files in the folder that a command is started in, and which Python would import instead of what is meant.
+"""Files in the current folder that Python would import in place of Cairn's packages, its own modules or libraries.
 
-`python -m` looks there first: a `model.py` there hides Cairn's own package `model`, and a `random.py` hides Python's
-module. Either would end in a traceback from somewhere else. A `launch.py` there hides this very package, so that only
-Python can say something.
+`python -m` looks in the current folder first: a `model.py` there hides Cairn's package `model`, and a `random.py` hides
+Python's module. Either would end in a traceback from an unrelated file. A `launch.py` there hides this package itself,
+so that only Python can report it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import importlib.machinery
 import os
 import sys
 
-TYPE_CHECKING = False  # which need not be imported: only modules that Python has loaded by now are safe to import here
+TYPE_CHECKING = False  # not imported from typing: only modules that Python has already loaded are safe to import here
 if TYPE_CHECKING:
     from typing import NoReturn
 
-PACKAGES = ("model", "train")  # which every command imports
+PACKAGES = ("model", "train")  # every command imports these
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 ROOMS = ("model", "train", "configs", "launch", "tests")
 
 
 def refuse() -> None:
-    """Ends the process when Cairn's own packages are hidden, and later, when an import would take a wrong file."""
-    if sys.flags.safe_path:  # python -P: that folder is not looked in
+    """Ends the process when Cairn's own packages are hidden, and from now on when an import would take a wrong file."""
+    if sys.flags.safe_path:  # python -P: Python does not look in that folder
         return
     for name in PACKAGES:
         if (place := hidden_by(name)) is not None:
@@ -31,7 +31,7 @@ def refuse() -> None:
 
 
 def hidden_by(name: str) -> str | None:
-    """The file or folder that `import name` takes instead of the package beside this one; None if it is that one."""
+    """The file or folder that hides Cairn's package `name`; None if `import name` finds Cairn's package."""
     specs = (finder.find_spec(name, None) for finder in sys.meta_path)
     spec = next((spec for spec in specs if spec is not None), None)
     if spec is None:
@@ -43,11 +43,11 @@ def hidden_by(name: str) -> str | None:
 
 
 def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
-    """For modules of a folder that hide one of Python's, or an installed one: their path, and what they hide."""
+    """Maps modules of a folder that hide a module of Python or an installed package to (path, kind of the latter)."""
     found: dict[str, tuple[str, str]] = {}
     try:
         entries = sorted(os.listdir(folder))
-    except OSError:  # a folder that may be entered and not listed: Python says what it finds there
+    except OSError:  # the folder can be entered but not listed: Python itself reports errors
         return found
     for entry in entries:
         path, name = os.path.join(folder, entry), entry.partition(".")[0]
@@ -65,10 +65,10 @@ def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
 
 
 class _Refusing:
-    """The first finder of imports: ends the process where a library, or Cairn, would be given a file that hides.
+    """The first import finder: ends the process when a library or Cairn would import a file that hides a module.
 
-    A package that a library or Cairn can do without, and that is not installed, is not found in the folder either: a
-    folder `datasets` there is the user's data.
+    An optional package that is not installed is not found in the current folder either: a folder `datasets` there is
+    the user's data.
     """
 
     def __init__(self, hiding: dict[str, tuple[str, str]], folder: str) -> None:
@@ -98,7 +98,7 @@ class _Refusing:
         return os.path.realpath(place) == self._folder
 
     def _importer(self) -> str:
-        """The place on the path, or the package of Cairn's, to which the file belongs that has the import in it."""
+        """The entry of sys.path, or the package of Cairn, that holds the file with the import statement."""
         frame = sys._getframe(2)
         while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
@@ -108,7 +108,7 @@ class _Refusing:
 
 
 def _is_library(place: str) -> bool:
-    """Whether a place on the path is Python's own library, or has the packages that are installed."""
+    """Whether an entry of sys.path is Python's own library or a folder of installed packages."""
     return os.path.basename(place) in ("site-packages", "dist-packages") or place == os.path.dirname(os.__file__)
 
 

@@ -1,9 +1,9 @@
-"""Signals as a polite request: finish the step, save, leave.
+"""Signals as requests to stop: finish the step, save, exit.
 
-The scheduler that takes a machine away sends SIGTERM first; a person presses Ctrl-C (SIGINT); a terminal that is closed
-and an ssh connection that breaks send SIGHUP; batch systems warn of the end of the time with SIGUSR1, SIGUSR2 (`sbatch
---signal`, `qsub -notify`) or SIGXCPU. Each sets a flag that the loop reads between steps. A second Ctrl-C interrupts at
-once, and so does any of them while there is nothing to save. SIGQUIT is left alone: it ends a process without a save.
+A scheduler sends SIGTERM before it takes a machine away; a person presses Ctrl-C (SIGINT); a closed terminal and a
+broken ssh connection send SIGHUP; batch systems warn of the time limit with SIGUSR1, SIGUSR2 (`sbatch --signal`, `qsub
+-notify`) or SIGXCPU. Each signal sets a flag that the loop reads between steps. A second Ctrl-C interrupts at once, and
+so does any signal while there is nothing to save. SIGQUIT is not handled: it ends a process without saving.
 """
 
 import _thread
@@ -24,7 +24,7 @@ Handler = Callable[[int, FrameType | None], None]
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal that asks a process to end, by its name."""
+    """Raised by a signal that asks the process to end; its text is the signal's name."""
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -32,20 +32,20 @@ class _Interrupted(KeyboardInterrupt):
 
 
 def _interruption(number: int) -> KeyboardInterrupt:
-    """What a handler raises for a signal."""
+    """The exception that a handler raises for a signal."""
     name = signal.Signals(number).name
     return _Interrupted(name) if number == signal.SIGINT else Stopped(name)
 
 
 @contextlib.contextmanager
 def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[None]:
-    """Handles signals within it; one that is ignored stays so, as SIGHUP does under nohup.
+    """Handles signals inside the context; an ignored signal stays ignored, as SIGHUP does under nohup.
 
-    But not SIGINT, which a shell's script has its background jobs ignore: whoever sends it by hand means it. In a
-    thread other than the main one signals cannot be handled, and none is.
+    SIGINT is an exception: shell scripts make their background jobs ignore it, but a person who sends it means it.
+    Outside the main thread Python cannot handle signals, so nothing is handled there.
 
-    What the handler raises is lost where Python has nobody to give it to, in a callback of the garbage collector or a
-    `__del__`; the signal is sent again then.
+    An exception of the handler is lost where Python cannot pass it on, in a callback of the garbage collector or a
+    `__del__`; then the signal is sent again.
     """
     previous = {}
     if threading.current_thread() is threading.main_thread():
@@ -63,7 +63,7 @@ def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[Non
             signal.signal(number, handler)
         _send_again(number)
 
-    not_lost.before = hook  # type: ignore[attr-defined]  # for those who look through the chain of hooks
+    not_lost.before = hook  # type: ignore[attr-defined]  # for code that walks the chain of hooks
     for number in previous:
         signal.signal(number, handler)
     if previous:
@@ -71,7 +71,7 @@ def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[Non
     try:
         yield
     finally:
-        if sys.unraisablehook is not_lost:  # else somebody has put another one before it, which stays
+        if sys.unraisablehook is not_lost:  # else another hook has replaced it, which stays
             sys.unraisablehook = hook
         for number, before in previous.items():
             if before is not None:  # a handler that Python did not set, and cannot put back
@@ -80,9 +80,9 @@ def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[Non
 
 @contextlib.contextmanager
 def ends_politely() -> Iterator[None]:
-    """Within it a signal raises `Stopped`, so that what was begun is put away; a second one kills.
+    """Inside the context a signal raises `Stopped`, so that unfinished work is cleaned up; a second signal kills.
 
-    Ctrl-C raises KeyboardInterrupt, where it is not ignored.
+    Ctrl-C raises KeyboardInterrupt, unless it is ignored.
     """
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -97,9 +97,9 @@ def ends_politely() -> Iterator[None]:
 
 
 def _comes_too_early(number: int, frame: FrameType | None) -> bool:
-    """Whether a signal comes while a compiled module is loaded; the signal is sent again a little later then.
+    """Whether a signal comes while a compiled module is being loaded; if so, sends the signal again a little later.
 
-    An exception in the midst of that is more than some libraries of C++ can take: the process would crash.
+    An exception during loading would crash the process in some C++ libraries.
     """
     while frame is not None:
         loading = isinstance(frame.f_locals.get("self"), importlib.machinery.ExtensionFileLoader)
@@ -116,14 +116,14 @@ def _send_again(number: int) -> None:
         signal.pthread_kill(main, number)
 
     main = threading.main_thread().ident or 0
-    _thread.start_new_thread(wait_and_send, ())  # a Thread's start would wait for it, perhaps as long as it sleeps
+    _thread.start_new_thread(wait_and_send, ())  # Thread.start would wait for it, possibly as long as it sleeps
 
 
 class StopRequest(Stop):
     """A context manager that watches for the signals of `STOPS`.
 
     Attributes:
-      requested: the name of the signal that came, None while none has.
+      requested: the name of the last signal that came; None before any.
     """
 
     def __init__(self) -> None:
@@ -137,13 +137,16 @@ class StopRequest(Stop):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Puts the handlers back that were there before."""
+        """Restores the previous handlers."""
         self._handled.close()
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it, a signal raises KeyboardInterrupt besides being noted: for long work that can be cut anywhere."""
-        if self.requested is not None:  # by a signal that came before
+        """Inside the context a signal also raises KeyboardInterrupt, for long work that can stop anywhere.
+
+        So does a signal that came before.
+        """
+        if self.requested is not None:
             raise _interruption(signal.Signals[self.requested])
         self._at_once = True
         try:

@@ -1,7 +1,7 @@
-"""Standard output and standard error that nothing can break: what happens to a terminal is no part of a run.
+"""Standard output and standard error that never raise: a failing terminal must not end a run.
 
 A closed pipe, a terminal that went away, a full disk under a redirected log, a stream that was closed before the
-command began, an encoding without the character: none of them raises. The record of a run is its folder.
+command began, an encoding without the character: none of them raises. The run folder is the record of a run.
 """
 
 import codecs
@@ -19,14 +19,14 @@ _escaped = False  # whether a character of standard output had to be written as 
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads standard output any more: no mistake, and no reason to write on for its sake."""
+    """Nobody reads standard output any more. This is not a mistake, and the command may stop writing."""
 
 
 class _Steady(io.FileIO):
-    """The lowest layer of a stream: what cannot be written is passed on to another descriptor, or dropped.
+    """The lowest layer of a stream: data that cannot be written goes to another descriptor, or is dropped.
 
     Attributes:
-      error: the first failure, None while there was none.
+      error: the first failure; None before any.
     """
 
     def __init__(self, descriptor: int, instead: int | None) -> None:
@@ -35,12 +35,12 @@ class _Steady(io.FileIO):
         self._instead = instead
 
     def write(self, data: Any, /) -> int:
-        """Writes the data, and says so when it cannot be written."""
+        """Writes the data and returns its size in bytes, even when a write fails; `error` then holds the failure."""
         left = memoryview(data).cast("B")
         size = left.nbytes
         try:
             while left:
-                if (written := super().write(left)) is None:  # a terminal that another program told not to wait
+                if (written := super().write(left)) is None:  # a terminal that another program made non-blocking
                     select.select([], [self.fileno()], [])
                 left = left[written or 0 :]
         except OSError as error:
@@ -58,11 +58,11 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def guard() -> None:
-    """Puts unbreakable streams in the place of the process's own; streams that a program redirected stay."""
+    """Replaces the process's output streams by streams that never raise; streams that a program redirected stay."""
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed, so that the next file to be opened would get its number, and what others print
+        except OSError:  # closed: the next file to be opened would get its number, and all printed text
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error(_ESCAPE, _escape)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
@@ -78,12 +78,12 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def _steady(descriptor: int, before: TextIO | None, instead: int | None) -> TextIO:
-    """A stream line by line, so that a killed process has said what it printed; each write by itself if Python's is."""
+    """A line-buffered stream, so that a killed process has shown its lines; unbuffered where Python's stream is."""
     encoding, through = "utf-8", False
     errors = _ESCAPE if descriptor == 1 else "backslashreplace"
     if isinstance(before, io.TextIOWrapper):
         encoding, through = before.encoding, before.write_through
-        if before.errors not in ("strict", "surrogateescape"):  # the user asked for another treatment
+        if before.errors not in ("strict", "surrogateescape"):  # the user chose another error handler
             errors = before.errors or errors
         with contextlib.suppress(OSError):
             before.flush()
@@ -98,11 +98,11 @@ def _steady(descriptor: int, before: TextIO | None, instead: int | None) -> Text
 
 
 def as_json(value: object) -> str:
-    """A value as JSON of which standard output takes each character; what it lacks is one of JSON's own escapes."""
+    """A value as JSON that standard output can encode; where a character is missing, all non-ASCII is escaped."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:  # in UTF-8 too: a name that is no UTF-8 holds lone surrogates
+    except UnicodeEncodeError:  # even with UTF-8: a name that is not UTF-8 holds lone surrogates
         return json.dumps(value, indent=1)
     return text
 
@@ -115,7 +115,7 @@ def check_reader() -> None:
 
 
 def lost() -> OSError | None:
-    """Why standard output did not take all that was printed; None if it did, or if its reader had enough."""
+    """The error that kept printed text from standard output; None without one, or if the reader closed the pipe."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.flush()
     error = _error()
@@ -129,10 +129,10 @@ def _error() -> OSError | None:
 
 
 def note() -> str | None:
-    """For the end of a command: that characters had to be escaped, and how to see them; None when none were."""
+    """A line for the end of a command: some characters were escaped, and how to see them; None when none were."""
     if not _escaped:
         return None
     return (
-        f"note: the encoding of standard output, {sys.stdout.encoding}, lacks some characters; they stand there as "
-        "escapes such as \\xe9. PYTHONIOENCODING=utf-8 writes them as they are"
+        f"note: the encoding of standard output, {sys.stdout.encoding}, lacks some characters; they are written as "
+        "escapes such as \\xe9. PYTHONIOENCODING=utf-8 writes the characters themselves"
     )

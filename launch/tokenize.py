@@ -5,10 +5,10 @@
 
 The input is a text file, a folder, a glob, a .jsonl, .json or .parquet file, `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging
 Face dataset, or `stdlib` for Python's own sources. Files may be compressed (.gz, .bz2, .xz, .zst). Run folders, dataset
-folders and whatever else Cairn wrote among the text are left out. A command that was interrupted goes on when it is
-given again, from the shards that were finished; its exit status is 75 after SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and
-SIGXCPU, 130 after Ctrl-C. The shards do not depend on the number of workers. Train on them with --set data.path=OUTPUT
---set data.tokenizer=None --set data.validation=None.
+folders and other files that Cairn wrote are left out. An interrupted command continues from its finished shards when it
+is given again; its exit status is 75 after SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, 130 after Ctrl-C. The shards
+do not depend on the number of workers. Train on them with --set data.path=OUTPUT --set data.tokenizer=None --set
+data.validation=None.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ from train.data import config
 
 INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")
-OUTPUT = cli.define_path("output", None, "The dataset folder to make, or to go on with.")
+OUTPUT = cli.define_path("output", None, "The dataset folder to make or to continue.")
 TOKENIZER = cli.define_path(
     "tokenizer",
     "sentencepiece",
@@ -30,7 +30,7 @@ TOKENIZER = cli.define_path(
     " to take its tokenizer; or an option written out, such as \"HuggingFace(path='t.json', end_of_document='</s>')\".",
 )
 VOCAB_SIZE = flags.DEFINE_integer(
-    "vocab_size", None, "The pieces of a SentencePiece trained here; 4096 when not given."
+    "vocab_size", None, "The pieces of a SentencePiece model trained here; 4096 when not given."
 )
 VALIDATION = cli.define_path(
     "validation",
@@ -38,7 +38,7 @@ VALIDATION = cli.define_path(
     "What to hold out: a share of the bytes, in whole documents; none; the path of a validation text; or an option"
     " written out, such as Tail(fraction=0.1).",
 )
-WORKERS = flags.DEFINE_integer("workers", None, "Processes; one for every core when not given.", lower_bound=1)
+WORKERS = flags.DEFINE_integer("workers", None, "The number of processes; one per core when not given.", lower_bound=1)
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 
 
 def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | config.TokenizerOf:
-    """The option that --tokenizer and --vocab_size stand for. Raises UserError for what is none."""
+    """The option that --tokenizer and --vocab_size stand for. Raises UserError for any other value."""
     words: dict[str, config.Tokenizer | config.TokenizerOf] = {
         "sentencepiece": config.SentencePiece() if vocab_size is None else config.SentencePiece(vocab_size=vocab_size),
         "bytes": config.Bytes(),
@@ -91,13 +91,13 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         )
     if vocab_size is not None and text.lower() != "sentencepiece":
         raise UserError(
-            f"--vocab_size is for a SentencePiece that is trained here; --tokenizer={text} has its own size"
+            f"--vocab_size is for a SentencePiece model that is trained here; --tokenizer={text} has its own size"
         )
     return option
 
 
 def validation_option(text: str, field: str) -> config.Validation | None:
-    """The option that --validation stands for. Raises UserError for what is none."""
+    """The option that --validation stands for. Raises UserError for any other value."""
     if pathlib.Path(text).exists():
         return config.SeparateText(path=text, field=field)
     value = parse_value(text, config.Validation | None, "--validation")

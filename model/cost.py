@@ -1,17 +1,17 @@
-"""Sums over a model of what its mechanisms cost: exact counts of parameters and of floating-point operations.
+"""Exact counts of a model's parameters and floating-point operations, summed over its mechanisms.
 
-Parameters are those of the abstract tree. What a mechanism computes it says itself, in the `cost` of its option.
+Parameters are counted from the abstract tree. The `cost` of each option counts the operations of its mechanism.
 
-Convention. A multiplication with its addition counts as 2. Counted are the matrix products of a forward pass: the
-projections, the feed-forward layer, the logits, and the two products of attention over the pairs of a query and a key
-that it may see: a causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and a sliding window fewer. Not counted
-are look-ups, norms, activations, softmax and the optimizer, and what rematerialisation computes again. The backward
-pass has two products for each one of the forward pass, so training counts three times the forward pass, with that of
-the modules that predict tokens further on, which run over all T tokens and in training alone. This is the
-"model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once. Of a mixture of experts
-count the router, the experts that a token is sent to and the shared one, whatever else a dispatch computes. Recurrences
-count token by token, whatever a chunk computes: of a memory the products that write to it and read from it, a matrix
-and a vector each time, and of a short convolution each of its factors.
+Convention. A multiplication with its addition counts as 2. The matrix products of a forward pass are counted: the
+projections, the feed-forward layer, the logits, and the two products of attention over all pairs of a query and a key
+that it may see. A causal sequence of T tokens has T (T + 1) / 2 pairs, not T^2, and fewer with a sliding window. Not
+counted are look-ups, norms, activations, softmax, the optimizer, and recomputation by rematerialisation. The backward
+pass has two products for each product of the forward pass, so training counts three times the forward pass; it includes
+the modules that predict tokens further ahead, which run over all T tokens and only in training. These are the
+"model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once. A mixture of experts
+counts the router, the experts of each token and the shared expert, whatever else its dispatch computes. Recurrent
+mixers count token by token, whatever a chunk computes: for a memory, the products of a matrix and a vector that write
+to it and read from it; for a short convolution, each of its multiplications.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ from model.transformer import abstract_params
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-    """How many parameters there are, by what they are for; `idle` are those of experts that a token does not use.
+    """The number of parameters in each part of a model; `idle` counts those of experts that a token does not use.
 
-    Those of modules that predict tokens further on (`multi_token`) are used in training, and counted as such.
+    `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total.
     """
 
     embedding: int
@@ -41,22 +41,22 @@ class ParameterCount:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The number of all parameters."""
         return self.embedding + self.blocks + self.final_norm + self.unembedding + self.multi_token
 
     @property
     def active(self) -> int:
-        """Those that one token uses."""
+        """The number of parameters that one token uses."""
         return self.total - self.idle
 
     @property
     def without_embedding(self) -> int:
-        """All but the embeddings of tokens and positions: the N of scaling laws (Kaplan et al. 2020, section 2.1)."""
+        """The total without embeddings of tokens and positions: N in scaling laws (Kaplan et al. 2020, section 2.1)."""
         return self.total - self.embedding
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
-    """The exact number of parameters of a model. Raises UserError for options that clash."""
+    """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
     tree = abstract_params(config)
     table = {name: part for name, part in tree["embedding"].items() if name in ("table", "norm")}
     groups, blocks, ahead = grouped(config.layers), tree["blocks"], tree.get("multi_token", {})
@@ -83,7 +83,7 @@ def _idle(layer: Layer, block: Any) -> int:
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
-    """Operations of one forward pass over one causal sequence of `length` tokens."""
+    """Counts the operations of one forward pass over one causal sequence of `length` tokens."""
     return sum(_of_layer(config, layer, length) for layer in config.layers) + _of_logits(config, length)
 
 
@@ -98,7 +98,7 @@ def _of_logits(config: ModelConfig, length: int) -> int:
 
 
 def training_flops(config: ModelConfig, length: int) -> int:
-    """Operations of a forward and backward pass over one causal sequence of `length` tokens."""
+    """Counts the operations of a forward and backward pass over one causal sequence of `length` tokens."""
     forward = forward_flops(config, length)
     if config.multi_token is not None:
         block, logits = _of_layer(config, config.layers[-1], length), _of_logits(config, length)
@@ -107,5 +107,5 @@ def training_flops(config: ModelConfig, length: int) -> int:
 
 
 def training_flops_per_token(config: ModelConfig, length: int) -> float:
-    """The mean over a sequence of `length` tokens; times tokens per second this is the numerator of MFU."""
+    """Returns the mean per token of `length` tokens; times tokens per second, this is the numerator of MFU."""
     return training_flops(config, length) / length

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """The share of entries zeroed while training, place by place."""
+    """The share of entries that training zeroes: of the embedding, of attention weights, of sublayers' outputs."""
 
     embedding: float = 0.0
     attention: float = 0.0
@@ -19,11 +19,11 @@ class Dropout:
         """Yields the fields whose values make no sense."""
         for name in ("embedding", "attention", "residual"):
             if not 0 <= getattr(self, name) < 1:
-                yield name, f"must be from 0 up to but not 1, got {getattr(self, name)}"
+                yield name, f"must be at least 0 and below 1, got {getattr(self, name)}"
 
 
 def drop(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
-    """Zeroes each entry with probability `rate` and divides the rest by 1 - rate; without a key leaves x alone."""
+    """Zeroes each entry with probability `rate` and divides the rest by 1 - rate; returns x itself without a key."""
     if key is None:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.shape)

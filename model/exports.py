@@ -1,7 +1,7 @@
-"""What a room gives to those who name no file of it: `from model.attention import GroupedQuery`.
+"""Names that a package exports from its modules: `from model.attention import GroupedQuery`.
 
-A module is imported when one of its names is asked for, and not before: the modules of a room import those of others,
-and would wait for each other in a circle.
+A module is imported when one of its names is first used, and not before: modules of one package import modules of other
+packages, so importing all of them at once would be an import cycle.
 """
 
 import importlib
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def exports(package: str, **names: str) -> tuple[list[str], Callable[[str], Any]]:
-    """The `__all__` and the `__getattr__` of a package, from the names of each module, separated by spaces."""
+    """Returns `__all__` and `__getattr__` of a package; `names` maps each module to its names, separated by spaces."""
     module_of = {name: module for module, listed in names.items() for name in listed.split()}
 
     def look_up(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Parameters in a wider format than activations: each use rounds them, and their gradients keep the wider format.
 
 The gradient of a parameter is a sum over the tokens of all devices: each device adds up its own tokens, then the
-partial sums are reduced. Were a bfloat16 copy differentiated, both sums would be bfloat16. Here the copy is made inside
-of each operation, whose derivative forms the gradient in the format of the parameter itself (`Precision.gradients`).
+partial sums are reduced. If a bfloat16 copy were differentiated, both sums would be bfloat16. Here each operation makes
+the copy inside, and its derivative computes the gradient in the format of the parameter itself (`Precision.gradients`).
 
 Where both formats are the same, each function is the plain operation.
 """
@@ -14,9 +14,10 @@ import jax.numpy as jnp
 
 
 def weigh(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
-    """einsum of activations and a weight; accumulated and returned in a dtype, or that of x.
+    """Returns the einsum of activations and a weight, accumulated and returned in `dtype`, or in the dtype of x.
 
-    Each letter of the weight has to be in x or in the result, and the other way round, as in "BTD,DF->BTF".
+    Each letter of the weight must be in x or in the result, and each letter of x in the weight or in the result, as in
+    "BTD,DF->BTF".
     """
     if w.dtype == x.dtype:
         return jnp.einsum(spec, x, w, preferred_element_type=dtype)
@@ -50,7 +51,7 @@ _weigh.defvjp(_weigh_forward, _weigh_backward)
 
 
 def lookup(table: jax.Array, index: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """table[index], the rows rounded to a dtype; the gradients of equal rows add up in the format of the table."""
+    """Returns table[index], rounded to a dtype; gradients of equal rows are summed in the format of the table."""
     return table[index] if table.dtype == dtype else _lookup(jnp.dtype(dtype), table, index)
 
 
@@ -68,7 +69,7 @@ _lookup.defvjp(lambda dtype, table, index: (_lookup(dtype, table, index), (table
 
 
 def narrowed(p: jax.Array, x: jax.Array) -> jax.Array:
-    """A parameter that is added to x or multiplies it: of its shape and dtype, unless it has the dtype anyway."""
+    """Returns p, which is added to x or multiplies x, in the shape and dtype of x; p itself if the dtypes are equal."""
     return p if p.dtype == x.dtype else _spread(x.shape, x.dtype, p)
 
 
@@ -87,7 +88,7 @@ _spread.defvjp(lambda shape, dtype, p: (_spread(shape, dtype, p), p), _spread_ba
 
 
 def rounded(p: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
-    """A parameter for a use that takes any format: the numbers of a dtype, in the format of the parameter."""
+    """Returns a parameter rounded to the numbers of a dtype, but in its own format, for uses that take any format."""
     return p if p.dtype == dtype else _rounded(jnp.dtype(dtype), p)
 
 
@@ -100,7 +101,7 @@ _rounded.defvjp(lambda dtype, p: (_rounded(dtype, p), None), lambda dtype, _, dy
 
 
 def weigh_groups(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """Rows of x in E groups, one after another, each times the weight of its group (`jax.lax.ragged_dot`), (M, F)."""
+    """Multiplies rows of x, in E groups one after another, by their group's weight (`jax.lax.ragged_dot`), (M, F)."""
     return jax.lax.ragged_dot(x_MD, w_EDF, sizes_E) if w_EDF.dtype == x_MD.dtype else _groups(x_MD, w_EDF, sizes_E)
 
 

@@ -1,7 +1,7 @@
 """Normalisation: LayerNorm and RMSNorm.
 
 Ba, Kiros, Hinton 2016, "Layer Normalization", equation 4; Zhang, Sennrich 2019, "Root Mean Square Layer
-Normalization", equation 4. Statistics are taken in the reduction dtype, whatever the activations are.
+Normalization", equation 4. Statistics are computed in the reduction dtype, whatever the dtype of activations.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from model.recompute import recomputed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerNorm:
-    """(x - mean) / sqrt(variance + epsilon) [* scale] [+ bias]; with neither it has no parameters (OLMo)."""
+    """(x - mean) / sqrt(variance + epsilon) [* scale] [+ bias]; without both it has no parameters (OLMo)."""
 
     epsilon: float = 1e-5
     scale: bool = True
@@ -39,7 +39,7 @@ class RMSNorm:
     Attributes:
       epsilon: as in the equation.
       scale: "one" is a trained scale that starts at 1; "zero" is 1 + a trained weight that starts at 0 (Gemma), so that
-        weight decay pulls towards 1; "none" has no parameters.
+        weight decay pulls the scale towards 1; "none" has no parameters.
     """
 
     epsilon: float = 1e-6
@@ -52,7 +52,7 @@ class RMSNorm:
 
 
 def has_weights(option: LayerNorm | RMSNorm) -> bool:
-    """Whether a norm has parameters."""
+    """Returns whether a norm has parameters."""
     return option.scale not in (False, "none") or (isinstance(option, LayerNorm) and option.bias)
 
 
@@ -68,7 +68,7 @@ class Norm(nnx.Module):
         reductions: str,
         over: int = 1,
     ) -> None:
-        """Args: the option, shape and axis names of the weights, the maker, the reduction dtype, how many axes."""
+        """Args: the option, shape and axis names of the weights, the maker, the reduction dtype, how many last axes."""
         self.option = option
         self.reductions = reductions
         self.over = over
@@ -77,7 +77,7 @@ class Norm(nnx.Module):
         self.bias = make.zeros(shape, axes) if isinstance(option, LayerNorm) and option.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises the last `over` axes of x; the same shape and dtype come back."""
+        """Normalises the last `over` axes of x; returns the same shape and dtype."""
         scale, bias = (None if weight is None else weight[...] for weight in (self.scale, self.bias))
         return recomputed(functools.partial(normalize, self.option, self.reductions, self.over))(x, scale, bias)
 
@@ -90,7 +90,7 @@ def normalize(
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """The equations above, over the last `over` axes of x."""
+    """Computes the equations above, over the last `over` axes of x."""
     y, axes = x.astype(reductions), tuple(range(-over, 0))
     if isinstance(option, LayerNorm):
         y = y - jnp.mean(y, axis=axes, keepdims=True)

@@ -1,8 +1,8 @@
 """Trees of options: check them, write them as JSON, read them back, change one field by its path.
 
-An option is a frozen, keyword-only dataclass; a mechanism is chosen by choosing the class of its option. What a field
-may hold is its annotation, read at run time: numbers, strings, `Literal`, `tuple[X, ...]`, option classes and unions of
-them. An option may define `problems()`, which yields `(field, message)` for values that make no sense.
+An option is a frozen, keyword-only dataclass; the class of an option chooses a mechanism. The annotation of a field,
+read at run time, says which values it may hold: numbers, strings, `Literal`, `tuple[X, ...]`, option classes, unions of
+these. An option may define `problems()`, which yields `(field, message)` for values that make no sense.
 """
 
 import ast
@@ -19,35 +19,35 @@ from model.errors import UserError
 
 T = TypeVar("T")
 
-LARGEST = 2**32 - 1  # no whole number of an option is larger: seeds have 32 bits, sizes and steps fewer
+LARGEST = 2**32 - 1  # the largest whole number of any option: seeds have 32 bits, sizes and steps have fewer
 
 
 def fields_of(cls: Any) -> dict[str, Any]:
-    """The fields of an option class and the annotation of each."""
+    """Returns the annotations of the fields of an option class, by name."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def alternatives(annotation: Any) -> tuple[Any, ...]:
-    """The members of a union, or the annotation alone."""
+    """Returns the members of a union, or the annotation alone."""
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
         return typing.get_args(annotation)
     return (annotation,)
 
 
 def option_classes(annotation: Any) -> dict[str, type]:
-    """The option classes that an annotation admits, by name."""
+    """Returns the option classes that an annotation allows, by name."""
     return {a.__name__: a for a in alternatives(annotation) if dataclasses.is_dataclass(a)}  # type: ignore[union-attr, misc]
 
 
 def item_annotation(annotation: Any) -> Any:
-    """What the items of a tuple may be; anything where the annotation admits no tuple."""
+    """Returns the annotation of the items of a tuple; `Any` if the annotation allows no tuple."""
     inside = [typing.get_args(a)[0] for a in alternatives(annotation) if typing.get_origin(a) is tuple]
     return inside[0] if inside else Any
 
 
 def describe(annotation: Any) -> str:
-    """An annotation in the words of an error message."""
+    """Describes an annotation in the words of an error message."""
     words = []
     for a in alternatives(annotation):
         if a is type(None):
@@ -64,7 +64,7 @@ def describe(annotation: Any) -> str:
 
 
 def nearest(name: str, known: Any) -> str:
-    """A hint that names the known word nearest to a misspelt one, or lists them all."""
+    """Returns a hint that names the known word nearest to a misspelt word, or lists all known words."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
@@ -74,7 +74,7 @@ def nearest(name: str, known: Any) -> str:
 
 
 def conforms(value: Any, annotation: Any) -> bool:
-    """Whether a value has the type that an annotation asks for; an int passes for a float, a bool never for an int."""
+    """Returns whether a value has the annotated type; an int is accepted as a float, a bool never as an int."""
     for a in alternatives(annotation):
         origin = typing.get_origin(a)
         if origin is Literal:
@@ -95,7 +95,7 @@ def conforms(value: Any, annotation: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value in an error message, whatever it is and however long."""
+    """Formats any value for an error message, shortened if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
@@ -104,10 +104,10 @@ def shown(value: Any) -> str:
 
 
 def _fault(value: Any, annotation: Any) -> str | None:
-    """What is wrong with the value of a field, whatever the field means; None when nothing is.
+    """Returns what is wrong with the type or the range of a field's value; None if nothing is wrong.
 
-    Numbers are finite, in float32 too, and whole ones have at most 32 bits. A comparison lets NaN slip through, and no
-    size or rate is infinite, so both are refused here once for all; "none" and "no limit" are None.
+    Numbers must be finite, in float32 too, and whole numbers have at most 32 bits. NaN passes through comparisons, and
+    no size or rate is infinite, so both are refused here for all options; None means "none" or "no limit".
     """
     if not conforms(value, annotation):
         return f"expected {describe(annotation)}, got {shown(value)} ({type(value).__name__})"
@@ -116,18 +116,18 @@ def _fault(value: Any, annotation: Any) -> str | None:
         if not isinstance(number, (int, float)):
             continue
         if takes_fractions and not _in_float32(number):
-            return f"expected a finite number, 0 or from 1.2e-38 to 3.4e38 in size (float32), got {shown(number)}"
+            return f"expected a finite number, 0 or of magnitude 1.2e-38 to 3.4e38 (float32), got {shown(number)}"
         if not takes_fractions and abs(number) > LARGEST:
             return f"expected a whole number of at most {LARGEST:,}, got {shown(number)}"
     return None
 
 
 def _in_float32(number: float) -> bool:
-    return number == 0 or 1.2e-38 <= abs(number) <= 3.4e38  # what is smaller is flushed to 0
+    return number == 0 or 1.2e-38 <= abs(number) <= 3.4e38  # float32 flushes smaller numbers to 0
 
 
 def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every option of a tree with its path, the root first under the path given."""
+    """Yields every option of a tree with its path, starting with the root at `path`."""
     yield path, option
     for name in fields_of(type(option)):
         value = getattr(option, name)
@@ -141,11 +141,11 @@ def walk(option: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _is_option(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)  # a class with no brackets behind it
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)  # a class without parentheses is no option
 
 
 def find_problems(option: Any, path: str = "") -> list[str]:
-    """Every wrong type, number without an end, and refused value of a tree: a line each, headed by its field's path."""
+    """Lists every wrong type, unbounded number and refused value of a tree, one line each, starting with its path."""
     mistyped = {
         _join(below, name): fault
         for below, node in walk(option, path)
@@ -156,7 +156,7 @@ def find_problems(option: Any, path: str = "") -> list[str]:
     for below, node in walk(option, path):
         fields = [_join(below, name) for name in fields_of(type(node))]
         found += [f"{field}: {mistyped[field]}" for field in fields if field in mistyped]
-        # An option may look into those below it, so all of these have to be of the right types.
+        # `problems` may read the options below, so it is called only if all of them have the right types.
         sound = not any(field.startswith(_join(below, "")) for field in mistyped)
         if sound and hasattr(node, "problems"):
             found += [f"{_join(below, name)}: {message}" for name, message in node.problems()]
@@ -164,7 +164,7 @@ def find_problems(option: Any, path: str = "") -> list[str]:
 
 
 def check(option: Any, path: str = "") -> None:
-    """Raises UserError with every problem of a tree of options; returns nothing when there is none."""
+    """Raises UserError with every problem of a tree of options, if there is any."""
     found = find_problems(option, path)
     if found:
         heading = "this config cannot be built:" if len(found) == 1 else f"this config has {len(found)} problems:"
@@ -179,7 +179,7 @@ def _join(path: str, name: str) -> str:
 
 
 def to_json(value: Any) -> Any:
-    """A tree of options as JSON values; an option becomes an object whose "type" is its class name."""
+    """Returns a tree of options as JSON values; an option becomes an object whose "type" is its class name."""
     if dataclasses.is_dataclass(value):
         return {"type": type(value).__name__} | {n: to_json(getattr(value, n)) for n in fields_of(type(value))}
     if isinstance(value, (tuple, list)):
@@ -188,7 +188,7 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
-    """The tree of options that `to_json` wrote. Raises UserError for an unknown class or field, or a missing one."""
+    """Returns the tree of options that `to_json` wrote. Raises UserError for unknown or missing classes and fields."""
     classes = option_classes(annotation)
     if isinstance(value, Mapping):
         cls = _class_named(value.get("type"), classes, annotation, path)
@@ -205,15 +205,15 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
 
 
 def _as_float(value: Any, annotation: Any) -> Any:
-    """A whole number as a float where a float is asked for: as an int, JAX takes it for one of 32 bits."""
+    """Returns an int as a float where the annotation says float: JAX would read a large int as an int of 32 bits."""
     if conforms(value, int) and float in alternatives(annotation) and int not in alternatives(annotation):
-        with contextlib.suppress(OverflowError):  # what is too large is refused by `check`
+        with contextlib.suppress(OverflowError):  # `check` refuses numbers that are too large
             return float(value)
     return value
 
 
 def option_from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
-    """The checked option that stands in a file. Raises UserError for JSON that is none, and for values of no sense."""
+    """Returns the checked option from a file's JSON. Raises UserError for JSON that is no option, or has problems."""
     option: T = from_json(annotation, value, path)
     if not conforms(option, annotation):
         raise UserError(f"{path or 'the root'}: expected {describe(annotation)}, got {shown(value)}")
@@ -249,10 +249,11 @@ def _construct(cls: type, given: dict[str, Any], path: str) -> Any:
 
 
 def override(option: T, assignment: str) -> T:
-    """A copy of the tree with one field changed, as `--set path.to.field=value` says it.
+    """Returns a copy of the tree with one field changed, as in `--set path.to.field=value`.
 
-    The value is a Python literal (`3e-4`, `True`, `None`, `"text"`, `(1, 2)`), a bare word for a string field, or an
-    option by its class: `model.position=Rotary(theta=5e5)`. Raises UserError when the path or the value does not fit.
+    The value is a Python literal (`3e-4`, `True`, `None`, `"text"`, `(1, 2)`), a word without quotes for a string
+    field, or an option by its class: `model.position=Rotary(theta=5e5)`. Raises UserError when the path or the value
+    does not fit.
     """
     path, equals, text = assignment.partition("=")
     path = path.strip()
@@ -262,7 +263,7 @@ def override(option: T, assignment: str) -> T:
 
 
 def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str) -> Any:
-    """The node with what lies at the end of the steps replaced; the annotation is that of the node."""
+    """Returns the node with the value at the end of `steps` replaced; `annotation` is the node's annotation."""
     if not steps:
         value = parse_value(text, annotation, where)
         if (fault := _fault(value, annotation)) is not None:
@@ -272,12 +273,12 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
         if step not in (places := [str(place) for place in range(len(node))]):
-            raise UserError(f"{where}: {step!r} is no index into a tuple of {len(node)}")
+            raise UserError(f"{where}: {step!r} is not an index of a tuple of length {len(node)}")
         items, place = list(node), places.index(step)
         items[place] = _replace(items[place], item_annotation(annotation), rest, text, where)
         return tuple(items)
     if not dataclasses.is_dataclass(node):
-        raise UserError(f"{where}: there is nothing below {type(node).__name__} {shown(node)} to set {step!r} in")
+        raise UserError(f"{where}: {type(node).__name__} {shown(node)} has no fields, so {step!r} cannot be set in it")
     known = fields_of(type(node))
     if step not in known:
         raise UserError(f"{where}: {type(node).__name__} has no field {step!r}; {nearest(step, known)}")
@@ -286,17 +287,17 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
 
 
 def parse_value(text: str, annotation: Any, where: str) -> Any:
-    """The value that a piece of text stands for, where the annotation says what may stand there.
+    """Returns the value that a text stands for, given the annotation of the field.
 
-    `where` is the head of errors, such as "--set model.position". Text that is no value which the annotation admits is
-    the text itself, so that a string needs no quotes whatever is in it. Raises UserError for an option that is written
-    wrong.
+    `where` is the start of error messages, such as "--set model.position". If the text is no value that the annotation
+    allows, the result is the text itself, so that a string needs no quotes. Raises UserError for an option with wrong
+    syntax.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "C:\d" is no news
+            warnings.simplefilter("ignore")  # a text such as "C:\d" needs no warning
             return _parse(text, annotation, where)
-    except (RecursionError, MemoryError):  # Python's parser raises either
+    except (RecursionError, MemoryError):  # Python's parser raises both
         raise UserError(f"{where}: {shown(text)} is nested too deeply") from None
 
 
@@ -305,12 +306,10 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
     classes = option_classes(annotation)
     try:
         node = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError) as error:  # ValueError: a NUL, or a surrogate
+    except (SyntaxError, ValueError) as error:  # ValueError: for a NUL or a surrogate
         if not takes_text and any(text.startswith(f"{name}(") for name in classes):
             why = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise UserError(
-                f"{where}: {shown(text)} is no option written out: {why}; texts in it need quotes"
-            ) from None
+            raise UserError(f"{where}: {shown(text)} is not a valid option: {why}; strings in it need quotes") from None
         return text
     name = node.func if isinstance(node, ast.Call) else node
     if isinstance(name, ast.Name) and name.id in classes:
@@ -326,19 +325,19 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
     else:
         try:
             value = ast.literal_eval(node)
-        except (ValueError, TypeError):  # a name or a sum; a set or a dict of things that cannot be in one
+        except (ValueError, TypeError):  # a name or a sum; a set or a dict with unhashable members
             return text
-    # A string field takes what was typed, so that --set name=7 gives "7".
+    # A string field takes the text as typed, so that --set name=7 gives "7".
     return text if takes_text and not conforms(value, annotation) else _as_float(value, annotation)
 
 
 def _source(text: str, node: ast.expr) -> str:
-    """How a part of the text was written: a path such as a/b keeps its form."""
+    """Returns a part of the text as it was typed: a path such as a/b keeps its form."""
     return ast.get_source_segment(text, node) or ""
 
 
 def _option_from_syntax(node: ast.expr, cls: type, text: str, where: str) -> Any:
-    """The option that a call of its class stands for, or its bare name."""
+    """Returns the option that a call of its class, or the name of its class, stands for."""
     known = fields_of(cls)
     given: dict[str, Any] = {}
     if isinstance(node, ast.Call):
@@ -359,7 +358,7 @@ def _option_from_syntax(node: ast.expr, cls: type, text: str, where: str) -> Any
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:
-    """The fields in which two JSON trees of options differ, one line each: `path: old -> new`."""
+    """Lists the fields in which two JSON trees of options differ, one line each: `path: old -> new`."""
     if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type"):
         lines = []
         for name in sorted(set(old) | set(new)):

@@ -1,4 +1,4 @@
-"""Which number format is used where: the one place that decides dtypes."""
+"""Number formats: the one place that decides dtypes."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
 class Precision:
     """The formats of stored parameters, of matrix products and activations, of sensitive reductions, and of gradients.
 
-    `reductions` holds for norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
-    routing to experts is always float32, and so is what a recurrent mixer carries from one pass to the next.
-    `gradients` is the format in which gradients of parameters are formed, summed over tokens and reduced across
-    devices; bfloat16 halves the bytes that devices send each other, and rounds partial sums. In the end they have the
-    format `parameters`, and so have the optimizer's moments; as bfloat16 they lose small updates
-    (train/optimizers/rounding.py). How a device multiplies two float32 matrices is jax's choice: TPUs and recent GPUs
-    round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    `reductions` applies to norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
+    routing to experts is always float32, and so is the state that a recurrent mixer carries from one pass to the next.
+    `gradients` is the format in which gradients of parameters are computed, summed over tokens and reduced across
+    devices; bfloat16 halves the bytes that devices send each other, and rounds partial sums. In the end gradients are
+    cast to the format `parameters`, which the optimizer's moments have too; in bfloat16, parameters and moments lose
+    small updates (train/optimizers/rounding.py). JAX decides how a device multiplies two float32 matrices: TPUs and
+    recent GPUs round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
     """
 
     parameters: Dtype = "float32"
@@ -37,15 +37,15 @@ class Precision:
 
 
 def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
-    """The parameters in the format of their gradients, which flow back through the cast; each use rounds them.
+    """Returns parameters in the format of their gradients, which flow back through the cast; each use rounds them.
 
-    Those whose role asks for float32 are used in it too.
+    Parameters whose role asks for float32 stay float32 in each use.
     """
     return _cast(params, specs, precision.gradients)
 
 
 def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
-    """The parameters as they are used, rounded once for all; they have no gradients."""
+    """Returns parameters rounded once to the formats of their use; they need no gradients."""
     return _cast(params, specs, precision.compute)
 
 

@@ -1,7 +1,7 @@
-"""Matrix products of activations with weights, the one way they are written.
+"""Matrix products of activations with weights: all parts of the model call these functions.
 
 Batch and position stay two axes, so that each may be split over devices: then a product gathers nothing, and only the
-gradient of the weight is reduced. A CPU that has them whole takes other shapes (model/kernels/cpu_matmul.py).
+gradient of the weight is reduced. A CPU that splits neither axis uses other shapes (model/kernels/cpu_matmul.py).
 """
 
 import string
@@ -17,14 +17,14 @@ from model.layout import Layout
 def project(
     x: jax.Array, weight: nnx.Param, layout: Layout, bias: nnx.Param | None = None, contract: int = 1
 ) -> jax.Array:
-    """x @ weight [+ bias], over the last `contract` axes of x and the first of the weight.
+    """Returns x @ weight [+ bias], contracted over the last `contract` axes of x and the first axes of the weight.
 
     Args:
       x: (..., *inputs).
       weight: (*inputs, *outputs).
-      layout: how x lies on devices.
+      layout: how x is laid out on devices.
       bias: (*outputs), or None.
-      contract: how many axes the inputs have.
+      contract: the number of input axes.
 
     Returns:
       (..., *outputs).
@@ -36,7 +36,7 @@ def project(
 def matmul(
     x: jax.Array, w: jax.Array, layout: Layout, contract: int = 1, dtype: jax.typing.DTypeLike | None = None
 ) -> jax.Array:
-    """x w over the last `contract` axes of x and the first of w; accumulated and returned in a dtype, or that of x."""
+    """Returns x w, contracted over the last `contract` axes of x and the first of w; in `dtype`, or in that of x."""
     if cpu_matmul.serves(layout):
         return cpu_matmul.matmul(x, w, contract, dtype)
     letters = iter(string.ascii_letters)

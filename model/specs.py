@@ -1,8 +1,8 @@
-"""What a parameter is: its role, its axes and how it starts, recorded where it is made.
+"""Parameter specs: the role, axes and initial values of a parameter, recorded where the parameter is made.
 
-Whoever treats some parameters unlike others (weight decay, Muon, number formats, initial values, conversion) reads the
-`Spec` of each, and never its name. `model.transformer.specs` gives the tree of them. A new kind of parameter is a role
-of its own, a row of `ROLES`, in which everything about it has to be decided.
+All code that treats some parameters differently from others (weight decay, Muon, number formats, initial values,
+conversion) reads the `Spec` of each parameter, never its name. `model.transformer.specs` returns the tree of specs. A
+new kind of parameter needs its own role, a row of `ROLES`, which decides everything about it.
 """
 
 import dataclasses
@@ -37,14 +37,14 @@ Role = Literal[
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What follows from a parameter's role.
+    """The properties that follow from a parameter's role.
 
     Attributes:
-      decayed: whether weight decay takes it, unless the optimizer's option says otherwise.
+      decayed: whether weight decay applies to it, unless the optimizer's option says otherwise.
       hidden: whether it is a matrix from one hidden vector to another, which Muon orthogonalises.
-      stored, used: the formats in which it is kept and in which the forward pass has it: a field of `Precision`, or
+      stored, used: the formats in which it is stored and in which the forward pass uses it: a field of `Precision`, or
         float32 whatever the precision is.
-      trained: whether the optimizer moves it; if not, it is state that the step moves.
+      trained: whether the optimizer updates it; if not, it is state that the training step updates.
     """
 
     decayed: bool
@@ -58,11 +58,11 @@ _MATRIX = Traits(decayed=True, hidden=True)
 _VECTOR = Traits(decayed=False)
 
 ROLES: dict[Role, Traits] = {
-    # Tables: of tokens and positions to vectors, and of vectors to logits.
+    # Tables: from tokens and positions to vectors, and from vectors to logits.
     "embedding": Traits(decayed=True),
     "position": Traits(decayed=True),
     "unembedding": Traits(decayed=True),
-    # Matrices inside the layers; a `value` is written to the stream by way of a `residual`.
+    # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
     "projection": _MATRIX,
     "value": _MATRIX,
     "residual": _MATRIX,
@@ -70,12 +70,12 @@ ROLES: dict[Role, Traits] = {
     # Near ties between experts must not depend on rounding.
     "router": dataclasses.replace(_MATRIX, used="float32"),
     "router_bias": dataclasses.replace(_VECTOR, used="float32"),
-    "filter": Traits(decayed=True),  # of a short convolution, for each channel: no matrix
+    "filter": Traits(decayed=True),  # the filters of a short convolution, one for each channel, are no matrix
     "scale": _VECTOR,
     "gain": _VECTOR,
     "skip": _VECTOR,
-    # Weights of streams and of values, which decay would pull to none of them; what makes them follow a token is a
-    # product with its streams, from zeros.
+    # Weights of streams and of values: weight decay would pull them to 0, so that no stream or value is used. The
+    # product of a follower, which starts from zeros, with a token's streams changes these weights for that token.
     "mixing": _VECTOR,
     "follower": Traits(decayed=True),
     "sink": _VECTOR,
@@ -88,24 +88,24 @@ ROLES: dict[Role, Traits] = {
 
 
 class Start(Protocol):
-    """A rule for initial values; model/parameters.py has them."""
+    """A rule for initial values; model/parameters.py has all rules."""
 
     def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
-        """Initial values, float32."""
+        """Returns initial values, float32."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """A parameter.
+    """The description of a parameter.
 
     Attributes:
-      role: what it is for.
-      axes: a logical name for each of its axes, None for one that is never split.
-      inputs, outputs: of a matrix, the axes that a product contracts and those that it makes. The other axes (layers,
-        experts, heads of a recurrent matrix) count matrices that have nothing to do with each other. Both are empty
-        where there is no matrix.
-      start: how it starts; None where its module computes that.
-      frozen: whether a run leaves it as it is, although its role is trained.
+      role: its role.
+      axes: a logical name for each of its axes, None for an axis that is never split.
+      inputs, outputs: for a matrix, the axes that a product contracts and the axes of its result. The other axes
+        (layers, experts, heads of a recurrent matrix) count independent matrices. Both are empty if the parameter is no
+        matrix.
+      start: the rule for its initial values; None if its module computes them.
+      frozen: whether a run leaves it unchanged, although its role is trained.
     """
 
     role: Role
@@ -122,43 +122,43 @@ class Spec:
 
     @property
     def traits(self) -> Traits:
-        """What follows from the role."""
+        """The properties that follow from the role."""
         return ROLES[self.role]
 
     @property
     def is_hidden_matrix(self) -> bool:
-        """Whether it is a matrix, or several, from one hidden vector to another."""
+        """Whether it is a matrix, or several matrices, from one hidden vector to another."""
         return self.traits.hidden and bool(self.inputs and self.outputs)
 
     def stacked(self, axis: str) -> "Spec":
-        """The spec of several such parameters, stacked along an axis in front."""
+        """Returns the spec of several such parameters, stacked along a new first axis."""
         inputs, outputs = (tuple(i + 1 for i in some) for some in (self.inputs, self.outputs))
         return dataclasses.replace(self, axes=(axis, *self.axes), inputs=inputs, outputs=outputs)
 
 
 def is_trained(name: str, spec: Spec) -> bool:
-    """Whether the optimizer moves a parameter, as a choice for `split`."""
+    """Returns whether the optimizer updates a parameter, as a choice for `split`."""
     return spec.trained
 
 
 def is_frozen(name: str, spec: Spec) -> bool:
-    """Whether nothing moves a parameter, as a choice for `split`."""
+    """Returns whether a run leaves a parameter unchanged, as a choice for `split`."""
     return spec.frozen
 
 
 def named(specs: Any) -> dict[str, Spec]:
-    """The specs of a tree by dotted name, such as `blocks.attention.query`."""
+    """Returns the specs of a tree by dotted name, such as `blocks.attention.query`."""
     paths = jax.tree_util.tree_leaves_with_path(specs)
     return {".".join(str(key.key) for key in path): spec for path, spec in paths}
 
 
 def split(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str = "") -> tuple[Any, Any]:
-    """The part of a tree that is chosen, and the rest of it; neither has empty branches.
+    """Splits a tree into the chosen part and the rest; neither has empty branches.
 
     Args:
       tree: arrays, shapes, placements or specs, one for each parameter.
       specs: the tree of `model.transformer.specs`.
-      chosen: says of a parameter's dotted name and spec whether it is chosen.
+      chosen: returns whether a parameter is chosen, from its dotted name and its spec.
       above: the dotted name of the tree, with a dot at its end.
     """
     parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
@@ -174,6 +174,6 @@ def split(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str
 
 
 def merged(one: Any, other: Any) -> Any:
-    """The inverse of `split`: one tree of nested dicts from two that have no leaf in common."""
+    """Inverts `split`: merges two trees of nested dicts that have no leaf in common."""
     both = {key: merged(one[key], other[key]) for key in one.keys() & other.keys()}
     return {**one, **other, **both}

@@ -1,4 +1,4 @@
-"""What rotary positions are worth in the quickstart: the same experiment without any.
+"""The quickstart without position encoding, to measure the effect of rotary positions.
 
     python -m launch.train --config=configs/ablations/quickstart_no_positions.py --run=runs/quickstart_no_positions
 

@@ -1,10 +1,10 @@
-"""What the gated delta rule makes of the Shakespeare experiment in the place of attention.
+"""The Shakespeare experiment with the gated delta rule in place of attention.
 
     python -m launch.train --config=configs/ablations/shakespeare_gated_delta.py --run=runs/shakespeare_gated_delta \
         --set data.path=tinyshakespeare.txt
 
-Parameters: 804,992, against 804,096 with attention; its heads are narrower, for gates and convolutions.
-Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose command trains all of them.
+Parameters: 804,992, against 804,096 with attention; the heads are narrower to make room for gates and convolutions.
+Hardware and time: see "Other mixers" in tests/benchmarks/README.md; the command there trains all mixers.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""What linear attention makes of the Shakespeare experiment in the place of attention.
+"""The Shakespeare experiment with linear attention in place of attention.
 
     python -m launch.train --config=configs/ablations/shakespeare_linear_attention.py --run=runs/shakespeare_linear \
         --set data.path=tinyshakespeare.txt
 
-As many parameters, 804,096: its projections are those of attention.
-Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose command trains all of them.
+Parameters: 804,096, as with attention: the projections are the same.
+Hardware and time: see "Other mixers" in tests/benchmarks/README.md; the command there trains all mixers.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
-"""What an LSTM makes of the Shakespeare experiment in the place of attention.
+"""The Shakespeare experiment with an LSTM in place of attention.
 
     python -m launch.train --config=configs/ablations/shakespeare_lstm.py --run=runs/shakespeare_lstm \
         --set data.path=tinyshakespeare.txt
 
 Parameters: 805,504, against 804,096 with attention: 71 cells a layer.
-Hardware and time: see "Other mixers" in tests/benchmarks/README.md, whose command trains all of them.
+Hardware and time: see "Other mixers" in tests/benchmarks/README.md; the command there trains all mixers.
 """
 
 import dataclasses

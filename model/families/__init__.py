@@ -1,6 +1,6 @@
-"""Published families: a config from their config.json, and their weights both ways; one family a file.
+"""Published families: reading their config.json, and mapping their weights both ways; one file for each family.
 
-To add one, write its file (model/families/each/llama.py is the example) and name it in `FAMILIES`.
+To add a family, write its file (model/families/each/llama.py is the example) and name it in `FAMILIES`.
 """
 
 from collections.abc import Mapping
@@ -79,16 +79,16 @@ FAMILIES: tuple[Family, ...] = (
 
 
 def family_of(published: Mapping[str, Any]) -> Family:
-    """The family of a config.json. Raises UserError, naming those there are, for a `model_type` that none takes."""
+    """Returns the family of a config.json. Raises UserError, naming the nearest, for an unknown `model_type`."""
     known = {model_type: family for family in FAMILIES for model_type in family.model_types}
     name = published.get("model_type")
     if not isinstance(name, str) or name not in known:
-        raise UserError(f"config.json: no family takes model_type={name!r}; {nearest(str(name), known)}")
+        raise UserError(f"config.json: no family has model_type={name!r}; {nearest(str(name), known)}")
     return known[name]
 
 
 def family_named(name: str) -> Family:
-    """The family of that name. Raises UserError, naming those there are, when there is none."""
+    """Returns the family of that name. Raises UserError, naming the nearest, when there is none."""
     known = {family.name: family for family in FAMILIES}
     if name not in known:
         raise UserError(f"no family is called {name!r}; {nearest(name, known)}")
@@ -96,5 +96,5 @@ def family_named(name: str) -> Family:
 
 
 def config_of(published: Mapping[str, Any]) -> ModelConfig:
-    """The model that a config.json describes. Raises UserError for what cannot be mapped."""
+    """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped."""
     return family_of(published).config_of(published)

@@ -1,4 +1,4 @@
-"""What many families share with LLaMA: names in config.json, names of tensors."""
+"""Names in config.json and names of tensors that many families share with LLaMA."""
 
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
@@ -69,7 +69,7 @@ QK_NORMS = (
     Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "h -> h"),
     Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "h -> h"),
 )
-# Of config.json: what heads for other tasks would be.
+# Keys of config.json about heads for other tasks.
 SUMMARY = (
     "summary_activation",
     "summary_first_dropout",
@@ -89,7 +89,7 @@ EXPERTS = (
 
 
 def base(published: Published, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
-    """The fields of a ModelConfig that are not about its layers' mechanisms, with the family's defaults."""
+    """Returns the fields of a ModelConfig that are not about its layers' mechanisms, with the family's defaults."""
     return {
         **size(published),
         "context_length": context_length(published),
@@ -100,7 +100,7 @@ def base(published: Published, *, epsilon: float = 1e-6, tied: bool = False) -> 
 
 
 def size(published: Published) -> dict[str, Any]:
-    """The fields of a ModelConfig that say how large it is, but for the length of its context."""
+    """Returns the fields of a ModelConfig that say how large it is, except its context length."""
     return {
         "vocab_size": published.get("vocab_size"),
         "num_layers": published.get("num_hidden_layers"),
@@ -109,7 +109,7 @@ def size(published: Published) -> dict[str, Any]:
 
 
 def heads(published: Published, *, num_kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
-    """The fields of a GroupedQuery that say how many heads there are, and how wide, with the family's defaults."""
+    """Returns the number of heads and their width, as fields of a GroupedQuery, with the family's defaults."""
     return {
         "num_heads": published.get("num_attention_heads"),
         "num_kv_heads": published.get("num_key_value_heads", num_kv_heads),
@@ -118,22 +118,22 @@ def heads(published: Published, *, num_kv_heads: int | None = None, head_dim: in
 
 
 def unembedding(published: Published, *, tied: bool = False) -> Tied | Untied:
-    """Whether the token table is the unembedding; `tied` where config.json does not say."""
+    """Returns the unembedding; `tied` is the default where config.json does not say."""
     return Tied() if published.get("tie_word_embeddings", tied) else Untied()
 
 
 def gated(published: Published, *, width: str = "intermediate_size", bias: bool = False) -> Gated:
-    """The feed-forward layer, its width under a key."""
+    """Returns the gated feed-forward layer; `width` is the key of its width."""
     return Gated(width=published.get(width), activation=published.activation("hidden_act", "silu"), bias=bias)
 
 
 def window(size: int | None) -> Pattern:
-    """The last `size` keys; all of them where that is None."""
+    """Returns the pattern of the last `size` keys, or of all keys where `size` is None."""
     return Everything() if size is None else SlidingWindow(size=size)
 
 
 def layer_types(published: Published, sliding: Callable[[int], bool]) -> list[str]:
-    """The kind of every layer, "sliding_attention" or "full_attention", by its number where config.json is silent."""
+    """Returns "sliding_attention" or "full_attention" for every layer; `sliding` decides where config.json does not."""
     kinds: list[str] = published.get("layer_types", None) or [
         "sliding_attention" if sliding(i) else "full_attention" for i in range(published.get("num_hidden_layers"))
     ]
@@ -143,13 +143,13 @@ def layer_types(published: Published, sliding: Callable[[int], bool]) -> list[st
 
 
 def used_window(published: Published) -> int | None:
-    """The window that layers may have, where `use_sliding_window` says that any have one."""
+    """Returns the size of the window, or None where `use_sliding_window` is false."""
     size: int | None = published.get_or_null("sliding_window", 4096)
     return size if published.get("use_sliding_window", False) else None
 
 
 def later_windows(published: Published) -> list[int | None]:
-    """The window of every layer, None for no window: Qwen's, which the first `max_window_layers` have not."""
+    """Returns Qwen's window of every layer: None (no window) in the first `max_window_layers`."""
     size = used_window(published)
     first = published.get("max_window_layers", 28)
     types = layer_types(published, lambda i: size is not None and i >= first)
@@ -157,17 +157,17 @@ def later_windows(published: Published) -> list[int | None]:
 
 
 def sparse_layers(published: Published) -> list[bool]:
-    """Whether every layer has experts: Qwen's, each of `decoder_sparse_step` but those in `mlp_only_layers`."""
+    """Returns whether each layer has experts: Qwen's every `decoder_sparse_step`-th, without `mlp_only_layers`."""
     step, dense = published.get("decoder_sparse_step", 1), published.get("mlp_only_layers", [])
     return [i not in dense and (i + 1) % step == 0 for i in range(published.get("num_hidden_layers"))]
 
 
 def by_layer(kinds: Sequence[Kind], option: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:
-    """The fields of a ModelConfig that say what each layer is made of, exceptions among them.
+    """Returns the fields of a ModelConfig for the commonest kind of layer, and `exceptions` for the other kinds.
 
     Args:
-      kinds: of every layer.
-      option: the fields of an `Except` that a kind of layer has, all of the same names.
+      kinds: the kind of every layer.
+      option: returns the fields of an `Except` for a kind of layer, with the same names for all kinds.
     """
     usual = max(dict.fromkeys(kinds), key=kinds.count)
     exceptions = tuple(
@@ -180,7 +180,7 @@ def by_layer(kinds: Sequence[Kind], option: Callable[[Kind], dict[str, Any]]) ->
 
 
 def _slices(numbers: Sequence[int], total: int) -> list[str]:
-    """Slices of `total` layers that together are those of these numbers: one where that is possible."""
+    """Returns slices of `total` layers that together select the layers `numbers`: one slice where that is possible."""
     first, last = numbers[0], numbers[-1]
     if first == last:
         return [str(first)]
@@ -194,7 +194,7 @@ def _slices(numbers: Sequence[int], total: int) -> list[str]:
 
 
 def publish(model: ModelConfig) -> dict[str, Any]:
-    """The values of a config.json from a model; `Family.published` checks that they describe it."""
+    """Returns the values of a config.json for a model; `Family.published` checks that they describe it."""
     attention, ffn, norm = model.attention, model.ffn, model.norm
     if not isinstance(attention, GroupedQuery) or not isinstance(ffn, Gated) or not isinstance(norm, RMSNorm):
         found = ", ".join(type(option).__name__ for option in (attention, ffn, norm))

@@ -1,16 +1,16 @@
-"""Models that papers describe in a table and of which no config.json was published, by name.
+"""Models from the tables of papers, by name, that have no published config.json.
 
 The GPT-3 models: Brown et al. 2020, "Language Models are Few-Shot Learners", section 2.1 and table 2.1: GPT-2's
-architecture, and in every second layer a locally banded attention instead of a dense one. The paper does not say how
-wide the band is: here it is the 256 tokens of GPT-Neo (Black et al. 2021), in the same order, a dense layer first. It
-does not speak of dropout: there is none. Two rows of the table do not add up and are taken as they stand: 24 heads of
-128 in "gpt3-xl" are wider than the model, and 40 in "gpt3-13b" do not divide its width of 5140. With 16 heads, or a
-width of 5120, they would have the parameters that table D.1 gives.
+architecture, with locally banded attention instead of dense attention in every second layer. The paper does not say how
+wide the band is: here it is the 256 tokens of GPT-Neo (Black et al. 2021), in the same order, a dense layer first. The
+paper does not mention dropout: there is none here. Two rows of the table are inconsistent and are kept as printed: 24
+heads of 128 in "gpt3-xl" are wider than the model, and 40 heads in "gpt3-13b" do not divide its width of 5140. With 16
+heads, or a width of 5120, they would have the parameter counts of table D.1.
 
 The decoder of the Transformer: Vaswani et al. 2017, "Attention Is All You Need", sections 3 and 5.4 and table 3, as a
-language model: without the encoder and the attention to it. Its positions have no end; a context of 512 tokens is a
-choice. So is how it starts, of which the paper says nothing: entries of token embeddings with a deviation of 1 after
-their factor, matrices by their inputs.
+language model: without the encoder and the attention to it. Its positions have no limit; the context of 512 tokens is
+our choice. So are the initial values, which the paper does not give: the entries of token embeddings have a standard
+deviation of 1 after their factor, and matrices are scaled by their number of inputs.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
-"""Reading a published config.json so that nothing in it goes unheard.
+"""Reading a published config.json so that no value in it is silently ignored.
 
-Every value that a family asks for is ticked off; what nobody asked for by the end is refused, unless it is known to
-change no number (`IRRELEVANT`), or is null.
+Every value that a family reads is marked as read. A value that the family did not read is refused at the end, unless it
+is null or is known to change no number (`IRRELEVANT`).
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from model.options import nearest
 
 REQUIRED: Any = object()
 
-# Keys that say how a model was made, stored, run or sampled from, and not what it computes.
+# Keys about how a model was made, stored, run or sampled from, not about its computation.
 _WORDS = """
 _name_or_path architectures auto_map dtype gradient_checkpointing initializer_range model_type pretraining_tp
 torch_dtype torchscript transformers_version use_bfloat16
@@ -47,13 +47,13 @@ class Published:
     """The values of a config.json, or of an object in it."""
 
     def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
-        """Args: the values, and the path of the object that they lie in."""
+        """Takes the values, and the path of the object that holds them."""
         self._values, self._path = values, path
         self._read: set[str] = set()
         self.last = ""  # the key that was read last, for messages
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
-        """A value; the default where there is none, or null. Raises UserError where there is no default either."""
+        """Returns a value, or the default where it is missing or null. Raises UserError if there is no default."""
         self._read.add(key)
         self.last = key
         value = self._values.get(key)
@@ -64,47 +64,47 @@ class Published:
         return default
 
     def get_or_null(self, key: str, default: Any) -> Any:
-        """A value, None where it is null, and the default where there is none."""
+        """Returns a value, None where it is null, or the default where it is missing."""
         self._read.add(key)
         self.last = key
         return self._values.get(key, default)
 
     def unused(self, *keys: str) -> None:
-        """Ticks off values that follow from others, or count in training alone, where they are options of their own."""
+        """Marks values as read that follow from others, or matter only in training, which has its own options."""
         self._read.update(keys)
 
     def only(self, key: str, *allowed: Any, default: Any = REQUIRED) -> None:
-        """Refuses a value that is none of these; where there is no value, the default stands for it."""
+        """Refuses a value that is not one of `allowed`; a missing value counts as the default, or else as the first."""
         value = self.get(key, allowed[0] if default is REQUIRED else default)
         if value not in allowed:
             raise self.refusal(key, f"expected {' or '.join(map(repr, allowed))}")
 
     def choice(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
-        """What a word stands for. Raises UserError for a word that stands for nothing."""
+        """Returns the choice that a word stands for. Raises UserError for an unknown word."""
         word = self.get(key, default)
         if word not in choices:
             raise self.refusal(key, nearest(str(word), choices))
         return choices[word]
 
     def activation(self, key: str, default: str) -> Activation:
-        """The activation that a name stands for."""
+        """Returns the activation that a name stands for."""
         name: Activation = self.choice(key, ACTIVATIONS, default)
         return name
 
     def dropout(self, default: float = 0.0, **keys: str) -> Dropout:
-        """The rates under these keys, by the place that each is for, and what they are where there is none."""
+        """Returns the dropout rates: `keys` maps each field of `Dropout` to its key; a missing rate is the default."""
         return Dropout(**{place: float(self.get(key, default)) for place, key in keys.items()})
 
     def inner(self, key: str) -> "Published":
-        """The values of an object in this one; none where it is missing."""
+        """Returns the values of an object inside this one; no values where it is missing."""
         return Published(self.get(key, {}), f"{self._path}{key}.")
 
     def refusal(self, key: str, why: str) -> UserError:
-        """The error for a value that cannot be mapped."""
+        """Returns the error for a value that cannot be mapped."""
         return UserError(f"config.json: {self._path}{key}={self._values.get(key)!r} cannot be mapped: {why}")
 
     def finish(self) -> None:
-        """Refuses every value that nobody asked for."""
+        """Refuses every value that the family did not read."""
         unread = [
             f"{self._path}{key}={value!r}"
             for key, value in self._values.items()
@@ -112,4 +112,4 @@ class Published:
         ]
         if unread:
             listed = "\n  ".join(unread)
-            raise UserError(f"config.json asks for what this family is not known to have:\n  {listed}")
+            raise UserError(f"config.json has values that this family does not know:\n  {listed}")

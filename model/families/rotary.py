@@ -17,14 +17,14 @@ def rotary(
     kind: str | None = None,
     older: bool = True,
 ) -> Rotary:
-    """The option that a config.json describes.
+    """Returns the rotary positions that a config.json describes.
 
     Args:
       published: its values.
-      theta, fraction: what holds where it says nothing.
-      interleaved: how the family pairs dimensions.
-      kind: for families whose kinds of layers have parameters of their own: the kind.
-      older: whether the older keys are about this kind too.
+      theta, fraction: the defaults where config.json does not give them.
+      interleaved: whether the family pairs neighbouring dimensions.
+      kind: the kind of layer, in families whose kinds of layers have rotary parameters of their own.
+      older: whether the older keys apply to this kind too.
     """
     given = published.inner("rope_parameters")
     if kind is not None and given.get(kind, None) is not None:
@@ -44,9 +44,9 @@ def rotary(
 
 
 def context_length(published: Published, length: int | None = None) -> int:
-    """The most tokens: `max_position_embeddings`, which "dynamic" scaling exceeds by its factor.
+    """Returns the context length: `max_position_embeddings`, times the factor of "dynamic" scaling if there is one.
 
-    `length` is what holds where config.json does not say, for the families where it may not.
+    `length` is the default, for families whose config.json may leave the value out.
     """
     length = published.get("max_position_embeddings", REQUIRED if length is None else length)
     assert length is not None
@@ -58,7 +58,7 @@ def context_length(published: Published, length: int | None = None) -> int:
 
 
 def attention_factor(published: Published) -> float:
-    """DeepSeek's factor on whole scores: (0.1 mscale_all_dim ln factor + 1)^2 under YaRN, else 1."""
+    """Returns DeepSeek's factor on attention scores: (0.1 mscale_all_dim ln factor + 1)^2 under YaRN, else 1."""
     for key in ("rope_parameters", "rope_scaling"):
         given = published.inner(key)
         if given.get("rope_type", given.get("type", "default")) != "default":
@@ -68,7 +68,7 @@ def attention_factor(published: Published) -> float:
 
 
 def publish_rotary(position: object) -> dict[str, Any]:
-    """The values of a config.json from rotary positions; nothing from others, or from a scaling without a name."""
+    """Returns the values of a config.json for rotary positions; none for other positions and unnamed scalings."""
     if not isinstance(position, Rotary):
         return {}
     values: dict[str, Any] = {"rope_theta": position.theta}
@@ -98,7 +98,7 @@ def publish_rotary(position: object) -> dict[str, Any]:
 
 
 def _scaling(published: Published, given: Published) -> Scaling | None:
-    """The scaling that a `rope_parameters` or `rope_scaling` describes."""
+    """Returns the scaling that a `rope_parameters` or `rope_scaling` describes."""
     name, older = given.get("rope_type", None), given.get("type", "default")
     if (name or older) == "default":
         return None

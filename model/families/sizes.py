@@ -1,9 +1,9 @@
-"""Published models by name: the values of their config.json that say what they compute.
+"""Published models by name: the values of their config.json that determine the computation.
 
     model = published("llama-3.1-8b")
 
-gives the `ModelConfig` of LLaMA 3.1 8B, to train from nothing or to look at; launch.convert reads weights. What is not
-named here has the default of the family. Models without a config.json are in model/families/papers.py.
+returns the `ModelConfig` of LLaMA 3.1 8B, to train from scratch or to look at; launch.convert reads weights. Values not
+named here have the family's defaults. Models without a config.json are in model/families/papers.py.
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ Values = dict[str, Any]
 
 
 def _llama(width: int, layers: int, heads: int, kv_heads: int, ffn: int, **others: Any) -> Values:
-    """What the configs of models like LLaMA have in common."""
+    """The values that the configs of models like LLaMA have in common."""
     return {
         "hidden_size": width,
         "num_hidden_layers": layers,
@@ -175,7 +175,7 @@ SIZES: dict[str, Values | ModelConfig] = {
 
 
 def published(name: str) -> ModelConfig:
-    """The model of that name. Raises UserError, naming the nearest, when there is none."""
+    """Returns the model of that name. Raises UserError, naming the nearest, when there is none."""
     if name not in SIZES:
         raise UserError(f"no published model is called {name!r}; {nearest(name, SIZES)}")
     model = SIZES[name]

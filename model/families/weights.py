@@ -1,18 +1,18 @@
 """Tables of weights: which published tensor holds which parameter, and how its axes are arranged.
 
-A row names a parameter of Cairn, a tensor, and the arrangement that makes the one of the other, read from tensor to
-parameter. Letters are axes; parentheses put several axes into one, the first of them varying slowest. The letter k
-stands for key heads, and 1 for an axis of that size:
+A row names a parameter of Cairn, a published tensor, and the arrangement that turns the tensor into the parameter.
+Letters are axes; parentheses combine several axes into one, the first of them varying slowest. The letter k stands for
+key heads, and 1 for an axis of size 1:
 
     Weight("blocks.attention.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
 
 Rows that name the same tensor are its parts, in order. `+` stands before the axis, or the parenthesis, along which they
-are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" the query of each head before its key. Where rows
-of one tensor have different numbers of such pieces, the fewest count: beside keys of fewer heads, "(k +h) d", the
-queries of each key's group lie together before it.
+are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" puts the query of each head before its key. Where
+rows of one tensor have different numbers of such pieces, the smallest number counts: if there are fewer key heads,
+"(k +h) d", the queries of all heads that share a key head lie together before that key.
 
-A parameter that the model at hand does not have is passed over, and so is one that has another number of axes: one
-table serves a family's models with and without biases, with experts and without.
+A row is skipped if the model does not have its parameter, or if the parameter has another number of axes: one table
+serves a family's models with and without biases, with and without experts.
 """
 
 import collections
@@ -35,14 +35,14 @@ from model.transformer import abstract_params
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """A row.
+    """A row of a table of weights.
 
     Attributes:
-      parameter: the dotted name of a parameter; after `blocks.` it goes on within a layer.
+      parameter: the dotted name of a parameter; after `blocks.` comes its name within a layer.
       tensor: the published name, with {layer} and {expert} for their numbers.
-      axes: the arrangement; None where both are the same.
+      axes: the arrangement; None where tensor and parameter have the same axes.
       copy: whether the tensor is a second copy, which a file may hold or not (tied unembeddings).
-      where: the row counts where the model has this parameter too, or with "-" in front, where it has not.
+      where: the row applies only if the model has this parameter too; with "-" in front, only if it does not.
     """
 
     parameter: str
@@ -57,14 +57,14 @@ class Part:
     """A parameter, or a slice of it, as it lies in a tensor.
 
     Attributes:
-      parameter: its dotted name, that of a stack of layers.
-      index: of the slice: layer within the stack and expert, as far as there are such axes.
+      parameter: its dotted name; in a layer, that of the stack that holds the layer.
+      index: the index of the slice: the layer within the stack and the expert, where the parameter has these axes.
       held: the shape of the slice.
-      split: the tensor's axes with all parentheses opened, in the tensor's order.
-      order: the same axes in the parameter's order, by number; those of size 1 that it lacks come last.
-      grouped: how many of `split` each axis of the tensor is made of.
+      split: the sizes of the tensor's axes with all parentheses opened, in the tensor's order.
+      order: the same axes in the parameter's order, by number; axes of size 1 that the parameter lacks come last.
+      grouped: for each axis of the tensor, how many axes of `split` it combines.
       axis: the axis of the tensor along which its parts are joined.
-      repeats: that axis is cut into so many runs, each of which holds a piece of every part; see `Tensor.repeats`.
+      repeats: the number of sections of that axis, each of which holds a piece of every part; see `Tensor.repeats`.
     """
 
     parameter: str
@@ -78,12 +78,12 @@ class Part:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What the tensor would be, were this its only part."""
+        """The shape that the tensor would have if this were its only part."""
         ends = np.cumsum((0, *self.grouped))
         return tuple(math.prod(self.split[a:b]) for a, b in itertools.pairwise(ends))
 
     def from_tensor(self, x: np.ndarray) -> np.ndarray:
-        """The parameter's slice."""
+        """Returns the parameter's slice from this part of a tensor."""
         return x.reshape(self.split).transpose(self.order).reshape(self.held)
 
     def to_tensor(self, x: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A published tensor and what it holds."""
+    """A published tensor and the parameters that it holds."""
 
     name: str
     parts: tuple[Part, ...]
@@ -102,17 +102,17 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape."""
+        """The shape of the tensor."""
         shapes, axis = [part.shape for part in self.parts], self.parts[0].axis
         return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
     @property
     def repeats(self) -> int:
-        """How many runs the axis along which its parts are joined is cut into."""
+        """The number of sections of the axis along which its parts are joined."""
         return min(part.repeats for part in self.parts)
 
     def taken_apart(self, x: np.ndarray) -> list[np.ndarray]:
-        """The slices of parameters that a tensor holds, one for each part, as views where that is possible."""
+        """Returns the slices of parameters that a tensor holds, one for each part, as views where that is possible."""
         cut = x.reshape(self._cut(x.shape))
         ends = np.cumsum([part.shape[part.axis] // self.repeats for part in self.parts])[:-1]
         parts = zip(self.parts, np.split(cut, ends, axis=self.parts[0].axis + 1), strict=True)
@@ -132,7 +132,7 @@ class Tensor:
 
 
 def by_name(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """A tree of parameters as one dict from dotted names."""
+    """Returns a tree of parameters as one flat dict with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in params.items():
         flat |= by_name(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
@@ -141,9 +141,9 @@ def by_name(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def tensors(weights: tuple[Weight, ...], config: ModelConfig) -> dict[str, Tensor]:
-    """The tensors of a model by name, in the order of its table, layer by layer.
+    """Returns the tensors of a model by name, in the order of its table, layer by layer.
 
-    Raises UserError when the table has no row for some parameter of the model.
+    Raises UserError when the table has no row for a parameter of the model.
     """
     shapes = {name: leaf.shape for name, leaf in by_name(abstract_params(config)).items()}
     parts: dict[str, list[Part]] = collections.defaultdict(list)
@@ -165,7 +165,7 @@ def tensors(weights: tuple[Weight, ...], config: ModelConfig) -> dict[str, Tenso
 def _parts(
     weight: Weight, config: ModelConfig, layer: int | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[str, Part]]:
-    """What a row says of one layer: names of tensors, and their part."""
+    """Returns the names of the tensors that a row describes in one layer, each with its part."""
     parameter, where = weight.parameter, weight.where
     index: tuple[int, ...] = ()
     if layer is not None:
@@ -190,7 +190,7 @@ def _parts(
 
 @functools.lru_cache(maxsize=4096)
 def _place(config: ModelConfig, layer: int) -> tuple[str, int]:
-    """The stack that holds a layer, and the layer's place in it."""
+    """Returns the name of the stack that holds a layer, and the layer's index in it."""
     groups = grouped(config.layers)
     for group in groups:
         for place, name in enumerate(group.names):
@@ -201,7 +201,7 @@ def _place(config: ModelConfig, layer: int) -> tuple[str, int]:
 
 
 def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known: Mapping[str, int] = {}) -> Part:
-    """The part that a row describes, for a parameter (or a slice of it) of a shape, and sizes that are known."""
+    """Returns the part that a row describes, for a parameter (or a slice of it) of this shape; `known` sizes help."""
     same = " ".join(f"x{i}" for i in range(len(shape)))
     left, _, right = (weight.axes or f"{same} -> {same}").partition("->")
     sizes, wanted = {"1": 1} | dict(known), []
@@ -230,5 +230,5 @@ def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known:
 
 
 def _axes(side: str) -> list[str]:
-    """One side of an arrangement, cut into its axes."""
+    """Splits one side of an arrangement into its axes."""
     return re.findall(r"\+?\([^)]*\)|\S+", side)

@@ -1,11 +1,11 @@
-"""What keeps experts equally busy while training: two losses, and a bias on the choice.
+"""Load balancing of experts during training: two losses, and a bias on the choice of experts.
 
 `BalanceLoss`: Fedus et al. 2021, "Switch Transformers", equations 4 to 6; over each sequence, DeepSeek-AI 2024,
 "DeepSeek-V3 Technical Report", equations 17 to 20. The z-loss: Zoph et al. 2022, "ST-MoE", equation 5. `LoadBias`:
 Wang et al. 2024, "Auxiliary-Loss-Free Load Balancing Strategy for Mixture-of-Experts", algorithm 1.
 
-All of it is of the tokens that count in the loss: padding has no load. What is measured are sums over tokens, so that
-micro-batches add up to what one large batch gives.
+Losses and loads include only the tokens that count in the loss: padding has no load. The measured values are sums over
+tokens, so that the values of micro-batches add up to those of one large batch.
 """
 
 import dataclasses
@@ -21,14 +21,15 @@ from model.taps import Context
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BalanceLoss:
-    """coefficient * E * sum over experts of (its share of the load) * (its mean share of the scores).
+    """coefficient * E * sum over experts of (the expert's share of the load) * (its mean share of the scores).
 
-    It is 1 (times the coefficient) when all experts are equally busy, whatever top_k is; each layer adds its own.
+    The sum times E is 1 when all experts have the same load, for any top_k; each layer adds its own loss.
 
     Attributes:
-      coefficient: what the sum is multiplied with.
-      over: shares of the whole "batch" (GShard, Switch), or of each "sequence" (DeepSeek-V3), and then the mean. With
-        gradient accumulation a batch is one micro-batch; over sequences the number of micro-batches does not matter.
+      coefficient: the factor of the loss.
+      over: whether shares are taken over the whole "batch" (GShard, Switch), or over each "sequence" (DeepSeek-V3),
+        followed by the mean over sequences. With gradient accumulation a batch is one micro-batch; over sequences, the
+        number of micro-batches does not matter.
     """
 
     coefficient: float
@@ -37,17 +38,18 @@ class BalanceLoss:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.coefficient <= 0:
-            yield "coefficient", f"must be above 0, or balance_loss=None, got {self.coefficient}"
+            yield "coefficient", f"must be above 0, got {self.coefficient}; use balance_loss=None for no loss"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LoadBias:
-    """A bias for each expert, added to its score when experts are chosen and at no other time.
+    """A bias for each expert, added to its score when experts are chosen, and not to its weight.
 
-    After each step it moves by rate * sign(mean load - load). It is no optimizer's: it has no gradient and no decay.
+    After each training step, the bias moves by rate * sign(mean load - load). No optimizer updates it: it has no
+    gradient and no weight decay.
 
     Attributes:
-      rate: how far; 0 keeps it where it is, as at the end of DeepSeek-V3's training.
+      rate: how far the bias moves; 0 keeps it constant, as at the end of DeepSeek-V3's training.
     """
 
     rate: float = 0.001
@@ -66,7 +68,7 @@ def observe(
     balance: BalanceLoss | None,
     z_loss: float,
 ) -> None:
-    """Adds the losses of one layer, and measures its loads. Nothing is computed unless something is counted."""
+    """Adds the losses of one layer, and measures its loads. Does nothing if the context counts no tokens."""
     if context.counted_BT is None:
         return
     counted_BT = context.counted_BT.astype(jnp.float32)
@@ -91,12 +93,12 @@ def observe(
 
 
 def _imbalance(balance: BalanceLoss, counted_BT: jax.Array, load_BE: jax.Array, share_BTE: jax.Array) -> jax.Array:
-    """The loss above without its coefficient, once for every token that counts."""
+    """Returns the loss above without its coefficient, times the number of tokens that count."""
     share_BE = jnp.einsum("BT,BTE->BE", counted_BT, share_BTE)
     if balance.over == "batch":
         load_BE, share_BE = (jnp.sum(x, axis=0, keepdims=True) for x in (load_BE, share_BE))
     load_BE = load_BE / jnp.maximum(jnp.sum(load_BE, axis=-1, keepdims=True), 1e-9)
-    # The mean share of the scores is share_BE over the tokens of a sequence, which then counts as often: these cancel.
+    # The mean share of the scores is share_BE / tokens, and a sequence counts `tokens` times: both cancel.
     return share_BE.shape[-1] * jnp.sum(load_BE * share_BE)
 
 

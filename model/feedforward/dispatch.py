@@ -1,8 +1,8 @@
-"""How tokens get to their experts and back.
+"""Dispatch: how tokens reach their experts, and how the experts' outputs come back.
 
 `Dropless`: tokens sorted by expert and multiplied group by group, Gale et al. 2022, "MegaBlocks". `Capacity`: a fixed
 number of slots for each expert, Lepikhin et al. 2020, "GShard", section 2.2; Fedus et al. 2021, "Switch Transformers",
-equation 3. R counts the experts of a token, C the slots of an expert.
+equation 3. R is the number of experts of a token, C the number of slots of an expert.
 """
 
 import dataclasses
@@ -15,28 +15,29 @@ import jax.numpy as jnp
 from model.gradients import lookup, narrowed, weigh, weigh_groups
 from model.layout import Layout
 
-# product(x, w, b): rows of x times the weights of their experts w (E, inputs, outputs), and b (E, outputs) or None.
+# product(x, w, b): rows of x times their experts' weights w (E, inputs, outputs), plus biases b (E, outputs) or None.
 Product = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
-# What experts do to rows that lie as their dispatch puts them.
+# The computation of the experts on rows, in the arrangement of their dispatch.
 Work = Callable[[jax.Array, Product], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dropless:
-    """Every token reaches all of its experts, so that a token's output does not hang on the others in the batch.
+    """Every token reaches all of its experts, so that its output does not depend on other tokens of the batch.
 
     `jax.lax.ragged_dot` multiplies each row once where the device has a kernel for it; on a CPU it multiplies every row
-    with every expert, E times the work. Tokens are sorted as one list: on a mesh each device sees those of all others.
+    by every expert, E times the work. Tokens are sorted as one list: on a mesh each device gets the tokens of all.
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Capacity:
-    """Each expert takes C = ceil(factor * R * T / E) tokens of each sequence of T; what comes later is dropped.
+    """Each expert takes C = ceil(factor * R * T / E) tokens of each sequence of T tokens, and drops later tokens.
 
-    Dropped is dropped from that expert alone: what it would have added to the residual stream is 0. Tokens are taken in
-    the order of the sequence, so that no token feels one after it; documents packed into one row share its slots. C
-    depends on T: decoding token by token, where every expert has a slot, drops nothing that a whole sequence may drop.
+    A dropped token gets 0 from that expert alone; its other experts are not affected. Experts take tokens in the order
+    of the sequence, so that no token depends on a later token; documents packed into one row share its slots. C depends
+    on T: decoding token by token drops no tokens, since every expert has a slot, while a pass over the whole sequence
+    may drop some.
     """
 
     factor: float = 1.25
@@ -47,21 +48,21 @@ class Capacity:
             yield "factor", f"must be above 0, got {self.factor}"
 
     def slots(self, num_experts: int, top_k: int, length: int) -> int:
-        """C; never more than a sequence can fill."""
+        """Returns C, which is never more than the tokens of a sequence."""
         return min(length, math.ceil(self.factor * top_k * length / num_experts))
 
 
 def dropless(
     x_BTD: jax.Array, chosen_BTR: jax.Array, scale_BTR: jax.Array | None, experts: int, work: Work
 ) -> jax.Array:
-    """What the experts of each token make of it, (B, T, R, D).
+    """Returns the outputs of each token's experts, (B, T, R, D).
 
     Args:
       x_BTD: the tokens.
-      chosen_BTR: the experts of each.
-      scale_BTR: what a token is multiplied with on its way to each of them, or None.
+      chosen_BTR: the experts of each token.
+      scale_BTR: a factor on the input of each of them, or None.
       experts: E.
-      work: what an expert does.
+      work: the computation of the experts.
     """
     chosen = chosen_BTR.reshape(-1)
     order = jnp.argsort(chosen, stable=True)
@@ -87,7 +88,7 @@ def in_slots(
     work: Work,
     layout: Layout,
 ) -> tuple[jax.Array, jax.Array]:
-    """What the experts of each token make of it, 0 where it was dropped; and True where it was (B, T, R)."""
+    """Returns the outputs of each token's experts (B, T, R, D), 0 where dropped, and a mask of the drops (B, T, R)."""
     batch, length, top_k = chosen_BTR.shape
     capacity = option.slots(experts, top_k, length)
     slot_BTR = _turns(chosen_BTR, experts)
@@ -113,7 +114,7 @@ def in_slots(
 
 
 def _turns(chosen_BTR: jax.Array, experts: int) -> jax.Array:
-    """How many tokens of the same sequence came to the same expert before."""
+    """Returns how many earlier tokens of the same sequence chose the same expert, (B, T, R)."""
     batch, length, top_k = chosen_BTR.shape
     flat = chosen_BTR.reshape(batch, length * top_k)
     met_BXE = jnp.cumsum(jax.nn.one_hot(flat, experts, dtype=jnp.int32), axis=1)

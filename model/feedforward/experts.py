@@ -1,8 +1,8 @@
 """Mixture of experts: many feed-forward layers, of which each token uses a few.
 
 Shazeer et al. 2017, "Outrageously Large Neural Networks", equation 1. Shared experts: Dai et al. 2024, "DeepSeekMoE",
-equation 9; with a gate, Qwen Team 2024, "Qwen1.5-MoE". A token chooses as routing.py says, gets there as
-dispatch.py says; balance.py keeps the experts equally busy.
+equation 9; with a gate, Qwen Team 2024, "Qwen1.5-MoE". routing.py chooses the experts of a token, dispatch.py brings
+tokens to experts, and balance.py balances the experts' loads.
 """
 
 import dataclasses
@@ -26,11 +26,11 @@ from model.taps import Context
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shared:
-    """An expert that every token uses; n shared experts of one width are one of n times the width.
+    """An expert that every token uses; n shared experts of one width equal one expert of n times the width.
 
     Attributes:
-      ffn: what it is.
-      gate: whether what it adds is multiplied with the sigmoid of a learned product with the token.
+      ffn: the expert.
+      gate: whether its output is multiplied by the sigmoid of a learned dot product with the token.
     """
 
     ffn: MLP | Gated
@@ -39,20 +39,20 @@ class Shared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experts(FeedForwardOption):
-    """Feed-forward layers of which a router chooses some for each token.
+    """Feed-forward layers (experts), of which a router chooses some for each token.
 
     Attributes:
       num_experts: E.
-      top_k: R, how many of them a token has.
-      expert: what each of them is; its `width` is that of one expert.
-      router: how they are chosen and weighed.
-      weigh: whether weights multiply what an expert returns (most models) or what it is given (Llama 4).
-      dispatch: how tokens get to them, and whether some are dropped.
-      shared: an expert of all tokens, added to the others, or None.
-      balance_loss: a loss that pulls the experts' loads together, or None.
-      router_z_loss: the coefficient of the mean squared log-normaliser of the router's scores (Zoph et al. 2022,
-        "ST-MoE", equation 5).
-      load_bias: a bias that steers the choice towards experts with little load, or None.
+      top_k: R, the number of experts of a token.
+      expert: the option of each expert; its `width` is the width of one expert.
+      router: how experts are chosen and weighted.
+      weigh: whether weights multiply an expert's output (most models) or its input (Llama 4).
+      dispatch: how tokens reach their experts, and whether some tokens are dropped.
+      shared: an expert that all tokens use, added to the others, or None.
+      balance_loss: a loss that makes the experts' loads equal, or None.
+      router_z_loss: the coefficient of the mean squared logsumexp of the router's logits (Zoph et al. 2022, "ST-MoE",
+        equation 5).
+      load_bias: a bias that moves the choice towards experts with little load, or None.
     """
 
     num_experts: int
@@ -69,9 +69,9 @@ class Experts(FeedForwardOption):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.num_experts < 2:
-            yield "num_experts", f"must be at least 2, got {self.num_experts}; a single one is its expert, as the ffn"
+            yield "num_experts", f"must be at least 2, got {self.num_experts}; for one expert, use it as the ffn itself"
         elif not 1 <= self.top_k < self.num_experts:
-            yield "top_k", f"must be from 1 up to but not num_experts={self.num_experts}, got {self.top_k}"
+            yield "top_k", f"must be at least 1 and below num_experts={self.num_experts}, got {self.top_k}"
         elif self.router.groups is not None:
             for name, message in self.router.groups.problems_with(self.num_experts, self.top_k):
                 yield f"router.groups.{name}", message
@@ -81,22 +81,22 @@ class Experts(FeedForwardOption):
             yield "router_z_loss", f"must be 0 or more, got {self.router_z_loss}"
 
     def build(self, width: int, make: ParameterMaker) -> "MixtureOfExperts":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return MixtureOfExperts(self, width, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: the router, the experts of each token and the shared one."""
+        """Counts the operations of a forward pass: the router, each token's experts and the shared expert."""
         shared = self.shared.ffn.cost(width, length) + 2 * length * width * self.shared.gate if self.shared else 0
         return 2 * length * width * self.num_experts + self.top_k * self.expert.cost(width, length) + shared
 
     def idle(self, shapes: Mapping[str, Any]) -> int:
-        """The parameters of experts that a token does not go to."""
+        """Counts the parameters of experts that a token does not use."""
         names = (f"{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias"))
         of_all = sum(math.prod(shapes[name].shape) for name in names if name in shapes)
         return of_all // self.num_experts * (self.num_experts - self.top_k)
 
     def worded_as(self, other: Any) -> Self:
-        """The same experts, kept equally busy as those of `other`."""
+        """Returns the same experts with the load balancing of `other`."""
         if not isinstance(other, Experts):
             return self
         busy: dict[str, Any] = {"balance_loss": other.balance_loss, "router_z_loss": other.router_z_loss}
@@ -106,7 +106,7 @@ class Experts(FeedForwardOption):
 
 
 class MixtureOfExperts(nnx.Module):
-    """The option as a module."""
+    """The module of `Experts`."""
 
     def __init__(self, option: Experts, width: int, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the maker."""
@@ -152,19 +152,19 @@ class MixtureOfExperts(nnx.Module):
         return y_BTD if self.shared is None else y_BTD + self._of_all(x_BTD, context)
 
     def _scores(self, x_BTD: jax.Array) -> jax.Array:
-        """The router's logits, float32 to the last bit on every device: near ties decide where a token goes."""
+        """Returns the router's logits in full float32 on every device, because near ties decide where a token goes."""
         logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), self.router[...], precision="highest")
         return logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
 
     def _work(self, rows: jax.Array, product: Product) -> jax.Array:
-        """Each row through its expert."""
+        """Applies to each row its expert."""
         read = [None if p is None else p[...] for p in (self.up_bias, self.gate_bias, self.down_bias)]
         up = product(rows, self.up[...], read[0])
         gate = None if self.gate is None else product(rows, self.gate[...], read[1])
         return product(mixed(self.option.expert, up, gate), self.down[...], read[2])
 
     def _of_all(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """What the shared expert adds."""
+        """Returns the output of the shared expert, times its gate if there is one."""
         assert self.shared is not None
         y_BTD = self.shared(x_BTD, context)
         if self.shared_gate is None:

@@ -1,6 +1,6 @@
-"""How busy experts were, from what was measured over a batch; and the biases that this moves.
+"""Statistics of the experts' loads over a batch, and the update of load biases from these loads.
 
-See model/feedforward/balance.py, where it is measured.
+model/feedforward/balance.py measures the loads.
 """
 
 import math
@@ -17,13 +17,13 @@ Measured = dict[str, dict[str, jax.Array]]
 
 
 def utilisation(measured: Measured) -> dict[str, jax.Array]:
-    """Scalars for the log; none for a model without experts.
+    """Returns scalars for the log; none for a model without experts.
 
     Returns:
-      expert_load_entropy: of the shares of the load, 1 when all experts are equally busy; the mean over layers.
-      expert_load_max: the load of the busiest expert in multiples of the mean; the largest of all layers.
-      router_entropy: of a token's scores, in nats; the mean over tokens and layers.
-      experts_dropped: the share of (token, expert) pairs without a slot; the mean over layers with a capacity.
+      expert_load_entropy: the entropy of the load's shares, 1 when all experts have the same load; mean over layers.
+      expert_load_max: the largest load of an expert, in multiples of the mean load; maximum over layers.
+      router_entropy: the entropy of a token's scores, in nats; mean over tokens and layers.
+      experts_dropped: the share of (token, expert) pairs without a slot; mean over layers with a capacity.
     """
     found: dict[str, list[jax.Array]] = {"entropy": [], "max": [], "router": [], "dropped": []}
     for layers in measured.values():
@@ -48,7 +48,7 @@ def utilisation(measured: Measured) -> dict[str, jax.Array]:
 
 
 def move_load_biases(config: ModelConfig, state: Any, measured: Measured) -> Any:
-    """The tree of `init`, or the part of it that is not trained, with each load bias moved against its load."""
+    """Returns the tree of `init`, or its part that is not trained, with each load bias moved against its load."""
     groups = grouped(config.layers)
     alone = len(groups) == 1 and len(groups[0].pattern) == 1
     blocks = [
@@ -67,7 +67,7 @@ def move_load_biases(config: ModelConfig, state: Any, measured: Measured) -> Any
 
 
 def _added(tree: Any, path: tuple[str, ...], step: jax.Array) -> Any:
-    """The tree of nested dicts with a step added to the array at a path."""
+    """Returns the tree of nested dicts with a step added to the array at a path."""
     if not path:
         return tree + step
     return {**tree, path[0]: _added(tree[path[0]], path[1:], step)}

@@ -1,9 +1,9 @@
-"""The feed-forward layer: a plain MLP, or a gated one (SwiGLU, GeGLU).
+"""The feed-forward layer: a plain MLP, or a gated MLP (SwiGLU, GeGLU).
 
 Vaswani et al. 2017, "Attention Is All You Need", equation 2; Shazeer 2020, "GLU Variants Improve Transformer",
-equation 6 (with "sigmoid" the GLU of Dauphin et al. 2017, with "identity" the bilinear one). ReLU squared: So et al.
-2021, "Primer". GELU and its quick form x * sigmoid(1.702 x): Hendrycks, Gimpel 2016. Mish: Misra 2019. Clamps and the
-offset of the up side: OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2.
+equation 6 (with "sigmoid" it is the GLU of Dauphin et al. 2017, with "identity" the bilinear layer). ReLU squared: So
+et al. 2021, "Primer". GELU and its quick form x * sigmoid(1.702 x): Hendrycks, Gimpel 2016. Mish: Misra 2019. Clamps
+and the offset on up(x): OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2.
 """
 
 import dataclasses
@@ -24,9 +24,9 @@ Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "identity", "mish", "rel
 
 
 def gelu(x: jax.Array) -> jax.Array:
-    """x times the normal distribution function of x, in float32 inside.
+    """Returns x times the standard normal distribution function of x, computed in float32.
 
-    With erf where `jax.nn.gelu` has erfc, which takes a CPU more than twice the time (tests/benchmarks/README.md).
+    It uses erf where `jax.nn.gelu` uses erfc: erfc takes a CPU more than twice the time (tests/benchmarks/README.md).
     """
     y = x.astype(jnp.float32)
     return (0.5 * y * (1.0 + jax.lax.erf(y * 0.5**0.5))).astype(x.dtype)
@@ -60,11 +60,11 @@ class MLP(FeedForwardOption):
             yield "width", f"must be at least 1, got {self.width}"
 
     def build(self, width: int, make: ParameterMaker) -> "FeedForward":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return FeedForward(self, width, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: up and down."""
+        """Counts the operations of a forward pass: up and down."""
         return 2 * length * 2 * width * self.width
 
 
@@ -74,9 +74,9 @@ class Gated(FeedForwardOption):
 
     Attributes:
       width: F.
-      activation: of the gate.
-      bias: whether all three projections have one.
-      clamp: gate(x) is cut to at most this, up(x) to this on both sides; None for no cut.
+      activation: the activation of the gate.
+      bias: whether all three projections have a bias.
+      clamp: c limits gate(x) to at most c, and up(x) to the range from -c to c; None for no limit.
       up_offset: a constant added to up(x).
     """
 
@@ -91,19 +91,19 @@ class Gated(FeedForwardOption):
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
         if self.clamp is not None and self.clamp <= 0:
-            yield "clamp", f"must be above 0, or None for no cut, got {self.clamp}"
+            yield "clamp", f"must be above 0, got {self.clamp}; use None for no limit"
 
     def build(self, width: int, make: ParameterMaker) -> "FeedForward":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return FeedForward(self, width, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: gate, up and down."""
+        """Counts the operations of a forward pass: gate, up and down."""
         return 2 * length * 3 * width * self.width
 
 
 def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
-    """The hidden layer from its projections, of any shape; the gate's is None where there is none."""
+    """Returns the hidden layer from its projections, of any shape; `gate` is None for a layer without a gate."""
     activation = ACTIVATIONS[option.activation]
     if gate is None or isinstance(option, MLP):
         return activation(up)
@@ -113,7 +113,7 @@ def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Arr
 
 
 class FeedForward(nnx.Module):
-    """Either option as a module."""
+    """The module of `MLP` and of `Gated`."""
 
     def __init__(self, option: MLP | Gated, width: int, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the maker."""

@@ -1,9 +1,10 @@
-"""Which experts a token goes to, and how much each of them counts.
+"""Routers: which experts a token uses, and the weight of each.
 
-Shazeer et al. 2017, "Outrageously Large Neural Networks", equations 3 to 5 (a softmax over the experts chosen);
-Fedus et al. 2021, "Switch Transformers", equation 2 (a softmax over all experts). Sigmoid scores and the bias that only
-chooses: DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", equations 12 to 16. Groups of experts: DeepSeek-AI 2024,
-"DeepSeek-V2", section 2.2.2. Everything here is float32, whatever the activations are. R counts the experts of a token.
+Shazeer et al. 2017, "Outrageously Large Neural Networks", equations 3 to 5 (a softmax over the chosen experts); Fedus
+et al. 2021, "Switch Transformers", equation 2 (a softmax over all experts). Sigmoid scores and a bias on the choice
+alone: DeepSeek-AI 2024, "DeepSeek-V3 Technical Report", equations 12 to 16. Groups of experts: DeepSeek-AI 2024,
+"DeepSeek-V2", section 2.2.2. Everything here is float32, whatever the dtype of activations. R is the number of experts
+of a token.
 """
 
 import dataclasses
@@ -16,12 +17,12 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Groups:
-    """A token first chooses groups of experts and then experts among theirs: with a group on a node, few nodes.
+    """A token first chooses groups of experts, then experts in these groups: with one group on a node, few nodes.
 
     Attributes:
-      count: groups of equal size, experts in a row.
-      kept: how many of them a token keeps.
-      score: what a group is worth: the "max" of its experts' scores (DeepSeek-V2), or the sum of its "two_best" (V3).
+      count: the number of groups, which have equal sizes and consist of neighbouring experts.
+      kept: the number of groups that a token chooses.
+      score: the score of a group: the "max" of its experts' scores (DeepSeek-V2), or the sum of its "two_best" (V3).
     """
 
     count: int
@@ -31,31 +32,31 @@ class Groups:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         if self.count < 2:
-            yield "count", f"must be at least 2, or groups=None, got {self.count}"
+            yield "count", f"must be at least 2, got {self.count}; use groups=None for no groups"
         elif not 1 <= self.kept < self.count:
-            yield "kept", f"must be from 1 up to but not count={self.count}, got {self.kept}"
+            yield "kept", f"must be at least 1 and below count={self.count}, got {self.kept}"
 
     def problems_with(self, num_experts: int, top_k: int) -> Iterator[tuple[str, str]]:
-        """Yields the fields that do not go together with the number of experts and of those chosen."""
+        """Yields the fields that clash with the number of experts or with top_k."""
         if any(True for _ in self.problems()):
             return
         size = num_experts // self.count
         if num_experts % self.count:
             yield "count", f"{self.count} groups do not divide num_experts={num_experts}"
         elif size < 2:
-            yield "count", f"{self.count} groups hold one expert each, which chooses nothing; use fewer"
+            yield "count", f"{self.count} groups hold one expert each, so groups have no effect; use fewer"
         elif size * self.kept < top_k:
             yield "kept", f"{self.kept} groups of {size} experts are fewer than top_k={top_k}; keep more"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Router:
-    """What all routers share.
+    """The fields of all routers.
 
     Attributes:
       renormalize: whether the weights of the chosen experts sum to 1 (before `scale`).
-      bias: whether the scores have a learned bias.
-      scale: what all weights are multiplied with.
+      bias: whether the router's logits have a learned bias.
+      scale: a factor on all weights.
       groups: limits the choice to a few groups of experts, or None.
     """
 
@@ -72,26 +73,26 @@ class _Router:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftmaxRouter(_Router):
-    """Scores that compete: a softmax over all experts.
+    """Scores by a softmax over all experts.
 
-    Renormalised, the weights are those of a softmax over the chosen experts alone, so that softmax before choosing
-    (Mixtral, Qwen) and after it (GPT-OSS) are one function; left alone, they sum to less than 1 (OLMoE, DeepSeek-V2).
+    Renormalised weights equal a softmax over the chosen experts alone, so that softmax before choosing (Mixtral, Qwen)
+    and after it (GPT-OSS) are one function. Without `renormalize` they sum to less than 1 (OLMoE, DeepSeek-V2).
     """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SigmoidRouter(_Router):
-    """Scores by themselves: a sigmoid for each expert; renormalised in DeepSeek-V3, left alone in Llama 4."""
+    """Scores by a sigmoid for each expert; DeepSeek-V3 renormalises the weights, Llama 4 does not."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """The choice of every token.
+    """The experts of every token and their weights.
 
     Attributes:
       probabilities_BTE: the scores of all experts as shares that sum to 1, for losses and statistics.
-      chosen_BTR: the experts, best first (int32).
-      weight_BTR: what each of them counts.
+      chosen_BTR: the chosen experts, best first (int32).
+      weight_BTR: the weight of each chosen expert.
     """
 
     probabilities_BTE: jax.Array
@@ -102,13 +103,13 @@ class Routing:
 def route(
     option: SoftmaxRouter | SigmoidRouter, logits_BTE: jax.Array, top_k: int, load_bias_E: jax.Array | None = None
 ) -> Routing:
-    """Chooses experts by scores, and weighs them.
+    """Chooses experts by their scores, and computes their weights.
 
     Args:
       option: the router.
-      logits_BTE: float32.
-      top_k: R, how many experts a token has.
-      load_bias_E: added to the scores by which is chosen, and not to the weights; None for nothing.
+      logits_BTE: the router's logits, float32.
+      top_k: R, the number of experts of a token.
+      load_bias_E: a bias on the scores for the choice, not on the weights; None for no bias.
     """
     softmax = isinstance(option, SoftmaxRouter)
     score_BTE = jax.nn.softmax(logits_BTE) if softmax else jax.nn.sigmoid(logits_BTE)
@@ -127,7 +128,7 @@ def route(
 
 
 def _in_kept_groups(groups: Groups, choice_BTE: jax.Array) -> jax.Array:
-    """True for the experts of the groups that a token keeps."""
+    """Returns a mask of the experts in the groups that a token keeps, (B, T, E)."""
     lead, experts = choice_BTE.shape[:-1], choice_BTE.shape[-1]
     grouped = jax.lax.stop_gradient(choice_BTE).reshape(*lead, groups.count, experts // groups.count)
     best, _ = jax.lax.top_k(grouped, 1 if groups.score == "max" else 2)

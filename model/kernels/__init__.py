@@ -1,9 +1,9 @@
-"""attend(): the one door to attention. It takes the first kernel that supports the request on its platform.
+"""attend(): the one entry to attention. It runs the first kernel that supports the request on its platform.
 
-A kernel is a file beside this one (the protocol is in request.py): to add one, put it into KERNELS before those that it
-is faster than. It must do all that a request asks, or say in `supports` why it does not take it.
+A kernel is a file beside this one (the protocol is in request.py). To add a kernel, put it into KERNELS before slower
+kernels. A kernel must do everything that a request asks for, or its `supports` says why it does not take the request.
 
-cpu_matmul.py has no attention: it has matrix products as a CPU likes them.
+cpu_matmul.py has no attention: it has matrix products in the shapes that are fast on a CPU.
 """
 
 import dataclasses
@@ -21,13 +21,13 @@ from model.kernels.tiles import Tiles
 
 __all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request"]
 
-# In the order in which they are asked.
+# In the order in which `choose` asks them.
 KERNELS: tuple[Kernel, ...] = (Blocks(), Tiles(), Plain())
 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The kernel that takes a request, and why not those that were asked before: reasons by the names of kernels."""
+    """The kernel that takes a request, and why earlier kernels did not take it: reasons by the names of kernels."""
 
     kernel: Kernel
     refused: dict[str, str]
@@ -38,7 +38,7 @@ class Choice:
 
 
 def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
-    """The first of the kernels that supports a request. Raises UserError, with all reasons, where none does."""
+    """Returns the first kernel that supports a request. Raises UserError, with all reasons, if none does."""
     refused: dict[str, str] = {}
     for kernel in kernels:
         reason = kernel.supports(request)
@@ -46,7 +46,7 @@ def choose(request: Request, kernels: tuple[Kernel, ...] = KERNELS) -> Choice:
             return Choice(kernel, refused)
         refused[kernel.name] = reason
     reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-    raise UserError(f"no attention kernel does what is asked on a {request.platform}: {reasons}")
+    raise UserError(f"no attention kernel supports this request on a {request.platform}: {reasons}")
 
 
 def attend(
@@ -63,25 +63,25 @@ def attend(
     platform: str | None = None,
     kernels: tuple[Kernel, ...] = KERNELS,
 ) -> jax.Array:
-    """Grouped-query attention, softmax(scale * q k^T + bias) v over the keys that each query sees.
+    """Computes grouped-query attention, softmax(scale * q k^T + bias) v over the keys that each query sees.
 
     Vaswani et al. 2017, equation 1; groups of query heads share a key head (Ainslie et al. 2023, "GQA").
 
     Args:
       q_BTNH: queries; N is a multiple of K.
       k_BSKH, v_BSKH: keys and values.
-      visibility: which keys each query sees. A query that sees none has no meaning.
-      scoring: how scores are made of queries and keys.
-      bias: what is added to scores; its arrays have gradients.
-      sink_N: a score for each head that takes part in the softmax and has no value, so that a head may attend to
+      visibility: which keys each query sees. The output of a query that sees no key has no meaning.
+      scoring: how scores are computed from queries and keys.
+      bias: a bias added to scores; its arrays have gradients.
+      sink_N: for each head, a score that takes part in the softmax and has no value, so that a head may attend to
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
-      dropout: the share of weights dropped, where there is a key.
-      dropout_key: a key while training, None in evaluation.
-      platform: where it will run; None for where JAX runs.
-      kernels: those to choose from.
+      dropout: the share of weights that is dropped if there is a dropout key.
+      dropout_key: a random key in training, None in evaluation.
+      platform: the platform that will run the kernel; None for JAX's default backend.
+      kernels: the kernels to choose from.
 
     Returns:
-      (B, T, N, H), in the dtype of v, whose head width may be another than that of queries and keys.
+      (B, T, N, H), in the dtype of v; H is the head width of v, which may differ from that of queries and keys.
 
     Raises:
       UserError: if none of the kernels takes the request.
@@ -106,7 +106,7 @@ def new_request(
     dropout: float = 0.0,
     platform: str | None = None,
 ) -> Request:
-    """The request of arrays, or of their shapes, for `choose`; the platform is by default the one where JAX runs."""
+    """Returns the request of arrays, or of their shapes, for `choose`; `platform` is JAX's default backend if None."""
     q, k, v = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q_BTNH, k_BSKH, v_BSKH))
     return Request(
         q=q,

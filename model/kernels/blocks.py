@@ -1,7 +1,8 @@
-"""Attention in a few blocks of queries, each against all keys that it may see, with a derivative written by hand.
+"""Attention in a few blocks of queries, each with all keys that it may see, and with a hand-written derivative.
 
-For sequences of which a block's scores are few: how many a block may have, and how many blocks there are, depends on
-the platform. Every block makes its own mask and biases; for the backward pass only sums over its keys are kept.
+It is for sequences whose blocks have few scores: the largest number of scores of a block and the number of blocks
+depend on the platform. Every block makes its own mask and biases, and keeps only sums over its keys for the backward
+pass.
 """
 
 import dataclasses
@@ -86,12 +87,12 @@ def _attend(
     sink: jax.Array | None,
     key: jax.Array | None,
 ) -> jax.Array:
-    """One block of queries. Its derivative asks for no array of T x S: weights are made again from queries and keys.
+    """Computes one block of queries. Its derivative keeps no T x S array: it recomputes weights from queries and keys.
 
     Dao et al. 2022, "FlashAttention", appendix B, without the tiles. Normalising the output instead of the weights, and
-    the row sums of dY * Y in place of those over keys, are that paper's too. Where layers are written out instead of
-    scanned, a compiler may find the scores in the forward pass and keep them; forbidding it cost a fifth of a step
-    on a CPU and saved no memory there (tests/benchmarks/README.md).
+    row sums of dY * Y in place of sums over keys, also come from that paper. Where layers are written out instead of
+    scanned, a compiler may find the scores of the forward pass and keep them; preventing this cost a fifth of a step on
+    a CPU and saved no memory there (tests/benchmarks/README.md).
     """
     return _forward(scoring, rate, q_BKGTH, k_BKSH, v_BKSH, visibility, bias, sink, key)[0]
 
@@ -127,7 +128,7 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
     finish = lambda s, bias: scoring.finish(s, visibility, bias)  # noqa: E731
     scores_BKGTS, pull = jax.vjp(finish, scoring.products(q, k), bias)
     weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
-    dy_BKGTH = dy_BKGTH / total_BKGT1  # of the output before normalisation
+    dy_BKGTH = dy_BKGTH / total_BKGT1  # the gradient of the output before normalisation
     shared_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
     dy_BKGTH = dy_BKGTH.astype(v.dtype)
     kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
@@ -142,11 +143,11 @@ def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGT
 
 
 def sink_gradient(sink_KG: jax.Array | None, highest_BKGT1: jax.Array, shared_BKGT1: jax.Array) -> jax.Array | None:
-    """The gradient of the sinks, which are scores of a key whose value is zero.
+    """Returns the gradient of the sinks, which are the scores of a key whose value is zero.
 
     Args:
       sink_KG: the sinks, or None.
-      highest_BKGT1: what was subtracted from the scores of a query before they were weights.
+      highest_BKGT1: the maximum that was subtracted from the scores of each query before `exp`.
       shared_BKGT1: the sum over keys of weight times gradient of the weight, both before normalisation.
     """
     if sink_KG is None:

@@ -1,12 +1,12 @@
-"""Matrix products of activations with weights as a CPU likes them; other platforms never trace this file.
+"""Matrix products of activations with weights in shapes that are fast on a CPU; other platforms never trace this file.
 
 Both sides are flattened to matrices first, so that the product and the two products of its gradient each contract a
-single axis: a weight gradient that contracts batch and position as two axes is copied first (measured:
-tests/benchmarks/README.md). Flattening would gather rows or positions that are split over devices, so that it is for
-whole ones alone.
+single axis: otherwise a weight gradient, which contracts batch and position as two axes, is copied first (measured:
+tests/benchmarks/README.md). Flattening would gather rows or positions that are split over devices, so it is only for
+layouts that split neither.
 
-The gradient of a weight is a product too, and a CPU takes up to twice the time for one of 512 x 128 as for one of
-128 x 512, though either is the other transposed. So it is formed with the shorter axis in front, and then turned.
+The gradient of a weight is a product too, and a CPU needs up to twice the time for a result of 512 x 128 as for one of
+128 x 512, though each is the transpose of the other. So it is computed with the shorter axis first, then transposed.
 """
 
 import math
@@ -18,12 +18,12 @@ from model.layout import Layout
 
 
 def serves(layout: Layout) -> bool:
-    """Whether products are formed here: on CPUs, where neither rows nor positions are split."""
+    """Returns whether this file computes the products of a layout: on CPUs, if it splits neither rows nor positions."""
     return layout.platform == "cpu" and not layout.splits_tokens
 
 
 def matmul(x: jax.Array, w: jax.Array, contract: int, dtype: jax.typing.DTypeLike | None) -> jax.Array:
-    """As `model.projections.matmul`."""
+    """See `model.projections.matmul`."""
     inner = math.prod(w.shape[:contract])
     y_MN = _matmul(x.reshape(-1, inner), w.reshape(inner, -1), dtype)
     return y_MN.reshape(*x.shape[: x.ndim - contract], *w.shape[contract:])
@@ -38,7 +38,7 @@ def _matmul(x_MK: jax.Array, w_KN: jax.Array, dtype: jax.typing.DTypeLike | None
 
 @jax.custom_vjp
 def _formed(w: jax.Array) -> jax.Array:
-    """Nothing; but its gradient is formed in the shape it has here, whatever transposes follow."""
+    """Returns w; makes the compiler compute its gradient in this shape, whatever transposes follow."""
     return w
 
 

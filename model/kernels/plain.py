@@ -1,4 +1,4 @@
-"""Attention as the equation has it, whole arrays and the derivative that JAX finds; its weights can be looked at."""
+"""Attention as in the equation, with whole arrays and JAX's own derivative; its weights can be inspected."""
 
 import dataclasses
 
@@ -13,12 +13,12 @@ from model.kernels.request import Request
 
 @dataclasses.dataclass(frozen=True)
 class Plain:
-    """See the module; it takes every request."""
+    """See the module docstring; this kernel takes every request."""
 
     name: str = "plain"
 
     def supports(self, request: Request) -> str | None:
-        """None: it holds the scores of all queries and keys, but it can."""
+        """Returns None: it can do every request, though it holds the scores of all queries and keys."""
         return None
 
     def attend(
@@ -47,7 +47,7 @@ def attention_weights(
     bias: Bias | None = None,
     sink_N: jax.Array | None = None,
 ) -> jax.Array:
-    """The weights (B, N, T, S) that every kernel gives to values before dropout, in the dtype of the queries."""
+    """Returns every kernel's weights (B, N, T, S) of the values before dropout, in the dtype of the queries."""
     weights_BKGTS = _weights(q_BTNH, k_BSKH, visibility, scoring, bias, sink_N)
     b, _, _, t, s = weights_BKGTS.shape
     return weights_BKGTS.reshape(b, -1, t, s).astype(q_BTNH.dtype)

@@ -1,4 +1,4 @@
-"""What a call of attention asks of a kernel, and what a kernel is."""
+"""The request that a call of attention makes to a kernel, and the protocol of kernels."""
 
 import dataclasses
 from typing import Protocol
@@ -11,16 +11,16 @@ from model.attention.visibility import Visibility
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """One call of attention, but for its arrays.
+    """One call of attention, without its arrays.
 
     Attributes:
       q, k, v: the shape and dtype of queries (B, T, N, H), keys (B, S, K, H) and values (B, S, K, Hv).
       visibility: which keys each query sees.
-      scoring: how scores are made of queries and keys.
-      bias: what is added to scores, or None.
+      scoring: how scores are computed from queries and keys.
+      bias: a bias added to scores, or None.
       sinks: whether every head has a score that takes part in its softmax and has no value.
-      dropout: the share of weights dropped; 0 outside training.
-      platform: where it runs: "cpu", "gpu" or "tpu".
+      dropout: the share of weights that is dropped; 0 outside training.
+      platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
     """
 
     q: jax.ShapeDtypeStruct
@@ -35,14 +35,14 @@ class Request:
 
 
 class Kernel(Protocol):
-    """One way to compute attention. Everything that a request asks is done, or the request is refused."""
+    """One way to compute attention. A kernel does everything that a request asks for, or refuses the request."""
 
     @property
     def name(self) -> str:
-        """How the kernel is called in explanations and when it is asked for."""
+        """The name of the kernel, for explanations and for choosing it."""
 
     def supports(self, request: Request) -> str | None:
-        """None if the kernel takes a request, else the reason why it does not."""
+        """Returns None if the kernel takes a request, else the reason why it does not."""
 
     def attend(
         self,
@@ -53,11 +53,11 @@ class Kernel(Protocol):
         sink_N: jax.Array | None,
         dropout_key: jax.Array | None,
     ) -> jax.Array:
-        """The sum of values for every query and head, (B, T, N, Hv), in the dtype of the values.
+        """Returns the weighted sum of values for every query and head, (B, T, N, Hv), in the dtype of the values.
 
         Args:
-          request: one that the kernel takes.
+          request: a request that the kernel supports.
           q_BTNH, k_BSKH, v_BSKH: queries, keys and values.
           sink_N: the scores of `request.sinks`.
-          dropout_key: the key of `request.dropout`, which is 0 without one.
+          dropout_key: the random key for `request.dropout`; without a key, that is 0.
         """

@@ -1,8 +1,8 @@
 """Attention in tiles of queries and keys, one after the other in loops, for sequences of any length.
 
-Dao et al. 2022, "FlashAttention", algorithms 1 and 4, written out for XLA: a query's weights are summed up tile after
-tile of its keys, beside the highest score so far. No array grows with queries times keys; tiles that no query of theirs
-sees by its index, as causality or a window has it, are left out.
+Dao et al. 2022, "FlashAttention", algorithms 1 and 4, for XLA: the sums over a query's keys grow tile by tile, together
+with the highest score so far. No array grows with queries times keys. Tiles whose queries see none of their keys by
+index, because of causality or a window, are left out.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ from model.kernels.request import Request
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """See the module.
+    """See the module docstring.
 
     Attributes:
-      queries, keys: of a tile.
-      name: of the kernel.
+      queries, keys: the number of queries and keys of a tile.
+      name: the name of the kernel.
     """
 
     queries: int = 512
@@ -33,7 +33,7 @@ class Tiles:
     name: str = "tiles"
 
     def supports(self, request: Request) -> str | None:
-        """None: there is nothing that it cannot do."""
+        """Returns None: this kernel takes every request."""
         return None
 
     def attend(
@@ -61,7 +61,7 @@ class Tiles:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """The queries and keys of a tile, and how many of all keys are real; those after them fill the last tile."""
+    """The numbers of queries and keys of a tile, and of all real keys; the keys after them fill the last tile."""
 
     queries: int
     keys: int
@@ -70,7 +70,7 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class _Tile:
-    """One tile of scores."""
+    """The computation of one tile of scores."""
 
     scoring: Scoring
     rate: float
@@ -81,22 +81,22 @@ class _Tile:
     key: jax.Array | None
 
     def span(self, i: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The first and the end of the tiles of keys of the queries' tile i."""
+        """Returns the first and the end of the key tiles that the queries of tile i may see."""
         first, last = self.visibility.key_span(i * self.sizes.queries, (i + 1) * self.sizes.queries)
         return first // self.sizes.keys, (last + self.sizes.keys - 1) // self.sizes.keys
 
     def queries(self, x: jax.Array, i: jax.Array) -> jax.Array:
-        """The queries of tile i in an array that has them as its last axis but one."""
+        """Returns the queries of tile i from an array whose second last axis is the queries."""
         return jax.lax.dynamic_slice_in_dim(x, i * self.sizes.queries, self.sizes.queries, axis=x.ndim - 2)
 
     def keys(self, j: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The keys and values of tile j."""
+        """Returns the keys and values of tile j."""
         start, size = j * self.sizes.keys, self.sizes.keys
         k, v = (jax.lax.dynamic_slice_in_dim(x, start, size, axis=2) for x in (self.k_BKSH, self.v_BKSH))
         return k, v
 
     def scores(self, products: jax.Array, bias: Bias | None, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Products of tile (i, j) to scores; keys that only fill the tile have none."""
+        """Turns products of tile (i, j) into scores; keys that only fill the tile get -inf."""
         t, s = self.sizes.queries, self.sizes.keys
         scores = self.scoring.finish(products, self.visibility.part(i * t, t, j * s, s), bias)
         if self.k_BKSH.shape[2] == self.sizes.real_keys:
@@ -104,7 +104,7 @@ class _Tile:
         return jnp.where(j * s + jnp.arange(s) < self.sizes.real_keys, scores, -jnp.inf)
 
     def drop(self, x: jax.Array, i: jax.Array, j: jax.Array) -> jax.Array:
-        """Weights of tile (i, j), or their gradients, with the same ones dropped each time."""
+        """Drops entries of the weights of tile (i, j), or of their gradients; drops the same entries each time."""
         if self.key is None:
             return x
         return drop(x, self.rate, jax.random.fold_in(jax.random.fold_in(self.key, i), j))
@@ -162,7 +162,7 @@ def _forward(
             total = jnp.ones((*rows, 1), dtype)
         sums = jnp.zeros((*rows, v.shape[-1]), dtype), highest, total
         y, highest, total = jax.lax.fori_loop(*tile.span(i), add_keys, sums)
-        total = jnp.where(total == 0, 1, total)  # queries to which no tile belongs
+        total = jnp.where(total == 0, 1, total)  # for queries without any tile
         return (y / total).astype(v.dtype), highest, total
 
     y, highest, total = (
@@ -177,7 +177,7 @@ def _backward(
 ) -> tuple[Any, ...]:
     q, k, v, visibility, bias, sink, key, y, highest, total = residuals
     tile, dtype = _Tile(scoring, rate, sizes, k, v, visibility, key), _sums(scoring)
-    dy = dy / total  # of the output before normalisation
+    dy = dy / total  # the gradient of the output before normalisation
     shared = jnp.sum(dy * y, axis=-1, keepdims=True)
     dy = dy.astype(v.dtype)
 
@@ -210,12 +210,12 @@ def _backward(
 
 
 def _sums(scoring: Scoring) -> Any:
-    """The dtype of sums over tiles: at least float32, since there may be many."""
+    """Returns the dtype of sums over tiles: at least float32, since there may be many tiles."""
     return jnp.promote_types(scoring.reductions, jnp.float32)
 
 
 def _add(x_BKSH: jax.Array, j: jax.Array, tile_BKSH: jax.Array) -> jax.Array:
-    """The sum with tile j of the keys."""
+    """Adds a tile to tile j of the keys."""
     size = tile_BKSH.shape[2]
     before = jax.lax.dynamic_slice_in_dim(x_BKSH, j * size, size, axis=2)
     return jax.lax.dynamic_update_slice_in_dim(x_BKSH, before + tile_BKSH, j * size, axis=2)

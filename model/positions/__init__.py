@@ -1,4 +1,4 @@
-"""Positions: absolute ones, rotary ones and their scaling, biases of scores."""
+"""Positions: absolute positions, rotary positions and their scaling, biases on attention scores."""
 
 from model.exports import exports
 

@@ -1,8 +1,8 @@
-"""How a token knows where it stands.
+"""Absolute positions, and the unions of all positions.
 
-Here are the positions that are added to the token embedding, learned and sinusoidal: Vaswani et al. 2017, "Attention Is
-All You Need", section 3.5. Others act inside attention: rotary ones turn queries and keys (rotary.py), biases are
-added to scores (alibi.py, relative.py; what they have in common is in bias.py).
+Learned and sinusoidal positions are added to the token embedding: Vaswani et al. 2017, "Attention Is All You Need",
+section 3.5. Other positions act inside attention: rotary positions rotate queries and keys (rotary.py), biases are
+added to scores (alibi.py, relative.py; bias.py has their common protocol).
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from model.positions.rotary import Rotary, frequencies
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoPositions(InScores):
-    """Only the causal mask tells the order (Kazemnejad et al. 2023, "NoPE")."""
+    """No positions: only the causal mask gives the order of tokens (Kazemnejad et al. 2023, "NoPE")."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Learned(PositionOption):
     """A trained vector for each position up to the context length.
 
     Attributes:
-      offset: rows of the table that lie before that of position 0 and that no token has (OPT: 2).
+      offset: the number of rows before the row of position 0, which no token uses (OPT: 2).
     """
 
     offset: int = 0
@@ -47,7 +47,7 @@ class Learned(PositionOption):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sinusoidal(PositionOption):
-    """Fixed sines and cosines, wavelengths from 2 pi to theta * 2 pi."""
+    """Fixed sines and cosines with wavelengths from 2 pi to theta * 2 pi tokens."""
 
     theta: float = 10_000.0
 
@@ -59,24 +59,24 @@ class Sinusoidal(PositionOption):
             yield "theta", f"must be above 0, got {self.theta}"
 
     def problems_of_width(self, width: int) -> Iterator[str]:
-        """Yields why they cannot be added to a stream of this width."""
+        """Yields why these positions cannot be added to a residual stream of this width."""
         if width % 2:
             yield f"Sinusoidal pairs a sine with a cosine, so width must be even, got {width}"
 
 
-# Those that act inside attention, so that layers may differ in them; the others are added before the first layer.
+# Layer positions act inside attention, so layers may differ in them; the others are added before the first layer.
 LayerPosition = NoPositions | Rotary | ALiBi | RelativeBias
 Position = LayerPosition | Learned | Sinusoidal
 
 
 def sinusoid(option: Sinusoidal, positions_BT: jax.Array, width: int) -> jax.Array:
-    """The vectors of Vaswani et al.: sine on even dimensions, cosine on odd ones; float32 (B, T, D)."""
+    """Returns the vectors of Vaswani et al.: sine on even dimensions, cosine on odd dimensions; float32 (B, T, D)."""
     angles = positions_BT[..., None].astype(jnp.float32) * frequencies(option.theta, width)
     return jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1).reshape(*positions_BT.shape, width)
 
 
 class PositionEmbedding(nnx.Module):
-    """Adds the position vector to the token embedding, where the option has one."""
+    """Adds position vectors to the token embedding, for options that are added."""
 
     def __init__(self, option: Position, context_length: int, width: int, make: ParameterMaker) -> None:
         """Args: the option, the number of positions, the model width, the maker."""

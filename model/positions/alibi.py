@@ -1,4 +1,4 @@
-"""ALiBi: scores that fall with the distance between query and key, in place of position vectors.
+"""ALiBi: a linear bias on scores, which fall with the distance between query and key.
 
 Press et al. 2021, "Train Short, Test Long: Attention with Linear Biases Enables Input Length Extrapolation", section 3.
 """
@@ -22,9 +22,9 @@ class ALiBi(InScores):
     """Adds scale * slope_n * (key position - query position) to the scores of head n; nothing is learned.
 
     Attributes:
-      scale: 1 in the paper and in BLOOM; Falcon has that of products of queries and keys, H^-1/2.
-      rounded: whether slope and position, and then their product, are rounded to bfloat16 before two of these are
-        subtracted, as models were trained whose code computes them so (Falcon).
+      scale: 1 in the paper and in BLOOM; Falcon uses H^-1/2, the scale of products of queries and keys.
+      rounded: whether slope and position, and then their product, are rounded to bfloat16 before the product of the
+        query is subtracted from that of the key. Falcon's code computes them so, and its models were trained with it.
     """
 
     scale: float = 1.0
@@ -43,18 +43,18 @@ class ALiBi(InScores):
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class LinearBias:
-    """The biases of heads with these slopes; see `ALiBi` for the rest."""
+    """The biases of heads with these slopes; see `ALiBi` for the other fields."""
 
     slopes: tuple[float, ...]
     scale: float = 1.0
     rounded: bool = False
 
     def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
-        """The biases of a block, float32 (B or 1, N, T, S)."""
+        """Returns the biases of a block, float32 (B or 1, N, T, S)."""
         query_BT, key_BS = queries.positions(), keys.positions()
         slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
         if self.rounded:
-            # Not a cast to bfloat16 and back, which a compiler may leave out.
+            # A compiler may leave out a cast to bfloat16 and back, but not this.
             coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
             query, key = (coarse(place.astype(jnp.float32)) for place in (query_BT[..., None], key_BS[:, None]))
             query, key = (coarse(coarse(slope_N11) * place[:, None]) for place in (query, key))
@@ -66,10 +66,10 @@ class LinearBias:
 
 
 def slopes(num_heads: int) -> tuple[float, ...]:
-    """The slope of every head, by the paper's rule.
+    """Returns the slope of every head, by the paper's rule.
 
-    For a power of two N they are 2^(-8/N), 2^(-16/N), ..., 2^-8. For another number they are those of the largest power
-    of two P below it, and then every second one of those of 2P, from the first on (the paper's code; BLOOM, 2022).
+    If N is a power of two, the slopes are 2^(-8/N), 2^(-16/N), ..., 2^-8. Otherwise they are the slopes for P, the
+    largest power of two below N, then every second slope for 2P, from the first on (the paper's code; BLOOM, 2022).
     """
     power = 2 ** (num_heads.bit_length() - 1)
     further = _geometric(2 * power)[::2]

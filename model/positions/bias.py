@@ -1,7 +1,8 @@
 """Positions that act on scores: the protocol between a position option and the attention of its layers.
 
-An option that adds something to scores says whether it has a table of trained numbers, and makes of it the value that
-kernels ask for the biases of a block (`model.attention.scoring.Bias`). All other options inherit that they add nothing.
+An option that adds a bias to scores makes its table of trained numbers, if it has one, and turns the table into a
+`model.attention.scoring.Bias`, which kernels ask for the biases of a block. All other options inherit from `InScores`
+that they add nothing.
 """
 
 from typing import TYPE_CHECKING
@@ -17,12 +18,12 @@ if TYPE_CHECKING:  # attention imports positions
 
 
 class InScores(PositionOption):
-    """What attention asks the positions of its layer."""
+    """The methods that attention calls on the positions of its layer."""
 
     def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param | None:
-        """The trained numbers of a layer of so many heads; None for none."""
+        """Makes the trained numbers of a layer with `num_heads` heads; None if there are none."""
         return None
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "Bias | None":
-        """What is added to scores, of the numbers of `bias_table`; None for nothing."""
+        """Returns the bias on scores, made from the numbers of `bias_table`; None for no bias."""
         return None

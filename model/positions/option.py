@@ -1,24 +1,24 @@
-"""What the options of positions say of themselves."""
+"""The base class of the options of positions."""
 
 from collections.abc import Iterator
 from typing import ClassVar
 
 
 class PositionOption:
-    """The options of positions.
+    """The base class of the options of positions.
 
     Attributes:
-      added: whether they are added to the embedding, once for all layers.
-      turns: whether they turn queries and keys.
+      added: whether these positions are added to the embedding, once for all layers.
+      turns: whether these positions rotate queries and keys.
     """
 
     added: ClassVar[bool] = False
     turns: ClassVar[bool] = False
 
     def problems_of_width(self, width: int) -> Iterator[str]:
-        """Yields why they cannot be added to a stream of this width."""
+        """Yields why these positions cannot be added to a residual stream of this width."""
         yield from ()
 
     def problems_with(self, head_dim: int, path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with heads of this width; `path` is that of the option."""
+        """Yields fields that clash with heads of width `head_dim`; `path` is the path of the option."""
         yield from ()

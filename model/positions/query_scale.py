@@ -1,8 +1,8 @@
-"""Queries that grow with position: sharper attention where there are more keys to choose among.
+"""A factor on queries that grows with position, so that attention stays sharp where a query sees more keys.
 
-A softmax over more keys spreads its weights; a factor that grows with the logarithm of their number holds them:
-Nakanishi 2025, "Scalable-Softmax Is Superior for Attention", section 3. In steps, as here, it is Llama 4's, by its
-released code, in the layers that have no rotary positions.
+A softmax over more keys spreads its weights; a factor that grows with the logarithm of the number of keys prevents
+this: Nakanishi 2025, "Scalable-Softmax Is Superior for Attention", section 3. Llama 4's released code lets the factor
+grow in steps, as here, in the layers without rotary positions.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogTemperature:
-    """A query at position p is multiplied by 1 + scale * ln(1 + floor((p + 1) / `floor`)).
+    """Multiplies a query at position p by 1 + scale * ln(1 + floor((p + 1) / `floor`)).
 
     Attributes:
-      floor: how many positions make a step; those before the first one have factor 1 (Llama 4: 8192).
+      floor: the number of positions in a step; positions before the first step have factor 1 (Llama 4: 8192).
       scale: how much the factor grows (Llama 4: 0.1).
     """
 
@@ -29,10 +29,10 @@ class LogTemperature:
         if self.floor < 1:
             yield "floor", f"must be at least 1, got {self.floor}"
         if self.scale <= 0:
-            yield "scale", f"must be above 0, or temperature=None for factors of 1, got {self.scale}"
+            yield "scale", f"must be above 0, got {self.scale}; use temperature=None for factors of 1"
 
     def apply(self, q_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
-        """The queries times their factors, in float32; the same shape and dtype come back."""
+        """Returns the queries times their factors, computed in float32, in the shape and dtype of the queries."""
         steps_BT = ((positions_BT + 1) // self.floor).astype(jnp.float32)
         factor_BT11 = (1 + self.scale * jnp.log1p(steps_BT))[:, :, None, None]
         return (q_BTNH.astype(jnp.float32) * factor_BT11).astype(q_BTNH.dtype)

@@ -1,7 +1,7 @@
-"""Relative position biases: a trained number for every head and bucket of distances, added to scores.
+"""Relative position biases (T5): a trained number for every head and bucket of distances, added to scores.
 
 Raffel et al. 2020, "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer" (T5), section
-2.1. Every layer has numbers of its own here; T5 shares those of its first layer.
+2.1. Here every layer has its own numbers; in T5 all layers share the numbers of the first layer.
 """
 
 import dataclasses
@@ -22,14 +22,15 @@ if TYPE_CHECKING:  # attention imports positions
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RelativeBias(InScores):
-    """Adds to a score a number for the bucket of the distance from key to query.
+    """Adds to each score a trained number for the bucket of the distance from key to query.
 
-    Distances below half the buckets have one each; those above share the others, which grow as powers up to `distance`,
-    and the last one has all that are farther. A key after its query counts as one at its query.
+    Each distance below buckets / 2 has its own bucket. Longer distances share the other buckets, whose bounds grow
+    geometrically up to `distance`; the last bucket also has all longer distances. A key after its query counts as a key
+    at distance 0.
 
     Attributes:
-      buckets: how many there are.
-      distance: the distance at which buckets end.
+      buckets: the number of buckets.
+      distance: the distance at which the geometric buckets end.
     """
 
     buckets: int = 32
@@ -44,7 +45,7 @@ class RelativeBias(InScores):
             yield "distance", f"must be above the {near} distances that have a bucket each, got {self.distance}"
 
     def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param:
-        """See `InScores`; it starts from zeros, as no bias at all."""
+        """See `InScores`; the table starts from zeros, which is no bias."""
         return make.zeros((self.buckets, num_heads), ("position", "heads"))
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "BucketBias":
@@ -61,15 +62,15 @@ class BucketBias:
     distance: int = struct.field(pytree_node=False)
 
     def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
-        """The biases of a block, float32 (B or 1, N, T, S)."""
+        """Returns the biases of a block, float32 (B or 1, N, T, S)."""
         distance_BTS = queries.positions()[:, :, None] - keys.positions()[:, None, :]
         return jnp.moveaxis(self.table.astype(jnp.float32)[self.bucket(distance_BTS)], -1, 1)
 
     def bucket(self, distance_BTS: jax.Array) -> jax.Array:
-        """The bucket of each distance, int32."""
+        """Returns the bucket of each distance, int32."""
         buckets = self.table.shape[0]
         near = buckets // 2
-        # Where each of the wider buckets begins, rounded up: comparing integers, no rounding of a logarithm shows.
+        # The bounds of the wider buckets are rounded up to integers, so that no rounded logarithm decides a bucket.
         powers = [near * (self.distance / near) ** (i / (buckets - near)) for i in range(1, buckets - near)]
         begins = [math.ceil(power - 1e-9) for power in powers]
         far_BTS = sum(((distance_BTS >= begin).astype(jnp.int32) for begin in begins), jnp.int32(near))

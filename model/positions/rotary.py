@@ -1,4 +1,4 @@
-"""Rotary positions: pairs of dimensions of queries and keys turned by angles that grow with position.
+"""Rotary position embeddings (RoPE): rotate pairs of dimensions of queries and keys by angles that grow with position.
 
 Su et al. 2021, "RoFormer: Enhanced Transformer with Rotary Position Embedding", equations 15 and 34.
 """
@@ -17,15 +17,15 @@ from model.positions.scaling import NTK, DynamicNTK, LongRoPE, Scaling, YaRN
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rotary(InScores):
-    """Queries and keys turned by angles that grow with position, so that a score depends on the distance.
+    """Rotates queries and keys by angles that grow with position, so that a score depends on the distance.
 
     Attributes:
       theta: the base of the wavelengths, which go from 2 pi to nearly theta * 2 pi tokens.
-      fraction: the share of a head's dimensions that turn, the first ones; the others carry no position (Black et al.
-        2022, "GPT-NeoX-20B", section 2.1.1; also GPT-J, Pythia, Phi, GLM).
-      interleaved: which dimensions pair up: 2i with 2i + 1 (RoFormer, GPT-J, GLM, Cohere), or i with i + R/2 of the R
-        that turn (GPT-NeoX, Llama). A fixed order of a head's dimensions makes one of the other.
-      scaling: how a model trained on short sequences is made to take longer ones; see model/positions/scaling.py.
+      fraction: the share of a head's dimensions that are rotated, the first dimensions; the others carry no position
+        (Black et al. 2022, "GPT-NeoX-20B", section 2.1.1; also GPT-J, Pythia, Phi, GLM).
+      interleaved: whether dimension 2i pairs with 2i + 1 (RoFormer, GPT-J, GLM, Cohere), or i with i + R/2, where R
+        dimensions are rotated (GPT-NeoX, Llama). A fixed permutation of a head's dimensions turns one into the other.
+      scaling: adapts a model trained on short sequences to longer sequences; see model/positions/scaling.py.
     """
 
     theta: float = 10_000.0
@@ -42,44 +42,44 @@ class Rotary(InScores):
         elif self.theta <= 1 and isinstance(self.scaling, YaRN):
             yield "theta", f"must be above 1 for YaRN, which takes its logarithm, got {self.theta}"
         if not 0 < self.fraction <= 1:
-            yield "fraction", f"must be above 0 and at most 1, got {self.fraction}; use NoPositions to turn nothing"
+            yield "fraction", f"must be above 0 and at most 1, got {self.fraction}; use NoPositions to rotate nothing"
 
     def turned(self, head_dim: int) -> int:
-        """R, how many dimensions of a head turn."""
+        """Returns R, the number of rotated dimensions of a head."""
         return round(self.fraction * head_dim)
 
     def problems_with(self, head_dim: int, path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with a head width, by the path of the field; `path` is that of this."""
+        """Yields fields that clash with heads of width `head_dim`, by path; `path` is the path of this option."""
         if not 0 < self.fraction <= 1 or head_dim < 1:
             return
         size = self.turned(head_dim)
         if self.fraction == 1 and head_dim % 2:
-            yield path, f"Rotary turns pairs of dimensions, so the head width must be even, got {head_dim}"
+            yield path, f"Rotary rotates pairs of dimensions, so the head width must be even, got {head_dim}"
         elif size < 2 or size % 2 or abs(self.fraction * head_dim - size) > 1e-6:
             yield (
                 f"{path}.fraction",
-                f"{self.fraction} turns {self.fraction * head_dim:g} of the {head_dim} dimensions of a head; "
-                "they turn in pairs, so it must be an even number",
+                f"{self.fraction} rotates {self.fraction * head_dim:g} of the {head_dim} dimensions of a head; "
+                "they rotate in pairs, so this must be an even whole number",
             )
         elif isinstance(self.scaling, NTK | DynamicNTK) and size == 2:
             name = type(self.scaling).__name__
-            yield f"{path}.scaling", f"{name} needs two pairs of dimensions that turn or more, got one"
+            yield f"{path}.scaling", f"{name} needs at least two pairs of rotated dimensions, got one"
         elif isinstance(self.scaling, LongRoPE):
             for name in ("short_factors", "long_factors"):
                 if len(getattr(self.scaling, name)) != size // 2:
                     yield (
                         f"{path}.scaling.{name}",
-                        f"must be {size // 2} factors, one for each pair of dimensions that turn, got "
+                        f"must have {size // 2} factors, one for each pair of rotated dimensions, got "
                         f"{len(getattr(self.scaling, name))}",
                     )
 
 
 @struct.dataclass
 class RotaryTable:
-    """What `rotate` needs to know of the positions.
+    """The cosines and sines that `rotate` needs.
 
     Attributes:
-      cos, sin: float32, (B, T, 1, R/2) for the R dimensions of a head that turn.
+      cos, sin: float32, (B, T, 1, R/2) for the R rotated dimensions of a head.
       interleaved: as in `Rotary`.
     """
 
@@ -89,21 +89,21 @@ class RotaryTable:
 
 
 def frequencies(theta: float, size: int) -> jax.Array:
-    """The angle per position of each pair of dimensions: theta^(-2i/size), float32, (size/2,)."""
+    """Returns the angle per position of each pair of dimensions: theta^(-2i/size), float32, (size/2,)."""
     return theta ** (-jnp.arange(0, size, 2, dtype=jnp.float32) / size)
 
 
 def rotary_table(
     option: object, positions_BT: jax.Array, head_dim: int, ends_BT: jax.Array | None = None
 ) -> RotaryTable | None:
-    """Cosines and sines for `rotate`; None when positions are not rotary.
+    """Returns cosines and sines for `rotate`; None when positions are not rotary.
 
     Args:
-      option: of positions.
-      positions_BT: of tokens.
-      head_dim: the dimensions of a head that positions may turn.
-      ends_BT: the last of these in each row is where its sequence ends, for scalings that depend on its length; the
-        positions when not given.
+      option: the option of positions.
+      positions_BT: the positions of the tokens.
+      head_dim: the number of dimensions of a head that positions may rotate.
+      ends_BT: positions whose largest value in each row is the end of its sequence, for scalings that depend on the
+        length of the sequence; by default `positions_BT`.
     """
     if not isinstance(option, Rotary):
         return None
@@ -120,7 +120,7 @@ def rotary_table(
 
 
 def rotate(x_BTNH: jax.Array, table: RotaryTable | None) -> jax.Array:
-    """Turns each pair of dimensions by its angle, in float32; the same shape and dtype come back."""
+    """Rotates each pair of dimensions by its angle, in float32; returns the shape and dtype of `x_BTNH`."""
     if table is None:
         return x_BTNH
     cos, sin, size = table.cos, table.sin, 2 * table.cos.shape[-1]

@@ -1,17 +1,19 @@
-"""How rotary positions trained on short sequences are made to take longer ones: other frequencies, by the pair.
+"""Scaling of rotary positions: other frequencies, so that a model trained on short sequences can read longer ones.
 
-Below, f_i = theta^(-2i/R) is the angle per token of pair i, unscaled, R the number of dimensions of a head that turn,
-L the sequence length that the model was trained on (`original_length`) and s the `factor` by which it grows.
+Below, f_i = theta^(-2i/R) is the unscaled angle per token of pair i, R is the number of rotated dimensions of a head,
+L is the sequence length of training (`original_length`) and s is the `factor` by which this length grows.
 
 Each class has `frequencies(theta, size, ends_BT)`, the scaled angles per token: (R/2,), or (B, 1, R/2) where they
-depend on the sequence; and `amplitude`, a factor on cosines and sines: the part of a score that comes from dimensions
-that turn grows by its square. Fixed ones are computed on the host in float64.
+depend on the sequence. It also has `amplitude`, a factor on cosines and sines: the part of a score that comes from
+rotated dimensions grows by its square. Frequencies that do not depend on the sequence are computed on the host in
+float64.
 
-Two depend on the length of the sequence, which is the largest of `ends_BT` in a row plus 1, counted in the traced
-program. It is taken row by row, so that what else is in the batch does not matter; of documents packed into a row it is
-that of the longest. A prompt is turned by its whole length, in however many chunks it is read. With a cache, keys stay
-as they were turned when they were read, while later queries turn by the length that the sequence has then: past
-`original_length`, decoding token by token is not the same function as one pass over the whole.
+`DynamicNTK` and `LongRoPE` depend on the length of the sequence: the largest of `ends_BT` in a row plus 1, computed in
+the traced program. Each row has its own length, so that the other rows of the batch do not matter; if documents are
+packed into a row, it is the length of the longest. A prompt is rotated by its whole length, in however many chunks it
+is read. With a cache, keys keep the rotation that they had when they were read, while later queries are rotated by the
+length that the sequence has then: past `original_length`, decoding token by token is not the same function as one pass
+over the whole sequence.
 """
 
 import dataclasses
@@ -25,7 +27,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LinearScaling:
-    """f_i / s: positions squeezed into the old range.
+    """f_i / s: interpolates positions into the range of training.
 
     Chen et al. 2023, "Extending Context Window of Large Language Models via Positional Interpolation", equation 4.
     """
@@ -44,7 +46,7 @@ class LinearScaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NTK:
-    """theta * s^(R/(R-2)) in place of theta: the slowest pair is divided by s, the fastest stays.
+    """theta * s^(R/(R-2)) in place of theta: divides the slowest pair's frequency by s and keeps the fastest.
 
     bloc97 2023, "NTK-aware scaled RoPE", as written down by Peng et al. 2023, "YaRN", section 3.1.
     """
@@ -63,9 +65,9 @@ class NTK:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DynamicNTK:
-    """NTK by a factor that grows with the sequence: s * length / L - (s - 1) past L, and 1 up to it.
+    """NTK with a factor that grows with the sequence: 1 up to length L, then s * length / L - (s - 1).
 
-    emozilla 2023, "Dynamically scaled RoPE"; Peng et al. 2023, section 3.3. See above for what it means with a cache.
+    emozilla 2023, "Dynamically scaled RoPE"; Peng et al. 2023, section 3.3. See the head of this file about caches.
     """
 
     factor: float
@@ -80,29 +82,29 @@ class DynamicNTK:
         """See the head of this file."""
         beyond_B11 = jnp.maximum(_length(ends_BT) - self.original_length, 0)
         growth_B11 = 1 + beyond_B11.astype(jnp.float32) * (self.factor / self.original_length)
-        # (theta g^(R/(R-2)))^(-2i/R) with the factor of theta taken out, which is exact where g is 1.
+        # (theta g^(R/(R-2)))^(-2i/R), written as theta^(-2i/R) times a power of g, is exact where g is 1.
         power = _float32(-np.arange(0, size, 2) / (size - 2))
         return _float32(unscaled(theta, size)) * growth_B11**power
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class YaRN:
-    """Slow pairs divided by s, fast ones as they are, a ramp between; and larger scores.
+    """Divides slow pairs by s, keeps fast pairs, with a ramp between them; also makes scores larger.
 
     Peng et al. 2023, "YaRN: Efficient Context Window Extension of Large Language Models", sections 3.2 and 3.4. The
-    ramp runs over i from the pair that makes beta_fast whole turns in L tokens to the one that makes beta_slow.
+    ramp runs over i from the pair that makes beta_fast full turns in L tokens to the pair that makes beta_slow.
 
     Attributes:
       factor: s.
       original_length: L.
-      beta_fast, beta_slow: turns in L tokens; pairs with more than the first stay, with fewer than the second are
-        divided by s.
-      truncate: whether the ends of the ramp are rounded outwards to whole pairs, as the paper's code does; GPT-OSS
-        leaves them where they fall.
-      attention_factor: the amplitude; None for the paper's 0.1 ln s + 1 (equation 22), or from the next two.
+      beta_fast, beta_slow: full turns in L tokens; pairs with more than beta_fast keep their frequency, pairs with
+        fewer than beta_slow are divided by s.
+      truncate: whether the ends of the ramp are rounded outwards to whole pairs, as in the paper's code; GPT-OSS does
+        not round them.
+      attention_factor: the amplitude; None for the paper's 0.1 ln s + 1 (equation 22), or for the next two fields.
       mscale, mscale_all_dim: both or none: the amplitude is (0.1 mscale ln s + 1) / (0.1 mscale_all_dim ln s + 1)
-        (DeepSeek-V2). DeepSeek also multiplies whole scores, of dimensions that do not turn too, by
-        (0.1 mscale_all_dim ln s + 1)^2; that is not part of positions, and belongs into the attention's `scale`.
+        (DeepSeek-V2). DeepSeek also multiplies whole scores, including dimensions that are not rotated, by
+        (0.1 mscale_all_dim ln s + 1)^2; this factor is not part of positions and belongs in the attention's `scale`.
     """
 
     factor: float
@@ -129,7 +131,7 @@ class YaRN:
             given, other = ("mscale", "mscale_all_dim")[:: 1 if self.mscale_all_dim is None else -1]
             yield given, f"has no effect without {other}; give both or none"
         elif self.mscale is not None and self.attention_factor is not None:
-            yield "attention_factor", "mscale and mscale_all_dim give it; leave out these two or this one"
+            yield "attention_factor", "mscale and mscale_all_dim already give it; leave out these two, or this field"
 
     @property
     def amplitude(self) -> float:
@@ -147,14 +149,14 @@ class YaRN:
         """See the head of this file."""
 
         def pair(turns: float) -> float:
-            """The i at which L f_i / (2 pi) is a number of turns, not a whole one in general."""
+            """Returns the i, in general not an integer, at which L f_i / (2 pi) equals `turns`."""
             return size * math.log(self.original_length / (2 * math.pi * turns)) / (2 * math.log(theta))
 
         first, last = pair(self.beta_fast), pair(self.beta_slow)
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
         first, last = min(max(first, 0), size - 1), min(max(last, 0), size - 1)
-        width = last - first if last != first else 0.001  # a step, as the paper's code has it
+        width = last - first if last != first else 0.001  # a step in place of a ramp, as in the paper's code
         slow = np.clip((np.arange(size // 2) - first) / width, 0, 1)
         plain = unscaled(theta, size)
         return _float32(plain / self.factor * slow + plain * (1 - slow))
@@ -162,14 +164,15 @@ class YaRN:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Llama3Scaling:
-    """Long waves divided by s, short ones as they are, a ramp over L / wavelength between.
+    """Divides pairs of long wavelengths by s, keeps short wavelengths, with a ramp over L / wavelength between them.
 
     Llama Team 2024, "The Llama 3 Herd of Models", by the code released with Llama 3.1.
 
     Attributes:
       factor: s.
-      low_frequency_factor: pairs that make fewer turns in L tokens are divided by s.
-      high_frequency_factor: pairs that make more turns stay; the ramp is a step where both are the same (Llama 4).
+      low_frequency_factor: pairs that make fewer full turns than this in L tokens are divided by s.
+      high_frequency_factor: pairs that make more full turns than this keep their frequency; the ramp is a step where
+        both factors are the same (Llama 4).
       original_length: L.
     """
 
@@ -197,15 +200,15 @@ class Llama3Scaling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LongRoPE:
-    """Each pair divided by a factor of its own: of one list for sequences up to L tokens, of another for longer ones.
+    """Divides each pair by its own factor, from one list for sequences up to L tokens, from another for longer ones.
 
     Ding et al. 2024, "LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens", section 3; the choice between
-    two lists and the amplitude are those of Phi-3 (Abdin et al. 2024). See above for what it means with a cache.
+    two lists and the amplitude follow Phi-3 (Abdin et al. 2024). See the head of this file about caches.
 
     Attributes:
-      short_factors, long_factors: one for each pair, fastest first.
+      short_factors, long_factors: a factor for each pair, the fastest pair first.
       original_length: L.
-      factor: s, how many times L the model is meant to take: the amplitude is sqrt(1 + ln s / ln L).
+      factor: s: the model is meant for sequences of s * L tokens, and the amplitude is sqrt(1 + ln s / ln L).
       attention_factor: the amplitude itself, in place of `factor`.
     """
 
@@ -223,7 +226,7 @@ class LongRoPE:
         if self.original_length < 2:
             yield "original_length", f"must be at least 2, got {self.original_length}"
         if (self.factor is None) == (self.attention_factor is None):
-            yield "attention_factor", "give either this or factor, from which it is computed"
+            yield "attention_factor", "give either this or factor, from which this is computed"
         elif self.factor is not None:
             yield from _at_least_one(factor=self.factor)
         yield from _above_zero(attention_factor=self.attention_factor)
@@ -247,7 +250,7 @@ Scaling = LinearScaling | NTK | DynamicNTK | YaRN | Llama3Scaling | LongRoPE
 
 
 def unscaled(theta: float, size: int) -> np.ndarray:
-    """f_i, in float64."""
+    """Returns f_i, in float64."""
     return theta ** (-np.arange(0, size, 2) / size)
 
 
@@ -256,7 +259,7 @@ def _float32(x: np.ndarray) -> jax.Array:
 
 
 def _length(ends_BT: jax.Array) -> jax.Array:
-    """The tokens of each row's longest document so far, (B, 1, 1)."""
+    """Returns the number of tokens of each row's longest document so far, (B, 1, 1)."""
     return jnp.max(ends_BT, axis=-1)[:, None, None] + 1
 
 

@@ -1,4 +1,4 @@
-"""Mixers that carry a state of fixed size from token to token."""
+"""Recurrent mixers: they carry a state of fixed size from token to token."""
 
 from model.exports import exports
 

@@ -1,4 +1,4 @@
-"""Short causal convolutions over tokens, a filter for each channel.
+"""Short causal convolutions over tokens, with one filter for each channel.
 
 Fu et al. 2023, "Hungry Hungry Hippos", section 3 (a shift before a memory); Gu, Dao 2023, "Mamba", figure 3.
 """
@@ -13,13 +13,13 @@ from model.taps import Context
 def convolve(
     x_BTNH: jax.Array, filter_JNH: jax.Array, context: Context, tail_BNJH: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """y_t = sum_j filter_j x_(t-j), over tokens of t's document.
+    """Computes y_t = sum_j filter_j x_(t-j), over the tokens of t's document.
 
     Args:
-      x_BTNH: what is convolved.
+      x_BTNH: the input.
       filter_JNH: the filter of each channel, j = 0 first.
-      context: of the layer. Where some tokens are not real, the real ones of a row come first.
-      tail_BNJH: the last J - 1 real tokens before x; None for none, which are zeros.
+      context: the context of the layer. Where some tokens are not real, the real tokens of a row come first.
+      tail_BNJH: the last J - 1 real tokens before x; None for zeros.
 
     Returns:
       y, and the last J - 1 real tokens.

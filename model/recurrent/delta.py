@@ -1,15 +1,15 @@
-"""The gated delta rule: a memory that forgets, and in which a key replaces what it holds instead of adding to it.
+"""The gated delta rule: a memory that decays, and in which a key replaces its old value instead of adding to it.
 
-Yang, Kautz, Hatamizadeh 2024, "Gated Delta Networks", equation 10, in rows for columns:
+Yang, Kautz, Hatamizadeh 2024, "Gated Delta Networks", equation 10, with rows in place of columns:
 
     S_t = a_t (I - b_t k_t k_t^T) S_(t-1) + b_t k_t v_t^T        y_t = S_t^T q_t
 
-with a decay a_t and a strength of writing b_t, both from 0 to 1, for each token and head; keys and queries have norm 1.
-Without a decay it is the delta rule of Schlag et al. 2021, "Linear Transformers Are Secretly Fast Weight Programmers".
+with a decay a_t and a write strength b_t, both from 0 to 1, for each token and head; keys and queries have norm 1.
+Without decay it is the delta rule of Schlag et al. 2021, "Linear Transformers Are Secretly Fast Weight Programmers".
 
-In chunks (Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule", section 3; section 3.3 of the
-first): S_t = a_t S_(t-1) + k_t u_t^T with u_t = b_t (v_t - a_t S_(t-1)^T k_t). With g(t, s) the decay from token s to
-token t and S the memory before the chunk, that is (I + L) U = diag(b) V - diag(b g) K S, where L is
+It is computed in chunks (Yang et al. 2024, "Parallelizing Linear Transformers with the Delta Rule", section 3; section
+3.3 of the first paper): S_t = a_t S_(t-1) + k_t u_t^T with u_t = b_t (v_t - a_t S_(t-1)^T k_t). Let g(t, s) be the
+decay from token s to token t, and S the memory before the chunk. Then (I + L) U = diag(b) V - diag(b g) K S, where L is
 b_t g(t, s) k_t^T k_s below the diagonal: one triangular system for all tokens of a chunk, the WY representation.
 """
 
@@ -40,23 +40,24 @@ from model.recurrent.memory import (
 )
 from model.taps import Context
 
-EPSILON = 1e-6  # under the root that brings queries and keys to length 1
+EPSILON = 1e-6  # under the square root that normalises queries and keys to length 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GatedDelta(Recurrent):
-    """Heads with a memory each.
+    """Heads that each have a memory under the gated delta rule.
 
     Attributes:
-      num_heads: memories N, and heads of values.
-      num_key_heads: heads K of queries and keys, a divisor of N, each shared by N / K memories; None for N.
+      num_heads: the number N of memories and of value heads.
+      num_key_heads: the number K of query and key heads, a divisor of N, each shared by N / K memories; None for N.
       head_dim: the width H of queries and keys; None for model width / N.
       value_head_dim: the width P of values; None for H.
-      decay: whether memories forget; without, this is the plain delta rule.
-      convolution: tokens that a short causal convolution of queries, of keys and of values spans; None for none.
-      output_norm: of each head's reading, with the same weights for all; None for none.
+      decay: whether memories decay; without decay, this is the plain delta rule.
+      convolution: the tokens that short causal convolutions of queries, keys and values span; None for no convolution.
+      output_norm: a norm on each head's reading, with the same weights for all heads; None for no norm.
       output_gate: whether readings are multiplied by SiLU of a projection of the layer's input.
-      chunk: tokens that are computed as pairs at a time; changes speed and memory, and the result by rounding alone.
+      chunk: the number of tokens in a chunk, whose pairs are computed at once; changes speed and memory use, and the
+        result only by rounding.
     """
 
     num_heads: int
@@ -78,25 +79,25 @@ class GatedDelta(Recurrent):
                 f"{self.key_heads} does not divide num_heads={self.num_heads}; use one of {divisors(self.num_heads)}",
             )
         if self.convolution is not None and self.convolution < 2:
-            yield "convolution", f"must span at least 2 tokens, or be None for none, got {self.convolution}"
+            yield "convolution", f"must span at least 2 tokens, got {self.convolution}; use None for no convolution"
 
     @property
     def key_heads(self) -> int:
-        """K, with None resolved."""
+        """K, or N if `num_key_heads` is None."""
         return self.num_heads if self.num_key_heads is None else self.num_key_heads
 
     def value_width(self, width: int) -> int:
-        """P at a model width, with None resolved."""
+        """Returns P at a model width, or H if `value_head_dim` is None."""
         return self.head_width(width) if self.value_head_dim is None else self.value_head_dim
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "DeltaHeads":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return DeltaHeads(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: projections, convolutions, and three products with the memory."""
+        """Counts the operations of a forward pass: projections, convolutions, and three products with the memory."""
         n, h, p = self.num_heads, self.head_width(width), self.value_width(width)
         keys, values = self.key_heads * h, n * p
         projections = width * (2 * keys + (2 + self.output_gate) * values + (1 + self.decay) * n)
@@ -104,7 +105,7 @@ class GatedDelta(Recurrent):
         return 2 * length * (projections + convolutions + 3 * n * h * p)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
-        """The state of one layer before anything was read."""
+        """Returns the state of one layer before the first token."""
         n, k, h, p = self.num_heads, self.key_heads, self.head_width(width), self.value_width(width)
         tails = {}
         if self.convolution is not None:
@@ -114,7 +115,7 @@ class GatedDelta(Recurrent):
 
 
 class DeltaHeads(nnx.Module):
-    """Projections to heads, short convolutions, the memory, norm and gate, projection back."""
+    """The module of `GatedDelta`: projections to heads, short convolutions, memory, norm, gate, output projection."""
 
     def __init__(self, option: GatedDelta, width: int, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the reduction dtype, the maker."""
@@ -138,7 +139,7 @@ class DeltaHeads(nnx.Module):
         self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
-        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        """Maps (B, T, D) to (B, T, D), continuing from a state."""
         layout = context.layout
         after: dict[str, jax.Array] = {}
         q_BTNH = self._convolved("query", project(x_BTD, self.query, layout), self.query_filter, context, state, after)
@@ -183,7 +184,7 @@ class DeltaHeads(nnx.Module):
         state: State | None,
         after: dict[str, jax.Array],
     ) -> jax.Array:
-        """Queries, keys or values in the reduction dtype; what the next tokens' convolution needs goes into `after`."""
+        """Returns queries, keys or values in the reduction dtype; puts the convolution's next tail into `after`."""
         x_BTNH = context.shard(x_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         if filter_JNH is not None:
             tail_BNJH = None if state is None else state.arrays[name]
@@ -191,7 +192,7 @@ class DeltaHeads(nnx.Module):
         return context.tap(name, jax.nn.silu(x_BTNH)).astype(self.reductions)
 
     def _log_decay(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """log a = -exp(rate) softplus(x w + bias), (B, T, N) (Gu, Dao 2023, "Mamba", as the first paper takes it)."""
+        """Returns log a = -exp(rate) softplus(x w + bias), (B, T, N); the first paper takes it from Gu, Dao 2023."""
         if self.decay is None or self.decay_rate is None or self.decay_bias is None:
             return jnp.zeros((*x_BTD.shape[:-1], self.option.num_heads), self.reductions)
         step_BTN = project(x_BTD, self.decay, layout).astype(self.reductions)
@@ -204,11 +205,12 @@ def _unit(x_BTNH: jax.Array) -> jax.Array:
 
 
 def inverse(below: jax.Array) -> jax.Array:
-    """(I + L)^-1 for matrices L (..., C, C) that are 0 on and above the diagonal.
+    """Returns (I + L)^-1 for matrices L (..., C, C) that are 0 on and above the diagonal.
 
-    Blocks of 1, 2, 4, ... are put together: [[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. This is all matrix
-    products, which a triangular solver is not (on a loaded CPU, LAPACK's took seconds a step). Powers of L would be
-    too, but grow like binomials where keys are alike, and then cancel.
+    Inverses of blocks of size 1, 2, 4, ... are combined: [[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. This
+    needs only matrix products, unlike a triangular solver (on a loaded CPU, LAPACK's solver took seconds a step). A sum
+    of powers of L would also need only products, but these powers grow like binomial coefficients where keys are alike,
+    and then cancel.
     """
     size, lead = below.shape[-1], below.shape[:-2]
     whole = 1 << (size - 1).bit_length()
@@ -232,9 +234,9 @@ def delta_rule(
     strength_ZBNC: jax.Array,
     decay: Decays,
 ) -> tuple[jax.Array, jax.Array]:
-    """The equations above in chunks: the memory after the last, and the readings (Z, B, N, C, P).
+    """Computes the equations above in chunks: returns the memory after the last one, and the readings (Z, B, N, C, P).
 
-    A token of strength 0 and without a decay leaves the memory alone.
+    A token with strength 0 and without decay does not change the memory.
     """
     like_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", k_ZBNCH, k_ZBNCH) * decay.between_ZBNCS
     below_ZBNCS = jnp.tril(strength_ZBNC[..., None] * like_ZBNCS, -1)

@@ -1,12 +1,13 @@
-"""Gated recurrent units: a hidden vector that moves part of the way to a new one.
+"""Gated recurrent units (GRU): a hidden vector that moves part of the way to a new vector.
 
-Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder", equations 5 to 8. With W, U and b for
-each, s the logistic function:
+Cho et al. 2014, "Learning Phrase Representations using RNN Encoder-Decoder", equations 5 to 8. r, z and n each have
+their own W, U and b, and s is the logistic function:
 
     r, z = s(W x_t + U h_(t-1) + b)    n = tanh(W x_t + U (r h_(t-1)) + b)    h_t = z h_(t-1) + (1 - z) n
 
-Where the reset comes after the product, n = tanh(W x_t + b + r (U h_(t-1) + b')), as in cuDNN and PyTorch: then one
-product serves all three. Heads are units whose recurrent matrices do not meet, as in model/recurrent/lstm.py.
+If the reset comes after the product, n = tanh(W x_t + b + r (U h_(t-1) + b')), as in cuDNN and PyTorch: then one
+product serves r, z and n. Heads are groups of units without recurrent weights between them: U is block-diagonal, as in
+model/recurrent/lstm.py.
 """
 
 import dataclasses
@@ -27,11 +28,11 @@ from model.taps import Context
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GRU(Recurrent):
-    """Units over time, and a projection of them.
+    """Gated recurrent units, and a projection of their hidden vectors.
 
     Attributes:
-      num_heads: blocks N of the recurrent matrices; 1 for whole ones.
-      head_dim: units H of a head; None for model width / N.
+      num_heads: the number N of blocks of the recurrent matrices; 1 for full matrices.
+      head_dim: the number H of units of a head; None for model width / N.
       reset: whether the reset gate acts before the recurrent product (the paper) or after it.
     """
 
@@ -46,21 +47,21 @@ class GRU(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "GatedRecurrentUnits":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return GatedRecurrentUnits(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: gates from inputs and from what went before, and the projection back."""
+        """Counts the operations of a forward pass: gates from inputs and hidden vectors, and the output projection."""
         n, h = self.num_heads, self.head_width(width)
         return 2 * length * (3 * n * h * (width + h) + n * h * width)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
-        """The state of one layer before anything was read."""
+        """Returns the state of one layer before the first token."""
         return zeros(hidden=(batch, self.num_heads, self.head_width(width)))
 
 
 class GatedRecurrentUnits(nnx.Module):
-    """Gates of all tokens from their inputs, the units token by token, projection back."""
+    """The module of `GRU`: gates of all tokens from their inputs, units token by token, output projection."""
 
     def __init__(self, option: GRU, width: int, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the reduction dtype, the maker."""
@@ -74,7 +75,7 @@ class GatedRecurrentUnits(nnx.Module):
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
-        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        """Maps (B, T, D) to (B, T, D), continuing from a state."""
         gates_BTGNH = project(x_BTD, self.input, context.layout, self.bias)  # reset, update, the new vector
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
         hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)

@@ -1,6 +1,6 @@
-"""Linear attention: weights that are products of features, so that all keys fit in one matrix.
+"""Linear attention: weights are products of features, so that one matrix holds all keys and values.
 
-Katharopoulos et al. 2020, "Transformers are RNNs", equations 8 to 12 and 18 to 20, with its features elu(x) + 1:
+Katharopoulos et al. 2020, "Transformers are RNNs", equations 8 to 12 and 18 to 20, with its features f(x) = elu(x) + 1:
 y_t = (sum_s v_s f(k_s)^T) f(q_t) / (sum_s f(k_s)^T f(q_t)), sums over s up to t.
 """
 
@@ -18,7 +18,7 @@ from model.projections import project
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
 from model.taps import Context
 
-EPSILON = 1e-6  # added to the sum of weights, as the paper's code does
+EPSILON = 1e-6  # added to the sum of weights, as in the paper's code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,8 @@ class LinearAttention(Recurrent):
     Attributes:
       num_heads: N.
       head_dim: the width H of queries, keys and values; None for model width / N.
-      chunk: tokens that are computed as pairs at a time; changes speed and memory, and the result by rounding alone.
+      chunk: the number of tokens in a chunk, whose pairs are computed at once; changes speed and memory use, and the
+        result only by rounding.
     """
 
     num_heads: int
@@ -42,27 +43,27 @@ class LinearAttention(Recurrent):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "LinearAttentionHeads":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return LinearAttentionHeads(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: projections, a value written, one read, and the sum of weights."""
+        """Counts the operations of a forward pass: projections, writing and reading values, and the sum of weights."""
         n, h = self.num_heads, self.head_width(width)
         return 2 * length * (4 * width * n * h + n * h * (2 * h + 1))
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
-        """The state of one layer before anything was read."""
+        """Returns the state of one layer before the first token."""
         h = self.head_width(width)
         return zeros(memory=(batch, self.num_heads, h, h + 1))
 
 
 def features(x: jax.Array) -> jax.Array:
-    """elu(x) + 1."""
+    """Returns elu(x) + 1."""
     return jax.nn.elu(x) + 1
 
 
 class LinearAttentionHeads(nnx.Module):
-    """Projections to heads, linear attention, projection back."""
+    """The module of `LinearAttention`: projections to heads, linear attention, output projection."""
 
     def __init__(self, option: LinearAttention, width: int, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the reduction dtype, the maker."""
@@ -75,14 +76,14 @@ class LinearAttentionHeads(nnx.Module):
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
-        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        """Maps (B, T, D) to (B, T, D), continuing from a state."""
         layout, axes = context.layout, ("batch", "query_sequence", "heads", "head_dim")
         q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query, layout)), axes).astype(self.reductions)
         k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key, layout)), axes).astype(self.reductions)
         v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value, layout)), axes)
         q_BTNH, k_BTNH = features(q_BTNH), only_real(features(k_BTNH), context)
         (batch, length, n, h), size = q_BTNH.shape, min(self.option.chunk, q_BTNH.shape[1])
-        # One more channel, 1 in every value, sums the weights.
+        # An extra channel that is 1 in every value sums the weights.
         v_BTNP = jnp.concatenate([v_BTNH.astype(self.reductions), jnp.ones_like(q_BTNH[..., :1])], axis=-1)
         memory_BNHP = jnp.zeros((batch, n, h, h + 1), self.reductions) if state is None else state.arrays["memory"]
         memory_BNHP, y_ZBNCP = read_and_write(
@@ -103,7 +104,7 @@ class LinearAttentionHeads(nnx.Module):
 
 
 def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, document_BT: jax.Array | None) -> jax.Array:
-    """The weights (B, N, T, S) that the sums above give to every value."""
+    """Returns the weights (B, N, T, S) that the sums above give to every value."""
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH)
     mask_BTS = causal(Coordinates(q_BTNH.shape[1], document=document_BT)).mask()
     assert mask_BTS is not None

@@ -1,11 +1,12 @@
-"""Long short-term memory: a cell that adds up what its gates let in.
+"""Long short-term memory (LSTM): cells that accumulate gated inputs.
 
 Hochreiter, Schmidhuber 1997, "Long Short-Term Memory", section 4; Gers, Schmidhuber, Cummins 2000, "Learning to
-Forget", equations 1 to 6. With W, U and b for each gate, s the logistic function:
+Forget", equations 1 to 6. Each gate has its own W, U and b, and s is the logistic function:
 
     i, f, o = s(W x_t + U h_(t-1) + b)    g = tanh(W x_t + U h_(t-1) + b)    c_t = f c_(t-1) + i g    h_t = o tanh(c_t)
 
-Heads are cells whose recurrent matrices do not meet: U is block-diagonal (Beck et al. 2024, "xLSTM", section 2.2).
+Heads are groups of cells without recurrent weights between them: U is block-diagonal (Beck et al. 2024, "xLSTM",
+section 2.2).
 """
 
 import dataclasses
@@ -25,13 +26,13 @@ from model.taps import Context
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LSTM(Recurrent):
-    """Cells over time, and a projection of what they show.
+    """LSTM cells, and a projection of their hidden vectors.
 
     Attributes:
-      num_heads: blocks N of the recurrent matrices; 1 for whole ones.
-      head_dim: cells H of a head; None for model width / N.
-      forget_bias: where biases of forget gates start (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent
-        Network Architectures": 1); None for cells that never forget, those of 1997.
+      num_heads: the number N of blocks of the recurrent matrices; 1 for full matrices.
+      head_dim: the number H of cells of a head; None for model width / N.
+      forget_bias: the initial bias of forget gates (Jozefowicz et al. 2015, "An Empirical Exploration of Recurrent
+        Network Architectures": 1); None for the cells of 1997, which have no forget gates.
     """
 
     num_heads: int = 1
@@ -44,28 +45,28 @@ class LSTM(Recurrent):
 
     @property
     def gates(self) -> int:
-        """G, the gates and the input to the cell."""
+        """G, the number of gates, plus 1 for the input to the cell."""
         return 3 if self.forget_bias is None else 4
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "LongShortTermMemory":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return LongShortTermMemory(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: gates from inputs and from what went before, and the projection back."""
+        """Counts the operations of a forward pass: gates from inputs and hidden vectors, and the output projection."""
         n, h = self.num_heads, self.head_width(width)
         return 2 * length * (self.gates * n * h * (width + h) + n * h * width)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
-        """The state of one layer before anything was read."""
+        """Returns the state of one layer before the first token."""
         shape = (batch, self.num_heads, self.head_width(width))
         return zeros(hidden=shape, cell=shape)
 
 
 class LongShortTermMemory(nnx.Module):
-    """Gates of all tokens from their inputs, the cells token by token, projection back."""
+    """The module of `LSTM`: gates of all tokens from their inputs, cells token by token, output projection."""
 
     def __init__(self, option: LSTM, width: int, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the reduction dtype, the maker."""
@@ -79,8 +80,8 @@ class LongShortTermMemory(nnx.Module):
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
-        """Maps (B, T, D) to (B, T, D), going on from a state."""
-        bias_GNH = self.bias[...]  # input gate, output gate, input to the cell; then the forget gate
+        """Maps (B, T, D) to (B, T, D), continuing from a state."""
+        bias_GNH = self.bias[...]  # input gate, output gate, input to the cell; the forget gate follows
         if self.forget_bias is not None:
             bias_GNH = jnp.concatenate([bias_GNH, self.forget_bias[...][None]])
         gates_BTGNH = project(x_BTD, self.input, context.layout)

@@ -1,12 +1,12 @@
-"""What token mixers share that carry a state of fixed size from token to token, instead of attending to all before.
+"""Common parts of recurrent mixers, which carry a state of fixed size from token to token in place of attention.
 
-Two kinds of state. A *memory* is a matrix for every head that keys write values into and queries read: with a decay
-a_t of each token it is S_t = a_t S_(t-1) + k_t u_t^T, and a query reads y_t = S_t^T q_t. Tokens go through in chunks:
-within a chunk, sums over pairs of tokens; from chunk to chunk, the memory alone. Hua et al. 2022, "Transformer Quality
-in Linear Time", section 3.2; Yang et al. 2023, "Gated Linear Attention", section 2. A *hidden vector* is a function of
-the one before (LSTM, GRU), so that tokens go one by one.
+There are two kinds of state. A *memory* is a matrix for every head: keys write values into it, and queries read it.
+With a decay a_t for each token it is S_t = a_t S_(t-1) + k_t u_t^T, and a query reads y_t = S_t^T q_t. Tokens are
+processed in chunks: within a chunk by sums over pairs of tokens, from chunk to chunk by the memory alone. Hua et al.
+2022, "Transformer Quality in Linear Time", section 3.2; Yang et al. 2023, "Gated Linear Attention", section 2. A
+*hidden vector* is a function of the hidden vector before it (LSTM, GRU), so that tokens are processed one by one.
 
-Letters besides those of the design page: P the width of a value, Z chunks, C and S tokens of one chunk.
+Additional axis letters: P the width of a value, Z chunks, C and S tokens of one chunk.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,13 +23,13 @@ from model.taps import Context
 
 
 class Recurrent(MixerOption):
-    """The options of mixers that carry a state and attend to nothing."""
+    """The base class of the options of recurrent mixers, which carry a state and have no attention."""
 
     num_heads: int
     head_dim: int | None
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with a model width, by the paths of the fields."""
+        """Yields fields that clash with a model width, by path."""
         if self.num_heads >= 1 and width >= 1 and self.head_dim is None and width % self.num_heads:
             yield (
                 f"{path}.num_heads",
@@ -37,11 +37,11 @@ class Recurrent(MixerOption):
             )
 
     def head_width(self, width: int) -> int:
-        """H at a model width, with None resolved."""
+        """Returns H at a model width, also if `head_dim` is None."""
         return width // self.num_heads if self.head_dim is None else self.head_dim
 
     def sizes_below_one(self, *names: str) -> Iterator[tuple[str, str]]:
-        """Yields those of these fields that are sizes and below 1; None is no size."""
+        """Yields the fields among `names` that are below 1; None is allowed."""
         for name in names:
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -50,31 +50,31 @@ class Recurrent(MixerOption):
 
 @struct.dataclass
 class State:
-    """What one layer carries from token to token: arrays (B, N, ...) by name; layers may lie in front.
+    """The state that a layer carries from token to token: arrays (B, N, ...) by name, perhaps with a layer axis first.
 
-    It stays float32 whatever the activations are: it is a sum over all tokens so far.
+    It is float32 whatever the dtype of activations, because it is a sum over all tokens so far.
     """
 
     arrays: dict[str, jax.Array]
 
     @property
     def length(self) -> int:
-        """The slots of a row: none, however many tokens were read."""
+        """The number of slots of a row: 0, however many tokens were read."""
         return 0
 
     def placed(self, layout: Layout) -> "State":
-        """The state of a stack of layers, laid over the mesh."""
+        """Returns the state of a stack of layers, laid out over the mesh."""
         place = lambda x: layout.constrain(x, ("layer", "batch", "heads", *[None] * (x.ndim - 3)))  # noqa: E731
         return State({name: place(x) for name, x in self.arrays.items()})
 
 
 def zeros(**shapes: tuple[int, ...]) -> State:
-    """The state before anything was read."""
+    """Returns the state before the first token."""
     return State({name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
 
 
 def only_real(x_BT: jax.Array, context: Context) -> jax.Array:
-    """x (B, T, ...) with zeros for tokens that are not real, which then write nothing."""
+    """Returns x (B, T, ...) with zeros for tokens that are not real, so that they write nothing."""
     if context.real_BT is None:
         return x_BT
     return jnp.where(context.real_BT.reshape(*context.real_BT.shape, *[1] * (x_BT.ndim - 2)), x_BT, 0)
@@ -86,13 +86,13 @@ def only_real(x_BT: jax.Array, context: Context) -> jax.Array:
 def token_by_token(
     step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, context: Context
 ) -> tuple[Any, Any]:
-    """A step from each token to the next, forgetting at the first of a document and passing by tokens not real.
+    """Applies a step to each token in turn; resets the state at the start of a document, and skips tokens not real.
 
     Args:
-      step: state and input of one token (B, ...) to the next state and an output.
+      step: maps the state and the input of one token (B, ...) to the next state and an output.
       state: arrays (B, ...) before the first token.
       inputs: arrays (B, T, ...).
-      context: of the layer.
+      context: the context of the layer.
 
     Returns:
       The state after the last real token, and the outputs (B, T, ...).
@@ -118,14 +118,14 @@ def run_units(
     empty: State,
     context: Context,
 ) -> tuple[jax.Array, State | None]:
-    """Recurrent units over time, by `token_by_token`; all that a step shows of them is a tap.
+    """Runs recurrent units over the tokens by `token_by_token`; every output of a step is a tap.
 
     Args:
-      step: state and gates of one token to the next state and what it shows, "hidden" among it.
-      gates_BTGNH: what the inputs of all tokens give to the gates.
-      state: what goes on; None for what begins, and leaves no state behind.
-      empty: the state of what begins.
-      context: of the layer.
+      step: maps the state and the gates of one token to the next state and a dict of outputs, with "hidden" in it.
+      gates_BTGNH: the part of the gates that comes from the inputs, for all tokens.
+      state: the state to continue from; None to start from `empty` and return no state.
+      empty: the state before the first token.
+      context: the context of the layer.
 
     Returns:
       The hidden vectors (B, T, N, H), and the state after them.
@@ -138,7 +138,7 @@ def run_units(
 
 
 def _where(choose_B: jax.Array, these: Any, those: Any) -> Any:
-    """Row by row one tree or the other."""
+    """Takes each row from one tree or the other."""
     pick = lambda a, b: jnp.where(choose_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
     return jax.tree.map(pick, these, those)
 
@@ -148,13 +148,13 @@ def _where(choose_B: jax.Array, these: Any, those: Any) -> Any:
 
 @struct.dataclass
 class Decays:
-    """What is left, in one chunk, of what was written; 0 across the border of two documents.
+    """The products of decays in each chunk: the share that is left of earlier writes; 0 across a document border.
 
     Attributes:
-      between_ZBNCS: at token C of what token S wrote, itself included; 0 for later tokens.
-      since_ZBNC: at token C of the memory before the chunk.
-      until_ZBNC: at the chunk's end of what token C wrote.
-      whole_ZBN: at the chunk's end of the memory before it.
+      between_ZBNCS: the share, at token C, of the value that token S wrote; S = C included, 0 for S after C.
+      since_ZBNC: the share, at token C, of the memory before the chunk.
+      until_ZBNC: the share, at the end of the chunk, of the value that token C wrote.
+      whole_ZBN: the share, at the end of the chunk, of the memory before the chunk.
     """
 
     between_ZBNCS: jax.Array
@@ -164,14 +164,14 @@ class Decays:
 
 
 def chunked(x_BTN: jax.Array, size: int, mode: str = "constant") -> jax.Array:
-    """(B, T, N, ...) as (Z, B, N, C, ...), with tokens added at the end to fill the last chunk."""
+    """Reshapes (B, T, N, ...) to (Z, B, N, C, ...), with tokens added at the end to fill the last chunk."""
     batch, length, *rest = x_BTN.shape
     x_BTN = jnp.pad(x_BTN, [(0, 0), (0, -length % size), *[(0, 0)] * len(rest)], mode=mode)
     return jnp.moveaxis(x_BTN.reshape(batch, -1, size, *rest), (1, 3), (0, 2))
 
 
 def decays(log_decay_BTN: jax.Array, size: int, context: Context) -> Decays:
-    """The decays of chunks of tokens, from the logarithm of each token's own; tokens not real have none."""
+    """Returns the decays of chunks of tokens, from the logarithm of each token's decay; tokens not real have none."""
     log_ZBNC = chunked(only_real(log_decay_BTN, context), size)
     causal_CS = jnp.tril(jnp.ones((size, size), bool))
     document_BT = context.document_BT
@@ -183,12 +183,13 @@ def decays(log_decay_BTN: jax.Array, size: int, context: Context) -> Decays:
         end_ZBN = of_ZBNC[..., -1]
         start_ZBN = jnp.concatenate([document_BT[None, :, :1], end_ZBN[:-1]])
         seen_CS = causal_CS & (of_ZBNC[..., :, None] == of_ZBNC[..., None, :])
-        # Sums of a document alone: a difference of sums over several would carry their rounding, and its gradient.
+        # Sums within each document: a difference of sums over several documents would have their rounding errors, also
+        # in the gradient.
         sums_ZBNC = jnp.sum(jnp.where(seen_CS, log_ZBNC[..., None, :], 0), axis=-1)
         since_C, until_C = of_ZBNC == start_ZBN[..., None], of_ZBNC == end_ZBN[..., None]
         whole = start_ZBN == end_ZBN
     last_ZBN = sums_ZBNC[..., -1]
-    # Above the diagonal the exponent is positive and may overflow, so it is masked before.
+    # Above the diagonal the exponent is positive and exp may overflow, so the mask comes before exp.
     exponent_CS = jnp.where(seen_CS, sums_ZBNC[..., :, None] - sums_ZBNC[..., None, :], -jnp.inf)
     return Decays(
         between_ZBNCS=jnp.exp(exponent_CS),
@@ -206,14 +207,14 @@ def read_and_write(
     decay: Decays,
     erased_ZBNCH: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Every query's reading of the memory, chunk after chunk.
+    """Computes every query's reading of the memory, chunk after chunk.
 
     Args:
-      memory_BNHP: before the first chunk.
+      memory_BNHP: the memory before the first chunk.
       q_ZBNCH, k_ZBNCH: queries and keys; a key of zeros writes nothing.
-      u_ZBNCP: what the keys write.
-      decay: of `decays`.
-      erased_ZBNCH: W of u - W S, where what is written depends on the memory S before the chunk (the delta rule).
+      u_ZBNCP: the values that the keys write.
+      decay: the result of `decays`.
+      erased_ZBNCH: W, if the written values are u - W S, with S the memory before the chunk (the delta rule).
 
     Returns:
       The memory after the last chunk, and the readings (Z, B, N, C, P).
@@ -236,6 +237,6 @@ def read_and_write(
 
 
 def unchunked(y_ZBNCP: jax.Array, length: int) -> jax.Array:
-    """The inverse of `chunked`: (Z, B, N, C, P) as (B, T, N, P), without the tokens added."""
+    """Inverts `chunked`: reshapes (Z, B, N, C, P) to (B, T, N, P), without the added tokens."""
     y_BZCNP = jnp.moveaxis(y_ZBNCP, (0, 2), (1, 3))
     return y_BZCNP.reshape(y_BZCNP.shape[0], -1, *y_BZCNP.shape[3:])[:, :length]

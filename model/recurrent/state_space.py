@@ -1,13 +1,13 @@
-"""State spaces with a scalar decay for each head: Mamba-2.
+"""State-space mixer with a scalar decay for each head: Mamba-2.
 
 Dao, Gu 2024, "Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space
-Duality" (arXiv 2405.21060), equations 1 and 2 with the structure of section 5, and the block of section 7. With x_t (P)
-what a head is given, B_t and C_t (H) shared by the heads of a group, and a step d_t of each head, softplus(w x + bias):
+Duality" (arXiv 2405.21060), equations 1 and 2 with the structure of section 5, and the block of section 7. The input of
+a head is x_t (P), the heads of a group share B_t and C_t (H), and each head has a step d_t, softplus(w x + bias):
 
     S_t = exp(-exp(A_log) d_t) S_(t-1) + B_t (d_t x_t)^T        y_t = S_t^T C_t + D x_t
 
 This is a memory with keys B, queries C and values d x, computed in chunks (section 6) by model/recurrent/memory.py.
-Before, x, B and C go through a short convolution and SiLU; after, y * SiLU(z) is normalised over each group's heads.
+First x, B and C go through a short convolution and SiLU; at the end, y * SiLU(z) is normalised over each group's heads.
 """
 
 import dataclasses
@@ -29,16 +29,17 @@ from model.taps import Context
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StateSpace(Recurrent):
-    """Heads with a state each.
+    """State-space heads, each with its own state.
 
     Attributes:
       num_heads: N.
-      num_groups: groups G of heads that share B and C, a divisor of N.
-      head_dim: the width P of what a head is given; None for 2 * model width / N, the paper's expansion.
+      num_groups: the number G of groups of heads that share B and C, a divisor of N.
+      head_dim: the width P of the input of a head; None for 2 * model width / N, the paper's expansion.
       state_dim: H, the width of B and C.
-      convolution: tokens that a short causal convolution of x, of B and of C spans; None for none.
-      output_norm: of what the heads of a group give, after the gate; None for none.
-      chunk: tokens that are computed as pairs at a time; changes speed and memory, and the result by rounding alone.
+      convolution: the tokens that short causal convolutions of x, B and C span; None for no convolution.
+      output_norm: a norm on the outputs of each group's heads, after the gate; None for no norm.
+      chunk: the number of tokens in a chunk, whose pairs are computed at once; changes speed and memory use, and the
+        result only by rounding.
     """
 
     num_heads: int
@@ -56,10 +57,10 @@ class StateSpace(Recurrent):
             divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]
             yield "num_groups", f"{self.num_groups} does not divide num_heads={self.num_heads}; use one of {divisors}"
         if self.convolution is not None and self.convolution < 2:
-            yield "convolution", f"must span at least 2 tokens, or be None for none, got {self.convolution}"
+            yield "convolution", f"must span at least 2 tokens, got {self.convolution}; use None for no convolution"
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with a model width, by the paths of the fields."""
+        """Yields fields that clash with a model width, by path."""
         if self.num_heads >= 1 and width >= 1 and self.head_dim is None and 2 * width % self.num_heads:
             yield (
                 f"{path}.num_heads",
@@ -68,24 +69,24 @@ class StateSpace(Recurrent):
             )
 
     def head_width(self, width: int) -> int:
-        """P at a model width, with None resolved."""
+        """Returns P at a model width, also if `head_dim` is None."""
         return 2 * width // self.num_heads if self.head_dim is None else self.head_dim
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "StateSpaceHeads":
-        """The module of one layer."""
+        """Builds the module of one layer."""
         return StateSpaceHeads(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: projections, convolutions, what is written to the states and read from them."""
+        """Counts the operations of a forward pass: projections, convolutions, writes to states and reads from them."""
         n, h, inner = self.num_heads, self.state_dim, self.num_heads * self.head_width(width)
         shared = 2 * self.num_groups * h
         projections = width * (3 * inner + shared + n)
         return 2 * length * (projections + (self.convolution or 0) * (inner + shared) + 2 * inner * h)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
-        """The state of one layer before anything was read."""
+        """Returns the state of one layer before the first token."""
         n, g, h, p = self.num_heads, self.num_groups, self.state_dim, self.head_width(width)
         tails = {}
         if self.convolution is not None:
@@ -95,7 +96,7 @@ class StateSpace(Recurrent):
 
 
 class StateSpaceHeads(nnx.Module):
-    """Projections to heads, short convolutions, the states, gate and norm, projection back."""
+    """The module of `StateSpace`: projections to heads, short convolutions, states, gate, norm, output projection."""
 
     def __init__(self, option: StateSpace, width: int, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the reduction dtype, the maker."""
@@ -120,7 +121,7 @@ class StateSpaceHeads(nnx.Module):
         self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
-        """Maps (B, T, D) to (B, T, D), going on from a state."""
+        """Maps (B, T, D) to (B, T, D), continuing from a state."""
         option, layout, after = self.option, context.layout, {}
         x_BTNP, after["value"] = self._convolved("value", x_BTD, context, state)
         k_BTGH, after["key"] = self._convolved("key", x_BTD, context, state)
@@ -156,7 +157,7 @@ class StateSpaceHeads(nnx.Module):
     def _convolved(
         self, name: str, x_BTD: jax.Array, context: Context, state: State | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """What is given, B or C in the reduction dtype, and what the next tokens' convolution needs."""
+        """Returns x, B or C in the reduction dtype, and the tail that the next tokens' convolution needs."""
         heads = "heads" if name == "value" else None
         y_BTNH = project(x_BTD, getattr(self, name), context.layout)
         y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", heads, "head_dim"))

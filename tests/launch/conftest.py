@@ -10,7 +10,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# Every call is what `python -m MODULE ARGUMENTS` does, with the flags of the call before forgotten.
+# Every call does the same as `python -m MODULE ARGUMENTS`, without the flags of the call before.
 PROGRAM = """
 import contextlib, importlib, io, json, sys
 from absl import flags
@@ -35,7 +35,7 @@ print(json.dumps(answers))
 
 
 class Answer(NamedTuple):
-    """What a command gave back."""
+    """The results of a command."""
 
     status: int
     out: str

@@ -1,4 +1,4 @@
-"""What a user can get wrong with launch.train: a clear error, status 2, no traceback, nothing lost."""
+"""Mistakes that users can make with launch.train: a clear error, status 2, no traceback, nothing lost."""
 
 import hashlib
 import importlib.util
@@ -24,7 +24,7 @@ def config(tiny_experiment, write_config, tmp_path):
 
 @pytest.fixture
 def refused(command, config, tmp_path):
-    """A function that gives the command and returns what it says, having checked that it refuses properly."""
+    """A function that runs the command, checks that it refuses properly, and returns its error message."""
 
     def run(*arguments, run=None, own_config=True):
         given = [f"--config={config}"] if own_config else []
@@ -156,7 +156,7 @@ def test_a_corrupted_shard_is_named_with_its_record(refused, dataset, tmp_path):
 
 def test_a_dataset_of_another_tokenizer(refused, dataset):
     text = refused(f"--set=data.path={dataset}", "--set=data.tokenizer=Characters()")
-    assert "is prepared already, with another tokenizer" in text
+    assert "is already prepared, with another tokenizer" in text
     assert "data.tokenizer" in text
 
 
@@ -185,7 +185,7 @@ def test_a_run_folder_of_another_config(refused, finished):
 
 
 def test_checkpoints_of_another_model(refused, finished, tmp_path):
-    """Put under the config of this one, by hand."""
+    """A checkpoint that was moved by hand under the config of this run."""
     run = tmp_path / "run"
     run.mkdir()
     shutil.copytree(finished / "checkpoints", run / "checkpoints")
@@ -247,7 +247,7 @@ def test_a_damaged_line_of_metrics(refused, finished):
     text = (finished / "metrics.jsonl").read_text().splitlines(keepends=True)
     text[4] = "garbage\n"
     (finished / "metrics.jsonl").write_text("".join(text))
-    shutil.rmtree(finished / "checkpoints" / "20")  # so that there is something to go on with
+    shutil.rmtree(finished / "checkpoints" / "20")  # so that there is a run to continue
     said = refused(run=finished)
     assert "metrics.jsonl, line 5" in said
     assert (finished / "metrics.jsonl").read_text() == "".join(text)
@@ -256,9 +256,9 @@ def test_a_damaged_line_of_metrics(refused, finished):
 # ----------------------------------------------------------------------------------------------------- a full disk
 
 
-# As a shell gives the command, on a disk where no file may grow beyond so many bytes. In a process of its own: orbax
-# does not wait for its other writers when one fails, and they would go on into what the test does next. The session's
-# record is left out, since it notes all of `git diff`, however long that is.
+# As a shell gives the command, on a disk where no file may grow beyond `size` bytes. In a process of its own: orbax
+# does not wait for its other writers when one fails, and they would continue during the next part of the test. The
+# session's record is left out, since it holds all of `git diff`, which may be long.
 FULL_DISK = """
 import resource, runpy, sys
 import train.loop

@@ -1,4 +1,4 @@
-"""A fuzzer over what comes from outside: either a right result, or one message. Nothing else is raised."""
+"""A fuzzer over input from outside: either a right result, or one message. Nothing else is raised."""
 
 import dataclasses
 import json
@@ -62,7 +62,7 @@ values = st.recursive(
 
 
 def outcome(action):
-    """What an action returns, or None, and the message with which it refuses, or None."""
+    """The result of an action, or None, and the message with which it refuses, or None."""
     try:
         return action(), None
     except UserError as error:
@@ -116,7 +116,7 @@ COMMANDS = {
     "launch.convert": "from to run parameters compute context_length checkpoint like family",
     "launch.quickstart": "set hard_stop num_files file_tokens",
 }
-# What makes each command end before it works: a folder, a file or a value that is not there.
+# An argument that ends each command before it works: a folder, a file or a value that does not exist.
 NOWHERE = {
     "launch.train": ["--config=nowhere.py"],
     "launch.tokenize": ["--input=nowhere.txt"],
@@ -132,7 +132,7 @@ def test_flags(module, data, command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = data.draw(st.lists(st.sampled_from(COMMANDS[module].split()), min_size=1, max_size=3, unique=True))
     given = [f"--{name}={data.draw(texts)}" for name in names]
-    last = NOWHERE.get(module, ["--run=nowhere"])  # of a flag that is given twice the last counts
+    last = NOWHERE.get(module, ["--run=nowhere"])  # the last value of a flag counts
     status, printed = command(module, *given, *last)
     assert status == 2, printed
     assert "error: " in printed
@@ -216,7 +216,7 @@ def copy(tiny_run, tmp_path_factory):
 
 
 def replaced(value, place, new):
-    """A JSON value in which what stands at a place, counted through the tree, is another one."""
+    """A JSON value with one of its parts, by its number in the tree, replaced by another value."""
     if place == 0 or not isinstance(value, list | dict) or not value:
         return new
     keys = list(value) if isinstance(value, dict) else range(len(value))

@@ -14,7 +14,7 @@ from train.evaluation import evaluate
 
 @pytest.fixture
 def nobody(monkeypatch):
-    """A process without HOME whose user the system does not know, as in many a container."""
+    """A process without HOME whose user is unknown to the system, as in many containers."""
 
     def unknown(number):
         raise KeyError(number)
@@ -124,7 +124,7 @@ def test_home_folders_in_flags_and_fields(command, tiny_experiment, tiny_text, w
 def test_a_locale_that_reads_names_otherwise_than_the_libraries(monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
     assert cli._beyond_locale(["--run=plain"]) is None
-    assert "and the encoding of this locale is ascii; give the command in one with UTF-8" in cli._beyond_locale(
+    assert "and the encoding of this locale is ascii; run the command in a locale with UTF-8" in cli._beyond_locale(
         ["--run=é"]
     )
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
@@ -139,7 +139,7 @@ def test_a_signal_ends_what_saves_nothing_with_one_line(command, tiny_run, monke
     monkeypatch.setattr(evaluate, "score", signalled)
     status, printed = command("launch.evaluate", f"--run={tiny_run}")
     assert status == EXIT_PREEMPTED
-    assert printed.endswith("interrupted by SIGHUP; the same command does it again\n")
+    assert printed.endswith("interrupted by SIGHUP; run the same command again\n")
 
 
 @pytest.mark.parametrize(("prints_result", "status"), [(True, 2), (False, 0)])

@@ -56,7 +56,7 @@ def test_convert(call, folders, tiny_run):
     assert "--like=gpt2 names the family too; leave out --family=llama" in answers["like and family"].err
     assert "--like has no effect with --from" in answers["like, reading"].err
     assert "exists already" in answers["again"].err
-    assert "no family takes model_type='lama'; did you mean 'llama'?" in answers["unknown"].err
+    assert "no family has model_type='lama'; did you mean 'llama'?" in answers["unknown"].err
     assert "--run is missing" in answers["no run"].err
     assert "either --from" in answers["both"].err
     assert "--parameters has no effect with --to" in answers["misplaced"].err

@@ -22,7 +22,7 @@ def command(*arguments):
 
 @pytest.fixture(scope="module")
 def run(tiny_experiment, tmp_path_factory):
-    """A run folder as launch.train leaves it, as far as data goes."""
+    """A run folder with the data files that launch.train writes."""
     folder = tmp_path_factory.mktemp("run")
     text = tmp_path_factory.mktemp("text")
     for k in range(20):
@@ -76,7 +76,7 @@ def test_info_counts_and_verifies(run):
     status, out, err = command("info", f"--path={folder / 'data'}", "--verify")
     assert status == 0, err
     assert out.splitlines()[1] == "tokenizer: Bytes, 257 ids, end of document: 256"
-    assert out.splitlines()[-1] == "verified: 2 shards are what was written"
+    assert out.splitlines()[-1] == "verified: 2 shards match their checksums"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_info_counts_and_verifies(run):
         (["show", "--run=RUN", "--step=1", "--rows=4"], "expected numbers from 0 to 3"),
         (["show", "--run=RUN/data", "--step=1"], "it has no config.json"),
         (["info"], "--path is missing"),
-        (["info", "--path=RUN"], "is no finished dataset"),
+        (["info", "--path=RUN"], "is not a finished dataset"),
     ],
 )
 def test_mistakes_are_named_without_a_traceback(arguments, message, run):

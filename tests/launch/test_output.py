@@ -1,4 +1,4 @@
-"""Whatever standard output and standard error are: results arrive whole, or one message says why not."""
+"""Any kinds of standard output and standard error: results arrive complete, or one message says why not."""
 
 import io
 import json
@@ -58,7 +58,7 @@ def test_what_an_encoding_lacks_is_escaped_and_json_stays_json(encoding, text, n
     assert json.loads(out[len(text) :]) == {"name": name}
     errors = done.stderr.decode(errors="replace")
     assert "Traceback" not in errors
-    assert ("PYTHONIOENCODING=utf-8 writes them" in errors) == ("replace" not in encoding)
+    assert ("PYTHONIOENCODING=utf-8 writes the characters" in errors) == ("replace" not in encoding)
 
 
 @pytest.mark.parametrize("redirection", [">&-", "2>&-", ">&- 2>&- <&-", "| head -n 1", "| true", "2>/dev/full"])
@@ -67,7 +67,7 @@ def test_a_stream_that_is_closed_ends_nothing(redirection):
     assert done.returncode == 0
     assert b"Traceback" not in done.stderr
     assert b"Exception ignored" not in done.stderr
-    assert (b"done" in done.stderr) == (redirection == ">&-")  # whose reader has gone prints no further
+    assert (b"done" in done.stderr) == (redirection == ">&-")  # without a reader, stops printing
 
 
 def test_a_full_disk_is_an_error():

@@ -20,4 +20,4 @@ def test_its_numbers_are_those_of_the_one_function(command, tiny_experiment, tin
     assert found == pytest.approx({name: expected[name] for name in found})
     assert set(found) >= {"loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte", "tokens", "bytes"}
     assert "measuring the validation files" in said
-    assert "measuring" not in command("launch.quickstart", *arguments)[1]  # it is there for this checkpoint
+    assert "measuring" not in command("launch.quickstart", *arguments)[1]  # the evaluation of this checkpoint exists

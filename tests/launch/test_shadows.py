@@ -1,4 +1,4 @@
-"""A file in the current folder that hides a package: what hides what is said, and no traceback."""
+"""A file in the current folder that hides a package: the error names both, without a traceback."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def not_imported(monkeypatch):
-    """As in a process that has imported nothing of Cairn's yet."""
+    """As in a process that has not imported any of Cairn's modules yet."""
     for name in ("model", "train"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
@@ -35,7 +35,7 @@ def make(path):
 
 def test_cairns_own_packages(here, not_imported):
     assert shadows.hidden_by("model") is None
-    (here / "model").mkdir()  # Python takes a folder of data for no package when there is one elsewhere
+    (here / "model").mkdir()  # Python does not import a folder of data when there is a package of that name elsewhere
     assert shadows.hidden_by("model") is None
     assert shadows.hidden_by("train") is None
     assert shadows.hidden_by("model") is None
@@ -62,7 +62,7 @@ def test_modules_of_pythons_and_of_others(here):
 
 
 def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypatch):
-    """A config may import a module beside it, whatever it is called."""
+    """A config may import a module beside it, whatever the module's name."""
     make(here / "random.py")
     monkeypatch.setattr(
         sys, "meta_path", [shadows._Refusing({"random": ("random.py", "it")}, str(here)), *sys.meta_path]
@@ -75,7 +75,7 @@ def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypat
 
 
 def imported_by(importer, name):
-    """What a file gets that imports a name: the module, or None where it is not found."""
+    """The result of importing a name in a file: the module, or None where it is not found."""
     found = {}
     source = f"try:\n    import {name}\nexcept ModuleNotFoundError:\n    {name} = None"
     exec(compile(source, str(importer), "exec"), found)
@@ -84,7 +84,7 @@ def imported_by(importer, name):
 
 @pytest.mark.parametrize("file", ["not_installed.py", "not_installed/__init__.py", "not_installed/data.csv"])
 def test_an_optional_package_that_is_not_installed_is_not_found_in_the_folder(file, here, monkeypatch):
-    """A folder called as a package is, such as datasets/ or wandb/, holds the user's files."""
+    """A folder with the name of a package, such as datasets/ or wandb/, holds the user's files."""
     make(here / file)
     monkeypatch.setattr(sys, "meta_path", [shadows._Refusing({}, str(here)), *sys.meta_path])
     library = pathlib.Path(pytest.__file__)

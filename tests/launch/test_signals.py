@@ -62,7 +62,7 @@ def test_what_saves_nothing_is_cut_and_can_put_away_what_it_began(number):
 
 
 class Loading(importlib.machinery.ExtensionFileLoader):
-    """Loads a compiled module during which a signal comes; an exception there would crash some of them."""
+    """Loads a compiled module while a signal comes; an exception there would crash some modules."""
 
     loaded = False
 

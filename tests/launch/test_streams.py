@@ -1,4 +1,4 @@
-"""Standard streams that break: nothing raises, and what cannot be written goes elsewhere or nowhere."""
+"""Standard streams that break: nothing raises, and text that cannot be written goes elsewhere or is dropped."""
 
 import errno
 import io
@@ -45,7 +45,7 @@ def test_a_reader_that_went_away_is_no_error(pipe, monkeypatch):
 
 
 def test_lines_are_written_as_they_are_printed(pipe):
-    """What a process has said stays when it is killed; with python -u so does half a line."""
+    """The output of a killed process is not lost; with python -u even half a line is not."""
     read, write = pipe
     out = stream(write)
     print("a line", file=out)
@@ -114,7 +114,7 @@ os._exit(7) if streams.lost() else sys.exit(3)
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full", "2>/dev/full"])
 def test_streams_that_are_closed_from_the_beginning(closed):
-    """What is opened later never gets their numbers, and what others print goes into no file."""
+    """Files opened later never get the numbers of closed streams, and printed text never goes into a file."""
     program = [sys.executable, "-c", CLOSED]
     done = subprocess.run(["sh", "-c", f'"$@" {closed}', "sh", *program], cwd=ROOT, timeout=60, check=False)
     assert done.returncode == (7 if closed.startswith(">/dev/full") else 3)
@@ -131,7 +131,7 @@ def test_the_streams_of_a_program_that_redirects_them_stay(monkeypatch):
 
 @pytest.mark.parametrize(("where", "status"), [(">/dev/full", 2), ("| true", 0), ("2>&-", 0), (">&- <&-", 0)])
 def test_a_command_with_broken_streams(where, status, tiny_run):
-    """Its result on a full disk is an error, and stands on the other stream; nothing else is."""
+    """A result that a full disk does not take is an error and goes to the other stream; no other text is an error."""
     program = [sys.executable, "-m", "launch.data", "info", f"--path={tiny_run / 'data'}"]
     shell = ["bash", "-o", "pipefail", "-c", f'"$@" {where}', "bash", *program]
     done = subprocess.run(shell, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)

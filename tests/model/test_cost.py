@@ -92,7 +92,7 @@ SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
 
 def grid():
-    """Every value of every field, three times, with the others at random."""
+    """Yields configs with every value of every field three times, and random values in the other fields."""
     chance = random.Random(0)
     for name, values in GRID.items():
         for value in values:
@@ -159,7 +159,7 @@ def test_a_kernel_leaves_out_what_a_window_hides(small, drawn, run):
     window = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=64))
     config = small(context_length=256, num_layers=1, scan_layers=False, attention=window)
     params, tokens = drawn(config), jnp.arange(256)[None] % 17
-    # Positions that nothing ties to the order of tokens: then any key before may be within the window.
+    # With given positions, index order says nothing about them: any earlier key may be within the window.
     everywhere = {"positions_BT": jnp.arange(256)[None]}
 
     def traced(**options):
@@ -294,7 +294,7 @@ def test_modules_that_predict_tokens_further_on_are_counted_in_training():
 
 
 def matmul_flops(jaxpr, scans=False):
-    """Operations of all matrix products of a traced function, the bodies of nested functions included."""
+    """Counts the operations of all matrix products of a traced function, including the bodies of nested functions."""
     total = 0
     for equation in jaxpr.eqns:
         assert scans or equation.primitive.name != "scan", "a scan would be counted once"
@@ -311,7 +311,7 @@ def matmul_flops(jaxpr, scans=False):
 
 
 def ragged_flops(equation):
-    """Operations of a product in which each row meets the matrix of one group: rows x inputs x outputs."""
+    """Counts the operations of a product of each row with the matrix of its group: rows x inputs x outputs."""
     left, right = (v.aval.shape for v in equation.invars[:2])
     out = equation.outvars[0].aval.shape
     # Forward and to the rows: (rows, K) by (groups, K, N). To the weights: (rows, K) by (rows, N) to (groups, K, N).
@@ -334,12 +334,12 @@ def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     params = abstract_params(config)
     tokens = jax.ShapeDtypeStruct((batch, length), "int32")
     loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
-    # The program computes all T^2 pairs and hides the future; the convention counts those that are seen.
+    # The program computes all T^2 pairs and masks the future; the convention counts only visible pairs.
     hidden = length**2 - length * (length + 1) // 2
     unseen = 2 * config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * hidden
     traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
     assert traced == batch * (forward_flops(config, length) + unseen)
     traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
-    # Attention's backward pass makes its scores again (model/kernels/blocks.py); what is computed again is not counted.
+    # Attention's backward pass recomputes its scores (model/kernels/blocks.py); recomputation is not counted.
     again = config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * length**2
     assert traced == batch * (training_flops(config, length) + 3 * unseen + again)

@@ -1,4 +1,4 @@
-"""Rooms give the names of options, and no module of a room waits for another in a circle."""
+"""Packages export the names of options, and their modules have no import cycles."""
 
 import importlib
 import pathlib

@@ -1,4 +1,4 @@
-"""Each use of a wide parameter: the value is that of a rounded copy, the gradient is exact where a copy's is rounded."""
+"""Each use of a wide parameter has the value of a rounded copy, but an exact gradient where a copy's is rounded."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ def wide(*shape):
 
 INDEX, SIZES = np.array([[0, 3, 3], [1, 0, 0]]), np.array([2, 0, 4], np.int32)
 X, ROWS = narrow(2, 3, 4), narrow(6, 4)
-# The use of a parameter, and the same written out; the first takes whatever formats, the second float64.
+# Each use of a parameter, and its definition: the use takes any formats, the definition takes float64.
 USES = {
     "weigh": (wide(4, 5), lambda p: weigh("BTD,DF->BTF", X, p), lambda p, x: np.einsum("btd,df->btf", x(X), p)),
     "weigh in float32": (
@@ -44,7 +44,7 @@ def exact(x):
 
 
 def gradient(use, p, towards):
-    """Of the sum of what a use gives, weighed."""
+    """Returns the gradient of a weighted sum of a use's result."""
     return exact(jax.grad(lambda p: jnp.sum(use(p) * towards))(p))  # compiled, XLA may leave roundings out
 
 

@@ -116,7 +116,7 @@ LOCAL = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=4))
                 "attention": GroupedQuery(num_heads=16),
                 "exceptions": (Except(layers="1", position=Rotary()),),
             },
-            "exceptions.0.position: Rotary turns pairs of dimensions",
+            "exceptions.0.position: Rotary rotates pairs of dimensions",
         ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

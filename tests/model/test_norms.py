@@ -9,7 +9,7 @@ from model.parameters import Normal, ParameterMaker
 
 
 def build(option, width=8, reductions="float32", seed=0):
-    """A norm with weights at random, and those weights as NumPy arrays."""
+    """Returns a norm with random weights, and these weights as NumPy arrays."""
     norm = Norm(option, (width,), ("embed",), ParameterMaker(jax.random.key(0), Normal(), 1, "float32"), reductions)
     rng = np.random.default_rng(seed)
     if norm.scale is not None:
@@ -109,7 +109,7 @@ def test_parameters():
 
 @pytest.mark.parametrize("option", [LayerNorm(), RMSNorm()], ids=repr)
 def test_two_axes_are_normalised_as_one(option):
-    """What QK-norm over a whole projection asks for: heads and their widths together."""
+    """QK-norm over a whole projection needs this: heads and their widths together."""
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
     norm = Norm(option, (2, 4), ("heads", "head_dim"), make, "float32", over=2)
     weights = np.random.default_rng(6).normal(1, 0.5, (2, 4)).astype(np.float32)

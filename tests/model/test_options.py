@@ -111,8 +111,8 @@ def test_a_value_of_the_wrong_type_is_not_asked_whether_it_makes_sense():
     [
         (Wheel(radius=float("nan")), "radius: expected a finite number"),
         (Wheel(radius=float("inf")), "radius: expected a finite number"),
-        (Wheel(radius=1e39), "radius: expected a finite number"),  # float32 makes infinity of it
-        (Wheel(radius=1e-40), "radius: expected a finite number"),  # and 0 of this
+        (Wheel(radius=1e39), "radius: expected a finite number"),  # infinity in float32
+        (Wheel(radius=1e-40), "radius: expected a finite number"),  # 0 in float32
         (Wheel(radius=10**400), "radius: expected a finite number"),
         (Wheel(spokes=2**32), "spokes: expected a whole number of at most 4,294,967,295, got 4294967296"),
         (
@@ -233,7 +233,7 @@ def test_differences():
 
 def test_a_whole_number_in_the_place_of_a_float_is_a_float():
     for wheel in (override(Wheel(), "radius=3000000000"), from_json(Wheel, {"radius": 3_000_000_000})):
-        assert (wheel.radius, type(wheel.radius)) == (3e9, float)  # JAX takes an int for one of 32 bits
+        assert (wheel.radius, type(wheel.radius)) == (3e9, float)  # JAX would read an int as an int of 32 bits
 
 
 def test_an_option_of_a_file_is_checked():

@@ -1,4 +1,4 @@
-"""Options as they are typed: --set, and whatever else is text that stands for a value."""
+"""Options as typed: --set, and other text that stands for a value."""
 
 import dataclasses
 
@@ -85,10 +85,10 @@ def test_override_of_a_nested_option_in_an_option():
         ("limt=3", ["limt: Cart has no field 'limt'", "did you mean 'limit'?"]),
         ("runner.radus=3", ["runner.radus: Wheel has no field 'radus'", "did you mean 'radius'?"]),
         ("runner.length=3", ["Wheel has no field 'length'", "known: radius, spokes"]),
-        ("name.first=x", ["name.first: there is nothing below str 'one'"]),
-        ("spare.spokes=3", ["spare.spokes: there is nothing below NoneType None"]),
-        ("wheels.2.spokes=3", ["'2' is no index into a tuple of 2"]),
-        ("wheels.last=3", ["'last' is no index into a tuple of 2"]),
+        ("name.first=x", ["name.first: str 'one' has no fields"]),
+        ("spare.spokes=3", ["spare.spokes: NoneType None has no fields"]),
+        ("wheels.2.spokes=3", ["'2' is not an index of a tuple of length 2"]),
+        ("wheels.last=3", ["'last' is not an index of a tuple of length 2"]),
         ("limit=ten", ["limit: expected int or None, got 'ten' (str)"]),
         ("limit=2.5", ["limit: expected int or None, got '2.5' (float)"]),
         ("brake=1", ["brake: expected bool, got '1' (int)"]),
@@ -158,9 +158,9 @@ def test_a_path_inside_an_option_keeps_its_form():
         ("runner.spokes=" + "9" * 5000, "--set runner.spokes: expected int, got '9999"),
         ("runner.spokes=0x" + "f" * 5000, "--set runner.spokes: expected a whole number of at most 4,294,967,295"),
         ("runner=Wheel(radius=1, radius=2)", "radius is given twice in 'Wheel(radius=1, radius=2)'; leave one out"),
-        ("runner=Wheel(radius=1 2)", "texts in it need quotes"),
-        ("wheels.²=Wheel()", "'²' is no index into a tuple of 2"),
-        ("wheels.-1=Wheel()", "'-1' is no index into a tuple of 2"),
+        ("runner=Wheel(radius=1 2)", "strings in it need quotes"),
+        ("wheels.²=Wheel()", "'²' is not an index of a tuple of length 2"),
+        ("wheels.-1=Wheel()", "'-1' is not an index of a tuple of length 2"),
         ("runner.spokes=" + "-" * 20_000 + "1", "runner.spokes"),
         ("runner=" + "a" + ".a" * 20_000, "runner"),
         ("limit=" + "(" * 300, "limit: expected int or None"),

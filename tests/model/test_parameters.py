@@ -42,7 +42,7 @@ FAN_IN = {
 
 
 def model(initialization, **changes):
-    """Every kind of parameter there is, and no two fan-ins alike by chance."""
+    """Returns a model with every kind of parameter, in which no two fan-ins are equal by chance."""
     options = {
         "vocab_size": 64,
         "context_length": 64,
@@ -67,7 +67,7 @@ def by_path(params):
 
 
 def assert_normal(values, std, truncated=False):
-    """Mean 0 and the deviation given, each within four of its own sampling deviations; tails as they must be."""
+    """Asserts mean 0 and the given standard deviation, each within four sampling deviations, and the right tails."""
     z = values.ravel().astype(np.float64) / std
     assert abs(z.mean()) < 4 / math.sqrt(z.size)
     # The variance of a sample deviation is (kurtosis - 1) / 4n: kurtosis 3, or 2.36 when cut at two deviations.
@@ -170,7 +170,7 @@ EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8), shared=Shared(f
 
 @pytest.mark.parametrize("changes", [{}, {"attention": LATENT, "ffn": EXPERTS}], ids=["grouped", "latent, experts"])
 def test_deepnorms_beta_shrinks_values_outputs_and_the_feed_forward_layer(changes):
-    """Figure 2 of DeepNet: all else starts as without it."""
+    """As in figure 2 of DeepNet; beta does not change other parameters."""
     beta = (8 * 3) ** -0.25
     plain, small = (by_path(init(model(FanIn(beta=b), **changes), jax.random.key(0))) for b in (1.0, beta))
     shrunk = {
@@ -226,5 +226,5 @@ def test_the_same_values_however_they_are_sharded():
     assert len(parts["blocks"]["attention"]["query"].addressable_shards) == 8
     assert parts["blocks"]["attention"]["query"].addressable_shards[0].data.shape == (3, 8, 1, 4)
     for name, values in by_path(parts).items():
-        # The random bits are the same; the inverse error function of jax 0.12 rounds otherwise in loops of other shapes.
+        # The random bits are the same; jax 0.12's inverse error function rounds differently in loops of other shapes.
         np.testing.assert_array_max_ulp(values, whole[name], maxulp=4)

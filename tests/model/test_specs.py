@@ -1,4 +1,4 @@
-"""What a parameter is: roles, axes, and trees of them that are split and put together."""
+"""Parameter specs: roles, axes, and splitting and merging trees."""
 
 import math
 
@@ -21,7 +21,7 @@ EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8), load_bias=LoadB
 
 @pytest.fixture(scope="module")
 def config(small):
-    """A stack with experts and one without, and a module that predicts ahead."""
+    """Returns a config with a stack with experts, a stack without, and a module that predicts tokens further ahead."""
     return small(
         num_layers=3,
         ffn=EXPERTS,
@@ -89,7 +89,7 @@ def test_a_tree_is_split_and_put_together(config):
 
 
 def test_the_choice_sees_names_and_specs(config):
-    """As parameters will be frozen: by name or by role."""
+    """Parameters are chosen by name or by role, as for freezing."""
     tree = specs(config)
     frozen, rest = split(tree, tree, lambda name, spec: name.startswith("blocks.1.") or spec.role == "embedding")
     assert set(frozen) == {"blocks", "embedding"}

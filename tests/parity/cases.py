@@ -1,7 +1,7 @@
-"""The shapes in which every family is compared: small, and odd on purpose.
+"""The shapes in which every family is compared: small, and unusual on purpose.
 
-Heads are wider than their share of the model, key heads few, windows and original lengths shorter than the 20 tokens
-that are read, biases on and off, embeddings tied and not, first layers dense.
+Heads are wider than model width / heads, key heads are few, windows and original lengths are shorter than the 20 tokens
+of a row, biases are on and off, embeddings tied and untied, first layers dense.
 """
 
 from tests.parity import llama_like_cases, other_cases

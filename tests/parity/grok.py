@@ -27,7 +27,7 @@ class Model:
 
 
 def make(family, shape):
-    """The model of a case, its weights of few enough bits to be stored as bfloat16."""
+    """Returns the model of a case, with weights that bfloat16 stores exactly."""
     config = CASES[family][shape]
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     width, hidden, vocab = (config[name] for name in ("hidden_size", "intermediate_size", "vocab_size"))
@@ -55,7 +55,7 @@ def make(family, shape):
 
 
 def save(model, folder):
-    """Writes the model as published ones are."""
+    """Writes the model in the format of published models."""
     fields = {"architectures": ["Grok1ModelForCausalLM"]} | model.config
     (pathlib.Path(folder) / "config.json").write_text(json.dumps(fields, indent=2) + "\n")
     tensors = {name: x.astype(ml_dtypes.bfloat16) for name, x in model.tensors.items()}
@@ -63,12 +63,12 @@ def save(model, folder):
 
 
 def logits(model, ids):
-    """Logits (B, T, V)."""
+    """Returns logits (B, T, V)."""
     return np.stack([_row(model, row) for row in np.asarray(ids)])
 
 
 def gradients(model, ids, folder=None):
-    """The gradient of the mean cross-entropy of every next token, by the names of tensors."""
+    """Returns the gradient of the mean next-token cross-entropy, by the names of tensors."""
     found = {name: np.zeros(x.shape) for name, x in model.tensors.items()}
     for name, x in model.tensors.items():
         for index in np.ndindex(x.shape):
@@ -82,7 +82,7 @@ def gradients(model, ids, folder=None):
 
 
 def greedy(model, ids):
-    """The likeliest continuations of both prompts, each alone."""
+    """Returns the greedy continuations of both prompts, each computed alone."""
     rows = []
     for row, length in zip(ids, PROMPTS, strict=True):
         tokens = list(row[:length])

@@ -2,9 +2,9 @@
 
     python -m tests.parity.live [--no_greedy] [FAMILY ...]
 
-Columns: the largest difference of logits in units of their deviation (of whole rows, and of documents packed into a
-row), the largest relative difference of a gradient, and how many of 64 greedy tokens are the same. Ends with status 1
-when one is over its bound.
+Columns: the largest difference of logits in units of their standard deviation (for whole rows, and for documents packed
+into a row), the largest relative difference of a gradient, and how many of 64 greedy tokens are the same. Exits with
+status 1 when a number is over its bound.
 """
 
 import sys
@@ -26,8 +26,8 @@ LOGITS, GRADIENT = 1e-4, 1e-3
 
 
 def compare(family, shape, greedy):
-    """The numbers of one row of the table."""
-    source = grok if family == "grok" else reference  # of which transformers has none
+    """Returns the numbers of one row of the table."""
+    source = grok if family == "grok" else reference  # transformers has no Grok
     model, ids = source.make(family, shape), reference.tokens(family, shape)
     with tempfile.TemporaryDirectory() as folder:
         source.save(model, folder)
@@ -37,7 +37,7 @@ def compare(family, shape, greedy):
     with tempfile.TemporaryDirectory() as folder:
         theirs = source.gradients(model, ids, folder)
     expected, halves = source.logits(model, ids), source.logits(model, ids[:, : reference.HALF])
-    trained = lambda tree: split(tree, specs(config), is_trained)[0]  # noqa: E731, the rest no loss moves
+    trained = lambda tree: split(tree, specs(config), is_trained)[0]  # noqa: E731, the loss does not depend on the rest
     both = np.concatenate([halves, halves[::-1]], axis=1)
     same = []
     if greedy:
@@ -53,10 +53,10 @@ def compare(family, shape, greedy):
 
 
 def largest_difference(ours, theirs):
-    """Of gradients: the largest difference within a parameter, in units of its largest entry.
+    """Returns the largest difference of two gradients within a parameter, in units of its largest entry.
 
-    A bias of keys changes no weight of attention, and has a gradient of rounding alone: smaller entries than a
-    thousandth of the largest of all parameters are compared in units of that.
+    Entries under a thousandth of the largest entry of all parameters are compared in units of that thousandth: a bias
+    of keys changes no attention weight, so its gradient is only rounding.
     """
     theirs, worst = dict(jax.tree_util.tree_leaves_with_path(theirs)), 0.0
     least = 1e-3 * max(float(np.abs(x).max()) for x in theirs.values())
@@ -66,7 +66,7 @@ def largest_difference(ours, theirs):
 
 
 def main(names):
-    """Prints the table; the exit status."""
+    """Prints the table and returns the exit status."""
     ended, greedy = 0, "--no_greedy" not in names
     names = [name for name in names if name != "--no_greedy"]
     for name in names:
@@ -86,7 +86,7 @@ def main(names):
             ended |= not good
             numbers = f"{row['logits']:7.1e} | {row['packed']:7.1e} | {row['gradient']:8.1e} | {row['greedy']:>6}"
             print(f"| {family:<12} | {shape:<34} | {numbers} |{'' if good else ' OVER'}", flush=True)
-            jax.clear_caches()  # the programs of all shapes are more than a process may map into its memory
+            jax.clear_caches()  # a process cannot map the programs of all shapes into its memory
     return ended
 
 

@@ -1,4 +1,4 @@
-"""The compared shapes of families whose layers are named like LLaMA's."""
+"""The compared shapes of families with LLaMA's tensor names."""
 
 from tests.parity.shapes import LLAMA_3_SCALING, LLAMA_LIKE, SMALL, YARN
 

@@ -1,11 +1,11 @@
-"""Every mechanism beside the tests that hold it to account: python -m tests.parity.mechanisms
+"""A table of every mechanism and the tests that check it: python -m tests.parity.mechanisms
 
-fields      how many fields tests/model/test_liveness.py changes, each of which must be seen
-reference   what its numbers are compared with, and where
-decoding    whether tests/model/attention/test_cache.py compares it, decoded from its cache or state, with the whole sequence
-families    in how many of the published families it is, compared with `transformers` (tests/fixtures/families)
+fields      the number of fields; tests/model/test_liveness.py changes each of them and must see the change
+reference   the independent reference of its numbers, and the test that compares them
+decoding    whether tests/model/attention/test_cache.py compares decoding (from cache or state) with the whole sequence
+families    the number of published families that have it, compared with `transformers` (tests/fixtures/families)
 
-Besides, tests/model/test_combinations.py draws all of them at random, together.
+In addition, tests/model/test_combinations.py draws all of them at random, together.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ from tests.parity.table import table
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 
-# Option: (against what, where in tests/)
+# Option: (the reference, the test under tests/)
 REFERENCES = {
     "NoPositions": (
         "order of earlier tokens",
@@ -107,12 +107,12 @@ REFERENCES = {
 }
 
 
-# Options that every model has, and that leave it as it is.
+# Options that every model has and that, at these values, change nothing.
 INERT = (Dropout(), Multipliers(), Normal(), Precision())
 
 
 def kinds(option):
-    """The names of all options in a tree of them, but for inert ones."""
+    """Returns the names of all options in a tree, except inert ones."""
     found = {type(option).__name__}
     for field in dataclasses.fields(option):
         value = getattr(option, field.name)
@@ -123,7 +123,7 @@ def kinds(option):
 
 
 def families_with():
-    """The names of families by the names of the options that their recorded shapes have."""
+    """Returns, for each option's name, the names of the families whose recorded shapes have it."""
     having = {}
     for family in FAMILIES:
         for path in sorted((FIXTURES / family.name).glob("*/config.json")):
@@ -133,12 +133,12 @@ def families_with():
 
 
 def decoded():
-    """The names of the options of which decoding is compared with the whole sequence."""
+    """Returns the names of the options for which decoding is compared with the whole sequence."""
     return set().union(*(kinds(small_config(**changes)) for changes in CONFIGS.values()))
 
 
 def rows():
-    """The rows of the table."""
+    """Yields the rows of the table."""
     having, cached, known = families_with(), decoded(), {cls.__name__: cls for cls in reachable()}
     for name, (against, where) in REFERENCES.items():
         families, place = having.get(name, ()), known[name].__module__.replace(".", "/") + ".py"

@@ -190,7 +190,7 @@ CASES = {
             "multi_query": False,
             "parallel_attn": False,
             "bias": True,
-            "num_attention_heads": 12,  # of which some have slopes that bfloat16 rounds
+            "num_attention_heads": 12,  # bfloat16 rounds the slopes of some of them
             "hidden_size": 24,
         },
         "11B: new decoder, one norm, untied": FALCON

@@ -1,4 +1,4 @@
-"""The same numbers from Cairn: a Hugging Face folder as config and parameters, logits, gradients, greedy continuations."""
+"""Cairn's side of the comparison: reads a Hugging Face folder; computes logits, gradients and greedy continuations."""
 
 import functools
 import json
@@ -15,17 +15,17 @@ from model.inference.generate import generate
 from model.inference.sampling import Sampling
 from model.transformer import abstract_params, forward
 
-GRADIENT_OF = "gradient of "  # in the names of recorded numbers
+GRADIENT_OF = "gradient of "  # a prefix of the names of recorded numbers
 
 
 def fingerprint(x):
-    """The norm of an array, and its product with a fixed vector."""
+    """Returns the norm of an array, and its product with a fixed vector."""
     flat = np.asarray(x, np.float64).reshape(-1)
     return np.array([np.linalg.norm(flat), flat @ np.cos(np.arange(flat.size))])
 
 
 def load(folder):
-    """Family, config and float32 parameters of a folder."""
+    """Returns family, config and float32 parameters of a folder."""
     published = json.loads((pathlib.Path(folder) / "config.json").read_text())
     arrays = {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
     family = family_of(published)
@@ -44,7 +44,7 @@ def tensors_of(family, config, params):
 
 
 def params_of(family, config, arrays):
-    """Parameters from tensors; all of them must be known, and of the shapes that the table says."""
+    """Returns parameters from tensors; the table must know every tensor and its shape."""
     tree = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), abstract_params(config))
     flat, table = by_name(tree), family.tensors(config)
     assert {name for name, tensor in table.items() if not tensor.copy} <= arrays.keys() <= table.keys()
@@ -55,19 +55,19 @@ def params_of(family, config, arrays):
     return jax.tree.map(jnp.asarray, tree)
 
 
-# Programs this small run once: what their compilation takes is all that counts.
+# Each of these small programs runs once, so only its compile time matters.
 QUICK = {"xla_backend_optimization_level": 0}
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def logits_of(config, params, tokens, positions, segments):
-    """Logits (B, T, V)."""
+    """Returns logits (B, T, V)."""
     return forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segments).logits_BTV
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
 def gradient_of(config, params, tokens, positions, segments):
-    """The gradient of the mean cross-entropy of every next token."""
+    """Returns the gradient of the mean next-token cross-entropy."""
 
     def loss(params):
         logits = forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segments).logits_BTV
@@ -78,13 +78,13 @@ def gradient_of(config, params, tokens, positions, segments):
 
 
 def whole(tokens):
-    """Tokens, positions and segments of rows that are one document each."""
+    """Returns tokens, positions and segment ids of rows that are one document each."""
     tokens = jnp.asarray(tokens, jnp.int32)
     return tokens, jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape), jnp.ones_like(tokens)
 
 
 def packed(tokens):
-    """The same of the first halves of two rows as two documents that are packed into one row, either way round."""
+    """Returns the same for the first halves of two rows, packed into one row as two documents, in both orders."""
     half = tokens.shape[1] // 2
     tokens = jnp.concatenate([tokens[:, :half], tokens[::-1, :half]], axis=1).astype(jnp.int32)
     places = jnp.tile(jnp.arange(half, dtype=jnp.int32), 2)
@@ -93,5 +93,5 @@ def packed(tokens):
 
 
 def greedy(config, params, prompts, new_tokens):
-    """The likeliest continuations of prompts of different lengths, in one batch, through the cache."""
+    """Returns the greedy continuations of prompts of different lengths, in one batch, through the cache."""
     return generate(config, params, prompts, Sampling(max_tokens=new_tokens, temperature=0.0), chunk=16)

@@ -1,10 +1,10 @@
-"""Records what `transformers` computes of small models, for tests that need neither it nor torch.
+"""Records the numbers of `transformers` for small models, so that tests need neither it nor torch.
 
     python -m tests.parity.record [FAMILY ...]
 
-Writes tests/fixtures/families/FAMILY/NUMBER: config.json and model.safetensors as it saves them, and expected.npz with
-tokens, logits of whole rows and of their first halves, and for the gradient of every tensor its norm and its product
-with a fixed vector.
+Writes tests/fixtures/families/FAMILY/NUMBER: config.json and model.safetensors as `transformers` saves them, and
+expected.npz with tokens, logits of whole rows and of their first halves, and the norm of every tensor's gradient and
+its product with a fixed vector.
 """
 
 import pathlib
@@ -26,7 +26,7 @@ FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 
 def record(family):
     """Writes the fixtures of a family."""
-    source = grok if family == "grok" else reference  # of which transformers has none
+    source = grok if family == "grok" else reference  # transformers has no Grok
     shutil.rmtree(FIXTURES / family, ignore_errors=True)
     for number, shape in enumerate(CASES[family]):
         model, ids = source.make(family, shape), reference.tokens(family, shape)

@@ -1,4 +1,4 @@
-"""Small models of published families, random in every weight, as `transformers` makes them: config, weights, numbers."""
+"""Small models of published families with random weights, made and run by `transformers`."""
 
 import pathlib
 import zlib
@@ -21,11 +21,11 @@ PROMPTS = (6, 9)  # the lengths of two prompts that are continued in one batch
 
 
 def make(family, shape):
-    """The model of a case, in float32, its weights of few enough bits to be stored as bfloat16."""
+    """Returns the model of a case in float32, with weights that bfloat16 stores exactly."""
     # A padding token's row of the embedding would have no gradient.
     fields = CASES[family][shape] | {"pad_token_id": None}
     config = transformers.AutoConfig.for_model(**fields)
-    # Falcon's eager attention adds its biases twice: transformers 5.23.
+    # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
@@ -42,31 +42,31 @@ def make(family, shape):
 
 
 def _moved(model):
-    """Buffers that files hold: biases that choose experts, which no loss moves."""
+    """Returns buffers that files hold: biases in the choice of experts, which have no gradient."""
     return {name: buffer for name, buffer in model.named_buffers() if name.endswith("correction_bias")}
 
 
 def tokens(family, shape):
-    """Its tokens, (B, T)."""
+    """Returns the tokens of a case, (B, T)."""
     rng = np.random.default_rng(zlib.crc32(f"{shape} {family}".encode()))
     return rng.integers(0, CASES[family][shape]["vocab_size"], (BATCH, LENGTH))
 
 
 def save(model, folder, dtype=torch.bfloat16):
-    """Writes the model as published ones are."""
+    """Writes the model in the format of published models."""
     model.save_pretrained(folder, state_dict={name: x.to(dtype) for name, x in model.state_dict().items()})
     for path in pathlib.Path(folder).glob("generation_config.json"):
         path.unlink()
 
 
 def logits(model, ids):
-    """Logits (B, T, V)."""
+    """Returns logits (B, T, V)."""
     with torch.no_grad():
         return model(torch.tensor(ids), use_cache=False).logits.numpy()
 
 
 def gradients(model, ids, folder):
-    """The gradient of the mean cross-entropy of every next token, by the names that tensors have in files."""
+    """Returns the gradient of the mean next-token cross-entropy, by the names that tensors have in files."""
     model.zero_grad()
     out = model(torch.tensor(ids), use_cache=False).logits[:, :-1]
     torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
@@ -76,7 +76,7 @@ def gradients(model, ids, folder):
 
 
 def greedy(model, ids):
-    """The likeliest continuations of both prompts, each alone, through the cache where the model has one."""
+    """Returns the greedy continuations of both prompts, each alone, through the cache where the model has one."""
     rows = []
     for row, length in zip(ids, PROMPTS, strict=True):
         given, cache, new = torch.tensor(row[None, :length]), None, []

@@ -1,7 +1,7 @@
-"""Parameters of published models, counted, beside what their cards and papers say: python -m tests.parity.sizes
+"""Parameter counts of published models beside those of their cards and papers: python -m tests.parity.sizes
 
-Counts are exact where the weights are public, and as the paper rounds them where they are not; active ones, of a token,
-are as papers round them, in billions.
+Published counts are exact where the weights are public, else rounded as in the paper; published counts of active
+parameters (those that a token uses) are rounded as in papers, in billions.
 """
 
 import math
@@ -58,7 +58,7 @@ PUBLISHED = {
     "olmo-2-7b": 7_298_617_344,
     "olmo-2-13b": 13_716_198_400,
 }
-# Brown et al. 2020, table 2.1, whose rows do not all add up: see model/families/papers.py.
+# Brown et al. 2020, table 2.1; some of its rows are inconsistent: see model/families/papers.py.
 ROUNDED = {
     "gpt3-small": "125M",
     "gpt3-medium": "350M",
@@ -69,8 +69,8 @@ ROUNDED = {
     "gpt3-13b": "13.0B",
     "gpt3-175b": "175.0B",
 }
-CARD = {"grok-1": "314B"}  # which gives no other number
-# Billions of a token's active parameters, as papers and cards round them; the last digit may be cut off.
+CARD = {"grok-1": "314B"}  # the card gives no exact number
+# Active parameters of a token in billions, as papers and cards round them; some cut off the last digit.
 ACTIVE = {
     "mixtral-8x7b": "12.9",
     "mixtral-8x22b": "39",
@@ -82,23 +82,23 @@ ACTIVE = {
     "gpt-oss-20b": "3.6",
     "gpt-oss-120b": "5.1",
 }
-# These leave out the embedding table, of which a token looks up a row.
+# These counts leave out the embedding table, because a token only looks up one row of it.
 WITHOUT_EMBEDDING = ("deepseek-v2-lite", "gpt-oss-20b", "gpt-oss-120b")
 
 
 def total(name: str) -> int:
-    """The entries of all parameters, from their shapes."""
+    """Returns the number of entries of all parameters, from their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(published(name))))
 
 
 def active(name: str) -> int:
-    """The parameters that a token uses, as its publishers count them."""
+    """Returns the number of parameters that a token uses, as the model's publishers count them."""
     config = published(name)
     return count_parameters(config).active - (config.vocab_size * config.width if name in WITHOUT_EMBEDDING else 0)
 
 
 def rows() -> Iterator[tuple[str | int, ...]]:
-    """The rows of the table."""
+    """Yields the rows of the table."""
     for name in SIZES:
         count, known = total(name), PUBLISHED.get(name)
         stated = (ROUNDED | CARD).get(name, "") if known is None else known

@@ -1,8 +1,8 @@
-"""Tables in Markdown that can be read as they stand."""
+"""Markdown tables that are also readable as plain text."""
 
 
 def table(head, rows):
-    """Aligned lines of a table; numbers to the right."""
+    """Returns a table as aligned lines, with numbers to the right."""
     rows = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in rows]
     cells = [list(head), *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]

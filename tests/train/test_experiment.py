@@ -127,7 +127,7 @@ def test_a_file_without_an_experiment(config):
         ("model.norm=BatchNorm()", "no option 'BatchNorm' fits here"),
         ("model.norm=LayerNorm(eps=1)", "LayerNorm has no field 'eps'; did you mean 'epsilon'?"),
         ("model.width", "expected path.to.field=value"),
-        ("model.width.more=3", "nothing below int 32"),
+        ("model.width.more=3", "int 32 has no fields"),
     ],
 )
 def test_an_override_that_does_not_fit(assignment, words, config):
@@ -153,7 +153,10 @@ def test_an_override_that_does_not_fit(assignment, words, config):
         ),
         (["model.attention.num_kv_heads=3"], "model.attention.num_kv_heads: 3 does not divide num_heads=4; use one of"),
         (["model.attention.num_heads=5"], "model.attention.num_heads: 5 heads do not divide width=32"),
-        (["model.width=36"], "model.position: Rotary turns pairs of dimensions, so the head width must be even, got 9"),
+        (
+            ["model.width=36"],
+            "model.position: Rotary rotates pairs of dimensions, so the head width must be even, got 9",
+        ),
         (["training.num_steps=0"], "training.num_steps: must be at least 1, got 0"),
         (["training.seed=-1"], "training.seed: must be from 0 to 2^32 - 1, got -1"),
         (["training.clip_norm=0.0"], "training.clip_norm: must be above 0, or None for no clipping, got 0.0"),
@@ -255,7 +258,7 @@ def test_a_damaged_config_is_named(content, tmp_path):
         (CONFIG.replace("Data(", "Data(path='a\\0b', "), "data.path='a\\x00b' holds a NUL"),
         (CONFIG.replace("num_steps=20", "num_steps=20, start_from=''"), "training.start_from= is empty"),
         (CONFIG.replace("Data(", "Data(prefetch=2**31, "), "data.prefetch: expected at most 1,000, got 2,147,483,648"),
-        (CONFIG.replace("batch_size=8", "batch_size=2**31"), "are one batch of more than 268,435,456 tokens"),
+        (CONFIG.replace("batch_size=8", "batch_size=2**31"), "make one batch of more than 268,435,456 tokens"),
         (
             CONFIG.replace("num_layers=2", "num_layers=2**31"),
             "model.num_layers: must be at most 10,000, got 2,147,483,648",

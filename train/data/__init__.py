@@ -1,6 +1,7 @@
-"""Text to batches: text -> sources -> tokenizers -> shards -> packing -> pipeline, random access all the way.
+"""Text to batches: text -> sources -> tokenizers -> shards -> packing -> pipeline, with random access throughout.
 
-Importing this needs numpy alone; grain, array_record and the tokenizers' libraries are imported where they are used.
+Importing this package needs only numpy; grain, array_record and the tokenizers' libraries are imported where they are
+used.
 """
 
 from train.data.batches.pipeline import Batches, EvaluationBatches

@@ -9,14 +9,14 @@ from train.run.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
 
-MOST_PIECES = 1 << 24  # of a SentencePiece: ten times the largest known; more would fill the memory before any is found
+MOST_PIECES = 1 << 24  # ten times the largest known SentencePiece vocabulary; a larger one would fill the memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePiece:
     """Byte-pair encoding with byte fallback, trained by SentencePiece on the training split; loses no byte of any text.
 
-    `vocab_size` counts the 256 bytes and two marks; `split_digits` gives every digit its own piece.
+    `vocab_size` counts the 256 bytes and two special pieces; `split_digits` gives every digit its own piece.
     """
 
     vocab_size: int = 4096
@@ -35,10 +35,11 @@ class SentencePiece:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SentencePieceFile:
-    """A SentencePiece model that exists already; its end-of-sentence piece, if any, ends documents.
+    """A SentencePiece model file; its end-of-sentence piece, if any, ends documents.
 
-    `begin_of_document` is the piece that documents and prompts begin with; None for the one that ends documents.
-    `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
+    `begin_of_document` is the piece that begins documents and prompts; None for the piece that ends documents.
+    `vocab_size` is the language model's vocabulary size where it is larger than the tokenizer's; None for the
+    tokenizer's.
     """
 
     path: str = dataclasses.field(metadata=IS_PATH)
@@ -48,10 +49,11 @@ class SentencePieceFile:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HuggingFace:
-    """A Hugging Face `tokenizer.json`; `end_of_document` is the text of the token that ends documents, if one does.
+    """A Hugging Face `tokenizer.json`; `end_of_document` is the text of the token that ends documents, if there is one.
 
-    `begin_of_document` is that of the token that documents and prompts begin with; None for the one that ends them.
-    `vocab_size` is that of the model where it has ids that the tokenizer has not; None for the tokenizer's own.
+    `begin_of_document` is the text of the token that begins documents and prompts; None for the token that ends
+    documents. `vocab_size` is the language model's vocabulary size where it is larger than the tokenizer's; None for
+    the tokenizer's.
     """
 
     path: str = dataclasses.field(metadata=IS_PATH)
@@ -62,21 +64,21 @@ class HuggingFace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bytes:
-    """The 256 bytes of UTF-8, and one more token that ends documents unless that is switched off."""
+    """The 256 bytes of UTF-8, and a token that ends documents unless `end_of_document` is False."""
 
     end_of_document: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Characters:
-    """The characters of the text, and, if asked for, one more token that ends documents."""
+    """The characters of the text, and a token that ends documents if `end_of_document` is True."""
 
     end_of_document: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerOf:
-    """The tokenizer of a dataset folder: what a second source of a mixture is prepared with."""
+    """The tokenizer of a dataset folder, with which to prepare another source of the same mixture."""
 
     path: str = dataclasses.field(metadata=IS_PATH)
 
@@ -90,9 +92,9 @@ Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
 class WholeFiles:
     """Holds out about `fraction` of the bytes, in whole documents chosen by a seeded hash of their names.
 
-    Documents that share at least `similarity` of the smaller one's significant lines stay on one side, and generated
-    tables are never held out; without `keep_generated` they are not trained on either. A similarity of None compares
-    nothing: one pass over the text less, for corpora too large for two.
+    Documents that share at least `similarity` of the smaller document's significant lines go to the same split.
+    Generated tables are never held out; without `keep_generated` they are not trained on either. A similarity of None
+    compares no documents, which saves the second pass over a large corpus.
     """
 
     fraction: float = 0.08
@@ -124,7 +126,7 @@ class Tail:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SeparateText:
-    """Holds out nothing of the training text: the validation text is given by a path of its own."""
+    """Holds out nothing of the training text: the validation text has its own path."""
 
     path: str = dataclasses.field(metadata=IS_PATH)
     field: str = "text"
@@ -137,10 +139,10 @@ Validation = WholeFiles | Tail | SeparateText
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Concatenate:
-    """Joins the documents end to end and cuts the stream into sequences: nothing is padded but the last sequence.
+    """Joins the documents end to end and cuts the stream into sequences: only the last sequence is padded.
 
-    `order` is that of the files or a seeded permutation; with `shift` every epoch cuts at another place, so that a
-    token is not seen with the same context each time.
+    `order` is the order of the files or a seeded permutation. With `shift` every epoch cuts the stream at other
+    positions, so that a token has another context each time.
     """
 
     order: Literal["shuffled", "files"] = "shuffled"
@@ -151,7 +153,7 @@ class Concatenate:
 class BestFit:
     """Keeps documents whole where they fit: best-fit decreasing ("Fewer Truncations Improve Language Modeling", 2024).
 
-    Documents longer than a sequence are cut; what room is left in a sequence is padded.
+    Documents longer than a sequence are cut; the rest of each sequence is padded.
     """
 
 
@@ -160,7 +162,7 @@ Packing = Concatenate | BestFit
 # ------------------------------------------------------------------------------------------------------------ data
 
 
-# A batch is one array on the host, and so are those read ahead: a number typed wrong would fill the memory.
+# Batches, also those read ahead, are arrays in the host's memory: a mistyped number would fill it.
 MOST_TOKENS, MOST_AHEAD = 1 << 28, 1000
 
 
@@ -168,9 +170,9 @@ MOST_TOKENS, MOST_AHEAD = 1 << 28, 1000
 class Source:
     """One text of a mixture: sequences are drawn from it in proportion to `weight`.
 
-    `path` is a dataset folder, a text file, a folder, a glob, a .jsonl, .json or .parquet file, each perhaps compressed
-    (.gz, .bz2, .xz, .zst), `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging Face dataset, or `stdlib` for Python's own sources;
-    `field` names the text in jsonl, json, parquet and hf.
+    `path` is a dataset folder, a text file, a folder, a glob, a .jsonl, .json or .parquet file, each possibly
+    compressed (.gz, .bz2, .xz, .zst), `hf:NAME[:CONFIG[:SPLIT]]` for a Hugging Face dataset, or `stdlib` for Python's
+    own sources; `field` names the field with the text in jsonl, json, parquet and hf.
     """
 
     path: str = dataclasses.field(metadata=IS_PATH)
@@ -190,11 +192,11 @@ class Source:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Data:
-    """What a model is trained on. Batch n is a pure function of this option, of the text, and of n.
+    """The training data. Batch n is a pure function of this option, of the text, and of n.
 
-    `path` is one source or a mixture of them (see Source). `tokenizer` and `validation` say how raw text is prepared;
-    for a dataset folder, which was prepared before, they must be None or what the folder was made with. `batch_size`
-    counts the sequences of all hosts together; `prefetch` is how many batches are read ahead.
+    `path` is one source or a mixture of sources (see Source). `tokenizer` and `validation` say how raw text is
+    prepared; for a dataset folder, which is already prepared, each must be None or the value that the folder was made
+    with. `batch_size` counts the sequences of all hosts together; `prefetch` is the number of batches read ahead.
     """
 
     path: str | tuple[Source, ...] = dataclasses.field(default="stdlib", metadata=IS_PATH)
@@ -216,7 +218,7 @@ class Data:
                 yield name, f"expected at least {least}, got {getattr(self, name)}"
         if self.batch_size * self.sequence_length > MOST_TOKENS:
             size = f"{self.batch_size:,} sequences of {self.sequence_length:,} tokens"
-            yield "batch_size", f"{size} are one batch of more than {MOST_TOKENS:,} tokens; expected fewer"
+            yield "batch_size", f"{size} make one batch of more than {MOST_TOKENS:,} tokens; expected fewer"
         if self.prefetch > MOST_AHEAD:
             yield "prefetch", f"expected at most {MOST_AHEAD:,}, got {self.prefetch:,}"
         if not self.path:

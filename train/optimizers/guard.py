@@ -1,7 +1,7 @@
-"""Steps that would do harm: not-a-number and outlier losses or gradients are skipped inside the jitted step.
+"""Skips harmful steps inside the jitted step: steps with losses or gradients that are not finite or are outliers.
 
-A step is skipped when its loss or gradient norm is not finite and, if outliers are asked for, when one of them lies far
-above those of recent steps. The decision never leaves the device; counts come out with the metrics.
+A step is skipped when its loss or gradient norm is not finite and, if `outliers` is set, when one of the two lies far
+above its values of recent steps. The decision never leaves the device; counts come out with the metrics.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ class Outliers:
 
     Attributes:
       sigma: deviations above the mean that make an outlier.
-      window: accepted steps that mean and deviation are taken over; outliers are judged once it is full.
+      window: the number of accepted steps for mean and deviation; no step is an outlier until it is full.
     """
 
     sigma: float = 6.0
@@ -52,7 +52,7 @@ class Guard:
 
 @struct.dataclass
 class GuardState:
-    """Counts and, if outliers are judged, recent accepted losses and gradient norms (window, 2) in a ring."""
+    """Counts and, if `outliers` is set, recent accepted losses and gradient norms (window, 2) in a ring buffer."""
 
     recent: jax.Array | None
     accepted: jax.Array
@@ -61,7 +61,7 @@ class GuardState:
 
 
 def new_guard_state(guard: Guard) -> GuardState:
-    """Nothing seen yet."""
+    """The state before the first step."""
     zero = jnp.zeros((), jnp.int32)
     recent = jnp.zeros((guard.outliers.window, 2)) if guard.outliers else None
     return GuardState(recent=recent, accepted=zero, skipped=zero, consecutive=zero)

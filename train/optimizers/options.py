@@ -3,10 +3,11 @@
 AdamW: Loshchilov, Hutter 2019. Adafactor: Shazeer, Stern 2018. Lion: Chen et al. 2023. Muon: Jordan 2024, with the
 update size of Liu et al. 2025, "Muon is Scalable for LLM Training". Schedule-free: Defazio et al. 2024.
 
-Weight decay is decoupled and multiplied by the learning rate. It takes matrices, tables and filters, and spares what
-only scales or shifts (norm scales, biases, layer-scale gains, attention sinks, rates of decay): the column `decayed` of
-the roles in model/specs.py. `decayed` and `spared` change that for a role, such as "embedding", or for the parameters
-whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards); `spared` has the last word.
+Weight decay is decoupled and multiplied by the learning rate. It applies to matrices, tables and filters, and not to
+parameters that only scale or shift (norm scales, biases, layer-scale gains, attention sinks, decay rates): see the
+column `decayed` of the roles in model/specs.py. `decayed` and `spared` change that for a role, such as "embedding", or
+for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards); `spared` overrides
+`decayed`.
 """
 
 import dataclasses
@@ -43,23 +44,23 @@ class _Decayed:
             yield "epsilon", f"must be above 0, got {getattr(self, 'epsilon', None)}"
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
-        """Yields what `decayed` and `spared` say that does not fit a model's parameters (the tree of their specs)."""
+        """Yields the entries of `decayed` and `spared` that are no trained role and match no trained parameter."""
         known = {name: spec for name, spec in named(specs).items() if spec.trained}
         for field in ("decayed", "spared"):
             for entry in getattr(self, field):
                 if entry not in TRAINED_ROLES and not any(_is_meant(entry, *one) for one in known.items()):
                     hint = nearest(entry, known if "." in entry else TRAINED_ROLES)
-                    yield field, f"{entry!r} is no role, and no trained parameter of this model has such a name; {hint}"
+                    yield field, f"{entry!r} is not a role, and no trained parameter of this model matches it; {hint}"
 
     def decays(self, name: str, spec: Spec) -> bool:
-        """Whether weight decay takes a parameter."""
+        """Whether weight decay applies to a parameter."""
         if any(_is_meant(entry, name, spec) for entry in self.spared):
             return False
         return spec.traits.decayed or any(_is_meant(entry, name, spec) for entry in self.decayed)
 
 
 def _is_meant(entry: str, name: str, spec: Spec) -> bool:
-    """Whether an entry of `decayed` or `spared`, a role or a pattern of dotted names, means a parameter."""
+    """Whether an entry of `decayed` or `spared`, a role or a pattern of dotted names, matches a parameter."""
     return spec.role == entry if entry in ROLES else fnmatch.fnmatchcase(name, entry)
 
 
@@ -139,13 +140,13 @@ Optimizer = AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
 
 
 def build(option: Optimizer, specs: Any) -> optax.GradientTransformation:
-    """The optax transformation, its learning rate an entry of its state (see `set_learning_rate`).
+    """Returns the optax transformation; the learning rate is an entry of its state (see `set_learning_rate`).
 
     Args:
-      option: the choice.
-      specs: what the parameters that it moves are (model/specs.py), a tree like theirs.
+      option: the optimizer.
+      specs: a tree of the specs (model/specs.py) of the parameters that it updates.
     """
-    # The rate is float32 whatever the parameters are: a state must not change its formats at the first step.
+    # The rate is float32 whatever the parameters' format: the first step must not change the formats of the state.
     factory = optax.inject_hyperparams(
         lambda learning_rate: _chain(option, specs, learning_rate), hyperparam_dtype=jnp.float32
     )
@@ -158,7 +159,7 @@ def set_learning_rate(opt_state: Any, learning_rate: jax.Array) -> Any:
 
 
 def evaluation_params(option: Optimizer, opt_state: Any, params: Any) -> Any:
-    """What to evaluate of the trained parameters: the averages of a schedule-free run, else what is trained."""
+    """The parameters to evaluate: the averages of a schedule-free run, else the trained parameters."""
     if isinstance(option, ScheduleFreeAdamW):
         averaged = optax.contrib.schedule_free_eval_params(opt_state.inner_state, params)
         return jax.tree.map(lambda a, p: a.astype(p.dtype), averaged, params)
@@ -201,7 +202,7 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
             adam_b2=option.adam_b2,
             muon_weight_dimension_numbers=lambda params: muon_dimensions(specs),
         )
-        # Decay stands outside: optax's Muon would decay all that Adam updates, norms and biases included.
+        # Decay is applied outside: optax's Muon would decay every parameter that Adam updates, also norms and biases.
         decayed = optax.add_decayed_weights(-option.weight_decay, decay)
         return optax.chain(unit, decayed, optax.scale(learning_rate))
     inner = optax.chain(
@@ -213,7 +214,7 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
 
 
 def _schedule_free(inner: Any, learning_rate: Any, b1: float) -> optax.GradientTransformation:
-    """optax's, with its scalars in float32 from the start: it would begin with those of bfloat16 parameters in that."""
+    """optax's wrapper with float32 scalars from the start; for bfloat16 parameters optax begins with bfloat16 ones."""
     free = optax.contrib.schedule_free(inner, learning_rate, b1=b1, state_dtype=jnp.float32)
 
     def init(params: Any) -> Any:
@@ -224,12 +225,12 @@ def _schedule_free(inner: Any, learning_rate: Any, b1: float) -> optax.GradientT
 
 
 def decay_mask(option: Optimizer, specs: Any) -> Any:
-    """A tree that marks the parameters that decay."""
+    """A tree of booleans: whether weight decay applies to each parameter."""
     return jax.tree_util.tree_map_with_path(lambda path, spec: option.decays(path_name(path), spec), specs)
 
 
 def muon_dimensions(specs: Any) -> Any:
-    """For each parameter that Muon orthogonalises, the axes that it contracts over and makes; None for all others."""
+    """For each parameter that Muon orthogonalises, its input axes and output axes; None for all others."""
 
     def dimensions(spec: Spec) -> Any:
         return optax.contrib.MuonDimensionNumbers(spec.inputs, spec.outputs) if spec.is_hidden_matrix else None

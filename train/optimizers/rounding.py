@@ -1,7 +1,7 @@
-"""Updates that rounding undoes: parameters and moments that are stored in fewer bits than float32 has.
+"""Updates that are lost to rounding, where parameters and moments are stored in fewer bits than float32.
 
-bfloat16 has 8 bits of precision. A number keeps its value when less than a 512th of it is added, and takes another when
-more than a 256th is; small updates are not saved up either, since every step rounds to the same number again.
+bfloat16 has 8 bits of precision. A number keeps its value when less than a 512th of it is added, and changes when more
+than a 256th is added. Small updates do not add up either, since every step rounds to the same number again.
 """
 
 from typing import Any
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from train.experiment import Experiment
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 
-WORTH_SAYING = 0.1  # the share of the parameters from which on a warning is given
-_STEP = 2.0**-8  # of a number just above a power of two: the change that bfloat16 never rounds away
+WORTH_SAYING = 0.1  # the smallest share of the parameters that gives a warning
+_STEP = 2.0**-8  # for a number just above a power of two, the relative change that bfloat16 never rounds away
 
 # The fields by which a stored average is multiplied at every step.
 _AVERAGES: dict[type, tuple[str, ...]] = {
@@ -34,7 +34,8 @@ def narrow(tree: Any) -> list[jax.Array]:
 def lost_updates(before: Any, updates: Any, after: Any) -> dict[str, jax.Array]:
     """The share of the narrow parameters that kept their value although their update is not zero (a float32 scalar).
 
-    Takes the trees before the update, of the update, and after it. Empty when no parameter is narrow.
+    Takes the trees of the parameters before the update, of the updates, and of the parameters after it. Empty when no
+    parameter is narrow.
     """
     old = narrow(before)
     if not old:
@@ -46,7 +47,7 @@ def lost_updates(before: Any, updates: Any, after: Any) -> dict[str, jax.Array]:
 
 @jax.jit
 def lost_at(params: Any, size: jax.Array | float) -> jax.Array:
-    """The share of the narrow parameters that keep their value when `size` is added or subtracted, half of each."""
+    """The share of the narrow parameters that keep their value when `size` is added or subtracted (mean of both)."""
     up = [(p.astype(jnp.float32) + size).astype(p.dtype) == p for p in narrow(params)]
     down = [(p.astype(jnp.float32) - size).astype(p.dtype) == p for p in narrow(params)]
     return (_share(up) + _share(down)) / 2
@@ -57,7 +58,7 @@ def _share(marks: list[jax.Array]) -> jax.Array:
 
 
 def update_size(experiment: Experiment) -> float | None:
-    """About the largest update of one number at the highest learning rate; None where the gradient decides it."""
+    """The approximate largest update of one number at the peak learning rate; None where the gradient decides it."""
     option = experiment.optimizer
     if isinstance(option, SGD) or (isinstance(option, Adafactor) and option.scale_by_parameter):
         return None
@@ -65,7 +66,7 @@ def update_size(experiment: Experiment) -> float | None:
 
 
 def warnings(experiment: Experiment, params: Any, opt_state: Any) -> list[str]:
-    """What a user should know before a run whose parameters or moments are narrow; most runs have none."""
+    """Warnings before a run whose parameters or moments are narrow; most runs have none."""
     found = []
     if narrow(params) and (size := update_size(experiment)) is not None:
         share = float(lost_at(params, size))
@@ -85,8 +86,8 @@ def warnings(experiment: Experiment, params: Any, opt_state: Any) -> list[str]:
 def _stuck_moments(experiment: Experiment) -> list[str]:
     option = experiment.optimizer
     why = (
-        "the optimizer's averages are stored as bfloat16, as the parameters are, and one that is multiplied by more "
-        f"than 1 - 1/256 = {1 - _STEP:.4f} is rounded to what it was, so it hardly falls again"
+        "the optimizer's averages are stored as bfloat16, as the parameters are, and an average multiplied by more "
+        f"than 1 - 1/256 = {1 - _STEP:.4f} is rounded to its old value, so it hardly falls again"
     )
     mend = "set model.precision.parameters=float32, with model.precision.compute=bfloat16 for the speed"
     found = [

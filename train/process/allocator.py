@@ -1,10 +1,9 @@
 """Settings of the host process that make JAX on CPUs fast; none changes a number.
 
-XLA's CPU client takes a fresh temporary buffer for every step. By default glibc maps such large blocks anew each time
-and gives them back, so that every step pays for page faults and zeroed pages: a fifth to a third of its time
-(measured: tests/benchmarks/README.md). Keeping freed memory in the process avoids it, for the blocks of the main
-thread: other threads have heaps of 64 MiB at most, which is why commands also switch JAX's asynchronous dispatch on
-CPUs off.
+XLA's CPU client takes a fresh temporary buffer for every step. By default glibc maps large blocks again each time and
+gives them back, so that every step pays for page faults and zeroed pages: a fifth to a third of its time (measured:
+tests/benchmarks/README.md). Keeping freed memory in the process avoids it, for the blocks of the main thread: other
+threads have heaps of 64 MiB at most, which is why commands also switch JAX's asynchronous dispatch on CPUs off.
 """
 
 import ctypes
@@ -19,16 +18,17 @@ def keep_freed_memory() -> None:
     libc = _glibc()
     if libc is None:
         return
-    # Every block comes from the heap: a threshold would be an int, and large steps take gigabytes.
+    # All blocks come from the heap: a threshold is an int, too small for the gigabytes of a large step.
     libc.mallopt(_M_MMAP_MAX, 0)
     libc.mallopt(_M_TRIM_THRESHOLD, -1)  # never
     libc.mallopt(_M_TOP_PAD, 64 << 20)
 
 
 def return_freed_memory() -> None:
-    """Tells glibc's allocator to give large blocks back at once, of all threads; for commands that do not train.
+    """Tells glibc's allocator to give back large freed blocks of all threads at once; for commands that do not train.
 
-    By default blocks as large as one that was freed before are kept, up to 32 MiB each in every thread's own heap.
+    By default it keeps blocks up to the size of the largest block freed so far, at most 32 MiB each, in the heap of
+    every thread.
     """
     libc = _glibc()
     if libc is not None:

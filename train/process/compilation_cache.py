@@ -1,7 +1,7 @@
-"""The folder in which jax keeps compiled programs, rid of the entries that a killed process left half-written.
+"""Removes half-written entries from the folder in which jax keeps compiled programs.
 
-jax writes an entry in place, and never writes over one that is there: where a process was killed while it wrote, every
-later one would fail to read the entry, warn and compile again.
+jax writes an entry in place, and never overwrites an existing entry: after a process was killed while it wrote, every
+later process would fail to read the entry, warn and compile again.
 """
 
 import contextlib
@@ -13,16 +13,16 @@ import tempfile
 import zlib
 from typing import Any
 
-_ENTRY = "-cache"  # the end of the name of an entry
-_CHECKED = ".cairn-checked"  # an empty file, as old as the last look at the entries
+_ENTRY = "-cache"  # the end of an entry's file name
+_CHECKED = ".cairn-checked"  # an empty file, written at the last check of the entries
 _ZSTD, _PIECE = b"\x28\xb5\x2f\xfd", 1 << 20
 
 
 def remove_broken_entries(folder: pathlib.Path) -> list[str]:
-    """Removes the entries that end before their compressed bytes do, and returns their names.
+    """Removes the entries whose compressed bytes are cut short or wrong, and returns their names.
 
-    Looks at those alone that came since the last look. Safe beside other processes: one that is just writing an entry
-    loses no more than the entry. Entries of an unknown format stay, and so does what the folder does not let go.
+    Checks only the entries since the last check. Safe beside other processes: a process that is just writing an entry
+    loses only that entry. Entries of an unknown format stay, and so do entries that cannot be removed.
     """
     removed: list[str] = []
     with contextlib.suppress(OSError):  # no folder yet, or one that may only be read
@@ -32,7 +32,7 @@ def remove_broken_entries(folder: pathlib.Path) -> list[str]:
         try:
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError):  # another process may have removed it
-                    # The time of the last change of the inode, which no copying sets back; file systems round it.
+                    # The time of the inode's last change, which copying does not set back; file systems round it.
                     if entry.name.endswith(_ENTRY) and entry.stat().st_ctime >= since - 2 and _is_broken(entry.path):
                         os.unlink(entry.path)
                         removed.append(entry.name)
@@ -51,10 +51,10 @@ def _last_look(folder: pathlib.Path) -> float:
 
 
 def _is_broken(path: str) -> bool:
-    """Whether a file's compressed bytes are cut short or wrong; False where that cannot be told."""
+    """Whether a file's compressed bytes are cut short or wrong; False where this is unknown."""
     with open(path, "rb") as file:
         data = file.read(_PIECE)
-        if data.strip(b"\0") == b"":  # nothing was written, or its space alone before the power went
+        if data.strip(b"\0") == b"":  # nothing was written, or only zeros before a power failure
             return True
         decompressor: Any = zlib.decompressobj()
         errors: tuple[type[Exception], ...] = (zlib.error,)
@@ -75,8 +75,8 @@ def _is_broken(path: str) -> bool:
 
 
 def _zstd() -> tuple[Any, tuple[type[Exception], ...]] | None:
-    """A decompressor of Zstandard and its errors, of the library by which jax writes them; None where there is none."""
-    if sys.version_info >= (3, 14):  # before, a module of this name is somebody else's
+    """A Zstandard decompressor and its errors, from the library with which jax compresses; None where there is none."""
+    if sys.version_info >= (3, 14):  # in older versions a module of this name is another package
         from compression import zstd
 
         return zstd.ZstdDecompressor(), (zstd.ZstdError,)

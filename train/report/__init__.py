@@ -1,4 +1,4 @@
-"""The report of a run: a page that opens anywhere, the picture of its curve, and the table printed at the end."""
+"""The report of a run: a self-contained page, a picture of the loss curves, and the table printed at the end."""
 
 import os
 import pathlib
@@ -15,8 +15,8 @@ __all__ = ["summary", "write_curve_png", "write_report"]
 def write_report(run_folder: str | os.PathLike[str]) -> pathlib.Path:
     """Writes RUN/report.html from what the run folder holds, finished or not; returns its path.
 
-    The page is one file that needs no network. What is missing is said in its place. Raises UserError when there is
-    no such folder or it cannot be written.
+    The page is one file that needs no network. Where something is missing, the page says so. Raises UserError when
+    there is no such folder or it cannot be written.
     """
     from train.report.page import render
 

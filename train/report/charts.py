@@ -1,4 +1,4 @@
-"""The curves of a run as pictures: SVG that follows the colours of the page around it, or a PNG in light colours."""
+"""The curves of a run as pictures: SVG in the colours of the page around it, or a PNG in light colours."""
 
 import dataclasses
 import html
@@ -17,7 +17,7 @@ from train.run.formatting import count, fixed
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_POINTS = 500  # a curve of more points than this is drawn as the band between its extremes
+_POINTS = 500  # a curve of more points than this is drawn as a band between its extremes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Palette:
 
 LIGHT = Palette(ink="#22252a", muted="#6c717a", rule="#e3e2de", train="#2f6690", validation="#c4572c", bad="#b3261e")
 
-# Colours that stand for the page's own: in the SVG each becomes var(--name), so one picture serves light and dark.
+# Placeholders for the page's colours: in the SVG each becomes var(--name), so one picture serves light and dark.
 _STAND_INS = Palette(
     ink="#010203", muted="#010204", rule="#010205", train="#010206", validation="#010207", bad="#010208"
 )
@@ -92,7 +92,7 @@ def loss_png(run: Run) -> bytes:
     with _style(LIGHT):
         figure, axes = _figure(8.6, 3.7)
         _draw_losses(axes, LIGHT, run)
-        # By this mark the picture is told from text when it lies beside some.
+        # By this mark train/data/text recognises the picture when it lies beside text.
         figure.savefig(buffer, format="png", dpi=200, facecolor="white", metadata={"Software": "Cairn"})
     return buffer.getvalue()
 
@@ -104,7 +104,7 @@ _TITLES = {
     "padding": "Padding, share of the batch",
     "lost_updates": "Share of the parameters whose update was lost to rounding",
     "z_loss": "z-loss",
-    "multi_token_loss": "Loss of tokens further on, as it is weighted",
+    "multi_token_loss": "Loss of tokens further ahead, weighted",
     "balance_loss": "Load-balancing loss of the experts",
     "router_z_loss": "z-loss of the routers",
     "expert_load_entropy": "Entropy of the experts' load, 1 when even",
@@ -120,7 +120,7 @@ def _known_first(names: list[str]) -> list[str]:
 
 
 def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
-    """Draws the loss chart; returns what its caption has to say."""
+    """Draws the loss chart; returns its caption."""
     train, validation = _within(run.metric("loss")), _within(run.metric("loss", "eval")).finite()
     finite = train.finite()
     caption = []
@@ -151,7 +151,7 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
     for step in restarts:
         axes.axvline(step, color=colors.muted, linewidth=0.8, linestyle=":")
     if len(restarts):
-        caption.append("Dotted: where the run stopped and went on.")
+        caption.append("Dotted lines: the run stopped and continued.")
     _end_at(axes, run.step)
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats per token")
@@ -188,12 +188,12 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
 
 
 def _within(series: Series) -> Series:
-    """A series in which what is too large for the arithmetic of a picture is infinite; no float32 is so large."""
+    """A series whose values that are too large for plotting are infinite; no float32 is so large."""
     return Series(steps=series.steps, values=np.where(np.abs(series.values) > 1e100, np.inf, series.values))
 
 
 def _end_at(axes: "Axes", last_step: int) -> None:
-    """Lets the steps run from 0 to the last, which has a tick of its own."""
+    """Makes the axis of steps run from 0 to the last step, which has its own tick."""
     last = max(last_step, 1)
     axes.set_xlim(0, 1.01 * last)
     ticks = [tick for tick in axes.xaxis.get_major_locator().tick_values(0, last) if 0 <= tick < 0.92 * last]
@@ -218,7 +218,7 @@ def _draw_raw(axes: "Axes", series: Series, color: str) -> Series:
 
 
 def _mark(series: Series) -> str:
-    """The format of a line: one point alone, which makes no line, is a dot."""
+    """The format of a line; a single point, which makes no line, is a dot."""
     return "." if len(series) == 1 else "-"
 
 
@@ -227,7 +227,7 @@ def _thinned(length: int) -> np.ndarray:
 
 
 def _limit_top(axes: "Axes", train: np.ndarray, validation: np.ndarray) -> float | None:
-    """Cuts off the first, high steps, which would flatten all the rest; returns where the curve starts if it did."""
+    """Cuts off the high values of the first steps, which would flatten the rest; returns the highest if it did."""
     if len(train) < 50:
         return None
     top = max(float(np.quantile(train, 0.985)), float(validation[1:].max()) if len(validation) > 1 else -np.inf)
@@ -241,7 +241,7 @@ def _limit_top(axes: "Axes", train: np.ndarray, validation: np.ndarray) -> float
 
 
 def _mark_not_finite(axes: "Axes", series: Series, colors: Palette) -> list[str]:
-    """Ticks along the bottom where a value is NaN or infinite; returns the sentence that says so."""
+    """Draws ticks along the bottom where a value is NaN or infinite; returns a sentence about them."""
     broken = series.steps[~np.isfinite(series.values)]
     if not len(broken):
         return []
@@ -319,8 +319,8 @@ def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, he
     """Draws a chart (sizes in inches) as SVG that scales with the page and takes its colours and its font."""
     import matplotlib
 
-    # The salt names the ids inside the SVG: fixed, so that the same run gives the same page; one a chart, because
-    # several charts share that page.
+    # The salt decides the ids inside the SVG. It is fixed, so that the same run gives the same page, and different for
+    # each chart, because several charts share the page.
     with _style(_STAND_INS), matplotlib.rc_context({"svg.hashsalt": f"cairn-{name}"}):
         figure, axes = _figure(width, height)
         draw(axes, _STAND_INS)

@@ -1,4 +1,4 @@
-"""The words and tables of the report page: what page.html is filled with."""
+"""The words and tables of the report page, which fill the template page.html."""
 
 import datetime
 import importlib.resources
@@ -29,7 +29,7 @@ def render(run: Run) -> str:
         value = str(value) if isinstance(value, pathlib.PurePath) else value
         return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
 
-    # Bytes that HTML may not hold are shown as their pictures: the text of a sample is whatever the model wrote.
+    # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
     environment = jinja2.Environment(
         autoescape=True, finalize=visible, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
@@ -100,7 +100,7 @@ def _git(run: Run) -> dict[str, Any]:
 
 
 def _origin(run: Run) -> Iterator[str]:
-    """When, on what, from which code: the rest of the line under the title."""
+    """The rest of the line under the title: start time, device, code revision, sessions."""
     if not run.sessions:
         return
     yield f"begun {str(run.sessions[0].get('started', '?'))[:16].replace('T', ' ')} UTC"
@@ -196,7 +196,7 @@ def _axes(value: Any) -> str:
 
 
 def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
-    """The leaves of a resolved config with their paths; an option stands at its own path with its class."""
+    """The leaves of a resolved config with their paths; an option's own path gives its class."""
     if isinstance(value, dict):
         if path and "type" in value:
             yield path, str(value["type"])

@@ -1,4 +1,4 @@
-"""A run folder read into memory, and the numbers that sum it up. What is missing or damaged is left out and named."""
+"""Reads a run folder into memory, and computes its headline numbers. Leaves out missing and damaged parts."""
 
 import dataclasses
 import itertools
@@ -17,7 +17,7 @@ from train.run.formatting import count, duration, number, percent
 from train.run.forms import fitted, misfits
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
 
-_SILENCE = 600.0  # seconds without a new line after which a run that says it is running is doubted
+_SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Series:
 
 
 _NUMBER, _TEXT = (float, type(None)), (str, type(None))
-# What the files of a run hold, as far as the report goes into it; see train/run/forms.py.
+# The forms of the values in a run's files that the report reads; see train/run/forms.py.
 _FORMS: dict[str, Any] = {
     "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
     "parameters.json": [{"name?": str, "count?": int, "moved_by?": str}],
@@ -58,15 +58,15 @@ _FORMS: dict[str, Any] = {
     ],
 }
 
-_TOTALS = ("seconds", "tokens")  # of a throughput line; all else is of the interval that it ends
+_TOTALS = ("seconds", "tokens")  # totals in a throughput line; all other fields describe the interval that it ends
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Run:
-    """What the files of a run folder say; `notes` names the files that could not be read.
+    """The contents of the files of a run folder; `notes` names the files that could not be read.
 
-    `evaluations` are those of the validation split, `further` those of other texts, which have a name.
-    `lost` says what the tokenizer loses of the validation text, in words; None where that is nothing.
+    `evaluations` are those of the validation split, `further` those of other texts, which have names.
+    `lost` describes the validation text that the tokenizer loses, in words; None where it loses none.
     """
 
     folder: pathlib.Path
@@ -92,12 +92,12 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The last step that anything is known of."""
+        """The last step that the files mention."""
         steps = [line["step"] for lines in (self.train, self.evaluations) for line in lines[-1:]]
         return max([*steps, self.status.get("step") or 0])
 
     def metric(self, name: str, kind: str = "train") -> Series:
-        """A metric of the lines of one kind: "train", "eval" or "throughput"; no speed of a step that was compiled."""
+        """A metric of the lines of one kind: "train", "eval" or "throughput"; no speeds that include compilation."""
         if (kind, name) not in self._series:
             lines = {"train": self.train, "eval": self.evaluations, "throughput": self.throughput}[kind]
             if kind == "throughput" and name not in _TOTALS:
@@ -109,7 +109,7 @@ class Run:
         return self._series[kind, name]
 
     def restarts(self) -> Series:
-        """The last steps that were timed before an interruption, and the seconds of their sessions."""
+        """The last timed step before each interruption, and the seconds of its session."""
         timed = [line for line in self.throughput if isinstance(line.get("seconds"), (int, float))]
         last = [line for line, after in itertools.pairwise(timed) if line.get("session") != after.get("session")]
         steps = np.array([line["step"] for line in last], dtype=np.int64)
@@ -136,12 +136,12 @@ def load(run_folder: str | pathlib.Path) -> Run:
             return default
 
     def fitting(name: str, content: Any) -> Any:
-        """What of a file has the form that it should have; what has not is a note."""
+        """The parts of a file's content that have the right form; adds a note about the others."""
         form = _FORMS[name]
         odd = list(misfits(content, form))
         if odd:
             more = f", and {len(odd) - 1} more" if odd[1:] else ""
-            notes.append(f"{folder / name} holds values of another form, left out here: {odd[0]}{more}")
+            notes.append(f"{folder / name} holds values of the wrong form, left out here: {odd[0]}{more}")
         kept = fitted(content, form)
         return type(form)() if kept is None else kept
 
@@ -175,7 +175,7 @@ def load(run_folder: str | pathlib.Path) -> Run:
 
 
 def _lost(folder: pathlib.Path) -> str | None:
-    """What the tokenizer loses of the validation text, in words; None for nothing, and where the dataset is gone."""
+    """The validation text that the tokenizer loses, in words; None if it loses none, or if the dataset is gone."""
     try:
         dataset = dataset_of_run(folder)
     except UserError:
@@ -189,7 +189,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     Growing, because a loss falls fast at first, where a wide window would hide it; centred, so that it does not lag.
     """
     n = len(values)
-    # A spike beyond this would drown all that comes after it in the rounding of the sums.
+    # A spike beyond this would lose all later values to rounding in the cumulative sums.
     limit = 1e6 * float(np.median(np.abs(values))) if n else 0.0
     values = np.clip(values, -limit, limit) if limit else values
     place = np.arange(n)
@@ -231,7 +231,7 @@ _LIVE_FILES = ("metrics.jsonl", "throughput.jsonl", "status.json")
 
 
 def facts(run: Run) -> list[Fact]:
-    """The headline numbers of a run, the most telling first; those that are not known are left out."""
+    """The headline numbers of a run, the most important first, without unknown numbers."""
     found = _validation_facts(run)
     loss = run.metric("loss").finite()
     if len(loss):
@@ -248,7 +248,7 @@ def facts(run: Run) -> list[Fact]:
     padding = run.metric("padding").values
     if padding.any():
         found.append(
-            Fact(label="Padding", value=f"{padding.mean():.1%}", note="places in the batches without a target")
+            Fact(label="Padding", value=f"{padding.mean():.1%}", note="positions in the batches without a target")
         )
     if parameters:
         frozen = frozen_parameters(run)
@@ -275,7 +275,7 @@ _SCORES = (("loss", "Validation loss"), ("perplexity", "Perplexity"), ("bits_per
 
 
 def _validation_facts(run: Run) -> list[Fact]:
-    """Loss, perplexity and bits per byte: of evaluation.json where it has them, else of the last evaluation."""
+    """Loss, perplexity and bits per byte: from evaluation.json where it has them, else from the last evaluation."""
     final = run.evaluation.get("validation")
     final = final if isinstance(final, dict) else {}
     found = []
@@ -299,7 +299,7 @@ def score(value: float | None) -> str:
 
 
 def tokens_trained_on(run: Run) -> float:
-    """The targets up to the last step: those of the last line that counts them, and as many for each step after it."""
+    """The number of targets up to the last step, extrapolated from the last line that counts them."""
     counts = [series for series in (run.metric("tokens"), run.metric("tokens", "throughput")) if len(series)]
     last = max(counts, key=lambda series: int(series.steps[-1]), default=None)
     if last is None or not last.steps[-1]:
@@ -319,7 +319,7 @@ def frozen_parameters(run: Run) -> int:
 
 
 def training_seconds(run: Run) -> float:
-    """The time spent training over all sessions, whether `seconds` goes on or begins at 0 again in each."""
+    """The time spent training, summed over all sessions; `seconds` begins at 0 in each."""
     points = run.metric("seconds", "throughput").finite().values
     if not len(points):
         return 0.0

@@ -1,4 +1,4 @@
-"""What the clock says of the training: step time, tokens per second, model FLOPs utilisation, the wait for data."""
+"""Timing of the training: step time, tokens per second, model FLOPs utilisation, the time spent waiting for data."""
 
 import collections
 import concurrent.futures
@@ -21,13 +21,13 @@ PROCESS_START = time.monotonic() - (time.time() - psutil.Process().create_time()
 class Clock:
     """Times the steps between two readings, from the end of one step to the end of another.
 
-    Where a device works on after a step was dispatched, the step ends when its results are there, whenever they are
-    asked for. Pauses, for evaluation and saving, are left out. The first step of a session is an interval of its own,
-    since its program is compiled in it. A token is a target that the loss counts: padding is none.
+    Where a device still works after a step was dispatched, the step ends when its results are ready, no matter when
+    they are read. Pauses for evaluation and saving are left out. The first step of a session is its own interval,
+    because it includes compilation. A token is a target that the loss counts; padding does not count.
 
     Attributes:
-      step: of the last reading.
-      compiling: whether the interval under way is the first one.
+      step: the step of the last reading.
+      compiling: whether the current interval is the first.
     """
 
     def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
@@ -56,7 +56,7 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Leaves the time inside out; call it when the steps before have ended."""
+        """Leaves out the time inside; call it when all earlier steps have ended."""
         began = time.monotonic()
         yield
         away = time.monotonic() - began
@@ -64,14 +64,14 @@ class Clock:
         self._end += away
 
     def watch(self, results: Any) -> Callable[[], float]:
-        """A function that waits for the arrays of the step just dispatched, and returns the moment when they came."""
+        """A function that waits for the arrays of the step just dispatched, and returns the time of their arrival."""
         if all(x.is_ready() for x in jax.tree.leaves(results) if hasattr(x, "is_ready")):
             now = time.monotonic()
             return lambda: now
         return self._watcher.submit(_when_ready, results).result
 
     def ended(self, step: int, moment: float, tokens: int) -> None:
-        """Takes the end of the next step and the tokens in its batch."""
+        """Records the end of the next step and the tokens in its batch."""
         if self._waits:
             began, arrived = self._waits.popleft()
             # While an earlier step is computed, a wait for data costs nothing.
@@ -80,7 +80,7 @@ class Clock:
         self._tokens += tokens
 
     def read(self) -> dict[str, bool | float | None]:
-        """The values of the steps since the last reading, which the last step to end now closes."""
+        """Returns the values of the steps since the last reading; the last step to end closes the interval."""
         elapsed, steps = max(self._end - self._since, 1e-9), max(self._ended - self.step, 1)
         rate = self._tokens / elapsed
         values = {

@@ -1,4 +1,4 @@
-"""What a run ran on: code, packages, machine, devices. RUN/environment.json is a list, one entry for every start."""
+"""The environment of a run: code, packages, machine, devices. RUN/environment.json lists an entry for every start."""
 
 import datetime
 import importlib.metadata
@@ -12,14 +12,15 @@ from typing import Any
 
 from train.run.files import cannot_read, parse_json, write_json
 
-# Packages whose version can change a number or a speed; those that are not installed are left out.
+# Packages whose version can change a number or a speed; packages that are not installed are left out.
 _PACKAGES = (
     "jax jaxlib libtpu jax-cuda12-plugin jax-cuda12-pjrt jax-cuda13-plugin jax-cuda13-pjrt nvidia-cudnn-cu12 "
     "nvidia-cudnn-cu13 flax optax orbax-checkpoint tensorstore grain array-record sentencepiece tokenizers tokamax "
     "numpy scipy ml-dtypes safetensors absl-py rich matplotlib tensorboardX wandb"
 )
 
-# Variables that change what is computed or where. A list, not the whole environment, which holds people's secrets.
+# Variables that change the results, or where they are computed. A list, not the whole environment, which holds people's
+# secrets.
 _VARIABLES = (
     "XLA_FLAGS LIBTPU_INIT_ARGS JAX_PLATFORMS JAX_ENABLE_X64 JAX_DEFAULT_MATMUL_PRECISION JAX_DEFAULT_PRNG_IMPL "
     "JAX_THREEFRY_PARTITIONABLE JAX_COMPILATION_CACHE_DIR JAX_NUM_CPU_DEVICES XLA_PYTHON_CLIENT_MEM_FRACTION "
@@ -32,8 +33,8 @@ DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
 def record_session(run_folder: str | os.PathLike[str]) -> int:
     """Adds an entry for this start to RUN/environment.json; returns its number, 1 for the first start.
 
-    A damaged file is kept beside it as environment.json.damaged. Raises UserError for one that cannot be read. Call it
-    on the first process only.
+    A damaged file is kept as environment.json.damaged. Raises UserError for a file that cannot be read. Call it on the
+    first process only.
     """
     path = pathlib.Path(run_folder) / "environment.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ def describe_session() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str]:
-    """The installed versions of the packages that matter to a result."""
+    """The installed versions of the packages that can change a result."""
     versions = {}
     for name in _PACKAGES.split():
         try:

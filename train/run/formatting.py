@@ -1,13 +1,13 @@
-"""How numbers and names are written for people: counts, durations, metrics, paths. Bar, summary and report agree.
+"""Formats numbers and names for people: counts, durations, metrics, paths. Bar, summary and report all use it.
 
-Whatever a number is, its text is short (20 characters at most), so that a table stays one.
+The text of any number has at most 20 characters, so that the columns of a table stay aligned.
 """
 
 import decimal
 import math
 import unicodedata
 
-# Marks that turn the direction of the text around them: a name with one would be shown as another name.
+# Marks that change the direction of the text around them: a name with such a mark would look like another name.
 _TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -61,7 +61,7 @@ def number(value: float) -> str:
 
 
 def fixed(value: float, decimals: int = 4) -> str:
-    """A loss, or another value near 1, always with so many decimals; far from 1 as `number` writes it."""
+    """A loss, or another value near 1, always with `decimals` decimals; far from 1 as `number` writes it."""
     return f"{value or 0:.{decimals}f}" if _is_finite(value) and abs(value) < 1e6 else number(value)
 
 
@@ -73,7 +73,7 @@ def percent(share: float) -> str:
 
 
 def phrase(name: str, value: float | str) -> str:
-    """A named value as the progress bar and the log lines say it: "loss 2.3456", "12.3k tokens/s", "MFU 31.2%"."""
+    """A named value as the progress bar and the log lines show it: "loss 2.3456", "12.3k tokens/s", "MFU 31.2%"."""
     words = name.replace("_", " ")
     if isinstance(value, str):
         return f"{words} {value}"
@@ -94,20 +94,20 @@ def _is_finite(value: float) -> bool:
 
 
 def _scientific(value: float, digits: int) -> str:
-    """A large number by so many digits and a power of ten, its zeros at the end left out."""
-    exact = decimal.Decimal(value if isinstance(value, int) else float(value))  # an integer may be no float
+    """A large number with `digits` digits and a power of ten, without the zeros at the end of the digits."""
+    exact = decimal.Decimal(value if isinstance(value, int) else float(value))  # an integer may exceed every float
     mantissa, exponent = f"{exact:.{digits - 1}e}".split("e")
     return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
 
 
 def visible(name: object) -> str:
-    """A name or a path on one line of a terminal: what is no character there is escaped as in a Python string.
+    """A name or a path for one line of a terminal: characters that cannot be shown are escaped as in a Python string.
 
-    These are control characters (line breaks and escape sequences among them), bytes of a path that are no UTF-8
-    (which Python keeps as lone surrogates), and marks that turn the direction of text.
+    These are control characters (among them line breaks and escape sequences), bytes of a path that are not UTF-8
+    (which Python keeps as lone surrogates), and marks that change the direction of text.
     """
     text = str(name)
-    if text.isprintable():  # most are, and documents without number have a name
+    if text.isprintable():  # most names are, and there may be very many documents
         return text
     return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in text)
 

@@ -1,8 +1,9 @@
-"""The form that the values of a JSON file should have: somebody may have edited the file, or cut it.
+"""Checks the form of the values in a JSON file: somebody may have edited the file, or cut it.
 
-A form is a type or a tuple of types (`int` is a whole number of 64 bits and no bool, `float` any number that a float
-holds), `[form]` for a list of such values, `{"name": form}` for an object, in which a name that ends in "?" may be
-missing and others may stand, `{...: form}` for an object whose values are all of one form, and `object` for anything.
+A form is a type or a tuple of types (`int` is a whole number of 64 bits and not a bool, `float` any number that a float
+can hold), `[form]` for a list of values of that form, `{"name": form}` for an object, where a name that ends in "?" may
+be missing and other names may occur, `{...: form}` for an object whose values all have one form, and `object` for
+anything.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ _WORDS |= {list: "a list", dict: "an object"}
 
 
 def misfits(value: Any, form: Any, path: str = "") -> Iterator[str]:
-    """Every place of a value that does not fit its form, as `path: expected ..., got ...`."""
+    """Yields every part of a value that does not fit its form, as `path: expected ..., got ...`."""
     if isinstance(form, list | dict):
         if not isinstance(value, type(form)):
             yield _misfit(value, type(form), path)
@@ -31,7 +32,7 @@ def misfits(value: Any, form: Any, path: str = "") -> Iterator[str]:
 
 
 def fitted(value: Any, form: Any) -> Any:
-    """A value without the places in it that do not fit; None where nothing is left."""
+    """A value without the parts that do not fit its form; None where nothing is left."""
     kept = _kept(value, form)
     return None if kept is _MISSING else kept
 
@@ -55,7 +56,7 @@ _MISSING = _Missing()
 
 
 def _inside(value: Any, form: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """(place, what stands there, its form) of a list or an object."""
+    """Yields (index or name, value, form) for the entries of a list or an object."""
     if isinstance(value, list):
         yield from ((i, inside, form[0]) for i, inside in enumerate(value))
     elif ... in form:
@@ -77,4 +78,4 @@ def _is(value: Any, kind: type) -> bool:
 
 def _misfit(value: Any, form: Any, path: str) -> str:
     expected = " or ".join(_WORDS[kind] for kind in (form if isinstance(form, tuple) else (form,)))
-    return f"{path or 'the whole'}: expected {expected}, got {shown(value)}"
+    return f"{path or 'the whole value'}: expected {expected}, got {shown(value)}"

@@ -1,19 +1,19 @@
 """The numbers of a run, in its folder: written while it trains, rewound when it resumes, read back by the reports.
 
-    metrics.jsonl      what the training computes: the same bytes for the same config, however often it was killed;
+    metrics.jsonl      results of the training: the same bytes for the same config, however often it was killed;
                        an evaluation of a further text has its name, one without a name is of the validation split
-    statistics.jsonl   the same for the statistics of layers and parameters, where they are asked for
-    throughput.jsonl   what the clock says; `includes_compilation` marks the first step of a session
-    samples.txt        what the model wrote, in blocks headed "=== step N ==="
+    statistics.jsonl   the same for statistics of layers and parameters, if the config asks for them
+    throughput.jsonl   timing; `includes_compilation` marks the first step of a session
+    samples.txt        texts that the model wrote, in blocks headed "=== step N ==="
     status.json        whether the run is running, finished, interrupted, stopped or failed, and at which step
-    tensorboard/       the same for TensorBoard
+    tensorboard/       the same values for TensorBoard
 
 A JSON line is an object of numbers. Floats are the shortest digits that read back to the same 64-bit value (a float32
-is widened first, which is exact); JSON has no word for NaN and the infinities, so they are the strings "NaN",
-"Infinity" and "-Infinity", which `read_metrics` turns back into floats.
+is widened first, which is exact); JSON has no NaN and no infinities, so they are the strings "NaN", "Infinity" and
+"-Infinity", which `read_metrics` turns back into floats.
 
 A step's lines must be written and flushed before its checkpoint is committed: a resumed run rewinds the files to the
-checkpoint with `truncate` and goes on from there, and what was not yet written then is never written again.
+checkpoint with `truncate` and continues from there, and lines that were not yet written then are never written.
 """
 
 import functools
@@ -35,8 +35,8 @@ from train.run.trackers import Trackers, require_installed
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
 Path = str | os.PathLike[str]
 
-# The order of the fields of a line. Fields that are not named here follow by name, so that the order never hangs on
-# the order of a dictionary that came out of jit.
+# The order of the fields of a line. Fields that are not named here follow by name, so that the order never depends on
+# the order of a dictionary that jit returned.
 _ORDER = (
     "loss",
     "perplexity",
@@ -62,12 +62,12 @@ _SAMPLE_HEADING = re.compile(r"^=== step ([0-9]{1,15}) ===$")
 
 
 class MetricsWriter:
-    """Appends to the metric files of one run; made on the first process only. A context manager.
+    """Appends to the metric files of one run; create it on the first process only. A context manager.
 
     `session` is the number of this start of the run, written with every throughput line. `wandb_project` names a
-    Weights & Biases project to log to as well. Files and trackers are opened when something is first written.
-    Raises UserError when what a tracker needs is not installed, and when a line cannot be written (a full disk); the
-    files then end with the last whole line.
+    Weights & Biases project to log to as well. Files and trackers are opened when something is first written. Raises
+    UserError when a tracker's package is not installed, and when a line cannot be written (a full disk); the files then
+    end with the last whole line.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class MetricsWriter:
         self._tensorboard, self._wandb_project = tensorboard, wandb_project
 
     def truncate(self, step: int) -> None:
-        """Rewinds the files to a checkpoint: drops what belongs to a later step, and a half-written last line.
+        """Rewinds the files to a checkpoint: drops the lines of later steps, and a half-written last line.
 
         A file is replaced whole or not at all. Raises UserError for a damaged line that is not the last.
         """
@@ -100,7 +100,7 @@ class MetricsWriter:
         _rewrite(self.folder / _SAMPLES, functools.partial(_samples_until, limit=step))
 
     def set_aside(self) -> bool:
-        """For a run that starts over: what there is goes to files named .old; returns whether there was anything."""
+        """For a run that starts over: renames the existing files to NAME.old; returns whether there were any."""
         self.close()
         self._purge_step = 0
         named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
@@ -110,36 +110,36 @@ class MetricsWriter:
         return bool(found)
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of kind "train": `values` are scalars (numpy, jax or Python) after update number `step`."""
+        """Writes a line of kind "train": `values` are scalars (numpy, jax or Python) after update number `step`."""
         self._metrics("train", step, values)
 
     def evaluation(self, step: int, values: Mapping[str, Any], name: str | None = None) -> None:
-        """One line of kind "eval": the same for an evaluation made after update number `step`.
+        """Writes a line of kind "eval": the same for an evaluation after update number `step`.
 
-        `name` is that of a further text; a line without one is of the validation split.
+        `name` is the name of a further text; a line without a name is of the validation split.
         """
         self._metrics("eval", step, values, name)
 
     def statistics(self, step: int, fields: Mapping[str, str | int | float | None]) -> None:
-        """One line of statistics.jsonl: which layer and role, and their numbers, in the order that is given."""
+        """Writes a line of statistics.jsonl: a layer, a role and their numbers, in the order given."""
         plain = {name: value if isinstance(value, str) else _plain(name, value) for name, value in fields.items()}
         self._line(_STATISTICS, {"step": int(step)} | plain)
 
     def throughput(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of wall-clock measurements; None where a value is not known. Adds the session."""
+        """Writes a line of wall-clock measurements; None where a value is not known. Adds the session."""
         fields = {name: _plain(name, value) for name, value in values.items()}
         self._line("throughput.jsonl", {"step": int(step)} | fields | {"session": self.session})
         self._track("throughput", step, fields)
 
     def sample(self, step: int, text: str) -> None:
-        """One block of samples.txt. A line of the text that looks like a heading is moved one space to the right."""
+        """Writes a block of samples.txt. A line of the text that looks like a heading is indented by one space."""
         lines = [" " + line if _SAMPLE_HEADING.match(line) else line for line in text.split("\n")]
         block = f"=== step {int(step)} ===\n" + "\n".join(lines).rstrip("\n") + "\n\n"
         self._file(_SAMPLES).append(block.encode("utf-8", errors="backslashreplace"))
         self._opened_trackers().text("samples", int(step), text)
 
     def status(self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
-        """Replaces status.json: where the run stands now. `reason` is one line for a person."""
+        """Replaces status.json with the current state of the run. `reason` is one line for a person."""
         content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
         write_json(self.folder / "status.json", content)
 
@@ -257,7 +257,7 @@ def _content(path: pathlib.Path) -> bytes:
 
 
 def _whole_lines(data: bytes) -> list[bytes]:
-    return data.split(b"\n")[:-1]  # what follows the last line break is a line that was being written
+    return data.split(b"\n")[:-1]  # the part after the last line break is a line that was being written
 
 
 def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
@@ -269,13 +269,13 @@ def _parse(line: bytes, line_number: int, path: pathlib.Path) -> dict[str, Any]:
         pass
     raise UserError(
         f"{path}, line {line_number}: expected a JSON object with a whole number 'step' and numbers beside it, got "
-        f"{line[:80]!r}; the file is damaged: restore it from a copy, or move it away to go on without the numbers up "
-        "to now"
+        f"{line[:80]!r}; the file is damaged: restore it from a copy, or move it away to continue without the numbers "
+        "so far"
     )
 
 
 def _is_value(field: tuple[str, Any]) -> bool:
-    """Whether a field of a line is a number, a word for what is no number, or a text that is no measure known here."""
+    """Whether a field of a line is a number, a word for NaN or an infinity, or a text that is not a known metric."""
     name, value = field
     if isinstance(value, str):
         return name not in _PLACE or value in _NOT_FINITE

@@ -21,7 +21,7 @@ from train.state import Recipe, abstract_state, state_shardings
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One parameter; `moved_by` is "optimizer", "step" or, where it is frozen, "nothing"."""
+    """The row of one parameter; `moved_by` is "optimizer", "step" or, if it is frozen, "nothing"."""
 
     name: str
     role: str
@@ -49,7 +49,7 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
-    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of what is trained."""
+    """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of trained parameters."""
     recipe = Recipe.of(experiment)
     placed = state_shardings(recipe, mesh, experiment.sharding)
 
@@ -65,9 +65,10 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
 
 
 def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
-    """Raises UserError for a state that alone takes more memory than there is, whatever else is in it.
+    """Raises UserError for a state that alone takes more memory than there is, even if nothing else is in memory.
 
-    XLA ends the process for a shape whose size is no number of 64 bits, and a system may end one that fills its memory.
+    Otherwise XLA ends the process for a shape whose size does not fit in 64 bits, and the system may end a process that
+    fills its memory.
     """
     held = bytes_per_device(experiment, mesh)
     needed, device = held["parameters"] + held["optimizer"], jax.local_devices()[0]

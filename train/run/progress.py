@@ -1,10 +1,10 @@
-"""How far a long piece of work has come: a live bar on a terminal, plain lines every few seconds anywhere else.
+"""Progress of a long piece of work: a live bar on a terminal, plain lines every few seconds anywhere else.
 
     with Progress("train", total=2000, start=500) as progress:
         progress.update(501, loss=3.21, tokens_per_second=12_300, mfu=None)
         progress.message("saved checkpoint 500")
 
-Both go to standard error, so that what a command prints for other programs stays clean.
+Both go to standard error, so that standard output stays clean for other programs.
 """
 
 import collections
@@ -23,12 +23,12 @@ _RATE_WINDOW = 60.0  # seconds over which the speed behind the remaining time is
 
 
 class Progress:
-    """The progress of one piece of work of `total` units (None when that is not known), begun at unit `start`.
+    """The progress of one piece of work of `total` units (None when unknown), begun at unit `start`.
 
-    The remaining time is that until unit `until`, the total when not given; what is `paused` has no part in it.
+    The remaining time is the time until unit `until` (by default `total`); time spent `paused` does not count.
 
-    On a terminal: one bar that redraws itself four times a second; messages, and whatever else Python prints there
-    meanwhile, appear above it whole. Elsewhere: one line at the first update, every `every` seconds and at the end.
+    On a terminal: one bar that redraws itself four times a second; messages, and all other output of Python, appear
+    above it in whole lines. Elsewhere: one line at the first update, every `every` seconds and at the end.
     `enabled=False` shows nothing, for the processes other than the first. A context manager.
     """
 
@@ -56,15 +56,15 @@ class Progress:
             self._bar = _start_bar(self)
 
     def update(self, done: int, **values: float | str | None) -> None:
-        """Says that `done` units are finished in all. Costs a microsecond.
+        """Sets the total number of finished units. Costs a microsecond.
 
-        Values are shown by their names (`loss`, `mfu`, `tokens_per_second`, any other); one given earlier stays until
-        it is given again, and None hides it.
+        Values are shown by their names (`loss`, `mfu`, `tokens_per_second`, any other); a value stays until it is given
+        again, and None hides it.
         """
         now = time.monotonic()
         self.done = done
         self._values.update(values)
-        # The first update comes after compilation, which says nothing about the speed of what follows.
+        # The first update comes after compilation, whose time says nothing about the speed of later updates.
         if not self._history or now - self._history[-1][0] > _RATE_WINDOW / 60:
             self._history.append((now, done))
             while now - self._history[0][0] > _RATE_WINDOW and len(self._history) > 2:
@@ -104,7 +104,7 @@ class Progress:
         self.close()
 
     def position(self) -> str:
-        """How far it is: "120/2000", or "120" when the total is not known."""
+        """The position: "120/2000", or "120" when the total is not known."""
         return f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
 
     def describe(self) -> str:
@@ -138,7 +138,7 @@ class Progress:
 def _start_bar(progress: Progress) -> Any:
     """A rich bar that asks the Progress for its text whenever it draws, so that an update need not draw.
 
-    None for a terminal that is too narrow for one, or says that it has no width.
+    None for a terminal that is too narrow for a bar, or reports no width.
     """
     from rich.console import Console
     from rich.progress import BarColumn, ProgressColumn, Task, TextColumn
@@ -165,7 +165,7 @@ def _start_bar(progress: Progress) -> Any:
         console=console,
         refresh_per_second=4,
         expand=True,
-        # Prints are carried above the bar only when they would land on the same screen.
+        # Printed text goes above the bar only when it would appear on the same screen.
         redirect_stdout=sys.stdout is not None and sys.stdout.isatty(),
         redirect_stderr=sys.stderr is not None and sys.stderr.isatty(),
     )

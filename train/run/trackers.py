@@ -1,7 +1,7 @@
-"""Where metrics go besides the run folder's own files: TensorBoard events, and Weights & Biases when asked for.
+"""Trackers, to which metrics go besides the run folder's files: TensorBoard events, and optionally Weights & Biases.
 
-The files of `metrics.py` are the record; a tracker is a view of it. So a tracker that breaks while a run goes on
-is switched off with a warning, and training continues.
+The files of `metrics.py` are the record; a tracker is a view of it. So a tracker that fails during a run is switched
+off with a warning, and training continues.
 """
 
 import contextlib
@@ -30,10 +30,10 @@ class Tracker(Protocol):
         """Takes a text under a name, such as a sample."""
 
     def flush(self) -> None:
-        """Sends on what it holds back."""
+        """Sends the values that it has buffered."""
 
     def close(self) -> None:
-        """Flushes and ends; nothing is given to it afterwards."""
+        """Flushes and ends; no other call follows."""
 
 
 def require_installed(tensorboard: bool, wandb_project: str | None) -> None:
@@ -51,7 +51,7 @@ def require_installed(tensorboard: bool, wandb_project: str | None) -> None:
 
 
 class Trackers:
-    """The trackers of one session, as one tracker. One that fails is switched off: it is no part of the record.
+    """The trackers of one session, as one tracker. A tracker that fails is switched off: it is not part of the record.
 
     Raises UserError when Weights & Biases does not start; TensorBoard events that cannot be written are a warning.
     """
@@ -78,7 +78,7 @@ class Trackers:
         self._each(lambda tracker: tracker.text(name, step, text))
 
     def flush(self) -> None:
-        """Makes every tracker send on what it holds back."""
+        """Makes every tracker send the values that it has buffered."""
         self._each(lambda tracker: tracker.flush())
 
     def close(self) -> None:
@@ -89,7 +89,7 @@ class Trackers:
         for tracker in list(self._live):
             try:
                 action(tracker)
-            except Exception as error:  # whatever a library or a server does must not end a run
+            except Exception as error:  # no error of a library or a server may end a run
                 logging.warning("%s logging is off from here on: %r", type(tracker).__name__, error)
                 self._live.remove(tracker)
                 with contextlib.suppress(Exception):
@@ -99,13 +99,13 @@ class Trackers:
 class TensorBoard:
     """TensorBoard event files in a folder; one event a step holds all of that step's values.
 
-    `purge_step` tells TensorBoard that a resumed run starts there, and that what an earlier session logged at that
-    step or later is void.
+    `purge_step` tells TensorBoard that a resumed run starts there, and that the events of an earlier session at that
+    step or later are void.
     """
 
     def __init__(self, folder: pathlib.Path, purge_step: int | None = None) -> None:
-        # Not its SummaryWriter: that one sends every scalar through a process queue of ten places to a thread, and when
-        # the thread dies (a full disk) the training loop waits for a place for ever.
+        # Not its SummaryWriter: that one sends every scalar through a process queue of ten entries to a thread, and
+        # when the thread dies (a full disk) the training loop waits for ever for room in the queue.
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2, summary_pb2
 
@@ -127,7 +127,7 @@ class TensorBoard:
         self._add(self._event(step=step, summary=self._summary(value=scalars)))
 
     def text(self, name: str, step: int, text: str) -> None:
-        """Adds a text, as the lines it has."""
+        """Adds a text, with its line breaks."""
         indented = "\n".join("    " + line for line in text.splitlines())  # TensorBoard reads text as Markdown
         self._add(self._event(step=step, summary=self._make_text(name, indented)))
 
@@ -174,13 +174,13 @@ class WeightsAndBiases:
         self._run.log({f"{group}/{name}": value for name, value in values.items()}, step=step)
 
     def text(self, name: str, step: int, text: str) -> None:
-        """Sends a text as the lines it has."""
-        # The nearest thing there to text that keeps its line breaks.
+        """Sends a text, with its line breaks."""
+        # HTML, since it keeps the line breaks of a text.
         self._run.log({name: self._wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step=step)
 
     def flush(self) -> None:
-        """Nothing to do: its own process sends what it was given."""
+        """Nothing to do: the library's own process sends the values."""
 
     def close(self) -> None:
-        """Ends the run there, once everything is sent."""
+        """Ends the Weights & Biases run, once everything is sent."""
         self._run.finish()

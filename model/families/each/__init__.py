@@ -1,1 +1,1 @@
-"""Published families, one a file."""
+"""Published families, one in each file."""

@@ -1,4 +1,4 @@
-"""BLOOM: scores that fall with distance, a norm on embeddings, queries, keys and values fused head by head.
+"""BLOOM: ALiBi, a norm on embeddings, queries, keys and values fused head by head.
 
 BigScience Workshop 2022, "BLOOM: A 176B-Parameter Open-Access Multilingual Language Model", section 3.2.
 """
@@ -16,7 +16,7 @@ from model.positions.alibi import ALiBi
 LAYER = "transformer.h.{layer}."
 ATTENTION = LAYER + "self_attention."
 
-# Of config.json: how their training code ran it.
+# Keys of config.json about how BigScience's training code ran the model.
 UNUSED = (
     "attention_softmax_in_fp32",
     "bias_dropout_fusion",
@@ -30,7 +30,7 @@ UNUSED = (
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json; its context is `seq_length`, or 2048 tokens, though its positions have no end."""
+    """Returns the model of a config.json; its context is `seq_length`, or 2048 tokens: ALiBi itself has no limit."""
     published.only("apply_residual_connection_post_layernorm", False)
     published.unused(*UNUSED)
     width = published.get("n_embed", published.get("hidden_size", 64))

@@ -19,7 +19,7 @@ from model.residual import Multipliers, Parallel
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     size = llama_like.size(published)
     every = published.get("sliding_window_pattern", published.get("_sliding_window_pattern", 4))
     types = llama_like.layer_types(published, lambda i: (i + 1) % every != 0)
@@ -52,7 +52,7 @@ def config(published: Published) -> ModelConfig:
 
 
 def _check_older_keys(published: Published, every: int, head_dim: int) -> None:
-    """Keys of early files, of which only these values were ever meant."""
+    """Refuses keys of early files unless they have the only value that these models use."""
     published.only("head_dim", head_dim)
     published.only("layer_switch", every)
     published.only("order_of_interleaved_layers", "local_attn_first")
@@ -62,7 +62,7 @@ def _check_older_keys(published: Published, every: int, head_dim: int) -> None:
     published.only("use_gated_activation", True)
     published.only("use_parallel_block", True)
     published.only("use_qk_norm", False)
-    published.unused("use_parallel_embedding")  # how their code divides it among devices
+    published.unused("use_parallel_embedding")  # how Cohere's code divides the embedding among devices
 
 
 FAMILY = Family(

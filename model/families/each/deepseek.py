@@ -1,7 +1,7 @@
 """DeepSeek-V2 and V3 (and R1): latent attention, first layers dense, the others with many small experts.
 
 DeepSeek-AI 2024, "DeepSeek-V2"; 2024, "DeepSeek-V3 Technical Report". V2 and V3 differ in how experts are chosen. The
-layers of multi-token prediction that V3's files hold are kept aside, as `transformers` passes them over.
+layers for multi-token prediction in V3's files are ignored, as `transformers` ignores them.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ ATTENTION, QUERY_DOWN = LAYER + "self_attn.", "blocks.attention.query_down"
 
 
 def config_v2(published: Published) -> ModelConfig:
-    """The model of a config.json of V2."""
+    """Returns the model that a config.json of V2 describes."""
     published.only("scoring_func", "softmax")
     published.only("norm_topk_prob", False)
     published.only("mlp_bias", False)
@@ -41,7 +41,7 @@ def config_v2(published: Published) -> ModelConfig:
 
 
 def config_v3(published: Published) -> ModelConfig:
-    """The model of a config.json of V3."""
+    """Returns the model that a config.json of V3 describes."""
     published.only("scoring_func", "sigmoid")
     published.only("topk_method", "noaux_tc")
     published.unused("num_nextn_predict_layers", "num_mtp_layers")
@@ -71,7 +71,7 @@ def _experts(
 
 
 def _config(published: Published, experts: Experts, *, dense: int, interleaved: bool) -> ModelConfig:
-    """What both have in common, given how many first layers are dense where config.json does not say."""
+    """Returns the model, the same way for V2 and V3; `dense` is the default number of dense first layers."""
     published.only("attention_bias", False)
     published.only("moe_layer_freq", 1)
     published.unused("aux_loss_alpha", "ep_size", "head_dim", "num_key_value_heads", "qk_head_dim", "seq_aux")
@@ -92,7 +92,7 @@ def _config(published: Published, experts: Experts, *, dense: int, interleaved: 
             head_dim=head_dim,
             rotary_head_dim=rotary_head_dim,
             value_head_dim=published.get("v_head_dim", 128),
-            norm=RMSNorm(epsilon=1e-6),  # whatever that of the others is
+            norm=RMSNorm(epsilon=1e-6),  # even where the other norms have another epsilon
             scale=attention_factor(published) * (head_dim + rotary_head_dim) ** -0.5,
         ),
     )

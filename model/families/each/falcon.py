@@ -1,4 +1,4 @@
-"""Falcon: attention beside feed-forward, one key head or few, rotary positions or scores that fall with distance.
+"""Falcon: attention and feed-forward in parallel, one key head or few, rotary positions or ALiBi.
 
 Almazrouei et al. 2023, "The Falcon Series of Open Language Models", section 4; its three kinds are Falcon-RW (biases,
 ALiBi, one sublayer after the other), Falcon-7B (multi-query) and the "new decoder" of Falcon-40B and 180B.
@@ -21,7 +21,7 @@ from model.residual import Parallel, PreNorm
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json; without `max_position_embeddings` its context is 2048 tokens."""
+    """Returns the model of a config.json; without `max_position_embeddings` its context is 2048 tokens."""
     published.only("apply_residual_connection_post_layernorm", False)
     bias, heads = published.get("bias", False), published.get("num_attention_heads")
     width = published.get("n_embed", published.get("hidden_size"))
@@ -54,7 +54,7 @@ def _context_length(published: Published) -> int:
 
 
 def _key_heads(published: Published, heads: int) -> int:
-    """How many heads keys and values have: of the new decoder as it says, else one, or one for each query head."""
+    """Returns the number of key/value heads: `num_kv_heads` in the new decoder, else 1, or one for each query head."""
     count: int = published.get("num_kv_heads", heads)
     several = published.get("multi_query", True)
     if published.get("new_decoder_architecture", False):
@@ -68,15 +68,15 @@ def _key_heads(published: Published, heads: int) -> int:
 def _residual(published: Published) -> Parallel | PreNorm:
     new, beside = published.get("new_decoder_architecture", False), published.get("parallel_attn", True)
     if new and not beside:
-        raise published.refusal("parallel_attn", "the new decoder has attention beside feed-forward")
+        raise published.refusal("parallel_attn", "the new decoder has attention and feed-forward in parallel")
     norms = published.get("num_ln_in_parallel_attn", 2 if new else 1)
     if norms not in ((1, 2) if new else (1,)):
-        raise published.refusal("num_ln_in_parallel_attn", "expected 1, or in the new decoder 2")
+        raise published.refusal("num_ln_in_parallel_attn", "expected 1, or 1 or 2 in the new decoder")
     return Parallel(shared_norm=norms == 1) if beside else PreNorm()
 
 
 def weights(model: ModelConfig) -> tuple[Weight, ...]:
-    """BLOOM's table; two norms beside each other have names of their own."""
+    """Returns BLOOM's table; the two norms of parallel sublayers have names of their own."""
     if model.residual != Parallel(shared_norm=False):
         return bloom.WEIGHTS
     names = {"input_layernorm": "ln_attn", "post_attention_layernorm": "ln_mlp"}

@@ -15,9 +15,9 @@ from model.residual import Multipliers
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("use_bidirectional_attention", False)
-    # Both keys mean the approximation, whatever the older of them says.
+    # Both keys mean the tanh approximation, also where the older key says "gelu".
     published.only("hidden_act", "gelu_pytorch_tanh", "gelu")
     published.only("hidden_activation", "gelu_pytorch_tanh")
     base, bias = llama_like.base(published, tied=True), published.get("attention_bias", False)

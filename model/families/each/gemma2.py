@@ -17,7 +17,7 @@ from model.residual import Multipliers, Sandwich
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("use_bidirectional_attention", False)
     published.unused("hidden_act")  # the other key counts
     base, bias = llama_like.base(published, tied=True), published.get("attention_bias", False)

@@ -1,4 +1,4 @@
-"""Gemma 3, its text models: Gemma 2 with norms on queries and keys, five local layers to a global one.
+"""Gemma 3, its text models: Gemma 2 with norms on queries and keys, five local layers for each global layer.
 
 Gemma Team 2025, "Gemma 3 Technical Report". Local and global layers have rotary positions of their own.
 """
@@ -17,7 +17,7 @@ from model.residual import Multipliers, Sandwich
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("use_bidirectional_attention", False)
     base, bias = llama_like.base(published, tied=True), published.get("attention_bias", False)
     norm = RMSNorm(epsilon=base["norm"].epsilon, scale="zero")

@@ -1,4 +1,4 @@
-"""GLM-4 (0414): sandwich norms, half of each head turned, pairs interleaved, few key heads with biases.
+"""GLM-4 (0414): sandwich norms, rotary positions on half of each head, interleaved pairs, few key heads with biases.
 
 GLM Team 2024, "ChatGLM: A Family of Large Language Models from GLM-130B to GLM-4 All Tools", section 2; the norms
 after sublayers are those of the GLM-4-0414 models.
@@ -16,7 +16,7 @@ from model.residual import Sandwich
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     return ModelConfig(
         **llama_like.base(published, epsilon=1.5625e-7),
         position=rotary(published, fraction=0.5, interleaved=True),

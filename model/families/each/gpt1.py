@@ -1,4 +1,4 @@
-"""GPT-1: norms after sublayers and none at the end, learned positions, biases, linear layers stored as GPT-2's are.
+"""GPT-1: norms after sublayers and none at the end, learned positions, biases, linear layers stored as in GPT-2.
 
 Radford et al. 2018, "Improving Language Understanding by Generative Pre-Training", section 4.1.
 """
@@ -16,12 +16,12 @@ from model.parameters import Normal
 from model.positions.absolute import Learned
 from model.residual import PostNorm
 
-# The GELU of this code was the tanh approximation before others gave that a name of its own.
+# In GPT-1's code "gelu" is the tanh approximation, which later got a name of its own.
 ACTIVATIONS: dict[str, Activation] = {"gelu": "gelu_tanh", "relu": "relu", "silu": "silu", "swish": "silu"}
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("n_special", 0)
     published.only("predict_special_tokens", True)
     published.unused("n_ctx", *llama_like.SUMMARY)

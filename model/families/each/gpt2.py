@@ -14,7 +14,7 @@ from model.norms import LayerNorm
 from model.positions.absolute import Learned
 
 LAYER = "transformer.h.{layer}."
-# What GPT-1 has too.
+# GPT-1 has these too.
 WEIGHTS = (
     Weight("embedding.output", "lm_head.weight", "v d -> d v"),
     Weight("embedding.table", "lm_head.weight", copy=True),
@@ -38,7 +38,7 @@ WEIGHTS = (
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("scale_attn_weights", True)
     published.only("scale_attn_by_inverse_layer_idx", False)
     published.only("add_cross_attention", False)

@@ -1,4 +1,4 @@
-"""GPT-NeoX-20B, Pythia and others of EleutherAI: a quarter of each head turned, attention beside feed-forward.
+"""GPT-NeoX-20B, Pythia and others of EleutherAI: rotary positions on a quarter of each head, parallel sublayers.
 
 Black et al. 2022, "GPT-NeoX-20B: An Open-Source Autoregressive Language Model", section 2.1; Biderman et al. 2023,
 "Pythia".
@@ -19,8 +19,8 @@ LAYER = "gpt_neox.layers.{layer}."
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
-    published.only("rope_theta", None)  # here they are called rotary_emb_base
+    """Returns the model that a config.json describes."""
+    published.only("rope_theta", None)  # this family calls it rotary_emb_base
     published.only("partial_rotary_factor", None)  # and rotary_pct
     published.only("attention_probs_dropout_prob", 0)
     published.only("hidden_dropout_prob", 0)

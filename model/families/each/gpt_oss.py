@@ -1,7 +1,7 @@
 """GPT-OSS: attention sinks, windows in every other layer, experts with clamped SwiGLU and biases everywhere.
 
-OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card". Its published files hold the experts in MXFP4, which is not read:
-take a copy in bfloat16.
+OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card". Its published files hold the experts in MXFP4, which Cairn cannot
+read: use a copy in bfloat16.
 """
 
 from typing import Any
@@ -20,14 +20,14 @@ from model.feedforward.routing import SoftmaxRouter
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("hidden_act", "silu")
     published.only("swiglu_alpha", 1.702)
     published.unused("experts_per_token", "initial_context_length", "router_aux_loss_coef")
     heads, bias = llama_like.heads(published, num_kv_heads=8, head_dim=64), published.get("attention_bias", True)
     size = published.get("sliding_window", 128)
     if published.get("rope_scaling", None) is None:
-        published.get("rope_parameters")  # without both, a scaling would go unsaid
+        published.get("rope_parameters")  # without both keys, the scaling is unknown
 
     def layer(kind: str) -> dict[str, Any]:
         window = llama_like.window(size if kind == "sliding_attention" else None)

@@ -1,4 +1,4 @@
-"""GPT-J: attention beside feed-forward on one norm, the first dimensions of each head turned, biased logits.
+"""GPT-J: parallel sublayers with one norm, rotary positions on the first dimensions of each head, biased logits.
 
 Wang, Komatsuzaki 2021, "GPT-J-6B: A 6 Billion Parameter Autoregressive Language Model".
 """
@@ -19,7 +19,7 @@ LAYER = "transformer.h.{layer}."
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("rotary", True)
     published.only("scale_attn_weights", True)
     published.only("tie_word_embeddings", False)

@@ -13,7 +13,7 @@ from model.residual import Multipliers
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     bias = published.get("attention_bias", False)
     return ModelConfig(
         **llama_like.base(published),

@@ -2,8 +2,8 @@
 
 It follows model.py of github.com/xai-org/grok-1 (xAI 2024, released with the weights). `transformers` has no class for
 it; the keys of config.json and the names of tensors here are those of the checkpoint as it was converted for PyTorch
-(model_type "grok-1"), and what its config.json leaves out is what the 314B model has. The release hides padding by its
-token; here, as for all families, padding is told by segments.
+(model_type "grok-1"). The defaults for values that its config.json leaves out are those of the 314B model. The release
+masks padding by its token; here, as in all families, segment ids tell padding from text.
 """
 
 from model.attention.grouped_query import GroupedQuery
@@ -22,7 +22,7 @@ from model.residual import Multipliers, Sandwich
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json; the weights of the experts chosen are left as the softmax over all has them."""
+    """Returns the model of a config.json; chosen experts keep their weights of the softmax over all experts."""
     published.unused("router_aux_loss_coef")
     return ModelConfig(
         vocab_size=published.get("vocab_size", 131072),

@@ -1,4 +1,4 @@
-"""LLaMA 1, 2, 3, 3.1, 3.2 and the many models made like them.
+"""LLaMA 1, 2, 3, 3.1, 3.2 and the many models with the same architecture.
 
 Touvron et al. 2023, "LLaMA" and "Llama 2"; Llama Team 2024, "The Llama 3 Herd of Models".
 """
@@ -12,7 +12,7 @@ from model.families.rotary import rotary
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     bias = published.get("attention_bias", False)
     return ModelConfig(
         **llama_like.base(published),

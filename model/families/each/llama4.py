@@ -1,7 +1,7 @@
-"""Llama 4, the language model: chunked attention with rotary positions, global layers without, experts.
+"""Llama 4, the language model: chunked attention with rotary positions, global layers without positions, experts.
 
-Meta AI 2025, "The Llama 4 herd" and the code released with it. Queries and keys are normalised after they are turned;
-queries of layers without positions grow with position.
+Meta AI 2025, "The Llama 4 herd" and the code released with it. Queries and keys are normalised after the rotation; in
+layers without positions, a factor on the queries grows with the position.
 """
 
 from typing import Any
@@ -21,11 +21,11 @@ from model.norms import RMSNorm
 from model.positions.absolute import NoPositions
 from model.positions.query_scale import LogTemperature
 
-Kind = tuple[bool, bool, bool]  # whether a layer has positions, chunks, experts
+Kind = tuple[bool, bool, bool]  # whether a layer has rotary positions, chunked attention, experts
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     base = llama_like.base(published, epsilon=1e-5)
     heads, bias = llama_like.heads(published, num_kv_heads=8, head_dim=128), published.get("attention_bias", False)
     normed = published.get("use_qk_norm", True)
@@ -64,7 +64,7 @@ def config(published: Published) -> ModelConfig:
 
 
 def _kinds(published: Published, layers: int) -> list[Kind]:
-    """Of every layer."""
+    """Returns the kind of every layer."""
     every, step = published.get("no_rope_layer_interval", 4), published.get("interleave_moe_layer_step", 1)
     turned = published.get("no_rope_layers", []) or [(i + 1) % every != 0 for i in range(layers)]
     sparse = published.get("moe_layers", range(step - 1, layers, step))
@@ -77,7 +77,7 @@ def _kinds(published: Published, layers: int) -> list[Kind]:
 
 
 def _temperature(published: Published) -> LogTemperature | None:
-    """How queries grow; None where no sequence is long enough for them to."""
+    """Returns the factor on queries; None where it is off, or where no sequence is long enough for it to change."""
     floor, scale = published.get("floor_scale", 8192), published.get("attn_scale", 0.1)
     grow = published.get("attn_temperature_tuning", True) and scale != 0
     return (

@@ -1,4 +1,4 @@
-"""Mistral 7B and models made like it: LLaMA with a sliding window in every layer.
+"""Mistral 7B and models with the same architecture: LLaMA with a sliding window in every layer.
 
 Jiang et al. 2023, "Mistral 7B".
 """
@@ -12,7 +12,7 @@ from model.families.rotary import rotary
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     window = llama_like.window(published.get_or_null("sliding_window", 4096))
     return ModelConfig(
         **llama_like.base(published),

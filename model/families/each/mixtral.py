@@ -15,7 +15,7 @@ from model.feedforward.experts import Experts
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.unused("router_aux_loss_coef", "router_jitter_noise")
     window = llama_like.window(published.get("sliding_window", None))
     return ModelConfig(

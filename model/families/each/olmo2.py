@@ -1,4 +1,4 @@
-"""OLMo 2: norms on what sublayers write, and on all queries and all keys of a layer as one vector each.
+"""OLMo 2: norms on the outputs of sublayers, and on all queries and all keys of a layer as one vector each.
 
 OLMo et al. 2025, "2 OLMo 2 Furious".
 """
@@ -13,7 +13,7 @@ from model.residual import Reordered
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     base, bias = llama_like.base(published, epsilon=1e-5), published.get("attention_bias", False)
     return ModelConfig(
         **base,

@@ -1,4 +1,4 @@
-"""OLMo 3: OLMo 2 with windows in three layers of four, where long contexts do not change the rotary positions.
+"""OLMo 3: OLMo 2 with windows in three of four layers; scaling for long contexts leaves out the layers with windows.
 
 Olmo Team 2025, "Olmo 3".
 """
@@ -15,7 +15,7 @@ from model.residual import Reordered
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     base, bias = llama_like.base(published, epsilon=1e-5), published.get("attention_bias", False)
     heads, size = llama_like.heads(published), published.get("sliding_window", 4096)
     theta = published.get("rope_theta", 5e5)

@@ -1,4 +1,4 @@
-"""OLMoE: 64 small experts in every layer, weights of those chosen left as they are, norms on queries and keys.
+"""OLMoE: 64 small experts in every layer, weights of chosen experts not renormalised, norms on queries and keys.
 
 Muennighoff et al. 2024, "OLMoE: Open Mixture-of-Experts Language Models".
 """
@@ -14,7 +14,7 @@ from model.feedforward.routing import SoftmaxRouter
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("clip_qkv", None)
     published.unused("router_aux_loss_coef")
     base, bias = llama_like.base(published, epsilon=1e-5), published.get("attention_bias", False)

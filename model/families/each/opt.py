@@ -1,7 +1,7 @@
-"""OPT: learned positions that start at row 2, ReLU, biases; norms before sublayers, or after in one size.
+"""OPT: learned positions that start at row 2, ReLU, biases; norms before sublayers, or after them in one size.
 
-Zhang et al. 2022, "OPT: Open Pre-trained Transformer Language Models", section 2.1. The 350M model embeds tokens in a
-narrower space than its layers', which no option here does: it is refused.
+Zhang et al. 2022, "OPT: Open Pre-trained Transformer Language Models", section 2.1. The 350M model is refused: its
+token embeddings are narrower than its layers, and no option here does that.
 """
 
 from model.attention.grouped_query import GroupedQuery
@@ -21,7 +21,7 @@ LAYER = MODEL + "layers.{layer}."
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     size = llama_like.size(published)
     published.only("word_embed_proj_dim", size["width"])
     published.only("_remove_final_layer_norm", False)

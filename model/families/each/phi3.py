@@ -14,11 +14,11 @@ from model.families.weights import Weight
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     for key in ("rope_scaling", "rope_parameters"):
         given = published.inner(key)
         if given.get("rope_type", given.get("type", None)) == "yarn":
-            raise published.refusal(key, "early files call LongRoPE so; make its type 'longrope'")
+            raise published.refusal(key, "early files use this name for LongRoPE; change the type to 'longrope'")
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         published.only(key, False)
     published.only("full_attn_mod", 1)
@@ -27,7 +27,7 @@ def config(published: Published) -> ModelConfig:
     window = llama_like.window(published.get("sliding_window", None))
     base = llama_like.base(published, epsilon=1e-5)
     dropout = published.dropout(attention="attention_dropout", residual="resid_pdrop")
-    published.unused("embd_pdrop")  # which no code of theirs applies
+    published.unused("embd_pdrop")  # Phi-3's code never applies it
     return ModelConfig(
         **(base | {"dropout": dropout}),
         position=rotary(published),

@@ -14,7 +14,7 @@ from model.families.rotary import rotary
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     heads = llama_like.heads(published)
 
     def layer(window: int | None) -> dict[str, Any]:

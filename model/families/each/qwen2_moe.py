@@ -1,4 +1,4 @@
-"""Qwen 1.5 MoE and 2 MoE: Qwen 2 with many small experts and a gated one that every token uses.
+"""Qwen 1.5 MoE and 2 MoE: Qwen 2 with many small experts and a gated shared expert, which every token uses.
 
 Qwen Team 2024, "Qwen1.5-MoE" and "Qwen2 Technical Report", section 2.2.2.
 """
@@ -18,7 +18,7 @@ from model.feedforward.routing import SoftmaxRouter
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     heads, bias = llama_like.heads(published), published.get("qkv_bias", True)
     size = llama_like.used_window(published)
     early = published.get("max_window_layers", 28)

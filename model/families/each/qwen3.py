@@ -14,7 +14,7 @@ from model.families.rotary import rotary
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     base, bias = llama_like.base(published), published.get("attention_bias", False)
     heads = llama_like.heads(published, num_kv_heads=32, head_dim=128)
 

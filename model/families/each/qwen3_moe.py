@@ -1,4 +1,4 @@
-"""Qwen 3 MoE: Qwen 3 with experts and none that is shared.
+"""Qwen 3 MoE: Qwen 3 with experts, none of them shared.
 
 Qwen Team 2025, "Qwen3 Technical Report".
 """
@@ -16,7 +16,7 @@ from model.feedforward.routing import SoftmaxRouter
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     base, bias = llama_like.base(published), published.get("attention_bias", False)
     window = llama_like.used_window(published)
     dense = llama_like.gated(published)

@@ -1,4 +1,4 @@
-"""SmolLM3: LLaMA without positions in every fourth layer, which may have windows.
+"""SmolLM3: LLaMA without positions in every fourth layer; these layers may have windows.
 
 Bakouch et al. 2025, "SmolLM3: smol, multilingual, long-context reasoner". No positions in some layers: Yang et al.
 2025, "RoPE to NoPE and Back Again".
@@ -16,7 +16,7 @@ from model.positions.absolute import NoPositions
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     base, heads = llama_like.base(published, tied=True), llama_like.heads(published, num_kv_heads=4)
     bias, layers = published.get("attention_bias", False), base["num_layers"]
     every = published.get("no_rope_layer_interval", 4)
@@ -24,8 +24,9 @@ def config(published: Published) -> ModelConfig:
     size = published.get("sliding_window", None) if published.get("use_sliding_window", False) else None
     types = llama_like.layer_types(published, lambda i: size is not None and not turned[i])
     if size is None and "sliding_attention" in types:
-        raise published.refusal("layer_types", "a sliding layer needs use_sliding_window and a sliding_window")
-    published.unused("sliding_window", "max_window_layers")  # the one where there are none, the other in all files
+        raise published.refusal("layer_types", "a sliding layer needs use_sliding_window=true and a sliding_window")
+    # max_window_layers has no effect in any file, sliding_window none where use_sliding_window is false.
+    published.unused("sliding_window", "max_window_layers")
     local, positions = llama_like.window(size), rotary(published, theta=2e6)
 
     def layer(kind: tuple[bool, str]) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from model.norms import LayerNorm
 
 
 def config(published: Published) -> ModelConfig:
-    """The model of a config.json."""
+    """Returns the model that a config.json describes."""
     published.only("norm_type", "layer_norm")
     published.only("mlp_type", "default")
     published.only("scale_attn_weights", True)
-    # Older names, of which hidden_act and norm_epsilon are what counts.
+    # Older names: hidden_act and norm_epsilon count in their place.
     published.unused("activation_function", "attention_softmax_in_fp32", "scale_attention_softmax_in_fp32")
     epsilon, bias = published.get("norm_epsilon", 1e-5), published.get("use_bias", True)
     published.only("layer_norm_epsilon", epsilon)

@@ -1,6 +1,6 @@
-"""config.json of published models as their first uploads had them, written down from their model cards."""
+"""config.json of published models as first uploaded, written down from their model cards."""
 
-# Keys that every one of them has and that change no number are left out.
+# Keys that all of these configs have and that change no number are left out.
 PHI_3_MINI_128K = {
     "model_type": "phi3",
     "architectures": ["Phi3ForCausalLM"],

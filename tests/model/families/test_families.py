@@ -1,4 +1,4 @@
-"""Published families against what `transformers` computed of small models: tests/fixtures/families (make parity)."""
+"""Published families against the numbers that `transformers` computed for small models (tests/fixtures/families)."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ def read(folder):
 
 @pytest.mark.parametrize("folder", CASES, ids=name_of)
 def test_logits_and_weights(folder):
-    """Logits of whole rows and of packed ones; and weights, written back, are what was read."""
+    """Logits of whole and of packed rows agree; weights, written back, equal the weights that were read."""
     family, config, params = ours.load(folder)
     expected = np.load(folder / "expected.npz")
     bound = 1e-4 * expected["logits"].std()
@@ -39,7 +39,7 @@ def test_logits_and_weights(folder):
             np.testing.assert_array_equal(tensors[name], x.astype(np.float32), err_msg=name)
 
 
-# A derivative is that of the forward pass, which all are compared by: these have the mechanisms of all the others.
+# Logits are compared for all families and fix the derivatives; these families together have the mechanisms of all.
 DIFFERENTIATED = [
     family_named(name)
     for name in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt1", "gpt_oss", "llama", "llama4", "olmo2")
@@ -48,7 +48,7 @@ DIFFERENTIATED = [
 
 @pytest.mark.parametrize("family", DIFFERENTIATED, ids=lambda family: family.name)
 def test_gradients(family):
-    """Of one shape: with programs for all of them this would be most of the time of all tests (make parity has them)."""
+    """One shape of each: compiling all shapes would take most of the time of all tests (make parity checks them)."""
     folder = FIXTURES / family.name / "1"
     _, config, params = ours.load(folder)
     expected = np.load(folder / "expected.npz")
@@ -150,14 +150,14 @@ def test_a_model_describes_itself_again(number):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", ["llama"], "config.json: no family takes model_type=['llama']"),
+        ("model_type", ["llama"], "config.json: no family has model_type=['llama']"),
         (
             "num_hidden_layers",
             2**40,
             "config.json: num_hidden_layers=1099511627776 cannot be mapped: expected at most 10,000",
         ),
         ("hidden_size", "64", "model.width: expected int, got '64' (str)"),
-        ("rope_scaling", [1], "config.json holds a value of another kind than its family llama has"),
+        ("rope_scaling", [1], "config.json holds a value of the wrong type for the family llama"),
         ("rms_norm_eps", float("nan"), "expected a finite number"),
     ],
 )

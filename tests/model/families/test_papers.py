@@ -1,4 +1,4 @@
-"""Models of papers are what the papers say: GPT-3's tables, and the equations of the Transformer."""
+"""Models of papers agree with their papers: GPT-3's tables, and the equations of the Transformer."""
 
 import dataclasses
 import math
@@ -27,7 +27,7 @@ TABLE = {
     "gpt3-13b": (40, 5140, 40, 128),
     "gpt3-175b": (96, 12288, 96, 128),
 }
-# Table D.1: millions of parameters, and how many of their digits count.
+# Table D.1: millions of parameters, and the number of significant digits.
 MILLIONS = {
     "gpt3-small": (125, 3),
     "gpt3-medium": (356, 3),
@@ -38,12 +38,12 @@ MILLIONS = {
     "gpt3-13b": (12_850, 4),
     "gpt3-175b": (174_600, 4),
 }
-# Their rows of table 2.1 do not add up to what the paper counts in them.
+# Their rows of table 2.1 do not give the parameter counts of table D.1.
 DISAGREE = ("gpt3-xl", "gpt3-13b")
 
 
 def by_the_table(layers, width, heads, head_dim):
-    """Embeddings and positions; of every layer the attention, the feed-forward and two norms; the last norm."""
+    """Counts embeddings and positions; attention, feed-forward and two norms of every layer; the last norm."""
     attention = 4 * width * heads * head_dim + 3 * heads * head_dim + width
     ffn = 2 * width * 4 * width + 4 * width + width
     return 50257 * width + 2048 * width + layers * (attention + ffn + 4 * width) + 2 * width
@@ -76,7 +76,7 @@ def test_gpt3_has_the_parameters_of_the_paper(name):
 
 
 def test_what_table_2_1_rounds_in_another_way():
-    """Of the counts with the digits that table 2.1 has, and of those that it has itself."""
+    """Our counts, rounded to the digits of table 2.1, beside the counts of table 2.1."""
     unit = {"M": 1e6, "B": 1e9}
     ours = {}
     for name, label in ROUNDED.items():
@@ -85,7 +85,7 @@ def test_what_table_2_1_rounds_in_another_way():
     differ = {name: (ours[name], label) for name, label in ROUNDED.items() if ours[name] != label}
     assert differ == {
         "gpt3-medium": ("356M", "350M"),  # 356 in table D.1
-        "gpt3-xl": ("1.5B", "1.3B"),  # of 24 heads, where 16 fill the width
+        "gpt3-xl": ("1.5B", "1.3B"),  # with 24 heads, where 16 fill the width
         "gpt3-13b": ("12.9B", "13.0B"),  # 12.85 in table D.1
         "gpt3-175b": ("174.6B", "175.0B"),  # 174.6 in table D.1
     }
@@ -100,7 +100,7 @@ def test_rows_that_do_not_add_up_do_so_with_16_heads_and_a_width_of_5120():
 
 
 def shrunk(name):
-    """A decoder of two layers of width 16 with four heads, in all else the named one."""
+    """Returns the named decoder, shrunk to two layers of width 16 with four heads."""
     model = MODELS[name]
     return dataclasses.replace(
         model,
@@ -115,7 +115,7 @@ def shrunk(name):
 
 
 def decoder(p, tokens):
-    """Vaswani et al. 2017 in a loop, without an encoder: logits (T, V) of one sequence, from float64 parameters."""
+    """Vaswani et al. 2017 as loops, without an encoder: returns float64 logits (T, V) of one sequence."""
 
     def norm(x, w):
         return np.stack([(v - v.mean()) / math.sqrt(v.var() + 1e-5) * w["scale"] + w["bias"] for v in x])

@@ -1,4 +1,4 @@
-"""config.json files of published models as their first uploads had them, and what no family passes over in silence."""
+"""config.json files of published models as first uploaded, and the values in them that families must refuse."""
 
 import math
 
@@ -137,7 +137,7 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (OPT_125M, {"word_embed_proj_dim": 512}, "word_embed_proj_dim=512"),
         (OPT_125M, {"_remove_final_layer_norm": True}, "_remove_final_layer_norm=True"),
         (OPT_125M, {"layerdrop": 0.1}, "layerdrop=0.1"),
-        (PHI_3_MINI_128K, {"rope_scaling": {"type": "yarn", "factor": 32.0}}, "make its type 'longrope'"),
+        (PHI_3_MINI_128K, {"rope_scaling": {"type": "yarn", "factor": 32.0}}, "the type to 'longrope'"),
         (PHI_3_MINI_128K, {"rope_scaling": {"type": "longrope"}}, "no value for rope_scaling.short_factor"),
         (PYTHIA_70M, {"rope_theta": 500.0}, "rope_theta=500.0"),
         (PHI_4_MINI, {"lm_head_bias": True}, "lm_head_bias=True"),
@@ -145,7 +145,7 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (STARCODER2_3B, {"norm_type": "rms_norm"}, "norm_type='rms_norm'"),
         (STARCODER2_3B, {"layer_norm_epsilon": 0.1}, "layer_norm_epsilon=0.1"),
         (PYTHIA_70M, {"hidden_dropout_prob": 0.1}, "hidden_dropout_prob=0.1"),
-        (GPT_1, {"afn": "gelu_new"}, "afn='gelu_new' cannot be mapped"),  # which its own code does not know either
+        (GPT_1, {"afn": "gelu_new"}, "afn='gelu_new' cannot be mapped"),  # its own code does not know it either
         (GPT_1, {"n_special": 3}, "n_special=3"),
         (GPT_2_MEDIUM, {"n_special": 3}, "n_special=3"),
         (GPT_J_6B, {"tie_word_embeddings": True}, "tie_word_embeddings=True"),
@@ -182,7 +182,7 @@ def test_queries_of_a_key_head_lie_together_in_falcons_fused_projection():
     there = (Weight(name, name + ("{layer}" if name.startswith("blocks") else "")) for name in others)
     tensor = tensors((*rows, *there), config)["qkv.0"]
     assert (tensor.shape, tensor.repeats) == ((16, 8), 2)
-    x = np.repeat(np.arange(8), 2)[:, None] * np.ones(8)  # each head's rows hold its place in the tensor
+    x = np.repeat(np.arange(8), 2)[:, None] * np.ones(8)  # the rows of each head hold its number in the tensor
     query_DNH, key_DKH, value_DKH = tensor.taken_apart(x)
     assert [list(part[0, :, 0]) for part in (query_DNH, key_DKH, value_DKH)] == [[0, 1, 4, 5], [2, 6], [3, 7]]
     np.testing.assert_array_equal(tensor.put_together([query_DNH, key_DKH, value_DKH]), x)

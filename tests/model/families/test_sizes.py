@@ -1,4 +1,4 @@
-"""Published models by name have the parameters that are published."""
+"""Published models by name have the published numbers of parameters."""
 
 import pytest
 
@@ -7,9 +7,9 @@ from model.errors import UserError
 from model.families.sizes import SIZES, published
 from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
 
-# Without an exact count that is published: by hand.
+# Counted by hand, where no exact count is published.
 COUNTED = {
-    "grok-1": 315_684_820_992,  # whose publishers say 314 billion, and no number
+    "grok-1": 315_684_820_992,  # its publishers say 314 billion and give no exact number
     "gpt3-small": 125_226_240,
     "gpt3-medium": 355_871_744,
     "gpt3-large": 760_300_032,
@@ -18,7 +18,7 @@ COUNTED = {
     "gpt3-6.7b": 6_658_404_352,
     "gpt3-13b": 12_936_488_380,
     "gpt3-175b": 174_604_259_328,
-    # Table 3 of their paper says 65M and 213M, with an encoder and the attention to it.
+    # Table 3 of the paper says 65M and 213M, with an encoder and the attention to it.
     "transformer-base": 37_846_016,
     "transformer-big": 113_440_768,
 }

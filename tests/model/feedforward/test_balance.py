@@ -36,7 +36,7 @@ def observed(logits, counted, router=SoftmaxRouter(), dropped=None, balance=None
 
 
 def tokens_of(case):
-    """The tokens that count, row by row: their shares, their chosen experts, their log-normalisers."""
+    """Yields, for the tokens of each row that count, their shares, chosen experts and logsumexps."""
     logits, counted = case
     for row in range(len(logits)):
         some = logits[row][counted[row] > 0].astype(np.float64)
@@ -66,7 +66,7 @@ def test_balance_over_each_sequence(case):
 
 
 def test_even_experts_have_the_least_loss_whatever_top_k(case):
-    """Each token scores one pair of experts alike and high; all pairs come equally often."""
+    """Each token gives one pair of experts the same high score; all pairs occur equally often."""
     logits = np.zeros((1, 10, E), np.float32)
     for token in range(10):
         logits[0, token, [token % E, (token + 1) % E]] = 9.0
@@ -153,7 +153,7 @@ def _besides(output):
 @pytest.mark.parametrize(
     ("option", "words"),
     [
-        (BalanceLoss(coefficient=0.0), "coefficient: must be above 0, or balance_loss=None, got 0.0"),
+        (BalanceLoss(coefficient=0.0), "coefficient: must be above 0, got 0.0; use balance_loss=None for no loss"),
         (LoadBias(rate=-0.1), "rate: must be 0 or more, got -0.1"),
     ],
 )

@@ -11,7 +11,7 @@ E, D = 5, 3
 
 @pytest.fixture(scope="module")
 def case():
-    """Seven tokens in each of two rows, two experts for each; the last expert gets none."""
+    """Two rows of seven tokens, two experts for each token; the last expert gets no tokens."""
     draw = np.random.default_rng(0)
     chosen = np.stack([[draw.permutation(4)[:2] for _ in range(7)] for _ in range(2)]).astype(np.int32)
     x, scale = draw.normal(size=(2, 7, D)), draw.normal(size=(2, 7, 2))
@@ -96,4 +96,4 @@ def test_gradients_of_both_are_those_of_the_loop(case):
     for way in ("dropless", "slots"):
         for got, expected in zip(loss(way), loss("gathered"), strict=True):
             np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    assert not loss("dropless")[2][4].any()  # of the expert without a token
+    assert not loss("dropless")[2][4].any()  # the gradient of the expert without tokens

@@ -46,7 +46,7 @@ def sigmoid(x):
 
 
 def ffn_by_hand(option, p, x):
-    """One token through an MLP or a gated layer."""
+    """Computes an MLP or a gated layer for one token."""
     up = x @ p["up"] + p.get("up_bias", 0.0)
     if isinstance(option, Gated):
         up = silu(x @ p["gate"] + p.get("gate_bias", 0.0)) * up
@@ -56,7 +56,7 @@ def ffn_by_hand(option, p, x):
 
 
 def experts_by_hand(option, p, x):
-    """One token, by the equations of model/feedforward/experts.py, in float64."""
+    """Computes one token by the equations of model/feedforward/experts.py, in float64."""
     logits = x @ p["router"] + p.get("router_bias", 0.0)
     soft = isinstance(option.router, SoftmaxRouter)
     scores = np.exp(logits) / np.exp(logits).sum() if soft else sigmoid(logits)
@@ -100,7 +100,7 @@ def test_a_loop_over_tokens_and_experts(name, small, drawn, run, tokens):
 
 
 def test_a_dropped_token_passes_by(small, drawn, run, tokens):
-    """With one slot for each expert and sequence, and one expert each, most tokens get nothing."""
+    """With one slot for each expert and sequence, and one expert for each token, most tokens are dropped."""
     option = dataclasses.replace(PLAIN, top_k=1, router=SoftmaxRouter(renormalize=False), dispatch=Capacity(factor=0.1))
     config = small(ffn=option)
     kept = run(config, drawn(config), tokens, taps=("ffn_output", "experts_chosen"))[2]
@@ -147,7 +147,7 @@ def written_out(small, drawn, tokens):
 
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_scanned_and_written_out_are_one_function(remat, small, drawn, tokens, written_out):
-    """A first dense layer, then two kinds of experts in turn."""
+    """The first layer is dense; two kinds of experts alternate after it."""
     config = small(**MIXED, remat=remat)
     (got, collected), grads = losses_and_gradient(config, drawn(config), tokens)
     (expected, same), expected_grads = written_out
@@ -175,7 +175,7 @@ def test_routing_is_float32_whatever_the_rest_is(small, tokens):
 
 
 def test_routers_are_not_rounded(small, drawn, run, tokens):
-    """A change too small for bfloat16 is seen in the scores of a model that computes in it."""
+    """A change of a router that bfloat16 would round away changes the scores of a model that computes in bfloat16."""
     config = small(ffn=PLAIN, num_layers=1, precision=Precision(compute="bfloat16"))
     params = drawn(config)
     ffn = params["blocks"]["ffn"] | {"router": params["blocks"]["ffn"]["router"] * (1 + 2**-12)}
@@ -196,12 +196,12 @@ def test_an_expert_starts_as_a_feed_forward_layer_does(small):
     ("changes", "words"),
     [
         ({"num_experts": 1}, "num_experts: must be at least 2, got 1"),
-        ({"top_k": 0}, "top_k: must be from 1 up to but not num_experts=6, got 0"),
-        ({"top_k": 6}, "top_k: must be from 1 up to but not num_experts=6, got 6"),
+        ({"top_k": 0}, "top_k: must be at least 1 and below num_experts=6, got 0"),
+        ({"top_k": 6}, "top_k: must be at least 1 and below num_experts=6, got 6"),
         ({"top_k": 1}, "router.renormalize: one expert's weight would be 1 whatever its score"),
         ({"router": SoftmaxRouter(scale=0.0)}, "router.scale: must be above 0"),
         ({"router": SoftmaxRouter(groups=Groups(count=1, kept=1))}, "router.groups.count: must be at least 2"),
-        ({"router": SoftmaxRouter(groups=Groups(count=3, kept=3))}, "router.groups.kept: must be from 1 up to but not"),
+        ({"router": SoftmaxRouter(groups=Groups(count=3, kept=3))}, "router.groups.kept: must be at least 1 and below"),
         ({"router": SoftmaxRouter(groups=Groups(count=4, kept=2))}, "router.groups.count: 4 groups do not divide"),
         ({"router": SoftmaxRouter(groups=Groups(count=6, kept=2))}, "router.groups.count: 6 groups hold one expert"),
         (

@@ -19,7 +19,7 @@ def measured(loads, tokens, entropy, dropped=None):
 
 
 def test_by_hand():
-    """One stack of two layers of four experts, and one of one layer of two experts that drops."""
+    """One stack has two layers of four experts; the other has one layer of two experts, which drops tokens."""
     loads = {
         "0": measured([[4, 4, 4, 4], [8, 8, 0, 0]], [8, 8], [8 * 0.5, 8 * 0.25]),
         "2": measured([[2, 6]], [8], [8 * 0.75], dropped=[2]),

@@ -84,7 +84,7 @@ def test_layer(kind, activation, bias):
 
 
 def test_clamped_and_offset():
-    """GPT-OSS: the gate is cut above, the up side on both sides, and 1 is added to it."""
+    """GPT-OSS limits the gate from above and up(x) on both sides, and adds 1 to up(x)."""
     option = Gated(width=5, activation="quick_gelu", clamp=0.7, up_offset=1.0)
     layer = FeedForward(option, 4, ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
     rng = np.random.default_rng(0)

@@ -45,7 +45,7 @@ def test_a_load_bias_chooses_and_does_not_weigh(router):
 
 
 def test_groups_by_their_best_or_by_their_two_best():
-    """Groups of three experts: the first has the best one, the second the best pair, the third one more than it."""
+    """The first of three groups has the best expert, the second the best pair, the third the second-best expert."""
     logits = np.log([[9.0, 1, 1], [6, 6, 1], [1, 1, 7]]).ravel()
     choose = lambda score, kept, top_k: set(  # noqa: E731
         chosen_and_weighed(SoftmaxRouter(groups=Groups(count=3, kept=kept, score=score)), logits, top_k)[0].tolist()

@@ -1,4 +1,4 @@
-"""Attention one query and one head at a time, in float64, and inputs for it."""
+"""Reference attention, one query and one head at a time in float64, and inputs for it."""
 
 import numpy as np
 
@@ -11,7 +11,7 @@ def softmax(scores):
 
 
 def naive(q, k, v, mask, scale, softcap=None):
-    """One query, one head at a time, in float64: the heads' outputs and the weights (B, N, T, S)."""
+    """Computes one query of one head at a time, in float64: returns the heads' outputs and the weights (B, N, T, S)."""
     (b, t, n, h), (s, kv) = q.shape, k.shape[1:3]
     mask = np.broadcast_to(mask, (b, t, s))
     out, weights = np.zeros((b, t, n, h)), np.zeros((b, n, t, s))
@@ -39,5 +39,5 @@ def random_mask(b, t=4, s=5):
 
 
 def given(mask_BTS):
-    """The visibility that an array says alone."""
+    """Returns the visibility of an array alone."""
     return bidirectional(Coordinates(mask_BTS.shape[1]), Coordinates(mask_BTS.shape[2])).only(mask_BTS)

@@ -1,4 +1,4 @@
-"""The kernel of blocks, which tests of the door below have chosen for them."""
+"""The kernel of blocks, as `attend` chooses it for small requests."""
 
 import re
 
@@ -34,7 +34,7 @@ def test_attend_with_one_mask_for_all_rows():
 @pytest.mark.parametrize("softcap", [None, 0.7])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_derivative_is_that_of_the_equation(softcap, rate):
-    """Against autodiff of softmax, dropout and product written out; one query sees no key at all."""
+    """Compares with autodiff of softmax, dropout and product written out; one query sees no key at all."""
     q, k, v = heads(6, 2)
     mask, scoring, key = random_mask(2), Scoring(0.4, softcap), jax.random.key(5)
     mask[1, 2] = False
@@ -55,7 +55,7 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_a_sink_takes_part_in_the_softmax_and_has_no_value(rate):
-    """Against one key more, whose products with queries are the sinks and whose value is zero: values and gradients."""
+    """Compares values and gradients with an extra key, whose scores are the sinks and whose value is zero."""
     q, k, v = heads(6, 2)
     mask, key = random_mask(2), jax.random.key(5)
     mask[1, 2] = False
@@ -128,7 +128,7 @@ def test_softmax_is_taken_in_the_reduction_dtype():
 
 @pytest.mark.parametrize("length", [63, 130, 270])
 def test_causal_blocks_equal_the_whole(length):
-    """Long causal sequences are taken in blocks of queries: the same values and gradients, fewer products."""
+    """Long causal sequences are computed in blocks of queries: the same values and gradients, fewer products."""
     q, k, v = heads(2, 1, b=1, t=length, s=length, h=4)
     segments = (np.arange(length)[None] >= 100).astype(np.int32)
     in_blocks = causal(Coordinates(length, document=segments))
@@ -139,7 +139,7 @@ def test_causal_blocks_equal_the_whole(length):
         return jnp.sum(jnp.sin(y)), y
 
     def pairs(visibility):
-        """Query-key pairs that the forward pass scores."""
+        """Returns the number of query-key pairs that the forward pass scores."""
         text = str(jax.make_jaxpr(lambda q, k, v: attend(q, k, v, visibility, Scoring(0.4)))(q, k, v))
         shapes = re.findall(r":f32\[1,1,2,(\d+),(\d+)\] = dot_general", text)
         return sum(int(t) * int(s) for t, s in shapes if int(s) != 4)

@@ -1,4 +1,4 @@
-"""How many blocks of queries there are on a CPU."""
+"""The number of blocks of queries on a CPU."""
 
 import pytest
 

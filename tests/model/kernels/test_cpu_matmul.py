@@ -9,13 +9,13 @@ from model.projections import matmul
 
 
 class Elsewhere(Layout):
-    """One device of another kind."""
+    """The layout of one device of another platform."""
 
     platform = "tpu"
 
 
 class InParts(Layout):
-    """CPUs that split one axis."""
+    """The layout of CPUs that split one axis."""
 
     def __init__(self, axis):
         object.__setattr__(self, "axis", axis)
@@ -36,7 +36,7 @@ SHAPES = {"widens": (8, (12,)), "narrows": (12, (8,)), "heads": (8, (3, 4))}
 
 
 def products(layout, inner, outputs):
-    """The operations of a product and its gradients."""
+    """Returns the operations of a product and its gradients."""
     x, w = jnp.ones((2, 3, inner)), jnp.ones((inner, *outputs))
     loss = lambda x, w: jnp.sum(jnp.sin(matmul(x, w, layout)))  # noqa: E731
     return jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(x, w).eqns

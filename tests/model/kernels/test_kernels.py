@@ -1,4 +1,4 @@
-"""Every kernel, asked everything, against the equation in float64; and the door that chooses among them."""
+"""Every kernel with every request against the equation in float64; and `attend`, which chooses among kernels."""
 
 import dataclasses
 import itertools
@@ -19,26 +19,26 @@ from model.kernels.tiles import Tiles
 from model.positions.alibi import LinearBias
 from model.positions.relative import RelativeBias
 
-T = 150  # two blocks; with tiles of 32 and 48, the last of either side is not full
+T = 150  # two blocks; with tiles of 32 queries and 48 keys, the last tiles of both are not full
 SEGMENTS = np.stack([np.repeat([1, 2, 0], [70, 60, 20]), np.repeat([1, 2, 3], [20, 1, 129])])
 PLACES = np.stack([np.concatenate([np.arange(n) for n in ns]) for ns in ((70, 60, 20), (20, 1, 129))])
 ROW, PACKED = Coordinates(T), Coordinates(T, position=PLACES, document=SEGMENTS)
 BACK = np.arange(T)[:, None] - np.arange(T)
 SAME = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
 IN_DOCUMENT = PLACES[:, :, None] - PLACES[:, None, :]
-CACHED = np.array([[40], [3]]) + np.arange(7)  # seven queries of each row, somewhere in a cache of 150 slots
+CACHED = np.array([[40], [3]]) + np.arange(7)  # seven queries in each row, inside a cache of 150 slots
 SLOPES = np.array([0.5, 0.25, 0.125, 0.0625])
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class Asked:
-    """A request in the words of the equation; whatever is None is not there.
+    """A request in the terms of the equation; a part that is None is absent.
 
     Attributes:
-      visibility: what kernels are given.
-      mask: the same, written out, (B, T, S).
-      distance: of every query and key, (B, T, S), where scores depend on it.
+      visibility: the visibility for the kernels.
+      mask: the same as an array, (B, T, S).
+      distance: the distance of every query and key, (B, T, S), if scores depend on it.
     """
 
     visibility: object
@@ -111,20 +111,20 @@ OTHER_TILES = {"tiles that fit": Tiles(queries=50, keys=30), "one tile": Tiles()
 
 
 def inputs(asked):
-    """Queries, keys, values, sinks and a table of four buckets, and the direction in which the output moves."""
+    """Returns queries, keys, values, sinks, a table of six buckets for four heads, and a cotangent of the output."""
     rng, (_, t, s) = np.random.default_rng(0), asked.mask.shape
     shapes = [(2, t, 4, 8), (2, s, asked.kv_heads, 8), (2, s, asked.kv_heads, asked.values), (4,), (6, 4)]
     return [rng.normal(size=shape) for shape in shapes], rng.normal(size=(2, t, 4, asked.values))
 
 
 def bucket(distance):
-    """T5's buckets of six, for distances up to 40: three exact ones, and three that grow as powers."""
+    """Returns T5's bucket, of six up to a distance of 40: three hold one distance each, three grow geometrically."""
     far = 3 + np.floor(3 * np.log(np.maximum(distance, 3) / 3) / np.log(40 / 3) + 1e-9).astype(int)
     return np.where(distance < 3, np.maximum(distance, 0), np.minimum(far, 5))
 
 
 def equation(asked, kept, q, k, v, sink, table):
-    """The heads' outputs; `kept` (B, N, T, S) is what dropout leaves."""
+    """Computes the heads' outputs; `kept` (B, N, T, S) is the factor of dropout on every weight."""
     k, v = (jnp.repeat(x, 4 // asked.kv_heads, axis=2) for x in (k, v))
     scores = 0.4 * jnp.einsum("btnh,bsnh->bnts", q, k)
     if asked.softcap is not None:
@@ -155,7 +155,7 @@ def by_kernel(asked, kernel, q, k, v, sink, table):
 
 
 def dropped(asked, kernel, arrays):
-    """What the kernel's dropout leaves of every weight: with one-hot values it is seen in the output."""
+    """Returns the factor of the kernel's dropout on every weight: one-hot values make it visible in the output."""
     if not asked.dropout:
         return 1.0
     q, k, _, sink, table = arrays
@@ -201,7 +201,7 @@ def check(asked, kernel):
 
 @pytest.mark.parametrize("kernel", ASKED_KERNELS)
 def test_half_precision(kernel):
-    """bfloat16 queries, keys and values: sums in float32, outputs within a rounding of eight bits or two."""
+    """With bfloat16 inputs, sums are float32, and outputs are within one or two roundings of eight bits."""
     asked = REQUESTS["packed"]
     arrays, _ = inputs(asked)
     low = [jnp.asarray(x, jnp.bfloat16) for x in arrays]
@@ -226,7 +226,7 @@ def test_no_query_depends_on_a_later_key(name, kernel):
         for which, row in itertools.product((0, 1), range(2)):
             felt = np.abs(np.asarray(slopes(k, v, t)[which][row])).max((1, 2)) > 0
             assert not (felt & ~asked.mask[row, t]).any()
-            if which == 1 and not asked.dropout:  # a query's only key has a gradient through its value alone
+            if which == 1 and not asked.dropout:  # a query's only key has a gradient only through its value
                 assert felt[asked.mask[row, t]].all()
 
 
@@ -285,8 +285,8 @@ def test_a_request_that_no_kernel_takes_is_refused_with_all_reasons():
     visibility = causal(Coordinates(8192)).within(Fixed(stride=4))
     request = new_request(*shapes(8192, 8192), visibility, Scoring(1.0), platform="gpu")
     message = (
-        "no attention kernel does what is asked on a gpu: plain: the pattern Fixed(stride=4, summaries=1) is more than "
-        "it can do; blocks: its largest block would have 16,777,216 scores a head, more than 262,144"
+        "no attention kernel supports this request on a gpu: plain: the pattern Fixed(stride=4, summaries=1) is more "
+        "than it can do; blocks: its largest block would have 16,777,216 scores a head, more than 262,144"
     )
     with pytest.raises(UserError) as caught:
         choose(request, (Picky(), Blocks()))

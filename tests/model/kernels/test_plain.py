@@ -1,4 +1,4 @@
-"""The kernel with whole arrays, whose weights can be looked at; its sums are compared in test_kernels.py."""
+"""The kernel with whole arrays, whose weights can be inspected; test_kernels.py compares its results."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""A request is what kernels decide by: all that is asked, and no array's contents."""
+"""Kernels decide by the request: it describes the whole call, without the contents of arrays."""
 
 import jax
 import jax.numpy as jnp

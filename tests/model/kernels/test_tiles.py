@@ -1,4 +1,4 @@
-"""The kernel of tiles: what its loops leave out, and what they keep; its sums are compared in test_kernels.py."""
+"""The kernel of tiles: the tiles that its loops skip, and the arrays that it keeps; test_kernels.py compares results."""
 
 import math
 
@@ -31,7 +31,7 @@ ROW = Coordinates(T)
     ],
 )
 def test_tiles_that_no_query_sees_are_left_out(visibility, tiles):
-    """Keys of a tile that is visited, and no others, are looked at: NaN in them is seen in some output."""
+    """The kernel reads the keys of visited tiles and no others: a NaN in such a key reaches some output."""
     kernel, length = Tiles(queries=32, keys=32), visibility.queries.count
     q, k, v = (jnp.asarray(x) for x in heads(2, 1, b=1, t=length, s=T, h=4))
     visited = 0
@@ -66,7 +66,7 @@ def test_sums_over_many_tiles_are_float32_where_scores_are_not():
 
 
 def test_a_query_that_sees_no_tile_gets_nothing():
-    """Its keys all come before those that are here."""
+    """All keys have later positions than the queries, so no query sees a key."""
     q, k, v = heads(2, 1, b=1, t=4, s=8, h=4)
     visibility = causal(Coordinates(4), Coordinates(8, 6))
     y = attend(q, k, v, visibility, Scoring(0.4), kernels=(Tiles(queries=4, keys=4),))
@@ -74,7 +74,7 @@ def test_a_query_that_sees_no_tile_gets_nothing():
 
 
 def test_rows_and_heads_on_several_devices_need_no_collective():
-    """Two parts of the batch times two of the heads: the same outputs and gradients, and no device asks another."""
+    """The batch and the heads are split in two: same outputs and gradients, and no communication between devices."""
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "tensor"))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None, "tensor"))
     inputs = [jnp.asarray(x) for x in heads(8, 4, b=4, t=T, s=T, h=4)]

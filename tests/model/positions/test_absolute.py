@@ -47,7 +47,7 @@ def test_only_learned_positions_have_parameters(small):
 
 
 def test_without_positions_earlier_tokens_are_a_set(small, drawn, run):
-    tokens = np.array([[3, 1, 4, 5], [4, 3, 1, 5]], np.int32)  # the same three, in another order, before the last
+    tokens = np.array([[3, 1, 4, 5], [4, 3, 1, 5]], np.int32)  # the same three tokens before the last, in another order
     for option in (NoPositions(), Learned(), Sinusoidal(), Rotary(), ALiBi()):
         config = small(position=option, num_layers=1)
         last = np.asarray(run(config, drawn(config), tokens)[0])[:, -1]

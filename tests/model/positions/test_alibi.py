@@ -1,4 +1,4 @@
-"""Linear biases: their slopes, the kernel that adds them, the model that has them."""
+"""Linear biases (ALiBi): their slopes, the kernels that add them, a model that has them."""
 
 import jax
 import jax.numpy as jnp
@@ -32,12 +32,12 @@ from model.transformer import forward
     ],
 )
 def test_slopes(num_heads, exponents):
-    """2^-8 last for a power of two; else the rest are every second slope of twice the power."""
+    """The last slope is 2^-8 for a power of two; otherwise, every second slope of twice the power fills up the list."""
     np.testing.assert_allclose(slopes(num_heads), [2.0**-e for e in exponents], rtol=1e-12)
 
 
 def naive(q, k, v, mask, places, scale, softcap=None):
-    """One query, one head at a time, in float64: the heads' outputs and the weights (B, N, T, S)."""
+    """Computes one query of one head at a time, in float64: returns the heads' outputs and the weights (B, N, T, S)."""
     (b, t, n, h), (s, kv) = q.shape, k.shape[1:3]
     mask = np.broadcast_to(mask, (b, t, s))
     query, key = (np.broadcast_to(place, (b, place.shape[1])) for place in places)
@@ -64,7 +64,7 @@ def drawn_heads(n, kv, b=2, t=4, s=5, h=6):
 
 
 def seen(mask, places):
-    """The pairs of an array alone, between queries and keys at these positions."""
+    """Returns the visibility of an array alone, between queries and keys at these positions."""
     query, key = (Coordinates(place.shape[1], position=place) for place in places)
     return bidirectional(query, key).only(mask)
 
@@ -83,7 +83,7 @@ def test_attend(n, kv, softcap):
 @pytest.mark.parametrize("softcap", [None, 0.7])
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_the_derivative_is_that_of_the_equation(softcap, rate):
-    """Against autodiff of the equation written out, six heads in two groups."""
+    """Compares with autodiff of the equation written out, six heads in two groups."""
     q, k, v, mask, (query, key) = drawn_heads(6, 2)
     scoring, bias, drop_key = Scoring(0.4, softcap), LinearBias(slopes(6)), jax.random.key(5)
 
@@ -108,7 +108,7 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
 
 @pytest.mark.parametrize("length", [63, 130, 270])
 def test_causal_blocks_equal_the_whole(length):
-    """Two documents in a row, positions counted within each."""
+    """Two documents are in a row, with positions counted within each document."""
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=length, s=length, h=4)
     index = np.arange(length)[None]
     segments = (index >= 100).astype(np.int32)
@@ -131,7 +131,7 @@ def test_causal_blocks_equal_the_whole(length):
     ids=repr,
 )
 def test_what_a_window_hides_is_left_out(pattern):
-    """Two documents in a row, a sink, linear biases: outputs and all gradients are those of the mask alone."""
+    """Two documents in a row, a sink, linear biases: outputs and all gradients equal those of the mask alone."""
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=330, s=330, h=4)
     index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
     segments = (index >= 150).astype(np.int32)
@@ -149,7 +149,7 @@ def test_what_a_window_hides_is_left_out(pattern):
 
 
 def test_distances_are_exact_in_a_coarse_reduction_dtype():
-    """bfloat16 holds no odd number above 256; the distance is taken before the rounding."""
+    """bfloat16 has no odd numbers above 256, so distances must be computed before rounding."""
     q, k, *_ = drawn_heads(1, 1, b=1, t=1, s=3)
     places = np.array([[1001]]), np.array([[999, 1000, 1001]])
     scoring, visibility = Scoring(0.0, reductions="bfloat16"), seen(np.ones((1, 1, 3), bool), places)
@@ -159,12 +159,12 @@ def test_distances_are_exact_in_a_coarse_reduction_dtype():
 
 
 def coarse(x):
-    """Rounded to bfloat16, in float32."""
+    """Returns x rounded to bfloat16, as float32."""
     return np.asarray(jnp.asarray(x, jnp.bfloat16), np.float32)
 
 
 def test_the_bias_is_scaled_and_rounded():
-    """Slopes, positions and products in bfloat16: 999 becomes 1000, and 2^-3.5 a number of eight bits."""
+    """Slopes, positions and products are in bfloat16: 999 becomes 1000, and 2^-3.5 becomes a number of eight bits."""
     slope, places = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
     assert coarse(999) == 1000
     q, k, mask = np.zeros((1, 2, 1, 4), np.float32), np.zeros((1, 4, 1, 4), np.float32), np.ones((1, 2, 4), bool)
@@ -197,13 +197,13 @@ def test_weights_in_a_model_of_packed_documents(small, drawn, run, tokens):
         expected, expected_weights = naive(q, k, v, mask, (positions, positions), 0.5, 1.5)
         np.testing.assert_allclose(weights, expected_weights, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(heads, expected, rtol=1e-4, atol=1e-5)
-    # The mask keeps documents apart, and within one a distance is the same wherever counting starts.
+    # The mask keeps documents apart, and within a document a distance does not depend on where counting starts.
     uncounted = run(config, drawn(config), tokens, taps=names, segment_ids_BT=segments)[2]
     np.testing.assert_allclose(uncounted["attention_weights"], taps["attention_weights"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
-    """Scores of no other layer fall with the distance."""
+    """In the other layers, scores do not fall with the distance."""
     config = small(num_layers=3, position=NoPositions(), exceptions=(Except(layers="1", position=ALiBi()),))
     params = drawn(config)
     for stack in params["blocks"].values():
@@ -219,7 +219,7 @@ def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
 
 @pytest.mark.parametrize("attention", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
 def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, attention):
-    """Twelve positions are exact in bfloat16, and so are slopes that are powers of two: only the scale is seen."""
+    """Twelve positions and slopes that are powers of two are exact in bfloat16: only the scale makes a difference."""
     config = small(position=ALiBi(scale=0.25, rounded=True), attention=attention, num_layers=1)
     params = drawn(config)
     for name in ("query", "key") if "key" in params["blocks"]["attention"] else ("query", "rotary_key"):

@@ -1,4 +1,4 @@
-"""Positions that act on scores: who says what to the attention of a layer."""
+"""Positions that act on scores: the protocol between a position option and attention."""
 
 import typing
 

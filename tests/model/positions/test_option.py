@@ -1,4 +1,4 @@
-"""What every kind of position says of itself."""
+"""The attributes and checks of every position option."""
 
 from model.options import option_classes
 from model.positions.absolute import Position, Sinusoidal

@@ -1,4 +1,4 @@
-"""Queries that grow with position, in steps."""
+"""The factor on queries that grows with position in steps."""
 
 import math
 
@@ -12,7 +12,7 @@ from model.positions.query_scale import LogTemperature
 
 
 def test_factors_by_hand():
-    """Steps of four: positions 0 to 2 have none, 3 to 6 one, 7 to 10 two, 11 three."""
+    """Steps of four positions: positions 0 to 2 are in step 0, 3 to 6 in step 1, 7 to 10 in step 2, 11 in step 3."""
     positions = np.array([[0, 2, 3, 6, 7, 10, 11]])
     steps = [0, 0, 1, 1, 2, 2, 3]
     q = np.random.default_rng(0).normal(size=(2, 7, 3, 5)).astype(np.float32)
@@ -24,7 +24,7 @@ def test_factors_by_hand():
 
 
 def test_scores_are_multiplied_whatever_norms_queries(small, drawn, run, tokens):
-    """In a model without positions the log-weights of a query differ by its factor alone, documents counted apart."""
+    """Without other positions, a query's log-weights differ by its factor alone; each document counts for itself."""
     lengths = [7, 5]
     options = {
         "segment_ids_BT": np.tile(np.repeat([1, 2], lengths), (2, 1)).astype(np.int32),

@@ -1,4 +1,4 @@
-"""Trained biases: their buckets, the model that has them, and what training moves."""
+"""Trained relative biases: their buckets, a model that has them, and their training."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from model.positions.absolute import NoPositions
 from model.positions.relative import RelativeBias
 from model.transformer import abstract_params, forward, init, logical_axes
 
-# Of T5's code with 8 buckets up to a distance of 20, causal: 4 + floor(4 ln(d / 4) / ln(20 / 4)), at most 7.
+# From T5's code with 8 buckets up to a distance of 20, causal: 4 + floor(4 ln(d / 4) / ln(20 / 4)), at most 7.
 BUCKETS = [0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7]
 
 
@@ -45,7 +45,7 @@ def test_the_bias_of_every_pair():
 
 
 def test_weights_of_a_model(small, drawn, run, tokens):
-    """Queries are zeros, so that biases alone decide; one layer has none."""
+    """Queries are zeros, so that biases alone determine the weights; one layer has no biases."""
     config = small(num_layers=3, position=RelativeBias(buckets=8, distance=20))
     config = small(num_layers=3, position=config.position, exceptions=(Except(layers="1", position=NoPositions()),))
     params = drawn(config)

@@ -62,7 +62,7 @@ def test_only_rotary_turns_anything(option):
 
 
 def by_hand(x, positions, turned, interleaved, angle, amplitude=1.0):
-    """Every pair as a complex number; `angle` says how far pair i turns in one token."""
+    """Rotates every pair as a complex number; `angle` gives the angle of pair i for one token."""
     out = x.astype(np.float64)
     for b, t, n in np.ndindex(x.shape[:3]):
         for i in range(turned // 2):
@@ -90,7 +90,7 @@ def test_a_fixed_order_of_dimensions_makes_one_pairing_of_the_other():
     positions = np.arange(5)[None]
     x = np.random.default_rng(5).normal(size=(1, 5, 2, 8)).astype(np.float32)
     half = rotate(x, rotary_table(Rotary(), positions, 8))
-    apart = [0, 4, 1, 5, 2, 6, 3, 7]  # where the dimensions of each pair lie, pair by pair
+    apart = [0, 4, 1, 5, 2, 6, 3, 7]  # the positions of each pair's dimensions, pair by pair
     np.testing.assert_array_equal(
         rotate(x[..., apart], rotary_table(Rotary(interleaved=True), positions, 8)), half[..., apart]
     )
@@ -101,7 +101,7 @@ def test_the_amplitude_is_on_the_dimensions_that_turn_and_on_no_others():
     x = np.random.default_rng(6).normal(size=(2, 3, 2, 8)).astype(np.float32)
     scaling = YaRN(factor=4.0, original_length=10**9, beta_fast=2.0, attention_factor=1.7)
     got = rotate(x, rotary_table(Rotary(theta=50.0, fraction=0.5, scaling=scaling), positions, 8))
-    # In so long a sequence both pairs make many turns, so that neither is divided.
+    # In such a long sequence both pairs make many full turns, so that neither frequency is divided.
     np.testing.assert_allclose(got, by_hand(x, positions, 4, False, lambda i: 50.0 ** (-i / 2), 1.7), atol=2e-5)
 
 
@@ -114,7 +114,7 @@ def test_a_partial_scaled_table_turns_slower():
 
 
 def test_each_row_turns_by_its_own_length():
-    """Next to a longer one, a row turns as it does alone."""
+    """A row beside a longer row is rotated as if it were alone."""
     positions = np.stack([np.arange(6), np.arange(6) + 30])
     x = np.random.default_rng(8).normal(size=(2, 6, 1, 8)).astype(np.float32)
     option = Rotary(scaling=DynamicNTK(factor=2.0, original_length=8))

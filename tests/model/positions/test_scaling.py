@@ -1,4 +1,4 @@
-"""Each scaling against its equation, pair by pair, and against numbers that its published code gave."""
+"""Each scaling against its equation, pair by pair, and against numbers from its published code."""
 
 import math
 
@@ -12,7 +12,7 @@ SHAPES = [(10_000.0, 8), (10_000.0, 64), (500_000.0, 128), (150_000.0, 96)]
 
 
 def scaled(option, theta, size, length=3):
-    """Angles per token for one row of a length, (R/2,)."""
+    """Returns the angles per token for one row of `length` tokens, (R/2,)."""
     got = np.asarray(option.frequencies(theta, size, np.arange(length)[None]))
     assert got.dtype == np.float32
     return got.reshape(size // 2)
@@ -33,7 +33,7 @@ def test_ntk(theta, size):
     got = scaled(NTK(factor=8.0), theta, size)
     np.testing.assert_allclose(got, plain(theta * 8.0 ** (size / (size - 2)), size), rtol=2e-7)
     assert got[0] == 1
-    assert got[-1] == pytest.approx(plain(theta, size)[-1] / 8)  # the slowest as if divided
+    assert got[-1] == pytest.approx(plain(theta, size)[-1] / 8)  # the slowest pair as if divided
 
 
 @pytest.mark.parametrize(("theta", "size"), SHAPES)
@@ -56,7 +56,7 @@ def test_the_length_is_known_only_when_the_program_runs():
 
 
 def yarn(option, theta, size):
-    """Section 3.2 with the ends of the ramp as in the paper's code, one pair after another."""
+    """Section 3.2 pair by pair, with the ends of the ramp as in the paper's code."""
 
     def pair(turns):
         return size * math.log(option.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -153,7 +153,7 @@ def test_the_others_leave_lengths_alone(option):
     assert option.amplitude == 1
 
 
-# What `transformers` 5.23 computes for heads of 16 (modeling_rope_utils, ROPE_INIT_FUNCTIONS): theta, the option, the
+# Values of `transformers` 5.23 for heads of width 16 (modeling_rope_utils, ROPE_INIT_FUNCTIONS): theta, the option, the
 # length of the sequence, the frequencies, the amplitude.
 RECORDED = [
     (

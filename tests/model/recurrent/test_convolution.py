@@ -11,7 +11,7 @@ FILTER = RNG.standard_normal((4, 3, 2)).astype(np.float32)
 
 
 def by_hand(x, first):
-    """Every token from its own and those before, back to where its document begins."""
+    """Computes every token from itself and the tokens before it, back to the start of its document."""
     return np.stack([sum(FILTER[j] * x[t - j] for j in range(4) if t - j >= first[t]) for t in range(len(x))])
 
 

@@ -17,7 +17,7 @@ from model.transformer import abstract_params, init, logical_axes
 
 
 def recurrence(q, k, v, strength, decay):
-    """Equation 10 of the paper, a token at a time: readings (T, P) of one head."""
+    """Computes equation 10 of the paper, a token at a time: returns the readings (T, P) of one head."""
     memory, readings = np.zeros((q.shape[1], v.shape[1])), []
     for t in range(len(q)):
         erased = np.eye(len(memory)) - strength[t] * np.outer(k[t], k[t])
@@ -91,7 +91,7 @@ def test_inverse(size):
 
 @pytest.mark.parametrize("size", [7, 64])
 def test_chunks_equal_the_recurrence_where_keys_are_alike_and_memories_last_too(size):
-    """In the second head keys are all the same, written with strength near 1, and nothing decays."""
+    """In the second head all keys are the same, write strengths are near 1, and there is no decay."""
     rng = np.random.default_rng(0)
     unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
     q, k, v = unit(rng.standard_normal((90, 2, 6))), unit(rng.standard_normal((90, 2, 6))), rng.normal(size=(90, 2, 4))
@@ -138,7 +138,7 @@ def test_where_decays_and_filters_start(small, scheme):
     assert 0.00099 < step.min() < 0.0013
     assert 0.08 < step.max() < 0.101
     np.testing.assert_allclose(np.median(step), 0.01, rtol=0.5)
-    assert drawn["key_filter"].std() == pytest.approx(0.5, rel=0.1)  # one over the root of four tokens
+    assert drawn["key_filter"].std() == pytest.approx(0.5, rel=0.1)  # 1 / sqrt(4 tokens)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_where_decays_and_filters_start(small, scheme):
     [
         ({"num_key_heads": 3}, "attention.num_key_heads: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
         ({"num_heads": 3}, "attention.num_heads: 3 heads do not divide width=16"),
-        ({"convolution": 1}, "attention.convolution: must span at least 2 tokens, or be None for none, got 1"),
+        ({"convolution": 1}, "attention.convolution: must span at least 2 tokens, got 1; use None"),
         ({"value_head_dim": 0}, "attention.value_head_dim: must be at least 1, got 0"),
         ({"chunk": 0}, "attention.chunk: must be at least 1, got 0"),
     ],

@@ -12,7 +12,7 @@ def build(maker, option, width=8):
 
 
 def by_hand(w, x):
-    """Equations 8 and 9 of the paper, causal: every query's weights over the keys up to its own, one head at a time."""
+    """Computes equations 8 and 9 of the paper, causal: each query's weights on the keys up to its own, head by head."""
     f = lambda v: np.where(v > 0, v + 1, np.exp(np.minimum(v, 0)))  # noqa: E731
     out = np.zeros((len(x), w["output"].shape[-1]))
     for head in range(w["query"].shape[1]):

@@ -8,7 +8,7 @@ from model.transformer import abstract_params, logical_axes
 
 
 def by_hand(w, x):
-    """The equations, one cell of one head at a time."""
+    """Computes the equations, one cell of one head at a time."""
     s = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
     heads, width = w["recurrent"].shape[:2]
     out = np.zeros((len(x), w["output"].shape[-1]))

@@ -1,4 +1,4 @@
-"""What holds of every mixer that carries a state: documents apart, any steps, padding, taps, refusals."""
+"""Properties of every recurrent mixer: documents are apart, steps of any size, padding, taps, refusals."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ MIXERS = {
 
 @pytest.fixture(scope="module", params=MIXERS)
 def model(request, small, drawn):
-    """One layer of a mixer, and parameters."""
+    """Returns a model with one layer of a mixer, and its parameters."""
     config = small(attention=MIXERS[request.param], position=NoPositions(), num_layers=1, unembedding=Untied())
     return config, drawn(config)
 
@@ -81,7 +81,7 @@ def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
 
 
 def test_causality_by_gradient(model):
-    """Logits at t change with the embedding at s exactly where s is not after t, in its document, across chunks too."""
+    """Logits at t depend on the embedding at s exactly if s <= t in the same document, across chunks too."""
     config, params = model
     tokens, segments = np.arange(8, dtype=np.int32)[None], np.array([[1, 1, 2, 2, 2, 2, 2, 2]])
 
@@ -97,7 +97,7 @@ def test_causality_by_gradient(model):
 
 def test_documents_packed_together_equal_documents_alone(model, run, tokens):
     config, params = model
-    lengths = [5, 4, 3]  # the first border is that of a chunk, the second is not
+    lengths = [5, 4, 3]  # the first border is also a chunk's border, the second is not
     segments = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
     packed = run(config, params, tokens[:1], segment_ids_BT=segments)[0]
     apart = [run(config, params, tokens[:1, at : at + n])[0] for at, n in ((0, 5), (5, 4))]
@@ -108,7 +108,7 @@ def test_documents_packed_together_equal_documents_alone(model, run, tokens):
 
 
 def test_rows_of_different_lengths(model, run, tokens):
-    """Prefilled together in two chunks, padded on the right; then each row goes on from its own length."""
+    """Rows are prefilled together in two chunks, padded on the right; then each row continues from its own length."""
     config, params = model
     full = np.asarray(run(config, params, tokens)[0])
     lengths, cache = np.array([2, 6]), empty_caches(config, 2, 14)
@@ -166,7 +166,7 @@ def test_decays_are_not_rounded(small):
 
 
 def test_a_hybrid_has_the_length_of_its_attention(small, run, drawn, tokens):
-    """Three gated-delta layers to one of attention; the first stack has no keys."""
+    """There are three gated-delta layers for each attention layer; the first stack has no keys."""
     layers = (Except(layers="3::4", attention=GroupedQuery(num_heads=2)),)
     config = small(num_layers=4, attention=MIXERS["gated delta"], exceptions=layers, position=Rotary())
     assert length_of(empty_caches(config, 2, 9)) == 9

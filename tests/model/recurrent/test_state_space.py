@@ -68,7 +68,7 @@ def test_layer(maker, against_loop, option):
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_chunks_equal_the_recurrence(maker, size):
-    """To 1e-5 of the largest output over 90 tokens, with decays and steps as they are drawn."""
+    """They agree to 1e-5 of the largest output over 90 tokens, with decays and steps as initialised."""
     option = StateSpace(num_heads=4, num_groups=2, head_dim=4, state_dim=8, chunk=size)
     graph, state = nnx.split(StateSpaceHeads(option, 8, "float32", maker(FanIn())))
     params = nnx.to_pure_dict(state)
@@ -158,7 +158,7 @@ def test_axes_and_starting_values(small):
     [
         ({"num_groups": 3}, "attention.num_groups: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
         ({"num_heads": 3}, "attention.num_heads: 3 heads do not divide 2 \\* width=32; change one of them, or set att"),
-        ({"convolution": 1}, "attention.convolution: must span at least 2 tokens, or be None for none, got 1"),
+        ({"convolution": 1}, "attention.convolution: must span at least 2 tokens, got 1; use None"),
         ({"state_dim": 0}, "attention.state_dim: must be at least 1, got 0"),
         ({"chunk": 0}, "attention.chunk: must be at least 1, got 0"),
     ],

@@ -1,4 +1,4 @@
-"""Small texts and the datasets made of them, shared by the tests of the data side."""
+"""Small texts and datasets made of them, shared by the tests of train/data."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ def prose(seed: int, size: int) -> str:
     return "\n".join(lines)[:size]
 
 
-# What prefixes, normalizers, words and merges look at beyond a place in a text.
+# Texts that prefixes, normalizers, word splitters and merges treat differently near a cut.
 BITS = [
     *("a", "the ", " of", "list", "  ", " ", "\u2581", "\n", "\n\n", "\t", "\x00", "\u00e9", "e", "\u0301", "\u2460"),
     *("\uff76", "\uff9e", "\u6cb3", "\u8fb9", "<s>", "</s>", "<t>", " <t>", "\u3000", "\u200d", "\U0001f642", "12"),
@@ -44,7 +44,7 @@ def ids_and_groups(count, bytes_first):
 
 
 def streamed(tokenizer, ids, groups):
-    """What a stream returns for ids that are pushed in groups of these sizes, joined."""
+    """The joined text that a stream returns for ids that are pushed in groups of these sizes."""
     stream, shown = StreamDecoder(tokenizer), ""
     for size in groups:
         shown += stream.push(ids[:size])
@@ -59,7 +59,7 @@ def contents(folder):
 
 
 def change(data, **fields):
-    """Options with other fields."""
+    """The options with some fields changed."""
     return dataclasses.replace(data, **fields)
 
 

@@ -38,7 +38,7 @@ SIZES = {"vocab_size": 11, "context_length": 6, "width": 8, "precision": HALF}
 
 
 def attention():
-    """Attention with all that it may have, a norm of each kind around it, layer scale, learned positions."""
+    """Attention with all of its options, a norm of each kind around it, layer scale, learned positions."""
     heads = GroupedQuery(
         num_heads=4,
         num_kv_heads=2,
@@ -114,7 +114,7 @@ def experts():
 
 
 def treatment(config):
-    """For each parameter: its role, whether it is decayed, the axes that Muon sees, and formats where all are halved."""
+    """For each parameter: its role, whether it is decayed, the axes that Muon sees, and its formats under bfloat16."""
     tree = specs(config)
     decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
     used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
@@ -141,8 +141,9 @@ def treatment(config):
     return found
 
 
-# The role; whether the step moves it and not the optimizer; whether weight decay takes it; between which axes Muon
-# orthogonalises it, layer by layer; whether it is float32 when used, and when stored, where all else is bfloat16.
+# The role; whether the step updates it instead of the optimizer; whether weight decay applies to it; the axes between
+# which Muon orthogonalises it, layer by layer; whether it is float32 in use, and in storage, where all else is
+# bfloat16.
 ATTENTION = """
 blocks.0.attention.gate               projection decayed [embed -> heads]
 blocks.0.attention.key                projection decayed [embed -> kv_heads head_dim]

@@ -15,7 +15,7 @@ from train.step import train_step
 
 
 def judged(guard, pairs):
-    """What is said of each (loss, gradient norm) in turn, and the state after them."""
+    """The decision about each (loss, gradient norm) in turn, and the state after them."""
     step = jax.jit(lambda state, loss, norm: judge(guard, state, loss, norm))
     state, verdicts = new_guard_state(guard), []
     for loss, norm in pairs:
@@ -50,7 +50,7 @@ def test_outliers_are_judged_once_the_window_is_full():
 
 
 def test_outliers_do_not_widen_the_window():
-    """A thousand outliers of one size stay outliers: they never enter what they are judged by."""
+    """A thousand outliers of one size stay outliers: they never enter the window."""
     outliers = [(5.0, 1.0)] * 20
     verdicts, state = judged(Guard(outliers=Outliers(sigma=3.0, window=4)), [*CALM, *outliers])
     assert verdicts == [True] * 4 + [False] * 20
@@ -102,7 +102,7 @@ def test_a_skipped_step_leaves_everything_but_the_counts(spoil, experiment, step
     kept = [leaves(s.params, s.opt_state, s.guard.recent, s.key) for s in (state, after)]
     for before, now in zip(*kept, strict=True):
         np.testing.assert_array_equal(before, now)
-    # And the next good step is what it would have been without the bad one between.
+    # And the next good step is the same as without the bad step before it.
     batch = random_batch(experiment, 6)
     with_bad, metrics = step(after, batch)
     assert (int(metrics["skipped"]), int(metrics["consecutive"])) == (1, 0)

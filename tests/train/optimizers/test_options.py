@@ -60,7 +60,7 @@ def nested(values):
 
 
 def run(option, start=START, grads=GRADS, specs=SPECS, dtype=jnp.float32):
-    """The parameters after a step at each of RATES, by name, and the state of the optimizer."""
+    """The parameters after one step at each of RATES, by name, and the state of the optimizer."""
     optimizer = build(option, nested(specs))
     params = jax.tree.map(lambda x: jnp.asarray(x, dtype), nested(start))
     state = optimizer.init(params)
@@ -231,7 +231,7 @@ def test_others_evaluate_what_they_train(option):
     assert evaluation_params(option, state, params) is params
 
 
-# For every field of every optimizer, a value that is not its default; what is spared needs a decay to be spared from.
+# For every field of every optimizer, a value that is not its default; `spared` has an effect only with a decay.
 OTHER_VALUES = {
     "weight_decay": 0.1,
     "b1": 0.5,
@@ -284,10 +284,10 @@ def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is no role, and no trained parameter"),
-        ({"decayed": ("gains",)}, "decayed: 'gains' is no role.*did you mean 'gain'"),
-        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is no role"),
-        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is no role, and no trained"),
+        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is not a role, and no trained parameter"),
+        ({"decayed": ("gains",)}, "decayed: 'gains' is not a role.*did you mean 'gain'"),
+        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is not a role"),
+        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is not a role, and no trained"),
     ],
 )
 def test_entries_that_name_nothing_are_refused(fields, words):

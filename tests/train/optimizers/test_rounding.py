@@ -157,7 +157,7 @@ def test_every_optimizer_whose_updates_follow_the_rate_is_judged(option, tiny_ex
         (AdamW(b2=0.999), ["b2"]),
         (AdamW(b1=0.997, b2=0.9999), ["b1", "b2"]),
         (AdamW(b2=0.996), []),
-        (Lion(b1=0.999), []),  # which weighs, and is not what is stored
+        (Lion(b1=0.999), []),  # which is a weight, not a stored average
         (Lion(b2=0.999), ["b2"]),
         (Muon(momentum=0.999), ["momentum"]),
         (Muon(adam_b2=0.999), ["adam_b2"]),
@@ -181,7 +181,7 @@ def test_adafactor_is_warned_of_from_the_step_on_at_which_it_cannot_forget(tiny_
 
 @pytest.mark.parametrize(("b2", "falls"), [(0.95, True), (0.996, True), (0.999, False)])
 def test_an_average_in_bfloat16_falls_up_to_the_limit(b2, falls):
-    """A second moment after one gradient of 2 and 4,000 of zero: what the warnings are about."""
+    """A second moment after one gradient of 2 and 4,000 of zero, which is the case that the warnings describe."""
     optimizer = optimizers.build(AdamW(b2=b2), {"w": Spec(role="scale", axes=("embed",))})
     params = {"w": of(1.0)}
 

@@ -1,4 +1,4 @@
-"""The host's memory: what is freed is kept, so that the next step touches no new page, or given back at once."""
+"""The host's memory: freed blocks are kept, so that the next step touches no new page, or given back at once."""
 
 import os
 import platform

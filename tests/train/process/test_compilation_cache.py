@@ -112,7 +112,7 @@ def test_a_command_removes_them_when_it_starts(tmp_path, settings, monkeypatch):
 
 
 def test_jax_writes_entries_that_are_recognised(tmp_path, settings):
-    """What jax itself wrote is whole; a half of it makes jax warn, and is removed."""
+    """An entry that jax itself wrote is complete; half of it makes jax warn, and is removed."""
 
     def compile_again():
         jax.clear_caches()

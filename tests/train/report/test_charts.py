@@ -63,7 +63,7 @@ def test_a_run_of_any_length(tmp_path, steps):
 
 
 def test_curve_png(run, tmp_path):
-    path = tmp_path / "curve.PNG"  # the case of a suffix says nothing
+    path = tmp_path / "curve.PNG"  # the case of a suffix does not matter
     write_curve_png(run, path)
     data = path.read_bytes()
     assert data[:8] == b"\x89PNG\r\n\x1a\n"

@@ -121,7 +121,7 @@ def test_padding_is_shown_where_there_is_some(run, tmp_path):
             writer.train(step, {"loss": 1.0, "tokens": 100 * step, "padding": padding})
         writer.throughput(3, {"tokens": 250})
         writer.status("stopped", 3)
-    assert "Padding 37.5% places in the batches without a target" in page_of(tmp_path / "padded").text
+    assert "Padding 37.5% positions in the batches without a target" in page_of(tmp_path / "padded").text
     assert "Padding, share of the batch" in page_of(tmp_path / "padded").text
     assert re.search(
         r"tokens trained on +250$", summary(tmp_path / "padded"), re.MULTILINE
@@ -150,7 +150,7 @@ def test_padding_is_shown_where_there_is_some(run, tmp_path):
 def test_what_has_another_form_is_named_and_left_out(name, content, said, run):
     (run / name).write_text(json.dumps(content))
     text = page_of(run).text
-    assert f"{name} holds values of another form, left out here: {said}" in text
+    assert f"{name} holds values of the wrong form, left out here: {said}" in text
     assert "Gradient norm" in text
     summary(run)
 

@@ -70,7 +70,7 @@ class Result:
 
 
 def test_where_a_step_is_computed_while_it_is_dispatched(clock, at):
-    """Its results are asked for after the next step, which is another one's time."""
+    """Its results are read after the next step, and that time belongs to the next step."""
     pending = None
     for step in range(2, 6):
         take_batch(clock, at, 1)
@@ -107,7 +107,7 @@ def test_where_a_device_computes_on_after_the_dispatch(clock, at):
 
 
 def test_a_device_that_waits_for_data(clock, at):
-    """Steps of 2 seconds, and 10 for each batch: that results are asked for late makes no step longer, or the last short."""
+    """Steps of 2 seconds, and 10 for each batch: reading results late makes no step longer, and the last no shorter."""
     take_batch(clock, at, 10)
     result = Result()
     pending = clock.watch(result)
@@ -157,7 +157,7 @@ def test_tokens_are_those_of_the_batches(clock, at):
 
 @pytest.fixture
 def steps_of_ten_seconds(at, monkeypatch):
-    """Training in which a step takes ten seconds, the first one a hundred more, and an evaluation a thousand."""
+    """Training in which a step takes ten seconds, the first step a hundred more, and an evaluation a thousand."""
     compile_train_step, evaluate, first = loop.compile_train_step, SplitEvaluation.__call__, [100]
 
     def compiled(*arguments):

@@ -19,7 +19,7 @@ TABLE = [{"name?": str, "loss?": float}]
         ({"state": "x", "step": True}, STATUS, ["step: expected a whole number, got True"]),
         ({"state": "x", "step": 2**63}, STATUS, ["step: expected a whole number, got 9223372036854775808"]),
         ({"state": "x", "step": 1, "reason": 2}, STATUS, ["reason: expected a text or null, got 2"]),
-        ([], STATUS, ["the whole: expected an object, got []"]),
+        ([], STATUS, ["the whole value: expected an object, got []"]),
         ([{"name": "a", "loss": 1}, {"loss": math.inf}, {}], TABLE, []),
         ([{"loss": 10**400}], TABLE, [f"0.loss: expected a number, got {shown(10**400)}"]),
         ([{}, 3], TABLE, ["1: expected an object, got 3"]),

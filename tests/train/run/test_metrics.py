@@ -13,7 +13,7 @@ from train.run.metrics import MetricsWriter, read_metrics, read_samples, read_st
 
 
 def write_steps(writer, first, last):
-    """What a run would write: every line a function of its step alone."""
+    """Writes the lines of a run; every line depends only on its step."""
     for step in range(first, last + 1):
         scalars = {"grad_norm": np.float32(1 / step), "loss": np.float32(8 / step), "skipped": np.int32(0)}
         writer.train(step, scalars)

@@ -1,4 +1,4 @@
-"""The parameter table: what it says of each parameter, and the bytes of a device."""
+"""The parameter table: its row for each parameter, and the bytes on a device."""
 
 import jax
 

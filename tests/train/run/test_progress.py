@@ -29,7 +29,7 @@ class Terminal(io.StringIO):
 
 
 def lines_on_screen(terminal):
-    """What was printed, line by line, without the codes that colour text and move the cursor."""
+    """The printed text, line by line, without the codes that colour text and move the cursor."""
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     return [line.rstrip() for line in re.split(r"[\r\n]+", text)]
 

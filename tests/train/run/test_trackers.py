@@ -101,7 +101,7 @@ def test_missing_packages_are_named_before_anything_is_written(tmp_path, monkeyp
 
 @pytest.fixture
 def fake_wandb(tmp_path, monkeypatch):
-    """A module that writes down what it is told."""
+    """A module that records its calls."""
     (tmp_path / "wandb.py").write_text(
         textwrap.dedent("""
         import json, os, pathlib

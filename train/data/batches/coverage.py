@@ -1,4 +1,4 @@
-"""Which tokens and bytes of a split are counted when its first pairs (input, target) are evaluated, to the token."""
+"""Counts exactly the tokens and bytes that evaluating the first (input, target) pairs of a split covers."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from train.data.shards.dataset import Split
 from train.data.tokenizers.interface import Tokenizer
 from train.data.tokenizers.prefixes import AHEAD, prefix_size
 
-# Documents whose records are read together, which is faster than one by one.
+# The number of documents whose records are read together, which is faster than one by one.
 BLOCK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-    """What some counted targets are.
+    """The composition of some counted targets.
 
     Attributes:
-      tokens: those that are text.
-      ends: those that are marks of documents' ends, which have no bytes.
-      bytes: of the original text that the tokens stand for.
+      tokens: the targets that are text.
+      ends: the targets that are end-of-document tokens, which have no bytes.
+      bytes: the bytes of the original text that the tokens encode.
     """
 
     tokens: int = 0
@@ -33,10 +33,11 @@ class Coverage:
 
 
 def count_targets(lengths: np.ndarray, tokenizer: Tokenizer, joined: bool) -> int:
-    """The targets of documents of so many tokens that are counted, ends of documents included.
+    """The number of counted targets of documents with `lengths` tokens, ends of documents included.
 
-    Where no mark begins a document nothing comes before its first token, which is then not predicted. `joined` says
-    that the documents follow one another and see what is before them: then only the very first token is left out.
+    Without a begin-of-document token nothing comes before a document's first token, so that token is not predicted.
+    `joined` says that the documents follow one another and see the documents before them: then only the very first
+    token is left out.
     """
     lengths = np.asarray(lengths, np.int64)
     if tokenizer.begin_of_document is not None:
@@ -45,23 +46,24 @@ def count_targets(lengths: np.ndarray, tokenizer: Tokenizer, joined: bool) -> in
 
 
 def coverage(split: Split, tokenizer: Tokenizer, pairs: int, joined: bool) -> Coverage:
-    """What is counted of the first `pairs` pairs of a split whose documents follow one another in their order.
+    """The coverage of the first `pairs` pairs of a split whose documents follow one another in their order.
 
-    The bytes of whole documents are those of the original text; a document that is covered in part is decoded. Reads
-    the first tokens of every document where a mark begins none and they do not see each other.
+    The bytes of whole documents are those of the original text; a partly covered document is decoded. Reads the first
+    tokens of every document where there is no begin-of-document token and documents do not see each other.
     """
     lengths, sizes = (np.asarray(split.documents[name], np.int64) for name in ("tokens", "bytes"))
     marked, has_end = tokenizer.begin_of_document is not None, tokenizer.end_of_document is not None
 
     def first_bytes(document: int, tokens: int) -> int:
-        """The bytes of the first tokens of a document."""
+        """The bytes of the first `tokens` tokens of a document."""
         tokens = min(tokens, int(lengths[document]))
         if tokens == lengths[document]:
             return int(sizes[document])
         ids = split.tokens(document, 0, min(tokens + AHEAD, int(lengths[document]))).astype(np.int32)
         return min(prefix_size(tokenizer, ids, tokens).bytes, int(sizes[document]))
 
-    # Joined without a mark, pair j has token j + 1 of the stream as its target: the tokens reach one further.
+    # Joined without a begin token, pair j has token j + 1 of the stream as its target: the pairs reach one token
+    # further.
     reach = min(pairs + 1, int(lengths.sum())) if joined and not marked else pairs
     stops = np.cumsum(lengths + has_end)
     whole = int(np.searchsorted(stops, reach, side="right"))
@@ -70,7 +72,7 @@ def coverage(split: Split, tokenizer: Tokenizer, pairs: int, joined: bool) -> Co
     ends = whole if has_end else 0
     left_out = [] if marked else np.flatnonzero(lengths[:whole]).tolist()
     if rest:
-        # A part of one more document. Alone and without a mark, its pairs have the tokens after the first as targets.
+        # A part of one more document. Not joined and without a begin token, its targets are the tokens after the first.
         taken = min(rest + (not marked and not joined), int(lengths[whole]))
         tokens, size = tokens + taken, size + first_bytes(whole, taken)
         left_out += [] if marked else [whole]

@@ -1,4 +1,4 @@
-"""The endless sequence of rows: a seeded permutation of every source, another one each epoch, mixed by weight."""
+"""The endless sequence of rows: sources mixed by weight, and every epoch of a source is a new seeded permutation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def row_order(num_rows: Sequence[int], weights: Sequence[float], seed: int, split: str) -> Any:
-    """What stands at each place: (source, epoch, row of its index), where source k has `num_rows[k]` rows an epoch.
+    """A random-access sequence of (source, epoch, row of its index); source k has `num_rows[k]` rows per epoch.
 
-    Weights are taken as whole hundredths of the smallest of them.
+    Weights count in whole hundredths of the smallest weight.
     """
     import grain
 
     class Rows(grain.MapDataset):
-        """Rows of one source; an index past the end is in a later epoch."""
+        """Rows of one source; an index past the end is a row of a later epoch."""
 
         def __init__(self, source: int, length: int) -> None:
             super().__init__()

@@ -1,10 +1,10 @@
-"""Documents to sequences. An index, built once and kept on disk, says which stretches of which documents fill a row.
+"""Packs documents into sequences. An index, built once and kept on disk, lists the stretches that fill each row.
 
-Documents are counted in pairs (input, target). With the marks B and E of a tokenizer the document d0 d1 d2 has the
-inputs B d0 d1 d2 and the targets d0 d1 d2 E: every token is a target once, and no target belongs to another document
-than its input. B is the tokenizer's `begin_of_document`, as in evaluation and in generation: E again, where it has no
-other. With B alone the inputs are B d0 d1. Without both the inputs are d0 d1 d2 and the targets d1 d2 and whatever
-follows in the row's source; a document has as many pairs as it has inputs in every case.
+Lengths are counted in pairs (input, target). With the tokens B and E that begin and end documents, the document d0 d1
+d2 has the inputs B d0 d1 d2 and the targets d0 d1 d2 E: every token is a target once, and every target belongs to the
+same document as its input. B is the tokenizer's `begin_of_document`, as in evaluation and in generation; it is E where
+the tokenizer has no other. With B alone the inputs are B d0 d1. Without both the inputs are d0 d1 d2, and the targets
+are d1 d2 and the next token in the row's source. In every case a document has one pair per input.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Piece(NamedTuple):
 
 
 class Index(Protocol):
-    """Which pieces fill each row of a split."""
+    """Lists the pieces that fill each row of a split."""
 
     num_rows: int
 
     def pieces(self, row: int, offset: int) -> list[Piece]:
-        """The pieces of a row in order, at most a sequence's length in all; `offset` in [0, T) moves every cut."""
+        """The pieces of a row in order, at most T pairs in all; `offset` in [0, T) moves every cut."""
 
 
 class ConcatenateIndex:
-    """Documents joined end to end in some order; row r holds pairs [r T, (r + 1) T) of the stream, the last one fewer.
+    """Documents joined end to end in some order; row r holds pairs [r T, (r + 1) T) of the stream, the last row fewer.
 
-    With an offset the stream is begun later and what is before goes to its end: every pair is in one row still.
+    With an offset the stream begins later and wraps around: every pair is still in exactly one row.
     """
 
     def __init__(self, order: np.ndarray, ends: np.ndarray, sequence_length: int) -> None:
@@ -65,10 +65,10 @@ class ConcatenateIndex:
         while left > 0:
             begin = int(self._ends[place - 1]) if place else 0
             stop = min(int(self._ends[place]), at + left)
-            # The next document that has tokens: one without has no pairs where nothing ends it.
+            # The next document that has pairs: an empty document has none where no token ends documents.
             after = int(self._ends.searchsorted(self._ends[place], side="right"))
             follows = int(self._order[after]) if after < len(self._order) else -1
-            if stop > at:  # a document without tokens has no pairs when nothing ends it
+            if stop > at:  # an empty document has no pairs where no token ends documents
                 found.append(Piece(int(self._order[place]), at - begin, stop - begin, follows))
             left -= stop - at
             at, place = (stop, place + 1) if place + 1 < len(self._order) else (0, 0)
@@ -92,7 +92,7 @@ class BestFitIndex:
 
 
 def concatenate(lengths: np.ndarray, option: config.Concatenate, seed: int) -> dict[str, np.ndarray]:
-    """The arrays of a ConcatenateIndex over documents of so many pairs."""
+    """The arrays of a ConcatenateIndex over documents with `lengths` pairs."""
     order = np.arange(len(lengths), dtype=np.int64)
     if option.order == "shuffled":
         order = np.random.Generator(np.random.PCG64(seed)).permutation(order)
@@ -100,7 +100,7 @@ def concatenate(lengths: np.ndarray, option: config.Concatenate, seed: int) -> d
 
 
 def best_fit(lengths: np.ndarray, sequence_length: int) -> dict[str, np.ndarray]:
-    """The arrays of a BestFitIndex: pieces by falling length, each into the fullest row that has room for it."""
+    """The arrays of a BestFitIndex: pieces by decreasing length, each into the fullest row that has room for it."""
     full = lengths // sequence_length
     rest = lengths % sequence_length
     # Whole rows of long documents first: nothing else fits beside them.
@@ -145,7 +145,7 @@ def open_index(
     sequence_length: int,
     seed: int,
 ) -> Index:
-    """The index of a split, from `folder`/index, where it is built when it is not there; in memory if that fails.
+    """Opens the index of a split in `folder`/index; builds it if it is not there, in memory if it cannot be written.
 
     `tokens` [documents] are the lengths of the documents; `ends` says whether an end-of-document token adds a pair.
     """
@@ -169,7 +169,7 @@ def open_index(
 
 
 def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Arrays of a folder, memory-mapped; the folder appears whole, whoever builds it first."""
+    """The memory-mapped arrays of a folder. If it is missing, builds them and renames a complete folder into place."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         if found := {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}:
             return found

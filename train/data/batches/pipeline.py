@@ -1,4 +1,4 @@
-"""Batch n as a pure function of (data, seed, n): which rows it has, and what fills them."""
+"""Batch n as a pure function of (data, seed, n): its rows and their contents."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from train.data.batches.rows import FIELDS, Batch, PackedSplit, Stretch, checked
 from train.data.config import Concatenate, Data
 from train.data.shards.dataset import Dataset, open_dataset
 
-# A range can have no more numbers.
+# The largest number of elements of a range.
 ENDLESS = sys.maxsize
 
 
 class Batches:
-    """The batches of a split, drawn without end: every epoch of every source in another seeded order.
+    """The endless batches of a split: every epoch of every source has another seeded order.
 
     `rows(n, rows)` gives rows of global batch n and depends on nothing else, so hosts that read different rows, or a
     run that begins at another n, see the same batches. Every array is [rows, T]:
 
-        tokens int32      targets int32      loss_mask float32 (0 on padding, and where a target would be another
-        segment_ids int32 (0 on padding)     positions int32    document's that the input may not see)
+        tokens int32    targets int32    positions int32    segment_ids int32 (0 on padding)
+        loss_mask float32 (0 on padding, and where the target belongs to a document that the input may not see)
 
     Documents that see each other share segment 1, and positions run through the row; otherwise segments count from 1
-    and positions begin again at each. Only the fields that are asked for are made.
+    and positions restart in each. Only the fields that are asked for are made.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class Batches:
         return _filled(self._sources, pieces, self.data.sequence_length, self.fields)
 
     def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Iterator[Batch]:
-        """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until it is closed."""
+        """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until the iterator is closed."""
         wanted = range(self.data.batch_size) if rows is None else rows
         numbers = range(start, ENDLESS if stop is None else stop)
         tokens = max(1, len(wanted)) * self.data.sequence_length
         return read_ahead(lambda n: self.rows(n, wanted), numbers, tokens, self.data.prefetch)
 
     def num_targets(self, n: int) -> int:
-        """The targets that count in global batch n, those of the rows of all hosts; reads no token."""
+        """The number of counted targets in global batch n, over the rows of all hosts; reads no token."""
         placed = (self._pieces(n, row) for row in range(self.data.batch_size))
         return sum(self._sources[source].num_targets(pieces) for source, pieces in placed)
 
     def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[Stretch]:
-        """The stretches of documents that make up batch n, with the beginning of the text of each."""
+        """The stretches of documents in batch n, each with the beginning of its text."""
         found = []
         tokenizer = self.dataset.tokenizer
         for row in range(self.data.batch_size) if rows is None else rows:
@@ -97,9 +97,9 @@ class Batches:
 
 
 class EvaluationBatches:
-    """A split read through once, in the order of its files: every target exactly once, the last batch padded.
+    """One pass over a split, in the order of its files: every target exactly once; the last batch is padded.
 
-    `limit` keeps the first so many batches. Iterating reads ahead; `batch(n)` gives any one.
+    `limit` keeps only the first `limit` batches. Iteration reads ahead; `batch(n)` returns any batch.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class EvaluationBatches:
 
     @functools.cached_property
     def coverage(self) -> Coverage:
-        """The tokens, ends of documents and bytes that are counted targets of these batches; read when first asked."""
+        """The tokens, ends of documents and bytes of these batches' counted targets; computed at the first access."""
         total = Coverage()
         for first, source in zip(self._firsts, self._sources, strict=False):
             rows = min(max(self.num_batches * self.batch_size - int(first), 0), source.index.num_rows)
@@ -169,16 +169,16 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
     begin, end = tokenizer.begin_of_document, tokenizer.end_of_document
     joined = data.cross_document_attention
     for part in dataset.split(split):
-        _ = part.reader  # compares the sizes of the shards: a truncated one is told of now, not hours later
+        _ = part.reader  # checks the sizes of the shards: a truncated shard raises now, not hours later
         lengths = part.documents["tokens"]
         follow = joined and isinstance(data.packing, Concatenate)  # otherwise no document has a next one
         if not count_targets(lengths, tokenizer, follow):
-            why = "" if begin is not None else ", and the tokenizer has no mark that begins a document"
+            why = "" if begin is not None else ", and the tokenizer has no token that begins a document"
             raise UserError(
                 f"the split {split!r} of {part.folder} has no token to predict: {part.num_documents:,} document(s), "
                 f"{part.num_tokens:,} token(s){why}; give longer documents, hold out another share of them "
                 "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
-                "with such a mark, such as Bytes()"
+                "that has one, such as Bytes()"
             )
         index = open_index(part.folder, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
         length = data.sequence_length
@@ -187,6 +187,6 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
 
 
 def _weights(dataset: Dataset, data: Data) -> list[float]:
-    """The weights of the option; those that a mixture was made with when the option names its folder alone."""
+    """The weights in the option; where the option only names the folder of a mixture, the weights it was made with."""
     given = [source.weight for source in data.sources()]
     return given if len(given) == len(dataset.members) else dataset.about["weights"]

@@ -1,4 +1,4 @@
-"""Reading ahead: a thread that computes the next batches while the last one is used."""
+"""Reading ahead: a thread computes the next batches while the current batch is used."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Generic, SupportsIndex, TypeVar
 
 T = TypeVar("T")
-# Batches are computed in blocks of about so many tokens.
+# Batches are computed in blocks of about this many tokens.
 BLOCK_TOKENS = 1 << 14
 
 
 class _Blocks(Generic[T]):
-    """A function of n as a random-access source for grain: element i is its values for the i-th `size` numbers."""
+    """A function of n as a random-access source for grain: element i lists its values for the i-th `size` numbers."""
 
     def __init__(self, function: Callable[[int], T], numbers: range, size: int) -> None:
         self._function, self._numbers, self._size = function, numbers, size
@@ -25,9 +25,9 @@ class _Blocks(Generic[T]):
 
 
 def read_ahead(function: Callable[[int], T], numbers: range, tokens: int, prefetch: int) -> Iterator[T]:
-    """The values of a function of n in turn; a thread of grain's computes about `prefetch` of them ahead.
+    """Yields the values of a function of n in order; a grain thread computes about `prefetch` of them ahead.
 
-    Small batches, of `tokens` tokens, are computed several at a time: waking a thread costs more than one batch.
+    A batch has `tokens` tokens. Small batches are computed several at a time: waking a thread costs more than a batch.
     """
     import grain
 

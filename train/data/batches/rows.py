@@ -1,4 +1,4 @@
-"""Rows of a batch: the tokens, targets, mask, segments and positions that the pieces of an index stand for."""
+"""Fills the rows of a batch: the tokens, targets, mask, segments and positions of the pieces of an index."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def empty_batch(rows: int, length: int, fields: Sequence[str]) -> Batch:
 class Stretch:
     """Part of a document in a row of a batch.
 
-    Columns [column, column + length) have its tokens [start, stop), of `of`, as targets, and perhaps its end.
+    Columns [column, column + length) have its tokens [start, stop) as targets, and possibly its end; it has `of`
+    tokens.
     """
 
     row: int
@@ -70,7 +71,7 @@ class PackedSplit:
         see_each_other: bool,
         sequence_length: int,
     ) -> None:
-        """Args: `begin` and `end` are the marks of a document; whether documents see each other; T."""
+        """Args: the ids that `begin` and `end` documents; whether documents see each other; T."""
         self.split = split
         self.index = index
         self._begin, self._end = begin, end
@@ -79,11 +80,11 @@ class PackedSplit:
 
     @property
     def num_pairs(self) -> int:
-        """The pairs (input, target) of all documents, those at the ends of documents included."""
+        """The number of pairs (input, target) of all documents, with the pairs at their ends."""
         return self.split.num_tokens + (self._end is not None) * self.split.num_documents
 
     def load(self, rows: Iterable[list[Piece]]) -> None:
-        """Reads what some rows need in one go; `fill` then finds it read."""
+        """Reads the records that some rows need, all at once; `fill` then finds them in memory."""
         length = self.split.length
         self.split.reader.load(
             number
@@ -116,20 +117,20 @@ class PackedSplit:
             column = stop
 
     def num_targets(self, pieces: list[Piece]) -> int:
-        """How many targets `fill` would count in a row; reads no token."""
+        """The number of targets that `fill` would count in a row; reads no token."""
         return sum(piece.stop - piece.start - self._ends_unknown(piece) for piece in pieces)
 
     def _ends_unknown(self, piece: Piece) -> bool:
-        """Whether a piece's last target is none of its own: nothing marks its document, which may not see the next."""
+        """Whether a piece's last input has no target: no token begins documents, and it sees no next document."""
         if self._begin is not None or piece.stop < self.split.length(piece.document):
             return False
         return piece.next < 0 or not self._joined
 
     def _stream(self, piece: Piece) -> np.ndarray:
-        """The stop - start + 1 tokens of which neighbours are the pairs of a piece."""
+        """The stop - start + 1 tokens of a piece; neighbours are its pairs."""
         length = self.split.length(piece.document)
         out = np.zeros(piece.stop - piece.start + 1, np.int32)
-        # With marks, pair j is (token j - 1, token j), token -1 being the begin and token `length` the end.
+        # With a begin token, pair j is (token j - 1, token j); token -1 is the begin and token `length` the end.
         lead = 0 if self._begin is None else 1
         first, last = max(piece.start - lead, 0), min(piece.stop - lead + 1, length)
         skipped = first - (piece.start - lead)
@@ -144,7 +145,7 @@ class PackedSplit:
         return out
 
     def stretches(self, pieces: list[Piece], at: int, source: int) -> Iterator[tuple[Stretch, np.ndarray]]:
-        """The documents of a row, each with its tokens; targets are what is named, since those are what is learnt."""
+        """Yields the stretches of documents in a row, each with its target tokens, which are the tokens to learn."""
         column = 0
         lead = 1 if self._begin is None else 0
         for piece in pieces:

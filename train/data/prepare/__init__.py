@@ -1,1 +1,1 @@
-"""From texts to a dataset folder."""
+"""Turns texts into a dataset folder."""

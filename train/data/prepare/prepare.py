@@ -1,4 +1,4 @@
-"""From raw text to a dataset folder: list, split, train the tokenizer, tokenize; what an earlier run did is kept."""
+"""Turns raw text into a dataset folder: list, split, train the tokenizer, tokenize; reuses the work of earlier runs."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from train.run.paths import written_out
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20
-# Starting a process costs about as much as tokenizing so much text.
+# Starting a process costs about as much as tokenizing this many bytes.
 BYTES_WORTH_A_PROCESS = 2 << 20
-# Shown a tokenizer and the folder that it is for.
+# Called with a tokenizer and the folder that it is for.
 CheckTokenizer = Callable[[Tokenizer, pathlib.Path], None]
-# A tokenizer is trained on no more text than this, taken evenly from all of it.
+# A tokenizer is trained on at most this many bytes, sampled evenly from all text.
 TOKENIZER_TEXT = 256 << 20
 
 
@@ -45,12 +45,12 @@ def prepare(
     workers: int | None = None,
     check: CheckTokenizer | None = None,
 ) -> pathlib.Path:
-    """The dataset folder of a Data option: the one that it names, or `into`, filled now from raw text.
+    """Returns the dataset folder of a Data option: the folder that it names, or `into`, filled from raw text.
 
-    What is there already and was made with the same settings from the same text is used as it is, finished or not.
-    The bytes written do not depend on `workers` (processes; by default one a core). `check` is shown the tokenizer
-    before text is tokenized with it, and may raise. Raises UserError when the folder was made with other settings, or
-    when the text cannot be read.
+    Work already done with the same settings on the same text is reused, finished or not. The bytes written do not
+    depend on `workers` (the number of processes; by default one per core). `check` is called with the tokenizer before
+    text is tokenized, and may raise. Raises UserError when the folder was made with other settings, or when the text
+    cannot be read.
     """
     data = written_out(data, "data")
     given = data.sources()
@@ -74,12 +74,12 @@ def prepare(
 
 
 def cores() -> int:
-    """The processor cores that this process may use."""
+    """The number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Preparation:
-    """The filling of one folder from the units of its sources; a source without units is a dataset already."""
+    """Fills one folder from the units of its sources; a source without units is already a dataset."""
 
     def __init__(
         self, data: Data, folder: pathlib.Path, listed: list[Units | None], progress: Reporter, workers: int
@@ -93,7 +93,7 @@ class _Preparation:
         self.held: dict[int, split.Held | None] = {}
 
     def run(self, check: CheckTokenizer | None) -> None:
-        """Does what is left to do; the description, written last, makes the dataset a finished one."""
+        """Does the remaining work; writes the description last, which marks the dataset as finished."""
         self._remove_unfinished()
         for k, units in self.raw.items():
             self.held[k] = self._hold_out(self.paths[k], units)
@@ -153,7 +153,7 @@ class _Preparation:
         return tokenizer
 
     def _training_texts(self, whole: bool) -> Iterator[str]:
-        """Texts to make the tokenizer from: the whole of them, or what is neither held out nor a generated table."""
+        """The texts to make the tokenizer from: all if `whole`, else without held-out texts and generated tables."""
         option = self.data.validation
         for k, units in self.raw.items():
             held = self.held[k]
@@ -206,7 +206,7 @@ class _Preparation:
         self._finish(tokenizer, folder, [parts[name] for name in names])
 
     def _finish(self, tokenizer: Tokenizer, folder: pathlib.Path, parts: list[dict[str, Any]]) -> None:
-        """Joins what the jobs say of their shards into the description of the dataset."""
+        """Joins the descriptions of all jobs' shards into the description of the dataset."""
         about = dataset.describe(tokenizer, folder) | {"splits": {}}
         tables = {}
         for name in ("train", "validation"):
@@ -235,7 +235,7 @@ class _Preparation:
             raise UserError(problem)
 
     def _problem(self, splits: Collection[str]) -> str | None:
-        """What is wrong with a dataset of these splits, if anything is."""
+        """The error of a dataset with these splits, None if they are fine."""
         if not splits:
             return f"{', '.join(map(readable, self.paths))}: no text in it, only empty documents"
         if "train" not in splits:
@@ -254,8 +254,8 @@ class _Preparation:
         for member in opened:
             if member.tokenizer.fingerprint() != tokenizer.fingerprint():
                 raise UserError(
-                    f"{member.folder} was made with another tokenizer than the rest of the mixture; prepare one of them"
-                    f" again with data.tokenizer=TokenizerOf(path=...), which names the other"
+                    f"{member.folder} was made with another tokenizer than the rest of the mixture; prepare one of the"
+                    f" two again with data.tokenizer=TokenizerOf(path=...), the path being that of the other"
                 )
             for name, described in member.about["splits"].items():
                 total = about["splits"].setdefault(name, dict.fromkeys(dataset.COUNTS, 0))
@@ -268,7 +268,7 @@ class _Preparation:
 
 
 def grouped(units: Units) -> list[Units]:
-    """Units in the order given, cut into the groups that become shards; depends on nothing but their sizes."""
+    """Cuts units, in the given order, into the groups that become shards; depends only on their sizes."""
     total = sum(unit.bytes for unit in units)
     target = min(max(SMALLEST_SHARD, total // 64), LARGEST_SHARD)
     groups: list[Units] = [[]]
@@ -283,13 +283,13 @@ def grouped(units: Units) -> list[Units]:
 
 
 def sample_evenly(units: Units, most: int) -> Units:
-    """All units, or every so-manieth of them, that they hold about `most` bytes."""
+    """All units, or every n-th unit, so that they hold about `most` bytes."""
     return units[:: max(1, sum(unit.bytes for unit in units) // most)]
 
 
 @contextlib.contextmanager
 def _alone_in(folder: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process prepares the same folder; the lock goes with the process that holds it."""
+    """Waits until no other process prepares the same folder; the lock ends with the process that holds it."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # read-only, or on a file system without locks: then nobody waits
             file = stack.enter_context(open(folder / ".lock", "w"))

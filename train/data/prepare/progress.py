@@ -1,4 +1,4 @@
-"""How far the preparation of data is: silent by default, or the live bar and the plain lines of `train.progress`."""
+"""Progress of preparing data: silent by default, or the live bar and plain lines of `train.run.progress`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from train.run.progress import Progress
 
 
 class Stage:
-    """One stretch of work: `bytes` of what is read, `encoded` of the text in it, `resumed` from an earlier run."""
+    """One stage of the work. Counts in bytes: `bytes` read, `encoded` text in them, `resumed` from an earlier run."""
 
     def __init__(self) -> None:
         self.documents = self.tokens = self.bytes = self.encoded = self.resumed = 0
@@ -21,7 +21,7 @@ class Stage:
     def advance(
         self, bytes: int = 0, documents: int = 0, tokens: int = 0, encoded: int = 0, resumed: bool = False
     ) -> None:
-        """Adds what was done since the last call."""
+        """Adds the work done since the last call."""
         self.bytes += bytes
         self.documents += documents
         self.tokens += tokens
@@ -33,7 +33,7 @@ class Stage:
         return time.perf_counter() - self._started
 
     def rates(self) -> dict[str, float]:
-        """Documents, tokens and megabytes a second and bytes per token, of the work of this run."""
+        """Documents, tokens and megabytes per second, and bytes per token, for the work of this run."""
         seconds, worked = max(self.seconds(), 1e-9), self.bytes - self.resumed
         rates = {"MB_per_second": worked / 1e6 / seconds}
         if self.tokens:
@@ -46,11 +46,11 @@ class Stage:
 
 
 class Reporter:
-    """Says nothing; what `prepare` calls."""
+    """The reporter that `prepare` calls; this one prints nothing."""
 
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
-        """A stretch of work by its name, over so many bytes of text (0: unknown)."""
+        """Reports a stage of the work by its name, over `total_bytes` of text (0: unknown)."""
         yield Stage()
 
     def message(self, text: str) -> None:
@@ -69,7 +69,7 @@ class TerminalReporter(Reporter):
 
     @contextlib.contextmanager
     def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
-        """A stretch of work by its name, over so many bytes of text (0: unknown)."""
+        """Reports a stage of the work by its name, over `total_bytes` of text (0: unknown)."""
         if not total_bytes:
             with Progress(name, total=1, stream=self._stream) as display:
                 display.update(0)
@@ -91,7 +91,7 @@ class _ShownStage(Stage):
         self, bytes: int = 0, documents: int = 0, tokens: int = 0, encoded: int = 0, resumed: bool = False
     ) -> None:
         super().advance(bytes, documents, tokens, encoded, resumed)
-        # The last megabyte is said when the work is done, with the final rates.
+        # The last megabyte is shown when the work is done, with the final rates.
         if self._display.total is None or _megabytes(self.bytes) < self._display.total:
             self.show(_megabytes(self.bytes))
 

@@ -1,4 +1,4 @@
-"""What a dataset folder is made with, and the refusal to go on in one that was made with something else."""
+"""The settings that a dataset folder is made with; refuses to continue a folder that was made with other settings."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Units = list[sources.Unit]
 
 
 def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
-    """The units of every source; None for one that is a dataset already.
+    """The units of every source; None for a source that is already a dataset.
 
-    `say` is given a line about files that were left out. Raises UserError for text that cannot be read. A finished
-    dataset needs its text no more: None stands for it then.
+    `say` is called with a line about files that were left out. Raises UserError for text that cannot be read; but a
+    finished dataset no longer needs its text, so None stands for it then.
     """
     listed: list[Units | None] = []
     for source in data.sources():
         units = None
         if not dataset.is_dataset(source.path):
             try:
-                whole = isinstance(data.validation, Tail)  # whose fraction is that of a file
+                whole = isinstance(data.validation, Tail)  # whose fraction is of each file
                 size = None if whole else sources.BYTES_PER_TEXT
                 units = sources.list_units(source, bytes_per_text=size, say=say)
             except UserError:
@@ -45,14 +45,14 @@ def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> 
 
 
 def separate_units(option: SeparateText, say: sources.Say | None = None) -> Units:
-    """The units of the validation text that has a path of its own."""
+    """The units of a validation text that has its own path."""
     return sources.list_units(Source(path=option.path, field=option.field), say=say)
 
 
 def settings_of(
     data: Data, listed: list[Units | None], finished: bool, say: sources.Say | None = None
 ) -> dict[str, Any]:
-    """What decides the bytes of the dataset: the options, and a fingerprint of every text that is at hand."""
+    """The settings that decide the bytes of the dataset: options, and a fingerprint of every text that is available."""
     texts = {str(k): sources.fingerprint(units) for k, units in enumerate(listed) if units is not None}
     if isinstance(data.validation, SeparateText):
         try:
@@ -72,8 +72,8 @@ def settings_of(
 def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> None:
     """Writes the settings into a new folder. Raises UserError when it was begun with others, or holds other files.
 
-    The same text under another path is the same text: a folder may move. A folder in which no shard was finished, as a
-    mistake in the options leaves behind, is begun anew with other settings.
+    Text counts as the same under another path: a folder may move. A folder without a finished shard, as a mistake in
+    the options leaves it, is begun again with the new settings.
     """
     if not (folder / FILE).is_file():
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -111,7 +111,7 @@ def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> Non
 
 
 def _clear(folder: pathlib.Path) -> None:
-    """Removes what a preparation that came to nothing has left in its folder."""
+    """Removes the files that a failed preparation left in its folder."""
     for path in folder.iterdir():
         if path.is_dir() and path.name.startswith("source-"):
             shutil.rmtree(path)
@@ -120,7 +120,7 @@ def _clear(folder: pathlib.Path) -> None:
 
 
 def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
-    """Refuses options that a finished dataset cannot follow, so that none is silently without effect."""
+    """Refuses options that a finished dataset cannot follow, so that no option is silently ignored."""
     made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
     own = read_json(folder / dataset.DESCRIPTION)
     known = {
@@ -132,6 +132,6 @@ def refuse_other_settings(data: Data, folder: pathlib.Path) -> None:
     for name, values in known.items():
         asked = to_json(getattr(data, name))
         if asked is not None and asked not in values:
-            head = f"{folder} is prepared already, with another {name} than the one asked for:"
-            mend = f"say data.{name}=None to take what the folder has"
+            head = f"{folder} is already prepared, with another {name} than requested:"
+            mend = f"set data.{name}=None to use the folder as it is"
             raise UserError("\n  ".join([head, *differences(values[0], asked, f"data.{name}"), mend]))

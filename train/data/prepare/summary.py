@@ -1,4 +1,4 @@
-"""What people ask of data, as text: what a dataset holds, whether it is whole, which documents were in a step."""
+"""Answers to questions about data, as text: the contents of a dataset, its damage, the documents in a step."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def summary(folder: pathlib.Path) -> str:
 
 
 def verify(folder: pathlib.Path) -> int:
-    """Compares every shard with the checksum written with it; returns how many there are.
+    """Compares every shard with the checksum written with it; returns the number of shards.
 
-    Raises UserError that names the first shard that is not what was written.
+    Raises UserError that names the first damaged shard.
     """
     count = 0
     dataset = open_dataset(folder)
@@ -61,7 +61,7 @@ def verify(folder: pathlib.Path) -> int:
 
 
 def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
-    """The stretches of documents that the update to step `step` learnt from, one line each."""
+    """The stretches of documents in the batch of the update to step `step`, one line each."""
     stretches = batches.documents(step - 1, rows, characters)
     names = [visible(s.name) for s in stretches]
     wide = max(map(len, names), default=0)

@@ -23,9 +23,9 @@ SPLITS = ("train", "validation")
 def parts_of(
     document: Document, option: config.Validation | None, held: frozenset[str] | None
 ) -> list[tuple[str, Document]]:
-    """A document under the split that it belongs to, or the two parts of one that Tail cuts; none is empty.
+    """The (split, part) pairs of a document: the whole document, or the two parts that Tail makes of it; none is empty.
 
-    `held` names the documents held out, where looking at all of them decided it.
+    `held` names the held-out documents where they were chosen by comparing all documents, else it is None.
     """
     if isinstance(option, config.Tail):
         cut = int(len(document.text) * (1 - option.fraction))
@@ -39,12 +39,12 @@ def parts_of(
 
 
 def training_part(document: Document, option: config.Validation | None, held: frozenset[str] | None) -> str:
-    """The text of a document that is trained on, perhaps empty."""
+    """The part of a document's text that is trained on, possibly empty."""
     return "".join(part.text for name, part in parts_of(document, option, held) if name == "train")
 
 
 class Tokenizing:
-    """What every job of a run shares: the folder, its tokenizer, and which documents are held out or dropped."""
+    """Runs jobs that share a folder, its tokenizer, and the choice of documents to hold out or drop."""
 
     def __init__(self, folder: str, validation: Any, held: list[str] | None, dropped: list[str]) -> None:
         self._folder = pathlib.Path(folder)
@@ -103,12 +103,12 @@ def part_path(folder: pathlib.Path, job: str) -> pathlib.Path:
 
 
 def table_path(folder: pathlib.Path, split: str, job: str) -> pathlib.Path:
-    """The table of the documents of a finished shard, until all are joined."""
+    """The document table of a finished shard, kept until all tables are joined."""
     return folder / f"part-{split}-{job}.npy"
 
 
 def finished_part(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
-    """What an earlier run says of a job, if it finished it and its shards are whole."""
+    """The description of a job that an earlier run finished, None if it did not or a shard is incomplete."""
     path = part_path(folder, job)
     if not path.is_file():
         return None
@@ -122,7 +122,7 @@ def finished_part(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
 
 
 def remove_part(folder: pathlib.Path, job: str) -> None:
-    """Removes what `finished_part` reads, once the dataset is finished."""
+    """Removes the files of a finished job, once the dataset is finished."""
     part_path(folder, job).unlink(missing_ok=True)
     for split in SPLITS:
         table_path(folder, split, job).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A process that tokenizes: what `train.data.workers` starts, and nobody imports."""
+"""The tokenizing process that `train.data.prepare.workers` starts; no module imports this one."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from train.data.prepare.tokenizing import Tokenizing
 
 
 def main() -> None:
-    """Reads the setup, then a job a line, from standard input; answers every job with a line."""
+    """Reads the setup, then one job per line, from standard input; answers every job with a line."""
     worker: Tokenizing | None = None
-    # What a library prints must not get between the answers.
+    # Output of a library must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         message = json.loads(line)

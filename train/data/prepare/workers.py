@@ -1,7 +1,7 @@
-"""Tokenizing in several processes. A worker is a fresh Python that reads jobs, one JSON object a line, and answers so.
+"""Tokenizing in several processes. A worker is a new Python process that reads jobs and answers as lines of JSON.
 
-Not a pool of multiprocessing: its processes import the main module of the program that starts them, and with it jax,
-and would fetch their jobs by unpickling.
+This is not a pool of `multiprocessing`: the processes of a pool import the main module of the program that starts them,
+and with it jax, and they unpickle their jobs.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ Json = dict[str, Any]
 
 
 def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
-    """Runs jobs in `workers` processes, or in this one where that is 1, and yields results as they come.
+    """Runs jobs in `workers` processes, or in this process where that is 1, and yields results as they come.
 
-    Raises UserError with the message of a job that failed on one; the other jobs are stopped then.
+    Raises UserError with the message of a job that failed with a UserError; the other jobs then stop.
     """
     if min(workers, len(jobs)) <= 1:
         here = Tokenizing(**setup)
@@ -49,7 +49,7 @@ def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(workers))
         for _ in range(min(workers, len(jobs))):
-            # Closed before the pool, whose threads wait for what the processes still do.
+            # Closed before the pool, whose threads wait for the processes.
             idle.put(stack.enter_context(_Process(setup)))
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for future in concurrent.futures.as_completed([pool.submit(run, job) for job in jobs]):
@@ -58,9 +58,9 @@ def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
 
 @contextlib.contextmanager
 def _unsignalled() -> Iterator[None]:
-    """Processes started within it never get the signals that end this one, which a terminal sends to all of them.
+    """Processes started inside never get the signals that end this one, which a terminal sends to all of them.
 
-    They end with the pipe that they read, when this process does, or are killed by it.
+    They end when their input pipe closes, because this process ended, or this process kills them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
     try:
@@ -82,14 +82,14 @@ class _Process:
     def _start(self) -> subprocess.Popen[str]:
         paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         return subprocess.Popen(
-            # Without the current folder among the places where modules are looked for.
+            # -P: Python does not look for modules in the current folder.
             [sys.executable, "-P", "-m", "train.data.prepare.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             text=True,
             encoding="utf-8",
-            # Paths travel as text: the worker must read their letters as they are read here.
+            # Paths are sent as text: the worker must decode file names as this process does.
             env={**os.environ, "PYTHONPATH": paths, "PYTHONUTF8": str(int(sys.flags.utf8_mode))},
         )
 

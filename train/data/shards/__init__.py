@@ -1,1 +1,1 @@
-"""Tokenized text on a disk."""
+"""Tokenized text on disk."""

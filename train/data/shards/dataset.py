@@ -30,7 +30,7 @@ FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
 
 
 def lost_about(counts: Sequence[dict[str, int] | None]) -> dict[str, Any]:
-    """The description of what is not given back by decoding, from those of parts; nothing where one is unknown."""
+    """The entry of a description for the text that decoding loses, summed over parts; empty where a part is unknown."""
     known = [Lost(**count) for count in counts if count is not None]
     return {"not_restored": dataclasses.asdict(sum(known, Lost()))} if len(known) == len(counts) else {}
 
@@ -49,7 +49,7 @@ class Split:
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
-        """One row a document: tokens, bytes, words, first record (see shards.DOCUMENT); read from disk as needed."""
+        """One row per document: tokens, bytes, words, first record (see shards.DOCUMENT); read from disk as needed."""
         path = self.folder / f"{self.name}.documents.npy"
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -75,7 +75,7 @@ class Split:
         return np.asarray(self.documents["record"], np.int64)
 
     def length(self, document: int) -> int:
-        """The tokens of a document."""
+        """The number of tokens of a document."""
         return int(self._lengths[document])
 
     def tokens(self, document: int, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -89,7 +89,7 @@ class Split:
         return joined[start - before : stop - before]
 
     def records(self, document: int, start: int, stop: int) -> range:
-        """The numbers of the records that hold tokens [start, stop) of a document, of which there is always one."""
+        """The numbers of the records that hold tokens [start, stop) of a document; always at least one."""
         first = int(self._records[document])
         return range(first + start // RECORD_TOKENS, first + max(stop - 1, start) // RECORD_TOKENS + 1)
 
@@ -99,7 +99,7 @@ class Split:
 
 
 class Dataset:
-    """An opened dataset folder. A mixture has several members, folders of their own; any other is its only member."""
+    """An open dataset folder. A mixture has dataset folders as members; any other dataset is its only member."""
 
     def __init__(self, folder: pathlib.Path, about: dict[str, Any]) -> None:
         self.folder = folder
@@ -119,7 +119,7 @@ class Dataset:
         return load_tokenizer(self.folder)
 
     def split(self, name: str) -> list[Split]:
-        """The split of that name of every member that has one. Raises UserError when none has."""
+        """The splits of that name, one for each member that has it. Raises UserError when no member has it."""
         found = [member.splits[name] for member in self.members if name in member.splits]
         if not found:
             there = ", ".join(self.about["splits"]) or "a tokenizer and no text"
@@ -127,13 +127,13 @@ class Dataset:
         return found
 
     def count(self, split: str, what: str) -> int:
-        """How many `documents`, `tokens`, `bytes` or `words` a split has; 0 where there is no such split."""
+        """The number of `documents`, `tokens`, `bytes` or `words` in a split; 0 where there is no such split."""
         return int(self.about["splits"].get(split, {}).get(what, 0))
 
     def lost(self, split: str) -> Lost | None:
-        """What decoding the tokens of a split loses of its text.
+        """The text of a split that decoding its tokens loses.
 
-        None where nobody knows: the dataset was prepared before this was counted, with a tokenizer that may lose some.
+        None where it is unknown: the dataset was prepared before Cairn counted it, with a tokenizer that may lose text.
         """
         counted = self.about["splits"].get(split, {}).get("not_restored")
         if counted is not None:
@@ -141,7 +141,7 @@ class Dataset:
         return Lost() if self.tokenizer.is_lossless() else None
 
     def lost_in_words(self, split: str) -> str | None:
-        """The loss of a split in a few words, to stand beside its bits per byte; None where nothing is lost."""
+        """The lost text of a split in a few words, to print beside its bits per byte; None where nothing is lost."""
         lost = self.lost(split)
         if lost is None:
             return "bytes that the tokenizer loses: unknown"
@@ -158,10 +158,10 @@ def is_dataset(path: str | pathlib.Path) -> bool:
 
 
 def open_dataset(path: str | pathlib.Path) -> Dataset:
-    """Opens a dataset folder. Raises UserError when it is none, unfinished, damaged, or of another format."""
+    """Opens a dataset folder. Raises UserError when it is no dataset, or unfinished, damaged or of another format."""
     folder = as_path(path)
     if not is_dataset(folder):
-        raise UserError(f"{folder} is no finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize")
+        raise UserError(f"{folder} is not a finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize")
     about = read_json(folder / DESCRIPTION)
     if about.get("format") != FORMAT:
         raise UserError(
@@ -177,7 +177,7 @@ def open_dataset(path: str | pathlib.Path) -> Dataset:
 
 
 def describe(tokenizer: Tokenizer, folder: pathlib.Path) -> dict[str, Any]:
-    """What dataset.json says of the tokenizer, whatever the splits."""
+    """The entries of dataset.json about the format and the tokenizer."""
     saved = read_json(folder / "tokenizer_option.json")
     return {
         "format": FORMAT,
@@ -188,20 +188,20 @@ def describe(tokenizer: Tokenizer, folder: pathlib.Path) -> dict[str, Any]:
 
 
 def write_dataset(folder: pathlib.Path, about: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
-    """Writes the tables of documents, then the description: with it the dataset is finished."""
+    """Writes the tables of documents, then the description, which marks the dataset as finished."""
     for name, table in tables.items():
         write_array(folder / f"{name}.documents.npy", table)
     write_json(folder / DESCRIPTION, about)
 
 
 def split_about(shards: list[Shard]) -> dict[str, Any]:
-    """The description of a split from those of its shards."""
+    """The description of a split, from the descriptions of its shards."""
     listed = [dataclasses.asdict(shard) for shard in shards]
     return {key: sum(shard[key] for shard in listed) for key in COUNTS} | {"shards": listed}
 
 
 def dataset_of_run(run: pathlib.Path) -> Dataset:
-    """The dataset that a run trains on. Raises UserError when the run has none, or it is where it was no more."""
+    """The dataset that a run trains on. Raises UserError when the run has none, or it is no longer where it was."""
     named = [run / "data"]
     if (run / "data.json").is_file():
         path = read_json(run / "data.json").get("dataset")

@@ -1,4 +1,4 @@
-"""The bytes of one record: a stretch of one document's tokens, with its checksum and where it comes from."""
+"""The bytes of one record: a stretch of one document's tokens, with its checksum and its origin."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 
 MAGIC = b"CRN1"
-# magic, checksum of what follows, width of a token in bytes, length of the name, first token's place, document's tokens
+# magic, checksum of the rest, bytes per token, length of the name, offset of the first token, tokens in the document
 HEADER = struct.Struct("<4sIHHQQ")
 CHECKED_FROM = 8
 DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
@@ -17,7 +17,7 @@ LONGEST_NAME = 60_000
 
 
 class DamagedRecordError(Exception):
-    """The bytes are not a record that was written here; the reader says which file and which record."""
+    """The bytes are not an intact record; the reader adds the file and the number of the record."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Record:
 
 
 def token_bytes(vocab_size: int) -> int:
-    """The bytes that one token of a vocabulary takes: 1, 2 or 4."""
+    """The bytes per token for a vocabulary size: 1, 2 or 4."""
     return 1 if vocab_size <= 1 << 8 else 2 if vocab_size <= 1 << 16 else 4
 
 
@@ -45,7 +45,7 @@ def pack(record: Record, width: int) -> bytes:
 
 
 def unpack(content: bytes) -> Record:
-    """The record in some bytes. Raises DamagedRecordError when they are not those that were written."""
+    """The record in some bytes. Raises DamagedRecordError when the bytes are damaged."""
     if len(content) < HEADER.size:
         raise DamagedRecordError(f"{len(content)} bytes are too few for a record")
     magic, checksum, width, length, offset, total = HEADER.unpack_from(content)

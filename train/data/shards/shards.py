@@ -1,4 +1,4 @@
-"""Record shards on disk (array_record, one record a group, any record at once), written whole and read with checks."""
+"""Record shards on disk (array_record, one record per group, random access), written atomically, read with checks."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from train.data.shards import records
 from train.data.shards.records import Record
 from train.run.files import cannot_read, cannot_write
 
-# A document is cut into records of so many tokens, so that one long document does not make every read long.
+# A document is cut into records of this many tokens, so that reads from a long document stay short.
 RECORD_TOKENS = 8192
-# Shards that a reader keeps open.
+# The number of shards that a reader keeps open.
 OPEN_FILES = 256
-# What evaluation needs to know of a document: its tokens, the bytes and the words of its text, its first record.
+# A row about a document: its number of tokens, the bytes and the words of its text, its first record.
 DOCUMENT = np.dtype([("tokens", "<u8"), ("bytes", "<u8"), ("words", "<u8"), ("record", "<u8")])
 MEND = "delete the folder and prepare the data again"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """What is known of a finished shard file; `bytes_of_file` is checked on opening, `sha256` by whoever wants to."""
+    """The description of a finished shard file; opening checks `bytes_of_file`, `summary.verify` checks `sha256`."""
 
     file: str
     records: int
@@ -58,7 +58,7 @@ class ShardWriter:
         self._records = 0
 
     def write(self, name: str, tokens: np.ndarray, num_bytes: int, words: int) -> None:
-        """Appends one document; one that has no tokens is left out, there is nothing to learn of it."""
+        """Appends one document; leaves out a document without tokens, which holds nothing to learn."""
         if not len(tokens):
             return
         if self._writer is None:
@@ -78,7 +78,7 @@ class ShardWriter:
             self._records += 1
 
     def finish(self) -> tuple[Shard, np.ndarray] | None:
-        """Closes and names the file; returns its description and its table of documents, None when there was none."""
+        """Closes and names the file; returns its description and its table of documents, None without documents."""
         if self._writer is None:
             return None
         try:
@@ -105,10 +105,10 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads the records of a list of shards by number; keeps those read last, up to a number of bytes.
+    """Reads the records of a list of shards by number; caches the records used last, up to `cache_bytes` of tokens.
 
-    Opening checks the size of every file, reading checks every record's checksum: UserError names the file and place,
-    or the cause that kept it from being read.
+    Opening checks the size of every file, and reading checks the checksum of every record. UserError names the file and
+    the record, or the reason why it cannot be read.
     """
 
     def __init__(self, folder: pathlib.Path, shards: Iterable[Shard], cache_bytes: int = 256 << 20) -> None:
@@ -150,13 +150,13 @@ class ShardReader:
             raise UserError(f"{self._where(number)} is damaged: {error}; {MEND}") from None
 
     def load(self, numbers: Iterable[int]) -> None:
-        """Reads records that will be asked for, together: a fifth of the work of reading them one by one."""
-        if len(self._cache) == len(self):  # a small dataset is in memory before long
+        """Reads records that will be needed, all at once: a fifth of the work of reading them one by one."""
+        if len(self._cache) == len(self):  # all of a small dataset is soon in memory
             return
         missing = sorted({number for number in numbers if number not in self._cache})
         if len(missing) < 2:
             return
-        with contextlib.suppress(records.DamagedRecordError):  # which one it is comes out when it is read
+        with contextlib.suppress(records.DamagedRecordError):  # `read` raises for the damaged record
             for number, content in zip(missing, self._read_bytes(missing), strict=True):
                 self._keep(number, records.unpack(content))
 
@@ -170,7 +170,7 @@ class ShardReader:
         return record
 
     def _read_bytes(self, numbers: list[int]) -> list[bytes]:
-        """The bytes of records given in rising order."""
+        """The bytes of records, given their numbers in ascending order."""
         found: list[bytes] = []
         shards = np.searchsorted(self._firsts, numbers, side="right") - 1
         try:
@@ -182,7 +182,7 @@ class ShardReader:
         return found
 
     def _why(self, shard: int, error: Exception) -> Exception:
-        """Why the library failed: damage where the file can be read and is another one than was written."""
+        """The reason why the library failed: damage where the file can be read and its checksum differs."""
         try:
             with open(self._paths[shard], "rb") as file:
                 whole = hashlib.file_digest(file, "sha256").hexdigest() == self._digests[shard]
@@ -196,8 +196,8 @@ class ShardReader:
     def _open(self, shard: int) -> Any:
         from array_record.python import array_record_module
 
-        # Without threads of its own: to wake one for every record costs far more than to read the record, the more so
-        # when all cores are busy. (ArrayRecordDataSource of grain starts one for every shard of every read.)
+        # Without reader threads: waking a thread for every record costs far more than reading the record, even more so
+        # when all cores are busy. (grain's ArrayRecordDataSource starts a thread for every shard of every read.)
         options = "readahead_buffer_size:0,max_parallelism:0"
         return array_record_module.ArrayRecordReader(
             os.fsencode(self._paths[shard]), options, file_reader_buffer_size=1 << 15

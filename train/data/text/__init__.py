@@ -1,1 +1,1 @@
-"""Text as it lies on a disk: files found, formats told apart, compression undone, rows read."""
+"""Text on disk: finds files, recognises formats, decompresses, reads rows."""

@@ -1,7 +1,7 @@
 """Compressed files as streams of bytes: gzip, bzip2, xz and zstd, any number of parts, checked to the last byte.
 
-Reading forwards costs one pass; a step back begins again. Python's own modules stop silently where a part is followed
-by bytes of another kind, so the parts are joined here, and such bytes are an error.
+Reading forwards takes one pass; seeking backwards starts again at the beginning. Python's own modules stop silently
+where other bytes follow a part, so this module joins the parts itself, and other bytes are an error.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _ZSTD_EXTRA = 'reading zstd needs Python 3.14 or pyarrow: pip install -e ".[zstd
 
 
 def compression_of(name: str) -> tuple[str, str | None]:
-    """A file name without the suffix of its compression, and the compression, None when there is none."""
+    """A file name without the suffix of its compression, and the compression; None when there is none."""
     stem, suffix = os.path.splitext(name)
     kind = SUFFIXES.get(suffix.lower())
     return (name, None) if kind is None else (stem, kind)
 
 
 def open_bytes(path: str) -> BinaryIO:
-    """The bytes in a file, decompressed where its suffix says so; can be read and sought.
+    """Opens a file for reading and seeking, decompressed where its suffix says so.
 
-    Raises UserError that names the file when it cannot be read, is damaged or truncated, here and while reading.
+    Raises UserError that names the file when it cannot be read, is damaged or truncated, here and in later reads.
     """
     _, kind = compression_of(path)
     try:
@@ -44,10 +44,9 @@ def open_bytes(path: str) -> BinaryIO:
 
 
 def read_range(path: str, start: int, stop: int) -> bytes:
-    """Bytes [start, stop) of the decompressed file, fewer when it ends before. Raises UserError as above.
+    """Bytes [start, stop) of the decompressed file, fewer when it ends earlier. Raises UserError as `open_bytes` does.
 
-    The stream of the compressed file that was read last stays open, so that stretches read one after another cost one
-    pass together.
+    The compressed file that was read last stays open, so that successive stretches take one pass together.
     """
     if compression_of(path)[1] is not None:
         stream = _kept(path, stamp(path))
@@ -71,7 +70,7 @@ def _kept(path: str, stamp: str) -> BinaryIO:
 
 
 class _Decompressed(io.RawIOBase):
-    """The decompressed bytes of a file. Raises UserError for what is damaged or truncated."""
+    """The decompressed bytes of a file. Raises UserError where the file is damaged or truncated."""
 
     def __init__(self, path: str, kind: str) -> None:
         self._path, self._kind = path, kind
@@ -109,7 +108,7 @@ class _Decompressed(io.RawIOBase):
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a byte, or to the end where that comes first; returns the place reached."""
+        """Goes to a byte, or to the end where that comes first; returns the position reached."""
         if whence == os.SEEK_CUR:
             offset += self._position
         if whence != os.SEEK_END and offset < self._position:
@@ -132,7 +131,7 @@ class _Decompressed(io.RawIOBase):
 
 
 class _Gzip:
-    """The decompressor of zlib under the names that those of bz2, lzma and zstd have."""
+    """zlib's decompressor with the interface of the decompressors of bz2, lzma and zstd."""
 
     def __init__(self) -> None:
         self._zlib = zlib.decompressobj(wbits=31)  # with the header and the checksum of gzip
@@ -153,7 +152,7 @@ _MAKERS: dict[str, Callable[[], Any]] = {"gzip": _Gzip, "bzip2": bz2.BZ2Decompre
 
 
 class _Parts:
-    """Reads the parts of a file that stand one behind another. Calling it returns some bytes, none at the end."""
+    """Reads the successive compressed parts of a file. Calling it returns some bytes, none at the end."""
 
     def __init__(self, file: BinaryIO, kind: str, make: Callable[[], Any] | None = None) -> None:
         self._make = make or _MAKERS[kind]
@@ -175,7 +174,7 @@ class _Parts:
                     raise EOFError("its end is missing")
 
     def _begin_next(self) -> bool:
-        """Begins the part behind one that has ended; zeros may stand between. Returns whether there is one."""
+        """Begins the next part after the end of a part, skipping zeros between them; returns whether there is one."""
         rest = self._part.unused_data.lstrip(b"\0")
         while not rest:
             block = self._file.read(CHUNK)
@@ -187,7 +186,7 @@ class _Parts:
 
 
 def _zstd_reader(file: BinaryIO, path: str) -> Callable[[int], bytes]:
-    if sys.version_info >= (3, 14):  # before, a module of this name is somebody else's
+    if sys.version_info >= (3, 14):  # in older versions a module of this name is another package
         from compression import zstd
 
         return _Parts(file, "zstd", zstd.ZstdDecompressor)

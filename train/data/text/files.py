@@ -16,27 +16,28 @@ from train.data.text.units import cannot_read, readable
 from train.data.text.walk import Walk, may_be_empty
 
 STDLIB = "stdlib"
-# Folders of the standard library that hold its tests, or nothing of its own.
+# Folders of the standard library that hold its tests, or no sources of its own.
 NOT_STDLIB = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
 STDLIB_TEXT = (".py", ".txt", ".rst", ".html")
 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The files of a source, each with its name, in the order of the names; and a line about what was left out."""
+    """The files of a source as (path, name), in the order of the names, and a line about the files left out."""
 
     files: list[tuple[str, str]]
     left_out: str | None = None
 
 
 def list_files(text: str) -> Listing:
-    """The files that a path stands for, without those that are empty.
+    """The files that a path stands for, without empty files.
 
-    What exists under the very name is meant before any pattern. Raises UserError where there is nothing to read.
+    A file or folder with exactly this name takes precedence over a pattern. Raises UserError where there is nothing to
+    read.
     """
     if not text:
         raise UserError("the path of the text is empty; expected a file, a folder or a pattern")
-    path = os.path.expanduser(text)  # ./~x is a name
+    path = os.path.expanduser(text)  # give a file named ~x as ./~x
     about = _stat(path)
     if about is None and text == STDLIB:
         return Listing(_stdlib_files())
@@ -64,7 +65,7 @@ def list_files(text: str) -> Listing:
 
 
 def _stat(path: str) -> os.stat_result | None:
-    """What the system says of a path; None when there is no such thing."""
+    """The `os.stat` of a path; None when nothing has that path."""
     try:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -77,13 +78,13 @@ def _stat(path: str) -> os.stat_result | None:
                 return None
             raise UserError(f"{readable(path[:60])}... is too long for a path: {len(path):,} characters") from None
         raise cannot_read(path, error) from None
-    except ValueError as error:  # a zero, or characters that no name has
-        raise UserError(f"{readable(path)} is no path: {error}") from None
+    except ValueError as error:  # a zero byte, or characters that no file name can have
+        raise UserError(f"{readable(path)} is not a path: {error}") from None
 
 
 def _matching(text: str, path: str) -> Listing:
-    """The files that match a pattern; names are relative to the folder that they have in common."""
-    # Behind a slash stands what lies in the folders that match.
+    """The files that match a pattern; names are relative to their common folder."""
+    # A pattern with a slash at its end means all files in the folders that match.
     root, pattern = _split_pattern(f"{path}**/*" if path.endswith("/") else path)
     if _stat(root) is None:
         raise UserError(f"the pattern {text!r} matches no file in {_here()}: there is no {readable(root)}")
@@ -96,9 +97,9 @@ def _matching(text: str, path: str) -> Listing:
 
 
 def _split_pattern(path: str) -> tuple[str, list[str]]:
-    """The folder that a pattern begins with, and the rest of it, one part an entry.
+    """The folder that a pattern begins with, and the remaining parts of the pattern.
 
-    A part that has the signs of a pattern and is the name of a folder there is that folder.
+    A part with wildcard characters counts as a folder if a folder with exactly that name exists.
     """
     parts = pathlib.Path(path).parts
     known = 0
@@ -111,12 +112,12 @@ def _split_pattern(path: str) -> tuple[str, list[str]]:
 
 
 def _refuse_own(path: str, kind: str) -> None:
-    """Raises UserError when a run has written the very thing that is named."""
+    """Raises UserError when a run wrote the file or folder at a path."""
     run = own.run_around(os.path.realpath(path))
     if run is not None:
         raise UserError(
-            f"{readable(path)}: {kind} was written by the run {readable(run)}, and a run's own files are no text to"
-            " learn from or to measure; name another path, or copy it out of the run folder to use it all the same"
+            f"{readable(path)}: {kind} was written by the run {readable(run)}, and a run's own files are not used as"
+            " text; name another path, or copy it out of the run folder to use it anyway"
         )
 
 
@@ -128,7 +129,7 @@ def _here() -> str:
     try:
         return readable(os.getcwd())
     except OSError:
-        return "a folder that is there no more"
+        return "a folder that no longer exists"
 
 
 def _after(line: str | None) -> str:
@@ -136,7 +137,7 @@ def _after(line: str | None) -> str:
 
 
 def _stdlib_files() -> list[tuple[str, str]]:
-    """Python's own sources and documentation on this machine, without its tests and what others installed."""
+    """Python's own sources and documentation on this machine, without its tests and without installed packages."""
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     found = []
     for folder, below, names in os.walk(root):
@@ -149,7 +150,7 @@ def _stdlib_files() -> list[tuple[str, str]]:
 
 
 def _is_text(path: pathlib.Path) -> bool:
-    # Nobody chose these files, so one that cannot be read is left out where elsewhere it would be an error.
+    # The user did not choose these files one by one, so an unreadable file is left out; elsewhere it is an error.
     try:
         return bool(path.read_bytes().decode("utf-8"))
     except (UnicodeDecodeError, OSError):

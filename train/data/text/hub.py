@@ -1,4 +1,4 @@
-"""Rows of Hugging Face datasets. The library is an extra."""
+"""Rows of Hugging Face datasets. The library `datasets` is an optional extra."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PREFIX = "hf:"
 
 
 def hub_units(path: str, field: str, bytes_per_unit: int) -> list[Unit]:
-    """Stretches of rows of a Hugging Face dataset, each of about as many bytes."""
+    """The units of a Hugging Face dataset: ranges of rows of about `bytes_per_unit` bytes each."""
     table = _load(path)
     if field not in table.column_names:
         raise UserError(f"{path} has no column {field!r}; it has {', '.join(map(repr, table.column_names))}")
@@ -29,7 +29,7 @@ def hub_units(path: str, field: str, bytes_per_unit: int) -> list[Unit]:
 
 
 def read_hub(unit: Unit) -> Iterator[Document]:
-    """One document a row; rows without text are passed over."""
+    """Yields one document per row; skips rows without text."""
     rows = _load(unit.path)[unit.start : unit.stop][unit.field]
     for number, value in enumerate(rows, unit.start):
         text = text_of(value, unit.field, f"{unit.path}, row {number}")

@@ -1,4 +1,4 @@
-"""Which format a file has, by its suffix in any case; and the name of a file's content where it is no text."""
+"""The format of a file, by its suffix in any case; and a name for the content of a file that is not text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import os
 from train.data.text.compression import compression_of
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json", ".parquet": "parquet"}
-# Bytes at the head of a file that are looked at.
+# The number of bytes at the head of a file that are examined.
 HEAD = 4096
 UTF8_MARK = codecs.BOM_UTF8
-# A mark of UTF-32 begins with that of UTF-16: the longer ones come first.
+# A byte order mark of UTF-32 begins with a mark of UTF-16, so the longer marks come first.
 _UNICODE_MARKS = (
     (codecs.BOM_UTF32_LE, "UTF-32"),
     (codecs.BOM_UTF32_BE, "UTF-32"),
@@ -42,7 +42,7 @@ _NEVER_TEXT = (
     (b"Obj\x01", "an Avro file; convert it to .parquet or .jsonl"),
     (b"\x04\x22\x4d\x18", "lz4 data; compress it with gzip or zstd instead"),
 )
-# These might begin a text too: they count where the content is none.
+# A text may begin with these too: they count only where the content is not text.
 _MAYBE_TEXT = (
     (b"BZh", f"bzip2 {_PACKED} .bz2"),
     (b"PAR1", "a parquet table under another name; give the file the suffix .parquet"),
@@ -63,13 +63,13 @@ class Kind:
 
 
 def kind_of(name: str) -> Kind:
-    """The kind that the suffixes of a file name say, whatever their case."""
+    """The kind of a file by the suffixes of its name, in any case."""
     stem, compression = compression_of(name)
     return Kind(FORMATS.get(os.path.splitext(stem)[1].lower(), "text"), compression)
 
 
 def not_text(head: bytes) -> str | None:
-    """A name for content that is no UTF-8, and how to mend it, given its first bytes (HEAD of them); None for text."""
+    """A name for content that is not UTF-8, and how to mend it, given the first HEAD bytes; None for text."""
     for mark, name in _UNICODE_MARKS:
         if head.startswith(mark):
             return f"{name} text; convert it: iconv -f {name} -t UTF-8"
@@ -92,12 +92,12 @@ def not_text(head: bytes) -> str | None:
 
 
 def looks_binary(content: bytes) -> bool:
-    """Whether bytes that are no UTF-8 are no text of another encoding either: they hold control characters."""
+    """Whether bytes that are not UTF-8 are not text in another encoding either: they hold control characters."""
     return any(byte < 32 and byte not in b"\t\n\v\f\r\x1b" for byte in content)
 
 
 def _is_utf8(head: bytes) -> bool:
-    """Whether bytes are UTF-8, the last character perhaps cut off."""
+    """Whether bytes are UTF-8; the last character may be cut off."""
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)
     except UnicodeDecodeError:
@@ -106,7 +106,7 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def _is_wide(head: bytes) -> bool:
-    """Whether the zeros stand where those of Latin letters do in UTF-16 or UTF-32."""
+    """Whether the zero bytes are where Latin letters have them in UTF-16 or UTF-32."""
     for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
         try:
             text = head[: len(head) // 4 * 4].decode(encoding)

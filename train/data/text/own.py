@@ -11,7 +11,7 @@ RUN = "a run folder"
 DATASET = "a dataset folder"
 _PUBLISHED = "a folder of weights"
 _CACHE = "a cache of compiled programs"
-# The files and folders that a run folder has, beside which a user may keep text.
+# The files and folders of a run folder; a user may keep text beside them.
 _LOGS = ("metrics.jsonl", "throughput.jsonl", "samples.txt")
 RUN_FILES = (
     *("config.json", "data.json", "environment.json", "parameters.json", "status.json", "wandb.json"),
@@ -20,7 +20,7 @@ RUN_FILES = (
     *(f"{name}.old" for name in _LOGS),
 )
 RUN_FOLDERS = ("data", "checkpoints", "tensorboard", "origin", "damaged", "wandb")
-# As train.report writes them into a page and a picture.
+# The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"
 _COMPILED = re.compile(r".+-[0-9a-f]{64}-(cache|atime)")
@@ -29,7 +29,7 @@ _LARGEST = 64 << 20
 
 
 def folder_mark(folder: str, names: Collection[str]) -> str | None:
-    """What a folder is if Cairn wrote it, given the names of all that lies in it; None for any other folder."""
+    """The kind of a folder that Cairn wrote, given the names of all its entries; None for any other folder."""
     if "config.json" in names:
         keys = _keys(folder, "config.json")
         if {"model", "data", "training"} <= keys:
@@ -48,7 +48,7 @@ def folder_mark(folder: str, names: Collection[str]) -> str | None:
 
 
 def file_mark(name: str, head: bytes) -> str | None:
-    """What a file outside of such folders is if Cairn wrote it, given its first bytes; None for any other file."""
+    """The kind of a file that Cairn wrote outside of its folders, given its first bytes; None for any other file."""
     if name.lower().endswith((".html", ".htm")) and REPORT_MARK.search(head):
         return "a report"
     if PICTURE_MARK in head and head.startswith(b"\x89PNG"):
@@ -57,7 +57,7 @@ def file_mark(name: str, head: bytes) -> str | None:
 
 
 def mark_of(folder: str) -> str | None:
-    """The mark of a folder that lies somewhere, see `folder_mark`; None where it cannot be looked at."""
+    """The kind of the folder at a path, as `folder_mark` tells it; None where the folder cannot be listed."""
     try:
         return folder_mark(folder, set(os.listdir(folder)))
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def mark_of(folder: str) -> str | None:
 
 
 def run_around(path: str) -> str | None:
-    """The run folder that has written a file or folder, given its real path; None where none has."""
+    """The folder of the run that wrote a file or folder, given its real path; None where no run did."""
     folder, name = os.path.split(path)
     if name in RUN_FILES and mark_of(folder) == RUN:
         return folder

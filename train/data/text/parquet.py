@@ -1,4 +1,4 @@
-"""Rows of parquet files. The library is an extra."""
+"""Rows of parquet files. The library `pyarrow` is an optional extra."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def parquet_units(path: str, name: str, field: str) -> list[Unit]:
 
 
 def read_parquet(unit: Unit) -> Iterator[Document]:
-    """One document a row; rows without text are passed over."""
+    """Yields one document per row; skips rows without text."""
     import pyarrow
 
     batches = _open(unit.path, unit.field, unit.stamp).iter_batches(
@@ -57,7 +57,7 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
 
 
 def _as_bytes(column: Any) -> Any:
-    """A column of strings as one of bytes, which need not be UTF-8; nulls stay."""
+    """A column of strings as a column of bytes, which need not be UTF-8; nulls stay nulls."""
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
@@ -76,17 +76,17 @@ def _open(path: str, field: str, stamp: str) -> Any:
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):
             raise cannot_read(path, error) from None
-        raise UserError(f"{readable(path)} is no parquet file, or a damaged one: {error}; get it again") from None
+        raise UserError(f"{readable(path)} is not a parquet file, or is damaged: {error}; get it again") from None
     names = file.schema_arrow.names
     if names.count(field) != 1:
         found = f"the column {field!r} more than once" if field in names else f"no column {field!r}"
         raise UserError(
-            f"{readable(path)} has {found}; it has {', '.join(map(repr, names[:20])) or 'none'}. Name the one with the"
-            " text (--field, or Source(field=...))"
+            f"{readable(path)} has {found}; it has {', '.join(map(repr, names[:20])) or 'none'}. Name the column with"
+            " the text (--field, or Source(field=...))"
         )
     kind = file.schema_arrow.field(field).type
     if not _holds_text(kind):
-        raise UserError(f"{readable(path)}: the column {field!r} holds {kind}, expected strings; name another one")
+        raise UserError(f"{readable(path)}: the column {field!r} holds {kind}, expected strings; name another column")
     return file
 
 
@@ -101,9 +101,9 @@ def _holds_text(kind: Any) -> bool:
 
 
 def _whole(path: str) -> Any:
-    """The open file, or the decompressed one without a name on the disk: parquet is read from its end."""
+    """The open file, decompressed into an unnamed temporary file where needed: parquet is read from its end."""
     if compression_of(path)[1] is None:
-        return open(path, "rb")  # not by its name, which pyarrow takes for UTF-8
+        return open(path, "rb")  # opened here, as pyarrow expects a name in UTF-8
     spool = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the table is
     try:
         with open_bytes(path) as file:

@@ -1,4 +1,4 @@
-"""The text of one row of a table, whatever else the row holds; and rows of JSON, a line each or in an array."""
+"""The text of one row of a table; and rows of JSON, one per line or in an array."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from train.data.text.units import Document, Unit, readable
 
 _SPACE = " \t\r\n"
 _BLOCK = 1 << 16
-# A word or an escape that stands so near the end of what was read may go on behind it.
+# A word or an escape this close to the end of the characters read so far may continue after it.
 _LONGEST_WORD = 16
 _KINDS = {bool: "true or false", int: "a number", float: "a number", list: "an array", dict: "an object"}
 
 
 class _Repeated(dict[str, Any]):
-    """An object in which a name stands more than once."""
+    """A JSON object in which a name occurs more than once."""
 
     repeated: frozenset[str] = frozenset()
 
@@ -35,12 +35,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return twice
 
 
-# Numbers are never text: a float takes one of any length.
+# Numbers are never text: a float can hold a number of any length.
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
 
 
 def text_of(value: Any, field: str, where: str) -> str:
-    """A value as text; null is none. Raises UserError, with the place, for what is neither."""
+    """A value as text; null is the empty text. Raises UserError that names the place for any other value."""
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -64,7 +64,7 @@ def text_of(value: Any, field: str, where: str) -> str:
 
 
 def text_of_row(row: Any, field: str, where: str) -> str:
-    """The text of a row of JSON: a string, or an object with the field. Raises UserError for any other."""
+    """The text of a row of JSON: a string, or an object with the field. Raises UserError for any other row."""
     if isinstance(row, str):
         return text_of(row, field, where)
     if not isinstance(row, dict):
@@ -72,11 +72,11 @@ def text_of_row(row: Any, field: str, where: str) -> str:
     if field not in row:
         names = ", ".join(map(repr, list(row)[:8])) or "none"
         raise UserError(
-            f"{where}: no field {field!r}; it has {names}. Name the one with the text (--field, or Source(field=...)),"
-            " or leave the file out with a narrower path if it is no table of texts"
+            f"{where}: no field {field!r}; it has {names}. Name the field with the text (--field, Source(field=...)),"
+            " or leave the file out with a narrower path if it holds no table of texts"
         )
     if isinstance(row, _Repeated) and field in row.repeated:
-        raise UserError(f"{where}: the field {field!r} stands there more than once; keep one of them")
+        raise UserError(f"{where}: the field {field!r} occurs more than once; keep one of them")
     return text_of(row[field], field, where)
 
 
@@ -85,7 +85,7 @@ def _kind(value: Any) -> str:
 
 
 def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
-    """One document a line of jsonl. Lines without text are passed over."""
+    """Yields one document per line of jsonl; skips lines without text."""
     file, offset, number = readable(unit.path), unit.start, unit.first
     for line in content.split(b"\n"):
         where = f"{file}, line {number} (byte {offset})"
@@ -93,7 +93,7 @@ def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
         if text:
             row = _parse(text, where)
             if isinstance(row, list) and number == 1:
-                raise UserError(f"{where}: expected a JSON object a line, got an array; give the file the suffix .json")
+                raise UserError(f"{where}: expected an object per line, got an array; give the file the suffix .json")
             value = text_of_row(row, unit.field, where)
             if value:
                 yield Document(f"{unit.name}:{number}", value)
@@ -105,15 +105,15 @@ def _parse(text: str, where: str) -> Any:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where} is no JSON: {error.msg.removesuffix(' at')} (character {error.pos + 1} of it);"
-            " expected one object a line"
+            f"{where} is not JSON: {error.msg.removesuffix(' at')} (character {error.pos + 1} of it);"
+            " expected one object per line"
         ) from None
     except RecursionError:
         raise UserError(f"{where} holds JSON that is nested too deeply to be read; mend or delete it") from None
 
 
 def read_array(unit: Unit, content: bytes) -> Iterator[Document]:
-    """One document an item of a stretch of a .json file."""
+    """Yields one document per item of a stretch of a .json file."""
     values = JsonValues(io.BytesIO(content), unit.path, unit.start, unit.first, goes_on=True)
     file = readable(unit.path)
     for value, _ in values:
@@ -124,11 +124,11 @@ def read_array(unit: Unit, content: bytes) -> Iterator[Document]:
 
 
 class JsonValues:
-    """The items of a JSON array, or values that stand one behind another, each with the byte at which it ends.
+    """The items of a JSON array, or successive JSON values, each with the byte at which it ends.
 
-    No more of the file is in memory than one item takes, twice. `number` is that of the last item, counted from
-    `first`. A stretch of a file that begins and ends between items `goes_on`. Raises UserError that names file and
-    item for what is no JSON.
+    Only about twice the size of one item is in memory. `number` is the number of the last item, counted from `first`.
+    `goes_on` marks a stretch of a file that begins and ends between items. Raises UserError that names the file and the
+    item for invalid JSON.
     """
 
     def __init__(self, file: BinaryIO, path: str, start: int, first: int = 1, goes_on: bool = False) -> None:
@@ -149,16 +149,16 @@ class JsonValues:
             if array and sign == "]":
                 self._at += 1
                 if self._next_sign():
-                    self._refuse("something stands behind the array")
+                    self._refuse("something follows the array")
                 return
             if array and comma_due:
                 if sign != ",":
-                    self._refuse("expected a comma behind it")
+                    self._refuse("expected a comma after it")
                 self._at += 1
             comma_due = True
             yield self._value()
         if array and not self._goes_on:
-            self._refuse("the array has no end: is the file whole?")
+            self._refuse("the array has no end: is the file complete?")
 
     def _value(self) -> tuple[Any, int]:
         self._next_sign()
@@ -173,13 +173,13 @@ class JsonValues:
                 if self._ended or not near:
                     self._refuse(error.msg.removesuffix(" at"))
             else:
-                if end < len(self._text) or self._ended:  # else a number might go on
+                if end < len(self._text) or self._ended:  # else a number might continue
                     self._at = end
                     return value, self._count()
             self._more()
 
     def _next_sign(self) -> str:
-        """The next character that is no space, to which it goes; none at the end."""
+        """Goes to the next character that is not a space and returns it; returns "" at the end."""
         while True:
             while self._at < len(self._text):
                 if self._text[self._at] not in _SPACE:
@@ -190,7 +190,7 @@ class JsonValues:
             self._more()
 
     def _more(self) -> None:
-        """Forgets what is done with, and reads as much again as is left."""
+        """Drops the text already used, and reads at least as much as is left."""
         self._count()
         self._text, self._at, self._counted = self._text[self._at :], 0, 0
         block = self._file.read(max(_BLOCK, len(self._text)))
@@ -203,15 +203,15 @@ class JsonValues:
             refuse_bytes(error, self._path, at, f"item {self.number + 1} or after it")
 
     def _count(self) -> int:
-        """The byte of the file at which the place in the text is."""
+        """The byte of the file at the current position in the text."""
         self._byte += len(self._text[self._counted : self._at].encode("utf-8"))
         self._counted = self._at
         return self._byte
 
     def _refuse(self, why: str) -> NoReturn:
         raise UserError(
-            f"{readable(self._path)}, item {max(self.number, 1)}: no JSON: {why}; expected an array of objects or of"
-            " strings, or one object a line; leave the file out with a narrower path if it is no table of texts"
+            f"{readable(self._path)}, item {max(self.number, 1)}: not JSON: {why}; expected an array of objects or of"
+            " strings, or one object per line; leave the file out with a narrower path if it is not a table of texts"
         )
 
 
@@ -223,7 +223,7 @@ def _decode(content: bytes, path: str, offset: int, where: str) -> str:
 
 
 def refuse_bytes(error: UnicodeDecodeError, path: str, offset: int, where: str = "") -> NoReturn:
-    """Raises UserError that names the file and the byte of what is no UTF-8; `offset` is that of the bytes decoded."""
+    """Raises UserError that names the file and the byte that is not UTF-8; the decoded bytes begin at `offset`."""
     place = f"{readable(path)}{', ' + where + ',' if where else ''}"
     found = f"(found 0x{error.object[error.start]:02x}, {error.reason})"
     if looks_binary(error.object[:4096]):

@@ -1,7 +1,7 @@
-"""Where text comes from: a path becomes units of reading, and a unit becomes documents with a name and exact bytes.
+"""Sources of text: a path becomes units of reading, and a unit becomes documents with a name and the exact text.
 
 A unit is a stretch of one file that one worker reads in order: a whole text file, some lines of a jsonl file, a row
-group of a parquet file. Listing units reads no more than it must, which is all of a compressed file; what it says never
+group of a parquet file. Listing units reads no more than necessary, which is all of a compressed file; its result never
 depends on the machine's load.
 """
 
@@ -35,10 +35,11 @@ BYTES_PER_TEXT = 32 << 20
 def list_units(
     source: Source, bytes_per_unit: int = 4 << 20, bytes_per_text: int | None = BYTES_PER_TEXT, say: Say | None = None
 ) -> list[Unit]:
-    """The units of a source in a fixed order. Raises UserError where there is nothing to read or no such thing.
+    """The units of a source in a fixed order. Raises UserError where the source does not exist or holds no text.
 
-    Text files longer than `bytes_per_text` are cut after line ends into documents of about that size, which processes
-    can share; None leaves every file whole. `say` is given a line about files of the source that were left out.
+    Text files longer than `bytes_per_text` are cut after line ends into documents of about that size, so that processes
+    can share them; None leaves every file whole. `say` is called with a line about files of the source that were left
+    out.
     """
     if source.path.startswith(PREFIX):
         units = hub_units(source.path, source.field, bytes_per_unit)
@@ -58,22 +59,22 @@ def list_units(
         if listing.left_out is not None and say is not None:
             say(listing.left_out)
     if not units:
-        raise UserError(f"{readable(source.path)} has no text in it: it has no rows, or nothing but empty files")
+        raise UserError(f"{readable(source.path)} has no text in it: it has no rows, or only empty files")
     return units
 
 
 def _no_text(text: str, num_files: int, problems: dict[str, str]) -> UserError:
-    """The error for files that hold anything but text or a table, given what each holds."""
+    """The error for files that hold neither text nor a table, given a name for the content of each."""
     if num_files == 1:
-        return UserError(f"{readable(text)} is no UTF-8 text, but {next(iter(problems.values()))}")
+        return UserError(f"{readable(text)} is not UTF-8 text, but {next(iter(problems.values()))}")
     mend = "mend them, or leave them out with a narrower path such as 'folder/**/*.txt'"
     shown = [f"{name}: {problem}" for name, problem in list(problems.items())[:5]]
     more = [f"and {len(problems) - 5:,} more"] if len(problems) > 5 else []
-    return UserError("\n  ".join([f"{readable(text)} holds files that are no UTF-8 text; {mend}:", *shown, *more]))
+    return UserError("\n  ".join([f"{readable(text)} holds files that are not UTF-8 text; {mend}:", *shown, *more]))
 
 
 def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: int | None) -> list[Unit] | str:
-    """The units of a file, or a name for its content where it is no text."""
+    """The units of a file, or a name for its content where it is not text."""
     kind = kind_of(path)
     if kind.format == "parquet":
         return parquet_units(path, name, field)
@@ -99,7 +100,7 @@ def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: 
 
 @contextlib.contextmanager
 def _read_errors(path: str) -> Iterator[None]:
-    """Errors of the system as UserErrors that name the file."""
+    """Turns errors of the system into UserErrors that name the file."""
     try:
         yield
     except OSError as error:
@@ -110,7 +111,7 @@ def _text_units(file: BinaryIO, path: str, name: str, field: str, start: int, si
     cuts = [start]
     if size is not None:
         for at in itertools.count(size, size):
-            # An open file goes beyond its end where it is told to, a decompressed one stops there.
+            # Seeking beyond the end succeeds in a plain file, and stops at the end in a decompressed file.
             if file.seek(at) < at or not file.read(1):
                 break
             file.seek(at)
@@ -124,11 +125,11 @@ def _text_units(file: BinaryIO, path: str, name: str, field: str, start: int, si
 
 
 def _line_end(file: BinaryIO) -> int:
-    """The bytes from here to the end of the line, or to that of a character in a line of more than a megabyte."""
+    """The number of bytes to the end of the line, or to the end of a character in a line of more than a megabyte."""
     line = file.readline(1 << 20)
     if line.endswith(b"\n") or len(line) < 1 << 20:
         return len(line)
-    # Bytes 10xxxxxx go on with a character that has begun before.
+    # Bytes 10xxxxxx continue a character that began earlier.
     return next((k for k, byte in enumerate(line) if byte & 0xC0 != 0x80), 0)
 
 
@@ -161,8 +162,8 @@ def _json_units(file: BinaryIO, path: str, name: str, field: str, start: int, si
 def read_unit(unit: Unit) -> Iterator[Document]:
     """The documents of a unit, in order.
 
-    Raises UserError that names the file, and the byte, line or row in it, for what cannot be read; and when the file
-    is no longer the one that was listed.
+    Raises UserError that names the file, and the byte, line or row in it, where text cannot be read; and when the file
+    has changed since it was listed.
     """
     if unit.format == "hf":
         yield from read_hub(unit)
@@ -191,7 +192,7 @@ def read_unit(unit: Unit) -> Iterator[Document]:
 
 
 def fingerprint(units: list[Unit]) -> str:
-    """A short hash of what a source holds: names, sizes, and the first and last 64 KiB of each file."""
+    """A short hash of a source: the names and sizes of its units, and the first and last 64 KiB of each file."""
     value = 0
     seen = set()
     for unit in units:

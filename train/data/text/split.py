@@ -1,4 +1,4 @@
-"""Which documents are held out: whole files chosen by a seeded hash, near-duplicates kept together, tables kept out."""
+"""Chooses the documents to hold out: whole files by a seeded hash, near-duplicates together, no tables."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from train.data.text.compression import compression_of
 from train.data.text.sources import Document
 from train.run.formatting import percent
 
-# A line shorter than this (stripped) is in too many files to say anything about two of them.
+# A line shorter than this (stripped) occurs in too many files to show that two of them are alike.
 SIGNIFICANT = 16
-# A line in more documents than this is boilerplate, such as a license; pairs are not counted over it.
+# A line in more documents than this is boilerplate, such as a license; it does not make pairs of documents.
 COMMON = 200
-# Past so many lines, only a share of them is compared, the same share in every document.
+# Of more lines than this only a share is compared, the same share in every document.
 LINES_COMPARED = 4_000_000
-# A group of documents with more than this share of what is to be held out would be most of the validation text.
+# A group of documents with more than this share of the bytes to hold out would be most of the validation text.
 LARGEST_GROUP = 0.5
 
 _GENERATED = re.compile(
@@ -33,14 +33,14 @@ _DATA_LINE = re.compile(r"""[\[({]*[-+]?(0x[0-9a-f]|\d|u?r?b?['"])""", re.IGNORE
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """The names of the documents held out, and of the generated tables, which are not text to learn pieces from."""
+    """The names of the documents held out, and of the generated tables, from which the tokenizer is not trained."""
 
     validation: frozenset[str]
     generated: frozenset[str]
 
 
 def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
-    """A line of warning where the share held out is less than half, or more than twice, of what was asked for."""
+    """A warning where the share held out is less than half, or more than twice, the fraction asked for; else None."""
     if not isinstance(option, WholeFiles | Tail) or not train_bytes + validation_bytes:
         return None
     share = validation_bytes / (train_bytes + validation_bytes)
@@ -52,12 +52,12 @@ def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -
     return (
         f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
         f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
-        f"these do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
+        f"they do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
     )
 
 
 def by_hash(name: str, option: WholeFiles) -> bool:
-    """Whether a document is held out when nothing is known of the others: its hash falls under the fraction."""
+    """Whether a document is held out without comparing it to the others: its hash is below the fraction."""
     return _rank(name, option.seed) < option.fraction
 
 
@@ -90,7 +90,7 @@ def is_generated(name: str, text: str) -> bool:
 
 
 class Splitter:
-    """Sees every document once, then says which are held out. Documents go in the order of the source."""
+    """Takes every document once, in the order of the source; then chooses the documents to hold out."""
 
     def __init__(self, option: WholeFiles, total_bytes: int) -> None:
         self._option = option
@@ -98,16 +98,16 @@ class Splitter:
         self._bytes: list[int] = []
         self._lines: list[np.ndarray] = []
         self._generated: list[bool] = []
-        # About 40 bytes a line; a power of two keeps the choice of lines simple.
+        # Assumes about 40 bytes per line.
         self._every = max(1, -(-total_bytes // 40 // LINES_COMPARED))
 
     @property
     def num_documents(self) -> int:
-        """How many it has seen."""
+        """The number of documents taken so far."""
         return len(self._names)
 
     def add(self, document: Document) -> None:
-        """Takes in one document."""
+        """Takes one document."""
         self._names.append(document.name)
         self._bytes.append(document.num_bytes)
         self._generated.append(is_generated(document.name, document.text))
@@ -115,7 +115,7 @@ class Splitter:
             self._lines.append(_significant_lines(document.text, self._every))
 
     def held(self) -> Held:
-        """The documents held out: groups in the order of their hash, as many as the fraction has room for."""
+        """Chooses the documents to hold out: groups in the order of their hash, as many as fit into the fraction."""
         groups = self._groups()
         budget = self._option.fraction * sum(self._bytes)
         chosen: list[int] = []
@@ -146,7 +146,7 @@ class Splitter:
         return min(free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 
     def _groups(self) -> list[list[int]]:
-        """Documents that must stay on one side, as lists of their numbers."""
+        """Groups of documents that must go to the same split, as lists of their numbers."""
         leader = list(range(len(self._names)))
 
         def find(i: int) -> int:
@@ -172,9 +172,10 @@ def _significant_lines(text: str, every: int) -> np.ndarray:
 
 
 def near_duplicates(lines: list[np.ndarray], similarity: float) -> Iterable[tuple[int, int]]:
-    """Pairs of documents whose shared lines are at least `similarity` of the smaller one's.
+    """Pairs of documents whose shared lines are at least `similarity` of the lines of the smaller document.
 
-    `lines[i]` are the distinct line hashes of document i. Fewer than four lines say too little to compare by.
+    `lines[i]` are the distinct line hashes of document i. Documents with fewer than four lines are too short to
+    compare.
     """
     counts = np.array([len(x) for x in lines], np.int64)
     if not counts.sum():
@@ -188,7 +189,7 @@ def near_duplicates(lines: list[np.ndarray], similarity: float) -> Iterable[tupl
     sharers = stops - starts
     pairs = []
     for size in np.unique(sharers[(sharers > 1) & (sharers <= COMMON)]):
-        # All lines that are in `size` documents at once: their owners as rows, every pair of columns.
+        # All lines that occur in exactly `size` documents: their owners as rows, every pair of columns.
         rows = owners[starts[sharers == size][:, None] + np.arange(size)]
         left, right = np.triu_indices(int(size), 1)
         pairs.append((rows[:, left] * len(lines) + rows[:, right]).ravel())

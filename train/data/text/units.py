@@ -1,4 +1,4 @@
-"""A unit of reading and a document, and what is said of files: names that print everywhere, changes noticed."""
+"""Units of reading and documents; printable names of files, and a check whether a file has changed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class Unit:
 
     Attributes:
       format: "text", "jsonl", "json", "parquet" or "hf".
-      path: of the file.
-      name: of its documents.
-      start, stop: in bytes of the decompressed file; in row groups of parquet, in rows of hf.
+      path: the path of the file.
+      name: the name of its documents.
+      start, stop: bytes of the decompressed file; row groups of parquet; rows of hf.
       first: the number of the first row.
-      bytes: about so many bytes of text.
-      field: the one that holds the text, in tables.
-      stamp: of the file when it was listed, see `stamp`; empty where there is no file.
+      bytes: the approximate number of bytes of text.
+      field: the field that holds the text, in tables.
+      stamp: the stamp of the file when it was listed, see `stamp`; empty where there is no file.
     """
 
     format: str
@@ -37,14 +37,14 @@ class Unit:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """A text under a name that finds it again: a path relative to its source, with `:line` where a file has many."""
+    """A text with a name by which to find it: a path relative to its source, with `:line` where a file has many."""
 
     name: str
     text: str
 
     @property
     def num_bytes(self) -> int:
-        """The length of its UTF-8, which is that of the original."""
+        """The length of its UTF-8 in bytes, as in the original."""
         return len(self.text.encode("utf-8"))
 
 
@@ -58,7 +58,7 @@ def readable(path: str | os.PathLike[str]) -> str:
 
 
 def stamp(path: str) -> str:
-    """Changes when the file does. Raises UserError when there is none any more."""
+    """A text that changes when the file changes. Raises UserError when the file is gone."""
     try:
         about = os.stat(path)
     except (OSError, ValueError) as error:
@@ -67,15 +67,15 @@ def stamp(path: str) -> str:
 
 
 def refuse_changed(unit: Unit) -> None:
-    """Raises UserError when the file of a unit is no longer the one that was listed."""
+    """Raises UserError when the file of a unit has changed since it was listed."""
     if unit.stamp and stamp(unit.path) != unit.stamp:
         raise UserError(
-            f"{readable(unit.path)} has changed since the text was listed; give the command again when nothing writes"
-            " to it any more"
+            f"{readable(unit.path)} has changed since the text was listed; give the command again when no program"
+            " writes to it any more"
         )
 
 
 def cannot_read(path: str | os.PathLike[str], error: Exception) -> UserError:
-    """The error for a file or folder that the system does not let us read."""
+    """The error for a file or folder that the system refuses to read."""
     why = getattr(error, "strerror", None) or error
     return UserError(f"{readable(path)} cannot be read: {why}; mend that, or leave it out with a narrower path")

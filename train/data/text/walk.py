@@ -1,7 +1,7 @@
-"""All files below a folder, each once: links are followed, and nothing is passed over without a word.
+"""Lists all files below a folder, each once; follows links, and reports the files that it leaves out.
 
-Left out are files that Cairn wrote, files with hidden names, second ways to the same file, and what is no file or
-folder; what a pattern does not match was not asked for.
+It leaves out files that Cairn wrote, hidden files, further paths to the same file, and pipes and devices. It does not
+report files that a pattern does not match.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from train.data.text.kinds import HEAD, kind_of
 from train.data.text.units import cannot_read, readable
 from train.run.formatting import count
 
-Key = tuple[int, int]  # device and inode: what a file or folder is, whatever its names
+Key = tuple[int, int]  # device and inode, which identify a file or folder under all its names
 NO_TEXT = ("__pycache__",)
 
 
 class Walk:
-    """The files below `root` whose path from there matches `pattern`, one entry a folder; None matches every path.
+    """The files below `root` whose path from there matches `pattern`, a list of path parts; None matches every path.
 
     Raises UserError for a folder that cannot be read, and for a link that leads nowhere.
     """
@@ -45,20 +45,20 @@ class Walk:
         self._special: list[str] = []
         self._not_entered: list[str] = []
         self._tree(root, "")
-        # What lies below the root under its own name goes before any link to it.
+        # A file below the root takes precedence over links to it.
         while self._links:
             links, self._links = sorted(self._links), []
             for path, name in links:
                 self._follow(path, name)
 
     def left_out(self) -> str | None:
-        """What was left out and why, in one line; None when nothing was."""
+        """The files left out and the reasons, in one line; None when there are none."""
         reasons = (
-            (self._own, "what Cairn wrote"),
+            (self._own, "files that Cairn wrote"),
             (self._hidden, "hidden files and caches"),
-            (self._again, "links to what is there already"),
+            (self._again, "links to files that are there already"),
             (self._special, "pipes and devices"),
-            (self._not_entered, "folders, which a pattern that ends in /** goes into"),
+            (self._not_entered, "folders, entered only by a pattern that ends in /**"),
         )
         parts = [f"{why}: {_first(sorted(names))}" for names, why in reasons if names]
         return f"{readable(self._root)}: left out {'; '.join(parts)}" if parts else None
@@ -83,20 +83,20 @@ class Walk:
                 continue
             if mark == own.DATASET:
                 raise UserError(
-                    f"{readable(folder)} is a dataset folder, whose text is tokens already. A finished one is data.path"
-                    " as it is; the command that began an unfinished one finishes it"
+                    f"{readable(folder)} is a dataset folder, which holds tokens. Use a finished one as data.path;"
+                    " finish an unfinished one with the command that began it"
                 )
             if mark == own.RUN:
                 entries = self._without_run(entries)
             waiting += self._entries(entries, prefix)
 
     def _entries(self, entries: list[os.DirEntry[str]], prefix: str) -> Iterator[tuple[str, str]]:
-        """Sorts the entries of a folder; yields the folders below it."""
+        """Notes the files and links among the entries of a folder; yields the folders to enter."""
         for entry in entries:
             name = prefix + entry.name
             cache = entry.name in NO_TEXT and entry.is_dir()
             if (entry.name.startswith(".") or cache) and not self._wants_hidden:
-                if self._pattern is None and entry.name != ".lock":  # ours
+                if self._pattern is None and entry.name != ".lock":  # Cairn's lock
                     self._hidden.append(readable(name))
             elif entry.is_symlink():
                 self._links.append((entry.path, name))
@@ -107,7 +107,7 @@ class Walk:
                 self._file(entry.path, name)
 
     def _file(self, path: str, name: str) -> None:
-        """Takes in what is no folder."""
+        """Notes a file, pipe or device."""
         try:
             about = os.stat(path)
         except OSError as error:
@@ -127,7 +127,7 @@ class Walk:
                 self._own.append(f"{readable(name)} ({mark})")
 
     def _follow(self, path: str, name: str) -> None:
-        """Takes in what a link leads to."""
+        """Notes the file that a link leads to, or walks the folder."""
         try:
             real = os.path.realpath(path, strict=True)
             about = os.stat(real)
@@ -154,7 +154,7 @@ class Walk:
             self._linked.add(_key(about))
 
     def _without_run(self, entries: list[os.DirEntry[str]]) -> list[os.DirEntry[str]]:
-        """The entries of a run folder that are the user's: the folder of the text and that of the run are one."""
+        """The user's own entries in a run folder, where the text and the run share one folder."""
         kept = []
         for entry in entries:
             folder = entry.is_dir()
@@ -168,7 +168,7 @@ class Walk:
         return kept
 
     def _leave_out(self, folder: str, name: str, mark: str) -> None:
-        """Notes a folder that Cairn wrote, and how much there is in it that was asked for."""
+        """Notes a folder that Cairn wrote, and the number and size of the wanted files in it."""
         files = size = 0
         for below, _, names in os.walk(folder):
             for file in names:
@@ -182,9 +182,9 @@ class Walk:
             )
 
     def _is_entered(self, name: str) -> bool:
-        """Whether files below a folder may be wanted; if the folder itself was, although they are not, that is noted.
+        """Whether files below a folder may match the pattern; notes a folder that matches only itself.
 
-        One that is not entered must not hide a link to it, which has another name.
+        A folder that is not entered must not hide a link to it, which has another name.
         """
         if self._pattern is None or may_match_below(name.split("/"), self._pattern):
             return True
@@ -197,17 +197,17 @@ class Walk:
 
 
 def matches(names: list[str], pattern: list[str]) -> bool:
-    """Whether a path matches a pattern, entry by entry: `**` is any number of them, `*` no name with a dot first."""
+    """Whether a path matches a pattern, part by part: `**` matches any number of parts, `*` no hidden name."""
     return len(pattern) in _places(names, pattern)
 
 
 def may_match_below(names: list[str], pattern: list[str]) -> bool:
-    """Whether something in a folder, given its path, may match a pattern."""
+    """Whether a path inside a folder, given the folder's path, may match a pattern."""
     return any(place < len(pattern) for place in _places(names, pattern))
 
 
 def _places(names: list[str], pattern: list[str]) -> set[int]:
-    """The parts of a pattern that may stand for what comes after a path; the length of the pattern where none need."""
+    """The positions in a pattern where its next part may follow a path; the pattern's length where the path matches."""
 
     def reached(places: set[int]) -> set[int]:
         for place in sorted(places):
@@ -234,7 +234,7 @@ def _places(names: list[str], pattern: list[str]) -> set[int]:
 
 
 def may_be_empty(name: str) -> bool:
-    """Whether a file of no bytes is one without text, rather than one whose content is missing."""
+    """Whether an empty file of this name is a valid file without text, rather than a damaged file."""
     kind = kind_of(name)
     return kind.compression is None and kind.format != "parquet"
 
@@ -256,7 +256,7 @@ def _key(about: os.stat_result) -> Key:
 
 
 def _written_now() -> Iterator[Key]:
-    """The files into which this process prints."""
+    """Yields the files into which this process prints."""
     for descriptor in (1, 2):
         try:
             about = os.fstat(descriptor)

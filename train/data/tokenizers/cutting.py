@@ -1,17 +1,17 @@
-"""Cutting a long text into parts whose ids are those of the whole."""
+"""Cuts a long text into parts whose ids, joined, are the ids of the whole text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-# Told the characters before and after a place: whether a text may be cut there.
+# Given the characters before and after a position: whether a text may be cut there.
 IsSafe = Callable[[str, str], bool]
 
 
 def cut(text: str, size: int, is_safe: IsSafe) -> Iterator[str]:
-    """Parts that join to the text, cut at safe places only: of at most `size` characters each where there is one.
+    """Yields parts that join to the text, cut only at safe positions, of at most `size` characters each where possible.
 
-    A stretch without a safe place is one part, however long.
+    A stretch without a safe position is one part, however long.
     """
     start = 0
     while len(text) - start > size:

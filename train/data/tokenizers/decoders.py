@@ -1,8 +1,8 @@
-"""The decoders of a tokenizer.json, one token at a time: each a stage that tokens pass through in turn.
+"""The decoders of a tokenizer.json, one token at a time: tokens pass through a chain of stages.
 
-The library decodes a list of tokens: a stage maps the list to another one, and the last one's is joined. A stage here
-is given the tokens one by one and passes on those that no later token can change. What a token becomes is left to the
-library; known here is how much of the list each of its decoders looks at.
+The library decodes a whole list of tokens: each decoder maps the list to another list, and the last list is joined. A
+stage here takes the tokens one by one and passes on the tokens that no later token can change. The library still
+decodes each token; this module only knows how much of the list each of its decoders reads.
 """
 
 from __future__ import annotations
@@ -18,52 +18,53 @@ _EMPTY_MODEL = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
 
 
 class Stage:
-    """Passes every token on; what all stages have in common."""
+    """The base class of the stages: passes every token on."""
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         return [token]
 
     def settle(self) -> list[str]:
-        """What is held back, of a stretch that is known text; see `IncrementalDecoder.settle`."""
+        """Returns the tokens held back at the end of a stretch of known text; see `IncrementalDecoder.settle`."""
         return self.flush()
 
     def flush(self) -> list[str]:
-        """What is held back, after the last token."""
+        """Returns the tokens held back, after the last token."""
         return []
 
 
 class Mapped(Stage):
-    """Each token becomes another one, the first perhaps differently from all others."""
+    """Maps each token to another token; the first token may be mapped differently from the others."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
         self._decode = decode
         self._is_first = True
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         before: list[str] = [] if self._is_first else [""]
         self._is_first = False
         return [self._decode([*before, token])]
 
 
 class Distinct(Mapped):
-    """CTC: of equal neighbours the first alone counts, and what becomes nothing is left out."""
+    """CTC: only the first of equal neighbours counts, and tokens that become empty are left out."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
         super().__init__(decode)
         self._last: str | None = None
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         repeated, self._last = token == self._last, token
         return [] if repeated else list(filter(None, [self._decode([token])]))
 
 
 class LastApart(Stage):
-    """The last token becomes another one than it would in the midst, so each waits for the next.
+    """The last token is decoded differently from a token before it, so each token waits for the next.
 
-    The beginning that it has in both cases need not wait: no stage after this one may ask where tokens begin and end.
+    The beginning that both decodings share need not wait: no stage after this one may depend on where tokens begin and
+    end.
     """
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
@@ -72,38 +73,38 @@ class LastApart(Stage):
         self._shown = ""
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         passed = [self._decode([held, ""])[len(self._shown) :] for held in self._held]
         self._held, self._shown = [token], common_beginning(self._decode([token]), self._decode([token, ""]))
         return [*passed, self._shown] if self._shown else passed
 
     def settle(self) -> list[str]:
-        """What is held back, of a stretch that is known text."""
+        """Returns the tokens held back at the end of a stretch of known text."""
         rest = self.flush()
         self._shown += "".join(rest)
         return rest
 
     def flush(self) -> list[str]:
-        """What is held back, after the last token."""
+        """Returns the tokens held back, after the last token."""
         return [self._decode([token])[len(self._shown) :] for token in self._held]
 
 
 class ByteRuns(Stage):
-    """Tokens <0xNN> in a row are bytes: one text where all are UTF-8, else each of them U+FFFD."""
+    """Successive tokens <0xNN> are bytes: one text where all are UTF-8, else one U+FFFD for each byte."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
         self._decode = decode
         self._bytes = bytearray()
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         if len(token) == 6 and self._decode([token]) != token:
             self._bytes.append(int(token[3:5], 16))
             return []
         return [*self.flush(), token]
 
     def settle(self) -> list[str]:
-        """What is held back, of a stretch that is known text."""
+        """Returns the tokens held back at the end of a stretch of known text."""
         try:
             return self.flush() if self._bytes.decode("utf-8") else []
         except UnicodeDecodeError as error:
@@ -114,7 +115,7 @@ class ByteRuns(Stage):
             return [whole] if whole else []
 
     def flush(self) -> list[str]:
-        """What is held back, after the last token."""
+        """Returns the tokens held back, after the last token."""
         run, self._bytes = self._bytes, bytearray()
         try:
             return [run.decode("utf-8")] if run else []
@@ -123,35 +124,35 @@ class ByteRuns(Stage):
 
 
 class ByteCharacters(Stage):
-    """GPT-2's characters for bytes; what is no UTF-8 becomes U+FFFD."""
+    """GPT-2's characters for bytes; bytes that are not UTF-8 become U+FFFD."""
 
     def __init__(self) -> None:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         values = [BYTES.get(character) for character in token]
         known = bytes(value for value in values if value is not None)
         return [self._utf8.decode(known if len(known) == len(values) else token.encode("utf-8"))]
 
     def settle(self) -> list[str]:
-        """What is held back, of a stretch that is known text."""
+        """Returns the tokens held back at the end of a stretch of known text."""
         return []
 
     def flush(self) -> list[str]:
-        """What is held back, after the last token."""
+        """Returns the tokens held back, after the last token."""
         return [self._utf8.decode(b"", final=True)]
 
 
 class Stripped(Stage):
-    """A text without its first `start` and last `stop` characters, as far as they are `content`."""
+    """Removes up to `start` characters `content` at the beginning of a text, and up to `stop` at its end."""
 
     def __init__(self, content: str, start: int, stop: int) -> None:
         self._content, self._start, self._stop = content, start, stop
         self._held = ""
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         cut = 0
         while cut < min(self._start, len(token)) and token[cut] == self._content:
             cut += 1
@@ -162,40 +163,40 @@ class Stripped(Stage):
         return [text[: len(text) - wait]]
 
     def settle(self) -> list[str]:
-        """What is held back, of a stretch that is known text."""
+        """Returns the tokens held back at the end of a stretch of known text."""
         held, self._held = self._held, ""
         return [held]
 
 
 class Replaced(Stage):
-    """A text with a string in it replaced by another one."""
+    """Replaces a string in a text by another string."""
 
     def __init__(self, pattern: str, content: str) -> None:
         self._pattern, self._content = pattern, content
         self._held = ""
 
     def push(self, token: str) -> list[str]:
-        """Takes a token and returns those to pass on."""
+        """Takes a token and returns the tokens to pass on."""
         *before, rest = (self._held + token).split(self._pattern)
         wait = next(n for n in range(len(self._pattern) - 1, -1, -1) if rest.endswith(self._pattern[:n]))
         self._held = rest[len(rest) - wait :]
         return ["".join(part + self._content for part in before) + rest[: len(rest) - wait]]
 
     def flush(self) -> list[str]:
-        """What is held back, after the last token."""
+        """Returns the tokens held back, after the last token."""
         held, self._held = self._held, ""
         return [held]
 
 
 class TokenDecoder(IncrementalDecoder):
-    """The stages of a decoder, from ids to text. `text_of` is the token of an id, None for one that is left out."""
+    """Decodes ids through stages. `text_of` returns the token of an id, None for an id that is left out."""
 
     def __init__(self, text_of: Callable[[int], str | None], stages: list[Stage]) -> None:
         self._text_of = text_of
         self._stages = stages
 
     def push(self, token: int) -> str:
-        """Takes an id and returns the text that no later one can change any more."""
+        """Takes an id and returns the text that no later id can change any more."""
         text = self._text_of(token)
         tokens = [] if text is None else [text]
         for stage in self._stages:
@@ -203,11 +204,11 @@ class TokenDecoder(IncrementalDecoder):
         return "".join(tokens)
 
     def settle(self) -> str:
-        """The rest of the text until now, but for the bytes of an unfinished character."""
+        """Returns the rest of the text so far, except the bytes of an unfinished character."""
         return self._rest(lambda stage: stage.settle())
 
     def flush(self) -> str:
-        """The text that was held back."""
+        """Returns the text that was held back."""
         return self._rest(lambda stage: stage.flush())
 
     def _rest(self, end: Callable[[Stage], list[str]]) -> str:
@@ -218,11 +219,11 @@ class TokenDecoder(IncrementalDecoder):
 
 
 def stages_of(decoder: Any) -> list[Stage] | None:
-    """The stages of a library's decoder (None: tokens are joined by spaces); None where it may look at all tokens."""
+    """The stages of the library's decoder (None: tokens are joined by spaces); None where it may read all tokens."""
     if decoder is None:
         return [Mapped(" ".join)]
     found: list[Stage] = []
-    joined = False  # whether what comes is one token, of which only pieces are at hand
+    joined = False  # whether the input is one token, which arrives in pieces
     for about in _flat(json.loads(decoder.__getstate__())):
         stage = _of_text(about) if joined else _of_tokens(about)
         if stage is None:
@@ -242,7 +243,7 @@ def _flat(about: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _of_tokens(about: dict[str, Any]) -> Stage | None:
-    """The stage of a decoder that is given tokens."""
+    """The stage for a decoder whose input is tokens."""
     kinds: dict[str, Callable[[Any], Stage]] = {
         "BPEDecoder": LastApart,
         "ByteFallback": ByteRuns,
@@ -259,7 +260,7 @@ def _of_tokens(about: dict[str, Any]) -> Stage | None:
 
 
 def _of_text(about: dict[str, Any]) -> Stage | None:
-    """The stage of a decoder that is given one text, piece by piece."""
+    """The stage for a decoder whose input is one text, piece by piece."""
     kind, pattern = about["type"], about.get("pattern", {})
     if kind == "Strip":
         return Stripped(about["content"], about["start"], about["stop"])
@@ -279,7 +280,7 @@ def _alone(about: dict[str, Any]) -> Callable[[list[str]], str]:
 
 
 def _byte_characters() -> dict[str, int]:
-    """GPT-2's table: a byte that prints stands for itself, the others are U+0100 and on."""
+    """GPT-2's table: the character of a printable byte is itself, the others are U+0100 and up."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in plain]
     return {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(others)}

@@ -23,14 +23,14 @@ from train.run.files import replace_file
 if TYPE_CHECKING:
     import tokenizers
 
-# The library takes 150 to 250 bytes of memory a token or so; a longer text is cut where it can be.
+# The library takes about 150 to 250 bytes of memory per token; a longer text is cut where possible.
 PART = 1 << 20
 
 
 def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
-    """The library's tokenizer of a tokenizer.json, and what is switched off of its settings: a word on each.
+    """The library's tokenizer of a tokenizer.json, and a few words on each setting that is switched off here.
 
-    Those settings (truncation, padding, dropout) serve the batches of one training, and change the ids of a text.
+    These settings (truncation, padding, dropout) serve the batches of one training, and change the ids of a text.
     Raises UserError when the file is damaged or the library is not installed.
     """
     try:
@@ -40,7 +40,7 @@ def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tu
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises a plain Exception for any damage
-        raise UserError(f"{where} is no tokenizer.json, or a damaged one: {error}") from None
+        raise UserError(f"{where} is not a tokenizer.json, or is damaged: {error}") from None
     off = []
     if tokenizer.truncation is not None:
         off.append(f"truncation to {tokenizer.truncation['max_length']} tokens")
@@ -65,7 +65,7 @@ class HuggingFaceTokenizer(Tokenizer):
         self.option = option
         self._content = content
         self._tokenizer, self.switched_off = read_tokenizer(content, where)
-        # Ids need not be dense: the vocabulary must hold the largest that a text can have.
+        # Ids may have gaps: the vocabulary must hold the largest id that a text can have.
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = special = {token.content for token in added if token.special}
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
@@ -84,13 +84,13 @@ class HuggingFaceTokenizer(Tokenizer):
             return None
         found: int | None = self._tokenizer.token_to_id(token)
         if found is None:
-            raise UserError(f"{where} has no token {token!r}: give data.tokenizer.{field} one")
+            raise UserError(f"{where} has no token {token!r}: set data.tokenizer.{field} to one of its tokens")
         return found
 
     def encode(self, text: str) -> np.ndarray:
-        """The library's ids of a text, int32 [tokens]; a long one is cut where that changes none.
+        """The library's ids of a text, int32 [tokens]; a long text is cut where that changes no id.
 
-        Where no such place is known it is encoded whole, which takes 150 to 250 bytes of memory a token.
+        Where no such position is known the text is encoded whole, which takes 150 to 250 bytes of memory per token.
         """
         if len(text) <= PART or self._cuts is None:
             return _ids(self._tokenizer, text)
@@ -103,7 +103,7 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _later(self) -> tokenizers.Tokenizer:
-        """The tokenizer for the parts of a text that do not begin it."""
+        """The tokenizer for the parts of a text after the first."""
         if self._cuts is None or self._cuts.later is None:
             return self._tokenizer
         return read_tokenizer(json.dumps(self._cuts.later).encode(), "the tokenizer")[0]
@@ -113,9 +113,9 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
 
     def is_lossless(self) -> bool:
-        """Whether it is byte-level through and through, as GPT-2's and LLaMA 3's are."""
+        """Whether all of its steps are byte-level, as in the tokenizers of GPT-2 and LLaMA 3."""
         end = self.end_of_document
-        # Decoding leaves the mark of an end out, also where a text holds it because it is no special token.
+        # Decoding leaves out the end token, even where a text holds it because it is not a special token.
         special = end is None or self._tokenizer.id_to_token(end) in self._special
         return special and self._keeps_bytes
 
@@ -124,7 +124,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return keeps_bytes(json.loads(self._content))
 
     def incremental(self) -> IncrementalDecoder:
-        """A decoder of ids that come one by one."""
+        """A decoder of ids that arrive one by one."""
         stages = stages_of(self._tokenizer.decoder)
         return WholeDecoder(self.decode) if stages is None else TokenDecoder(self._token, stages)
 
@@ -139,17 +139,17 @@ class HuggingFaceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> HuggingFaceTokenizer:
-        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        """The tokenizer of an option and a saved file; raises UserError when the file is damaged."""
         assert isinstance(option, config.HuggingFace)
         assert path is not None
         return cls(option, path.read_bytes(), str(path))
 
 
 def keeps_bytes(about: dict[str, Any]) -> bool:
-    """Whether a tokenizer.json's tokens spell all bytes of every text, so that there is no need to decode and compare.
+    """Whether a tokenizer.json's tokens keep all bytes of every text, so that there is no need to decode and compare.
 
-    Nothing is normalised, words are kept as they are, each byte is a token, and no text becomes a token that decoding
-    leaves out or reads as other bytes.
+    This holds if nothing is normalised, words are kept as they are, each byte is a token, and no text becomes a token
+    that decoding leaves out or turns into other bytes.
     """
     model, added = about["model"], about.get("added_tokens", [])
     splits = list(parts_of(about.get("pre_tokenizer")))
@@ -168,11 +168,11 @@ def keeps_bytes(about: dict[str, Any]) -> bool:
 
 
 def _is_plain(token: dict[str, Any]) -> bool:
-    """Whether an added token is in a text what it is when it is decoded."""
+    """Whether an added token decodes to exactly the text that it matches."""
     return token["content"].isascii() and token["content"].isprintable() and not (token["lstrip"] or token["rstrip"])
 
 
 def _ids(tokenizer: tokenizers.Tokenizer, text: str) -> np.ndarray:
-    """The ids of a text without those that a post-processor adds, int32 [tokens]."""
+    """The ids of a text without the ids that a post-processor adds, int32 [tokens]."""
     (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
     return np.array(encoding.ids, np.int32)

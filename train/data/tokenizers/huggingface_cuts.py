@@ -1,13 +1,13 @@
-r"""Where a text may be cut for a tokenizer.json, so that the ids of the parts are those of the whole.
+r"""Safe cuts of a text for a tokenizer.json: the ids of the parts, joined, are the ids of the whole text.
 
-The library takes added tokens out of a text, normalises what is between, splits that into words and looks each of them
-up in a model. A cut is before a space that follows a letter, a digit or a sign: "one two" into "one" and " two". It is
-safe where no added token and no replacement can reach over it, and where it is the border of two words (or, without
-words, where no token of the model reaches over it). This is known of the normalizers, word splitters and models named
-here, with the options named here; for all others a text must be encoded whole.
+The library takes added tokens out of a text, normalises the text between them, splits it into words and looks each word
+up in a model. A cut is before a space that follows a letter, a digit or a punctuation sign: it cuts "one two" into
+"one" and " two". It is safe where no added token and no replacement can cross it, and where it is the border of two
+words (or, without words, where no token of the model can cross it). This is known for the normalizers, word splitters
+and models named here, with the options named here; for all others a text must be encoded whole.
 
-An example of a cut that is not safe: after a newline, with GPT-2's words. Of "\n\nb" they are "\n", "\n" and "b", as
-its whitespace leaves the last character to a word that follows; of "\n\n" there is but one.
+An example of an unsafe cut is the cut after a newline, with GPT-2's words. The words of "\n\nb" are "\n", "\n" and "b",
+because whitespace leaves its last character to a word that follows; "\n\n" is one word.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# A space as it is, as SentencePiece has it, and as GPT-2's characters for bytes have it.
+# The space itself, SentencePiece's character for it, and GPT-2's character for its byte.
 SPACES = " \u2581\u0120"
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _SPACES_FIRST = re.compile(f"[{SPACES}]*[^{SPACES}]*")
 _KEEP_SPACES = re.compile(f"[{SPACES}]+|[^{SPACES}]+")
-# These change a character, or those that begin and combine with it, whatever stands beside them.
+# These change a character, or a character with the marks that combine with it, whatever its neighbours are.
 _LOCAL_NORMALIZERS = {
     "BertNormalizer",
     "Lowercase",
@@ -40,7 +40,7 @@ _LOCAL_NORMALIZERS = {
 }
 _WORDS = {"BertPreTokenizer", "Whitespace", "WhitespaceSplit"}
 _LOCAL_SPLITS = {"CharDelimiterSplit", "Digits", "Punctuation"}
-# What a word is to GPT-2, GPT-4, Llama 3 and Qwen: alternatives that match a space at their beginning only.
+# The word patterns of GPT-2, GPT-4, Llama 3 and Qwen: alternatives that match a space only at their beginning.
 _WORD_PATTERNS = (
     {r" ?\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+", r"[^\r\n\p{L}\p{N}]?+\p{L}+"},
     {r" ?\p{N}+", r"\p{N}", r"\p{N}+", r"\p{N}{1,3}", r"\p{N}{1,3}+"},
@@ -59,10 +59,10 @@ _OTHER_PATTERNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Cuts:
-    """Where texts may be cut, and with what the parts after the first are encoded.
+    """The positions where texts may be cut, and the tokenizer for the parts after the first.
 
     Attributes:
-      later: the tokenizer.json for them; None where it is the same.
+      later: the tokenizer.json for these parts; None where it is the same.
       known: the characters after which a text may be cut; None for every letter, digit and ASCII sign.
     """
 
@@ -83,7 +83,7 @@ class Cuts:
 
 
 def cuts_of(about: Json) -> Cuts | None:
-    """Where texts for a tokenizer.json may be cut; None where no place is known to be safe."""
+    """The safe cuts for a tokenizer.json; None where no position is known to be safe."""
     normalizers, splits = list(parts_of(about.get("normalizer"))), list(parts_of(about.get("pre_tokenizer")))
     prepends = any(n["type"] == "Prepend" for n in normalizers)
     if not (_reach_no_space(about, prepends) and all(map(_is_local, normalizers)) and all(map(_is_known, splits))):
@@ -92,7 +92,7 @@ def cuts_of(about: Json) -> Cuts | None:
     spaces_stay = all(n["content"].strip(SPACES) or n["content"] == " " for n in replacements)
     if not spaces_stay and any(_looks_for_spaces(split) for split in splits):
         return None
-    # Around a Chinese character BERT's normalizer adds spaces, which join one that follows.
+    # BERT's normalizer adds spaces around a Chinese character, which join a space that follows.
     known = LETTERS if any(n["type"] == "BertNormalizer" for n in normalizers) else None
     if not any(map(_splits_at_spaces, splits)):
         known = LETTERS & _single_tokens(about["model"])
@@ -107,7 +107,7 @@ def cuts_of(about: Json) -> Cuts | None:
 
 
 def parts_of(part: Any) -> Iterator[Json]:
-    """A normalizer or a word splitter, or those that one of several is made of, in their order."""
+    """Yields a normalizer or a word splitter itself, or the parts of a sequence of them in order."""
     if part is None:
         return
     if part["type"] != "Sequence":
@@ -117,13 +117,13 @@ def parts_of(part: Any) -> Iterator[Json]:
 
 
 def _reach_no_space(about: Json, prepends: bool) -> bool:
-    """Whether no added token is found, or not found, for what is on the other side of a cut."""
+    """Whether the text on one side of a cut never decides if an added token is found on the other side."""
     tokens = about.get("added_tokens", [])
     found = [token for token in tokens if not token["special"]]  # the others are text here
     if not found:
         return True
     apart = not any(token["rstrip"] or token["single_word"] for token in found)
-    # A prefix is put before every stretch between added tokens, the first of a later part excepted.
+    # A prefix is put before every stretch between added tokens, except the first stretch of a later part.
     return apart and not prepends and _begin_with_spaces(token["content"] for token in tokens)
 
 
@@ -133,7 +133,7 @@ def _begin_with_spaces(texts: Iterable[str]) -> bool:
 
 
 def _is_local(normalizer: Json) -> bool:
-    """Whether the two sides of a cut are normalised each on its own."""
+    """Whether a normalizer treats the two sides of a cut independently."""
     kind, pattern = normalizer["type"], normalizer.get("pattern", {})
     if kind == "Replace":
         text = " " if pattern.get("Regex") == " {2,}" else pattern.get("String", "")
@@ -154,7 +154,7 @@ def _is_known(split: Json) -> bool:
 
 
 def _splits_at_spaces(split: Json) -> bool:
-    """Whether a word ends before every space that follows something else."""
+    """Whether a word ends before every space that follows another character."""
     kind = split["type"]
     if kind == "Split":
         alternatives = set(_alternatives(split["pattern"].get("Regex", "")))
@@ -167,12 +167,12 @@ def _splits_at_spaces(split: Json) -> bool:
 
 
 def _looks_for_spaces(split: Json) -> bool:
-    """Whether a word splitter finds no space where a normalizer has put another character for it."""
+    """Whether a word splitter misses a space that a normalizer has replaced by another character."""
     return split["type"] == "ByteLevel" or (split["type"] != "Metaspace" and _splits_at_spaces(split))
 
 
 def _alternatives(pattern: str) -> list[str]:
-    """The alternatives of a pattern: its parts between bars that are in no parentheses."""
+    """The alternatives of a pattern: its parts between bars outside parentheses."""
     found, depth = [""], 0
     for character in pattern:
         depth += (character == "(") - (character == ")")
@@ -184,7 +184,7 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def _single_tokens(model: Json) -> frozenset[str]:
-    """The tokens, if byte-pair encoding can put none together over a cut; else none."""
+    """The vocabulary, if byte-pair encoding can form no token across a cut; else an empty set."""
     if model.get("type") != "BPE" or model.get("ignore_merges"):
         return frozenset()
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix"):

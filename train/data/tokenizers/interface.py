@@ -21,30 +21,30 @@ DESCRIPTION = "tokenizer_option.json"
 
 
 class Tokenizer(abc.ABC):
-    """Encodes text as ids in [0, vocab_size) and back.
+    """Encodes text as ids in [0, vocab_size), and decodes ids.
 
-    `end_of_document` is the id that ends a document, or None. Encoding never yields it and decoding leaves it out.
+    `end_of_document` is the id that ends a document, or None. Encoding never yields this id and decoding leaves it out.
     """
 
     option: config.Tokenizer
     vocab_size: int
     end_of_document: int | None
-    # Settings of the file that change what a text is encoded as, and are switched off here: a word on each.
+    # A few words on each setting of the file that changes the ids of a text and is switched off here.
     switched_off: tuple[str, ...] = ()
     _begin: int | None = None
 
     @property
     def begin_of_document(self) -> int | None:
-        """The id that documents and prompts begin with; the one that ends documents, where there is no other."""
+        """The id that begins documents and prompts; the id that ends documents, where there is no other."""
         return self.end_of_document if self._begin is None else self._begin
 
     def warning(self) -> str | None:
-        """What to say once when a tokenizer is taken from a file with settings that are switched off here."""
+        """A warning when the tokenizer's file has settings that are switched off here; else None."""
         if not self.switched_off:
             return None
         return (
-            f"the tokenizer's file asks for {' and '.join(self.switched_off)}: off here, so that a text is always the"
-            " same tokens, all of them (in training, evaluation and generation; the file is kept as it is)"
+            f"the tokenizer's file asks for {' and '.join(self.switched_off)}: off here, so that a text always gives"
+            " the same tokens, all of them (in training, evaluation and generation; the file is not changed)"
         )
 
     @abc.abstractmethod
@@ -53,7 +53,7 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
-        """The text of ids; bytes that are no UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
+        """The text of ids; bytes that are not UTF-8 become U+FFFD. Raises ValueError for an id out of range."""
 
     def is_lossless(self) -> bool:
         """Whether decoding gives back every text that can be encoded, by construction."""
@@ -61,11 +61,11 @@ class Tokenizer(abc.ABC):
 
     @abc.abstractmethod
     def incremental(self) -> IncrementalDecoder:
-        """A decoder of ids that come one by one, in range and without the end of document."""
+        """A decoder of ids that arrive one by one, in range and without the end of document."""
 
     @abc.abstractmethod
     def save(self, folder: pathlib.Path) -> str | None:
-        """Writes what loading needs into a folder and returns the name of the file, None where nothing is needed."""
+        """Writes the file that `load` needs into a folder and returns its name, None where no file is needed."""
 
     @classmethod
     @abc.abstractmethod
@@ -81,7 +81,7 @@ class Tokenizer(abc.ABC):
         return hashlib.sha256(kind.encode() + content).hexdigest()[:16]
 
     def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
-        """The ids as a list without the end of document; raises ValueError for one that is out of range."""
+        """The ids as a list without the end of document; raises ValueError for an id that is out of range."""
         given = np.asarray(ids, np.int64).reshape(-1)
         if given.size and not 0 <= given.min() <= given.max() < self.vocab_size:
             raise ValueError(f"token ids run from {given.min()} to {given.max()}; expected 0 to {self.vocab_size - 1}")
@@ -110,16 +110,16 @@ class BytesTokenizer(Tokenizer):
         return True
 
     def incremental(self) -> IncrementalDecoder:
-        """A decoder of ids that come one by one."""
+        """A decoder of ids that arrive one by one."""
         return BytesDecoder()
 
     def save(self, folder: pathlib.Path) -> None:
-        """Writes nothing: the option says it all."""
+        """Writes nothing: the option is enough."""
         return None
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> BytesTokenizer:
-        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        """The tokenizer of an option and a saved file; raises UserError when the file is damaged."""
         assert isinstance(option, config.Bytes)
         return cls(option)
 
@@ -134,7 +134,7 @@ class CharactersTokenizer(Tokenizer):
         self.characters = sorted(set(characters))
         self.vocab_size = len(self.characters) + option.end_of_document
         self.end_of_document = len(self.characters) if option.end_of_document else None
-        # A table from code point to id makes encoding one numpy look-up; -1 marks a character that is unknown.
+        # A table from code point to id makes encoding one numpy look-up; -1 marks an unknown character.
         self._codes = np.array([ord(c) for c in self.characters], np.uint32)
         self._ids = np.full(max(map(ord, self.characters), default=0) + 2, -1, np.int32)
         self._ids[self._codes] = np.arange(len(self.characters), dtype=np.int32)
@@ -147,7 +147,7 @@ class CharactersTokenizer(Tokenizer):
             at = int(np.argmax(ids < 0))
             raise UserError(
                 f"character {text[at]!r} (U+{ord(text[at]):04X}, character {at} of the text) is not among the"
-                f" {len(self.characters)} that this tokenizer was made from; use Bytes() or SentencePiece(), which"
+                f" {len(self.characters)} characters of this tokenizer; use Bytes() or SentencePiece(), which"
                 " know every character, or take the character out of the text"
             )
         return ids
@@ -161,7 +161,7 @@ class CharactersTokenizer(Tokenizer):
         return True
 
     def incremental(self) -> IncrementalDecoder:
-        """A decoder of ids that come one by one."""
+        """A decoder of ids that arrive one by one."""
         return PieceByPiece(lambda token: self.decode([token]))
 
     def save(self, folder: pathlib.Path) -> str:
@@ -171,7 +171,7 @@ class CharactersTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> CharactersTokenizer:
-        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        """The tokenizer of an option and a saved file; raises UserError when the file is damaged."""
         assert isinstance(option, config.Characters)
         assert path is not None
         characters = read_json(path).get("characters")
@@ -181,7 +181,7 @@ class CharactersTokenizer(Tokenizer):
 
 
 def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
-    """The implementation of a tokenizer's option; libraries are imported when theirs is asked for, not before."""
+    """The class that implements a tokenizer option; imports a library only when its class is asked for."""
     if isinstance(option, (config.SentencePiece, config.SentencePieceFile)):
         from train.data.tokenizers.sentencepieces import SentencePieceTokenizer
 
@@ -194,7 +194,7 @@ def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
 
 
 def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterable[str]) -> Tokenizer:
-    """Trains the tokenizer that an option asks for on texts, or opens the one that it names and reads no text."""
+    """Trains the tokenizer of an option on texts, or opens the tokenizer that the option names and reads no text."""
     if isinstance(option, config.TokenizerOf):
         return load_tokenizer(as_path(option.path))
     if isinstance(option, config.SentencePiece):
@@ -253,9 +253,9 @@ def split_after_newline(text: str, size: int) -> Iterator[str]:
 
 
 class StreamDecoder:
-    """Decodes ids as they come: what `push` and `flush` return, joined, is what the tokenizer decodes of all of them.
+    """Decodes ids as they arrive: the results of `push` and `flush`, joined, are the decoded text of all ids.
 
-    Text comes as soon as no later id can change it; the time that an id takes does not grow with the text.
+    Text is returned as soon as no later id can change it; the time per id does not grow with the text.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -267,12 +267,12 @@ class StreamDecoder:
         return "".join([self._decoder.push(token) for token in self._tokenizer.checked(ids)])
 
     def settle(self) -> str:
-        """Ends a stretch whose text is known, such as a prompt: the rest of it, but for a character in halves.
+        """Ends a stretch of known text, such as a prompt: returns the rest of it, except an unfinished character.
 
-        What is returned from now on is the text that comes after it.
+        Later calls return the text that follows it.
         """
         return self._decoder.settle()
 
     def flush(self) -> str:
-        """What is held back, at the end of all ids: an unfinished character comes out as U+FFFD."""
+        """Returns the text held back, at the end of all ids; an unfinished character becomes U+FFFD."""
         return self._decoder.flush()

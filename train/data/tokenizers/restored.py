@@ -1,4 +1,4 @@
-"""How much of a text comes back by decoding its tokens: bits per byte count bytes that the tokens may not hold."""
+"""The text that decoding its tokens does not restore: bits per byte count bytes that the tokens may not hold."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import numpy as np
 
 from train.data.tokenizers.interface import Tokenizer
 
-# Characters of a text from which on to count by code points is cheaper, whose table has as many rows as the largest.
+# From this many characters on a table of code points, which is as long as the largest of them, counts faster.
 LONG = 20_000
 
 
 @dataclasses.dataclass(frozen=True)
 class Lost:
-    """The documents whose text decoding does not give back, and the bytes of theirs that are missing from it.
+    """The number of documents whose text decoding does not restore, and the bytes of them that are missing after it.
 
-    A character is missing as often as it is in the text more often than in what is decoded. So a text that comes back
-    in another order, or with more in it, is a document that is not given back, and no byte of it is missing.
+    A character with n occurrences in the text and m < n in the decoded text is missing n - m times. So a document that
+    comes back in another order, or with additional characters, is not restored, but no byte of it is missing.
     """
 
     documents: int = 0
@@ -29,7 +29,7 @@ class Lost:
 
 
 def lost_of(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> Lost:
-    """What decoding the ids of one document loses of its text. A tokenizer that loses nothing is not asked."""
+    """The text of one document that decoding its ids loses. For a lossless tokenizer nothing is decoded."""
     if tokenizer.is_lossless():
         return Lost()
     decoded = tokenizer.decode(ids)
@@ -39,11 +39,11 @@ def lost_of(tokenizer: Tokenizer, text: str, ids: np.ndarray) -> Lost:
 
 
 def _missing_bytes(text: str, decoded: str) -> int:
-    """The bytes of the characters that are more often in the text than in what is decoded."""
+    """The bytes of the characters that occur more often in the text than in the decoded text."""
     if len(text) < LONG:
         missing = collections.Counter(text) - collections.Counter(decoded)
         return sum(count * len(character.encode("utf-8")) for character, count in missing.items())
     there, back = (np.bincount(np.frombuffer(t.encode("utf-32-le"), np.uint32)) for t in (text, decoded))
     there[: len(back)] -= np.minimum(back[: len(there)], there[: len(back)])
-    # A character takes a byte more from each of these code points on.
+    # A character takes one byte more from each of these code points on.
     return int(there.sum() + sum(there[start:].sum() for start in (0x80, 0x800, 0x10000)))

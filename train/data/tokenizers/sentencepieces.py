@@ -22,9 +22,9 @@ from train.run.files import replace_file
 if TYPE_CHECKING:
     import sentencepiece
 
-# SentencePiece writes a space as U+2581 inside and reads that back as a space.
+# SentencePiece writes a space as U+2581 in its pieces and decodes that as a space.
 SPACE_MARK = "\u2581"
-# Encoding takes up to a hundred bytes of memory a character; normalised text longer than this is cut where it can be.
+# Encoding takes up to 100 bytes of memory per character; normalised text longer than this is cut where possible.
 PART = 1 << 20
 # Training on more text than this changes little and takes long.
 TRAINING_CHARACTERS = 64_000_000
@@ -47,12 +47,13 @@ class SentencePieceTokenizer(Tokenizer):
             self.vocab_size = self._processor.get_piece_size()
             end = self._processor.eos_id()
         except (RuntimeError, OSError) as error:
-            raise UserError(f"{where} is no SentencePiece model, or a damaged one: {error}") from None
+            raise UserError(f"{where} is not a SentencePiece model, or is damaged: {error}") from None
         self.end_of_document = end if end >= 0 else None
         if isinstance(option, config.SentencePieceFile):
             self._begin = self._id(option.begin_of_document, where)
             self.vocab_size = self._padded(option.vocab_size, where)
-        # Trained here, a model must lose nothing: a real U+2581 goes by its bytes. Any other is its library's to read.
+        # A model trained here must lose nothing: it encodes a real U+2581 by its bytes. Other models follow the
+        # library.
         self._mark: list[int] = []
         if isinstance(option, config.SentencePiece):
             self._mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
@@ -62,7 +63,7 @@ class SentencePieceTokenizer(Tokenizer):
             return None
         found: int = self._processor.piece_to_id(piece)
         if self._processor.id_to_piece(found) != piece:
-            raise UserError(f"{where} has no piece {piece!r}: give data.tokenizer.begin_of_document one")
+            raise UserError(f"{where} has no piece {piece!r}: set data.tokenizer.begin_of_document to one that it has")
         return found
 
     def _padded(self, size: int | None, where: str) -> int:
@@ -79,11 +80,11 @@ class SentencePieceTokenizer(Tokenizer):
         return np.concatenate(parts[1:])
 
     def _encode(self, text: str) -> np.ndarray:
-        """The library's ids of a text, int32 [tokens]; a long one is normalised whole, then cut where no piece goes on.
+        """The library's ids of a text, int32 [tokens]; a long text is normalised whole, then cut between pieces.
 
-        Where there is no such place, and for every kind of model but byte-pair encoding, the text is encoded whole,
-        which takes 25 to 100 bytes of memory a character. A unigram model adds up scores over the whole text, so that
-        not even a place that no piece crosses is sure to give the same ids.
+        Where there is no such position, and for every kind of model except byte-pair encoding, the text is encoded
+        whole, which takes 25 to 100 bytes of memory per character. A unigram model adds up scores over the whole text,
+        so that even a cut that no piece crosses may change the ids.
         """
         if len(text) <= PART or not self._may_be_cut:
             return np.array(self._processor.encode(text), np.int32)
@@ -94,7 +95,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _description(self) -> Any:
-        # By name, as the generated module declares its classes where no type checker sees them.
+        # Imported by name: the generated module declares its classes where no type checker sees them.
         module = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
         description = module.ModelProto()
         description.ParseFromString(self._model)
@@ -107,7 +108,7 @@ class SentencePieceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _of_normalized(self) -> sentencepiece.SentencePieceProcessor:
-        """The same model for text that is normalised already."""
+        """The same model for text that is already normalised."""
         import sentencepiece
 
         description = type(self._description).FromString(self._model)
@@ -120,28 +121,28 @@ class SentencePieceTokenizer(Tokenizer):
 
     @functools.cached_property
     def _pairs(self) -> set[str]:
-        """Neighbours within some piece, which alone can be merged."""
+        """The pairs of neighbours within a piece; no other characters can be merged."""
         pieces = map(self._processor.id_to_piece, range(self._processor.get_piece_size()))
         return {piece[k : k + 2] for piece in pieces for k in range(len(piece) - 1)}
 
     def _is_safe(self, before: str, after: str) -> bool:
-        """Whether no merge can join the two characters, nor the library two unknown ones into one id."""
+        """Whether no merge can join the two characters, and the library cannot join them as unknown characters."""
         unknown = self._processor.unk_id()
         return before + after not in self._pairs and self._processor.piece_to_id(before) != unknown
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
         known = self.checked(ids)
-        if self.vocab_size > (pieces := self._processor.get_piece_size()):  # the model has ids that are no pieces
+        if self.vocab_size > (pieces := self._processor.get_piece_size()):  # the model has ids that are not pieces
             known = [i for i in known if i < pieces]
         return self._processor.decode(known)
 
     def is_lossless(self) -> bool:
-        """Whether it was trained here; of other models some are, if no text has a U+2581 in it."""
+        """Whether it was trained here; some other models are lossless too, but only for texts without U+2581."""
         return bool(self._mark)
 
     def incremental(self) -> IncrementalDecoder:
-        """A decoder of ids that come one by one."""
+        """A decoder of ids that arrive one by one."""
         rules = self._description.denormalizer_spec
         return WholeDecoder(self.decode) if rules.precompiled_charsmap else _PieceDecoder(self._processor)
 
@@ -152,18 +153,18 @@ class SentencePieceTokenizer(Tokenizer):
 
     @classmethod
     def load(cls, option: config.Tokenizer, path: pathlib.Path | None) -> SentencePieceTokenizer:
-        """The tokenizer of an option and a saved file; raises UserError when that is damaged."""
+        """The tokenizer of an option and a saved file; raises UserError when the file is damaged."""
         assert path is not None
         return cls(option, path.read_bytes(), str(path))
 
 
 class _PieceDecoder(IncrementalDecoder):
-    """The pieces of a model: characters spelt in bytes wait until they are whole, all others come at once."""
+    """Decodes pieces one by one: characters spelt in bytes wait until they are complete, all others come at once."""
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor = processor
         self._count = processor.get_piece_size()
-        # The library may take spaces away where a text begins; a piece's own text is the one that it has after another.
+        # The library may remove spaces where a text begins, so a piece is decoded after another piece to find its text.
         self._other = next(i for i in range(self._count) if processor.decode([i]))
         self._before = len(processor.decode([self._other]))
         self._spaces: list[int] = []
@@ -172,7 +173,7 @@ class _PieceDecoder(IncrementalDecoder):
 
     def push(self, token: int) -> str:
         """Takes an id and returns the text that it completes."""
-        if token >= self._count:  # of the model's ids the last may be none of the tokenizer's
+        if token >= self._count:  # the last ids of a model may not be pieces
             return ""
         if not self._processor.is_byte(token):
             return self.flush() + self._piece(token)
@@ -191,17 +192,17 @@ class _PieceDecoder(IncrementalDecoder):
         return text
 
     def settle(self) -> str:
-        """Nothing: whole characters have been returned."""
+        """Returns nothing: all complete characters have been returned."""
         return ""
 
     def flush(self) -> str:
-        """The bytes of an unfinished character, each as U+FFFD."""
+        """Returns the bytes of an unfinished character, each as U+FFFD."""
         text, self._bytes = "\ufffd" * len(self._bytes), b""
         return text
 
 
 def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> SentencePieceTokenizer:
-    """Trains byte-pair encoding; the same texts give the same bytes. Raises UserError when they are too few."""
+    """Trains byte-pair encoding; the same texts give the same bytes. Raises UserError when the texts are too few."""
     import sentencepiece
 
     out = io.BytesIO()
@@ -213,7 +214,7 @@ def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> S
             vocab_size=option.vocab_size,
             split_digits=option.split_digits,
             byte_fallback=True,
-            # Nothing is normalised, so that decoding gives back the text to the byte.
+            # Nothing is normalised, so that decoding restores every byte of the text.
             normalization_rule_name="identity",
             remove_extra_whitespaces=False,
             add_dummy_prefix=False,
@@ -235,10 +236,10 @@ def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> S
 
 
 def _why_not(option: config.SentencePiece, error: str) -> str:
-    """SentencePiece's complaint in the words of the option."""
+    """SentencePiece's error in terms of the option."""
     got = f"data.tokenizer.vocab_size={option.vocab_size}"
     if most := re.search(r"value <= (\d+)", error):
-        return f"{got}: this text gives at most {most[1]} pieces: set it and model.vocab_size so, or give more text"
+        return f"{got}: this text gives at most {most[1]} pieces; set it and model.vocab_size so, or give more text"
     if least := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
         return f"{got}: this text's characters alone take {least[1]} pieces; set it and model.vocab_size above that"
     return f"{got}: SentencePiece could not be trained on this text: {error}"

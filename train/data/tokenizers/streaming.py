@@ -1,4 +1,4 @@
-"""Ids to text as they come: what every tokenizer's decoder does token by token."""
+"""Incremental decoders, which turn ids into text as the ids arrive."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ from collections.abc import Callable
 
 
 class IncrementalDecoder(abc.ABC):
-    """Takes ids one by one. What it returns, joined, is the text of all of them as it would be decoded at once."""
+    """Takes ids one by one. The texts that it returns, joined, are the text of all ids decoded at once."""
 
     @abc.abstractmethod
     def push(self, token: int) -> str:
-        """Takes an id and returns the text that no later one can change any more."""
+        """Takes an id and returns the text that no later id can change any more."""
 
     @abc.abstractmethod
     def settle(self) -> str:
-        """Takes what came until now as known text: returns the rest of it, and goes on after it.
+        """Takes the ids so far as known text: returns the rest of this text, and continues after it.
 
-        Only the bytes of an unfinished character are kept: those that follow may make it whole.
+        Only the bytes of an unfinished character are kept: the bytes that follow may complete it.
         """
 
     @abc.abstractmethod
     def flush(self) -> str:
-        """The text that was held back, at the end of all ids."""
+        """Returns the text that was held back, at the end of all ids."""
 
 
 class PieceByPiece(IncrementalDecoder):
-    """For tokens whose text is their own, whatever stands beside them."""
+    """For tokens whose text does not depend on their neighbours."""
 
     def __init__(self, text_of: Callable[[int], str]) -> None:
         self._text_of = text_of
 
     def push(self, token: int) -> str:
-        """The text of an id."""
+        """Returns the text of an id."""
         return self._text_of(token)
 
     def settle(self) -> str:
-        """Nothing: no text is held back."""
+        """Returns nothing: no text is held back."""
         return ""
 
     flush = settle
@@ -54,16 +54,16 @@ class BytesDecoder(IncrementalDecoder):
         return self._utf8.decode(bytes([token]))
 
     def settle(self) -> str:
-        """Nothing: only an unfinished character is held back."""
+        """Returns nothing: only an unfinished character is held back."""
         return ""
 
     def flush(self) -> str:
-        """An unfinished character, as U+FFFD."""
+        """Returns an unfinished character, as U+FFFD."""
         return self._utf8.decode(b"", final=True)
 
 
 class WholeDecoder(IncrementalDecoder):
-    """For a decoder that may look at all of a text before it says anything: all text comes at the end."""
+    """For a decoder that may need all ids before it returns any text: all text comes at the end."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
         self._decode = decode
@@ -71,26 +71,26 @@ class WholeDecoder(IncrementalDecoder):
         self._known = ""
 
     def push(self, token: int) -> str:
-        """Nothing yet."""
+        """Returns nothing yet."""
         self._ids.append(token)
         return ""
 
     def settle(self) -> str:
-        """The text of the ids until now."""
+        """Returns the text of the ids so far."""
         self._known = self._decode(self._ids)
         return self._known
 
     def flush(self) -> str:
-        """The text of all ids, after what `settle` returned."""
+        """Returns the text of all ids, after the text that `settle` returned."""
         text = self._decode(self._ids)
         return text[len(common_beginning(self._known, text)) :]
 
 
 def complete_characters(data: bytes) -> tuple[str, bytes]:
-    """The characters that bytes spell, and the bytes of a last one that more may complete.
+    """The characters that bytes spell, and the bytes of an unfinished last character.
 
-    Each byte that no bytes after it can make part of a character is U+FFFD, as in SentencePiece; there are as many of
-    them as such bytes, where Python and Rust have one for all that began a character together.
+    Each byte that cannot become part of a character gives one U+FFFD, as in SentencePiece; Python and Rust give one
+    U+FFFD for all bytes that began a character together.
     """
     text = ""
     while data:

@@ -1,4 +1,4 @@
-"""What is said to be counted against the targets of the batches themselves, for every cut and every kind of mark."""
+"""The counts of coverage equal the targets of the batches themselves, for every cut and all begin and end tokens."""
 
 import itertools
 import json
@@ -53,7 +53,7 @@ def test_coverage_is_that_of_the_targets(text, tokenizer, joined, tmp_path):
 
 @pytest.mark.parametrize("end", [None, 256])
 def test_a_mark_of_its_own_begins_documents(text, end, tmp_path):
-    """Tokenizers of published models: every token has something before it, and ends are targets where there are any."""
+    """Tokenizers of published models: a token precedes every token, and end tokens are targets where there are any."""
     dataset, data = prepared(text, Bytes(end_of_document=False), False, tmp_path)
     dataset.tokenizer._begin, dataset.tokenizer.end_of_document, dataset.tokenizer.vocab_size = 257, end, 258
     split = dataset.split("validation")[0]

@@ -91,7 +91,7 @@ def test_index_is_kept_on_disk(option, tmp_path, monkeypatch):
     monkeypatch.setattr("train.data.batches.packing.concatenate", None)
     monkeypatch.setattr("train.data.batches.packing.best_fit", None)
     assert rows(open_index(tmp_path, "train", tokens, True, option, 16, 3)) == first
-    with pytest.raises(TypeError):  # another text is another index
+    with pytest.raises(TypeError):  # another text has another index
         open_index(tmp_path, "train", tokens + 1, True, option, 16, 3)
     assert not [p for p in (tmp_path / "index").iterdir() if p.name.startswith(".")]
 

@@ -107,7 +107,7 @@ def test_documents_that_see_each_other(dataset, data):
 
 
 def test_without_an_end(endless):
-    """A stream of characters: nothing is inserted; between documents that do not see each other nothing is learnt."""
+    """A stream of characters: nothing is inserted; no target crosses documents that do not see each other."""
     dataset, data = endless
     part = dataset.split("train")[0]
     stream = np.concatenate([part.tokens(d) for d in range(part.num_documents)])
@@ -129,7 +129,7 @@ def test_without_an_end(endless):
 
 
 def test_nanogpt_split(tmp_path):
-    """First 90% of the characters train, the vocabulary is that of the file, and nothing is added."""
+    """The first 90% of the characters are trained on, the vocabulary is the file's, and nothing is added."""
     from train.data import Characters, Tail
 
     text = "".join(chr(97 + k % 23) for k in range(1005))
@@ -157,7 +157,7 @@ def test_hosts_read_the_same_batch(dataset, data, packing, hosts):
 
 
 def mixture(corpus, tmp_path, batch_size):
-    """Three parts of the corpus and one of another text."""
+    """A mixture of three parts of the corpus and one part of another text."""
     (tmp_path / "b.txt").write_text("b" * 3000)
     return Data(
         path=(Source(path=str(corpus), weight=3), Source(path=str(tmp_path / "b.txt"), weight=1)),
@@ -174,7 +174,7 @@ def test_hosts_read_the_same_batch_of_a_mixture(corpus, tmp_path, hosts):
     folder = prepare(data, tmp_path / "d")
     for n in (0, 7, 1234):
         readers = [Batches(open_dataset(folder), data) for _ in range(hosts)]
-        parts = [reader.rows(n, range(h, 8, hosts)) for h, reader in enumerate(readers)]  # every so-manieth row
+        parts = [reader.rows(n, range(h, 8, hosts)) for h, reader in enumerate(readers)]  # every n-th row
         whole = Batches(open_dataset(folder), data).rows(n)
         for h, part in enumerate(parts):
             assert equal(part, {name: values[h::hosts] for name, values in whole.items()})
@@ -226,7 +226,7 @@ def test_seed_changes_the_order(dataset, data):
 
 
 def test_order_is_this_one(dataset, data):
-    """The order of training is part of what a seed means: a library that changes it must not do so unnoticed."""
+    """The order of training is part of the meaning of a seed: a library must not change it unnoticed."""
     batches = Batches(dataset, change(data, batch_size=1, packing=Concatenate(order="files")))
     assert batches.rows_per_epoch == [1102]
     places = [batches._locate(n, 0)[1:] for n in (0, 1, 2, 1102, 1103)]
@@ -295,7 +295,7 @@ def test_a_truncated_shard_is_told_of_before_the_first_batch(split, data, tmp_pa
 
 @pytest.mark.parametrize(("joined", "texts"), [(False, ["a", "b", "c"]), (True, ["a"])])
 def test_text_with_nothing_to_predict_is_refused(joined, texts, tmp_path):
-    """Without a mark nothing comes before a first token: a loss over no target would read 0."""
+    """Without a begin token nothing comes before a first token: a loss over no target would read 0."""
     path = tmp_path / "t.jsonl"
     path.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
     data = Data(
@@ -312,7 +312,7 @@ def test_text_with_nothing_to_predict_is_refused(joined, texts, tmp_path):
 
 
 def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
-    """Where documents follow one another without a mark, the next token is that of the next one that has any."""
+    """Where documents follow one another without a begin token, the next token is in the next non-empty document."""
     monkeypatch.setattr(BytesTokenizer, "encode", lambda self, text: np.array([ord(c) for c in text if c != "-"], "i4"))
     path = tmp_path / "t.jsonl"
     path.write_text('{"text": "ab"}\n{"text": "-"}\n{"text": "cd"}\n{"text": "--"}\n')

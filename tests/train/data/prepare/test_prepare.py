@@ -125,7 +125,7 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
     monkeypatch.setattr(tokenizing.Tokenizing, "run", failing)
     with pytest.raises(KeyboardInterrupt):
         prepare(data, tmp_path / "d", workers=1)
-    with pytest.raises(UserError, match="no finished dataset"):
+    with pytest.raises(UserError, match="not a finished dataset"):
         open_dataset(tmp_path / "d")
     again = []
 
@@ -134,7 +134,7 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
         return run(self, job)
 
     monkeypatch.setattr(tokenizing.Tokenizing, "run", noting)
-    # A shard that was damaged since is made again, one that is whole is not.
+    # A damaged shard is made again; an intact shard is not.
     (tmp_path / "d" / f"train-{done[0]}.array_record").write_bytes(b"")
     prepare(data, tmp_path / "d", workers=1)
     assert done[0] in again
@@ -152,7 +152,7 @@ if "train.data.prepare.worker" in sys.orig_argv:
 
 
 def test_killed_run_goes_on(data, corpus, tmp_path, small_shards):
-    """SIGKILL while worker processes write: the same command ends with the same bytes."""
+    """SIGKILL while worker processes write: the same command, given again, ends with the same bytes."""
     (tmp_path / "sitecustomize.py").write_text(SLOW_WORKERS)
     program = (
         "import sys; from train.data import *; m = sys.modules[prepare.__module__];"
@@ -288,7 +288,7 @@ def test_finished_dataset_as_path(data, dataset):
     assert prepare(change(data, path=folder), "unused") == dataset.folder
     assert prepare(change(data, path=folder, tokenizer=None, validation=None), "unused") == dataset.folder
     assert prepare(change(data, path=folder, tokenizer=TokenizerOf(path=folder)), "unused") == dataset.folder
-    with pytest.raises(UserError, match=r"say data.tokenizer=None"):
+    with pytest.raises(UserError, match=r"set data.tokenizer=None"):
         prepare(change(data, path=folder, tokenizer=Characters()), "unused")
     with pytest.raises(UserError, match=r"data.validation.fraction: 0.1 -> 0.5"):
         prepare(change(data, path=folder, validation=WholeFiles(fraction=0.5)), "unused")

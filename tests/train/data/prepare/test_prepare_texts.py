@@ -70,7 +70,7 @@ def test_names_are_the_same_in_every_locale_and_in_every_worker(data, tmp_path, 
 
 
 def test_a_worker_reads_the_letters_of_a_path_as_they_are_read_here(monkeypatch):
-    """In a locale of Latin-1 a worker of UTF-8 would look for another file: paths travel as text."""
+    """In a Latin-1 locale a worker that uses UTF-8 would look for another file: paths are sent as text."""
     started = []
 
     class Process:

@@ -1,4 +1,4 @@
-"""Processes that tokenize: what a terminal sends to all of a command's processes ends only the first of them."""
+"""Processes that tokenize: a signal that a terminal sends to all processes of a command ends only the first."""
 
 import os
 import signal

@@ -95,7 +95,7 @@ def test_truncated_missing_and_corrupted_shards_are_named(written):
     path.write_bytes(bytes(damaged))
     reader = ShardReader(folder, [shard])
     assert reader.read(1).name == "doc1"
-    reader.load([0, 3, 4])  # says nothing: whoever reads the record is told
+    reader.load([0, 3, 4])  # does not raise: reading the record does
     with pytest.raises(
         UserError, match=r"a.array_record, record 3 of 6, is damaged: .*at byte \d+.*prepare the data again"
     ):
@@ -104,7 +104,7 @@ def test_truncated_missing_and_corrupted_shards_are_named(written):
 
 
 def test_a_shard_that_cannot_be_read_is_not_damaged(written, monkeypatch):
-    """Neither where the system refuses, nor where the library fails with a file that is what was written."""
+    """Neither where the system refuses to read, nor where the library fails with an intact file, is damage reported."""
     folder, shard, _, _ = written
     reader = ShardReader(folder, [shard])
 
@@ -123,7 +123,7 @@ def test_a_shard_that_cannot_be_read_is_not_damaged(written, monkeypatch):
 
 
 def test_no_flipped_byte_of_a_shard_is_read_as_other_tokens(written):
-    """Wherever the damage lies, in records or between them: the file is named, or the tokens are those written."""
+    """Wherever the damage is, in records or between them: the error names the file, or the tokens are right."""
     folder, shard, _, documents = written
     path = folder / shard.file
     whole = path.read_bytes()

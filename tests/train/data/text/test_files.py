@@ -78,8 +78,8 @@ def test_names_of_any_bytes(tmp_path):
     ("path", "message"),
     [
         ("", "the path of the text is empty"),
-        ("a\0b", r"a\\x00b is no path"),
-        ("\ud800", r"\\ud800 is no path"),
+        ("a\0b", r"a\\x00b is not a path"),
+        ("\ud800", r"\\ud800 is not a path"),
         ("n" * 300, "is too long for a path: 300 characters"),
         ("nothing.txt", "no such text: 'nothing.txt'"),
         ("file.txt/below", "no such text"),

@@ -1,4 +1,4 @@
-"""The library itself needs the network: a stand-in with its interface takes its place."""
+"""Hugging Face datasets, read through a stand-in for the library, which would need the network."""
 
 import sys
 

@@ -14,7 +14,7 @@ from train.report import write_curve_png
 
 
 def read(path):
-    """The names of the documents, and what was said of files that were left out."""
+    """The names of the documents, and the lines about files that were left out."""
     said = []
     units = list_units(Source(path=str(path)), say=said.append)
     return [d.name for unit in units for d in read_unit(unit)], said
@@ -39,7 +39,7 @@ def test_runs_are_left_out_wherever_they_lie_and_whatever_their_name(text, tiny_
     assert names == MINE
     assert len(said) == 1
     files = sum(len(found) for _, _, found in os.walk(tiny_run))
-    assert f"left out what Cairn wrote: my books (a run folder, {files} files, " in said[0]
+    assert f"left out files that Cairn wrote: my books (a run folder, {files} files, " in said[0]
     assert f"), runs/a (a run folder, {files} files, " in said[0]
     assert read(f"{text}/**/*.txt")[0] == MINE
     matching = len(list(tiny_run.rglob("*.txt")))
@@ -65,7 +65,7 @@ def test_datasets_finished_and_half_prepared_are_left_out(text, data, dataset):
     assert names == MINE
     assert "books (a dataset folder, " in said[0]
     assert "half (a dataset folder, 2 files, " in said[0]
-    with pytest.raises(UserError, match=r"half is a dataset folder, .* the command that began an unfinished one"):
+    with pytest.raises(UserError, match=r"half is a dataset folder, .* with the command that began it"):
         read(half)
 
 
@@ -82,7 +82,7 @@ def test_weights_caches_reports_and_pictures_are_left_out(text, tiny_run):
     names, said = read(text)
     assert names == MINE
     assert said == [
-        f"{text}: left out what Cairn wrote: compiled (a cache of compiled programs, 2 files, 12B),"
+        f"{text}: left out files that Cairn wrote: compiled (a cache of compiled programs, 2 files, 12B),"
         " loss.png (a picture of a report), mine.html (a report) and 1 more"
     ]
     (text / "loss.png").unlink()
@@ -123,7 +123,7 @@ def test_a_run_in_the_very_folder_of_the_text(text, tiny_run):
 
 
 def test_a_run_folder_is_no_text(tiny_run):
-    with pytest.raises(UserError, match="holds no file with text in it .*what Cairn wrote"):
+    with pytest.raises(UserError, match="holds no file with text in it .*files that Cairn wrote"):
         read(tiny_run)
 
 
@@ -133,11 +133,11 @@ def test_the_file_into_which_a_command_prints_is_no_text(text, monkeypatch):
     monkeypatch.setattr(os, "fstat", lambda descriptor: about)
     names, said = read(text)
     assert names == MINE
-    assert said == [f"{text}: left out what Cairn wrote: log.txt (this command prints into it)"]
+    assert said == [f"{text}: left out files that Cairn wrote: log.txt (this command prints into it)"]
 
 
 def test_every_file_of_a_run_is_known(tiny_run):
-    """What a run folder has is told from text that its user keeps in it by these names."""
+    """By these names Cairn tells the files of a run folder from the text that its user keeps in it."""
     found = {path.name for path in tiny_run.iterdir() if not path.name.startswith(".")}
     assert found <= {*own.RUN_FILES, *own.RUN_FOLDERS}
 
@@ -168,4 +168,4 @@ def test_a_run_inside_its_own_text_goes_on_where_it_ended(text, tiny_experiment,
     assert (outcome.state, outcome.step) == ("finished", 5)
     said = [line for line in capfd.readouterr().err.splitlines() if "left out" in line]
     assert len(said) == 2  # once a command
-    assert all(line.startswith(f"{text}: left out what Cairn wrote: runs/a (a run folder, ") for line in said)
+    assert all(line.startswith(f"{text}: left out files that Cairn wrote: runs/a (a run folder, ") for line in said)

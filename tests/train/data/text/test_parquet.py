@@ -111,7 +111,7 @@ def test_damage_names_the_file_and_the_row(tmp_path):
     whole = path.read_bytes()
     for content in (b"", whole[:-10], whole[:40], b"PAR1 nothing of the kind"):
         path.write_bytes(content)
-        with pytest.raises(UserError, match=r"t\.parquet is no parquet file, or a damaged one"):
+        with pytest.raises(UserError, match=r"t\.parquet is not a parquet file, or is damaged"):
             documents(path)
     middle = pq.ParquetFile(write(path, pa.array(["some text", "more text"]), row_group_size=1)).metadata
     start = middle.row_group(1).column(0).dictionary_page_offset or middle.row_group(1).column(0).data_page_offset

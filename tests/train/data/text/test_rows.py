@@ -16,7 +16,7 @@ def documents(path, **options):
 
 
 LINES = [
-    # what stands in the line, the text, or what is said about it
+    # the line, and its text or its error
     ('{"text": "a\u2028b\u0085c\\n\\u2029\\u0000"}', "a\u2028b\u0085c\n\u2029\0"),
     ('{"text": "\\ud83d\\ude00"}', "😀"),
     ('{"text": ""}', ""),
@@ -26,7 +26,7 @@ LINES = [
     ('{"text": "a", "n": ' + "1" * 5000 + "}", "a"),
     ('{"text": "a", "id": 1, "id": 2}', "a"),
     ('{"n": {"text": 1, "text": 2}, "text": "a"}', "a"),
-    ('{"text": "a", "text": "b"}', UserError("the field 'text' stands there more than once")),
+    ('{"text": "a", "text": "b"}', UserError("the field 'text' occurs more than once")),
     ('{"text": "\\ud800"}', UserError(r"a lone surrogate \(\\ud800\) at character 0 of 'text'")),
     ('{"text": "ab\\udc00"}', UserError(r"a lone surrogate \(\\udc00\) at character 2 of 'text'")),
     ('{"text": 3}', UserError("holds a number, expected a string")),
@@ -72,14 +72,14 @@ def test_an_item_of_json_is_its_text_or_an_error_with_its_number(tmp_path, array
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('[{"text": "a"}', "item 1: no JSON: the array has no end"),
-        ('[{"text": "a"},]', "item 2: no JSON: Expecting value"),
-        ('[{"text": "a"} {"text": "b"}]', "item 1: no JSON: expected a comma behind it"),
-        ('[{"text": "a"}] {"text": "b"}', "item 1: no JSON: something stands behind the array"),
-        ('{"text": "a"}, {"text": "b"}', "item 2: no JSON: Expecting value"),
-        ('{"text": "a"', "item 1: no JSON: Expecting ',' delimiter"),
+        ('[{"text": "a"}', "item 1: not JSON: the array has no end"),
+        ('[{"text": "a"},]', "item 2: not JSON: Expecting value"),
+        ('[{"text": "a"} {"text": "b"}]', "item 1: not JSON: expected a comma after it"),
+        ('[{"text": "a"}] {"text": "b"}', "item 1: not JSON: something follows the array"),
+        ('{"text": "a"}, {"text": "b"}', "item 2: not JSON: Expecting value"),
+        ('{"text": "a"', "item 1: not JSON: Expecting ',' delimiter"),
         ("[[" + '"a"' + "]]", "item 1: expected a JSON object with the field 'text', got an array"),
-        ("[" * 100_000, "item 1: no JSON: it is nested too deeply"),
+        ("[" * 100_000, "item 1: not JSON: it is nested too deeply"),
         ("[]", "has no text in it"),
         (" \n", "has no text in it"),
         ('{"name": "a package", "version": 1}', "item 1: no field 'text'; it has 'name', 'version'.*narrower path"),
@@ -124,7 +124,7 @@ def test_bytes_that_are_no_utf8_are_named_with_their_place(tmp_path):
 
 
 def test_no_more_of_an_array_is_read_than_an_item_needs(monkeypatch):
-    """A fault near the beginning ends the reading of a file that goes on for long."""
+    """An error near the beginning ends the reading of a very long file."""
     monkeypatch.setattr(rows, "_BLOCK", 16)
 
     class Long(io.BytesIO):
@@ -133,7 +133,7 @@ def test_no_more_of_an_array_is_read_than_an_item_needs(monkeypatch):
             return super().read(size)
 
     values = JsonValues(Long(b'["one", "two", tree, ' + b'"word", ' * 10_000 + b"1]"), "a.json", 0)
-    with pytest.raises(UserError, match=r"a\.json, item 3: no JSON: Expecting value"):
+    with pytest.raises(UserError, match=r"a\.json, item 3: not JSON: Expecting value"):
         list(values)
 
 

@@ -64,7 +64,7 @@ def test_jsonl_counts_lines_across_units(tmp_path):
         (b'{"text": 3}', r"line 2 \(byte 14\): the field 'text' holds a number"),
         (b'{"body": "x"}', r"line 2 \(byte 14\): no field 'text'; it has 'body'"),
         (b"[1]", r"line 2 \(byte 14\): expected a JSON object"),
-        (b'{"text": ', r"line 2 \(byte 14\) is no JSON"),
+        (b'{"text": ', r"line 2 \(byte 14\) is not JSON"),
         (b'{"text": "\xff"}', r"not UTF-8 at byte 24 \(found 0xff"),
         (b'{"text": "\\ud800"}', "lone surrogate"),
     ],
@@ -87,7 +87,7 @@ def test_parquet(tmp_path):
     with pytest.raises(UserError, match=r"no column 'body'; it has 'text', 'n'"):
         documents(tmp_path / "t.parquet", field="body")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 nothing of the kind")
-    with pytest.raises(UserError, match=r"bad.parquet is no parquet file"):
+    with pytest.raises(UserError, match=r"bad.parquet is not a parquet file"):
         documents(tmp_path / "bad.parquet")
 
 
@@ -137,7 +137,7 @@ def test_fingerprint_sees_a_change(tmp_path):
 
 
 def test_packed_text_is_cut_and_counted_as_the_text_in_it(tmp_path):
-    """Sizes are those of the text: it may be a thousand times as long as its file."""
+    """Sizes are sizes of the text, which may be a thousand times as long as its compressed file."""
     text = "".join(f"line {k} ö\n" for k in range(20_000))
     (tmp_path / "plain.txt").write_text(text, encoding="utf-8")
     (tmp_path / "packed.txt.GZ").write_bytes(gzip.compress(text.encode()))
@@ -183,11 +183,11 @@ def test_files_that_are_no_text_are_named_together(tmp_path):
     with pytest.raises(UserError) as refused:
         documents(tmp_path)
     lines = str(refused.value).split("\n  ")
-    assert lines[0].startswith(f"{tmp_path} holds files that are no UTF-8 text; mend them, or leave them out")
+    assert lines[0].startswith(f"{tmp_path} holds files that are not UTF-8 text; mend them, or leave them out")
     assert [line.split(":")[0] for line in lines[1:]] == ["b.pdf", "c.docx", "d.txt", "e.gz"]
     assert "iconv" not in lines[4]
     assert [d.name for d in documents(f"{tmp_path}/a*")] == ["a.txt"]
-    with pytest.raises(UserError, match=r"d\.txt is no UTF-8 text, but UTF-16 text; convert it: iconv -f UTF-16"):
+    with pytest.raises(UserError, match=r"d\.txt is not UTF-8 text, but UTF-16 text; convert it: iconv -f UTF-16"):
         documents(tmp_path / "d.txt")
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_grows_while_it_is_listed_is_an_error(tmp_path, monkeypatch)
     module = sys.modules[list_units.__module__]
     cut = module._text_units
     monkeypatch.setattr(module, "_text_units", lambda *given: (path.write_text("a line\nanother\n"), cut(*given))[1])
-    with pytest.raises(UserError, match=r"log\.txt has changed since .* when nothing writes to it any more"):
+    with pytest.raises(UserError, match=r"log\.txt has changed since .* when no program writes to it any more"):
         list_units(Source(path=str(path)))
 
 

@@ -1,6 +1,6 @@
-"""Whatever names, texts, rows and tables hold: what is read is what was written, or an error names the place.
+"""Random names, texts, rows and tables: the text read is the text written, or an error names the place.
 
-What is expected is worked out from what was written, with nothing of the code that reads.
+The expected results are computed from the written data, without the code that reads.
 """
 
 import bz2
@@ -22,10 +22,10 @@ from train.data.text.sources import list_units, read_unit
 PACK = {"": bytes, ".gz": gzip.compress, ".BZ2": bz2.compress, ".xz": lzma.compress}
 fuzz = settings(max_examples=60)
 
-# Texts that may be taken for something else: those with control characters, and the head of a PDF or an RTF.
+# Texts that may be mistaken for other data: texts with control characters, and the head of a PDF or an RTF.
 ODD = re.compile(r"[\0-\x08\x0e-\x1f\x7f]|\A(%PDF-|\{\\rtf1)")
 
-# Bytes of a name: letters of patterns, of shells, of no encoding; never too long, and no entry that is a way.
+# Bytes of a name: characters of patterns, of shells, of no encoding; never too long, and neither "." nor "..".
 name_bytes = st.one_of(
     st.binary(min_size=1, max_size=12),
     st.text(min_size=1, max_size=6).map(lambda text: text.encode("utf-8", "replace")),
@@ -81,7 +81,7 @@ def test_a_folder_gives_the_texts_of_its_files(tree):
             assert all(name.encode("utf-8") and "\n" not in name for name, _ in found)
             for path, (text, suffix) in tree.items():
                 full = os.path.join(root, os.fsdecode(path + b".t" + suffix.encode()))
-                if text.removeprefix("\ufeff") and os.path.isfile(full):  # a name is never taken for a pattern
+                if text.removeprefix("\ufeff") and os.path.isfile(full):  # a name is never read as a pattern
                     assert [t for _, t in read(full)] == [text.removeprefix("\ufeff")]
 
 

@@ -20,7 +20,7 @@ def test_fraction_seed_and_order():
     assert 8 <= len(chosen) <= 10
     assert held(documents[::-1], WholeFiles(fraction=0.1)).validation == chosen
     assert held(documents, WholeFiles(fraction=0.1, seed=1)).validation != chosen
-    # One file more changes little: the choice hangs on every file's own hash.
+    # One more file changes little: the choice depends on every file's own hash.
     more = held([*documents, Document("new.txt", prose(1000, 1000))], WholeFiles(fraction=0.1)).validation
     assert len(more & chosen) >= len(chosen) - 1
 

@@ -23,7 +23,7 @@ def test_links_are_followed_and_nothing_is_there_twice(tmp_path):
     write(tmp_path, root__a="1", root__z__b="2", out__c="3", out__d__e="4", other__f="5")
     os.link(root / "a", root / "hard")  # a file like any other
     for name, target in {
-        "root/0 link": "a",  # the file itself goes before its link
+        "root/0 link": "a",  # the file itself takes precedence over its link
         "root/folder": "z",
         "root/loop": ".",
         "root/z/up": "../..",
@@ -38,7 +38,9 @@ def test_links_are_followed_and_nothing_is_there_twice(tmp_path):
         (tmp_path / name).symlink_to(target)
     walk = Walk(str(root))
     assert names(walk) == ["a", "f", "hard", "out/c", "out/d/e", "z/b"]
-    assert walk.left_out() == f"{root}: left out links to what is there already: 0 link, f again, folder and 6 more"
+    assert (
+        walk.left_out() == f"{root}: left out links to files that are there already: 0 link, f again, folder and 6 more"
+    )
 
 
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
@@ -123,7 +125,7 @@ def test_folders_that_a_pattern_matches_are_not_left_out_silently(tmp_path):
     (tmp_path / "books3").symlink_to("mine")
     walk = Walk(str(tmp_path), ["books*"])
     assert names(walk) == ["books"]
-    folders = "folders, which a pattern that ends in /** goes into: books1, books2, books3"
+    folders = "folders, entered only by a pattern that ends in /**: books1, books2, books3"
     assert walk.left_out() == f"{tmp_path}: left out {folders}"
     walk = Walk(str(tmp_path), ["books*", "**"])
     assert names(walk) == ["books", "books1/a", "books2/b", "books3/c"]

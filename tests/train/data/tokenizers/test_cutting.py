@@ -1,4 +1,4 @@
-"""Where a text is cut into parts."""
+"""The positions where a text is cut into parts."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Ids pushed one by one give the text that the library decodes of all of them at once, no later than need be."""
+"""Ids pushed one by one give the text that the library decodes from all ids at once, as early as possible."""
 
 import pytest
 import tokenizers
@@ -11,7 +11,7 @@ from train.data.tokenizers.decoders import TokenDecoder
 from train.data.tokenizers.streaming import WholeDecoder
 
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
-# Pieces of words, of bytes, of spaces in several spellings, and what decoders look for.
+# Pieces of words, of bytes, of spaces in several spellings, and texts that decoders look for.
 TOKENS = [
     *("<unk>", "<s>", *BYTE_TOKENS, "\u2581", "\u2581a", "b", "\u2581\u2581", "a\u2581b", "##c", "##", "x</w>"),
     *("y</w>z", "</w>", "|", "<pad>", ".", ",", "'s", "n't", " do not", "\u0120", "\u0120a", "\u00c3", "\u00a9"),
@@ -79,14 +79,14 @@ def test_which_decoders_are_streamed(hugging_face):
 
 
 def push_each(tokenizer, tokens):
-    """What each token's push returns, and then the flush."""
+    """The texts that the push of each token returns, and then the flush."""
     stream = StreamDecoder(tokenizer)
     return [stream.push([TOKENS.index(token)]) for token in tokens] + [stream.flush()]
 
 
 def test_text_comes_as_soon_as_it_is_final(hugging_face):
     of = {name: hugging_face(name)[0] for name in ("LLaMA 2", "GPT-2", "GPT-1", "BERT")}
-    # A byte too many turns all bytes before it into U+FFFD, so a run of bytes is final when it has ended.
+    # One extra byte turns all bytes before it into U+FFFD, so a run of bytes is final only when it has ended.
     river = [f"<0x{byte:02X}>" for byte in "\u6cb3".encode()]
     assert push_each(of["LLaMA 2"], ["\u2581a", *river, "b"]) == ["a", "", "", "", "\u6cb3b", ""]
     assert push_each(of["LLaMA 2"], ["b", *river[:2]]) == ["b", "", "", "\ufffd\ufffd"]
@@ -104,7 +104,7 @@ def test_text_comes_as_soon_as_it_is_final(hugging_face):
 
 @pytest.mark.parametrize("name", STREAMED)
 def test_the_work_of_a_token_does_not_grow(hugging_face, name, monkeypatch):
-    """In a long text too each token is decoded as it comes: nothing is decoded from its beginning again."""
+    """Each token of a long text is decoded as it arrives: nothing is decoded again from the beginning."""
     ours, library = hugging_face(name)
     asked = []
     monkeypatch.setattr(type(ours), "decode", lambda *a: asked.append(a))

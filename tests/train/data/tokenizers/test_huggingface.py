@@ -1,4 +1,4 @@
-"""Settings stored in a tokenizer.json that change what a text is encoded as are off, and said once."""
+"""Settings stored in a tokenizer.json that change the ids of a text are off, and reported once."""
 
 import json
 
@@ -66,7 +66,7 @@ def plain():
 
 
 def written(plain, folder, name):
-    """The file of a setting in a folder."""
+    """Writes a tokenizer.json with a setting into a folder."""
     about = json.loads(plain.to_str())
     setting = dict(SETTINGS.get(name, {}))
     if "dropout" in setting:

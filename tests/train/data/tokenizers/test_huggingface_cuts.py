@@ -1,4 +1,4 @@
-"""A long text encoded in parts has the library's ids for the whole of it, whatever stands at the cuts."""
+"""A long text encoded in parts has the library's ids for the whole text, whatever characters are at the cuts."""
 
 import json
 
@@ -51,7 +51,7 @@ WHOLE: dict[str, Pipeline] = {
 
 
 def model_of(kind):
-    """A model and what trains it, None for the one of LLaMA 2's kind, whose merges are written out."""
+    """A model and its trainer, which is None for the model like LLaMA 2's, whose merges are written out."""
     if kind == "merges":
         merges = [("t", "h"), ("th", "e"), ("\u2581", "the"), ("\u2581", "\u2581"), ("l", "i"), ("\u2581", "a")]
         tokens = ["<unk>", "<s>", *(f"<0x{b:02X}>" for b in range(256)), "\u2581", *"abcdefghilmnorstu12."]
@@ -126,7 +126,7 @@ def test_added_tokens_at_a_cut(hugging_face, name, added, text):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(huggingface, "PART", PART)
         assert ours.encode(text).tolist() == library.encode(text, add_special_tokens=False).ids
-    # A prefix is put before what follows an added token too, and the prefix alone is left out of later parts.
+    # A prefix is also put before the text after an added token, and only the prefix is left out of later parts.
     assert (ours._cuts is not None) == (added in ("plain", "takes spaces before") and name != "LLaMA 2")
 
 

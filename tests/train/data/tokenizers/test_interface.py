@@ -159,9 +159,9 @@ def test_unknown_character_is_named(tmp_path):
 def test_damaged_files_are_named(tmp_path):
     (tmp_path / "x.model").write_bytes(b"nothing")
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(UserError, match=r"x\.model is no SentencePiece model"):
+    with pytest.raises(UserError, match=r"x\.model is not a SentencePiece model"):
         make_tokenizer(SentencePieceFile(path=str(tmp_path / "x.model")), [])
-    with pytest.raises(UserError, match=r"x\.json is no tokenizer\.json"):
+    with pytest.raises(UserError, match=r"x\.json is not a tokenizer\.json"):
         make_tokenizer(HuggingFace(path=str(tmp_path / "x.json")), [])
     with pytest.raises(UserError, match="no tokenizer file"):
         make_tokenizer(SentencePieceFile(path=str(tmp_path / "y.model")), [])

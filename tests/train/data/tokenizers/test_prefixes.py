@@ -1,4 +1,4 @@
-"""The bytes of first tokens: exact, and parts that add up, for tokenizers of several kinds."""
+"""The bytes of first tokens: exact, and with parts that add up, for several kinds of tokenizers."""
 
 import itertools
 
@@ -18,7 +18,7 @@ def fallback():
 
 
 def test_bytes_are_themselves():
-    """Inside a character as well, where the decoder only says that something is missing."""
+    """Also inside a character, where the decoder only shows that something is missing."""
     tokenizer = BytesTokenizer(Bytes(end_of_document=False))
     ids = tokenizer.encode(TEXT)
     assert [prefix_size(tokenizer, ids, n).bytes for n in range(len(ids) + 1)] == list(range(len(ids) + 1))

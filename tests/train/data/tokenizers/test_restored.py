@@ -1,4 +1,4 @@
-"""What decoding loses of a text is counted when it is prepared, and kept with the dataset."""
+"""The text that decoding loses is counted when the text is prepared, and recorded in the dataset."""
 
 import json
 
@@ -145,7 +145,7 @@ def test_which_tokenizers_lose_nothing(tmp_path):
 
 @pytest.fixture(scope="module")
 def lossy(tmp_path_factory):
-    """Options of a text of which a SentencePiece model with its own defaults loses some, and that text."""
+    """The options for a text, and the text, of which a SentencePiece model with its own defaults loses a part."""
     folder = tmp_path_factory.mktemp("lossy")
     train_sentencepiece(folder / "t.model")
     texts = {"train": ["the list of a", "the  list", "\u6cb3\u8fb9 of"], "held": ["self  while", "self"]}
@@ -161,7 +161,7 @@ def lossy(tmp_path_factory):
 def test_the_loss_is_kept_with_the_dataset(lossy, tmp_path):
     folder = prepare(lossy, tmp_path / "data")
     dataset = open_dataset(folder)
-    # A space of two; both characters of the river's side, three bytes each.
+    # One of two spaces; both Chinese characters of the river bank, three bytes each.
     assert dataset.lost("train") == Lost(documents=2, bytes=7)
     assert dataset.lost("validation") == Lost(documents=1, bytes=1)
     assert dataset.lost_in_words("train") == "the tokenizer loses 7 bytes (22.58%), in 2 documents"

@@ -1,4 +1,4 @@
-"""A SentencePiece model gives the ids and the text of its library: for long texts, and for ids that come one by one."""
+"""A SentencePiece model gives the ids and the text of its library, for long texts and ids that arrive one by one."""
 
 import io
 
@@ -66,7 +66,7 @@ def test_sentencepiece_cuts_long_texts_of_byte_pairs_alone(of_model, monkeypatch
     assert len(parts) > 45
     assert all(part.startswith("\u2581") for part in parts)
     assert ours._may_be_cut
-    # The library adds up a unigram model's scores over all of a text, so that a part may round otherwise.
+    # The library adds up a unigram model's scores over the whole text, so that a part may round differently.
     assert not of_model["unigram"][0]._may_be_cut
 
 
@@ -89,7 +89,7 @@ def test_a_stream_of_pieces_is_the_librarys_text(of_model, name, drawn):
 
 
 def test_the_work_of_a_token_does_not_grow(of_model, monkeypatch):
-    """In a long text too each token is decoded as it comes: nothing is decoded from its beginning again."""
+    """Each token of a long text is decoded as it arrives: nothing is decoded again from the beginning."""
     ours, library = of_model["lossless"]
     asked = []
     monkeypatch.setattr(type(ours), "decode", lambda *a: asked.append(a))

@@ -1,4 +1,4 @@
-"""Ids pushed in any groups give the text that is decoded of all of them at once."""
+"""Ids pushed in any groups give the text that is decoded from all ids at once."""
 
 from hypothesis import given, settings
 
