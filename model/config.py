@@ -80,7 +80,7 @@ class ModelConfig:
     remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=HOW)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone: what is cached beside them is no part of a pickle or a copy."""
+        """The fields alone, without cached values, for pickles and copies."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
@@ -215,7 +215,7 @@ def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> li
 
 
 def _not_of_the_function(model: ModelConfig) -> list[str]:
-    """The fields that say how a model is trained and run: another one may differ in these and take its parameters."""
+    """The fields that say how a model is trained and run, in which two models with the same parameters may differ."""
     return [path for path in marked(model, "how", "training") if "." not in path]
 
 

@@ -1,9 +1,9 @@
-"""What a field of an option changes, said where the field is declared.
+"""Marks on the fields of options that change how something is computed or trained, and not its result.
 
     scan_layers: bool = dataclasses.field(default=True, metadata=HOW)
 
-A field without a mark decides what is computed. Whoever compares two trees of options, to continue a run, to read a
-checkpoint or to take the parameters of another model, asks here which differences do not matter to it.
+A field without a mark changes the result. Code that compares two trees of options, to continue a run, to read a
+checkpoint or to take the parameters of another model, ignores differences in marked fields.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from typing import Any, Literal
 from model.options import walk
 
 Change = Literal["how", "training"]
-# How a run is carried out and written down, and not what it computes.
+# The field changes how a run is carried out and recorded, not its results.
 HOW: dict[str, Change] = {"changes": "how"}
-# How parameters are drawn and trained, and not what a model computes from them.
+# The field changes how parameters are drawn and trained, not the function that they are parameters of.
 TRAINING: dict[str, Change] = {"changes": "training"}
 
 
 def marked(option: Any, *changes: Change, path: str = "") -> Iterator[str]:
-    """The paths of the fields of a tree that change nothing but what is named; the root lies under `path`."""
+    """Yields the paths of the fields of a tree that have one of these marks; `path` is the path of the root."""
     for below, node in walk(option, path):
         for field in dataclasses.fields(node):
             if field.metadata.get("changes") in changes:
@@ -28,6 +28,6 @@ def marked(option: Any, *changes: Change, path: str = "") -> Iterator[str]:
 
 
 def without(lines: Iterable[str], paths: Iterable[str]) -> list[str]:
-    """The lines of `model.options.differences` that are of no field at these paths, nor of one below it."""
+    """The lines of `model.options.differences` without those of fields at or below these paths."""
     heads = tuple(f"{path}{end}" for path in paths for end in (".", ":"))
     return [line for line in lines if not line.startswith(heads)]

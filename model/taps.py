@@ -97,7 +97,7 @@ class Context(Surroundings):
             self.kept[name] = make()
 
     def total(self, x: jax.Array) -> jax.Array:
-        """The sum over the tokens that count of the mean of each token's numbers, of an array (B, T, ...)."""
+        """The sum over counted tokens of each token's mean, for an array (B, T, ...)."""
         x_BT = jnp.mean(x, axis=tuple(range(2, x.ndim)))
         return jnp.sum(x_BT if self.counted_BT is None else x_BT * self.counted_BT)
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 CHECKPOINT_FORMAT = 2
-# Fields that lie elsewhere now, for whoever gives one by its earlier path.
+# Earlier paths of fields, and their paths now.
 MOVED = {"training.z_loss": "objective.z_loss"}
 # The parameters of a layer that lie under `residual` now and lay beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"

@@ -74,8 +74,8 @@ def train(
       run: its folder, made if need be.
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
-      stop: may ask for the end, as `launch.signals.StopRequest` does at a signal; None for a run that nothing ends.
-      hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment and before saves.
+      stop: may request the end, as `launch.signals.StopRequest` does at a signal; None for no such requests.
+      hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
 
     Raises:
       UserError: for everything that the user can mend.
@@ -115,7 +115,7 @@ def train(
 
 
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
-    """The dataset of a run and the further texts that it is measured on, tokenized if need be, and checked."""
+    """The checked dataset of a run. Tokenizes it and the further texts to evaluate, unless that is done."""
     fits = functools.partial(check_vocabulary, experiment)
     dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
@@ -192,7 +192,7 @@ class _Trainer:
         )
 
     def _others(self, session: Session) -> Iterator[Samples | StatisticsOfLayers]:
-        """The hooks that an experiment may ask for besides evaluations and saves."""
+        """The optional hooks of an experiment."""
         if self.experiment.samples.prompts:
             yield Samples(session)
         if self.experiment.statistics is not None:
@@ -259,7 +259,7 @@ class _Trainer:
             yield feed.place(batch, self.rows, size, isolated=self.isolated)
 
     def _pause(self, moment: Moment) -> None:
-        """Calls the hooks that are due, once the step has ended and is in the log."""
+        """Calls the due hooks after the step has ended and its line is written."""
         self.log.catch_up()
         with self.clock.paused(), self.progress.paused():
             for hook in self.hooks:

@@ -26,9 +26,9 @@ class Recipe:
 
     Attributes:
       model: the model's options.
-      optimizer: which moments there are.
-      guard: whether recent losses are kept.
-      frozen: the parameters that have no moments.
+      optimizer: decides the moments.
+      guard: decides whether recent losses are kept.
+      frozen: decides the parameters without moments.
     """
 
     model: ModelConfig
@@ -44,7 +44,7 @@ class Recipe:
 
     @functools.cached_property
     def specs(self) -> Any:
-        """What every parameter is (model/specs.py), those that are frozen marked."""
+        """The specs of all parameters (model/specs.py), with the frozen ones marked."""
         return frozen_in(specs_of_model(self.model), self.frozen)
 
 
@@ -55,7 +55,7 @@ class TrainState:
     Attributes:
       step: updates attempted so far, which is also the number of the next batch (int32).
       params: the parameters that the optimizer moves.
-      frozen: those that nothing moves; they have no gradient and no moments.
+      frozen: the parameters that nothing moves; they have no gradient and no moments.
       untrained: the rest of the tree of `model.transformer.init`: state that the step moves, such as load biases.
       opt_state: the optimizer's moments and its learning rate.
       key: the raw key (uint32) from which step n draws its dropout by folding in n.
@@ -77,7 +77,7 @@ class TrainState:
 
 
 class Parts(NamedTuple):
-    """A tree with something for every parameter, in the three parts that a state has of it."""
+    """A tree with one leaf per parameter, split as in the state."""
 
     params: Any
     frozen: Any
@@ -85,14 +85,14 @@ class Parts(NamedTuple):
 
 
 def split_params(recipe: Recipe, tree: Any) -> Parts:
-    """A tree with something for every parameter, in the parts of the state."""
+    """Splits a tree with one leaf per parameter as the state does."""
     params, rest = split(tree, recipe.specs, is_trained)
     _, specs = split(recipe.specs, recipe.specs, is_trained)
     return Parts(params, *split(rest, specs, is_frozen))
 
 
 def with_trained(state: TrainState, params: Any) -> Params:
-    """The tree that `model.transformer.forward` takes, with these in place of the parameters that are trained."""
+    """The tree that `model.transformer.forward` takes, with the given trained parameters."""
     whole: Params = merged(params, merged(state.frozen, state.untrained))
     return whole
 

@@ -1,9 +1,8 @@
-"""Statistics of layers and roles of parameters, measured inside the training step at the steps that are asked for.
+"""Statistics of layers and roles of parameters, computed inside the training step at the requested steps.
 
 For the parameters of a role in a layer: the root mean square of their numbers, of their gradients (before clipping) and
-of their updates (those that the guard refuses, too), and update over parameter, which for a matrix that learns well is
-about 0.001 to 0.01 a step. For a layer: the root mean square of the residual stream that leaves it, over the tokens
-that count.
+of their updates (also of updates that the guard refuses), and the ratio of update to parameter. For a layer: the root
+mean square of the residual stream after it, over the counted tokens.
 """
 
 import dataclasses
@@ -18,7 +17,7 @@ from model.config import ModelConfig
 from model.layers import grouped
 from model.specs import Spec
 
-STREAM = "stream_squares"  # the tap: the sum over the tokens that count of the mean square of the stream
+STREAM = "stream_squares"  # the tap: the sum over counted tokens of the mean square of the residual stream
 QUANTITIES = ("parameters", "gradients", "updates")
 Sums = dict[str, dict[str, jax.Array]]
 Specs = Mapping[str, Spec]
@@ -26,11 +25,11 @@ Specs = Mapping[str, Spec]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Statistics:
-    """Which statistics are written to statistics.jsonl.
+    """The statistics that are written to statistics.jsonl.
 
     Attributes:
-      every: steps between them; those of the last step are always written.
-      stream: whether the residual stream is measured too, at the cost of a sum over it in every layer of every step.
+      every: steps between statistics; the last step always has them.
+      stream: whether to measure the residual stream too; it costs a sum over the stream of each layer at every step.
     """
 
     every: int = 100
@@ -42,17 +41,17 @@ class Statistics:
             yield "every", f"must be at least 1, got {self.every}"
 
     def is_due(self, step: jax.Array, num_steps: int) -> jax.Array:
-        """Whether the statistics of a step are asked for, which makes so many updates with those before it."""
+        """Whether update number `step` has statistics, a boolean scalar."""
         return (step % self.every == 0) | (step == num_steps)
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """The taps of the model that it takes."""
+        """The taps of the model that it needs."""
         return (STREAM,) if self.stream else ()
 
 
 class Place(NamedTuple):
-    """Where parameters lie: the part of the model, the layer if it has layers, and their role."""
+    """A part of the model, a layer if the part has layers, and a role of parameters there."""
 
     part: str
     layer: int | None
@@ -66,14 +65,14 @@ def measured(
     taps: Mapping[str, jax.Array],
     weight: jax.Array,
 ) -> Sums:
-    """The sums of squares behind the statistics, by quantity and dotted name; zeros at a step that is not asked for.
+    """The sums of squares behind the statistics, by quantity and dotted name; zeros at a step without statistics.
 
     Args:
-      due: whether this step is asked for, a boolean scalar.
-      specs: of the model's parameters, by their dotted names.
+      due: whether this step has statistics, a boolean scalar.
+      specs: the specs of the model's parameters, by dotted name.
       trees: for each of `QUANTITIES` a tree like the trained parameters.
-      taps: what the objective gave of `option.taps`, sums over tokens.
-      weight: what such sums are divided by.
+      taps: the taps that the objective returned, sums over tokens.
+      weight: the divisor of sums over tokens.
     """
 
     def squares() -> Sums:
@@ -93,19 +92,19 @@ def by_name(tree: Any) -> dict[str, jax.Array]:
 
 
 def _squares(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
-    """The sum of squares, of each layer where there are several."""
+    """The sum of squares; one per layer if the first axis counts layers."""
     over = tuple(range(axes[:1] == ("layer",), x.ndim))
     return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=over)
 
 
 def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums) -> Iterator[dict[str, Any]]:
-    """The lines of one step, in the order of the layers and roles.
+    """Yields the lines of one step, by part and layer.
 
     Args:
       config: the model's options.
-      specs: of its parameters, by their dotted names.
-      sizes: how many numbers each parameter has, by its dotted name.
-      sums: of `measured`, on the host.
+      specs: the specs of its parameters, by dotted name.
+      sizes: the number of elements of each parameter, by dotted name.
+      sums: the result of `measured`, on the host.
     """
     totals: dict[Place, dict[str, float]] = {}
     for path, first in sums["parameters"].items():
@@ -126,7 +125,7 @@ def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums
 
 
 def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
-    """The number of each of the layers that a parameter is stacked for."""
+    """The numbers of the layers that are stacked in a parameter."""
     part, stack = path.split(".")[:2]
     if part != "blocks":
         return range(count)

@@ -17,7 +17,7 @@ import tensorstore
 
 ITEMS = ("params", "rest", "note")
 RECORD = "files.json"
-# A larger file is recorded by its CRC-32, which is several times as fast as the SHA-256 of a small one.
+# Larger files are recorded with a CRC-32, which takes less time than a SHA-256.
 SMALL = 1 << 20
 
 

@@ -145,10 +145,10 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def is_whole(self, step: int) -> bool | None:
-        """Whether there is a checkpoint of a step, every file of it as it was written; makes no array.
+        """Whether a step has a checkpoint whose files are all as they were written; makes no array.
 
-        None where not every file has a digest, as before November 2026: whoever must know restores it. Raises
-        UnreadableError when a file cannot be read.
+        None if a file has no recorded digest, as before November 2026: then only restoring it tells. Raises
+        UnreadableError if a file cannot be read.
         """
         if step not in self.steps():
             return False

@@ -1,4 +1,4 @@
-"""Further texts that a run is measured on while it trains, each under a name of its own."""
+"""Further texts to evaluate during training, each with a name."""
 
 import dataclasses
 import pathlib
@@ -19,15 +19,15 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NamedEvaluation:
-    """The loss on another text during the run. It decides nothing: the best checkpoint is that of the validation split.
+    """The loss on another text during the run. It decides nothing: the validation split decides the best checkpoint.
 
     Attributes:
-      name: what its lines in metrics.jsonl and its curve are called.
-      path: the text: any that `Source.path` takes. Of a dataset folder it is the validation split, or all of it where
-        it has none; other text is tokenized as the training text is, once, into RUN/evaluations/NAME.
-      field: names the text in tables of documents.
+      name: the name of its lines in metrics.jsonl and of its curve.
+      path: the text, as in `Source.path`. A dataset folder stands for its validation split, or for all of it if it has
+        none; other text is tokenized once, with the run's tokenizer, into RUN/evaluations/NAME.
+      field: the field of the text in tables of documents.
       every: steps between evaluations; the last step is always evaluated.
-      max_batches: batches of the text to use; None for all of it.
+      max_batches: the number of batches to use; None for all of the text.
     """
 
     name: str
@@ -49,7 +49,7 @@ class NamedEvaluation:
 
 
 def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str, str]]:
-    """Yields the paths of names that two evaluations share; their folders and curves would be one."""
+    """Yields names that two evaluations share: their folders and curves would be the same."""
     seen: dict[str, int] = {}
     for i, option in enumerate(options):
         first = seen.setdefault(option.name.lower(), i)  # some file systems see no difference
@@ -58,12 +58,12 @@ def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str,
 
 
 def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> pathlib.Path:
-    """Where the tokens of a text lie: the dataset that its path names, or the one that the run makes of it."""
+    """The folder of a text's tokens: the dataset at its path, or the one that the run makes."""
     return pathlib.Path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
 def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
-    """Raises UserError for a text that is not there or cannot be read, unless it is prepared; reads little of it."""
+    """Raises UserError for a missing or unreadable text that is not tokenized yet; reads little of it."""
     for i, option in enumerate(options):
         if not is_dataset(dataset_folder(option, run)):
             try:
@@ -73,10 +73,10 @@ def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> Non
 
 
 def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset: Dataset, progress: Reporter) -> None:
-    """Tokenizes the texts as the run's dataset is tokenized.
+    """Tokenizes the texts with the tokenizer of the run's dataset.
 
-    A text that was prepared is taken as it was then, so that a run that goes on measures the same. Raises UserError for
-    text that cannot be read, and for a dataset folder of another tokenizer.
+    A text is tokenized once and not read again, so a resumed run measures the same tokens. Raises UserError for text
+    that cannot be read, and for a dataset folder of another tokenizer.
     """
     for option in options:
         folder = dataset_folder(option, run)
@@ -91,6 +91,6 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
 
 
 def evaluated_split(option: NamedEvaluation, run: pathlib.Path) -> tuple[Dataset, str]:
-    """The dataset of a text that is prepared, and the split that is measured."""
+    """The dataset of a tokenized text, and the name of the split to measure."""
     dataset = open_dataset(dataset_folder(option, run))
     return dataset, "validation" if "validation" in dataset.about["splits"] else "train"

@@ -20,7 +20,7 @@ from train.state import Recipe, TrainState, evaluation_params, state_shardings
 
 
 class Limit(NamedTuple):
-    """How many batches of a split are read, None for all, and the path of the option that says so."""
+    """The number of batches to read, None for all, and the option that sets it."""
 
     option: str
     max_batches: int | None
@@ -30,10 +30,10 @@ EvaluationStep = Callable[[TrainState, Batch], dict[str, jax.Array]]
 
 
 class SplitEvaluation:
-    """A split of a dataset, read once per call; the validation split of a run's own unless another is named.
+    """A split of a dataset, read once per call.
 
     Attributes:
-      step: the compiled evaluation of a batch, which other splits can share.
+      step: the compiled evaluation of a batch; other splits can share it.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class SplitEvaluation:
         """Opens the split.
 
         Args:
-          experiment: of the run.
+          experiment: the options of the run.
           dataset: an open dataset of the run's tokenizer.
-          mesh: the run's.
+          mesh: the mesh of the run.
           split: the name of the split.
-          limit: how much of it is read; None for as much as `experiment.evaluation` says.
+          limit: the number of batches to read; None for that of `experiment.evaluation`.
           step: the compiled step of another evaluation of this run; None to compile one.
 
         Raises:

@@ -1,4 +1,4 @@
-"""What a training does every so many steps, and at its end: one file each; interface.py says what a hook is."""
+"""Actions of a training run every n steps and at its end, one file each; interface.py defines a hook."""
 
 from model.exports import exports
 

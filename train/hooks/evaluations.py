@@ -1,4 +1,4 @@
-"""Evaluations during a training: of the validation split, and of further texts under names of their own."""
+"""Evaluations during training: of the validation split, and of further named texts."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ VALIDATION = "validation"
 
 
 class Validation(Hook):
-    """Measures the validation split, by whose loss a checkpoint is the best."""
+    """Measures the validation split; its loss decides which checkpoint is the best."""
 
     def __init__(self, session: Session) -> None:
         """Args: the session. Raises UserError when the split has no token to predict."""
@@ -44,7 +44,7 @@ class OfText(Hook):
     """Measures one further text; see `NamedEvaluation`."""
 
     def __init__(self, session: Session, option: NamedEvaluation, validation: Validation) -> None:
-        """Args: the session, whose texts are prepared; the option; the first evaluation, whose program it shares."""
+        """Args: the session, with prepared texts; the option; the validation hook, to share its compiled program."""
         self.every, self._name, self._metrics, self._say = option.every, option.name, session.metrics, session.say
         dataset, split = evaluated_split(option, session.folder)
         self._measure = SplitEvaluation(
@@ -68,6 +68,6 @@ class OfText(Hook):
 
 
 def evaluations(session: Session) -> list[Hook]:
-    """The hook of the validation split, and one for every further text, in the order of the config."""
+    """The hook of the validation split and one for each further text, in the order of the config."""
     validation = Validation(session)
     return [validation, *(OfText(session, option, validation) for option in session.experiment.evaluations)]

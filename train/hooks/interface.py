@@ -1,4 +1,4 @@
-"""What a hook is: a small object that is due every so many steps, and what it is told then.
+"""A hook: a small object that is due every n steps, and the moment that it is given.
 
     class Sharpness(Hook):
         def __init__(self, session):
@@ -9,10 +9,10 @@
 
     train(experiment, run, hooks=[Sharpness])
 
-The loop calls the hooks that are due one after another, in the order of its list, saves last. What a hook writes is on
-the disk before the checkpoint of its step is: a run that goes on from that checkpoint does not call it again for that
-step, and one that goes on from an earlier one takes the lines back and calls it anew. So a hook is called exactly once
-for each step in the files, if it depends on nothing but the moment.
+The loop calls the due hooks one after another, in the order of its list; saves come last. The lines of a hook reach the
+disk before the checkpoint of their step. A run that continues from that checkpoint does not call the hook for that step
+again; a run that continues from an earlier checkpoint removes the lines and calls it again. So the files hold the
+result of exactly one call per due step, if the hook depends on the moment alone.
 """
 
 import dataclasses
@@ -33,15 +33,15 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Session:
-    """What stays the same for one start of a run.
+    """The surroundings of one session of a run.
 
     Attributes:
       experiment: the run's options.
       folder: the run folder.
-      dataset: what it trains on.
-      mesh, layout: the devices, and how activations lie on them.
-      metrics: the files that lines go to.
-      say: prints a line that the user should see.
+      dataset: the training dataset.
+      mesh, layout: the devices, and the layout of activations on them.
+      metrics: writes lines to the files of the run.
+      say: prints a line for the user.
     """
 
     experiment: Experiment
@@ -55,15 +55,15 @@ class Session:
 
 @dataclasses.dataclass(kw_only=True)
 class Moment:
-    """After a step, and before the next one.
+    """The time between a step and the next one.
 
     Attributes:
-      step: the updates made so far.
-      last: whether it is the last of the run, at which everything is due.
-      state: after the step; the next step takes its memory, so that no hook may keep it.
-      scalars: what the step measured, on the devices.
-      validation: the loss of the validation split, once it was measured at this moment.
-      best: whether that is the lowest so far.
+      step: the number of updates so far.
+      last: whether this is the last step of the run, at which every hook is due.
+      state: the state after the step. The next step reuses its memory, so a hook must not keep it.
+      scalars: the metrics of the step, on the devices.
+      validation: the loss of the validation split, if a hook measured it at this moment.
+      best: whether that loss is the lowest so far.
     """
 
     step: int
@@ -75,20 +75,20 @@ class Moment:
 
 
 class Hook:
-    """Something that is done every `every` steps and at the last one."""
+    """An action every `every` steps and at the last one."""
 
     every: int
 
     def due(self, moment: Moment) -> bool:
-        """Whether it is done at a moment."""
+        """Whether the hook is called at a moment."""
         return moment.last or moment.step % self.every == 0
 
     def __call__(self, moment: Moment) -> None:
-        """Does it. The step has ended, its line is written, and the clock does not run."""
+        """Acts. The step has ended, its line is written, and the clock is paused."""
         raise NotImplementedError
 
     def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Told, when a run goes on from a checkpoint, its step and the lines of metrics.jsonl up to it."""
+        """Takes the step of the checkpoint that a run continues from, and the lines of metrics.jsonl up to it."""
 
 
 HookMaker = Callable[[Session], Hook]

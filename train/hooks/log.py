@@ -1,8 +1,8 @@
-"""The log: the scalars of every step, fetched from the devices when a line is due, and a step late.
+"""The log: the scalars of all steps, fetched from the devices when a line is due, one step late.
 
-Nothing is fetched in between, so that the host runs ahead of the devices by up to `IN_FLIGHT` steps; the scalars of the
-steps without a line wait on the devices and come along with those of the next line. So totals are exact, and a run that
-skips too many steps in a row is noticed at the latest when as many have ended as may be skipped.
+Nothing is fetched in between, so the host runs up to `IN_FLIGHT` steps ahead of the devices. The scalars of steps
+without a line wait on the devices and are fetched together with those of the next line, so totals are exact. At most
+`guard.max_consecutive` steps wait, so a run that skips that many in a row ends before it makes as many again.
 """
 
 import collections
@@ -17,12 +17,12 @@ from train.hooks.interface import Session
 from train.run.clock import PROCESS_START, Clock
 from train.run.progress import Progress
 
-# Steps that are dispatched and have not ended. More would serve no device better, and hold up a stop that is asked for.
+# Dispatched steps that have not ended. More of them would not keep a device busier, and would delay a requested stop.
 IN_FLIGHT = 3
 
 
 class _Dispatched(NamedTuple):
-    """A step that was given to the devices: its number, its scalars, and a function that waits for its end."""
+    """A dispatched step: its number, its scalars, and a function that waits for its end and returns the time."""
 
     step: int
     scalars: dict[str, jax.Array]
@@ -30,10 +30,10 @@ class _Dispatched(NamedTuple):
 
 
 class Log:
-    """Writes a line of metrics.jsonl every so many steps, and one of throughput.jsonl beside it.
+    """Writes a line of metrics.jsonl every n steps, and one of throughput.jsonl with it.
 
     Attributes:
-      tokens: the targets of all the steps that were fetched.
+      tokens: the number of counted targets in all fetched steps.
     """
 
     def __init__(self, session: Session, batches: Batches, clock: Clock) -> None:
@@ -48,18 +48,18 @@ class Log:
         self.tokens = 0
 
     def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
-        """Counts the targets of the steps before this one: those up to the last line, and of the batches since."""
+        """Counts the targets of the steps so far: the total of the last line, plus those of the batches after it."""
         logged = [line for line in lines if line.get("kind") == "train" and "padding" in line]
         last, tokens = (logged[-1]["step"], logged[-1]["tokens"]) if logged else (0, 0)
         self.tokens = tokens + sum(map(self._batches.num_targets, range(last, step)))
 
     def start(self, step: int, progress: Progress) -> None:
-        """Begins after a step; `progress` is told of those that end."""
+        """Starts after a step; `progress` shows the steps that end."""
         self._progress = progress
         self._clock.start(step)
 
     def dispatched(self, step: int, scalars: dict[str, jax.Array]) -> None:
-        """Takes a step that was just given to the devices; fetches those before it if a line of them is due."""
+        """Takes a step that was just dispatched; fetches the steps before it if a line is due."""
         before = len(self._waiting)
         numbers = {name: x for name, x in scalars.items() if not isinstance(x, dict)}  # the rest is for hooks
         self._waiting.append(_Dispatched(step, numbers, self._clock.watch(scalars)))
@@ -72,11 +72,11 @@ class Log:
             self._progress.update(behind.step)
 
     def catch_up(self) -> None:
-        """Fetches all steps, which waits for the last of them to end."""
+        """Fetches all waiting steps; returns when the last one has ended."""
         self._fetch(len(self._waiting))
 
     def time(self, step: int) -> None:
-        """Writes what the clock says of the steps up to this one, unless it was written already."""
+        """Writes the timing of the steps up to this one, unless it is written already."""
         if step == self._clock.step:
             return
         timing = self._clock.read()
@@ -89,7 +89,7 @@ class Log:
         return step == self._last or step % self.every == 0
 
     def _fetch(self, count: int) -> None:
-        """Fetches the first so many steps that wait, in one go, and takes them in turn."""
+        """Fetches the first `count` waiting steps in one transfer, and takes them in turn."""
         if not count:
             return
         steps = [self._waiting.popleft() for _ in range(count)]
@@ -97,7 +97,7 @@ class Log:
             self._take(step.step, scalars, step.ended())
 
     def _take(self, step: int, scalars: dict[str, Any], ended: float) -> None:
-        """Counts a step, refuses to go on where too many were skipped, and writes its line if one is due."""
+        """Counts a step and writes its line if one is due. Raises UserError after too many skipped steps in a row."""
         tokens, consecutive = int(scalars.pop("tokens")), int(scalars.pop("consecutive"))
         if step == 1:
             self._session.say(f"first step {ended - PROCESS_START:.1f} s after the command")

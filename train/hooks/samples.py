@@ -1,4 +1,4 @@
-"""Samples during a training: a text for every prompt, at every evaluation."""
+"""Samples during training: a text for every prompt, at every evaluation."""
 
 from train.generation.samples import draw_samples
 from train.hooks.interface import Hook, Moment, Session
@@ -9,11 +9,11 @@ class Samples(Hook):
     """Draws texts from the model and writes them to samples.txt."""
 
     def __init__(self, session: Session) -> None:
-        """Args: the session, whose experiment has prompts."""
+        """Args: the session of an experiment with prompts."""
         self.every, self._session = session.experiment.evaluation.every, session
 
     def __call__(self, moment: Moment) -> None:
-        """See `Hook`. The step is the seed, so that a resumed run draws the same."""
+        """See `Hook`. The step is the seed, so a resumed run draws the same texts."""
         experiment = self._session.experiment
         drawn = draw_samples(
             experiment,

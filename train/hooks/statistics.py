@@ -1,4 +1,4 @@
-"""Statistics of layers and parameters during a training, which the step measures: see train/statistics.py."""
+"""Statistics of layers and parameters during training; the step computes them (train/statistics.py)."""
 
 import jax
 
@@ -10,10 +10,10 @@ from train.statistics import by_name, rows
 
 
 class StatisticsOfLayers(Hook):
-    """Fetches what a step measured and writes a line of statistics.jsonl for every layer and role."""
+    """Fetches the statistics of a step and writes a line of statistics.jsonl for every layer and role."""
 
     def __init__(self, session: Session, every: int) -> None:
-        """Args: the session; the steps between statistics, as the compiled step has them."""
+        """Args: the session; the steps between statistics, the same as in the compiled step."""
         self.every, self._metrics, self._model = every, session.metrics, session.experiment.model
         self._specs = named(Recipe.of(session.experiment).specs)
         self._sizes = {path: x.size for path, x in by_name(abstract_params(self._model)).items()}

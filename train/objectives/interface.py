@@ -1,7 +1,7 @@
-"""What a training step asks of an objective: the batch fields that it wants, and its loss.
+"""The interface of an objective: the batch fields that it reads, and its loss.
 
-An objective is an option, `Experiment.objective`. The step adds up its sums, divides them by its weight, differentiates
-them and reports them; it knows nothing else of it.
+An objective is an option, `Experiment.objective`. The training step adds up its sums, divides them by its weight,
+differentiates them and reports them; it knows nothing else about the objective.
 """
 
 from collections.abc import Mapping
@@ -16,13 +16,13 @@ Batch = Mapping[str, jax.Array]
 
 
 class Sums(NamedTuple):
-    """Sums over the tokens of a batch that count, which are those of its parts added up.
+    """Sums over the counted tokens of a batch; the sums of micro-batches add up to those of the batch.
 
     Attributes:
-      loss: what is reported as the loss.
+      loss: the reported loss.
       losses: the model's own losses, by name.
-      measured: what the model measured, by stack of layers and name.
-      taps: the taps that were asked for, each a sum over tokens.
+      measured: the model's measurements, by stack of layers and name.
+      taps: the requested taps, each a sum over tokens.
     """
 
     loss: jax.Array
@@ -32,17 +32,17 @@ class Sums(NamedTuple):
 
 
 class Objective(Protocol):
-    """What a run minimises."""
+    """The function that a run minimises."""
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """The fields of a batch that it reads, besides those that tell documents apart."""
+        """The names of the batch fields that it reads, apart from segment_ids and positions."""
 
     def tokens(self, batch: Batch) -> jax.Array:
-        """How many tokens of a batch count, int32. A batch without any has no loss, and its step is skipped."""
+        """The number of counted tokens in a batch, int32. A batch without any has no loss; its step is skipped."""
 
     def weight(self, batch: Batch) -> jax.Array:
-        """The number that sums over a batch are divided by, float32."""
+        """The divisor of sums over a batch, float32."""
 
     def loss(
         self,
@@ -54,13 +54,13 @@ class Objective(Protocol):
         layout: Layout,
         taps: tuple[str, ...] = (),
     ) -> tuple[jax.Array, Sums]:
-        """The sum over a batch of what is minimised, and the sums that are reported.
+        """The minimised sum over a batch, and the sums to report.
 
         Args:
           model: the model's options.
           params: its parameters, trained or not.
-          batch: `fields`, each (B, T); segment_ids and positions where documents do not see each other.
-          dropout_key: of this batch; None for no dropout.
-          layout: how activations lie on devices.
-          taps: sums over tokens to take along, by the names of the model's taps.
+          batch: `fields`, each (B, T); segment_ids and positions too if documents do not see each other.
+          dropout_key: the key of this batch; None for no dropout.
+          layout: the layout of activations on devices.
+          taps: names of the model's taps to return, each a sum over tokens.
         """

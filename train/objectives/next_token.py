@@ -1,4 +1,4 @@
-"""Next-token prediction: cross-entropy (model/vocabulary/cross_entropy.py) and what comes with it.
+"""Next-token prediction: cross-entropy (model/vocabulary/cross_entropy.py), the z-loss, the losses of the model.
 
 The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
 """
@@ -22,7 +22,7 @@ class NextToken:
     """The cross-entropy of every token given those before it, and the losses that the model adds.
 
     Attributes:
-      z_loss: the coefficient of log^2 Z, which is minimised and not reported.
+      z_loss: the coefficient of log^2 Z, a term that is minimised but not reported.
     """
 
     z_loss: float = 0.0
@@ -38,7 +38,7 @@ class NextToken:
         return "tokens", "targets", "loss_mask"
 
     def tokens(self, batch: Batch) -> jax.Array:
-        """The targets that count."""
+        """The number of counted targets."""
         return jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)
 
     def weight(self, batch: Batch) -> jax.Array:

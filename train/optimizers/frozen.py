@@ -1,7 +1,7 @@
-"""Parameters that a run leaves as they are: they get no gradient, no moments and no decay.
+"""Parameters that a run leaves unchanged: they get no gradient, no moments and no decay.
 
-They are named by their role (model/specs.py) or by the part of the model that holds them, the first word of their
-dotted name. What they are is written into their specs, which everything that sorts parameters reads.
+A config names them by role (model/specs.py) or by part of the model, the first word of their dotted names. Their specs
+are marked, and all code that treats some parameters differently reads the specs.
 """
 
 import dataclasses
@@ -16,22 +16,22 @@ from model.specs import ROLES, Spec, named
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Frozen:
-    """The parameters that stay as they start; none by default.
+    """The parameters that keep their initial values; none by default.
 
     Attributes:
-      roles: such as "embedding" or "scale": every parameter of that role, wherever it lies.
-      parts: such as "embedding" or "blocks": every parameter of that part of the model, whatever its role.
+      roles: such as "embedding" or "scale": every parameter of that role, in all parts.
+      parts: such as "embedding" or "blocks": every parameter of that part of the model, of all roles.
     """
 
     roles: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
 
     def holds(self, part: str, spec: Spec) -> bool:
-        """Whether a parameter is frozen. One that the optimizer does not move anyway is not."""
+        """Whether a parameter is frozen. State that the step itself updates, such as load biases, never is."""
         return spec.traits.trained and (spec.role in self.roles or part in self.parts)
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
-        """Yields what does not fit a model's parameters (the tree of their specs)."""
+        """Yields the names that no parameter of a model has (the tree of their specs), and a choice of all of them."""
         known = named(specs)
         roles = {spec.role for spec in known.values() if spec.traits.trained}
         for entry in self.roles:
@@ -51,7 +51,7 @@ class Frozen:
 
 
 def frozen_in(specs: Any, frozen: Frozen) -> Any:
-    """The tree of a model's specs, those of frozen parameters marked."""
+    """The tree of a model's specs, with the frozen ones marked."""
     return {
         part: jax.tree.map(lambda s: dataclasses.replace(s, frozen=True) if frozen.holds(part, s) else s, tree)  # noqa: B023
         for part, tree in specs.items()

@@ -1,4 +1,4 @@
-"""The request to end a training: the loop asks for it between steps, and a command that is sent a signal makes it."""
+"""The request to end a training run: the loop reads it between steps; a command sets it at a signal."""
 
 import contextlib
 import signal
@@ -10,13 +10,13 @@ STOPS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.
 
 
 class Stop:
-    """A request to end, which nobody has made yet.
+    """A request to end a training run.
 
-    A script or a hook sets `requested` to a few words, and the training ends after the step under way, with a
-    checkpoint. Signals are handled by none of this: library code leaves them as they are.
+    A script or a hook sets `requested` to a few words; the training then ends after the current step, with a
+    checkpoint. This class handles no signals: library code leaves signal handlers alone.
 
     Attributes:
-      requested: who or what asks for it, such as the name of a signal; None while nothing does.
+      requested: the reason, such as the name of a signal; None before any request.
     """
 
     def __init__(self) -> None:
@@ -24,5 +24,5 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within it, a request may raise KeyboardInterrupt: for long work that can be cut anywhere."""
+        """Inside the context a request may raise KeyboardInterrupt, for long work that can stop anywhere."""
         yield

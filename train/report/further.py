@@ -1,4 +1,4 @@
-"""What a report shows of a run that asked for more: evaluations of further texts, statistics of layers and roles."""
+"""Optional parts of a report: evaluations of further texts, statistics of layers and roles."""
 
 import itertools
 import math

@@ -313,7 +313,7 @@ def total_parameters(run: Run) -> int:
 
 
 def frozen_parameters(run: Run) -> int:
-    """How many of them nothing moves."""
+    """The number of frozen parameters, from parameters.json."""
     frozen = [entry for entry in run.parameters if entry.get("moved_by") == "nothing"]
     return sum(entry["count"] for entry in frozen if isinstance(entry.get("count"), int))
 

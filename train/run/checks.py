@@ -1,4 +1,4 @@
-"""What is looked at before a training begins, without making an array of the model's size."""
+"""Checks before training starts; none of them makes an array of the model's size."""
 
 import pathlib
 
@@ -42,7 +42,7 @@ def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: pathl
 
 
 def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
-    """Whether a run has ended at its last step and the files of that checkpoint are those that were written.
+    """Whether a run has ended at its last step and all files of that checkpoint are as they were written.
 
     Raises UserError when it is the run of another experiment, or when that checkpoint cannot be read.
     """

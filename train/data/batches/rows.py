@@ -15,7 +15,7 @@ from train.data.shards.dataset import Split
 Batch = dict[str, np.ndarray]
 
 
-# The fields that a batch may have, and their formats.
+# The fields of a batch and their formats.
 FIELDS: dict[str, type] = {
     "tokens": np.int32,
     "targets": np.int32,
@@ -26,7 +26,7 @@ FIELDS: dict[str, type] = {
 
 
 def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
-    """The fields of a batch by these names. Raises UserError for one that no batch has."""
+    """The names of batch fields without duplicates. Raises UserError for an unknown one."""
     for name in names:
         if name not in FIELDS:
             raise UserError(f"no field of a batch is called {name!r}; {nearest(name, FIELDS)}")
