@@ -42,7 +42,7 @@ from train.run.paths import written_out
 from train.run.pretrained import check_start, starting_params
 from train.run.progress import Progress
 from train.state import Recipe, TrainState, abstract_state, init_sharded, state_shardings
-from train.step import compile_train_step
+from train.step import StepFn, compile_train_step
 
 _HOLD_OUT = (
     "prepare the text with data.validation=WholeFiles(), Tail(fraction=0.1) where it is one file, or "
@@ -139,7 +139,8 @@ class _Trainer:
         self.rows = self.layout.placement(("batch", "sequence"))
         self.recipe = Recipe.of(experiment)
         self.placed = state_shardings(self.recipe, self.mesh, experiment.sharding)
-        self.step_fn = compile_train_step(experiment, self.mesh)
+        self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
+        self.measuring: StepFn | None = None
         self.isolated = not experiment.data.cross_document_attention
         fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.isolated else ())
         self.batches = Batches(dataset, experiment.data, "train", fields)
@@ -235,8 +236,8 @@ class _Trainer:
         while step < self.last_step and stop.requested is None:
             with self.clock.waiting():
                 batch = next(batches)
-            state, scalars = self.step_fn(state, batch)
             step += 1
+            state, scalars = self._step_fn(step, state, batch)(state, batch)
             self.log.dispatched(step, scalars)
             self.store.poll()
             moment = Moment(step=step, last=step == num_steps, state=state, scalars=scalars)
@@ -257,6 +258,17 @@ class _Trainer:
         size = self.experiment.data.batch_size
         for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
             yield feed.place(batch, self.rows, size, isolated=self.isolated)
+
+    def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
+        """The compiled function of a step. Steps with statistics have another; its compilation is not timed."""
+        asked = self.experiment.statistics
+        if asked is None or not asked.is_due(step, self.experiment.training.num_steps):
+            return self.step_fn
+        if self.measuring is None:
+            self.log.catch_up()
+            with self.clock.paused(), self.progress.paused():
+                self.measuring = compile_train_step(self.experiment, self.mesh, asked).lower(state, batch).compile()
+        return self.measuring
 
     def _pause(self, moment: Moment) -> None:
         """Calls the due hooks after the step has ended and its line is written."""

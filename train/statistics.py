@@ -1,4 +1,4 @@
-"""Statistics of layers and roles of parameters, computed inside the training step at the requested steps.
+"""Statistics of layers and roles of parameters, computed by a training step of their own at the requested steps.
 
 For the parameters of a role in a layer: the root mean square of their numbers, of their gradients (before clipping) and
 of their updates (also of updates that the guard refuses), and the ratio of update to parameter. For a layer: the root
@@ -29,7 +29,7 @@ class Statistics:
 
     Attributes:
       every: steps between statistics; the last step always has them.
-      stream: whether to measure the residual stream too; it costs a sum over the stream of each layer at every step.
+      stream: whether to measure the residual stream too.
     """
 
     every: int = 100
@@ -40,9 +40,9 @@ class Statistics:
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
 
-    def is_due(self, step: jax.Array, num_steps: int) -> jax.Array:
-        """Whether update number `step` has statistics, a boolean scalar."""
-        return (step % self.every == 0) | (step == num_steps)
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether update number `step` has statistics."""
+        return step % self.every == 0 or step == num_steps
 
     @property
     def taps(self) -> tuple[str, ...]:
@@ -59,30 +59,22 @@ class Place(NamedTuple):
 
 
 def measured(
-    due: jax.Array,
     specs: Specs,
     trees: Mapping[str, Any],
     taps: Mapping[str, jax.Array],
     weight: jax.Array,
 ) -> Sums:
-    """The sums of squares behind the statistics, by quantity and dotted name; zeros at a step without statistics.
+    """The sums of squares behind the statistics, by quantity and dotted name.
 
     Args:
-      due: whether this step has statistics, a boolean scalar.
       specs: the specs of the model's parameters, by dotted name.
       trees: for each of `QUANTITIES` a tree like the trained parameters.
       taps: the taps that the objective returned, sums over tokens.
       weight: the divisor of sums over tokens.
     """
-
-    def squares() -> Sums:
-        return {
-            name: {path: _squares(x, specs[path].axes) for path, x in by_name(tree).items()}
-            for name, tree in trees.items()
-        }
-
-    shapes = jax.eval_shape(squares)
-    found = jax.lax.cond(due, squares, lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+    found = {
+        name: {path: _squares(x, specs[path].axes) for path, x in by_name(tree).items()} for name, tree in trees.items()
+    }
     return found | {"stream": {name: total / weight for name, total in taps.items()}}
 
 

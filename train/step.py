@@ -19,15 +19,22 @@ from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
 from train.parallel.table import layout_of, replicated
 from train.state import Recipe, TrainState, build_optimizer, state_shardings, with_trained
-from train.statistics import measured
+from train.statistics import Statistics, measured
 
-Metrics = dict[str, Any]  # scalars, and under "statistics" what a run has asked for
+Metrics = dict[str, Any]  # scalars, and the sums of train/statistics.py under "statistics"
+StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def train_step(experiment: Experiment, layout: Layout, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-    """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone."""
+def train_step(
+    experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, *, asked: Statistics | None = None
+) -> tuple[TrainState, Metrics]:
+    """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone.
+
+    `asked` are the statistics to compute in this step.
+    """
     training, recipe = experiment.training, Recipe.of(experiment)
-    sums, grads = _sums_and_grads(experiment, layout, state, batch)
+    taps = () if asked is None else asked.taps
+    sums, grads = _sums_and_grads(experiment, layout, state, batch, taps)
     tokens = experiment.objective.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.
     loss = jnp.where(tokens > 0, sums.loss, jnp.nan)
@@ -59,11 +66,10 @@ def train_step(experiment: Experiment, layout: Layout, state: TrainState, batch:
         **sums.losses,
         **utilisation(sums.measured),
     }
-    if (asked := experiment.statistics) is not None:
+    if asked is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
-        weight, specs = experiment.objective.weight(batch), named(recipe.specs)
-        due = asked.is_due(state.step + 1, training.num_steps)
-        metrics["statistics"] = measured(due, specs, trees, sums.taps, jnp.maximum(weight, 1.0))
+        weight = jnp.maximum(experiment.objective.weight(batch), 1.0)
+        metrics["statistics"] = measured(named(recipe.specs), trees, sums.taps, weight)
     next_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -76,11 +82,12 @@ def train_step(experiment: Experiment, layout: Layout, state: TrainState, batch:
     return next_state, metrics
 
 
-def _sums_and_grads(experiment: Experiment, layout: Layout, state: TrainState, batch: Batch) -> tuple[Sums, Any]:
+def _sums_and_grads(
+    experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, taps: tuple[str, ...]
+) -> tuple[Sums, Any]:
     """Mean losses per counted token, what was measured of all tokens, and the gradient; over micro-batches if asked."""
     option, parts = experiment.objective, experiment.training.gradient_accumulation
     weight = jnp.maximum(option.weight(batch), 1.0)
-    taps = () if experiment.statistics is None else experiment.statistics.taps
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
     def objective(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
@@ -109,15 +116,18 @@ def _sums_and_grads(experiment: Experiment, layout: Layout, state: TrainState, b
 
 
 def compile_train_step(
-    experiment: Experiment, mesh: jax.sharding.Mesh
-) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """The jitted step on a mesh: explicit placements in and out, the old state's memory given to the new one."""
+    experiment: Experiment, mesh: jax.sharding.Mesh, asked: Statistics | None = None
+) -> jax.stages.Wrapped:
+    """The jitted step on a mesh: explicit placements in and out, the old state's memory given to the new one.
+
+    `asked` are the statistics to compute in it.
+    """
     table = experiment.sharding
     placed = state_shardings(Recipe.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
     return jax.jit(
-        functools.partial(train_step, experiment, layout),
+        functools.partial(train_step, experiment, layout, asked=asked),
         in_shardings=(placed, rows),
         out_shardings=(placed, replicated(mesh)),
         donate_argnums=0,

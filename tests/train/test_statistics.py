@@ -31,13 +31,13 @@ MODELS = {
 
 
 @functools.cache
-def compiled(experiment):
-    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
+def compiled(experiment, asked=None):
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE, asked=asked))
 
 
 def lines_of(experiment, state, batch):
     """The lines of a step, by part, layer and role; and the state after it."""
-    after, metrics = compiled(experiment)(state, batch)
+    after, metrics = compiled(experiment, experiment.statistics)(state, batch)
     recipe = Recipe.of(experiment)
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
     lines = list(rows(experiment.model, named(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
@@ -131,39 +131,29 @@ def test_what_is_frozen_has_none(make, random_batch):
     assert {part for part, _, _ in lines} == {"blocks", "final_norm"}
 
 
-def test_they_are_measured_at_the_steps_asked_for_and_at_the_last(make, random_batch):
-    experiment = make(statistics=Statistics(every=3, stream=False), training__num_steps=5)
-    state, found = start(experiment), []
-    for n in range(5):
-        state, metrics = compiled(experiment)(state, random_batch(experiment, n))
-        sums = metrics["statistics"]
-        assert sums["stream"] == {}
-        found.append(any(np.any(x) for x in jax.tree.leaves(sums)))
-    assert found == [False, False, True, False, True]
+def test_they_are_due_every_so_many_steps_and_at_the_last():
+    assert [step for step in range(1, 9) if Statistics(every=3).is_due(step, 8)] == [3, 6, 8]
 
 
-def test_nothing_is_in_the_step_where_none_are_asked_for(make, random_batch):
-    def program(experiment):
-        jitted = jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
-        return jitted.lower(abstract_state(Recipe.of(experiment)), random_batch(experiment)).as_text()
-
-    plain, asked, alone = (make(statistics=x) for x in (None, Statistics(), Statistics(stream=False)))
-    _, metrics = jax.eval_shape(
-        functools.partial(train_step, plain, ONE_DEVICE), abstract_state(Recipe.of(plain)), random_batch(plain)
-    )
-    assert "statistics" not in metrics
-    assert "stablehlo.case" not in program(plain)
-    assert "stablehlo.case" in program(asked)
-    assert len(program(alone)) < len(program(asked))
+def test_nothing_of_them_is_in_the_step_without_them(make, random_batch):
+    """Not even where others have them: it is the program of an experiment that asks for none."""
+    plain, asked = (make(statistics=x) for x in (None, Statistics()))
+    state, batch = abstract_state(Recipe.of(plain)), random_batch(plain)
+    programs = [compiled(e, x).lower(state, batch).as_text() for e in (plain, asked) for x in (None, Statistics())]
+    assert programs[0] == programs[2]
+    assert programs[1] == programs[3] != programs[0]
+    assert "statistics" not in jax.eval_shape(compiled(asked), state, batch)[1]
+    without_stream = compiled(asked, Statistics(stream=False)).lower(state, batch)
+    assert len(programs[0]) < len(without_stream.as_text()) < len(programs[1])
+    assert jax.eval_shape(compiled(asked, Statistics(stream=False)), state, batch)[1]["statistics"]["stream"] == {}
 
 
 def test_the_curve_is_the_same_with_them(make, random_batch):
-    ends = []
-    for statistics in (None, Statistics(every=2)):
-        experiment = make(statistics=statistics)
+    experiment, ends = make(), []
+    for asked in (None, experiment.statistics):
         state = start(experiment)
         for n in range(3):
-            state, metrics = compiled(experiment)(state, random_batch(experiment, n))
+            state, metrics = compiled(experiment, asked)(state, random_batch(experiment, n))
         ends.append((float(metrics["loss"]), float(metrics["grad_norm"])))
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
 

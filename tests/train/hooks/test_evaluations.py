@@ -86,11 +86,14 @@ def test_a_number_is_that_of_the_text_as_a_validation_text(run, texts, tiny_expe
 def test_the_validation_split_under_another_name_has_its_numbers(run, tiny_experiment, tmp_path):
     _, folder, _ = run
     again = NamedEvaluation(name="again", path=str(folder / "data"), every=5)
-    experiment = tiny_experiment(evaluations=(again,), training__num_steps=10, evaluation__every=5, samples__prompts=())
+    first = NamedEvaluation(name="first", path=str(folder / "data"), every=5, max_batches=1)
+    options = {"evaluations": (again, first), "evaluation__every": 5}
+    experiment = tiny_experiment(training__num_steps=10, samples__prompts=(), **options)
     train(experiment, tmp_path, say=silent)
     for step, line in of(tmp_path).items():
         other = of(tmp_path, "again")[step]
         assert {name: value for name, value in other.items() if name != "name"} == line
+        assert of(tmp_path, "first")[step]["loss"] != line["loss"]  # of one batch alone
 
 
 def test_the_best_is_that_of_the_validation_split(run, texts, tiny_experiment, tmp_path, monkeypatch):
