@@ -62,8 +62,20 @@ def main(argv: list[str]) -> int:
         validation=validation_option(VALIDATION.value, FIELD.value),
     )
     check(data)
-    print(summary(prepare(data, folder, TerminalReporter(), WORKERS.value)))
+    try:
+        prepared = prepare(data, folder, TerminalReporter(), WORKERS.value)
+    except UserError as error:
+        raise UserError(by_flags(str(error))) from error
+    print(summary(prepared))
     return 0
+
+
+def by_flags(message: str) -> str:
+    """A message about fields of `Data`, with the flags that stand for them here."""
+    fields = {"data.tokenizer.vocab_size": "--vocab_size", "data.validation": "--validation"}
+    for field, flag in fields.items():
+        message = message.replace(field, flag)
+    return message
 
 
 def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | config.TokenizerOf:

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.config import ModelConfig
+from model.context import Context
 from model.layers import Layer
 from model.parameters import ParameterMaker
 from model.residual.scheme import Around
-from model.taps import Context
 
 # The axes of the residual stream. Sublayers may have positions laid out in another way: the two constraints around each
 # are where the stream is gathered, and where what is added to it is scattered.

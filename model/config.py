@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from model.dropout import Dropout
 from model.feedforward.experts import Experts
@@ -18,6 +18,7 @@ from model.parameters import FanIn, Normal
 from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
 from model.precision import Precision
+from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
@@ -54,7 +55,8 @@ class ModelConfig:
       initialization: how parameters start.
       precision: the number formats.
       scan_layers: one traced layer run L times; False writes the layers out, for debugging, on the same parameters.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products of weights), "full" (all).
+      remat: what the backward pass recomputes: "none", "dots" (all but matrix products of weights), "full" (all of a
+        layer but its inputs), or all but the inputs and the taps that `SaveOnly` names.
     """
 
     vocab_size: int
@@ -77,7 +79,7 @@ class ModelConfig:
     initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING)
     precision: Precision = dataclasses.field(default=Precision(), metadata=TRAINING)
     scan_layers: bool = dataclasses.field(default=True, metadata=HOW)
-    remat: Literal["none", "dots", "full"] = dataclasses.field(default="none", metadata=HOW)
+    remat: Remat = dataclasses.field(default="none", metadata=HOW)
 
     def __getstate__(self) -> dict[str, Any]:
         """The fields alone, without cached values, for pickles and copies."""

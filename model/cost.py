@@ -30,6 +30,8 @@ class ParameterCount:
     """The number of parameters in each part of a model; `idle` counts those of experts that a token does not use.
 
     `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total.
+    As in published counts, so are the load biases of routers: they are state that no optimizer moves, and numbers of a
+    checkpoint (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
     """
 
     embedding: int

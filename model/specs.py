@@ -74,8 +74,9 @@ ROLES: dict[Role, Traits] = {
     "scale": _VECTOR,
     "gain": _VECTOR,
     "skip": _VECTOR,
-    # Weights of streams and of values: weight decay would pull them to 0, so that no stream or value is used. The
-    # product of a follower, which starts from zeros, with a token's streams changes these weights for that token.
+    # Weights of streams and of values: weight decay would pull them to 0, so that no stream or value is used. Followers
+    # change the weights of streams from token to token; weight decay pulls what they add to 0, and leaves the static
+    # weights (Zhu et al. 2024, "Hyper-Connections", section 4, "Implementation").
     "mixing": _VECTOR,
     "follower": Traits(decayed=True),
     "sink": _VECTOR,

@@ -4,23 +4,26 @@ A stack is named after its first layer: `blocks.0`, `blocks.5`; where all layers
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from model.block import Block
 from model.config import ModelConfig
-from model.errors import UserError
+from model.context import Context, Handed
 from model.interfaces import HandedOn
+from model.kept import Kept
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
 from model.parameters import ParameterMaker, specs_of, stacked
 from model.precision import for_compute
-from model.taps import Context, Handed
+from model.recompute import rematerialized
 
 # The cache of every stack, by the number of its first layer.
 LayerCaches = dict[str, MixerCache]
@@ -41,9 +44,6 @@ class Collected:
     losses: dict[str, jax.Array]
     measured: dict[str, dict[str, jax.Array]]
     handed: dict[str, Handed]
-
-
-REMAT_POLICIES = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
 
 
 def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module:
@@ -93,25 +93,25 @@ def run(
     groups, carry = grouped(config.layers), (config.residual.enter(x_BTD), _to_hand_on(config, x_BTD, context))
     stacks = by_stack(blocks, groups)
     after: LayerCaches = {}
-    kept: list[tuple[Group, list[dict[str, jax.Array]]]] = []
+    kept = Kept(context.taps)
     losses: dict[str, jax.Array] = {}
     measured: dict[str, dict[str, jax.Array]] = {}
     for group in groups:
         names = group.names
         split = [nnx.split(stacks[name]) for name in names]
         before = None if caches is None else [caches.get(name) for name in names]
-        numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
+        numbers = group.start + np.arange(group.turns * len(names)).reshape(group.turns, len(names))
         turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context)
         inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
-        carry, (cached, given) = repeat(turn, carry, inputs, group.turns, config.scan_layers)
-        kept.append((group, [taps for taps, _, _ in given]))
+        run_all = functools.partial(repeat, turns=group.turns, scan=config.scan_layers)
+        carry, (cached, given) = kept.run(run_all, group, turn, carry, inputs, is_scanned(config, group.turns))
         for name, (_, some, found) in zip(names, given, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
             measured |= {name: found} if found else {}
         if caches is not None:
             after |= {name: cache for name, cache in zip(names, cached, strict=True) if cache is not None}
     stream, handed = carry
-    collected = Collected(_in_order(kept), losses, measured, handed)
+    collected = Collected(kept.stacked(), losses, measured, handed)
     return config.residual.leave(stream), None if caches is None else after, collected
 
 
@@ -133,16 +133,22 @@ def _turn(
     config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context
 ) -> Callable[..., Any]:
     """A function that runs every layer of a pattern once, by the graph and the specs of each."""
+    scanned = is_scanned(config, group.turns)
 
     def one(place: int) -> Callable[..., Any]:
-        def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array) -> Any:
+        def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array, numbers: tuple[int, ...]) -> Any:
             stream, handed = carry
-            inner = context.for_layer(number, group.pattern[place], handed)
+            inner = context.for_layer(number, group.pattern[place], handed, numbers)
             graph, specs = modules[place]
             stream, cache = nnx.merge(graph, for_compute(params, specs, config.precision))(stream, inner, cache)
             return (stream, inner.handed), cache, (inner.kept, inner.losses, inner.measured)
 
-        return rematerialized(config, run_layer, group.turns)
+        def for_numbers(*numbers: int) -> Callable[..., Any]:
+            return rematerialized(functools.partial(run_layer, numbers=numbers), config.remat, scanned)
+
+        if scanned:
+            return for_numbers(*group.numbers(place))
+        return lambda *inputs: for_numbers(int(inputs[-1]))(*inputs)
 
     layers = [one(place) for place in range(len(group.pattern))]
 
@@ -159,13 +165,9 @@ def _turn(
     return turn
 
 
-def rematerialized(config: ModelConfig, function: Callable[..., Any], turns: int) -> Callable[..., Any]:
-    """A function of which the backward pass computes again what the model's options say; `turns` of it are repeated."""
-    if config.remat == "none":
-        return function
-    # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
-    scanned = config.scan_layers and turns > 1
-    return jax.checkpoint(function, policy=REMAT_POLICIES[config.remat], prevent_cse=not scanned)
+def is_scanned(config: ModelConfig, turns: int) -> bool:
+    """Whether a body that is run so often is traced once for all of them."""
+    return config.scan_layers and turns > 1
 
 
 def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: bool) -> Any:
@@ -177,20 +179,3 @@ def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: 
         carry, result = turn(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
         results.append(result)
     return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
-
-
-def _in_order(kept: list[tuple[Group, list[dict[str, jax.Array]]]]) -> dict[str, jax.Array]:
-    """Taps by name, those of all layers that have them stacked in the layers' order."""
-    if len(kept) == 1 and len(kept[0][1]) == 1:
-        return kept[0][1][0]
-    layers: dict[str, dict[int, jax.Array]] = {}
-    for group, places in kept:
-        for place, taps in enumerate(places):
-            for name, array in taps.items():
-                for turn, number in enumerate(group.numbers(place)):
-                    layers.setdefault(name, {})[number] = array[turn]
-    for name, arrays in layers.items():
-        shapes = sorted({array.shape for array in arrays.values()})
-        if len(shapes) > 1:
-            raise UserError(f"tap {name!r} has another shape in other layers, {shapes[0]} and {shapes[1]}: not stacked")
-    return {name: jnp.stack([arrays[number] for number in sorted(arrays)]) for name, arrays in layers.items()}

@@ -1,140 +1,254 @@
-"""What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
+"""Taps: named intermediates that a caller keeps or edits, and that rematerialisation saves by name.
 
-A tap is a named intermediate. Modules offer each by name; only those that were asked for are kept, so an unasked tap
-leaves no trace in the compiled program. Losses and measurements are of the tokens that `counted_BT` weighs; a pass
-that counts none has neither.
+    forward(config, params, tokens_BT, taps=("final_norm", Tap("block_output", layers=(2, 5))))
+
+    def steer(x_BTD, where):  # the same shape and dtype, differentiable in whatever it closes over
+        return x_BTD + (where.positions_BT >= 5)[..., None] * direction_D
+
+    forward(config, params, tokens_BT, taps=Taps(edit={Tap("block_output", layers=(3,)): steer}))
+
+Modules offer an intermediate by name (`Context.tap`). One that nobody asked for leaves no trace in the compiled
+program. `TAPS` is the list of all names.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from model.dropout import drop
-from model.layout import ONE_DEVICE, Axes, Layout
-from model.positions.rotary import RotaryTable
-
-if TYPE_CHECKING:  # attention imports this
-    from model.attention.visibility import Visibility
+from model.errors import UserError
+from model.options import nearest
 
 
-class Handed(NamedTuple):
-    """What layers hand on beside the stream: arrays (B, T, ...), and whether a layer has done so already."""
+class Meaning(NamedTuple):
+    """The axes of a tap in one layer, in the letters of the shape suffixes, and the intermediate that it names.
 
-    value: jax.Array
-    given: jax.Array
-
-
-@dataclasses.dataclass(kw_only=True)
-class Surroundings:
-    """What all layers of a kind are given alike.
-
-    Attributes:
-      rotary: the cosines and sines of rotary positions, or None.
-      document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
-      real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
+    A tap that is not `editable` is made for the caller alone: the model computes nothing from it.
     """
 
-    rotary: RotaryTable | None = None
-    document_BT: jax.Array | None = None
-    real_BT: jax.Array | None = None
+    axes: str
+    text: str
+    editable: bool = True
 
 
-@dataclasses.dataclass(kw_only=True)
-class Context(Surroundings):
-    """What travels through one forward pass, or one layer of it, whose surroundings it then has.
+TAPS: dict[str, Meaning] = {
+    "embedding": Meaning("BTD", "embeddings of tokens, with positions that are added to them"),
+    "query": Meaning("BTNH", "queries, after their norm and rotary positions; after the convolution of a recurrence"),
+    "key": Meaning("BTKH", "keys, likewise"),
+    "value": Meaning("BTKH", "values, likewise, with a value residual"),
+    "latent": Meaning("BTR", "the normalised latent of keys and values (multi-head latent attention)"),
+    "attention_weights": Meaning("BNTS", "the weights of all keys for each query, after softmax", editable=False),
+    "write_strength": Meaning("BTN", "beta of the delta rule"),
+    "step": Meaning("BTN", "the step size of a state space, after softplus"),
+    "decay": Meaning("BTN", "the share of a memory that is left at each token", editable=False),
+    "input_gate": Meaning("BTNH", "of an LSTM", editable=False),
+    "forget_gate": Meaning("BTNH", "of an LSTM", editable=False),
+    "output_gate": Meaning("BTNH", "of an LSTM", editable=False),
+    "cell": Meaning("BTNH", "of an LSTM", editable=False),
+    "reset_gate": Meaning("BTNH", "of a GRU", editable=False),
+    "update_gate": Meaning("BTNH", "of a GRU", editable=False),
+    "hidden": Meaning("BTNH", "the hidden state of an LSTM or a GRU", editable=False),
+    "attention_heads": Meaning("BTNH", "the output of each head, after gate and norm, before the output projection"),
+    "attention_output": Meaning("BTD", "the output of the mixer, as it is added to the residual stream"),
+    "router_logits": Meaning("BTE", "the router's logits of experts"),
+    "experts_chosen": Meaning("BTR", "the numbers of each token's experts, best first"),
+    "expert_weights": Meaning("BTR", "the weights of these"),
+    "ffn_hidden": Meaning("BTF", "the hidden layer of the feed-forward, after the activation; of the shared expert"),
+    "ffn_output": Meaning("BTD", "the output of the feed-forward, as it is added to the residual stream"),
+    "block_output": Meaning("BTD", "the residual stream after the layer; BTnD with n streams"),
+    "stream_squares": Meaning("", "the sum over counted tokens of the mean square of `block_output`", editable=False),
+    "final_norm": Meaning("BTD", "the residual stream after the last layer and the final norm"),
+}
+
+
+def table() -> str:
+    """The list as it stands in model/README.md."""
+    rows = ["| name | axes | meaning | edited |", "| --- | --- | --- | --- |"]
+    for name, (axes, text, editable) in TAPS.items():
+        rows.append(f"| `{name}` | {axes} | {text} | {'yes' if editable else 'no'} |")
+    return "\n".join(rows) + "\n"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tap:
+    """A tap in some layers.
 
     Attributes:
-      index_BT: where each token stands in its sequence (int32), and its slot in a cache.
-      visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
-      layers: the surroundings of each kind of layer.
-      dropout_key: a key while training, None in evaluation.
-      layout: how activations lie on devices.
-      wanted: the names of the taps that were asked for.
-      offered: every name met while tracing, for the error about an unknown one.
-      kept: the intermediates, by name.
-      counted_BT: how much each token counts in losses and measurements (float32), or None.
-      losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
-      measured: sums over tokens that count, by name.
-      handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
+      name: one of `TAPS`.
+      layers: the numbers of the layers from 0, negative ones from the last; None for all layers that have the tap. A
+        list, a range or one number becomes a tuple.
     """
 
-    index_BT: jax.Array
-    visibility: "Visibility | None" = None
-    layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
-    dropout_key: jax.Array | None = None
-    layout: Layout = ONE_DEVICE
-    wanted: frozenset[str] = frozenset()
-    offered: set[str] = dataclasses.field(default_factory=set)
-    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
-    counted_BT: jax.Array | None = None
-    losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
+    name: str
+    layers: tuple[int, ...] | None = None
 
-    @property
-    def platform(self) -> str:
-        """The kind of the devices where the pass will run, such as "cpu", "gpu" or "tpu"."""
-        return self.layout.platform
+    def __post_init__(self) -> None:
+        """Makes the layers a tuple of numbers."""
+        if self.layers is not None:
+            layers: tuple[Any, ...] = tuple(np.ravel(np.array(self.layers, object)))
+            numbers = tuple(int(n) if isinstance(n, np.integer) else n for n in layers)
+            object.__setattr__(self, "layers", numbers)
 
-    def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
-        """The same activation, laid over the devices by the names of its axes."""
-        return self.layout.constrain(x, axes)
+    def share(self, numbers: tuple[int, ...] | None) -> Literal["all", "some", "none"]:
+        """How many of these layers it names; of None, which is outside of the layers, all if it names none."""
+        if numbers is None or self.layers is None:
+            return "all" if self.layers is None and numbers != () else "none"
+        named = sum(number in self.layers for number in numbers)
+        return "none" if named == 0 else "all" if named == len(numbers) else "some"
 
-    def tap(self, name: str, value: jax.Array) -> jax.Array:
-        """Offers an intermediate under a name and passes it on unchanged."""
-        self.offered.add(name)
-        if name in self.wanted:
-            self.kept[name] = value
-        return value
 
-    def offer(self, name: str, make: Callable[[], jax.Array]) -> None:
-        """Offers an intermediate that the computation itself never holds, and that is made when it is wanted."""
-        self.offered.add(name)
-        if name in self.wanted:
-            self.kept[name] = make()
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """The place of an edit in a forward pass.
 
-    def total(self, x: jax.Array) -> jax.Array:
-        """The sum over counted tokens of each token's mean, for an array (B, T, ...)."""
-        x_BT = jnp.mean(x, axis=tuple(range(2, x.ndim)))
-        return jnp.sum(x_BT if self.counted_BT is None else x_BT * self.counted_BT)
+    Attributes:
+      name: the name of the tap.
+      layer: the number of the layer, an int32 that may be traced; None outside of the layers.
+      tokens_BT: the ids of the tokens; with a cache, of those that extend it.
+      positions_BT: the positions of these tokens.
+      segment_ids_BT: the document of each token; None where every row is one document.
+    """
 
-    def add_loss(self, name: str, total: jax.Array) -> None:
-        """Adds a scalar to what training minimises: a sum over tokens, so that it is divided by as many as the rest."""
-        self.losses[name] = self.losses[name] + total if name in self.losses else total
+    name: str = ""
+    layer: jax.Array | None = None
+    tokens_BT: jax.Array | None = None
+    positions_BT: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
 
-    def measure(self, name: str, value: jax.Array) -> None:
-        """Keeps a sum over tokens, of any shape, that is the sum of those of parts of the batch."""
-        self.measured[name] = value
 
-    def hand_on(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the first layer handed on under a name, and whether this layer is that one, by handing on its value."""
-        before = self.handed[name]
-        value = jnp.where(before.given, before.value, value.astype(before.value.dtype))
-        self.handed[name] = Handed(value, jnp.ones((), bool))
-        return value, ~before.given
+# A function of the intermediate to another of its shape and dtype.
+Edit = Callable[[jax.Array, Where], jax.Array]
 
-    def next_dropout_key(self) -> jax.Array | None:
-        """A key of its own for each use of dropout while training, None in evaluation."""
-        if self.dropout_key is None:
-            return None
-        self.dropout_key, key = jax.random.split(self.dropout_key)
-        return key
 
-    def dropout(self, x: jax.Array, rate: float) -> jax.Array:
-        """Drops entries while training; leaves x alone in evaluation."""
-        return drop(x, rate, self.next_dropout_key() if rate else None)
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """The taps of a forward pass that its caller keeps and edits.
 
-    def for_layer(self, number: jax.Array | int, kind: Any, handed: Mapping[str, Handed] | None = None) -> "Context":
-        """The context of one layer: its surroundings, what it is handed, its own key, taps, losses and measurements."""
-        key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
-        own: dict[str, Any] = {
-            "kept": {},
-            "losses": {},
-            "measured": {},
-            "dropout_key": key,
-            "handed": dict(handed or {}),
-        }
-        return dataclasses.replace(self, **vars(self.layers[kind]), **own)
+    Attributes:
+      keep: the taps to return, after their edits. A tap of layers has an axis in front for these: all layers that have
+        it, or the chosen ones in the order given. Taps of other layers are not held.
+      edit: for each tap, a function that replaces the intermediate; several edits of one layer run one after another.
+        A cache holds the edited keys, values and latents.
+    """
+
+    keep: Iterable[str | Tap] = ()
+    edit: Mapping[str | Tap, Edit] = dataclasses.field(default_factory=dict)
+
+    def kept(self, name: str) -> Tap | None:
+        """The tap of this name among those to keep."""
+        return next((tap for tap in self.keep if isinstance(tap, Tap) and tap.name == name), None)
+
+    def edits(self, name: str) -> list[tuple[Tap, Edit]]:
+        """The edits of the tap of this name, in turn."""
+        return [(tap, edit) for tap, edit in self.edit.items() if isinstance(tap, Tap) and tap.name == name]
+
+
+NO_TAPS = Taps()
+
+
+def resolved(taps: Taps | Iterable[str | Tap], num_layers: int) -> Taps:
+    """The same with a `Tap` for every name, and layers counted from the first.
+
+    Raises:
+      UserError: for a layer that is not there, or a tap that is kept twice.
+    """
+    if isinstance(taps, str):
+        raise UserError(f"taps: expected names, got the text {taps!r}; write ({taps!r},)")
+    taps = taps if isinstance(taps, Taps) else Taps(keep=taps)
+    keep = tuple(_counted(tap, num_layers) for tap in taps.keep)
+    names = [tap.name for tap in keep]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"taps: {name!r} is kept twice; name it once, with all of its layers")
+    return Taps(keep, {_counted(tap, num_layers): edit for tap, edit in taps.edit.items()})
+
+
+def _counted(tap: str | Tap, num_layers: int) -> Tap:
+    tap = tap if isinstance(tap, Tap) else Tap(tap)
+    if tap.layers is None:
+        return tap
+    for number in tap.layers:
+        if not isinstance(number, int) or not -num_layers <= number < num_layers:
+            there = "0" if num_layers == 1 else f"0 to {num_layers - 1}, or -1 for the last"
+            raise UserError(f"tap {tap.name!r}: no layer is called {number!r}; layers are {there}")
+    layers = tuple(number % num_layers for number in tap.layers)
+    if not layers or len(set(layers)) < len(layers):
+        fault = "names a layer twice" if layers else "names no layer"
+        raise UserError(f"tap {tap.name!r}: layers={tap.layers} {fault}")
+    return Tap(tap.name, layers)
+
+
+def edited(taps: Taps, name: str, value: jax.Array, numbers: tuple[int, ...] | None, where: Where) -> jax.Array:
+    """An intermediate after its edits, in code that is traced once for these layers."""
+    for tap, edit in taps.edits(name):
+        share = tap.share(numbers)
+        if share == "all":
+            value = _after(edit, value, where)
+        elif share == "some":
+            is_chosen = jnp.any(jnp.asarray(tap.layers) == where.layer)
+            change = functools.partial(_after, edit, where=where)
+            value = jax.lax.cond(is_chosen, change, lambda x: x, value)
+    return value
+
+
+def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
+    """Raises UserError where shape or dtype change."""
+    after = edit(value, where)
+    if not hasattr(after, "shape"):
+        raise UserError(f"the edit of tap {where.name!r} gave {after!r}; it has to return an array")
+    after = jnp.asarray(after)
+    if (after.shape, after.dtype) != (value.shape, value.dtype):
+        raise UserError(
+            f"the edit of tap {where.name!r} was given {value.dtype} {value.shape} and gave {after.dtype} "
+            f"{after.shape}; an edit keeps shape and dtype, as x.at[...].set(...) and y.astype(x.dtype) do"
+        )
+    return jax.lax.convert_element_type(after, value.dtype)  # a weak type would be another one to a scan
+
+
+# The layers in which each tap was met while tracing, None for outside of the layers, and whether it is editable there.
+Offered = dict[str, dict[int | None, bool]]
+
+
+def refuse_idle(taps: Taps, saved: Iterable[str], offered: Offered) -> None:
+    """Raises UserError for a tap that was asked for and is not there, or that cannot be edited or saved."""
+    for tap in taps.keep:
+        assert isinstance(tap, Tap)
+        _refuse_missing(tap, offered)
+    editable = {name: {number: True for number, can in met.items() if can} for name, met in offered.items()}
+    editable = {name: met for name, met in editable.items() if met}
+    for tap in taps.edit:
+        assert isinstance(tap, Tap)
+        _refuse_fixed(tap.name, "edited", offered, editable)
+        _refuse_missing(tap, editable)
+    in_layers = {name: met for name, met in editable.items() if None not in met}
+    for name in saved:
+        _refuse_fixed(name, "saved", offered, in_layers)
+        _refuse_missing(Tap(name), in_layers)
+
+
+def _refuse_fixed(name: str, done: str, offered: Offered, can: Offered) -> None:
+    if name in offered and name not in can:
+        reason = (
+            "it is outside of the layers"
+            if None in offered[name] and TAPS[name].editable
+            else "it is not computed with"
+        )
+        raise UserError(f"tap {name!r} cannot be {done}: {reason}; {nearest(name, can)}")
+
+
+def _refuse_missing(tap: Tap, offered: Offered) -> None:
+    if tap.name not in offered:
+        raise UserError(f"no tap is called {tap.name!r}; {nearest(tap.name, offered)}")
+    met = offered[tap.name]
+    if tap.layers is None:
+        return
+    if None in met:
+        raise UserError(f"tap {tap.name!r} is outside of the layers; leave out layers={tap.layers}")
+    for number in tap.layers:
+        if number not in met:
+            there = ", ".join(str(n) for n in sorted(n for n in met if n is not None))
+            raise UserError(f"layer {number} has no tap {tap.name!r}; layers that have it: {there}")

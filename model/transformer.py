@@ -16,18 +16,20 @@ from flax import nnx
 
 from model.attention.visibility import Coordinates, causal, documents
 from model.config import ModelConfig
+from model.context import Context, Surroundings
 from model.errors import UserError
 from model.interfaces import AttentionOption
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.options import check, nearest
+from model.options import check
 from model.output import Output
 from model.parameters import ParameterMaker, specs_of
 from model.positions.absolute import Position, PositionEmbedding
 from model.positions.rotary import RotaryTable, rotary_table
 from model.precision import for_compute
+from model.recompute import saved_taps
 from model.stack import LayerCaches, length_of, new_blocks, run
-from model.taps import Context, Surroundings
+from model.taps import Tap, Taps, Where, refuse_idle, resolved
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
@@ -115,7 +117,7 @@ def forward(
     counted_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
-    taps: Iterable[str] = (),
+    taps: Taps | Iterable[str | Tap] = (),
 ) -> Output:
     """Runs the model as a pure function.
 
@@ -133,10 +135,11 @@ def forward(
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
       layout: how activations lie on devices; see model/layout.py.
-      taps: names of intermediates to return: per layer stacked in front, such as "attention_weights" (L, B, N, T, S).
+      taps: names of intermediates to return, layers in front, such as "attention_weights" (L, B, N, T, S); or `Taps`,
+        which choose layers and edit (model/taps.py).
 
     Raises:
-      UserError: for options that clash, a sequence longer than the context, or an unknown tap.
+      UserError: for options that clash, a sequence longer than the context, or taps that are not there.
     """
     graph, _ = _graph(config)
     length = tokens_BT.shape[1]
@@ -177,13 +180,14 @@ def forward(
         dropout_key=dropout_key,
         counted_BT=counted_BT,
         layout=layout,
-        wanted=frozenset(taps),
+        taps=resolved(taps, config.num_layers),
+        saved=saved_taps(config.remat),
+        where=Where(tokens_BT=tokens_BT, positions_BT=positions_BT, segment_ids_BT=segment_ids_BT),
     )
     # The parameters of layers are cast layer by layer.
     single = {name: tree for name, tree in params.items() if name not in STACKED}
     known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
     model = nnx.merge(graph, params | for_compute(single, known, config.precision))
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
-    for name in context.wanted - output.taps.keys():
-        raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")
+    refuse_idle(context.taps, context.saved, context.offered)
     return output

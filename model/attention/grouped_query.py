@@ -18,6 +18,7 @@ from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
 from model.attention.value_residual import ValueResidual
+from model.context import Context
 from model.gradients import rounded
 from model.interfaces import AttentionOption, HandedOn
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
@@ -26,7 +27,6 @@ from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.query_scale import LogTemperature
 from model.positions.rotary import rotate
 from model.projections import project
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -266,6 +266,7 @@ class Attention(nnx.Module):
             sink_N=sink_N,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
+            query_ways=context.layout.ways("query_sequence"),
             platform=context.platform,
         )
 

@@ -17,6 +17,7 @@ from flax import nnx, struct
 from model import kernels
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
+from model.context import Context
 from model.gradients import weigh
 from model.interfaces import AttentionOption
 from model.layout import Layout
@@ -25,7 +26,6 @@ from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.rotary import rotate
 from model.projections import project
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,15 +151,15 @@ class LatentAttention(nnx.Module):
             low_BTQ = self.query_norm(project(x_BTD, self.query_down, context.layout))
         q_BTNH = project(low_BTQ, self.query, context.layout)
         q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
-        turned_BTNH = rotate(turned_BTNH, context.rotary)
+        q_BTNH = context.tap("query", jnp.concatenate([q_BTNH, rotate(turned_BTNH, context.rotary)], -1))
         latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down, context.layout)))
         key_BT1H = rotate(project(x_BTD, self.rotary_key, context.layout)[:, :, None], context.rotary)
         if cache is None:
-            q_BTNH, k_BSNH, v_BSNH = self._written_out(q_BTNH, turned_BTNH, latent_BTR, key_BT1H, context.layout)
+            k_BSNH, v_BSNH = self._written_out(latent_BTR, key_BT1H, context.layout)
         else:
             cache = self._write(cache, latent_BTR, key_BT1H, context)
-            q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, turned_BTNH, cache)
-        q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+            q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, cache)
+        q_BTNH = context.shard(q_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, context)
         if cache is not None:
             y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
@@ -184,20 +184,19 @@ class LatentAttention(nnx.Module):
             bias=bias,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
+            query_ways=context.layout.ways("query_sequence"),
             platform=context.platform,
         )
 
-    def _written_out(
-        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _written_out(self, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+        """Keys and values of every head."""
         k_BTNH = project(latent_BTR, self.key_up, layout)
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
-        q_BTNH, k_BTNH = (jnp.concatenate(pair, -1) for pair in ((q_BTNH, turned_BTNH), (k_BTNH, shared_BTNH)))
-        return q_BTNH, k_BTNH, project(latent_BTR, self.value_up, layout)
+        return jnp.concatenate([k_BTNH, shared_BTNH], -1), project(latent_BTR, self.value_up, layout)
 
-    def _absorbed(
-        self, q_BTNH: jax.Array, turned_BTNH: jax.Array, cache: LatentCache
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _absorbed(self, q_BTNH: jax.Array, cache: LatentCache) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Queries for latents, which are the keys and the values of all heads."""
+        q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
         k_BS1R = cache.latent[:, :, None]
         return jnp.concatenate([q_BTNR, turned_BTNH], -1), k_BS1R, k_BS1R[..., : self.option.kv_rank]

@@ -26,10 +26,6 @@ class Pairs:
         """The number of most recent keys, the query's own among them, that contains every key it sees; None for all."""
         return None
 
-    def window(self) -> int | None:
-        """The size of the sliding window that the pattern is; None for a pattern that is none."""
-        return None
-
     def seen(self, t: np.ndarray) -> np.ndarray:
         """How many keys a causal query at each of the positions `t` sees."""
         return t + 1
@@ -63,10 +59,6 @@ class SlidingWindow(Pairs):
         return near | (earlier < self.first) if self.first else near
 
     def reach(self) -> int | None:
-        """See `Pairs`."""
-        return None if self.first else self.size
-
-    def window(self) -> int | None:
         """See `Pairs`."""
         return None if self.first else self.size
 

@@ -4,9 +4,12 @@ Zhou et al. 2024, "Value Residual Learning" (arXiv 2410.17897), section 3: with 
 
     V'_1 = V_1        V'_n = first V_1 + own V_n        Y_n = softmax(Q_n K_n^T / sqrt(H)) V'_n
 
-The weights are constants, the same in all layers, or trained in each. They are compared in the paper as the identity
-(both the same), constant and learnable form; its sparse form is a model in which some layers have no such option
-(`Except`). Layers count from the first that has it. A cache holds V'_n, so that decoding needs nothing more.
+The weights are constants, the same in all layers, or trained in each. The paper calls 1/2 and 1/2 the identity form,
+other numbers the constant form and trained ones, which start there, the learnable form. Its sparse form, and trained
+weights that start otherwise in deeper layers, are exceptions (`Except`): layers that have no such option, or other
+numbers. Layers count from the first that has it. Gradients of later layers reach V_1. A cache holds V'_n, so that
+decoding needs nothing more. All of this is as in the authors' code (github.com/Zcchill/Value-Residual-Learning), which
+has constants of 1/2 alone. Weight decay spares trained weights.
 """
 
 import dataclasses
@@ -16,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.gradients import narrowed
 from model.parameters import ParameterMaker
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

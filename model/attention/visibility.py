@@ -122,36 +122,10 @@ class Visibility:
         return self.causal and self.prefix is None
 
     @property
-    def is_aligned(self) -> bool:
-        """Whether query t and key t are the same token, for all of them."""
-        q, k = self.queries, self.keys
-        return q.index is None and k.index is None and (q.start, q.count) == (k.start, k.count)
-
-    @property
-    def has_documents(self) -> bool:
-        """Whether tokens of different documents are hidden from each other."""
-        return self.queries.document is not None and self.keys.document is not None
-
-    @property
     def reach(self) -> int | None:
         """The most indices between a query and a key that it sees, plus one; None where there is no such bound."""
         reaches = [pattern.reach() for pattern in self.patterns]
         return min((r for r in reaches if r is not None), default=None) if self.in_order else None
-
-    @property
-    def needs_array(self) -> str | None:
-        """What hides a key besides causality, one sliding window, documents and an offset; None for nothing."""
-        if self.given is not None:
-            return "a mask that is given as an array"
-        if self.prefix is not None:
-            return "a prefix that is seen from both sides"
-        if self.queries.index is not None or self.keys.index is not None:
-            return "tokens that do not follow one another"
-        if others := [pattern for pattern in self.patterns if pattern.window() is None]:
-            return f"the pattern {others[0]}"
-        if self.patterns and (self.queries.position is not None or self.keys.position is not None):
-            return "a window over positions that are not the indices"
-        return None
 
     def key_span(self, start: int | jax.Array, stop: int | jax.Array) -> tuple[Any, Any]:
         """The first and the end of the keys among which queries `start` to `stop` see any; perhaps not all of them.

@@ -15,8 +15,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from model.context import Context
 from model.feedforward.routing import Routing
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.feedforward.balance import BalanceLoss, LoadBias, observe
 from model.feedforward.dispatch import Capacity, Dropless, Product, dropless, in_slots
 from model.feedforward.mlp import MLP, FeedForward, Gated, mixed
@@ -21,7 +22,6 @@ from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
 from model.parameters import ParameterMaker
 from model.projections import project
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -134,8 +134,12 @@ class MixtureOfExperts(nnx.Module):
         logits_BTE = context.tap("router_logits", self._scores(x_BTD))
         load_bias_E = None if self.load_bias is None else self.load_bias[...]
         routing = route(option.router, logits_BTE, option.top_k, load_bias_E)
-        chosen_BTR = context.tap("experts_chosen", routing.chosen_BTR)
-        weight_BTR = context.tap("expert_weights", routing.weight_BTR).astype(x_BTD.dtype)
+        routing = dataclasses.replace(
+            routing,
+            chosen_BTR=context.tap("experts_chosen", routing.chosen_BTR),
+            weight_BTR=context.tap("expert_weights", routing.weight_BTR),
+        )
+        chosen_BTR, weight_BTR = routing.chosen_BTR, routing.weight_BTR.astype(x_BTD.dtype)
         scale_BTR = weight_BTR if option.weigh == "input" else None
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):

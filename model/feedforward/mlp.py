@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.interfaces import FeedForwardOption
 from model.parameters import ParameterMaker
 from model.projections import project
 from model.recompute import recomputed
-from model.taps import Context
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "identity", "mish", "relu", "relu2", "sigmoid", "silu", "tanh"]
 

@@ -60,6 +60,7 @@ def attend(
     sink_N: jax.Array | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
+    query_ways: int = 1,
     platform: str | None = None,
     kernels: tuple[Kernel, ...] = KERNELS,
 ) -> jax.Array:
@@ -77,6 +78,7 @@ def attend(
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       dropout: the share of weights that is dropped if there is a dropout key.
       dropout_key: a random key in training, None in evaluation.
+      query_ways: the number of parts that the queries of a row are split into (`Layout.ways`).
       platform: the platform that will run the kernel; None for JAX's default backend.
       kernels: the kernels to choose from.
 
@@ -89,7 +91,16 @@ def attend(
     if dropout_key is None:
         dropout = 0.0
     sinks, arrays = sink_N is not None, (q_BTNH, k_BSKH, v_BSKH)
-    request = new_request(*arrays, visibility, scoring, bias=bias, sinks=sinks, dropout=dropout, platform=platform)
+    request = new_request(
+        *arrays,
+        visibility,
+        scoring,
+        bias=bias,
+        sinks=sinks,
+        dropout=dropout,
+        query_ways=query_ways,
+        platform=platform,
+    )
     kernel = choose(request, kernels).kernel
     return kernel.attend(request, q_BTNH, k_BSKH, v_BSKH, sink_N, dropout_key if dropout else None)
 
@@ -104,6 +115,7 @@ def new_request(
     bias: Bias | None = None,
     sinks: bool = False,
     dropout: float = 0.0,
+    query_ways: int = 1,
     platform: str | None = None,
 ) -> Request:
     """Returns the request of arrays, or of their shapes, for `choose`; `platform` is JAX's default backend if None."""
@@ -117,5 +129,6 @@ def new_request(
         bias=bias,
         sinks=sinks,
         dropout=dropout,
+        query_ways=query_ways,
         platform=platform or jax.default_backend(),
     )

@@ -33,15 +33,19 @@ class Blocks:
     def supports(self, request: Request) -> str | None:
         """None unless there are too many scores for blocks that are written out."""
         spans, most = self.plan(request), cpu.MOST_SCORES if request.platform == "cpu" else MOST_SCORES
-        largest = max((b - a) * (d - c) for (a, b), (c, d) in spans)
+        largest = max((b - a) * (d - c) for (a, b), (c, d) in spans) // request.query_ways
         if largest > most:
             return f"its largest block would have {largest:,} scores a head, more than {most:,}"
         return None
 
     def plan(self, request: Request) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-        """The first and the end of each block of queries, and those of its keys."""
+        """The first and the end of each block of queries, and those of its keys.
+
+        Queries that are split over devices are one block, of which each device has its part: a block of some of them
+        would lie on a few devices, and the others would be sent their queries.
+        """
         visibility, length = request.visibility, request.q.shape[1]
-        if not visibility.spares_keys:
+        if request.query_ways > 1 or not visibility.spares_keys:
             blocks = 1
         elif request.platform == "cpu":
             blocks = cpu.block_count(length, visibility.reach)

@@ -20,6 +20,8 @@ class Request:
       bias: a bias added to scores, or None.
       sinks: whether every head has a score that takes part in its softmax and has no value.
       dropout: the share of weights that is dropped; 0 outside training.
+      query_ways: the number of parts that the queries of a row are split into, one for each of so many devices. A
+        kernel that cuts the queries elsewhere moves them between devices.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
     """
 
@@ -31,6 +33,7 @@ class Request:
     bias: Bias | None = None
     sinks: bool = False
     dropout: float = 0.0
+    query_ways: int = 1
     platform: str = "cpu"
 
 

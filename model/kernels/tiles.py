@@ -2,7 +2,8 @@
 
 Dao et al. 2022, "FlashAttention", algorithms 1 and 4, for XLA: the sums over a query's keys grow tile by tile, together
 with the highest score so far. No array grows with queries times keys. Tiles whose queries see none of their keys by
-index, because of causality or a window, are left out.
+index, because of causality or a window, are left out. Queries that are split over devices are one tile, of which each
+device has its part.
 """
 
 import dataclasses
@@ -47,7 +48,7 @@ class Tiles:
     ) -> jax.Array:
         """See `Kernel`."""
         (b, t, n, _), s = q_BTNH.shape, k_BSKH.shape[1]
-        sizes = Sizes(min(self.queries, t), min(self.keys, s), s)
+        sizes = Sizes(t if request.query_ways > 1 else min(self.queries, t), min(self.keys, s), s)
         more_t, more_s = -t % sizes.queries, -s % sizes.keys
         pad = lambda x, more: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]) if more else x  # noqa: E731
         q_BKGTH = pad(request.scoring.by_head(q_BTNH, k_BSKH.shape[2]), more_t)

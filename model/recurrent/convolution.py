@@ -6,8 +6,8 @@ Fu et al. 2023, "Hungry Hungry Hippos", section 3 (a shift before a memory); Gu,
 import jax
 import jax.numpy as jnp
 
+from model.context import Context
 from model.gradients import narrowed
-from model.taps import Context
 
 
 def convolve(

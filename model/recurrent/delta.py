@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.attention.heads import divisors
+from model.context import Context
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
@@ -38,7 +39,6 @@ from model.recurrent.memory import (
     unchunked,
     zeros,
 )
-from model.taps import Context
 
 EPSILON = 1e-6  # under the square root that normalises queries and keys to length 1
 

@@ -16,12 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.gradients import narrowed, weigh
 from model.parameters import ParameterMaker
 from model.positions.absolute import LayerPosition
 from model.projections import project
 from model.recurrent.memory import Recurrent, State, run_units, zeros
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

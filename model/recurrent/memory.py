@@ -9,6 +9,7 @@ processed in chunks: within a chunk by sums over pairs of tokens, from chunk to 
 Additional axis letters: P the width of a value, Z chunks, C and S tokens of one chunk.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,10 +17,10 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from model.context import Context
 from model.interfaces import MixerOption
 from model.layout import Layout
 from model.positions.absolute import Position
-from model.taps import Context
 
 
 class Recurrent(MixerOption):
@@ -133,7 +134,7 @@ def run_units(
     gates_BTGNH = context.shard(gates_BTGNH, ("batch", "query_sequence", None, "heads", "head_dim"))
     after, shown = token_by_token(step, (state or empty).arrays, gates_BTGNH, context)
     for name, value in shown.items():
-        context.tap(name, value)
+        context.offer(name, functools.partial(jnp.asarray, value))
     return shown["hidden"], None if state is None else State(after)
 
 

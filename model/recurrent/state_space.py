@@ -8,6 +8,13 @@ a head is x_t (P), the heads of a group share B_t and C_t (H), and each head has
 
 This is a memory with keys B, queries C and values d x, computed in chunks (section 6) by model/recurrent/memory.py.
 First x, B and C go through a short convolution and SiLU; at the end, y * SiLU(z) is normalised over each group's heads.
+At the start of training exp(A_log) is uniform from 1 to 16, the step of an input of zeros is log-uniform from 0.001 to
+0.1, and D is 1. Weight decay spares A_log, the bias of the step, D and the biases of the convolution.
+
+Differences from the authors' code (github.com/state-spaces/mamba, mamba2.py): the option gives the number of heads, not
+their width of 64. The filters of the convolution start from a truncated normal distribution with the deviation
+1 / convolution^(1/2) and its biases at 0; that code draws both uniformly, up to 1 / convolution^(1/2) on either side of
+0. Chunks have 64 tokens, not 256.
 """
 
 import dataclasses
@@ -17,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
@@ -24,7 +32,6 @@ from model.positions.absolute import LayerPosition, Position
 from model.projections import project
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +54,7 @@ class StateSpace(Recurrent):
     head_dim: int | None = None
     state_dim: int = 128
     convolution: int | None = 4
-    output_norm: LayerNorm | RMSNorm | None = RMSNorm()
+    output_norm: LayerNorm | RMSNorm | None = RMSNorm(epsilon=1e-5)
     chunk: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:

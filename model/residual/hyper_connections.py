@@ -11,8 +11,13 @@ with R = N'(H) a norm of its own and U a row of products with R for each of the 
 
     A_m + s_a tanh(R U_m)        A_r + s_a tanh(R U_r)        B + s_b tanh(R U_b)               (10 to 13)
 
-At first A_r is the identity, B is ones, A_m takes the (k mod n)-th stream in the k-th sublayer of the model, U is 0 and
-both s are small. Then each stream is that of pre-norm, and with one stream the model is a pre-norm model.
+At first A_r is the identity, B is ones, A_m takes the (k mod n)-th stream in the k-th sublayer of the model (14), U is
+0 and both s are 0.01. Then each stream is that of pre-norm, and with one stream the model is a pre-norm model. Weight
+decay takes the dynamic part (U and both s) and spares the static one, as in section 4, "Implementation".
+
+Not as in the paper: N' is the model's kind of norm (there LayerNorm, appendix J). Matrices that write to the stream
+start as under every other scheme; section 4 scales their deviations by n^(1/2), for the sum of the streams before the
+last norm.
 """
 
 import dataclasses
@@ -22,11 +27,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from model.context import Context
 from model.gradients import narrowed, weigh
 from model.norms import Norm
 from model.parameters import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer
-from model.taps import Context
 
 AXES = ("batch", "sequence", None, "embed")
 
@@ -104,8 +109,8 @@ class HyperStream(Stream):
                 norm = Norm(around.norm, (width,), ("embed",), make, around.reductions)
                 self.keep("follow_norm", i, norm)
                 self.keep("follow", i, make.zeros((width, n + 2), ("embed", None), "follower"))
-                self.keep("mix_scale", i, make.constant("mixing", dynamic.scale, (), ()))
-                self.keep("write_scale", i, make.constant("mixing", dynamic.scale, (), ()))
+                self.keep("mix_scale", i, make.constant("follower", dynamic.scale, (), ()))
+                self.keep("write_scale", i, make.constant("follower", dynamic.scale, (), ()))
         self.dynamic = dynamic is not None
 
     def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, Within]:

@@ -11,9 +11,9 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from model.context import Context
 from model.parameters import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

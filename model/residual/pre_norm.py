@@ -7,9 +7,9 @@ import dataclasses
 
 import jax
 
+from model.context import Context
 from model.parameters import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
-from model.taps import Context
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

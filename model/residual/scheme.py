@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from model.context import Context
 from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters import ParameterMaker
-from model.taps import Context
 
 Sublayer = Literal["attention", "ffn"]
 

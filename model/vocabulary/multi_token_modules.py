@@ -10,13 +10,14 @@ from flax import nnx
 
 from model.block import Block
 from model.config import ModelConfig
+from model.context import Context
 from model.errors import UserError
 from model.norms import Norm
 from model.parameters import ParameterMaker, specs_of, stacked
 from model.precision import for_compute
 from model.projections import project
-from model.stack import Collected, rematerialized, repeat
-from model.taps import Context
+from model.recompute import rematerialized
+from model.stack import Collected, is_scanned, repeat
 from model.vocabulary.cross_entropy import cross_entropy
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text, ahead
@@ -92,7 +93,7 @@ def look_ahead(
         (x_BTD, *rest), (params, number) = carry, inputs
         tokens_BT, targets_BT, counted_BT, of_BT = (ahead(some) for some in rest)
         weight_BT = jnp.where(of_BT == document_BT, counted_BT, 0.0)
-        inner = dataclasses.replace(context, counted_BT=weight_BT, wanted=frozenset())
+        inner = dataclasses.replace(context, counted_BT=weight_BT)
         inner = inner.for_layer(number, config.layers[-1], collected.handed)
         module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
         x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
@@ -104,7 +105,7 @@ def look_ahead(
 
     start = (x_BTD, text.tokens_BT, text.targets_BT, context.counted_BT, document_BT)
     inputs = (nnx.to_pure_dict(state), config.num_layers + jnp.arange(option.depth))
-    again = rematerialized(config, turn, option.depth)
+    again = rematerialized(turn, config.remat, is_scanned(config, option.depth))
     _, (losses, measured) = repeat(again, start, inputs, option.depth, config.scan_layers)
     summed = {name: collected.losses.get(name, 0.0) + jnp.sum(each, axis=0) for name, each in losses.items()}
     named = {"multi_token": measured} if measured else {}

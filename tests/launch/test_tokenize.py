@@ -72,6 +72,20 @@ def test_mistakes_are_named_without_a_traceback(arguments, message, text, tmp_pa
     assert "Traceback" not in err
 
 
+def test_advice_names_the_flags_of_this_command(tmp_path):
+    """Not the fields of a config, which this command does not have; what it advises then works."""
+    (tmp_path / "one.txt").write_text("one text, of which no whole file can be held out\n" * 40)
+    arguments = (f"--input={tmp_path / 'one.txt'}", f"--output={tmp_path / 'd'}", "--tokenizer=bytes")
+    status, _, err = command(*arguments)
+    assert status == 2
+    assert "error: --validation: whole files cannot be held out of 1 document(s)" in err
+    assert "hold out the end of each with '--validation=Tail(fraction=0.1)'" in err
+    assert "data." not in err
+    status, out, err = command(*arguments, "--validation=Tail(fraction=0.1)")
+    assert status == 0, err
+    assert "validation" in out
+
+
 def test_flags_become_options(tmp_path):
     program = """
 import sys

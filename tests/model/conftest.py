@@ -11,10 +11,10 @@ from flax import nnx
 
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
+from model.context import Context
 from model.feedforward.mlp import Gated
 from model.layout import Layout
 from model.parameters import ParameterMaker
-from model.taps import Context
 from model.transformer import abstract_params, forward
 
 

@@ -4,9 +4,9 @@ import numpy as np
 
 from model.attention.visibility import Coordinates, causal
 from model.block import Block
+from model.context import Context
 from model.layout import ONE_DEVICE
 from model.parameters import Normal, ParameterMaker
-from model.taps import Context
 
 
 def build(config, dropout_key=None, layout=ONE_DEVICE):

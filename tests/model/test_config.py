@@ -91,7 +91,7 @@ def long(**changes):
         ),
         ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
-        ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full', got 'half' (str)"),
+        ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full' or SaveOnly(...), got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
         ({"attention": "none"}, "attention: expected GroupedQuery(...) or Latent(...) or LinearAttention(...) or"),
         ({"attention": GroupedQuery(num_heads="4")}, "attention.num_heads: expected int, got '4' (str)"),

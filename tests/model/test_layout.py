@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.context import Context
 from model.layout import ONE_DEVICE, SEQUENCES, Layout
-from model.taps import Context
 
 
 def test_one_device_splits_nothing_and_has_the_platform_of_the_process():

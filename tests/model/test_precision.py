@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.context import Context
 from model.errors import UserError
 from model.options import check, override
 from model.parameters import Constant
 from model.precision import Precision, for_compute, for_inference
 from model.specs import Spec
-from model.taps import Context
 from model.transformer import abstract_params, forward
 
 MIXED = Precision(parameters="float32", compute="bfloat16", reductions="float32")

@@ -1,3 +1,5 @@
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -5,9 +7,8 @@ import pytest
 from model.errors import UserError
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import Gated
-from model.layout import Layout
-from model.taps import Context
-from model.transformer import abstract_params, forward
+from model.taps import table
+from model.transformer import forward
 
 SHAPES = {
     "embedding": (2, 12, 16),
@@ -93,25 +94,6 @@ def test_asking_leaves_the_logits_alone_and_returns_no_more(model, run, tokens, 
     assert run(*model, tokens)[2] == {}
 
 
-def compiled_text(config, tokens, taps):
-    def run(params, tokens):
-        output = forward(config, params, tokens, taps=taps)
-        return output.logits_BTV, output.taps
-
-    return jax.jit(run).lower(abstract_params(config), tokens).as_text()
-
-
-def test_no_cost_when_not_asked(small, tokens, monkeypatch):
-    """The program without taps is, letter for letter, that of a model which offers none; asking changes it."""
-    config = small()
-    unasked = compiled_text(config, tokens, ())
-    asked = {compiled_text(config, tokens, (name,)) for name in SHAPES}
-    assert unasked not in asked
-    assert len(asked) == len(SHAPES)
-    monkeypatch.setattr(Context, "tap", lambda self, name, value: value)
-    assert compiled_text(config, tokens, ()) == unasked
-
-
 def test_what_experts_offer(small, drawn, run, tokens):
     """Beside the taps of all models; the hidden layer is that of the shared expert."""
     config = small(ffn=Experts(num_experts=6, top_k=2, expert=Gated(width=8), shared=Shared(ffn=Gated(width=10))))
@@ -139,11 +121,6 @@ def test_unscanned_taps_are_stacked_alike(small, drawn, run, tokens, kept):
         np.testing.assert_allclose(x, kept[name], rtol=1e-5, atol=1e-5)
 
 
-def test_the_model_is_told_where_it_runs():
-    """A kernel is chosen by the layout's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
-
-    class OfAPod(Layout):
-        platform = "tpu"
-
-    assert Context(index_BT=None, layout=OfAPod()).platform == "tpu"
-    assert Context(index_BT=None).platform == "cpu"
+def test_the_list_in_the_readme_is_that_of_the_code():
+    readme = (pathlib.Path(__file__).resolve().parents[2] / "model" / "README.md").read_text(encoding="utf-8")
+    assert readme.count(table()) == 1, f"model/README.md lists other taps; it should have\n{table()}"

@@ -103,6 +103,7 @@ REFERENCES = {
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
     "Normal": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
     "FanIn": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
+    "SaveOnly": ("residuals by shape", "model/test_recompute.py::test_scanned_layers_save_the_taps_named_and_no_other"),
     "Precision": ("the dtype of every operation", "model/test_precision.py::test_which_dtype_each_operation_has"),
 }
 

@@ -8,13 +8,13 @@ from flax import nnx
 
 from model.attention.latent import Latent, LatentAttention
 from model.attention.visibility import Coordinates, causal
+from model.context import Context
 from model.errors import UserError
 from model.norms import LayerNorm, RMSNorm
 from model.options import check
 from model.parameters import Normal, ParameterMaker
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary, rotary_table
-from model.taps import Context
 
 PLAIN = Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)
 OPTIONS = [

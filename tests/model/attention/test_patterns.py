@@ -66,13 +66,3 @@ def test_patterns(pattern):
 @pytest.mark.parametrize("pattern", [Everything(), *PICTURES, BlockSparse(block=3, first=4, last=1)], ids=str)
 def test_pairs_are_those_of_the_mask(pattern, length):
     assert pattern.pairs(length) == causal(Coordinates(length)).within(pattern).mask().sum()
-
-
-@pytest.mark.parametrize("pattern", [Everything(), *PICTURES], ids=str)
-def test_a_window_is_what_its_size_says(pattern):
-    """A pattern with a window lets through the last so many keys, and no other does."""
-    size = pattern.window()
-    back = np.arange(8)[:, None] - np.arange(8)
-    drawn = picture([(back >= 0) & (back < (size or 3))])[0]
-    assert (size is None) == (pattern != SlidingWindow(size=3))
-    assert size is None or drawn == PICTURES[pattern]

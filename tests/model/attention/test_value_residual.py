@@ -69,6 +69,26 @@ def test_layer(small, drawn, run, tokens, option):
     np.testing.assert_allclose(run(config, params, tokens)[0], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_gradients_of_later_layers_reach_the_first_values(small, drawn, tokens):
+    """The derivative along one direction of the first layer's value matrix, against a difference of the equations."""
+    config = small(attention=mixing(CONSTANT), position=NoPositions(), num_layers=3)
+    params, rng = drawn(config), np.random.default_rng(0)
+    direction, towards = rng.normal(size=(16, 2, 4)), rng.normal(size=(12, 17))
+    slope = jax.jit(jax.grad(lambda p: jnp.sum(forward(config, p, tokens[:1]).logits_BTV[0] * towards)))(params)
+    exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+
+    def moved(by):
+        values = exact["blocks"]["attention"]["value"].copy()
+        values[0] += by * direction
+        attention = {**exact["blocks"]["attention"], "value": values}
+        of_this = {**exact, "blocks": {**exact["blocks"], "attention": attention}}
+        return np.sum(logits_by_hand(of_this, tokens[0], [(2.0, 0.3)] * 3) * towards)
+
+    expected = (moved(1e-5) - moved(-1e-5)) / 2e-5
+    got = np.sum(np.asarray(slope["blocks"]["attention"]["value"][0], np.float64) * direction)
+    np.testing.assert_allclose(got, expected, rtol=1e-3)
+
+
 def test_some_layers_alone(small, drawn, run, tokens):
     """The first layer that has the option is the one whose values are mixed in; the others are as they were."""
     changes = {"position": NoPositions(), "num_layers": 4}

@@ -272,29 +272,11 @@ def test_the_keys_that_queries_3_to_5_may_see(visibility, expected):
 
 
 def test_answers():
-    row, cached = Coordinates(9), Coordinates(2, index=np.array([[3, 4]]))
-    packed = Coordinates(9, position=np.arange(9)[None], document=np.ones((1, 9), int))
-    window, first = SlidingWindow(size=3), SlidingWindow(size=3, first=1)
+    row, window, first = Coordinates(9), SlidingWindow(size=3), SlidingWindow(size=3, first=1)
     assert [v.is_causal for v in (causal(row), bidirectional(row), causal(row).with_prefix(2))] == [True, False, False]
-    assert [v.is_aligned for v in (causal(row), causal(Coordinates(2, 7), row), causal(cached, row))] == [
-        True,
-        False,
-        False,
-    ]
-    assert [v.has_documents for v in (causal(packed), causal(row), causal(packed, row))] == [True, False, False]
     assert [v.reach for v in (causal(row), causal(row).within(window), causal(row).within(first))] == [None, 3, None]
     assert causal(row).within(first).within(window).reach == 3
     assert causal(row, in_order=False).within(window).reach is None
-    for structured in (causal(row), bidirectional(row), causal(packed), causal(row).within(window)):
-        assert structured.needs_array is None
-    for visibility, reason in [
-        (causal(row).only(np.ones((1, 9, 9), bool)), "a mask that is given as an array"),
-        (causal(row).with_prefix(2), "a prefix that is seen from both sides"),
-        (causal(cached, row), "tokens that do not follow one another"),
-        (causal(row).within(first), "the pattern SlidingWindow(size=3, first=1)"),
-        (causal(packed).within(window), "a window over positions that are not the indices"),
-    ]:
-        assert visibility.needs_array == reason
 
 
 def test_a_visibility_is_a_tree_whose_structure_is_static():

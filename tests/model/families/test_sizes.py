@@ -1,10 +1,15 @@
 """Published models by name have the published numbers of parameters."""
 
+import math
+
+import jax
 import pytest
 
 from model.cost import count_parameters
 from model.errors import UserError
 from model.families.sizes import SIZES, published
+from model.specs import is_trained, split
+from model.transformer import abstract_params, specs
 from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
 
 # Counted by hand, where no exact count is published.
@@ -40,6 +45,16 @@ def test_all_parameters(name):
 def test_active_parameters(name):
     unit = 0.1 if "." in ACTIVE[name] else 1.0
     assert abs(active(name) / 1e9 - float(ACTIVE[name])) < unit
+
+
+def test_load_biases_are_counted_as_they_are_published():
+    """They are state that no optimizer moves, and numbers of the checkpoint, which is what publishers count."""
+    trained, untrained = split(abstract_params(published("deepseek-v3")), specs(published("deepseek-v3")), is_trained)
+    size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
+    assert size(untrained) == 58 * 256
+    assert (
+        size(trained) + size(untrained) == PUBLISHED["deepseek-v3"] == count_parameters(published("deepseek-v3")).total
+    )
 
 
 def test_an_unknown_name_is_refused():

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.context import Context
 from model.errors import UserError
 from model.feedforward.balance import BalanceLoss, LoadBias, observe
 from model.feedforward.dispatch import Capacity
@@ -13,7 +14,6 @@ from model.feedforward.mlp import Gated
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.layers import Except
 from model.options import check
-from model.taps import Context
 from model.transformer import forward
 
 E, R = 5, 2

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from model.context import Context
 from model.feedforward.mlp import ACTIVATIONS, MLP, FeedForward, Gated
 from model.options import fields_of
 from model.parameters import Normal, ParameterMaker
-from model.taps import Context
+from model.taps import Tap, Taps
 
 BY_HAND = {
     "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
@@ -77,7 +78,7 @@ def test_layer(kind, activation, bias):
     up = x @ w["up"] + w.get("up_bias", 0)
     hidden = act(x @ w["gate"] + w.get("gate_bias", 0)) * up if kind is Gated else act(up)
     expected = hidden @ w["down"] + w.get("down_bias", 0)
-    context = Context(index_BT=jnp.zeros((1, 3)), wanted=frozenset({"ffn_hidden"}))
+    context = Context(index_BT=jnp.zeros((1, 3)), taps=Taps(keep=(Tap("ffn_hidden"),)))
     got = layer(jnp.asarray(x, jnp.float32), context)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
     np.testing.assert_allclose(context.kept["ffn_hidden"], hidden, rtol=2e-5, atol=2e-5)

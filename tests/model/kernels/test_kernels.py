@@ -280,12 +280,12 @@ def test_the_choice_says_why():
 def test_a_request_that_no_kernel_takes_is_refused_with_all_reasons():
     class Picky(Plain):
         def supports(self, request):
-            return f"{request.visibility.needs_array} is more than it can do"
+            return f"{request.visibility.patterns[0]} is more than it can do"
 
     visibility = causal(Coordinates(8192)).within(Fixed(stride=4))
     request = new_request(*shapes(8192, 8192), visibility, Scoring(1.0), platform="gpu")
     message = (
-        "no attention kernel supports this request on a gpu: plain: the pattern Fixed(stride=4, summaries=1) is more "
+        "no attention kernel supports this request on a gpu: plain: Fixed(stride=4, summaries=1) is more "
         "than it can do; blocks: its largest block would have 16,777,216 scores a head, more than 262,144"
     )
     with pytest.raises(UserError) as caught:

@@ -2,8 +2,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.context import Context
 from model.recurrent.convolution import convolve
-from model.taps import Context
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 7, 3, 2)).astype(np.float32)

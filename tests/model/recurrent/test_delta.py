@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.context import Context
 from model.errors import UserError
 from model.norms import LayerNorm
 from model.options import check
@@ -12,7 +13,6 @@ from model.parameters import FanIn, Normal
 from model.positions.absolute import NoPositions
 from model.recurrent.delta import DeltaHeads, GatedDelta, delta_rule, inverse
 from model.recurrent.memory import chunked, decays, unchunked
-from model.taps import Context
 from model.transformer import abstract_params, init, logical_axes
 
 

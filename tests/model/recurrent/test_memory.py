@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
+from model.context import Context
 from model.dropout import Dropout
 from model.errors import UserError
 from model.layers import Except
@@ -23,7 +24,6 @@ from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
 from model.recurrent.memory import chunked, decays, token_by_token, unchunked
 from model.stack import empty_caches, length_of
-from model.taps import Context
 from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Untied
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from model.context import Context
 from model.errors import UserError
 from model.norms import LayerNorm
 from model.options import check
@@ -14,7 +15,6 @@ from model.parameters import FanIn, Normal
 from model.positions.absolute import NoPositions
 from model.recurrent.state_space import StateSpace, StateSpaceHeads
 from model.stack import empty_caches
-from model.taps import Context
 from model.transformer import abstract_params, forward, init, logical_axes
 
 
@@ -76,6 +76,19 @@ def test_chunks_equal_the_recurrence(maker, size):
     layer = jax.jit(lambda p, x: nnx.merge(graph, p)(x, Context(index_BT=None), None)[0])
     expected = by_hand(option)(jax.tree.map(lambda a: np.asarray(a, np.float64), params), x[0].astype(np.float64))
     np.testing.assert_allclose(layer(params, x)[0], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+def test_parameters_start_as_in_the_authors_code(maker):
+    """A uniform from 1 to 16, the step log-uniform from 0.001 to 0.1, D 1; a norm with 1e-5 (mamba2.py)."""
+    option = StateSpace(num_heads=4000, head_dim=1, state_dim=1)
+    drawn = nnx.to_pure_dict(nnx.split(StateSpaceHeads(option, 8, "float32", maker(Normal())))[1])
+    rates, steps = np.sort(np.exp(drawn["decay_rate"])), np.sort(np.log(np.log1p(np.exp(drawn["decay_bias"]))))
+    even = (np.arange(4000) + 0.5) / 4000
+    np.testing.assert_allclose(rates, 1 + 15 * even, atol=0.5)
+    np.testing.assert_allclose(steps, np.log(0.001) + np.log(100) * even, atol=0.2)
+    assert (drawn["skip"] == 1).all()
+    assert option.output_norm.epsilon == 1e-5
+    assert not any(drawn[f"{name}_bias"].any() for name in ("query", "key", "value"))
 
 
 MODEL = {

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
+from model.context import Context
 from model.cost import count_parameters, forward_flops
 from model.errors import UserError
 from model.layers import Except
@@ -16,8 +17,7 @@ from model.options import check
 from model.residual import HyperConnections, Multipliers, PreNorm
 from model.residual.hyper_connections import Dynamic
 from model.stack import empty_caches
-from model.taps import Context
-from model.transformer import forward, init
+from model.transformer import forward, init, specs
 from model.vocabulary.multi_token import MultiToken
 
 STATIC = HyperConnections(streams=3, dynamic=None)
@@ -80,6 +80,40 @@ def test_weights_start_as_the_paper_says(small, dynamic):
     if dynamic:
         assert not p["ffn_follow"].any()
         np.testing.assert_array_equal(p["ffn_mix_scale"], np.full(4, np.float32(0.01)))
+
+
+def by_the_appendix(p, streams, sublayer, name, norm):
+    """Appendix J for one token: A_m beside A_r in one matrix (n, n + 1), which is transposed and multiplied."""
+    alpha = np.concatenate([p[f"{name}_read"][:, None], p[f"{name}_pass"]], axis=1)
+    beta, follow = p[f"{name}_write"], p[f"{name}_follow"]
+    normed = streams / np.sqrt((streams**2).mean(-1, keepdims=True) + 1e-6) * p[f"{name}_follow_norm"]["scale"]
+    alpha = alpha + p[f"{name}_mix_scale"] * np.tanh(normed @ follow[:, :-1])
+    beta = beta + p[f"{name}_write_scale"] * np.tanh(normed @ follow[:, -1])
+    mixed = alpha.T @ streams
+    return np.outer(beta, sublayer(norm(mixed[0]))) + mixed[1:]
+
+
+def test_the_equations_are_the_algorithm_of_the_appendix():
+    rng, n, width = np.random.default_rng(0), 3, 16
+    shapes = {"read": (n,), "pass": (n, n), "write": (n,), "follow": (width, n + 2), "mix_scale": (), "write_scale": ()}
+    p = {f"ffn_{name}": rng.normal(size=shape) for name, shape in shapes.items()}
+    p["ffn_follow_norm"] = {"scale": rng.normal(size=width)}
+    streams = rng.normal(size=(n, width))
+    ways = [way(p, streams, np.cos, "ffn", lambda h: 3 * h - 1) for way in (by_hand, by_the_appendix)]
+    np.testing.assert_allclose(*ways, rtol=1e-12)
+
+
+def test_weight_decay_takes_the_dynamic_part_and_spares_the_static_one(small):
+    of_layer = specs(small(residual=HyperConnections()))["blocks"]["residual"]
+    decayed = {name for name, spec in of_layer.items() if "norm" not in name and spec.traits.decayed}
+    assert decayed == {f"{i}_{part}" for i in ("attention", "ffn") for part in ("follow", "mix_scale", "write_scale")}
+    assert {name.partition("_")[2] for name in of_layer.keys() - decayed} == {
+        "read",
+        "pass",
+        "write",
+        "norm",
+        "follow_norm",
+    }
 
 
 def test_layers_that_differ_are_numbered_through(small):

@@ -2,9 +2,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.context import Context
 from model.positions.absolute import NoPositions
 from model.residual import Multipliers, Parallel, PostNorm, PreNorm, Reordered, Sandwich
-from model.taps import Context
 from model.transformer import abstract_params
 
 X = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)

@@ -257,21 +257,21 @@ blocks.ffn.up                               value decayed [embed -> ffn]
 blocks.residual.attention_follow            follower decayed
 blocks.residual.attention_follow_norm.scale scale
 blocks.residual.attention_gain              gain
-blocks.residual.attention_mix_scale         mixing
+blocks.residual.attention_mix_scale         follower decayed
 blocks.residual.attention_norm.scale        scale
 blocks.residual.attention_pass              mixing
 blocks.residual.attention_read              mixing
 blocks.residual.attention_write             mixing
-blocks.residual.attention_write_scale       mixing
+blocks.residual.attention_write_scale       follower decayed
 blocks.residual.ffn_follow                  follower decayed
 blocks.residual.ffn_follow_norm.scale       scale
 blocks.residual.ffn_gain                    gain
-blocks.residual.ffn_mix_scale               mixing
+blocks.residual.ffn_mix_scale               follower decayed
 blocks.residual.ffn_norm.scale              scale
 blocks.residual.ffn_pass                    mixing
 blocks.residual.ffn_read                    mixing
 blocks.residual.ffn_write                   mixing
-blocks.residual.ffn_write_scale             mixing
+blocks.residual.ffn_write_scale             follower decayed
 embedding.table                             embedding decayed
 final_norm.scale                            scale
 """

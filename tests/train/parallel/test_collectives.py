@@ -15,8 +15,15 @@ import pytest
 from flax import nnx
 
 from model.attention.grouped_query import GroupedQuery
+from model.attention.patterns import Everything, SlidingWindow
+from model.attention.scoring import Scoring
+from model.attention.visibility import Coordinates, causal
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
+from model.kernels import attend
+from model.kernels.blocks import Blocks
+from model.kernels.tiles import Tiles
+from model.layout import ONE_DEVICE
 from model.precision import Precision
 from model.projections import project
 from model.transformer import abstract_params, forward, logical_axes
@@ -162,6 +169,39 @@ def test_megatron_backward_gathers_no_parameter():
     assert {kind for kind, _, _ in found} == {"all-reduce"}
     shards = {sizes_of(D, N // 2, H), sizes_of(D, F // 2), sizes_of(D), sizes_of(V // 2, D)}
     assert {sizes for _, _, sizes in found} == shards | {TOKENS}
+
+
+# -------------------------------------------------------------------------------------------------- long sequences
+
+LONG = 256  # positions, in four blocks or tiles where they are on one device
+
+
+@pytest.mark.parametrize("kernel", [Blocks(), Tiles(queries=64, keys=64)], ids=["blocks", "tiles"])
+@pytest.mark.parametrize("pattern", [Everything(), SlidingWindow(size=40)], ids=["causal", "window"])
+def test_queries_that_are_split_stay_where_they_are(kernel, pattern):
+    """Keys and values are gathered, and their gradients reduced, tile by tile. Neither queries nor outputs are sent."""
+    queries, keys = ("batch", "query_sequence", "heads", "head_dim"), ("batch", "key_sequence", "kv_heads", "head_dim")
+    seen, rng = causal(Coordinates(LONG)).within(pattern), np.random.default_rng(0)
+
+    def attended(q, k, v, layout):
+        k, v = (layout.constrain(x, keys) for x in (k, v))
+        ways = layout.ways("query_sequence")
+        y = attend(q, k, v, seen, Scoring(1.0), query_ways=ways, kernels=(kernel,))
+        return layout.constrain(y, queries)
+
+    def gradient(layout):
+        return jax.jit(jax.grad(lambda *x: jnp.sum(jnp.sin(attended(*x, layout))), argnums=(0, 1, 2)))
+
+    x = jax.ShapeDtypeStruct((B, LONG, N, H), jnp.float32, sharding=LAYOUT().placement(queries))
+    whole = sizes_of(B // 4, LONG, N, H)
+    forward = jax.jit(functools.partial(attended, layout=LAYOUT())).lower(x, x, x).compile()
+    assert collectives(forward.as_text()) == {("all-gather", "f32", whole): 2}
+    both = gradient(LAYOUT()).lower(x, x, x).compile()
+    part = whole if kernel.name == "blocks" else sizes_of(B // 4, kernel.keys, N, H)
+    assert collectives(both.as_text()) == {("all-gather", "f32", whole): 2, ("all-reduce", "f32", part): 2}
+    given = [rng.normal(size=x.shape).astype(np.float32) for _ in range(3)]
+    for got, expected in zip(both(*given), gradient(ONE_DEVICE)(*given), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------- format of gradients

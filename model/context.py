@@ -1,0 +1,182 @@
+"""What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
+
+Losses and measurements are of the tokens that `counted_BT` weighs; a pass that counts none has neither. Taps are those
+of model/taps.py.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from model.dropout import drop
+from model.layout import ONE_DEVICE, Axes, Layout
+from model.positions.rotary import RotaryTable
+from model.taps import NO_TAPS, TAPS, Offered, Taps, Where, edited
+
+if TYPE_CHECKING:  # attention imports this
+    from model.attention.visibility import Visibility
+
+
+class Handed(NamedTuple):
+    """What layers hand on beside the stream: arrays (B, T, ...), and whether a layer has done so already."""
+
+    value: jax.Array
+    given: jax.Array
+
+
+@dataclasses.dataclass(kw_only=True)
+class Surroundings:
+    """What all layers of a kind are given alike.
+
+    Attributes:
+      rotary: the cosines and sines of rotary positions, or None.
+      document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
+      real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
+    """
+
+    rotary: RotaryTable | None = None
+    document_BT: jax.Array | None = None
+    real_BT: jax.Array | None = None
+
+
+@dataclasses.dataclass(kw_only=True)
+class Context(Surroundings):
+    """What travels through one forward pass, or one layer of it, whose surroundings it then has.
+
+    Attributes:
+      index_BT: where each token stands in its sequence (int32), and its slot in a cache.
+      visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
+      layers: the surroundings of each kind of layer.
+      dropout_key: a key while training, None in evaluation.
+      layout: how activations lie on devices.
+      taps: those that were asked for, `resolved`.
+      saved: the names of those that rematerialisation saves.
+      where: the tokens and their positions, for edits.
+      layer: the number of the layer, perhaps traced; None outside of the layers.
+      numbers: the layers for which this is traced, one or all of a scan; None outside of the layers, () in a module
+        whose taps cannot be asked for.
+      offered: where every tap was met while tracing.
+      kept: the intermediates to return, by name.
+      counted_BT: how much each token counts in losses and measurements (float32), or None.
+      losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
+      measured: sums over tokens that count, by name.
+      handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
+    """
+
+    index_BT: jax.Array
+    visibility: "Visibility | None" = None
+    layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
+    dropout_key: jax.Array | None = None
+    layout: Layout = ONE_DEVICE
+    taps: Taps = NO_TAPS
+    saved: frozenset[str] = frozenset()
+    where: Where = Where()
+    layer: jax.Array | int | None = None
+    numbers: tuple[int, ...] | None = None
+    offered: Offered = dataclasses.field(default_factory=dict)
+    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    counted_BT: jax.Array | None = None
+    losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
+
+    @property
+    def platform(self) -> str:
+        """The kind of the devices where the pass will run, such as "cpu", "gpu" or "tpu"."""
+        return self.layout.platform
+
+    def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
+        """The same activation, laid over the devices by the names of its axes."""
+        return self.layout.constrain(x, axes)
+
+    def tap(self, name: str, value: jax.Array) -> jax.Array:
+        """Offers an intermediate under a name: the value to go on with, which is the same unless it is edited."""
+        self._offer(name, editable=True)
+        if self.taps.edit:
+            layer = None if self.layer is None else jnp.asarray(self.layer, jnp.int32)
+            where = dataclasses.replace(self.where, name=name, layer=layer)
+            value = edited(self.taps, name, value, self.numbers, where)
+        if name in self.saved:
+            value = checkpoint_name(value, name)
+        self._keep(name, lambda: value)
+        return value
+
+    def offer(self, name: str, make: Callable[[], jax.Array]) -> None:
+        """Offers an intermediate from which nothing is computed, and which is made when it is kept."""
+        self._offer(name, editable=False)
+        self._keep(name, make)
+
+    def _offer(self, name: str, editable: bool) -> None:
+        assert name in TAPS, f"model/taps.py lists no tap {name!r}"
+        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps.py"
+        self.offered.setdefault(name, {}).update(
+            dict.fromkeys((None,) if self.numbers is None else self.numbers, editable)
+        )
+
+    def _keep(self, name: str, make: Callable[[], jax.Array]) -> None:
+        tap = self.taps.kept(name)
+        if tap is not None and tap.share(self.numbers) != "none":
+            self.kept[name] = make()
+
+    def total(self, x: jax.Array) -> jax.Array:
+        """The sum over counted tokens of each token's mean, for an array (B, T, ...)."""
+        x_BT = jnp.mean(x, axis=tuple(range(2, x.ndim)))
+        return jnp.sum(x_BT if self.counted_BT is None else x_BT * self.counted_BT)
+
+    def add_loss(self, name: str, total: jax.Array) -> None:
+        """Adds a scalar to what training minimises: a sum over tokens, so that it is divided by as many as the rest."""
+        self.losses[name] = self.losses[name] + total if name in self.losses else total
+
+    def measure(self, name: str, value: jax.Array) -> None:
+        """Keeps a sum over tokens, of any shape, that is the sum of those of parts of the batch."""
+        self.measured[name] = value
+
+    def hand_on(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What the first layer handed on under a name, and whether this layer is that one, by handing on its value."""
+        before = self.handed[name]
+        value = jnp.where(before.given, before.value, value.astype(before.value.dtype))
+        self.handed[name] = Handed(value, jnp.ones((), bool))
+        return value, ~before.given
+
+    def next_dropout_key(self) -> jax.Array | None:
+        """A key of its own for each use of dropout while training, None in evaluation."""
+        if self.dropout_key is None:
+            return None
+        self.dropout_key, key = jax.random.split(self.dropout_key)
+        return key
+
+    def dropout(self, x: jax.Array, rate: float) -> jax.Array:
+        """Drops entries while training; leaves x alone in evaluation."""
+        return drop(x, rate, self.next_dropout_key() if rate else None)
+
+    def for_layer(
+        self,
+        number: jax.Array | int,
+        kind: Any,
+        handed: Mapping[str, Handed] | None = None,
+        numbers: tuple[int, ...] = (),
+    ) -> "Context":
+        """The context of one layer: its surroundings, what it is handed, its own key, taps, losses and measurements.
+
+        Args:
+          number: of the layer.
+          kind: of its surroundings.
+          handed: what earlier layers handed on.
+          numbers: all layers for which it is traced; none for a module that is no layer of the model, whose taps
+            cannot be asked for.
+        """
+        key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
+        own: dict[str, Any] = {
+            "kept": {},
+            "losses": {},
+            "measured": {},
+            "dropout_key": key,
+            "handed": dict(handed or {}),
+            "layer": number,
+            "numbers": numbers,
+        }
+        return dataclasses.replace(self, **vars(self.layers[kind]), **own)

@@ -1,0 +1,73 @@
+"""What travels beside the activations: the layout, and taps, of which nothing is left unless they are asked for."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from model.context import Context
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import Gated
+from model.layers import Except
+from model.layout import Layout
+from model.taps import TAPS, Tap, Taps
+from model.transformer import abstract_params, forward
+
+MODELS = {
+    "scanned": {},
+    "written out": {"scan_layers": False},
+    "recomputed": {"remat": "full"},
+    "experts in one layer": {
+        "exceptions": (Except(layers="1", ffn=Experts(num_experts=4, top_k=2, expert=Gated(width=8))),)
+    },
+}
+
+
+def program(config, tokens, taps=()):
+    """The gradient of the logits, before the compiler sees it; all that it was traced from is new."""
+
+    def loss(params, tokens):
+        output = forward(config, params, tokens, taps=taps)
+        return output.logits_BTV.sum() + sum(x.sum() for x in output.taps.values()), output.taps
+
+    return jax.jit(jax.grad(loss, has_aux=True)).lower(abstract_params(config), tokens).as_text()
+
+
+@pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
+def test_no_cost_when_not_asked(changes, small, tokens, monkeypatch):
+    """The program without taps is, letter for letter, that of a model which offers none; asking changes it."""
+    config = small(**changes)
+    unasked = program(config, tokens)
+    asked = {
+        program(config, tokens, taps)
+        for taps in (
+            ("query",),
+            (Tap("query", (1,)),),
+            (Tap("query", (0, 1)),),
+            Taps(edit={"query": lambda x, where: x * 2}),
+            Taps(edit={Tap("query", (0,)): lambda x, where: x * 2}),
+        )
+    }
+    assert unasked not in asked
+    assert len(asked) >= 4  # written out, all layers are those chosen
+    monkeypatch.setattr(Context, "tap", lambda self, name, value: value)
+    monkeypatch.setattr(Context, "offer", lambda self, name, make: None)
+    assert program(config, tokens) == unasked
+
+
+def test_a_tap_that_is_not_in_the_list_is_a_mistake_of_its_module():
+    context = Context(index_BT=None)
+    with pytest.raises(AssertionError, match=r"model/taps.py lists no tap 'queries'"):
+        context.tap("queries", jnp.zeros(1))
+    with pytest.raises(AssertionError, match="tap 'query' is listed otherwise"):
+        context.offer("query", lambda: jnp.zeros(1))
+    assert TAPS["query"].editable
+
+
+def test_the_model_is_told_where_it_runs():
+    """A kernel is chosen by the layout's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
+
+    class OfAPod(Layout):
+        platform = "tpu"
+
+    assert Context(index_BT=None, layout=OfAPod()).platform == "tpu"
+    assert Context(index_BT=None).platform == "cpu"
