@@ -13,8 +13,9 @@ from absl import app, flags
 from absl import logging as absl_logging
 
 from launch import streams
+from launch.quiet_orbax import quiet_orbax
+from launch.signals import EXIT_PREEMPTED, Stopped, ends_politely
 from model.errors import UserError
-from train.process.preemption import EXIT_PREEMPTED, Stopped, ends_politely
 from train.run.formatting import visible_lines
 from train.run.paths import expanded
 
@@ -82,6 +83,7 @@ def run(
         return status
 
     streams.guard()
+    quiet_orbax()
     handler = absl_logging.get_absl_handler().python_handler
     if handler.stream in (None, sys.__stderr__):
         handler.stream = sys.stderr

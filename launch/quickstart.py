@@ -14,6 +14,7 @@ import pathlib
 from absl import flags
 
 from launch import cli
+from launch.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
 
 CONFIG = cli.define_path("config", "configs/quickstart.py", "The experiment: a Python file that assigns `experiment`.")
@@ -38,13 +39,13 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train.experiment import from_file
     from train.loop import train
-    from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary, write_report
     from train.run.paths import local_path
 
     run = local_path(RUN.value, "a run folder that is trained")
     experiment = from_file(CONFIG.value, SET.value)
-    outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say)
+    with StopRequest() as stop:
+        outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
     if outcome.state != "finished":
         cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
         return EXIT_PREEMPTED if outcome.state == "interrupted" else 0

@@ -18,6 +18,7 @@ import pathlib
 from absl import flags
 
 from launch import cli
+from launch.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
@@ -47,13 +48,13 @@ def main(argv: list[str]) -> int:
     if PRINT_CONFIG.value:
         return _print_config(experiment)
     from train.loop import train
-    from train.process.preemption import EXIT_PREEMPTED
     from train.report import summary
     from train.run.paths import path_of
     from train.run.spool import spool_folder
 
     named = path_of(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
-    outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say)
+    with StopRequest() as stop:
+        outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
     run = named if isinstance(named, pathlib.Path) else spool_folder(named)
     if (run / "report.html").is_file():  # none is written before the text is prepared
         print(summary(run))
@@ -68,9 +69,9 @@ def _print_config(experiment: object) -> int:
 
     from model.options import to_json
     from train.experiment import Experiment
-    from train.loop import check_mesh
     from train.parallel.mesh import make_mesh
     from train.run import parameter_table as parameters
+    from train.run.checks import check_mesh
 
     assert isinstance(experiment, Experiment)
     check_mesh(experiment)

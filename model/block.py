@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from model.config import ModelConfig
@@ -47,4 +48,6 @@ class Block(nnx.Module):
             x_BTD, stream = self.residual.read(stream, "ffn")
             y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "ffn", context)
-        return context.tap("block_output", stream), cache
+        stream = context.tap("block_output", stream)
+        context.offer("stream_squares", lambda: context.total(jnp.square(stream.astype(jnp.float32))))
+        return stream, cache

@@ -1,12 +1,14 @@
 """The options of a model, and every check that crosses from one mechanism to another."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 from model.dropout import Dropout
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
+from model.field_marks import HOW, TRAINING, marked
 from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
 from model.layers import Except, Layer
 from model.mixers import Mixer
@@ -21,8 +23,6 @@ from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
-# Fields that say how a model is trained and run: one may take the parameters of another that differs in these.
-OF_TRAINING = ("dropout", "initialization", "precision", "scan_layers", "remat")
 # More than any model has; what is checked layer by layer would fill the memory for a number typed wrong.
 MOST_LAYERS = 10_000
 
@@ -75,13 +75,17 @@ class ModelConfig:
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
-    dropout: Dropout = Dropout()
-    initialization: Normal | FanIn = Normal()
-    precision: Precision = Precision()
-    scan_layers: bool = True
-    remat: Remat = "none"
+    dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING)
+    initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING)
+    precision: Precision = dataclasses.field(default=Precision(), metadata=TRAINING)
+    scan_layers: bool = dataclasses.field(default=True, metadata=HOW)
+    remat: Remat = dataclasses.field(default="none", metadata=HOW)
 
-    @property
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone, without cached values, for pickles and copies."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The mechanisms of every layer."""
         return tuple(Layer(**{name: option for name, (_, option) in layer.items()}) for layer in self._origins())
@@ -203,13 +207,18 @@ def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> li
 
     How they are trained and run is no matter, nor what keeps experts busy, nor whether a number is given or follows.
     """
-    same = {name: getattr(one, name) for name in (*OF_TRAINING, *but)}
+    same = {name: getattr(one, name) for name in (*_not_of_the_function(one), *but)}
     width = one.width if one.width == other.width else None  # heads may follow from it
     same |= _alike(one, other, width)
     if len(one.exceptions) == len(other.exceptions):
         pairs = zip(one.exceptions, other.exceptions, strict=True)
         same["exceptions"] = tuple(dataclasses.replace(b, **_alike(a, b, width)) for a, b in pairs)
     return differences(to_json(one), to_json(dataclasses.replace(other, **same)), "model")
+
+
+def _not_of_the_function(model: ModelConfig) -> list[str]:
+    """The fields that say how a model is trained and run, in which two models with the same parameters may differ."""
+    return [path for path in marked(model, "how", "training") if "." not in path]
 
 
 def _named(mixer: Mixer | None) -> str:

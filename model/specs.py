@@ -106,6 +106,7 @@ class Spec:
         (layers, experts, heads of a recurrent matrix) count independent matrices. Both are empty if the parameter is no
         matrix.
       start: the rule for its initial values; None if its module computes them.
+      frozen: whether a run leaves it unchanged, although its role is trained.
     """
 
     role: Role
@@ -113,6 +114,12 @@ class Spec:
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
     start: Start | None = None
+    frozen: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the optimizer moves it."""
+        return self.traits.trained and not self.frozen
 
     @property
     def traits(self) -> Traits:
@@ -132,7 +139,12 @@ class Spec:
 
 def is_trained(name: str, spec: Spec) -> bool:
     """Returns whether the optimizer updates a parameter, as a choice for `split`."""
-    return spec.traits.trained
+    return spec.trained
+
+
+def is_frozen(name: str, spec: Spec) -> bool:
+    """Returns whether a run leaves a parameter unchanged, as a choice for `split`."""
+    return spec.frozen
 
 
 def named(specs: Any) -> dict[str, Spec]:

@@ -3,7 +3,7 @@
 Until November 2026 weight decay went by patterns of names, `no_decay`, and load biases lay among the trained parameters
 (format 1 of checkpoints), so that the optimizer had moments of them too. Norms and gains of a layer lay beside its
 sublayers, not under `residual`, and None was the word of `Except` for "same". The table that lays arrays over devices
-had one vocabulary for parameters and activations.
+had one vocabulary for parameters and activations. The z-loss was an option of training, not of the objective.
 """
 
 import re
@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 CHECKPOINT_FORMAT = 2
+# Earlier paths of fields, and their paths now.
+MOVED = {"training.z_loss": "objective.z_loss"}
 # The parameters of a layer that lie under `residual` now and lay beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
 # For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
@@ -47,6 +49,10 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
         if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
             current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
+    training = stored.get("training")
+    if isinstance(training, Mapping) and "z_loss" in training:
+        current["training"] = {name: value for name, value in training.items() if name != "z_loss"}
+        current.setdefault("objective", {"type": "NextToken", "z_loss": training["z_loss"]})
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current

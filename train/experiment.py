@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from model.config import ModelConfig
 from model.errors import UserError
+from model.field_marks import HOW, marked, without
 from model.options import (
     alternatives,
     check,
@@ -25,7 +26,10 @@ from model.options import (
 )
 from model.transformer import specs
 from train.data.config import Data, SentencePiece
-from train.earlier import current_config
+from train.earlier import MOVED, current_config
+from train.evaluation.named import NamedEvaluation, problems_of_names
+from train.objectives.next_token import NextToken
+from train.optimizers.frozen import Frozen, frozen_in
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
@@ -34,6 +38,7 @@ from train.run.files import read_json, write_json
 from train.run.paths import IS_PATH, AnyPath, written_out
 from train.run.remote import read_errors
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
+from train.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,9 +49,9 @@ class Training:
       num_steps: updates in all.
       seed: of the parameters and of dropout (the order of the data has its own, data.seed).
       gradient_accumulation: micro-batches per update; the result equals one large batch.
-      clip_norm: the largest global gradient norm, or None.
-      z_loss: the coefficient of log^2 Z.
+      clip_norm: the largest global norm of the gradient of what is trained, or None.
       guard: which steps to skip.
+      frozen: the parameters that stay as they start.
       start_from: a run folder, such as one that launch.convert wrote: its latest parameters are those of step 0. None
         draws them at random.
     """
@@ -55,8 +60,8 @@ class Training:
     seed: int = 0
     gradient_accumulation: int = 1
     clip_norm: float | None = 1.0
-    z_loss: float = 0.0
     guard: Guard = Guard()
+    frozen: Frozen = Frozen()
     start_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -68,8 +73,6 @@ class Training:
             yield "seed", f"must be from 0 to 2^32 - 1, got {self.seed}"
         if self.clip_norm is not None and self.clip_norm <= 0:
             yield "clip_norm", f"must be above 0, or None for no clipping, got {self.clip_norm}"
-        if self.z_loss < 0:
-            yield "z_loss", f"must be 0 or more, got {self.z_loss}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,14 +175,17 @@ class Experiment:
     model: ModelConfig
     data: Data
     training: Training
+    objective: NextToken = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
-    mesh: Mesh = Mesh()
-    sharding: Sharding = Sharding()
+    mesh: Mesh = dataclasses.field(default=Mesh(), metadata=HOW)
+    sharding: Sharding = dataclasses.field(default=Sharding(), metadata=HOW)
     evaluation: Evaluation = Evaluation()
+    evaluations: tuple[NamedEvaluation, ...] = ()
+    statistics: Statistics | None = None
     samples: Samples = Samples()
-    checkpoints: Checkpoints = Checkpoints()
-    logging: Logging = Logging()
+    checkpoints: Checkpoints = dataclasses.field(default=Checkpoints(), metadata=HOW)
+    logging: Logging = dataclasses.field(default=Logging(), metadata=HOW)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the values that clash from one part to another."""
@@ -202,8 +208,9 @@ class Experiment:
                 "data.tokenizer.vocab_size",
                 f"{made.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
             )
+        yield from ((f"evaluations.{path}", message) for path, message in problems_of_names(self.evaluations))
         yield from self._problems_of_schedule()
-        yield from self._problems_of_decay()
+        yield from self._problems_of_parameters()
 
     def _problems_of_schedule(self) -> Iterator[tuple[str, str]]:
         steps, schedule = self.training.num_steps, self.schedule
@@ -218,24 +225,16 @@ class Experiment:
                 "which ends a run early and leaves its schedule as it is",
             )
 
-    def _problems_of_decay(self) -> Iterator[tuple[str, str]]:
-        """Yields what weight decay is said to take or to spare that the model does not have."""
-        if (self.optimizer.decayed or self.optimizer.spared) and not find_problems(self.model):
-            for field, message in self.optimizer.problems_with(specs(self.model)):
-                yield f"optimizer.{field}", message
-
-
-# Fields that may differ between a run folder and the config given to continue it: they decide how the run is
-# carried out and written down, not what it computes.
-MAY_CHANGE = (
-    "mesh",
-    "sharding",
-    "checkpoints",
-    "logging",
-    "model.scan_layers",
-    "model.remat",
-    "data.prefetch",
-)
+    def _problems_of_parameters(self) -> Iterator[tuple[str, str]]:
+        """Yields what is said of the parameters, which are frozen and which decay, that the model does not have."""
+        frozen, optimizer = self.training.frozen, self.optimizer
+        said = frozen.roles or frozen.parts or optimizer.decayed or optimizer.spared
+        if not said or find_problems(self.model):
+            return
+        known = specs(self.model)
+        yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
+        known = frozen_in(known, frozen)
+        yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
 
 
 def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -264,6 +263,8 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
+        if (now := MOVED.get(assignment.partition("=")[0].strip())) is not None:
+            raise UserError(f"--set {assignment}: this field is {now} now")
         experiment = override(experiment, assignment)
     experiment = written_out(experiment)
     check(experiment)
@@ -293,8 +294,10 @@ def _hint(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return _hidden(error.name or "")
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
-    cls = _every_option(Experiment).get(found[1]) if found else None
-    return f"; {nearest(found[2], fields_of(cls))}" if found and cls else ""
+    if not found or (cls := _every_option(Experiment).get(found[1])) is None:
+        return ""
+    now = MOVED.get(f"{found[1].lower()}.{found[2]}")
+    return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
 
 
 def _hidden(module: str) -> str:
@@ -362,13 +365,8 @@ def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
 
 def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
     """Raises UserError, listing the fields, when a run folder was made by another experiment than the one given."""
-    stored, given = to_json(load(run)), to_json(experiment)
-    changed = [
-        line
-        for line in differences(stored, given)
-        if not any(line.startswith((f"{name}.", f"{name}:")) for name in MAY_CHANGE)
-    ]
-    if changed:
+    found = differences(to_json(load(run)), to_json(experiment))
+    if changed := without(found, marked(experiment, "how")):
         listed = "\n  ".join(changed)
         raise UserError(
             f"{run} holds a run of another config (its value -> the one given):\n  {listed}\n"

@@ -1,6 +1,8 @@
 """Everything that a run carries from one step to the next."""
 
-from typing import Any
+import dataclasses
+import functools
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -8,11 +10,42 @@ import optax
 from flax import struct
 
 from model.config import ModelConfig
-from model.specs import is_trained, merged, split
-from model.transformer import Params, abstract_params, init, logical_axes, specs
+from model.specs import is_frozen, is_trained, merged, split
+from model.transformer import Params, abstract_params, init, logical_axes
+from model.transformer import specs as specs_of_model
+from train.experiment import Experiment
 from train.optimizers import options as optimizers
+from train.optimizers.frozen import Frozen, frozen_in
 from train.optimizers.guard import Guard, GuardState, new_guard_state
 from train.parallel.table import Sharding, like_params, param_shardings, replicated
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The options that decide which arrays a state has.
+
+    Attributes:
+      model: the model's options.
+      optimizer: decides the moments.
+      guard: decides whether recent losses are kept.
+      frozen: decides the parameters without moments.
+    """
+
+    model: ModelConfig
+    optimizer: optimizers.Optimizer
+    guard: Guard
+    frozen: Frozen = Frozen()
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """The recipe of an experiment."""
+        training = experiment.training
+        return cls(experiment.model, experiment.optimizer, training.guard, training.frozen)
+
+    @functools.cached_property
+    def specs(self) -> Any:
+        """The specs of all parameters (model/specs.py), with the frozen ones marked."""
+        return frozen_in(specs_of_model(self.model), self.frozen)
 
 
 @struct.dataclass
@@ -22,6 +55,7 @@ class TrainState:
     Attributes:
       step: updates attempted so far, which is also the number of the next batch (int32).
       params: the parameters that the optimizer moves.
+      frozen: the parameters that nothing moves; they have no gradient and no moments.
       untrained: the rest of the tree of `model.transformer.init`: state that the step moves, such as load biases.
       opt_state: the optimizer's moments and its learning rate.
       key: the raw key (uint32) from which step n draws its dropout by folding in n.
@@ -30,6 +64,7 @@ class TrainState:
 
     step: jax.Array
     params: Any
+    frozen: Any
     untrained: Any
     opt_state: Any
     key: jax.Array
@@ -38,75 +73,76 @@ class TrainState:
     @property
     def all_params(self) -> Params:
         """The tree that `model.transformer.forward` takes."""
-        whole: Params = merged(self.params, self.untrained)
-        return whole
+        return with_trained(self, self.params)
 
 
-def split_params(model: ModelConfig, tree: Any) -> tuple[Any, Any]:
-    """A tree with something for every parameter as `params` and `untrained` of the state."""
-    return split(tree, specs(model), is_trained)
+class Parts(NamedTuple):
+    """A tree with one leaf per parameter, split as in the state."""
+
+    params: Any
+    frozen: Any
+    untrained: Any
 
 
-def build_optimizer(model: ModelConfig, optimizer: optimizers.Optimizer) -> optax.GradientTransformation:
+def split_params(recipe: Recipe, tree: Any) -> Parts:
+    """Splits a tree with one leaf per parameter as the state does."""
+    params, rest = split(tree, recipe.specs, is_trained)
+    _, specs = split(recipe.specs, recipe.specs, is_trained)
+    return Parts(params, *split(rest, specs, is_frozen))
+
+
+def with_trained(state: TrainState, params: Any) -> Params:
+    """The tree that `model.transformer.forward` takes, with the given trained parameters."""
+    whole: Params = merged(params, merged(state.frozen, state.untrained))
+    return whole
+
+
+def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """The optimizer of the parameters that are trained."""
-    return optimizers.build(optimizer, split_params(model, specs(model))[0])
+    return optimizers.build(recipe.optimizer, split_params(recipe, recipe.specs).params)
 
 
 def evaluation_params(optimizer: optimizers.Optimizer, state: TrainState) -> Params:
     """The tree that `model.transformer.forward` takes, with the parameters to evaluate."""
-    whole: Params = merged(optimizers.evaluation_params(optimizer, state.opt_state, state.params), state.untrained)
-    return whole
+    return with_trained(state, optimizers.evaluation_params(optimizer, state.opt_state, state.params))
 
 
-def new_state(
-    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, params: Any = None
-) -> TrainState:
+def new_state(recipe: Recipe, seed: int, params: Any = None) -> TrainState:
     """The state before the first step; call it under jit with out_shardings from `state_shardings`.
 
     Its parameters, trained or not, are drawn from the seed, unless their tree is given.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    params, untrained = split_params(model, init(model, init_key) if params is None else params)
+    parts = split_params(recipe, init(recipe.model, init_key) if params is None else params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=params,
-        untrained=untrained,
-        opt_state=build_optimizer(model, optimizer).init(params),
+        **parts._asdict(),
+        opt_state=build_optimizer(recipe).init(parts.params),
         key=jax.random.key_data(run_key),
-        guard=new_guard_state(guard),
+        guard=new_guard_state(recipe.guard),
     )
 
 
-def abstract_state(model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard) -> TrainState:
+def abstract_state(recipe: Recipe) -> TrainState:
     """Shapes and dtypes of the state, without making an array."""
-    return jax.eval_shape(lambda: new_state(model, optimizer, guard, 0))
+    return jax.eval_shape(lambda: new_state(recipe, 0))
 
 
-def state_shardings(
-    model: ModelConfig,
-    optimizer: optimizers.Optimizer,
-    guard: Guard,
-    mesh: jax.sharding.Mesh,
-    table: Sharding,
-) -> Any:
+def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
     """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
-    placed = param_shardings(mesh, table, logical_axes(model), abstract_params(model))
-    params, untrained = split_params(model, placed)
-    state = abstract_state(model, optimizer, guard)
+    placed = param_shardings(mesh, table, logical_axes(recipe.model), abstract_params(recipe.model))
+    parts, state = split_params(recipe, placed), abstract_state(recipe)
     everywhere: Any = replicated(mesh)
     return TrainState(
         step=everywhere,
-        params=params,
-        untrained=untrained,
-        opt_state=like_params(state.opt_state, state.params, params, mesh),
+        **parts._asdict(),
+        opt_state=like_params(state.opt_state, state.params, parts.params, mesh),
         key=everywhere,
         guard=jax.tree.map(lambda _: everywhere, state.guard),
     )
 
 
-def init_sharded(
-    model: ModelConfig, optimizer: optimizers.Optimizer, guard: Guard, seed: int, shardings: Any, params: Any = None
-) -> TrainState:
+def init_sharded(recipe: Recipe, seed: int, shardings: Any, params: Any = None) -> TrainState:
     """The first state, each device drawing only its own shards, or with the parameters given, which it takes over."""
-    start = jax.jit(new_state, static_argnums=(0, 1, 2), out_shardings=shardings, donate_argnums=4)
-    return start(model, optimizer, guard, seed, params)
+    start = jax.jit(new_state, static_argnums=0, out_shardings=shardings, donate_argnums=2)
+    return start(recipe, seed, params)

@@ -58,7 +58,7 @@ class Ours:
         from train.parallel import feed
         from train.parallel.mesh import make_mesh
         from train.parallel.table import layout_of
-        from train.state import init_sharded, state_shardings
+        from train.state import Recipe, init_sharded, state_shardings
         from train.step import compile_train_step
 
         text = folder / "text.txt"
@@ -70,8 +70,8 @@ class Ours:
         )
         mesh = make_mesh(experiment.mesh)
         rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-        arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
-        self.state = init_sharded(*arguments, 0, state_shardings(*arguments, mesh, experiment.sharding))
+        recipe = Recipe.of(experiment)
+        self.state = init_sharded(recipe, 0, state_shardings(recipe, mesh, experiment.sharding))
         self.step = compile_train_step(experiment, mesh)
         batches = Batches(open_dataset(prepare(experiment.data, folder / "data")), experiment.data)
         self.batches = batches.iterator(0)

@@ -104,7 +104,7 @@ def main() -> None:
     from train.optimizers.options import AdamW
     from train.parallel.mesh import Mesh, make_mesh
     from train.schedules import Cosine
-    from train.state import abstract_state
+    from train.state import Recipe, abstract_state
     from train.step import compile_train_step
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name=asked.topology).devices
@@ -123,7 +123,7 @@ def main() -> None:
     for assignment in asked.set:
         experiment = override(experiment, assignment)
     check(experiment)
-    state = abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
+    state = abstract_state(Recipe.of(experiment))
     dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((rows, asked.length), dtype) for name, dtype in dtypes.items()}
     began = time.perf_counter()

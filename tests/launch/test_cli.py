@@ -8,8 +8,8 @@ import jax
 import pytest
 
 from launch import cli, streams
+from launch.signals import EXIT_PREEMPTED
 from train.evaluation import evaluate
-from train.process.preemption import EXIT_PREEMPTED
 
 
 @pytest.fixture

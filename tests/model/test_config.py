@@ -1,6 +1,8 @@
 """Every check of a model's options: what is refused, with which words, and what looks odd and is allowed."""
 
+import copy
 import dataclasses
+import pickle
 
 import jax
 import pytest
@@ -282,3 +284,19 @@ def test_what_makes_no_other_model(small):
     layer = Except(layers="0", ffn=busy)
     of_layers = [dataclasses.replace(one, exceptions=(dataclasses.replace(layer, ffn=ffn),)) for ffn in (plain, busy)]
     assert differences_of_models(*of_layers) == []
+
+
+def test_layers_are_made_once_and_are_no_part_of_the_value(small):
+    one, other = small(), small()
+    before = pickle.dumps(one)
+    assert one.layers is one.layers
+    assert one == other
+    assert hash(one) == hash(other)
+    assert repr(one) == repr(other)
+    assert pickle.dumps(one) == before
+    copied = pickle.loads(before)
+    assert copied == one
+    assert copied.layers == one.layers
+    assert copy.copy(one) == one
+    changed = dataclasses.replace(one, num_layers=one.num_layers + 1)
+    assert len(changed.layers) == len(one.layers) + 1

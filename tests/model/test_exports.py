@@ -8,7 +8,14 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-ROOMS = ["model.attention", "model.feedforward", "model.positions", "model.recurrent", "train.optimizers"]
+ROOMS = [
+    "model.attention",
+    "model.feedforward",
+    "model.positions",
+    "model.recurrent",
+    "train.optimizers",
+    "train.hooks",
+]
 ALONE = """
 import importlib, pathlib, sys
 import flax.nnx, jax, optax, orbax.checkpoint

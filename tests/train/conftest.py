@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.train.states import placed_on
-from train.state import init_sharded
+from train.state import Recipe, init_sharded
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +18,8 @@ def experiment(tiny_experiment):
 @pytest.fixture(scope="module")
 def first(experiment):
     """A state on the host, its moments and counts filled with noise."""
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
+    recipe = Recipe.of(experiment)
+    state = jax.device_get(init_sharded(recipe, 0, placed_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):

@@ -26,7 +26,7 @@ from train.optimizers import options as optimizers
 from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
-from train.state import init_sharded, split_params
+from train.state import Recipe, init_sharded, split_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
 
@@ -90,8 +90,8 @@ def test_a_config_of_this_version_is_left_alone(tiny_experiment):
 
 def earlier(experiment):
     """A state of the earlier structure, all numbers noise, and what it is now."""
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    state = jax.device_get(init_sharded(*stateful, 0, placed_on(experiment)))
+    recipe = Recipe.of(experiment)
+    state = jax.device_get(init_sharded(recipe, 0, placed_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):
@@ -101,10 +101,10 @@ def earlier(experiment):
     optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
-    trained, untrained = split_params(experiment.model, everything)
+    parts = split_params(recipe, everything)
     without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
     opt_state = train.checkpoints.store.unflat(state.opt_state, without)
-    return old, dataclasses.replace(state, params=trained, untrained=untrained, opt_state=opt_state)
+    return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
 
 
 def save_as_before(experiment, state, run, monkeypatch):
@@ -211,3 +211,45 @@ def test_a_table_of_today_is_read_as_it_is():
     assert from_json(Sharding, current_sharding(to_json(table))) == table
     with pytest.raises(UserError, match="Sharding has no such field"):
         from_json(Sharding, current_sharding({"colour": []}))
+
+
+# ------------------------------------------------------------------------------------------------- the z-loss
+
+
+def with_z_loss_in_training(experiment, value):
+    """The JSON that an experiment with this z-loss had."""
+    stored = json.loads(json.dumps(to_json(experiment)))
+    for field in ("objective", "evaluations", "statistics"):
+        del stored[field]
+    del stored["training"]["frozen"]
+    stored["training"]["z_loss"] = value
+    return stored
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-4])
+def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment, tmp_path, monkeypatch):
+    """In the config of a run, and in the note of a checkpoint."""
+    experiment = tiny_experiment(objective__z_loss=value)
+    stored = with_z_loss_in_training(experiment, value)
+    assert from_json(Experiment, current_config(stored)) == experiment
+    recipe = Recipe.of(experiment)
+    state = init_sharded(recipe, 0, placed_on(experiment))
+    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+        patch.setattr(train.checkpoints.store, "to_json", lambda e: with_z_loss_in_training(e, value))
+        store.save(experiment, state, 0, loss=None)
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert experiments.load(tmp_path) == experiment
+    experiments.refuse_differences(experiment, tmp_path)
+    assert_same_bits(latest(tmp_path, experiment), state)
+    other = tiny_experiment(objective__z_loss=0.5)
+    with pytest.raises(UserError, match="objective.z_loss: .* -> 0.5"):
+        experiments.refuse_differences(other, tmp_path)
+
+
+def test_the_earlier_path_of_the_z_loss_is_answered_with_the_one_of_today(tiny_experiment, write_config, tmp_path):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match=r"--set training.z_loss=1e-4: this field is objective.z_loss now"):
+        experiments.from_file(str(path), ["training.z_loss=1e-4"])
+    path.write_text("from train.experiment import Training\nexperiment = Training(num_steps=1, z_loss=0.1)\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'z_loss'; it is objective.z_loss now"):
+        experiments.from_file(str(path))

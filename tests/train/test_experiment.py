@@ -160,7 +160,7 @@ def test_an_override_that_does_not_fit(assignment, words, config):
         (["training.num_steps=0"], "training.num_steps: must be at least 1, got 0"),
         (["training.seed=-1"], "training.seed: must be from 0 to 2^32 - 1, got -1"),
         (["training.clip_norm=0.0"], "training.clip_norm: must be above 0, or None for no clipping, got 0.0"),
-        (["training.z_loss=-1.0"], "training.z_loss: must be 0 or more"),
+        (["objective.z_loss=-1.0"], "objective.z_loss: must be 0 or more"),
         (["evaluation.every=0"], "evaluation.every: must be at least 1, got 0"),
         (["checkpoints.keep_last=0"], "checkpoints.keep_last: must be at least 1, got 0"),
         (["checkpoints.keep_best=-1"], "checkpoints.keep_best: must be 0 or more, got -1"),

@@ -42,19 +42,21 @@ from model.vocabulary import cross_entropy
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
 from train.data import Batches, BestFit, Bytes, Data, Tail, open_dataset, prepare
+from train.evaluation.validation import compile_eval_step
 from train.experiment import Experiment, Samples, Training
+from train.objectives.next_token import NextToken
 from train.optimizers.options import AdamW, Muon
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
 from train.schedules import Cosine
-from train.state import init_sharded, state_shardings
-from train.step import compile_eval_step, compile_train_step
+from train.state import Recipe, init_sharded, state_shardings
+from train.step import compile_train_step
 
 STEPS, BATCH, LENGTH, VOCAB = 30, 4, 32, 61
 
 
-def experiment(model, optimizer, data=None, peak=1e-2, **training):
+def experiment(model, optimizer, data=None, peak=1e-2, objective=NextToken(), **training):
     """An experiment of 30 steps: `model` is what it has beside (or in place of) rotary positions and a gated layer."""
     model = {"vocab_size": VOCAB, "ffn": Gated(width=48)} | model
     fits = {"batch_size": BATCH, "sequence_length": LENGTH}
@@ -62,6 +64,7 @@ def experiment(model, optimizer, data=None, peak=1e-2, **training):
         model=ModelConfig(context_length=LENGTH, **({"num_layers": 2, "width": 32} | model)),
         data=data or Data(path="none", tokenizer=Bytes(), cross_document_attention=True, **fits),
         training=Training(num_steps=STEPS, **({"seed": 1} | training)),
+        objective=objective,
         optimizer=optimizer,
         schedule=Cosine(peak=peak, final=peak / 10, warmup_steps=5),
         samples=Samples(length=LENGTH // 2),
@@ -82,7 +85,7 @@ def grouped():
     attention = GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm())
     windowed = Except(layers="0", attention=dataclasses.replace(attention, pattern=SlidingWindow(size=8)))
     model = {"attention": attention, "exceptions": (windowed,), "norm": RMSNorm(scale="zero"), "remat": "full"}
-    return experiment(model, Muon(weight_decay=0.1), z_loss=1e-3)
+    return experiment(model, Muon(weight_decay=0.1), objective=NextToken(z_loss=1e-3))
 
 
 def latent():
@@ -179,8 +182,8 @@ def train(name, folder, devices=1):
     check(made)
     batches = Batches(open_dataset(prepare(made.data, folder / "data")), made.data).rows if name == "packed" else drawn
     mesh = make_mesh(Mesh(), jax.devices()[:devices])
-    stateful = (made.model, made.optimizer, made.training.guard)
-    state = init_sharded(*stateful, made.training.seed, state_shardings(*stateful, mesh, made.sharding))
+    recipe = Recipe.of(made)
+    state = init_sharded(recipe, made.training.seed, state_shardings(recipe, mesh, made.sharding))
     step, evaluate = compile_train_step(made, mesh), compile_eval_step(made, mesh)
     rows = layout_of(mesh, made.sharding).placement(("batch", "sequence"))
     place = functools.partial(feed.place, rows=rows, batch_size=BATCH, isolated=name == "packed")

@@ -13,17 +13,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from launch.signals import StopRequest
 from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat
 from train.data.config import SentencePieceFile
 from train.evaluation.validation import SplitEvaluation
-from train.loop import check_vocabulary, train
+from train.loop import train
 from train.parallel.mesh import make_mesh
 from train.report import summary
 from train.report.run import load
+from train.run.checks import check_vocabulary
 from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
-from train.state import abstract_state, state_shardings
+from train.state import Recipe, abstract_state, state_shardings
 
 
 def silent(line):
@@ -33,10 +35,10 @@ def silent(line):
 def parameters(run, step=None):
     """The bytes of every array of the state of a run's checkpoint, by name."""
     experiment = experiments.load(run)
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*stateful, make_mesh(experiment.mesh), experiment.sharding)
+    recipe = Recipe.of(experiment)
+    placed = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
     with CheckpointStore(run, experiment.checkpoints, silent, read_only=True) as store:
-        state = store.restore(step or store.steps()[-1], experiment, placed, abstract_state(*stateful))
+        state = store.restore(step or store.steps()[-1], experiment, placed, abstract_state(recipe))
     return {name: np.asarray(x).tobytes() for name, x in flat(jax.device_get(state)).items()}
 
 
@@ -96,7 +98,8 @@ def test_interrupted_and_stopped_it_ends_the_same(tiny_experiment, tiny_run, tmp
         if line.startswith("step 10:"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    outcome = train(tiny_experiment(), run, say=interrupt)
+    with StopRequest() as stop:
+        outcome = train(tiny_experiment(), run, say=interrupt, stop=stop)
     assert (outcome.state, outcome.step) == ("interrupted", 10)
     assert outcome.reason == "SIGTERM; the same command continues from step 10"
     assert read_status(run)["state"] == "interrupted"

@@ -9,11 +9,13 @@ import pytest
 from model.layout import Layout
 from model.transformer import forward
 from train.checkpoints.store import flat
+from train.evaluation.validation import compile_eval_step
+from train.objectives.next_token import NextToken
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
-from train.state import abstract_state, init_sharded, new_state, state_shardings
-from train.step import compile_eval_step, compile_train_step, train_step
+from train.state import Recipe, abstract_state, init_sharded, new_state, state_shardings
+from train.step import compile_train_step, train_step
 
 ONE = functools.cache(lambda: make_mesh(Mesh(), jax.devices()[:1]))
 
@@ -25,12 +27,12 @@ def compiled(experiment):
 
 
 def start(experiment, seed=0):
-    return _start(experiment.model, experiment.optimizer, experiment.training.guard, seed)
+    return _start(Recipe.of(experiment), seed)
 
 
 @functools.cache
-def _start(model, optimizer, guard, seed):
-    return jax.jit(new_state, static_argnums=(0, 1, 2))(model, optimizer, guard, seed)
+def _start(recipe, seed):
+    return jax.jit(new_state, static_argnums=0)(recipe, seed)
 
 
 def assert_trees_close(one, other, **tolerance):
@@ -109,7 +111,7 @@ def test_clipping_bounds_the_update_and_not_the_report(plain, random_batch):
 
 
 def test_z_loss_is_minimised_and_not_reported(plain, random_batch):
-    with_z = dataclasses.replace(plain, training=dataclasses.replace(plain.training, z_loss=0.1))
+    with_z = dataclasses.replace(plain, objective=NextToken(z_loss=0.1))
     (one, reported), (other, same) = (compiled(e)(start(plain), random_batch(plain)) for e in (plain, with_z))
     assert float(reported["loss"]) == pytest.approx(float(same["loss"]), rel=1e-6)
     table = [np.asarray(state.params["embedding"]["table"]) for state in (one, other)]
@@ -144,8 +146,8 @@ def test_evaluation_takes_the_averaged_parameters(tiny_experiment, random_batch)
 
 def test_the_old_state_is_given_away_and_one_program_serves_all_steps(tiny_experiment, random_batch):
     experiment = tiny_experiment()
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    state = init_sharded(*stateful, 0, state_shardings(*stateful, ONE(), experiment.sharding))
+    recipe = Recipe.of(experiment)
+    state = init_sharded(recipe, 0, state_shardings(recipe, ONE(), experiment.sharding))
     rows = layout_of(ONE(), experiment.sharding).placement(("batch", "sequence"))
     step = compile_train_step(experiment, ONE())
     for n in range(3):
@@ -161,7 +163,7 @@ def test_the_step_never_asks_the_host(tiny_experiment, random_batch):
         training__gradient_accumulation=2, training__guard="Guard(outliers=Outliers(sigma=3.0))"
     )
     traced = jax.jit(functools.partial(train_step, experiment, Layout())).trace(
-        abstract_state(experiment.model, experiment.optimizer, experiment.training.guard), random_batch(experiment)
+        abstract_state(Recipe.of(experiment)), random_batch(experiment)
     )
     assert "callback" not in str(traced.jaxpr)
     lowered = traced.lower().as_text()
@@ -179,7 +181,7 @@ def test_a_step_keeps_every_shape_and_format(optimizer, dtype, tiny_experiment, 
     experiment = tiny_experiment(
         optimizer=optimizer, model__precision__parameters=dtype, training__gradient_accumulation=2
     )
-    before = abstract_state(experiment.model, experiment.optimizer, experiment.training.guard)
+    before = abstract_state(Recipe.of(experiment))
     after, metrics = jax.eval_shape(
         functools.partial(train_step, experiment, Layout()), before, random_batch(experiment)
     )

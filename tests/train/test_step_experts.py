@@ -10,11 +10,12 @@ import pytest
 from model.layout import ONE_DEVICE
 from model.transformer import abstract_params, forward
 from train.checkpoints.store import flat
-from train.objectives.next_token import with_model_losses
+from train.evaluation.validation import compile_eval_step
+from train.objectives.next_token import NextToken, with_model_losses
 from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import evaluation_params, new_state
-from train.step import batch_loss, compile_eval_step, train_step
+from train.state import Recipe, evaluation_params, new_state
+from train.step import train_step
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), {})"
 LOGGED = {"expert_load_entropy", "expert_load_max", "router_entropy"}
@@ -25,12 +26,12 @@ def compiled(experiment):
     return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
-drawn = functools.cache(jax.jit(new_state, static_argnums=(0, 1, 2)))
+drawn = functools.cache(jax.jit(new_state, static_argnums=0))
 
 
 def start(experiment, scale=5.0):
     """The first state, its routers sharpened so that loads are uneven."""
-    state = drawn(experiment.model, experiment.optimizer, experiment.training.guard, 0)
+    state = drawn(Recipe.of(experiment), 0)
     blocks = state.params["blocks"]
     ffn = blocks["ffn"] | {"router": scale * blocks["ffn"]["router"]}
     return dataclasses.replace(state, params=state.params | {"blocks": blocks | {"ffn": ffn}})
@@ -156,8 +157,8 @@ def test_evaluation_chooses_experts_by_the_biases(make, random_batch):
     biased = dataclasses.replace(state, untrained={"blocks": {"ffn": {"load_bias": bias}}})
     evaluate = compile_eval_step(experiment, mesh)
     plain, moved = (float(evaluate(s, batch)["nll"]) for s in (state, biased))
-    settings = {"z_loss": 0.0, "dropout_key": None, "layout": ONE_DEVICE}
-    expected, _ = batch_loss(experiment.model, biased.all_params, batch, **settings)
+    settings = {"dropout_key": None, "layout": ONE_DEVICE}
+    expected, _ = NextToken().loss(experiment.model, biased.all_params, batch, **settings)
     assert abs(moved - plain) > 1e-3
     assert moved == pytest.approx(float(expected), rel=1e-6)
 

@@ -10,10 +10,11 @@ import pytest
 from model.layout import ONE_DEVICE
 from model.vocabulary.multi_token import MultiToken
 from train.checkpoints.store import flat
+from train.evaluation.validation import compile_eval_step
 from train.optimizers.options import SGD
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import init_sharded, new_state, state_shardings
-from train.step import compile_eval_step, compile_train_step, train_step
+from train.state import Recipe, init_sharded, new_state, state_shardings
+from train.step import compile_train_step, train_step
 
 
 @functools.cache
@@ -23,9 +24,7 @@ def compiled(experiment):
 
 @functools.cache
 def start(experiment):
-    return jax.jit(new_state, static_argnums=(0, 1, 2))(
-        experiment.model, experiment.optimizer, experiment.training.guard, 0
-    )
+    return jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +75,8 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
 def test_sharded_equals_one_device(make, random_batch):
     experiment = make(model__vocab_size=258, model__num_layers=1, model__multi_token=MultiToken())
     mesh, table = make_mesh(Mesh(fsdp=2, tensor=2), jax.devices()[:4]), experiment.sharding
-    arguments = experiment.model, experiment.optimizer, experiment.training.guard
-    state = init_sharded(*arguments, 0, state_shardings(*arguments, mesh, table))
+    recipe = Recipe.of(experiment)
+    state = init_sharded(recipe, 0, state_shardings(recipe, mesh, table))
     assert state.params["multi_token"]["projection"].addressable_shards[0].data.shape == (1, 64 // 2, 32)
     batch = random_batch(experiment)
     expected, metrics = compiled(experiment)(start(experiment), batch)

@@ -18,13 +18,13 @@ import jax
 import orbax.checkpoint as ocp
 
 from model.errors import UserError
+from model.field_marks import marked, without
 from model.options import differences, from_json, to_json
 from train.checkpoints.checksums import checksums
 from train.checkpoints.faults import DamagedError, UnreadableError, cause, damaged, explain
-from train.checkpoints.files import record, require_arrays, require_note
+from train.checkpoints.files import difference, record, require_arrays, require_note
 from train.checkpoints.kept import kept
 from train.checkpoints.plain_path import PlainPath
-from train.checkpoints.quiet_orbax import quiet_orbax
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
 from train.parallel.table import path_name
@@ -73,7 +73,6 @@ class CheckpointStore:
         """
         self.folder = self.run / "checkpoints"
         self.failure: str | None = None
-        quiet_orbax()
         if not self.read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self._remove_half_written():
@@ -146,6 +145,20 @@ class CheckpointStore:
     def steps(self) -> list[int]:
         """The steps of complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
+
+    def is_whole(self, step: int) -> bool | None:
+        """Whether a step has a checkpoint whose files are all as they were written; makes no array.
+
+        None if a file has no recorded digest, as before November 2026: then only restoring it tells. Raises
+        UnreadableError if a file cannot be read.
+        """
+        if step not in self.steps():
+            return False
+        try:
+            wrong, compared = difference(self.folder / str(step))
+        except OSError as error:
+            raise explain(self.folder / str(step), error, self._plain.named) from error
+        return False if wrong is not None else compared or None
 
     def best_step(self) -> int | None:
         """The step whose checkpoint has the lowest validation loss; None when none has one.
@@ -368,7 +381,6 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
         stored = to_json(from_json(Experiment, current_config(stored)))
     changed = differences(stored["model"], given["model"], "model")
     changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
-    changed = [line for line in changed if not line.startswith(("model.scan_layers", "model.remat"))]
-    if changed:
+    if changed := without(changed, marked(experiment.model, "how", path="model")):
         listed = "\n  ".join(changed)
         raise UserError(f"{where} is a checkpoint of another model (its value -> this run's):\n  {listed}")

@@ -48,7 +48,7 @@ from train.run.paths import AnyPath
 from train.run.progress import Progress
 from train.run.remote import fetched
 from train.schedules import Constant
-from train.state import TrainState, build_optimizer, split_params
+from train.state import Recipe, TrainState, build_optimizer, split_params
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest windows that launch.evaluate takes when it is not told how long they should be.
@@ -215,12 +215,12 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
 
 def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
     """The state before a first step from these parameters; plain descent keeps no arrays of their size."""
-    trained, untrained = split_params(experiment.model, params)
+    recipe = Recipe.of(experiment)
+    parts = split_params(recipe, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
-        params=trained,
-        untrained=untrained,
-        opt_state=build_optimizer(experiment.model, experiment.optimizer).init(trained),
+        **parts._asdict(),
+        opt_state=build_optimizer(recipe).init(parts.params),
         key=jax.random.key_data(jax.random.key(experiment.training.seed)),
         guard=new_guard_state(experiment.training.guard),
     )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
+from model.field_marks import HOW
 from train.run.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
@@ -208,7 +209,7 @@ class Data:
     sequence_length: int = 256
     cross_document_attention: bool = False
     seed: int = 0
-    prefetch: int = 16
+    prefetch: int = dataclasses.field(default=16, metadata=HOW)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""

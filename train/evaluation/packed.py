@@ -12,6 +12,7 @@ from train.data.batches.packing import BestFitIndex, best_fit
 from train.data.batches.rows import empty_batch
 
 AHEAD = 4  # batches whose windows are looked at together: the more, the fuller are rows, and the more is in memory
+FIELDS = ("tokens", "targets", "segment_ids", "positions")  # the host chooses which targets are scored
 
 
 class Stretch(NamedTuple):
@@ -79,8 +80,7 @@ def _best_fit(stretches: Sequence[Stretch], length: int) -> Iterator[Row]:
 
 def batch_of(some: Sequence[Row], size: int, length: int) -> dict[str, np.ndarray]:
     """Rows as the arrays of a batch of `size` of them, each (size, length); what is left over is padding."""
-    batch = empty_batch(size, length)
-    del batch["loss_mask"]  # what is scored is chosen on the host
+    batch = empty_batch(size, length, FIELDS)
     for at, row in enumerate(some):
         for segment, (stretch, begin, stop) in enumerate(placed(row), start=1):
             batch["tokens"][at, begin:stop] = stretch.inputs

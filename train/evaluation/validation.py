@@ -1,43 +1,84 @@
-"""The loss on the validation split, as the training loop measures it: every target once, in fixed windows."""
+"""The loss on a split of a dataset, as the training loop measures it: every target once, in fixed windows."""
 
 import math
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from model.errors import UserError
 from train.data.batches.pipeline import EvaluationBatches
 from train.data.shards.dataset import Dataset
 from train.evaluation.measures import Entry, Tally
 from train.experiment import Experiment
+from train.objectives.interface import Batch
+from train.objectives.next_token import token_nll
 from train.parallel import feed
-from train.parallel.table import layout_of
-from train.state import TrainState
-from train.step import compile_eval_step
+from train.parallel.table import layout_of, replicated
+from train.state import Recipe, TrainState, evaluation_params, state_shardings
+
+
+class Limit(NamedTuple):
+    """The number of batches to read, None for all, and the option that sets it."""
+
+    option: str
+    max_batches: int | None
+
+
+EvaluationStep = Callable[[TrainState, Batch], dict[str, jax.Array]]
 
 
 class SplitEvaluation:
-    """The validation split of a run's dataset, read once per call."""
+    """A split of a dataset, read once per call.
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, mesh: jax.sharding.Mesh) -> None:
-        """Args: the experiment, its open dataset, its mesh. Raises UserError when there is no token to predict."""
+    Attributes:
+      step: the compiled evaluation of a batch; other splits can share it.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        mesh: jax.sharding.Mesh,
+        *,
+        split: str = "validation",
+        limit: Limit | None = None,
+        step: EvaluationStep | None = None,
+    ) -> None:
+        """Opens the split.
+
+        Args:
+          experiment: the options of the run.
+          dataset: an open dataset of the run's tokenizer.
+          mesh: the mesh of the run.
+          split: the name of the split.
+          limit: the number of batches to read; None for that of `experiment.evaluation`.
+          step: the compiled step of another evaluation of this run; None to compile one.
+
+        Raises:
+          UserError: when there is no token to predict.
+        """
+        limit = limit or Limit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
         self._isolated = not experiment.data.cross_document_attention
         self._batches = EvaluationBatches(
             dataset,
             experiment.data,
-            limit=experiment.evaluation.max_batches,
+            split,
+            limit=limit.max_batches,
             rows=feed.local_rows(self._rows, self._batch_size),
         )
         self._covered = self._batches.coverage
         if not self._covered.tokens:
-            limit = experiment.evaluation.max_batches
-            part = "" if limit is None else f" in the first {limit} batches (evaluation.max_batches)"
-            raise UserError(
-                f"the validation split of {dataset.folder} has no token of text to predict{part}; hold out more text: "
-                "data.validation=WholeFiles(), Tail(fraction=0.1) or SeparateText(path=...)"
-            )
-        self._step = compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
+            few = limit.max_batches
+            part = "" if few is None else f" in the first {few} batches ({limit.option}.max_batches)"
+            mend = "hold out more text: data.validation=WholeFiles(), Tail(fraction=0.1) or SeparateText(path=...)"
+            if limit.option != "evaluation":
+                mend = "give a longer text or more batches"
+            raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {mend}")
+        self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.
@@ -48,7 +89,7 @@ class SplitEvaluation:
         """
         sums = []
         for batch in self._batches:
-            sums.append(self._step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
+            sums.append(self.step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
         # Sums over batches in double precision; within a batch they are float32.
         nll, end_nll = (math.fsum(float(s[name]) for s in sums) for name in ("nll", "end_nll"))
         covered = self._covered
@@ -56,3 +97,22 @@ class SplitEvaluation:
         assert counted == covered.tokens + covered.ends, (counted, covered)
         entry = Entry(nll - end_nll, covered.tokens, covered.bytes, end_nll=end_nll, ends=covered.ends)
         return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}
+
+
+def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int | None = None) -> EvaluationStep:
+    """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens.
+
+    `end_nll` is the part of `nll` that is of targets `end`, the mark at the ends of documents.
+    """
+    table = experiment.sharding
+    placed = state_shardings(Recipe.of(experiment), mesh, table)
+    layout = layout_of(mesh, table)
+    rows = layout.placement(("batch", "sequence"))
+
+    def eval_step(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
+        params = evaluation_params(experiment.optimizer, state)
+        nll_BT = token_nll(experiment.model, params, batch, layout) * batch["loss_mask"]
+        end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
+        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)}
+
+    return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=replicated(mesh))

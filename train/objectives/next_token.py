@@ -1,17 +1,77 @@
-"""What is minimised: next-token cross-entropy (model/vocabulary/cross_entropy.py) and what comes with it.
+"""Next-token prediction: cross-entropy (model/vocabulary/cross_entropy.py), the z-loss, the losses of the model.
 
 The z-loss pulls log Z towards 0: Chowdhery et al. 2022, "PaLM", section 5.
 """
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layout import Layout
 from model.transformer import stream, unembedding
-from model.vocabulary.cross_entropy import nll
+from model.vocabulary.cross_entropy import nll, total_nll
+from train.objectives.interface import Batch, Sums
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """The cross-entropy of every token given those before it, and the losses that the model adds.
+
+    Attributes:
+      z_loss: the coefficient of log^2 Z, a term that is minimised but not reported.
+    """
+
+    z_loss: float = 0.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.z_loss < 0:
+            yield "z_loss", f"must be 0 or more, got {self.z_loss}"
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """See `Objective`."""
+        return "tokens", "targets", "loss_mask"
+
+    def tokens(self, batch: Batch) -> jax.Array:
+        """The number of counted targets."""
+        return jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)
+
+    def weight(self, batch: Batch) -> jax.Array:
+        """The sum of the targets' weights."""
+        return jnp.sum(batch["loss_mask"])
+
+    def loss(
+        self,
+        model: ModelConfig,
+        params: Any,
+        batch: Batch,
+        *,
+        dropout_key: jax.Array | None,
+        layout: Layout,
+        taps: tuple[str, ...] = (),
+    ) -> tuple[jax.Array, Sums]:
+        """See `Objective`."""
+        output = stream(
+            model,
+            params,
+            batch["tokens"],
+            positions_BT=batch.get("positions"),
+            segment_ids_BT=batch.get("segment_ids"),
+            dropout_key=dropout_key,
+            counted_BT=batch["loss_mask"],
+            targets_BT=batch["targets"],
+            layout=layout,
+            taps=taps,
+        )
+        head, targets, mask = unembedding(model, params), batch["targets"], batch["loss_mask"]
+        reported, minimised = total_nll(output.stream_BTD, head, targets, mask, layout, self.z_loss)
+        minimised = with_model_losses(minimised, output.losses)
+        return minimised, Sums(reported, output.losses, output.measured, output.taps)
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:

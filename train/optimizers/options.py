@@ -45,7 +45,7 @@ class _Decayed:
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
         """Yields the entries of `decayed` and `spared` that are no trained role and match no trained parameter."""
-        known = {name: spec for name, spec in named(specs).items() if spec.traits.trained}
+        known = {name: spec for name, spec in named(specs).items() if spec.trained}
         for field in ("decayed", "spared"):
             for entry in getattr(self, field):
                 if entry not in TRAINED_ROLES and not any(_is_meant(entry, *one) for one in known.items()):

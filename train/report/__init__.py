@@ -4,6 +4,7 @@ import os
 import pathlib
 
 from model.errors import UserError
+from train.report.further import facts_of_texts
 from train.report.run import comparison, facts, load, parsed_samples, state
 from train.run.files import replace_file
 from train.run.formatting import fixed, visible
@@ -43,7 +44,8 @@ def summary(run_folder: str | os.PathLike[str]) -> str:
     """The headline numbers of a run as a short aligned table of plain text, without a final line break."""
     run = load(run_folder)
     word, details = state(run)
-    rows = [(fact.label.lower(), fact.value, fact.note) for fact in facts(run)]
+    headlines = [*facts(run), *facts_of_texts(run)]
+    rows = [(fact.label.lower(), fact.value, fact.note) for fact in headlines]
     if others := ", ".join(f"{name} {fixed(value, 3)}" for name, value, own in comparison(run) if not own):
         rows = [(a, b, f"{note}; {others}" if a == "bits per byte" else note) for a, b, note in rows]
     if parsed := parsed_samples(run):

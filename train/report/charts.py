@@ -1,6 +1,7 @@
 """The curves of a run as pictures: SVG in the colours of the page around it, or a PNG in light colours."""
 
 import dataclasses
+import html
 import io
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from train.report.further import losses_of_texts, ratios, streams
 from train.report.run import Run, Series, smooth
 from train.run.formatting import count, fixed
 
@@ -73,6 +75,12 @@ def small_charts(run: Run) -> list[Chart]:
         charts.append(_curve(name, _TITLES.get(name, name.replace("_", " ").capitalize()), series, run.step))
     for name, title in (("tokens_per_second", "Tokens per second"), ("mfu", "Model FLOPs utilization")):
         charts.append(_curve(name, title, run.metric(name, "throughput"), run.step, baseline=True))
+    for label, series in losses_of_texts(run):
+        charts.append(_curve(f"loss-{label}", f"Loss of {label}, nats per token", series, run.step))
+    for role, series in ratios(run):
+        charts.append(_curve(f"ratio-{role}", f"Update over parameter: {role}", series, run.step))
+    for label, series in streams(run):
+        charts.append(_curve(f"stream-{label}", f"Residual stream, RMS after {label}", series, run.step))
     waits = run.metric("data_wait_fraction", "throughput")
     charts.append(_curve("data_wait_fraction", "Waiting for data, share of a step", waits, run.step, baseline=True))
     return [chart for chart in charts if chart is not None]
@@ -329,4 +337,4 @@ def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, he
     body = re.sub(r"font-family: [^;\"]*;?", "", body)
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # names of parts, the same in every chart
     size = f"0 0 {width * 72:g} {height * 72:g}"
-    return f'<svg viewBox="{size}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'
+    return f'<svg viewBox="{size}" role="img" aria-label="{html.escape(label)}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'

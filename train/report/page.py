@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from train.report import charts
+from train.report.further import facts_of_texts
 from train.report.run import Run, comparison, facts, parsed_samples, score, state, total_parameters
 from train.run.formatting import fixed, number, percent
 
@@ -48,7 +49,7 @@ def _content(run: Run) -> dict[str, Any]:
         "run": run,
         "state": word,
         "about": " \u00b7 ".join([details, *_origin(run)]),
-        "facts": facts(run),
+        "facts": [*facts(run), *facts_of_texts(run)],
         "loss": loss,
         "small": small,
         "charts_missing": charts_missing,
@@ -116,6 +117,7 @@ def _origin(run: Run) -> Iterator[str]:
 
 
 _SCORE_NAMES = {
+    "name": "text",
     "loss": "loss",
     "perplexity": "perplexity",
     "word_loss": "loss per word",
@@ -138,22 +140,28 @@ def _final_evaluation(run: Run) -> list[tuple[str, str]]:
 
 
 def _evaluations(run: Run) -> dict[str, Any]:
-    """The evaluations made during training: a head and rows of text, the row of the lowest loss marked."""
-    columns = list(dict.fromkeys(name for line in run.evaluations for name in line if name not in ("kind", "step")))
-    columns = _known_first(columns)
+    """The evaluations made during training: a head and rows of text, the row of the lowest validation loss marked."""
+    lines = sorted([*run.evaluations, *run.further], key=lambda line: line["step"])
+    columns = _known_first(list(dict.fromkeys(n for line in lines for n in line if n not in ("kind", "step", "name"))))
+    if run.further:
+        lines, columns = [{"name": "validation"} | line for line in lines], ["name", *columns]
     losses = [line.get("loss", math.inf) for line in run.evaluations]
     finite = [loss for loss in losses if _is_number(loss) and math.isfinite(loss)]
     rows = [
         {
             "cells": [f"{line['step']:,}", *(_cell(line.get(name)) for name in columns)],
-            "best": bool(finite) and loss == min(finite),
+            "best": bool(finite) and not _is_further(line) and line.get("loss") == min(finite),
         }
-        for line, loss in zip(run.evaluations, losses, strict=True)
+        for line in lines
     ]
     return {
         "head": ["step", *(_SCORE_NAMES.get(name, name.replace("_", " ")) for name in columns)],
         "rows": rows,
     }
+
+
+def _is_further(line: dict[str, Any]) -> bool:
+    return line.get("name", "validation") != "validation"
 
 
 def _bars(run: Run) -> list[tuple[str, str, str, bool]]:
@@ -169,7 +177,7 @@ def _parameters(run: Run) -> list[dict[str, str]]:
         size, shape = entry.get("count"), entry.get("shape")
         rows.append(
             {
-                "name": str(entry.get("name", "?")),
+                "name": str(entry.get("name", "?")) + (" (frozen)" if entry.get("moved_by") == "nothing" else ""),
                 "shape": " \u00d7 ".join(map(str, shape)) if isinstance(shape, list) else _cell(shape),
                 "axes": _axes(entry.get("axes")),
                 "spec": _axes(entry.get("spec")),

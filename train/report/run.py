@@ -16,7 +16,7 @@ from train.run.environment import read_sessions
 from train.run.files import parse_json
 from train.run.formatting import count, duration, number, percent
 from train.run.forms import fitted, misfits
-from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
+from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
 from train.run.paths import local_path
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
@@ -42,7 +42,7 @@ _NUMBER, _TEXT = (float, type(None)), (str, type(None))
 # The forms of the values in a run's files that the report reads; see train/run/forms.py.
 _FORMS: dict[str, Any] = {
     "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
-    "parameters.json": [{"name?": str, "count?": int}],
+    "parameters.json": [{"name?": str, "count?": int, "moved_by?": str}],
     "config.json": {"evaluation?": {"every?": int}},
     "evaluation.json": {
         "validation?": {...: object},
@@ -67,12 +67,15 @@ _TOTALS = ("seconds", "tokens")  # totals in a throughput line; all other fields
 class Run:
     """The contents of the files of a run folder; `notes` names the files that could not be read.
 
+    `evaluations` are those of the validation split, `further` those of other texts, which have names.
     `lost` describes the validation text that the tokenizer loses, in words; None where it loses none.
     """
 
     folder: pathlib.Path
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
+    further: list[dict[str, Any]]
+    statistics: list[dict[str, Any]]
     throughput: list[dict[str, Any]]
     samples: list[tuple[int, str]]
     parameters: list[dict[str, Any]]
@@ -158,7 +161,9 @@ def load(run_folder: str | os.PathLike[str]) -> Run:
     return Run(
         folder=folder,
         train=[line for line in lines if line.get("kind") == "train"],
-        evaluations=[line for line in lines if line.get("kind") == "eval"],
+        evaluations=[line for line in lines if line.get("kind") == "eval" and "name" not in line],
+        further=[line for line in lines if line.get("kind") == "eval" and "name" in line],
+        statistics=attempt(read_statistics, []),
         throughput=attempt(read_throughput, []),
         samples=attempt(read_samples, []),
         parameters=read_json("parameters.json"),
@@ -248,7 +253,9 @@ def facts(run: Run) -> list[Fact]:
             Fact(label="Padding", value=f"{padding.mean():.1%}", note="positions in the batches without a target")
         )
     if parameters:
-        found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}"))
+        frozen = frozen_parameters(run)
+        still = f", {frozen:,} of them frozen" if frozen else ""
+        found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}{still}"))
     seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()
     if seconds:
         found.append(Fact(label="Training time", value=duration(seconds)))
@@ -305,6 +312,12 @@ def tokens_trained_on(run: Run) -> float:
 def total_parameters(run: Run) -> int:
     """The number of parameters, as parameters.json counts them."""
     return sum(entry["count"] for entry in run.parameters if isinstance(entry.get("count"), int))
+
+
+def frozen_parameters(run: Run) -> int:
+    """The number of frozen parameters, from parameters.json."""
+    frozen = [entry for entry in run.parameters if entry.get("moved_by") == "nothing"]
+    return sum(entry["count"] for entry in frozen if isinstance(entry.get("count"), int))
 
 
 def training_seconds(run: Run) -> float:

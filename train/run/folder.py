@@ -3,9 +3,10 @@
 config.json        the resolved experiment, which loads back to the same one
 data.json          where the dataset is
 environment.json   versions, devices, git revision, one entry for every start
-parameters.json    name, role, shape, axes, placement and count of every parameter
+parameters.json    name, role, shape, axes, placement and count of every parameter, and what moves it
+evaluations/       the tokens of further texts that the run is evaluated on
 origin/            what lay beside published weights, where the run was read from them, or started from such a run
-metrics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
+metrics.jsonl  statistics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
 """
 
 import contextlib

@@ -21,7 +21,7 @@ from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
 from train.run.paths import AnyPath, as_path
 from train.run.remote import fetched, read_errors
-from train.state import abstract_state, evaluation_params, state_shardings
+from train.state import Recipe, abstract_state, evaluation_params, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +134,8 @@ def load_params(
     """
     experiment = experiments.load(run)
     fitted = _fitted(run, experiment, mesh, sharding)
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*stateful, fitted.mesh, fitted.table)
-    abstract = abstract_state(*stateful)
+    recipe = Recipe.of(experiment)
+    placed, abstract = state_shardings(recipe, fitted.mesh, fitted.table), abstract_state(recipe)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
     with (

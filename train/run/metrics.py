@@ -1,6 +1,8 @@
 """The numbers of a run, in its folder: written while it trains, rewound when it resumes, read back by the reports.
 
-    metrics.jsonl      results of the training: the same bytes for the same config, however often it was killed
+    metrics.jsonl      results of the training: the same bytes for the same config, however often it was killed;
+                       an evaluation of a further text has its name, one without a name is of the validation split
+    statistics.jsonl   the same for statistics of layers and parameters, if the config asks for them
     throughput.jsonl   timing; `includes_compilation` marks the first step of a session
     samples.txt        texts that the model wrote, in blocks headed "=== step N ==="
     status.json        whether the run is running, finished, interrupted, stopped or failed, and at which step
@@ -55,7 +57,8 @@ _PLACE = {name: place for place, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # The forms of a line and of its other fields; see train/run/forms.py.
 _LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
-_LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl"), "samples.txt"
+_STATISTICS = "statistics.jsonl"
+_LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl", _STATISTICS), "samples.txt"
 _SAMPLE_HEADING = re.compile(r"^=== step ([0-9]{1,15}) ===$")
 
 
@@ -111,9 +114,17 @@ class MetricsWriter:
         """Writes a line of kind "train": `values` are scalars (numpy, jax or Python) after update number `step`."""
         self._metrics("train", step, values)
 
-    def evaluation(self, step: int, values: Mapping[str, Any]) -> None:
-        """Writes a line of kind "eval": the same for an evaluation after update number `step`."""
-        self._metrics("eval", step, values)
+    def evaluation(self, step: int, values: Mapping[str, Any], name: str | None = None) -> None:
+        """Writes a line of kind "eval": the same for an evaluation after update number `step`.
+
+        `name` is the name of a further text; a line without a name is of the validation split.
+        """
+        self._metrics("eval", step, values, name)
+
+    def statistics(self, step: int, fields: Mapping[str, str | int | float | None]) -> None:
+        """Writes a line of statistics.jsonl: a layer, a role and their numbers, in the order given."""
+        plain = {name: value if isinstance(value, str) else _plain(name, value) for name, value in fields.items()}
+        self._line(_STATISTICS, {"step": int(step)} | plain)
 
     def throughput(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes a line of wall-clock measurements; None where a value is not known. Adds the session."""
@@ -155,11 +166,12 @@ class MetricsWriter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _metrics(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+    def _metrics(self, kind: str, step: int, values: Mapping[str, Any], of: str | None = None) -> None:
         names = sorted(values, key=lambda name: (_PLACE.get(name, len(_PLACE)), name))
         fields = {name: _plain(name, values[name]) for name in names}
-        self._line("metrics.jsonl", {"kind": kind, "step": int(step)} | fields)
-        self._track(kind, step, fields)
+        head = {"kind": kind, "step": int(step)} | ({} if of is None else {"name": of})
+        self._line("metrics.jsonl", head | fields)
+        self._track(kind if of is None else f"{kind}/{of}", step, fields)
 
     def _line(self, name: str, fields: Mapping[str, Any]) -> None:
         written = {key: _in_json(value) for key, value in fields.items()}
@@ -195,6 +207,11 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
 def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of throughput.jsonl, as `read_metrics` reads."""
     return _read_lines(path_of(run_folder) / "throughput.jsonl")
+
+
+def read_statistics(run_folder: Path) -> list[dict[str, Any]]:
+    """The lines of statistics.jsonl, as `read_metrics` reads."""
+    return _read_lines(pathlib.Path(run_folder) / _STATISTICS)
 
 
 def read_samples(run_folder: Path) -> list[tuple[int, str]]:

@@ -1,4 +1,7 @@
-"""The parameter table: name, role, shape, axes, placement and count of every parameter; memory per device."""
+"""The parameter table: name, role, shape, axes, placement and count of every parameter; memory per device.
+
+It says of each parameter, too, what moves it: the optimizer, the step by itself, or nothing.
+"""
 
 import dataclasses
 import math
@@ -9,16 +12,16 @@ import jax
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
 from model.specs import named
-from model.transformer import abstract_params, specs
+from model.transformer import abstract_params
 from train.experiment import Experiment
 from train.parallel.table import mesh_axes
 from train.run.environment import host_memory
-from train.state import abstract_state, state_shardings
+from train.state import Recipe, abstract_state, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The row of one parameter."""
+    """The row of one parameter; `moved_by` is "optimizer", "step" or, if it is frozen, "nothing"."""
 
     name: str
     role: str
@@ -26,15 +29,17 @@ class Row:
     axes: tuple[str | None, ...]
     spec: str
     count: int
+    moved_by: str
 
 
 def table(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
-    for (_, leaf), (name, spec) in zip(shapes, named(specs(experiment.model)).items(), strict=True):
+    for (_, leaf), (name, spec) in zip(shapes, named(Recipe.of(experiment).specs).items(), strict=True):
         parts = ["+".join(split) or "-" for split in mesh_axes(experiment.sharding.parameters, spec.axes)]
-        rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape)))
+        moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
+        rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))
     return rows
 
 
@@ -45,13 +50,13 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
     """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of trained parameters."""
-    arguments = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*arguments, mesh, experiment.sharding)
+    recipe = Recipe.of(experiment)
+    placed = state_shardings(recipe, mesh, experiment.sharding)
 
     def held(x: jax.ShapeDtypeStruct, s: jax.sharding.NamedSharding) -> int:
         return math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
 
-    state = abstract_state(*arguments)
+    state = abstract_state(recipe)
     trained, params, everything = (
         sum(jax.tree.leaves(jax.tree.map(held, tree, places)))
         for tree, places in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
@@ -82,9 +87,17 @@ def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
 def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """The table as text, with totals, FLOPs per token and memory per device."""
     rows = table(experiment)
-    header = ("parameter", "role", "shape", "axes", "mesh axes", "count")
+    header = ("parameter", "role", "shape", "axes", "mesh axes", "moved by", "count")
     cells = [header] + [
-        (r.name, r.role, "x".join(map(str, r.shape)), " ".join(axis or "-" for axis in r.axes), r.spec, f"{r.count:,}")
+        (
+            r.name,
+            r.role,
+            "x".join(map(str, r.shape)),
+            " ".join(axis or "-" for axis in r.axes),
+            r.spec,
+            r.moved_by,
+            f"{r.count:,}",
+        )
         for r in rows
     ]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
@@ -92,13 +105,15 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     lines = ["  ".join((c.rjust if i == last else c.ljust)(widths[i]) for i, c in enumerate(row)) for row in cells]
     counts = count_parameters(experiment.model)
     active = f", {counts.active:,} used by a token" if counts.idle else ""
+    frozen = sum(row.count for row in rows if row.moved_by == "nothing")
+    still = f", {frozen:,} frozen" if frozen else ""
     length = experiment.data.sequence_length
     flops = training_flops_per_token(experiment.model, length)
     memory = bytes_per_device(experiment, mesh)
     mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines += [
         "",
-        f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active})",
+        f"parameters           {counts.total:,} ({counts.without_embedding:,} without embeddings{active}{still})",
         f"FLOPs per token      {flops:,.0f} in training at length {length}",
         f"tokens per step      {experiment.data.batch_size * length:,}, padding included",
         f"mesh                 {mesh_text} ({mesh.size} device{'s' if mesh.size > 1 else ''})",

@@ -1,6 +1,7 @@
 import json
 import os
 import shutil
+import zlib
 
 import pytest
 import tensorstore
@@ -126,16 +127,33 @@ def test_a_record_that_is_damaged_is_named(content, copied):
     assert difference(copied) == (f"{RECORD} is not what was written", False)
 
 
-def test_of_a_large_file_the_size_alone_is_compared(copied, monkeypatch):
+def test_a_large_file_is_compared_too(copied, monkeypatch):
     monkeypatch.setattr(checkpoint_files, "SMALL", 5000)
     record(copied)
     recorded = json.loads((copied / RECORD).read_text())
-    large = {name: size for name, (size, digest) in recorded.items() if digest is None}
-    assert large == {name: size for name, (size, _) in recorded.items() if size > 5000}
+    large = {name for name, (_, digest) in recorded.items() if digest.startswith("crc32 ")}
+    assert large == {name for name, (size, _) in recorded.items() if size > 5000}
     assert large
-    assert difference(copied) == (None, False)
-    os.truncate(copied / min(large), 5001)
+    assert difference(copied) == (None, True)
+    path = copied / min(large)
+    data = bytearray(path.read_bytes())
+    assert recorded[min(large)][1] == f"crc32 {zlib.crc32(data):08x}"
+    data[-1] ^= 1
+    path.write_bytes(data)
+    assert difference(copied) == (f"{min(large)} is not what was written", False)
+    os.truncate(path, 5001)
     assert difference(copied)[0].startswith(f"{min(large)} has 5001 bytes, expected ")
+
+
+def test_of_a_large_file_without_a_digest_the_size_alone_is_compared(copied):
+    """As in the records that were written before November 2026."""
+    recorded = json.loads((copied / RECORD).read_text())
+    large = max(recorded, key=lambda name: recorded[name][0])
+    recorded[large][1] = None
+    (copied / RECORD).write_text(json.dumps(recorded))
+    assert difference(copied) == (None, False)
+    os.truncate(copied / large, 5001)
+    assert difference(copied)[0].startswith(f"{large} has 5001 bytes, expected ")
 
 
 def test_a_file_that_cannot_be_read_is_an_error_of_the_system(copied):

@@ -18,7 +18,7 @@ from train.evaluation.validation import SplitEvaluation
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
 from train.run.loaded import LoadedRun
-from train.state import new_state
+from train.state import Recipe, new_state
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def opened(tiny_experiment, tokenizer, size, path, into, **changes):
     )
     dataset = open_dataset(prepare(experiment.data, into / "data"))
     mesh = make_mesh(Mesh(), jax.devices()[:1])
-    state = new_state(experiment.model, experiment.optimizer, experiment.training.guard, 0)
+    state = new_state(Recipe.of(experiment), 0)
     return experiment, dataset, mesh, state
 
 

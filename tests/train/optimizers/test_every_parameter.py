@@ -27,12 +27,11 @@ from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Residual, Sandwich
-from model.specs import ROLES, Role, named
+from model.specs import ROLES, Role, is_trained, named, split
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
 from train.optimizers.options import AdamW, decay_mask, muon_dimensions
-from train.state import split_params
 
 HALF = Precision(parameters="bfloat16", compute="bfloat16")
 SIZES = {"vocab_size": 11, "context_length": 6, "width": 8, "precision": HALF}
@@ -119,7 +118,7 @@ def treatment(config):
     tree = specs(config)
     decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
     used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
-    trained = named(split_params(config, tree)[0])
+    trained = named(split(tree, tree, is_trained)[0])
     leaves = {"decayed": decayed, "muon": muon, "used": used, "stored": abstract_params(config)}
     found = {}
     for name, spec in named(tree).items():

@@ -12,7 +12,7 @@ from train.checkpoints.store import flat
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
-from train.state import init_sharded, state_shardings
+from train.state import Recipe, init_sharded, state_shardings
 from train.step import compile_train_step
 
 # The residual stream split along the sequence; heads, feed-forward width and vocabulary inside sublayers.
@@ -47,8 +47,8 @@ def devices_of(mesh):
 
 def train(experiment, mesh, start, batches):
     """Losses of the steps from a state on the host, and the parameters after them, by name."""
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    state = jax.device_put(start, state_shardings(*stateful, mesh, experiment.sharding))
+    recipe = Recipe.of(experiment)
+    state = jax.device_put(start, state_shardings(recipe, mesh, experiment.sharding))
     step, losses = compile_train_step(experiment, mesh), []
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     for batch in batches:
@@ -66,9 +66,9 @@ def alone(experiment):
 @functools.cache
 def on_one_device(experiment):
     mesh = make_mesh(Mesh(), jax.devices()[:1])
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*stateful, mesh, experiment.sharding)
-    start = jax.device_get(init_sharded(*stateful, experiment.training.seed, placed))
+    recipe = Recipe.of(experiment)
+    placed = state_shardings(recipe, mesh, experiment.sharding)
+    start = jax.device_get(init_sharded(recipe, experiment.training.seed, placed))
     batches = [numbered_batch(experiment, n) for n in range(4)]
     return start, batches, *train(experiment, mesh, start, batches)
 
@@ -76,9 +76,9 @@ def on_one_device(experiment):
 @pytest.fixture(scope="module")
 def sharded_start(experiment):
     """The first state, made on eight devices."""
-    stateful = (experiment.model, experiment.optimizer, experiment.training.guard)
-    placed = state_shardings(*stateful, make_mesh(MESHES["mix"][0]), Sharding())
-    return init_sharded(*stateful, experiment.training.seed, placed)
+    recipe = Recipe.of(experiment)
+    placed = state_shardings(recipe, make_mesh(MESHES["mix"][0]), Sharding())
+    return init_sharded(recipe, experiment.training.seed, placed)
 
 
 def numbered_batch(experiment, n):

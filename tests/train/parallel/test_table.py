@@ -18,7 +18,7 @@ from train.parallel.table import (
     param_shardings,
     replicated,
 )
-from train.state import state_shardings
+from train.state import Recipe, state_shardings
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_values_without_sense_are_refused(option, words):
 
 def test_optimizer_state_that_mirrors_no_parameter_is_replicated(experiment):
     mesh = make_mesh(Mesh(fsdp=8))
-    placed = state_shardings(experiment.model, experiment.optimizer, experiment.training.guard, mesh, Sharding())
+    placed = state_shardings(Recipe.of(experiment), mesh, Sharding())
     spec = {name: s.spec for name, s in flat(placed.opt_state).items()}
     assert all(s == replicated(mesh).spec for name, s in spec.items() if name.endswith(("count", "rate")))
     assert sum("fsdp" in str(s) for s in spec.values()) == 2 * len(jax.tree.leaves(placed.params))  # both moments

@@ -14,7 +14,7 @@ from train.data.batches.coverage import Coverage, count_targets, coverage
 from train.data.batches.order import row_order, stable_hash
 from train.data.batches.packing import Piece, open_index
 from train.data.batches.prefetch import read_ahead
-from train.data.batches.rows import Batch, PackedSplit, Stretch, empty_batch
+from train.data.batches.rows import FIELDS, Batch, PackedSplit, Stretch, checked_fields, empty_batch
 from train.data.config import Concatenate, Data
 from train.data.shards.dataset import Dataset, open_dataset
 
@@ -32,10 +32,13 @@ class Batches:
         loss_mask float32 (0 on padding, and where the target belongs to a document that the input may not see)
 
     Documents that see each other share segment 1, and positions run through the row; otherwise segments count from 1
-    and positions restart in each.
+    and positions restart in each. Only the fields that are asked for are made.
     """
 
-    def __init__(self, dataset: Dataset | str, data: Data, split: str = "train") -> None:
+    def __init__(
+        self, dataset: Dataset | str, data: Data, split: str = "train", fields: Sequence[str] = tuple(FIELDS)
+    ) -> None:
+        self.fields = checked_fields(fields)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self.data = data
         self.split = split
@@ -53,7 +56,8 @@ class Batches:
     def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
         """The given rows of global batch n, all of them by default."""
         wanted = range(self.data.batch_size) if rows is None else rows
-        return _filled(self._sources, [self._pieces(n, row) for row in wanted], self.data.sequence_length)
+        pieces = [self._pieces(n, row) for row in wanted]
+        return _filled(self._sources, pieces, self.data.sequence_length, self.fields)
 
     def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Iterator[Batch]:
         """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until the iterator is closed."""
@@ -137,7 +141,7 @@ class EvaluationBatches:
                 rows.append((source, self._sources[source].index.pieces(number - int(self._firsts[source]), 0)))
             else:
                 rows.append((0, []))
-        return _filled(self._sources, rows, self._data.sequence_length)
+        return _filled(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -147,9 +151,11 @@ class EvaluationBatches:
         return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self._data.prefetch))
 
 
-def _filled(sources: list[PackedSplit], rows: list[tuple[int, list[Piece]]], sequence_length: int) -> Batch:
+def _filled(
+    sources: list[PackedSplit], rows: list[tuple[int, list[Piece]]], sequence_length: int, fields: Sequence[str]
+) -> Batch:
     """The batch whose rows are the given pieces of the given sources."""
-    batch = empty_batch(len(rows), sequence_length)
+    batch = empty_batch(len(rows), sequence_length, fields)
     for k, packed in enumerate(sources):
         packed.load(pieces for source, pieces in rows if source == k)
     for at, (source, pieces) in enumerate(rows):

@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from model.errors import UserError
+from model.options import nearest
 from train.data.batches.packing import Index, Piece
 from train.data.shards.dataset import Split
 
 Batch = dict[str, np.ndarray]
 
 
-def empty_batch(rows: int, length: int) -> Batch:
+# The fields of a batch and their formats.
+FIELDS: dict[str, type] = {
+    "tokens": np.int32,
+    "targets": np.int32,
+    "loss_mask": np.float32,
+    "segment_ids": np.int32,
+    "positions": np.int32,
+}
+
+
+def checked_fields(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of batch fields without duplicates. Raises UserError for an unknown one."""
+    for name in names:
+        if name not in FIELDS:
+            raise UserError(f"no field of a batch is called {name!r}; {nearest(name, FIELDS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def empty_batch(rows: int, length: int, fields: Sequence[str]) -> Batch:
     """Arrays of a batch that is all padding."""
-    names = ("tokens", "targets", "segment_ids", "positions")
-    return {name: np.zeros((rows, length), np.int32) for name in names} | {
-        "loss_mask": np.zeros((rows, length), np.float32)
-    }
+    return {name: np.zeros((rows, length), FIELDS[name]) for name in fields}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,20 +94,26 @@ class PackedSplit:
         )
 
     def fill(self, batch: Batch, at: int, pieces: list[Piece]) -> None:
-        """Writes pieces of the index into row `at` of zeroed arrays."""
-        tokens, targets, mask = batch["tokens"][at], batch["targets"][at], batch["loss_mask"][at]
-        segments, positions = batch["segment_ids"][at], batch["positions"][at]
-        column = 0
+        """Writes pieces of the index into row `at` of zeroed arrays, one for each field that is wanted."""
+        row, column = {name: array[at] for name, array in batch.items()}, 0
         for k, piece in enumerate(pieces, start=1):
-            stream = self._stream(piece)
             stop = column + piece.stop - piece.start
-            tokens[column:stop] = stream[:-1]
-            targets[column:stop] = stream[1:]
-            mask[column:stop] = 1
+            here = {name: array[column:stop] for name, array in row.items()}
+            if "tokens" in here or "targets" in here:
+                stream = self._stream(piece)
+            if "tokens" in here:
+                here["tokens"][:] = stream[:-1]
+            if "targets" in here:
+                here["targets"][:] = stream[1:]
+            if "loss_mask" in here:
+                here["loss_mask"][:] = 1
             if self._ends_unknown(piece):
-                targets[stop - 1] = mask[stop - 1] = 0
-            segments[column:stop] = 1 if self._joined else k
-            positions[column:stop] = self._count[column:stop] if self._joined else self._count[: stop - column]
+                for name in here.keys() & {"targets", "loss_mask"}:
+                    here[name][-1] = 0
+            if "segment_ids" in here:
+                here["segment_ids"][:] = 1 if self._joined else k
+            if "positions" in here:
+                here["positions"][:] = self._count[column:stop] if self._joined else self._count[: stop - column]
             column = stop
 
     def num_targets(self, pieces: list[Piece]) -> int:

@@ -21,7 +21,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.prepare.tokenizing import Tokenizing
-from train.process.preemption import STOPS
+from train.process.stop import STOPS
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 Json = dict[str, Any]

@@ -347,3 +347,14 @@ def test_padding_is_no_target(tmp_path):
     batches = Batches(open_dataset(prepare(data, tmp_path / "d")), data)
     assert sum(batches.num_targets(n) for n in range(10)) == 840
     assert sum(int(batches.rows(n)["loss_mask"].sum()) for n in range(10)) == 840
+
+
+def test_only_the_fields_that_are_asked_for_are_made(dataset, data, monkeypatch):
+    whole = Batches(dataset, data).rows(3)
+    for fields in (("tokens", "targets", "loss_mask"), ("positions",), ("loss_mask", "segment_ids")):
+        batches = Batches(dataset, data, fields=fields)
+        assert list(batches.rows(3)) == list(fields)
+        for name, array in batches.rows(3).items():
+            np.testing.assert_array_equal(array, whole[name])
+    with pytest.raises(UserError, match="no field of a batch is called 'token'; did you mean 'tokens'"):
+        Batches(dataset, data, fields=("token",))

@@ -4,7 +4,7 @@ import os
 import signal
 
 from train.data.prepare.workers import _Process
-from train.process.preemption import STOPS
+from train.process.stop import STOPS
 
 
 def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):

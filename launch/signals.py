@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
+from train.process.stop import STOPS, Stop
+
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again and it continues
 
-_NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-STOPS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 Handler = Callable[[int, FrameType | None], None]
 
 
@@ -119,7 +119,7 @@ def _send_again(number: int) -> None:
     _thread.start_new_thread(wait_and_send, ())  # Thread.start would wait for it, possibly as long as it sleeps
 
 
-class StopRequest:
+class StopRequest(Stop):
     """A context manager that watches for the signals of `STOPS`.
 
     Attributes:
@@ -127,7 +127,7 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.requested: str | None = None
+        super().__init__()
         self._at_once = False
         self._handled = contextlib.ExitStack()
 
@@ -142,7 +142,12 @@ class StopRequest:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside the context a signal also raises KeyboardInterrupt, for long work that can stop anywhere."""
+        """Inside the context a signal also raises KeyboardInterrupt, for long work that can stop anywhere.
+
+        So does a signal that came before.
+        """
+        if self.requested is not None:
+            raise _interruption(signal.Signals[self.requested])
         self._at_once = True
         try:
             yield

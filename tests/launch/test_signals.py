@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from train.process.preemption import EXIT_PREEMPTED, STOPS, Stopped, StopRequest, ends_politely
+from launch.signals import EXIT_PREEMPTED, Stopped, StopRequest, ends_politely
+from train.process.stop import STOPS
 
 
 def test_nothing_is_requested_before_a_signal():
@@ -157,3 +158,10 @@ def test_in_another_thread_it_stands_aside():
 
 def test_the_code_is_the_documented_one():
     assert EXIT_PREEMPTED == os.EX_TEMPFAIL == 75
+
+
+def test_a_signal_that_came_before_cuts_work_that_can_be_cut():
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match="SIGTERM"), stop.at_once():
+            raise AssertionError("it began")

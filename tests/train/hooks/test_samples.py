@@ -1,0 +1,42 @@
+"""Samples during training: of the parameters that are evaluated, with the step for a seed."""
+
+import types
+
+import jax
+import pytest
+
+from train.data.prepare.prepare import prepare
+from train.data.shards.dataset import open_dataset
+from train.generation.samples import draw_samples
+from train.hooks.interface import Moment
+from train.hooks.samples import Samples
+from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.table import layout_of
+from train.state import Recipe, evaluation_params, new_state
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW()", "ScheduleFreeAdamW()"])
+def test_texts_are_those_of_the_evaluated_parameters_at_the_step(optimizer, tiny_experiment, tmp_path):
+    experiment = tiny_experiment(optimizer=optimizer, samples__prompts=("the ", "a"), evaluation__every=7)
+    dataset = open_dataset(prepare(experiment.data, tmp_path / "data"))
+    layout = layout_of(make_mesh(Mesh(), jax.devices()[:1]), experiment.sharding)
+    written = []
+    metrics = types.SimpleNamespace(sample=lambda step, text: written.append((step, text)))
+    session = types.SimpleNamespace(experiment=experiment, dataset=dataset, layout=layout, metrics=metrics)
+    state = jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
+    hook = Samples(session)
+    assert hook.every == 7
+    for step in (7, 14, 7):
+        hook(Moment(step=step, last=False, state=state, scalars={}))
+    assert [step for step, _ in written] == [7, 7, 14, 14, 7, 7]
+    assert written[:2] == written[4:]
+    assert written[:2] != [(7, text) for _, text in written[2:4]]
+    drawn = draw_samples(
+        experiment,
+        evaluation_params(experiment.optimizer, state),
+        ("the ", "a"),
+        tokenizer=dataset.tokenizer,
+        seed=14,
+        layout=layout,
+    )
+    assert written[2:4] == [(14, sample.text) for sample in drawn]

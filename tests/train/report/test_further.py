@@ -1,0 +1,67 @@
+"""What a report makes of lines of further texts and of statistics."""
+
+import math
+
+import numpy as np
+import pytest
+
+from train.report import summary, write_report
+from train.report.further import facts_of_texts, losses_of_texts, ratios, streams
+from train.report.run import load
+from train.run.metrics import MetricsWriter
+
+
+@pytest.fixture
+def filled(tmp_path):
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for step in (2, 4):
+            writer.train(step, {"loss": 3.0})
+            writer.evaluation(step, {"loss": 2.0 / step, "bits_per_byte": 1.0})
+            writer.evaluation(step, {"loss": 9.0 - step, "bits_per_byte": 4.0}, name="code")
+            for layer, ratio in ((0, 0.01), (1, 0.04)):
+                place = {"part": "blocks", "layer": layer, "role": "projection"}
+                writer.statistics(step, place | {"parameters": 1.0, "updates": ratio, "ratio": ratio * step})
+                writer.statistics(step, place | {"role": "stream", "stream": layer + step})
+            bias = {"part": "blocks", "layer": 0, "role": "bias", "parameters": 0.0, "updates": 0.1, "ratio": None}
+            writer.statistics(step, bias)
+    return tmp_path
+
+
+def test_texts_are_apart_from_the_validation_split(filled):
+    run = load(filled)
+    assert [line["loss"] for line in run.evaluations] == [1.0, 0.5]
+    ((name, series),) = losses_of_texts(run)
+    assert (name, series.steps.tolist(), series.values.tolist()) == ("code", [2, 4], [7.0, 5.0])
+    (fact,) = facts_of_texts(run)
+    assert (fact.label, fact.value, fact.note) == ("Loss of code", "5.0000", "step 4; 4.0000 bits per byte") or (
+        fact.label,
+        float(fact.value),
+    ) == ("Loss of code", 5.0)
+    assert "loss of code" in summary(filled)
+
+
+def test_ratios_are_geometric_means_over_layers(filled):
+    ((role, series),) = ratios(load(filled))  # a parameter of zeros has no ratio
+    assert role == "projection"
+    np.testing.assert_allclose(series.values, [2 * math.sqrt(0.01 * 0.04), 4 * math.sqrt(0.01 * 0.04)])
+
+
+def test_the_stream_is_shown_after_the_first_and_the_last_layer(filled):
+    found = {name: series.values.tolist() for name, series in streams(load(filled))}
+    assert found == {"layer 0": [2.0, 4.0], "layer 1": [3.0, 5.0]}
+
+
+def test_a_name_is_no_part_of_the_page(filled):
+    with MetricsWriter(filled, tensorboard=False) as writer:
+        writer.evaluation(6, {"loss": 1.0}, name='"><script>alert(1)</script>')
+    page = write_report(filled).read_text()
+    assert "<script>alert" not in page
+
+
+def test_damaged_values_are_left_out(filled):
+    with open(filled / "statistics.jsonl", "a") as file:
+        file.write('{"step": 6, "role": "x", "ratio": "much"}\n{"step": 6, "layer": "y", "stream": 1.0}\n')
+        file.write('{"step": 6, "role": "z", "ratio": "NaN"}\n')
+    run = load(filled)
+    assert [role for role, _ in ratios(run)] == ["projection"]
+    assert len(list(streams(run))) == 2

@@ -1,0 +1,96 @@
+"""Further texts to evaluate during training, each with a name."""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Iterator, Sequence
+
+from model.errors import UserError
+from train.data.config import Data, Source, TokenizerOf
+from train.data.prepare.prepare import prepare
+from train.data.prepare.progress import Reporter
+from train.data.shards.dataset import Dataset, is_dataset, open_dataset
+from train.data.text.sources import list_units
+from train.run.paths import IS_PATH
+
+FOLDER = "evaluations"  # of a run
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NamedEvaluation:
+    """The loss on another text during the run. It decides nothing: the validation split decides the best checkpoint.
+
+    Attributes:
+      name: the name of its lines in metrics.jsonl and of its curve.
+      path: the text, as in `Source.path`. A dataset folder stands for its validation split, or for all of it if it has
+        none; other text is tokenized once, with the run's tokenizer, into RUN/evaluations/NAME.
+      field: the field of the text in tables of documents.
+      every: steps between evaluations; the last step is always evaluated.
+      max_batches: the number of batches to use; None for all of the text.
+    """
+
+    name: str
+    path: str = dataclasses.field(metadata=IS_PATH)
+    field: str = "text"
+    every: int = 500
+    max_batches: int | None = None
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if not _NAME.fullmatch(self.name):
+            yield "name", f"expected letters, digits, _, - and ., 64 at most, got {self.name[:80]!r}"
+        if self.name == "validation":
+            yield "name", "'validation' is the split that `evaluation` measures; take another name"
+        for name in ("every", "max_batches"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                yield name, f"must be at least 1, got {value}"
+
+
+def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str, str]]:
+    """Yields names that two evaluations share: their folders and curves would be the same."""
+    seen: dict[str, int] = {}
+    for i, option in enumerate(options):
+        first = seen.setdefault(option.name.lower(), i)  # some file systems see no difference
+        if first != i:
+            yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
+
+
+def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> pathlib.Path:
+    """The folder of a text's tokens: the dataset at its path, or the one that the run makes."""
+    return pathlib.Path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
+
+
+def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
+    """Raises UserError for a missing or unreadable text that is not tokenized yet; reads little of it."""
+    for i, option in enumerate(options):
+        if not is_dataset(dataset_folder(option, run)):
+            try:
+                list_units(Source(path=option.path, field=option.field))
+            except UserError as error:
+                raise UserError(f"evaluations.{i}.path ({option.name}): {error}") from None
+
+
+def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset: Dataset, progress: Reporter) -> None:
+    """Tokenizes the texts with the tokenizer of the run's dataset.
+
+    A text is tokenized once and not read again, so a resumed run measures the same tokens. Raises UserError for text
+    that cannot be read, and for a dataset folder of another tokenizer.
+    """
+    for option in options:
+        folder = dataset_folder(option, run)
+        if not is_dataset(folder):
+            source, tokenizer = Source(path=option.path, field=option.field), TokenizerOf(path=str(dataset.folder))
+            prepare(Data(path=(source,), tokenizer=tokenizer, validation=None), folder, progress)
+        if open_dataset(folder).tokenizer.fingerprint() != dataset.tokenizer.fingerprint():
+            raise UserError(
+                f"evaluations: {option.name}: {folder} was made with another tokenizer than {dataset.folder}; give the "
+                "text itself, or a dataset that was made with the same one"
+            )
+
+
+def evaluated_split(option: NamedEvaluation, run: pathlib.Path) -> tuple[Dataset, str]:
+    """The dataset of a tokenized text, and the name of the split to measure."""
+    dataset = open_dataset(dataset_folder(option, run))
+    return dataset, "validation" if "validation" in dataset.about["splits"] else "train"

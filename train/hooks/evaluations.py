@@ -1,0 +1,73 @@
+"""Evaluations during training: of the validation split, and of further named texts."""
+
+import math
+from typing import Any
+
+from train.evaluation.named import NamedEvaluation, evaluated_split
+from train.evaluation.validation import Limit, SplitEvaluation
+from train.hooks.interface import Hook, Moment, Session
+from train.run.formatting import fixed
+
+VALIDATION = "validation"
+
+
+class Validation(Hook):
+    """Measures the validation split; its loss decides which checkpoint is the best."""
+
+    def __init__(self, session: Session) -> None:
+        """Args: the session. Raises UserError when the split has no token to predict."""
+        option = session.experiment.evaluation
+        self.every, self._metrics, self._say = option.every, session.metrics, session.say
+        self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh)
+        lost = session.dataset.lost(VALIDATION)
+        self._lost = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
+        words = session.dataset.lost_in_words(VALIDATION)
+        self._beside = "" if words is None else f" ({words})"
+        self._lowest = math.inf
+
+    def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
+        """See `Hook`."""
+        losses = [line.get("loss") for line in lines if line.get("kind") == "eval" and "name" not in line]
+        self._lowest = min((loss for loss in losses if loss is not None and not math.isnan(loss)), default=math.inf)
+
+    def __call__(self, moment: Moment) -> None:
+        """See `Hook`."""
+        values = self.measure(moment.state) | self._lost
+        self._metrics.evaluation(moment.step, values)
+        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
+        self._say(f"step {moment.step}: validation loss {loss}, {bits} bits per byte{self._beside}")
+        moment.validation, moment.best = values["loss"], values["loss"] < self._lowest
+        self._lowest = min(self._lowest, values["loss"])
+
+
+class OfText(Hook):
+    """Measures one further text; see `NamedEvaluation`."""
+
+    def __init__(self, session: Session, option: NamedEvaluation, validation: Validation) -> None:
+        """Args: the session, with prepared texts; the option; the validation hook, to share its compiled program."""
+        self.every, self._name, self._metrics, self._say = option.every, option.name, session.metrics, session.say
+        dataset, split = evaluated_split(option, session.folder)
+        self._measure = SplitEvaluation(
+            session.experiment,
+            dataset,
+            session.mesh,
+            split=split,
+            limit=Limit(f"evaluations ({option.name})", option.max_batches),
+            step=validation.measure.step,
+        )
+        lost, words = dataset.lost(split), dataset.lost_in_words(split)
+        self._lost = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
+        self._beside = "" if words is None else f" ({words})"
+
+    def __call__(self, moment: Moment) -> None:
+        """See `Hook`."""
+        values = self._measure(moment.state) | self._lost
+        self._metrics.evaluation(moment.step, values, name=self._name)
+        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
+        self._say(f"step {moment.step}: {self._name} loss {loss}, {bits} bits per byte{self._beside}")
+
+
+def evaluations(session: Session) -> list[Hook]:
+    """The hook of the validation split and one for each further text, in the order of the config."""
+    validation = Validation(session)
+    return [validation, *(OfText(session, option, validation) for option in session.experiment.evaluations)]

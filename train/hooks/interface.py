@@ -1,0 +1,94 @@
+"""A hook: a small object that is due every n steps, and the moment that it is given.
+
+    class Sharpness(Hook):
+        def __init__(self, session):
+            self.every, self.metrics = 100, session.metrics
+
+        def __call__(self, moment):
+            self.metrics.line("sharpness", moment.step, {"largest": ...})
+
+    train(experiment, run, hooks=[Sharpness])
+
+The loop calls the due hooks one after another, in the order of its list; saves come last. The lines of a hook reach the
+disk before the checkpoint of their step. A run that continues from that checkpoint does not call the hook for that step
+again; a run that continues from an earlier checkpoint removes the lines and calls it again. So the files hold the
+result of exactly one call per due step, if the hook depends on the moment alone.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from train.data.shards.dataset import Dataset
+from train.experiment import Experiment
+from train.parallel.table import MeshLayout
+from train.run.metrics import MetricsWriter
+from train.state import TrainState
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Session:
+    """The surroundings of one session of a run.
+
+    Attributes:
+      experiment: the run's options.
+      folder: the run folder.
+      dataset: the training dataset.
+      mesh, layout: the devices, and the layout of activations on them.
+      metrics: writes lines to the files of the run.
+      say: prints a line for the user.
+    """
+
+    experiment: Experiment
+    folder: pathlib.Path
+    dataset: Dataset
+    mesh: jax.sharding.Mesh
+    layout: MeshLayout
+    metrics: MetricsWriter
+    say: Say
+
+
+@dataclasses.dataclass(kw_only=True)
+class Moment:
+    """The time between a step and the next one.
+
+    Attributes:
+      step: the number of updates so far.
+      last: whether this is the last step of the run, at which every hook is due.
+      state: the state after the step. The next step reuses its memory, so a hook must not keep it.
+      scalars: the metrics of the step, on the devices.
+      validation: the loss of the validation split, if a hook measured it at this moment.
+      best: whether that loss is the lowest so far.
+    """
+
+    step: int
+    last: bool
+    state: TrainState
+    scalars: dict[str, Any]
+    validation: float | None = None
+    best: bool = False
+
+
+class Hook:
+    """An action every `every` steps and at the last one."""
+
+    every: int
+
+    def due(self, moment: Moment) -> bool:
+        """Whether the hook is called at a moment."""
+        return moment.last or moment.step % self.every == 0
+
+    def __call__(self, moment: Moment) -> None:
+        """Acts. The step has ended, its line is written, and the clock is paused."""
+        raise NotImplementedError
+
+    def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
+        """Takes the step of the checkpoint that a run continues from, and the lines of metrics.jsonl up to it."""
+
+
+HookMaker = Callable[[Session], Hook]

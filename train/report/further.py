@@ -1,0 +1,64 @@
+"""Optional parts of a report: evaluations of further texts, statistics of layers and roles."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from train.report.run import Fact, Run, Series
+from train.run.formatting import number
+
+
+def named_evaluations(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """The lines of each further text, by its name, in the order of their first appearance."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in run.further:
+        found.setdefault(str(line["name"]), []).append(line)
+    return found
+
+
+def facts_of_texts(run: Run) -> Iterator[Fact]:
+    """A headline for each further text: its last loss and bits per byte."""
+    for name, lines in named_evaluations(run).items():
+        last = lines[-1]
+        bits = last.get("bits_per_byte")
+        beside = f"; {number(bits)} bits per byte" if isinstance(bits, int | float) else ""
+        if isinstance(last.get("loss"), int | float):
+            yield Fact(label=f"Loss of {name}", value=number(last["loss"]), note=f"step {last['step']:,}{beside}")
+
+
+def losses_of_texts(run: Run) -> Iterator[tuple[str, Series]]:
+    """The loss of each further text over the steps."""
+    for name, lines in named_evaluations(run).items():
+        yield name, _series({line["step"]: [line["loss"]] for line in lines if _is_number(line.get("loss"))})
+
+
+def ratios(run: Run) -> Iterator[tuple[str, Series]]:
+    """Update over parameter over the steps for each role, the geometric mean over its layers."""
+    lines = [line for line in run.statistics if _is_number(line.get("ratio")) and line["ratio"] > 0]
+    for role in dict.fromkeys(line.get("role") for line in lines):
+        steps: dict[int, list[float]] = {}
+        for line in lines:
+            if line.get("role") == role:
+                steps.setdefault(line["step"], []).append(math.log(line["ratio"]))
+        means = _series(steps)
+        yield str(role), Series(steps=means.steps, values=np.exp(means.values))
+
+
+def streams(run: Run) -> Iterator[tuple[str, Series]]:
+    """The root mean square of the residual stream over the steps, after the first and after the last layer."""
+    lines = [line for line in run.statistics if _is_number(line.get("stream")) and isinstance(line.get("layer"), int)]
+    layers = sorted({line["layer"] for line in lines})
+    for layer in dict.fromkeys(itertools.chain(layers[:1], layers[-1:])):
+        yield f"layer {layer}", _series({line["step"]: [line["stream"]] for line in lines if line["layer"] == layer})
+
+
+def _series(steps: dict[int, list[float]]) -> Series:
+    values = [float(np.mean(some)) for some in steps.values()]
+    return Series(steps=np.array(list(steps), dtype=np.int64), values=np.array(values, dtype=np.float64))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,63 @@
+"""Checks before training starts; none of them makes an array of the model's size."""
+
+import pathlib
+
+from model.errors import UserError
+from model.transformer import abstract_params, logical_axes
+from train import experiment as experiments
+from train.checkpoints.faults import UnreadableError
+from train.checkpoints.store import CheckpointStore
+from train.data.config import HuggingFace, SentencePieceFile
+from train.data.tokenizers.interface import Tokenizer
+from train.experiment import Experiment
+from train.parallel import feed
+from train.parallel.mesh import make_mesh
+from train.parallel.table import layout_of, param_shardings
+from train.run.loaded import load_params
+from train.run.metrics import read_status
+from train.run.paths import AnyPath
+
+
+def check_mesh(experiment: Experiment) -> None:
+    """Raises UserError when the devices, the batch or a parameter do not fit the mesh; makes no array."""
+    mesh = make_mesh(experiment.mesh)
+    rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
+    feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    feed.check_length(experiment.data.sequence_length, rows)
+    shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
+    param_shardings(mesh, experiment.sharding, axes, shapes)
+
+
+def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPath) -> None:
+    """Raises UserError when the tokenizer's vocabulary is not the model's."""
+    size = tokenizer.vocab_size
+    if size != experiment.model.vocab_size:
+        model, option = experiment.model.vocab_size, tokenizer.option
+        ways = [] if experiment.training.start_from else [f"--set model.vocab_size={size}"]
+        if size < model and isinstance(option, HuggingFace | SentencePieceFile):
+            ways.append(f"--set data.tokenizer.vocab_size={model}, where the model has rows that no token uses")
+        ways.append("a dataset that was made for this model")
+        raise UserError(
+            f"model.vocab_size={model}, but the tokenizer of {folder} has {size} tokens; use {', or '.join(ways)}"
+        )
+
+
+def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
+    """Whether a run has ended at its last step and all files of that checkpoint are as they were written.
+
+    Raises UserError when it is the run of another experiment, or when that checkpoint cannot be read.
+    """
+    status, last = read_status(run) or {}, experiment.training.num_steps
+    if status.get("state") != "finished" or not (run / "config.json").is_file():
+        return False
+    experiments.refuse_differences(experiment, run)
+    with CheckpointStore(run, experiment.checkpoints, say=lambda line: None, read_only=True) as store:
+        whole = store.is_whole(last)
+    if whole is not None:
+        return whole
+    try:
+        return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
+    except UnreadableError:
+        raise
+    except UserError:  # which going on mends, or says again
+        return False

@@ -1,0 +1,126 @@
+"""Statistics of layers and roles of parameters, computed by a training step of their own at the requested steps.
+
+For the parameters of a role in a layer: the root mean square of their numbers, of their gradients (before clipping) and
+of their updates (also of updates that the guard refuses), and the ratio of update to parameter. For a layer: the root
+mean square of the residual stream after it, over the counted tokens.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from model.config import ModelConfig
+from model.layers import grouped
+from model.specs import Spec
+
+STREAM = "stream_squares"  # the tap: the sum over counted tokens of the mean square of the residual stream
+QUANTITIES = ("parameters", "gradients", "updates")
+Sums = dict[str, dict[str, jax.Array]]
+Specs = Mapping[str, Spec]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """The statistics that are written to statistics.jsonl.
+
+    Attributes:
+      every: steps between statistics; the last step always has them.
+      stream: whether to measure the residual stream too.
+    """
+
+    every: int = 100
+    stream: bool = True
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.every < 1:
+            yield "every", f"must be at least 1, got {self.every}"
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether update number `step` has statistics."""
+        return step % self.every == 0 or step == num_steps
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The taps of the model that it needs."""
+        return (STREAM,) if self.stream else ()
+
+
+class Place(NamedTuple):
+    """A part of the model, a layer if the part has layers, and a role of parameters there."""
+
+    part: str
+    layer: int | None
+    role: str
+
+
+def measured(
+    specs: Specs,
+    trees: Mapping[str, Any],
+    taps: Mapping[str, jax.Array],
+    weight: jax.Array,
+) -> Sums:
+    """The sums of squares behind the statistics, by quantity and dotted name.
+
+    Args:
+      specs: the specs of the model's parameters, by dotted name.
+      trees: for each of `QUANTITIES` a tree like the trained parameters.
+      taps: the taps that the objective returned, sums over tokens.
+      weight: the divisor of sums over tokens.
+    """
+    found = {
+        name: {path: _squares(x, specs[path].axes) for path, x in by_name(tree).items()} for name, tree in trees.items()
+    }
+    return found | {"stream": {name: total / weight for name, total in taps.items()}}
+
+
+def by_name(tree: Any) -> dict[str, jax.Array]:
+    """The arrays of a tree like the parameters, or their shapes, by dotted name."""
+    return {".".join(str(key.key) for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _squares(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """The sum of squares; one per layer if the first axis counts layers."""
+    over = tuple(range(axes[:1] == ("layer",), x.ndim))
+    return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=over)
+
+
+def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums) -> Iterator[dict[str, Any]]:
+    """Yields the lines of one step, by part and layer.
+
+    Args:
+      config: the model's options.
+      specs: the specs of its parameters, by dotted name.
+      sizes: the number of elements of each parameter, by dotted name.
+      sums: the result of `measured`, on the host.
+    """
+    totals: dict[Place, dict[str, float]] = {}
+    for path, first in sums["parameters"].items():
+        layers = _layers_of(config, path, len(first)) if first.ndim else [None]
+        for i, layer in enumerate(layers):
+            place = Place(path.partition(".")[0], layer, specs[path].role)
+            total = totals.setdefault(place, dict.fromkeys(("count", *QUANTITIES), 0.0))
+            total["count"] += sizes[path] / len(layers)
+            for name in QUANTITIES:
+                total[name] += float(sums[name][path][i] if layer is not None else sums[name][path])
+    for place in sorted(totals, key=lambda place: (place.part, -1 if place.layer is None else place.layer)):
+        total = totals[place]
+        rms = {name: math.sqrt(total[name] / total["count"]) for name in QUANTITIES}
+        yield place._asdict() | rms | {"ratio": rms["updates"] / rms["parameters"] if rms["parameters"] else None}
+    for squares in sums["stream"].values():
+        for layer, square in enumerate(squares):
+            yield Place("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
+
+
+def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
+    """The numbers of the layers that are stacked in a parameter."""
+    part, stack = path.split(".")[:2]
+    if part != "blocks":
+        return range(count)
+    groups = grouped(config.layers)
+    known = {name: group.numbers(place) for group in groups for place, name in enumerate(group.names)}
+    return known[stack] if len(known) > 1 else next(iter(known.values()))
