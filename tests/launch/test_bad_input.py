@@ -52,7 +52,7 @@ def contents(folder):
     [
         ("model.num_layer=3", ["ModelConfig has no field 'num_layer'", "did you mean 'num_layers'?"]),
         ("training.num_steps=many", ["training.num_steps", "expected int", "got 'many' (str)"]),
-        ("model.position=Rotary(theta=5e5", ["'Rotary(theta=5e5' is no option", "'(' was never closed"]),
+        ("model.position=Rotary(theta=5e5", ["'Rotary(theta=5e5' is not a valid option", "'(' was never closed"]),
         ("data.validation=None", ["data.validation", "held out, got None"]),
         ("model.attention.num_kv_heads=3", ["3 does not divide num_heads=4", "use one of [1, 2, 4]"]),
         ("model.attention=GroupedQuery(num_heads=5)", ["5 heads do not divide width=32", "change one of them"]),

@@ -37,7 +37,7 @@ def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, mon
         "blocks.attention.query",
         "projection",
         "3x32x4x8",
-        *"layer embed heads head_dim - fsdp tensor - 3,072".split(),
+        *"layer embed heads head_dim - fsdp tensor - optimizer 3,072".split(),
     ]
     assert "parameters           36,096 (27,872 without embeddings)" in table  # worked out by hand
     assert "tokens per step      128" in table

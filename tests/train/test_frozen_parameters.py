@@ -161,7 +161,9 @@ def test_decay_leaves_them_alone_and_may_not_name_them(tiny_experiment, random_b
         experiment = tiny_experiment(training__frozen=Frozen(roles=("scale",)), optimizer=optimizer)
         state, _ = after(experiment, 2, random_batch)
         assert {float(x) for scale in jax.tree.leaves(state.frozen) for x in np.ravel(scale)} == {1.0}
-    with pytest.raises(UserError, match=r"optimizer.decayed: 'final_norm.scale' is no role, and no trained parameter"):
+    with pytest.raises(
+        UserError, match=r"optimizer.decayed: 'final_norm.scale' is not a role, and no trained parameter"
+    ):
         tiny_experiment(
             training__frozen=Frozen(roles=("scale",)), optimizer=AdamW(weight_decay=0.5, decayed=("final_norm.scale",))
         )
