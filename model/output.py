@@ -1,4 +1,4 @@
-"""What a forward pass returns."""
+"""The results of a forward pass, without and with logits."""
 
 import dataclasses
 
@@ -9,18 +9,29 @@ from model.stack import LayerCaches
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """Logits, and what came with them.
+    """The residual stream, and the other results of a forward pass.
 
     Attributes:
-      logits_BTV: the logits.
-      cache: the cache after it, if there was one.
+      stream_BTD: the residual stream after the final norm, from which logits are made.
+      cache: the cache after the pass, if there was one before it.
       taps: those that were asked for.
       losses: what training minimises besides cross-entropy, by name: sums over the tokens that count, of all layers.
       measured: sums over the tokens that count, by stack of layers and then by name, layers in front.
     """
 
-    logits_BTV: jax.Array
+    stream_BTD: jax.Array
     cache: LayerCaches | None
     taps: dict[str, jax.Array]
     losses: dict[str, jax.Array]
     measured: dict[str, dict[str, jax.Array]]
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeOutput(Output):
+    """The same with logits.
+
+    Attributes:
+      logits_BTV: the logits of all tokens.
+    """
+
+    logits_BTV: jax.Array

@@ -3,7 +3,11 @@
 Above this file everything is a pure function of parameters, a nested dict of arrays:
 
     params = init(config, key)                      # one array per kind of weight, layers stacked in front
-    output = forward(config, params, tokens_BT)     # output.logits_BTV
+    output = stream(config, params, tokens_BT)      # output.stream_BTD, after the final norm
+    logits_BTV = logits(config, params, output.stream_BTD)
+    output = forward(config, params, tokens_BT)     # the two together: output.logits_BTV
+
+Logits of all tokens are large: whoever needs those of a few takes these from the stream.
 """
 
 import functools
@@ -21,7 +25,7 @@ from model.interfaces import AttentionOption
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check, nearest
-from model.output import Output
+from model.output import Output, WholeOutput
 from model.parameters import ParameterMaker, specs_of
 from model.positions.absolute import Position, PositionEmbedding
 from model.positions.rotary import RotaryTable, rotary_table
@@ -60,7 +64,7 @@ class Transformer(nnx.Module):
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
     def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
-        """Runs the model on token ids; see `forward`."""
+        """Runs the model on token ids; see `stream`."""
         x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
@@ -69,8 +73,7 @@ class Transformer(nnx.Module):
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         x_BTD = context.tap("final_norm", x_BTD)
-        logits_BTV = self.embedding.unembed(x_BTD, self.config.precision.reductions, context.layout)
-        return Output(logits_BTV, cache, context.kept | collected.taps, collected.losses, collected.measured)
+        return Output(x_BTD, cache, context.kept | collected.taps, collected.losses, collected.measured)
 
 
 @functools.lru_cache(maxsize=64)
@@ -102,7 +105,15 @@ def logical_axes(config: ModelConfig) -> Params:
     return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
-def forward(
+def _model(config: ModelConfig, params: Params) -> Transformer:
+    """The modules with their parameters; those of layers are cast later, layer by layer."""
+    single = {name: tree for name, tree in params.items() if name not in STACKED}
+    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
+    model: Transformer = nnx.merge(_graph(config)[0], params | for_compute(single, known, config.precision))
+    return model
+
+
+def stream(
     config: ModelConfig,
     params: Params,
     tokens_BT: jax.Array,
@@ -117,7 +128,7 @@ def forward(
     layout: Layout = ONE_DEVICE,
     taps: Iterable[str] = (),
 ) -> Output:
-    """Runs the model as a pure function.
+    """Runs the model as a pure function, up to the residual stream after the final norm.
 
     Args:
       config: the options.
@@ -138,7 +149,6 @@ def forward(
     Raises:
       UserError: for options that clash, a sequence longer than the context, or an unknown tap.
     """
-    graph, _ = _graph(config)
     length = tokens_BT.shape[1]
     if length > config.context_length:
         raise UserError(
@@ -179,11 +189,29 @@ def forward(
         layout=layout,
         wanted=frozenset(taps),
     )
-    # The parameters of layers are cast layer by layer.
-    single = {name: tree for name, tree in params.items() if name not in STACKED}
-    known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
-    model = nnx.merge(graph, params | for_compute(single, known, config.precision))
+    model = _model(config, params)
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
     for name in context.wanted - output.taps.keys():
         raise UserError(f"no tap is called {name!r}; {nearest(name, context.offered)}")
     return output
+
+
+def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
+    """The logits of a stream, (B, T, V) in the format of reductions; T may be any part of the tokens.
+
+    Args:
+      config: the options.
+      params: the tree of `init`.
+      stream_BTD: `Output.stream_BTD` of `stream`, or some of its tokens.
+      layout: how activations lie on devices.
+    """
+    return _model(config, params).embedding.unembed(stream_BTD, config.precision.reductions, layout)
+
+
+def forward(
+    config: ModelConfig, params: Params, tokens_BT: jax.Array, *, layout: Layout = ONE_DEVICE, **options: Any
+) -> WholeOutput:
+    """`stream` and the logits of all its tokens; the arguments are those of `stream`."""
+    output = stream(config, params, tokens_BT, layout=layout, **options)
+    logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
+    return WholeOutput(**vars(output), logits_BTV=logits_BTV)

@@ -23,7 +23,7 @@ from model.layout import ONE_DEVICE, Layout
 from model.options import check
 from model.precision import for_inference
 from model.stack import LayerCaches, empty_caches
-from model.transformer import Params, forward, specs
+from model.transformer import Params, logits, specs, stream
 
 # Told a row and its next token, as soon as that is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
@@ -162,7 +162,7 @@ def prefill(
     The last token of each row is left to decoding.
     """
     positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
-    output = forward(
+    output = stream(
         config,
         params,
         tokens_BC,
@@ -181,9 +181,10 @@ def decode(
 ) -> tuple[DecodeState, jax.Array]:
     """Reads the last token of every row and chooses the next: the state with it, and the tokens on every device."""
     tokens_BT, positions_BT = state.token_B[:, None], state.position_B[:, None]
-    output = forward(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout)
+    output = stream(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout)
+    logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
     key_B = jax.vmap(jax.random.fold_in)(state.key_B, state.position_B)
-    token_B = choose(rules, output.logits_BTV[:, 0], key_B, state.seen_BV)
+    token_B = choose(rules, logits_BTV[:, 0], key_B, state.seen_BV)
     seen_BV = state.seen_BV
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)

@@ -18,7 +18,7 @@ from model.positions.alibi import ALiBi
 from model.positions.rotary import Rotary
 from model.residual import PostNorm, PreNorm
 from model.stack import empty_caches
-from model.transformer import abstract_params, forward, init, logical_axes
+from model.transformer import abstract_params, forward, init, logical_axes, logits, stream
 from model.vocabulary.embedding import Tied, Untied
 
 # ----------------------------------------------------------------------------------------- two decoders in NumPy
@@ -117,10 +117,24 @@ def llama(p, tokens):
 def test_against_numpy(config, by_hand, drawn, run, tokens):
     params = drawn(config)
     exact = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
-    logits = run(config, params, tokens)[0]
-    assert logits.shape == (2, 12, 17)
+    scores = run(config, params, tokens)[0]
+    assert scores.shape == (2, 12, 17)
     for row in range(2):
-        np.testing.assert_allclose(logits[row], by_hand(exact, tokens[row]), rtol=1e-5, atol=2e-5)
+        np.testing.assert_allclose(scores[row], by_hand(exact, tokens[row]), rtol=1e-5, atol=2e-5)
+
+
+def test_logits_of_some_tokens_are_those_of_all(small, drawn, run, tokens):
+    """The stream alone makes none: no array of the vocabulary, and the taps, the cache and the rest are there."""
+    for unembedding in (Tied(), Untied(bias=True)):
+        config = small(unembedding=unembedding, final_logit_softcap=5.0)
+        params = drawn(config)
+        output = stream(config, params, tokens, taps=["final_norm"])
+        assert output.stream_BTD.shape == (2, 12, config.width)
+        np.testing.assert_array_equal(output.taps["final_norm"], output.stream_BTD)
+        last = logits(config, params, output.stream_BTD[:, -1:])
+        np.testing.assert_allclose(last, run(config, params, tokens)[0][:, -1:], rtol=1e-5, atol=1e-6)
+    program = jax.make_jaxpr(lambda p: stream(config, p, tokens).stream_BTD)(params)
+    assert not [x for x in program.jaxpr.eqns if x.outvars[0].aval.shape[-1:] == (config.vocab_size,)]
 
 
 # ------------------------------------------------------------------------------------------------------ causality
@@ -176,8 +190,8 @@ def test_segment_ids_alone_hide_other_documents_and_leave_positions(small, drawn
 
 def loss_and_gradient(config, params, tokens):
     def loss(params):
-        logits = forward(config, params, tokens).logits_BTV
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - logits[..., 3])
+        scores = forward(config, params, tokens).logits_BTV
+        return jnp.mean(jax.nn.logsumexp(scores, axis=-1) - scores[..., 3])
 
     return jax.jit(jax.value_and_grad(loss))
 

@@ -26,7 +26,7 @@ from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.lstm import LSTM
 from model.residual import PostNorm
-from model.transformer import forward, init
+from model.transformer import forward, init, stream
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
 
@@ -163,9 +163,9 @@ def test_prefill_and_decode_are_compiled_once_for_all_lengths(monkeypatch, caplo
 
     def counted(*args, **kwargs):
         traces.append(args[2].shape)
-        return forward(*args, **kwargs)
+        return stream(*args, **kwargs)
 
-    monkeypatch.setattr(module, "forward", counted)
+    monkeypatch.setattr(module, "stream", counted)
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
         for lengths, temperature in (((1, 9), 0.5), ((2, 30), 0.9), ((17, 16), 1.3), ((8, 31), 2.0)):
             generate(config, params, prompts_of(*lengths), Sampling(temperature=temperature), chunk=8)
