@@ -15,6 +15,11 @@ class PositionOption:
     added: ClassVar[bool] = False
     turns: ClassVar[bool] = False
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether a token is placed by the length of its document too, which padding must then not be a part of."""
+        return False
+
     def problems_of_width(self, width: int) -> Iterator[str]:
         """Yields why they cannot be added to a stream of this width."""
         yield from ()

@@ -119,11 +119,15 @@ def score(
 
     waiting: tuple[jax.Array, list[tuple[int, int, int]]] | None = None
     for group in _grouped(rows(), batch_size):
-        tokens, targets = np.zeros((2, batch_size, length), np.int32)
+        # What follows a window in its row is another document, for models that are told of documents.
+        tokens, targets, segment_ids, positions = np.zeros((4, batch_size, length), np.int32)
         for i, (_, inputs, outputs, _) in enumerate(group):
-            tokens[i, : len(inputs)], targets[i, : len(inputs)] = inputs, outputs
-        batch = {"tokens": tokens[local], "targets": targets[local]}
-        result = score_batch(params, feed.place(batch, placed, batch_size, isolated=False))
+            size = len(inputs)
+            tokens[i, :size], targets[i, :size], segment_ids[i, :size] = inputs, outputs, 1
+            positions[i, :size], positions[i, size:] = np.arange(size), np.arange(length - size)
+        filled = {"tokens": tokens, "targets": targets, "segment_ids": segment_ids, "positions": positions}
+        batch = {name: x[local] for name, x in filled.items()}
+        result = score_batch(params, feed.place(batch, placed, batch_size, model.reads_lengths))
         if waiting is not None:  # read a batch late, so that the host prepares while the device computes
             take(*waiting)
         waiting = result, [(document, first, len(inputs)) for document, inputs, _, first in group]

@@ -22,7 +22,8 @@ class SplitEvaluation:
         """Args: the experiment, its open dataset, its mesh. Raises UserError when there is no token to predict."""
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
-        self._isolated = not experiment.data.cross_document_attention
+        # Documents that see each other are one segment, and padding another.
+        self._isolated = not experiment.data.cross_document_attention or experiment.model.reads_lengths
         self._batches = EvaluationBatches(
             dataset,
             experiment.data,
