@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from model.block import Block
@@ -22,8 +23,26 @@ from model.parameters import ParameterMaker, specs_of, stacked
 from model.precision import for_compute
 from model.taps import Context, Handed
 
-# The cache of every stack, by the number of its first layer.
+# The cache of every layer that has one, by its number.
 LayerCaches = dict[str, MixerCache]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unstacked:
+    """In the place of an array with layers in front: one array for each of the layers, for passes with a cache."""
+
+    arrays: tuple[jax.Array, ...]
+
+    def __getitem__(self, i: int) -> jax.Array:
+        """Layer i of these."""
+        return self.arrays[i]
+
+
+def unstacked(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a model, with `Unstacked` ones of its layers."""
+    cut = lambda array: Unstacked(tuple(array[i] for i in range(len(array))))  # noqa: E731
+    return params | {"blocks": jax.tree.map(cut, params["blocks"])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +90,13 @@ def _stacked(
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
-    """A cache of zeros for `batch` rows of at most `length` tokens, for every stack that has one."""
-    caches = {}
-    for group in grouped(config.layers):
-        for name, layer in zip(group.names, group.pattern, strict=True):
-            if layer.attention is not None:
-                one = layer.attention.empty_cache(config.width, batch, length, config.precision.compute)
-                caches[name] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
-    return caches
-
-
-def length_of(caches: LayerCaches) -> int:
-    """The slots of a row, in the layers that have slots; 0 where none has, since a recurrent state has no length."""
-    return max((cache.length for cache in caches.values()), default=0)
+    """A cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
+    compute = config.precision.compute
+    return {
+        str(number): layer.attention.empty_cache(config.width, batch, length, compute)
+        for number, layer in enumerate(config.layers)
+        if layer.attention is not None
+    }
 
 
 def run(
@@ -99,17 +112,18 @@ def run(
     for group in groups:
         names = group.names
         split = [nnx.split(stacks[name]) for name in names]
-        before = None if caches is None else [caches.get(name) for name in names]
-        numbers = group.start + jnp.arange(group.turns * len(names)).reshape(group.turns, len(names))
+        numbers = group.start + np.arange(group.turns * len(names)).reshape(group.turns, len(names))
         turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context)
-        inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
-        carry, (cached, given) = repeat(turn, carry, inputs, group.turns, config.scan_layers)
+        params = [nnx.to_pure_dict(state) for _, state in split]
+        if caches is None:
+            carry, (_, given) = repeat(turn, carry, (params, None, numbers), group.turns, config.scan_layers)
+        else:
+            carry, given, cached = _with_caches(turn, carry, params, group, caches)
+            after |= cached
         kept.append((group, [taps for taps, _, _ in given]))
         for name, (_, some, found) in zip(names, given, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
             measured |= {name: found} if found else {}
-        if caches is not None:
-            after |= {name: cache for name, cache in zip(names, cached, strict=True) if cache is not None}
     stream, handed = carry
     collected = Collected(_in_order(kept), losses, measured, handed)
     return config.residual.leave(stream), None if caches is None else after, collected
@@ -176,7 +190,31 @@ def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: 
     for i in range(turns):
         carry, result = turn(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
         results.append(result)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    return carry, _stacked_up(results)
+
+
+def _stacked_up(results: list[Any]) -> Any:
+    """The results of all turns, stacked in front."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _with_caches(
+    turn: Callable[..., Any], carry: Any, params: Any, group: Group, caches: LayerCaches
+) -> tuple[Any, Any, LayerCaches]:
+    """All turns of a pattern written out, so that every layer's cache is arrays of its own.
+
+    A compiler extends such an array in place. One with layers in front it copies: whole where a scan takes it in and
+    gives it back, and layer by layer where a scan carries it.
+    """
+    after: LayerCaches = {}
+    results = []
+    for i in range(group.turns):
+        numbers = [group.numbers(place)[i] for place in range(len(group.pattern))]
+        own = jax.tree.map(lambda a, i=i: a[i], params, is_leaf=lambda x: isinstance(x, Unstacked))
+        carry, (cached, given) = turn(carry, (own, [caches.get(str(number)) for number in numbers], numbers))
+        after |= {str(number): cache for number, cache in zip(numbers, cached, strict=True) if cache is not None}
+        results.append(given)
+    return carry, _stacked_up(results), after
 
 
 def _in_order(kept: list[tuple[Group, list[dict[str, jax.Array]]]]) -> dict[str, jax.Array]:

@@ -50,21 +50,16 @@ class Recurrent(MixerOption):
 
 @struct.dataclass
 class State:
-    """What one layer carries from token to token: arrays (B, N, ...) by name; layers may lie in front.
+    """What one layer carries from token to token: arrays (B, N, ...) by name.
 
     It stays float32 whatever the activations are: it is a sum over all tokens so far.
     """
 
     arrays: dict[str, jax.Array]
 
-    @property
-    def length(self) -> int:
-        """The slots of a row: none, however many tokens were read."""
-        return 0
-
     def placed(self, layout: Layout) -> "State":
-        """The state of a stack of layers, laid over the mesh."""
-        place = lambda x: layout.constrain(x, ("layer", "batch", "heads", *[None] * (x.ndim - 3)))  # noqa: E731
+        """The state laid over the mesh."""
+        place = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
         return State({name: place(x) for name, x in self.arrays.items()})
 
 
