@@ -72,13 +72,15 @@ def main(argv: list[str]) -> int:
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
     cli.prepare_jax()
-    from train.generation.texts import check_prompts, continue_texts
+    from train.generation.texts import check_prompts, continue_texts, largest_cache
     from train.run.loaded import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     texts, places = zip(*given, strict=True)
-    check_prompts(run.experiment.model, run.tokenizer, texts, places)
-    printer = _Printer(prompts, silent=JSON.value)
+    rows = check_prompts(run.experiment.model, run.tokenizer, texts, places)
+    rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
+    cache = largest_cache(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
+    printer = _Printer(prompts, cache, silent=JSON.value)
     results: list[Continuation] = []
     try:
         continue_texts(
@@ -157,8 +159,8 @@ def _as_json(step: int, prompts: list[str], results: "list[Continuation]") -> di
 class _Printer:
     """Writes texts to the terminal, a single one as it comes, and counts time."""
 
-    def __init__(self, prompts: list[str], silent: bool) -> None:
-        self.prompts, self.silent = prompts, silent
+    def __init__(self, prompts: list[str], cache: int, silent: bool) -> None:
+        self.prompts, self.cache, self.silent = prompts, cache, silent
         self.live = len(prompts) == 1 and not silent
         self.began = time.monotonic()
         self.first = self.last = 0.0
@@ -183,14 +185,14 @@ class _Printer:
             print(prompt + result.text)
 
     def report(self, results: "list[Continuation]") -> None:
-        """Says on standard error how many tokens there were and how fast they came."""
+        """Says on standard error how many tokens there were, how fast they came, and the size of the cache."""
         tokens = sum(result.tokens for result in results)
         ends = f", ended by {results[0].ended_by.replace('_', ' ')}" if len(results) == 1 else ""
         line = f"{tokens} tokens{ends}; the first after {self.first - self.began:.2f} s"
         later, seconds = tokens - min(len(results), BATCH_SIZE.value), self.last - self.first
         if later > 0 and seconds > 0:
             line += f", then {later / seconds:.0f} tokens/s"
-        print(line, file=sys.stderr)
+        print(f"{line}; cache {self.cache / 1e6:.1f} MB", file=sys.stderr)
         if torn := sum(result.torn for result in results):
             what = "the text ends" if len(results) == 1 else f"{torn} of {len(results)} texts end"
             print(

@@ -101,6 +101,11 @@ class ModelConfig:
                     layers[number][name] = (f"exceptions.{i}.{name}", option)
         return layers
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether a layer places a token by the length of its document, so that padding has to be told apart."""
+        return any(layer.position.reads_lengths for layer in self.layers)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense, alone or together."""
         for name in ("vocab_size", "context_length", "num_layers", "width"):

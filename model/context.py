@@ -48,7 +48,9 @@ class Context(Surroundings):
     """What travels through one forward pass, or one layer of it, whose surroundings it then has.
 
     Attributes:
-      index_BT: where each token stands in its sequence (int32), and its slot in a cache.
+      index_BT: where each token stands in its sequence (int32), for a cache too.
+      lengths_B: the tokens of each row's text; those at later positions are padding, which a cache may leave out. None
+        where none is padding.
       visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
       layers: the surroundings of each kind of layer.
       dropout_key: a key while training, None in evaluation.
@@ -68,6 +70,7 @@ class Context(Surroundings):
     """
 
     index_BT: jax.Array
+    lengths_B: jax.Array | None = None
     visibility: "Visibility | None" = None
     layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None

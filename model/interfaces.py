@@ -29,7 +29,11 @@ class MixerOption:
         raise NotImplementedError
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Any:
-        """The cache or state of one layer before anything was read."""
+        """The cache or state of one layer before anything was read.
+
+        What the layer's module is given and returns beside activations, with `placed(layout)`; model/attention/cache.py
+        has those of keys, where a pattern that reaches no further than some keys back takes as many slots.
+        """
         raise NotImplementedError
 
     def cost(self, width: int, length: int) -> int:

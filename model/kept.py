@@ -14,10 +14,10 @@ from model.errors import UserError
 from model.layers import Group
 from model.taps import Taps
 
-# A function that runs every layer of a pattern once: (carry, inputs) -> (carry, (caches, given)). The last of the
-# inputs are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with the taps
+# A function that runs every layer of a pattern once: (carry, inputs[, caches]) -> (carry, (caches, given)). The last of
+# the inputs are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with the taps
 # that the layer keeps, by name.
-Turn = Callable[[Any, Any], tuple[Any, tuple[Any, Any]]]
+Turn = Callable[..., tuple[Any, tuple[Any, Any]]]
 
 
 class Kept:
@@ -60,8 +60,8 @@ class Kept:
         return [number for number in numbers if number in (tap.layers or ())] if tap.share(numbers) == "some" else []
 
     def _one_by_one(self, turn: Turn) -> Turn:
-        def keeping(carry: Any, inputs: Any) -> tuple[Any, tuple[Any, Any]]:
-            carry, (caches, given) = turn(carry, inputs)
+        def keeping(carry: Any, inputs: Any, *before: Any) -> tuple[Any, tuple[Any, Any]]:
+            carry, (caches, given) = turn(carry, inputs, *before)
             for number, (kept, *_) in zip(inputs[-1], given, strict=True):
                 for name, value in kept.items():
                     self._add(name, (int(number),), value[None])

@@ -3,9 +3,9 @@
 What each of them says of itself is `MixerOption` in model/interfaces.py; the option builds its own module.
 """
 
-from model.attention.cache import Cache
+from model.attention.cache import Contiguous, Ring
 from model.attention.grouped_query import GroupedQuery
-from model.attention.latent import Latent, LatentCache
+from model.attention.latent import Latent
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
@@ -14,4 +14,4 @@ from model.recurrent.memory import State
 from model.recurrent.state_space import StateSpace
 
 Mixer = GroupedQuery | Latent | LinearAttention | GatedDelta | StateSpace | LSTM | GRU
-MixerCache = Cache | LatentCache | State
+MixerCache = Contiguous | Ring | State

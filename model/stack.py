@@ -25,8 +25,26 @@ from model.parameters import ParameterMaker, specs_of, stacked
 from model.precision import for_compute
 from model.recompute import rematerialized
 
-# The cache of every stack, by the number of its first layer.
+# The cache of every layer that has one, by its number.
 LayerCaches = dict[str, MixerCache]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Unstacked:
+    """In the place of an array with layers in front: one array for each of the layers, for passes with a cache."""
+
+    arrays: tuple[jax.Array, ...]
+
+    def __getitem__(self, i: int) -> jax.Array:
+        """Layer i of these."""
+        return self.arrays[i]
+
+
+def unstacked(params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a model, with `Unstacked` ones of its layers."""
+    cut = lambda array: Unstacked(tuple(array[i] for i in range(len(array))))  # noqa: E731
+    return params | {"blocks": jax.tree.map(cut, params["blocks"])}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,19 +89,13 @@ def _stacked(
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
-    """A cache of zeros for `batch` rows of at most `length` tokens, for every stack that has one."""
-    caches = {}
-    for group in grouped(config.layers):
-        for name, layer in zip(group.names, group.pattern, strict=True):
-            if layer.attention is not None:
-                one = layer.attention.empty_cache(config.width, batch, length, config.precision.compute)
-                caches[name] = jax.tree.map(lambda x: jnp.stack([x] * group.turns), one)  # noqa: B023
-    return caches
-
-
-def length_of(caches: LayerCaches) -> int:
-    """The slots of a row, in the layers that have slots; 0 where none has, since a recurrent state has no length."""
-    return max((cache.length for cache in caches.values()), default=0)
+    """A cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
+    compute = config.precision.compute
+    return {
+        str(number): layer.attention.empty_cache(config.width, batch, length, compute)
+        for number, layer in enumerate(config.layers)
+        if layer.attention is not None
+    }
 
 
 def run(
@@ -99,17 +111,19 @@ def run(
     for group in groups:
         names = group.names
         split = [nnx.split(stacks[name]) for name in names]
-        before = None if caches is None else [caches.get(name) for name in names]
+        params = [nnx.to_pure_dict(state) for _, state in split]
         numbers = group.start + np.arange(group.turns * len(names)).reshape(group.turns, len(names))
-        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context)
-        inputs = ([nnx.to_pure_dict(state) for _, state in split], before, numbers)
-        run_all = functools.partial(repeat, turns=group.turns, scan=config.scan_layers)
-        carry, (cached, given) = kept.run(run_all, group, turn, carry, inputs, is_scanned(config, group.turns))
+        scanned = caches is None and is_scanned(config, group.turns)
+        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context, scanned)
+        if caches is None:
+            run_all = functools.partial(repeat, turns=group.turns, scan=scanned)
+        else:
+            run_all = functools.partial(_with_caches, group=group, caches=caches)
+        carry, (cached, given) = kept.run(run_all, group, turn, carry, (params, numbers), scanned)
+        after |= {} if caches is None else cached
         for name, (_, some, found) in zip(names, given, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
             measured |= {name: found} if found else {}
-        if caches is not None:
-            after |= {name: cache for name, cache in zip(names, cached, strict=True) if cache is not None}
     stream, handed = carry
     collected = Collected(kept.stacked(), losses, measured, handed)
     return config.residual.leave(stream), None if caches is None else after, collected
@@ -130,10 +144,9 @@ def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict
 
 
 def _turn(
-    config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context
+    config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context, scanned: bool
 ) -> Callable[..., Any]:
     """A function that runs every layer of a pattern once, by the graph and the specs of each."""
-    scanned = is_scanned(config, group.turns)
 
     def one(place: int) -> Callable[..., Any]:
         def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array, numbers: tuple[int, ...]) -> Any:
@@ -152,8 +165,8 @@ def _turn(
 
     layers = [one(place) for place in range(len(group.pattern))]
 
-    def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
-        params, caches, numbers = inputs
+    def turn(carry: Any, inputs: Any, caches: Sequence[Any] | None = None) -> tuple[Any, Any]:
+        params, numbers = inputs
         after, given = [], []
         for place, layer in enumerate(layers):
             cache = None if caches is None else caches[place]
@@ -178,4 +191,28 @@ def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: 
     for i in range(turns):
         carry, result = turn(carry, jax.tree.map(lambda a, i=i: a[i], inputs))
         results.append(result)
-    return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+    return carry, _stacked_up(results)
+
+
+def _stacked_up(results: list[Any]) -> Any:
+    """The results of all turns, stacked in front."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _with_caches(
+    turn: Callable[..., Any], carry: Any, inputs: Any, group: Group, caches: LayerCaches
+) -> tuple[Any, tuple[LayerCaches, Any]]:
+    """All turns of a pattern written out, so that every layer's cache is arrays of its own.
+
+    A compiler extends such an array in place. One with layers in front it copies: whole where a scan takes it in and
+    gives it back, and layer by layer where a scan carries it.
+    """
+    after: LayerCaches = {}
+    results = []
+    for i in range(group.turns):
+        own, numbers = jax.tree.map(lambda a, i=i: a[i], inputs, is_leaf=lambda x: isinstance(x, Unstacked))
+        before = [caches.get(str(number)) for number in numbers]
+        carry, (cached, given) = turn(carry, (own, numbers), before)
+        after |= {str(number): cache for number, cache in zip(numbers, cached, strict=True) if cache is not None}
+        results.append(given)
+    return carry, (after, _stacked_up(results))

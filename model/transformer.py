@@ -15,24 +15,21 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from model.attention.visibility import Coordinates, causal, documents
 from model.config import ModelConfig
-from model.context import Context, Surroundings
+from model.context import Context
 from model.errors import UserError
-from model.interfaces import AttentionOption
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options import check
 from model.output import Output, WholeOutput
 from model.parameters import ParameterMaker, specs_of
-from model.positions.absolute import Position, PositionEmbedding
-from model.positions.rotary import RotaryTable, rotary_table
+from model.places import Places
+from model.positions.absolute import PositionEmbedding
 from model.precision import for_compute
 from model.recompute import saved_taps
-from model.stack import LayerCaches, length_of, new_blocks, run
+from model.stack import LayerCaches, new_blocks, run
 from model.taps import Tap, Taps, Where, refuse_idle, resolved
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
@@ -125,6 +122,7 @@ def stream(
     segment_ids_BT: jax.Array | None = None,
     cache: LayerCaches | None = None,
     lengths_B: jax.Array | None = None,
+    text_lengths_B: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
     counted_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
@@ -141,8 +139,10 @@ def stream(
         With a cache it is also the token's slot.
       segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
-      lengths_B: the tokens of each row's prompt but the last; those at later positions are padding, and leave a
-        recurrent state alone.
+      lengths_B: the tokens of each row that are real, read before or now; those at later positions are padding, and
+        leave caches and recurrent states alone. None for all.
+      text_lengths_B: the tokens of each row's whole text, of which some may be read later, for scalings of rotary
+        positions that depend on it; `lengths_B`, or each document's tokens up to here, when not given.
       dropout_key: a key switches dropout on.
       counted_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
@@ -158,45 +158,24 @@ def stream(
         raise UserError(
             f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
         )
-    index_BT = jnp.arange(length, dtype=jnp.int32)[None]
-    if cache is None:
-        # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
-        # earlier in the row.
-        in_order = positions_BT is None or segment_ids_BT is not None
-        tokens = Coordinates(length, position=positions_BT, document=segment_ids_BT)
-        visibility = causal(tokens, in_order=in_order)
-    else:
-        if segment_ids_BT is not None:
-            raise UserError("segment ids do not go together with a cache; a cached row is one document")
-        index_BT = jnp.broadcast_to(index_BT if positions_BT is None else positions_BT, tokens_BT.shape)
-        visibility = causal(Coordinates(length, index=index_BT), Coordinates(length_of(cache)))
-    if positions_BT is None:
-        positions_BT = jnp.broadcast_to(index_BT, tokens_BT.shape)
-
-    @functools.cache
-    def rotary(position: Position, head_dim: int) -> RotaryTable | None:
-        return rotary_table(position, positions_BT, head_dim, None if lengths_B is None else lengths_B[:, None])
-
-    layers = {}
-    for layer in config.layers:
-        if not isinstance(layer.attention, AttentionOption):
-            real_BT = None if lengths_B is None else positions_BT < lengths_B[:, None]
-            layers[layer] = Surroundings(document_BT=documents(segment_ids_BT), real_BT=real_BT)
-            continue
-        layers[layer] = Surroundings(rotary=rotary(layer.position, layer.attention.rotary_width(config.width)))
+    if cache is not None and segment_ids_BT is not None:
+        raise UserError("segment ids do not go together with a cache; a cached row is one document")
+    cached, shape = cache is not None, (len(tokens_BT), length)
+    places = Places(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
     context = Context(
-        index_BT=index_BT,
-        visibility=visibility,
-        layers=layers,
+        index_BT=places.indices(),
+        lengths_B=lengths_B,
+        visibility=places.visibility(),
+        layers=places.of_layers(config),
         dropout_key=dropout_key,
         counted_BT=counted_BT,
         layout=layout,
         taps=resolved(taps, config.num_layers),
         saved=saved_taps(config.remat),
-        where=Where(tokens_BT=tokens_BT, positions_BT=positions_BT, segment_ids_BT=segment_ids_BT),
+        where=Where(tokens_BT=tokens_BT, positions_BT=places.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
-    output = model(Text(tokens_BT, targets_BT, segment_ids_BT), positions_BT, context, cache)
+    output = model(Text(tokens_BT, targets_BT, segment_ids_BT), places.positions(), context, cache)
     refuse_idle(context.taps, context.saved, context.offered)
     return output
 

@@ -13,11 +13,12 @@ import jax
 from flax import nnx
 
 from model import kernels
-from model.attention.cache import Cache, empty, write
+from model.attention.cache import Contiguous, Ring, Slots, empty
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
 from model.attention.value_residual import ValueResidual
+from model.attention.visibility import Visibility
 from model.context import Context
 from model.gradients import rounded
 from model.interfaces import AttentionOption, HandedOn
@@ -156,9 +157,10 @@ class GroupedQuery(AttentionOption):
         """The dimensions of a head that positions may turn."""
         return self.head_width(width)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Cache:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
         """The cache of one layer before anything was read."""
-        return empty(batch, length, self.kv_heads, self.head_width(width), dtype)
+        size = (self.kv_heads, self.head_width(width))
+        return empty(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
 
     def hands_on(self, width: int) -> dict[str, HandedOn]:
         """What a layer hands on to those after it: shape and axes of each array, without batch and sequence."""
@@ -215,8 +217,8 @@ class Attention(nnx.Module):
                 return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
         return None
 
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
-        """Maps (B, T, D) to (B, T, D); with a cache, its keys and values are the ones attended to."""
+    def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
+        """Maps (B, T, D) to (B, T, D); with a cache, queries see what it answers."""
         q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
         k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
         v_BTKH = project(x_BTD, self.value, context.layout, self.value_bias)
@@ -233,24 +235,26 @@ class Attention(nnx.Module):
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
         v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
+        assert context.visibility is not None
+        seen = context.visibility
         if cache is not None:
-            cache = write(cache, k_BTKH, v_BTKH, context.index_BT)
-            k_BTKH, v_BTKH = cache.k, cache.v
-        y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, context)
+            cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, context.index_BT, context.lengths_B)
+            k_BTKH, v_BTKH, seen = view.arrays["k"], view.arrays["v"], seen.over(view.keys)
+        y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, seen.within(self.option.pattern), context)
         if self.gate is not None:
             gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
         y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
 
-    def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
-        """What queries take from values, (B, T, N, H)."""
-        assert context.visibility is not None
+    def _attend(
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
+    ) -> jax.Array:
+        """What queries take from the values that they see, (B, T, N, H)."""
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
         table = None if self.position_bias is None else rounded(self.position_bias[...], q_BTNH.dtype)
         bias = self.position.bias(self.option.num_heads, table)
-        seen = context.visibility.within(self.option.pattern)
         sink_N = None if self.sink is None else rounded(self.sink[...], q_BTNH.dtype)
         context.offer(
             "attention_weights",

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-from flax import nnx, struct
+from flax import nnx
 
 from model import kernels
+from model.attention.cache import Contiguous, Ring, Slots, empty
 from model.attention.patterns import Everything, Pattern
 from model.attention.scoring import Scoring
+from model.attention.visibility import Visibility
 from model.context import Context
 from model.gradients import weigh
 from model.interfaces import AttentionOption
@@ -90,25 +92,10 @@ class Latent(AttentionOption):
         """The dimensions of a head that positions may turn."""
         return self.rotary_head_dim
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> "LatentCache":
-        """The cache of one layer before anything was read."""
-        return LatentCache(jnp.zeros((batch, length, self.kv_rank + self.rotary_head_dim), dtype))
-
-
-@struct.dataclass
-class LatentCache:
-    """A token's latent and the key that carries its position, side by side: (B, S, R + H'); layers may lie in front."""
-
-    latent: jax.Array
-
-    @property
-    def length(self) -> int:
-        """The slots of a row."""
-        return self.latent.shape[-2]
-
-    def placed(self, layout: Layout) -> "LatentCache":
-        """The cache of a stack of layers, laid over the mesh."""
-        return LatentCache(layout.constrain(self.latent, ("layer", "batch", "key_sequence", None)))
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
+        """The cache of one layer before anything was read: a token's latent and the key that carries its position."""
+        size = (1, self.kv_rank + self.rotary_head_dim)
+        return empty(batch, length, dtype, self.pattern.reach(), latent=size)
 
 
 class LatentAttention(nnx.Module):
@@ -142,9 +129,7 @@ class LatentAttention(nnx.Module):
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
         self.position_bias = position.bias_table(n, make)
 
-    def __call__(
-        self, x_BTD: jax.Array, context: Context, cache: LatentCache | None
-    ) -> tuple[jax.Array, LatentCache | None]:
+    def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, its latents are the ones attended to."""
         low_BTQ = x_BTD
         if self.query_down is not None and self.query_norm is not None:
@@ -154,26 +139,32 @@ class LatentAttention(nnx.Module):
         q_BTNH = context.tap("query", jnp.concatenate([q_BTNH, rotate(turned_BTNH, context.rotary)], -1))
         latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down, context.layout)))
         key_BT1H = rotate(project(x_BTD, self.rotary_key, context.layout)[:, :, None], context.rotary)
+        assert context.visibility is not None
+        seen = context.visibility
         if cache is None:
             k_BSNH, v_BSNH = self._written_out(latent_BTR, key_BT1H, context.layout)
         else:
-            cache = self._write(cache, latent_BTR, key_BT1H, context)
-            q_BTNH, k_BSNH, v_BSNH = self._absorbed(q_BTNH, cache)
+            new_BT1R = jnp.concatenate([latent_BTR[:, :, None], key_BT1H], axis=-1)
+            cache, view = cache.extend({"latent": new_BT1R}, context.index_BT, context.lengths_B)
+            seen = seen.over(view.keys)
+            q_BTNH = self._absorbed(q_BTNH)
+            k_BSNH = v_BSNH = view.arrays["latent"]
         q_BTNH = context.shard(q_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
-        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, context)
+        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, seen.within(self.option.pattern), context)
         if cache is not None:
-            y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH, self.value_up[...])
+            # The sum over latents and rotary keys side by side, as they lie in the cache: a part of it would be a copy.
+            y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
         y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), cache
 
-    def _attend(self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, context: Context) -> jax.Array:
-        """What queries take from values, (B, T, N, the width of the values)."""
-        assert context.visibility is not None
+    def _attend(
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
+    ) -> jax.Array:
+        """What queries take from the values that they see, (B, T, N, the width of the values)."""
         usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
         scoring = Scoring(usual if self.option.scale is None else self.option.scale, reductions=self.reductions)
         table = None if self.position_bias is None else self.position_bias[...]
         bias = self.position.bias(self.option.num_heads, table)
-        seen = context.visibility.within(self.option.pattern)
         context.offer("attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
         return kernels.attend(
             q_BTNH,
@@ -194,14 +185,8 @@ class LatentAttention(nnx.Module):
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
         return jnp.concatenate([k_BTNH, shared_BTNH], -1), project(latent_BTR, self.value_up, layout)
 
-    def _absorbed(self, q_BTNH: jax.Array, cache: LatentCache) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _absorbed(self, q_BTNH: jax.Array) -> jax.Array:
         """Queries for latents, which are the keys and the values of all heads."""
-        q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
+        q_BTNH, rotated_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
-        k_BS1R = cache.latent[:, :, None]
-        return jnp.concatenate([q_BTNR, turned_BTNH], -1), k_BS1R, k_BS1R[..., : self.option.kv_rank]
-
-    def _write(self, cache: LatentCache, latent_BTR: jax.Array, key_BT1H: jax.Array, context: Context) -> LatentCache:
-        rows_B1 = jnp.arange(context.index_BT.shape[0])[:, None]
-        new_BTR = jnp.concatenate([latent_BTR, key_BT1H[:, :, 0]], -1).astype(cache.latent.dtype)
-        return LatentCache(cache.latent.at[rows_B1, context.index_BT].set(new_BTR, mode="drop"))
+        return jnp.concatenate([q_BTNR, rotated_BTNH], -1)

@@ -45,7 +45,11 @@ class Scoring:
 
     def products(self, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
         """q k, (B, K, G, T, S), of queries that are scaled already."""
-        return jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=jnp.dtype(self.reductions))
+        sums_in = jnp.dtype(self.reductions)
+        if k_BKSH.shape[1] == 1:  # XLA on a CPU would turn the keys round first, for an axis of one
+            s_BGTS = jnp.einsum("BGTH,BSH->BGTS", q_BKGTH[:, 0], k_BKSH[:, 0], preferred_element_type=sums_in)
+            return s_BGTS[:, None]
+        return jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=sums_in)
 
     def finish(self, s_BKGTS: jax.Array, visibility: Visibility, bias: Bias | None) -> jax.Array:
         """Products of a block to scores: capped, biased, and the lowest number where a query may not see a key."""

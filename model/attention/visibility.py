@@ -114,6 +114,10 @@ class Visibility:
         """The pairs of these where an array (B or 1, T, S) is True too."""
         return dataclasses.replace(self, given=given_BTS if self.given is None else self.given & given_BTS)
 
+    def over(self, keys: Coordinates) -> "Visibility":
+        """The same for other keys, such as those of a cache."""
+        return dataclasses.replace(self, keys=keys)
+
     # ----------------------------------------------------------------------------------------- a kernel's questions
 
     @property

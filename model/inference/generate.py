@@ -1,14 +1,15 @@
-"""Continuing prompts: prefill in chunks, then one token a step for all rows, with a key/value cache.
+"""Continuing prompts: prefill in chunks, then one token a step for all rows, with a cache for every layer.
 
-Both programs have one shape whatever the prompts' lengths are, so each is compiled once: `prefill` takes chunks of a
-fixed number of tokens, padded on the right, and `decode` takes one token of every row at that row's own position. What
-padding writes into the cache lies past the row's last token: it is overwritten before it can be seen (see model/cache).
+The cache is as long as prompts and budgets need, rounded up to one of a few sizes, and both programs have one shape for
+each of these: `prefill` takes chunks of a fixed number of tokens, padded on the right, and computes no logits; `decode`
+takes one token of every row at that row's own position. Padding is never seen (model/attention/cache.py).
 """
 
+import collections
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -18,12 +19,15 @@ from flax import struct
 
 from model.config import ModelConfig
 from model.errors import UserError
+from model.inference import cpu
 from model.inference.sampling import Rules, Sampling, choose
 from model.layout import ONE_DEVICE, Layout
 from model.options import check
 from model.precision import for_inference
 from model.stack import LayerCaches, empty_caches
 from model.transformer import Params, logits, specs, stream
+
+SMALLEST_CACHE = 64  # slots
 
 # Told a row and its next token, as soon as that is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
@@ -79,7 +83,8 @@ def generate(
       draws: which sample of its prompt each row is; when not given, equal prompts count from 0.
       layout: how activations lie on devices. Pass an equal one again to reuse the compiled programs.
       row_multiple: rows are added to make a multiple of this; None for the ways that the layout splits a batch.
-      cache_length: slots of each row, the longest text; None for the model's context length.
+      cache_length: the slots of each row's cache, and the longest text; None for as many slots as these prompts and
+        their budgets need (`cache_slots`) and texts up to the model's context length.
       chunk: tokens of a row that one prefill step takes.
 
     Returns:
@@ -90,12 +95,14 @@ def generate(
         outside the vocabulary.
     """
     check(sampling, "sampling")
-    length = config.context_length if cache_length is None else min(cache_length, config.context_length)
-    _check_prompts(prompts, length, config.vocab_size)
+    longest = config.context_length if cache_length is None else min(cache_length, config.context_length)
+    _check_prompts(prompts, longest, config.vocab_size)
     if not prompts:
         return []
+    length = longest if cache_length is not None else cache_slots(config, prompts, sampling.max_tokens)
     if config.precision.compute != config.precision.parameters:
         params = _cast(config, params)  # once, not in every step
+    params = cpu.ready(params, layout)
     rules = sampling.rules()
     rows = [list(prompt) for prompt in prompts]
     rows += [[0]] * (-len(rows) % (row_multiple or layout.ways("batch")))
@@ -106,7 +113,7 @@ def generate(
         state = prefill(config, layout, params, state, tokens_BC, first)
 
     # The last token needs no slot, so a full context still yields one token.
-    budgets = [min(sampling.max_tokens, length - len(prompt) + 1) for prompt in prompts]
+    budgets = [min(sampling.max_tokens, longest - len(prompt) + 1) for prompt in prompts]
     texts: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
 
@@ -169,6 +176,7 @@ def prefill(
         positions_BT=positions_BC,
         cache=state.cache,
         lengths_B=state.position_B,
+        text_lengths_B=state.position_B + 1,
         layout=layout,
     )
     assert output.cache is not None
@@ -196,7 +204,7 @@ def decode(
 def _place(state: DecodeState, layout: Layout) -> DecodeState:
     """The state laid over the mesh, always alike: another layout would be another program."""
     return DecodeState(
-        cache={name: stack.placed(layout) for name, stack in state.cache.items()},
+        cache={layer: cache.placed(layout) for layer, cache in state.cache.items()},
         token_B=layout.constrain(state.token_B, ("batch",)),
         position_B=layout.constrain(state.position_B, ("batch",)),
         key_B=layout.constrain(state.key_B, ("batch",)),
@@ -221,7 +229,7 @@ def first_inputs(
     marks: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The arguments of `start` for rows of prompt ids; `marks` are no words that a text could repeat."""
-    draws = [rows[:i].count(row) for i, row in enumerate(rows)] if draws is None else draws
+    draws = repeats([tuple(row) for row in rows]) if draws is None else draws
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, draw in enumerate(draws):
         fold_B2[i] = zlib.crc32(np.asarray(rows[i], np.int32).tobytes()), draw
@@ -238,6 +246,35 @@ def first_inputs(
         "seed": np.uint32(seed),
         "seen_BV": seen_BV,
     }
+
+
+def repeats(items: Iterable[Hashable]) -> list[int]:
+    """How often each item was there before it."""
+    before: collections.Counter[Hashable] = collections.Counter()
+    counts = []
+    for item in items:
+        counts.append(before[item])
+        before[item] += 1
+    return counts
+
+
+def cache_slots(config: ModelConfig, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+    """The slots of a row of the cache: what prompts and budgets need, rounded up to one of a few sizes.
+
+    A text never outgrows its cache, since how long it may get is known before. Sizes are powers of two and those times
+    one and a half, from 64 on, so that lengths of all kinds share a few compiled programs; none is above the context.
+    """
+    needed = max(len(prompt) for prompt in prompts) + max_tokens - 1  # the last token needs no slot
+    size = SMALLEST_CACHE
+    while size < needed:
+        size = 3 * size // 2 if size & (size - 1) == 0 else 4 * size // 3
+    return min(size, config.context_length)
+
+
+def cache_bytes(config: ModelConfig, rows: int, slots: int) -> int:
+    """The size of a cache of `rows` rows of so many slots each; makes no array."""
+    cache = jax.eval_shape(lambda: empty_caches(config, rows, slots))
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
 
 def chunks(rows: Sequence[list[int]], size: int) -> list[tuple[np.ndarray, np.int32]]:

@@ -15,6 +15,11 @@ class PositionOption:
     added: ClassVar[bool] = False
     turns: ClassVar[bool] = False
 
+    @property
+    def reads_lengths(self) -> bool:
+        """Whether a token is placed by the length of its document too, which padding must then not be a part of."""
+        return False
+
     def problems_of_width(self, width: int) -> Iterator[str]:
         """Yields why these positions cannot be added to a residual stream of this width."""
         yield from ()

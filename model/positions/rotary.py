@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from model.positions.bias import InScores
-from model.positions.scaling import NTK, DynamicNTK, LongRoPE, Scaling, YaRN
+from model.positions.scaling import NTK, DynamicNTK, Lengths, LongRoPE, Scaling, YaRN, document_lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,11 @@ class Rotary(InScores):
     scaling: Scaling | None = None
 
     turns: ClassVar[bool] = True
+
+    @property
+    def reads_lengths(self) -> bool:
+        """See `PositionOption`."""
+        return isinstance(self.scaling, DynamicNTK | LongRoPE)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
@@ -94,7 +99,7 @@ def frequencies(theta: float, size: int) -> jax.Array:
 
 
 def rotary_table(
-    option: object, positions_BT: jax.Array, head_dim: int, ends_BT: jax.Array | None = None
+    option: object, positions_BT: jax.Array, head_dim: int, lengths: Lengths | None = None
 ) -> RotaryTable | None:
     """Returns cosines and sines for `rotate`; None when positions are not rotary.
 
@@ -102,17 +107,19 @@ def rotary_table(
       option: the option of positions.
       positions_BT: the positions of the tokens.
       head_dim: the number of dimensions of a head that positions may rotate.
-      ends_BT: positions whose largest value in each row is the end of its sequence, for scalings that depend on the
-        length of the sequence; by default `positions_BT`.
+      lengths: gives the length of each token's document, for scalings that depend on it; the last position of a row
+        when not given.
     """
     if not isinstance(option, Rotary):
         return None
     size, scaling = option.turned(head_dim), option.scaling
+    if lengths is None:
+        lengths = lambda: document_lengths(positions_BT, None, positions_BT.shape[1])  # noqa: E731
     angles_BTR = positions_BT[..., None].astype(jnp.float32)
     if scaling is None:
         angles_BTR *= frequencies(option.theta, size)
     else:
-        angles_BTR *= scaling.frequencies(option.theta, size, positions_BT if ends_BT is None else ends_BT)
+        angles_BTR *= scaling.frequencies(option.theta, size, lengths)
     cos_BT1R, sin_BT1R = jnp.cos(angles_BTR)[:, :, None, :], jnp.sin(angles_BTR)[:, :, None, :]
     if scaling is not None and scaling.amplitude != 1:
         cos_BT1R, sin_BT1R = scaling.amplitude * cos_BT1R, scaling.amplitude * sin_BT1R

@@ -3,26 +3,28 @@
 Below, f_i = theta^(-2i/R) is the unscaled angle per token of pair i, R is the number of rotated dimensions of a head,
 L is the sequence length of training (`original_length`) and s is the `factor` by which this length grows.
 
-Each class has `frequencies(theta, size, ends_BT)`, the scaled angles per token: (R/2,), or (B, 1, R/2) where they
-depend on the sequence. It also has `amplitude`, a factor on cosines and sines: the part of a score that comes from
-rotated dimensions grows by its square. Frequencies that do not depend on the sequence are computed on the host in
-float64.
+Each class has `frequencies(theta, size, lengths)`, the scaled angles per token: (R/2,), or (B, T or 1, R/2) where they
+depend on the length of a document. It also has `amplitude`, a factor on cosines and sines: the part of a score that
+comes from rotated dimensions grows by its square. Frequencies that do not depend on a length are computed on the host
+in float64.
 
-`DynamicNTK` and `LongRoPE` depend on the length of the sequence: the largest of `ends_BT` in a row plus 1, computed in
-the traced program. Each row has its own length, so that the other rows of the batch do not matter; if documents are
-packed into a row, it is the length of the longest. A prompt is rotated by its whole length, in however many chunks it
-is read. With a cache, keys keep the rotation that they had when they were read, while later queries are rotated by the
-length that the sequence has then: past `original_length`, decoding token by token is not the same function as one pass
-over the whole sequence.
+`DynamicNTK` and `LongRoPE` depend on the length of a token's document, which `lengths` counts in the traced program for
+the classes that ask. It counts the document's real tokens: the rest of the batch and of the row, and padding, do not
+matter. A prompt is rotated by its whole length, in however many chunks it is read. With a cache, keys keep the rotation
+that they had when they were read, while later queries are rotated by the length that the text has then: past
+`original_length`, decoding token by token is not the same function as one pass over the whole text.
 """
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+# Gives the length of each token's document, int32: (B or 1, T), or (B or 1, 1) where those of a row are alike.
+Lengths = Callable[[], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class LinearScaling:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor)
 
-    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
         """See the head of this file."""
         return _float32(unscaled(theta, size) / self.factor)
 
@@ -58,7 +60,7 @@ class NTK:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor)
 
-    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
         """See the head of this file."""
         return _float32(unscaled(theta * self.factor ** (size / (size - 2)), size))
 
@@ -78,17 +80,13 @@ class DynamicNTK:
         """Yields the fields whose values make no sense."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
 
-    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
         """See the head of this file."""
-        beyond_B11 = jnp.maximum(_length(ends_BT) - self.original_length, 0)
-        growth_B11 = 1 + beyond_B11.astype(jnp.float32) * (self.factor / self.original_length)
+        beyond_BT1 = jnp.maximum(lengths()[..., None] - self.original_length, 0)
+        growth_BT1 = 1 + beyond_BT1.astype(jnp.float32) * (self.factor / self.original_length)
         # (theta g^(R/(R-2)))^(-2i/R), written as theta^(-2i/R) times a power of g, is exact where g is 1.
         power = _float32(-np.arange(0, size, 2) / (size - 2))
-        return _float32(unscaled(theta, size)) * growth_B11**power
-
-    def depends_on_row(self, length: int) -> bool:
-        """Whether the other documents of a row of `length` tokens matter to what becomes of one."""
-        return length > self.original_length
+        return _float32(unscaled(theta, size)) * growth_BT1**power
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,7 +147,7 @@ class YaRN:
     def _grown(self, mscale: float) -> float:
         return 0.1 * mscale * math.log(self.factor) + 1
 
-    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
         """See the head of this file."""
 
         def pair(turns: float) -> float:
@@ -194,7 +192,7 @@ class Llama3Scaling:
             low, high = self.low_frequency_factor, self.high_frequency_factor
             yield "high_frequency_factor", f"must be at least low_frequency_factor={low}, got {high}"
 
-    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
         """See the head of this file."""
         plain, low, high = unscaled(theta, size), self.low_frequency_factor, self.high_frequency_factor
         turns = self.original_length * plain / (2 * math.pi)
@@ -243,15 +241,11 @@ class LongRoPE:
         assert self.factor is not None
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
 
-    def frequencies(self, theta: float, size: int, ends_BT: jax.Array) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
         """See the head of this file."""
         plain = unscaled(theta, size)
         short, long = _float32(plain / self.short_factors), _float32(plain / self.long_factors)
-        return jnp.where(_length(ends_BT) > self.original_length, long, short)
-
-    def depends_on_row(self, length: int) -> bool:
-        """Whether the other documents of a row of `length` tokens matter to what becomes of one."""
-        return length > self.original_length
+        return jnp.where(lengths()[..., None] > self.original_length, long, short)
 
 
 Scaling = LinearScaling | NTK | DynamicNTK | YaRN | Llama3Scaling | LongRoPE
@@ -266,9 +260,23 @@ def _float32(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def _length(ends_BT: jax.Array) -> jax.Array:
-    """Returns the number of tokens of each row's longest document so far, (B, 1, 1)."""
-    return jnp.max(ends_BT, axis=-1)[:, None, None] + 1
+def document_lengths(positions_BT: jax.Array | None, document_BT: jax.Array | None, count: int) -> jax.Array:
+    """The tokens of each token's document, by the position of its last one, as `Lengths` gives them.
+
+    Args:
+      positions_BT: of the tokens; None where they are counted from the first of a document.
+      document_BT: the document of each token, whose tokens lie side by side; None where a row is one.
+      count: T.
+    """
+    if document_BT is None:
+        return jnp.full((1, 1), count) if positions_BT is None else jnp.max(positions_BT, axis=1, keepdims=True) + 1
+    place_T = jnp.arange(count, dtype=jnp.int32)
+    border_BT = document_BT[:, 1:] != document_BT[:, :-1]
+    is_last_BT, is_first_BT = (jnp.pad(border_BT, ((0, 0), at), constant_values=True) for at in ((0, 1), (1, 0)))
+    last_BT = jax.lax.cummin(jnp.where(is_last_BT, place_T, count), axis=1, reverse=True)
+    if positions_BT is None:
+        return last_BT + 1 - jax.lax.cummax(jnp.where(is_first_BT, place_T, 0), axis=1)
+    return jnp.take_along_axis(jnp.broadcast_to(positions_BT, document_BT.shape), last_BT, axis=1) + 1
 
 
 def _at_least_one(**fields: float) -> Iterator[tuple[str, str]]:

@@ -51,21 +51,16 @@ class Recurrent(MixerOption):
 
 @struct.dataclass
 class State:
-    """The state that a layer carries from token to token: arrays (B, N, ...) by name, perhaps with a layer axis first.
+    """The state that one layer carries from token to token: arrays (B, N, ...) by name.
 
     It is float32 whatever the dtype of activations, because it is a sum over all tokens so far.
     """
 
     arrays: dict[str, jax.Array]
 
-    @property
-    def length(self) -> int:
-        """The number of slots of a row: 0, however many tokens were read."""
-        return 0
-
     def placed(self, layout: Layout) -> "State":
-        """Returns the state of a stack of layers, laid out over the mesh."""
-        place = lambda x: layout.constrain(x, ("layer", "batch", "heads", *[None] * (x.ndim - 3)))  # noqa: E731
+        """Returns the state, laid out over the mesh."""
+        place = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
         return State({name: place(x) for name, x in self.arrays.items()})
 
 

@@ -72,7 +72,7 @@ def test_a_single_text_goes_to_standard_output_alone(answers):
     assert live.status == 0
     assert live.out == f"the cat{sample['text']}\n"
     assert f"{sample['tokens']} tokens" in live.err
-    assert "tokens/s" in live.err
+    assert "tokens/s; cache 0.1 MB" in live.err
 
 
 def test_json_says_what_was_asked_and_how_it_ended(answers):

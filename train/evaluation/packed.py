@@ -36,8 +36,7 @@ Row = list[Stretch]
 def isolates(model: ModelConfig, length: int) -> bool:
     """Whether a model makes the same of a document whatever else is in its row of `length` tokens.
 
-    Experts with a fixed number of slots for a row do not, nor do positions that are scaled by the longest document of a
-    row: their options say so by `depends_on_row`.
+    Experts with a fixed number of slots for a row do not: their options say so by `depends_on_row`.
     """
     return not any(option.depends_on_row(length) for option in _options(model) if hasattr(option, "depends_on_row"))
 

@@ -127,8 +127,8 @@ def score(
     for number, group in enumerate(groups):
         if number == 0 and batch_size is None:  # all there is, perhaps: then the others would be padding
             size = min(size, ways * _power_of_two(-(-len(group) // ways)))
-        # A document alone in its row needs no isolation, unless positions are scaled by the length, padding included.
-        isolated = not packed or any(len(row) > 1 for row in group)
+        # A document alone in its row needs no isolation, unless the model reads its length, which excludes padding.
+        isolated = model.reads_lengths or any(len(row) > 1 for row in group)
         batch = {name: x[feed.local_rows(places, size)] for name, x in batch_of(group, size, length).items()}
         result = score_batch(params, feed.place(batch, places, size, isolated))
         if waiting is not None:  # read a batch late, so that the host prepares while the device computes

@@ -62,7 +62,8 @@ class SplitEvaluation:
         limit = limit or Limit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
-        self._isolated = not experiment.data.cross_document_attention
+        # Documents that see each other are one segment, and padding another.
+        self._isolated = not experiment.data.cross_document_attention or experiment.model.reads_lengths
         self._batches = EvaluationBatches(
             dataset,
             experiment.data,

@@ -1,13 +1,12 @@
 """From text to text: prompts as ids, the model's continuations as text that can be shown as it comes, stop strings."""
 
-import collections
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.inference.generate import generate
+from model.inference.generate import cache_bytes, cache_slots, generate, repeats
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
@@ -70,14 +69,8 @@ def continue_texts(
     if "" in stops:
         raise UserError("a stop string is empty; expected at least one character")
     rows = check_prompts(model, tokenizer, prompts)
-    before: collections.Counter[str] = collections.Counter()
-    draws = []  # how often each prompt was there before
-    for prompt in prompts:
-        draws.append(before[prompt])
-        before[prompt] += 1
-    # The last batch is filled up to the size of the others, so that it needs no program of its own.
-    ways = layout.ways("batch")
-    padded = -(-min(batch_size, len(rows)) // ways) * ways if rows else 1
+    draws = repeats(prompts)
+    padded = _rows_at_a_time(len(rows), batch_size, layout)
     results = [] if results is None else results
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
@@ -100,6 +93,21 @@ def continue_texts(
             raise
         results += batch.finish(written, tokenizer.end_of_document, sampling.max_tokens)
     return results
+
+
+def largest_cache(
+    model: ModelConfig, rows: Sequence[Sequence[int]], max_tokens: int, batch_size: int, layout: Layout = ONE_DEVICE
+) -> int:
+    """The bytes of the largest cache that `continue_texts` makes for prompts of these ids."""
+    size = _rows_at_a_time(len(rows), batch_size, layout)
+    slots = [cache_slots(model, rows[first : first + size], max_tokens) for first in range(0, len(rows), size)]
+    return cache_bytes(model, size, max(slots))
+
+
+def _rows_at_a_time(count: int, batch_size: int, layout: Layout) -> int:
+    """The rows of every batch: the last one is filled up, so that it needs no program of its own."""
+    ways = layout.ways("batch")
+    return -(-min(batch_size, count) // ways) * ways if count else 1
 
 
 class _Batch:

@@ -1,5 +1,3 @@
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +8,7 @@ from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
 from model.attention.patterns import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.attention.value_residual import ValueResidual
+from model.attention.visibility import Coordinates, causal
 from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
@@ -26,34 +25,72 @@ from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
-from model.recurrent.memory import State
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Multipliers, Parallel, PostNorm, Reordered, Sandwich
 from model.stack import empty_caches
 from model.vocabulary.embedding import Untied
 
 
-def test_empty():
-    cache = kv_cache.empty(2, 5, 4, 6, "bfloat16")
-    assert cache.k.shape == cache.v.shape == (2, 5, 4, 6)
-    assert cache.k.dtype == cache.v.dtype == jnp.bfloat16
-    assert not cache.k.any()
-    assert not cache.v.any()
+def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
+    for reach, layout, slots in ((None, kv_cache.Contiguous, 5), (5, kv_cache.Contiguous, 5), (3, kv_cache.Ring, 3)):
+        cache = kv_cache.empty(2, 5, "bfloat16", reach, k=(4, 6), v=(4, 7))
+        assert type(cache) is layout
+        assert {name: x.shape for name, x in cache.arrays.items()} == {"k": (2, 4, slots, 6), "v": (2, 4, slots, 7)}
+        assert cache.length == slots
+        assert all(x.dtype == jnp.bfloat16 and not x.any() for x in cache.arrays.values())
 
 
-def test_write_puts_each_row_at_its_own_slots_and_drops_what_lies_past_the_end():
-    layer = kv_cache.Cache(k=jnp.full((2, 4, 1, 1), -1.0), v=jnp.full((2, 4, 1, 1), -2.0))
-    k = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])[..., None, None]
-    written = kv_cache.write(layer, k, 10 * k, np.array([[0, 1], [3, 4]]))
-    np.testing.assert_array_equal(written.k[..., 0, 0], [[1, 2, -1, -1], [-1, -1, -1, 3]])
-    np.testing.assert_array_equal(written.v[..., 0, 0], [[10, 20, -2, -2], [-2, -2, -2, 30]])
+def extended(cache, values, positions, lengths=None):
+    """The cache with tokens whose key is a number, and what each query sees: positions and numbers of keys."""
+    values = jnp.asarray(values, jnp.float32)[:, :, None, None]
+    positions = jnp.asarray(positions, jnp.int32)
+    cache, view = cache.extend({"k": values}, positions, None if lengths is None else jnp.asarray(lengths))
+    mask = np.asarray(causal(Coordinates(positions.shape[1], index=positions)).over(view.keys).mask())
+    places = np.broadcast_to(view.keys.indices(), (len(mask), view.keys.count))
+    keys = np.asarray(view.arrays["k"])[:, :, 0, 0]
+    seen = [
+        [dict(zip(places[b][m].tolist(), keys[b][m].tolist(), strict=True)) for m in rows]
+        for b, rows in enumerate(mask)
+    ]
+    return cache, seen
 
 
-def test_write_keeps_the_dtype_of_the_cache():
-    layer = kv_cache.Cache(k=jnp.zeros((1, 2, 1, 1), jnp.bfloat16), v=jnp.zeros((1, 2, 1, 1), jnp.bfloat16))
-    assert (
-        kv_cache.write(layer, jnp.ones((1, 1, 1, 1)), jnp.ones((1, 1, 1, 1)), np.array([[1]])).k.dtype == jnp.bfloat16
-    )
+def test_a_contiguous_cache_puts_each_row_at_its_own_slots_and_drops_what_lies_past_the_end():
+    cache, seen = extended(kv_cache.empty(2, 4, "float32", None, k=(1, 1)), [[1, 2], [3, 4]], [[0, 1], [3, 4]])
+    np.testing.assert_array_equal(cache.arrays["k"][:, 0, :, 0], [[1, 2, 0, 0], [0, 0, 0, 3]])
+    assert seen[0] == [{0: 1}, {0: 1, 1: 2}]
+    assert seen[1][0] == {0: 0, 1: 0, 2: 0, 3: 3}
+
+
+def test_a_ring_holds_the_last_tokens_of_each_row_whatever_comes_with_them():
+    """Against a dict: chunks of all sizes, some longer than the ring, rows of two lengths, padding after them."""
+    for sizes in ([1] * 20, [4, 4, 4, 4, 4], [7, 1, 1, 9, 2], [20], [2, 3, 15], [3, 1, 1, 1, 14]):
+        cache, lengths, begin = kv_cache.empty(2, 99, "float32", 3, k=(1, 1)), [20, 9], 0
+        for size in sizes:
+            positions = np.broadcast_to(np.arange(begin, begin + size), (2, size))
+            real = positions < np.array(lengths)[:, None]
+            cache, seen = extended(cache, np.where(real, positions + 100, -1), positions, lengths)
+            for row, at in zip(*np.nonzero(real), strict=True):
+                position = begin + at
+                # Keys out of the window may be there or not: the pattern hides them.
+                near = {p: value for p, value in seen[row][at].items() if p > position - 3}
+                assert near == {p: p + 100 for p in range(max(0, position - 2), position + 1)}
+            begin += size
+        for row, length in enumerate(lengths):
+            held = {p % 3: p + 100 for p in range(length - 3, length)}
+            np.testing.assert_array_equal(cache.arrays["k"][row, 0, :, 0], [held[slot] for slot in range(3)])
+
+
+def test_a_cache_keeps_its_dtype():
+    for reach in (None, 2):
+        cache, _ = extended(kv_cache.empty(1, 4, "bfloat16", reach, k=(1, 1)), [[1.0]], [[0]])
+        assert cache.arrays["k"].dtype == jnp.bfloat16
+
+
+def test_a_cache_is_laid_over_the_mesh(recording):
+    for heads, width in (("kv_heads", "head_dim"), (None, None)):
+        kv_cache.empty(2, 5, "float32", None, heads, k=(4, 6)).placed(recording)
+        assert recording.placed[-1] == (("batch", heads, "key_sequence", width), (2, 4, 5, 6))
 
 
 CONFIGS = {
@@ -197,6 +234,35 @@ CONFIGS = {
         "attention": LSTM(num_heads=2, head_dim=5),
         "exceptions": (Except(layers="1", attention=GRU()),),
     },
+    "rings": {
+        "num_layers": 6,
+        "attention": GroupedQuery(
+            num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=3), sinks=True, qk_norm=QKNorm(), logit_softcap=3.0
+        ),
+        "exceptions": (
+            Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=4)), position=ALiBi()),
+            Except(
+                layers="2",
+                attention=Latent(
+                    num_heads=3,
+                    kv_rank=5,
+                    head_dim=4,
+                    rotary_head_dim=2,
+                    value_head_dim=6,
+                    pattern=SlidingWindow(size=2),
+                ),
+            ),
+            Except(layers="3", position=RelativeBias(buckets=6, distance=9)),
+            Except(layers="4", attention=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2, first=0, last=2))),
+            Except(layers="5", attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3, first=1))),
+        ),
+    },
+    "rings and what is handed on": {
+        "residual": HyperConnections(streams=2),
+        "attention": GroupedQuery(
+            num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True), pattern=SlidingWindow(size=4)
+        ),
+    },
     "sparse": {
         "num_layers": 3,
         "attention": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),
@@ -222,31 +288,54 @@ def decode(run, config, params, tokens, steps, slots=14):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_cached_equals_full(small, drawn, run, tokens, name):
-    """Token by token from nothing, a chunk of several, token by token to the end."""
+    """Token by token from nothing, a chunk of several, token by token to the end; and in chunks of two sizes."""
     config = small(**CONFIGS[name])
     params = drawn(config)
     full = run(config, params, tokens)[0]
     cached, cache = decode(run, config, params, tokens, [1, 5, *[1] * 6])
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
-    arrays = [jax.tree.leaves(stack) for stack in cache.values()]
-    assert sum(len(first) for first, *_ in arrays) == sum(layer.attention is not None for layer in config.layers)
-    slots = [jax.tree.leaves(stack) for stack in cache.values() if not isinstance(stack, State)]
-    for stored in itertools.chain.from_iterable(slots):
-        assert np.abs(stored[:, :, 11]).min() > 0
-        assert not stored[:, :, 12:].any()
+    np.testing.assert_allclose(decode(run, config, params, tokens, [5, 5, 1, 1])[0], full, rtol=1e-4, atol=2e-5)
+    assert list(cache) == [str(n) for n, layer in enumerate(config.layers) if layer.attention is not None]
+    for stored in cache.values():
+        for array in stored.arrays.values() if isinstance(stored, kv_cache.Contiguous) else ():
+            assert array.shape[2] == 14
+            assert np.abs(array[:, :, 11]).min() > 0
+            assert not array[:, :, 12:].any()
 
 
-@pytest.mark.parametrize("name", ["rotary", "learned"])
-def test_rows_of_different_lengths(small, drawn, run, tokens, name):
-    """Prefilled together, padded on the right; then each row goes on from its own length."""
+def test_which_layers_have_rings(small):
+    """Those whose pattern has a bound, and no more slots than that; sinks of a pattern are keys without a bound."""
+    slots = [cache.length for cache in empty_caches(small(**CONFIGS["rings"]), 2, 14).values()]
+    assert slots == [3, 4, 2, 3, 4, 14]
+    assert [cache.length for cache in empty_caches(small(**CONFIGS["rings"]), 2, 3).values()] == [3, 3, 2, 3, 3, 3]
+
+
+ROWS = (
+    "rotary",
+    "learned",
+    "local and global",
+    "latent",
+    "linear biases",
+    "rings",
+    "rings and what is handed on",
+    "recurrent and attention",
+)
+
+
+@pytest.mark.parametrize("size", [7, 4, 1])
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_different_lengths(small, drawn, run, tokens, name, size):
+    """Prefilled together in chunks, padded on the right; then each row goes on from its own length."""
     config = small(**CONFIGS[name])
     params = drawn(config)
     full = np.asarray(run(config, params, tokens)[0])
-    lengths = np.array([3, 7])
-    padded = np.where(np.arange(7) < lengths[:, None], tokens[:, :7], 16).astype(np.int32)
-    logits, cache = decode(run, config, params, padded, [7])
-    for row, length in enumerate(lengths):
-        np.testing.assert_allclose(logits[row, :length], full[row, :length], rtol=1e-4, atol=2e-5)
+    lengths, cache = np.array([2, 7]), empty_caches(config, 2, 14)
+    for begin in range(0, 7, size):
+        positions = np.broadcast_to(np.arange(begin, begin + size, dtype=np.int32), (2, size))
+        real = positions < lengths[:, None]
+        some = np.where(real, tokens[:, begin : begin + size], 16).astype(np.int32)
+        logits, cache, _ = run(config, params, some, positions_BT=positions, cache=cache, lengths_B=lengths)
+        np.testing.assert_allclose(logits[real], full[:, begin : begin + size][real], rtol=1e-4, atol=2e-5)
     for step in range(5):
         at = lengths + step
         positions = at[:, None].astype(np.int32)
@@ -285,4 +374,4 @@ def test_keys_stay_as_they_were_turned_when_they_were_read(small, drawn, run, to
     single, cache = decode(run, config, params, tokens, [1] * 12)
     assert np.abs(single - full)[:, 5:].max() > 1e-2
     one_by_one = [run(config, params, tokens[:, : t + 1], taps=["key"])[2]["key"][0, :, t] for t in range(12)]
-    np.testing.assert_allclose(cache["0"].k[0, :, :12], np.stack(one_by_one, axis=1), rtol=1e-4, atol=2e-5)
+    np.testing.assert_allclose(cache["0"].arrays["k"][:, :, :12], np.stack(one_by_one, axis=2), rtol=1e-4, atol=2e-5)

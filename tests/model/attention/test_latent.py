@@ -107,8 +107,8 @@ def test_the_absorbed_form_is_the_written_out_one(option, steps):
         parts.append(y)
         begin += size
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), expected, rtol=1e-5, atol=1e-5)
-    assert cache.latent.shape == (2, 9, option.kv_rank + option.rotary_head_dim)
-    assert not np.any(cache.latent[:, 5:])
+    assert cache.arrays["latent"].shape == (2, 1, 9, option.kv_rank + option.rotary_head_dim)
+    assert not np.any(cache.arrays["latent"][:, :, 5:])
 
 
 def test_shapes_and_axes():

@@ -1,6 +1,7 @@
 """Decoding with the cache equals the whole forward pass; one program each; rows do not hang on one another."""
 
 import dataclasses
+import itertools
 import logging
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 
 import model.inference.generate as module
 from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.attention.latent import Latent
+from model.attention.patterns import Chunked, SlidingWindow
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
-from model.inference.generate import generate
+from model.inference.generate import cache_slots, first_inputs, generate, repeats
 from model.inference.sampling import Sampling
 from model.layers import Except
 from model.parameters import Normal
@@ -175,6 +178,21 @@ def test_prefill_and_decode_are_compiled_once_for_all_lengths(monkeypatch, caplo
         assert sum(f"jit({name})" in message for message in compiled) == 1, compiled
 
 
+def test_few_programs_for_texts_of_all_lengths(caplog):
+    """Prompts of a hundred lengths and many budgets, whose caches have few sizes."""
+    config = dataclasses.replace(CONFIG, context_length=2000, num_layers=1)
+    params = draw(config)
+    lengths, budgets = [*range(1, 150, 29), 200, 333, 500, 700, 1500, 1999], (1, 2)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for length, budget in itertools.product(lengths, budgets):
+            generate(config, params, prompts_of(length), Sampling(temperature=0, max_tokens=budget), chunk=256)
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(")]
+    slots = {cache_slots(config, prompts_of(length), budget) for length in lengths for budget in budgets}
+    assert slots == {64, 96, 128, 192, 256, 384, 512, 768, 1536, 2000}
+    for name in ("start", "prefill", "decode"):
+        assert sum(f"jit({name})" in message for message in compiled) <= len(slots), name
+
+
 ACTIVATIONS = {
     "heads": ActivationAxes(),
     "the stream's positions": ActivationAxes(sequence=("tensor",)),
@@ -200,6 +218,40 @@ def test_a_mesh_gives_the_same_texts_and_compiles_once(split, params, caplog):
         assert sum(f"jit({name})" in message for message in compiled) == 1, compiled
 
 
+MIXED = dataclasses.replace(
+    CONFIG,
+    num_layers=4,
+    attention=GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=5), sinks=True),
+    exceptions=(
+        Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=8))),
+        Except(layers="2", attention=Latent(num_heads=4, kv_rank=8, head_dim=4, rotary_head_dim=2, value_head_dim=4)),
+        Except(layers="3", attention=GatedDelta(num_heads=2, chunk=3)),
+    ),
+)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 24])
+def test_rings_latents_and_states_decode(chunk):
+    """Windows shorter than the prompts, chunks longer and shorter than windows, rings that go round several times."""
+    params = draw(MIXED)
+    prompts = prompts_of(1, 2, 6, 13, 20)
+    assert_greedy(MIXED, params, prompts, generate(MIXED, params, prompts, GREEDY, chunk=chunk))
+
+
+@pytest.mark.parametrize("split", ACTIVATIONS)
+def test_caches_of_all_kinds_on_a_mesh(split):
+    params = draw(MIXED)
+    mesh = make_mesh(Mesh(data=2, fsdp=2, tensor=2))
+    table = Sharding(parameters=ParameterAxes(vocab=()), activations=ACTIVATIONS[split])
+    from model.transformer import abstract_params, logical_axes
+
+    placed = param_shardings(mesh, table, logical_axes(MIXED), abstract_params(MIXED))
+    options = {"layout": layout_of(mesh, table), "chunk": 6}
+    prompts = prompts_of(1, 8, 20)
+    texts = generate(MIXED, jax.device_put(params, placed), prompts, GREEDY, **options)
+    assert texts == generate(MIXED, params, prompts, GREEDY)
+
+
 # ----------------------------------------------------------------------------------------------------- independence
 
 
@@ -218,6 +270,25 @@ def test_equal_prompts_are_sampled_differently_and_draws_name_the_samples(params
     first = generate(CONFIG, params, [a, a, b, a], sampling)
     assert len({tuple(first[i]) for i in (0, 1, 3)}) == 3
     assert generate(CONFIG, params, [a, b, b, b], sampling, draws=[2, 0, 1, 2])[0] == first[3]
+
+
+def test_equal_prompts_are_counted_in_one_pass():
+    """A few comparisons for each of the items, where counting anew for each would take half their square."""
+    compared = 0
+
+    class Counted(str):
+        __hash__ = str.__hash__
+
+        def __eq__(self, other):
+            nonlocal compared
+            compared += 1
+            return str.__eq__(self, other)
+
+    items = [Counted(n % 10) for n in range(1000)]
+    assert repeats(items) == [n // 10 for n in range(1000)]
+    assert compared <= 4 * len(items)
+    inputs = first_inputs([[1, 2], [3], [1, 2], [1, 2]], None, GREEDY.rules(), 0, CONFIG.vocab_size)
+    np.testing.assert_array_equal(inputs["fold_B2"][:, 1], [0, 0, 1, 2])
 
 
 def test_the_same_seed_gives_the_same_texts(params):

@@ -3,17 +3,26 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
+from model.positions.scaling import (
+    NTK,
+    DynamicNTK,
+    LinearScaling,
+    Llama3Scaling,
+    LongRoPE,
+    YaRN,
+    document_lengths,
+)
 
 SHAPES = [(10_000.0, 8), (10_000.0, 64), (500_000.0, 128), (150_000.0, 96)]
 
 
 def scaled(option, theta, size, length=3):
     """Returns the angles per token for one row of `length` tokens, (R/2,)."""
-    got = np.asarray(option.frequencies(theta, size, np.arange(length)[None]))
+    got = np.asarray(option.frequencies(theta, size, lambda: jnp.array([[length]])))
     assert got.dtype == np.float32
     return got.reshape(size // 2)
 
@@ -48,10 +57,9 @@ def test_dynamic_ntk(theta, size, length):
 
 def test_the_length_is_known_only_when_the_program_runs():
     option = DynamicNTK(factor=4.0, original_length=64)
-    run = jax.jit(lambda positions: option.frequencies(1e4, 8, positions))
+    run = jax.jit(lambda lengths: option.frequencies(1e4, 8, lambda: lengths))
     for length in (10, 65, 200):
-        positions = np.full((1, 5), length - 1)
-        np.testing.assert_allclose(run(positions)[0, 0], scaled(option, 1e4, 8, length), rtol=1e-6)
+        np.testing.assert_allclose(run(np.array([[length]]))[0, 0], scaled(option, 1e4, 8, length), rtol=1e-6)
     assert run._cache_size() == 1
 
 
@@ -200,3 +208,15 @@ RECORDED = [
 def test_recorded(theta, option, length, frequencies, amplitude):
     np.testing.assert_allclose(scaled(option, theta, 16, length), frequencies, rtol=1e-6)
     assert option.amplitude == pytest.approx(amplitude, rel=1e-12)
+
+
+def test_the_length_of_every_tokens_document():
+    documents = jnp.array([[1, 1, 1, 2, 2, 0], [5, 4, 4, 4, 4, 4]])
+    counted = [[3, 3, 3, 2, 2, 1], [1, 5, 5, 5, 5, 5]]
+    np.testing.assert_array_equal(document_lengths(None, documents, 6), counted)
+    begin_again = jnp.array([[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]])
+    np.testing.assert_array_equal(document_lengths(begin_again, documents, 6), counted)
+    cut = jnp.array([[7, 8, 9, 0, 1, 0], [3, 0, 1, 2, 3, 4]])  # the first of each row go on from earlier rows
+    np.testing.assert_array_equal(document_lengths(cut, documents, 6), [[10, 10, 10, 2, 2, 1], [4, 5, 5, 5, 5, 5]])
+    np.testing.assert_array_equal(document_lengths(None, None, 6), [[6]])
+    np.testing.assert_array_equal(document_lengths(begin_again, None, 6), [[3], [5]])

@@ -1,5 +1,6 @@
 """The sliding window against scoring every token by itself, and a uniform model by hand."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,6 +13,8 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
 from model.parameters import Normal
+from model.positions.rotary import Rotary
+from model.positions.scaling import DynamicNTK, LongRoPE
 from model.transformer import forward, init
 from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
@@ -218,6 +221,28 @@ def test_each_device_has_as_many_rows_as_one_alone(params, monkeypatch, mesh, ex
     del seen[:]
     run(params, documents, window=4, stride=2)
     assert seen[0] == 64
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        DynamicNTK(factor=4.0, original_length=3),
+        LongRoPE(short_factors=(1.0,) * 4, long_factors=(2.0, 3.0, 5.0, 9.0), original_length=3, factor=4.0),
+    ],
+    ids=lambda scaling: type(scaling).__name__,
+)
+def test_a_short_document_is_scored_by_its_own_length(params, scaling):
+    """On both sides of the original length, in windows of eight: as alone, in a sequence that ends with it."""
+    model = dataclasses.replace(CONFIG, position=Rotary(theta=9.0, scaling=scaling))
+    documents = documents_of(2, 5, 7, 8)
+    tally = run(params, documents, model=model)
+    for document, entry in zip(documents, tally.entries, strict=True):
+        inputs = jnp.asarray([[END, *document.ids[:-1]]])
+        log_p = jax.nn.log_softmax(forward(model, params, inputs).logits_BTV[0])
+        alone = -sum(float(log_p[place, token]) for place, token in enumerate(document.ids))
+        assert entry.nll == pytest.approx(alone, rel=1e-5)
+    padded = [entry.nll for entry in run(params, documents[:1], model=CONFIG).entries]
+    assert abs(padded[0] - tally.entries[0].nll) > 1e-3  # positions are live
 
 
 # ------------------------------------------------------------------------------------------------------- the numbers

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import pytest
 
 from model.errors import UserError
+from model.parameters import Normal
+from model.positions.rotary import Rotary
+from model.positions.scaling import DynamicNTK
 from train.data.config import Bytes, Characters, SeparateText, Tail
 from train.data.prepare.prepare import prepare
 from train.data.shards.dataset import open_dataset
@@ -32,9 +35,9 @@ def pairs(tmp_path_factory):
 
 def opened(tiny_experiment, tokenizer, size, path, into, **changes):
     """The experiment on a text, its validation, and its first state."""
-    changes = {"data__validation": SeparateText(path=str(path)), "samples__prompts": ()} | changes
+    usual = {"data__validation": SeparateText(path=str(path)), "samples__prompts": (), "data__sequence_length": 12}
     experiment = tiny_experiment(
-        data__path=str(path), data__tokenizer=tokenizer, model__vocab_size=size, data__sequence_length=12, **changes
+        data__path=str(path), data__tokenizer=tokenizer, model__vocab_size=size, **usual | changes
     )
     dataset = open_dataset(prepare(experiment.data, into / "data"))
     mesh = make_mesh(Mesh(), jax.devices()[:1])
@@ -80,6 +83,27 @@ def test_it_agrees_with_the_evaluation_of_the_same_documents(pairs, tiny_experim
     values = {name: estimate.value for name, estimate in evaluate(run).measures.items()}
     assert measured == pytest.approx({name: values[name] for name in measured}, rel=1e-6)
     assert measured["bits_per_byte"] == pytest.approx(measured["loss"] / math.log(2))
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_length_that_positions_are_scaled_by_is_without_padding(joined, tiny_experiment, tmp_path):
+    """A split of one document with its end, in a row that it fills and in a longer one."""
+    (text := tmp_path / "text.txt").write_text("abcdabc")
+    found = []
+    for length in (8, 12):
+        experiment, dataset, mesh, state = opened(
+            tiny_experiment,
+            Characters(end_of_document=True),
+            5,
+            text,
+            tmp_path / str(length),
+            data__sequence_length=length,
+            data__cross_document_attention=joined,
+            model__position=Rotary(theta=9.0, scaling=DynamicNTK(factor=4.0, original_length=3)),
+            model__initialization=Normal(std=0.5),
+        )
+        found.append(SplitEvaluation(experiment, dataset, mesh)(state)["loss"])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
 def test_the_ends_of_documents_count_for_the_loss_and_have_no_bytes(pairs, tiny_experiment, tmp_path):

@@ -1,0 +1,78 @@
+"""Where the tokens of a pass stand: in their rows, in their documents, and what follows for the layers of each kind."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from model.attention.visibility import Coordinates, Visibility, causal, documents
+from model.config import ModelConfig
+from model.context import Surroundings
+from model.interfaces import AttentionOption
+from model.layers import Layer
+from model.positions.absolute import Position
+from model.positions.rotary import RotaryTable, rotary_table
+from model.positions.scaling import document_lengths
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The arguments of `model.transformer.stream` that say where tokens stand.
+
+    Attributes:
+      shape: (B, T).
+      positions_BT, segment_ids_BT, lengths_B, text_lengths_B: as they were given.
+      cached: whether the tokens go on from a cache.
+    """
+
+    shape: tuple[int, int]
+    positions_BT: jax.Array | None
+    segment_ids_BT: jax.Array | None
+    lengths_B: jax.Array | None
+    text_lengths_B: jax.Array | None
+    cached: bool
+
+    def indices(self) -> jax.Array:
+        """The place of each token in its row, or, with a cache, in all that was read of it."""
+        index_BT = jnp.arange(self.shape[1], dtype=jnp.int32)[None]
+        if not self.cached:
+            return index_BT
+        return jnp.broadcast_to(index_BT if self.positions_BT is None else self.positions_BT, self.shape)
+
+    def positions(self) -> jax.Array:
+        """The position of each token."""
+        return jnp.broadcast_to(self.indices(), self.shape) if self.positions_BT is None else self.positions_BT
+
+    def visibility(self) -> Visibility:
+        """What each query sees of the tokens themselves; a cache answers for those before."""
+        if self.cached:
+            return causal(Coordinates(self.shape[1], index=self.indices()))
+        # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
+        # earlier in the row.
+        in_order = self.positions_BT is None or self.segment_ids_BT is not None
+        tokens = Coordinates(self.shape[1], position=self.positions_BT, document=self.segment_ids_BT)
+        return causal(tokens, in_order=in_order)
+
+    def of_layers(self, config: ModelConfig) -> dict[Layer, Surroundings]:
+        """What the layers of each kind are given."""
+
+        @functools.cache
+        def rotary(position: Position, head_dim: int) -> RotaryTable | None:
+            return rotary_table(position, self.positions(), head_dim, self._lengths)
+
+        given = {}
+        for layer in config.layers:
+            if isinstance(layer.attention, AttentionOption):
+                given[layer] = Surroundings(rotary=rotary(layer.position, layer.attention.rotary_width(config.width)))
+                continue
+            real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
+            given[layer] = Surroundings(document_BT=documents(self.segment_ids_BT), real_BT=real_BT)
+        return given
+
+    def _lengths(self) -> jax.Array:
+        """See `model.positions.scaling.Lengths`."""
+        whole_B = self.lengths_B if self.text_lengths_B is None else self.text_lengths_B
+        if whole_B is not None:
+            return whole_B[:, None]
+        return document_lengths(self.positions_BT, self.segment_ids_BT, self.shape[1])
