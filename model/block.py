@@ -49,5 +49,10 @@ class Block(nnx.Module):
             y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "ffn", context)
         stream = context.tap("block_output", stream)
-        context.offer("stream_squares", lambda: context.total(jnp.square(stream.astype(jnp.float32))))
+        context.offer("stream_squares", lambda: _squares(stream))
         return stream, cache
+
+
+def _squares(stream: jax.Array) -> jax.Array:
+    """The mean square of each token, (B, T)."""
+    return jnp.mean(jnp.square(stream.astype(jnp.float32)), axis=tuple(range(2, stream.ndim)))

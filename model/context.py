@@ -125,11 +125,6 @@ class Context(Surroundings):
         if tap is not None and tap.share(self.numbers) != "none":
             self.kept[name] = make()
 
-    def total(self, x: jax.Array) -> jax.Array:
-        """The sum over counted tokens of each token's mean, for an array (B, T, ...)."""
-        x_BT = jnp.mean(x, axis=tuple(range(2, x.ndim)))
-        return jnp.sum(x_BT if self.counted_BT is None else x_BT * self.counted_BT)
-
     def add_loss(self, name: str, total: jax.Array) -> None:
         """Adds a scalar to what training minimises: a sum over tokens, so that it is divided by as many as the rest."""
         self.losses[name] = self.losses[name] + total if name in self.losses else total

@@ -60,7 +60,7 @@ TAPS: dict[str, Meaning] = {
     "ffn_hidden": Meaning("BTF", "the hidden layer of the feed-forward, after the activation; of the shared expert"),
     "ffn_output": Meaning("BTD", "the output of the feed-forward, as it is added to the residual stream"),
     "block_output": Meaning("BTD", "the residual stream after the layer; BTnD with n streams"),
-    "stream_squares": Meaning("", "the sum over counted tokens of the mean square of `block_output`", editable=False),
+    "stream_squares": Meaning("BT", "the mean square of `block_output` at each token", editable=False),
     "final_norm": Meaning("BTD", "the residual stream after the last layer and the final norm"),
 }
 

@@ -17,7 +17,7 @@ from model.config import ModelConfig
 from model.layers import grouped
 from model.specs import Spec
 
-STREAM = "stream_squares"  # the tap: the sum over counted tokens of the mean square of the residual stream
+STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
 QUANTITIES = ("parameters", "gradients", "updates")
 Sums = dict[str, dict[str, jax.Array]]
 Specs = Mapping[str, Spec]

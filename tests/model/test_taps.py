@@ -21,7 +21,7 @@ SHAPES = {
     "ffn_hidden": (2, 2, 12, 24),
     "ffn_output": (2, 2, 12, 16),
     "block_output": (2, 2, 12, 16),
-    "stream_squares": (2,),
+    "stream_squares": (2, 2, 12),
     "final_norm": (2, 12, 16),
 }
 
@@ -81,7 +81,7 @@ def test_values(model, kept, tokens):
         close(kept["ffn_output"][layer], kept["ffn_hidden"][layer] @ block["ffn"]["down"])
         stream = stream + kept["ffn_output"][layer]
         close(kept["block_output"][layer], stream)
-        close(kept["stream_squares"][layer], np.square(stream).mean(-1).sum())
+        close(kept["stream_squares"][layer], np.square(stream).mean(-1))
     close(kept["final_norm"], norm(stream, params["final_norm"]["scale"]))
     close(kept["logits"], kept["final_norm"] @ params["embedding"]["table"].T)
 

@@ -1,6 +1,8 @@
 """Statistics of layers and roles against numbers worked out from the states before and after a step."""
 
+import collections
 import functools
+import re
 
 import jax
 import numpy as np
@@ -10,13 +12,15 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.specs import named
 from model.transformer import abstract_params, forward
+from tests.train.parallel.test_collectives import collectives
 from train.checkpoints.store import flat
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
+from train.parallel.mesh import make_mesh
 from train.state import Recipe, abstract_state, new_state
 from train.statistics import Statistics, by_name, rows
-from train.step import train_step
+from train.step import compile_train_step, train_step
 
 # Layers of one kind; of two kinds in turn, which makes two stacks; with a module for tokens further on.
 MODELS = {
@@ -146,6 +150,21 @@ def test_nothing_of_them_is_in_the_step_without_them(make, random_batch):
     without_stream = compiled(asked, Statistics(stream=False)).lower(state, batch)
     assert len(programs[0]) < len(without_stream.as_text()) < len(programs[1])
     assert jax.eval_shape(compiled(asked, Statistics(stream=False)), state, batch)[1]["statistics"]["stream"] == {}
+
+
+def test_no_loop_over_layers_sends_more_with_them(make, random_batch):
+    """A collective in a loop and one outside, neither of which needs the other, can wait for each other for ever."""
+    experiment = make()
+    mesh = make_mesh(experiment.mesh)
+    assert mesh.size == 8
+    state, batch, sent = abstract_state(Recipe.of(experiment)), random_batch(experiment), []
+    for asked in (None, experiment.statistics):
+        text = compile_train_step(experiment, mesh, asked).lower(state, batch).compile().as_text()
+        loops = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", text))
+        bodies = [part for part in text.split("\n\n") if part.lstrip().split(" ")[0].lstrip("%") in loops]
+        assert len(bodies) == len(loops) > 0
+        sent.append(sum((collections.Counter(collectives(body)) for body in bodies), collections.Counter()))
+    assert sent[0] == sent[1]
 
 
 def test_the_curve_is_the_same_with_them(make, random_batch):

@@ -22,7 +22,7 @@ class Sums(NamedTuple):
       loss: the reported loss.
       losses: the model's own losses, by name.
       measured: the model's measurements, by stack of layers and name.
-      taps: the requested taps, each a sum over tokens.
+      taps: for each requested tap, the sums over counted tokens, one per layer.
     """
 
     loss: jax.Array
@@ -62,5 +62,5 @@ class Objective(Protocol):
           batch: `fields`, each (B, T); segment_ids and positions too if documents do not see each other.
           dropout_key: the key of this batch; None for no dropout.
           layout: the layout of activations on devices.
-          taps: names of the model's taps to return, each a sum over tokens.
+          taps: names of the model's taps (L, B, T) to sum over counted tokens.
         """

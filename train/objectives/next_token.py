@@ -71,7 +71,9 @@ class NextToken:
         head, targets, mask = unembedding(model, params), batch["targets"], batch["loss_mask"]
         reported, minimised = total_nll(output.stream_BTD, head, targets, mask, layout, self.z_loss)
         minimised = with_model_losses(minimised, output.losses)
-        return minimised, Sums(reported, output.losses, output.measured, output.taps)
+        # Summed here and not in the layers, where a scan would need a collective for each.
+        totals = {name: jnp.sum(tap_LBT * mask, axis=(1, 2)) for name, tap_LBT in output.taps.items()}
+        return minimised, Sums(reported, output.losses, output.measured, totals)
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
