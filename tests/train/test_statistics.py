@@ -1,6 +1,5 @@
 """Statistics of layers and roles against numbers worked out from the states before and after a step."""
 
-import collections
 import functools
 import re
 
@@ -12,7 +11,7 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.specs import named
 from model.transformer import abstract_params, forward
-from tests.train.parallel.test_collectives import collectives
+from tests.train.parallel.test_collectives import KINDS
 from train.checkpoints.store import flat
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
@@ -163,8 +162,8 @@ def test_no_loop_over_layers_sends_more_with_them(make, random_batch):
         loops = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", text))
         bodies = [part for part in text.split("\n\n") if part.lstrip().split(" ")[0].lstrip("%") in loops]
         assert len(bodies) == len(loops) > 0
-        sent.append(sum((collections.Counter(collectives(body)) for body in bodies), collections.Counter()))
-    assert sent[0] == sent[1]
+        sent.append(sum(len(re.findall(rf" = .+? (?:{KINDS})(?:-start)?\(", body)) for body in bodies))
+    assert sent[0] == sent[1] > 0
 
 
 def test_the_curve_is_the_same_with_them(make, random_batch):
