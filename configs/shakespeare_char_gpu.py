@@ -3,8 +3,9 @@
     python -m launch.train --config=configs/shakespeare_char_gpu.py --run=runs/shakespeare_gpu \
         --set data.path=tinyshakespeare.txt
 
-Hardware: one GPU (`ACCELERATOR=cuda12` or `cuda13`); 3 minutes on an H200. Best validation loss 1.4585, at step 2,000
-(one seed); nanoGPT's README gives 1.4697. After that the model overfits: 1.7110 at the end.
+Hardware: one GPU (`ACCELERATOR=cuda12` or `cuda13`); 1 min 09 s on an H100. Best validation loss 1.459, about step 2,000
+(mean of four runs of three seeds: 1.4560 to 1.4623); nanoGPT's README gives 1.4697. After that the model learns the training text by heart:
+1.69 at the end. The layers are written out: a step takes 8.9 ms, and 11.0 ms with the layers scanned.
 python -m launch.evaluate --run=... --checkpoint=best measures the best checkpoint.
 """
 
@@ -27,7 +28,7 @@ experiment = dataclasses.replace(
         ffn=MLP(width=1536, activation="gelu"),
         dropout=Dropout(embedding=0.2, attention=0.2, residual=0.2),
         precision=dataclasses.replace(base.model.precision, compute="bfloat16"),
-        scan_layers=True,
+        scan_layers=False,
     ),
     data=dataclasses.replace(base.data, batch_size=64, sequence_length=256),
     training=dataclasses.replace(base.training, num_steps=5000),
