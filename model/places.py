@@ -63,8 +63,8 @@ class Places:
 
         given = {}
         for layer in config.layers:
-            if isinstance(layer.attention, AttentionOption):
-                given[layer] = Surroundings(rotary=rotary(layer.position, layer.attention.rotary_width(config.width)))
+            if isinstance(layer.mixer, AttentionOption):
+                given[layer] = Surroundings(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
                 continue
             real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
             given[layer] = Surroundings(document_BT=documents(self.segment_ids_BT), real_BT=real_BT)

@@ -148,7 +148,7 @@ def is_frozen(name: str, spec: Spec) -> bool:
 
 
 def named(specs: Any) -> dict[str, Spec]:
-    """Returns the specs of a tree by dotted name, such as `blocks.attention.query`."""
+    """Returns the specs of a tree by dotted name, such as `blocks.mixer.query`."""
     paths = jax.tree_util.tree_leaves_with_path(specs)
     return {".".join(str(key.key) for key in path): spec for path, spec in paths}
 

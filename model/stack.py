@@ -92,9 +92,9 @@ def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
     """A cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
     compute = config.precision.compute
     return {
-        str(number): layer.attention.empty_cache(config.width, batch, length, compute)
+        str(number): layer.mixer.empty_cache(config.width, batch, length, compute)
         for number, layer in enumerate(config.layers)
-        if layer.attention is not None
+        if layer.mixer is not None
     }
 
 
@@ -133,7 +133,7 @@ def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict
     """What layers hand on, before the first has: zeros of the shapes that they declare."""
     declared: dict[str, HandedOn] = {}
     for layer in config.layers:
-        declared |= {} if layer.attention is None else layer.attention.hands_on(config.width)
+        declared |= {} if layer.mixer is None else layer.mixer.hands_on(config.width)
     return {
         name: Handed(
             context.shard(jnp.zeros((*x_BTD.shape[:2], *shape), x_BTD.dtype), ("batch", "sequence", *axes)),

@@ -82,7 +82,7 @@ def tiny_experiment(tiny_text):
             context_length=32,
             num_layers=2,
             width=32,
-            attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+            mixer=GroupedQuery(num_heads=4, num_kv_heads=2),
             ffn=Gated(width=64),
         ),
         data=Data(

@@ -263,13 +263,23 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
-        if (now := MOVED.get(assignment.partition("=")[0].strip())) is not None:
-            raise UserError(f"--set {assignment}: this field is {now} now")
-        experiment = override(experiment, assignment)
+        experiment = _overridden(experiment, assignment)
     experiment = written_out(experiment)
     check(experiment)
     resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
     return resolved
+
+
+def _overridden(experiment: Experiment, assignment: str) -> Experiment:
+    """`override`, which also names the new name of a field that was called something else."""
+    try:
+        return override(experiment, assignment)
+    except UserError as error:
+        found = re.search(r": (\w+) has no field '(\w+)'", str(error))
+        earlier = f"{found[1]}.{found[2]}" if found else ""
+        if earlier not in MOVED:
+            raise
+        raise UserError(f"--set {assignment}: {earlier} is {MOVED[earlier]} now") from None
 
 
 def _place(error: BaseException, path: str) -> str:
@@ -296,7 +306,7 @@ def _hint(error: BaseException) -> str:
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
     if not found or (cls := _every_option(Experiment).get(found[1])) is None:
         return ""
-    now = MOVED.get(f"{found[1].lower()}.{found[2]}")
+    now = MOVED.get(f"{found[1]}.{found[2]}")
     return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
 
 

@@ -4,7 +4,7 @@ A row names a parameter of Cairn, a published tensor, and the arrangement that t
 Letters are axes; parentheses combine several axes into one, the first of them varying slowest. The letter k stands for
 key heads, and 1 for an axis of size 1:
 
-    Weight("blocks.attention.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
+    Weight("blocks.mixer.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
 
 Rows that name the same tensor are its parts, in order. `+` stands before the axis, or the parenthesis, along which they
 are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" puts the query of each head before its key. Where
@@ -181,7 +181,7 @@ def _parts(
     if weight.axes is not None and len(_axes(weight.axes.partition("->")[2])) != len(inner):
         return []
     weight, known = dataclasses.replace(weight, parameter=parameter), {}
-    if layer is not None and isinstance(attention := config.layers[layer].attention, GroupedQuery):
+    if layer is not None and isinstance(attention := config.layers[layer].mixer, GroupedQuery):
         known = {"k": attention.kv_heads}
     made = [_part(weight, inner, i, known) for i in indices]
     names = [weight.tensor.format(layer=layer, expert=i[-1] if i else 0) for i in indices]

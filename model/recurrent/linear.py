@@ -99,7 +99,7 @@ class LinearAttentionHeads(nnx.Module):
             context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.document_BT))
         else:
             state = State({"memory": memory_BNHP.astype(jnp.float32)})
-        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), axes)
+        y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), axes)
         return project(y_BTNH, self.output, layout, contract=2), state
 
 

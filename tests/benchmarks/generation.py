@@ -32,7 +32,7 @@ from model.inference.sampling import Sampling
 from model.transformer import init
 
 config = ModelConfig(vocab_size={VOCABULARY}, context_length={CONTEXT}, num_layers={LAYERS}, width={WIDTH},
-                     attention=GroupedQuery(num_heads={HEADS}), ffn=Gated(width={FFN}))
+                     mixer=GroupedQuery(num_heads={HEADS}), ffn=Gated(width={FFN}))
 params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
 prompts = np.random.default_rng(0).integers(0, {VOCABULARY}, ({ROWS}, {PROMPT})).tolist()
 work = lambda: generate(config, params, prompts, Sampling(temperature=0, max_tokens={NEW}))

@@ -191,16 +191,12 @@ def mutated(tree, draw):
 
 
 STARTS = [
+    {"exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=2, qk_norm=QKNorm()), position=NoPositions()),)},
     {
-        "exceptions": (
-            Except(layers="1", attention=GroupedQuery(num_heads=2, qk_norm=QKNorm()), position=NoPositions()),
-        )
-    },
-    {
-        "attention": Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=2, value_head_dim=2),
+        "mixer": Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=2, value_head_dim=2),
         "residual": PostNorm(),
     },
-    {"attention": GroupedQuery(num_heads=4, pattern=Fixed(stride=3)), "position": Learned(), "initialization": FanIn()},
+    {"mixer": GroupedQuery(num_heads=4, pattern=Fixed(stride=3)), "position": Learned(), "initialization": FanIn()},
 ]
 
 

@@ -49,7 +49,7 @@ def test_the_trees_are_alike(config):
 def test_a_start_is_recorded(config):
     found = {name: spec.start for name, spec in named(specs(config)).items()}
     assert found["embedding.table"] == found["position.table"] == Gaussian(0.3, 1.0)
-    assert found["blocks.0.attention.query"] == Truncated(16)
+    assert found["blocks.0.mixer.query"] == Truncated(16)
     assert found["blocks.0.ffn.down"] == Truncated(8, 1 / math.sqrt(6))
     assert found["blocks.1.ffn.down"] == Truncated(24, 1 / math.sqrt(6))
     assert found["blocks.0.ffn.load_bias"] == Constant(0.0)

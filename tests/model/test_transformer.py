@@ -26,7 +26,7 @@ from model.vocabulary.embedding import Tied, Untied
 SIZES = {"vocab_size": 17, "context_length": 16, "num_layers": 2, "width": 16}
 GPT2 = ModelConfig(
     **SIZES,
-    attention=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
+    mixer=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
     ffn=MLP(width=24, activation="gelu", bias=True),
     position=Learned(),
     norm=LayerNorm(epsilon=1e-5),
@@ -34,7 +34,7 @@ GPT2 = ModelConfig(
 )
 LLAMA = ModelConfig(
     **SIZES,
-    attention=GroupedQuery(
+    mixer=GroupedQuery(
         num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-5)), logit_softcap=1.5
     ),
     ffn=Gated(width=20, activation="silu"),
@@ -60,8 +60,8 @@ def gpt2(p, tokens):
     x = np.stack([p["embedding"]["table"][token] + p["position"]["table"][t] for t, token in enumerate(tokens)])
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
-        a, f = w["attention"], w["ffn"]
-        h, out = norm(x, w["residual"]["attention_norm"]), np.zeros_like(x)
+        a, f = w["mixer"], w["ffn"]
+        h, out = norm(x, w["residual"]["mixer_norm"]), np.zeros_like(x)
         for head in range(4):
             q = h @ a["query"][:, head] + a["query_bias"][head]
             k = h @ a["key"][:, head] + a["key_bias"][head]
@@ -93,8 +93,8 @@ def llama(p, tokens):
     x = p["embedding"]["table"][np.asarray(tokens)]
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
-        a, f = w["attention"], w["ffn"]
-        h, out = norm(x, w["residual"]["attention_norm"]), np.zeros_like(x)
+        a, f = w["mixer"], w["ffn"]
+        h, out = norm(x, w["residual"]["mixer_norm"]), np.zeros_like(x)
         for head in range(6):
             shared = head // 3
             q = turn(norm(h @ a["query"][:, head], a["query_norm"], 1e-5))
@@ -262,7 +262,7 @@ def test_abstract_params_and_axes_are_the_tree_of_init(small):
     assert jax.tree.structure(shapes) == jax.tree.structure(axes, is_leaf=is_axes)
     jax.tree.map(lambda shape, names: np.testing.assert_equal(len(shape.shape), len(names)), shapes, axes)
     assert {names[0] for names in jax.tree.leaves(axes["blocks"], is_leaf=is_axes)} == {"layer"}
-    assert axes["blocks"]["attention"]["query"] == ("layer", "embed", "heads", "head_dim")
+    assert axes["blocks"]["mixer"]["query"] == ("layer", "embed", "heads", "head_dim")
     assert axes["embedding"] == {
         "table": ("vocab", "embed"),
         "output": ("embed", "vocab"),

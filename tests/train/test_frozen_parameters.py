@@ -74,7 +74,7 @@ def test_the_state_has_them_apart_and_no_moments_of_them(optimizer, tiny_experim
     everything = set(named(specs(experiment.model)))
     assert set(flat(state.all_params)) == everything
     assert not [name for name in flat(state.opt_state) if any(name.endswith(still) for still in STILL)]
-    assert [name for name in flat(state.opt_state) if name.endswith("attention.query")]
+    assert [name for name in flat(state.opt_state) if name.endswith("mixer.query")]
 
 
 def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_experiment, random_batch):
@@ -195,7 +195,7 @@ def test_averages_of_a_schedule_free_run_are_evaluated_beside_them(tiny_experime
     assert set(evaluated) == set(named(specs(experiment.model)))
     for name in STILL:
         np.testing.assert_array_equal(evaluated[name], flat(start(experiment).all_params)[name])
-    assert not np.array_equal(evaluated["blocks.attention.query"], flat(state.params)["blocks.attention.query"])
+    assert not np.array_equal(evaluated["blocks.mixer.query"], flat(state.params)["blocks.mixer.query"])
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs

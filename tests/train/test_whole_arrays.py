@@ -46,7 +46,7 @@ def step_arrays(name, folder, length, pattern=None, compiled=compile_train_step,
     made = EXPERIMENTS[name](folder) if name == "packed" else EXPERIMENTS[name]()
     model = dataclasses.replace(made.model, context_length=length, **changes)
     if pattern is not None:
-        model = dataclasses.replace(model, attention=dataclasses.replace(model.attention, pattern=pattern))
+        model = dataclasses.replace(model, mixer=dataclasses.replace(model.mixer, pattern=pattern))
     data = dataclasses.replace(made.data, sequence_length=length, batch_size=ROWS)
     made = dataclasses.replace(made, model=model, data=data)
     fields = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}

@@ -272,5 +272,5 @@ def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.shar
 
 
 def path_name(path: Any) -> str:
-    """A tree path as dotted text: blocks.attention.query."""
+    """A tree path as dotted text: blocks.mixer.query."""
     return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -38,7 +38,7 @@ MIXERS = {
 @pytest.fixture(scope="module", params=MIXERS)
 def model(request, small, drawn):
     """Returns a model with one layer of a mixer, and its parameters."""
-    config = small(attention=MIXERS[request.param], position=NoPositions(), num_layers=1, unembedding=Untied())
+    config = small(mixer=MIXERS[request.param], position=NoPositions(), num_layers=1, unembedding=Untied())
     return config, drawn(config)
 
 
@@ -140,12 +140,12 @@ def test_the_state_has_one_size_and_stays_float32(model, run, tokens, recording)
 def test_number_formats(small, tokens, mixer):
     for compute, reductions in itertools.product(["float32", "bfloat16"], repeat=2):
         precision = Precision(compute=compute, reductions=reductions)
-        config = small(attention=mixer, position=NoPositions(), precision=precision)
+        config = small(mixer=mixer, position=NoPositions(), precision=precision)
 
         def run(params, cache, config=config):
             positions = None if cache is None else np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
-            output = forward(config, params, tokens, positions_BT=positions, cache=cache, taps=["attention_output"])
-            return output.taps["attention_output"], output.cache
+            output = forward(config, params, tokens, positions_BT=positions, cache=cache, taps=["mixer_output"])
+            return output.taps["mixer_output"], output.cache
 
         for cache in (None, jax.eval_shape(lambda config=config: empty_caches(config, 2, 14))):
             written, after = jax.eval_shape(run, abstract_params(config), cache)
@@ -154,10 +154,10 @@ def test_number_formats(small, tokens, mixer):
 
 
 def test_decays_are_not_rounded(small):
-    config = small(attention=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
+    config = small(mixer=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
     used = jax.eval_shape(lambda p: for_inference(p, specs(config), config.precision), abstract_params(config))[
         "blocks"
-    ]["attention"]
+    ]["mixer"]
     assert {name for name, x in used.items() if not isinstance(x, dict) and x.dtype == jnp.float32} == {
         "decay_rate",
         "decay_bias",
@@ -166,8 +166,8 @@ def test_decays_are_not_rounded(small):
 
 def test_a_hybrid_has_the_length_of_its_attention(small, run, drawn, tokens):
     """There are three gated-delta layers for each attention layer; the first stack has no keys."""
-    layers = (Except(layers="3::4", attention=GroupedQuery(num_heads=2)),)
-    config = small(num_layers=4, attention=MIXERS["gated delta"], exceptions=layers, position=Rotary())
+    layers = (Except(layers="3::4", mixer=GroupedQuery(num_heads=2)),)
+    config = small(num_layers=4, mixer=MIXERS["gated delta"], exceptions=layers, position=Rotary())
     slots = {name: getattr(cache, "length", None) for name, cache in empty_caches(config, 2, 9).items()}
     assert slots == {"0": None, "1": None, "2": None, "3": 9}
     weights = run(config, drawn(config), tokens, taps=["attention_weights"])[2]["attention_weights"]
@@ -181,37 +181,37 @@ def test_positions_that_no_recurrent_layer_can_use_are_refused(small):
     for mixer, position in itertools.product(MIXERS.values(), (Rotary(), ALiBi())):
         names = f"{type(position).__name__} is a choice for attention, and layers with {type(mixer).__name__} have none"
         with pytest.raises(UserError, match=f"position: {names}"):
-            check(small(attention=mixer, position=position))
+            check(small(mixer=mixer, position=position))
         check(
             small(
-                attention=mixer,
+                mixer=mixer,
                 position=position,
-                exceptions=(Except(layers="1", attention=GroupedQuery(num_heads=2)),),
+                exceptions=(Except(layers="1", mixer=GroupedQuery(num_heads=2)),),
             )
         )
     for position in (Learned(), Sinusoidal(), NoPositions()):
-        check(small(attention=LSTM(), position=position))
+        check(small(mixer=LSTM(), position=position))
 
 
 def test_an_exception_gives_no_position_to_recurrent_layers_alone(small):
     for position in (NoPositions(), Rotary(theta=9.0)):
         with pytest.raises(UserError, match="exceptions.0.position: .* layers with LSTM have none.*; leave it out"):
-            check(small(exceptions=(Except(layers="1", attention=LSTM(), position=position),)))
+            check(small(exceptions=(Except(layers="1", mixer=LSTM(), position=position),)))
 
 
 def test_dropout_of_attention_needs_attention(small):
     rates = Dropout(attention=0.1)
     with pytest.raises(UserError, match="dropout.attention: drops weights of attention, and GRU has none"):
-        check(small(attention=GRU(), position=NoPositions(), dropout=rates))
-    check(small(attention=GRU(), exceptions=(Except(layers="1", attention=GroupedQuery(num_heads=2)),), dropout=rates))
+        check(small(mixer=GRU(), position=NoPositions(), dropout=rates))
+    check(small(mixer=GRU(), exceptions=(Except(layers="1", mixer=GroupedQuery(num_heads=2)),), dropout=rates))
 
 
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
 def test_sizes_below_one_are_refused(small, mixer):
-    with pytest.raises(UserError, match="attention.num_heads: must be at least 1, got 0"):
-        check(small(attention=dataclasses.replace(mixer, num_heads=0), position=NoPositions()))
-    with pytest.raises(UserError, match="attention.head_dim: must be at least 1, got 0"):
-        check(small(attention=dataclasses.replace(mixer, head_dim=0), position=NoPositions()))
+    with pytest.raises(UserError, match="mixer.num_heads: must be at least 1, got 0"):
+        check(small(mixer=dataclasses.replace(mixer, num_heads=0), position=NoPositions()))
+    with pytest.raises(UserError, match="mixer.head_dim: must be at least 1, got 0"):
+        check(small(mixer=dataclasses.replace(mixer, head_dim=0), position=NoPositions()))
     wrong = dataclasses.replace(mixer, num_heads=3, head_dim=None)
-    with pytest.raises(UserError, match="attention.num_heads: 3 heads do not divide width=16.* set attention.head_dim"):
-        check(small(attention=wrong, position=NoPositions()))
+    with pytest.raises(UserError, match="mixer.num_heads: 3 heads do not divide width=16.* set mixer.head_dim"):
+        check(small(mixer=wrong, position=NoPositions()))

@@ -60,14 +60,14 @@ def rms(x, weight):
 def block_by_hand(p, x, seen):
     """One pre-norm block without positions over the tokens of a row: four query heads, two key heads, SwiGLU."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
-    y, out = rms(x, p["residual"]["attention_norm"]["scale"]), np.zeros_like(x)
+    y, out = rms(x, p["residual"]["mixer_norm"]["scale"]), np.zeros_like(x)
     for t, head in np.ndindex(len(x), 4):
-        q = y[t] @ p["attention"]["query"][:, head]
+        q = y[t] @ p["mixer"]["query"][:, head]
         keys = [s for s in range(t + 1) if seen[t] == seen[s]]
-        scores = np.array([q @ (y[s] @ p["attention"]["key"][:, head // 2]) / 2 for s in keys])
+        scores = np.array([q @ (y[s] @ p["mixer"]["key"][:, head // 2]) / 2 for s in keys])
         weights = np.exp(scores) / np.exp(scores).sum()
-        value = sum(w * (y[s] @ p["attention"]["value"][:, head // 2]) for w, s in zip(weights, keys, strict=True))
-        out[t] += value @ p["attention"]["output"][head]
+        value = sum(w * (y[s] @ p["mixer"]["value"][:, head // 2]) for w, s in zip(weights, keys, strict=True))
+        out[t] += value @ p["mixer"]["output"][head]
     x = x + out
     y = rms(x, p["residual"]["ffn_norm"]["scale"])
     gate = y @ p["ffn"]["gate"]
@@ -153,7 +153,7 @@ def test_every_module_learns_and_so_does_the_model(small, drawn, tokens):
     [
         {},
         {"residual": PostNorm(), "position": Learned()},
-        {"exceptions": (Except(layers="-1", ffn=EXPERTS, attention=GroupedQuery(num_heads=2)),)},
+        {"exceptions": (Except(layers="-1", ffn=EXPERTS, mixer=GroupedQuery(num_heads=2)),)},
     ],
     ids=["plain", "post-norm", "other last layer"],
 )

@@ -148,7 +148,7 @@ CONFIG = ModelConfig(
     context_length=24,
     num_layers=1,
     width=16,
-    attention=GroupedQuery(num_heads=2),
+    mixer=GroupedQuery(num_heads=2),
     ffn=MLP(width=16),
     initialization=Normal(std=0.5),
 )

@@ -37,7 +37,7 @@ MESHES = {
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
     return tiny_experiment(
-        model__vocab_size=64, model__attention__num_kv_heads=4, schedule__peak=3e-3, training__clip_norm=0.5
+        model__vocab_size=64, model__mixer__num_kv_heads=4, schedule__peak=3e-3, training__clip_norm=0.5
     )
 
 
@@ -146,8 +146,8 @@ def test_sharded_recurrences_equal_those_of_one_device(experiment):
         "model.initialization=Normal(std=0.2)",
         "optimizer.epsilon=1e-4",  # else Adam blows rounding up where a gradient is nearly 0
         "model.position=NoPositions",
-        "model.attention=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)",
-        "model.exceptions=(Except(layers='1', attention=LSTM(num_heads=2)),)",
+        "model.mixer=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)",
+        "model.exceptions=(Except(layers='1', mixer=LSTM(num_heads=2)),)",
     ]
     experiment = functools.reduce(override, changes, experiment)
     start, batches, expected_losses, expected = on_one_device(experiment)
@@ -172,8 +172,8 @@ def test_parameters_and_moments_start_in_their_shards(sharded_start):
     state = sharded_start
     shards = {name: {s.data.shape for s in x.addressable_shards} for name, x in flat(state.params).items()}
     assert shards["embedding.table"] == {(64 // 2, 32 // 2)}  # vocab over tensor, embed over fsdp
-    assert shards["blocks.attention.query"] == {(2, 32 // 2, 4 // 2, 8)}
-    assert shards["blocks.attention.output"] == {(2, 4 // 2, 8, 32 // 2)}
+    assert shards["blocks.mixer.query"] == {(2, 32 // 2, 4 // 2, 8)}
+    assert shards["blocks.mixer.output"] == {(2, 4 // 2, 8, 32 // 2)}
     assert shards["blocks.ffn.down"] == {(2, 64 // 2, 32 // 2)}
     assert shards["final_norm.scale"] == {(32 // 2,)}
     moments = {name: x for name, x in flat(state.opt_state).items() if name.endswith("nu.blocks.ffn.down")}

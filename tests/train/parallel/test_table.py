@@ -23,7 +23,7 @@ from train.state import Recipe, state_shardings
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    return tiny_experiment(model__vocab_size=64, model__attention__num_kv_heads=4)
+    return tiny_experiment(model__vocab_size=64, model__mixer__num_kv_heads=4)
 
 
 def test_experts_lie_on_the_axis_that_the_table_names(experiment):
