@@ -6,7 +6,7 @@ sublayers, not under `residual`, and None was the word of `Except` for "same". T
 had one vocabulary for parameters and activations. The z-loss was an option of training, not of the objective.
 
 Whatever mixed tokens was called `attention` (format 2 of checkpoints), also where it was a recurrence: the field, its
-parameters, those of the residual stream around it, and two taps.
+parameters, those of the residual stream around it, and two taps. `init_from` was called `start_from`.
 """
 
 import re
@@ -18,6 +18,7 @@ CHECKPOINT_FORMAT = 3
 MOVED = {
     "ModelConfig.attention": "model.mixer",
     "Except.attention": "mixer",
+    "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
 }
 # Earlier names of taps, and their names now.
@@ -62,8 +63,10 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
             current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
     training = stored.get("training")
     if isinstance(training, Mapping) and "z_loss" in training:
-        current["training"] = {name: value for name, value in training.items() if name != "z_loss"}
-        current.setdefault("objective", {"type": "NextToken", "z_loss": training["z_loss"]})
+        training = {name: value for name, value in training.items() if name != "z_loss"}
+        current.setdefault("objective", {"type": "NextToken", "z_loss": stored["training"]["z_loss"]})
+    if isinstance(training, Mapping):
+        current["training"] = _renamed(training, {"start_from": "init_from"})
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
         current = _of_mixers(current)
     if isinstance(stored.get("sharding"), Mapping):

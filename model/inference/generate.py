@@ -1,4 +1,4 @@
-"""Continuing prompts: prefill in chunks, then one token a step for all rows, with a cache for every layer.
+"""Generation after prompts: prefill in chunks, then one token a step for all rows, with a cache for every layer.
 
 The cache is as long as prompts and budgets need, rounded up to one of a few sizes, and both programs have one shape for
 each of these: `prefill` takes chunks of a fixed number of tokens, padded on the right, and computes no logits; `decode`
@@ -67,7 +67,7 @@ def generate(
     cache_length: int | None = None,
     chunk: int = 128,
 ) -> list[list[int]]:
-    """Continues each prompt until its end, its budget, or a full context.
+    """Generates tokens after each prompt until an end mark, its budget, or a full context.
 
     A row's result is a function of the seed, its prompt and its draw. What else is in the batch does not matter, but
     for rounding: with another number of rows the compiler may order sums differently.

@@ -1,4 +1,4 @@
-"""Seconds to continue four texts: this checkout and others, each in a process of its own, in turn.
+"""Seconds to generate four texts: this checkout and others, each in a process of its own, in turn.
 
     python -m tests.benchmarks.generation [--other=../old] [--rounds=3] [--transformers]
 
@@ -20,7 +20,7 @@ from tests.benchmarks.command import ROOT, path, require_torch, run
 ROWS, PROMPT, NEW, VOCABULARY, CONTEXT = 4, 64, 128, 32_000, 2048
 LAYERS, WIDTH, HEADS, FFN = 12, 512, 8, 1408
 
-# Says when it is ready; then, for every line that it reads, continues the texts and says the seconds and the tokens.
+# Says when it is ready; then, for every line that it reads, generates the texts and says the seconds and the tokens.
 CAIRN = f"""
 import json, sys, time
 import jax, numpy as np

@@ -66,7 +66,7 @@ def contents(folder):
         ("training.seed=1e3", ["training.seed: expected int, got '1e3' (float)"]),
         ("training.clip_norm=1e999", ["training.clip_norm: expected a finite number"]),
         ("samples.prompts=('a\\ud800',)", ["prompt 1 is not UTF-8 at character 1"]),
-        ("training.start_from=", ["training.start_from= is empty"]),
+        ("training.init_from=", ["training.init_from= is empty"]),
         ("model.width=1073741824", ["the parameters and the optimizer's state take", "and this machine has"]),
     ],
 )

@@ -1,4 +1,4 @@
-"""Cairn's side of the comparison: reads a Hugging Face folder; computes logits, gradients and greedy continuations."""
+"""Cairn's side of the comparison: reads a Hugging Face folder; computes logits, gradients and greedily generated tokens."""
 
 import functools
 import json
@@ -93,5 +93,5 @@ def packed(tokens):
 
 
 def greedy(config, params, prompts, new_tokens):
-    """Returns the greedy continuations of prompts of different lengths, in one batch, through the cache."""
+    """Returns the greedily generated tokens of prompts of different lengths, in one batch, through the cache."""
     return generate(config, params, prompts, Sampling(max_tokens=new_tokens, temperature=0.0), chunk=16)

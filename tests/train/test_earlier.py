@@ -166,7 +166,7 @@ def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_eva
     old, _ = earlier(experiment)
     kept = {"mu": {"blocks": {"attention": {"query_norm": {"scale": np.ones(3, np.float32)}}}}}
     save_as_before(experiment, dataclasses.replace(old, opt_state=kept), tmp_path, monkeypatch)
-    words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.start_from=" + str(
+    words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.init_from=" + str(
         tmp_path
     )
     with store_of(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
@@ -360,4 +360,25 @@ def test_a_config_file_with_the_earlier_name_of_mixers_is_told_the_one_of_today(
         experiments.from_file(str(path))
     path.write_text("from model.layers import Except\none = Except(layers='0', attention=None)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is mixer now"):
+        experiments.from_file(str(path))
+
+
+# ---------------------------------------------------------------------------------------------------- init_from
+
+
+def test_a_config_that_says_start_from_is_read(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(training__init_from="/a/run")
+    stored = to_json(experiment)
+    stored["training"]["start_from"] = stored["training"].pop("init_from")
+    assert from_json(Experiment, current_config(stored)) == experiment
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert experiments.load(tmp_path) == experiment
+
+
+def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_config, tmp_path):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match=r"--set training.start_from=x: Training.start_from is training.init_from now"):
+        experiments.from_file(str(path), ["training.start_from=x"])
+    path.write_text("from train.experiment import Training\nTraining(num_steps=1, start_from='x')\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'start_from'; it is training.init_from now"):
         experiments.from_file(str(path))

@@ -241,7 +241,7 @@ def test_evaluation_and_fine_tuning_take_all_parameters(frozen_run, tiny_experim
     loaded = load_run(folder / "whole")
     assert set(flat(loaded.params)) == set(named(specs(experiment.model)))
     further = tiny_experiment(
-        training__start_from=str(folder / "whole"),
+        training__init_from=str(folder / "whole"),
         training__frozen=Frozen(parts=("blocks",)),
         training__num_steps=5,
         samples__prompts=(),

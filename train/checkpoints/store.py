@@ -311,7 +311,7 @@ class CheckpointStore:
                 raise UserError(
                     f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
                     f"some parameters otherwise ({what}), so this run cannot go on. It can be evaluated, and another "
-                    f"run can start from its parameters: --run=... --set training.start_from={self.run}"
+                    f"run can start from its parameters: --run=... --set training.init_from={self.run}"
                 )
             raise self._other_code(step, what)
         return names

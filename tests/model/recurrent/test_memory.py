@@ -108,7 +108,7 @@ def test_documents_packed_together_equal_documents_alone(model, run, tokens):
 
 
 def test_rows_of_different_lengths(model, run, tokens):
-    """Rows are prefilled together in two chunks, padded on the right; then each row continues from its own length."""
+    """Rows are prefilled together in two chunks, padded on the right; then each row goes on from its own length."""
     config, params = model
     full = np.asarray(run(config, params, tokens)[0])
     lengths, cache = np.array([2, 6]), empty_caches(config, 2, 14)
