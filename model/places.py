@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from model.attention.visibility import Coordinates, Visibility, causal, documents
+from model.attention.visibility import Coordinates, Visibility, causal, renumbered
 from model.config import ModelConfig
 from model.context import Surroundings
 from model.interfaces import AttentionOption
@@ -51,7 +51,7 @@ class Places:
         # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
         # earlier in the row.
         in_order = self.positions_BT is None or self.segment_ids_BT is not None
-        tokens = Coordinates(self.shape[1], position=self.positions_BT, document=self.segment_ids_BT)
+        tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
         return causal(tokens, in_order=in_order)
 
     def of_layers(self, config: ModelConfig) -> dict[Layer, Surroundings]:
@@ -67,7 +67,7 @@ class Places:
                 given[layer] = Surroundings(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
                 continue
             real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
-            given[layer] = Surroundings(document_BT=documents(self.segment_ids_BT), real_BT=real_BT)
+            given[layer] = Surroundings(segment_ids_BT=renumbered(self.segment_ids_BT), real_BT=real_BT)
         return given
 
     def _lengths(self) -> jax.Array:

@@ -124,7 +124,7 @@ def stream(
     lengths_B: jax.Array | None = None,
     text_lengths_B: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
-    counted_BT: jax.Array | None = None,
+    weights_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
@@ -144,7 +144,7 @@ def stream(
       text_lengths_B: the tokens of each row's whole text, of which some may be read later, for scalings of rotary
         positions that depend on it; `lengths_B`, or each document's tokens up to here, when not given.
       dropout_key: a key switches dropout on.
-      counted_BT: how much each token counts in losses and measurements; without it there are none.
+      weights_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
       layout: how activations lie on devices; see model/layout.py.
       taps: names of intermediates to return, layers in front, such as "attention_weights" (L, B, N, T, S); or `Taps`,
@@ -168,7 +168,7 @@ def stream(
         visibility=places.visibility(),
         layers=places.of_layers(config),
         dropout_key=dropout_key,
-        counted_BT=counted_BT,
+        weights_BT=weights_BT,
         layout=layout,
         taps=resolved(taps, config.num_layers),
         saved=saved_taps(config.remat),

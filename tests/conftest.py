@@ -151,7 +151,7 @@ def random_batch():
         return {
             "tokens": draw.integers(0, experiment.model.vocab_size, shape, np.int32),
             "targets": draw.integers(0, experiment.model.vocab_size, shape, np.int32),
-            "loss_mask": (real & (places != starts - 1)).astype(np.float32),
+            "weights": (real & (places != starts - 1)).astype(np.float32),
             "segment_ids": np.where(real, 1 + second, 0).astype(np.int32),
             "positions": np.where(second, places - starts, places).astype(np.int32),
         }

@@ -152,7 +152,7 @@ def test_whatever_can_be_built_works(config):
     assert_close(np.concatenate(parts, axis=1), full)
 
     def objective(p):
-        output = forward(config, p, tokens, counted_BT=jnp.ones(tokens.shape), targets_BT=tokens)
+        output = forward(config, p, tokens, weights_BT=jnp.ones(tokens.shape), targets_BT=tokens)
         return jnp.mean(jnp.sin(output.logits_BTV)) + sum(output.losses.values())
 
     gradients = jax.jit(jax.grad(objective))(params)

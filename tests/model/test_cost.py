@@ -284,7 +284,7 @@ def test_modules_that_predict_tokens_further_on_are_counted_in_training():
 
     def traced(config):
         def objective(params):
-            output = forward(config, params, tokens, targets_BT=tokens, counted_BT=jnp.ones((1, 6)))
+            output = forward(config, params, tokens, targets_BT=tokens, weights_BT=jnp.ones((1, 6)))
             return output.logits_BTV.sum() + sum(output.losses.values())
 
         return matmul_flops(jax.make_jaxpr(objective)(abstract_params(config)).jaxpr)

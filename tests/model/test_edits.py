@@ -175,11 +175,11 @@ def test_edits_while_decoding_equal_those_of_the_whole_sequence(mixer, scan, sma
 
 
 def test_segments_are_told(four, tokens):
-    segments = np.repeat([[0, 1]], 6, axis=1).repeat(2, axis=0)
+    segment_ids = np.repeat([[0, 1]], 6, axis=1).repeat(2, axis=0)
     seen = []
-    logits(*four, tokens, {"embedding": lambda x, where: seen.append(where) or x}, segment_ids_BT=segments)
+    logits(*four, tokens, {"embedding": lambda x, where: seen.append(where) or x}, segment_ids_BT=segment_ids)
     assert seen[0].layer is None
-    np.testing.assert_array_equal(seen[0].segment_ids_BT, segments)
+    np.testing.assert_array_equal(seen[0].segment_ids_BT, segment_ids)
     assert seen[0].name == "embedding"
 
 
@@ -237,7 +237,7 @@ def test_the_list_of_taps_is_that_of_the_mechanisms(small, drawn, tokens):
 def test_no_edit_reaches_the_modules_that_predict_further_on(small, drawn, tokens):
     """They are no layers of the model: with the embedding put back, their loss is the same."""
     config = small(multi_token=MultiToken())
-    params, options = drawn(config), {"counted_BT": np.ones(tokens.shape, np.float32), "targets_BT": tokens}
+    params, options = drawn(config), {"weights_BT": np.ones(tokens.shape, np.float32), "targets_BT": tokens}
     plain = forward(config, params, tokens, taps=("block_output",), **options)
     edit = {"mixer_heads": another, Tap("block_output", (1,)): lambda x, where: plain.taps["block_output"][1]}
     after = forward(config, params, tokens, taps=Taps(edit=edit), **options)

@@ -128,7 +128,7 @@ def test_wide_gradients_widen_no_operation_of_the_forward_pass(changes, small, t
         monkeypatch.setattr(Context, "tap", lambda self, name, x: tapped.setdefault(name, set()).add(x.dtype) or x)
 
         def run(params):
-            output = forward(config, params, tokens, counted_BT=jnp.ones(tokens.shape), targets_BT=tokens)
+            output = forward(config, params, tokens, weights_BT=jnp.ones(tokens.shape), targets_BT=tokens)
             return output.logits_BTV, output.losses
 
         program = jax.make_jaxpr(run)(abstract_params(config))

@@ -91,7 +91,7 @@ def test_nothing_is_named_unless_a_policy_asks_for_it(small, tokens):
 @pytest.mark.parametrize("changes", [{}, {"scan_layers": False}, {"multi_token": MultiToken(depth=2)}], ids=str)
 def test_gradients_are_the_same(changes, small, drawn, tokens):
     config = small(**changes)
-    params, counted = drawn(config), {"counted_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
+    params, counted = drawn(config), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
 
     def gradient(remat):
         def total(params):

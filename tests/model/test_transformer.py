@@ -162,12 +162,12 @@ def test_causality_by_gradient(small, drawn, position, placement):
 def test_documents_packed_together_equal_documents_alone(small, drawn, run, tokens):
     """Segment ids and positions keep them apart, for positions that turn, that are added, that bias scores."""
     lengths = [5, 4, 3]
-    segments = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
+    segment_ids = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
     positions = np.concatenate([np.arange(n) for n in lengths])[None].astype(np.int32)
     for position in (Rotary(), Learned(), ALiBi()):
         config = small(position=position)
         params = drawn(config)
-        packed = run(config, params, tokens[:1], segment_ids_BT=segments, positions_BT=positions)[0]
+        packed = run(config, params, tokens[:1], segment_ids_BT=segment_ids, positions_BT=positions)[0]
         apart = [run(config, params, tokens[:1, at : at + n])[0] for at, n in ((0, 5), (5, 4))]
         np.testing.assert_allclose(packed[:, :9], np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
         together = run(config, params, tokens[:1])[0]
@@ -178,8 +178,8 @@ def test_documents_packed_together_equal_documents_alone(small, drawn, run, toke
 def test_segment_ids_alone_hide_other_documents_and_leave_positions(small, drawn, run, tokens):
     config = small(position=Learned())
     params = drawn(config)
-    segments = np.repeat([1, 2], 6)[None].astype(np.int32)
-    got = run(config, params, tokens[:1], segment_ids_BT=segments)[0]
+    segment_ids = np.repeat([1, 2], 6)[None].astype(np.int32)
+    got = run(config, params, tokens[:1], segment_ids_BT=segment_ids)[0]
     later = np.arange(6, 12, dtype=np.int32)[None]
     alone = run(config, params, tokens[:1, 6:], positions_BT=later)[0]
     np.testing.assert_allclose(got[:, 6:], alone, rtol=1e-4, atol=1e-5)

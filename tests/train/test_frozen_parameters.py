@@ -100,7 +100,7 @@ def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_exp
 
         def mean(params, batch=batch):
             total, _ = NextToken().loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
-            return total / batch["loss_mask"].sum()
+            return total / batch["weights"].sum()
 
         grads = jax.tree.map(lambda g, label: g * (label == "moves"), jax.jit(jax.grad(mean))(params), labels)
         scale = min(1.0, training.clip_norm / (float(optax.tree.norm(grads)) + 1e-6))

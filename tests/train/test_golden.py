@@ -219,7 +219,7 @@ def drawn(n):
     return {
         "tokens": stream[:, :-1].astype(np.int32),
         "targets": stream[:, 1:].astype(np.int32),
-        "loss_mask": (draw[:, 1:] // 64 % 8 > 0).astype(np.float32),
+        "weights": (draw[:, 1:] // 64 % 8 > 0).astype(np.float32),
     }
 
 

@@ -153,7 +153,7 @@ def test_modules_that_look_ahead_are_handed_the_first_values(small, drawn, token
     """With weight on the first values alone, those that the modules' own block projects do nothing."""
     config = small(mixer=mixing(ValueResidual(first=1.0, own=1e-30)), multi_token=MultiToken())
     params = drawn(config)
-    counted = {"counted_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
+    counted = {"weights_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
 
     def loss(params):
         return forward(config, params, tokens, **counted).losses["multi_token_loss"]

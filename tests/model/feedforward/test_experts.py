@@ -133,7 +133,7 @@ def losses_and_gradient(config, params, tokens):
     towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
 
     def value(params):
-        output = forward(config, params, tokens, counted_BT=jnp.ones((2, 12)))
+        output = forward(config, params, tokens, weights_BT=jnp.ones((2, 12)))
         return (output.logits_BTV * towards).sum() + sum(output.losses.values()), (output.losses, output.measured)
 
     return jax.jit(jax.value_and_grad(value, has_aux=True))(params)

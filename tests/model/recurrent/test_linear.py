@@ -42,9 +42,9 @@ def test_layer(maker, against_loop, option):
 
 def test_weights_are_those_that_sum_the_values(small, drawn, run, tokens):
     config = small(mixer=LinearAttention(num_heads=2, chunk=5), position=NoPositions(), num_layers=1)
-    segments = np.repeat([1, 2], 6)[None].repeat(2, 0).astype(np.int32)
+    segment_ids = np.repeat([1, 2], 6)[None].repeat(2, 0).astype(np.int32)
     wanted = ("attention_weights", "mixer_heads", "value")
-    taps = run(config, drawn(config), tokens, taps=wanted, segment_ids_BT=segments)[2]
+    taps = run(config, drawn(config), tokens, taps=wanted, segment_ids_BT=segment_ids)[2]
     weights = np.asarray(taps["attention_weights"])[0]
     t, s = np.mgrid[:12, :12]
     np.testing.assert_array_equal(weights > 0, np.broadcast_to((t >= s) & (t // 6 == s // 6), weights.shape))

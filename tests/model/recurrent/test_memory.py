@@ -58,7 +58,9 @@ def test_chunks():
 def test_decays_are_products_of_those_between_within_a_document():
     a = np.array([0.5, 0.25, 0.1, 0.8, 0.9, 0.7])
     document = np.array([[0, 0, 0, 0, 1, 1]])
-    given = decays(jnp.log(jnp.asarray(a))[None, :, None], 3, Context(index_BT=None, document_BT=jnp.asarray(document)))
+    given = decays(
+        jnp.log(jnp.asarray(a))[None, :, None], 3, Context(index_BT=None, segment_ids_BT=jnp.asarray(document))
+    )
     between = [[[1, 0, 0], [0.25, 1, 0], [0.025, 0.1, 1]], [[1, 0, 0], [0, 1, 0], [0, 0.7, 1]]]
     np.testing.assert_allclose(given.between_ZBNCS[:, 0, 0], between, rtol=1e-6)
     np.testing.assert_allclose(given.since_ZBNC[:, 0, 0], [[0.5, 0.125, 0.0125], [0.8, 0, 0]], rtol=1e-6)
@@ -69,7 +71,7 @@ def test_decays_are_products_of_those_between_within_a_document():
 def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
     add = lambda state, x: (state + x, state + x)  # noqa: E731
     x = jnp.asarray([[1.0, 2, 4, 8], [1, 2, 4, 8]])
-    documents = Context(index_BT=None, document_BT=jnp.asarray([[0, 0, 1, 1], [0, 0, 0, 0]]))
+    documents = Context(index_BT=None, segment_ids_BT=jnp.asarray([[0, 0, 1, 1], [0, 0, 0, 0]]))
     state, sums = token_by_token(add, jnp.asarray([10.0, 20]), x, documents)
     np.testing.assert_array_equal(sums, [[11, 13, 4, 12], [21, 23, 27, 35]])
     padded = Context(index_BT=None, real_BT=jnp.asarray([[True, False, False, False], [True, True, True, False]]))
@@ -83,14 +85,14 @@ def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
 def test_causality_by_gradient(model):
     """Logits at t depend on the embedding at s exactly if s <= t in the same document, across chunks too."""
     config, params = model
-    tokens, segments = np.arange(8, dtype=np.int32)[None], np.array([[1, 1, 2, 2, 2, 2, 2, 2]])
+    tokens, segment_ids = np.arange(8, dtype=np.int32)[None], np.array([[1, 1, 2, 2, 2, 2, 2, 2]])
 
     def scores(table):
         moved = {**params, "embedding": {**params["embedding"], "table": table}}
-        return forward(config, moved, tokens, segment_ids_BT=segments).logits_BTV[0] @ np.linspace(-1, 1, 17)
+        return forward(config, moved, tokens, segment_ids_BT=segment_ids).logits_BTV[0] @ np.linspace(-1, 1, 17)
 
     slopes = np.abs(jax.jit(jax.jacrev(scores))(params["embedding"]["table"])[:, :8]).max(-1)
-    seen = np.tril(segments[0][:, None] == segments[0])
+    seen = np.tril(segment_ids[0][:, None] == segment_ids[0])
     np.testing.assert_array_equal(slopes[~seen], 0)
     assert slopes[seen].min() > 1e-7
 
@@ -98,8 +100,8 @@ def test_causality_by_gradient(model):
 def test_documents_packed_together_equal_documents_alone(model, run, tokens):
     config, params = model
     lengths = [5, 4, 3]  # the first border is also a chunk's border, the second is not
-    segments = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
-    packed = run(config, params, tokens[:1], segment_ids_BT=segments)[0]
+    segment_ids = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
+    packed = run(config, params, tokens[:1], segment_ids_BT=segment_ids)[0]
     apart = [run(config, params, tokens[:1, at : at + n])[0] for at, n in ((0, 5), (5, 4))]
     np.testing.assert_allclose(packed[:, :9], np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
     together = run(config, params, tokens[:1])[0]

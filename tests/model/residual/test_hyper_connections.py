@@ -176,7 +176,7 @@ def test_streams_are_laid_over_the_mesh_one_beside_the_other(small, stood_in):
 
 def test_modules_that_look_ahead_have_streams_of_their_own(small, drawn, tokens):
     config = small(residual=DYNAMIC, multi_token=MultiToken())
-    counted = {"counted_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
+    counted = {"weights_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
     output = forward(config, drawn(config), tokens, **counted)
     assert np.isfinite(output.losses["multi_token_loss"])
     assert output.logits_BTV.shape == (2, 12, 17)

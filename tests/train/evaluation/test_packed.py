@@ -131,7 +131,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
-    """Each is scored on its own too, in a window as long as it is: no padding, no neighbours, no segments."""
+    """Each is scored on its own too, in a window as long as it is: no padding, no neighbours, no segment ids."""
     model = dataclasses.replace(CONFIG, **MODELS[name])
     params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
     documents = documents_of(3, 9, 1, 6, 2, 5, 3, 11, 30, 4)

@@ -27,8 +27,8 @@ def test_rows_lie_where_the_mesh_says():
 
 
 def test_what_tells_documents_apart_is_left_out_where_they_see_each_other():
-    batch = dict.fromkeys(("tokens", "targets", "loss_mask", "segment_ids", "positions"), np.zeros((8, 4), np.int32))
-    assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=False)) == {"tokens", "targets", "loss_mask"}
+    batch = dict.fromkeys(("tokens", "targets", "weights", "segment_ids", "positions"), np.zeros((8, 4), np.int32))
+    assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=False)) == {"tokens", "targets", "weights"}
     assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=True)) == set(batch)
 
 

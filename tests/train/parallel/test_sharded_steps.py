@@ -87,7 +87,7 @@ def numbered_batch(experiment, n):
     return {
         "tokens": draw.integers(0, 64, shape, np.int32),
         "targets": draw.integers(0, 64, shape, np.int32),
-        "loss_mask": draw.integers(0, 2, shape).astype(np.float32),
+        "weights": draw.integers(0, 2, shape).astype(np.float32),
         "segment_ids": np.sort(draw.integers(1, 3, shape, np.int32), axis=1),
         "positions": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
     }
