@@ -78,8 +78,8 @@ def main(argv: list[str]) -> int:
     from train.run.loaded import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
-    texts, places = zip(*given, strict=True)
-    rows = check_prompts(run.experiment.model, run.tokenizer, texts, places)
+    texts, named = zip(*given, strict=True)
+    rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
     cache = largest_cache(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
     printer = _Printer(prompts, cache, silent=JSON.value)

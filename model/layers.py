@@ -87,12 +87,12 @@ class Group:
 
     @property
     def names(self) -> list[str]:
-        """The stack of each place of the pattern, named after its first layer."""
-        return [str(self.start + place) for place in range(len(self.pattern))]
+        """The stack at each index of the pattern, named after its first layer."""
+        return [str(self.start + index) for index in range(len(self.pattern))]
 
-    def numbers(self, place: int) -> range:
-        """The layers that stand at one place of the pattern; their parameters are stacked."""
-        return range(self.start + place, self.start + self.turns * len(self.pattern), len(self.pattern))
+    def numbers(self, index: int) -> range:
+        """The layers that stand at one index of the pattern; their parameters are stacked."""
+        return range(self.start + index, self.start + self.turns * len(self.pattern), len(self.pattern))
 
 
 def by_stack(blocks: Any, groups: Sequence[Group]) -> Any:

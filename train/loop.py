@@ -261,7 +261,7 @@ class _Trainer:
         """Batches start, start + 1, ... on the mesh."""
         size = self.experiment.data.batch_size
         for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
-            yield feed.place(batch, self.rows, size, isolated=self.isolated)
+            yield feed.to_devices(batch, self.rows, size, isolated=self.isolated)
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have another; its compilation is not timed."""

@@ -4,7 +4,7 @@ A query sees a key if everything that the value says lets it: the order of token
 sides, or none), the patterns (patterns.py), the documents, and an array where nothing else can say it. The whole array
 (B, T, S) is made for those alone who ask for it.
 
-An index is a token's place in its row, or its slot in a cache; a position is its place in its document. The order and
+An index numbers a token in its row, or its slot in a cache; a position numbers it in its document. The order and
 the reach are about indices, patterns and prefixes about positions. A pattern holds for the later and the earlier of two
 tokens; where queries see later tokens too, it holds in both directions.
 """

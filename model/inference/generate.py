@@ -157,7 +157,7 @@ def start(
     cache = empty_caches(config, len(token_B), length)
     fold_in = jax.random.fold_in
     key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
-    return _place(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
+    return _constrained(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -180,7 +180,7 @@ def prefill(
         layout=layout,
     )
     assert output.cache is not None
-    return _place(dataclasses.replace(state, cache=output.cache), layout)
+    return _constrained(dataclasses.replace(state, cache=output.cache), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
@@ -198,10 +198,10 @@ def decode(
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
     assert output.cache is not None
     after = DecodeState(output.cache, token_B, state.position_B + 1, state.key_B, seen_BV)
-    return _place(after, layout), layout.constrain(token_B, (None,))
+    return _constrained(after, layout), layout.constrain(token_B, (None,))
 
 
-def _place(state: DecodeState, layout: Layout) -> DecodeState:
+def _constrained(state: DecodeState, layout: Layout) -> DecodeState:
     """The state laid over the mesh, always alike: another layout would be another program."""
     return DecodeState(
         cache={layer: cache.placed(layout) for layer, cache in state.cache.items()},

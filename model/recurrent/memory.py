@@ -60,8 +60,8 @@ class State:
 
     def placed(self, layout: Layout) -> "State":
         """Returns the state, laid out over the mesh."""
-        place = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
-        return State({name: place(x) for name, x in self.arrays.items()})
+        constrain = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
+        return State({name: constrain(x) for name, x in self.arrays.items()})
 
 
 def zeros(**shapes: tuple[int, ...]) -> State:

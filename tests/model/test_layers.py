@@ -66,7 +66,7 @@ def test_the_last_exception_counts(small):
 def test_layers_are_grouped_by_what_repeats(kinds, expected):
     groups = grouped(tuple(kinds))
     assert [(group.start, "".join(group.pattern), group.turns) for group in groups] == expected
-    numbers = sorted(n for group in groups for place in range(len(group.pattern)) for n in group.numbers(place))
+    numbers = sorted(n for group in groups for index in range(len(group.pattern)) for n in group.numbers(index))
     assert numbers == list(range(len(kinds)))
 
 

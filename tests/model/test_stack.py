@@ -20,8 +20,8 @@ def restacked(config, params):
     """The parameters of a model with one stack, as the model with these exceptions has them."""
     blocks = {}
     for group in grouped(config.layers):
-        for place in range(len(group.pattern)):
-            numbers = np.array(group.numbers(place))
+        for index in range(len(group.pattern)):
+            numbers = np.array(group.numbers(index))
             blocks[str(numbers[0])] = jax.tree.map(lambda x, numbers=numbers: x[numbers], params["blocks"])
     return {**params, "blocks": blocks}
 

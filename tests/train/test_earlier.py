@@ -19,7 +19,7 @@ from model.options import check, from_json, override, to_json
 from model.positions.absolute import NoPositions
 from model.recompute import SaveOnly
 from model.recurrent.gru import GRU
-from model.specs import merged
+from model.specs import merge
 from model.transformer import specs
 from model.vocabulary.multi_token import MultiToken
 from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
@@ -31,7 +31,7 @@ from train.optimizers import options as optimizers
 from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
-from train.state import Recipe, init_sharded, split_params
+from train.state import Recipe, init_sharded, partition_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
 
@@ -127,7 +127,7 @@ def earlier(experiment):
     optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
-    parts = split_params(recipe, everything)
+    parts = partition_params(recipe, everything)
     without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
     opt_state = train.checkpoints.store.unflat(state.opt_state, without)
     return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
@@ -155,7 +155,7 @@ def test_a_checkpoint_with_load_biases_among_the_parameters_is_read(optimizer, t
     assert said == []
     loaded = load_params(tmp_path)
     np.testing.assert_array_equal(loaded.params["blocks"]["ffn"]["load_bias"], old.params["blocks"]["ffn"]["load_bias"])
-    assert jax.tree.structure(loaded.params) == jax.tree.structure(merged(now.params, now.untrained))
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(merge(now.params, now.untrained))
 
 
 def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_evaluated(
@@ -334,7 +334,7 @@ def test_a_checkpoint_that_says_attention_for_mixers_is_read(optimizer, tiny_exp
     assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
     assert said == []
     loaded = load_params(tmp_path)
-    assert jax.tree.structure(loaded.params) == jax.tree.structure(merged(state.params, state.untrained))
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(merge(state.params, state.untrained))
 
 
 @pytest.mark.parametrize(

@@ -186,13 +186,13 @@ def train(name, folder, devices=1):
     state = init_sharded(recipe, made.training.seed, state_shardings(recipe, mesh, made.sharding))
     step, evaluate = compile_train_step(made, mesh), compile_eval_step(made, mesh)
     rows = layout_of(mesh, made.sharding).placement(("batch", "sequence"))
-    place = functools.partial(feed.place, rows=rows, batch_size=BATCH, isolated=name == "packed")
+    to_devices = functools.partial(feed.to_devices, rows=rows, batch_size=BATCH, isolated=name == "packed")
     curve = {"start": summary(state.all_params), "loss": [], "grad_norm": []}
     for n in range(STEPS):
-        state, metrics = step(state, place(batches(n)))
+        state, metrics = step(state, to_devices(batches(n)))
         for quantity in ("loss", "grad_norm"):
             curve[quantity].append(float(metrics[quantity]))
-    held_out = [jax.device_get(evaluate(state, place(batches(n)))) for n in (1000, 1001)]
+    held_out = [jax.device_get(evaluate(state, to_devices(batches(n)))) for n in (1000, 1001)]
     curve["validation"] = float(sum(b["nll"] for b in held_out) / sum(b["tokens"] for b in held_out))
     return curve | {"end": summary(state.all_params)}
 

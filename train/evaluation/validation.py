@@ -90,7 +90,7 @@ class SplitEvaluation:
         """
         sums = []
         for batch in self._batches:
-            sums.append(self.step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
+            sums.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
         # Sums over batches in double precision; within a batch they are float32.
         nll, end_nll = (math.fsum(float(s[name]) for s in sums) for name in ("nll", "end_nll"))
         covered = self._covered

@@ -167,16 +167,16 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def check_prompts(
-    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], places: Sequence[str] | None = None
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], named: Sequence[str] | None = None
 ) -> list[list[int]]:
     """The ids of every prompt.
 
-    Raises UserError, naming the prompt by its place or its number, as `prompt_ids` and the tokenizer do, and for one
+    Raises UserError, naming the prompt by its name or its number, as `prompt_ids` and the tokenizer do, and for one
     longer than the model's context.
     """
     rows = []
     for number, prompt in enumerate(prompts, start=1):
-        where = f"prompt {number}" if places is None else places[number - 1]
+        where = f"prompt {number}" if named is None else named[number - 1]
         check_text(prompt, where)
         try:
             row = prompt_ids(tokenizer, prompt)

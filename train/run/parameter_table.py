@@ -37,7 +37,7 @@ def table(experiment: Experiment) -> list[Row]:
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
     for (_, leaf), (name, spec) in zip(shapes, named(Recipe.of(experiment).specs).items(), strict=True):
-        parts = ["+".join(split) or "-" for split in mesh_axes(experiment.sharding.parameters, spec.axes)]
+        parts = ["+".join(names) or "-" for names in mesh_axes(experiment.sharding.parameters, spec.axes)]
         moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))
     return rows

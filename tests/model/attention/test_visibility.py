@@ -189,7 +189,11 @@ def sees(visibility, row, t, s):
     prefix = None if visibility.prefix is None else np.broadcast_to(visibility.prefix, (2, S))[row, s]
     if visibility.causal and q_index < k_index and (prefix is None or k_position >= prefix):
         return False
-    ordered = (q_position, k_position) if visibility.causal and prefix is None else sorted((q_position, k_position), reverse=True)
+    ordered = (
+        (q_position, k_position)
+        if visibility.causal and prefix is None
+        else sorted((q_position, k_position), reverse=True)
+    )
     return all(pattern.visible(*ordered) is None or pattern.visible(*ordered) for pattern in visibility.patterns)
 
 

@@ -30,13 +30,13 @@ EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8))
 def training_inputs(rows=2, length=12, seed=3):
     """Two documents in a row, padding behind the second; targets are noise, so that none can be told from tokens."""
     rng = np.random.default_rng(seed)
-    places, ends = np.arange(length), np.array([length, length - 2])[:rows, None]
+    index, ends = np.arange(length), np.array([length, length - 2])[:rows, None]
     starts = np.array([5, 7])[:rows, None]
-    segment_ids = np.where(places < ends, 1 + (places >= starts), 0)
+    segment_ids = np.where(index < ends, 1 + (index >= starts), 0)
     return {
-        "positions_BT": np.where(places >= starts, places - starts, places + 0 * starts).astype(np.int32),
+        "positions_BT": np.where(index >= starts, index - starts, index + 0 * starts).astype(np.int32),
         "segment_ids_BT": segment_ids.astype(np.int32),
-        "weights_BT": ((segment_ids > 0) & (places != starts - 1) & (places != 2)).astype(np.float32),
+        "weights_BT": ((segment_ids > 0) & (index != starts - 1) & (index != 2)).astype(np.float32),
         "targets_BT": rng.integers(0, 17, (rows, length)).astype(np.int32),
     }
 

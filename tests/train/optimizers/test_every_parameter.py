@@ -27,7 +27,7 @@ from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Residual, Sandwich
-from model.specs import ROLES, Role, is_trained, named, split
+from model.specs import ROLES, Role, is_trained, named, partition
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
@@ -116,7 +116,7 @@ def treatment(config):
     tree = specs(config)
     decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
     used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
-    trained = named(split(tree, tree, is_trained)[0])
+    trained = named(partition(tree, tree, is_trained)[0])
     leaves = {"decayed": decayed, "muon": muon, "used": used, "stored": abstract_params(config)}
     found = {}
     for name, spec in named(tree).items():

@@ -52,7 +52,7 @@ def train(experiment, mesh, start, batches):
     step, losses = compile_train_step(experiment, mesh), []
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     for batch in batches:
-        state, metrics = step(state, feed.place(batch, rows, experiment.data.batch_size, isolated=True))
+        state, metrics = step(state, feed.to_devices(batch, rows, experiment.data.batch_size, isolated=True))
         losses.append(float(metrics["loss"]))
     return losses, {name: np.asarray(x) for name, x in flat(state.all_params).items()}
 

@@ -17,7 +17,7 @@ from model.positions.scaling import document_lengths
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
+class TokenPositions:
     """The arguments of `model.transformer.stream` that say where tokens stand.
 
     Attributes:
@@ -34,7 +34,7 @@ class Places:
     cached: bool
 
     def indices(self) -> jax.Array:
-        """The place of each token in its row, or, with a cache, in all that was read of it."""
+        """The index of each token in its row, or, with a cache, in all that was read of it."""
         index_BT = jnp.arange(self.shape[1], dtype=jnp.int32)[None]
         if not self.cached:
             return index_BT
