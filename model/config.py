@@ -51,7 +51,7 @@ class ModelConfig:
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further on while training, or None.
-      dropout: the rates, place by place.
+      dropout: the rates.
       initialization: how parameters start.
       precision: the number formats.
       scan_layers: one traced layer run L times; False writes the layers out, for debugging, on the same parameters.

@@ -63,6 +63,8 @@ TAPS: dict[str, Meaning] = {
     "stream_squares": Meaning("", "the sum over counted tokens of the mean square of `block_output`", editable=False),
     "final_norm": Meaning("BTD", "the residual stream after the last layer and the final norm"),
 }
+# Names that taps once had, and their names now.
+EARLIER = {"attention_heads": "mixer_heads", "attention_output": "mixer_output"}
 
 
 def table() -> str:
@@ -103,7 +105,7 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """The place of an edit in a forward pass.
+    """The tokens, and the layer, that an edit is of.
 
     Attributes:
       name: the name of the tap.
@@ -242,7 +244,7 @@ def _refuse_fixed(name: str, done: str, offered: Offered, can: Offered) -> None:
 
 def _refuse_missing(tap: Tap, offered: Offered) -> None:
     if tap.name not in offered:
-        raise UserError(f"no tap is called {tap.name!r}; {nearest(tap.name, offered)}")
+        raise UserError(f"no tap is called {tap.name!r}; {nearest(EARLIER.get(tap.name, tap.name), offered)}")
     met = offered[tap.name]
     if tap.layers is None:
         return

@@ -13,6 +13,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from model.taps import EARLIER
+
 CHECKPOINT_FORMAT = 3
 # Earlier fields of options, and their paths now.
 MOVED = {
@@ -21,8 +23,6 @@ MOVED = {
     "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
 }
-# Earlier names of taps, and their names now.
-TAPS = {"attention_heads": "mixer_heads", "attention_output": "mixer_output"}
 # The parameters of a layer that lie under `residual` now and lay beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
 _OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
@@ -80,7 +80,7 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(model.get("exceptions"), list | tuple):
         model["exceptions"] = [_renamed(one, {"attention": "mixer"}) for one in model["exceptions"]]
     if isinstance(model.get("remat"), Mapping) and isinstance(taps := model["remat"].get("taps"), list | tuple):
-        model["remat"] = {**model["remat"], "taps": [TAPS.get(name, name) for name in taps]}
+        model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
     current["model"] = model
     if isinstance(optimizer := stored.get("optimizer"), Mapping) and "spared" in optimizer:
         current["optimizer"] = {**optimizer, "spared": _patterns_of_mixers(optimizer["spared"])}

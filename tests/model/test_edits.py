@@ -255,7 +255,8 @@ def refused(config, params, tokens, taps, message):
 def test_what_is_not_there_is_refused(four, small, drawn, tokens):
     same, mixed = (lambda x, where: x), small(exceptions=(Except(layers="1", ffn=None),))
     for given, message in {
-        ("edit", "attention_head"): "no tap is called 'attention_head'; did you mean 'mixer_heads'",
+        ("edit", "mixer_head"): "no tap is called 'mixer_head'; did you mean 'mixer_heads'",
+        ("keep", "attention_output"): "no tap is called 'attention_output'; did you mean 'mixer_output'",
         ("edit", Tap("querry", (1,))): "no tap is called 'querry'; did you mean 'query'",
         ("keep", Tap("query", range(3, 5))): "tap 'query': no layer is called 4; layers are 0 to 3, or -1 for the last",
         ("edit", Tap("query", (-5,))): "no layer is called -5",
@@ -267,7 +268,7 @@ def test_what_is_not_there_is_refused(four, small, drawn, tokens):
         (
             "edit",
             "attention_weights",
-        ): "'attention_weights' cannot be edited: it is not computed with; did you mean 'mix",
+        ): "'attention_weights' cannot be edited: it is not computed with; known: block_output, ",
     }.items():
         kind, tap = given
         refused(*four, tokens, Taps(keep=(tap,)) if kind == "keep" else Taps(edit={tap: same}), message)

@@ -118,6 +118,7 @@ def test_experts_and_recurrences_save_theirs(small, drawn, tokens):
 def test_names_that_are_not_there_are_refused(small, drawn, tokens):
     for names, message in {
         ("querry",): "remat.taps: no tap is called 'querry'; did you mean 'query'",
+        ("attention_heads",): "remat.taps: no tap is called 'attention_heads'; did you mean 'mixer_heads'",
         ("attention_weights",): "remat.taps: the model computes nothing with tap 'attention_weights'; did you mean",
         ("query", "query"): "remat.taps: names 'query' twice",
         (): "remat.taps: name at least one, or take remat='full'",

@@ -1,4 +1,4 @@
-"""Prompts and stop strings as they come from a command line or a file: texts that have UTF-8, each with its place."""
+"""Prompts and stop strings as they come from a command line or a file: texts that have UTF-8, each with its origin."""
 
 import json
 import pathlib

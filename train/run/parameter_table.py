@@ -58,8 +58,8 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
 
     state = abstract_state(recipe)
     trained, params, everything = (
-        sum(jax.tree.leaves(jax.tree.map(held, tree, places)))
-        for tree, places in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
+        sum(jax.tree.leaves(jax.tree.map(held, tree, placements)))
+        for tree, placements in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
     )
     return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 

@@ -29,9 +29,9 @@ def check_init_from(experiment: Experiment) -> AnyPath:
 
 
 def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
-    """The parameters that `training.init_from` names, in the run's own format and places; None where it names none.
+    """The parameters that `training.init_from` names, in the run's own format and placement; None where it names none.
 
-    They are read straight into these places, and given the format one by one. What they were published as goes along,
+    They are read straight onto these devices, and given the format one by one. What they were published as goes along,
     so that launch.convert can write this run too. Raises UserError when there is no such run, or its model is another
     one.
     """
