@@ -31,8 +31,9 @@ from model.inference.generate import generate
 from model.inference.sampling import Sampling
 from model.transformer import init
 
+mixer = "mixer" if "mixer" in ModelConfig.__dataclass_fields__ else "attention"  # as earlier checkouts call it
 config = ModelConfig(vocab_size={VOCABULARY}, context_length={CONTEXT}, num_layers={LAYERS}, width={WIDTH},
-                     mixer=GroupedQuery(num_heads={HEADS}), ffn=Gated(width={FFN}))
+                     ffn=Gated(width={FFN}), **{{mixer: GroupedQuery(num_heads={HEADS})}})
 params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
 prompts = np.random.default_rng(0).integers(0, {VOCABULARY}, ({ROWS}, {PROMPT})).tolist()
 work = lambda: generate(config, params, prompts, Sampling(temperature=0, max_tokens={NEW}))
