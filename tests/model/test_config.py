@@ -189,7 +189,10 @@ def long(**changes):
             {"ffn": None, "residual": Parallel(shared_norm=False)},
             "residual.shared_norm: no layer has both a mixer and a feed-forward",
         ),
-        ({"exceptions": (Except(layers="1"),)}, "exceptions.0.layers: these layers differ in nothing; give them an"),
+        (
+            {"exceptions": (Except(layers="1"),)},
+            "exceptions.0.layers: these layers differ in nothing; give them a mixer",
+        ),
         ({"position": rotary(long(original_length=1))}, "position.scaling.original_length: must be at least 2, got 1"),
         ({"position": rotary(long(factor=None))}, "position.scaling.attention_factor: give either this or factor"),
         ({"position": rotary(long(attention_factor=1.0))}, "position.scaling.attention_factor: give either this or fa"),
