@@ -1,6 +1,6 @@
 """What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
 
-Losses and measurements are of the tokens that `counted_BT` weighs; a pass that counts none has neither. Taps are those
+Losses and measurements are of the tokens that `weights_BT` weighs; a pass that counts none has neither. Taps are those
 of model/taps.py.
 """
 
@@ -34,12 +34,12 @@ class Surroundings:
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
+      segment_ids_BT: where layers carry a state: the document of each token, counted from 0 in its row; None for one.
       real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
     """
 
     rotary: RotaryTable | None = None
-    document_BT: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
     real_BT: jax.Array | None = None
 
 
@@ -63,7 +63,7 @@ class Context(Surroundings):
         whose taps cannot be asked for.
       offered: where every tap was met while tracing.
       kept: the intermediates to return, by name.
-      counted_BT: how much each token counts in losses and measurements (float32), or None.
+      weights_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
       handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
@@ -82,7 +82,7 @@ class Context(Surroundings):
     numbers: tuple[int, ...] | None = None
     offered: Offered = dataclasses.field(default_factory=dict)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
-    counted_BT: jax.Array | None = None
+    weights_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     handed: dict[str, Handed] = dataclasses.field(default_factory=dict)

@@ -52,8 +52,8 @@ TAPS: dict[str, Meaning] = {
     "reset_gate": Meaning("BTNH", "of a GRU", editable=False),
     "update_gate": Meaning("BTNH", "of a GRU", editable=False),
     "hidden": Meaning("BTNH", "the hidden state of an LSTM or a GRU", editable=False),
-    "attention_heads": Meaning("BTNH", "the output of each head, after gate and norm, before the output projection"),
-    "attention_output": Meaning("BTD", "the output of the mixer, as it is added to the residual stream"),
+    "mixer_heads": Meaning("BTNH", "the output of each head, after gate and norm, before the output projection"),
+    "mixer_output": Meaning("BTD", "the output of the mixer, as it is added to the residual stream"),
     "router_logits": Meaning("BTE", "the router's logits of experts"),
     "experts_chosen": Meaning("BTR", "the numbers of each token's experts, best first"),
     "expert_weights": Meaning("BTR", "the weights of these"),
@@ -63,6 +63,8 @@ TAPS: dict[str, Meaning] = {
     "stream_squares": Meaning("BT", "the mean square of `block_output` at each token", editable=False),
     "final_norm": Meaning("BTD", "the residual stream after the last layer and the final norm"),
 }
+# Names that taps once had, and their names now.
+EARLIER = {"attention_heads": "mixer_heads", "attention_output": "mixer_output"}
 
 
 def table() -> str:
@@ -103,7 +105,7 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """The place of an edit in a forward pass.
+    """The tokens, and the layer, that an edit is of.
 
     Attributes:
       name: the name of the tap.
@@ -242,7 +244,7 @@ def _refuse_fixed(name: str, done: str, offered: Offered, can: Offered) -> None:
 
 def _refuse_missing(tap: Tap, offered: Offered) -> None:
     if tap.name not in offered:
-        raise UserError(f"no tap is called {tap.name!r}; {nearest(tap.name, offered)}")
+        raise UserError(f"no tap is called {tap.name!r}; {nearest(EARLIER.get(tap.name, tap.name), offered)}")
     met = offered[tap.name]
     if tap.layers is None:
         return

@@ -231,7 +231,7 @@ def test_on_a_mesh_each_device_has_its_shards_there_and_back(mesh, recorded, tmp
     read_published(folder, tmp_path / "run", mesh=mesh)
     assert experiments.load(tmp_path / "run").mesh == recorded
     params = load_params(tmp_path / "run").params
-    query = params["blocks"]["attention"]["query"]
+    query = params["blocks"]["mixer"]["query"]
     assert query.sharding.shard_shape(query.shape)[1] == query.shape[1] // recorded.fsdp
     assert query.sharding.shard_shape(query.shape)[2] == query.shape[2] // recorded.tensor
     write_published(tmp_path / "run", tmp_path / "back", mesh=mesh)
@@ -296,7 +296,7 @@ def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny
         model=dataclasses.replace(start.experiment.model, precision=Precision()),
         data__tokenizer=TokenizerOf(path=str(tmp_path / "run" / "data")),
         training__num_steps=2,
-        training__start_from=str(tmp_path / "run"),
+        training__init_from=str(tmp_path / "run"),
         schedule=Constant(peak=1e-6),
     )
     train(experiment, tmp_path / "tuned", say=lambda _: None)

@@ -18,7 +18,7 @@ from train.schedules import Cosine
 
 experiment = Experiment(
     model=ModelConfig(
-        vocab_size=4096, context_length=256, num_layers=2, width=32, attention=GroupedQuery(num_heads=4), ffn=Gated(width=64)
+        vocab_size=4096, context_length=256, num_layers=2, width=32, mixer=GroupedQuery(num_heads=4), ffn=Gated(width=64)
     ),
     data=Data(batch_size=8),
     training=Training(num_steps=20),
@@ -151,8 +151,8 @@ def test_an_override_that_does_not_fit(assignment, words, config):
             ["data.tokenizer=SentencePiece(vocab_size=512)"],
             "data.tokenizer.vocab_size: 512, but model.vocab_size=4096; set both to the same number",
         ),
-        (["model.attention.num_kv_heads=3"], "model.attention.num_kv_heads: 3 does not divide num_heads=4; use one of"),
-        (["model.attention.num_heads=5"], "model.attention.num_heads: 5 heads do not divide width=32"),
+        (["model.mixer.num_kv_heads=3"], "model.mixer.num_kv_heads: 3 does not divide num_heads=4; use one of"),
+        (["model.mixer.num_heads=5"], "model.mixer.num_heads: 5 heads do not divide width=32"),
         (
             ["model.width=36"],
             "model.position: Rotary rotates pairs of dimensions, so the head width must be even, got 9",
@@ -180,7 +180,7 @@ def test_values_that_clash_are_refused(sets, words, config):
 
 
 def test_all_problems_come_at_once(config):
-    text = refusal(config(), ["evaluation.every=0", "model.attention.num_heads=5", "schedule.peak=0.0"])
+    text = refusal(config(), ["evaluation.every=0", "model.mixer.num_heads=5", "schedule.peak=0.0"])
     assert "this config has 3 problems:" in text
     assert len(text.splitlines()) == 4
 
@@ -256,7 +256,7 @@ def test_a_damaged_config_is_named(content, tmp_path):
         (CONFIG.replace("Training(num_steps=20)", "Training"), "training: expected Training(...), got <class"),
         (CONFIG.replace("peak=1e-3", "peak=float('nan')"), "schedule.peak: expected a finite number"),
         (CONFIG.replace("Data(", "Data(path='a\\0b', "), "data.path='a\\x00b' holds a NUL"),
-        (CONFIG.replace("num_steps=20", "num_steps=20, start_from=''"), "training.start_from= is empty"),
+        (CONFIG.replace("num_steps=20", "num_steps=20, init_from=''"), "training.init_from= is empty"),
         (CONFIG.replace("Data(", "Data(prefetch=2**31, "), "data.prefetch: expected at most 1,000, got 2,147,483,648"),
         (CONFIG.replace("batch_size=8", "batch_size=2**31"), "make one batch of more than 268,435,456 tokens"),
         (

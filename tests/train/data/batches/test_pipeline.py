@@ -50,7 +50,7 @@ def test_shapes_and_types(dataset, data):
         "targets": ((8, 32), "int32"),
         "segment_ids": ((8, 32), "int32"),
         "positions": ((8, 32), "int32"),
-        "loss_mask": ((8, 32), "float32"),
+        "weights": ((8, 32), "float32"),
     }
 
 
@@ -59,7 +59,7 @@ def test_shapes_and_types(dataset, data):
 def test_targets_are_counted_without_reading_them(dataset, endless, data, packing, joined):
     for of, option in ((dataset, data), endless):
         batches = Batches(of, change(option, packing=packing, cross_document_attention=joined))
-        counts = [int(batches.rows(n)["loss_mask"].sum()) for n in range(200)]
+        counts = [int(batches.rows(n)["weights"].sum()) for n in range(200)]
         assert [batches.num_targets(n) for n in range(200)] == counts
         assert min(counts) < 8 * 32  # some are padded
 
@@ -67,12 +67,12 @@ def test_targets_are_counted_without_reading_them(dataset, endless, data, packin
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("joined", [False, True])
 def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packing, joined):
-    """One epoch, taken apart by segments, is every document between two ends, each pair once."""
+    """One epoch, taken apart by segment ids, is every document between two ends, each pair once."""
     end = dataset.end_of_document
     batches = Batches(dataset, change(data, packing=packing, cross_document_attention=joined))
     pairs = []
     for row in epoch(batches):
-        used = row["loss_mask"] > 0
+        used = row["weights"] > 0
         assert np.array_equal(used, row["segment_ids"] > 0)
         pairs += zip(row["tokens"][used].tolist(), row["targets"][used].tolist(), strict=True)
     expected = []
@@ -83,13 +83,13 @@ def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packi
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_documents_apart(dataset, data, packing):
-    """Segments count from 1, positions restart, an end begins a segment and never stands inside one."""
+    """Segment ids count from 1, positions restart, an end begins a document and never stands inside one."""
     end = dataset.end_of_document
     for row in itertools.islice(epoch(Batches(dataset, change(data, packing=packing))), 60):
         used = int((row["segment_ids"] > 0).sum())
-        segments = row["segment_ids"][:used]
-        starts = np.flatnonzero(np.diff(segments, prepend=0))
-        assert segments[starts].tolist() == list(range(1, len(starts) + 1))
+        segment_ids = row["segment_ids"][:used]
+        starts = np.flatnonzero(np.diff(segment_ids, prepend=0))
+        assert segment_ids[starts].tolist() == list(range(1, len(starts) + 1))
         assert (row["segment_ids"][used:] == 0).all()
         inside = np.ones(used, bool)
         inside[starts] = False
@@ -116,7 +116,7 @@ def test_without_an_end(endless):
         option = change(data, packing=Concatenate(order="files", shift=False), cross_document_attention=joined)
         rows = list(EvaluationBatches(dataset, option, split="train"))
         tokens, targets, mask = (
-            np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "loss_mask")
+            np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "weights")
         )
         assert tokens[: len(stream)].tolist() == stream.tolist()
         assert (
@@ -237,7 +237,7 @@ def test_evaluation_counts_every_target_once(dataset, data):
     evaluation = EvaluationBatches(dataset, change(data, packing=BestFit()), batch_size=5)
     batches = list(evaluation)
     assert len(batches) == evaluation.num_batches == len(evaluation)
-    targets = np.concatenate([b["targets"][b["loss_mask"] > 0] for b in batches])
+    targets = np.concatenate([b["targets"][b["weights"] > 0] for b in batches])
     expected = [t for tokens in texts_of(dataset, "validation").values() for t in [*tokens, dataset.end_of_document]]
     assert targets.tolist() == expected
     ends = targets.tolist().count(dataset.end_of_document)
@@ -280,7 +280,7 @@ def test_documents_name_what_is_in_a_batch(dataset, data, corpus):
         row = batch["targets"][s.row, s.column : s.column + s.stop - s.start]
         assert bytes(row.tolist()) == content[s.start : s.stop] == s.text.encode()
         learnt[s.row, s.column : s.column + s.length] += 1
-    assert np.array_equal(learnt, batch["loss_mask"].astype(int))
+    assert np.array_equal(learnt, batch["weights"].astype(int))
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
@@ -326,7 +326,7 @@ def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
     )
     evaluation = EvaluationBatches(open_dataset(prepare(data, tmp_path / "d", workers=1)), data)
     (batch,) = evaluation
-    assert batch["targets"][batch["loss_mask"] > 0].tolist() == [ord(c) for c in "bcd"]
+    assert batch["targets"][batch["weights"] > 0].tolist() == [ord(c) for c in "bcd"]
     assert (evaluation.coverage.tokens, evaluation.coverage.ends) == (3, 0)
 
 
@@ -346,12 +346,12 @@ def test_padding_is_no_target(tmp_path):
     )  # fmt: skip
     batches = Batches(open_dataset(prepare(data, tmp_path / "d")), data)
     assert sum(batches.num_targets(n) for n in range(10)) == 840
-    assert sum(int(batches.rows(n)["loss_mask"].sum()) for n in range(10)) == 840
+    assert sum(int(batches.rows(n)["weights"].sum()) for n in range(10)) == 840
 
 
 def test_only_the_fields_that_are_asked_for_are_made(dataset, data, monkeypatch):
     whole = Batches(dataset, data).rows(3)
-    for fields in (("tokens", "targets", "loss_mask"), ("positions",), ("loss_mask", "segment_ids")):
+    for fields in (("tokens", "targets", "weights"), ("positions",), ("weights", "segment_ids")):
         batches = Batches(dataset, data, fields=fields)
         assert list(batches.rows(3)) == list(fields)
         for name, array in batches.rows(3).items():
