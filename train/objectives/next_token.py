@@ -72,7 +72,7 @@ class NextToken:
         reported, minimised = total_nll(output.stream_BTD, head, targets, weights, layout, self.z_loss)
         minimised = with_model_losses(minimised, output.losses)
         # Summed here and not in the layers, where a scan would need a collective for each.
-        totals = {name: jnp.sum(tap_LBT * mask, axis=(1, 2)) for name, tap_LBT in output.taps.items()}
+        totals = {name: jnp.sum(tap_LBT * batch["weights"], axis=(1, 2)) for name, tap_LBT in output.taps.items()}
         return minimised, Sums(reported, output.losses, output.measured, totals)
 
 
