@@ -25,7 +25,7 @@ from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
-from train.run.paths import expanded
+from train.files.paths import expanded
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Result

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from train.experiment import from_file
+from train.config_file import from_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STOREYS = ("model", "train", "configs", "launch")  # each may import itself and those before it

@@ -13,8 +13,8 @@ import math
 
 import jax
 
-from model.gradients import weigh
 from model.layout import Layout
+from model.parameters.gradients import weigh
 
 
 def serves(layout: Layout) -> bool:
@@ -23,7 +23,7 @@ def serves(layout: Layout) -> bool:
 
 
 def matmul(x: jax.Array, w: jax.Array, contract: int, dtype: jax.typing.DTypeLike | None) -> jax.Array:
-    """See `model.projections.matmul`."""
+    """See `matmul` of model/parameters/projections.py."""
     inner = math.prod(w.shape[:contract])
     y_MN = _matmul(x.reshape(-1, inner), w.reshape(inner, -1), dtype)
     return y_MN.reshape(*x.shape[: x.ndim - contract], *w.shape[contract:])

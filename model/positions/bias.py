@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.positions.option import PositionOption
 
 if TYPE_CHECKING:  # attention imports positions

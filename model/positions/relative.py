@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.positions.bias import InScores
 
 if TYPE_CHECKING:  # attention imports positions

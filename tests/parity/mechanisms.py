@@ -14,8 +14,8 @@ import pathlib
 
 from model.dropout import Dropout
 from model.families import FAMILIES, config_of
-from model.parameters import Normal
-from model.precision import Precision
+from model.parameters.maker import Normal
+from model.parameters.precision import Precision
 from model.residual import Multipliers
 from tests.model.attention.test_cache import CONFIGS
 from tests.model.conftest import small_config
@@ -97,14 +97,17 @@ REFERENCES = {
     "Untied": ("dot products one by one", "model/vocabulary/test_unembedding.py::test_the_parameters_of_each_option"),
     "MultiToken": (
         "equations, a token at a time",
-        "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",
+        "model/vocabulary/test_multi_token_modules.py::test_the_loss_is_that_of_the_equations",
     ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
-    "Normal": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
-    "FanIn": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
+    "Normal": ("deviations by the table", "model/parameters/test_maker.py::test_each_role_of_each_scheme"),
+    "FanIn": ("deviations by the table", "model/parameters/test_maker.py::test_each_role_of_each_scheme"),
     "SaveOnly": ("residuals by shape", "model/test_recompute.py::test_scanned_layers_save_the_taps_named_and_no_other"),
-    "Precision": ("the dtype of every operation", "model/test_precision.py::test_which_dtype_each_operation_has"),
+    "Precision": (
+        "the dtype of every operation",
+        "model/parameters/test_precision.py::test_which_dtype_each_operation_has",
+    ),
 }
 
 

@@ -14,12 +14,14 @@ import train.checkpoints.store
 from model.errors import UserError
 from model.feedforward.mlp import MLP
 from model.layers import Except
-from model.options import from_json, override, to_json
-from model.specs import merged
+from model.options.assignments import override
+from model.options.json import from_json, to_json
+from model.parameters.specs import merged
 from model.transformer import specs
 from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
+from train.config_file import from_file
 from train.earlier import current_config, current_sharding
 from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
@@ -249,7 +251,7 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
 def test_the_earlier_path_of_the_z_loss_is_answered_with_the_one_of_today(tiny_experiment, write_config, tmp_path):
     path = write_config(tiny_experiment(), tmp_path / "config.py")
     with pytest.raises(UserError, match=r"--set training.z_loss=1e-4: this field is objective.z_loss now"):
-        experiments.from_file(str(path), ["training.z_loss=1e-4"])
+        from_file(str(path), ["training.z_loss=1e-4"])
     path.write_text("from train.experiment import Training\nexperiment = Training(num_steps=1, z_loss=0.1)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'z_loss'; it is objective.z_loss now"):
-        experiments.from_file(str(path))
+        from_file(str(path))

@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
-from model.specs import named
+from model.parameters.specs import named
 from model.transformer import abstract_params, forward
 from train.checkpoints.store import flat
 from train.objectives.next_token import NextToken

@@ -10,7 +10,7 @@ from model.config import ModelConfig
 from model.families.sizes import published
 from model.feedforward.mlp import MLP, Gated
 from model.inference.generate import cache_bytes, cache_slots
-from model.precision import Precision
+from model.parameters.precision import Precision
 from train.generation.texts import largest_cache
 
 CONFIG = ModelConfig(

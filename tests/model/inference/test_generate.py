@@ -19,12 +19,12 @@ from model.feedforward.mlp import MLP
 from model.inference.generate import cache_slots, first_inputs, generate, repeats
 from model.inference.sampling import Sampling
 from model.layers import Except
-from model.parameters import Normal
+from model.parameters.maker import Normal
+from model.parameters.precision import Precision
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
-from model.precision import Precision
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.lstm import LSTM

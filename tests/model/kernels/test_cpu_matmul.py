@@ -5,7 +5,7 @@ import pytest
 
 from model.kernels import cpu_matmul
 from model.layout import ONE_DEVICE, Layout
-from model.projections import matmul
+from model.parameters.projections import matmul
 
 
 class Elsewhere(Layout):

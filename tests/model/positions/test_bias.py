@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.attention.visibility import Coordinates
-from model.parameters import FanIn
+from model.parameters.maker import FanIn
 from model.positions.absolute import LayerPosition
 from model.positions.bias import InScores
 from model.positions.relative import RelativeBias

@@ -24,8 +24,8 @@ from model.kernels import attend
 from model.kernels.blocks import Blocks
 from model.kernels.tiles import Tiles
 from model.layout import ONE_DEVICE
-from model.precision import Precision
-from model.projections import project
+from model.parameters.precision import Precision
+from model.parameters.projections import project
 from model.transformer import abstract_params, forward, logical_axes
 from model.vocabulary.cross_entropy import cross_entropy
 from train.parallel.mesh import Mesh, make_mesh
