@@ -17,7 +17,7 @@ from launch.quiet_orbax import quiet_orbax
 from launch.signals import EXIT_PREEMPTED, Stopped, ends_politely
 from model.errors import UserError
 from train.files.paths import expanded
-from train.run.formatting import visible_lines
+from train.terminal.formatting import visible_lines
 
 if TYPE_CHECKING:
     from train.parallel.mesh import Mesh

@@ -19,7 +19,7 @@ from model.taps.meanings import TAPS
 from model.taps.values import NO_TAPS, Offered, Taps, Where, edited
 
 if TYPE_CHECKING:  # attention imports this
-    from model.attention.visibility import Visibility
+    from model.kernels.visibility import Visibility
 
 
 class Handed(NamedTuple):

@@ -41,9 +41,9 @@ from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, read_metrics
 from train.run.pretrained import check_start, starting_params
-from train.run.progress import Progress
 from train.state import Recipe, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
+from train.terminal.progress import Progress
 
 _HOLD_OUT = (
     "prepare the text with data.validation=WholeFiles(), Tail(fraction=0.1) where it is one file, or "

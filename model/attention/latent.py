@@ -17,10 +17,10 @@ from flax import nnx
 from model import kernels
 from model.attention.cache import Contiguous, Ring, Slots, empty
 from model.attention.patterns import Everything, Pattern
-from model.attention.scoring import Scoring
-from model.attention.visibility import Visibility
 from model.context import Context
 from model.interfaces import AttentionOption
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Visibility
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.gradients import weigh

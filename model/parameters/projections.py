@@ -1,7 +1,7 @@
 """Matrix products of activations with weights: all parts of the model call these functions.
 
 Batch and position stay two axes, so that each may be split over devices: then a product gathers nothing, and only the
-gradient of the weight is reduced. A CPU that splits neither axis uses other shapes (model/kernels/cpu_matmul.py).
+gradient of the weight is reduced. A CPU that splits neither axis uses other shapes (model/parameters/cpu_matmul.py).
 """
 
 import string
@@ -9,8 +9,8 @@ import string
 import jax
 from flax import nnx
 
-from model.kernels import cpu_matmul
 from model.layout import Layout
+from model.parameters import cpu_matmul
 from model.parameters.gradients import narrowed, weigh
 
 

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention.visibility import Coordinates, causal
 from model.context import Context
+from model.kernels.visibility import Coordinates, causal
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition

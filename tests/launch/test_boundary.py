@@ -25,7 +25,7 @@ from train.generation.prompts import read_prompts
 from train.generation.texts import check_prompts
 from train.report import summary
 from train.run.environment import read_sessions
-from train.run.formatting import visible
+from train.terminal.formatting import visible
 
 fuzzed = hypothesis.settings(
     max_examples=25,

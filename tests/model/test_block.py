@@ -2,9 +2,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.visibility import Coordinates, causal
 from model.block import Block
 from model.context import Context
+from model.kernels.visibility import Coordinates, causal
 from model.layout import ONE_DEVICE
 from model.parameters.maker import Normal, ParameterMaker
 

@@ -52,7 +52,7 @@ REFERENCES = {
     "LogTemperature": ("factors by hand", "model/positions/test_query_scale.py::test_factors_by_hand"),
     "Latent": ("loop over queries and heads", "model/attention/test_latent.py::test_layer"),
     "RelativeBias": ("equation in float64", "model/positions/test_relative.py::test_the_bias_of_every_pair"),
-    "Everything": ("literal matrix", "model/attention/test_visibility.py::test_causal"),
+    "Everything": ("literal matrix", "model/kernels/test_visibility.py::test_causal"),
     "SlidingWindow": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
     "Chunked": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
     "Strided": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),

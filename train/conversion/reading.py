@@ -46,9 +46,9 @@ from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.folder import ORIGIN
 from train.run.loaded import warn
-from train.run.progress import Progress
 from train.schedules import Constant
 from train.state import Recipe, TrainState, build_optimizer, split_params
+from train.terminal.progress import Progress
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest windows that launch.evaluate takes when it is not told how long they should be.

@@ -26,7 +26,7 @@ from train.files.remote import fetched
 from train.parallel.mesh import Mesh
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
-from train.run.progress import Progress
+from train.terminal.progress import Progress
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

@@ -16,8 +16,8 @@ from train.files.files import parse_json
 from train.files.forms import fitted, misfits
 from train.files.paths import local_path
 from train.run.environment import read_sessions
-from train.run.formatting import count, duration, number, percent
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
+from train.terminal.formatting import count, duration, number, percent
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
 

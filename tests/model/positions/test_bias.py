@@ -5,7 +5,7 @@ import typing
 import numpy as np
 import pytest
 
-from model.attention.visibility import Coordinates
+from model.kernels.visibility import Coordinates
 from model.parameters.maker import FanIn
 from model.positions.absolute import LayerPosition
 from model.positions.bias import InScores

@@ -10,7 +10,7 @@ from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import COUNTS, open_dataset
 from train.data.shards.shards import MEND
 from train.files.paths import AnyPath
-from train.run.formatting import visible
+from train.terminal.formatting import visible
 
 
 def summary(folder: AnyPath) -> str:

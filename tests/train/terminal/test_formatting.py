@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from train.run.formatting import count, duration, fixed, number, percent, phrase, visible, visible_lines
+from train.terminal.formatting import count, duration, fixed, number, percent, phrase, visible, visible_lines
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
-from model.attention.visibility import Coordinates, bidirectional, causal, documents
+from model.kernels.visibility import Coordinates, bidirectional, causal, documents
 
 
 def picture(mask_BTS):

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.kernels import cpu_matmul
 from model.layout import ONE_DEVICE, Layout
+from model.parameters import cpu_matmul
 from model.parameters.projections import matmul
 
 

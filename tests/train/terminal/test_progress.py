@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from train.run.progress import Progress
+from train.terminal.progress import Progress
 
 
 class Clock:

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, bidirectional, causal
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, bidirectional, causal
 
 
 def ramp(queries, keys):

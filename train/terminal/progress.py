@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-from train.run.formatting import duration, phrase, visible_lines
+from train.terminal.formatting import duration, phrase, visible_lines
 
 _NO_CURSOR = ("", "dumb", "unknown")  # values of TERM
 _NARROWEST = 20  # columns

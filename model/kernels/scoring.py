@@ -6,7 +6,7 @@ from typing import Protocol
 import jax
 import jax.numpy as jnp
 
-from model.attention.visibility import Coordinates, Visibility
+from model.kernels.visibility import Coordinates, Visibility
 
 
 class Bias(Protocol):
