@@ -38,10 +38,10 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
         return value
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
-        if step not in (places := [str(place) for place in range(len(node))]):
+        if step not in (indices := [str(i) for i in range(len(node))]):
             raise UserError(f"{where}: {step!r} is not an index of a tuple of length {len(node)}")
-        items, place = list(node), places.index(step)
-        items[place] = _replace(items[place], item_annotation(annotation), rest, text, where)
+        items, index = list(node), indices.index(step)
+        items[index] = _replace(items[index], item_annotation(annotation), rest, text, where)
         return tuple(items)
     if not dataclasses.is_dataclass(node):
         raise UserError(f"{where}: {type(node).__name__} {shown(node)} has no fields, so {step!r} cannot be set in it")

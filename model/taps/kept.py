@@ -5,16 +5,14 @@ which those layers write. Layers that are written out keep theirs one by one.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from model.errors import UserError
+from model.layers import Group
 from model.taps.values import Taps
-
-if TYPE_CHECKING:  # layers are made of mixers, which offer taps
-    from model.layers import Group
 
 # A function that runs every layer of a pattern once: (carry, inputs[, caches]) -> (carry, (caches, given)). The last of
 # the inputs are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with the taps
@@ -32,13 +30,7 @@ class Kept:
         self.parts: dict[str, list[tuple[Sequence[int], jax.Array]]] = {}
 
     def run(
-        self,
-        repeat: Callable[[Turn, Any, Any], Any],
-        group: "Group",
-        turn: Turn,
-        carry: Any,
-        inputs: Any,
-        scanned: bool,
+        self, repeat: Callable[[Turn, Any, Any], Any], group: Group, turn: Turn, carry: Any, inputs: Any, scanned: bool
     ) -> tuple[Any, tuple[Any, Any]]:
         """Runs all turns of a group by `repeat`, and takes the kept taps out of its result."""
         if not self.taps.keep:
@@ -61,7 +53,7 @@ class Kept:
     def _add(self, name: str, numbers: Sequence[int], arrays: jax.Array) -> None:
         self.parts.setdefault(name, []).append((numbers, arrays))
 
-    def _chosen(self, group: "Group", place: int, name: str) -> list[int]:
+    def _chosen(self, group: Group, place: int, name: str) -> list[int]:
         """The layers of one place of a pattern whose tap is kept, where it is not all of them."""
         tap, numbers = self.taps.kept(name), tuple(group.numbers(place))
         assert tap is not None
@@ -77,7 +69,7 @@ class Kept:
 
         return keeping
 
-    def _buffers(self, group: "Group", turn: Turn, carry: Any, inputs: Any) -> dict[tuple[int, str], jax.Array]:
+    def _buffers(self, group: Group, turn: Turn, carry: Any, inputs: Any) -> dict[tuple[int, str], jax.Array]:
         """Zeros for the chosen layers of each place of the pattern, by the place and the name of the tap."""
         places = range(len(group.pattern))
         names = [tap.name for tap in self.taps.keep if not isinstance(tap, str)]
@@ -89,7 +81,7 @@ class Kept:
         kept = {(place, name): shape for place, (some, *_) in enumerate(given) for name, shape in some.items()}
         return {at: jnp.zeros((len(chosen[at]), *x.shape), x.dtype) for at, x in kept.items() if chosen[at]}
 
-    def _into_buffers(self, group: "Group", turn: Turn) -> Turn:
+    def _into_buffers(self, group: Group, turn: Turn) -> Turn:
         def keeping(carry: Any, inputs: Any) -> tuple[Any, tuple[Any, Any]]:
             carry, buffers = carry
             carry, (caches, given) = turn(carry, inputs)

@@ -97,7 +97,7 @@ REFERENCES = {
     "Untied": ("dot products one by one", "model/vocabulary/test_unembedding.py::test_the_parameters_of_each_option"),
     "MultiToken": (
         "equations, a token at a time",
-        "model/vocabulary/test_multi_token_modules.py::test_the_loss_is_that_of_the_equations",
+        "model/vocabulary/test_multi_token.py::test_the_loss_is_that_of_the_equations",
     ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
