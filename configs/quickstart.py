@@ -25,7 +25,7 @@ experiment = Experiment(
         num_layers=4,
         width=192,
         position=Rotary(theta=10_000.0),
-        attention=GroupedQuery(num_heads=3, num_kv_heads=1, qk_norm=QKNorm()),
+        mixer=GroupedQuery(num_heads=3, num_kv_heads=1, qk_norm=QKNorm()),
         ffn=Gated(width=512, activation="silu"),
         norm=RMSNorm(),
         unembedding=Tied(),

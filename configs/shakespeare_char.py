@@ -29,7 +29,7 @@ experiment = Experiment(
         num_layers=4,
         width=128,
         position=Learned(),
-        attention=GroupedQuery(num_heads=4),
+        mixer=GroupedQuery(num_heads=4),
         ffn=MLP(width=512, activation="gelu"),
         norm=LayerNorm(bias=False),
         unembedding=Tied(),

@@ -23,7 +23,7 @@ experiment = dataclasses.replace(
         context_length=256,
         num_layers=6,
         width=384,
-        attention=GroupedQuery(num_heads=6),
+        mixer=GroupedQuery(num_heads=6),
         ffn=MLP(width=1536, activation="gelu"),
         dropout=Dropout(embedding=0.2, attention=0.2, residual=0.2),
         precision=dataclasses.replace(base.model.precision, compute="bfloat16"),

@@ -5,7 +5,7 @@
 
 A folder is one of Hugging Face's: config.json, safetensors files, and a tokenizer.json or tokenizer.model. The run
 folder that is read from it works with launch.evaluate and launch.generate, and a config with
-`training=Training(start_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same to the
+`training=Training(init_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same to the
 byte, or hold the weights that it has now. A run that was not read from such a folder is written with --like, a
 config.json that describes its model or the name of a published model, or with --family. What is written are the
 parameters of a checkpoint; that its optimizer state may be damaged is noticed when the run is trained further.

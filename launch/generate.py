@@ -1,4 +1,4 @@
-r"""Continues texts with a trained model.
+r"""Generates texts with a trained model.
 
     python -m launch.generate --run=runs/quickstart --prompt='def main(' --temperature=0.8
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
@@ -22,12 +22,14 @@ from model.errors import UserError
 if TYPE_CHECKING:
     from model.inference.sampling import Sampling
     from train.generation.prompts import Prompt
-    from train.generation.texts import Continuation
+    from train.generation.texts import GeneratedText
 
 RUN = cli.define_path("run", None, "The run folder.")
 CHECKPOINT = flags.DEFINE_string("checkpoint", "latest", "Which checkpoint: latest, best, or the number of its step.")
 PROMPT = flags.DEFINE_multi_string(
-    "prompt", [], "A text to continue. May be given many times. Without one, a document is written from its beginning."
+    "prompt",
+    [],
+    "The beginning of a text. May be given many times. Without one, a document is written from its beginning.",
 )
 PROMPTS_FILE = cli.define_path(
     "prompts_file",
@@ -72,18 +74,18 @@ def main(argv: list[str]) -> int:
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
     cli.prepare_jax()
-    from train.generation.texts import check_prompts, continue_texts, largest_cache
+    from train.generation.texts import check_prompts, generate_texts, largest_cache
     from train.run.loaded import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
-    texts, places = zip(*given, strict=True)
-    rows = check_prompts(run.experiment.model, run.tokenizer, texts, places)
+    texts, named = zip(*given, strict=True)
+    rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
     cache = largest_cache(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
     printer = _Printer(prompts, cache, silent=JSON.value)
-    results: list[Continuation] = []
+    results: list[GeneratedText] = []
     try:
-        continue_texts(
+        generate_texts(
             run.experiment.model,
             run.params,
             run.tokenizer,
@@ -102,7 +104,7 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[Continuation]") -> None:
+def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[GeneratedText]") -> None:
     if JSON.value:
         print(streams.as_json(_as_json(step, prompts, results)))
     else:
@@ -148,7 +150,7 @@ def _prompts() -> "list[Prompt]":
     return prompts
 
 
-def _as_json(step: int, prompts: list[str], results: "list[Continuation]") -> dict[str, object]:
+def _as_json(step: int, prompts: list[str], results: "list[GeneratedText]") -> dict[str, object]:
     samples = [
         {"prompt": prompt, "text": r.text, "tokens": r.tokens, "ended_by": r.ended_by}
         for prompt, r in zip(prompts, results, strict=True)
@@ -175,7 +177,7 @@ class _Printer:
             print(text, end="", flush=True)
             streams.check_reader()
 
-    def finish(self, results: "list[Continuation]") -> None:
+    def finish(self, results: "list[GeneratedText]") -> None:
         """Writes the texts that did not go out as they came."""
         if self.live:
             print()
@@ -184,7 +186,7 @@ class _Printer:
             print(f"=== {number} of {len(self.prompts)}, ended by {result.ended_by.replace('_', ' ')} ===")
             print(prompt + result.text)
 
-    def report(self, results: "list[Continuation]") -> None:
+    def report(self, results: "list[GeneratedText]") -> None:
         """Says on standard error how many tokens there were, how fast they came, and the size of the cache."""
         tokens = sum(result.tokens for result in results)
         ends = f", ended by {results[0].ended_by.replace('_', ' ')}" if len(results) == 1 else ""

@@ -25,8 +25,8 @@ def refuse() -> None:
     if sys.flags.safe_path:  # python -P: Python does not look in that folder
         return
     for name in PACKAGES:
-        if (place := hidden_by(name)) is not None:
-            _end(name, place, f"Cairn's own package {os.path.join(ROOT, name)}")
+        if (path := hidden_by(name)) is not None:
+            _end(name, path, f"Cairn's own package {os.path.join(ROOT, name)}")
     sys.meta_path.insert(0, _Refusing(lookalikes(sys.path[0], sys.path[1:]), sys.path[0]))
 
 
@@ -36,9 +36,9 @@ def hidden_by(name: str) -> str | None:
     spec = next((spec for spec in specs if spec is not None), None)
     if spec is None:
         return None
-    places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
+    paths = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
     own = os.path.realpath(os.path.join(ROOT, name))
-    wrong = [place for place in places if os.path.realpath(place) not in (own, os.path.join(own, "__init__.py"))]
+    wrong = [path for path in paths if os.path.realpath(path) not in (own, os.path.join(own, "__init__.py"))]
     return wrong[0] if wrong else None
 
 
@@ -73,7 +73,7 @@ class _Refusing:
 
     def __init__(self, hiding: dict[str, tuple[str, str]], folder: str) -> None:
         self._hiding, self._folder = hiding, os.path.realpath(folder)
-        self._libraries = {os.path.realpath(place) for place in sys.path[1:] if _is_library(place)}
+        self._libraries = {os.path.realpath(path) for path in sys.path[1:] if _is_library(path)}
         self._rooms = {os.path.realpath(os.path.join(ROOT, room)) for room in ("model", "train", "launch")}
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
@@ -81,8 +81,8 @@ class _Refusing:
             return
         if name in self._hiding:
             if self._importer() != self._folder:
-                place, meant = self._hiding[name]
-                _end(name, place, meant)
+                path, meant = self._hiding[name]
+                _end(name, path, meant)
         elif self._is_here(name) and self._importer() in self._libraries | self._rooms:
             elsewhere = importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if not self._is_folder(p)])
             if elsewhere is None:
@@ -91,11 +91,11 @@ class _Refusing:
     def _is_here(self, name: str) -> bool:
         if name in ROOMS and self._is_folder(ROOT):
             return False
-        place = os.path.join(self._folder, name)
-        return os.path.isdir(place) or any(os.path.isfile(place + s) for s in importlib.machinery.all_suffixes())
+        path = os.path.join(self._folder, name)
+        return os.path.isdir(path) or any(os.path.isfile(path + s) for s in importlib.machinery.all_suffixes())
 
-    def _is_folder(self, place: str) -> bool:
-        return os.path.realpath(place) == self._folder
+    def _is_folder(self, path: str) -> bool:
+        return os.path.realpath(path) == self._folder
 
     def _importer(self) -> str:
         """The entry of sys.path, or the package of Cairn, that holds the file with the import statement."""
@@ -103,18 +103,18 @@ class _Refusing:
         while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
         importer = os.path.realpath(frame.f_code.co_filename)
-        known = {*(os.path.realpath(place) for place in sys.path), *self._rooms}
-        return max((place for place in known if importer.startswith(os.path.join(place, ""))), key=len, default="")
+        known = {*(os.path.realpath(path) for path in sys.path), *self._rooms}
+        return max((path for path in known if importer.startswith(os.path.join(path, ""))), key=len, default="")
 
 
-def _is_library(place: str) -> bool:
+def _is_library(path: str) -> bool:
     """Whether an entry of sys.path is Python's own library or a folder of installed packages."""
-    return os.path.basename(place) in ("site-packages", "dist-packages") or place == os.path.dirname(os.__file__)
+    return os.path.basename(path) in ("site-packages", "dist-packages") or path == os.path.dirname(os.__file__)
 
 
-def _end(name: str, place: str, meant: str) -> NoReturn:
+def _end(name: str, path: str, meant: str) -> NoReturn:
     print(
-        f"error: {place} hides {meant}: `import {name}` finds it first, because Python looks into the folder that a "
+        f"error: {path} hides {meant}: `import {name}` finds it first, because Python looks into the folder that a "
         "command is started in before all others. Rename it, or start the command in another folder",
         file=sys.stderr,
     )

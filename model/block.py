@@ -32,18 +32,18 @@ class Block(nnx.Module):
             dropout=config.dropout.residual,
             reductions=reductions,
         )
-        mixer, ffn, width, dropout = layer.attention, layer.ffn, config.width, config.dropout.attention
-        self.attention = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
+        mixer, ffn, width, dropout = layer.mixer, layer.ffn, config.width, config.dropout.attention
+        self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
         self.ffn = None if ffn is None else ffn.build(width, make)
         # Last, so that sublayers start alike under every scheme, whatever it draws.
         self.residual = config.residual.build(around, make, before)
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
         """Maps the residual stream to the next one; the cache of this layer goes along."""
-        if self.attention is not None:
-            x_BTD, stream = self.residual.read(stream, "attention")
-            y_BTD, cache = self.attention(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, cache)
-            stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "attention", context)
+        if self.mixer is not None:
+            x_BTD, stream = self.residual.read(stream, "mixer")
+            y_BTD, cache = self.mixer(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, cache)
+            stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "mixer", context)
         if self.ffn is not None:
             x_BTD, stream = self.residual.read(stream, "ffn")
             y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)

@@ -40,11 +40,11 @@ class ModelConfig:
       context_length: the most tokens that the model takes in one sequence.
       num_layers: L.
       width: D, the width of the residual stream.
-      position, attention, ffn, norm: the mechanisms, each chosen by class; layers without a mixer have attention=None,
+      position, mixer, ffn, norm: the mechanisms, each chosen by class; layers without a mixer have mixer=None,
         those without a feed-forward ffn=None.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
-      exceptions: layers that have another attention, ffn or position; of several that name a layer, the last counts.
+      exceptions: layers that have another mixer, ffn or position; of several that name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual/.
       multipliers: constant factors on embeddings, sublayers and logits.
       layer_scale: where a trained factor for each channel of what a sublayer adds starts (Touvron et al. 2021,
@@ -52,7 +52,7 @@ class ModelConfig:
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further on while training, or None.
-      dropout: the rates, place by place.
+      dropout: the rates.
       initialization: how parameters start.
       precision: the number formats.
       scan_layers: one traced layer run L times; False writes the layers out, for debugging, on the same parameters.
@@ -64,7 +64,7 @@ class ModelConfig:
     context_length: int
     num_layers: int
     width: int
-    attention: Mixer | None
+    mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: Position = Rotary()
     exceptions: tuple[Except, ...] = ()
@@ -94,7 +94,7 @@ class ModelConfig:
     def _origins(self) -> list[dict[str, tuple[str, Any]]]:
         """For every layer and kind of mechanism the path of the field that chose it, and the choice."""
         position = NoPositions() if self.position.added else self.position
-        base = {"attention": self.attention, "ffn": self.ffn, "position": position}
+        base = {"mixer": self.mixer, "ffn": self.ffn, "position": position}
         layers = [{name: (name, option) for name, option in base.items()} for _ in range(self.num_layers)]
         for i, exception in enumerate(self.exceptions):
             for number in exception.chosen(self.num_layers):
@@ -131,7 +131,7 @@ class ModelConfig:
         layers = self._origins()
         used = {path for layer in layers for path, _ in layer.values()}
         yield from self._problems_without_attention(layers)
-        for name in ("attention", "ffn", "position"):
+        for name in ("mixer", "ffn", "position"):
             if name not in used:
                 yield name, "no layer has it: the exceptions replace it in all of them; change it there"
         for i, exception in enumerate(self.exceptions):
@@ -144,34 +144,34 @@ class ModelConfig:
                 added = type(self.position).__name__
                 yield f"{where}.position", f"{added} positions are added before the first layer, for all of them alike"
         clashes: dict[tuple[str, str], None] = {}
-        mixing = [layer for layer in layers if layer["attention"][1] is not None]
+        mixing = [layer for layer in layers if layer["mixer"][1] is not None]
         for layer in mixing:
-            (where, attention), (position_path, position) = layer["attention"], layer["position"]
-            clashes |= dict.fromkeys(attention.problems_with(self.width, position, where, position_path))
+            (where, mixer), (position_path, position) = layer["mixer"], layer["position"]
+            clashes |= dict.fromkeys(mixer.problems_with(self.width, position, where, position_path))
         yield from clashes
         yield from self._problems_of_sublayers(layers)
         yield from self._problems_of_handing_on(mixing)
-        for where in dict.fromkeys(layer["attention"][0] for layer in mixing):
-            of_these = [layer for layer in layers if layer["attention"][0] == where]
+        for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
+            of_these = [layer for layer in layers if layer["mixer"][0] == where]
             positions = [self.position if self.position.added else layer["position"][1] for layer in of_these]
-            yield from of_these[0]["attention"][1].without_effect(positions, where)
+            yield from of_these[0]["mixer"][1].without_effect(positions, where)
 
     def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields layers that have none, and what the residual scheme has for two where none has two."""
-        counts = [sum(layer[name][1] is not None for name in ("attention", "ffn")) for layer in layers]
+        counts = [sum(layer[name][1] is not None for name in ("mixer", "ffn")) for layer in layers]
         empty = dict.fromkeys(layer["ffn"][0] for layer, count in zip(layers, counts, strict=True) if count == 0)
         for where in empty:
-            yield where, "None, and attention is None too, which leaves a layer with nothing in it; give it one of them"
+            yield where, "None, and mixer is None too, which leaves a layer with nothing in it; give it one of them"
         for name, message in self.residual.problems_with(max(counts)):
             yield f"residual.{name}", message
 
     def _problems_of_handing_on(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields what layers hand on to each other and cannot use, or what a single one has."""
         shapes: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
-        for where, attention in (layer["attention"] for layer in layers):
-            wrong = (*attention.problems(), *attention.problems_with(self.width, NoPositions(), "", ""))
+        for where, mixer in (layer["mixer"] for layer in layers):
+            wrong = (*mixer.problems(), *mixer.problems_with(self.width, NoPositions(), "", ""))
             if not wrong:
-                for name, (shape, _) in attention.hands_on(self.width).items():
+                for name, (shape, _) in mixer.hands_on(self.width).items():
                     shapes.setdefault(name, []).append((where, shape))
         for name, having in shapes.items():
             if len(having) == 1:
@@ -188,12 +188,12 @@ class ModelConfig:
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields what acts inside attention and is chosen for recurrent layers alone."""
-        recurrent = [layer for layer in layers if not isinstance(layer["attention"][1], AttentionOption)]
+        recurrent = [layer for layer in layers if not isinstance(layer["mixer"][1], AttentionOption)]
         attending = {layer["position"][0] for layer in layers if layer not in recurrent}
         for path, option in dict(layer["position"] for layer in recurrent).items():
             if path in attending or (path == "position" and isinstance(option, NoPositions)):
                 continue
-            mixers = dict.fromkeys(_named(x["attention"][1]) for x in recurrent if x["position"][0] == path)
+            mixers = dict.fromkeys(_named(x["mixer"][1]) for x in recurrent if x["position"][0] == path)
             mend = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
             yield (
                 path,
@@ -201,7 +201,7 @@ class ModelConfig:
                 f"which are all the layers that it is for; {mend}",
             )
         if self.dropout.attention and len(recurrent) == len(layers):
-            mixers = dict.fromkeys(_named(layer["attention"][1]) for layer in recurrent)
+            mixers = dict.fromkeys(_named(layer["mixer"][1]) for layer in recurrent)
             yield (
                 "dropout.attention",
                 f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
@@ -228,14 +228,14 @@ def _not_of_the_function(model: ModelConfig) -> list[str]:
 
 
 def _named(mixer: Mixer | None) -> str:
-    return "attention=None" if mixer is None else type(mixer).__name__
+    return "mixer=None" if mixer is None else type(mixer).__name__
 
 
 def _alike(one: ModelConfig | Except, other: ModelConfig | Except, width: int | None) -> dict[str, Any]:
-    """The attention and the feed-forward layer of the other, with the words of the one for what is the same."""
+    """The mixer and the feed-forward layer of the other, with the words of the one for what is the same."""
     words: dict[str, Any] = {}
-    if isinstance(other.attention, MixerOption):
-        words["attention"] = other.attention.worded_as(one.attention, width)
+    if isinstance(other.mixer, MixerOption):
+        words["mixer"] = other.mixer.worded_as(one.mixer, width)
     if isinstance(other.ffn, FeedForwardOption):
         words["ffn"] = other.ffn.worded_as(one.ffn)
     return words

@@ -1,6 +1,6 @@
 """What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
 
-Losses and measurements are of the tokens that `counted_BT` weighs; a pass that counts none has neither. Taps are those
+Losses and measurements are of the tokens that `weights_BT` weighs; a pass that counts none has neither. Taps are those
 of model/taps/values.py.
 """
 
@@ -35,12 +35,12 @@ class Surroundings:
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      document_BT: where layers carry a state: the number of each token's document in its row, from 0; None for one.
+      segment_ids_BT: where layers carry a state: the document of each token, counted from 0 in its row; None for one.
       real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
     """
 
     rotary: RotaryTable | None = None
-    document_BT: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
     real_BT: jax.Array | None = None
 
 
@@ -64,7 +64,7 @@ class Context(Surroundings):
         whose taps cannot be asked for.
       offered: where every tap was met while tracing.
       kept: the intermediates to return, by name.
-      counted_BT: how much each token counts in losses and measurements (float32), or None.
+      weights_BT: how much each token counts in losses and measurements (float32), or None.
       losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
       handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
@@ -83,7 +83,7 @@ class Context(Surroundings):
     numbers: tuple[int, ...] | None = None
     offered: Offered = dataclasses.field(default_factory=dict)
     kept: dict[str, Any] = dataclasses.field(default_factory=dict)
-    counted_BT: jax.Array | None = None
+    weights_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
@@ -115,8 +115,8 @@ class Context(Surroundings):
         self._keep(name, make)
 
     def _offer(self, name: str, editable: bool) -> None:
-        assert name in TAPS, f"model/taps/meanings.py lists no tap {name!r}"
-        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps/meanings.py"
+        assert name in TAPS, f"model/taps/values.py lists no tap {name!r}"
+        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps/values.py"
         self.offered.setdefault(name, {}).update(
             dict.fromkeys((None,) if self.numbers is None else self.numbers, editable)
         )
@@ -129,7 +129,7 @@ class Context(Surroundings):
     def total(self, x: jax.Array) -> jax.Array:
         """The sum over counted tokens of each token's mean, for an array (B, T, ...)."""
         x_BT = jnp.mean(x, axis=tuple(range(2, x.ndim)))
-        return jnp.sum(x_BT if self.counted_BT is None else x_BT * self.counted_BT)
+        return jnp.sum(x_BT if self.weights_BT is None else x_BT * self.weights_BT)
 
     def add_loss(self, name: str, total: jax.Array) -> None:
         """Adds a scalar to what training minimises: a sum over tokens, so that it is divided by as many as the rest."""

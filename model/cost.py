@@ -90,7 +90,7 @@ def forward_flops(config: ModelConfig, length: int) -> int:
 
 
 def _of_layer(config: ModelConfig, layer: Layer, length: int) -> int:
-    sublayers = [part for part in (layer.attention, layer.ffn) if part is not None]
+    sublayers = [part for part in (layer.mixer, layer.ffn) if part is not None]
     stream = config.residual.cost(config.width, length, len(sublayers))
     return stream + sum(part.cost(config.width, length) for part in sublayers)
 

@@ -27,12 +27,12 @@ class Except:
     Attributes:
       layers: which, as Python slices a sequence of layers: "3", ":3" (the first three), "3::4" (the fourth of every
         four), "-1" (the last).
-      attention, ffn, position: the mechanism of these layers; "same" for that of the others, and None for a layer that
+      mixer, ffn, position: the mechanism of these layers; "same" for that of the others, and None for a layer that
         has no mixer or no feed-forward.
     """
 
     layers: str
-    attention: Mixer | Literal["same"] | None = "same"
+    mixer: Mixer | Literal["same"] | None = "same"
     ffn: MLP | Gated | Experts | Literal["same"] | None = "same"
     position: LayerPosition | Literal["same"] = "same"
 
@@ -43,7 +43,7 @@ class Except:
         except ValueError:
             yield "layers", f"expected a number or a slice such as ':3' or '3::4', got {self.layers!r}"
         if not self.changes():
-            yield "layers", "these layers differ in nothing; give them an attention, an ffn or a position"
+            yield "layers", "these layers differ in nothing; give them a mixer, an ffn or a position"
 
     def chosen(self, num_layers: int) -> range:
         """The numbers of the layers, from 0. Raises ValueError for text that is no slice."""
@@ -58,7 +58,7 @@ class Except:
 
     def changes(self) -> dict[str, Any]:
         """The mechanisms that these layers have instead, by field."""
-        named = {name: getattr(self, name) for name in ("attention", "ffn", "position")}
+        named = {name: getattr(self, name) for name in ("mixer", "ffn", "position")}
         return {name: option for name, option in named.items() if option != "same"}
 
 
@@ -66,14 +66,14 @@ class Except:
 class Layer:
     """The mechanisms of one layer, none left open; without a mixer or without a feed-forward it has a None."""
 
-    attention: Mixer | None
+    mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
     position: LayerPosition
 
     @property
     def sublayers(self) -> tuple[Sublayer, ...]:
         """The names of those that it has, in order."""
-        both: tuple[Sublayer, ...] = ("attention", "ffn")
+        both: tuple[Sublayer, ...] = ("mixer", "ffn")
         return tuple(name for name in both if getattr(self, name) is not None)
 
 
@@ -87,12 +87,12 @@ class Group:
 
     @property
     def names(self) -> list[str]:
-        """The stack of each place of the pattern, named after its first layer."""
-        return [str(self.start + place) for place in range(len(self.pattern))]
+        """The stack at each index of the pattern, named after its first layer."""
+        return [str(self.start + index) for index in range(len(self.pattern))]
 
-    def numbers(self, place: int) -> range:
-        """The layers that stand at one place of the pattern; their parameters are stacked."""
-        return range(self.start + place, self.start + self.turns * len(self.pattern), len(self.pattern))
+    def numbers(self, index: int) -> range:
+        """The layers that stand at one index of the pattern; their parameters are stacked."""
+        return range(self.start + index, self.start + self.turns * len(self.pattern), len(self.pattern))
 
 
 def by_stack(blocks: Any, groups: Sequence[Group]) -> Any:

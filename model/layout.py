@@ -12,15 +12,16 @@ import jax
 
 
 @dataclasses.dataclass(frozen=True)
-class Split:
+class AxisSharding:
     """How an axis of a given array is split: over which mesh axes, and into how many parts."""
 
     mesh_axes: tuple[str, ...] = ()
     ways: int = 1
 
 
-# The logical names of an array's axes; None for an axis that is never split, a `Split` for what was found of another.
-Axes = tuple[str | Split | None, ...]
+# The logical names of an array's axes; None for an axis that is never split, an `AxisSharding` for one that is
+# already known.
+Axes = tuple[str | AxisSharding | None, ...]
 
 # The names of positions, in every part of the model.
 SEQUENCES = ("sequence", "query_sequence", "key_sequence", "ffn_sequence", "vocab_sequence")
@@ -47,13 +48,13 @@ class Layout:
         """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
         return ()
 
-    def splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+    def axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
         """How each axis of an array is split, as `constrain` lays it out: evenly or not at all, each mesh axis once."""
-        return (Split(),) * len(axes)
+        return (AxisSharding(),) * len(axes)
 
-    def parameter_splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+    def parameter_axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
         """How each axis of a parameter is split, and so of its gradient."""
-        return (Split(),) * len(axes)
+        return (AxisSharding(),) * len(axes)
 
     def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """A function of whole arrays that runs another on the shards of each device.

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import jax
 
 from model.options.words import nearest
-from model.taps.meanings import TAPS
+from model.taps.meanings import EARLIER, TAPS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class SaveOnly:
     """Layers keep their inputs and some taps for the backward pass, which computes all else again.
 
     Attributes:
-      taps: their names; those of model/taps/meanings.py that a layer has and that it computes with.
+      taps: their names; those of model/taps/values.py that a layer has and that it computes with.
     """
 
     taps: tuple[str, ...]
@@ -32,7 +32,7 @@ class SaveOnly:
         for name in dict.fromkeys(self.taps):
             if name not in can:
                 fault = "the model computes nothing with tap" if name in TAPS else "no tap is called"
-                yield "taps", f"{fault} {name!r}; {nearest(name, can)}"
+                yield "taps", f"{fault} {name!r}; {nearest(EARLIER.get(name, name), can)}"
             elif self.taps.count(name) > 1:
                 yield "taps", f"names {name!r} twice"
 

@@ -32,7 +32,7 @@ LayerCaches = dict[str, MixerCache]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unstacked:
-    """In the place of an array with layers in front: one array for each of the layers, for passes with a cache."""
+    """In place of an array with layers in front: one array for each of the layers, for passes with a cache."""
 
     arrays: tuple[jax.Array, ...]
 
@@ -70,8 +70,8 @@ def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], 
     before = jnp.array([0, *itertools.accumulate(counts)])
     stacks = {}
     for group in grouped(config.layers):
-        for place, (name, layer) in enumerate(zip(group.names, group.pattern, strict=True)):
-            numbers = group.numbers(place)
+        for index, (name, layer) in enumerate(zip(group.names, group.pattern, strict=True)):
+            numbers = group.numbers(index)
             these = slice(numbers.start, numbers.stop, numbers.step)
             stacks[name] = _stacked(config, layer, make, keys[these], before[these])
     blocks = from_stacks(stacks)
@@ -92,13 +92,13 @@ def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
     """A cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
     compute = config.precision.compute
     return {
-        str(number): layer.attention.empty_cache(config.width, batch, length, compute)
+        str(number): layer.mixer.empty_cache(config.width, batch, length, compute)
         for number, layer in enumerate(config.layers)
-        if layer.attention is not None
+        if layer.mixer is not None
     }
 
 
-def run(
+def run_layers(
     config: ModelConfig, blocks: nnx.Module, x_BTD: jax.Array, context: Context, caches: LayerCaches | None
 ) -> tuple[jax.Array, LayerCaches | None, Collected]:
     """Runs the layers in turn: the stream (B, T, D) that they leave, their caches, and what they gave besides."""
@@ -110,16 +110,16 @@ def run(
     measured: dict[str, dict[str, jax.Array]] = {}
     for group in groups:
         names = group.names
-        split = [nnx.split(stacks[name]) for name in names]
-        params = [nnx.to_pure_dict(state) for _, state in split]
+        graphs = [nnx.split(stacks[name]) for name in names]
+        params = [nnx.to_pure_dict(state) for _, state in graphs]
         numbers = group.start + np.arange(group.turns * len(names)).reshape(group.turns, len(names))
         scanned = caches is None and is_scanned(config, group.turns)
-        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in split], context, scanned)
+        turn = _turn(config, group, [(graph, specs_of(state)) for graph, state in graphs], context, scanned)
         if caches is None:
             run_all = functools.partial(repeat, turns=group.turns, scan=scanned)
         else:
             run_all = functools.partial(_with_caches, group=group, caches=caches)
-        carry, (cached, given) = kept.run(run_all, group, turn, carry, (params, numbers), scanned)
+        carry, (cached, given) = kept.run_group(run_all, group, turn, carry, (params, numbers), scanned)
         after |= {} if caches is None else cached
         for name, (_, some, found) in zip(names, given, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in some.items()}
@@ -133,7 +133,7 @@ def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict
     """What layers hand on, before the first has: zeros of the shapes that they declare."""
     declared: dict[str, HandedOn] = {}
     for layer in config.layers:
-        declared |= {} if layer.attention is None else layer.attention.hands_on(config.width)
+        declared |= {} if layer.mixer is None else layer.mixer.hands_on(config.width)
     return {
         name: Handed(
             context.shard(jnp.zeros((*x_BTD.shape[:2], *shape), x_BTD.dtype), ("batch", "sequence", *axes)),
@@ -148,11 +148,11 @@ def _turn(
 ) -> Callable[..., Any]:
     """A function that runs every layer of a pattern once, by the graph and the specs of each."""
 
-    def one(place: int) -> Callable[..., Any]:
+    def one(index: int) -> Callable[..., Any]:
         def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array, numbers: tuple[int, ...]) -> Any:
             stream, handed = carry
-            inner = context.for_layer(number, group.pattern[place], handed, numbers)
-            graph, specs = modules[place]
+            inner = context.for_layer(number, group.pattern[index], handed, numbers)
+            graph, specs = modules[index]
             stream, cache = nnx.merge(graph, for_compute(params, specs, config.precision))(stream, inner, cache)
             return (stream, inner.handed), cache, (inner.kept, inner.losses, inner.measured)
 
@@ -160,17 +160,17 @@ def _turn(
             return rematerialized(functools.partial(run_layer, numbers=numbers), config.remat, scanned)
 
         if scanned:
-            return for_numbers(*group.numbers(place))
+            return for_numbers(*group.numbers(index))
         return lambda *inputs: for_numbers(int(inputs[-1]))(*inputs)
 
-    layers = [one(place) for place in range(len(group.pattern))]
+    layers = [one(index) for index in range(len(group.pattern))]
 
     def turn(carry: Any, inputs: Any, caches: Sequence[Any] | None = None) -> tuple[Any, Any]:
         params, numbers = inputs
         after, given = [], []
-        for place, layer in enumerate(layers):
-            cache = None if caches is None else caches[place]
-            carry, cache, gave = layer(carry, params[place], cache, numbers[place])
+        for index, layer in enumerate(layers):
+            cache = None if caches is None else caches[index]
+            carry, cache, gave = layer(carry, params[index], cache, numbers[index])
             after.append(cache)
             given.append(gave)
         return carry, (after, given)

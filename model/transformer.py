@@ -26,11 +26,11 @@ from model.options.tree import check
 from model.output import Output, WholeOutput
 from model.parameters.maker import ParameterMaker, specs_of
 from model.parameters.precision import for_compute
-from model.places import Places
 from model.positions.absolute import PositionEmbedding
 from model.recompute import saved_taps
-from model.stack import LayerCaches, new_blocks, run
+from model.stack import LayerCaches, new_blocks, run_layers
 from model.taps.values import Tap, Taps, Where, refuse_idle, resolved
+from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
 from model.vocabulary.multi_token_modules import look_ahead, new_modules
@@ -68,7 +68,7 @@ class Transformer(nnx.Module):
         x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, collected = run(self.config, self.blocks, x_BTD, context, cache)
+        x_BTD, cache, collected = run_layers(self.config, self.blocks, x_BTD, context, cache)
         collected = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, collected)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
@@ -95,7 +95,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def specs(config: ModelConfig) -> Params:
-    """What each parameter is: the tree that `init` returns with a `Spec` for each leaf (model/parameters/specs.py)."""
+    """What every parameter is, as the tree that `init` returns, with a `model.specs.Spec` for each leaf."""
     found: Params = specs_of(_graph(config)[1])
     return found
 
@@ -124,7 +124,7 @@ def stream(
     lengths_B: jax.Array | None = None,
     text_lengths_B: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
-    counted_BT: jax.Array | None = None,
+    weights_BT: jax.Array | None = None,
     targets_BT: jax.Array | None = None,
     layout: Layout = ONE_DEVICE,
     taps: Taps | Iterable[str | Tap] = (),
@@ -144,7 +144,7 @@ def stream(
       text_lengths_B: the tokens of each row's whole text, of which some may be read later, for scalings of rotary
         positions that depend on it; `lengths_B`, or each document's tokens up to here, when not given.
       dropout_key: a key switches dropout on.
-      counted_BT: how much each token counts in losses and measurements; without it there are none.
+      weights_BT: how much each token counts in losses and measurements; without it there are none.
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
       layout: how activations lie on devices; see model/layout.py.
       taps: names of intermediates to return, layers in front, such as "attention_weights" (L, B, N, T, S); or `Taps`,
@@ -161,21 +161,21 @@ def stream(
     if cache is not None and segment_ids_BT is not None:
         raise UserError("segment ids do not go together with a cache; a cached row is one document")
     cached, shape = cache is not None, (len(tokens_BT), length)
-    places = Places(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
+    token_positions = TokenPositions(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
     context = Context(
-        index_BT=places.indices(),
+        index_BT=token_positions.indices(),
         lengths_B=lengths_B,
-        visibility=places.visibility(),
-        layers=places.of_layers(config),
+        visibility=token_positions.visibility(),
+        layers=token_positions.of_layers(config),
         dropout_key=dropout_key,
-        counted_BT=counted_BT,
+        weights_BT=weights_BT,
         layout=layout,
         taps=resolved(taps, config.num_layers),
         saved=saved_taps(config.remat),
-        where=Where(tokens_BT=tokens_BT, positions_BT=places.positions(), segment_ids_BT=segment_ids_BT),
+        where=Where(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
-    output = model(Text(tokens_BT, targets_BT, segment_ids_BT), places.positions(), context, cache)
+    output = model(Text(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
     refuse_idle(context.taps, context.saved, context.offered)
     return output
 

@@ -83,7 +83,7 @@ def tiny_experiment(tiny_text):
             context_length=32,
             num_layers=2,
             width=32,
-            attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+            mixer=GroupedQuery(num_heads=4, num_kv_heads=2),
             ffn=Gated(width=64),
         ),
         data=Data(
@@ -145,16 +145,16 @@ def random_batch():
     def make(experiment, n=0):
         draw = np.random.default_rng(n)
         shape = (experiment.data.batch_size, experiment.data.sequence_length)
-        places = np.arange(shape[1], dtype=np.int32)
+        index = np.arange(shape[1], dtype=np.int32)
         starts = draw.integers(1, shape[1], (shape[0], 1))  # a second document begins here
         ends = draw.integers(shape[1] // 2, shape[1] + 1, (shape[0], 1))  # and padding here
-        second, real = places >= starts, places < ends
+        second, real = index >= starts, index < ends
         return {
             "tokens": draw.integers(0, experiment.model.vocab_size, shape, np.int32),
             "targets": draw.integers(0, experiment.model.vocab_size, shape, np.int32),
-            "loss_mask": (real & (places != starts - 1)).astype(np.float32),
+            "weights": (real & (index != starts - 1)).astype(np.float32),
             "segment_ids": np.where(real, 1 + second, 0).astype(np.int32),
-            "positions": np.where(second, places - starts, places).astype(np.int32),
+            "positions": np.where(second, index - starts, index).astype(np.int32),
         }
 
     return make

@@ -40,23 +40,33 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise
     except SystemExit as error:
         raise UserError(
-            f"{_place(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
+            f"{_position(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
         ) from error
     except BaseException as error:  # whatever a slip in somebody's Python raises
-        raise UserError(f"{_place(error, path)}: {_said(error)}{_hint(error)}") from error
+        raise UserError(f"{_position(error, path)}: {_said(error)}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
-        if (now := MOVED.get(assignment.partition("=")[0].strip())) is not None:
-            raise UserError(f"--set {assignment}: this field is {now} now")
-        experiment = override(experiment, assignment)
+        experiment = _overridden(experiment, assignment)
     experiment = written_out(experiment)
     check(experiment)
     resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
     return resolved
 
 
-def _place(error: BaseException, path: str) -> str:
+def _overridden(experiment: Experiment, assignment: str) -> Experiment:
+    """`override`, which also names the new name of a field that was called something else."""
+    try:
+        return override(experiment, assignment)
+    except UserError as error:
+        found = re.search(r": (\w+) has no field '(\w+)'", str(error))
+        earlier = f"{found[1]}.{found[2]}" if found else ""
+        if earlier not in MOVED:
+            raise
+        raise UserError(f"--set {assignment}: {earlier} is {MOVED[earlier]} now") from None
+
+
+def _position(error: BaseException, path: str) -> str:
     """The file and line at which a config file went wrong."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}, line {error.lineno}"
@@ -80,7 +90,7 @@ def _hint(error: BaseException) -> str:
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
     if not found or (cls := every_option(Experiment).get(found[1])) is None:
         return ""
-    now = MOVED.get(f"{found[1].lower()}.{found[2]}")
+    now = MOVED.get(f"{found[1]}.{found[2]}")
     return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
 
 
@@ -88,10 +98,10 @@ def _hidden(module: str) -> str:
     """The end of a message that names what hides Cairn's package of a module; empty where nothing does."""
     name = module.partition(".")[0]
     own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
-    places = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
-    if not places or not own.is_dir() or own in (path := pathlib.Path(places[0]).absolute(), path.parent):
+    paths = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
+    if not paths or not own.is_dir() or own in (path := pathlib.Path(paths[0]).absolute(), path.parent):
         return ""
-    return f"; {places[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
+    return f"; {paths[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
 
 
 def every_option(cls: type) -> dict[str, type]:

@@ -4,20 +4,32 @@ Until November 2026 weight decay went by patterns of names, `no_decay`, and load
 (format 1 of checkpoints), so that the optimizer had moments of them too. Norms and gains of a layer lay beside its
 sublayers, not under `residual`, and None was the word of `Except` for "same". The table that lays arrays over devices
 had one vocabulary for parameters and activations. The z-loss was an option of training, not of the objective.
+
+Whatever mixed tokens was called `attention` (format 2 of checkpoints), also where it was a recurrence: the field, its
+parameters, those of the residual stream around it, and two taps. `init_from` was called `start_from`.
 """
 
 import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-CHECKPOINT_FORMAT = 2
-# Earlier paths of fields, and their paths now.
-MOVED = {"training.z_loss": "objective.z_loss"}
+from model.taps.meanings import EARLIER
+
+CHECKPOINT_FORMAT = 3
+# Earlier fields of options, and their paths now.
+MOVED = {
+    "ModelConfig.attention": "model.mixer",
+    "Except.attention": "mixer",
+    "Training.start_from": "training.init_from",
+    "Training.z_loss": "objective.z_loss",
+}
 # The parameters of a layer that lie under `residual` now and lay beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
+_OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
 # For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
 EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
-    1: ((r"^untrained\.", "params."), (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
+    1: ((r"^untrained\.", "params."), *_OF_MIXERS, (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
+    2: _OF_MIXERS,
     CHECKPOINT_FORMAT: (),
 }
 # The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
@@ -51,11 +63,40 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
             current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
     training = stored.get("training")
     if isinstance(training, Mapping) and "z_loss" in training:
-        current["training"] = {name: value for name, value in training.items() if name != "z_loss"}
-        current.setdefault("objective", {"type": "NextToken", "z_loss": training["z_loss"]})
+        training = {name: value for name, value in training.items() if name != "z_loss"}
+        current.setdefault("objective", {"type": "NextToken", "z_loss": stored["training"]["z_loss"]})
+    if isinstance(training, Mapping):
+        current["training"] = _renamed(training, {"start_from": "init_from"})
+    if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
+        current = _of_mixers(current)
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current
+
+
+def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of an experiment that says `attention` for mixers, with today's names of fields, parameters and taps."""
+    current, model = dict(stored), dict(_renamed(stored["model"], {"attention": "mixer"}))
+    if isinstance(model.get("exceptions"), list | tuple):
+        model["exceptions"] = [_renamed(one, {"attention": "mixer"}) for one in model["exceptions"]]
+    if isinstance(model.get("remat"), Mapping) and isinstance(taps := model["remat"].get("taps"), list | tuple):
+        model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
+    current["model"] = model
+    if isinstance(optimizer := stored.get("optimizer"), Mapping) and "spared" in optimizer:
+        current["optimizer"] = {**optimizer, "spared": _patterns_of_mixers(optimizer["spared"])}
+    return current
+
+
+def _renamed(option: Any, names: Mapping[str, str]) -> Any:
+    """The JSON of an option with other names of its fields, in the same order."""
+    return {names.get(name, name): x for name, x in option.items()} if isinstance(option, Mapping) else option
+
+
+def _patterns_of_mixers(patterns: Any) -> Any:
+    """Patterns of names of parameters; in no other name was there `attention`."""
+    if not isinstance(patterns, list | tuple):
+        return patterns
+    return [one.replace("attention", "mixer") if isinstance(one, str) else one for one in patterns]
 
 
 def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class Training:
       clip_norm: the largest global norm of the gradient of what is trained, or None.
       guard: which steps to skip.
       frozen: the parameters that stay as they start.
-      start_from: a run folder, such as one that launch.convert wrote: its latest parameters are those of step 0. None
+      init_from: a run folder, such as one that launch.convert wrote: its latest parameters are those of step 0. None
         draws them at random.
     """
 
@@ -49,7 +49,7 @@ class Training:
     clip_norm: float | None = 1.0
     guard: Guard = Guard()
     frozen: Frozen = Frozen()
-    start_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
+    init_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""

@@ -40,7 +40,7 @@ from train.run.checks import check_mesh, check_vocabulary, is_finished
 from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, read_metrics
-from train.run.pretrained import check_start, starting_params
+from train.run.pretrained import check_init_from, initial_params
 from train.state import Recipe, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
@@ -98,8 +98,8 @@ def train(
         if is_finished(experiment, run):
             say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
             return Outcome("finished", experiment.training.num_steps)
-        if experiment.training.start_from is not None and not run_folder.has_begun(run):
-            check_start(experiment)
+        if experiment.training.init_from is not None and not run_folder.has_begun(run):
+            check_init_from(experiment)
         run_folder.claim(run, experiment)
         try:
             with stop.at_once():
@@ -220,7 +220,7 @@ class _Trainer:
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
-            params = starting_params(self.experiment, self.folder)
+            params = initial_params(self.experiment, self.folder)
             return init_sharded(self.recipe, self.experiment.training.seed, self.placed, params)
         step = int(state.step)
         self.metrics.truncate(step)
@@ -261,7 +261,7 @@ class _Trainer:
         """Batches start, start + 1, ... on the mesh."""
         size = self.experiment.data.batch_size
         for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
-            yield feed.place(batch, self.rows, size, isolated=self.isolated)
+            yield feed.to_devices(batch, self.rows, size, isolated=self.isolated)
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have another; its compilation is not timed."""

@@ -10,7 +10,7 @@ import optax
 from flax import struct
 
 from model.config import ModelConfig
-from model.parameters.specs import is_frozen, is_trained, merged, split
+from model.parameters.specs import is_frozen, is_trained, merge, partition
 from model.transformer import Params, abstract_params, init, logical_axes
 from model.transformer import specs as specs_of_model
 from train.experiment import Experiment
@@ -84,22 +84,22 @@ class Parts(NamedTuple):
     untrained: Any
 
 
-def split_params(recipe: Recipe, tree: Any) -> Parts:
+def partition_params(recipe: Recipe, tree: Any) -> Parts:
     """Splits a tree with one leaf per parameter as the state does."""
-    params, rest = split(tree, recipe.specs, is_trained)
-    _, specs = split(recipe.specs, recipe.specs, is_trained)
-    return Parts(params, *split(rest, specs, is_frozen))
+    params, rest = partition(tree, recipe.specs, is_trained)
+    _, specs = partition(recipe.specs, recipe.specs, is_trained)
+    return Parts(params, *partition(rest, specs, is_frozen))
 
 
 def with_trained(state: TrainState, params: Any) -> Params:
     """The tree that `model.transformer.forward` takes, with the given trained parameters."""
-    whole: Params = merged(params, merged(state.frozen, state.untrained))
+    whole: Params = merge(params, merge(state.frozen, state.untrained))
     return whole
 
 
 def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """The optimizer of the parameters that are trained."""
-    return optimizers.build(recipe.optimizer, split_params(recipe, recipe.specs).params)
+    return optimizers.build(recipe.optimizer, partition_params(recipe, recipe.specs).params)
 
 
 def evaluation_params(optimizer: optimizers.Optimizer, state: TrainState) -> Params:
@@ -113,7 +113,7 @@ def new_state(recipe: Recipe, seed: int, params: Any = None) -> TrainState:
     Its parameters, trained or not, are drawn from the seed, unless their tree is given.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    parts = split_params(recipe, init(recipe.model, init_key) if params is None else params)
+    parts = partition_params(recipe, init(recipe.model, init_key) if params is None else params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **parts._asdict(),
@@ -131,7 +131,7 @@ def abstract_state(recipe: Recipe) -> TrainState:
 def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
     """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
     placed = param_shardings(mesh, table, logical_axes(recipe.model), abstract_params(recipe.model))
-    parts, state = split_params(recipe, placed), abstract_state(recipe)
+    parts, state = partition_params(recipe, placed), abstract_state(recipe)
     everywhere: Any = replicated(mesh)
     return TrainState(
         step=everywhere,

@@ -50,7 +50,7 @@ class Statistics:
         return (STREAM,) if self.stream else ()
 
 
-class Place(NamedTuple):
+class Key(NamedTuple):
     """A part of the model, a layer if the part has layers, and a role of parameters there."""
 
     part: str
@@ -98,22 +98,22 @@ def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums
       sizes: the number of elements of each parameter, by dotted name.
       sums: the result of `measured`, on the host.
     """
-    totals: dict[Place, dict[str, float]] = {}
+    totals: dict[Key, dict[str, float]] = {}
     for path, first in sums["parameters"].items():
         layers = _layers_of(config, path, len(first)) if first.ndim else [None]
         for i, layer in enumerate(layers):
-            place = Place(path.partition(".")[0], layer, specs[path].role)
-            total = totals.setdefault(place, dict.fromkeys(("count", *QUANTITIES), 0.0))
+            key = Key(path.partition(".")[0], layer, specs[path].role)
+            total = totals.setdefault(key, dict.fromkeys(("count", *QUANTITIES), 0.0))
             total["count"] += sizes[path] / len(layers)
             for name in QUANTITIES:
                 total[name] += float(sums[name][path][i] if layer is not None else sums[name][path])
-    for place in sorted(totals, key=lambda place: (place.part, -1 if place.layer is None else place.layer)):
-        total = totals[place]
+    for key in sorted(totals, key=lambda key: (key.part, -1 if key.layer is None else key.layer)):
+        total = totals[key]
         rms = {name: math.sqrt(total[name] / total["count"]) for name in QUANTITIES}
-        yield place._asdict() | rms | {"ratio": rms["updates"] / rms["parameters"] if rms["parameters"] else None}
+        yield key._asdict() | rms | {"ratio": rms["updates"] / rms["parameters"] if rms["parameters"] else None}
     for squares in sums["stream"].values():
         for layer, square in enumerate(squares):
-            yield Place("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
+            yield Key("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
 
 
 def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
@@ -122,5 +122,5 @@ def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | Non
     if part != "blocks":
         return range(count)
     groups = grouped(config.layers)
-    known = {name: group.numbers(place) for group in groups for place, name in enumerate(group.names)}
+    known = {name: group.numbers(index) for group in groups for index, name in enumerate(group.names)}
     return known[stack] if len(known) > 1 else next(iter(known.values()))

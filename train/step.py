@@ -107,10 +107,10 @@ def _sums_and_grads(
         return jax.tree.map(jnp.add, carry, grads), sums
 
     # Row r goes to micro-batch r % parts, so that no row has to move to another device.
-    split = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
+    micro_batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
     # Sums are float32 whatever the parameters are, or they would not be those of one large batch.
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
-    grads, of_parts = jax.lax.scan(accumulate, zeros, (split, jnp.arange(parts)))
+    grads, of_parts = jax.lax.scan(accumulate, zeros, (micro_batches, jnp.arange(parts)))
     sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
     return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
 

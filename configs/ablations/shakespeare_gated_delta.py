@@ -13,4 +13,4 @@ from configs.shakespeare_char import experiment as base
 from model.recurrent.delta import GatedDelta
 
 mixer = GatedDelta(num_heads=4, head_dim=26, value_head_dim=24)
-experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))
+experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, mixer=mixer))

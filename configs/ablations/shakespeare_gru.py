@@ -13,4 +13,4 @@ from configs.shakespeare_char import experiment as base
 from model.recurrent.gru import GRU
 
 mixer = GRU(head_dim=85)
-experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))
+experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, mixer=mixer))

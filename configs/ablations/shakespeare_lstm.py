@@ -13,4 +13,4 @@ from configs.shakespeare_char import experiment as base
 from model.recurrent.lstm import LSTM
 
 mixer = LSTM(head_dim=71)
-experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, attention=mixer))
+experiment = dataclasses.replace(base, model=dataclasses.replace(base.model, mixer=mixer))

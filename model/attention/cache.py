@@ -2,7 +2,7 @@
 
 A layer gives a cache what it keeps of new tokens, and is answered by all keys that its queries may see:
 
-    cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, position_BT)
+    cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, positions_BT)
     visibility.over(view.keys)
 
 Two layouts. In a contiguous one slot p holds the token at position p of its row. What padding left behind lies in later
@@ -58,13 +58,13 @@ class Slots(abc.ABC):
 
     @abc.abstractmethod
     def extend(
-        self, new: dict[str, jax.Array], position_BT: jax.Array, length_B: jax.Array | None = None
+        self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
     ) -> tuple[Self, View]:
         """Takes new tokens.
 
         Args:
           new: what is kept of them, by name, each (B, T, K, H).
-          position_BT: where they stand in their rows: each row's follow one another and what was read before.
+          positions_BT: where they stand in their rows: each row's follow one another and what was read before.
           length_B: the tokens of each row's text; those at later positions are padding. None for no padding.
 
         Returns:
@@ -92,10 +92,10 @@ class Contiguous(Slots):
     """A slot for every position; see the module."""
 
     def extend(
-        self, new: dict[str, jax.Array], position_BT: jax.Array, length_B: jax.Array | None = None
+        self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
     ) -> tuple[Self, View]:
         """See `Slots`; tokens at positions past the last slot are dropped."""
-        cache = self._written(new, position_BT)
+        cache = self._written(new, positions_BT)
         return cache, View(cache._by_slot(), Coordinates(self.length))
 
 
@@ -104,17 +104,17 @@ class Ring(Slots):
     """The slots of the last tokens; see the module."""
 
     def extend(
-        self, new: dict[str, jax.Array], position_BT: jax.Array, length_B: jax.Array | None = None
+        self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
     ) -> tuple[Self, View]:
         """See `Slots`. Several tokens are seen beside the ring as it was: the last would take what the first sees."""
-        last_B1 = position_BT[:, -1:] if length_B is None else jnp.minimum(position_BT[:, -1:], length_B[:, None] - 1)
-        kept_BT = (position_BT <= last_B1) & (position_BT > last_B1 - self.length)
-        cache = self._written(new, jnp.where(kept_BT, position_BT % self.length, self.length))
-        if position_BT.shape[1] == 1:
+        last_B1 = positions_BT[:, -1:] if length_B is None else jnp.minimum(positions_BT[:, -1:], length_B[:, None] - 1)
+        kept_BT = (positions_BT <= last_B1) & (positions_BT > last_B1 - self.length)
+        cache = self._written(new, jnp.where(kept_BT, positions_BT % self.length, self.length))
+        if positions_BT.shape[1] == 1:
             index_BS = _held(last_B1, self.length)
             return cache, View(cache._by_slot(), Coordinates(self.length, index=index_BS))
-        before_B1 = jnp.minimum(position_BT[:, :1] - 1, last_B1)
-        index_BS = jnp.concatenate([_held(before_B1, self.length), position_BT], axis=1)
+        before_B1 = jnp.minimum(positions_BT[:, :1] - 1, last_B1)
+        index_BS = jnp.concatenate([_held(before_B1, self.length), positions_BT], axis=1)
         join = lambda x, x_BTKH: jnp.concatenate([x, x_BTKH.astype(x.dtype)], axis=1)  # noqa: E731
         arrays = {name: join(x, new[name]) for name, x in self._by_slot().items()}
         return cache, View(arrays, Coordinates(index_BS.shape[1], index=index_BS))

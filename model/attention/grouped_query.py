@@ -111,7 +111,7 @@ class GroupedQuery(AttentionOption):
         if self.head_dim is None and width % self.num_heads:
             yield (
                 f"{path}.num_heads",
-                f"{self.num_heads} heads do not divide width={width}; change one of them, or set attention.head_dim",
+                f"{self.num_heads} heads do not divide width={width}; change one of them, or set mixer.head_dim",
             )
         else:
             yield from position.problems_with(self.head_width(width), position_path)
@@ -244,7 +244,7 @@ class Attention(nnx.Module):
         if self.gate is not None:
             gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
-        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
 
     def _attend(

@@ -154,7 +154,7 @@ class LatentAttention(nnx.Module):
         if cache is not None:
             # The sum over latents and rotary keys side by side, as they lie in the cache: a part of it would be a copy.
             y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
-        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
+        y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), cache
 
     def _attend(

@@ -26,14 +26,14 @@ EMBEDDING = (
     Weight("embedding.table", "lm_head.weight", copy=True),
 )
 ATTENTION = (
-    Weight("blocks.attention.query", LAYER + "self_attn.q_proj.weight", "(n h) d -> d n h"),
-    Weight("blocks.attention.key", LAYER + "self_attn.k_proj.weight", "(k h) d -> d k h"),
-    Weight("blocks.attention.value", LAYER + "self_attn.v_proj.weight", "(k h) d -> d k h"),
-    Weight("blocks.attention.output", LAYER + "self_attn.o_proj.weight", "d (n h) -> n h d"),
-    Weight("blocks.attention.query_bias", LAYER + "self_attn.q_proj.bias", "(n h) -> n h"),
-    Weight("blocks.attention.key_bias", LAYER + "self_attn.k_proj.bias", "(k h) -> k h"),
-    Weight("blocks.attention.value_bias", LAYER + "self_attn.v_proj.bias", "(k h) -> k h"),
-    Weight("blocks.attention.output_bias", LAYER + "self_attn.o_proj.bias"),
+    Weight("blocks.mixer.query", LAYER + "self_attn.q_proj.weight", "(n h) d -> d n h"),
+    Weight("blocks.mixer.key", LAYER + "self_attn.k_proj.weight", "(k h) d -> d k h"),
+    Weight("blocks.mixer.value", LAYER + "self_attn.v_proj.weight", "(k h) d -> d k h"),
+    Weight("blocks.mixer.output", LAYER + "self_attn.o_proj.weight", "d (n h) -> n h d"),
+    Weight("blocks.mixer.query_bias", LAYER + "self_attn.q_proj.bias", "(n h) -> n h"),
+    Weight("blocks.mixer.key_bias", LAYER + "self_attn.k_proj.bias", "(k h) -> k h"),
+    Weight("blocks.mixer.value_bias", LAYER + "self_attn.v_proj.bias", "(k h) -> k h"),
+    Weight("blocks.mixer.output_bias", LAYER + "self_attn.o_proj.bias"),
 )
 FEED_FORWARD = (
     Weight("blocks.ffn.gate", LAYER + "mlp.gate_proj.weight", "f d -> d f"),
@@ -49,25 +49,25 @@ FUSED_FEED_FORWARD = (
     Weight("blocks.ffn.down", LAYER + "mlp.down_proj.weight", "d f -> f d"),
 )
 PRE_NORMS = (
-    Weight("blocks.residual.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.residual.mixer_norm.scale", LAYER + "input_layernorm.weight"),
     Weight("blocks.residual.ffn_norm.scale", LAYER + "post_attention_layernorm.weight"),
 )
 OUTPUT_NORMS = (
-    Weight("blocks.residual.attention_output_norm.scale", LAYER + "post_attention_layernorm.weight"),
+    Weight("blocks.residual.mixer_output_norm.scale", LAYER + "post_attention_layernorm.weight"),
     Weight("blocks.residual.ffn_output_norm.scale", LAYER + "post_feedforward_layernorm.weight"),
 )
 SANDWICH_NORMS = (
-    Weight("blocks.residual.attention_norm.scale", LAYER + "input_layernorm.weight"),
+    Weight("blocks.residual.mixer_norm.scale", LAYER + "input_layernorm.weight"),
     Weight("blocks.residual.ffn_norm.scale", LAYER + "pre_feedforward_layernorm.weight"),
     *OUTPUT_NORMS,
 )
 PROJECTION_NORMS = (
-    Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "(n h) -> n h"),
-    Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "(k h) -> k h"),
+    Weight("blocks.mixer.query_norm.scale", LAYER + "self_attn.q_norm.weight", "(n h) -> n h"),
+    Weight("blocks.mixer.key_norm.scale", LAYER + "self_attn.k_norm.weight", "(k h) -> k h"),
 )
 QK_NORMS = (
-    Weight("blocks.attention.query_norm.scale", LAYER + "self_attn.q_norm.weight", "h -> h"),
-    Weight("blocks.attention.key_norm.scale", LAYER + "self_attn.k_norm.weight", "h -> h"),
+    Weight("blocks.mixer.query_norm.scale", LAYER + "self_attn.q_norm.weight", "h -> h"),
+    Weight("blocks.mixer.key_norm.scale", LAYER + "self_attn.k_norm.weight", "h -> h"),
 )
 # Keys of config.json about heads for other tasks.
 SUMMARY = (
@@ -195,7 +195,7 @@ def _slices(numbers: Sequence[int], total: int) -> list[str]:
 
 def publish(model: ModelConfig) -> dict[str, Any]:
     """Returns the values of a config.json for a model; `Family.published` checks that they describe it."""
-    attention, ffn, norm = model.attention, model.ffn, model.norm
+    attention, ffn, norm = model.mixer, model.ffn, model.norm
     if not isinstance(attention, GroupedQuery) or not isinstance(ffn, Gated) or not isinstance(norm, RMSNorm):
         found = ", ".join(type(option).__name__ for option in (attention, ffn, norm))
         raise UserError(f"models of this family have GroupedQuery attention, a Gated ffn and RMSNorm, got {found}")

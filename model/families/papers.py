@@ -35,10 +35,10 @@ def _gpt3(layers: int, width: int, heads: int, head_dim: int) -> ModelConfig:
         num_layers=layers,
         width=width,
         position=Learned(),
-        attention=dense,
+        mixer=dense,
         ffn=MLP(width=4 * width, activation="gelu_tanh", bias=True),
         norm=LayerNorm(),
-        exceptions=(Except(layers="1::2", attention=dataclasses.replace(dense, pattern=SlidingWindow(size=256))),),
+        exceptions=(Except(layers="1::2", mixer=dataclasses.replace(dense, pattern=SlidingWindow(size=256))),),
     )
 
 
@@ -49,7 +49,7 @@ def _decoder(width: int, heads: int, ffn: int, dropout: float) -> ModelConfig:
         num_layers=6,
         width=width,
         position=Sinusoidal(),
-        attention=GroupedQuery(num_heads=heads),
+        mixer=GroupedQuery(num_heads=heads),
         ffn=MLP(width=ffn, activation="relu", bias=True),
         norm=LayerNorm(),
         residual=PostNorm(),

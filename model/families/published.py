@@ -93,7 +93,7 @@ class Published:
 
     def dropout(self, default: float = 0.0, **keys: str) -> Dropout:
         """Returns the dropout rates: `keys` maps each field of `Dropout` to its key; a missing rate is the default."""
-        return Dropout(**{place: float(self.get(key, default)) for place, key in keys.items()})
+        return Dropout(**{name: float(self.get(key, default)) for name, key in keys.items()})
 
     def inner(self, key: str) -> "Published":
         """Returns the values of an object inside this one; no values where it is missing."""

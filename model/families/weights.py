@@ -4,7 +4,7 @@ A row names a parameter of Cairn, a published tensor, and the arrangement that t
 Letters are axes; parentheses combine several axes into one, the first of them varying slowest. The letter k stands for
 key heads, and 1 for an axis of size 1:
 
-    Weight("blocks.attention.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
+    Weight("blocks.mixer.query", "model.layers.{layer}.self_attn.q_proj.weight", "(n h) d -> d n h")
 
 Rows that name the same tensor are its parts, in order. `+` stands before the axis, or the parenthesis, along which they
 are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" puts the query of each head before its key. Where
@@ -60,9 +60,9 @@ class Part:
       parameter: its dotted name; in a layer, that of the stack that holds the layer.
       index: the index of the slice: the layer within the stack and the expert, where the parameter has these axes.
       held: the shape of the slice.
-      split: the sizes of the tensor's axes with all parentheses opened, in the tensor's order.
+      opened: the sizes of the tensor's axes with all parentheses opened, in the tensor's order.
       order: the same axes in the parameter's order, by number; axes of size 1 that the parameter lacks come last.
-      grouped: for each axis of the tensor, how many axes of `split` it combines.
+      grouped: for each axis of the tensor, how many axes of `opened` it combines.
       axis: the axis of the tensor along which its parts are joined.
       repeats: the number of sections of that axis, each of which holds a piece of every part; see `Tensor.repeats`.
     """
@@ -70,7 +70,7 @@ class Part:
     parameter: str
     index: tuple[int, ...]
     held: tuple[int, ...]
-    split: tuple[int, ...]
+    opened: tuple[int, ...]
     order: tuple[int, ...]
     grouped: tuple[int, ...]
     axis: int
@@ -80,15 +80,15 @@ class Part:
     def shape(self) -> tuple[int, ...]:
         """The shape that the tensor would have if this were its only part."""
         ends = np.cumsum((0, *self.grouped))
-        return tuple(math.prod(self.split[a:b]) for a, b in itertools.pairwise(ends))
+        return tuple(math.prod(self.opened[a:b]) for a, b in itertools.pairwise(ends))
 
     def from_tensor(self, x: np.ndarray) -> np.ndarray:
         """Returns the parameter's slice from this part of a tensor."""
-        return x.reshape(self.split).transpose(self.order).reshape(self.held)
+        return x.reshape(self.opened).transpose(self.order).reshape(self.held)
 
     def to_tensor(self, x: np.ndarray) -> np.ndarray:
         """The inverse of `from_tensor`."""
-        turned = x.reshape([self.split[i] for i in self.order])
+        turned = x.reshape([self.opened[i] for i in self.order])
         return turned.transpose(np.argsort(self.order)).reshape(self.shape)
 
 
@@ -169,7 +169,7 @@ def _parts(
     parameter, where = weight.parameter, weight.where
     index: tuple[int, ...] = ()
     if layer is not None:
-        stack, turn = _place(config, layer)
+        stack, turn = _stack_of(config, layer)
         parameter, where, index = parameter.replace("blocks", stack, 1), where.replace("blocks", stack, 1), (turn,)
     shape = shapes.get(parameter)
     if shape is None or (where and (where.removeprefix("-") in shapes) == where.startswith("-")):
@@ -181,7 +181,7 @@ def _parts(
     if weight.axes is not None and len(_axes(weight.axes.partition("->")[2])) != len(inner):
         return []
     weight, known = dataclasses.replace(weight, parameter=parameter), {}
-    if layer is not None and isinstance(attention := config.layers[layer].attention, GroupedQuery):
+    if layer is not None and isinstance(attention := config.layers[layer].mixer, GroupedQuery):
         known = {"k": attention.kv_heads}
     made = [_part(weight, inner, i, known) for i in indices]
     names = [weight.tensor.format(layer=layer, expert=i[-1] if i else 0) for i in indices]
@@ -189,12 +189,12 @@ def _parts(
 
 
 @functools.lru_cache(maxsize=4096)
-def _place(config: ModelConfig, layer: int) -> tuple[str, int]:
+def _stack_of(config: ModelConfig, layer: int) -> tuple[str, int]:
     """Returns the name of the stack that holds a layer, and the layer's index in it."""
     groups = grouped(config.layers)
     for group in groups:
-        for place, name in enumerate(group.names):
-            if layer in (numbers := group.numbers(place)):
+        for index, name in enumerate(group.names):
+            if layer in (numbers := group.numbers(index)):
                 alone = len(groups) == 1 and len(group.pattern) == 1
                 return ("blocks" if alone else f"blocks.{name}"), numbers.index(layer)
     raise AssertionError(layer)
@@ -221,7 +221,7 @@ def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known:
         parameter=weight.parameter,
         index=index,
         held=shape,
-        split=tuple(sizes[name] for name in there),
+        opened=tuple(sizes[name] for name in there),
         order=(*order, *(i for i in range(len(there)) if i not in order)),
         grouped=tuple(map(len, groups)),
         axis=joined,

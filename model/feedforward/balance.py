@@ -69,32 +69,32 @@ def observe(
     z_loss: float,
 ) -> None:
     """Adds the losses of one layer, and measures its loads. Does nothing if the context counts no tokens."""
-    if context.counted_BT is None:
+    if context.weights_BT is None:
         return
-    counted_BT = context.counted_BT.astype(jnp.float32)
+    weights_BT = context.weights_BT.astype(jnp.float32)
     share_BTE = routing.probabilities_BTE
     chosen_BTE = jnp.sum(jax.nn.one_hot(routing.chosen_BTR, share_BTE.shape[-1], dtype=jnp.float32), axis=2)
-    load_BE = jnp.einsum("BT,BTE->BE", counted_BT, chosen_BTE)
+    load_BE = jnp.einsum("BT,BTE->BE", weights_BT, chosen_BTE)
     if balance is not None:
-        context.add_loss("balance_loss", balance.coefficient * _imbalance(balance, counted_BT, load_BE, share_BTE))
+        context.add_loss("balance_loss", balance.coefficient * _imbalance(balance, weights_BT, load_BE, share_BTE))
     if z_loss:
         z_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1))
-        context.add_loss("router_z_loss", z_loss * jnp.sum(counted_BT * z_BT))
+        context.add_loss("router_z_loss", z_loss * jnp.sum(weights_BT * z_BT))
     entropy_BT = -jnp.sum(jax.scipy.special.xlogy(share_BTE, share_BTE), axis=-1)
     measured = {
-        "tokens": jnp.sum(counted_BT),
+        "tokens": jnp.sum(weights_BT),
         "load": jnp.sum(load_BE, axis=0),
-        "entropy": _sum(counted_BT, entropy_BT),
+        "entropy": _sum(weights_BT, entropy_BT),
     }
     if dropped_BTR is not None:
-        measured["dropped"] = _sum(counted_BT, jnp.sum(dropped_BTR, axis=-1))
+        measured["dropped"] = _sum(weights_BT, jnp.sum(dropped_BTR, axis=-1))
     for name, value in measured.items():
         context.measure(name, jax.lax.stop_gradient(value))
 
 
-def _imbalance(balance: BalanceLoss, counted_BT: jax.Array, load_BE: jax.Array, share_BTE: jax.Array) -> jax.Array:
+def _imbalance(balance: BalanceLoss, weights_BT: jax.Array, load_BE: jax.Array, share_BTE: jax.Array) -> jax.Array:
     """Returns the loss above without its coefficient, times the number of tokens that count."""
-    share_BE = jnp.einsum("BT,BTE->BE", counted_BT, share_BTE)
+    share_BE = jnp.einsum("BT,BTE->BE", weights_BT, share_BTE)
     if balance.over == "batch":
         load_BE, share_BE = (jnp.sum(x, axis=0, keepdims=True) for x in (load_BE, share_BE))
     load_BE = load_BE / jnp.maximum(jnp.sum(load_BE, axis=-1, keepdims=True), 1e-9)
@@ -102,5 +102,5 @@ def _imbalance(balance: BalanceLoss, counted_BT: jax.Array, load_BE: jax.Array, 
     return share_BE.shape[-1] * jnp.sum(load_BE * share_BE)
 
 
-def _sum(counted_BT: jax.Array, x_BT: jax.Array) -> jax.Array:
-    return jnp.sum(counted_BT * x_BT)
+def _sum(weights_BT: jax.Array, x_BT: jax.Array) -> jax.Array:
+    return jnp.sum(weights_BT * x_BT)

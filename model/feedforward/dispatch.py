@@ -70,7 +70,7 @@ def dropless(
     """
     chosen = chosen_BTR.reshape(-1)
     order = jnp.argsort(chosen, stable=True)
-    place = jnp.argsort(order)
+    inverse = jnp.argsort(order)
     owner, sizes = chosen[order], jnp.bincount(chosen, length=experts).astype(jnp.int32)
     rows = x_BTD.reshape(-1, x_BTD.shape[-1])[order // chosen_BTR.shape[-1]]
     if scale_BTR is not None:
@@ -80,7 +80,7 @@ def dropless(
         y = weigh_groups(x, w, sizes)
         return y if b is None else y + lookup(b, owner, y.dtype)
 
-    return work(rows, product)[place].reshape(*chosen_BTR.shape, -1)
+    return work(rows, product)[inverse].reshape(*chosen_BTR.shape, -1)
 
 
 def in_slots(

@@ -1,4 +1,4 @@
-"""Continuing prompts: prefill in chunks, then one token a step for all rows, with a cache for every layer.
+"""Generation after prompts: prefill in chunks, then one token a step for all rows, with a cache for every layer.
 
 The cache is as long as prompts and budgets need, rounded up to one of a few sizes, and both programs have one shape for
 each of these: `prefill` takes chunks of a fixed number of tokens, padded on the right, and computes no logits; `decode`
@@ -67,7 +67,7 @@ def generate(
     cache_length: int | None = None,
     chunk: int = 128,
 ) -> list[list[int]]:
-    """Continues each prompt until its end, its budget, or a full context.
+    """Generates tokens after each prompt until an end mark, its budget, or a full context.
 
     A row's result is a function of the seed, its prompt and its draw. What else is in the batch does not matter, but
     for rounding: with another number of rows the compiler may order sums differently.
@@ -157,7 +157,7 @@ def start(
     cache = empty_caches(config, len(token_B), length)
     fold_in = jax.random.fold_in
     key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
-    return _place(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
+    return _constrained(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
@@ -180,7 +180,7 @@ def prefill(
         layout=layout,
     )
     assert output.cache is not None
-    return _place(dataclasses.replace(state, cache=output.cache), layout)
+    return _constrained(dataclasses.replace(state, cache=output.cache), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
@@ -198,10 +198,10 @@ def decode(
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
     assert output.cache is not None
     after = DecodeState(output.cache, token_B, state.position_B + 1, state.key_B, seen_BV)
-    return _place(after, layout), layout.constrain(token_B, (None,))
+    return _constrained(after, layout), layout.constrain(token_B, (None,))
 
 
-def _place(state: DecodeState, layout: Layout) -> DecodeState:
+def _constrained(state: DecodeState, layout: Layout) -> DecodeState:
     """The state laid over the mesh, always alike: another layout would be another program."""
     return DecodeState(
         cache={layer: cache.placed(layout) for layer, cache in state.cache.items()},

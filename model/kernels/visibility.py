@@ -4,7 +4,7 @@ A query sees a key if everything that the value says lets it: the order of token
 sides, or none), the patterns (patterns.py), the documents, and an array where nothing else can say it. The whole array
 (B, T, S) is made for those alone who ask for it.
 
-An index is a token's place in its row, or its slot in a cache; a position is its place in its document. The order and
+An index numbers a token in its row, or its slot in a cache; a position numbers it in its document. The order and
 the reach are about indices, patterns and prefixes about positions. A pattern holds for the later and the earlier of two
 tokens; where queries see later tokens too, it holds in both directions.
 """
@@ -30,14 +30,14 @@ class Coordinates:
       start: the index of the first one, where the others follow it one by one.
       index: (B, count), the index of each, where they do not; None where they do.
       position: (B, count), the position of each; None where it is the index.
-      document: (B, count), a number for the document of each; None where a row is one document.
+      segment_ids: (B, count), a number for the document of each; None where a row is one document.
     """
 
     count: int = struct.field(pytree_node=False)
     start: int = struct.field(pytree_node=False, default=0)
     index: jax.Array | None = None
     position: jax.Array | None = None
-    document: jax.Array | None = None
+    segment_ids: jax.Array | None = None
 
     def indices(self) -> jax.Array:
         """The index of each token, int32 (B or 1, count)."""
@@ -50,7 +50,7 @@ class Coordinates:
     def part(self, start: int | jax.Array, count: int) -> "Coordinates":
         """The `count` tokens from the one numbered `start` on; `start` may be traced, and must leave room for them."""
         cut = lambda x: None if x is None else _cut(x, start, count, axis=1)  # noqa: E731
-        arrays = {"position": cut(self.position), "document": cut(self.document)}
+        arrays = {"position": cut(self.position), "segment_ids": cut(self.segment_ids)}
         if self.index is not None:
             return Coordinates(count, self.start, cut(self.index), **arrays)
         if isinstance(start, int):
@@ -65,7 +65,7 @@ class Coordinates:
             count=count,
             index=more(self.index),
             position=more(self.position),
-            document=more(self.document),
+            segment_ids=more(self.segment_ids),
         )
 
 
@@ -192,8 +192,8 @@ class Visibility:
             if not self.is_causal:
                 later, earlier = jnp.maximum(later, earlier), jnp.minimum(later, earlier)
             parts += [pattern.visible(later, earlier) for pattern in self.patterns]
-        if q.document is not None and k.document is not None:
-            query, key = _pairs(q.document, k.document)
+        if q.segment_ids is not None and k.segment_ids is not None:
+            query, key = _pairs(q.segment_ids, k.segment_ids)
             parts.append(query == key)
         said = [part for part in parts if part is not None]
         return functools.reduce(operator.and_, said) if said else None
@@ -232,8 +232,8 @@ def bidirectional(queries: Coordinates, keys: Coordinates | None = None, *, in_o
     return Visibility(queries, queries if keys is None else keys, causal=False, in_order=in_order)
 
 
-def documents(segment_ids_BT: jax.Array | None) -> jax.Array | None:
-    """The number of each token's document in its row, from 0; the tokens of a document lie side by side."""
+def renumbered(segment_ids_BT: jax.Array | None) -> jax.Array | None:
+    """Segment ids that count the documents of a row from 0; the tokens of a document lie side by side."""
     if segment_ids_BT is None:
         return None
     changes_BT = jnp.diff(segment_ids_BT, prepend=segment_ids_BT[:, :1]) != 0

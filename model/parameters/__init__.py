@@ -5,6 +5,7 @@ maker.py        makes parameters by rules of initial values, and records their s
 precision.py    number formats
 gradients.py    uses of a parameter in a wider format than activations
 projections.py  products of activations with matrices
+cpu_matmul.py   shapes of products that are fast on a CPU
 """
 
 from model.exports import exports
@@ -15,5 +16,5 @@ __all__, __getattr__ = exports(
     maker="Constant FanIn Gaussian InverseSoftplus LogUniform Normal ParameterMaker Truncated specs_of stacked",
     precision="Precision for_compute for_inference",
     projections="matmul project",
-    specs="Spec Start Traits is_frozen is_trained merged named split",
+    specs="Spec Start Traits is_frozen is_trained merge named partition",
 )

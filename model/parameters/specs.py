@@ -138,22 +138,22 @@ class Spec:
 
 
 def is_trained(name: str, spec: Spec) -> bool:
-    """Returns whether the optimizer updates a parameter, as a choice for `split`."""
+    """Returns whether the optimizer updates a parameter, as a choice for `partition`."""
     return spec.trained
 
 
 def is_frozen(name: str, spec: Spec) -> bool:
-    """Returns whether a run leaves a parameter unchanged, as a choice for `split`."""
+    """Returns whether a run leaves a parameter unchanged, as a choice for `partition`."""
     return spec.frozen
 
 
 def named(specs: Any) -> dict[str, Spec]:
-    """Returns the specs of a tree by dotted name, such as `blocks.attention.query`."""
+    """Returns the specs of a tree by dotted name, such as `blocks.mixer.query`."""
     paths = jax.tree_util.tree_leaves_with_path(specs)
     return {".".join(str(key.key) for key in path): spec for path, spec in paths}
 
 
-def split(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str = "") -> tuple[Any, Any]:
+def partition(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str = "") -> tuple[Any, Any]:
     """Splits a tree into the chosen part and the rest; neither has empty branches.
 
     Args:
@@ -168,13 +168,13 @@ def split(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str
         if isinstance(spec, Spec):
             parts[0 if chosen(name, spec) else 1][key] = tree[key]
             continue
-        for part, below in zip(parts, split(tree[key], spec, chosen, f"{name}."), strict=True):
+        for part, below in zip(parts, partition(tree[key], spec, chosen, f"{name}."), strict=True):
             if below:
                 part[key] = below
     return parts
 
 
-def merged(one: Any, other: Any) -> Any:
-    """Inverts `split`: merges two trees of nested dicts that have no leaf in common."""
-    both = {key: merged(one[key], other[key]) for key in one.keys() & other.keys()}
+def merge(one: Any, other: Any) -> Any:
+    """Inverts `partition`: merges two trees of nested dicts that have no leaf in common."""
+    both = {key: merge(one[key], other[key]) for key in one.keys() & other.keys()}
     return {**one, **other, **both}

@@ -56,8 +56,8 @@ class LinearBias:
         if self.rounded:
             # A compiler may leave out a cast to bfloat16 and back, but not this.
             coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
-            query, key = (coarse(place.astype(jnp.float32)) for place in (query_BT[..., None], key_BS[:, None]))
-            query, key = (coarse(coarse(slope_N11) * place[:, None]) for place in (query, key))
+            query, key = (coarse(position.astype(jnp.float32)) for position in (query_BT[..., None], key_BS[:, None]))
+            query, key = (coarse(coarse(slope_N11) * position[:, None]) for position in (query, key))
             bias_BNTS = key - query
         else:
             distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)

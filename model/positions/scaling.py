@@ -260,23 +260,23 @@ def _float32(x: np.ndarray) -> jax.Array:
     return jnp.asarray(x, jnp.float32)
 
 
-def document_lengths(positions_BT: jax.Array | None, document_BT: jax.Array | None, count: int) -> jax.Array:
+def document_lengths(positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None, count: int) -> jax.Array:
     """The tokens of each token's document, by the position of its last one, as `Lengths` gives them.
 
     Args:
       positions_BT: of the tokens; None where they are counted from the first of a document.
-      document_BT: the document of each token, whose tokens lie side by side; None where a row is one.
+      segment_ids_BT: the document of each token, whose tokens lie side by side; None where a row is one.
       count: T.
     """
-    if document_BT is None:
+    if segment_ids_BT is None:
         return jnp.full((1, 1), count) if positions_BT is None else jnp.max(positions_BT, axis=1, keepdims=True) + 1
     place_T = jnp.arange(count, dtype=jnp.int32)
-    border_BT = document_BT[:, 1:] != document_BT[:, :-1]
+    border_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
     is_last_BT, is_first_BT = (jnp.pad(border_BT, ((0, 0), at), constant_values=True) for at in ((0, 1), (1, 0)))
     last_BT = jax.lax.cummin(jnp.where(is_last_BT, place_T, count), axis=1, reverse=True)
     if positions_BT is None:
         return last_BT + 1 - jax.lax.cummax(jnp.where(is_first_BT, place_T, 0), axis=1)
-    return jnp.take_along_axis(jnp.broadcast_to(positions_BT, document_BT.shape), last_BT, axis=1) + 1
+    return jnp.take_along_axis(jnp.broadcast_to(positions_BT, segment_ids_BT.shape), last_BT, axis=1) + 1
 
 
 def _at_least_one(**fields: float) -> Iterator[tuple[str, str]]:

@@ -30,15 +30,17 @@ def convolve(
     else:
         tail_BJNH = jnp.swapaxes(tail_BNJH, 1, 2).astype(x_BTNH.dtype)
     all_BTNH = jnp.concatenate([tail_BJNH, x_BTNH], axis=1)
-    document_BT = context.document_BT
-    if document_BT is not None:
-        document_BT = jnp.pad(document_BT, [(0, 0), (before, 0)], mode="edge")
+    segment_ids_BT = context.segment_ids_BT
+    if segment_ids_BT is not None:
+        segment_ids_BT = jnp.pad(segment_ids_BT, [(0, 0), (before, 0)], mode="edge")
     y_BTNH = jnp.zeros_like(x_BTNH)
     for j in range(before + 1):
         there = slice(before - j, before - j + length)
         term_BTNH = all_BTNH[:, there] * narrowed(filter_JNH[j], x_BTNH)
-        if document_BT is not None:
-            term_BTNH = jnp.where((document_BT[:, there] == document_BT[:, before:])[..., None, None], term_BTNH, 0)
+        if segment_ids_BT is not None:
+            term_BTNH = jnp.where(
+                (segment_ids_BT[:, there] == segment_ids_BT[:, before:])[..., None, None], term_BTNH, 0
+            )
         y_BTNH = y_BTNH + term_BTNH
     real_BT = context.real_BT
     read_B = jnp.full((batch,), length) if real_BT is None else jnp.sum(real_BT, axis=1)

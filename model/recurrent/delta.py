@@ -172,7 +172,7 @@ class DeltaHeads(nnx.Module):
             y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate, layout))
         if state is not None:
             state = State({"memory": memory_BNHP.astype(jnp.float32), **after})
-        y_BTNP = context.shard(context.tap("attention_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
+        y_BTNP = context.shard(context.tap("mixer_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNP, self.output, layout, contract=2), state
 
     def _convolved(

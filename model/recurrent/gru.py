@@ -79,7 +79,7 @@ class GatedRecurrentUnits(nnx.Module):
         gates_BTGNH = project(x_BTD, self.input, context.layout, self.bias)  # reset, update, the new vector
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
         hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)
-        y_BTNH = context.tap("attention_heads", hidden_BTNH.astype(x_BTD.dtype))
+        y_BTNH = context.tap("mixer_heads", hidden_BTNH.astype(x_BTD.dtype))
         y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), state
 

@@ -96,17 +96,17 @@ class LinearAttentionHeads(nnx.Module):
         y_BTNP = unchunked(y_ZBNCP, length)
         y_BTNH = (y_BTNP[..., :-1] / (y_BTNP[..., -1:] + EPSILON)).astype(x_BTD.dtype)
         if state is None:
-            context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.document_BT))
+            context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.segment_ids_BT))
         else:
             state = State({"memory": memory_BNHP.astype(jnp.float32)})
-        y_BTNH = context.shard(context.tap("attention_heads", y_BTNH), axes)
+        y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), axes)
         return project(y_BTNH, self.output, layout, contract=2), state
 
 
-def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, document_BT: jax.Array | None) -> jax.Array:
+def _weights(q_BTNH: jax.Array, k_BSNH: jax.Array, segment_ids_BT: jax.Array | None) -> jax.Array:
     """Returns the weights (B, N, T, S) that the sums above give to every value."""
     scores_BNTS = jnp.einsum("BTNH,BSNH->BNTS", q_BTNH, k_BSNH)
-    mask_BTS = causal(Coordinates(q_BTNH.shape[1], document=document_BT)).mask()
+    mask_BTS = causal(Coordinates(q_BTNH.shape[1], segment_ids=segment_ids_BT)).mask()
     assert mask_BTS is not None
     scores_BNTS = jnp.where(mask_BTS[:, None], scores_BNTS, 0)
     return scores_BNTS / (jnp.sum(scores_BNTS, axis=-1, keepdims=True) + EPSILON)

@@ -60,8 +60,8 @@ class State:
 
     def placed(self, layout: Layout) -> "State":
         """Returns the state, laid out over the mesh."""
-        place = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
-        return State({name: place(x) for name, x in self.arrays.items()})
+        constrain = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
+        return State({name: constrain(x) for name, x in self.arrays.items()})
 
 
 def zeros(**shapes: tuple[int, ...]) -> State:
@@ -93,8 +93,8 @@ def token_by_token(
     Returns:
       The state after the last real token, and the outputs (B, T, ...).
     """
-    document_BT = context.document_BT
-    first_BT = None if document_BT is None else jnp.diff(document_BT, prepend=document_BT[:, :1]) != 0
+    segment_ids_BT = context.segment_ids_BT
+    first_BT = None if segment_ids_BT is None else jnp.diff(segment_ids_BT, prepend=segment_ids_BT[:, :1]) != 0
 
     def one(state: Any, given: Any) -> Any:
         inputs, first_B, real_B = given
@@ -170,14 +170,14 @@ def decays(log_decay_BTN: jax.Array, size: int, context: Context) -> Decays:
     """Returns the decays of chunks of tokens, from the logarithm of each token's decay; tokens not real have none."""
     log_ZBNC = chunked(only_real(log_decay_BTN, context), size)
     causal_CS = jnp.tril(jnp.ones((size, size), bool))
-    document_BT = context.document_BT
-    if document_BT is None:
+    segment_ids_BT = context.segment_ids_BT
+    if segment_ids_BT is None:
         sums_ZBNC, seen_CS, everywhere = jnp.cumsum(log_ZBNC, axis=-1), causal_CS, jnp.ones((), bool)
         since_C = until_C = whole = everywhere
     else:
-        of_ZBNC = chunked(document_BT[:, :, None], size, "edge")
+        of_ZBNC = chunked(segment_ids_BT[:, :, None], size, "edge")
         end_ZBN = of_ZBNC[..., -1]
-        start_ZBN = jnp.concatenate([document_BT[None, :, :1], end_ZBN[:-1]])
+        start_ZBN = jnp.concatenate([segment_ids_BT[None, :, :1], end_ZBN[:-1]])
         seen_CS = causal_CS & (of_ZBNC[..., :, None] == of_ZBNC[..., None, :])
         # Sums within each document: a difference of sums over several documents would have their rounding errors, also
         # in the gradient.

@@ -158,7 +158,7 @@ class StateSpaceHeads(nnx.Module):
         if state is not None:
             tails = {name: tail for name, tail in after.items() if tail is not None}
             state = State({"memory": memory_BNHP.astype(jnp.float32), **tails})
-        y_BTNP = context.shard(context.tap("attention_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
+        y_BTNP = context.shard(context.tap("mixer_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNP, self.output, layout, contract=2), state
 
     def _convolved(

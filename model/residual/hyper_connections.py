@@ -100,8 +100,8 @@ class HyperStream(Stream):
         super().__init__(around, make)
         self.make_norms("norm", make)
         n, width, dynamic = option.streams, around.width, option.dynamic
-        for place, i in enumerate(around.sublayers):
-            read = jax.nn.one_hot((before + place) % n, n)
+        for index, i in enumerate(around.sublayers):
+            read = jax.nn.one_hot((before + index) % n, n)
             self.keep("read", i, make.computed("mixing", read, (None,)))
             self.keep("pass", i, make.computed("mixing", jnp.eye(n), (None, None)))
             self.keep("write", i, make.constant("mixing", 1.0, (n,), (None,)))

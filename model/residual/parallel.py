@@ -23,7 +23,7 @@ class Parallel(Scheme):
     def problems_with(self, most: int) -> Iterator[tuple[str, str]]:
         """Yields fields that do nothing in a model whose layers have at most so many sublayers."""
         if most < 2 and not self.shared_norm:
-            yield "shared_norm", "no layer has both attention and a feed-forward, which could have a norm each"
+            yield "shared_norm", "no layer has both a mixer and a feed-forward, which could have a norm each"
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
         """The module of one layer."""

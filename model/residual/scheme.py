@@ -18,7 +18,7 @@ from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.gradients import narrowed
 from model.parameters.maker import ParameterMaker
 
-Sublayer = Literal["attention", "ffn"]
+Sublayer = Literal["mixer", "ffn"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class Stream(nnx.Module):
             self.keep("gain", i, None if gain is None else make.constant("gain", gain, (around.width,), ("embed",)))
 
     def keep(self, name: str, i: Sublayer, part: Any) -> None:
-        """Keeps a part of sublayer i, such as `attention_norm`."""
+        """Keeps a part of sublayer i, such as `mixer_norm`."""
         setattr(self, f"{i}_{name}", part)
 
     def part(self, name: str, i: Sublayer) -> Any:

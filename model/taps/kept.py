@@ -15,7 +15,7 @@ from model.layers import Group
 from model.taps.values import Taps
 
 # A function that runs every layer of a pattern once: (carry, inputs[, caches]) -> (carry, (caches, given)). The last of
-# the inputs are the numbers of the layers; `given` is a tuple for each place of the pattern, which starts with the taps
+# the inputs are the numbers of the layers; `given` is a tuple for each index of the pattern, which starts with the taps
 # that the layer keeps, by name.
 Turn = Callable[..., tuple[Any, tuple[Any, Any]]]
 
@@ -29,7 +29,7 @@ class Kept:
         # By name: the numbers of layers, and their taps with these in front.
         self.parts: dict[str, list[tuple[Sequence[int], jax.Array]]] = {}
 
-    def run(
+    def run_group(
         self, repeat: Callable[[Turn, Any, Any], Any], group: Group, turn: Turn, carry: Any, inputs: Any, scanned: bool
     ) -> tuple[Any, tuple[Any, Any]]:
         """Runs all turns of a group by `repeat`, and takes the kept taps out of its result."""
@@ -39,11 +39,11 @@ class Kept:
             return repeat(self._one_by_one(turn), carry, inputs)
         buffers = self._buffers(group, turn, carry, inputs)
         (carry, buffers), (caches, given) = repeat(self._into_buffers(group, turn), (carry, buffers), inputs)
-        for (place, name), buffer in buffers.items():
-            self._add(name, self._chosen(group, place, name), buffer)
-        for place, (kept, *_) in enumerate(given):
+        for (index, name), buffer in buffers.items():
+            self._add(name, self._chosen(group, index, name), buffer)
+        for index, (kept, *_) in enumerate(given):
             for name, arrays in kept.items():
-                self._add(name, group.numbers(place), arrays)
+                self._add(name, group.numbers(index), arrays)
         return carry, (caches, given)
 
     def stacked(self) -> dict[str, jax.Array]:
@@ -53,9 +53,9 @@ class Kept:
     def _add(self, name: str, numbers: Sequence[int], arrays: jax.Array) -> None:
         self.parts.setdefault(name, []).append((numbers, arrays))
 
-    def _chosen(self, group: Group, place: int, name: str) -> list[int]:
-        """The layers of one place of a pattern whose tap is kept, where it is not all of them."""
-        tap, numbers = self.taps.kept(name), tuple(group.numbers(place))
+    def _chosen(self, group: Group, index: int, name: str) -> list[int]:
+        """The layers at one index of a pattern whose tap is kept, where it is not all of them."""
+        tap, numbers = self.taps.kept(name), tuple(group.numbers(index))
         assert tap is not None
         return [number for number in numbers if number in (tap.layers or ())] if tap.share(numbers) == "some" else []
 
@@ -70,15 +70,15 @@ class Kept:
         return keeping
 
     def _buffers(self, group: Group, turn: Turn, carry: Any, inputs: Any) -> dict[tuple[int, str], jax.Array]:
-        """Zeros for the chosen layers of each place of the pattern, by the place and the name of the tap."""
-        places = range(len(group.pattern))
+        """Zeros for the chosen layers of each index in the pattern, by the index and the name of the tap."""
+        indices = range(len(group.pattern))
         names = [tap.name for tap in self.taps.keep if not isinstance(tap, str)]
-        chosen = {(place, name): self._chosen(group, place, name) for place in places for name in names}
+        chosen = {(index, name): self._chosen(group, index, name) for index in indices for name in names}
         if not any(chosen.values()):
             return {}
         first = jax.tree.map(lambda a: a[0], inputs)
         _, (_, given) = jax.eval_shape(turn, carry, first)
-        kept = {(place, name): shape for place, (some, *_) in enumerate(given) for name, shape in some.items()}
+        kept = {(index, name): shape for index, (some, *_) in enumerate(given) for name, shape in some.items()}
         return {at: jnp.zeros((len(chosen[at]), *x.shape), x.dtype) for at, x in kept.items() if chosen[at]}
 
     def _into_buffers(self, group: Group, turn: Turn) -> Turn:
@@ -86,13 +86,13 @@ class Kept:
             carry, buffers = carry
             carry, (caches, given) = turn(carry, inputs)
             after, whole = dict(buffers), []
-            for place, (kept, *rest) in enumerate(given):
-                for name in [name for name in kept if (place, name) in buffers]:
-                    chosen = jnp.asarray(self._chosen(group, place, name))
+            for index, (kept, *rest) in enumerate(given):
+                for name in [name for name in kept if (index, name) in buffers]:
+                    chosen = jnp.asarray(self._chosen(group, index, name))
                     # Its row in the buffer; for a layer that is not chosen one past the end, which drops it.
-                    row = jnp.min(jnp.where(chosen == inputs[-1][place], jnp.arange(len(chosen)), len(chosen)))
-                    after[place, name] = buffers[place, name].at[row].set(kept[name], mode="drop")
-                whole.append(({name: x for name, x in kept.items() if (place, name) not in buffers}, *rest))
+                    row = jnp.min(jnp.where(chosen == inputs[-1][index], jnp.arange(len(chosen)), len(chosen)))
+                    after[index, name] = buffers[index, name].at[row].set(kept[name], mode="drop")
+                whole.append(({name: x for name, x in kept.items() if (index, name) not in buffers}, *rest))
             return (carry, after), (caches, whole)
 
         return keeping

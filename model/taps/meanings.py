@@ -31,8 +31,8 @@ TAPS: dict[str, Meaning] = {
     "reset_gate": Meaning("BTNH", "of a GRU", editable=False),
     "update_gate": Meaning("BTNH", "of a GRU", editable=False),
     "hidden": Meaning("BTNH", "the hidden state of an LSTM or a GRU", editable=False),
-    "attention_heads": Meaning("BTNH", "the output of each head, after gate and norm, before the output projection"),
-    "attention_output": Meaning("BTD", "the output of the mixer, as it is added to the residual stream"),
+    "mixer_heads": Meaning("BTNH", "the output of each head, after gate and norm, before the output projection"),
+    "mixer_output": Meaning("BTD", "the output of the mixer, as it is added to the residual stream"),
     "router_logits": Meaning("BTE", "the router's logits of experts"),
     "experts_chosen": Meaning("BTR", "the numbers of each token's experts, best first"),
     "expert_weights": Meaning("BTR", "the weights of these"),
@@ -42,6 +42,9 @@ TAPS: dict[str, Meaning] = {
     "stream_squares": Meaning("", "the sum over counted tokens of the mean square of `block_output`", editable=False),
     "final_norm": Meaning("BTD", "the residual stream after the last layer and the final norm"),
 }
+
+# Names that taps once had, and their names now.
+EARLIER = {"attention_heads": "mixer_heads", "attention_output": "mixer_output"}
 
 
 def table() -> str:

@@ -22,7 +22,7 @@ import numpy as np
 
 from model.errors import UserError
 from model.options.words import nearest
-from model.taps.meanings import TAPS
+from model.taps.meanings import EARLIER, TAPS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """The place of an edit in a forward pass.
+    """The tokens, and the layer, that an edit is of.
 
     Attributes:
       name: the name of the tap.
@@ -194,7 +194,7 @@ def _refuse_fixed(name: str, done: str, offered: Offered, can: Offered) -> None:
 
 def _refuse_missing(tap: Tap, offered: Offered) -> None:
     if tap.name not in offered:
-        raise UserError(f"no tap is called {tap.name!r}; {nearest(tap.name, offered)}")
+        raise UserError(f"no tap is called {tap.name!r}; {nearest(EARLIER.get(tap.name, tap.name), offered)}")
     met = offered[tap.name]
     if tap.layers is None:
         return

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from model.layout import Axes, Layout, Split
+from model.layout import Axes, AxisSharding, Layout
 from model.vocabulary.unembedding import Finish
 
 
@@ -30,8 +30,8 @@ class Plan:
     """
 
     layout: Layout
-    tokens: tuple[Split, ...]
-    vocab: Split
+    tokens: tuple[AxisSharding, ...]
+    vocab: AxisSharding
     count: int
     finish: Finish
 
@@ -103,8 +103,8 @@ def _forward(
         return log_z_BT - picked_BT, log_z_BT
 
     compute = stream_BTD.dtype
-    run = plan.layout.map(on_device, plan.axes, (plan.tokens, plan.tokens))
-    nll_BT, log_z_BT = run(stream_BTD, w_DV.astype(compute), _narrow(bias_V, compute), targets_BT)
+    mapped = plan.layout.map(on_device, plan.axes, (plan.tokens, plan.tokens))
+    nll_BT, log_z_BT = mapped(stream_BTD, w_DV.astype(compute), _narrow(bias_V, compute), targets_BT)
     return (nll_BT, log_z_BT), (stream_BTD, w_DV, bias_V, targets_BT, log_z_BT)
 
 
@@ -208,8 +208,8 @@ def _differentiated(
       stream_BTD, wide_DV, wide_V, targets_BT: as for `nll`.
       of_tokens_BT: what `towards` needs.
     """
-    over_tokens = tuple(name for split in plan.tokens for name in split.mesh_axes)
-    (stored, _) = plan.layout.parameter_splits(wide_DV.shape, ("embed", "vocab"))
+    over_tokens = tuple(name for sharding in plan.tokens for name in sharding.mesh_axes)
+    (stored, _) = plan.layout.parameter_axis_shardings(wide_DV.shape, ("embed", "vocab"))
     scattered = tuple(name for name in stored.mesh_axes if name in over_tokens)
 
     def on_device(
@@ -243,10 +243,10 @@ def _differentiated(
 
     compute = stream_BTD.dtype
     of_stream, _, of_bias, tokens = plan.axes
-    out = of_stream, (Split(scattered), plan.vocab), of_bias, *[tokens] * kept
-    run = plan.layout.map(on_device, (*plan.axes, *[tokens] * len(of_tokens_BT)), out)
+    out = of_stream, (AxisSharding(scattered), plan.vocab), of_bias, *[tokens] * kept
+    mapped = plan.layout.map(on_device, (*plan.axes, *[tokens] * len(of_tokens_BT)), out)
     weights = (wide_DV.astype(compute), _narrow(wide_V, compute))
-    found = run(stream_BTD, *weights, targets_BT, *of_tokens_BT)
+    found = mapped(stream_BTD, *weights, targets_BT, *of_tokens_BT)
     # Without the barrier a compiler may leave the reduction of the weight's gradient, and with it a whole copy, for the
     # end of the step.
     grads: tuple[Any, ...] = jax.lax.optimization_barrier(found)

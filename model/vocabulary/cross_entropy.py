@@ -88,10 +88,10 @@ def total_nll(
 def _plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> Plan | None:
     """How chunks are made; None where all logits of a device are no more than one may have."""
     shape = (*targets_BT.shape, unembedding.w_DV.shape[1])
-    splits = layout.splits(shape, ("batch", "vocab_sequence", "vocab"))
-    rows, length, vocab = (size // split.ways for size, split in zip(shape, splits, strict=True))
+    shardings = layout.axis_shardings(shape, ("batch", "vocab_sequence", "vocab"))
+    rows, length, vocab = (size // sharding.ways for size, sharding in zip(shape, shardings, strict=True))
     count = chunk_count(rows * length, vocab)
-    return None if count == 1 else Plan(layout, splits[:2], splits[2], count, unembedding.finish)
+    return None if count == 1 else Plan(layout, shardings[:2], shardings[2], count, unembedding.finish)
 
 
 def chunk_count(tokens: int, vocab_size: int) -> int:

@@ -81,29 +81,29 @@ def look_ahead(
       UserError: for tokens that count and have no targets.
     """
     option = config.multi_token
-    if option is None or context.counted_BT is None:
+    if option is None or context.weights_BT is None:
         return collected
     if text.targets_BT is None:
-        raise UserError("multi_token predicts targets further on: where counted_BT is given, give targets_BT too")
+        raise UserError("multi_token predicts targets further on: where weights_BT is given, give targets_BT too")
     graph, state = nnx.split(modules)
     specs = specs_of(state)
-    document_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
+    segment_ids_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
 
     def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
         (x_BTD, *rest), (params, number) = carry, inputs
-        tokens_BT, targets_BT, counted_BT, of_BT = (ahead(some) for some in rest)
-        weight_BT = jnp.where(of_BT == document_BT, counted_BT, 0.0)
-        inner = dataclasses.replace(context, counted_BT=weight_BT)
+        tokens_BT, targets_BT, weights_BT, ids_BT = (ahead(some) for some in rest)
+        own_weights_BT = jnp.where(ids_BT == segment_ids_BT, weights_BT, 0.0)
+        inner = dataclasses.replace(context, weights_BT=own_weights_BT)
         inner = inner.for_layer(number, config.layers[-1], collected.handed)
         module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
         x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
         unembedding = embedding.unembedding(config.precision.reductions)
-        _, total = total_nll(y_BTD, unembedding, targets_BT, weight_BT, context.layout)
+        _, total = total_nll(y_BTD, unembedding, targets_BT, own_weights_BT, context.layout)
         inner.add_loss("multi_token_loss", option.weight / option.depth * total)
-        return (x_BTD, tokens_BT, targets_BT, counted_BT, of_BT), (inner.losses, inner.measured)
+        return (x_BTD, tokens_BT, targets_BT, weights_BT, ids_BT), (inner.losses, inner.measured)
 
-    start = (x_BTD, text.tokens_BT, text.targets_BT, context.counted_BT, document_BT)
+    start = (x_BTD, text.tokens_BT, text.targets_BT, context.weights_BT, segment_ids_BT)
     inputs = (nnx.to_pure_dict(state), config.num_layers + jnp.arange(option.depth))
     again = rematerialized(turn, config.remat, is_scanned(config, option.depth))
     _, (losses, measured) = repeat(again, start, inputs, option.depth, config.scan_layers)

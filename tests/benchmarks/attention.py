@@ -68,17 +68,17 @@ def request_values(request: Arrays, length: int, heads: int) -> Arrays:
     """What all kernels are asked: visible pairs, scale, soft-cap, sinks and slopes."""
     index_BT = jnp.arange(length)[None]
     mask_BTS = index_BT[:, :, None] >= index_BT[:, None]
-    segments = documents(length) if request.get("packed") else None
-    visibility = causal(Coordinates(length, document=segments))
-    if segments is not None:
-        mask_BTS = mask_BTS & (segments[:, :, None] == segments[:, None])
+    segment_ids = documents(length) if request.get("packed") else None
+    visibility = causal(Coordinates(length, segment_ids=segment_ids))
+    if segment_ids is not None:
+        mask_BTS = mask_BTS & (segment_ids[:, :, None] == segment_ids[:, None])
     window = request.get("window")
     if window:
         mask_BTS = mask_BTS & (index_BT[:, :, None] - index_BT[:, None] < window)
         visibility = visibility.within(SlidingWindow(size=window))
     sink_N = jnp.linspace(-1, 2, heads) if request.get("sinks") else None
     return {
-        "visibility": visibility, "mask": mask_BTS, "segments": segments, "window": window,
+        "visibility": visibility, "mask": mask_BTS, "segment_ids": segment_ids, "window": window,
         "softcap": request.get("softcap"), "sink": sink_N, "slopes": slopes(heads) if request.get("alibi") else None, "index": index_BT,
     }  # fmt: skip
 
@@ -119,7 +119,7 @@ def library(implementation: str, q: Any, k: Any, v: Any, asked: Arrays) -> jax.A
     """jax.nn.dot_product_attention; documents are told apart by a mask, T x T."""
     if asked["softcap"] or asked["sink"] is not None or asked["slopes"] is not None or v.shape[-1] != q.shape[-1]:
         raise UnsupportedError
-    mask = None if asked["segments"] is None else asked["mask"][:, None]
+    mask = None if asked["segment_ids"] is None else asked["mask"][:, None]
     window = (asked["window"] - 1, 0) if asked["window"] else None
     return jax.nn.dot_product_attention(
         q, k, v, mask=mask, is_causal=True, local_window_size=window, implementation=implementation

@@ -32,7 +32,7 @@ def llama(layers: int, width: int) -> ModelConfig:
         context_length=128,
         num_layers=layers,
         width=width,
-        attention=GroupedQuery(num_heads=HEADS, num_kv_heads=KV_HEADS),
+        mixer=GroupedQuery(num_heads=HEADS, num_kv_heads=KV_HEADS),
         ffn=Gated(width=4 * width),
         unembedding=Untied(),
     )
@@ -42,7 +42,7 @@ def direct(params: dict, tokens: jax.Array) -> jax.Array:
     """The same function of the same parameters, written out: rotary positions, RMSNorm, SwiGLU, grouped queries."""
     b, t = tokens.shape
     x = params["embedding"]["table"][tokens]
-    h = params["blocks"]["attention"]["query"].shape[-1]
+    h = params["blocks"]["mixer"]["query"].shape[-1]
     angles = jnp.arange(t)[:, None] * 10_000.0 ** (-jnp.arange(0, h, 2) / h)
     cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
     mask = jnp.tril(jnp.ones((t, t), bool))
@@ -55,8 +55,8 @@ def direct(params: dict, tokens: jax.Array) -> jax.Array:
         return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
     def layer(x, w):
-        a, f = w["attention"], w["ffn"]
-        y = norm(x, w["residual"]["attention_norm"]["scale"])
+        a, f = w["mixer"], w["ffn"]
+        y = norm(x, w["residual"]["mixer_norm"]["scale"])
         q = turn(jnp.einsum("btd,dnh->btnh", y, a["query"])).reshape(b, t, KV_HEADS, -1, h)
         k, v = turn(jnp.einsum("btd,dkh->btkh", y, a["key"])), jnp.einsum("btd,dkh->btkh", y, a["value"])
         scores = jnp.where(mask, jnp.einsum("btkgh,bskh->bkgts", q, k) * h**-0.5, -jnp.inf)

@@ -1,4 +1,4 @@
-"""Seconds to continue four texts: this checkout and others, each in a process of its own, in turn.
+"""Seconds to generate four texts: this checkout and others, each in a process of its own, in turn.
 
     python -m tests.benchmarks.generation [--other=../old] [--rounds=3] [--transformers]
 
@@ -20,7 +20,7 @@ from tests.benchmarks.command import ROOT, path, require_torch, run
 ROWS, PROMPT, NEW, VOCABULARY, CONTEXT = 4, 64, 128, 32_000, 2048
 LAYERS, WIDTH, HEADS, FFN = 12, 512, 8, 1408
 
-# Says when it is ready; then, for every line that it reads, continues the texts and says the seconds and the tokens.
+# Says when it is ready; then, for every line that it reads, generates the texts and says the seconds and the tokens.
 CAIRN = f"""
 import json, sys, time
 import jax, numpy as np
@@ -31,8 +31,9 @@ from model.inference.generate import generate
 from model.inference.sampling import Sampling
 from model.transformer import init
 
+mixer = "mixer" if "mixer" in ModelConfig.__dataclass_fields__ else "attention"  # as earlier checkouts call it
 config = ModelConfig(vocab_size={VOCABULARY}, context_length={CONTEXT}, num_layers={LAYERS}, width={WIDTH},
-                     attention=GroupedQuery(num_heads={HEADS}), ffn=Gated(width={FFN}))
+                     ffn=Gated(width={FFN}), **{{mixer: GroupedQuery(num_heads={HEADS})}})
 params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
 prompts = np.random.default_rng(0).integers(0, {VOCABULARY}, ({ROWS}, {PROMPT})).tolist()
 work = lambda: generate(config, params, prompts, Sampling(temperature=0, max_tokens={NEW}))

@@ -57,14 +57,14 @@ def by_distance(folder: pathlib.Path, windows: int = 64) -> list[float]:
     cut = np.stack([text[start : start + length + 1] for start in starts]).astype(np.int32)
     # A row of positions for each window, so that one backward pass has the derivative of each by itself.
     config = dataclasses.replace(config, context_length=windows * length)
-    places = np.arange(windows * length, dtype=np.int32).reshape(windows, length)
+    positions = np.arange(windows * length, dtype=np.int32).reshape(windows, length)
     table = jnp.tile(loaded.params["position"]["table"][:length], (windows, 1))
 
     @jax.jit
     def slopes(table: jax.Array, params: dict) -> jax.Array:
         def last(table: jax.Array) -> jax.Array:
             params_with = {**params, "position": {"table": table}}
-            return nll(config, params_with, cut[:, :-1], cut[:, 1:], positions_BT=places)[:, -1].sum()
+            return nll(config, params_with, cut[:, :-1], cut[:, 1:], positions_BT=positions)[:, -1].sum()
 
         return jax.grad(last)(table).reshape(windows, length, -1)
 

@@ -33,7 +33,7 @@ SIZES = {
             "model.num_layers=6",
             "model.width=384",
             "model.context_length=256",
-            "model.attention.num_heads=6",
+            "model.mixer.num_heads=6",
             "model.ffn.width=1536",
             "data.sequence_length=256",
             "data.batch_size=16",
@@ -73,7 +73,7 @@ class Ours:
         self.step = compile_train_step(experiment, mesh)
         batches = Batches(open_dataset(prepare(experiment.data, folder / "data")), experiment.data)
         self.batches = batches.iterator(0)
-        self.place = lambda b: feed.place(b, rows, experiment.data.batch_size, isolated=False)
+        self.to_devices = lambda b: feed.to_devices(b, rows, experiment.data.batch_size, isolated=False)
         self.get = jax.device_get
         self.device = mesh.devices.flat[0].device_kind
         self.pending: Any = None
@@ -83,7 +83,7 @@ class Ours:
         times = []
         for _ in range(count):
             began = time.perf_counter()
-            self.state, scalars = self.step(self.state, self.place(next(self.batches)))
+            self.state, scalars = self.step(self.state, self.to_devices(next(self.batches)))
             if self.pending is not None:
                 self.get(self.pending)
             self.pending = scalars

@@ -125,7 +125,7 @@ def main() -> None:
         experiment = override(experiment, assignment)
     check(experiment)
     state = abstract_state(Recipe.of(experiment))
-    dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}
+    dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((rows, asked.length), dtype) for name, dtype in dtypes.items()}
     began = time.perf_counter()
     lowered = compile_train_step(experiment, make_mesh(experiment.mesh, devices)).lower(state, batch)

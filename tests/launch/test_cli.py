@@ -116,9 +116,9 @@ def test_home_folders_in_flags_and_fields(command, tiny_experiment, tiny_text, w
     status, printed = command("launch.train", *arguments)
     assert status == 0, printed
     assert f'"path": "{tmp_path}/text"' in printed
-    status, printed = command("launch.train", *arguments, "--set=training.start_from=~no-one/run")
+    status, printed = command("launch.train", *arguments, "--set=training.init_from=~no-one/run")
     assert status == 2
-    assert "error: training.start_from=~no-one/run: this system knows no user" in printed
+    assert "error: training.init_from=~no-one/run: this system knows no user" in printed
 
 
 def test_a_locale_that_reads_names_otherwise_than_the_libraries(monkeypatch):

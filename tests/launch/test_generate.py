@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from train.generation import texts as continuation
-from train.generation.texts import Continuation
+from train.generation import texts
+from train.generation.texts import GeneratedText
 
 MODULE = "launch.generate"
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -119,10 +119,10 @@ def test_prompts_come_from_files_too(answers):
 )
 def test_a_character_that_a_limit_cut_is_told(tiny_run, command, monkeypatch, torn, said):
     def written(*given, results, **options):
-        results += [Continuation("a\ufffd", 2, "max_tokens", torn=one) for one in torn]
+        results += [GeneratedText("a\ufffd", 2, "max_tokens", torn=one) for one in torn]
         return results
 
-    monkeypatch.setattr(continuation, "continue_texts", written)
+    monkeypatch.setattr(texts, "generate_texts", written)
     status, printed = command(MODULE, f"--run={tiny_run}", *["--prompt=x"] * len(torn), "--json")
     assert status == 0
     assert "amid" not in printed if said is None else said in printed
@@ -176,5 +176,5 @@ def test_mistakes_are_one_message_and_exit_2(answers, name, message):
 def test_help_is_a_page(tmp_path):
     program = [sys.executable, "-m", MODULE, "--help"]
     done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert "Continues texts with a trained model" in done.stdout
+    assert "Generates texts with a trained model" in done.stdout
     assert "--[no]json" in done.stdout

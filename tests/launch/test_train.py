@@ -32,9 +32,9 @@ def test_print_config_says_all_and_trains_nothing(command, config, tmp_path, mon
     text, table = printed.split("\n\n", 1)
     experiment = from_json(Experiment, json.loads(text))
     assert experiment.model.num_layers == 3
-    row = next(line for line in table.splitlines() if line.startswith("blocks.attention.query"))
+    row = next(line for line in table.splitlines() if line.startswith("blocks.mixer.query"))
     assert row.split() == [
-        "blocks.attention.query",
+        "blocks.mixer.query",
         "projection",
         "3x32x4x8",
         *"layer embed heads head_dim - fsdp tensor - optimizer 3,072".split(),

@@ -25,7 +25,7 @@ def small_config(**changes):
         context_length=16,
         num_layers=2,
         width=16,
-        attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+        mixer=GroupedQuery(num_heads=4, num_kv_heads=2),
         ffn=Gated(width=24),
     )
     return dataclasses.replace(base, **changes)

@@ -23,7 +23,7 @@ X = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
 
 def test_the_cache_goes_through_the_attention(small):
     block, context = build(small())
-    block.attention = lambda x, context, cache: (x, ("next", cache))
+    block.mixer = lambda x, context, cache: (x, ("next", cache))
     assert block(X, context, "this")[1] == ("next", "this")
 
 

@@ -154,7 +154,7 @@ def test_whatever_can_be_built_works(config):
     assert_close(np.concatenate(parts, axis=1), full)
 
     def objective(p):
-        output = forward(config, p, tokens, counted_BT=jnp.ones(tokens.shape), targets_BT=tokens)
+        output = forward(config, p, tokens, weights_BT=jnp.ones(tokens.shape), targets_BT=tokens)
         return jnp.mean(jnp.sin(output.logits_BTV)) + sum(output.losses.values())
 
     gradients = jax.jit(jax.grad(objective))(params)
@@ -193,16 +193,12 @@ def mutated(tree, draw):
 
 
 STARTS = [
+    {"exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=2, qk_norm=QKNorm()), position=NoPositions()),)},
     {
-        "exceptions": (
-            Except(layers="1", attention=GroupedQuery(num_heads=2, qk_norm=QKNorm()), position=NoPositions()),
-        )
-    },
-    {
-        "attention": Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=2, value_head_dim=2),
+        "mixer": Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=2, value_head_dim=2),
         "residual": PostNorm(),
     },
-    {"attention": GroupedQuery(num_heads=4, pattern=Fixed(stride=3)), "position": Learned(), "initialization": FanIn()},
+    {"mixer": GroupedQuery(num_heads=4, pattern=Fixed(stride=3)), "position": Learned(), "initialization": FanIn()},
 ]
 
 

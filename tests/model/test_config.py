@@ -68,20 +68,20 @@ def long(**changes):
         ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
         ({"layer_scale": 0.0}, "layer_scale: must be above 0, or None for no such factors, got 0.0"),
         (
-            {"attention": GroupedQuery(num_heads=4, scale=0.0)},
-            "attention.scale: must be above 0, or None for the usual",
+            {"mixer": GroupedQuery(num_heads=4, scale=0.0)},
+            "mixer.scale: must be above 0, or None for the usual",
         ),
         (
-            {"attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=RMSNorm(scale="none"), over="each_head"))},
-            "attention.qk_norm.over: 'each_head' has no weights to give",
+            {"mixer": GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=RMSNorm(scale="none"), over="each_head"))},
+            "mixer.qk_norm.over: 'each_head' has no weights to give",
         ),
         (
-            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=0, scale=0.1))},
-            "attention.temperature.floor: must be at least 1, got 0",
+            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=0, scale=0.1))},
+            "mixer.temperature.floor: must be at least 1, got 0",
         ),
         (
-            {"attention": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=4, scale=0.0))},
-            "attention.temperature.scale: must be above 0, got 0.0; use temperature=None for factors of 1",
+            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=4, scale=0.0))},
+            "mixer.temperature.scale: must be above 0, got 0.0; use temperature=None for factors of 1",
         ),
         ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),
         ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
@@ -93,23 +93,23 @@ def long(**changes):
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
         ({"remat": "half"}, "remat: expected 'none' or 'dots' or 'full' or SaveOnly(...), got 'half' (str)"),
         ({"norm": MLP(width=4)}, "norm: expected LayerNorm(...) or RMSNorm(...), got MLP("),
-        ({"attention": "none"}, "attention: expected GroupedQuery(...) or Latent(...) or LinearAttention(...) or"),
-        ({"attention": GroupedQuery(num_heads="4")}, "attention.num_heads: expected int, got '4' (str)"),
-        ({"attention": GroupedQuery(num_heads=0)}, "attention.num_heads: must be at least 1, got 0"),
+        ({"mixer": "none"}, "mixer: expected GroupedQuery(...) or Latent(...) or LinearAttention(...) or"),
+        ({"mixer": GroupedQuery(num_heads="4")}, "mixer.num_heads: expected int, got '4' (str)"),
+        ({"mixer": GroupedQuery(num_heads=0)}, "mixer.num_heads: must be at least 1, got 0"),
         (
-            {"attention": GroupedQuery(num_heads=6, num_kv_heads=4, head_dim=4)},
-            "attention.num_kv_heads: 4 does not divide num_heads=6; use one of [1, 2, 3, 6]",
+            {"mixer": GroupedQuery(num_heads=6, num_kv_heads=4, head_dim=4)},
+            "mixer.num_kv_heads: 4 does not divide num_heads=6; use one of [1, 2, 3, 6]",
         ),
-        ({"attention": GroupedQuery(num_heads=4, num_kv_heads=0)}, "attention.num_kv_heads: 0 does not divide"),
-        ({"attention": GroupedQuery(num_heads=4, head_dim=0)}, "attention.head_dim: must be at least 1, got 0"),
-        ({"attention": GroupedQuery(num_heads=4, logit_softcap=-1.0)}, "attention.logit_softcap: must be above 0"),
+        ({"mixer": GroupedQuery(num_heads=4, num_kv_heads=0)}, "mixer.num_kv_heads: 0 does not divide"),
+        ({"mixer": GroupedQuery(num_heads=4, head_dim=0)}, "mixer.head_dim: must be at least 1, got 0"),
+        ({"mixer": GroupedQuery(num_heads=4, logit_softcap=-1.0)}, "mixer.logit_softcap: must be above 0"),
         (
-            {"attention": GroupedQuery(num_heads=5)},
-            "attention.num_heads: 5 heads do not divide width=16; change one of them, or set attention.head_dim",
+            {"mixer": GroupedQuery(num_heads=5)},
+            "mixer.num_heads: 5 heads do not divide width=16; change one of them, or set mixer.head_dim",
         ),
-        ({"attention": GroupedQuery(num_heads=16)}, "position: Rotary rotates pairs of dimensions"),
-        ({"attention": GroupedQuery(num_heads=4, head_dim=3)}, "the head width must be even, got 3"),
-        ({"width": 15, "attention": GroupedQuery(num_heads=3), "position": Sinusoidal()}, "width must be even, got 15"),
+        ({"mixer": GroupedQuery(num_heads=16)}, "position: Rotary rotates pairs of dimensions"),
+        ({"mixer": GroupedQuery(num_heads=4, head_dim=3)}, "the head width must be even, got 3"),
+        ({"width": 15, "mixer": GroupedQuery(num_heads=3), "position": Sinusoidal()}, "width must be even, got 15"),
         ({"ffn": MLP(width=0)}, "ffn.width: must be at least 1, got 0"),
         ({"ffn": Gated(width=4, clamp=0.0)}, "ffn.clamp: must be above 0, got 0.0; use None for no limit"),
         ({"ffn": MLP(width=4, activation="swish")}, "ffn.activation: expected 'gelu' or"),
@@ -173,21 +173,21 @@ def long(**changes):
             "position.scaling.long_factors: must be above 0, got -1",
         ),
         (
-            {"ffn": None, "attention": None, "position": NoPositions()},
-            "ffn: None, and attention is None too, which leaves a layer with nothing",
+            {"ffn": None, "mixer": None, "position": NoPositions()},
+            "ffn: None, and mixer is None too, which leaves a layer with nothing",
         ),
         (
-            {"exceptions": (Except(layers="1", ffn=None), Except(layers="1", attention=None))},
-            "exceptions.0.ffn: None, and attention is None too, which leaves a layer with nothing in it; give it one",
+            {"exceptions": (Except(layers="1", ffn=None), Except(layers="1", mixer=None))},
+            "exceptions.0.ffn: None, and mixer is None too, which leaves a layer with nothing in it; give it one",
         ),
-        ({"attention": None}, "position: Rotary is a choice for attention, and layers with attention=None have none"),
+        ({"mixer": None}, "position: Rotary is a choice for attention, and layers with mixer=None have none"),
         (
-            {"attention": None, "position": NoPositions(), "dropout": Dropout(attention=0.1)},
-            "dropout.attention: drops weights of attention, and attention=None has none",
+            {"mixer": None, "position": NoPositions(), "dropout": Dropout(attention=0.1)},
+            "dropout.attention: drops weights of attention, and mixer=None has none",
         ),
         (
             {"ffn": None, "residual": Parallel(shared_norm=False)},
-            "residual.shared_norm: no layer has both attention and a feed-forward",
+            "residual.shared_norm: no layer has both a mixer and a feed-forward",
         ),
         ({"exceptions": (Except(layers="1"),)}, "exceptions.0.layers: these layers differ in nothing; give them an"),
         ({"position": rotary(long(original_length=1))}, "position.scaling.original_length: must be at least 2, got 1"),
@@ -199,12 +199,12 @@ def long(**changes):
             "position.scaling.attention_factor: must be above 0, got 0.0",
         ),
         (
-            {"position": ALiBi(), "attention": GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))},
-            "attention.qk_norm.after_positions: needs rotary positions, and its layers have ALiBi; set it False",
+            {"position": ALiBi(), "mixer": GroupedQuery(num_heads=4, qk_norm=QKNorm(after_positions=True))},
+            "mixer.qk_norm.after_positions: needs rotary positions, and its layers have ALiBi; set it False",
         ),
         (
-            {"exceptions": (Except(layers="1", attention=LATE, position=NoPositions()),)},
-            "exceptions.0.attention.qk_norm.after_positions: needs rotary positions, and its layers have NoPositions",
+            {"exceptions": (Except(layers="1", mixer=LATE, position=NoPositions()),)},
+            "exceptions.0.mixer.qk_norm.after_positions: needs rotary positions, and its layers have NoPositions",
         ),
         (
             {"position": Learned(), "exceptions": (Except(layers="1", position=ALiBi()),)},
@@ -248,37 +248,37 @@ def test_what_is_refused(small, changes, message):
 
 @pytest.mark.parametrize("act", [abstract_params, lambda config: init(config, jax.random.key(0))])
 def test_the_model_refuses_what_check_refuses(small, act):
-    with pytest.raises(UserError, match=r"model\.attention\.num_heads: 5 heads do not divide"):
-        act(small(attention=GroupedQuery(num_heads=5)))
+    with pytest.raises(UserError, match=r"model\.mixer\.num_heads: 5 heads do not divide"):
+        act(small(mixer=GroupedQuery(num_heads=5)))
 
 
 def test_what_looks_odd_and_is_allowed(small):
-    check(small(attention=GroupedQuery(num_heads=5, head_dim=2)))
-    check(small(attention=LATE, exceptions=(Except(layers="1", position=NoPositions()),)))  # the other layer is rotary
-    check(small(attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=15))))  # hides the first key of the last
-    check(small(attention=GroupedQuery(num_heads=16), position=Learned()))
-    check(small(width=15, attention=GroupedQuery(num_heads=3), position=NoPositions()))
-    check(small(width=15, attention=GroupedQuery(num_heads=3), position=ALiBi()))
-    check(small(attention=GroupedQuery(num_heads=2, head_dim=5), position=Rotary(fraction=0.4)))
-    check(small(attention=GroupedQuery(num_heads=2, head_dim=80), position=Rotary(fraction=0.7)))  # 56 but for rounding
+    check(small(mixer=GroupedQuery(num_heads=5, head_dim=2)))
+    check(small(mixer=LATE, exceptions=(Except(layers="1", position=NoPositions()),)))  # the other layer is rotary
+    check(small(mixer=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=15))))  # hides the first key of the last
+    check(small(mixer=GroupedQuery(num_heads=16), position=Learned()))
+    check(small(width=15, mixer=GroupedQuery(num_heads=3), position=NoPositions()))
+    check(small(width=15, mixer=GroupedQuery(num_heads=3), position=ALiBi()))
+    check(small(mixer=GroupedQuery(num_heads=2, head_dim=5), position=Rotary(fraction=0.4)))
+    check(small(mixer=GroupedQuery(num_heads=2, head_dim=80), position=Rotary(fraction=0.7)))  # 56 but for rounding
 
 
 def test_what_makes_no_other_model(small):
     """How it is trained, what keeps experts busy, and whether a number is given or follows from others."""
     plain = Experts(num_experts=4, top_k=2, expert=Gated(width=8), load_bias=LoadBias())
-    one = small(ffn=plain, exceptions=(Except(layers="0", ffn=Gated(width=24)),), attention=GroupedQuery(num_heads=4))
+    one = small(ffn=plain, exceptions=(Except(layers="0", ffn=Gated(width=24)),), mixer=GroupedQuery(num_heads=4))
     busy = dataclasses.replace(
         plain, balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.1, load_bias=LoadBias(rate=0.5)
     )
     given = GroupedQuery(num_heads=4, num_kv_heads=4, head_dim=4)
-    other = dataclasses.replace(one, ffn=busy, dropout=Dropout(residual=0.1), remat="full", attention=given)
+    other = dataclasses.replace(one, ffn=busy, dropout=Dropout(residual=0.1), remat="full", mixer=given)
     assert differences_of_models(one, other) == []
     assert differences_of_models(other, one) == []
     assert differences_of_models(one, dataclasses.replace(one, ffn=dataclasses.replace(plain, load_bias=None))) == [
         "model.ffn.load_bias: LoadBias(rate=0.001) -> None"
     ]
-    fewer = dataclasses.replace(other, attention=dataclasses.replace(given, num_kv_heads=2))
-    assert differences_of_models(one, fewer) == ["model.attention.num_kv_heads: None -> 2"]
+    fewer = dataclasses.replace(other, mixer=dataclasses.replace(given, num_kv_heads=2))
+    assert differences_of_models(one, fewer) == ["model.mixer.num_kv_heads: None -> 2"]
     longer = dataclasses.replace(other, context_length=17, final_logit_softcap=3.0)
     assert differences_of_models(one, longer, "context_length") == ["model.final_logit_softcap: None -> 3.0"]
     layer = Except(layers="0", ffn=busy)

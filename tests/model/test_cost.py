@@ -50,7 +50,7 @@ GRID = {
         HyperConnections(streams=2, dynamic=None),
     ],
     "unembedding": [Tied(), Untied(), Untied(bias=True)],
-    "attention": [
+    "mixer": [
         GroupedQuery(num_heads=4),
         GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
@@ -124,28 +124,28 @@ def test_parameters_equal_those_of_the_tree(part):
 
 def test_layers_that_differ_are_counted_each(small):
     wide, few = Gated(width=40, bias=True), GroupedQuery(num_heads=4, num_kv_heads=1, pattern=SlidingWindow(size=3))
-    config = small(num_layers=5, exceptions=(Except(layers="::2", ffn=wide), Except(layers="3:", attention=few)))
+    config = small(num_layers=5, exceptions=(Except(layers="::2", ffn=wide), Except(layers="3:", mixer=few)))
     assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(abstract_params(config)))
-    alone = [small(num_layers=1, attention=layer.attention, ffn=layer.ffn) for layer in config.layers]
+    alone = [small(num_layers=1, mixer=layer.mixer, ffn=layer.ffn) for layer in config.layers]
     logits = 2 * 12 * 16 * 17
     assert forward_flops(config, 12) - logits == sum(forward_flops(one, 12) - logits for one in alone)
     unseen = sum(max(0, t + 1 - 3) for t in range(12))
     everything = dataclasses.replace(few, pattern=Everything())
-    assert forward_flops(small(attention=everything), 12) - forward_flops(small(attention=few), 12) == (
+    assert forward_flops(small(mixer=everything), 12) - forward_flops(small(mixer=few), 12) == (
         2 * 2 * 2 * 16 * unseen  # two layers, two products, a multiplication and an addition, four heads of four
     )
 
 
 def test_a_sublayer_that_is_not_there_costs_nothing(small):
     both, logits = small(num_layers=1), 2 * 12 * 16 * 17
-    mixer, ffn = small(num_layers=1, ffn=None), small(num_layers=1, attention=None, position=NoPositions())
+    mixer, ffn = small(num_layers=1, ffn=None), small(num_layers=1, mixer=None, position=NoPositions())
     assert forward_flops(mixer, 12) + forward_flops(ffn, 12) == forward_flops(both, 12) + logits
     assert count_parameters(mixer).blocks + count_parameters(ffn).blocks == count_parameters(both).blocks
 
 
 def test_flops_of_latent_attention(small):
     option = Latent(num_heads=3, kv_rank=5, query_rank=7, head_dim=4, rotary_head_dim=2, value_head_dim=6)
-    config = small(attention=option, num_layers=1, scan_layers=False)
+    config = small(mixer=option, num_layers=1, scan_layers=False)
     params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(config))
     traced = matmul_flops(
         jax.make_jaxpr(lambda t: forward(config, params, t).logits_BTV)(jnp.zeros((1, 12), int)).jaxpr
@@ -157,7 +157,7 @@ def test_flops_of_latent_attention(small):
 def test_a_kernel_leaves_out_what_a_window_hides(small, drawn, run):
     """Blocks of 64 queries against up to 127 keys each, and the logits are those of all keys behind the mask."""
     window = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=64))
-    config = small(context_length=256, num_layers=1, scan_layers=False, attention=window)
+    config = small(context_length=256, num_layers=1, scan_layers=False, mixer=window)
     params, tokens = drawn(config), jnp.arange(256)[None] % 17
     # With given positions, index order says nothing about them: any earlier key may be within the window.
     everywhere = {"positions_BT": jnp.arange(256)[None]}
@@ -191,7 +191,7 @@ MIXERS = [
 @pytest.mark.parametrize("mixer", MIXERS, ids=repr)
 def test_parameters_and_flops_of_recurrent_mixers(small, mixer):
     """One token, with a state: the products that are traced, less those of the token with itself in its chunk of one."""
-    config = small(attention=mixer, position=NoPositions(), num_layers=1)
+    config = small(mixer=mixer, position=NoPositions(), num_layers=1)
     params = abstract_params(config)
     assert count_parameters(config).total == sum(x.size for x in jax.tree.leaves(params))
     empty = jax.eval_shape(lambda: empty_caches(config, 1, 1))
@@ -221,7 +221,7 @@ HAND = ModelConfig(
     context_length=32,
     num_layers=2,
     width=8,
-    attention=GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=3, qkv_bias=True, output_bias=True, qk_norm=QKNorm()),
+    mixer=GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=3, qkv_bias=True, output_bias=True, qk_norm=QKNorm()),
     ffn=Gated(width=10, bias=True),
     position=Learned(),
     norm=LayerNorm(),
@@ -284,7 +284,7 @@ def test_modules_that_predict_tokens_further_on_are_counted_in_training():
 
     def traced(config):
         def objective(params):
-            output = forward(config, params, tokens, targets_BT=tokens, counted_BT=jnp.ones((1, 6)))
+            output = forward(config, params, tokens, targets_BT=tokens, weights_BT=jnp.ones((1, 6)))
             return output.logits_BTV.sum() + sum(output.losses.values())
 
         return matmul_flops(jax.make_jaxpr(objective)(abstract_params(config)).jaxpr)
@@ -324,7 +324,7 @@ def ragged_flops(equation):
         {},
         {"ffn": Experts(num_experts=4, top_k=2, expert=Gated(width=6), shared=Shared(ffn=MLP(width=5), gate=True))},
         {"unembedding": Tied(), "residual": PostNorm()},
-        {"ffn": MLP(width=20), "position": Rotary(), "attention": GroupedQuery(num_heads=4)},
+        {"ffn": MLP(width=20), "position": Rotary(), "mixer": GroupedQuery(num_heads=4)},
     ],
     ids=["by hand", "experts", "tied", "mlp"],
 )
@@ -336,10 +336,10 @@ def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     loss = lambda params, tokens: forward(config, params, tokens).logits_BTV.sum()  # noqa: E731
     # The program computes all T^2 pairs and masks the future; the convention counts only visible pairs.
     hidden = length**2 - length * (length + 1) // 2
-    unseen = 2 * config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * hidden
+    unseen = 2 * config.num_layers * 2 * config.mixer.num_heads * config.mixer.head_width(config.width) * hidden
     traced = matmul_flops(jax.make_jaxpr(loss)(params, tokens).jaxpr)
     assert traced == batch * (forward_flops(config, length) + unseen)
     traced = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, tokens).jaxpr)
     # Attention's backward pass recomputes its scores (model/kernels/blocks.py); recomputation is not counted.
-    again = config.num_layers * 2 * config.attention.num_heads * config.attention.head_width(config.width) * length**2
+    again = config.num_layers * 2 * config.mixer.num_heads * config.mixer.head_width(config.width) * length**2
     assert traced == batch * (training_flops(config, length) + 3 * unseen + again)

@@ -33,7 +33,7 @@ def test_drop_keeps_the_dtype_and_loses_infinities():
     assert not jnp.isnan(dropped).any()
 
 
-TAPS = ["embedding", "attention_weights", "attention_heads", "attention_output", "ffn_output", "block_output"]
+TAPS = ["embedding", "attention_weights", "mixer_heads", "mixer_output", "ffn_output", "block_output"]
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_the_attention_rate(traced, plain):
     got = traced(0, attention=0.5)
     # The tap shows the weights before dropout; the first layer's are those of evaluation, what they mix is not.
     np.testing.assert_allclose(got["attention_weights"][0], plain["attention_weights"][0], atol=1e-6)
-    heads, whole = got["attention_heads"][0], plain["attention_heads"][0]
+    heads, whole = got["mixer_heads"][0], plain["mixer_heads"][0]
     first = heads[:, 0]  # the first token sees itself alone: each head is doubled or gone
     gone = (first == 0).all(-1)
     assert 0 < gone.sum() < gone.size
@@ -76,10 +76,10 @@ def test_the_attention_rate(traced, plain):
 def test_the_residual_rate(traced, plain):
     got = traced(0, residual=0.5)
     np.testing.assert_array_equal(got["embedding"], plain["embedding"])
-    np.testing.assert_allclose(got["attention_output"][0], plain["attention_output"][0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got["mixer_output"][0], plain["mixer_output"][0], rtol=1e-5, atol=1e-6)
     # What the first block adds to the stream: each output is doubled or gone, independently.
     added = got["block_output"][0] - got["embedding"]
-    one, other = 2 * got["attention_output"][0], 2 * got["ffn_output"][0]
+    one, other = 2 * got["mixer_output"][0], 2 * got["ffn_output"][0]
     ways = np.stack([0 * one, one, other, one + other])
     near = np.abs(ways - added) < 1e-4
     assert near.any(0).all()

@@ -71,13 +71,13 @@ EDITS = {
         lambda p: p.at[np.array([1, 3])].multiply(0.5),
     ),
     "a head": (
-        {Tap("attention_heads", (2,)): lambda x, where: x.at[:, :, 3].set(0.0)},
-        ("blocks", "attention", "output"),
+        {Tap("mixer_heads", (2,)): lambda x, where: x.at[:, :, 3].set(0.0)},
+        ("blocks", "mixer", "output"),
         lambda p: p.at[2, 3].set(0.0),
     ),
     "by the layer's number": (
-        {"attention_output": lambda x, where: jnp.where(where.layer == 2, 0.0, x).astype(x.dtype)},
-        ("blocks", "attention", "output"),
+        {"mixer_output": lambda x, where: jnp.where(where.layer == 2, 0.0, x).astype(x.dtype)},
+        ("blocks", "mixer", "output"),
         lambda p: p.at[2].set(0.0),
     ),
     "one after another": (
@@ -124,7 +124,7 @@ def test_patching_everything_gives_the_other_run_and_patching_nothing_changes_no
 @pytest.mark.parametrize("way", WAYS)
 def test_an_edit_has_gradients(way, small, drawn, tokens):
     """Of a vector that is added in one layer: that of the bias which is added there; one more layer would be infinite."""
-    config = small(num_layers=3, attention=GroupedQuery(num_heads=4, output_bias=True), **WAYS[way])
+    config = small(num_layers=3, mixer=GroupedQuery(num_heads=4, output_bias=True), **WAYS[way])
     params = drawn(config)
     towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
 
@@ -132,11 +132,11 @@ def test_an_edit_has_gradients(way, small, drawn, tokens):
         def steer(x, where):
             return x + added / jnp.sqrt((where.layer == 1).astype(x.dtype))
 
-        taps = Taps(edit={Tap("attention_output", layers=(1,)): steer})
+        taps = Taps(edit={Tap("mixer_output", layers=(1,)): steer})
         return jnp.sum(forward(config, params, tokens, taps=taps).logits_BTV * towards)
 
     of_params, of_added = jax.jit(jax.grad(loss, (0, 1)))(params, jnp.zeros(16))
-    np.testing.assert_allclose(of_added, of_params["blocks"]["attention"]["output_bias"][1], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(of_added, of_params["blocks"]["mixer"]["output_bias"][1], rtol=1e-3, atol=1e-4)
     assert np.abs(of_added).max() > 1e-2
 
 
@@ -149,14 +149,14 @@ def test_edits_while_decoding_equal_those_of_the_whole_sequence(mixer, scan, sma
         "state space": StateSpace(num_heads=4, state_dim=5),
     }[mixer]
     position = {"position": NoPositions()} if mixer == "state space" else {}
-    config = small(num_layers=3, attention=option, scan_layers=scan, **position)
+    config = small(num_layers=3, mixer=option, scan_layers=scan, **position)
     params = drawn(config)
 
     def by_position(x, where):
         keep = (where.positions_BT % 3 != 1) & (where.tokens_BT > 3)
         return x * keep.reshape(*keep.shape, *[1] * (x.ndim - 2)).astype(x.dtype)
 
-    edit = {Tap("query", (0, 2)): by_position, Tap("ffn_hidden", (1,)): by_position, "attention_heads": by_position}
+    edit = {Tap("query", (0, 2)): by_position, Tap("ffn_hidden", (1,)): by_position, "mixer_heads": by_position}
     if mixer == "latent":
         edit[Tap("latent", (1,))] = by_position
     expected = logits(config, params, tokens, edit)
@@ -176,11 +176,11 @@ def test_edits_while_decoding_equal_those_of_the_whole_sequence(mixer, scan, sma
 
 
 def test_segments_are_told(four, tokens):
-    segments = np.repeat([[0, 1]], 6, axis=1).repeat(2, axis=0)
+    segment_ids = np.repeat([[0, 1]], 6, axis=1).repeat(2, axis=0)
     seen = []
-    logits(*four, tokens, {"embedding": lambda x, where: seen.append(where) or x}, segment_ids_BT=segments)
+    logits(*four, tokens, {"embedding": lambda x, where: seen.append(where) or x}, segment_ids_BT=segment_ids)
     assert seen[0].layer is None
-    np.testing.assert_array_equal(seen[0].segment_ids_BT, segments)
+    np.testing.assert_array_equal(seen[0].segment_ids_BT, segment_ids)
     assert seen[0].name == "embedding"
 
 
@@ -190,12 +190,12 @@ EXPERTS = Experts(num_experts=6, top_k=2, expert=Gated(width=8))
 NO = {"position": NoPositions()}
 MODELS = {
     "dense": {},
-    "latent": {"attention": Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)},
-    "linear": {"attention": LinearAttention(num_heads=4), **NO},
-    "delta": {"attention": GatedDelta(num_heads=4), **NO},
-    "state space": {"attention": StateSpace(num_heads=4, state_dim=5), **NO},
-    "lstm": {"attention": LSTM(num_heads=2), **NO},
-    "gru": {"attention": GRU(num_heads=2), **NO},
+    "latent": {"mixer": Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6)},
+    "linear": {"mixer": LinearAttention(num_heads=4), **NO},
+    "delta": {"mixer": GatedDelta(num_heads=4), **NO},
+    "state space": {"mixer": StateSpace(num_heads=4, state_dim=5), **NO},
+    "lstm": {"mixer": LSTM(num_heads=2), **NO},
+    "gru": {"mixer": GRU(num_heads=2), **NO},
     "experts": {"ffn": EXPERTS},
     "streams": {"residual": HyperConnections(streams=2)},
 }
@@ -238,9 +238,9 @@ def test_the_list_of_taps_is_that_of_the_mechanisms(small, drawn, tokens):
 def test_no_edit_reaches_the_modules_that_predict_further_on(small, drawn, tokens):
     """They are no layers of the model: with the embedding put back, their loss is the same."""
     config = small(multi_token=MultiToken())
-    params, options = drawn(config), {"counted_BT": np.ones(tokens.shape, np.float32), "targets_BT": tokens}
+    params, options = drawn(config), {"weights_BT": np.ones(tokens.shape, np.float32), "targets_BT": tokens}
     plain = forward(config, params, tokens, taps=("block_output",), **options)
-    edit = {"attention_heads": another, Tap("block_output", (1,)): lambda x, where: plain.taps["block_output"][1]}
+    edit = {"mixer_heads": another, Tap("block_output", (1,)): lambda x, where: plain.taps["block_output"][1]}
     after = forward(config, params, tokens, taps=Taps(edit=edit), **options)
     close(after.losses["multi_token_loss"], plain.losses["multi_token_loss"])
 
@@ -256,7 +256,8 @@ def refused(config, params, tokens, taps, message):
 def test_what_is_not_there_is_refused(four, small, drawn, tokens):
     same, mixed = (lambda x, where: x), small(exceptions=(Except(layers="1", ffn=None),))
     for given, message in {
-        ("edit", "attention_head"): "no tap is called 'attention_head'; did you mean 'attention_heads'",
+        ("edit", "mixer_head"): "no tap is called 'mixer_head'; did you mean 'mixer_heads'",
+        ("keep", "attention_output"): "no tap is called 'attention_output'; did you mean 'mixer_output'",
         ("edit", Tap("querry", (1,))): "no tap is called 'querry'; did you mean 'query'",
         ("keep", Tap("query", range(3, 5))): "tap 'query': no layer is called 4; layers are 0 to 3, or -1 for the last",
         ("edit", Tap("query", (-5,))): "no layer is called -5",
@@ -268,7 +269,7 @@ def test_what_is_not_there_is_refused(four, small, drawn, tokens):
         (
             "edit",
             "attention_weights",
-        ): "'attention_weights' cannot be edited: it is not computed with; did you mean 'att",
+        ): "'attention_weights' cannot be edited: it is not computed with; known: block_output, ",
     }.items():
         kind, tap = given
         refused(*four, tokens, Taps(keep=(tap,)) if kind == "keep" else Taps(edit={tap: same}), message)

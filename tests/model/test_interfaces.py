@@ -17,7 +17,7 @@ from model.options.annotations import fields_of, option_classes
 QUESTIONS = {MixerOption: ("build", "cost", "empty_cache"), FeedForwardOption: ("build", "cost")}
 
 
-@pytest.mark.parametrize(("field", "base"), [("attention", MixerOption), ("ffn", FeedForwardOption)])
+@pytest.mark.parametrize(("field", "base"), [("mixer", MixerOption), ("ffn", FeedForwardOption)])
 def test_every_option_of_a_layer_answers_for_itself(field, base):
     classes = option_classes(fields_of(Layer)[field])
     assert len(classes) > 2

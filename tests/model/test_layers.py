@@ -36,13 +36,13 @@ def test_the_last_exception_counts(small):
     config = small(
         num_layers=4,
         exceptions=(
-            Except(layers="::2", attention=local),
+            Except(layers="::2", mixer=local),
             Except(layers="2:", ffn=MLP(width=8), position=none),
             Except(layers="3", ffn=MLP(width=4)),
         ),
     )
     base = small()
-    assert [layer.attention for layer in config.layers] == [local, base.attention, local, base.attention]
+    assert [layer.mixer for layer in config.layers] == [local, base.mixer, local, base.mixer]
     assert [layer.ffn for layer in config.layers] == [base.ffn, base.ffn, MLP(width=8), MLP(width=4)]
     assert [layer.position for layer in config.layers] == [Rotary(), Rotary(), none, none]
     assert {layer.position for layer in small(position=Learned()).layers} == {none}
@@ -66,7 +66,7 @@ def test_the_last_exception_counts(small):
 def test_layers_are_grouped_by_what_repeats(kinds, expected):
     groups = grouped(tuple(kinds))
     assert [(group.start, "".join(group.pattern), group.turns) for group in groups] == expected
-    numbers = sorted(n for group in groups for place in range(len(group.pattern)) for n in group.numbers(place))
+    numbers = sorted(n for group in groups for index in range(len(group.pattern)) for n in group.numbers(index))
     assert numbers == list(range(len(kinds)))
 
 
@@ -93,11 +93,11 @@ LOCAL = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=4))
     ("changes", "message"),
     [
         ({"exceptions": (Except(layers="1"),)}, "exceptions.0.layers: these layers differ in nothing"),
-        ({"exceptions": (Except(layers="one", attention=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
-        ({"exceptions": (Except(layers="", attention=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
-        ({"exceptions": (Except(layers="::0", attention=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
-        ({"exceptions": (Except(layers="2", attention=LOCAL),)}, "exceptions.0.layers: '2' is none of the 2 layers"),
-        ({"exceptions": (Except(layers=":", attention=LOCAL),)}, "attention: no layer has it: the exceptions replace"),
+        ({"exceptions": (Except(layers="one", mixer=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
+        ({"exceptions": (Except(layers="", mixer=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
+        ({"exceptions": (Except(layers="::0", mixer=LOCAL),)}, "exceptions.0.layers: expected a number or a slice"),
+        ({"exceptions": (Except(layers="2", mixer=LOCAL),)}, "exceptions.0.layers: '2' is none of the 2 layers"),
+        ({"exceptions": (Except(layers=":", mixer=LOCAL),)}, "mixer: no layer has it: the exceptions replace"),
         (
             {"exceptions": (Except(layers="1", ffn=MLP(width=3)), Except(layers="-1", ffn=MLP(width=4)))},
             "exceptions.0.ffn: no layer has it: later exceptions replace it",
@@ -107,13 +107,13 @@ LOCAL = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=4))
             "exceptions.0.position: Learned positions are added before the first layer",
         ),
         (
-            {"exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=3)),)},
-            "exceptions.0.attention.num_heads: 3 heads do not divide width=16",
+            {"exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=3)),)},
+            "exceptions.0.mixer.num_heads: 3 heads do not divide width=16",
         ),
         (
             {
                 "position": NoPositions(),
-                "attention": GroupedQuery(num_heads=16),
+                "mixer": GroupedQuery(num_heads=16),
                 "exceptions": (Except(layers="1", position=Rotary()),),
             },
             "exceptions.0.position: Rotary rotates pairs of dimensions",

@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.context import Context
-from model.layout import ONE_DEVICE, SEQUENCES, Layout, Split
+from model.layout import ONE_DEVICE, SEQUENCES, AxisSharding, Layout
 
 
 def test_one_device_splits_nothing_and_has_the_platform_of_the_process():
     assert {ONE_DEVICE.ways(axis) for axis in ("batch", "heads", *SEQUENCES)} == {1}
     assert ONE_DEVICE.mesh_axes("batch") == ()
-    assert ONE_DEVICE.splits((8, 6), ("batch", "sequence")) == (Split(), Split())
-    assert ONE_DEVICE.parameter_splits((8, 6), ("embed", "vocab")) == (Split(), Split())
+    assert ONE_DEVICE.axis_shardings((8, 6), ("batch", "sequence")) == (AxisSharding(), AxisSharding())
+    assert ONE_DEVICE.parameter_axis_shardings((8, 6), ("embed", "vocab")) == (AxisSharding(), AxisSharding())
     assert not ONE_DEVICE.splits_tokens
     assert ONE_DEVICE.platform == "cpu"
     assert {Layout(), ONE_DEVICE} == {ONE_DEVICE}  # jit takes equal layouts for one

@@ -58,7 +58,7 @@ def drawing(config):
 
 def gradient(config, tokens):
     def loss(params, tokens):
-        output = forward(config, params, tokens, counted_BT=jnp.ones(tokens.shape))
+        output = forward(config, params, tokens, weights_BT=jnp.ones(tokens.shape))
         return output.logits_BTV.sum() + sum(output.losses.values())
 
     return program(jax.grad(loss), abstract_params(config), tokens)
@@ -90,12 +90,12 @@ def test_every_field_is_live(field, start, drawn, tokens):
         with pytest.raises(UserError, match="longer than the model's context_length=8"):
             forward(changed, drawn(changed), tokens)
     elif evidence == "losses":
-        params, counted = drawn(start), {"counted_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
+        params, counted = drawn(start), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
         before, after = (sum(forward(c, params, tokens, **counted).losses.values()) for c in (start, changed))
         assert abs(before - after) > 1e-3
     elif evidence == "moved":
         params = drawn(start)
-        measured = forward(start, params, tokens, counted_BT=jnp.ones(tokens.shape)).measured
+        measured = forward(start, params, tokens, weights_BT=jnp.ones(tokens.shape)).measured
         before, after = (move_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:

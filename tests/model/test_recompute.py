@@ -27,8 +27,8 @@ from model.transformer import abstract_params, forward
 from model.vocabulary.multi_token import MultiToken
 
 # By tap: what one layer of the small model saves of it.
-SHAPES = {"query": (2, 12, 4, 4), "key": (2, 12, 2, 4), "ffn_hidden": (2, 12, 24), "attention_output": (2, 12, 16)}
-CHOICES = [("query",), ("ffn_hidden", "key"), ("attention_output",), tuple(SHAPES)]
+SHAPES = {"query": (2, 12, 4, 4), "key": (2, 12, 2, 4), "ffn_hidden": (2, 12, 24), "mixer_output": (2, 12, 16)}
+CHOICES = [("query",), ("ffn_hidden", "key"), ("mixer_output",), tuple(SHAPES)]
 
 
 def loss(config, tokens):
@@ -93,7 +93,7 @@ def test_nothing_is_named_unless_a_policy_asks_for_it(small, tokens):
 @pytest.mark.parametrize("changes", [{}, {"scan_layers": False}, {"multi_token": MultiToken(depth=2)}], ids=str)
 def test_gradients_are_the_same(changes, small, drawn, tokens):
     config = small(**changes)
-    params, counted = drawn(config), {"counted_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
+    params, counted = drawn(config), {"weights_BT": jnp.ones(tokens.shape), "targets_BT": tokens}
 
     def gradient(remat):
         def total(params):
@@ -109,7 +109,7 @@ def test_gradients_are_the_same(changes, small, drawn, tokens):
 def test_experts_and_recurrences_save_theirs(small, drawn, tokens):
     for changes, names in (
         ({"ffn": Experts(num_experts=4, top_k=2, expert=Gated(width=8))}, ("router_logits", "expert_weights")),
-        ({"attention": GRU(num_heads=2), "position": NoPositions()}, ("attention_heads",)),
+        ({"mixer": GRU(num_heads=2), "position": NoPositions()}, ("mixer_heads",)),
     ):
         config = small(**changes)
         full = given_by_scan(dataclasses.replace(config, remat="full"), tokens)
@@ -120,6 +120,7 @@ def test_experts_and_recurrences_save_theirs(small, drawn, tokens):
 def test_names_that_are_not_there_are_refused(small, drawn, tokens):
     for names, message in {
         ("querry",): "remat.taps: no tap is called 'querry'; did you mean 'query'",
+        ("attention_heads",): "remat.taps: no tap is called 'attention_heads'; did you mean 'mixer_heads'",
         ("attention_weights",): "remat.taps: the model computes nothing with tap 'attention_weights'; did you mean",
         ("query", "query"): "remat.taps: names 'query' twice",
         (): "remat.taps: name at least one, or take remat='full'",

@@ -20,8 +20,8 @@ def restacked(config, params):
     """The parameters of a model with one stack, as the model with these exceptions has them."""
     blocks = {}
     for group in grouped(config.layers):
-        for place in range(len(group.pattern)):
-            numbers = np.array(group.numbers(place))
+        for index in range(len(group.pattern)):
+            numbers = np.array(group.numbers(index))
             blocks[str(numbers[0])] = jax.tree.map(lambda x, numbers=numbers: x[numbers], params["blocks"])
     return {**params, "blocks": blocks}
 
@@ -31,7 +31,7 @@ def test_layers_of_another_kind_that_do_the_same_change_nothing(small, drawn, ru
     """A window wider than the sequence is another mechanism with the same numbers, so layers are grouped apart."""
     alike = small(num_layers=7)
     config = dataclasses.replace(
-        alike, exceptions=(Except(layers=layers, attention=dataclasses.replace(BASE, pattern=SlidingWindow(size=99))),)
+        alike, exceptions=(Except(layers=layers, mixer=dataclasses.replace(BASE, pattern=SlidingWindow(size=99))),)
     )
     params = drawn(alike)
     taps = ("block_output", "attention_weights")
@@ -44,11 +44,11 @@ def test_layers_of_another_kind_that_do_the_same_change_nothing(small, drawn, ru
 
 MIXED = {
     "num_layers": 6,
-    "attention": dataclasses.replace(BASE, pattern=SlidingWindow(size=3)),
+    "mixer": dataclasses.replace(BASE, pattern=SlidingWindow(size=3)),
     "exceptions": (
         Except(layers="0", ffn=Gated(width=20)),
-        Except(layers="2::3", attention=BASE, position=NoPositions()),
-        Except(layers="4", attention=dataclasses.replace(BASE, pattern=Chunked(size=4)), position=Rotary(theta=9.0)),
+        Except(layers="2::3", mixer=BASE, position=NoPositions()),
+        Except(layers="4", mixer=dataclasses.replace(BASE, pattern=Chunked(size=4)), position=Rotary(theta=9.0)),
     ),
 }
 
@@ -86,7 +86,7 @@ def test_dropout_draws_the_same_in_every_grouping(small, drawn, run, tokens):
 
     alike = small(num_layers=5, dropout=Dropout(residual=0.5))
     same = dataclasses.replace(BASE, pattern=SlidingWindow(size=99))
-    config = dataclasses.replace(alike, exceptions=(Except(layers="1::2", attention=same),))
+    config = dataclasses.replace(alike, exceptions=(Except(layers="1::2", mixer=same),))
     params, key = drawn(alike), jax.random.key(3)
     expected = run(alike, params, tokens, dropout_key=key)[0]
     np.testing.assert_allclose(

@@ -26,7 +26,7 @@ from model.vocabulary.embedding import Tied, Untied
 SIZES = {"vocab_size": 17, "context_length": 16, "num_layers": 2, "width": 16}
 GPT2 = ModelConfig(
     **SIZES,
-    attention=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
+    mixer=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),
     ffn=MLP(width=24, activation="gelu", bias=True),
     position=Learned(),
     norm=LayerNorm(epsilon=1e-5),
@@ -34,7 +34,7 @@ GPT2 = ModelConfig(
 )
 LLAMA = ModelConfig(
     **SIZES,
-    attention=GroupedQuery(
+    mixer=GroupedQuery(
         num_heads=6, num_kv_heads=2, head_dim=4, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-5)), logit_softcap=1.5
     ),
     ffn=Gated(width=20, activation="silu"),
@@ -60,8 +60,8 @@ def gpt2(p, tokens):
     x = np.stack([p["embedding"]["table"][token] + p["position"]["table"][t] for t, token in enumerate(tokens)])
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
-        a, f = w["attention"], w["ffn"]
-        h, out = norm(x, w["residual"]["attention_norm"]), np.zeros_like(x)
+        a, f = w["mixer"], w["ffn"]
+        h, out = norm(x, w["residual"]["mixer_norm"]), np.zeros_like(x)
         for head in range(4):
             q = h @ a["query"][:, head] + a["query_bias"][head]
             k = h @ a["key"][:, head] + a["key_bias"][head]
@@ -93,8 +93,8 @@ def llama(p, tokens):
     x = p["embedding"]["table"][np.asarray(tokens)]
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
-        a, f = w["attention"], w["ffn"]
-        h, out = norm(x, w["residual"]["attention_norm"]), np.zeros_like(x)
+        a, f = w["mixer"], w["ffn"]
+        h, out = norm(x, w["residual"]["mixer_norm"]), np.zeros_like(x)
         for head in range(6):
             shared = head // 3
             q = turn(norm(h @ a["query"][:, head], a["query_norm"], 1e-5))
@@ -162,12 +162,12 @@ def test_causality_by_gradient(small, drawn, position, placement):
 def test_documents_packed_together_equal_documents_alone(small, drawn, run, tokens):
     """Segment ids and positions keep them apart, for positions that turn, that are added, that bias scores."""
     lengths = [5, 4, 3]
-    segments = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
+    segment_ids = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
     positions = np.concatenate([np.arange(n) for n in lengths])[None].astype(np.int32)
     for position in (Rotary(), Learned(), ALiBi()):
         config = small(position=position)
         params = drawn(config)
-        packed = run(config, params, tokens[:1], segment_ids_BT=segments, positions_BT=positions)[0]
+        packed = run(config, params, tokens[:1], segment_ids_BT=segment_ids, positions_BT=positions)[0]
         apart = [run(config, params, tokens[:1, at : at + n])[0] for at, n in ((0, 5), (5, 4))]
         np.testing.assert_allclose(packed[:, :9], np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
         together = run(config, params, tokens[:1])[0]
@@ -178,8 +178,8 @@ def test_documents_packed_together_equal_documents_alone(small, drawn, run, toke
 def test_segment_ids_alone_hide_other_documents_and_leave_positions(small, drawn, run, tokens):
     config = small(position=Learned())
     params = drawn(config)
-    segments = np.repeat([1, 2], 6)[None].astype(np.int32)
-    got = run(config, params, tokens[:1], segment_ids_BT=segments)[0]
+    segment_ids = np.repeat([1, 2], 6)[None].astype(np.int32)
+    got = run(config, params, tokens[:1], segment_ids_BT=segment_ids)[0]
     later = np.arange(6, 12, dtype=np.int32)[None]
     alone = run(config, params, tokens[:1, 6:], positions_BT=later)[0]
     np.testing.assert_allclose(got[:, 6:], alone, rtol=1e-4, atol=1e-5)
@@ -262,7 +262,7 @@ def test_abstract_params_and_axes_are_the_tree_of_init(small):
     assert jax.tree.structure(shapes) == jax.tree.structure(axes, is_leaf=is_axes)
     jax.tree.map(lambda shape, names: np.testing.assert_equal(len(shape.shape), len(names)), shapes, axes)
     assert {names[0] for names in jax.tree.leaves(axes["blocks"], is_leaf=is_axes)} == {"layer"}
-    assert axes["blocks"]["attention"]["query"] == ("layer", "embed", "heads", "head_dim")
+    assert axes["blocks"]["mixer"]["query"] == ("layer", "embed", "heads", "head_dim")
     assert axes["embedding"] == {
         "table": ("vocab", "embed"),
         "output": ("embed", "vocab"),

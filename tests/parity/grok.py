@@ -82,7 +82,7 @@ def gradients(model, ids, folder=None):
 
 
 def greedy(model, ids):
-    """Returns the greedy continuations of both prompts, each computed alone."""
+    """Returns the greedily generated tokens of both prompts, each computed alone."""
     rows = []
     for row, length in zip(ids, PROMPTS, strict=True):
         tokens = list(row[:length])

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from model.options.words import nearest
-from model.parameters.specs import is_trained, split
+from model.parameters.specs import is_trained, partition
 from model.transformer import specs
 from tests.benchmarks.command import answer_help, fail
 from tests.parity.cases import CASES
@@ -37,7 +37,7 @@ def compare(family, shape, greedy):
     with tempfile.TemporaryDirectory() as folder:
         theirs = source.gradients(model, ids, folder)
     expected, halves = source.logits(model, ids), source.logits(model, ids[:, : reference.HALF])
-    trained = lambda tree: split(tree, specs(config), is_trained)[0]  # noqa: E731, the loss does not depend on the rest
+    trained = lambda tree: partition(tree, specs(config), is_trained)[0]  # noqa: E731, the loss does not depend on the rest
     both = np.concatenate([halves, halves[::-1]], axis=1)
     same = []
     if greedy:

@@ -1,4 +1,4 @@
-"""Cairn's side of the comparison: reads a Hugging Face folder; computes logits, gradients and greedy continuations."""
+"""Cairn's side of the comparison: reads a Hugging Face folder; computes logits, gradients and greedily generated tokens."""
 
 import functools
 import json
@@ -60,17 +60,17 @@ QUICK = {"xla_backend_optimization_level": 0}
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def logits_of(config, params, tokens, positions, segments):
+def logits_of(config, params, tokens, positions, segment_ids):
     """Returns logits (B, T, V)."""
-    return forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segments).logits_BTV
+    return forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segment_ids).logits_BTV
 
 
 @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-def gradient_of(config, params, tokens, positions, segments):
+def gradient_of(config, params, tokens, positions, segment_ids):
     """Returns the gradient of the mean next-token cross-entropy."""
 
     def loss(params):
-        logits = forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segments).logits_BTV
+        logits = forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segment_ids).logits_BTV
         target = jax.nn.log_softmax(logits[:, :-1])
         return -jnp.mean(jnp.take_along_axis(target, tokens[:, 1:, None], axis=-1))
 
@@ -88,10 +88,10 @@ def packed(tokens):
     half = tokens.shape[1] // 2
     tokens = jnp.concatenate([tokens[:, :half], tokens[::-1, :half]], axis=1).astype(jnp.int32)
     places = jnp.tile(jnp.arange(half, dtype=jnp.int32), 2)
-    segments = jnp.repeat(jnp.arange(1, 3, dtype=jnp.int32), half)
-    return tokens, *(jnp.broadcast_to(x, tokens.shape) for x in (places, segments))
+    segment_ids = jnp.repeat(jnp.arange(1, 3, dtype=jnp.int32), half)
+    return tokens, *(jnp.broadcast_to(x, tokens.shape) for x in (places, segment_ids))
 
 
 def greedy(config, params, prompts, new_tokens):
-    """Returns the greedy continuations of prompts of different lengths, in one batch, through the cache."""
+    """Returns the greedily generated tokens of prompts of different lengths, in one batch, through the cache."""
     return generate(config, params, prompts, Sampling(max_tokens=new_tokens, temperature=0.0), chunk=16)

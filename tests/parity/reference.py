@@ -17,7 +17,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 BATCH, LENGTH, HALF, NEW_TOKENS = 2, 20, 10, 64
-PROMPTS = (6, 9)  # the lengths of two prompts that are continued in one batch
+PROMPTS = (6, 9)  # the lengths of two prompts of one batch
 
 
 def make(family, shape):
@@ -76,7 +76,7 @@ def gradients(model, ids, folder):
 
 
 def greedy(model, ids):
-    """Returns the greedy continuations of both prompts, each alone, through the cache where the model has one."""
+    """Returns the greedily generated tokens of both prompts, each alone, through the cache where the model has one."""
     rows = []
     for row, length in zip(ids, PROMPTS, strict=True):
         given, cache, new = torch.tensor(row[None, :length]), None, []

@@ -16,7 +16,7 @@ from train.schedules import Cosine
 
 experiment = Experiment(
     model=ModelConfig(
-        vocab_size=4096, context_length=256, num_layers=2, width=32, attention=GroupedQuery(num_heads=4), ffn=Gated(width=64)
+        vocab_size=4096, context_length=256, num_layers=2, width=32, mixer=GroupedQuery(num_heads=4), ffn=Gated(width=64)
     ),
     data=Data(batch_size=8),
     training=Training(num_steps=20),

@@ -5,6 +5,7 @@ Their norms lie beside the sublayers, and their exceptions say None for "same".
 
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -16,8 +17,13 @@ from model.feedforward.mlp import MLP
 from model.layers import Except
 from model.options.assignments import override
 from model.options.json import from_json, to_json
-from model.parameters.specs import merged
+from model.options.tree import check
+from model.parameters.specs import merge
+from model.positions.absolute import NoPositions
+from model.recompute import SaveOnly
+from model.recurrent.gru import GRU
 from model.transformer import specs
+from model.vocabulary.multi_token import MultiToken
 from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
@@ -28,14 +34,22 @@ from train.optimizers import options as optimizers
 from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
-from train.state import Recipe, init_sharded, split_params
+from train.state import Recipe, init_sharded, partition_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
 
 
+def with_attention(experiment):
+    """The JSON that an experiment had when its mixers were called attention."""
+    stored = json.loads(json.dumps(to_json(experiment)))
+    for option in (stored["model"], *stored["model"]["exceptions"]):
+        option["attention"] = option.pop("mixer")
+    return stored
+
+
 def as_it_was(experiment, no_decay=("*.scale", "*bias")):
     """The JSON that an experiment with these patterns had."""
-    stored = json.loads(json.dumps(to_json(experiment)))
+    stored = with_attention(experiment)
     for field in ("decayed", "spared"):
         del stored["optimizer"][field]
     stored["optimizer"]["no_decay"] = list(no_decay)
@@ -44,15 +58,28 @@ def as_it_was(experiment, no_decay=("*.scale", "*bias")):
     return stored
 
 
-def named_before(tree):
-    """Nested dicts, also within tuples, with what lies under `residual` one level higher."""
+def changed(tree, dicts):
+    """Nested dicts, also within tuples, each as the function makes it of one whose branches are changed."""
     if isinstance(tree, dict):
-        inside = {name: named_before(branch) for name, branch in tree.items() if name != "residual"}
-        return inside | named_before(tree["residual"]) if "residual" in tree else inside
+        return dicts({name: changed(branch, dicts) for name, branch in tree.items()})
     if isinstance(tree, tuple):
-        branches = [named_before(branch) for branch in tree]
+        branches = [changed(branch, dicts) for branch in tree]
         return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
     return tree
+
+
+def attention_for_mixer(branches):
+    return {re.sub("^mixer(?=$|_)", "attention", name): branch for name, branch in branches.items()}
+
+
+def without_residual(branches):
+    """What lies under `residual` one level higher."""
+    inside = {name: branch for name, branch in branches.items() if name != "residual"}
+    return inside | branches.get("residual", {})
+
+
+def named_before(tree):
+    return changed(changed(tree, attention_for_mixer), without_residual)
 
 
 def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
@@ -103,7 +130,7 @@ def earlier(experiment):
     optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
-    parts = split_params(recipe, everything)
+    parts = partition_params(recipe, everything)
     without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
     opt_state = train.checkpoints.store.unflat(state.opt_state, without)
     return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
@@ -131,7 +158,7 @@ def test_a_checkpoint_with_load_biases_among_the_parameters_is_read(optimizer, t
     assert said == []
     loaded = load_params(tmp_path)
     np.testing.assert_array_equal(loaded.params["blocks"]["ffn"]["load_bias"], old.params["blocks"]["ffn"]["load_bias"])
-    assert jax.tree.structure(loaded.params) == jax.tree.structure(merged(now.params, now.untrained))
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(merge(now.params, now.untrained))
 
 
 def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_evaluated(
@@ -142,7 +169,7 @@ def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_eva
     old, _ = earlier(experiment)
     kept = {"mu": {"blocks": {"attention": {"query_norm": {"scale": np.ones(3, np.float32)}}}}}
     save_as_before(experiment, dataclasses.replace(old, opt_state=kept), tmp_path, monkeypatch)
-    words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.start_from=" + str(
+    words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.init_from=" + str(
         tmp_path
     )
     with store_of(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
@@ -250,8 +277,111 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
 
 def test_the_earlier_path_of_the_z_loss_is_answered_with_the_one_of_today(tiny_experiment, write_config, tmp_path):
     path = write_config(tiny_experiment(), tmp_path / "config.py")
-    with pytest.raises(UserError, match=r"--set training.z_loss=1e-4: this field is objective.z_loss now"):
+    with pytest.raises(UserError, match=r"--set training.z_loss=1e-4: Training.z_loss is objective.z_loss now"):
         from_file(str(path), ["training.z_loss=1e-4"])
     path.write_text("from train.experiment import Training\nexperiment = Training(num_steps=1, z_loss=0.1)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'z_loss'; it is objective.z_loss now"):
+        from_file(str(path))
+
+
+# ---------------------------------------------------------------------------------------------------- the mixer
+
+
+def test_a_config_that_says_attention_for_mixers_is_read(tiny_experiment, tmp_path):
+    """Its fields, in exceptions too, its taps, and patterns of names of parameters."""
+    experiment = tiny_experiment(
+        model__exceptions=(Except(layers="0", mixer=GRU(num_heads=4)), Except(layers="1", ffn=None)),
+        model__position=NoPositions(),
+        model__remat=SaveOnly(taps=("mixer_heads", "query", "mixer_output")),
+        optimizer=AdamW(spared=("blocks.*.mixer.query", "*.residual.mixer_norm.*", "embedding")),
+    )
+    stored = with_attention(experiment)
+    stored["model"]["remat"]["taps"] = ["attention_heads", "query", "attention_output"]
+    stored["optimizer"]["spared"] = ["blocks.*.attention.query", "*.residual.attention_norm.*", "embedding"]
+    assert from_json(Experiment, current_config(stored)) == experiment
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert experiments.load(tmp_path) == experiment
+    experiments.refuse_differences(experiment, tmp_path)
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "remat", "exceptions"])
+def test_an_earlier_config_with_something_else_in_a_part_is_left_to_the_reader_of_options(part, tiny_experiment):
+    stored = with_attention(tiny_experiment())
+    inside = {"remat": stored["model"], "exceptions": stored["model"]}.get(part, stored)
+    inside[part] = "all"
+    with pytest.raises(UserError, match=part):
+        check(from_json(Experiment, current_config(stored)))
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(), Muon(), ScheduleFreeAdamW()], ids=lambda o: type(o).__name__)
+def test_a_checkpoint_that_says_attention_for_mixers_is_read(optimizer, tiny_experiment, tmp_path, monkeypatch):
+    """Parameters and moments, of mixers, of the residual stream around them, and of modules for later tokens."""
+    experiment = tiny_experiment(
+        model__layer_scale=0.5, model__exceptions=(Except(layers="0", mixer=GRU(num_heads=4)),),
+        model__multi_token=MultiToken(depth=1), optimizer=optimizer,
+    )  # fmt: skip
+    state = jax.device_get(init_sharded(Recipe.of(experiment), 0, placed_on(experiment)))
+    numbers = iter(range(10**6))
+    state = jax.tree.map(lambda x: np.full_like(x, next(numbers)) if x.dtype.kind == "f" else x, state)
+    before = changed(state.params, attention_for_mixer)
+    assert "attention" in before["blocks"]["1"]
+    assert "attention" in before["multi_token"]["block"]
+    assert "attention_gain" in before["blocks"]["1"]["residual"]
+    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+        patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 2)
+        patch.setattr(train.checkpoints.store, "to_json", with_attention)
+        old = dataclasses.replace(state, params=before, opt_state=changed(state.opt_state, attention_for_mixer))
+        store.save(experiment, jax.device_put(old, jax.devices()[0]), int(state.step), loss=None)
+    (tmp_path / "config.json").write_text(json.dumps(with_attention(experiment)))
+    said = []
+    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
+    assert said == []
+    loaded = load_params(tmp_path)
+    assert jax.tree.structure(loaded.params) == jax.tree.structure(merge(state.params, state.untrained))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("model.attention=GRU(num_heads=2)", "ModelConfig.attention is model.mixer now"),
+        ("model.attention.num_heads=2", "ModelConfig.attention is model.mixer now"),
+        ("model.exceptions=(Except(layers='0', attention=GRU(num_heads=2)),)", "Except.attention is mixer now"),
+    ],
+)
+def test_the_earlier_name_of_mixers_is_answered_with_the_one_of_today(
+    assignment, words, tiny_experiment, write_config, tmp_path
+):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match="^" + re.escape(f"--set {assignment}: {words}")):
+        from_file(str(path), [assignment])
+
+
+def test_a_config_file_with_the_earlier_name_of_mixers_is_told_the_one_of_today(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("from model.config import ModelConfig\nmodel = ModelConfig(attention=None)\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is model.mixer now"):
+        from_file(str(path))
+    path.write_text("from model.layers import Except\none = Except(layers='0', attention=None)\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is mixer now"):
+        from_file(str(path))
+
+
+# ---------------------------------------------------------------------------------------------------- init_from
+
+
+def test_a_config_that_says_start_from_is_read(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(training__init_from="/a/run")
+    stored = to_json(experiment)
+    stored["training"]["start_from"] = stored["training"].pop("init_from")
+    assert from_json(Experiment, current_config(stored)) == experiment
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert experiments.load(tmp_path) == experiment
+
+
+def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_config, tmp_path):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match=r"--set training.start_from=x: Training.start_from is training.init_from now"):
+        from_file(str(path), ["training.start_from=x"])
+    path.write_text("from train.experiment import Training\nTraining(num_steps=1, start_from='x')\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'start_from'; it is training.init_from now"):
         from_file(str(path))

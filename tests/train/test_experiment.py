@@ -26,8 +26,8 @@ from train.parallel.table import ActivationAxes, ParameterAxes
             ["data.tokenizer=SentencePiece(vocab_size=512)"],
             "data.tokenizer.vocab_size: 512, but model.vocab_size=4096; set both to the same number",
         ),
-        (["model.attention.num_kv_heads=3"], "model.attention.num_kv_heads: 3 does not divide num_heads=4; use one of"),
-        (["model.attention.num_heads=5"], "model.attention.num_heads: 5 heads do not divide width=32"),
+        (["model.mixer.num_kv_heads=3"], "model.mixer.num_kv_heads: 3 does not divide num_heads=4; use one of"),
+        (["model.mixer.num_heads=5"], "model.mixer.num_heads: 5 heads do not divide width=32"),
         (
             ["model.width=36"],
             "model.position: Rotary rotates pairs of dimensions, so the head width must be even, got 9",
@@ -55,7 +55,7 @@ def test_values_that_clash_are_refused(sets, words, config):
 
 
 def test_all_problems_come_at_once(config):
-    text = refusal(config(), ["evaluation.every=0", "model.attention.num_heads=5", "schedule.peak=0.0"])
+    text = refusal(config(), ["evaluation.every=0", "model.mixer.num_heads=5", "schedule.peak=0.0"])
     assert "this config has 3 problems:" in text
     assert len(text.splitlines()) == 4
 

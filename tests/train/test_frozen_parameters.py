@@ -74,7 +74,7 @@ def test_the_state_has_them_apart_and_no_moments_of_them(optimizer, tiny_experim
     everything = set(named(specs(experiment.model)))
     assert set(flat(state.all_params)) == everything
     assert not [name for name in flat(state.opt_state) if any(name.endswith(still) for still in STILL)]
-    assert [name for name in flat(state.opt_state) if name.endswith("attention.query")]
+    assert [name for name in flat(state.opt_state) if name.endswith("mixer.query")]
 
 
 def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_experiment, random_batch):
@@ -100,7 +100,7 @@ def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_exp
 
         def mean(params, batch=batch):
             total, _ = NextToken().loss(model, params, batch, dropout_key=None, layout=ONE_DEVICE)
-            return total / batch["loss_mask"].sum()
+            return total / batch["weights"].sum()
 
         grads = jax.tree.map(lambda g, label: g * (label == "moves"), jax.jit(jax.grad(mean))(params), labels)
         scale = min(1.0, training.clip_norm / (float(optax.tree.norm(grads)) + 1e-6))
@@ -195,7 +195,7 @@ def test_averages_of_a_schedule_free_run_are_evaluated_beside_them(tiny_experime
     assert set(evaluated) == set(named(specs(experiment.model)))
     for name in STILL:
         np.testing.assert_array_equal(evaluated[name], flat(start(experiment).all_params)[name])
-    assert not np.array_equal(evaluated["blocks.attention.query"], flat(state.params)["blocks.attention.query"])
+    assert not np.array_equal(evaluated["blocks.mixer.query"], flat(state.params)["blocks.mixer.query"])
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs
@@ -241,7 +241,7 @@ def test_evaluation_and_fine_tuning_take_all_parameters(frozen_run, tiny_experim
     loaded = load_run(folder / "whole")
     assert set(flat(loaded.params)) == set(named(specs(experiment.model)))
     further = tiny_experiment(
-        training__start_from=str(folder / "whole"),
+        training__init_from=str(folder / "whole"),
         training__frozen=Frozen(parts=("blocks",)),
         training__num_steps=5,
         samples__prompts=(),

@@ -77,21 +77,21 @@ HEADS = GroupedQuery(num_heads=4)
 def dense():
     """LayerNorm with biases, GELU, rotary positions, logits from the token table; AdamW, weight decay, clipping."""
     ffn = MLP(width=64, activation="gelu", bias=True)
-    return experiment({"attention": HEADS, "ffn": ffn, "norm": LayerNorm()}, AdamW(weight_decay=0.1))
+    return experiment({"mixer": HEADS, "ffn": ffn, "norm": LayerNorm()}, AdamW(weight_decay=0.1))
 
 
 def grouped():
     """Two key heads, QK-norm over heads, a window of 8 in the first layer, all recomputed backward; Muon."""
     attention = GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm())
-    windowed = Except(layers="0", attention=dataclasses.replace(attention, pattern=SlidingWindow(size=8)))
-    model = {"attention": attention, "exceptions": (windowed,), "norm": RMSNorm(scale="zero"), "remat": "full"}
+    windowed = Except(layers="0", mixer=dataclasses.replace(attention, pattern=SlidingWindow(size=8)))
+    model = {"mixer": attention, "exceptions": (windowed,), "norm": RMSNorm(scale="zero"), "remat": "full"}
     return experiment(model, Muon(weight_decay=0.1), objective=NextToken(z_loss=1e-3))
 
 
 def latent():
     """Latent attention with a query latent, norms before and after sublayers, a softcap, an untied table; AdamW."""
     attention = Latent(num_heads=4, kv_rank=16, query_rank=24, head_dim=8, rotary_head_dim=4, value_head_dim=8)
-    model = {"attention": attention, "residual": Sandwich(), "unembedding": Untied(), "final_logit_softcap": 10.0}
+    model = {"mixer": attention, "residual": Sandwich(), "unembedding": Untied(), "final_logit_softcap": 10.0}
     return experiment(model | {"initialization": FanIn(embedding_std=0.3)}, AdamW(weight_decay=0.1))
 
 
@@ -106,7 +106,7 @@ def dropless():
         shared=Shared(ffn=Gated(width=16)),
         load_bias=LoadBias(rate=0.01),
     )
-    return experiment({"attention": HEADS, "ffn": ffn}, AdamW(weight_decay=0.1))
+    return experiment({"mixer": HEADS, "ffn": ffn}, AdamW(weight_decay=0.1))
 
 
 def capacity():
@@ -120,25 +120,25 @@ def capacity():
         balance_loss=BalanceLoss(coefficient=0.01),
         router_z_loss=1e-3,
     )
-    return experiment({"attention": HEADS, "ffn": ffn}, Muon(weight_decay=0.1))
+    return experiment({"mixer": HEADS, "ffn": ffn}, Muon(weight_decay=0.1))
 
 
 def delta():
     """The gated delta rule in chunks of 8 tokens, layers written out; AdamW without weight decay."""
     attention = GatedDelta(num_heads=4, num_key_heads=2, head_dim=8, chunk=8)
-    model = {"attention": attention, "position": NoPositions(), "scan_layers": False}
+    model = {"mixer": attention, "position": NoPositions(), "scan_layers": False}
     return experiment(model, AdamW(), peak=3e-3)
 
 
 def multi_token():
     """Two modules that predict the second and third token from here; AdamW."""
-    model = {"attention": GroupedQuery(num_heads=4, num_kv_heads=1), "multi_token": MultiToken(depth=2)}
+    model = {"mixer": GroupedQuery(num_heads=4, num_kv_heads=1), "multi_token": MultiToken(depth=2)}
     return experiment(model, AdamW(weight_decay=0.1))
 
 
 def post_norm():
     """Norms after the sum, learned positions, ReLU, as in 2017; AdamW."""
-    model = {"attention": HEADS, "ffn": MLP(width=64, activation="relu"), "norm": LayerNorm()}
+    model = {"mixer": HEADS, "ffn": MLP(width=64, activation="relu"), "norm": LayerNorm()}
     return experiment(model | {"residual": PostNorm(), "position": Learned()}, AdamW(weight_decay=0.1))
 
 
@@ -155,15 +155,15 @@ def packed(folder):
         batch_size=BATCH,
         sequence_length=LENGTH,
     )
-    model = {"attention": HEADS, "position": ALiBi(), "vocab_size": 257}
+    model = {"mixer": HEADS, "position": ALiBi(), "vocab_size": 257}
     return experiment(model, Muon(weight_decay=0.1), data, gradient_accumulation=2)
 
 
 def treated():
     """Parameters that optimizers treat each in its own way, a mixer a layer; Muon with weight decay."""
     attention = GroupedQuery(num_heads=4, qk_norm=QKNorm(over="each_head"), sinks=True)
-    others = (Except(layers="1", attention=GatedDelta(num_heads=2)), Except(layers="2", attention=LSTM(num_heads=2)))
-    model = {"attention": attention, "exceptions": others, "num_layers": 3, "layer_scale": 0.3}
+    others = (Except(layers="1", mixer=GatedDelta(num_heads=2)), Except(layers="2", mixer=LSTM(num_heads=2)))
+    model = {"mixer": attention, "exceptions": others, "num_layers": 3, "layer_scale": 0.3}
     return experiment(model, Muon(weight_decay=0.1))
 
 
@@ -186,13 +186,13 @@ def train(name, folder, devices=1):
     state = init_sharded(recipe, made.training.seed, state_shardings(recipe, mesh, made.sharding))
     step, evaluate = compile_train_step(made, mesh), compile_eval_step(made, mesh)
     rows = layout_of(mesh, made.sharding).placement(("batch", "sequence"))
-    place = functools.partial(feed.place, rows=rows, batch_size=BATCH, isolated=name == "packed")
+    to_devices = functools.partial(feed.to_devices, rows=rows, batch_size=BATCH, isolated=name == "packed")
     curve = {"start": summary(state.all_params), "loss": [], "grad_norm": []}
     for n in range(STEPS):
-        state, metrics = step(state, place(batches(n)))
+        state, metrics = step(state, to_devices(batches(n)))
         for quantity in ("loss", "grad_norm"):
             curve[quantity].append(float(metrics[quantity]))
-    held_out = [jax.device_get(evaluate(state, place(batches(n)))) for n in (1000, 1001)]
+    held_out = [jax.device_get(evaluate(state, to_devices(batches(n)))) for n in (1000, 1001)]
     curve["validation"] = float(sum(b["nll"] for b in held_out) / sum(b["tokens"] for b in held_out))
     return curve | {"end": summary(state.all_params)}
 
@@ -219,7 +219,7 @@ def drawn(n):
     return {
         "tokens": stream[:, :-1].astype(np.int32),
         "targets": stream[:, 1:].astype(np.int32),
-        "loss_mask": (draw[:, 1:] // 64 % 8 > 0).astype(np.float32),
+        "weights": (draw[:, 1:] // 64 % 8 > 0).astype(np.float32),
     }
 
 

@@ -202,12 +202,12 @@ def test_a_run_needs_text_that_is_held_out(tiny_experiment, tmp_path):
 def test_a_vocabulary_with_rows_to_spare(tiny_experiment):
     """What to say hangs on whether the model is given, and whether its tokenizer can be made to fit."""
     tokenizer = types.SimpleNamespace(option=SentencePieceFile(path="x"), vocab_size=60)
-    for start_from, size, message in (
+    for init_from, size, message in (
         (None, 257, r"use --set model.vocab_size=60, or --set data.tokenizer.vocab_size=257, where .*, or a dataset"),
         ("run", 257, r"use --set data.tokenizer.vocab_size=257, where the model has rows that no token uses, or a"),
         ("run", 50, r"use a dataset that was made for this model$"),
     ):
-        experiment = tiny_experiment(training__start_from=start_from, model__vocab_size=size)
+        experiment = tiny_experiment(training__init_from=init_from, model__vocab_size=size)
         with pytest.raises(UserError, match=message):
             check_vocabulary(experiment, tokenizer, pathlib.Path("data"))
 

@@ -9,7 +9,15 @@ import pytest
 from model.transformer import init
 from tests.train.states import placed_on
 from train.optimizers.frozen import Frozen
-from train.state import Recipe, abstract_state, evaluation_params, init_sharded, new_state, split_params, with_trained
+from train.state import (
+    Recipe,
+    abstract_state,
+    evaluation_params,
+    init_sharded,
+    new_state,
+    partition_params,
+    with_trained,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +33,7 @@ def bits(tree):
 
 def test_a_tree_is_split_and_put_together_again(recipe):
     params = init(recipe.model, jax.random.key(0))
-    parts = split_params(recipe, params)
+    parts = partition_params(recipe, params)
     assert list(parts.frozen) == ["embedding"]
     assert "embedding" not in parts.params
     state = dataclasses.replace(new_state(recipe, 0), **parts._asdict())

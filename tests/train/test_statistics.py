@@ -107,7 +107,7 @@ def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch
         assert line["ratio"] == (None if expected is None else pytest.approx(expected, rel=1e-5)), key
     inputs = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
     taps = forward(experiment.model, state.all_params, batch["tokens"], taps=["block_output"], **inputs).taps
-    counted = batch["loss_mask"] > 0
+    counted = batch["weights"] > 0
     assert not counted.all()
     for layer, stream in enumerate(np.asarray(taps["block_output"], np.float64)):
         assert lines["blocks", layer, "stream"]["stream"] == pytest.approx(rms(stream[counted]), rel=1e-5)
@@ -117,7 +117,7 @@ def test_the_numbers_are_those_worked_out_by_hand(name, scan, make, random_batch
 def test_micro_batches_give_the_numbers_of_the_whole(make, random_batch):
     whole, parts = make(), make(training__gradient_accumulation=4)
     batch = random_batch(whole)
-    batch["loss_mask"][1::2] = 0
+    batch["weights"][1::2] = 0
     one, other = (lines_of(e, start(e), batch)[0] for e in (whole, parts))
     assert one.keys() == other.keys()
     for key, line in one.items():

@@ -51,7 +51,7 @@ def test_tokens_are_the_targets_that_count(tiny_experiment, random_batch):
         experiment = tiny_experiment(training__gradient_accumulation=parts)
         batch = random_batch(experiment)
         _, metrics = compiled(experiment)(start(experiment), batch)
-        assert int(metrics["tokens"]) == int(batch["loss_mask"].sum()) < batch["tokens"].size
+        assert int(metrics["tokens"]) == int(batch["weights"].sum()) < batch["tokens"].size
 
 
 def test_the_loss_is_the_mean_over_counted_tokens(plain, random_batch):
@@ -60,14 +60,14 @@ def test_the_loss_is_the_mean_over_counted_tokens(plain, random_batch):
     named = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
     logits = np.asarray(forward(plain.model, state.params, batch["tokens"], **named).logits_BTV, np.float64)
     nll = np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, batch["targets"][..., None], -1)[..., 0]
-    expected = (nll * batch["loss_mask"]).sum() / batch["loss_mask"].sum()
-    assert 0 < batch["loss_mask"].mean() < 1
+    expected = (nll * batch["weights"]).sum() / batch["weights"].sum()
+    assert 0 < batch["weights"].mean() < 1
     assert float(metrics["loss"]) == pytest.approx(expected, rel=1e-5)
 
 
 def test_what_the_mask_leaves_out_changes_nothing(plain, random_batch):
     batch = random_batch(plain)
-    other = batch | {"targets": np.where(batch["loss_mask"] > 0, batch["targets"], 5)}
+    other = batch | {"targets": np.where(batch["weights"] > 0, batch["targets"], 5)}
     assert np.any(other["targets"] != batch["targets"])
     one, two = compiled(plain)(start(plain), batch), compiled(plain)(start(plain), other)
     assert_trees_close(one[0].params, two[0].params, rtol=0, atol=0)
@@ -76,7 +76,7 @@ def test_what_the_mask_leaves_out_changes_nothing(plain, random_batch):
 
 def test_a_batch_of_padding_moves_nothing(plain, random_batch):
     batch = random_batch(plain)
-    state, metrics = compiled(plain)(start(plain), batch | {"loss_mask": np.zeros_like(batch["loss_mask"])})
+    state, metrics = compiled(plain)(start(plain), batch | {"weights": np.zeros_like(batch["weights"])})
     assert np.isnan(metrics["loss"])  # 0 would be the loss of a perfect model
     assert float(metrics["grad_norm"]) == 0.0
     assert int(metrics["skipped"]) == 1
@@ -87,8 +87,8 @@ def test_a_batch_of_padding_moves_nothing(plain, random_batch):
 def test_accumulation_equals_the_large_batch(parts, plain, random_batch):
     """With as uneven masks as can be: a mean of the micro-batches' means would be another number."""
     batch = random_batch(plain)
-    batch["loss_mask"][1::2] = 0
-    batch["loss_mask"][1, :3] = 1
+    batch["weights"][1::2] = 0
+    batch["weights"][1, :3] = 1
     training = dataclasses.replace(plain.training, gradient_accumulation=parts)
     split = dataclasses.replace(plain, training=training)
     whole, expected = compiled(plain)(start(plain), batch)
@@ -129,7 +129,7 @@ def test_dropout_is_drawn_anew_at_every_step_and_not_in_evaluation(tiny_experime
     evaluate = compile_eval_step(experiment, ONE())
     sums = [evaluate(dataclasses.replace(state, step=np.int32(n)), batch) for n in (0, 1)]
     assert float(sums[0]["nll"]) == float(sums[1]["nll"])
-    assert float(sums[0]["tokens"]) == batch["loss_mask"].sum()
+    assert float(sums[0]["tokens"]) == batch["weights"].sum()
 
 
 def test_evaluation_takes_the_averaged_parameters(tiny_experiment, random_batch):

@@ -43,7 +43,7 @@ def collected(experiment):
 
     def collect(params, batch):
         named = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
-        output = forward(experiment.model, params, batch["tokens"], counted_BT=batch["loss_mask"], **named)
+        output = forward(experiment.model, params, batch["tokens"], weights_BT=batch["weights"], **named)
         return output.losses, output.measured
 
     return jax.jit(collect)
@@ -72,7 +72,7 @@ def test_the_models_losses_are_minimised_and_reported_by_themselves(make, random
     assert float(metrics["loss"]) == pytest.approx(float(plain["loss"]), rel=1e-6)
     losses, _ = collected(with_losses)(start(with_losses).all_params, batch)
     for name, total in losses.items():
-        assert float(metrics[name]) == pytest.approx(float(total) / batch["loss_mask"].sum(), rel=1e-5)
+        assert float(metrics[name]) == pytest.approx(float(total) / batch["weights"].sum(), rel=1e-5)
     routers = [np.asarray(state.params["blocks"]["ffn"]["router"]) for state in (one, other)]
     assert not np.allclose(*routers, atol=1e-4)
 
@@ -91,7 +91,7 @@ def test_what_the_mask_leaves_out_changes_no_load_and_no_gradient(make, random_b
     batch = random_batch(experiment)
     padding = batch["segment_ids"] == 0
     assert padding.any()
-    assert not batch["loss_mask"][padding].any()
+    assert not batch["weights"][padding].any()
     other = batch | {"tokens": np.where(padding, 7, batch["tokens"])}
     (one, metrics), (two, same) = (compiled(experiment)(start(experiment), b) for b in (batch, other))
     for name in metrics:
@@ -103,7 +103,7 @@ def test_what_the_mask_leaves_out_changes_no_load_and_no_gradient(make, random_b
 def test_a_batch_of_padding_moves_nothing(make, random_batch):
     experiment = make(ALL)
     batch = random_batch(experiment)
-    batch["loss_mask"] = np.zeros_like(batch["loss_mask"])
+    batch["weights"] = np.zeros_like(batch["weights"])
     state, metrics = compiled(experiment)(start(experiment), batch)
     assert float(metrics["grad_norm"]) == 0
     for name, value in flat(start(experiment).all_params).items():
@@ -114,8 +114,8 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
     """Losses over sequences, the z-loss, all that is logged and the biases, with as uneven masks as can be."""
     experiment = make(ALL)
     batch = random_batch(experiment)
-    batch["loss_mask"][1::2] = 0
-    batch["loss_mask"][1, :3] = 1
+    batch["weights"][1::2] = 0
+    batch["weights"][1, :3] = 1
     split = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, gradient_accumulation=2))
     (whole, expected), (summed, metrics) = (compiled(e)(start(experiment), batch) for e in (experiment, split))
     assert set(metrics) == set(expected)

@@ -62,8 +62,8 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
     """With as uneven masks as can be: a mean of the micro-batches' means would be another number."""
     experiment = make()
     batch = random_batch(experiment)
-    batch["loss_mask"][1::2] = 0
-    batch["loss_mask"][1, :3] = 1
+    batch["weights"][1::2] = 0
+    batch["weights"][1, :3] = 1
     split = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, gradient_accumulation=2))
     (whole, expected), (summed, metrics) = (compiled(e)(start(experiment), batch) for e in (experiment, split))
     assert set(metrics) == set(expected)

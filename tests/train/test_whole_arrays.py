@@ -46,10 +46,10 @@ def step_arrays(name, folder, length, pattern=None, compiled=compile_train_step,
     made = EXPERIMENTS[name](folder) if name == "packed" else EXPERIMENTS[name]()
     model = dataclasses.replace(made.model, context_length=length, **changes)
     if pattern is not None:
-        model = dataclasses.replace(model, attention=dataclasses.replace(model.attention, pattern=pattern))
+        model = dataclasses.replace(model, mixer=dataclasses.replace(model.mixer, pattern=pattern))
     data = dataclasses.replace(made.data, sequence_length=length, batch_size=ROWS)
     made = dataclasses.replace(made, model=model, data=data)
-    fields = {"tokens": jnp.int32, "targets": jnp.int32, "loss_mask": jnp.float32}
+    fields = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
     fields |= {"segment_ids": jnp.int32, "positions": jnp.int32} if name == "packed" else {}
     batch = {field: jax.ShapeDtypeStruct((ROWS, length), dtype) for field, dtype in fields.items()}
     step = compiled(made, make_mesh(Mesh(), jax.devices()[:1]))

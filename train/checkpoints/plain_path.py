@@ -46,11 +46,11 @@ class PlainPath:
             self.path = self._folder if is_plain(self._folder) else self._link(self._folder)
 
     def _link(self, folder: pathlib.Path) -> pathlib.Path:
-        for place in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
-            if not is_plain(pathlib.Path(place).absolute()):
+        for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+            if not is_plain(pathlib.Path(parent).absolute()):
                 continue
             try:
-                home = pathlib.Path(tempfile.mkdtemp(prefix="cairn-", dir=os.path.abspath(place)))
+                home = pathlib.Path(tempfile.mkdtemp(prefix="cairn-", dir=os.path.abspath(parent)))
                 weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
                 (home / self._name()).symlink_to(folder)
             except OSError:

@@ -312,7 +312,7 @@ class CheckpointStore:
                 raise UserError(
                     f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
                     f"some parameters otherwise ({what}), so this run cannot go on. It can be evaluated, and another "
-                    f"run can start from its parameters: --run=... --set training.start_from={self.run}"
+                    f"run can start from its parameters: --run=... --set training.init_from={self.run}"
                 )
             raise self._other_code(step, what)
         return names
@@ -333,11 +333,11 @@ class CheckpointStore:
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """The arrays of these shapes and formats in their places; few at a time: each is there twice for a while."""
+        """The arrays of these shapes and formats on their devices; few at a time: each is there twice for a while."""
         arrays: dict[str, Any] = {}
         for some in _together(abstract):
-            places = ocp.checkpoint_utils.construct_restore_args(some)
-            wanted = ocp.args.PyTreeRestore(some, restore_args=places, partial_restore=True)
+            restore_args = ocp.checkpoint_utils.construct_restore_args(some)
+            wanted = ocp.args.PyTreeRestore(some, restore_args=restore_args, partial_restore=True)
             arrays |= self._read(step, **{item: wanted})[item]
         if empty := [name for name, x in arrays.items() if not isinstance(x, jax.Array)]:  # as without its _METADATA
             raise explain(self.folder / str(step), ValueError(f"NOT_FOUND: orbax gave no array for {empty[0]}"))

@@ -47,7 +47,7 @@ from train.run.environment import record_session
 from train.run.folder import ORIGIN
 from train.run.loaded import warn
 from train.schedules import Constant
-from train.state import Recipe, TrainState, build_optimizer, split_params
+from train.state import Recipe, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
@@ -216,7 +216,7 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
 def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
     """The state before a first step from these parameters; plain descent keeps no arrays of their size."""
     recipe = Recipe.of(experiment)
-    parts = split_params(recipe, params)
+    parts = partition_params(recipe, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **parts._asdict(),

@@ -81,10 +81,10 @@ def batch_of(some: Sequence[Row], size: int, length: int) -> dict[str, np.ndarra
     """Rows as the arrays of a batch of `size` of them, each (size, length); what is left over is padding."""
     batch = empty_batch(size, length, FIELDS)
     for at, row in enumerate(some):
-        for segment, (stretch, begin, stop) in enumerate(placed(row), start=1):
+        for segment_id, (stretch, begin, stop) in enumerate(placed(row), start=1):
             batch["tokens"][at, begin:stop] = stretch.inputs
             batch["targets"][at, begin:stop] = stretch.targets
-            batch["segment_ids"][at, begin:stop] = segment
+            batch["segment_ids"][at, begin:stop] = segment_id
             batch["positions"][at, begin:stop] = np.arange(stop - begin)
     return batch
 

@@ -122,15 +122,15 @@ def score(
     most = batch_size or ways * default_batch_size(length, model.vocab_size, layout.ways("vocab"))
     size = -(-most // ways) * ways
     groups = _grouped(rows(stretches(), length, packed=packed, ahead=AHEAD * size * length), size)
-    score_batch, places = _compile(model, layout), layout.placement(("batch", None))
+    score_batch, placement = _compile(model, layout), layout.placement(("batch", None))
     waiting: tuple[jax.Array, list[Row]] | None = None
     for number, group in enumerate(groups):
         if number == 0 and batch_size is None:  # all there is, perhaps: then the others would be padding
             size = min(size, ways * _power_of_two(-(-len(group) // ways)))
         # A document alone in its row needs no isolation, unless the model reads its length, which excludes padding.
         isolated = model.reads_lengths or any(len(row) > 1 for row in group)
-        batch = {name: x[feed.local_rows(places, size)] for name, x in batch_of(group, size, length).items()}
-        result = score_batch(params, feed.place(batch, places, size, isolated))
+        batch = {name: x[feed.local_rows(placement, size)] for name, x in batch_of(group, size, length).items()}
+        result = score_batch(params, feed.to_devices(batch, placement, size, isolated))
         if waiting is not None:  # read a batch late, so that the host prepares while the device computes
             take(*waiting)
         waiting = result, group

@@ -62,7 +62,7 @@ class SplitEvaluation:
         limit = limit or Limit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
-        # Documents that see each other are one segment, and padding another.
+        # Documents that see each other have one segment id, and padding another.
         self._isolated = not experiment.data.cross_document_attention or experiment.model.reads_lengths
         self._batches = EvaluationBatches(
             dataset,
@@ -90,7 +90,7 @@ class SplitEvaluation:
         """
         sums = []
         for batch in self._batches:
-            sums.append(self.step(state, feed.place(batch, self._rows, self._batch_size, self._isolated)))
+            sums.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
         # Sums over batches in double precision; within a batch they are float32.
         nll, end_nll = (math.fsum(float(s[name]) for s in sums) for name in ("nll", "end_nll"))
         covered = self._covered
@@ -112,8 +112,8 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int 
 
     def eval_step(state: TrainState, batch: Batch) -> dict[str, jax.Array]:
         params = evaluation_params(experiment.optimizer, state)
-        nll_BT = token_nll(experiment.model, params, batch, layout) * batch["loss_mask"]
+        nll_BT = token_nll(experiment.model, params, batch, layout) * batch["weights"]
         end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
-        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)}
+        return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["weights"] > 0, dtype=jnp.int32)}
 
     return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=replicated(mesh))

@@ -1,4 +1,4 @@
-"""Prompts and stop strings as they come from a command line or a file: texts that have UTF-8, each with its place."""
+"""Prompts and stop strings as they come from a command line or a file: texts that have UTF-8, each with its origin."""
 
 import json
 import pathlib
@@ -12,7 +12,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 
 
 class Prompt(NamedTuple):
-    """A text to continue, and where it was given: "prompt 2", or "prompts.txt, line 7"."""
+    """The beginning of a text, and where it was given: "prompt 2", or "prompts.txt, line 7"."""
 
     text: str
     where: str

@@ -8,7 +8,7 @@ from model.layout import ONE_DEVICE, Layout
 from train.data.tokenizers.interface import Tokenizer
 from train.evaluation.parsing import Sample
 from train.experiment import Experiment
-from train.generation.texts import continue_texts
+from train.generation.texts import generate_texts
 
 
 def draw_samples(
@@ -25,7 +25,7 @@ def draw_samples(
     Args:
       experiment: the run's options.
       params: the parameters to draw from.
-      prompts: the texts to continue; an empty one asks for any document.
+      prompts: the beginnings of the texts; an empty one asks for any document.
       tokenizer: of the run's dataset.
       seed: of the draws; the same seed gives the same texts.
       layout: how activations lie on devices.
@@ -40,7 +40,7 @@ def draw_samples(
         top_p=option.top_p if option.temperature else None,
         seed=seed,
     )
-    continued = continue_texts(
+    generated = generate_texts(
         experiment.model,
         params,
         tokenizer,
@@ -50,6 +50,6 @@ def draw_samples(
         layout=layout,
     )
     return [
-        Sample(prompt + continuation.text, ended=continuation.ended_by == "end_of_document")
-        for prompt, continuation in zip(prompts, continued, strict=True)
+        Sample(prompt + new.text, ended=new.ended_by == "end_of_document")
+        for prompt, new in zip(prompts, generated, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""From text to text: prompts as ids, the model's continuations as text that can be shown as it comes, stop strings."""
+"""From text to text: prompts as ids, generated tokens as text that can be shown as it comes, stop strings."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,8 +20,8 @@ EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "in
 
 
 @dataclasses.dataclass(frozen=True)
-class Continuation:
-    """What a model wrote after a prompt.
+class GeneratedText:
+    """The text that a model generated after a prompt.
 
     Attributes:
       text: the new text, up to a stop string if one came.
@@ -36,7 +36,7 @@ class Continuation:
     torn: bool = False
 
 
-def continue_texts(
+def generate_texts(
     model: ModelConfig,
     params: Params,
     tokenizer: Tokenizer,
@@ -47,9 +47,9 @@ def continue_texts(
     batch_size: int = 16,
     layout: Layout = ONE_DEVICE,
     on_text: OnText | None = None,
-    results: list[Continuation] | None = None,
-) -> list[Continuation]:
-    """Continues every prompt; equal prompts are continued differently, unless sampling is greedy.
+    results: list[GeneratedText] | None = None,
+) -> list[GeneratedText]:
+    """Generates a text after every prompt; equal prompts get different texts, unless sampling is greedy.
 
     Args:
       model: the model's options.
@@ -57,7 +57,7 @@ def continue_texts(
       tokenizer: its tokenizer.
       prompts: texts; an empty one asks for any document.
       sampling: how tokens are chosen, and how many.
-      stops: strings that end a continuation, which then holds what is before the first of them.
+      stops: strings that end a text, which then holds what is before the first of them.
       batch_size: prompts at a time.
       layout: how activations lie on devices, as for `model.inference.generate.generate`.
       on_text: see `OnText`.
@@ -98,7 +98,7 @@ def continue_texts(
 def largest_cache(
     model: ModelConfig, rows: Sequence[Sequence[int]], max_tokens: int, batch_size: int, layout: Layout = ONE_DEVICE
 ) -> int:
-    """The bytes of the largest cache that `continue_texts` makes for prompts of these ids."""
+    """The bytes of the largest cache that `generate_texts` makes for prompts of these ids."""
     size = _rows_at_a_time(len(rows), batch_size, layout)
     slots = [cache_slots(model, rows[first : first + size], max_tokens) for first in range(0, len(rows), size)]
     return cache_bytes(model, size, max(slots))
@@ -111,7 +111,7 @@ def _rows_at_a_time(count: int, batch_size: int, layout: Layout) -> int:
 
 
 class _Batch:
-    """The texts of some prompts that are continued together, the first of which has the number `first`."""
+    """The texts after some prompts, generated together, the first of which has the number `first`."""
 
     def __init__(self, streams: Sequence["TextStream"], first: int, on_text: OnText | None) -> None:
         self._streams, self._first, self._on_text = streams, first, on_text
@@ -123,7 +123,7 @@ class _Batch:
         self._show(row, self._streams[row].push(token))
         return self._streams[row].stopped
 
-    def finish(self, written: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[Continuation]:
+    def finish(self, written: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[GeneratedText]:
         """Shows what was held back, and says how each row ended."""
         results = []
         for row, (stream, ids) in enumerate(zip(self._streams, written, strict=True)):
@@ -133,15 +133,15 @@ class _Batch:
                 ended_by = "stop_string"
             elif ids[-1] == end:
                 ended_by = "end_of_document"
-            results.append(Continuation(self._texts[row], len(ids), ended_by, stream.torn))
+            results.append(GeneratedText(self._texts[row], len(ids), ended_by, stream.torn))
         return results
 
-    def interrupted(self) -> list[Continuation]:
+    def interrupted(self) -> list[GeneratedText]:
         """Shows what was held back, and returns what there is of each row."""
         results = []
         for row, stream in enumerate(self._streams):
             self._show(row, stream.finish(cut=True))
-            results.append(Continuation(self._texts[row], self._tokens[row], "interruption", stream.torn))
+            results.append(GeneratedText(self._texts[row], self._tokens[row], "interruption", stream.torn))
         return results
 
     def _show(self, row: int, text: str) -> None:
@@ -167,16 +167,16 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def check_prompts(
-    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], places: Sequence[str] | None = None
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], named: Sequence[str] | None = None
 ) -> list[list[int]]:
     """The ids of every prompt.
 
-    Raises UserError, naming the prompt by its place or its number, as `prompt_ids` and the tokenizer do, and for one
+    Raises UserError, naming the prompt by its name or its number, as `prompt_ids` and the tokenizer do, and for one
     longer than the model's context.
     """
     rows = []
     for number, prompt in enumerate(prompts, start=1):
-        where = f"prompt {number}" if places is None else places[number - 1]
+        where = f"prompt {number}" if named is None else named[number - 1]
         check_text(prompt, where)
         try:
             row = prompt_ids(tokenizer, prompt)
@@ -194,7 +194,7 @@ def check_prompts(
 
 
 class TextStream:
-    """The text of one continuation as its ids come.
+    """One generated text as its ids come.
 
     What `push` and `finish` return, joined, is what the tokenizer decodes of all ids at once: no character comes in
     halves. It ends before the first stop string to be completed, wherever tokens begin and end; `stopped` tells that
@@ -202,7 +202,7 @@ class TextStream:
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
-        """Args: the tokenizer, the ids before the continuation, the stop strings."""
+        """Args: the tokenizer, the ids of the prompt, the stop strings."""
         self.stopped = self.torn = False
         self._stops = tuple(stops)
         self._held = ""

@@ -35,15 +35,15 @@ class NextToken:
     @property
     def fields(self) -> tuple[str, ...]:
         """See `Objective`."""
-        return "tokens", "targets", "loss_mask"
+        return "tokens", "targets", "weights"
 
     def tokens(self, batch: Batch) -> jax.Array:
         """The number of counted targets."""
-        return jnp.sum(batch["loss_mask"] > 0, dtype=jnp.int32)
+        return jnp.sum(batch["weights"] > 0, dtype=jnp.int32)
 
     def weight(self, batch: Batch) -> jax.Array:
         """The sum of the targets' weights."""
-        return jnp.sum(batch["loss_mask"])
+        return jnp.sum(batch["weights"])
 
     def loss(
         self,
@@ -63,13 +63,13 @@ class NextToken:
             positions_BT=batch.get("positions"),
             segment_ids_BT=batch.get("segment_ids"),
             dropout_key=dropout_key,
-            counted_BT=batch["loss_mask"],
+            weights_BT=batch["weights"],
             targets_BT=batch["targets"],
             layout=layout,
             taps=taps,
         )
-        head, targets, mask = unembedding(model, params), batch["targets"], batch["loss_mask"]
-        reported, minimised = total_nll(output.stream_BTD, head, targets, mask, layout, self.z_loss)
+        head, targets, weights = unembedding(model, params), batch["targets"], batch["weights"]
+        reported, minimised = total_nll(output.stream_BTD, head, targets, weights, layout, self.z_loss)
         minimised = with_model_losses(minimised, output.losses)
         return minimised, Sums(reported, output.losses, output.measured, output.taps)
 

@@ -48,7 +48,7 @@ def local_rows(rows: NamedSharding, batch_size: int) -> list[int]:
     return sorted(needed)
 
 
-def place(batch: HostBatch, rows: NamedSharding, batch_size: int, isolated: bool) -> dict[str, jax.Array]:
+def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, isolated: bool) -> dict[str, jax.Array]:
     """A host's rows as global arrays on the mesh.
 
     Args:

@@ -14,7 +14,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from model.layout import Axes, Layout, Split
+from model.layout import Axes, AxisSharding, Layout
 from train.parallel.mesh import MESH_AXES
 
 
@@ -24,12 +24,12 @@ class _Axes:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the fields whose values make no sense."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            split = getattr(self, field.name)
-            for axis in split:
+            names = getattr(self, field.name)
+            for axis in names:
                 if axis not in MESH_AXES:
                     yield field.name, f"{axis!r} is no mesh axis; known: {', '.join(MESH_AXES)}"
-            if len(set(split)) < len(split):
-                yield field.name, f"names a mesh axis twice: {', '.join(split)}"
+            if len(set(names)) < len(names):
+                yield field.name, f"names a mesh axis twice: {', '.join(names)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -113,17 +113,17 @@ class Sharding:
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
     """The mesh axes that each axis of an array is split over, by their logical names."""
     used: set[str] = set()
-    split = []
+    found = []
     for axis in axes:
-        asked = axis.mesh_axes if isinstance(axis, Split) else getattr(table, axis) if axis else ()
+        asked = axis.mesh_axes if isinstance(axis, AxisSharding) else getattr(table, axis) if axis else ()
         free = tuple(m for m in asked if m not in used)
         used.update(free)
-        split.append(free)
-    return split
+        found.append(free)
+    return found
 
 
 def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
-    return PartitionSpec(*(split or None for split in mesh_axes(table, axes)))
+    return PartitionSpec(*(names or None for names in mesh_axes(table, axes)))
 
 
 def _parts(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
@@ -166,7 +166,7 @@ class MeshLayout(Layout):
         """The same array, laid out by the names of its axes; an axis that the mesh does not divide stays whole."""
         if self.mesh.size == 1:
             return x
-        even = (split.mesh_axes for split in self.splits(x.shape, axes))
+        even = (sharding.mesh_axes for sharding in self.axis_shardings(x.shape, axes))
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, PartitionSpec(*even)))
 
     def ways(self, axis: str) -> int:
@@ -177,13 +177,13 @@ class MeshLayout(Layout):
         """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
         return tuple(name for name in getattr(self.table, axis) if self.mesh.shape[name] > 1)
 
-    def splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+    def axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
         """How each axis of an array is split, as `constrain` lays it out: evenly or not at all, each mesh axis once."""
-        return _splits(self.mesh, shape, mesh_axes(self.table, axes))
+        return _axis_shardings(self.mesh, shape, mesh_axes(self.table, axes))
 
-    def parameter_splits(self, shape: tuple[int, ...], axes: Axes) -> tuple[Split, ...]:
+    def parameter_axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
         """How each axis of a parameter is split, and so of its gradient."""
-        return _splits(self.mesh, shape, mesh_axes(self.parameters, axes))
+        return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
     def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """A function of whole arrays that runs another on the shards of each device (`jax.shard_map`); see `Layout`."""
@@ -194,18 +194,20 @@ class MeshLayout(Layout):
         return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
 
 
-def _splits(mesh: jax.sharding.Mesh, shape: tuple[int, ...], split: Sequence[tuple[str, ...]]) -> tuple[Split, ...]:
+def _axis_shardings(
+    mesh: jax.sharding.Mesh, shape: tuple[int, ...], over: Sequence[tuple[str, ...]]
+) -> tuple[AxisSharding, ...]:
     """The mesh axes of several parts that divide each axis of an array; none where they do not."""
     found = []
-    for size, asked in zip(shape, split, strict=True):
+    for size, asked in zip(shape, over, strict=True):
         names = tuple(name for name in asked if mesh.shape[name] > 1)
         ways = _parts(mesh, names)
-        found.append(Split(names, ways) if size % ways == 0 else Split())
+        found.append(AxisSharding(names, ways) if size % ways == 0 else AxisSharding())
     return tuple(found)
 
 
 def _is_axes(tree: Any) -> bool:
-    return isinstance(tree, tuple) and all(axis is None or isinstance(axis, str | Split) for axis in tree)
+    return isinstance(tree, tuple) and all(axis is None or isinstance(axis, str | AxisSharding) for axis in tree)
 
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
@@ -226,18 +228,18 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
       shapes: the tree of `model.transformer.abstract_params`.
     """
 
-    def place(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
-        for size, name, split in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
-            ways = _parts(mesh, split)
+    def placement(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
+        for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
+            ways = _parts(mesh, over)
             if size % ways:
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(split)}; change the mesh, or keep the axis whole with "
+                    f"mesh axis {' x '.join(over)}; change the mesh, or keep the axis whole with "
                     f"--set 'sharding.parameters.{name}=()'"
                 )
         return NamedSharding(mesh, _spec(table.parameters, names))
 
-    return jax.tree_util.tree_map_with_path(place, shapes, axes)
+    return jax.tree_util.tree_map_with_path(placement, shapes, axes)
 
 
 def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> dict[str, list[int]]:
@@ -248,8 +250,8 @@ def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any
     found: dict[str, set[int]] = {}
 
     def look(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
-        for size, name, split in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
-            if size % _parts(mesh, split):
+        for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
+            if size % _parts(mesh, over):
                 found.setdefault(name, set()).add(size)
 
     jax.tree.map(look, shapes, axes)
@@ -261,16 +263,16 @@ def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.shar
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
     known = {path_name(path): (leaf.shape, sharding) for (path, leaf), sharding in leaves}
 
-    def place(path: Any, leaf: Any) -> NamedSharding:
+    def placement(path: Any, leaf: Any) -> NamedSharding:
         for start in range(len(path)):
             found = known.get(path_name(path[start:]))
             if found and found[0] == leaf.shape:
                 return found[1]
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, abstract_state)
+    return jax.tree_util.tree_map_with_path(placement, abstract_state)
 
 
 def path_name(path: Any) -> str:
-    """A tree path as dotted text: blocks.attention.query."""
+    """A tree path as dotted text: blocks.mixer.query."""
     return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

@@ -194,9 +194,9 @@ def smooth(values: np.ndarray) -> np.ndarray:
     # A spike beyond this would lose all later values to rounding in the cumulative sums.
     limit = 1e6 * float(np.median(np.abs(values))) if n else 0.0
     values = np.clip(values, -limit, limit) if limit else values
-    place = np.arange(n)
-    half = np.minimum(place // 5, max(1, n // 100))
-    first, last = place - half, np.minimum(place + half, n - 1)
+    index = np.arange(n)
+    half = np.minimum(index // 5, max(1, n // 100))
+    first, last = index - half, np.minimum(index + half, n - 1)
     total = np.concatenate([[0.0], np.cumsum(values)])
     return (total[last + 1] - total[first]) / (last + 1 - first)
 

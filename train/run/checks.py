@@ -33,7 +33,7 @@ def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPa
     size = tokenizer.vocab_size
     if size != experiment.model.vocab_size:
         model, option = experiment.model.vocab_size, tokenizer.option
-        ways = [] if experiment.training.start_from else [f"--set model.vocab_size={size}"]
+        ways = [] if experiment.training.init_from else [f"--set model.vocab_size={size}"]
         if size < model and isinstance(option, HuggingFace | SentencePieceFile):
             ways.append(f"--set data.tokenizer.vocab_size={model}, where the model has rows that no token uses")
         ways.append("a dataset that was made for this model")

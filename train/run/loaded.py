@@ -81,8 +81,9 @@ class LoadedParams:
 def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
-    Its parameters are read straight into their places: no device holds more of them than its share. The mesh is the one
-    given, or the run's own where it fits the devices here, or FSDP over all of them, which standard error says.
+    Its parameters are read straight onto their devices: no device holds more of them than its share. The mesh is
+    the one given, or the run's own where it fits the devices here, or FSDP over all of them, which standard error
+    says.
 
     Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, when the dataset has
     another vocabulary than the model, and when the mesh does not fit the devices or the model. Nothing but the

@@ -53,7 +53,7 @@ _ORDER = (
     "padding",
     "skipped",
 )
-_PLACE = {name: place for place, name in enumerate(_ORDER)}
+_INDEX = {name: index for index, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # The forms of a line and of its other fields; see train/files/forms.py.
 _LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
@@ -167,7 +167,7 @@ class MetricsWriter:
         self.close()
 
     def _metrics(self, kind: str, step: int, values: Mapping[str, Any], of: str | None = None) -> None:
-        names = sorted(values, key=lambda name: (_PLACE.get(name, len(_PLACE)), name))
+        names = sorted(values, key=lambda name: (_INDEX.get(name, len(_INDEX)), name))
         fields = {name: _plain(name, values[name]) for name in names}
         head = {"kind": kind, "step": int(step)} | ({} if of is None else {"name": of})
         self._line("metrics.jsonl", head | fields)
@@ -279,7 +279,7 @@ def _is_value(field: tuple[str, Any]) -> bool:
     """Whether a field of a line is a number, a word for NaN or an infinity, or a text that is not a known metric."""
     name, value = field
     if isinstance(value, str):
-        return name not in _PLACE or value in _NOT_FINITE
+        return name not in _INDEX or value in _NOT_FINITE
     return not any(True for _ in misfits(value, _VALUE))
 
 

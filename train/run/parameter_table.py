@@ -37,7 +37,7 @@ def table(experiment: Experiment) -> list[Row]:
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
     for (_, leaf), (name, spec) in zip(shapes, named(Recipe.of(experiment).specs).items(), strict=True):
-        parts = ["+".join(split) or "-" for split in mesh_axes(experiment.sharding.parameters, spec.axes)]
+        parts = ["+".join(names) or "-" for names in mesh_axes(experiment.sharding.parameters, spec.axes)]
         moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))
     return rows
@@ -58,8 +58,8 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
 
     state = abstract_state(recipe)
     trained, params, everything = (
-        sum(jax.tree.leaves(jax.tree.map(held, tree, places)))
-        for tree, places in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
+        sum(jax.tree.leaves(jax.tree.map(held, tree, placements)))
+        for tree, placements in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
     )
     return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 

@@ -1,4 +1,4 @@
-"""Starting from the parameters of another run, to train a published or an own model further."""
+"""Initial parameters from another run, to train a published or an own model further."""
 
 import pathlib
 import shutil
@@ -16,28 +16,28 @@ from train.run.folder import ORIGIN
 from train.run.loaded import load_params
 
 
-def check_start(experiment: Experiment) -> AnyPath:
-    """The run that `training.start_from` names. Raises UserError when it is none, or its model is another one."""
-    source = path_of(experiment.training.start_from or "")
+def check_init_from(experiment: Experiment) -> AnyPath:
+    """The run that `training.init_from` names. Raises UserError when it is none, or its model is another one."""
+    source = path_of(experiment.training.init_from or "")
     if changed := differences_of_models(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
-            f"training.start_from={source} has another model (its value -> this run's):\n  {listed}\n"
+            f"training.init_from={source} has another model (its value -> this run's):\n  {listed}\n"
             f"Take it as it is: model=train.experiment.load(pathlib.Path({str(source)!r})).model"
         )
     return source
 
 
-def starting_params(experiment: Experiment, run: pathlib.Path) -> Any:
-    """The parameters that `training.start_from` names, in the run's own format and places; None where it names none.
+def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
+    """The parameters that `training.init_from` names, in the run's own format and placement; None where it names none.
 
-    They are read straight into these places, and given the format one by one. What they were published as goes along,
+    They are read straight onto these devices, and given the format one by one. What they were published as goes along,
     so that launch.convert can write this run too. Raises UserError when there is no such run, or its model is another
     one.
     """
-    if experiment.training.start_from is None:
+    if experiment.training.init_from is None:
         return None
-    source = check_start(experiment)
+    source = check_init_from(experiment)
     arrays = flat(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
     if (source / ORIGIN).is_dir():
         shutil.copytree(fetched(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)

@@ -35,7 +35,7 @@ def config(published: Published) -> ModelConfig:
         pattern = local if sliding else llama_like.window(None)
         return {
             "position": positions if sliding else NoPositions(),
-            "attention": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=pattern),
+            "mixer": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=pattern),
         }
 
     return ModelConfig(
@@ -72,7 +72,7 @@ FAMILY = Family(
     config=config,
     weights=(
         *llama_like.EMBEDDING,
-        Weight("blocks.residual.attention_norm.scale", LAYER + "input_layernorm.weight"),
+        Weight("blocks.residual.mixer_norm.scale", LAYER + "input_layernorm.weight"),
         *llama_like.ATTENTION,
         *llama_like.FEED_FORWARD,
     ),

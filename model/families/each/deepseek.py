@@ -21,7 +21,7 @@ from model.feedforward.mlp import Gated
 from model.feedforward.routing import Groups, SigmoidRouter, SoftmaxRouter
 from model.norms import RMSNorm
 
-ATTENTION, QUERY_DOWN = LAYER + "self_attn.", "blocks.attention.query_down"
+ATTENTION, QUERY_DOWN = LAYER + "self_attn.", "blocks.mixer.query_down"
 
 
 def config_v2(published: Published) -> ModelConfig:
@@ -85,7 +85,7 @@ def _config(published: Published, experts: Experts, *, dense: int, interleaved: 
         **llama_like.base(published),
         **llama_like.by_layer([i >= first for i in range(published.get("num_hidden_layers"))], layer),
         position=rotary(published, interleaved=interleaved),
-        attention=Latent(
+        mixer=Latent(
             num_heads=published.get("num_attention_heads"),
             kv_rank=published.get("kv_lora_rank", 512),
             query_rank=published.get_or_null("q_lora_rank", 1536),
@@ -102,15 +102,15 @@ WEIGHTS = (
     *llama_like.EMBEDDING,
     *llama_like.PRE_NORMS,
     Weight(QUERY_DOWN, ATTENTION + "q_a_proj.weight", "r d -> d r"),
-    Weight("blocks.attention.query_norm.scale", ATTENTION + "q_a_layernorm.weight"),
-    Weight("blocks.attention.query", ATTENTION + "q_b_proj.weight", "(n h) r -> r n h", where=QUERY_DOWN),
-    Weight("blocks.attention.query", ATTENTION + "q_proj.weight", "(n h) d -> d n h", where="-" + QUERY_DOWN),
-    Weight("blocks.attention.kv_down", ATTENTION + "kv_a_proj_with_mqa.weight", "+r d -> d r"),
-    Weight("blocks.attention.rotary_key", ATTENTION + "kv_a_proj_with_mqa.weight", "+h d -> d h"),
-    Weight("blocks.attention.kv_norm.scale", ATTENTION + "kv_a_layernorm.weight"),
-    Weight("blocks.attention.key_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
-    Weight("blocks.attention.value_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
-    Weight("blocks.attention.output", ATTENTION + "o_proj.weight", "d (n h) -> n h d"),
+    Weight("blocks.mixer.query_norm.scale", ATTENTION + "q_a_layernorm.weight"),
+    Weight("blocks.mixer.query", ATTENTION + "q_b_proj.weight", "(n h) r -> r n h", where=QUERY_DOWN),
+    Weight("blocks.mixer.query", ATTENTION + "q_proj.weight", "(n h) d -> d n h", where="-" + QUERY_DOWN),
+    Weight("blocks.mixer.kv_down", ATTENTION + "kv_a_proj_with_mqa.weight", "+r d -> d r"),
+    Weight("blocks.mixer.rotary_key", ATTENTION + "kv_a_proj_with_mqa.weight", "+h d -> d h"),
+    Weight("blocks.mixer.kv_norm.scale", ATTENTION + "kv_a_layernorm.weight"),
+    Weight("blocks.mixer.key_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
+    Weight("blocks.mixer.value_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
+    Weight("blocks.mixer.output", ATTENTION + "o_proj.weight", "d (n h) -> n h d"),
     *llama_like.FEED_FORWARD,
     *llama_like.EXPERTS,
     Weight("blocks.ffn.load_bias", LAYER + "mlp.gate.e_score_correction_bias"),

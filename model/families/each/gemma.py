@@ -25,7 +25,7 @@ def config(published: Published) -> ModelConfig:
         **base | {"norm": RMSNorm(epsilon=base["norm"].epsilon, scale="zero")},
         multipliers=Multipliers(embedding=base["width"] ** 0.5),
         position=rotary(published),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published, num_kv_heads=16, head_dim=256), qkv_bias=bias, output_bias=bias
         ),
         ffn=Gated(width=published.get("intermediate_size"), activation="gelu_tanh"),

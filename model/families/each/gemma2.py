@@ -28,7 +28,7 @@ def config(published: Published) -> ModelConfig:
     def layer(kind: str) -> dict[str, Any]:
         window = llama_like.window(size if kind == "sliding_attention" else None)
         shared = {"qkv_bias": bias, "output_bias": bias, "scale": scale, "logit_softcap": softcap}
-        return {"attention": GroupedQuery(**heads, **shared, pattern=window)}
+        return {"mixer": GroupedQuery(**heads, **shared, pattern=window)}
 
     return ModelConfig(
         **base | {"norm": RMSNorm(epsilon=base["norm"].epsilon, scale="zero")},

@@ -39,7 +39,7 @@ def config(published: Published) -> ModelConfig:
 
     def layer(kind: str) -> dict[str, Any]:
         window = llama_like.window(size if kind == "sliding_attention" else None)
-        return {"attention": GroupedQuery(**heads, **shared, pattern=window), "position": positions[kind]}
+        return {"mixer": GroupedQuery(**heads, **shared, pattern=window), "position": positions[kind]}
 
     return ModelConfig(
         **base | {"norm": norm},

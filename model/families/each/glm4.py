@@ -20,7 +20,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **llama_like.base(published, epsilon=1.5625e-7),
         position=rotary(published, fraction=0.5, interleaved=True),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published, num_kv_heads=2, head_dim=128),
             qkv_bias=published.get("attention_bias", True),
         ),
@@ -37,7 +37,7 @@ FAMILY = Family(
     weights=(
         *llama_like.EMBEDDING,
         *llama_like.PRE_NORMS,
-        Weight("blocks.residual.attention_output_norm.scale", LAYER + "post_self_attn_layernorm.weight"),
+        Weight("blocks.residual.mixer_output_norm.scale", LAYER + "post_self_attn_layernorm.weight"),
         Weight("blocks.residual.ffn_output_norm.scale", LAYER + "post_mlp_layernorm.weight"),
         *llama_like.ATTENTION,
         *llama_like.FUSED_FEED_FORWARD,

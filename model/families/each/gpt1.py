@@ -32,7 +32,7 @@ def config(published: Published) -> ModelConfig:
         num_layers=published.get("n_layer", 12),
         width=width,
         position=Learned(),
-        attention=GroupedQuery(num_heads=published.get("n_head", 12), qkv_bias=True, output_bias=True),
+        mixer=GroupedQuery(num_heads=published.get("n_head", 12), qkv_bias=True, output_bias=True),
         ffn=MLP(width=4 * width, activation=published.choice("afn", ACTIVATIONS, "gelu"), bias=True),
         norm=LayerNorm(epsilon=published.get("layer_norm_epsilon", 1e-5)),
         residual=PostNorm(),

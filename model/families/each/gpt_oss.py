@@ -31,7 +31,7 @@ def config(published: Published) -> ModelConfig:
 
     def layer(kind: str) -> dict[str, Any]:
         window = llama_like.window(size if kind == "sliding_attention" else None)
-        return {"attention": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, sinks=True, pattern=window)}
+        return {"mixer": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, sinks=True, pattern=window)}
 
     return ModelConfig(
         **llama_like.base(published, epsilon=1e-5),
@@ -61,7 +61,7 @@ FAMILY = Family(
         *llama_like.EMBEDDING,
         *llama_like.PRE_NORMS,
         *llama_like.ATTENTION,
-        Weight("blocks.attention.sink", LAYER + "self_attn.sinks"),
+        Weight("blocks.mixer.sink", LAYER + "self_attn.sinks"),
         Weight("blocks.ffn.router", LAYER + "mlp.router.weight", "e d -> d e"),
         Weight("blocks.ffn.router_bias", LAYER + "mlp.router.bias"),
         Weight("blocks.ffn.gate", LAYER + "mlp.experts.gate_up_proj", "e d (f +1) -> e d f"),

@@ -18,7 +18,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **llama_like.base(published),
         position=rotary(published),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published),
             qkv_bias=bias,
             output_bias=bias,

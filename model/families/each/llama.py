@@ -17,7 +17,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **llama_like.base(published),
         position=rotary(published),
-        attention=GroupedQuery(**llama_like.heads(published), qkv_bias=bias, output_bias=bias),
+        mixer=GroupedQuery(**llama_like.heads(published), qkv_bias=bias, output_bias=bias),
         ffn=llama_like.gated(published, bias=published.get("mlp_bias", False)),
     )
 

@@ -56,7 +56,7 @@ def config(published: Published) -> ModelConfig:
         )
         return {
             "position": positions if turned else NoPositions(),
-            "attention": attention,
+            "mixer": attention,
             "ffn": experts if sparse else dense,
         }
 

@@ -17,7 +17,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **llama_like.base(published),
         position=rotary(published),
-        attention=GroupedQuery(**llama_like.heads(published, num_kv_heads=8), pattern=window),
+        mixer=GroupedQuery(**llama_like.heads(published, num_kv_heads=8), pattern=window),
         ffn=llama_like.gated(published),
     )
 

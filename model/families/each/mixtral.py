@@ -21,7 +21,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **llama_like.base(published, epsilon=1e-5),
         position=rotary(published, theta=1e6),
-        attention=GroupedQuery(**llama_like.heads(published, num_kv_heads=8), pattern=window),
+        mixer=GroupedQuery(**llama_like.heads(published, num_kv_heads=8), pattern=window),
         ffn=Experts(
             num_experts=published.get("num_local_experts", 8),
             top_k=published.get("num_experts_per_tok", 2),

@@ -19,7 +19,7 @@ def config(published: Published) -> ModelConfig:
         **base,
         residual=Reordered(),
         position=rotary(published),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published),
             qkv_bias=bias,
             output_bias=bias,

@@ -32,7 +32,7 @@ def config(published: Published) -> ModelConfig:
             qk_norm=QKNorm(norm=base["norm"], over="projection"),
             pattern=llama_like.window(size if kind == "sliding_attention" else None),
         )
-        return {"attention": attention, "position": positions[kind]}
+        return {"mixer": attention, "position": positions[kind]}
 
     return ModelConfig(
         **base,

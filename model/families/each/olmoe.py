@@ -21,7 +21,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **base,
         position=rotary(published),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published),
             qkv_bias=bias,
             output_bias=bias,

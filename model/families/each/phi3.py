@@ -31,7 +31,7 @@ def config(published: Published) -> ModelConfig:
     return ModelConfig(
         **(base | {"dropout": dropout}),
         position=rotary(published),
-        attention=GroupedQuery(**llama_like.heads(published), pattern=window),
+        mixer=GroupedQuery(**llama_like.heads(published), pattern=window),
         ffn=llama_like.gated(published),
     )
 
@@ -44,10 +44,10 @@ FAMILY = Family(
     weights=(
         *llama_like.EMBEDDING,
         *llama_like.PRE_NORMS,
-        Weight("blocks.attention.query", LAYER + "self_attn.qkv_proj.weight", "+(n h) d -> d n h"),
-        Weight("blocks.attention.key", LAYER + "self_attn.qkv_proj.weight", "+(k h) d -> d k h"),
-        Weight("blocks.attention.value", LAYER + "self_attn.qkv_proj.weight", "+(k h) d -> d k h"),
-        Weight("blocks.attention.output", LAYER + "self_attn.o_proj.weight", "d (n h) -> n h d"),
+        Weight("blocks.mixer.query", LAYER + "self_attn.qkv_proj.weight", "+(n h) d -> d n h"),
+        Weight("blocks.mixer.key", LAYER + "self_attn.qkv_proj.weight", "+(k h) d -> d k h"),
+        Weight("blocks.mixer.value", LAYER + "self_attn.qkv_proj.weight", "+(k h) d -> d k h"),
+        Weight("blocks.mixer.output", LAYER + "self_attn.o_proj.weight", "d (n h) -> n h d"),
         *llama_like.FUSED_FEED_FORWARD,
     ),
     buffers=llama_like.BUFFERS,

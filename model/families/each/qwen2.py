@@ -18,7 +18,7 @@ def config(published: Published) -> ModelConfig:
     heads = llama_like.heads(published)
 
     def layer(window: int | None) -> dict[str, Any]:
-        return {"attention": GroupedQuery(**heads, qkv_bias=True, pattern=llama_like.window(window))}
+        return {"mixer": GroupedQuery(**heads, qkv_bias=True, pattern=llama_like.window(window))}
 
     return ModelConfig(
         **llama_like.base(published),

@@ -36,7 +36,7 @@ def config(published: Published) -> ModelConfig:
     def layer(kind: tuple[int | None, bool]) -> dict[str, Any]:
         window, sparse = kind
         return {
-            "attention": GroupedQuery(**heads, qkv_bias=bias, pattern=llama_like.window(window)),
+            "mixer": GroupedQuery(**heads, qkv_bias=bias, pattern=llama_like.window(window)),
             "ffn": experts if sparse else dense,
         }
 

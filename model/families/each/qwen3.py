@@ -20,7 +20,7 @@ def config(published: Published) -> ModelConfig:
 
     def layer(window: int | None) -> dict[str, Any]:
         return {
-            "attention": GroupedQuery(
+            "mixer": GroupedQuery(
                 **heads,
                 qkv_bias=bias,
                 output_bias=bias,

@@ -35,7 +35,7 @@ def config(published: Published) -> ModelConfig:
         **base,
         **llama_like.by_layer(llama_like.sparse_layers(published), layer),
         position=rotary(published),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published, num_kv_heads=4),
             qkv_bias=bias,
             output_bias=bias,

@@ -33,7 +33,7 @@ def config(published: Published) -> ModelConfig:
         pattern = local if kind[1] == "sliding_attention" else llama_like.window(None)
         return {
             "position": positions if kind[0] else NoPositions(),
-            "attention": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=pattern),
+            "mixer": GroupedQuery(**heads, qkv_bias=bias, output_bias=bias, pattern=pattern),
         }
 
     return ModelConfig(

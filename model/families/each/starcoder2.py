@@ -29,7 +29,7 @@ def config(published: Published) -> ModelConfig:
         **llama_like.size(published),
         context_length=context_length(published),
         position=rotary(published),
-        attention=GroupedQuery(
+        mixer=GroupedQuery(
             **llama_like.heads(published, num_kv_heads=2), qkv_bias=bias, output_bias=bias, pattern=window
         ),
         ffn=MLP(
@@ -54,7 +54,7 @@ FAMILY = Family(
         *llama_like.EMBEDDING,
         Weight("final_norm.bias", "model.norm.bias"),
         *llama_like.PRE_NORMS,
-        Weight("blocks.residual.attention_norm.bias", LAYER + "input_layernorm.bias"),
+        Weight("blocks.residual.mixer_norm.bias", LAYER + "input_layernorm.bias"),
         Weight("blocks.residual.ffn_norm.bias", LAYER + "post_attention_layernorm.bias"),
         *llama_like.ATTENTION,
         Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight", "f d -> d f"),

@@ -104,46 +104,46 @@ CONFIGS = {
     "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {
         "position": NoPositions(),
-        "attention": GroupedQuery(
+        "mixer": GroupedQuery(
             num_heads=4, num_kv_heads=1, qkv_bias=True, output_bias=True, qk_norm=QKNorm(), logit_softcap=2.0
         ),
     },
     "local and global": {
         "num_layers": 5,
-        "attention": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3)),
+        "mixer": GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3)),
         "exceptions": (
-            Except(layers="1::2", attention=GroupedQuery(num_heads=2, num_kv_heads=1), position=Rotary(theta=100.0)),
-            Except(layers="-1", attention=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
+            Except(layers="1::2", mixer=GroupedQuery(num_heads=2, num_kv_heads=1), position=Rotary(theta=100.0)),
+            Except(layers="-1", mixer=GroupedQuery(num_heads=2, pattern=Chunked(size=4)), position=NoPositions()),
         ),
     },
     "latent": {
         "num_layers": 3,
-        "attention": Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+        "mixer": Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6),
         "exceptions": (
-            Except(layers="1", attention=GroupedQuery(num_heads=2)),
+            Except(layers="1", mixer=GroupedQuery(num_heads=2)),
             Except(layers="2", position=ALiBi()),
         ),
     },
     "gated": {
-        "attention": GroupedQuery(
+        "mixer": GroupedQuery(
             num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
     },
     "value residuals": {
         "num_layers": 3,
-        "attention": GroupedQuery(num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True)),
+        "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True)),
     },
     "a sublayer alone": {
         "num_layers": 4,
-        "exceptions": (Except(layers="1::2", ffn=None), Except(layers="2", attention=None)),
+        "exceptions": (Except(layers="1::2", ffn=None), Except(layers="2", mixer=None)),
     },
-    "no mixer": {"position": NoPositions(), "attention": None},
+    "no mixer": {"position": NoPositions(), "mixer": None},
     "temperature": {
         "num_layers": 4,
         "exceptions": (
             Except(
                 layers="3::4",
-                attention=GroupedQuery(num_heads=4, temperature=LogTemperature(floor=3, scale=0.7)),
+                mixer=GroupedQuery(num_heads=4, temperature=LogTemperature(floor=3, scale=0.7)),
                 position=NoPositions(),
             ),
         ),
@@ -168,7 +168,7 @@ CONFIGS = {
     "linear biases": {
         "num_layers": 3,
         "position": ALiBi(),
-        "attention": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
+        "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
         "exceptions": (
             Except(layers="1", position=Rotary()),
             Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
@@ -180,7 +180,7 @@ CONFIGS = {
         "exceptions": (
             Except(
                 layers="1",
-                attention=Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6),
+                mixer=Latent(num_heads=3, kv_rank=5, head_dim=4, rotary_head_dim=2, value_head_dim=6),
             ),
             Except(layers="2", position=NoPositions()),
         ),
@@ -217,33 +217,33 @@ CONFIGS = {
     },
     "recurrent and attention": {
         "num_layers": 5,
-        "attention": GatedDelta(num_heads=4, num_key_heads=2, value_head_dim=3, chunk=3),
+        "mixer": GatedDelta(num_heads=4, num_key_heads=2, value_head_dim=3, chunk=3),
         "exceptions": (
-            Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3))),
-            Except(layers="-1", attention=LinearAttention(num_heads=2, chunk=4)),
+            Except(layers="1", mixer=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3))),
+            Except(layers="-1", mixer=LinearAttention(num_heads=2, chunk=4)),
         ),
     },
     "state space": {
         "num_layers": 3,
-        "attention": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=3),
-        "exceptions": (Except(layers="1", attention=GroupedQuery(num_heads=4)), Except(layers="::2", ffn=None)),
+        "mixer": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=3),
+        "exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=4)), Except(layers="::2", ffn=None)),
     },
     "recurrent": {
         "num_layers": 3,
         "position": Learned(),
-        "attention": LSTM(num_heads=2, head_dim=5),
-        "exceptions": (Except(layers="1", attention=GRU()),),
+        "mixer": LSTM(num_heads=2, head_dim=5),
+        "exceptions": (Except(layers="1", mixer=GRU()),),
     },
     "rings": {
         "num_layers": 6,
-        "attention": GroupedQuery(
+        "mixer": GroupedQuery(
             num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=3), sinks=True, qk_norm=QKNorm(), logit_softcap=3.0
         ),
         "exceptions": (
-            Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=4)), position=ALiBi()),
+            Except(layers="1", mixer=GroupedQuery(num_heads=4, pattern=Chunked(size=4)), position=ALiBi()),
             Except(
                 layers="2",
-                attention=Latent(
+                mixer=Latent(
                     num_heads=3,
                     kv_rank=5,
                     head_dim=4,
@@ -253,22 +253,22 @@ CONFIGS = {
                 ),
             ),
             Except(layers="3", position=RelativeBias(buckets=6, distance=9)),
-            Except(layers="4", attention=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2, first=0, last=2))),
-            Except(layers="5", attention=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3, first=1))),
+            Except(layers="4", mixer=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2, first=0, last=2))),
+            Except(layers="5", mixer=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3, first=1))),
         ),
     },
     "rings and what is handed on": {
         "residual": HyperConnections(streams=2),
-        "attention": GroupedQuery(
+        "mixer": GroupedQuery(
             num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True), pattern=SlidingWindow(size=4)
         ),
     },
     "sparse": {
         "num_layers": 3,
-        "attention": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),
+        "mixer": GroupedQuery(num_heads=4, pattern=Strided(stride=3)),
         "exceptions": (
-            Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Fixed(stride=4, summaries=2))),
-            Except(layers="2", attention=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2))),
+            Except(layers="1", mixer=GroupedQuery(num_heads=4, pattern=Fixed(stride=4, summaries=2))),
+            Except(layers="2", mixer=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2))),
         ),
     },
 }
@@ -295,7 +295,7 @@ def test_cached_equals_full(small, drawn, run, tokens, name):
     cached, cache = decode(run, config, params, tokens, [1, 5, *[1] * 6])
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(decode(run, config, params, tokens, [5, 5, 1, 1])[0], full, rtol=1e-4, atol=2e-5)
-    assert list(cache) == [str(n) for n, layer in enumerate(config.layers) if layer.attention is not None]
+    assert list(cache) == [str(n) for n, layer in enumerate(config.layers) if layer.mixer is not None]
     for stored in cache.values():
         for array in stored.arrays.values() if isinstance(stored, kv_cache.Contiguous) else ():
             assert array.shape[2] == 14

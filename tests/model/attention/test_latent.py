@@ -133,12 +133,12 @@ def test_shapes_and_axes():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kv_rank": 0}, "attention.kv_rank: must be at least 1, got 0"),
-        ({"query_rank": 0}, "attention.query_rank: must be at least 1, or None"),
-        ({"scale": -1.0}, "attention.scale: must be above 0"),
+        ({"kv_rank": 0}, "mixer.kv_rank: must be at least 1, got 0"),
+        ({"query_rank": 0}, "mixer.query_rank: must be at least 1, or None"),
+        ({"scale": -1.0}, "mixer.scale: must be above 0"),
         ({"rotary_head_dim": 3}, "position: .* the head width must be even, got 3"),
     ],
 )
 def test_what_is_refused(small, changes, message):
     with pytest.raises(UserError, match=message):
-        check(small(attention=dataclasses.replace(PLAIN, **changes)))
+        check(small(mixer=dataclasses.replace(PLAIN, **changes)))

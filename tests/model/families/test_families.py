@@ -92,7 +92,7 @@ def test_an_unknown_family_says_which_are_known():
         ({"rope_scaling": {"type": "linear"}}, "config.json has no value for rope_scaling.factor"),
         ({"hidden_size": None}, "config.json has no value for hidden_size"),
         ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
-        ({"num_key_value_heads": 3}, "model.attention.num_kv_heads: 3 does not divide"),
+        ({"num_key_value_heads": 3}, "model.mixer.num_kv_heads: 3 does not divide"),
     ],
 )
 def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):

@@ -57,16 +57,16 @@ def rounded(count, digits):
 def test_gpt3_is_its_row_of_the_table(name):
     model, (layers, width, heads, head_dim) = MODELS[name], TABLE[name]
     assert (model.num_layers, model.width, model.ffn.width) == (layers, width, 4 * width)
-    assert (model.attention.num_heads, model.attention.head_width(width)) == (heads, head_dim)
+    assert (model.mixer.num_heads, model.mixer.head_width(width)) == (heads, head_dim)
     assert count_parameters(model).total == by_the_table(*TABLE[name])
-    patterns = [layer.attention.pattern for layer in model.layers]
+    patterns = [layer.mixer.pattern for layer in model.layers]
     assert patterns == [Everything(), SlidingWindow(size=256)] * (layers // 2)
 
 
 def test_gpt3_small_is_gpt2_but_for_context_bands_and_dropout():
     small, gpt2 = MODELS["gpt3-small"], published("gpt2")
     same = {"context_length": 1024, "exceptions": (), "dropout": gpt2.dropout}
-    assert dataclasses.replace(small, **same, attention=dataclasses.replace(small.attention, head_dim=None)) == gpt2
+    assert dataclasses.replace(small, **same, mixer=dataclasses.replace(small.mixer, head_dim=None)) == gpt2
 
 
 @pytest.mark.parametrize("name", sorted(set(TABLE) - set(DISAGREE)))
@@ -108,7 +108,7 @@ def shrunk(name):
         context_length=16,
         num_layers=2,
         width=16,
-        attention=dataclasses.replace(model.attention, num_heads=4),
+        mixer=dataclasses.replace(model.mixer, num_heads=4),
         ffn=dataclasses.replace(model.ffn, width=24),
         multipliers=Multipliers(embedding=4.0),
     )
@@ -131,14 +131,14 @@ def decoder(p, tokens):
         x[t] += math.sqrt(16) * p["embedding"]["table"][token]  # section 3.4
     for layer in range(2):
         w = jax.tree.map(lambda a, layer=layer: a[layer], p["blocks"])
-        a, f = w["attention"], w["ffn"]
+        a, f = w["mixer"], w["ffn"]
         out = np.zeros_like(x)
         for head in range(4):
             q, k, v = (x @ a[name][:, head] for name in ("query", "key", "value"))
             for t in range(len(tokens)):
                 weights = softmax(q[t] @ k[: t + 1].T / math.sqrt(4))  # equation 1
                 out[t] += weights @ v[: t + 1] @ a["output"][head]
-        x = norm(x + out, w["residual"]["attention_norm"])  # section 3.1
+        x = norm(x + out, w["residual"]["mixer_norm"])  # section 3.1
         out = np.maximum(0, x @ f["up"] + f["up_bias"]) @ f["down"] + f["down_bias"]  # equation 2
         x = norm(x + out, w["residual"]["ffn_norm"])
     return x @ p["embedding"]["table"].T
@@ -156,13 +156,13 @@ def test_the_transformer_against_a_loop_of_its_equations(drawn, run, tokens):
 def test_the_transformers_of_table_3():
     base, big = MODELS["transformer-base"], MODELS["transformer-big"]
     for model, width, heads, ffn, dropout in ((base, 512, 8, 2048, 0.1), (big, 1024, 16, 4096, 0.3)):
-        assert (model.num_layers, model.width, model.attention.num_heads, model.ffn.width) == (6, width, heads, ffn)
-        assert model.attention.head_width(width) == 64
+        assert (model.num_layers, model.width, model.mixer.num_heads, model.ffn.width) == (6, width, heads, ffn)
+        assert model.mixer.head_width(width) == 64
         assert model.multipliers == Multipliers(embedding=width**0.5)
         assert model.dropout == Dropout(embedding=dropout, residual=dropout)
         params = abstract_params(model)
         assert set(params) == {"embedding", "blocks"}
-        assert set(params["blocks"]["attention"]) == {"query", "key", "value", "output"}
+        assert set(params["blocks"]["mixer"]) == {"query", "key", "value", "output"}
     assert shrunk("transformer-big") == dataclasses.replace(
         shrunk("transformer-base"),
         dropout=big.dropout,

@@ -79,7 +79,7 @@ def test_phi_3_mini_128k():
     config = config_of(PHI_3_MINI_128K)
     assert isinstance(config.position.scaling, LongRoPE)
     assert (config.position.scaling.original_length, config.position.scaling.factor) == (4096, 32)
-    assert config.attention.pattern == SlidingWindow(size=262144)  # longer than any sequence
+    assert config.mixer.pattern == SlidingWindow(size=262144)  # longer than any sequence
 
 
 def test_pythia_gptj_and_opt():
@@ -102,18 +102,18 @@ def test_command_r7b_and_scout_have_global_layers_without_positions():
     for number, layer in enumerate(command.layers):
         everywhere = number % 4 == 3
         assert isinstance(layer.position, NoPositions if everywhere else Rotary)
-        assert layer.attention.pattern == (Everything() if everywhere else SlidingWindow(size=4096))
+        assert layer.mixer.pattern == (Everything() if everywhere else SlidingWindow(size=4096))
     for number, layer in enumerate(scout.layers):
         everywhere = number % 4 == 3
-        assert layer.attention.pattern == (Everything() if everywhere else Chunked(size=8192))
-        assert (layer.attention.temperature is not None) == everywhere
-        assert (layer.attention.qk_norm is None) == everywhere
+        assert layer.mixer.pattern == (Everything() if everywhere else Chunked(size=8192))
+        assert (layer.mixer.temperature is not None) == everywhere
+        assert (layer.mixer.qk_norm is None) == everywhere
 
 
 def test_grok_is_what_its_release_says():
     config = config_of(GROK_1)
-    assert (config.num_layers, config.width, config.attention.head_width(config.width)) == (64, 6144, 128)
-    assert config.attention.scale == pytest.approx(128**-0.5)
+    assert (config.num_layers, config.width, config.mixer.head_width(config.width)) == (64, 6144, 128)
+    assert config.mixer.scale == pytest.approx(128**-0.5)
     assert config.multipliers.embedding == pytest.approx(6144**0.5)
     assert config.multipliers.logits == pytest.approx(3**-0.5)
 

@@ -8,7 +8,7 @@ import pytest
 from model.cost import count_parameters
 from model.errors import UserError
 from model.families.sizes import SIZES, published
-from model.parameters.specs import is_trained, split
+from model.parameters.specs import is_trained, partition
 from model.transformer import abstract_params, specs
 from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
 
@@ -49,7 +49,9 @@ def test_active_parameters(name):
 
 def test_load_biases_are_counted_as_they_are_published():
     """They are state that no optimizer moves, and numbers of the checkpoint, which is what publishers count."""
-    trained, untrained = split(abstract_params(published("deepseek-v3")), specs(published("deepseek-v3")), is_trained)
+    trained, untrained = partition(
+        abstract_params(published("deepseek-v3")), specs(published("deepseek-v3")), is_trained
+    )
     size = lambda tree: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))  # noqa: E731
     assert size(untrained) == 58 * 256
     assert (

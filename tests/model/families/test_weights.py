@@ -12,9 +12,9 @@ from tests.model.families.published_configs import (
 def test_queries_of_a_key_head_lie_together_in_falcons_fused_projection():
     config = config_of(FALCON_40B | {"hidden_size": 8, "num_attention_heads": 4, "num_kv_heads": 2, "vocab_size": 9})
     rows = (
-        Weight("blocks.attention.query", "qkv.{layer}", "(n +h) d -> d n h"),
-        Weight("blocks.attention.key", "qkv.{layer}", "(k +h) d -> d k h"),
-        Weight("blocks.attention.value", "qkv.{layer}", "(k +h) d -> d k h"),
+        Weight("blocks.mixer.query", "qkv.{layer}", "(n +h) d -> d n h"),
+        Weight("blocks.mixer.key", "qkv.{layer}", "(k +h) d -> d k h"),
+        Weight("blocks.mixer.value", "qkv.{layer}", "(k +h) d -> d k h"),
     )
     others = [name for name in by_name(abstract_params(config)) if name.rpartition(".")[2] not in QKV]
     there = (Weight(name, name + ("{layer}" if name.startswith("blocks") else "")) for name in others)

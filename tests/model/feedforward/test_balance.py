@@ -29,7 +29,7 @@ def case():
 
 
 def observed(logits, counted, router=SoftmaxRouter(), dropped=None, balance=None, z_loss=0.0):
-    context = Context(index_BT=jnp.zeros((1, 1)), counted_BT=None if counted is None else jnp.asarray(counted))
+    context = Context(index_BT=jnp.zeros((1, 1)), weights_BT=None if counted is None else jnp.asarray(counted))
     logits = jnp.asarray(logits)
     observe(context, route(router, logits, R), logits, dropped, balance, z_loss)
     return context
@@ -130,7 +130,7 @@ def test_the_model_sums_losses_over_layers_and_keeps_loads_apart(small, drawn, t
     )
     params, counted = drawn(config), (np.arange(24) % 3 > 0).reshape(2, 12).astype(np.float32)
     collect = jax.jit(
-        lambda params: _besides(forward(config, params, tokens, counted_BT=counted, taps=["router_logits"]))
+        lambda params: _besides(forward(config, params, tokens, weights_BT=counted, taps=["router_logits"]))
     )
     losses, measured, taps = collect(params)
     assert {name: found["load"].shape for name, found in measured.items()} == {"1": (2, 6), "3": (1, 6)}

@@ -85,13 +85,13 @@ def test_a_loop_over_tokens_and_experts(name, small, drawn, run, tokens):
     for dispatch in (option.dispatch, Capacity(factor=6.0)):
         config = small(ffn=dataclasses.replace(option, dispatch=dispatch))
         params = drawn(config)
-        taps = ("attention_output", "embedding", "ffn_output", "block_output")
+        taps = ("mixer_output", "embedding", "ffn_output", "block_output")
         kept = {n: np.asarray(x, np.float64) for n, x in run(config, params, tokens, taps=taps)[2].items()}
         blocks = jax.tree.map(lambda x: np.asarray(x, np.float64), params["blocks"])
         before = kept["embedding"]
         for layer in range(2):
             p = jax.tree.map(lambda x, layer=layer: x[layer], blocks)
-            stream = before + kept["attention_output"][layer]
+            stream = before + kept["mixer_output"][layer]
             read = stream / np.sqrt((stream**2).mean(-1, keepdims=True) + 1e-6) * p["residual"]["ffn_norm"]["scale"]
             expected = np.apply_along_axis(lambda x, p=p: experts_by_hand(option, p["ffn"], x), -1, read)
             np.testing.assert_allclose(kept["ffn_output"][layer], expected, rtol=1e-4, atol=1e-4)
@@ -133,7 +133,7 @@ def losses_and_gradient(config, params, tokens):
     towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
 
     def value(params):
-        output = forward(config, params, tokens, counted_BT=jnp.ones((2, 12)))
+        output = forward(config, params, tokens, weights_BT=jnp.ones((2, 12)))
         return (output.logits_BTV * towards).sum() + sum(output.losses.values()), (output.losses, output.measured)
 
     return jax.jit(jax.value_and_grad(value, has_aux=True))(params)

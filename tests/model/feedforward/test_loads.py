@@ -51,7 +51,7 @@ def test_biases_move_against_the_load(small, drawn):
     expected = np.asarray(old["blocks"]["ffn"]["load_bias"]) + 0.25 * np.array([[-1, 1, 1, -1], [0, 0, 0, 0]])
     np.testing.assert_allclose(moved["blocks"]["ffn"]["load_bias"], expected, rtol=1e-6)
     assert moved["blocks"]["ffn"]["router"] is old["blocks"]["ffn"]["router"]
-    assert moved["blocks"]["attention"] is old["blocks"]["attention"]
+    assert moved["blocks"]["mixer"] is old["blocks"]["mixer"]
     untrained = {"blocks": {"ffn": {"load_bias": old["blocks"]["ffn"]["load_bias"]}}}
     alone = move_load_biases(config, untrained, loads)
     assert jax.tree.structure(alone) == jax.tree.structure(untrained)

@@ -23,7 +23,7 @@ CONFIG = ModelConfig(
     context_length=1000,
     num_layers=2,
     width=16,
-    attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+    mixer=GroupedQuery(num_heads=4, num_kv_heads=2),
     ffn=MLP(width=32),
 )
 
@@ -42,7 +42,7 @@ def test_llama_3_2_1b_takes_megabytes_for_a_short_text():
         published("llama-3.1-8b"),
         num_layers=16,
         width=2048,
-        attention=GroupedQuery(num_heads=32, num_kv_heads=8),
+        mixer=GroupedQuery(num_heads=32, num_kv_heads=8),
         ffn=Gated(width=8192),
         precision=Precision(compute="bfloat16"),
     )
@@ -55,7 +55,7 @@ def test_llama_3_2_1b_takes_megabytes_for_a_short_text():
 
 def test_windows_take_no_more_slots_than_they_see():
     window = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=16))
-    config = dataclasses.replace(CONFIG, context_length=4096, attention=window)
+    config = dataclasses.replace(CONFIG, context_length=4096, mixer=window)
     assert cache_bytes(config, 3, 4096) == cache_bytes(config, 3, 256) == 2 * 2 * 3 * 4 * 16 * 4 * 4
 
 

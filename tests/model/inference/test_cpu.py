@@ -30,20 +30,20 @@ BASE = ModelConfig(
     context_length=SLOTS,
     num_layers=6,
     width=32,
-    attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+    mixer=GroupedQuery(num_heads=4, num_kv_heads=2),
     ffn=MLP(width=64),
 )
 WINDOW = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=400))
 CONFIGS = {
     "one kind": {},
     "written out": {"scan_layers": False},
-    "windows and all keys": {"attention": WINDOW, "exceptions": (Except(layers="1::2", attention=BASE.attention),)},
-    "windows alone": {"attention": WINDOW},
-    "one key head": {"attention": GroupedQuery(num_heads=4, num_kv_heads=1), "num_layers": 8},
-    "latent": {"attention": Latent(num_heads=2, kv_rank=16, head_dim=8, rotary_head_dim=8, value_head_dim=8)},
+    "windows and all keys": {"mixer": WINDOW, "exceptions": (Except(layers="1::2", mixer=BASE.mixer),)},
+    "windows alone": {"mixer": WINDOW},
+    "one key head": {"mixer": GroupedQuery(num_heads=4, num_kv_heads=1), "num_layers": 8},
+    "latent": {"mixer": Latent(num_heads=2, kv_rank=16, head_dim=8, rotary_head_dim=8, value_head_dim=8)},
     "beside a state": {
-        "attention": GatedDelta(num_heads=2, head_dim=8),
-        "exceptions": (Except(layers="1::2", attention=BASE.attention),),
+        "mixer": GatedDelta(num_heads=2, head_dim=8),
+        "exceptions": (Except(layers="1::2", mixer=BASE.mixer),),
     },
 }
 
@@ -73,7 +73,7 @@ def test_a_step_extends_the_cache_in_place(name):
 def test_prefill_extends_the_cache_in_place():
     memory, cache, _ = compiled(BASE, "prefill")
     assert memory.alias_size_in_bytes >= cache
-    scores = ROWS * BASE.attention.num_heads * 16 * SLOTS * 4
+    scores = ROWS * BASE.mixer.num_heads * 16 * SLOTS * 4
     assert memory.temp_size_in_bytes < 2 * scores + cache / 10  # as products and as weights
 
 
@@ -91,7 +91,7 @@ def test_parameters_are_cut_on_a_cpu_alone():
     params = jax.jit(init, static_argnums=0)(BASE, jax.random.key(0))
     assert cpu.ready(params, OfAGPU()) is params
     cut = cpu.ready(params, ONE_DEVICE)
-    query, whole = cut["blocks"]["attention"]["query"], params["blocks"]["attention"]["query"]
+    query, whole = cut["blocks"]["mixer"]["query"], params["blocks"]["mixer"]["query"]
     assert isinstance(query, Unstacked)
     for i in range(6):
         np.testing.assert_array_equal(query[i], whole[i])

@@ -38,7 +38,7 @@ CONFIG = ModelConfig(
     context_length=24,
     num_layers=2,
     width=16,
-    attention=GroupedQuery(num_heads=4, num_kv_heads=2),
+    mixer=GroupedQuery(num_heads=4, num_kv_heads=2),
     ffn=MLP(width=32),
     initialization=Normal(std=0.4, scale_residual=False),
 )
@@ -89,7 +89,7 @@ def test_cached_decoding_equals_the_full_forward_pass(position):
         {"scan_layers": False},
         {
             "residual": PostNorm(),
-            "attention": GroupedQuery(
+            "mixer": GroupedQuery(
                 num_heads=4, num_kv_heads=1, qk_norm=QKNorm(), logit_softcap=5.0, qkv_bias=True, output_bias=True
             ),
         },
@@ -126,15 +126,15 @@ def test_a_prompt_is_turned_by_its_own_length(scaling):
 
 def test_padding_leaves_recurrent_states_alone():
     """Prompts of all lengths beside a long one: no chunk of their own, a part of one, several."""
-    others = (Except(layers="1", attention=GroupedQuery(num_heads=4)), Except(layers="2", attention=GRU()))
-    config = dataclasses.replace(CONFIG, num_layers=3, attention=GatedDelta(num_heads=2, chunk=3), exceptions=others)
+    others = (Except(layers="1", mixer=GroupedQuery(num_heads=4)), Except(layers="2", mixer=GRU()))
+    config = dataclasses.replace(CONFIG, num_layers=3, mixer=GatedDelta(num_heads=2, chunk=3), exceptions=others)
     params = draw(config)
     prompts = prompts_of(1, 4, 6, 11, 20)
     assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=5))
 
 
 def test_models_without_attention_decode():
-    config = dataclasses.replace(CONFIG, num_layers=1, attention=LSTM(), position=NoPositions())
+    config = dataclasses.replace(CONFIG, num_layers=1, mixer=LSTM(), position=NoPositions())
     params = draw(config)
     prompts = prompts_of(3, 9)
     assert_greedy(config, params, prompts, generate(config, params, prompts, GREEDY, chunk=4))
@@ -205,11 +205,11 @@ def test_a_mesh_gives_the_same_texts_and_compiles_once(split, params, caplog):
 MIXED = dataclasses.replace(
     CONFIG,
     num_layers=4,
-    attention=GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=5), sinks=True),
+    mixer=GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=5), sinks=True),
     exceptions=(
-        Except(layers="1", attention=GroupedQuery(num_heads=4, pattern=Chunked(size=8))),
-        Except(layers="2", attention=Latent(num_heads=4, kv_rank=8, head_dim=4, rotary_head_dim=2, value_head_dim=4)),
-        Except(layers="3", attention=GatedDelta(num_heads=2, chunk=3)),
+        Except(layers="1", mixer=GroupedQuery(num_heads=4, pattern=Chunked(size=8))),
+        Except(layers="2", mixer=Latent(num_heads=4, kv_rank=8, head_dim=4, rotary_head_dim=2, value_head_dim=4)),
+        Except(layers="3", mixer=GatedDelta(num_heads=2, chunk=3)),
     ),
 )
 

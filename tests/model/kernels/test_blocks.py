@@ -130,8 +130,8 @@ def test_softmax_is_taken_in_the_reduction_dtype():
 def test_causal_blocks_equal_the_whole(length):
     """Long causal sequences are computed in blocks of queries: the same values and gradients, fewer products."""
     q, k, v = heads(2, 1, b=1, t=length, s=length, h=4)
-    segments = (np.arange(length)[None] >= 100).astype(np.int32)
-    in_blocks = causal(Coordinates(length, document=segments))
+    segment_ids = (np.arange(length)[None] >= 100).astype(np.int32)
+    in_blocks = causal(Coordinates(length, segment_ids=segment_ids))
     whole_array = given(in_blocks.mask())
 
     def loss(q, k, v, visibility):

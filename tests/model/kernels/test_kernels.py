@@ -22,7 +22,7 @@ from model.positions.relative import RelativeBias
 T = 150  # two blocks; with tiles of 32 queries and 48 keys, the last tiles of both are not full
 SEGMENTS = np.stack([np.repeat([1, 2, 0], [70, 60, 20]), np.repeat([1, 2, 3], [20, 1, 129])])
 PLACES = np.stack([np.concatenate([np.arange(n) for n in ns]) for ns in ((70, 60, 20), (20, 1, 129))])
-ROW, PACKED = Coordinates(T), Coordinates(T, position=PLACES, document=SEGMENTS)
+ROW, PACKED = Coordinates(T), Coordinates(T, position=PLACES, segment_ids=SEGMENTS)
 BACK = np.arange(T)[:, None] - np.arange(T)
 SAME = SEGMENTS[:, :, None] == SEGMENTS[:, None, :]
 IN_DOCUMENT = PLACES[:, :, None] - PLACES[:, None, :]

@@ -45,7 +45,7 @@ def test_tiles_that_no_query_sees_are_left_out(visibility, tiles):
 def test_no_array_is_larger_than_inputs_and_tiles_forward_and_backward():
     length = 1000
     q, k, v = (jnp.asarray(x) for x in heads(2, 1, b=1, t=length, s=length, h=4))
-    visibility = causal(Coordinates(length, document=jnp.ones((1, length), jnp.int32)))
+    visibility = causal(Coordinates(length, segment_ids=jnp.ones((1, length), jnp.int32)))
 
     def loss(q, k, v):
         return jnp.sum(attend(q, k, v, visibility, Scoring(0.4), kernels=(Tiles(queries=64, keys=50),)))

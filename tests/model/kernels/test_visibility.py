@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
-from model.kernels.visibility import Coordinates, bidirectional, causal, documents
+from model.kernels.visibility import Coordinates, bidirectional, causal, renumbered
 
 
 def picture(mask_BTS):
@@ -48,14 +48,14 @@ def test_queries_and_keys_that_begin_later():
 
 
 def test_documents_are_numbered_in_every_row():
-    segments = np.array([[1, 1, 2, 2, 0], [4, 7, 7, 7, 8]])
-    np.testing.assert_array_equal(documents(segments), [[0, 0, 1, 1, 2], [0, 1, 1, 1, 2]])
-    assert documents(None) is None
+    segment_ids = np.array([[1, 1, 2, 2, 0], [4, 7, 7, 7, 8]])
+    np.testing.assert_array_equal(renumbered(segment_ids), [[0, 0, 1, 1, 2], [0, 1, 1, 1, 2]])
+    assert renumbered(None) is None
 
 
 def test_documents_do_not_see_each_other():
-    segments = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]])
-    assert picture(bidirectional(Coordinates(6, document=segments)).mask()) == [
+    segment_ids = np.array([[1, 1, 2, 2, 2, 0], [1, 2, 2, 3, 0, 0]])
+    assert picture(bidirectional(Coordinates(6, segment_ids=segment_ids)).mask()) == [
         [
             "xx....",
             "xx....",
@@ -76,8 +76,8 @@ def test_documents_do_not_see_each_other():
 
 
 def test_packed_documents_causally():
-    segments = np.array([[1, 1, 2, 2, 2, 0]])
-    assert picture(causal(Coordinates(6, document=segments)).mask()) == [
+    segment_ids = np.array([[1, 1, 2, 2, 2, 0]])
+    assert picture(causal(Coordinates(6, segment_ids=segment_ids)).mask()) == [
         [
             "x.....",
             "xx....",
@@ -104,8 +104,8 @@ def test_a_prefix_is_seen_from_both_sides():
 
 
 def test_every_document_may_have_a_prefix_of_its_own():
-    segments, position = np.array([[1, 1, 1, 2, 2, 2]]), np.array([[0, 1, 2, 0, 1, 2]])
-    tokens = Coordinates(6, position=position, document=segments)
+    segment_ids, position = np.array([[1, 1, 1, 2, 2, 2]]), np.array([[0, 1, 2, 0, 1, 2]])
+    tokens = Coordinates(6, position=position, segment_ids=segment_ids)
     assert picture(causal(tokens).with_prefix(np.array([[2, 2, 2, 3, 3, 3]])).mask()) == [
         ["xx....", "xx....", "xxx...", "...xxx", "...xxx", "...xxx"],
     ]
@@ -137,8 +137,8 @@ FROM = {  # queries, keys
     "later keys": (Coordinates(T, 9), Coordinates(S, 4)),
     "a cache": (Coordinates(T, index=np.array([[0], [2]]) + np.arange(T)), Coordinates(S)),
     "documents": (
-        Coordinates(T, position=PLACES[:, :T], document=SEGMENTS[:, :T]),
-        Coordinates(S, position=PLACES, document=SEGMENTS),
+        Coordinates(T, position=PLACES[:, :T], segment_ids=SEGMENTS[:, :T]),
+        Coordinates(S, position=PLACES, segment_ids=SEGMENTS),
     ),
 }
 PATTERNS = [
@@ -180,16 +180,20 @@ def sees(visibility, row, t, s):
 
     at, q = t, visibility.queries
     q_index = of(q.index, q.start + t)
-    q_place, q_document = of(q.position, q_index), of(q.document, 0)
+    q_position, q_segment = of(q.position, q_index), of(q.segment_ids, 0)
     at, k = s, visibility.keys
     k_index = of(k.index, k.start + s)
-    k_place, k_document = of(k.position, k_index), of(k.document, 0)
-    if q_document != k_document or (visibility.given is not None and not visibility.given[row, t, s]):
+    k_position, k_segment = of(k.position, k_index), of(k.segment_ids, 0)
+    if q_segment != k_segment or (visibility.given is not None and not visibility.given[row, t, s]):
         return False
     prefix = None if visibility.prefix is None else np.broadcast_to(visibility.prefix, (2, S))[row, s]
-    if visibility.causal and q_index < k_index and (prefix is None or k_place >= prefix):
+    if visibility.causal and q_index < k_index and (prefix is None or k_position >= prefix):
         return False
-    ordered = (q_place, k_place) if visibility.causal and prefix is None else sorted((q_place, k_place), reverse=True)
+    ordered = (
+        (q_position, k_position)
+        if visibility.causal and prefix is None
+        else sorted((q_position, k_position), reverse=True)
+    )
     return all(pattern.visible(*ordered) is None or pattern.visible(*ordered) for pattern in visibility.patterns)
 
 
@@ -289,7 +293,7 @@ def test_a_visibility_is_a_tree_whose_structure_is_static():
 
 def test_a_block_is_made_alone():
     """No array of the whole is in the program that makes a block."""
-    segments = jnp.ones((1, 1000), jnp.int32)
-    visibility = causal(Coordinates(1000, document=segments)).within(Strided(stride=7))
+    segment_ids = jnp.ones((1, 1000), jnp.int32)
+    visibility = causal(Coordinates(1000, segment_ids=segment_ids)).within(Strided(stride=7))
     program = jax.make_jaxpr(lambda: visibility.block(slice(0, 30), slice(10, 50)))()
     assert max(x.aval.size for equation in program.eqns for x in equation.outvars) == 30 * 40

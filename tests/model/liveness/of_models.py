@@ -7,7 +7,7 @@ CASES = {
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
     "ModelConfig.num_layers": ([], "num_layers=3", "parameters"),
     "ModelConfig.width": ([], "width=24", "parameters"),
-    "ModelConfig.attention": ([NONE], "attention=GroupedQuery(num_heads=2)", "parameters"),
+    "ModelConfig.mixer": ([NONE], "mixer=GroupedQuery(num_heads=2)", "parameters"),
     "ModelConfig.ffn": ([], "ffn=MLP(width=24)", "parameters"),
     "ModelConfig.position": ([], "position=NoPositions", "output"),
     "ModelConfig.exceptions": ([], "exceptions=(Except(layers='1', ffn=Gated(width=20)),)", "parameters"),
@@ -30,9 +30,9 @@ CASES = {
         "exceptions.0.layers='0'",
         "output",
     ),
-    "Except.attention": (
+    "Except.mixer": (
         ["exceptions=(Except(layers='1', position=NoPositions()),)"],
-        "exceptions.0.attention=GroupedQuery(num_heads=2)",
+        "exceptions.0.mixer=GroupedQuery(num_heads=2)",
         "parameters",
     ),
     "Except.ffn": (

@@ -16,7 +16,7 @@ CASES = {
     "Learned.offset": (["position=Learned"], "position.offset=2", "parameters"),
     "Sinusoidal.theta": (["position=Sinusoidal"], "position.theta=10.0", "output"),
     "ALiBi.scale": (["position=ALiBi"], "position.scale=0.5", "output"),
-    "ALiBi.rounded": (["position=ALiBi", "attention=GroupedQuery(num_heads=16)"], "position.rounded=True", "output"),
+    "ALiBi.rounded": (["position=ALiBi", "mixer=GroupedQuery(num_heads=16)"], "position.rounded=True", "output"),
     "RelativeBias.buckets": (["position=RelativeBias"], "position.buckets=8", "parameters"),
     "RelativeBias.distance": (["position=RelativeBias(buckets=4)"], "position.distance=6", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),

@@ -64,14 +64,14 @@ def test_override_of_an_item_of_a_tuple():
 
 def test_override_of_a_nested_option_in_an_option():
     config = ModelConfig(
-        vocab_size=7, context_length=8, num_layers=1, width=4, attention=GroupedQuery(num_heads=2), ffn=Gated(width=8)
+        vocab_size=7, context_length=8, num_layers=1, width=4, mixer=GroupedQuery(num_heads=2), ffn=Gated(width=8)
     )
-    config = override(config, "attention.qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3))")
-    assert config.attention == GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3)))
-    config = override(config, "attention=GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))")
-    assert config.attention == GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))
+    config = override(config, "mixer.qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3))")
+    assert config.mixer == GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=RMSNorm(epsilon=1e-3)))
+    config = override(config, "mixer=GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))")
+    assert config.mixer == GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=LayerNorm(bias=False)))
     assert override(config, "position=Rotary(theta=5e5)").position == Rotary(theta=5e5)
-    assert override(config, "attention.qk_norm=None").attention.qk_norm is None
+    assert override(config, "mixer.qk_norm=None").mixer.qk_norm is None
 
 
 @pytest.mark.parametrize(

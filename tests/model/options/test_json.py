@@ -31,7 +31,7 @@ def test_json_round_trip_of_a_model():
         context_length=8,
         num_layers=1,
         width=4,
-        attention=GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False)), logit_softcap=3.0),
+        mixer=GroupedQuery(num_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False)), logit_softcap=3.0),
         ffn=MLP(width=8, activation="relu2"),
         position=NoPositions(),
         final_logit_softcap=30.0,

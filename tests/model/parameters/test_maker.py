@@ -20,20 +20,20 @@ from model.vocabulary.embedding import Untied
 DRAWN = {
     "embedding.table": "embedding",
     "position.table": "position",
-    "blocks.attention.query": "projection",
-    "blocks.attention.key": "projection",
-    "blocks.attention.value": "projection",
-    "blocks.attention.output": "residual",
+    "blocks.mixer.query": "projection",
+    "blocks.mixer.key": "projection",
+    "blocks.mixer.value": "projection",
+    "blocks.mixer.output": "residual",
     "blocks.ffn.gate": "projection",
     "blocks.ffn.up": "projection",
     "blocks.ffn.down": "residual",
     "embedding.output": "unembedding",
 }
 FAN_IN = {
-    "blocks.attention.query": 48,
-    "blocks.attention.key": 48,
-    "blocks.attention.value": 48,
-    "blocks.attention.output": 4 * 8,  # heads times head width
+    "blocks.mixer.query": 48,
+    "blocks.mixer.key": 48,
+    "blocks.mixer.value": 48,
+    "blocks.mixer.output": 4 * 8,  # heads times head width
     "blocks.ffn.gate": 48,
     "blocks.ffn.up": 48,
     "blocks.ffn.down": 96,  # feed-forward width
@@ -48,7 +48,7 @@ def model(initialization, **changes):
         "context_length": 64,
         "num_layers": 3,
         "width": 48,
-        "attention": GroupedQuery(
+        "mixer": GroupedQuery(
             num_heads=4, head_dim=8, qkv_bias=True, output_bias=True, qk_norm=QKNorm(norm=LayerNorm())
         ),
         "ffn": Gated(width=96, bias=True),
@@ -106,9 +106,9 @@ def test_scales_start_at_1_and_biases_at_0(scheme, request):
     params = request.getfixturevalue(scheme)
     plain = set(params) - set(DRAWN)
     assert plain == {
-        *(f"blocks.residual.{norm}.{part}" for norm in ("attention_norm", "ffn_norm") for part in ("scale", "bias")),
-        *(f"blocks.attention.{side}_norm.{part}" for side in ("query", "key") for part in ("scale", "bias")),
-        *(f"blocks.attention.{side}_bias" for side in ("query", "key", "value", "output")),
+        *(f"blocks.residual.{norm}.{part}" for norm in ("mixer_norm", "ffn_norm") for part in ("scale", "bias")),
+        *(f"blocks.mixer.{side}_norm.{part}" for side in ("query", "key") for part in ("scale", "bias")),
+        *(f"blocks.mixer.{side}_bias" for side in ("query", "key", "value", "output")),
         *(f"blocks.ffn.{side}_bias" for side in ("gate", "up", "down")),
         "embedding.output_bias",
         "final_norm.scale",
@@ -168,7 +168,7 @@ LATENT = Latent(num_heads=4, kv_rank=5, query_rank=6, head_dim=4, rotary_head_di
 EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8), shared=Shared(ffn=MLP(width=8), gate=True))
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention": LATENT, "ffn": EXPERTS}], ids=["grouped", "latent, experts"])
+@pytest.mark.parametrize("changes", [{}, {"mixer": LATENT, "ffn": EXPERTS}], ids=["grouped", "latent, experts"])
 def test_deepnorms_beta_shrinks_values_outputs_and_the_feed_forward_layer(changes):
     """As in figure 2 of DeepNet; beta does not change other parameters."""
     beta = (8 * 3) ** -0.25
@@ -215,7 +215,7 @@ def test_the_same_values_however_they_are_sharded():
         "ffn": Gated(width=16),
         "norm": LayerNorm(bias=False),
     }
-    config = model(Normal(), attention=GroupedQuery(num_heads=4), unembedding=Untied(), **square)
+    config = model(Normal(), mixer=GroupedQuery(num_heads=4), unembedding=Untied(), **square)
     mesh = jax.make_mesh((2, 4), ("fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
     table = {"embed": "fsdp", "heads": "tensor", "kv_heads": "tensor", "ffn": "tensor", "vocab": "tensor"}
     place = lambda axes: NamedSharding(mesh, PartitionSpec(*(table.get(name) for name in axes)))  # noqa: E731
@@ -223,8 +223,8 @@ def test_the_same_values_however_they_are_sharded():
     key = jax.random.key(3)
     whole = by_path(jax.jit(lambda key: init(config, key))(key))
     parts = jax.jit(lambda key: init(config, key), out_shardings=shardings)(key)
-    assert len(parts["blocks"]["attention"]["query"].addressable_shards) == 8
-    assert parts["blocks"]["attention"]["query"].addressable_shards[0].data.shape == (3, 8, 1, 4)
+    assert len(parts["blocks"]["mixer"]["query"].addressable_shards) == 8
+    assert parts["blocks"]["mixer"]["query"].addressable_shards[0].data.shape == (3, 8, 1, 4)
     for name, values in by_path(parts).items():
         # The random bits are the same; jax 0.12's inverse error function rounds differently in loops of other shapes.
         np.testing.assert_array_max_ulp(values, whole[name], maxulp=4)

@@ -61,7 +61,7 @@ def equations(jaxpr):
 )
 def test_which_dtype_each_operation_has(small, tokens, compute, reductions):
     config = small(precision=Precision(compute=compute, reductions=reductions))
-    taps = ("embedding", "attention_weights", "attention_output", "ffn_hidden", "block_output", "final_norm")
+    taps = ("embedding", "attention_weights", "mixer_output", "ffn_hidden", "block_output", "final_norm")
 
     def run(params, tokens):
         output = forward(config, params, tokens, taps=taps)
@@ -89,8 +89,8 @@ def test_mixed_precision_is_close_to_full_precision(small, drawn, run, tokens):
 NONE = "position=NoPositions()"
 MECHANISMS = {
     "biases, gains, sinks, gate": [
-        "attention=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True, sinks=True, output_gate=channel)",
-        "attention.qk_norm=QKNorm(over='each_head')",
+        "mixer=GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True, sinks=True, output_gate=channel)",
+        "mixer.qk_norm=QKNorm(over='each_head')",
         "ffn=MLP(width=8, bias=True)",
         "norm=LayerNorm()",
         "layer_scale=0.5",
@@ -99,11 +99,9 @@ MECHANISMS = {
     ],
     "hyper-connections": ["residual=HyperConnections(streams=2)", "layer_scale=0.5"],
     "hyper-connections that follow": ["residual=HyperConnections(streams=2, dynamic=Dynamic())"],
-    "value residuals": ["attention.value_residual=ValueResidual(trained=True)"],
-    "state space": ["position=NoPositions()", "attention=StateSpace(num_heads=4, state_dim=5)"],
-    "latent": [
-        "attention=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
-    ],
+    "value residuals": ["mixer.value_residual=ValueResidual(trained=True)"],
+    "state space": ["position=NoPositions()", "mixer=StateSpace(num_heads=4, state_dim=5)"],
+    "latent": ["mixer=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"],
     "dropless experts": ["ffn=Experts(num_experts=4, top_k=2, expert=Gated(width=8, bias=True))"],
     "experts with slots": [
         "ffn=Experts(num_experts=4, top_k=2, expert=MLP(width=8, bias=True), dispatch=Capacity())",
@@ -111,11 +109,11 @@ MECHANISMS = {
         "ffn.router=SigmoidRouter(bias=True)",
     ],
     "relative positions": ["position=RelativeBias(buckets=4, distance=8)"],
-    "linear attention": [NONE, "attention=LinearAttention(num_heads=4)"],
-    "gated delta": [NONE, "attention=GatedDelta(num_heads=4)"],
-    "LSTM": [NONE, "attention=LSTM(num_heads=2)"],
-    "GRU": [NONE, "attention=GRU(num_heads=2)"],
-    "GRU, reset before": [NONE, "attention=GRU(num_heads=2, reset='before')"],
+    "linear attention": [NONE, "mixer=LinearAttention(num_heads=4)"],
+    "gated delta": [NONE, "mixer=GatedDelta(num_heads=4)"],
+    "LSTM": [NONE, "mixer=LSTM(num_heads=2)"],
+    "GRU": [NONE, "mixer=GRU(num_heads=2)"],
+    "GRU, reset before": [NONE, "mixer=GRU(num_heads=2, reset='before')"],
     "multi-token": ["multi_token=MultiToken()", "embedding_norm=RMSNorm()"],
 }
 
@@ -131,7 +129,7 @@ def test_wide_gradients_widen_no_operation_of_the_forward_pass(changes, small, t
         monkeypatch.setattr(Context, "tap", lambda self, name, x: tapped.setdefault(name, set()).add(x.dtype) or x)
 
         def run(params):
-            output = forward(config, params, tokens, counted_BT=jnp.ones(tokens.shape), targets_BT=tokens)
+            output = forward(config, params, tokens, weights_BT=jnp.ones(tokens.shape), targets_BT=tokens)
             return output.logits_BTV, output.losses
 
         program = jax.make_jaxpr(run)(abstract_params(config))

@@ -11,7 +11,7 @@ from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.layers import Except
 from model.parameters.maker import Constant, FanIn, Gaussian, Truncated
-from model.parameters.specs import Spec, is_trained, merged, named, split
+from model.parameters.specs import Spec, is_trained, merge, named, partition
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, init, logical_axes, specs
 from model.vocabulary.multi_token import MultiToken
@@ -49,7 +49,7 @@ def test_the_trees_are_alike(config):
 def test_a_start_is_recorded(config):
     found = {name: spec.start for name, spec in named(specs(config)).items()}
     assert found["embedding.table"] == found["position.table"] == Gaussian(0.3, 1.0)
-    assert found["blocks.0.attention.query"] == Truncated(16)
+    assert found["blocks.0.mixer.query"] == Truncated(16)
     assert found["blocks.0.ffn.down"] == Truncated(8, 1 / math.sqrt(6))
     assert found["blocks.1.ffn.down"] == Truncated(24, 1 / math.sqrt(6))
     assert found["blocks.0.ffn.load_bias"] == Constant(0.0)
@@ -75,23 +75,23 @@ def test_a_vector_to_one_number_is_no_hidden_matrix():
 
 def test_a_tree_is_split_and_put_together(config):
     params, tree = init(config, jax.random.key(0)), specs(config)
-    trained, state = split(params, tree, is_trained)
+    trained, state = partition(params, tree, is_trained)
     assert list(named(state)) == [
         "blocks.0.ffn.load_bias",
         "blocks.2.ffn.load_bias",
         "multi_token.block.ffn.load_bias",
     ]
     assert not set(named(trained)) & set(named(state))
-    whole = merged(trained, state)
+    whole = merge(trained, state)
     assert jax.tree.structure(whole) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, whole, params)
-    assert merged(state, trained).keys() == whole.keys()
+    assert merge(state, trained).keys() == whole.keys()
 
 
 def test_the_choice_sees_names_and_specs(config):
     """Parameters are chosen by name or by role, as for freezing."""
     tree = specs(config)
-    frozen, rest = split(tree, tree, lambda name, spec: name.startswith("blocks.1.") or spec.role == "embedding")
+    frozen, rest = partition(tree, tree, lambda name, spec: name.startswith("blocks.1.") or spec.role == "embedding")
     assert set(frozen) == {"blocks", "embedding"}
     assert set(frozen["blocks"]) == {"1"}
     assert set(rest["blocks"]) == {"0", "2"}
@@ -100,4 +100,4 @@ def test_the_choice_sees_names_and_specs(config):
 
 def test_nothing_to_split_off_leaves_nothing(small):
     params = abstract_params(small())
-    assert split(params, specs(small()), is_trained) == (params, {})
+    assert partition(params, specs(small()), is_trained) == (params, {})

@@ -111,9 +111,9 @@ def test_causal_blocks_equal_the_whole(length):
     """Two documents are in a row, with positions counted within each document."""
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=length, s=length, h=4)
     index = np.arange(length)[None]
-    segments = (index >= 100).astype(np.int32)
-    place = index - 100 * segments
-    in_blocks = causal(Coordinates(length, position=place, document=segments))
+    segment_ids = (index >= 100).astype(np.int32)
+    place = index - 100 * segment_ids
+    in_blocks = causal(Coordinates(length, position=place, segment_ids=segment_ids))
 
     def loss(q, k, v, visibility):
         y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)))
@@ -134,9 +134,9 @@ def test_what_a_window_hides_is_left_out(pattern):
     """Two documents in a row, a sink, linear biases: outputs and all gradients equal those of the mask alone."""
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=330, s=330, h=4)
     index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
-    segments = (index >= 150).astype(np.int32)
-    place = index - 150 * segments
-    visibility = causal(Coordinates(330, position=place, document=segments)).within(pattern)
+    segment_ids = (index >= 150).astype(np.int32)
+    place = index - 150 * segment_ids
+    visibility = causal(Coordinates(330, position=place, segment_ids=segment_ids)).within(pattern)
 
     def loss(q, k, v, sink, visibility):
         y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)), sink_N=sink)
@@ -185,20 +185,20 @@ LATENT = Latent(num_heads=4, kv_rank=5, head_dim=4, rotary_head_dim=2, value_hea
 
 
 def test_weights_in_a_model_of_packed_documents(small, drawn, run, tokens):
-    config = small(position=ALiBi(), attention=SIX)
+    config = small(position=ALiBi(), mixer=SIX)
     lengths = [5, 4, 3]
-    segments = np.tile(np.repeat([1, 2, 3], lengths), (2, 1)).astype(np.int32)
+    segment_ids = np.tile(np.repeat([1, 2, 3], lengths), (2, 1)).astype(np.int32)
     positions = np.tile(np.concatenate([np.arange(n) for n in lengths]), (2, 1)).astype(np.int32)
-    names = ["query", "key", "value", "attention_weights", "attention_heads"]
-    options = {"segment_ids_BT": segments, "positions_BT": positions}
+    names = ["query", "key", "value", "attention_weights", "mixer_heads"]
+    options = {"segment_ids_BT": segment_ids, "positions_BT": positions}
     taps = run(config, drawn(config), tokens, taps=names, **options)[2]
-    mask = np.asarray(causal(Coordinates(12, document=segments)).mask())
+    mask = np.asarray(causal(Coordinates(12, segment_ids=segment_ids)).mask())
     for q, k, v, weights, heads in zip(*(np.asarray(taps[name]) for name in names), strict=True):
         expected, expected_weights = naive(q, k, v, mask, (positions, positions), 0.5, 1.5)
         np.testing.assert_allclose(weights, expected_weights, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(heads, expected, rtol=1e-4, atol=1e-5)
     # The mask keeps documents apart, and within a document a distance does not depend on where counting starts.
-    uncounted = run(config, drawn(config), tokens, taps=names, segment_ids_BT=segments)[2]
+    uncounted = run(config, drawn(config), tokens, taps=names, segment_ids_BT=segment_ids)[2]
     np.testing.assert_allclose(uncounted["attention_weights"], taps["attention_weights"], rtol=1e-4, atol=1e-6)
 
 
@@ -207,7 +207,7 @@ def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
     config = small(num_layers=3, position=NoPositions(), exceptions=(Except(layers="1", position=ALiBi()),))
     params = drawn(config)
     for stack in params["blocks"].values():
-        stack["attention"]["query"] = jnp.zeros_like(stack["attention"]["query"])
+        stack["mixer"]["query"] = jnp.zeros_like(stack["mixer"]["query"])
     weights = np.asarray(run(config, params, tokens, taps=["attention_weights"])[2]["attention_weights"])
     for t in range(12):
         for layer in (0, 2):
@@ -217,15 +217,15 @@ def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
         np.testing.assert_allclose(weights[1, 0, :, t, : t + 1], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("attention", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
-def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, attention):
+@pytest.mark.parametrize("mixer", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
+def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, mixer):
     """Twelve positions and slopes that are powers of two are exact in bfloat16: only the scale makes a difference."""
-    config = small(position=ALiBi(scale=0.25, rounded=True), attention=attention, num_layers=1)
+    config = small(position=ALiBi(scale=0.25, rounded=True), mixer=mixer, num_layers=1)
     params = drawn(config)
-    for name in ("query", "key") if "key" in params["blocks"]["attention"] else ("query", "rotary_key"):
-        params["blocks"]["attention"][name] = jnp.zeros_like(params["blocks"]["attention"][name])
+    for name in ("query", "key") if "key" in params["blocks"]["mixer"] else ("query", "rotary_key"):
+        params["blocks"]["mixer"][name] = jnp.zeros_like(params["blocks"]["mixer"][name])
     weights = np.asarray(run(config, params, tokens, taps=["attention_weights"])[2]["attention_weights"])[0]
-    for head, slope in enumerate(slopes(attention.num_heads)):
+    for head, slope in enumerate(slopes(mixer.num_heads)):
         falling = 0.25 * slope * (np.arange(12) - 11)
         np.testing.assert_allclose(weights[:, head, 11], [np.exp(falling) / np.exp(falling).sum()] * 2, rtol=1e-5)
 

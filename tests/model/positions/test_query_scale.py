@@ -33,7 +33,7 @@ def test_scores_are_multiplied_whatever_norms_queries(small, drawn, run, tokens)
 
     def weights(temperature):
         attention = GroupedQuery(num_heads=4, qk_norm=QKNorm(norm=RMSNorm()), temperature=temperature)
-        config = small(position=NoPositions(), num_layers=1, attention=attention)
+        config = small(position=NoPositions(), num_layers=1, mixer=attention)
         taps = run(config, drawn(config), tokens, taps=["attention_weights"], **options)[2]
         return np.asarray(taps["attention_weights"], np.float64)[0]
 

@@ -50,28 +50,28 @@ def test_weights_of_a_model(small, drawn, run, tokens):
     config = small(num_layers=3, position=config.position, exceptions=(Except(layers="1", position=NoPositions()),))
     params = drawn(config)
     for stack in params["blocks"].values():
-        stack["attention"]["query"] = jnp.zeros_like(stack["attention"]["query"])
+        stack["mixer"]["query"] = jnp.zeros_like(stack["mixer"]["query"])
     weights = np.asarray(run(config, params, tokens, taps=["attention_weights"])[2]["attention_weights"])
-    assert "position_bias" not in params["blocks"]["1"]["attention"]
+    assert "position_bias" not in params["blocks"]["1"]["mixer"]
     for layer in (0, 2):
-        table = np.asarray(params["blocks"][str(layer)]["attention"]["position_bias"])[0]
+        table = np.asarray(params["blocks"][str(layer)]["mixer"]["position_bias"])[0]
         scores = np.exp(table[[BUCKETS[11 - s] for s in range(12)]])
         np.testing.assert_allclose(weights[layer, 0, :, 11], (scores / scores.sum(0)).T, rtol=1e-5)
     np.testing.assert_allclose(weights[1, 0, :, 11], np.full((4, 12), 1 / 12), rtol=1e-5)
 
 
 def test_the_table_starts_from_zeros_and_is_trained(small, drawn, tokens):
-    config = small(position=RelativeBias(buckets=8, distance=20), attention=GroupedQuery(num_heads=4))
+    config = small(position=RelativeBias(buckets=8, distance=20), mixer=GroupedQuery(num_heads=4))
     params = init(config, jax.random.key(0))
-    table = params["blocks"]["attention"]["position_bias"]
-    assert table.shape == abstract_params(config)["blocks"]["attention"]["position_bias"].shape == (2, 8, 4)
-    assert logical_axes(config)["blocks"]["attention"]["position_bias"] == ("layer", "position", "heads")
+    table = params["blocks"]["mixer"]["position_bias"]
+    assert table.shape == abstract_params(config)["blocks"]["mixer"]["position_bias"].shape == (2, 8, 4)
+    assert logical_axes(config)["blocks"]["mixer"]["position_bias"] == ("layer", "position", "heads")
     assert not np.any(table)
 
     def loss(params):
         return jnp.sum(jnp.sin(3 * forward(config, params, tokens).logits_BTV))
 
-    slope = np.asarray(jax.jit(jax.grad(loss))(drawn(config))["blocks"]["attention"]["position_bias"])
+    slope = np.asarray(jax.jit(jax.grad(loss))(drawn(config))["blocks"]["mixer"]["position_bias"])
     used = sorted(set(BUCKETS[:12]))
     assert (np.abs(slope[:, used]).max((0, 2)) > 1e-4).all()
     assert not np.any(np.delete(slope, used, axis=1))

@@ -211,12 +211,12 @@ def test_recorded(theta, option, length, frequencies, amplitude):
 
 
 def test_the_length_of_every_tokens_document():
-    documents = jnp.array([[1, 1, 1, 2, 2, 0], [5, 4, 4, 4, 4, 4]])
+    segment_ids = jnp.array([[1, 1, 1, 2, 2, 0], [5, 4, 4, 4, 4, 4]])
     counted = [[3, 3, 3, 2, 2, 1], [1, 5, 5, 5, 5, 5]]
-    np.testing.assert_array_equal(document_lengths(None, documents, 6), counted)
+    np.testing.assert_array_equal(document_lengths(None, segment_ids, 6), counted)
     begin_again = jnp.array([[0, 1, 2, 0, 1, 0], [0, 0, 1, 2, 3, 4]])
-    np.testing.assert_array_equal(document_lengths(begin_again, documents, 6), counted)
+    np.testing.assert_array_equal(document_lengths(begin_again, segment_ids, 6), counted)
     cut = jnp.array([[7, 8, 9, 0, 1, 0], [3, 0, 1, 2, 3, 4]])  # the first of each row go on from earlier rows
-    np.testing.assert_array_equal(document_lengths(cut, documents, 6), [[10, 10, 10, 2, 2, 1], [4, 5, 5, 5, 5, 5]])
+    np.testing.assert_array_equal(document_lengths(cut, segment_ids, 6), [[10, 10, 10, 2, 2, 1], [4, 5, 5, 5, 5, 5]])
     np.testing.assert_array_equal(document_lengths(None, None, 6), [[6]])
     np.testing.assert_array_equal(document_lengths(begin_again, None, 6), [[3], [5]])

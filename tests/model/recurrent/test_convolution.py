@@ -22,8 +22,8 @@ def test_it_looks_back():
 
 
 def test_documents_do_not_meet():
-    documents = jnp.asarray([[0, 0, 1, 1, 1, 2, 2], [0] * 7])
-    y, _ = convolve(X, FILTER, Context(index_BT=None, document_BT=documents), None)
+    segment_ids = jnp.asarray([[0, 0, 1, 1, 1, 2, 2], [0] * 7])
+    y, _ = convolve(X, FILTER, Context(index_BT=None, segment_ids_BT=segment_ids), None)
     expected = [by_hand(X[0], [0, 0, 2, 2, 2, 5, 5]), by_hand(X[1], [0] * 7)]
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
 

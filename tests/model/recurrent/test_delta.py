@@ -105,8 +105,8 @@ def test_chunks_equal_the_recurrence_where_keys_are_alike_and_memories_last_too(
 
 
 def test_axes(small):
-    config = small(attention=GatedDelta(num_heads=4, num_key_heads=2, value_head_dim=6), position=NoPositions())
-    axes, shapes = logical_axes(config)["blocks"]["attention"], abstract_params(config)["blocks"]["attention"]
+    config = small(mixer=GatedDelta(num_heads=4, num_key_heads=2, value_head_dim=6), position=NoPositions())
+    axes, shapes = logical_axes(config)["blocks"]["mixer"], abstract_params(config)["blocks"]["mixer"]
     norm = axes.pop("output_norm"), shapes.pop("output_norm")
     assert (norm[0]["scale"], norm[1]["scale"].shape) == (("layer", "head_dim"), (2, 6))
     into, taps = ("layer", "embed", "heads", "head_dim"), ("layer", None, "heads", "head_dim")
@@ -129,8 +129,8 @@ def test_axes(small):
 
 @pytest.mark.parametrize("scheme", [Normal(), FanIn()], ids=repr)
 def test_where_decays_and_filters_start(small, scheme):
-    config = small(attention=GatedDelta(num_heads=64, head_dim=4), position=NoPositions(), initialization=scheme)
-    drawn = jax.jit(lambda: init(config, jax.random.key(0))["blocks"]["attention"])()
+    config = small(mixer=GatedDelta(num_heads=64, head_dim=4), position=NoPositions(), initialization=scheme)
+    drawn = jax.jit(lambda: init(config, jax.random.key(0))["blocks"]["mixer"])()
     rate, step = np.exp(drawn["decay_rate"]), np.log1p(np.exp(drawn["decay_bias"]))
     assert 1 <= rate.min() < 1.5
     assert 15.5 < rate.max() <= 16
@@ -144,14 +144,14 @@ def test_where_decays_and_filters_start(small, scheme):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_key_heads": 3}, "attention.num_key_heads: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
-        ({"num_heads": 3}, "attention.num_heads: 3 heads do not divide width=16"),
-        ({"convolution": 1}, "attention.convolution: must span at least 2 tokens, got 1; use None"),
-        ({"value_head_dim": 0}, "attention.value_head_dim: must be at least 1, got 0"),
-        ({"chunk": 0}, "attention.chunk: must be at least 1, got 0"),
+        ({"num_key_heads": 3}, "mixer.num_key_heads: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
+        ({"num_heads": 3}, "mixer.num_heads: 3 heads do not divide width=16"),
+        ({"convolution": 1}, "mixer.convolution: must span at least 2 tokens, got 1; use None"),
+        ({"value_head_dim": 0}, "mixer.value_head_dim: must be at least 1, got 0"),
+        ({"chunk": 0}, "mixer.chunk: must be at least 1, got 0"),
     ],
 )
 def test_what_is_refused(small, changes, message):
     option = GatedDelta(**{"num_heads": 4, **changes})
     with pytest.raises(UserError, match=message):
-        check(small(attention=option, position=NoPositions()), "")
+        check(small(mixer=option, position=NoPositions()), "")

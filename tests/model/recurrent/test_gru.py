@@ -33,8 +33,8 @@ def test_layer(maker, against_loop, option):
 
 
 def test_axes(small):
-    config = small(attention=GRU(num_heads=2, head_dim=3), position=NoPositions())
-    axes, shapes = logical_axes(config)["blocks"]["attention"], abstract_params(config)["blocks"]["attention"]
+    config = small(mixer=GRU(num_heads=2, head_dim=3), position=NoPositions())
+    axes, shapes = logical_axes(config)["blocks"]["mixer"], abstract_params(config)["blocks"]["mixer"]
     assert {name: (axes[name], shapes[name].shape) for name in axes} == {
         "input": (("layer", "embed", None, "heads", "head_dim"), (2, 16, 3, 2, 3)),
         "recurrent": (("layer", "heads", "head_dim", None, None), (2, 2, 3, 3, 3)),
@@ -45,7 +45,7 @@ def test_axes(small):
 
 
 def test_taps(small, drawn, run, tokens):
-    config = small(attention=GRU(num_heads=2), position=NoPositions())
+    config = small(mixer=GRU(num_heads=2), position=NoPositions())
     names = ("reset_gate", "update_gate", "hidden")
     taps = run(config, drawn(config), tokens, taps=names)[2]
     assert {taps[name].shape for name in names} == {(2, 2, 12, 2, 8)}

@@ -41,21 +41,21 @@ def test_layer(maker, against_loop, option):
 
 
 def test_weights_are_those_that_sum_the_values(small, drawn, run, tokens):
-    config = small(attention=LinearAttention(num_heads=2, chunk=5), position=NoPositions(), num_layers=1)
-    segments = np.repeat([1, 2], 6)[None].repeat(2, 0).astype(np.int32)
-    wanted = ("attention_weights", "attention_heads", "value")
-    taps = run(config, drawn(config), tokens, taps=wanted, segment_ids_BT=segments)[2]
+    config = small(mixer=LinearAttention(num_heads=2, chunk=5), position=NoPositions(), num_layers=1)
+    segment_ids = np.repeat([1, 2], 6)[None].repeat(2, 0).astype(np.int32)
+    wanted = ("attention_weights", "mixer_heads", "value")
+    taps = run(config, drawn(config), tokens, taps=wanted, segment_ids_BT=segment_ids)[2]
     weights = np.asarray(taps["attention_weights"])[0]
     t, s = np.mgrid[:12, :12]
     np.testing.assert_array_equal(weights > 0, np.broadcast_to((t >= s) & (t // 6 == s // 6), weights.shape))
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-4)
     sums = np.einsum("BNTS,BSNH->BTNH", weights, taps["value"][0])
-    np.testing.assert_allclose(sums, taps["attention_heads"][0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(sums, taps["mixer_heads"][0], rtol=1e-4, atol=1e-5)
 
 
 def test_axes(small):
-    config = small(attention=LinearAttention(num_heads=2), position=NoPositions())
-    axes, shapes = logical_axes(config)["blocks"]["attention"], abstract_params(config)["blocks"]["attention"]
+    config = small(mixer=LinearAttention(num_heads=2), position=NoPositions())
+    axes, shapes = logical_axes(config)["blocks"]["mixer"], abstract_params(config)["blocks"]["mixer"]
     assert {name: (axes[name], shapes[name].shape) for name in axes} == {
         **dict.fromkeys(("query", "key", "value"), (("layer", "embed", "heads", "head_dim"), (2, 16, 2, 8))),
         "output": (("layer", "heads", "head_dim", "embed"), (2, 2, 8, 16)),

@@ -33,8 +33,8 @@ def test_layer(maker, against_loop, option):
 
 def test_axes_and_where_biases_start(small, maker):
     option = LSTM(num_heads=2, head_dim=3, forget_bias=2.5)
-    config = small(attention=option, position=NoPositions())
-    axes, shapes = logical_axes(config)["blocks"]["attention"], abstract_params(config)["blocks"]["attention"]
+    config = small(mixer=option, position=NoPositions())
+    axes, shapes = logical_axes(config)["blocks"]["mixer"], abstract_params(config)["blocks"]["mixer"]
     assert {name: (axes[name], shapes[name].shape) for name in axes} == {
         "input": (("layer", "embed", None, "heads", "head_dim"), (2, 16, 4, 2, 3)),
         "recurrent": (("layer", "heads", "head_dim", None, None), (2, 2, 3, 4, 3)),
@@ -48,7 +48,7 @@ def test_axes_and_where_biases_start(small, maker):
 
 
 def test_taps(small, drawn, run, tokens):
-    config = small(attention=LSTM(num_heads=2), position=NoPositions())
+    config = small(mixer=LSTM(num_heads=2), position=NoPositions())
     names = ("forget_gate", "input_gate", "output_gate", "cell", "hidden")
     taps = run(config, drawn(config), tokens, taps=names)[2]
     assert {taps[name].shape for name in names} == {(2, 2, 12, 2, 8)}

@@ -38,7 +38,7 @@ MIXERS = {
 @pytest.fixture(scope="module", params=MIXERS)
 def model(request, small, drawn):
     """Returns a model with one layer of a mixer, and its parameters."""
-    config = small(attention=MIXERS[request.param], position=NoPositions(), num_layers=1, unembedding=Untied())
+    config = small(mixer=MIXERS[request.param], position=NoPositions(), num_layers=1, unembedding=Untied())
     return config, drawn(config)
 
 
@@ -58,7 +58,9 @@ def test_chunks():
 def test_decays_are_products_of_those_between_within_a_document():
     a = np.array([0.5, 0.25, 0.1, 0.8, 0.9, 0.7])
     document = np.array([[0, 0, 0, 0, 1, 1]])
-    given = decays(jnp.log(jnp.asarray(a))[None, :, None], 3, Context(index_BT=None, document_BT=jnp.asarray(document)))
+    given = decays(
+        jnp.log(jnp.asarray(a))[None, :, None], 3, Context(index_BT=None, segment_ids_BT=jnp.asarray(document))
+    )
     between = [[[1, 0, 0], [0.25, 1, 0], [0.025, 0.1, 1]], [[1, 0, 0], [0, 1, 0], [0, 0.7, 1]]]
     np.testing.assert_allclose(given.between_ZBNCS[:, 0, 0], between, rtol=1e-6)
     np.testing.assert_allclose(given.since_ZBNC[:, 0, 0], [[0.5, 0.125, 0.0125], [0.8, 0, 0]], rtol=1e-6)
@@ -69,7 +71,7 @@ def test_decays_are_products_of_those_between_within_a_document():
 def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
     add = lambda state, x: (state + x, state + x)  # noqa: E731
     x = jnp.asarray([[1.0, 2, 4, 8], [1, 2, 4, 8]])
-    documents = Context(index_BT=None, document_BT=jnp.asarray([[0, 0, 1, 1], [0, 0, 0, 0]]))
+    documents = Context(index_BT=None, segment_ids_BT=jnp.asarray([[0, 0, 1, 1], [0, 0, 0, 0]]))
     state, sums = token_by_token(add, jnp.asarray([10.0, 20]), x, documents)
     np.testing.assert_array_equal(sums, [[11, 13, 4, 12], [21, 23, 27, 35]])
     padded = Context(index_BT=None, real_BT=jnp.asarray([[True, False, False, False], [True, True, True, False]]))
@@ -83,14 +85,14 @@ def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
 def test_causality_by_gradient(model):
     """Logits at t depend on the embedding at s exactly if s <= t in the same document, across chunks too."""
     config, params = model
-    tokens, segments = np.arange(8, dtype=np.int32)[None], np.array([[1, 1, 2, 2, 2, 2, 2, 2]])
+    tokens, segment_ids = np.arange(8, dtype=np.int32)[None], np.array([[1, 1, 2, 2, 2, 2, 2, 2]])
 
     def scores(table):
         moved = {**params, "embedding": {**params["embedding"], "table": table}}
-        return forward(config, moved, tokens, segment_ids_BT=segments).logits_BTV[0] @ np.linspace(-1, 1, 17)
+        return forward(config, moved, tokens, segment_ids_BT=segment_ids).logits_BTV[0] @ np.linspace(-1, 1, 17)
 
     slopes = np.abs(jax.jit(jax.jacrev(scores))(params["embedding"]["table"])[:, :8]).max(-1)
-    seen = np.tril(segments[0][:, None] == segments[0])
+    seen = np.tril(segment_ids[0][:, None] == segment_ids[0])
     np.testing.assert_array_equal(slopes[~seen], 0)
     assert slopes[seen].min() > 1e-7
 
@@ -98,8 +100,8 @@ def test_causality_by_gradient(model):
 def test_documents_packed_together_equal_documents_alone(model, run, tokens):
     config, params = model
     lengths = [5, 4, 3]  # the first border is also a chunk's border, the second is not
-    segments = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
-    packed = run(config, params, tokens[:1], segment_ids_BT=segments)[0]
+    segment_ids = np.repeat([1, 2, 0], lengths)[None].astype(np.int32)
+    packed = run(config, params, tokens[:1], segment_ids_BT=segment_ids)[0]
     apart = [run(config, params, tokens[:1, at : at + n])[0] for at, n in ((0, 5), (5, 4))]
     np.testing.assert_allclose(packed[:, :9], np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
     together = run(config, params, tokens[:1])[0]
@@ -108,7 +110,7 @@ def test_documents_packed_together_equal_documents_alone(model, run, tokens):
 
 
 def test_rows_of_different_lengths(model, run, tokens):
-    """Rows are prefilled together in two chunks, padded on the right; then each row continues from its own length."""
+    """Rows are prefilled together in two chunks, padded on the right; then each row goes on from its own length."""
     config, params = model
     full = np.asarray(run(config, params, tokens)[0])
     lengths, cache = np.array([2, 6]), empty_caches(config, 2, 14)
@@ -140,12 +142,12 @@ def test_the_state_has_one_size_and_stays_float32(model, run, tokens, recording)
 def test_number_formats(small, tokens, mixer):
     for compute, reductions in itertools.product(["float32", "bfloat16"], repeat=2):
         precision = Precision(compute=compute, reductions=reductions)
-        config = small(attention=mixer, position=NoPositions(), precision=precision)
+        config = small(mixer=mixer, position=NoPositions(), precision=precision)
 
         def run(params, cache, config=config):
             positions = None if cache is None else np.broadcast_to(np.arange(12, dtype=np.int32), (2, 12))
-            output = forward(config, params, tokens, positions_BT=positions, cache=cache, taps=["attention_output"])
-            return output.taps["attention_output"], output.cache
+            output = forward(config, params, tokens, positions_BT=positions, cache=cache, taps=["mixer_output"])
+            return output.taps["mixer_output"], output.cache
 
         for cache in (None, jax.eval_shape(lambda config=config: empty_caches(config, 2, 14))):
             written, after = jax.eval_shape(run, abstract_params(config), cache)
@@ -154,10 +156,10 @@ def test_number_formats(small, tokens, mixer):
 
 
 def test_decays_are_not_rounded(small):
-    config = small(attention=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
+    config = small(mixer=MIXERS["gated delta"], position=NoPositions(), precision=Precision(compute="bfloat16"))
     used = jax.eval_shape(lambda p: for_inference(p, specs(config), config.precision), abstract_params(config))[
         "blocks"
-    ]["attention"]
+    ]["mixer"]
     assert {name for name, x in used.items() if not isinstance(x, dict) and x.dtype == jnp.float32} == {
         "decay_rate",
         "decay_bias",
@@ -166,8 +168,8 @@ def test_decays_are_not_rounded(small):
 
 def test_a_hybrid_has_the_length_of_its_attention(small, run, drawn, tokens):
     """There are three gated-delta layers for each attention layer; the first stack has no keys."""
-    layers = (Except(layers="3::4", attention=GroupedQuery(num_heads=2)),)
-    config = small(num_layers=4, attention=MIXERS["gated delta"], exceptions=layers, position=Rotary())
+    layers = (Except(layers="3::4", mixer=GroupedQuery(num_heads=2)),)
+    config = small(num_layers=4, mixer=MIXERS["gated delta"], exceptions=layers, position=Rotary())
     slots = {name: getattr(cache, "length", None) for name, cache in empty_caches(config, 2, 9).items()}
     assert slots == {"0": None, "1": None, "2": None, "3": 9}
     weights = run(config, drawn(config), tokens, taps=["attention_weights"])[2]["attention_weights"]
@@ -181,37 +183,37 @@ def test_positions_that_no_recurrent_layer_can_use_are_refused(small):
     for mixer, position in itertools.product(MIXERS.values(), (Rotary(), ALiBi())):
         names = f"{type(position).__name__} is a choice for attention, and layers with {type(mixer).__name__} have none"
         with pytest.raises(UserError, match=f"position: {names}"):
-            check(small(attention=mixer, position=position))
+            check(small(mixer=mixer, position=position))
         check(
             small(
-                attention=mixer,
+                mixer=mixer,
                 position=position,
-                exceptions=(Except(layers="1", attention=GroupedQuery(num_heads=2)),),
+                exceptions=(Except(layers="1", mixer=GroupedQuery(num_heads=2)),),
             )
         )
     for position in (Learned(), Sinusoidal(), NoPositions()):
-        check(small(attention=LSTM(), position=position))
+        check(small(mixer=LSTM(), position=position))
 
 
 def test_an_exception_gives_no_position_to_recurrent_layers_alone(small):
     for position in (NoPositions(), Rotary(theta=9.0)):
         with pytest.raises(UserError, match="exceptions.0.position: .* layers with LSTM have none.*; leave it out"):
-            check(small(exceptions=(Except(layers="1", attention=LSTM(), position=position),)))
+            check(small(exceptions=(Except(layers="1", mixer=LSTM(), position=position),)))
 
 
 def test_dropout_of_attention_needs_attention(small):
     rates = Dropout(attention=0.1)
     with pytest.raises(UserError, match="dropout.attention: drops weights of attention, and GRU has none"):
-        check(small(attention=GRU(), position=NoPositions(), dropout=rates))
-    check(small(attention=GRU(), exceptions=(Except(layers="1", attention=GroupedQuery(num_heads=2)),), dropout=rates))
+        check(small(mixer=GRU(), position=NoPositions(), dropout=rates))
+    check(small(mixer=GRU(), exceptions=(Except(layers="1", mixer=GroupedQuery(num_heads=2)),), dropout=rates))
 
 
 @pytest.mark.parametrize("mixer", MIXERS.values(), ids=MIXERS)
 def test_sizes_below_one_are_refused(small, mixer):
-    with pytest.raises(UserError, match="attention.num_heads: must be at least 1, got 0"):
-        check(small(attention=dataclasses.replace(mixer, num_heads=0), position=NoPositions()))
-    with pytest.raises(UserError, match="attention.head_dim: must be at least 1, got 0"):
-        check(small(attention=dataclasses.replace(mixer, head_dim=0), position=NoPositions()))
+    with pytest.raises(UserError, match="mixer.num_heads: must be at least 1, got 0"):
+        check(small(mixer=dataclasses.replace(mixer, num_heads=0), position=NoPositions()))
+    with pytest.raises(UserError, match="mixer.head_dim: must be at least 1, got 0"):
+        check(small(mixer=dataclasses.replace(mixer, head_dim=0), position=NoPositions()))
     wrong = dataclasses.replace(mixer, num_heads=3, head_dim=None)
-    with pytest.raises(UserError, match="attention.num_heads: 3 heads do not divide width=16.* set attention.head_dim"):
-        check(small(attention=wrong, position=NoPositions()))
+    with pytest.raises(UserError, match="mixer.num_heads: 3 heads do not divide width=16.* set mixer.head_dim"):
+        check(small(mixer=wrong, position=NoPositions()))

@@ -92,7 +92,7 @@ def test_parameters_start_as_in_the_authors_code(maker):
 
 
 MODEL = {
-    "attention": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=5),
+    "mixer": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=5),
     "position": NoPositions(),
     "ffn": None,
     "num_layers": 3,
@@ -129,8 +129,8 @@ def test_padding_leaves_the_state_alone(small, drawn, run, tokens):
 def test_documents_are_isolated(small, drawn, run, tokens):
     config = small(**MODEL)
     params = drawn(config)
-    segments = np.array([[1] * 5 + [2] * 7, [1] * 2 + [2] * 9 + [3]], np.int32)
-    packed = run(config, params, tokens, segment_ids_BT=segments)[0]
+    segment_ids = np.array([[1] * 5 + [2] * 7, [1] * 2 + [2] * 9 + [3]], np.int32)
+    packed = run(config, params, tokens, segment_ids_BT=segment_ids)[0]
     for row, start, stop in ((0, 0, 5), (0, 5, 12), (1, 0, 2), (1, 2, 11), (1, 11, 12)):
         alone = run(config, params, tokens[row : row + 1, start:stop])[0]
         np.testing.assert_allclose(packed[row, start:stop], alone[0], rtol=1e-4, atol=1e-5)
@@ -148,7 +148,7 @@ def test_later_tokens_are_not_seen(small, drawn, tokens):
 
 def test_axes_and_starting_values(small):
     config = small(**MODEL)
-    axes, shapes = (f(config)["blocks"]["attention"] for f in (logical_axes, abstract_params))
+    axes, shapes = (f(config)["blocks"]["mixer"] for f in (logical_axes, abstract_params))
     heads, groups = ("layer", "embed", "heads", "head_dim"), ("layer", "embed", None, "head_dim")
     assert {name: (axes[name], shapes[name].shape) for name in ("value", "key", "gate", "query", "step", "skip")} == {
         "value": (heads, (3, 16, 4, 8)),
@@ -158,7 +158,7 @@ def test_axes_and_starting_values(small):
         "step": (("layer", "embed", "heads"), (3, 16, 4)),
         "skip": (("layer", "heads"), (3, 4)),
     }
-    drawn = jax.jit(lambda: init(config, jax.random.key(0))["blocks"]["attention"])()
+    drawn = jax.jit(lambda: init(config, jax.random.key(0))["blocks"]["mixer"])()
     assert (drawn["skip"] == 1).all()
     assert not drawn["value_bias"].any()
     rate, step = np.exp(drawn["decay_rate"]), np.log1p(np.exp(drawn["decay_bias"]))
@@ -169,14 +169,14 @@ def test_axes_and_starting_values(small):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_groups": 3}, "attention.num_groups: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
-        ({"num_heads": 3}, "attention.num_heads: 3 heads do not divide 2 \\* width=32; change one of them, or set att"),
-        ({"convolution": 1}, "attention.convolution: must span at least 2 tokens, got 1; use None"),
-        ({"state_dim": 0}, "attention.state_dim: must be at least 1, got 0"),
-        ({"chunk": 0}, "attention.chunk: must be at least 1, got 0"),
+        ({"num_groups": 3}, "mixer.num_groups: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
+        ({"num_heads": 3}, "mixer.num_heads: 3 heads do not divide 2 \\* width=32; change one of them, or set mix"),
+        ({"convolution": 1}, "mixer.convolution: must span at least 2 tokens, got 1; use None"),
+        ({"state_dim": 0}, "mixer.state_dim: must be at least 1, got 0"),
+        ({"chunk": 0}, "mixer.chunk: must be at least 1, got 0"),
     ],
 )
 def test_what_is_refused(small, changes, message):
     option = dataclasses.replace(StateSpace(num_heads=4), **changes)
     with pytest.raises(UserError, match=message):
-        check(small(attention=option, position=NoPositions()), "")
+        check(small(mixer=option, position=NoPositions()), "")

@@ -11,8 +11,8 @@ from model.parameters.maker import Normal, ParameterMaker
 
 X = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
 NORMS = {
-    "attention_norm": lambda x: 2 * x + 1,
-    "attention_output_norm": lambda x: 0.5 * x - 1,
+    "mixer_norm": lambda x: 2 * x + 1,
+    "mixer_output_norm": lambda x: 0.5 * x - 1,
     "ffn_norm": lambda x: 3 * x - 1,
     "ffn_output_norm": lambda x: 0.25 * x + 2,
 }
@@ -22,7 +22,7 @@ def stood_in_(config, before=0):
     """A block with sin for attention, cos for the feed-forward layer, and the stand-ins above for norms it has."""
     make = ParameterMaker(jax.random.key(0), Normal(std=0.5), config.num_layers, "float32")
     block = Block(config, config.layers[0], make, before)
-    block.attention = block.attention and (lambda x, context, cache: (jnp.sin(x), cache))
+    block.mixer = block.mixer and (lambda x, context, cache: (jnp.sin(x), cache))
     block.ffn = block.ffn and (lambda x, context: jnp.cos(x))
     for name, stand_in in NORMS.items():
         if getattr(block.residual, name, None) is not None:

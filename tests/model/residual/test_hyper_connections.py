@@ -46,7 +46,7 @@ def test_layer(small, stood_in, residual):
     for name, part in vars(block.residual).items():
         if hasattr(part, "get_metadata"):
             part[...] = p[name] = rng.normal(size=part.shape).astype(np.float32)
-    for name in ("attention", "ffn") if residual.dynamic else ():
+    for name in ("mixer", "ffn") if residual.dynamic else ():
         scale = getattr(block.residual, f"{name}_follow_norm").scale
         scale[...] = rng.normal(size=16).astype(np.float32)
         p[f"{name}_follow_norm"] = {"scale": np.asarray(scale[...], np.float64)}
@@ -55,7 +55,7 @@ def test_layer(small, stood_in, residual):
     got, _ = jax.jit(lambda x: block(x, Context(index_BT=None), None))(stream)
     expected = stream.astype(np.float64)
     for row in expected.reshape(-1, 3, 16):
-        row[:] = by_hand(p, row, lambda h: 0.7 * p["attention_gain"] * np.sin(h), "attention", lambda h: 2 * h + 1)
+        row[:] = by_hand(p, row, lambda h: 0.7 * p["mixer_gain"] * np.sin(h), "mixer", lambda h: 2 * h + 1)
         row[:] = by_hand(p, row, lambda h: 0.7 * p["ffn_gain"] * np.cos(h), "ffn", lambda h: 3 * h - 1)
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
@@ -72,7 +72,7 @@ def test_weights_start_as_the_paper_says(small, dynamic):
     config = small(residual=HyperConnections(streams=3, dynamic=dynamic), num_layers=4)
     p = jax.jit(lambda: init(config, jax.random.key(0))["blocks"]["residual"])()
     eye = np.eye(3)
-    np.testing.assert_array_equal(p["attention_read"], eye[[0, 2, 1, 0]])  # of sublayers 0, 2, 4, 6 modulo 3
+    np.testing.assert_array_equal(p["mixer_read"], eye[[0, 2, 1, 0]])  # of sublayers 0, 2, 4, 6 modulo 3
     np.testing.assert_array_equal(p["ffn_read"], eye[[1, 0, 2, 1]])
     np.testing.assert_array_equal(p["ffn_pass"], np.stack([eye] * 4))
     np.testing.assert_array_equal(p["ffn_write"], np.ones((4, 3)))
@@ -106,7 +106,7 @@ def test_the_equations_are_the_algorithm_of_the_appendix():
 def test_weight_decay_takes_the_dynamic_part_and_spares_the_static_one(small):
     of_layer = specs(small(residual=HyperConnections()))["blocks"]["residual"]
     decayed = {name for name, spec in of_layer.items() if "norm" not in name and spec.traits.decayed}
-    assert decayed == {f"{i}_{part}" for i in ("attention", "ffn") for part in ("follow", "mix_scale", "write_scale")}
+    assert decayed == {f"{i}_{part}" for i in ("mixer", "ffn") for part in ("follow", "mix_scale", "write_scale")}
     assert {name.partition("_")[2] for name in of_layer.keys() - decayed} == {
         "read",
         "pass",
@@ -118,12 +118,12 @@ def test_weight_decay_takes_the_dynamic_part_and_spares_the_static_one(small):
 
 def test_layers_that_differ_are_numbered_through(small):
     """Sublayers 0 and 1, 2, 3 and 4, 5: every second layer has one alone."""
-    other = Except(layers="1::2", attention=GroupedQuery(num_heads=2), ffn=None)
+    other = Except(layers="1::2", mixer=GroupedQuery(num_heads=2), ffn=None)
     config = small(residual=STATIC, num_layers=4, exceptions=(other,))
     blocks = jax.jit(lambda: init(config, jax.random.key(0))["blocks"])()
-    np.testing.assert_array_equal(blocks["0"]["residual"]["attention_read"], np.eye(3)[[0, 0]])
+    np.testing.assert_array_equal(blocks["0"]["residual"]["mixer_read"], np.eye(3)[[0, 0]])
     np.testing.assert_array_equal(blocks["0"]["residual"]["ffn_read"], np.eye(3)[[1, 1]])
-    np.testing.assert_array_equal(blocks["1"]["residual"]["attention_read"], np.eye(3)[[2, 2]])
+    np.testing.assert_array_equal(blocks["1"]["residual"]["mixer_read"], np.eye(3)[[2, 2]])
 
 
 @pytest.mark.parametrize("dynamic", [None, Dynamic()], ids=repr)
@@ -131,7 +131,7 @@ def test_one_stream_is_pre_norm_at_first(small, drawn, run, tokens, dynamic):
     plain, hyper = small(), small(residual=HyperConnections(streams=1, dynamic=dynamic))
     params = drawn(plain)
     started = jax.jit(lambda: init(hyper, jax.random.key(0)))()
-    started["blocks"] |= {"attention": params["blocks"]["attention"], "ffn": params["blocks"]["ffn"]}
+    started["blocks"] |= {"mixer": params["blocks"]["mixer"], "ffn": params["blocks"]["ffn"]}
     started["blocks"]["residual"] |= params["blocks"]["residual"]
     started |= {name: params[name] for name in ("embedding", "final_norm")}
     assert plain.residual == PreNorm()
@@ -176,7 +176,7 @@ def test_streams_are_laid_over_the_mesh_one_beside_the_other(small, stood_in):
 
 def test_modules_that_look_ahead_have_streams_of_their_own(small, drawn, tokens):
     config = small(residual=DYNAMIC, multi_token=MultiToken())
-    counted = {"counted_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
+    counted = {"weights_BT": jnp.ones(tokens.shape), "targets_BT": jnp.asarray(tokens)}
     output = forward(config, drawn(config), tokens, **counted)
     assert np.isfinite(output.losses["multi_token_loss"])
     assert output.logits_BTV.shape == (2, 12, 17)

@@ -14,8 +14,8 @@ X = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
 def test_what_a_sublayer_adds_is_scaled(small, stood_in, residual):
     block = stood_in(small(residual=residual, layer_scale=0.5, multipliers=Multipliers(residual=3.0)))
     gains = np.linspace(-1, 1, 16, dtype=np.float32), np.linspace(1, 3, 16, dtype=np.float32)
-    np.testing.assert_array_equal(block.residual.attention_gain[...], np.full(16, 0.5))
-    block.residual.attention_gain[...], block.residual.ffn_gain[...] = gains
+    np.testing.assert_array_equal(block.residual.mixer_gain[...], np.full(16, 0.5))
+    block.residual.mixer_gain[...], block.residual.ffn_gain[...] = gains
     x = X.astype(np.float64)
     after = x + 3 * gains[0] * np.sin(2 * x + 1)
     read = 3 * after - 1 if residual == PreNorm() else 2 * x + 1
@@ -48,6 +48,6 @@ def test_a_layer_without_a_feed_forward(small, assert_equation, residual):
 
 @pytest.mark.parametrize("residual", WITHOUT_ATTENTION, ids=repr)
 def test_a_layer_without_a_mixer(small, assert_equation, residual):
-    config = small(residual=residual, attention=None, position=NoPositions())
+    config = small(residual=residual, mixer=None, position=NoPositions())
     assert_equation(config, WITHOUT_ATTENTION[residual])
-    assert not [name for name in abstract_params(config)["blocks"]["residual"] if name.startswith("attention")]
+    assert not [name for name in abstract_params(config)["blocks"]["residual"] if name.startswith("mixer")]

@@ -22,7 +22,7 @@ MODELS = {
     "alike": {"num_layers": 6},
     "mixed": {
         "num_layers": 7,
-        "exceptions": (Except(layers="1::2", attention=WINDOW), Except(layers="-1", ffn=Gated(width=20))),
+        "exceptions": (Except(layers="1::2", mixer=WINDOW), Except(layers="-1", ffn=Gated(width=20))),
     },
 }
 

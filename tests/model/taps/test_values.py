@@ -13,8 +13,8 @@ SHAPES = {
     "key": (2, 2, 12, 2, 4),
     "value": (2, 2, 12, 2, 4),
     "attention_weights": (2, 2, 4, 12, 12),
-    "attention_heads": (2, 2, 12, 4, 4),
-    "attention_output": (2, 2, 12, 16),
+    "mixer_heads": (2, 2, 12, 4, 4),
+    "mixer_output": (2, 2, 12, 16),
     "ffn_hidden": (2, 2, 12, 24),
     "ffn_output": (2, 2, 12, 16),
     "block_output": (2, 2, 12, 16),
@@ -58,7 +58,7 @@ def test_values(model, kept, tokens):
     stream = kept["embedding"]
     for layer in range(2):
         block = jax.tree.map(lambda x, layer=layer: x[layer], params["blocks"])
-        attention, read = block["attention"], norm(stream, block["residual"]["attention_norm"]["scale"])
+        attention, read = block["mixer"], norm(stream, block["residual"]["mixer_norm"]["scale"])
         close(kept["value"][layer], np.einsum("btd,dkh->btkh", read, attention["value"]))
         for name in ("query", "key"):  # turned by rotary positions: the same lengths
             straight = np.einsum("btd,dnh->btnh", read, attention[name])
@@ -69,9 +69,9 @@ def test_values(model, kept, tokens):
         weights = np.exp(scores) * np.tril(np.ones((12, 12)))
         close(kept["attention_weights"][layer], weights / weights.sum(-1, keepdims=True))
         heads = np.einsum("bnts,bsnh->btnh", kept["attention_weights"][layer], values)
-        close(kept["attention_heads"][layer], heads)
-        close(kept["attention_output"][layer], np.einsum("btnh,nhd->btd", heads, attention["output"]))
-        stream = stream + kept["attention_output"][layer]
+        close(kept["mixer_heads"][layer], heads)
+        close(kept["mixer_output"][layer], np.einsum("btnh,nhd->btd", heads, attention["output"]))
+        stream = stream + kept["mixer_output"][layer]
         read = norm(stream, block["residual"]["ffn_norm"]["scale"])
         gate = read @ block["ffn"]["gate"]
         close(kept["ffn_hidden"][layer], gate / (1 + np.exp(-gate)) * (read @ block["ffn"]["up"]))

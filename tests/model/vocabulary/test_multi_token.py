@@ -29,13 +29,13 @@ EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8))
 def training_inputs(rows=2, length=12, seed=3):
     """Two documents in a row, padding behind the second; targets are noise, so that none can be told from tokens."""
     rng = np.random.default_rng(seed)
-    places, ends = np.arange(length), np.array([length, length - 2])[:rows, None]
+    index, ends = np.arange(length), np.array([length, length - 2])[:rows, None]
     starts = np.array([5, 7])[:rows, None]
-    segments = np.where(places < ends, 1 + (places >= starts), 0)
+    segment_ids = np.where(index < ends, 1 + (index >= starts), 0)
     return {
-        "positions_BT": np.where(places >= starts, places - starts, places + 0 * starts).astype(np.int32),
-        "segment_ids_BT": segments.astype(np.int32),
-        "counted_BT": ((segments > 0) & (places != starts - 1) & (places != 2)).astype(np.float32),
+        "positions_BT": np.where(index >= starts, index - starts, index + 0 * starts).astype(np.int32),
+        "segment_ids_BT": segment_ids.astype(np.int32),
+        "weights_BT": ((segment_ids > 0) & (index != starts - 1) & (index != 2)).astype(np.float32),
         "targets_BT": rng.integers(0, 17, (rows, length)).astype(np.int32),
     }
 
@@ -59,14 +59,14 @@ def rms(x, weight):
 def block_by_hand(p, x, seen):
     """One pre-norm block without positions over the tokens of a row: four query heads, two key heads, SwiGLU."""
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), p)
-    y, out = rms(x, p["residual"]["attention_norm"]["scale"]), np.zeros_like(x)
+    y, out = rms(x, p["residual"]["mixer_norm"]["scale"]), np.zeros_like(x)
     for t, head in np.ndindex(len(x), 4):
-        q = y[t] @ p["attention"]["query"][:, head]
+        q = y[t] @ p["mixer"]["query"][:, head]
         keys = [s for s in range(t + 1) if seen[t] == seen[s]]
-        scores = np.array([q @ (y[s] @ p["attention"]["key"][:, head // 2]) / 2 for s in keys])
+        scores = np.array([q @ (y[s] @ p["mixer"]["key"][:, head // 2]) / 2 for s in keys])
         weights = np.exp(scores) / np.exp(scores).sum()
-        value = sum(w * (y[s] @ p["attention"]["value"][:, head // 2]) for w, s in zip(weights, keys, strict=True))
-        out[t] += value @ p["attention"]["output"][head]
+        value = sum(w * (y[s] @ p["mixer"]["value"][:, head // 2]) for w, s in zip(weights, keys, strict=True))
+        out[t] += value @ p["mixer"]["output"][head]
     x = x + out
     y = rms(x, p["residual"]["ffn_norm"]["scale"])
     gate = y @ p["ffn"]["gate"]
@@ -77,7 +77,7 @@ def loss_by_hand(params, tokens, inputs, stream, option):
     """Equations 21 to 25 for every token that has a label, times T; in float64."""
     modules, table = params["multi_token"], np.asarray(params["embedding"]["table"], np.float64)
     unembedding = np.asarray(params["embedding"].get("output", table.T), np.float64)
-    segments, counted, targets = (inputs[f"{name}_BT"] for name in ("segment_ids", "counted", "targets"))
+    segment_ids, counted, targets = (inputs[f"{name}_BT"] for name in ("segment_ids", "weights", "targets"))
     total, length = 0.0, tokens.shape[1]
     for row in range(len(tokens)):
         h = np.asarray(stream[row], np.float64)
@@ -87,9 +87,9 @@ def loss_by_hand(params, tokens, inputs, stream, option):
             for i in range(length - k):
                 both = [rms(h[i], p["stream_norm"]["scale"]), rms(table[tokens[row, i + k]], p["token_norm"]["scale"])]
                 joined[i] = np.concatenate(both) @ p["projection"]
-            h = block_by_hand(p["block"], joined, segments[row])
+            h = block_by_hand(p["block"], joined, segment_ids[row])
             for i in range(length - k):
-                if segments[row, i] != segments[row, i + k]:
+                if segment_ids[row, i] != segment_ids[row, i + k]:
                     continue
                 logits = rms(h[i], p["final_norm"]["scale"]) @ unembedding
                 nll = math.log(np.exp(logits).sum()) - logits[targets[row, i + k]]
@@ -144,7 +144,7 @@ def test_every_module_learns_and_so_does_the_model(small, drawn, tokens):
     [
         {},
         {"residual": PostNorm(), "position": Learned()},
-        {"exceptions": (Except(layers="-1", ffn=EXPERTS, attention=GroupedQuery(num_heads=2)),)},
+        {"exceptions": (Except(layers="-1", ffn=EXPERTS, mixer=GroupedQuery(num_heads=2)),)},
     ],
     ids=["plain", "post-norm", "other last layer"],
 )
@@ -165,10 +165,10 @@ def test_scanned_equals_written_out(small, drawn, tokens, changes):
 def test_nothing_is_added_where_nothing_is_a_label(small, drawn, tokens):
     config = small(multi_token=MultiToken(depth=2))
     inputs = training_inputs()
-    few = inputs | {"counted_BT": np.zeros_like(inputs["counted_BT"])}
-    few["counted_BT"][[0, 0, 1, 1], [0, 5, 0, 7]] = 1  # the first token of every document
+    few = inputs | {"weights_BT": np.zeros_like(inputs["weights_BT"])}
+    few["weights_BT"][[0, 0, 1, 1], [0, 5, 0, 7]] = 1  # the first token of every document
     assert float(compiled(config)(drawn(config), tokens, few).losses["multi_token_loss"]) == 0
-    few["counted_BT"][0, 1] = 1
+    few["weights_BT"][0, 1] = 1
     assert float(compiled(config)(drawn(config), tokens, few).losses["multi_token_loss"]) > 0
 
 
@@ -181,9 +181,9 @@ def test_experts_of_modules_are_balanced_with_the_others(small, drawn, tokens):
     without = compiled(dataclasses.replace(config, multi_token=None))(rest, tokens, inputs)
     assert float(output.losses["balance_loss"]) > float(without.losses["balance_loss"]) > 0
     load = np.asarray(output.measured["multi_token"]["load"])
-    segments, counted = inputs["segment_ids_BT"], inputs["counted_BT"]
+    segment_ids, counted = inputs["segment_ids_BT"], inputs["weights_BT"]
     for k in (1, 2):
-        labels = ((segments[:, k:] == segments[:, :-k]) * counted[:, k:]).sum()
+        labels = ((segment_ids[:, k:] == segment_ids[:, :-k]) * counted[:, k:]).sum()
         assert load[k - 1].sum() == 2 * labels == 2 * output.measured["multi_token"]["tokens"][k - 1]
     moved = move_load_biases(config, params, output.measured)
     expected = params["multi_token"]["block"]["ffn"]["load_bias"] + 0.5 * np.sign(load.mean(1, keepdims=True) - load)

@@ -118,7 +118,7 @@ def test_on_a_mesh_each_device_has_its_shards_there_and_back(mesh, recorded, tmp
     read_published(folder, tmp_path / "run", mesh=mesh)
     assert experiments.load(tmp_path / "run").mesh == recorded
     params = load_params(tmp_path / "run").params
-    query = params["blocks"]["attention"]["query"]
+    query = params["blocks"]["mixer"]["query"]
     assert query.sharding.shard_shape(query.shape)[1] == query.shape[1] // recorded.fsdp
     assert query.sharding.shard_shape(query.shape)[2] == query.shape[2] // recorded.tensor
     write_published(tmp_path / "run", tmp_path / "back", mesh=mesh)

@@ -39,7 +39,7 @@ def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny
         model=dataclasses.replace(start.experiment.model, precision=Precision()),
         data__tokenizer=TokenizerOf(path=str(tmp_path / "run" / "data")),
         training__num_steps=2,
-        training__start_from=str(tmp_path / "run"),
+        training__init_from=str(tmp_path / "run"),
         schedule=Constant(peak=1e-6),
     )
     train(experiment, tmp_path / "tuned", say=lambda _: None)

@@ -35,7 +35,7 @@ CONFIG = ModelConfig(
     context_length=T,
     num_layers=2,
     width=16,
-    attention=GroupedQuery(num_heads=2),
+    mixer=GroupedQuery(num_heads=2),
     ffn=MLP(width=32),
     initialization=Normal(std=0.3),
 )
@@ -45,13 +45,13 @@ MODELS = {
     "rotary": {},
     "learned": {"position": Learned()},
     "alibi": {"position": ALiBi()},
-    "window": {"attention": GroupedQuery(num_heads=2, pattern=SlidingWindow(size=3, first=1))},
-    "chunked": {"attention": GroupedQuery(num_heads=2, pattern=Chunked(size=4))},
-    "strided": {"attention": GroupedQuery(num_heads=2, pattern=Strided(stride=3))},
-    "fixed": {"attention": GroupedQuery(num_heads=2, pattern=Fixed(stride=4))},
-    "blocks": {"attention": GroupedQuery(num_heads=2, pattern=BlockSparse(block=3, last=1))},
-    "recurrent": {"attention": GRU(num_heads=2), "position": NoPositions()},
-    "delta": {"attention": GatedDelta(num_heads=2), "position": NoPositions()},
+    "window": {"mixer": GroupedQuery(num_heads=2, pattern=SlidingWindow(size=3, first=1))},
+    "chunked": {"mixer": GroupedQuery(num_heads=2, pattern=Chunked(size=4))},
+    "strided": {"mixer": GroupedQuery(num_heads=2, pattern=Strided(stride=3))},
+    "fixed": {"mixer": GroupedQuery(num_heads=2, pattern=Fixed(stride=4))},
+    "blocks": {"mixer": GroupedQuery(num_heads=2, pattern=BlockSparse(block=3, last=1))},
+    "recurrent": {"mixer": GRU(num_heads=2), "position": NoPositions()},
+    "delta": {"mixer": GatedDelta(num_heads=2), "position": NoPositions()},
     "dropless": {"ffn": Experts(num_experts=4, top_k=2, expert=MLP(width=16), dispatch=Dropless())},
     "capacity": {"ffn": Experts(num_experts=4, top_k=2, expert=MLP(width=16), dispatch=Capacity(factor=1.0))},
     "dynamic": {"position": Rotary(scaling=SCALED)},
@@ -131,7 +131,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
-    """Each is scored on its own too, in a window as long as it is: no padding, no neighbours, no segments."""
+    """Each is scored on its own too, in a window as long as it is: no padding, no neighbours, no segment ids."""
     model = dataclasses.replace(CONFIG, **MODELS[name])
     params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
     documents = documents_of(3, 9, 1, 6, 2, 5, 3, 11, 30, 4)
@@ -162,7 +162,7 @@ def test_latent_attention_and_the_mesh_keep_documents_apart(counted):
     model = dataclasses.replace(
         CONFIG,
         width=32,
-        attention=Latent(num_heads=2, kv_rank=8, head_dim=8, rotary_head_dim=4, value_head_dim=8),
+        mixer=Latent(num_heads=2, kv_rank=8, head_dim=8, rotary_head_dim=4, value_head_dim=8),
     )
     params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
     documents = documents_of(3, 9, 1, 6, 2, 5, 3, 11, 30, 4)

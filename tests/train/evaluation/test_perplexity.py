@@ -31,7 +31,7 @@ CONFIG = ModelConfig(
     context_length=T,
     num_layers=2,
     width=16,
-    attention=GroupedQuery(num_heads=2),
+    mixer=GroupedQuery(num_heads=2),
     ffn=MLP(width=32),
     initialization=Normal(std=0.3),
 )
@@ -261,7 +261,7 @@ def test_a_uniform_model_by_hand(tokenizer):
     """All parameters 0 give every token 1/V: the loss is ln V, over the tokens, bytes and words that are scored."""
     size = tokenizer.vocab_size
     config = ModelConfig(
-        vocab_size=size, context_length=4, num_layers=1, width=8, attention=GroupedQuery(num_heads=2), ffn=MLP(width=8)
+        vocab_size=size, context_length=4, num_layers=1, width=8, mixer=GroupedQuery(num_heads=2), ffn=MLP(width=8)
     )
     zeros = jax.tree.map(jnp.zeros_like, init(config, jax.random.key(0)))
     texts = ["é ab\nba é", "a", "b b"]

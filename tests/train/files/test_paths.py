@@ -72,8 +72,8 @@ def test_without_a_home_it_is_said(monkeypatch):
 
 
 def test_every_field_that_is_a_path_is_written_out(home):
-    training = written_out(Training(num_steps=1, start_from="~/run"))
-    assert training.start_from == f"{home}/run"
+    training = written_out(Training(num_steps=1, init_from="~/run"))
+    assert training.init_from == f"{home}/run"
     for option in (SentencePieceFile, HuggingFace, SeparateText, Source, TokenizerOf, Data):
         assert written_out(option(path="~/x")) == option(path=f"{home}/x")
     mixture = Data(path=(Source(path="a"), Source(path="~/b")), tokenizer=TokenizerOf(path="~/c"))
@@ -85,7 +85,7 @@ def test_every_field_that_is_a_path_is_written_out(home):
 
 def test_no_field_of_that_name_is_forgotten():
     fields = [(cls, field) for cls in every_option(Experiment).values() for field in dataclasses.fields(cls)]
-    named = {(cls.__name__, f.name) for cls, f in fields if f.name in ("path", "start_from", "folder", "file")}
+    named = {(cls.__name__, f.name) for cls, f in fields if f.name in ("path", "init_from", "folder", "file")}
     marked = {(cls.__name__, f.name) for cls, f in fields if f.metadata.get("path")}
     assert named == marked
     assert ("Data", "path") in marked

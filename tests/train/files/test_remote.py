@@ -214,7 +214,7 @@ def test_a_damaged_checkpoint_in_a_store_is_named(stored_run, store):
 
 def test_another_run_starts_from_it(stored_run, tiny_experiment, tmp_path):
     start = load_run(stored_run).params
-    experiment = tiny_experiment(training__start_from=stored_run, training__num_steps=1, schedule="Constant(peak=1e-9)")
+    experiment = tiny_experiment(training__init_from=stored_run, training__num_steps=1, schedule="Constant(peak=1e-9)")
     train(experiment, tmp_path / "tuned", say=lambda _: None)
     for a, b in zip(jax.tree.leaves(load_params(tmp_path / "tuned").params), jax.tree.leaves(start), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)

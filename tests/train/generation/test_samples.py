@@ -9,21 +9,21 @@ from model.transformer import init
 from train.data.config import Bytes
 from train.data.tokenizers.interface import BytesTokenizer
 from train.generation.samples import draw_samples
-from train.generation.texts import continue_texts
+from train.generation.texts import generate_texts
 from train.loop import train
 
 BYTES = BytesTokenizer(Bytes())
 
 
-def test_samples_are_prompts_and_their_continuations(tiny_experiment):
+def test_samples_are_prompts_and_their_generated_texts(tiny_experiment):
     experiment = tiny_experiment(samples__length=6, samples__temperature=0.7, samples__top_p=0.8)
     params = jax.jit(init, static_argnums=0)(experiment.model, jax.random.key(0))
     samples = draw_samples(experiment, params, ("the ", "", "the "), tokenizer=BYTES, seed=3)
     sampling = Sampling(max_tokens=6, temperature=0.7, top_p=0.8, seed=3)
-    expected = continue_texts(experiment.model, params, BYTES, ("the ", "", "the "), sampling)
-    for sample, prompt, continuation in zip(samples, ("the ", "", "the "), expected, strict=True):
-        assert sample.text == prompt + continuation.text
-        assert sample.ended == (continuation.ended_by == "end_of_document")
+    expected = generate_texts(experiment.model, params, BYTES, ("the ", "", "the "), sampling)
+    for sample, prompt, new in zip(samples, ("the ", "", "the "), expected, strict=True):
+        assert sample.text == prompt + new.text
+        assert sample.ended == (new.ended_by == "end_of_document")
     assert samples[0] != samples[2]
     assert draw_samples(experiment, params, ("the ", "", "the "), tokenizer=BYTES, seed=3) == samples
     assert draw_samples(experiment, params, ("the ", "", "the "), tokenizer=BYTES, seed=4) != samples

@@ -15,7 +15,7 @@ from model.parameters.maker import Normal
 from model.transformer import init
 from train.data.config import Bytes, Characters, HuggingFace
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer, make_tokenizer
-from train.generation.texts import TextStream, check_prompts, continue_texts, prompt_ids
+from train.generation.texts import TextStream, check_prompts, generate_texts, prompt_ids
 
 BYTES = BytesTokenizer(Bytes())
 
@@ -148,7 +148,7 @@ CONFIG = ModelConfig(
     context_length=24,
     num_layers=1,
     width=16,
-    attention=GroupedQuery(num_heads=2),
+    mixer=GroupedQuery(num_heads=2),
     ffn=MLP(width=16),
     initialization=Normal(std=0.5),
 )
@@ -159,7 +159,7 @@ def write():
     params = jax.jit(init, static_argnums=0)(CONFIG, jax.random.key(0))
 
     def write(prompts, sampling=Sampling(max_tokens=9), **options):
-        return continue_texts(CONFIG, params, BYTES, prompts, sampling, **options)
+        return generate_texts(CONFIG, params, BYTES, prompts, sampling, **options)
 
     return write
 

@@ -20,7 +20,7 @@ from model.norms import LayerNorm
 from model.options.annotations import alternatives, fields_of
 from model.options.tree import check
 from model.parameters.precision import Precision, for_inference
-from model.parameters.specs import ROLES, Role, is_trained, named, split
+from model.parameters.specs import ROLES, Role, is_trained, named, partition
 from model.positions.absolute import Learned, NoPositions
 from model.positions.relative import RelativeBias
 from model.recurrent.delta import GatedDelta
@@ -53,8 +53,8 @@ def attention():
     layers = [GroupedQuery(num_heads=4, output_gate="channel", qk_norm=norm) for norm in others]
     return ModelConfig(
         num_layers=3,
-        attention=heads,
-        exceptions=tuple(Except(layers=str(i), attention=layer) for i, layer in enumerate(layers, start=1)),
+        mixer=heads,
+        exceptions=tuple(Except(layers=str(i), mixer=layer) for i, layer in enumerate(layers, start=1)),
         ffn=MLP(width=12, bias=True),
         norm=LayerNorm(),
         embedding_norm=LayerNorm(),
@@ -78,8 +78,8 @@ def mixers():
     ]
     return ModelConfig(
         num_layers=7,
-        attention=Latent(num_heads=2, kv_rank=4, query_rank=6, head_dim=2, rotary_head_dim=2, value_head_dim=4),
-        exceptions=tuple(Except(layers=str(i), attention=layer) for i, layer in enumerate(layers, start=1)),
+        mixer=Latent(num_heads=2, kv_rank=4, query_rank=6, head_dim=2, rotary_head_dim=2, value_head_dim=4),
+        exceptions=tuple(Except(layers=str(i), mixer=layer) for i, layer in enumerate(layers, start=1)),
         ffn=MLP(width=12),
         position=NoPositions(),
         **SIZES,
@@ -90,7 +90,7 @@ def between_layers():
     """Weights of streams, and of the values of layers, all of them trained."""
     return ModelConfig(
         num_layers=2,
-        attention=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
+        mixer=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
         ffn=MLP(width=12),
         position=RelativeBias(buckets=4, distance=6),
         residual=HyperConnections(streams=3),
@@ -109,9 +109,7 @@ def experts():
         shared=Shared(ffn=Gated(width=5, bias=True), gate=True),
         load_bias=LoadBias(),
     )
-    return ModelConfig(
-        num_layers=2, attention=GroupedQuery(num_heads=2), ffn=ffn, multi_token=MultiToken(depth=2), **SIZES
-    )
+    return ModelConfig(num_layers=2, mixer=GroupedQuery(num_heads=2), ffn=ffn, multi_token=MultiToken(depth=2), **SIZES)
 
 
 def treatment(config):
@@ -119,7 +117,7 @@ def treatment(config):
     tree = specs(config)
     decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
     used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
-    trained = named(split(tree, tree, is_trained)[0])
+    trained = named(partition(tree, tree, is_trained)[0])
     leaves = {"decayed": decayed, "muon": muon, "used": used, "stored": abstract_params(config)}
     found = {}
     for name, spec in named(tree).items():
@@ -146,25 +144,25 @@ def treatment(config):
 # which Muon orthogonalises it, layer by layer; whether it is float32 in use, and in storage, where all else is
 # bfloat16.
 ATTENTION = """
-blocks.0.attention.gate               projection decayed [embed -> heads]
-blocks.0.attention.key                projection decayed [embed -> kv_heads head_dim]
-blocks.0.attention.key_bias           bias
-blocks.0.attention.key_norm.bias      bias
-blocks.0.attention.key_norm.scale     scale
-blocks.0.attention.output             residual decayed [heads head_dim -> embed]
-blocks.0.attention.output_bias        bias
-blocks.0.attention.query              projection decayed [embed -> heads head_dim]
-blocks.0.attention.query_bias         bias
-blocks.0.attention.query_norm.bias    bias
-blocks.0.attention.query_norm.scale   scale
-blocks.0.attention.sink               sink
-blocks.0.attention.value              value decayed [embed -> kv_heads head_dim]
-blocks.0.attention.value_bias         bias
-blocks.0.residual.attention_gain               gain
-blocks.0.residual.attention_norm.bias          bias
-blocks.0.residual.attention_norm.scale         scale
-blocks.0.residual.attention_output_norm.bias   bias
-blocks.0.residual.attention_output_norm.scale  scale
+blocks.0.mixer.gate               projection decayed [embed -> heads]
+blocks.0.mixer.key                projection decayed [embed -> kv_heads head_dim]
+blocks.0.mixer.key_bias           bias
+blocks.0.mixer.key_norm.bias      bias
+blocks.0.mixer.key_norm.scale     scale
+blocks.0.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.0.mixer.output_bias        bias
+blocks.0.mixer.query              projection decayed [embed -> heads head_dim]
+blocks.0.mixer.query_bias         bias
+blocks.0.mixer.query_norm.bias    bias
+blocks.0.mixer.query_norm.scale   scale
+blocks.0.mixer.sink               sink
+blocks.0.mixer.value              value decayed [embed -> kv_heads head_dim]
+blocks.0.mixer.value_bias         bias
+blocks.0.residual.mixer_gain               gain
+blocks.0.residual.mixer_norm.bias          bias
+blocks.0.residual.mixer_norm.scale         scale
+blocks.0.residual.mixer_output_norm.bias   bias
+blocks.0.residual.mixer_output_norm.scale  scale
 blocks.0.ffn.down                     residual decayed [ffn -> embed]
 blocks.0.ffn.down_bias                bias
 blocks.0.ffn.up                       value decayed [embed -> ffn]
@@ -185,85 +183,85 @@ position.table                        position decayed
 """
 
 MIXERS = """
-blocks.0.attention.key_up             projection decayed [rank -> heads head_dim]
-blocks.0.attention.kv_down            projection decayed [embed -> rank]
-blocks.0.attention.kv_norm.scale      scale
-blocks.0.attention.output             residual decayed [heads head_dim -> embed]
-blocks.0.attention.query              projection decayed [rank -> heads head_dim]
-blocks.0.attention.query_down         projection decayed [embed -> rank]
-blocks.0.attention.query_norm.scale   scale
-blocks.0.attention.rotary_key         projection decayed [embed -> head_dim]
-blocks.0.attention.value_up           value decayed [rank -> heads head_dim]
-blocks.1.attention.key_up             projection decayed [rank -> heads head_dim]
-blocks.1.attention.kv_down            projection decayed [embed -> rank]
-blocks.1.attention.kv_norm.scale      scale
-blocks.1.attention.output             residual decayed [heads head_dim -> embed]
-blocks.1.attention.query              projection decayed [embed -> heads head_dim]
-blocks.1.attention.rotary_key         projection decayed [embed -> head_dim]
-blocks.1.attention.value_up           value decayed [rank -> heads head_dim]
-blocks.2.attention.key                projection decayed [embed -> heads head_dim]
-blocks.2.attention.output             residual decayed [heads head_dim -> embed]
-blocks.2.attention.query              projection decayed [embed -> heads head_dim]
-blocks.2.attention.value              projection decayed [embed -> heads head_dim]
-blocks.3.attention.decay              projection decayed [embed -> heads]
-blocks.3.attention.decay_bias         decay_bias used
-blocks.3.attention.decay_rate         decay_rate used
-blocks.3.attention.gate               projection decayed [embed -> heads head_dim]
-blocks.3.attention.key                projection decayed [embed -> heads head_dim]
-blocks.3.attention.key_filter         filter decayed
-blocks.3.attention.output             residual decayed [heads head_dim -> embed]
-blocks.3.attention.output_norm.scale  scale
-blocks.3.attention.query              projection decayed [embed -> heads head_dim]
-blocks.3.attention.query_filter       filter decayed
-blocks.3.attention.strength           projection decayed [embed -> heads]
-blocks.3.attention.value              projection decayed [embed -> heads head_dim]
-blocks.3.attention.value_filter       filter decayed
-blocks.4.attention.bias               bias
-blocks.4.attention.forget_bias        bias
-blocks.4.attention.input              projection decayed [embed -> None heads head_dim]
-blocks.4.attention.output             residual decayed [heads head_dim -> embed]
-blocks.4.attention.recurrent          recurrent decayed [head_dim -> None None]
-blocks.5.attention.bias               bias
-blocks.5.attention.input              projection decayed [embed -> None heads head_dim]
-blocks.5.attention.output             residual decayed [heads head_dim -> embed]
-blocks.5.attention.recurrent          recurrent decayed [head_dim -> None None]
-blocks.5.attention.reset_bias         bias
-blocks.6.attention.decay_bias         decay_bias used
-blocks.6.attention.decay_rate         decay_rate used
-blocks.6.attention.gate               projection decayed [embed -> heads head_dim]
-blocks.6.attention.key                projection decayed [embed -> None head_dim]
-blocks.6.attention.key_bias           bias
-blocks.6.attention.key_filter         filter decayed
-blocks.6.attention.output             residual decayed [heads head_dim -> embed]
-blocks.6.attention.output_norm.scale  scale
-blocks.6.attention.query              projection decayed [embed -> None head_dim]
-blocks.6.attention.query_bias         bias
-blocks.6.attention.query_filter       filter decayed
-blocks.6.attention.skip               skip
-blocks.6.attention.step               projection decayed [embed -> heads]
-blocks.6.attention.value              projection decayed [embed -> heads head_dim]
-blocks.6.attention.value_bias         bias
-blocks.6.attention.value_filter       filter decayed
+blocks.0.mixer.key_up             projection decayed [rank -> heads head_dim]
+blocks.0.mixer.kv_down            projection decayed [embed -> rank]
+blocks.0.mixer.kv_norm.scale      scale
+blocks.0.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.0.mixer.query              projection decayed [rank -> heads head_dim]
+blocks.0.mixer.query_down         projection decayed [embed -> rank]
+blocks.0.mixer.query_norm.scale   scale
+blocks.0.mixer.rotary_key         projection decayed [embed -> head_dim]
+blocks.0.mixer.value_up           value decayed [rank -> heads head_dim]
+blocks.1.mixer.key_up             projection decayed [rank -> heads head_dim]
+blocks.1.mixer.kv_down            projection decayed [embed -> rank]
+blocks.1.mixer.kv_norm.scale      scale
+blocks.1.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.1.mixer.query              projection decayed [embed -> heads head_dim]
+blocks.1.mixer.rotary_key         projection decayed [embed -> head_dim]
+blocks.1.mixer.value_up           value decayed [rank -> heads head_dim]
+blocks.2.mixer.key                projection decayed [embed -> heads head_dim]
+blocks.2.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.2.mixer.query              projection decayed [embed -> heads head_dim]
+blocks.2.mixer.value              projection decayed [embed -> heads head_dim]
+blocks.3.mixer.decay              projection decayed [embed -> heads]
+blocks.3.mixer.decay_bias         decay_bias used
+blocks.3.mixer.decay_rate         decay_rate used
+blocks.3.mixer.gate               projection decayed [embed -> heads head_dim]
+blocks.3.mixer.key                projection decayed [embed -> heads head_dim]
+blocks.3.mixer.key_filter         filter decayed
+blocks.3.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.3.mixer.output_norm.scale  scale
+blocks.3.mixer.query              projection decayed [embed -> heads head_dim]
+blocks.3.mixer.query_filter       filter decayed
+blocks.3.mixer.strength           projection decayed [embed -> heads]
+blocks.3.mixer.value              projection decayed [embed -> heads head_dim]
+blocks.3.mixer.value_filter       filter decayed
+blocks.4.mixer.bias               bias
+blocks.4.mixer.forget_bias        bias
+blocks.4.mixer.input              projection decayed [embed -> None heads head_dim]
+blocks.4.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.4.mixer.recurrent          recurrent decayed [head_dim -> None None]
+blocks.5.mixer.bias               bias
+blocks.5.mixer.input              projection decayed [embed -> None heads head_dim]
+blocks.5.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.5.mixer.recurrent          recurrent decayed [head_dim -> None None]
+blocks.5.mixer.reset_bias         bias
+blocks.6.mixer.decay_bias         decay_bias used
+blocks.6.mixer.decay_rate         decay_rate used
+blocks.6.mixer.gate               projection decayed [embed -> heads head_dim]
+blocks.6.mixer.key                projection decayed [embed -> None head_dim]
+blocks.6.mixer.key_bias           bias
+blocks.6.mixer.key_filter         filter decayed
+blocks.6.mixer.output             residual decayed [heads head_dim -> embed]
+blocks.6.mixer.output_norm.scale  scale
+blocks.6.mixer.query              projection decayed [embed -> None head_dim]
+blocks.6.mixer.query_bias         bias
+blocks.6.mixer.query_filter       filter decayed
+blocks.6.mixer.skip               skip
+blocks.6.mixer.step               projection decayed [embed -> heads]
+blocks.6.mixer.value              projection decayed [embed -> heads head_dim]
+blocks.6.mixer.value_bias         bias
+blocks.6.mixer.value_filter       filter decayed
 """
 
 BETWEEN_LAYERS = """
-blocks.attention.key                        projection decayed [embed -> kv_heads head_dim]
-blocks.attention.output                     residual decayed [heads head_dim -> embed]
-blocks.attention.position_bias              bias
-blocks.attention.query                      projection decayed [embed -> heads head_dim]
-blocks.attention.value                      value decayed [embed -> kv_heads head_dim]
-blocks.attention.value_residual.weights     mixing
+blocks.mixer.key                        projection decayed [embed -> kv_heads head_dim]
+blocks.mixer.output                     residual decayed [heads head_dim -> embed]
+blocks.mixer.position_bias              bias
+blocks.mixer.query                      projection decayed [embed -> heads head_dim]
+blocks.mixer.value                      value decayed [embed -> kv_heads head_dim]
+blocks.mixer.value_residual.weights     mixing
 blocks.ffn.down                             residual decayed [ffn -> embed]
 blocks.ffn.up                               value decayed [embed -> ffn]
-blocks.residual.attention_follow            follower decayed
-blocks.residual.attention_follow_norm.scale scale
-blocks.residual.attention_gain              gain
-blocks.residual.attention_mix_scale         follower decayed
-blocks.residual.attention_norm.scale        scale
-blocks.residual.attention_pass              mixing
-blocks.residual.attention_read              mixing
-blocks.residual.attention_write             mixing
-blocks.residual.attention_write_scale       follower decayed
+blocks.residual.mixer_follow            follower decayed
+blocks.residual.mixer_follow_norm.scale scale
+blocks.residual.mixer_gain              gain
+blocks.residual.mixer_mix_scale         follower decayed
+blocks.residual.mixer_norm.scale        scale
+blocks.residual.mixer_pass              mixing
+blocks.residual.mixer_read              mixing
+blocks.residual.mixer_write             mixing
+blocks.residual.mixer_write_scale       follower decayed
 blocks.residual.ffn_follow                  follower decayed
 blocks.residual.ffn_follow_norm.scale       scale
 blocks.residual.ffn_gain                    gain
@@ -278,11 +276,11 @@ final_norm.scale                            scale
 """
 
 EXPERTS = """
-blocks.attention.key           projection decayed [embed -> kv_heads head_dim]
-blocks.attention.output        residual decayed [heads head_dim -> embed]
-blocks.attention.query         projection decayed [embed -> heads head_dim]
-blocks.attention.value         value decayed [embed -> kv_heads head_dim]
-blocks.residual.attention_norm.scale    scale
+blocks.mixer.key           projection decayed [embed -> kv_heads head_dim]
+blocks.mixer.output        residual decayed [heads head_dim -> embed]
+blocks.mixer.query         projection decayed [embed -> heads head_dim]
+blocks.mixer.value         value decayed [embed -> kv_heads head_dim]
+blocks.residual.mixer_norm.scale    scale
 blocks.ffn.down                residual decayed [ffn -> embed]
 blocks.ffn.down_bias           bias
 blocks.ffn.gate                projection decayed [embed -> ffn]
@@ -321,15 +319,15 @@ def test_attention_norms_and_tables():
     for number, gate in ((1, "[embed -> heads head_dim]"), (2, "[embed -> heads head_dim]")):
         inside = {n.removeprefix(f"blocks.{number}."): words for n, words in found.items() if f"s.{number}." in n}
         other = {n.removeprefix("blocks.0."): words for n, words in found.items() if n.startswith("blocks.0.")}
-        other["attention.gate"] = f"projection decayed {gate}"
+        other["mixer.gate"] = f"projection decayed {gate}"
         assert inside.items() <= other.items()
 
 
 def test_every_mixer():
     config = mixers()
     check(config)
-    assert {name: words for name, words in treatment(config).items() if ".attention." in name} == table(MIXERS)
-    met = {type(layer.attention) for c in (config, attention()) for layer in c.layers}
+    assert {name: words for name, words in treatment(config).items() if ".mixer." in name} == table(MIXERS)
+    met = {type(layer.mixer) for c in (config, attention()) for layer in c.layers}
     assert met == set(alternatives(Mixer)), "a mixer has no layer here"
 
 
@@ -365,5 +363,5 @@ def test_every_role_has_a_parameter_here():
 
 
 def test_every_way_to_norm_queries_and_keys_is_here():
-    norms = {layer.attention.qk_norm.over for layer in attention().layers}
+    norms = {layer.mixer.qk_norm.over for layer in attention().layers}
     assert norms == set(typing.get_args(fields_of(QKNorm)["over"]))

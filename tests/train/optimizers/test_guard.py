@@ -76,13 +76,13 @@ def step(experiment):
 
 
 def poisoned(batch):
-    return batch | {"loss_mask": np.full_like(batch["loss_mask"], np.nan)}
+    return batch | {"weights": np.full_like(batch["weights"], np.nan)}
 
 
 def wild(batch):
     """A batch whose mean loss is a difference of huge sums, so that its gradient is huge but finite."""
-    signs = np.where(np.arange(batch["loss_mask"].size) % 2, 3000.0, -2999.0).reshape(batch["loss_mask"].shape)
-    return batch | {"loss_mask": signs.astype(np.float32)}
+    signs = np.where(np.arange(batch["weights"].size) % 2, 3000.0, -2999.0).reshape(batch["weights"].shape)
+    return batch | {"weights": signs.astype(np.float32)}
 
 
 def leaves(*trees):

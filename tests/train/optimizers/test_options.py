@@ -31,20 +31,20 @@ from train.optimizers.options import (
 SHAPES = {
     "embedding.table": (7, 4),
     "blocks.ffn.up": (2, 4, 6),
-    "blocks.attention.output": (2, 3, 2, 4),
-    "blocks.attention.query_bias": (2, 3, 2),
+    "blocks.mixer.output": (2, 3, 2, 4),
+    "blocks.mixer.query_bias": (2, 3, 2),
     "final_norm.scale": (4,),
 }
 SPECS = {
     "embedding.table": Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), start=None),
     "blocks.ffn.up": Spec(role="value", axes=("layer", "embed", "ffn"), inputs=(1,), outputs=(2,), start=None),
-    "blocks.attention.output": Spec(
+    "blocks.mixer.output": Spec(
         role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), start=None
     ),
-    "blocks.attention.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), start=None),
+    "blocks.mixer.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), start=None),
     "final_norm.scale": Spec(role="scale", axes=("embed",), start=None),
 }
-DECAYED = {"embedding.table", "blocks.ffn.up", "blocks.attention.output"}
+DECAYED = {"embedding.table", "blocks.ffn.up", "blocks.mixer.output"}
 RATES = (0.1, 0.05, 0.2, 0.02)
 RANDOM = np.random.default_rng(0)
 START = {name: RANDOM.normal(size=shape) for name, shape in SHAPES.items()}
@@ -176,7 +176,7 @@ def orthogonalised(x):
 
 
 def test_muon():
-    as_matrix = {"blocks.ffn.up": (4, 6), "blocks.attention.output": (6, 4)}
+    as_matrix = {"blocks.ffn.up": (4, 6), "blocks.mixer.output": (6, 4)}
 
     def muon(name, g, memory, t, p):
         if name not in as_matrix:
@@ -201,7 +201,7 @@ def test_muon_updates_are_orthogonal_layer_by_layer():
         assert singular.max() < 1.3
     # The same matrix in both layers gets the same update: layers are not mixed.
     twice = {name: np.stack([g[0], g[0]]) if name.startswith("blocks") else g for name, g in GRADS[0].items()}
-    both = flat(run(Muon(), start, [twice] * len(RATES))[0])["blocks.attention.output"]
+    both = flat(run(Muon(), start, [twice] * len(RATES))[0])["blocks.mixer.output"]
     np.testing.assert_allclose(both[0], both[1], rtol=1e-5)
 
 

@@ -104,7 +104,7 @@ STREAM, HEADS, TOKENS = sizes_of(B // 4, T, D), sizes_of(B // 4, T, N, H), sizes
 
 def small(**changes):
     """Two layers, written out so that each collective stands in the program as often as it runs."""
-    options = {"attention": GroupedQuery(num_heads=N), "ffn": Gated(width=F), "scan_layers": False}
+    options = {"mixer": GroupedQuery(num_heads=N), "ffn": Gated(width=F), "scan_layers": False}
     return ModelConfig(vocab_size=V, context_length=T, num_layers=LAYERS, width=D, **(options | changes))
 
 

@@ -19,7 +19,7 @@ def test_local_rows_of_one_process_are_all():
 def test_rows_lie_where_the_mesh_says():
     rows = rows_of(Mesh(data=2, fsdp=2, tensor=2))
     batch = {"tokens": np.arange(32, dtype=np.int32).reshape(8, 4), "segment_ids": np.ones((8, 4), np.int32)}
-    placed = feed.place(batch, rows, 8, isolated=True)
+    placed = feed.to_devices(batch, rows, 8, isolated=True)
     np.testing.assert_array_equal(placed["tokens"], batch["tokens"])
     shards = {s.device.id: np.asarray(s.data) for s in placed["tokens"].addressable_shards}
     assert {x.shape for x in shards.values()} == {(2, 4)}  # four ways, and twice over tensor
@@ -27,9 +27,9 @@ def test_rows_lie_where_the_mesh_says():
 
 
 def test_what_tells_documents_apart_is_left_out_where_they_see_each_other():
-    batch = dict.fromkeys(("tokens", "targets", "loss_mask", "segment_ids", "positions"), np.zeros((8, 4), np.int32))
-    assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=False)) == {"tokens", "targets", "loss_mask"}
-    assert set(feed.place(batch, rows_of(Mesh()), 8, isolated=True)) == set(batch)
+    batch = dict.fromkeys(("tokens", "targets", "weights", "segment_ids", "positions"), np.zeros((8, 4), np.int32))
+    assert set(feed.to_devices(batch, rows_of(Mesh()), 8, isolated=False)) == {"tokens", "targets", "weights"}
+    assert set(feed.to_devices(batch, rows_of(Mesh()), 8, isolated=True)) == set(batch)
 
 
 def test_a_batch_that_the_mesh_does_not_divide_is_refused():

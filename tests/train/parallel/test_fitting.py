@@ -66,7 +66,7 @@ def bytes_held(model, fitted):
 
 def test_what_eight_ways_do_not_divide_is_split_the_most_ways_that_do(tiny_experiment):
     model = tiny_experiment(
-        model__width=60, model__attention="GroupedQuery(num_heads=3, num_kv_heads=3, head_dim=20)"
+        model__width=60, model__mixer="GroupedQuery(num_heads=3, num_kv_heads=3, head_dim=20)"
     ).model
     fitted = fsdp(model, Sharding())
     assert shape(fitted) == (2, 4, 1)
@@ -98,6 +98,6 @@ def test_a_mesh_that_is_asked_for_keeps_whole_what_tensor_does_not_divide(model)
 def test_a_mesh_that_cannot_be_is_refused(model, tiny_experiment):
     with pytest.raises(UserError, match="does not multiply to the 8 devices"):
         asked_for(model, Mesh(fsdp=3), Sharding())
-    narrow = tiny_experiment(model__width=60, model__attention="GroupedQuery(num_heads=3, head_dim=20)").model
+    narrow = tiny_experiment(model__width=60, model__mixer="GroupedQuery(num_heads=3, head_dim=20)").model
     with pytest.raises(UserError, match="embed axis of 60 cannot be split 8 ways"):
         asked_for(narrow, Mesh(fsdp=8), Sharding())

@@ -37,7 +37,7 @@ MESHES = {
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
     return tiny_experiment(
-        model__vocab_size=64, model__attention__num_kv_heads=4, schedule__peak=3e-3, training__clip_norm=0.5
+        model__vocab_size=64, model__mixer__num_kv_heads=4, schedule__peak=3e-3, training__clip_norm=0.5
     )
 
 
@@ -52,7 +52,7 @@ def train(experiment, mesh, start, batches):
     step, losses = compile_train_step(experiment, mesh), []
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     for batch in batches:
-        state, metrics = step(state, feed.place(batch, rows, experiment.data.batch_size, isolated=True))
+        state, metrics = step(state, feed.to_devices(batch, rows, experiment.data.batch_size, isolated=True))
         losses.append(float(metrics["loss"]))
     return losses, {name: np.asarray(x) for name, x in flat(state.all_params).items()}
 
@@ -87,7 +87,7 @@ def numbered_batch(experiment, n):
     return {
         "tokens": draw.integers(0, 64, shape, np.int32),
         "targets": draw.integers(0, 64, shape, np.int32),
-        "loss_mask": draw.integers(0, 2, shape).astype(np.float32),
+        "weights": draw.integers(0, 2, shape).astype(np.float32),
         "segment_ids": np.sort(draw.integers(1, 3, shape, np.int32), axis=1),
         "positions": np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
     }
@@ -146,8 +146,8 @@ def test_sharded_recurrences_equal_those_of_one_device(experiment):
         "model.initialization=Normal(std=0.2)",
         "optimizer.epsilon=1e-4",  # else Adam blows rounding up where a gradient is nearly 0
         "model.position=NoPositions",
-        "model.attention=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)",
-        "model.exceptions=(Except(layers='1', attention=LSTM(num_heads=2)),)",
+        "model.mixer=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)",
+        "model.exceptions=(Except(layers='1', mixer=LSTM(num_heads=2)),)",
     ]
     experiment = functools.reduce(override, changes, experiment)
     start, batches, expected_losses, expected = on_one_device(experiment)
@@ -172,8 +172,8 @@ def test_parameters_and_moments_start_in_their_shards(sharded_start):
     state = sharded_start
     shards = {name: {s.data.shape for s in x.addressable_shards} for name, x in flat(state.params).items()}
     assert shards["embedding.table"] == {(64 // 2, 32 // 2)}  # vocab over tensor, embed over fsdp
-    assert shards["blocks.attention.query"] == {(2, 32 // 2, 4 // 2, 8)}
-    assert shards["blocks.attention.output"] == {(2, 4 // 2, 8, 32 // 2)}
+    assert shards["blocks.mixer.query"] == {(2, 32 // 2, 4 // 2, 8)}
+    assert shards["blocks.mixer.output"] == {(2, 4 // 2, 8, 32 // 2)}
     assert shards["blocks.ffn.down"] == {(2, 64 // 2, 32 // 2)}
     assert shards["final_norm.scale"] == {(32 // 2,)}
     moments = {name: x for name, x in flat(state.opt_state).items() if name.endswith("nu.blocks.ffn.down")}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.layout import Split
+from model.layout import AxisSharding
 from model.options.assignments import override
 from model.options.tree import check
 from model.transformer import abstract_params, init, logical_axes
@@ -24,7 +24,7 @@ from train.state import Recipe, state_shardings
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    return tiny_experiment(model__vocab_size=64, model__attention__num_kv_heads=4)
+    return tiny_experiment(model__vocab_size=64, model__mixer__num_kv_heads=4)
 
 
 def test_experts_lie_on_the_axis_that_the_table_names(experiment):
@@ -160,13 +160,16 @@ def test_how_an_array_is_split_is_as_it_is_laid_out():
         parameters=ParameterAxes(embed=("fsdp", "tensor")), activations=ActivationAxes(sequence=("tensor",))
     )
     layout = layout_of(make_mesh(Mesh(data=2, fsdp=2, tensor=2)), table)
-    rows, tensor = Split(("data", "fsdp"), 4), Split(("tensor",), 2)
-    assert layout.splits((8, 6, 10), ("batch", "sequence", "vocab")) == (rows, tensor, Split())
-    assert layout.splits((8, 6, 10), ("batch", "key_sequence", "vocab")) == (rows, Split(), tensor)
-    assert layout.splits((6, 7), ("batch", "sequence")) == (Split(), Split())
-    assert layout.splits((8, 6), (tensor, "sequence")) == (tensor, Split())
-    assert layout.parameter_splits((8, 6), ("embed", "vocab")) == (Split(("fsdp", "tensor"), 4), Split())
-    assert layout.parameter_splits((6, 8), ("vocab", "embed")) == (tensor, Split(("fsdp",), 2))
+    rows, tensor = AxisSharding(("data", "fsdp"), 4), AxisSharding(("tensor",), 2)
+    assert layout.axis_shardings((8, 6, 10), ("batch", "sequence", "vocab")) == (rows, tensor, AxisSharding())
+    assert layout.axis_shardings((8, 6, 10), ("batch", "key_sequence", "vocab")) == (rows, AxisSharding(), tensor)
+    assert layout.axis_shardings((6, 7), ("batch", "sequence")) == (AxisSharding(), AxisSharding())
+    assert layout.axis_shardings((8, 6), (tensor, "sequence")) == (tensor, AxisSharding())
+    assert layout.parameter_axis_shardings((8, 6), ("embed", "vocab")) == (
+        AxisSharding(("fsdp", "tensor"), 4),
+        AxisSharding(),
+    )
+    assert layout.parameter_axis_shardings((6, 8), ("vocab", "embed")) == (tensor, AxisSharding(("fsdp",), 2))
     doubled = layout.map(lambda part: 2 * part, ((tensor, None),), (tensor, None))
     np.testing.assert_array_equal(jax.jit(doubled)(jnp.ones((2, 3))), np.full((2, 3), 2))
 

@@ -24,7 +24,7 @@ MODEL = ModelConfig(
     context_length=T,
     num_layers=6,
     width=32,
-    attention=GroupedQuery(num_heads=4),
+    mixer=GroupedQuery(num_heads=4),
     ffn=Gated(width=48),
 )
 TOKENS = np.random.default_rng(0).integers(0, V, (B, T)).astype(np.int32)
@@ -39,8 +39,8 @@ def silenced(x, where):
     return x * (where.positions_BT % 2)[:, :, None, None].astype(x.dtype)
 
 
-EDIT = {Tap("ffn_output", (1,)): replaced, Tap("attention_heads", (2, 3)): silenced}
-KEEP = (Tap("block_output", (2, 5)), Tap("attention_heads", (0, 4)))
+EDIT = {Tap("ffn_output", (1,)): replaced, Tap("mixer_heads", (2, 3)): silenced}
+KEEP = (Tap("block_output", (2, 5)), Tap("mixer_heads", (0, 4)))
 
 
 @functools.cache
@@ -82,10 +82,10 @@ def test_edits_and_chosen_taps_are_those_of_one_device(scan):
 def test_each_device_keeps_its_own_part_of_chosen_taps(scan):
     compiled, _ = program(scan, all_taps)
     _, (_, kept) = compiled.output_shardings
-    shapes = {"block_output": (2, B, T, 32), "attention_heads": (2, B, T, 4, 8)}
+    shapes = {"block_output": (2, B, T, 32), "mixer_heads": (2, B, T, 4, 8)}
     assert {name: kept[name].shard_shape(shape) for name, shape in shapes.items()} == {
         "block_output": (2, B // 4, T, 32),
-        "attention_heads": (2, B // 4, T, 2, 8),
+        "mixer_heads": (2, B // 4, T, 2, 8),
     }
 
 

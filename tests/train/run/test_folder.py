@@ -137,6 +137,6 @@ def test_a_folder_of_something_else_is_left_as_it_is(tiny_experiment, tmp_path):
         with pytest.raises(UserError, match=message):
             load(tmp_path)
         with pytest.raises(UserError, match=message):
-            train(tiny_experiment(training__start_from=str(tmp_path)), tmp_path.with_name("other"))
+            train(tiny_experiment(training__init_from=str(tmp_path)), tmp_path.with_name("other"))
         assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("config.json", content)]
     assert [path.name for path in tmp_path.with_name("other").iterdir()] == [".lock"]

@@ -7,13 +7,13 @@ from train.run.parameter_table import bytes_per_device, describe, table
 
 
 def test_a_row_has_the_role_and_axes_without_a_name(tiny_experiment):
-    experiment = tiny_experiment(model__attention="LSTM(num_heads=2)", model__position="NoPositions()")
+    experiment = tiny_experiment(model__mixer="LSTM(num_heads=2)", model__position="NoPositions()")
     rows = {row.name: row for row in table(experiment)}
-    assert rows["blocks.attention.recurrent"].role == "recurrent"
-    assert rows["blocks.attention.recurrent"].axes == ("layer", "heads", "head_dim", None, None)
+    assert rows["blocks.mixer.recurrent"].role == "recurrent"
+    assert rows["blocks.mixer.recurrent"].axes == ("layer", "heads", "head_dim", None, None)
     assert rows["final_norm.scale"].role == "scale"
     text = describe(experiment, make_mesh(Mesh(), jax.devices()[:1]))
-    line = next(line for line in text.splitlines() if line.startswith("blocks.attention.recurrent"))
+    line = next(line for line in text.splitlines() if line.startswith("blocks.mixer.recurrent"))
     assert line.split()[1:8] == ["recurrent", "2x2x16x4x16", "layer", "heads", "head_dim", "-", "-"]
 
 

@@ -10,14 +10,14 @@ from model.parameters.precision import Precision
 from train.parallel.mesh import Mesh
 from train.run import pretrained
 from train.run.loaded import load_params
-from train.run.pretrained import starting_params
+from train.run.pretrained import initial_params
 from train.state import Recipe, init_sharded, state_shardings
 
 
 @pytest.fixture
 def experiment(tiny_experiment, tiny_run):
     """One that goes on from the tiny run, whose parameters eight devices hold whole, split over them."""
-    return tiny_experiment(training__start_from=str(tiny_run), mesh=Mesh(fsdp=8))
+    return tiny_experiment(training__init_from=str(tiny_run), mesh=Mesh(fsdp=8))
 
 
 @pytest.mark.parametrize("stored_as", ["float32", "bfloat16"])
@@ -26,7 +26,7 @@ def test_they_are_read_into_the_places_of_the_new_run(experiment, tiny_run, tmp_
     experiment = dataclasses.replace(experiment, model=model)
     read = []
     monkeypatch.setattr(pretrained, "load_params", lambda *a, **k: read.append(load_params(*a, **k)) or read[-1])
-    params = starting_params(experiment, tmp_path)
+    params = initial_params(experiment, tmp_path)
     for found in (read[0].params, params):
         for x in jax.tree.leaves(found):
             if x.ndim > 1:
@@ -38,7 +38,7 @@ def test_they_are_read_into_the_places_of_the_new_run(experiment, tiny_run, tmp_
 
 
 def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
-    params = starting_params(experiment, tmp_path)
+    params = initial_params(experiment, tmp_path)
     expected = jax.tree.map(np.asarray, jax.tree.map(lambda x: x + 0, params))
     recipe = Recipe.of(experiment)
     from train.parallel.mesh import make_mesh
@@ -50,4 +50,4 @@ def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
 
 
 def test_none_is_named(tiny_experiment, tmp_path):
-    assert starting_params(tiny_experiment(), tmp_path) is None
+    assert initial_params(tiny_experiment(), tmp_path) is None

@@ -61,17 +61,17 @@ class ConcatenateIndex:
         left = min(self._length, self._total - row * self._length)
         at = (offset + row * self._length) % self._total
         found = []
-        place = int(self._ends.searchsorted(at, side="right"))
+        index = int(self._ends.searchsorted(at, side="right"))
         while left > 0:
-            begin = int(self._ends[place - 1]) if place else 0
-            stop = min(int(self._ends[place]), at + left)
+            begin = int(self._ends[index - 1]) if index else 0
+            stop = min(int(self._ends[index]), at + left)
             # The next document that has pairs: an empty document has none where no token ends documents.
-            after = int(self._ends.searchsorted(self._ends[place], side="right"))
+            after = int(self._ends.searchsorted(self._ends[index], side="right"))
             follows = int(self._order[after]) if after < len(self._order) else -1
             if stop > at:  # an empty document has no pairs where no token ends documents
-                found.append(Piece(int(self._order[place]), at - begin, stop - begin, follows))
+                found.append(Piece(int(self._order[index]), at - begin, stop - begin, follows))
             left -= stop - at
-            at, place = (stop, place + 1) if place + 1 < len(self._order) else (0, 0)
+            at, index = (stop, index + 1) if index + 1 < len(self._order) else (0, 0)
         return found
 
 

@@ -29,10 +29,10 @@ class Batches:
     run that begins at another n, see the same batches. Every array is [rows, T]:
 
         tokens int32    targets int32    positions int32    segment_ids int32 (0 on padding)
-        loss_mask float32 (0 on padding, and where the target belongs to a document that the input may not see)
+        weights float32 (0 on padding, and where the target belongs to a document that the input may not see)
 
-    Documents that see each other share segment 1, and positions run through the row; otherwise segments count from 1
-    and positions restart in each. Only the fields that are asked for are made.
+    Documents that see each other share segment id 1, and positions run through the row; otherwise segment ids count
+    from 1, and positions restart in each. Only the fields that are asked for are made.
     """
 
     def __init__(

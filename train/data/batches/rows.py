@@ -1,4 +1,4 @@
-"""Fills the rows of a batch: the tokens, targets, mask, segments and positions of the pieces of an index."""
+"""Fills the rows of a batch: the tokens, targets, weights, segment ids and positions of the pieces of an index."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Batch = dict[str, np.ndarray]
 FIELDS: dict[str, type] = {
     "tokens": np.int32,
     "targets": np.int32,
-    "loss_mask": np.float32,
+    "weights": np.float32,
     "segment_ids": np.int32,
     "positions": np.int32,
 }
@@ -105,10 +105,10 @@ class PackedSplit:
                 here["tokens"][:] = stream[:-1]
             if "targets" in here:
                 here["targets"][:] = stream[1:]
-            if "loss_mask" in here:
-                here["loss_mask"][:] = 1
+            if "weights" in here:
+                here["weights"][:] = 1
             if self._ends_unknown(piece):
-                for name in here.keys() & {"targets", "loss_mask"}:
+                for name in here.keys() & {"targets", "weights"}:
                     here[name][-1] = 0
             if "segment_ids" in here:
                 here["segment_ids"][:] = 1 if self._joined else k

@@ -174,8 +174,8 @@ class ShardReader:
         shards = np.searchsorted(self._firsts, numbers, side="right") - 1
         try:
             for shard in np.unique(shards).tolist():
-                places = np.asarray(numbers)[shards == shard] - self._firsts[shard]
-                found += self._opened(shard).read(places.tolist())
+                indices = np.asarray(numbers)[shards == shard] - self._firsts[shard]
+                found += self._opened(shard).read(indices.tolist())
         except (RuntimeError, ValueError, IndexError, OSError) as error:
             raise self._why(shard, error) from None
         return found

@@ -224,10 +224,10 @@ def _decode(content: bytes, path: str, offset: int, where: str) -> str:
 
 def refuse_bytes(error: UnicodeDecodeError, path: str, offset: int, where: str = "") -> NoReturn:
     """Raises UserError that names the file and the byte that is not UTF-8; the decoded bytes begin at `offset`."""
-    place = f"{readable(path)}{', ' + where + ',' if where else ''}"
+    named = f"{readable(path)}{', ' + where + ',' if where else ''}"
     found = f"(found 0x{error.object[error.start]:02x}, {error.reason})"
     if looks_binary(error.object[:4096]):
         mend = "it looks like binary data, not text: leave it out with a narrower path such as 'folder/**/*.txt'"
     else:
         mend = "convert it (iconv -f OLD -t UTF-8), or leave it out with a narrower path such as 'folder/**/*.txt'"
-    raise UserError(f"{place} is not UTF-8 at byte {offset + error.start} {found}; {mend}") from None
+    raise UserError(f"{named} is not UTF-8 at byte {offset + error.start} {found}; {mend}") from None

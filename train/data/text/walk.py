@@ -198,39 +198,39 @@ class Walk:
 
 def matches(names: list[str], pattern: list[str]) -> bool:
     """Whether a path matches a pattern, part by part: `**` matches any number of parts, `*` no hidden name."""
-    return len(pattern) in _places(names, pattern)
+    return len(pattern) in _indices(names, pattern)
 
 
 def may_match_below(names: list[str], pattern: list[str]) -> bool:
     """Whether a path inside a folder, given the folder's path, may match a pattern."""
-    return any(place < len(pattern) for place in _places(names, pattern))
+    return any(index < len(pattern) for index in _indices(names, pattern))
 
 
-def _places(names: list[str], pattern: list[str]) -> set[int]:
-    """The positions in a pattern where its next part may follow a path; the pattern's length where the path matches."""
+def _indices(names: list[str], pattern: list[str]) -> set[int]:
+    """The indices in a pattern where its next part may follow a path; the pattern's length where the path matches."""
 
-    def reached(places: set[int]) -> set[int]:
-        for place in sorted(places):
-            while place < len(pattern) and pattern[place] == "**":
-                place += 1
-                places.add(place)
-        return places
+    def reached(indices: set[int]) -> set[int]:
+        for index in sorted(indices):
+            while index < len(pattern) and pattern[index] == "**":
+                index += 1
+                indices.add(index)
+        return indices
 
-    places = reached({0})
+    indices = reached({0})
     for name in names:
         after = set()
-        for place in places:
-            if place == len(pattern):
+        for index in indices:
+            if index == len(pattern):
                 continue
-            part = pattern[place]
+            part = pattern[index]
             if name.startswith(".") and not part.startswith("."):
                 continue
             if part == "**":
-                after.add(place)
+                after.add(index)
             elif fnmatch.fnmatchcase(name, part):
-                after.add(place + 1)
-        places = reached(after)
-    return places
+                after.add(index + 1)
+        indices = reached(after)
+    return indices
 
 
 def may_be_empty(name: str) -> bool:

@@ -49,14 +49,14 @@ def prefix_size(tokenizer: Tokenizer, ids: np.ndarray, count: int) -> PrefixSize
 
 
 def _bytes_of_part(
-    character: str, place: int, count: int, most: int, whole_and_begun: Callable[[int], tuple[int, bool]]
+    character: str, index: int, count: int, most: int, whole_and_begun: Callable[[int], tuple[int, bool]]
 ) -> int:
-    """The bytes of the character at `place` in the text that are in the first `count` tokens, which end inside it."""
+    """The bytes of the character at `index` in the text that are in the first `count` tokens, which end inside it."""
     size = len(character.encode())
     before = after = 1
-    while before < min(size, count) and whole_and_begun(count - before) == (place, True):
+    while before < min(size, count) and whole_and_begun(count - before) == (index, True):
         before += 1
-    while after < min(size, most - count) and whole_and_begun(count + after)[0] <= place:
+    while after < min(size, most - count) and whole_and_begun(count + after)[0] <= index:
         after += 1
     # Every token of the character holds at least one of its bytes; the result is the middle of these bounds.
     least, largest = min(before, size - 1), max(size - after, 1)

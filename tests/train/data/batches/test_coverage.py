@@ -45,7 +45,7 @@ def test_coverage_is_that_of_the_targets(text, tokenizer, joined, tmp_path):
     end = dataset.end_of_document
     for limit in [None, *range(1, EvaluationBatches(dataset, data).num_batches + 1)]:
         evaluation = EvaluationBatches(dataset, data, limit=limit)
-        targets = np.concatenate([b["targets"][b["loss_mask"] > 0] for b in evaluation])
+        targets = np.concatenate([b["targets"][b["weights"] > 0] for b in evaluation])
         tokens = targets if end is None else targets[targets != end]
         size = len(tokens) if isinstance(tokenizer, Bytes) else len(dataset.tokenizer.decode(tokens).encode())
         assert evaluation.coverage == Coverage(len(tokens), len(targets) - len(tokens), size), limit
@@ -62,7 +62,7 @@ def test_a_mark_of_its_own_begins_documents(text, end, tmp_path):
     pairs = []
     for batch in evaluation:
         used = batch["segment_ids"] > 0
-        assert np.array_equal(used, batch["loss_mask"] > 0)
+        assert np.array_equal(used, batch["weights"] > 0)
         pairs += zip(batch["tokens"][used].tolist(), batch["targets"][used].tolist(), strict=True)
     expected = []
     for document in range(split.num_documents):

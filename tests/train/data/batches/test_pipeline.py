@@ -37,7 +37,7 @@ def test_shapes_and_types(dataset, data):
         "targets": ((8, 32), "int32"),
         "segment_ids": ((8, 32), "int32"),
         "positions": ((8, 32), "int32"),
-        "loss_mask": ((8, 32), "float32"),
+        "weights": ((8, 32), "float32"),
     }
 
 
@@ -46,7 +46,7 @@ def test_shapes_and_types(dataset, data):
 def test_targets_are_counted_without_reading_them(dataset, endless, data, packing, joined):
     for of, option in ((dataset, data), endless):
         batches = Batches(of, change(option, packing=packing, cross_document_attention=joined))
-        counts = [int(batches.rows(n)["loss_mask"].sum()) for n in range(200)]
+        counts = [int(batches.rows(n)["weights"].sum()) for n in range(200)]
         assert [batches.num_targets(n) for n in range(200)] == counts
         assert min(counts) < 8 * 32  # some are padded
 
@@ -54,12 +54,12 @@ def test_targets_are_counted_without_reading_them(dataset, endless, data, packin
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("joined", [False, True])
 def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packing, joined):
-    """One epoch, taken apart by segments, is every document between two ends, each pair once."""
+    """One epoch, taken apart by segment ids, is every document between two ends, each pair once."""
     end = dataset.end_of_document
     batches = Batches(dataset, change(data, packing=packing, cross_document_attention=joined))
     pairs = []
     for row in epoch(batches):
-        used = row["loss_mask"] > 0
+        used = row["weights"] > 0
         assert np.array_equal(used, row["segment_ids"] > 0)
         pairs += zip(row["tokens"][used].tolist(), row["targets"][used].tolist(), strict=True)
     expected = []
@@ -78,7 +78,7 @@ def test_without_an_end(endless):
         option = change(data, packing=Concatenate(order="files", shift=False), cross_document_attention=joined)
         rows = list(EvaluationBatches(dataset, option, split="train"))
         tokens, targets, mask = (
-            np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "loss_mask")
+            np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "weights")
         )
         assert tokens[: len(stream)].tolist() == stream.tolist()
         assert (
@@ -199,7 +199,7 @@ def test_evaluation_counts_every_target_once(dataset, data):
     evaluation = EvaluationBatches(dataset, change(data, packing=BestFit()), batch_size=5)
     batches = list(evaluation)
     assert len(batches) == evaluation.num_batches == len(evaluation)
-    targets = np.concatenate([b["targets"][b["loss_mask"] > 0] for b in batches])
+    targets = np.concatenate([b["targets"][b["weights"] > 0] for b in batches])
     expected = [t for tokens in texts_of(dataset, "validation").values() for t in [*tokens, dataset.end_of_document]]
     assert targets.tolist() == expected
     ends = targets.tolist().count(dataset.end_of_document)

@@ -21,13 +21,13 @@ from train.data.tokenizers.interface import BytesTokenizer
 
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_documents_apart(dataset, data, packing):
-    """Segments count from 1, positions restart, an end begins a segment and never stands inside one."""
+    """Segment ids count from 1, positions restart, an end begins a document and never stands inside one."""
     end = dataset.end_of_document
     for row in itertools.islice(epoch(Batches(dataset, change(data, packing=packing))), 60):
         used = int((row["segment_ids"] > 0).sum())
-        segments = row["segment_ids"][:used]
-        starts = np.flatnonzero(np.diff(segments, prepend=0))
-        assert segments[starts].tolist() == list(range(1, len(starts) + 1))
+        segment_ids = row["segment_ids"][:used]
+        starts = np.flatnonzero(np.diff(segment_ids, prepend=0))
+        assert segment_ids[starts].tolist() == list(range(1, len(starts) + 1))
         assert (row["segment_ids"][used:] == 0).all()
         inside = np.ones(used, bool)
         inside[starts] = False
@@ -54,7 +54,7 @@ def test_documents_name_what_is_in_a_batch(dataset, data, corpus):
         row = batch["targets"][s.row, s.column : s.column + s.stop - s.start]
         assert bytes(row.tolist()) == content[s.start : s.stop] == s.text.encode()
         learnt[s.row, s.column : s.column + s.length] += 1
-    assert np.array_equal(learnt, batch["loss_mask"].astype(int))
+    assert np.array_equal(learnt, batch["weights"].astype(int))
 
 
 def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
@@ -72,7 +72,7 @@ def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
     )
     evaluation = EvaluationBatches(open_dataset(prepare(data, tmp_path / "d", workers=1)), data)
     (batch,) = evaluation
-    assert batch["targets"][batch["loss_mask"] > 0].tolist() == [ord(c) for c in "bcd"]
+    assert batch["targets"][batch["weights"] > 0].tolist() == [ord(c) for c in "bcd"]
     assert (evaluation.coverage.tokens, evaluation.coverage.ends) == (3, 0)
 
 
@@ -85,12 +85,12 @@ def test_padding_is_no_target(tmp_path):
     )  # fmt: skip
     batches = Batches(open_dataset(prepare(data, tmp_path / "d")), data)
     assert sum(batches.num_targets(n) for n in range(10)) == 840
-    assert sum(int(batches.rows(n)["loss_mask"].sum()) for n in range(10)) == 840
+    assert sum(int(batches.rows(n)["weights"].sum()) for n in range(10)) == 840
 
 
 def test_only_the_fields_that_are_asked_for_are_made(dataset, data, monkeypatch):
     whole = Batches(dataset, data).rows(3)
-    for fields in (("tokens", "targets", "loss_mask"), ("positions",), ("loss_mask", "segment_ids")):
+    for fields in (("tokens", "targets", "weights"), ("positions",), ("weights", "segment_ids")):
         batches = Batches(dataset, data, fields=fields)
         assert list(batches.rows(3)) == list(fields)
         for name, array in batches.rows(3).items():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from model.config import ModelConfig
 from model.context import Surroundings
 from model.interfaces import AttentionOption
-from model.kernels.visibility import Coordinates, Visibility, causal, documents
+from model.kernels.visibility import Coordinates, Visibility, causal, renumbered
 from model.layers import Layer
 from model.positions.absolute import Position
 from model.positions.rotary import RotaryTable, rotary_table
@@ -17,7 +17,7 @@ from model.positions.scaling import document_lengths
 
 
 @dataclasses.dataclass(frozen=True)
-class Places:
+class TokenPositions:
     """The arguments of `model.transformer.stream` that say where tokens stand.
 
     Attributes:
@@ -34,7 +34,7 @@ class Places:
     cached: bool
 
     def indices(self) -> jax.Array:
-        """The place of each token in its row, or, with a cache, in all that was read of it."""
+        """The index of each token in its row, or, with a cache, in all that was read of it."""
         index_BT = jnp.arange(self.shape[1], dtype=jnp.int32)[None]
         if not self.cached:
             return index_BT
@@ -51,7 +51,7 @@ class Places:
         # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
         # earlier in the row.
         in_order = self.positions_BT is None or self.segment_ids_BT is not None
-        tokens = Coordinates(self.shape[1], position=self.positions_BT, document=self.segment_ids_BT)
+        tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
         return causal(tokens, in_order=in_order)
 
     def of_layers(self, config: ModelConfig) -> dict[Layer, Surroundings]:
@@ -63,11 +63,11 @@ class Places:
 
         given = {}
         for layer in config.layers:
-            if isinstance(layer.attention, AttentionOption):
-                given[layer] = Surroundings(rotary=rotary(layer.position, layer.attention.rotary_width(config.width)))
+            if isinstance(layer.mixer, AttentionOption):
+                given[layer] = Surroundings(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
                 continue
             real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
-            given[layer] = Surroundings(document_BT=documents(self.segment_ids_BT), real_BT=real_BT)
+            given[layer] = Surroundings(segment_ids_BT=renumbered(self.segment_ids_BT), real_BT=real_BT)
         return given
 
     def _lengths(self) -> jax.Array:

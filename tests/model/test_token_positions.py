@@ -24,8 +24,8 @@ def test_a_document_is_turned_by_its_own_length(small, drawn, run, tokens, scali
     lengths = np.array([4, 7], np.int32)
     padded = np.where(np.arange(12) < lengths[:, None], tokens[:1], 0).astype(np.int32)
     by_length = run(config, params, padded, lengths_B=lengths)[0]
-    segments = (np.arange(12) < lengths[:, None]).astype(np.int32)
-    by_document = run(config, params, padded, segment_ids_BT=segments)[0]
+    segment_ids = (np.arange(12) < lengths[:, None]).astype(np.int32)
+    by_document = run(config, params, padded, segment_ids_BT=segment_ids)[0]
     packed = np.concatenate([tokens[:1, :7], tokens[:1, :4], [[0]]], axis=1).astype(np.int32)
     segment_ids, positions = (np.array([row], np.int32) for row in ([1] * 7 + [2] * 4 + [0], [*range(7), *range(4), 0]))
     close = {"rtol": 1e-4, "atol": 2e-5}
