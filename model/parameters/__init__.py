@@ -5,6 +5,7 @@ maker.py        makes parameters by rules of initial values, and records their s
 precision.py    number formats
 gradients.py    uses of a parameter in a wider format than activations
 projections.py  products of activations with matrices
+cpu_matmul.py   shapes of products that are fast on a CPU
 """
 
 from model.exports import exports
