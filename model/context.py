@@ -115,8 +115,8 @@ class Context(Surroundings):
         self._keep(name, make)
 
     def _offer(self, name: str, editable: bool) -> None:
-        assert name in TAPS, f"model/taps/values.py lists no tap {name!r}"
-        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps/values.py"
+        assert name in TAPS, f"model/taps/meanings.py lists no tap {name!r}"
+        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps/meanings.py"
         self.offered.setdefault(name, {}).update(
             dict.fromkeys((None,) if self.numbers is None else self.numbers, editable)
         )

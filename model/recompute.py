@@ -19,7 +19,7 @@ class SaveOnly:
     """Layers keep their inputs and some taps for the backward pass, which computes all else again.
 
     Attributes:
-      taps: their names; those of model/taps/values.py that a layer has and that it computes with.
+      taps: their names; those of model/taps/meanings.py that a layer has and that it computes with.
     """
 
     taps: tuple[str, ...]
