@@ -10,7 +10,7 @@ from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
 from model.norms import RMSNorm
-from model.parameters import FanIn
+from model.parameters.maker import FanIn
 from model.positions.rotary import Rotary
 from model.vocabulary.embedding import Tied
 from train.data.config import Concatenate, Data, SentencePiece, WholeFiles

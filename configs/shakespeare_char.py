@@ -14,7 +14,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.feedforward.mlp import MLP
 from model.norms import LayerNorm
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.absolute import Learned
 from model.vocabulary.embedding import Tied
 from train.data.config import Characters, Concatenate, Data, Tail

@@ -16,8 +16,8 @@ from launch import streams
 from launch.quiet_orbax import quiet_orbax
 from launch.signals import EXIT_PREEMPTED, Stopped, ends_politely
 from model.errors import UserError
-from train.run.formatting import visible_lines
-from train.run.paths import expanded
+from train.files.paths import expanded
+from train.terminal.formatting import visible_lines
 
 if TYPE_CHECKING:
     from train.parallel.mesh import Mesh

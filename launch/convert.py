@@ -21,7 +21,7 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
-from train.run.paths import AnyPath, as_path, local_path
+from train.files.paths import AnyPath, as_path, local_path
 
 FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
 TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
 
 def _read(source: AnyPath, run: pathlib.Path) -> int:
-    from model.precision import Dtype
+    from model.parameters.precision import Dtype
     from train.conversion.reading import read_published
     from train.data.tokenizers.interface import load_tokenizer
 

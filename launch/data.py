@@ -12,7 +12,7 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
-from train.run.paths import as_path
+from train.files.paths import as_path
 
 RUN = cli.define_path("run", None, "show: the run folder.")
 STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")

@@ -25,7 +25,7 @@ from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
-from train.run.paths import expanded
+from train.files.paths import expanded
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Result
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
     from train.evaluation.documents import from_files
     from train.evaluation.evaluate import evaluate
     from train.run.loaded import load_run
-    from train.run.progress import Progress
+    from train.terminal.progress import Progress
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
@@ -93,7 +93,7 @@ def main(argv: list[str]) -> int:
 
 def table(result: "Result", text: str) -> str:
     """The result as lines for a person; `text` says what was measured."""
-    from train.run.formatting import visible
+    from train.terminal.formatting import visible
 
     found = result.as_json()
     lines = [f"{visible(str(result.run))}, step {result.step}, on {visible(text)}", ""]
@@ -114,7 +114,7 @@ def table(result: "Result", text: str) -> str:
 
 
 def _shown(value: float | None, otherwise: str) -> str:
-    from train.run.formatting import number
+    from train.terminal.formatting import number
 
     return otherwise if value is None else number(value)
 

@@ -114,7 +114,7 @@ def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[Gen
 def _sampling() -> "Sampling":
     """The sampling that the flags ask for. Raises UserError that names them."""
     from model.inference.sampling import Sampling
-    from model.options import find_problems
+    from model.options.tree import find_problems
 
     sampling = Sampling(
         max_tokens=MAX_TOKENS.value,
@@ -133,9 +133,9 @@ def _sampling() -> "Sampling":
 
 def _prompts() -> "list[Prompt]":
     """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
+    from train.files.paths import as_path
+    from train.files.remote import fetched
     from train.generation.prompts import Prompt, from_flags, read_prompts
-    from train.run.paths import as_path
-    from train.run.remote import fetched
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")

@@ -37,10 +37,10 @@ def main(argv: list[str]) -> int:
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}")
     cli.prepare_jax()
-    from train.experiment import from_file
+    from train.config_file import from_file
+    from train.files.paths import local_path
     from train.loop import train
     from train.report import summary, write_report
-    from train.run.paths import local_path
 
     run = local_path(RUN.value, "a run folder that is trained")
     experiment = from_file(CONFIG.value, SET.value)
@@ -62,8 +62,8 @@ def _compare(run: pathlib.Path) -> None:
     from train.evaluation.documents import split_text
     from train.evaluation.evaluate import MEASURES, evaluate
     from train.evaluation.parsing import parse_share
+    from train.files.files import read_json, replace_file, write_json
     from train.generation.samples import draw_samples
-    from train.run.files import read_json, replace_file, write_json
     from train.run.loaded import load_run
 
     loaded = load_run(run)

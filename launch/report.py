@@ -9,7 +9,7 @@ writes the loss curves as a picture.
 
 from launch import cli
 from model.errors import UserError
-from train.run.paths import local_path
+from train.files.paths import local_path
 
 RUN = cli.define_path("run", None, "The run folder.")
 CURVE = cli.define_path("curve", None, "A file for the loss curves as a picture; its name ends in .png.")

@@ -15,9 +15,10 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
-from model.options import check, parse_value
+from model.options.assignments import parse_value
+from model.options.tree import check
 from train.data import config
-from train.run.paths import as_path
+from train.files.paths import as_path
 
 INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")

@@ -40,17 +40,17 @@ def main(argv: list[str]) -> int:
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     cli.prepare_jax()
-    from train import experiment as experiments
+    from train.config_file import from_file
 
     mesh = cli.given_mesh(MESH)
     changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
-    experiment = experiments.from_file(CONFIG.value, changes)
+    experiment = from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
         return _print_config(experiment)
+    from train.files.paths import path_of
+    from train.files.spool import spool_folder
     from train.loop import train
     from train.report import summary
-    from train.run.paths import path_of
-    from train.run.spool import spool_folder
 
     named = path_of(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
     with StopRequest() as stop:
@@ -67,7 +67,7 @@ def main(argv: list[str]) -> int:
 def _print_config(experiment: object) -> int:
     import json
 
-    from model.options import to_json
+    from model.options.json import to_json
     from train.experiment import Experiment
     from train.parallel.mesh import make_mesh
     from train.run import parameter_table as parameters

@@ -9,7 +9,7 @@ from flax import nnx
 from model.config import ModelConfig
 from model.context import Context
 from model.layers import Layer
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.residual.scheme import Around
 
 # The axes of the residual stream. Sublayers may have positions laid out in another way: the two constraints around each

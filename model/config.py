@@ -8,16 +8,17 @@ from typing import Any
 from model.dropout import Dropout
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
-from model.field_marks import HOW, TRAINING, marked
 from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
 from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
-from model.options import differences, to_json
-from model.parameters import FanIn, Normal
+from model.options.difference import differences
+from model.options.field_marks import HOW, TRAINING, marked
+from model.options.json import to_json
+from model.parameters.maker import FanIn, Normal
+from model.parameters.precision import Precision
 from model.positions.absolute import NoPositions, Position
 from model.positions.rotary import Rotary
-from model.precision import Precision
 from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied

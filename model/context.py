@@ -1,7 +1,7 @@
 """What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
 
 Losses and measurements are of the tokens that `weights_BT` weighs; a pass that counts none has neither. Taps are those
-of model/taps.py.
+of model/taps/values.py.
 """
 
 import dataclasses
@@ -15,10 +15,11 @@ from jax.ad_checkpoint import checkpoint_name
 from model.dropout import drop
 from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
-from model.taps import NO_TAPS, TAPS, Offered, Taps, Where, edited
+from model.taps.meanings import TAPS
+from model.taps.values import NO_TAPS, Offered, Taps, Where, edited
 
 if TYPE_CHECKING:  # attention imports this
-    from model.attention.visibility import Visibility
+    from model.kernels.visibility import Visibility
 
 
 class Handed(NamedTuple):
@@ -114,8 +115,8 @@ class Context(Surroundings):
         self._keep(name, make)
 
     def _offer(self, name: str, editable: bool) -> None:
-        assert name in TAPS, f"model/taps.py lists no tap {name!r}"
-        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps.py"
+        assert name in TAPS, f"model/taps/meanings.py lists no tap {name!r}"
+        assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps/meanings.py"
         self.offered.setdefault(name, {}).update(
             dict.fromkeys((None,) if self.numbers is None else self.numbers, editable)
         )

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.positions.absolute import LayerPosition, Position
 
 if TYPE_CHECKING:  # attention imports this

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.gradients import narrowed
-from model.parameters import ParameterMaker
+from model.parameters.gradients import narrowed
+from model.parameters.maker import ParameterMaker
 from model.recompute import recomputed
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import jax
 
-from model.options import nearest
-from model.taps import EARLIER, TAPS
+from model.options.words import nearest
+from model.taps.meanings import EARLIER, TAPS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class SaveOnly:
     """Layers keep their inputs and some taps for the backward pass, which computes all else again.
 
     Attributes:
-      taps: their names; those of model/taps.py that a layer has and that it computes with.
+      taps: their names; those of model/taps/meanings.py that a layer has and that it computes with.
     """
 
     taps: tuple[str, ...]

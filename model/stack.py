@@ -18,12 +18,12 @@ from model.block import Block
 from model.config import ModelConfig
 from model.context import Context, Handed
 from model.interfaces import HandedOn
-from model.kept import Kept
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
-from model.parameters import ParameterMaker, specs_of, stacked
-from model.precision import for_compute
+from model.parameters.maker import ParameterMaker, specs_of, stacked
+from model.parameters.precision import for_compute
 from model.recompute import rematerialized
+from model.taps.kept import Kept
 
 # The cache of every layer that has one, by its number.
 LayerCaches = dict[str, MixerCache]

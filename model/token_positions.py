@@ -6,10 +6,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from model.attention.visibility import Coordinates, Visibility, causal, renumbered
 from model.config import ModelConfig
 from model.context import Surroundings
 from model.interfaces import AttentionOption
+from model.kernels.visibility import Coordinates, Visibility, causal, renumbered
 from model.layers import Layer
 from model.positions.absolute import Position
 from model.positions.rotary import RotaryTable, rotary_table

@@ -22,14 +22,14 @@ from model.context import Context
 from model.errors import UserError
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.options import check
+from model.options.tree import check
 from model.output import Output, WholeOutput
-from model.parameters import ParameterMaker, specs_of
+from model.parameters.maker import ParameterMaker, specs_of
+from model.parameters.precision import for_compute
 from model.positions.absolute import PositionEmbedding
-from model.precision import for_compute
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
-from model.taps import Tap, Taps, Where, refuse_idle, resolved
+from model.taps.values import Tap, Taps, Where, refuse_idle, resolved
 from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
@@ -148,7 +148,7 @@ def stream(
       targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
       layout: how activations lie on devices; see model/layout.py.
       taps: names of intermediates to return, layers in front, such as "attention_weights" (L, B, N, T, S); or `Taps`,
-        which choose layers and edit (model/taps.py).
+        which choose layers and edit (model/taps/values.py).
 
     Raises:
       UserError: for options that clash, a sequence longer than the context, or taps that are not there.

@@ -70,7 +70,8 @@ def tiny_experiment(tiny_text):
     from model.attention.grouped_query import GroupedQuery
     from model.config import ModelConfig
     from model.feedforward.mlp import Gated
-    from model.options import check, override
+    from model.options.assignments import override
+    from model.options.tree import check
     from train.data.config import Bytes, Data, Tail
     from train.experiment import Checkpoints, Evaluation, Experiment, Logging, Samples, Training
     from train.optimizers.options import AdamW
@@ -117,7 +118,7 @@ def tiny_experiment(tiny_text):
 
 
 CONFIG = """import json
-from model.options import from_json
+from model.options.json import from_json
 from train.experiment import Experiment
 
 experiment = from_json(Experiment, json.loads({text!r}))
@@ -127,7 +128,7 @@ experiment = from_json(Experiment, json.loads({text!r}))
 @pytest.fixture(scope="session")
 def write_config():
     """A function that writes an experiment as a config file: write_config(experiment, path)."""
-    from model.options import to_json
+    from model.options.json import to_json
 
     def write(experiment, path):
         path.write_text(CONFIG.format(text=json.dumps(to_json(experiment))), encoding="utf-8")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from train.experiment import from_file
+from train.config_file import from_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STOREYS = ("model", "train", "configs", "launch")  # each may import itself and those before it
@@ -21,6 +21,29 @@ def own_modules(folder):
 
 
 MODULES = [path for name in STOREYS for path in own_modules(name)]
+TESTS = own_modules("tests")
+# Modules without a test file of their own, and why.
+UNTESTED = {
+    "model/errors.py": "an exception without behaviour; tests/launch/test_bad_input.py sees what a command makes of it",
+    "model/mixers.py": "a union; tests/model/test_interfaces.py asks each of its classes",
+    "model/output.py": "two dataclasses without behaviour, the results of model/transformer.py",
+}
+LONGEST = 400  # lines of a file
+MOST_FILES, MOST_TESTS = 17, 20  # in a folder; tests of a folder include those about all of it, and their helpers
+# A room is a folder. The files of these folders are rooms of their own, and so is every __init__.py, a front door.
+HALLS = ("model", "train", "train.data")
+# Modules of a room that stand above or below the rest of it, and why.
+APART = {
+    "model.attention.patterns": "options that import nothing; kernels read them too",
+    "model.families.sizes": "sizes of all families by name, read by the families",
+    "model.feedforward.loads": "reads the layers of a whole model, of which feed-forwards are parts",
+    "model.taps.kept": "runs groups of layers, which are made of mixers, which offer taps",
+    "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
+    "train.evaluation.named": "an option of Experiment, and the datasets that it names",
+    "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
+}
+# The rooms of train/data: each may import itself and those before it.
+DATA = ("text", "tokenizers", "shards", "batches", "prepare")
 CONFIGS = [path for path in own_modules("configs") if path.name != "__init__.py"]
 DESIGNED = {"model", "train", "configs", "launch", "tests"}
 
@@ -48,11 +71,108 @@ def test_imports_run_one_way(path):
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
 
 
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def imports_of(path):
+    """The modules and packages that a module imports when it is imported itself, those for type checkers left out."""
+    known = {name_of(other) for other in MODULES}
+
+    def at_top(statements):
+        for node in statements:
+            if isinstance(node, ast.ImportFrom):
+                for alias in node.names:
+                    inside = f"{node.module}.{alias.name}"
+                    is_module = inside in known or f"{inside}.__init__" in known
+                    yield inside if is_module else node.module
+            elif isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+                yield from at_top([*node.body, *node.orelse])
+            elif isinstance(node, ast.Try | ast.With):
+                yield from at_top(node.body)
+
+    for name in at_top(ast.parse(path.read_text(encoding="utf-8")).body):
+        if name.split(".")[0] in STOREYS:
+            yield f"{name}.__init__" if f"{name}.__init__" in known else name
+
+
+def room_of(name):
+    folder = name.rpartition(".")[0]
+    alone = name in APART or folder in HALLS or name.endswith(".__init__")
+    return name if alone else folder
+
+
+def circle_in(graph):
+    """The nodes of a graph that no order of imports can serve; none if there is no circle."""
+    left = {node: set(targets) for node, targets in graph.items()}
+    while free := [node for node, targets in left.items() if not targets & left.keys()]:
+        for node in free:
+            del left[node]
+    return left
+
+
+def graph_of(paths, label):
+    graph = {}
+    for path in paths:
+        own = label(name_of(path))
+        graph.setdefault(own, set()).update(set(map(label, imports_of(path))) - {own})
+    return graph
+
+
+def test_no_circle_of_imports_between_rooms_nor_between_files():
+    assert circle_in(graph_of(MODULES, room_of)) == {}
+    assert circle_in(graph_of(MODULES, str)) == {}
+    for name in APART:  # without one of them there is a circle, or it need not be named
+        assert circle_in(
+            graph_of(MODULES, lambda other, name=name: name.rpartition(".")[0] if other == name else room_of(other))
+        )
+
+
+def test_circles_are_found():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == {}
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}).keys() == {"a", "b", "c"}
+    assert "model.context" in imports_of(ROOT / "model" / "block.py")
+    assert not any(name.startswith("model.attention") for name in imports_of(ROOT / "model" / "context.py"))
+
+
+@pytest.mark.parametrize("room", DATA)
+def test_rooms_of_data_import_those_before_them(room):
+    above = DATA[DATA.index(room) + 1 :]
+    for path in own_modules(f"train/data/{room}"):
+        for name in imports_of(path):
+            assert not name.startswith(tuple(f"train.data.{other}." for other in above)), f"{relative(path)}: {name}"
+
+
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_a_file_is_one_mechanism_and_says_which(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 400
+    assert len(text.splitlines()) <= LONGEST
     assert ast.get_docstring(ast.parse(text)), "no docstring says what it is for"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=relative)
+def test_a_file_of_tests_is_short(path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+
+
+def test_every_module_has_its_test_file():
+    """In the same folder of tests/; the families are compared with recorded models in tests/model/families."""
+    modules = [path for path in MODULES if path.name != "__init__.py" and path.parent.name != "each"]
+    modules = {relative(path): path for path in modules if path.relative_to(ROOT).parts[0] != "configs"}
+    tested = {name for name, path in modules.items() if (ROOT / "tests" / name).with_name(f"test_{path.name}") in TESTS}
+    assert {name for name in modules if name not in tested} == set(UNTESTED)
+
+
+def test_no_folder_holds_too_many_files():
+    """Apart from the published families, one file each."""
+    counts = {}
+    for path in MODULES + TESTS:
+        if path.name != "__init__.py" and path.parent.name != "each":
+            counts[relative(path.parent)] = counts.get(relative(path.parent), 0) + 1
+    most = {folder: MOST_TESTS if folder.startswith("tests") else MOST_FILES for folder in counts}
+    assert {folder: count for folder, count in counts.items() if count > most[folder]} == {}
 
 
 def test_the_model_reads_as_one_page():

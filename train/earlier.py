@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from model.taps import EARLIER
+from model.taps.meanings import EARLIER
 
 CHECKPOINT_FORMAT = 3
 # Earlier fields of options, and their paths now.

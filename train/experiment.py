@@ -1,42 +1,29 @@
-"""One experiment: model, data, optimizer, mesh and run, as one tree of options; resolved, saved, loaded."""
+"""One experiment: model, data, optimizer, mesh and run, as one tree of options; saved in a run folder, and loaded."""
 
 import dataclasses
 import pathlib
-import re
-import runpy
-import sys
-import sysconfig
-import traceback
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.field_marks import HOW, marked, without
-from model.options import (
-    alternatives,
-    check,
-    differences,
-    fields_of,
-    find_problems,
-    from_json,
-    nearest,
-    override,
-    to_json,
-)
+from model.options.difference import differences
+from model.options.field_marks import HOW, marked, without
+from model.options.json import from_json, to_json
+from model.options.tree import check, find_problems
 from model.transformer import specs
 from train.data.config import Data, SentencePiece
-from train.earlier import MOVED, current_config
+from train.earlier import current_config
 from train.evaluation.named import NamedEvaluation, problems_of_names
+from train.files.files import read_json, write_json
+from train.files.paths import IS_PATH, AnyPath, written_out
+from train.files.remote import read_errors
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, frozen_in
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.table import Sharding
-from train.run.files import read_json, write_json
-from train.run.paths import IS_PATH, AnyPath, written_out
-from train.run.remote import read_errors
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 from train.statistics import Statistics
 
@@ -235,102 +222,6 @@ class Experiment:
         yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
         known = frozen_in(known, frozen)
         yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
-
-
-def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment that a config file defines, with `--set` overrides applied in order, checked.
-
-    A config file is Python and assigns `experiment = Experiment(...)`. Raises UserError for a missing file, a file that
-    defines none, and every problem of the options.
-    """
-    if not pathlib.Path(path).is_file():
-        known = [str(p) for p in sorted(pathlib.Path(path).parent.glob("*.py")) if p.name != "__init__.py"]
-        raise UserError(f"no config file at {path}; {nearest(path, known)}")
-    if pathlib.Path(path).suffix != ".py":
-        raise UserError(f"--config={path}: a config is a Python file, such as configs/quickstart.py")
-    try:
-        experiment = runpy.run_path(path).get("experiment")
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    except KeyboardInterrupt:
-        raise
-    except SystemExit as error:
-        raise UserError(
-            f"{_position(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
-        ) from error
-    except BaseException as error:  # whatever a slip in somebody's Python raises
-        raise UserError(f"{_position(error, path)}: {_said(error)}{_hint(error)}") from error
-    if not isinstance(experiment, Experiment):
-        raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
-    for assignment in overrides:
-        experiment = _overridden(experiment, assignment)
-    experiment = written_out(experiment)
-    check(experiment)
-    resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
-    return resolved
-
-
-def _overridden(experiment: Experiment, assignment: str) -> Experiment:
-    """`override`, which also names the new name of a field that was called something else."""
-    try:
-        return override(experiment, assignment)
-    except UserError as error:
-        found = re.search(r": (\w+) has no field '(\w+)'", str(error))
-        earlier = f"{found[1]}.{found[2]}" if found else ""
-        if earlier not in MOVED:
-            raise
-        raise UserError(f"--set {assignment}: {earlier} is {MOVED[earlier]} now") from None
-
-
-def _position(error: BaseException, path: str) -> str:
-    """The file and line at which a config file went wrong."""
-    if isinstance(error, SyntaxError) and error.filename and error.lineno:
-        return f"{error.filename}, line {error.lineno}"
-    called = traceback.extract_tb(error.__traceback__)[1:]  # from here on: the first frame is that of `from_file`
-    not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
-    frames = [f for f in called if not f.filename.startswith(not_ours)]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
-
-
-def _said(error: BaseException) -> str:
-    """The class and the message of an exception, which may have none, or fail to give it."""
-    # The message is the last line of a SyntaxError, behind its place, and the first of any other, before its notes.
-    lines = traceback.format_exception_only(error)
-    return lines[-1 if isinstance(error, SyntaxError) else 0].strip().removeprefix(f"{type(error).__module__}.")
-
-
-def _hint(error: BaseException) -> str:
-    """For an argument that an option does not have: the name that may have been meant. For an import: what hides it."""
-    if isinstance(error, ImportError):
-        return _hidden(error.name or "")
-    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
-    if not found or (cls := _every_option(Experiment).get(found[1])) is None:
-        return ""
-    now = MOVED.get(f"{found[1]}.{found[2]}")
-    return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
-
-
-def _hidden(module: str) -> str:
-    """The end of a message that names what hides Cairn's package of a module; empty where nothing does."""
-    name = module.partition(".")[0]
-    own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
-    paths = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
-    if not paths or not own.is_dir() or own in (path := pathlib.Path(paths[0]).absolute(), path.parent):
-        return ""
-    return f"; {paths[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
-
-
-def _every_option(cls: type) -> dict[str, type]:
-    """The class and all option classes that its fields admit, by name."""
-    known, waiting = {}, [cls]
-    while waiting:
-        option = waiting.pop()
-        if option.__name__ not in known:
-            known[option.__name__] = option
-            for annotation in fields_of(option).values():
-                inside = [item for a in alternatives(annotation) for item in (a, *typing.get_args(a))]
-                waiting += [item for item in inside if dataclasses.is_dataclass(item) and isinstance(item, type)]
-    return known
 
 
 def save(experiment: Experiment, run: pathlib.Path) -> None:

@@ -18,6 +18,9 @@ from train.data.prepare.progress import TerminalReporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.evaluation.named import prepare_texts, refuse_missing
 from train.experiment import Experiment
+from train.files.files import write_json
+from train.files.paths import AnyPath, absolute, written_out
+from train.files.spool import spooled
 from train.generation.texts import check_prompts
 from train.hooks.evaluations import evaluations
 from train.hooks.interface import HookMaker, Moment, Say, Session
@@ -36,14 +39,11 @@ from train.run import parameter_table as parameters
 from train.run.checks import check_mesh, check_vocabulary, is_finished
 from train.run.clock import Clock
 from train.run.environment import record_session
-from train.run.files import write_json
 from train.run.metrics import MetricsWriter, read_metrics
-from train.run.paths import AnyPath, absolute, written_out
 from train.run.pretrained import check_init_from, initial_params
-from train.run.progress import Progress
-from train.run.spool import spooled
 from train.state import Recipe, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
+from train.terminal.progress import Progress
 
 _HOLD_OUT = (
     "prepare the text with data.validation=WholeFiles(), Tail(fraction=0.1) where it is one file, or "
@@ -72,7 +72,7 @@ def train(
 
     Args:
       experiment: the resolved, checked experiment.
-      run: its folder, made if need be; one in a store is written here and uploaded (train/run/spool.py).
+      run: its folder, made if need be; one in a store is written here and uploaded (train/files/spool.py).
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
       stop: may request the end, as `launch.signals.StopRequest` does at a signal; None for no such requests.

@@ -10,7 +10,7 @@ import optax
 from flax import struct
 
 from model.config import ModelConfig
-from model.specs import is_frozen, is_trained, merge, partition
+from model.parameters.specs import is_frozen, is_trained, merge, partition
 from model.transformer import Params, abstract_params, init, logical_axes
 from model.transformer import specs as specs_of_model
 from train.experiment import Experiment
@@ -44,7 +44,7 @@ class Recipe:
 
     @functools.cached_property
     def specs(self) -> Any:
-        """The specs of all parameters (model/specs.py), with the frozen ones marked."""
+        """The specs of all parameters (model/parameters/specs.py), with the frozen ones marked."""
         return frozen_in(specs_of_model(self.model), self.frozen)
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layers import grouped
-from model.specs import Spec
+from model.parameters.specs import Spec
 
 STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
 QUANTITIES = ("parameters", "gradients", "updates")

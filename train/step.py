@@ -10,7 +10,7 @@ import optax
 
 from model.feedforward.loads import move_load_biases, utilisation
 from model.layout import Layout
-from model.specs import named
+from model.parameters.specs import named
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.interface import Batch, Sums

@@ -1,4 +1,4 @@
-"""Attention: heads, latent attention, which keys a query sees and how it scores them, the cache."""
+"""Attention: heads, latent attention, patterns of keys that a query sees, the cache."""
 
 from model.exports import exports
 

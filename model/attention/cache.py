@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from model.attention.visibility import Coordinates
+from model.kernels.visibility import Coordinates
 from model.layout import Layout
 
 # The position of a slot that holds nothing, for the moment of a call: after every query, so that none sees it.

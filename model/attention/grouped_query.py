@@ -16,18 +16,18 @@ from model import kernels
 from model.attention.cache import Contiguous, Ring, Slots, empty
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
-from model.attention.scoring import Scoring
 from model.attention.value_residual import ValueResidual
-from model.attention.visibility import Visibility
 from model.context import Context
-from model.gradients import rounded
 from model.interfaces import AttentionOption, HandedOn
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Visibility
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
-from model.parameters import ParameterMaker
+from model.parameters.gradients import rounded
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.query_scale import LogTemperature
 from model.positions.rotary import rotate
-from model.projections import project
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -17,17 +17,17 @@ from flax import nnx
 from model import kernels
 from model.attention.cache import Contiguous, Ring, Slots, empty
 from model.attention.patterns import Everything, Pattern
-from model.attention.scoring import Scoring
-from model.attention.visibility import Visibility
 from model.context import Context
-from model.gradients import weigh
 from model.interfaces import AttentionOption
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Visibility
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters import ParameterMaker
+from model.parameters.gradients import weigh
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.rotary import rotate
-from model.projections import project
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

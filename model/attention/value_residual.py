@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.gradients import narrowed
-from model.parameters import ParameterMaker
+from model.parameters.gradients import narrowed
+from model.parameters.maker import ParameterMaker
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ from model.families.each import (
     starcoder2,
 )
 from model.families.family import Family
-from model.options import nearest
+from model.options.words import nearest
 
 FAMILIES: tuple[Family, ...] = (
     bloom.FAMILY,

@@ -8,7 +8,7 @@ from model.config import MOST_LAYERS, ModelConfig, differences_of_models
 from model.errors import UserError
 from model.families.published import Published
 from model.families.weights import Tensor, Weight, tensors
-from model.options import check
+from model.options.tree import check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

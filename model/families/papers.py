@@ -22,7 +22,7 @@ from model.dropout import Dropout
 from model.feedforward.mlp import MLP
 from model.layers import Except
 from model.norms import LayerNorm
-from model.parameters import FanIn
+from model.parameters.maker import FanIn
 from model.positions.absolute import Learned, Sinusoidal
 from model.residual import Multipliers, PostNorm
 

@@ -10,7 +10,7 @@ from typing import Any
 from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward.mlp import Activation
-from model.options import nearest
+from model.options.words import nearest
 
 REQUIRED: Any = object()
 

@@ -11,7 +11,7 @@ from typing import Any
 from model.config import ModelConfig
 from model.errors import UserError
 from model.families import config_of, papers
-from model.options import nearest
+from model.options.words import nearest
 
 Values = dict[str, Any]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 import jax
 import jax.numpy as jnp
 
-from model.gradients import lookup, narrowed, weigh, weigh_groups
 from model.layout import Layout
+from model.parameters.gradients import lookup, narrowed, weigh, weigh_groups
 
 # product(x, w, b): rows of x times their experts' weights w (E, inputs, outputs), plus biases b (E, outputs) or None.
 Product = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]

@@ -20,8 +20,8 @@ from model.feedforward.dispatch import Capacity, Dropless, Product, dropless, in
 from model.feedforward.mlp import MLP, FeedForward, Gated, mixed
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
-from model.parameters import ParameterMaker
-from model.projections import project
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,8 @@ from flax import nnx
 
 from model.context import Context
 from model.interfaces import FeedForwardOption
-from model.parameters import ParameterMaker
-from model.projections import project
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.recompute import recomputed
 
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "identity", "mish", "relu", "relu2", "sigmoid", "silu", "tanh"]

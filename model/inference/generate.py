@@ -22,8 +22,8 @@ from model.errors import UserError
 from model.inference import cpu
 from model.inference.sampling import Rules, Sampling, choose
 from model.layout import ONE_DEVICE, Layout
-from model.options import check
-from model.precision import for_inference
+from model.options.tree import check
+from model.parameters.precision import for_inference
 from model.stack import LayerCaches, empty_caches
 from model.transformer import Params, logits, specs, stream
 

@@ -3,7 +3,7 @@
 A kernel is a file beside this one (the protocol is in request.py). To add a kernel, put it into KERNELS before slower
 kernels. A kernel must do everything that a request asks for, or its `supports` says why it does not take the request.
 
-cpu_matmul.py has no attention: it has matrix products in the shapes that are fast on a CPU.
+visibility.py and scoring.py are the values of a request: which keys a query sees, and how it scores them.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 
-from model.attention.scoring import Bias, Scoring
-from model.attention.visibility import Visibility
 from model.errors import UserError
 from model.kernels.blocks import Blocks
 from model.kernels.plain import Plain, attention_weights
 from model.kernels.request import Kernel, Request
+from model.kernels.scoring import Bias, Scoring
 from model.kernels.tiles import Tiles
+from model.kernels.visibility import Visibility
 
 __all__ = ["KERNELS", "Choice", "attend", "attention_weights", "choose", "new_request"]
 

@@ -12,11 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.attention.scoring import Bias, Scoring
-from model.attention.visibility import Visibility
 from model.dropout import drop
 from model.kernels import cpu
 from model.kernels.request import Request
+from model.kernels.scoring import Bias, Scoring
+from model.kernels.visibility import Visibility
 
 # Where there is no file of numbers for the platform: the queries of a block, the most blocks that are written out, and
 # the most scores of a block for each row and head. A compiler may hold the scores of several blocks at once, so these

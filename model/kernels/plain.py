@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from model.attention.scoring import Bias, Scoring
-from model.attention.visibility import Visibility
 from model.dropout import drop
 from model.kernels.request import Request
+from model.kernels.scoring import Bias, Scoring
+from model.kernels.visibility import Visibility
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import jax
 
-from model.attention.scoring import Bias, Scoring
-from model.attention.visibility import Visibility
+from model.kernels.scoring import Bias, Scoring
+from model.kernels.visibility import Visibility
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

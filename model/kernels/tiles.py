@@ -13,11 +13,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from model.attention.scoring import Bias, Scoring
-from model.attention.visibility import Visibility
 from model.dropout import drop
 from model.kernels.blocks import sink_gradient
 from model.kernels.request import Request
+from model.kernels.scoring import Bias, Scoring
+from model.kernels.visibility import Visibility
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from model.positions.bias import InScores
 
 if TYPE_CHECKING:  # attention imports positions
-    from model.attention.visibility import Coordinates
+    from model.kernels.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Positions that act on scores: the protocol between a position option and the attention of its layers.
 
 An option that adds a bias to scores makes its table of trained numbers, if it has one, and turns the table into a
-`model.attention.scoring.Bias`, which kernels ask for the biases of a block. All other options inherit from `InScores`
+`model.kernels.scoring.Bias`, which kernels ask for the biases of a block. All other options inherit from `InScores`
 that they add nothing.
 """
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import jax
 from flax import nnx
 
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.positions.option import PositionOption
 
 if TYPE_CHECKING:  # attention imports positions
-    from model.attention.scoring import Bias
+    from model.kernels.scoring import Bias
 
 
 class InScores(PositionOption):

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx, struct
 
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.positions.bias import InScores
 
 if TYPE_CHECKING:  # attention imports positions
-    from model.attention.visibility import Coordinates
+    from model.kernels.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from model.context import Context
-from model.gradients import narrowed
+from model.parameters.gradients import narrowed
 
 
 def convolve(

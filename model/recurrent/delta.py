@@ -24,9 +24,9 @@ from model.attention.heads import divisors
 from model.context import Context
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
-from model.projections import project
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import (
     Decays,

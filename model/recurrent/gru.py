@@ -19,10 +19,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.gradients import narrowed, weigh
-from model.parameters import ParameterMaker
+from model.parameters.gradients import narrowed, weigh
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
-from model.projections import project
 from model.recurrent.memory import Recurrent, State, run_units, zeros
 
 

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.attention.visibility import Coordinates, causal
 from model.context import Context
-from model.parameters import ParameterMaker
+from model.kernels.visibility import Coordinates, causal
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
-from model.projections import project
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
 
 EPSILON = 1e-6  # added to the sum of weights, as in the paper's code

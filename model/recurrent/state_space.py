@@ -25,11 +25,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters import ParameterMaker
+from model.parameters.gradients import narrowed
+from model.parameters.maker import ParameterMaker
+from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, Position
-from model.projections import project
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
 

@@ -28,9 +28,9 @@ import jax
 import jax.numpy as jnp
 
 from model.context import Context
-from model.gradients import narrowed, weigh
 from model.norms import Norm
-from model.parameters import ParameterMaker
+from model.parameters.gradients import narrowed, weigh
+from model.parameters.maker import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer
 
 AXES = ("batch", "sequence", None, "embed")

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 
 from model.context import Context
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
 
 

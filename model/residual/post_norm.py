@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from model.context import Context
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
 
 

@@ -8,7 +8,7 @@ import dataclasses
 import jax
 
 from model.context import Context
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
 
 

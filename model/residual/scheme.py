@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.gradients import narrowed
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters import ParameterMaker
+from model.parameters.gradients import narrowed
+from model.parameters.maker import ParameterMaker
 
 Sublayer = Literal["mixer", "ffn"]
 

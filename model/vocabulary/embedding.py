@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.gradients import lookup
 from model.layout import Layout
 from model.norms import Norm
-from model.parameters import ParameterMaker
+from model.parameters.gradients import lookup
+from model.parameters.maker import ParameterMaker
 from model.residual import Multipliers
 from model.vocabulary.unembedding import Finish, Unembedding
 

@@ -13,9 +13,9 @@ from model.config import ModelConfig
 from model.context import Context
 from model.errors import UserError
 from model.norms import Norm
-from model.parameters import ParameterMaker, specs_of, stacked
-from model.precision import for_compute
-from model.projections import project
+from model.parameters.maker import ParameterMaker, specs_of, stacked
+from model.parameters.precision import for_compute
+from model.parameters.projections import project
 from model.recompute import rematerialized
 from model.stack import Collected, is_scanned, repeat
 from model.vocabulary.cross_entropy import total_nll

@@ -8,9 +8,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from model.gradients import rounded
 from model.layout import Layout
-from model.projections import matmul
+from model.parameters.gradients import rounded
+from model.parameters.projections import matmul
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.attention.patterns import SlidingWindow
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, causal
 from model.kernels import KERNELS as OURS
 from model.kernels import attend, choose, new_request
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, causal
 from model.positions.alibi import LinearBias, slopes
 from tests.benchmarks.command import run
 from train.run.environment import peak_flops

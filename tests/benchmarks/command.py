@@ -30,7 +30,7 @@ def fail(message: str) -> None:
 
 def path(text: str) -> pathlib.Path:
     """A path that was typed; `~` at its beginning is written out."""
-    from train.run.paths import expanded
+    from train.files.paths import expanded
 
     return pathlib.Path(expanded(text))
 

@@ -24,7 +24,7 @@ from model.config import ModelConfig
 from model.cost import count_parameters
 from model.transformer import forward, init
 from tests.benchmarks.command import ROOT, path, run
-from train.experiment import from_file
+from train.config_file import from_file
 from train.loop import train
 from train.run.loaded import load_run
 from train.run.metrics import read_metrics

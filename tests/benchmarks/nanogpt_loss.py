@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     flags = parser.parse_args()
     from launch.cli import prepare_jax
-    from train.experiment import from_file
+    from train.config_file import from_file
     from train.loop import train
     from train.run.metrics import read_metrics
 

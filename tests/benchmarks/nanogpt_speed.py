@@ -51,7 +51,7 @@ class Ours:
         from launch.cli import prepare_jax
 
         prepare_jax()
-        from train import experiment as experiments
+        from train.config_file import from_file
         from train.data.batches.pipeline import Batches
         from train.data.prepare.prepare import prepare
         from train.data.shards.dataset import open_dataset
@@ -65,9 +65,7 @@ class Ours:
         alphabet = (string.ascii_letters + string.digits + " \n.")[:65]
         text.write_text("".join(random.Random(0).choices(alphabet, k=1_100_000)))
         config, changes = SIZES[size]
-        experiment = experiments.from_file(
-            str(ROOT / "configs" / f"{config}.py"), [f"data.path={text}", *changes, *overrides]
-        )
+        experiment = from_file(str(ROOT / "configs" / f"{config}.py"), [f"data.path={text}", *changes, *overrides])
         mesh = make_mesh(experiment.mesh)
         rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         recipe = Recipe.of(experiment)

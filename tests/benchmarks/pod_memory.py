@@ -97,8 +97,9 @@ def main() -> None:
     from jax.experimental import topologies
 
     from model.families.sizes import published
-    from model.options import check, override
-    from model.precision import Precision
+    from model.options.assignments import override
+    from model.options.tree import check
+    from model.parameters.precision import Precision
     from train.data import Bytes, Data
     from train.experiment import Experiment, Training
     from train.optimizers.options import AdamW

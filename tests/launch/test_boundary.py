@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 from launch import streams
 from model.errors import UserError
 from model.inference.sampling import Sampling
-from model.options import check, fields_of, find_problems, from_json, override, to_json, walk
+from model.options.annotations import fields_of
+from model.options.assignments import override
+from model.options.json import from_json, to_json
+from model.options.tree import check, find_problems, walk
 from train.data.config import Bytes
 from train.data.shards.dataset import open_dataset
 from train.data.tokenizers.interface import BytesTokenizer, load_tokenizer
@@ -22,7 +25,7 @@ from train.generation.prompts import read_prompts
 from train.generation.texts import check_prompts
 from train.report import summary
 from train.run.environment import read_sessions
-from train.run.formatting import visible
+from train.terminal.formatting import visible
 
 fuzzed = hypothesis.settings(
     max_examples=25,

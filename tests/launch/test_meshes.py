@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from model.options import to_json
+from model.options.json import to_json
 from train import experiment as experiments
 from train.parallel.mesh import Mesh
 

@@ -35,7 +35,7 @@ import logging, pathlib, signal, sys, warnings
 hook, filters = sys.unraisablehook, list(warnings.filters)
 from tests import conftest
 from train.checkpoints.store import CheckpointStore
-from train.experiment import from_file
+from train.config_file import from_file
 from train.loop import train
 
 run, config = map(pathlib.Path, sys.argv[1:])

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from model.options import from_json
+from model.options.json import from_json
 from train import loop
 from train.evaluation.validation import SplitEvaluation
 from train.experiment import Experiment, load

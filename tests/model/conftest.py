@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.context import Context
 from model.feedforward.mlp import Gated
 from model.layout import Layout
-from model.parameters import ParameterMaker
+from model.parameters.maker import ParameterMaker
 from model.transformer import abstract_params, forward
 
 

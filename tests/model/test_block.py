@@ -2,11 +2,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.attention.visibility import Coordinates, causal
 from model.block import Block
 from model.context import Context
+from model.kernels.visibility import Coordinates, causal
 from model.layout import ONE_DEVICE
-from model.parameters import Normal, ParameterMaker
+from model.parameters.maker import Normal, ParameterMaker
 
 
 def build(config, dropout_key=None, layout=ONE_DEVICE):

@@ -23,10 +23,12 @@ from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward.dispatch import Capacity
 from model.layers import Except
-from model.options import alternatives, check, fields_of, find_problems, from_json, to_json
-from model.parameters import FanIn
+from model.options.annotations import alternatives, fields_of
+from model.options.json import from_json, to_json
+from model.options.tree import check, find_problems
+from model.parameters.maker import FanIn
+from model.parameters.precision import Precision
 from model.positions.absolute import Learned, NoPositions
-from model.precision import Precision
 from model.recompute import SaveOnly
 from model.residual import PostNorm
 from model.stack import empty_caches

@@ -17,14 +17,14 @@ from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP, Gated
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
-from model.options import check
-from model.parameters import FanIn, Normal
+from model.options.tree import check
+from model.parameters.maker import FanIn, Normal
+from model.parameters.precision import Precision
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
-from model.precision import Precision
 from model.residual import Multipliers, Parallel, PostNorm
 from model.transformer import abstract_params, init
 from model.vocabulary.multi_token import MultiToken

@@ -9,7 +9,8 @@ from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.layers import Except
 from model.layout import Layout
-from model.taps import TAPS, Tap, Taps
+from model.taps.meanings import TAPS
+from model.taps.values import Tap, Taps
 from model.transformer import abstract_params, forward
 
 MODELS = {
@@ -56,7 +57,7 @@ def test_no_cost_when_not_asked(changes, small, tokens, monkeypatch):
 
 def test_a_tap_that_is_not_in_the_list_is_a_mistake_of_its_module():
     context = Context(index_BT=None)
-    with pytest.raises(AssertionError, match=r"model/taps.py lists no tap 'queries'"):
+    with pytest.raises(AssertionError, match=r"model/taps/meanings.py lists no tap 'queries'"):
         context.tap("queries", jnp.zeros(1))
     with pytest.raises(AssertionError, match="tap 'query' is listed otherwise"):
         context.offer("query", lambda: jnp.zeros(1))

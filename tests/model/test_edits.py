@@ -21,7 +21,8 @@ from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections
 from model.stack import empty_caches
-from model.taps import TAPS, Tap, Taps
+from model.taps.meanings import TAPS
+from model.taps.values import Tap, Taps
 from model.transformer import forward
 from model.vocabulary.multi_token import MultiToken
 

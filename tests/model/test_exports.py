@@ -11,8 +11,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 ROOMS = [
     "model.attention",
     "model.feedforward",
+    "model.options",
+    "model.parameters",
     "model.positions",
     "model.recurrent",
+    "model.taps",
     "train.optimizers",
     "train.hooks",
 ]

@@ -12,7 +12,7 @@ from model.feedforward.mlp import MLP, Gated
 from model.interfaces import AttentionOption, FeedForwardOption, MixerOption
 from model.layers import Layer
 from model.mixers import Mixer
-from model.options import fields_of, option_classes
+from model.options.annotations import fields_of, option_classes
 
 QUESTIONS = {MixerOption: ("build", "cost", "empty_cache"), FeedForwardOption: ("build", "cost")}
 

@@ -5,7 +5,7 @@ from model.attention.patterns import SlidingWindow
 from model.errors import UserError
 from model.feedforward.mlp import MLP, Gated
 from model.layers import Except, Group, grouped
-from model.options import check
+from model.options.tree import check
 from model.positions.absolute import Learned, NoPositions
 from model.positions.rotary import Rotary
 from model.transformer import abstract_params

@@ -14,7 +14,9 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.loads import move_load_biases
 from model.layers import Except
-from model.options import alternatives, check, fields_of, item_annotation, option_classes, override
+from model.options.annotations import alternatives, fields_of, item_annotation, option_classes
+from model.options.assignments import override
+from model.options.tree import check
 from model.transformer import abstract_params, forward, init
 from tests.model.liveness import of_feedforward, of_mixers, of_models, of_positions
 

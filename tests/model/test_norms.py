@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters import Normal, ParameterMaker
+from model.parameters.maker import Normal, ParameterMaker
 
 
 def build(option, width=8, reductions="float32", seed=0):

@@ -17,7 +17,9 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
-from model.options import check, from_json, override, to_json
+from model.options.assignments import override
+from model.options.json import from_json, to_json
+from model.options.tree import check
 from model.positions.absolute import NoPositions
 from model.recompute import SaveOnly, recomputed
 from model.recurrent.gru import GRU

@@ -13,8 +13,8 @@ import tempfile
 import jax
 import numpy as np
 
-from model.options import nearest
-from model.specs import is_trained, partition
+from model.options.words import nearest
+from model.parameters.specs import is_trained, partition
 from model.transformer import specs
 from tests.benchmarks.command import answer_help, fail
 from tests.parity.cases import CASES

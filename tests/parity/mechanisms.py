@@ -14,8 +14,8 @@ import pathlib
 
 from model.dropout import Dropout
 from model.families import FAMILIES, config_of
-from model.parameters import Normal
-from model.precision import Precision
+from model.parameters.maker import Normal
+from model.parameters.precision import Precision
 from model.residual import Multipliers
 from tests.model.attention.test_cache import CONFIGS
 from tests.model.conftest import small_config
@@ -52,7 +52,7 @@ REFERENCES = {
     "LogTemperature": ("factors by hand", "model/positions/test_query_scale.py::test_factors_by_hand"),
     "Latent": ("loop over queries and heads", "model/attention/test_latent.py::test_layer"),
     "RelativeBias": ("equation in float64", "model/positions/test_relative.py::test_the_bias_of_every_pair"),
-    "Everything": ("literal matrix", "model/attention/test_visibility.py::test_causal"),
+    "Everything": ("literal matrix", "model/kernels/test_visibility.py::test_causal"),
     "SlidingWindow": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
     "Chunked": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
     "Strided": ("literal matrix", "model/attention/test_patterns.py::test_patterns"),
@@ -101,10 +101,13 @@ REFERENCES = {
     ),
     "Except": ("Python's slices", "model/test_layers.py::test_layers_are_chosen_as_python_slices"),
     "Dropout": ("its share and its mean", "model/test_dropout.py::test_drop_zeroes_its_share_and_keeps_the_mean"),
-    "Normal": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
-    "FanIn": ("deviations by the table", "model/test_parameters.py::test_each_role_of_each_scheme"),
+    "Normal": ("deviations by the table", "model/parameters/test_maker.py::test_each_role_of_each_scheme"),
+    "FanIn": ("deviations by the table", "model/parameters/test_maker.py::test_each_role_of_each_scheme"),
     "SaveOnly": ("residuals by shape", "model/test_recompute.py::test_scanned_layers_save_the_taps_named_and_no_other"),
-    "Precision": ("the dtype of every operation", "model/test_precision.py::test_which_dtype_each_operation_has"),
+    "Precision": (
+        "the dtype of every operation",
+        "model/parameters/test_precision.py::test_which_dtype_each_operation_has",
+    ),
 }
 
 

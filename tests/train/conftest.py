@@ -1,4 +1,4 @@
-"""An experiment and a state of it, for tests of checkpoints."""
+"""An experiment and a state of it, for tests of checkpoints; a config file."""
 
 import dataclasses
 
@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.train.config_files import CONFIG
 from tests.train.states import placed_on
 from train.state import Recipe, init_sharded
 
@@ -26,3 +27,16 @@ def first(experiment):
         return draw.normal(size=x.shape).astype(x.dtype) if x.dtype.kind == "f" else x + 7
 
     return dataclasses.replace(state, opt_state=jax.tree.map(noise, state.opt_state), key=state.key)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A function that writes the config, with one piece of its text replaced."""
+
+    def write(old="", new=""):
+        assert old in CONFIG
+        path = tmp_path / "config.py"
+        path.write_text(CONFIG.replace(old, new, 1) if old else CONFIG)
+        return str(path)
+
+    return write

@@ -15,16 +15,19 @@ import train.checkpoints.store
 from model.errors import UserError
 from model.feedforward.mlp import MLP
 from model.layers import Except
-from model.options import check, from_json, override, to_json
+from model.options.assignments import override
+from model.options.json import from_json, to_json
+from model.options.tree import check
+from model.parameters.specs import merge
 from model.positions.absolute import NoPositions
 from model.recompute import SaveOnly
 from model.recurrent.gru import GRU
-from model.specs import merge
 from model.transformer import specs
 from model.vocabulary.multi_token import MultiToken
 from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
+from train.config_file import from_file
 from train.earlier import current_config, current_sharding
 from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
@@ -275,10 +278,10 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
 def test_the_earlier_path_of_the_z_loss_is_answered_with_the_one_of_today(tiny_experiment, write_config, tmp_path):
     path = write_config(tiny_experiment(), tmp_path / "config.py")
     with pytest.raises(UserError, match=r"--set training.z_loss=1e-4: Training.z_loss is objective.z_loss now"):
-        experiments.from_file(str(path), ["training.z_loss=1e-4"])
+        from_file(str(path), ["training.z_loss=1e-4"])
     path.write_text("from train.experiment import Training\nexperiment = Training(num_steps=1, z_loss=0.1)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'z_loss'; it is objective.z_loss now"):
-        experiments.from_file(str(path))
+        from_file(str(path))
 
 
 # ---------------------------------------------------------------------------------------------------- the mixer
@@ -350,17 +353,17 @@ def test_the_earlier_name_of_mixers_is_answered_with_the_one_of_today(
 ):
     path = write_config(tiny_experiment(), tmp_path / "config.py")
     with pytest.raises(UserError, match="^" + re.escape(f"--set {assignment}: {words}")):
-        experiments.from_file(str(path), [assignment])
+        from_file(str(path), [assignment])
 
 
 def test_a_config_file_with_the_earlier_name_of_mixers_is_told_the_one_of_today(tmp_path):
     path = tmp_path / "config.py"
     path.write_text("from model.config import ModelConfig\nmodel = ModelConfig(attention=None)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is model.mixer now"):
-        experiments.from_file(str(path))
+        from_file(str(path))
     path.write_text("from model.layers import Except\none = Except(layers='0', attention=None)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is mixer now"):
-        experiments.from_file(str(path))
+        from_file(str(path))
 
 
 # ---------------------------------------------------------------------------------------------------- init_from
@@ -378,7 +381,7 @@ def test_a_config_that_says_start_from_is_read(tiny_experiment, tmp_path):
 def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_config, tmp_path):
     path = write_config(tiny_experiment(), tmp_path / "config.py")
     with pytest.raises(UserError, match=r"--set training.start_from=x: Training.start_from is training.init_from now"):
-        experiments.from_file(str(path), ["training.start_from=x"])
+        from_file(str(path), ["training.start_from=x"])
     path.write_text("from train.experiment import Training\nTraining(num_steps=1, start_from='x')\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'start_from'; it is training.init_from now"):
-        experiments.from_file(str(path))
+        from_file(str(path))

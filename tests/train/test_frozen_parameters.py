@@ -12,7 +12,7 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
-from model.specs import named
+from model.parameters.specs import named
 from model.transformer import specs
 from tests.train.states import latest, placed_on
 from train import schedules

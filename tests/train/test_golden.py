@@ -31,8 +31,8 @@ from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
-from model.options import check
-from model.parameters import FanIn
+from model.options.tree import check
+from model.parameters.maker import FanIn
 from model.positions.absolute import Learned, NoPositions
 from model.positions.alibi import ALiBi
 from model.recurrent.delta import GatedDelta

@@ -7,9 +7,9 @@ import pytest
 
 from tests.train.data.tokenizers.test_sentencepieces import train_sentencepiece
 from train.data import SentencePieceFile, Tail
+from train.files.files import read_json, write_json
 from train.loop import train
 from train.report import summary, write_report
-from train.run.files import read_json, write_json
 from train.run.metrics import read_metrics
 
 # Line ends become spaces, of two spaces there is one, and the last is none: the six lines held out have 42 spaces and

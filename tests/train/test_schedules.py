@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from model.errors import UserError
-from model.options import check
+from model.options.tree import check
 from train.schedules import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay, learning_rate
 
 # Each row: the schedule, then step -> rate in a run of 100 steps, worked out by hand.

@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
-from model.specs import named
+from model.parameters.specs import named
 from model.transformer import abstract_params, forward
 from tests.train.parallel.test_collectives import KINDS
 from train.checkpoints.store import flat

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from model.errors import UserError
 from train.checkpoints.files import MissingError, difference
-from train.run.files import AS_IT_WAS
-from train.run.paths import AnyPath
+from train.files.files import AS_IT_WAS
+from train.files.paths import AnyPath
 
 # Words in the errors of tensorstore: for content that is wrong or missing, and for an error of the system.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")

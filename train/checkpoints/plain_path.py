@@ -14,7 +14,7 @@ import tempfile
 import weakref
 
 from model.errors import UserError
-from train.run.paths import AnyPath
+from train.files.paths import AnyPath
 
 _MARKS = frozenset("._+=@,~ /-")  # that stand in a path for themselves, as letters and digits do
 _BUCKETS = frozenset({"gs", "s3", "az", "hf"})

@@ -18,8 +18,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from model.errors import UserError
-from model.field_marks import marked, without
-from model.options import differences, from_json, to_json
+from model.options.difference import differences
+from model.options.field_marks import marked, without
+from model.options.json import from_json, to_json
 from train.checkpoints.checksums import checksums
 from train.checkpoints.faults import DamagedError, UnreadableError, cause, damaged, explain
 from train.checkpoints.files import difference, record, require_arrays, require_note
@@ -27,9 +28,9 @@ from train.checkpoints.kept import kept
 from train.checkpoints.plain_path import PlainPath
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
+from train.files.files import AS_IT_WAS, set_aside
+from train.files.paths import AnyPath, is_remote
 from train.parallel.table import path_name
-from train.run.files import AS_IT_WAS, set_aside
-from train.run.paths import AnyPath, is_remote
 from train.state import TrainState
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"

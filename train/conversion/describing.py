@@ -8,9 +8,9 @@ from model.errors import UserError
 from model.families import FAMILIES, family_named, family_of
 from model.families.family import Family
 from model.families.sizes import SIZES
-from model.options import nearest
-from train.run.files import read_json
-from train.run.paths import AnyPath, as_path
+from model.options.words import nearest
+from train.files.files import read_json
+from train.files.paths import AnyPath, as_path
 
 # What a config.json says of the files that it came with, and not of the model.
 OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")

@@ -17,9 +17,9 @@ import safetensors
 from etils import epath
 
 from model.errors import UserError
-from train.run.files import cannot_read, filled, read_json, replaced
-from train.run.paths import AnyPath, require_utf8
-from train.run.remote import read_errors
+from train.files.files import cannot_read, filled, read_json, replaced
+from train.files.paths import AnyPath, require_utf8
+from train.files.remote import read_errors
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}

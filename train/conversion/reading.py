@@ -22,9 +22,9 @@ from model.errors import UserError
 from model.families import family_of
 from model.families.family import Family
 from model.families.weights import Tensor
-from model.options import check
-from model.precision import Dtype, Precision
-from model.specs import named
+from model.options.tree import check
+from model.parameters.precision import Dtype, Precision
+from model.parameters.specs import named
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat, unflat
@@ -34,6 +34,9 @@ from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
 from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
+from train.files.files import write_json
+from train.files.paths import AnyPath
+from train.files.remote import fetched
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.fitting import asked_for, fsdp, placements
@@ -41,14 +44,11 @@ from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
-from train.run.files import write_json
 from train.run.folder import ORIGIN
 from train.run.loaded import warn
-from train.run.paths import AnyPath
-from train.run.progress import Progress
-from train.run.remote import fetched
 from train.schedules import Constant
 from train.state import Recipe, TrainState, build_optimizer, partition_params
+from train.terminal.progress import Progress
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest windows that launch.evaluate takes when it is not told how long they should be.

@@ -4,8 +4,8 @@ from typing import Any
 
 from train.data.config import HuggingFace, SentencePieceFile
 from train.data.tokenizers.huggingface import read_tokenizer
-from train.run.files import cannot_read, read_json
-from train.run.paths import AnyPath
+from train.files.files import cannot_read, read_json
+from train.files.paths import AnyPath
 
 
 def tokenizer_option(folder: AnyPath, vocab_size: int) -> HuggingFace | SentencePieceFile | None:

@@ -20,13 +20,13 @@ from train.conversion.describing import family_for, values_like
 from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER
 from train.data.shards.dataset import dataset_of_run
+from train.files.files import read_json, write_json
+from train.files.paths import AnyPath
+from train.files.remote import fetched
 from train.parallel.mesh import Mesh
-from train.run.files import read_json, write_json
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
-from train.run.paths import AnyPath
-from train.run.progress import Progress
-from train.run.remote import fetched
+from train.terminal.progress import Progress
 
 LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from model.field_marks import HOW
-from train.run.paths import IS_PATH
+from model.options.field_marks import HOW
+from train.files.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
 

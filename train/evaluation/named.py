@@ -11,7 +11,7 @@ from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.data.text.sources import list_units
-from train.run.paths import IS_PATH
+from train.files.paths import IS_PATH
 
 FOLDER = "evaluations"  # of a run
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")

@@ -6,7 +6,7 @@ from typing import Any
 from train.evaluation.named import NamedEvaluation, evaluated_split
 from train.evaluation.validation import Limit, SplitEvaluation
 from train.hooks.interface import Hook, Moment, Session
-from train.run.formatting import fixed
+from train.terminal.formatting import fixed
 
 VALIDATION = "validation"
 

@@ -15,7 +15,7 @@ from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.hooks.interface import Session
 from train.run.clock import PROCESS_START, Clock
-from train.run.progress import Progress
+from train.terminal.progress import Progress
 
 # Dispatched steps that have not ended. More of them would not keep a device busier, and would delay a requested stop.
 IN_FLIGHT = 3

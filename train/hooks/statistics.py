@@ -2,7 +2,7 @@
 
 import jax
 
-from model.specs import named
+from model.parameters.specs import named
 from model.transformer import abstract_params
 from train.hooks.interface import Hook, Moment, Session
 from train.state import Recipe

@@ -1,7 +1,7 @@
 """Parameters that a run leaves unchanged: they get no gradient, no moments and no decay.
 
-A config names them by role (model/specs.py) or by part of the model, the first word of their dotted names. Their specs
-are marked, and all code that treats some parameters differently reads the specs.
+A config names them by role (model/parameters/specs.py) or by part of the model, the first word of their dotted names.
+Their specs are marked, and all code that treats some parameters differently reads the specs.
 """
 
 import dataclasses
@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from model.options import nearest
-from model.specs import ROLES, Spec, named
+from model.options.words import nearest
+from model.parameters.specs import ROLES, Spec, named
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ update size of Liu et al. 2025, "Muon is Scalable for LLM Training". Schedule-fr
 
 Weight decay is decoupled and multiplied by the learning rate. It applies to matrices, tables and filters, and not to
 parameters that only scale or shift (norm scales, biases, layer-scale gains, attention sinks, decay rates): see the
-column `decayed` of the roles in model/specs.py. `decayed` and `spared` change that for a role, such as "embedding", or
-for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards); `spared` overrides
-`decayed`.
+column `decayed` of the roles in model/parameters/specs.py. `decayed` and `spared` change that for a role, such as
+"embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards);
+`spared` overrides `decayed`.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from model.options import nearest
-from model.specs import ROLES, Spec, named
+from model.options.words import nearest
+from model.parameters.specs import ROLES, Spec, named
 from train.parallel.table import path_name
 
 TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
@@ -144,7 +144,7 @@ def build(option: Optimizer, specs: Any) -> optax.GradientTransformation:
 
     Args:
       option: the optimizer.
-      specs: a tree of the specs (model/specs.py) of the parameters that it updates.
+      specs: a tree of the specs (model/parameters/specs.py) of the parameters that it updates.
     """
     # The rate is float32 whatever the parameters' format: the first step must not change the formats of the state.
     factory = optax.inject_hyperparams(

@@ -13,7 +13,7 @@ import zlib
 from typing import Any
 
 from model.errors import UserError
-from train.run.files import replaced
+from train.files.files import replaced
 
 _ENTRY = "-cache"  # the end of an entry's file name
 _CHECKED = ".cairn-checked"  # an empty file, written at the last check of the entries

@@ -4,11 +4,11 @@ import os
 import pathlib
 
 from model.errors import UserError
+from train.files.files import replace_file
+from train.files.paths import local_path
 from train.report.further import facts_of_texts
 from train.report.run import comparison, facts, load, parsed_samples, state
-from train.run.files import replace_file
-from train.run.formatting import fixed, visible
-from train.run.paths import local_path
+from train.terminal.formatting import fixed, visible
 
 __all__ = ["summary", "write_curve_png", "write_report"]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from train.report.further import losses_of_texts, ratios, streams
 from train.report.run import Run, Series, smooth
-from train.run.formatting import count, fixed
+from train.terminal.formatting import count, fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from train.report.run import Fact, Run, Series
-from train.run.formatting import number
+from train.terminal.formatting import number
 
 
 def named_evaluations(run: Run) -> dict[str, list[dict[str, Any]]]:

@@ -11,7 +11,7 @@ from typing import Any
 from train.report import charts
 from train.report.further import facts_of_texts
 from train.report.run import Run, comparison, facts, parsed_samples, score, state, total_parameters
-from train.run.formatting import fixed, number, percent
+from train.terminal.formatting import fixed, number, percent
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
 _STEPS_SHOWN = 41  # steps with samples; samples.txt has more

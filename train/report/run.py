@@ -12,12 +12,12 @@ import numpy as np
 
 from model.errors import UserError
 from train.data.shards.dataset import dataset_of_run
+from train.files.files import parse_json
+from train.files.forms import fitted, misfits
+from train.files.paths import local_path
 from train.run.environment import read_sessions
-from train.run.files import parse_json
-from train.run.formatting import count, duration, number, percent
-from train.run.forms import fitted, misfits
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
-from train.run.paths import local_path
+from train.terminal.formatting import count, duration, number, percent
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
 
@@ -39,7 +39,7 @@ class Series:
 
 
 _NUMBER, _TEXT = (float, type(None)), (str, type(None))
-# The forms of the values in a run's files that the report reads; see train/run/forms.py.
+# The forms of the values in a run's files that the report reads; see train/files/forms.py.
 _FORMS: dict[str, Any] = {
     "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
     "parameters.json": [{"name?": str, "count?": int, "moved_by?": str}],

@@ -10,12 +10,12 @@ from train.checkpoints.store import CheckpointStore
 from train.data.config import HuggingFace, SentencePieceFile
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
+from train.files.paths import AnyPath
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of, param_shardings
 from train.run.loaded import load_params
 from train.run.metrics import read_status
-from train.run.paths import AnyPath
 
 
 def check_mesh(experiment: Experiment) -> None:

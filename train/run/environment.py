@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-from train.run.files import cannot_read, parse_json, set_aside, write_json
-from train.run.paths import AnyPath, path_of
+from train.files.files import cannot_read, parse_json, set_aside, write_json
+from train.files.paths import AnyPath, path_of
 
 # Packages whose version can change a number or a speed; packages that are not installed are left out.
 _PACKAGES = (

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
-from train.run.files import HeldError, lock
+from train.files.files import HeldError, lock
 
 ORIGIN = "origin"
 

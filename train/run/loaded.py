@@ -13,14 +13,14 @@ from train.checkpoints.store import CheckpointStore
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
+from train.files.paths import AnyPath, as_path
+from train.files.remote import fetched, read_errors
 from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.fitting import Fitted, asked_for, own_or_fsdp, placements
 from train.parallel.mesh import Mesh
 from train.parallel.table import MeshLayout, Sharding
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
-from train.run.paths import AnyPath, as_path
-from train.run.remote import fetched, read_errors
 from train.state import Recipe, abstract_state, evaluation_params, state_shardings
 
 

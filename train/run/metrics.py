@@ -28,9 +28,9 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.run.files import LineFile, cannot_read, parse_json, replace_file, set_aside, write_json
-from train.run.forms import misfits
-from train.run.paths import AnyPath, local_path, path_of
+from train.files.files import LineFile, cannot_read, parse_json, replace_file, set_aside, write_json
+from train.files.forms import misfits
+from train.files.paths import AnyPath, local_path, path_of
 from train.run.trackers import Trackers, require_installed
 
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
@@ -55,7 +55,7 @@ _ORDER = (
 )
 _INDEX = {name: index for index, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# The forms of a line and of its other fields; see train/run/forms.py.
+# The forms of a line and of its other fields; see train/files/forms.py.
 _LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
 _STATISTICS = "statistics.jsonl"
 _LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl", _STATISTICS), "samples.txt"

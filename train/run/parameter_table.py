@@ -11,7 +11,7 @@ import jax
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
-from model.specs import named
+from model.parameters.specs import named
 from model.transformer import abstract_params
 from train.experiment import Experiment
 from train.parallel.table import mesh_axes

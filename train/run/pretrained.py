@@ -10,10 +10,10 @@ from model.transformer import abstract_params
 from train import experiment as experiments
 from train.checkpoints.store import flat, unflat
 from train.experiment import Experiment
+from train.files.paths import AnyPath, path_of
+from train.files.remote import fetched
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
-from train.run.paths import AnyPath, path_of
-from train.run.remote import fetched
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:

@@ -12,7 +12,7 @@ from model.families.published import Published
 from model.families.weights import Weight
 from model.feedforward.mlp import MLP, Activation
 from model.norms import LayerNorm
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.absolute import Learned
 from model.residual import PostNorm
 

@@ -8,11 +8,11 @@ from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
 from model.attention.patterns import BlockSparse, Chunked, Fixed, SlidingWindow, Strided
 from model.attention.value_residual import ValueResidual
-from model.attention.visibility import Coordinates, causal
 from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import Groups, SigmoidRouter
+from model.kernels.visibility import Coordinates, causal
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.positions.absolute import Learned, NoPositions, Sinusoidal

@@ -6,10 +6,10 @@ import pytest
 from flax import nnx
 
 from model.attention.grouped_query import Attention, GroupedQuery, QKNorm
-from model.attention.visibility import Coordinates, causal
 from model.context import Context
+from model.kernels.visibility import Coordinates, causal
 from model.norms import LayerNorm, RMSNorm
-from model.parameters import Normal, ParameterMaker
+from model.parameters.maker import Normal, ParameterMaker
 from model.positions.rotary import Rotary, rotary_table
 from tests.model.kernels.reference import naive
 

@@ -7,12 +7,12 @@ import pytest
 from flax import nnx
 
 from model.attention.latent import Latent, LatentAttention
-from model.attention.visibility import Coordinates, causal
 from model.context import Context
 from model.errors import UserError
+from model.kernels.visibility import Coordinates, causal
 from model.norms import LayerNorm, RMSNorm
-from model.options import check
-from model.parameters import Normal, ParameterMaker
+from model.options.tree import check
+from model.parameters.maker import Normal, ParameterMaker
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary, rotary_table
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
-from model.attention.visibility import Coordinates, causal
+from model.kernels.visibility import Coordinates, causal
 
 
 def picture(mask_BTS):

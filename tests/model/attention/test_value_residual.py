@@ -13,7 +13,7 @@ from model.attention.patterns import SlidingWindow
 from model.attention.value_residual import ValueResidual
 from model.errors import UserError
 from model.layers import Except
-from model.options import check
+from model.options.tree import check
 from model.positions.absolute import NoPositions
 from model.recurrent.delta import GatedDelta
 from model.stack import empty_caches

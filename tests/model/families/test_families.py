@@ -101,52 +101,6 @@ def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):
         config_of(published)
 
 
-def test_old_and_new_rotary_keys_mean_the_same():
-    scaling = {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    }
-    common = {  # meta-llama/Llama-3.1-8B
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "bos_token_id": 128000,
-        "eos_token_id": 128001,
-        "hidden_act": "silu",
-        "hidden_size": 4096,
-        "initializer_range": 0.02,
-        "intermediate_size": 14336,
-        "max_position_embeddings": 131072,
-        "mlp_bias": False,
-        "model_type": "llama",
-        "num_attention_heads": 32,
-        "num_hidden_layers": 32,
-        "num_key_value_heads": 8,
-        "pretraining_tp": 1,
-        "rms_norm_eps": 1e-05,
-        "tie_word_embeddings": False,
-        "torch_dtype": "bfloat16",
-        "transformers_version": "4.43.0.dev0",
-        "use_cache": True,
-        "vocab_size": 128256,
-    }
-    old = config_of(common | {"rope_theta": 500000.0, "rope_scaling": scaling})
-    new = config_of(common | {"rope_parameters": scaling | {"rope_theta": 500000.0}})
-    assert old == new
-    assert old.position.theta == 5e5
-    assert old.position.scaling.original_length == 8192
-
-
-@pytest.mark.parametrize("number", [0, 1, 2, 3])
-def test_a_model_describes_itself_again(number):
-    published = read(FIXTURES / "llama" / str(number))
-    config = config_of(published)
-    assert config_of(family_named("llama").published(config)) == config
-
-
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [

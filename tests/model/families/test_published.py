@@ -9,8 +9,7 @@ import pytest
 from model.attention.patterns import Chunked, Everything, SlidingWindow
 from model.errors import UserError
 from model.families import config_of
-from model.families.weights import Weight, by_name, tensors
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.absolute import Learned, NoPositions
 from model.positions.rotary import Rotary
 from model.positions.scaling import LongRoPE
@@ -33,7 +32,6 @@ from tests.model.families.published_configs import (
     PHI_3_MINI_128K,
     PHI_4_MINI,
     PYTHIA_70M,
-    QKV,
     SCOUT,
     SMOLLM3_3B,
     STARCODER2_3B,
@@ -169,20 +167,3 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
 def test_what_these_families_do_not_have_is_refused(published, changes, message):
     with pytest.raises(UserError, match=message):
         config_of(published | changes)
-
-
-def test_queries_of_a_key_head_lie_together_in_falcons_fused_projection():
-    config = config_of(FALCON_40B | {"hidden_size": 8, "num_attention_heads": 4, "num_kv_heads": 2, "vocab_size": 9})
-    rows = (
-        Weight("blocks.mixer.query", "qkv.{layer}", "(n +h) d -> d n h"),
-        Weight("blocks.mixer.key", "qkv.{layer}", "(k +h) d -> d k h"),
-        Weight("blocks.mixer.value", "qkv.{layer}", "(k +h) d -> d k h"),
-    )
-    others = [name for name in by_name(abstract_params(config)) if name.rpartition(".")[2] not in QKV]
-    there = (Weight(name, name + ("{layer}" if name.startswith("blocks") else "")) for name in others)
-    tensor = tensors((*rows, *there), config)["qkv.0"]
-    assert (tensor.shape, tensor.repeats) == ((16, 8), 2)
-    x = np.repeat(np.arange(8), 2)[:, None] * np.ones(8)  # the rows of each head hold its number in the tensor
-    query_DNH, key_DKH, value_DKH = tensor.taken_apart(x)
-    assert [list(part[0, :, 0]) for part in (query_DNH, key_DKH, value_DKH)] == [[0, 1, 4, 5], [2, 6], [3, 7]]
-    np.testing.assert_array_equal(tensor.put_together([query_DNH, key_DKH, value_DKH]), x)

@@ -8,7 +8,7 @@ import pytest
 from model.cost import count_parameters
 from model.errors import UserError
 from model.families.sizes import SIZES, published
-from model.specs import is_trained, partition
+from model.parameters.specs import is_trained, partition
 from model.transformer import abstract_params, specs
 from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
 

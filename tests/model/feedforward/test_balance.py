@@ -13,7 +13,7 @@ from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.layers import Except
-from model.options import check
+from model.options.tree import check
 from model.transformer import forward
 
 E, R = 5, 2

@@ -12,8 +12,8 @@ from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import Groups, SigmoidRouter, SoftmaxRouter
 from model.layers import Except
-from model.options import check
-from model.precision import Precision
+from model.options.tree import check
+from model.parameters.precision import Precision
 from model.transformer import abstract_params, forward, init
 
 PLAIN = Experts(num_experts=6, top_k=2, expert=Gated(width=8))

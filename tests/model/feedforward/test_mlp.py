@@ -8,9 +8,9 @@ from flax import nnx
 
 from model.context import Context
 from model.feedforward.mlp import ACTIVATIONS, MLP, FeedForward, Gated
-from model.options import fields_of
-from model.parameters import Normal, ParameterMaker
-from model.taps import Tap, Taps
+from model.options.annotations import fields_of
+from model.parameters.maker import Normal, ParameterMaker
+from model.taps.values import Tap, Taps
 
 BY_HAND = {
     "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,

@@ -1,7 +1,10 @@
-"""How much a cache takes: as many slots as texts need, windows no more than they see; by shapes, without an array."""
+"""How much a cache takes: as many slots as texts need, in few sizes; windows no more than they see."""
 
 import dataclasses
+import itertools
+import logging
 
+import jax
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
@@ -9,8 +12,10 @@ from model.attention.patterns import SlidingWindow
 from model.config import ModelConfig
 from model.families.sizes import published
 from model.feedforward.mlp import MLP, Gated
-from model.inference.generate import cache_bytes, cache_slots
-from model.precision import Precision
+from model.inference.generate import cache_bytes, cache_slots, generate
+from model.inference.sampling import Sampling
+from model.parameters.precision import Precision
+from model.transformer import init
 from train.generation.texts import largest_cache
 
 CONFIG = ModelConfig(
@@ -52,3 +57,18 @@ def test_windows_take_no_more_slots_than_they_see():
     window = GroupedQuery(num_heads=4, pattern=SlidingWindow(size=16))
     config = dataclasses.replace(CONFIG, context_length=4096, mixer=window)
     assert cache_bytes(config, 3, 4096) == cache_bytes(config, 3, 256) == 2 * 2 * 3 * 4 * 16 * 4 * 4
+
+
+def test_few_programs_for_texts_of_all_lengths(caplog):
+    """Prompts of a hundred lengths and many budgets, whose caches have few sizes."""
+    config = dataclasses.replace(CONFIG, context_length=2000, num_layers=1)
+    params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
+    lengths, budgets = [*range(1, 150, 29), 200, 333, 500, 700, 1500, 1999], (1, 2)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        for length, budget in itertools.product(lengths, budgets):
+            generate(config, params, [[1] * length], Sampling(temperature=0, max_tokens=budget), chunk=256)
+    compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(")]
+    slots = {cache_slots(config, [[1] * length], budget) for length in lengths for budget in budgets}
+    assert slots == {64, 96, 128, 192, 256, 384, 512, 768, 1536, 2000}
+    for name in ("start", "prefill", "decode"):
+        assert sum(f"jit({name})" in message for message in compiled) <= len(slots), name

@@ -10,7 +10,7 @@ import pytest
 
 from model.errors import UserError
 from model.inference.sampling import Sampling, choose, filtered, keep_while
-from model.options import check
+from model.options.tree import check
 
 V = 50
 OFF = {"temperature": None, "top_k": None, "top_p": None, "min_p": None, "repetition_penalty": None}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.attention.visibility import Coordinates, bidirectional
+from model.kernels.visibility import Coordinates, bidirectional
 
 
 def softmax(scores):

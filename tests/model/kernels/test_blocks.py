@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, causal
 from model.dropout import drop
 from model.kernels import attend, attention_weights
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, causal
 from tests.model.kernels.reference import given, heads, naive, random_mask
 
 

@@ -3,11 +3,11 @@
 import pytest
 
 from model.attention.patterns import SlidingWindow
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, bidirectional, causal
 from model.kernels import new_request
 from model.kernels.blocks import Blocks
 from model.kernels.cpu import block_count
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, bidirectional, causal
 from tests.model.kernels.reference import heads
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import Chunked, Fixed, SlidingWindow
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, bidirectional, causal
 from model.errors import UserError
 from model.kernels import KERNELS, Choice, attend, choose, new_request
 from model.kernels.blocks import Blocks
 from model.kernels.plain import Plain
+from model.kernels.scoring import Scoring
 from model.kernels.tiles import Tiles
+from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.positions.alibi import LinearBias
 from model.positions.relative import RelativeBias
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, causal
 from model.kernels.plain import attention_weights
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, causal
 from tests.model.kernels.reference import heads, naive
 
 

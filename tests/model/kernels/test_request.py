@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, causal
 from model.kernels import attend, new_request
 from model.kernels.plain import Plain
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, causal
 from model.positions.alibi import LinearBias
 
 

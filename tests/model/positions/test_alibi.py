@@ -8,10 +8,10 @@ import pytest
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.attention.patterns import Chunked, SlidingWindow
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, bidirectional, causal
 from model.dropout import drop
 from model.kernels import attend, attention_weights
+from model.kernels.scoring import Scoring
+from model.kernels.visibility import Coordinates, bidirectional, causal
 from model.layers import Except
 from model.positions.absolute import NoPositions
 from model.positions.alibi import ALiBi, LinearBias, slopes

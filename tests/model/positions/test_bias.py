@@ -5,8 +5,8 @@ import typing
 import numpy as np
 import pytest
 
-from model.attention.visibility import Coordinates
-from model.parameters import FanIn
+from model.kernels.visibility import Coordinates
+from model.parameters.maker import FanIn
 from model.positions.absolute import LayerPosition
 from model.positions.bias import InScores
 from model.positions.relative import RelativeBias

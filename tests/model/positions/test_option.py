@@ -1,6 +1,6 @@
 """The attributes and checks of every position option."""
 
-from model.options import option_classes
+from model.options.annotations import option_classes
 from model.positions.absolute import Position, Sinusoidal
 from model.positions.option import PositionOption
 from model.positions.rotary import Rotary

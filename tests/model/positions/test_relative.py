@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
-from model.attention.visibility import Coordinates
 from model.errors import UserError
+from model.kernels.visibility import Coordinates
 from model.layers import Except
-from model.options import check
+from model.options.tree import check
 from model.positions.absolute import NoPositions
 from model.positions.relative import RelativeBias
 from model.transformer import abstract_params, forward, init, logical_axes

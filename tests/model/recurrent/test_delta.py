@@ -8,8 +8,8 @@ import pytest
 from model.context import Context
 from model.errors import UserError
 from model.norms import LayerNorm
-from model.options import check
-from model.parameters import FanIn, Normal
+from model.options.tree import check
+from model.parameters.maker import FanIn, Normal
 from model.positions.absolute import NoPositions
 from model.recurrent.delta import DeltaHeads, GatedDelta, delta_rule, inverse
 from model.recurrent.memory import chunked, decays, unchunked

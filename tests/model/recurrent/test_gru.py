@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.absolute import NoPositions
 from model.recurrent.gru import GRU, GatedRecurrentUnits
 from model.transformer import abstract_params, logical_axes

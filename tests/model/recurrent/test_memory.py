@@ -13,11 +13,11 @@ from model.context import Context
 from model.dropout import Dropout
 from model.errors import UserError
 from model.layers import Except
-from model.options import check
+from model.options.tree import check
+from model.parameters.precision import Precision, for_inference
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.rotary import Rotary
-from model.precision import Precision, for_inference
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention

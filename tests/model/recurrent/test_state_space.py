@@ -10,8 +10,8 @@ from flax import nnx
 from model.context import Context
 from model.errors import UserError
 from model.norms import LayerNorm
-from model.options import check
-from model.parameters import FanIn, Normal
+from model.options.tree import check
+from model.parameters.maker import FanIn, Normal
 from model.positions.absolute import NoPositions
 from model.recurrent.state_space import StateSpace, StateSpaceHeads
 from model.stack import empty_caches

@@ -7,7 +7,7 @@ import pytest
 
 from model.block import Block
 from model.context import Context
-from model.parameters import Normal, ParameterMaker
+from model.parameters.maker import Normal, ParameterMaker
 
 X = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
 NORMS = {

@@ -13,7 +13,7 @@ from model.cost import count_parameters, forward_flops
 from model.errors import UserError
 from model.layers import Except
 from model.layout import Layout
-from model.options import check
+from model.options.tree import check
 from model.residual import HyperConnections, Multipliers, PreNorm
 from model.residual.hyper_connections import Dynamic
 from model.stack import empty_caches

@@ -1,7 +1,7 @@
 import pytest
 
 from model.errors import UserError
-from model.options import check
+from model.options.tree import check
 from model.residual import Multipliers
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from model.layout import ONE_DEVICE
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters import Normal, ParameterMaker
+from model.parameters.maker import Normal, ParameterMaker
 from model.positions.absolute import Learned
 from model.residual import Multipliers
 from model.vocabulary.embedding import Embedding, Tied, Untied

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 from model.attention.grouped_query import GroupedQuery
-from model.errors import UserError
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.feedforward.experts import Experts
 from model.feedforward.loads import move_load_biases, utilisation
-from model.feedforward.mlp import MLP, Gated
+from model.feedforward.mlp import Gated
 from model.layers import Except
 from model.output import WholeOutput
 from model.positions.absolute import Learned, NoPositions
 from model.residual import PostNorm
-from model.transformer import abstract_params, forward, init, logical_axes
+from model.transformer import forward, init, logical_axes
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken, ahead
 
@@ -126,14 +125,6 @@ def test_a_model_without_modules_is_the_same_but_for_them(small, tokens):
     np.testing.assert_allclose(one.logits_BTV, other.logits_BTV, rtol=1e-5, atol=1e-7)
 
 
-def test_the_modules_run_in_training_alone(small):
-    """A compiled program is given no parameters that it does not read."""
-    config, tokens = small(multi_token=DEEP, scan_layers=False), np.ones((2, 12), np.int32)
-    program = jax.jit(lambda p, t: forward(config, p, t).logits_BTV).lower(abstract_params(config), tokens).as_text()
-    arguments = program.partition("@main(")[2].partition("{\n")[0]
-    assert arguments.count("%arg") == len(jax.tree.leaves(abstract_params(small()))) + 1
-
-
 def test_every_module_learns_and_so_does_the_model(small, drawn, tokens):
     config = small(multi_token=DEEP)
     inputs = training_inputs()
@@ -200,9 +191,3 @@ def test_experts_of_modules_are_balanced_with_the_others(small, drawn, tokens):
     assert np.any(moved["blocks"]["ffn"]["load_bias"] != params["blocks"]["ffn"]["load_bias"])
     busiest = load.max() / load.sum(1)[load.max(1).argmax()] * 4
     assert float(utilisation(output.measured)["expert_load_max"]) >= busiest - 1e-5
-
-
-def test_tokens_that_count_need_targets(small, drawn, tokens):
-    config = small(multi_token=MultiToken(), ffn=MLP(width=8))
-    with pytest.raises(UserError, match="where weights_BT is given, give targets_BT too"):
-        forward(config, drawn(config), tokens, weights_BT=np.ones(tokens.shape))

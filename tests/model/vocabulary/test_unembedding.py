@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.layout import ONE_DEVICE
-from model.parameters import Normal, ParameterMaker
+from model.parameters.maker import Normal, ParameterMaker
 from model.residual import Multipliers
 from model.vocabulary.embedding import Embedding, Tied, Untied
 from model.vocabulary.unembedding import Finish, Unembedding

@@ -13,7 +13,7 @@ import pytest
 
 import train.checkpoints.store
 from model.errors import UserError
-from model.options import to_json
+from model.options.json import to_json
 from tests.train.states import abstract, assert_same_bits, at_step, latest, placed_on, store_of
 from train.checkpoints.checksums import checksums
 from train.checkpoints.store import CheckpointStore, flat, refuse_other_model, unflat

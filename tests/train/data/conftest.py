@@ -8,7 +8,18 @@ import sys
 import pytest
 from hypothesis import strategies as st
 
-from train.data import Bytes, Characters, Concatenate, Data, StreamDecoder, Tail, WholeFiles, open_dataset, prepare
+from train.data import (
+    BestFit,
+    Bytes,
+    Characters,
+    Concatenate,
+    Data,
+    StreamDecoder,
+    Tail,
+    WholeFiles,
+    open_dataset,
+    prepare,
+)
 
 WORDS = ["the", "of", "a", "function", "returns", "value", "list", "None", "self", "import", "while", "error", "token"]
 
@@ -29,6 +40,7 @@ BITS = [
     *(".", ",", "'s", "\u0d4e", "\u0120", "\u00ad", "\ufeff", "a b", "<0x41>", "self\u2581", "\ufffd"),
 ]
 TEXTS = st.lists(st.sampled_from(BITS), max_size=40).map("".join)
+PACKINGS = [Concatenate(), Concatenate(order="files", shift=False), BestFit()]
 PART = 8  # characters in a part, where texts are cut in a test
 
 
@@ -61,6 +73,15 @@ def contents(folder):
 def change(data, **fields):
     """The options with some fields changed."""
     return dataclasses.replace(data, **fields)
+
+
+def epoch(batches):
+    """The rows of the first epoch, and no more."""
+    (rows,) = batches.rows_per_epoch
+    size = batches.data.batch_size
+    for n in range(-(-rows // size)):
+        batch = batches.rows(n, range(min(size, rows - n * size)))
+        yield from (dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.feedforward.dispatch import Capacity, Dropless
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import MLP
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.absolute import Learned, NoPositions
 from model.positions.alibi import ALiBi
 from model.positions.rotary import Rotary

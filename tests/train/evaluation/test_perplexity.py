@@ -12,7 +12,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
 from model.transformer import forward, init

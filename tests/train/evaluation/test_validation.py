@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from model.errors import UserError
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
 from train.data.config import Bytes, Characters, SeparateText, Tail

@@ -11,7 +11,7 @@ from model.errors import UserError
 from model.feedforward.mlp import MLP
 from model.inference.sampling import Sampling
 from model.layout import Layout
-from model.parameters import Normal
+from model.parameters.maker import Normal
 from model.transformer import init
 from train.data.config import Bytes, Characters, HuggingFace
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer, make_tokenizer

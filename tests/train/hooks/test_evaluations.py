@@ -13,8 +13,8 @@ from train.data.prepare.prepare import prepare
 from train.evaluation.named import NamedEvaluation
 from train.loop import train
 from train.report import summary, write_report
-from train.run.formatting import number
 from train.run.metrics import read_metrics
+from train.terminal.formatting import number
 
 
 def silent(line):

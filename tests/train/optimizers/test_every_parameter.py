@@ -17,17 +17,18 @@ from model.feedforward.routing import SigmoidRouter
 from model.layers import Except
 from model.mixers import Mixer
 from model.norms import LayerNorm
-from model.options import alternatives, check, fields_of
+from model.options.annotations import alternatives, fields_of
+from model.options.tree import check
+from model.parameters.precision import Precision, for_inference
+from model.parameters.specs import ROLES, Role, is_trained, named, partition
 from model.positions.absolute import Learned, NoPositions
 from model.positions.relative import RelativeBias
-from model.precision import Precision, for_inference
 from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Residual, Sandwich
-from model.specs import ROLES, Role, is_trained, named, partition
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken

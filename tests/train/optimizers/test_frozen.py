@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.specs import Spec, named
+from model.parameters.specs import Spec, named
 from model.transformer import specs
 from train.optimizers.frozen import Frozen, frozen_in
 

@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
-from model.options import check
+from model.options.tree import check
 from train.optimizers.guard import Guard, Outliers, judge, new_guard_state
 from train.state import Recipe, new_state
 from train.step import train_step

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 from model.errors import UserError
-from model.options import check, fields_of
-from model.specs import Spec
+from model.options.annotations import fields_of
+from model.options.tree import check
+from model.parameters.specs import Spec
 from train.checkpoints.store import flat
 from train.optimizers.options import (
     SGD,

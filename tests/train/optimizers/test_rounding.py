@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.layout import ONE_DEVICE
-from model.specs import Spec
+from model.parameters.specs import Spec
 from train.loop import train
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW

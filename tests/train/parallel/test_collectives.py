@@ -16,16 +16,16 @@ from flax import nnx
 
 from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import Everything, SlidingWindow
-from model.attention.scoring import Scoring
-from model.attention.visibility import Coordinates, causal
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
 from model.kernels import attend
 from model.kernels.blocks import Blocks
+from model.kernels.scoring import Scoring
 from model.kernels.tiles import Tiles
+from model.kernels.visibility import Coordinates, causal
 from model.layout import ONE_DEVICE
-from model.precision import Precision
-from model.projections import project
+from model.parameters.precision import Precision
+from model.parameters.projections import project
 from model.transformer import abstract_params, forward, logical_axes
 from model.vocabulary.cross_entropy import cross_entropy
 from train.parallel.mesh import Mesh, make_mesh

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from model.options import override
+from model.options.assignments import override
 from train.checkpoints.store import flat
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh

@@ -5,7 +5,8 @@ import pytest
 
 from model.errors import UserError
 from model.layout import AxisSharding
-from model.options import check, override
+from model.options.assignments import override
+from model.options.tree import check
 from model.transformer import abstract_params, init, logical_axes
 from train.checkpoints.store import flat
 from train.parallel.mesh import Mesh, make_mesh

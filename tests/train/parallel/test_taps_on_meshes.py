@@ -12,7 +12,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
 from model.recompute import SaveOnly
-from model.taps import Tap, Taps
+from model.taps.values import Tap, Taps
 from model.transformer import forward, init, logical_axes
 from tests.train.parallel.test_collectives import MESH, collectives
 from train.parallel.mesh import make_mesh

@@ -6,8 +6,8 @@ import numpy as np
 from tests.train.report.pages import NASTY
 from train.report import summary
 from train.report.run import Series, comparison, load, smooth, state, training_seconds
-from train.run.formatting import visible
 from train.run.metrics import MetricsWriter
+from train.terminal.formatting import visible
 
 
 def test_a_spike_leaves_the_rest_of_a_smoothed_curve_alone():

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from model.precision import Precision
+from model.parameters.precision import Precision
 from train.parallel.mesh import Mesh
 from train.run import pretrained
 from train.run.loaded import load_params

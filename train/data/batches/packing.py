@@ -20,9 +20,9 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from model.options import to_json
+from model.options.json import to_json
 from train.data import config
-from train.run.files import filled
+from train.files.files import filled
 
 
 class Piece(NamedTuple):

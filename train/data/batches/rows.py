@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from model.errors import UserError
-from model.options import nearest
+from model.options.words import nearest
 from train.data.batches.packing import Index, Piece
 from train.data.shards.dataset import Split
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from model.options import to_json
+from model.options.json import to_json
 from train.data import config
 from train.data.config import Data
 from train.data.prepare import settings
@@ -25,8 +25,8 @@ from train.data.shards.shards import Shard
 from train.data.text import sources, split
 from train.data.text.units import readable
 from train.data.tokenizers.interface import DESCRIPTION, Tokenizer, load_tokenizer, make_tokenizer, save_tokenizer
-from train.run.files import lock
-from train.run.paths import AnyPath, local_path, path_of, written_out
+from train.files.files import lock
+from train.files.paths import AnyPath, local_path, path_of, written_out
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 SMALLEST_SHARD, LARGEST_SHARD = 4 << 20, 256 << 20

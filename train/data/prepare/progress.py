@@ -1,4 +1,4 @@
-"""Progress of preparing data: silent by default, or the live bar and plain lines of `train.run.progress`."""
+"""Progress of preparing data: silent by default, or the live bar and plain lines of `train.terminal.progress`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from train.run.progress import Progress
+from train.terminal.progress import Progress
 
 
 class Stage:

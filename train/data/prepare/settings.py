@@ -7,12 +7,13 @@ import shutil
 from typing import Any
 
 from model.errors import UserError
-from model.options import differences, to_json
+from model.options.difference import differences
+from model.options.json import to_json
 from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
 from train.data.shards import dataset
 from train.data.text import sources
-from train.run.files import read_json, write_json
-from train.run.paths import AnyPath, path_of
+from train.files.files import read_json, write_json
+from train.files.paths import AnyPath, path_of
 
 FILE = "settings.json"
 FORM = {"sources?": [{"path": str}], "texts?": {...: object}}

@@ -9,8 +9,8 @@ from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import COUNTS, open_dataset
 from train.data.shards.shards import MEND
-from train.run.formatting import visible
-from train.run.paths import AnyPath
+from train.files.paths import AnyPath
+from train.terminal.formatting import visible
 
 
 def summary(folder: AnyPath) -> str:

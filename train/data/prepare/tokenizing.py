@@ -7,7 +7,7 @@ import pathlib
 from typing import Any
 
 from model.errors import UserError
-from model.options import from_json
+from model.options.json import from_json
 from train.data import config
 from train.data.shards.shards import SHARD_FORM, Shard, ShardWriter
 from train.data.text import sources
@@ -15,7 +15,7 @@ from train.data.text.sources import Document
 from train.data.text.split import by_hash
 from train.data.tokenizers.interface import load_tokenizer
 from train.data.tokenizers.restored import Lost, lost_of
-from train.run.files import read_json, write_array, write_json
+from train.files.files import read_json, write_array, write_json
 
 SPLITS = ("train", "validation")
 

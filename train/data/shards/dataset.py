@@ -16,9 +16,9 @@ from train.data.shards.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, 
 from train.data.tokenizers.interface import DESCRIPTION as TOKENIZER
 from train.data.tokenizers.interface import Tokenizer, load_tokenizer
 from train.data.tokenizers.restored import Lost
-from train.run.files import cannot_read, read_json, write_array, write_json
-from train.run.paths import AnyPath, as_path, is_remote, path_of
-from train.run.remote import fetched, read_errors
+from train.files.files import cannot_read, read_json, write_array, write_json
+from train.files.paths import AnyPath, as_path, is_remote, path_of
+from train.files.remote import fetched, read_errors
 
 FORMAT = 1
 DESCRIPTION = "dataset.json"

@@ -18,7 +18,7 @@ import numpy as np
 from model.errors import UserError
 from train.data.shards import records
 from train.data.shards.records import Record
-from train.run.files import cannot_read, cannot_write, take_place, unfinished
+from train.files.files import cannot_read, cannot_write, take_place, unfinished
 
 # A document is cut into records of this many tokens, so that reads from a long document stay short.
 RECORD_TOKENS = 8192

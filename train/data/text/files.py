@@ -14,8 +14,8 @@ from model.errors import UserError
 from train.data.text import own
 from train.data.text.units import cannot_read, readable
 from train.data.text.walk import Walk, matches, may_be_empty
-from train.run.paths import as_path, is_remote
-from train.run.remote import fetched, read_errors
+from train.files.paths import as_path, is_remote
+from train.files.remote import fetched, read_errors
 
 STDLIB = "stdlib"
 # Folders of the standard library that hold its tests, or no sources of its own.

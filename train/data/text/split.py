@@ -14,7 +14,7 @@ from model.errors import UserError
 from train.data.config import Tail, Validation, WholeFiles
 from train.data.text.compression import compression_of
 from train.data.text.sources import Document
-from train.run.formatting import percent
+from train.terminal.formatting import percent
 
 # A line shorter than this (stripped) occurs in too many files to show that two of them are alike.
 SIGNIFICANT = 16

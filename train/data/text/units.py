@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 from model.errors import UserError
-from train.run.formatting import visible
+from train.terminal.formatting import visible
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ from train.data.text import own
 from train.data.text.compression import open_bytes
 from train.data.text.kinds import HEAD, kind_of
 from train.data.text.units import cannot_read, readable
-from train.run.formatting import count
+from train.terminal.formatting import count
 
 Key = tuple[int, int]  # device and inode, which identify a file or folder under all its names
 NO_TEXT = ("__pycache__",)

@@ -18,7 +18,7 @@ from train.data.tokenizers.decoders import BYTES, TokenDecoder, stages_of
 from train.data.tokenizers.huggingface_cuts import Cuts, cuts_of, parts_of
 from train.data.tokenizers.interface import Tokenizer
 from train.data.tokenizers.streaming import IncrementalDecoder, WholeDecoder
-from train.run.files import replace_file
+from train.files.files import replace_file
 
 if TYPE_CHECKING:
     import tokenizers

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 
 from model.errors import UserError
-from model.options import option_from_json, to_json
+from model.options.json import option_from_json, to_json
 from train.data import config
 from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PieceByPiece
-from train.run.files import read_json, write_json
-from train.run.paths import AnyPath, as_path, is_remote
-from train.run.remote import fetched
+from train.files.files import read_json, write_json
+from train.files.paths import AnyPath, as_path, is_remote
+from train.files.remote import fetched
 
 DESCRIPTION = "tokenizer_option.json"
 

@@ -17,7 +17,7 @@ from train.data import config
 from train.data.tokenizers.cutting import cut
 from train.data.tokenizers.interface import Tokenizer, split_after_newline
 from train.data.tokenizers.streaming import IncrementalDecoder, WholeDecoder, complete_characters
-from train.run.files import replace_file
+from train.files.files import replace_file
 
 if TYPE_CHECKING:
     import sentencepiece

@@ -1,4 +1,3 @@
-import json
 import os
 import pathlib
 import re
@@ -7,7 +6,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
 import pytest
 
 from model.errors import UserError
@@ -20,7 +18,6 @@ from train.data import (
     SeparateText,
     Source,
     Tail,
-    TokenizerOf,
     WholeFiles,
     open_dataset,
     prepare,
@@ -43,72 +40,6 @@ def test_bytes_do_not_depend_on_workers(data, tmp_path, small_shards):
     dataset = open_dataset(one)
     assert len(dataset.splits["train"].shards) > 2
     assert verify(one) == len([n for n in contents(one) if n.endswith(".array_record")])
-
-
-def test_documents_keep_names_text_and_counts(corpus, data, dataset):
-    assert dataset.vocab_size == 257
-    seen = {}
-    for name in ("train", "validation"):
-        split = dataset.splits[name]
-        for d in range(split.num_documents):
-            text = dataset.tokenizer.decode(split.tokens(d))
-            row = split.documents[d]
-            assert (len(text.encode()), len(text.split())) == (row["bytes"], row["words"])
-            seen[split.document_name(d)] = text
-        assert split.num_bytes == dataset.count(name, "bytes") == split.documents["bytes"].sum()
-    assert seen == {p.name: p.read_text() for p in corpus.iterdir()}
-    assert dataset.count("test", "bytes") == 0
-
-
-def test_second_call_changes_nothing_and_needs_no_text(corpus, data, tmp_path):
-    text = tmp_path / "text"
-    text.mkdir()
-    for k in range(6):
-        (text / f"{k}.txt").write_text(prose(k, 300))
-    option = change(data, path=str(text))
-    folder = prepare(option, tmp_path / "d")
-    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    assert prepare(option, folder) == folder
-    moved = text.rename(tmp_path / "moved")
-    assert prepare(option, folder) == folder  # the text is gone
-    assert prepare(change(option, path=str(moved)), folder) == folder  # the same text under another name
-    (moved / "0.txt").write_text("other")
-    with pytest.raises(UserError, match=r"the text: .*text -> .*moved"):
-        prepare(change(option, path=str(moved)), folder)
-    moved.rename(text)
-    with pytest.raises(UserError, match=r"the text of .*text has changed"):
-        prepare(option, folder)
-    assert {p: p.stat().st_mtime_ns for p in folder.iterdir() if p.name != ".lock"} == {
-        p: t for p, t in before.items() if p.name != ".lock"
-    }
-
-
-def test_other_settings_are_refused_field_by_field(data, tmp_path):
-    folder = prepare(data, tmp_path / "d")
-    for fields, message in [
-        ({"tokenizer": Bytes(end_of_document=False)}, "tokenizer.end_of_document: True -> False"),
-        ({"validation": WholeFiles(fraction=0.3)}, r"validation.fraction: 0.1 -> 0.3"),
-    ]:
-        with pytest.raises(UserError, match=message):
-            prepare(change(data, **fields), folder)
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "thesis.tex").write_text("x")
-    with pytest.raises(UserError, match=r"holds other files \(thesis.tex\)"):
-        prepare(data, tmp_path / "full")
-
-
-def test_a_folder_that_a_mistake_left_behind_is_begun_anew(data, tmp_path):
-    def refuse(tokenizer, folder):
-        raise UserError(f"{tokenizer.vocab_size} tokens for {folder}")
-
-    folder = tmp_path / "d"
-    with pytest.raises(UserError, match="257 tokens for .*d$"):
-        prepare(data, folder, check=refuse)
-    assert not list(folder.glob("*.array_record"))  # nothing was tokenized before the check
-    with pytest.raises(UserError, match="no text is left to train on"):
-        prepare(change(data, validation=Tail(fraction=0.99999999)), folder)
-    prepare(change(data, tokenizer=Characters()), folder)
-    assert contents(folder) == contents(prepare(change(data, tokenizer=Characters()), tmp_path / "new"))
 
 
 def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
@@ -197,29 +128,6 @@ def test_full_disk_is_reported_and_leaves_nothing_half_written(tmp_path):
         prepare(data, tmp_path / "a.txt" / "d")
 
 
-def test_errors_cross_from_worker_processes(tmp_path, small_shards):
-    text = tmp_path / "t"
-    text.mkdir()
-    for k in range(5):
-        (text / f"{k}.txt").write_bytes(prose(k, 3000).encode())
-    data = Data(path=str(text), tokenizer=Characters(), validation=None)
-    prepare(data, tmp_path / "d1", workers=2)
-    (text / "3.txt").write_bytes(b"ab\xff")
-    bad = change(data, tokenizer=Bytes())
-    with pytest.raises(UserError, match=r"3.txt is not UTF-8 at byte 2"):
-        prepare(bad, tmp_path / "d2", workers=2)
-    (text / "3.txt").write_text("aZ")
-    with pytest.raises(UserError, match=r"3.txt: character 'Z'"):
-        prepare(change(data, tokenizer=TokenizerOf(path=str(tmp_path / "d1"))), tmp_path / "d3", workers=2)
-
-
-def test_worker_that_dies_is_reported(monkeypatch, tmp_path, data, small_shards):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "sitecustomize.py").write_text("import os, sys; 'worker' in str(sys.orig_argv) and os._exit(7)")
-    with pytest.raises(RuntimeError, match="ended with status 7"):
-        prepare(data, tmp_path / "d", workers=2)
-
-
 def test_tokenizer_sees_neither_validation_nor_tables(tmp_path, monkeypatch):
     for k in range(10):
         (tmp_path / f"{k}.py").write_text(prose(k, 800))
@@ -251,23 +159,6 @@ def test_generated_tables_can_be_left_out(tmp_path):
     assert len(names[0]) == 11
 
 
-def test_tail_refuses_tables_and_cuts_every_file(tmp_path):
-    (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n')
-    with pytest.raises(UserError, match=r"Tail\(\) cuts text files, but .*a\.jsonl is a table"):
-        prepare(Data(path=str(tmp_path / "a.jsonl"), validation=Tail()), tmp_path / "d")
-    (tmp_path / "a.jsonl").unlink()
-    (tmp_path / "a.txt").write_text("0123456789")
-    (tmp_path / "b.txt").write_text("x")
-    data = Data(path=f"{tmp_path}/*.txt", tokenizer=Bytes(), validation=Tail(fraction=0.3))
-    dataset = open_dataset(prepare(data, tmp_path / "d"))
-    texts = {
-        name: [dataset.tokenizer.decode(split.tokens(d)) for d in range(split.num_documents)]
-        for name, split in dataset.splits.items()
-    }
-    assert texts == {"train": ["0123456"], "validation": ["789", "x"]}
-    assert dataset.splits["validation"].document_name(0) == "a.txt from character 7"
-
-
 def test_separate_validation_text(tmp_path):
     (tmp_path / "train.txt").write_text("aaa")
     (tmp_path / "valid.txt").write_text("bb")
@@ -281,18 +172,6 @@ def test_separate_validation_text(tmp_path):
     (tmp_path / "valid.txt").write_text("cc")
     with pytest.raises(UserError, match="the validation text has changed"):
         prepare(data, tmp_path / "d")
-
-
-def test_finished_dataset_as_path(data, dataset):
-    folder = str(dataset.folder)
-    assert prepare(change(data, path=folder), "unused") == dataset.folder
-    assert prepare(change(data, path=folder, tokenizer=None, validation=None), "unused") == dataset.folder
-    assert prepare(change(data, path=folder, tokenizer=TokenizerOf(path=folder)), "unused") == dataset.folder
-    with pytest.raises(UserError, match=r"set data.tokenizer=None"):
-        prepare(change(data, path=folder, tokenizer=Characters()), "unused")
-    with pytest.raises(UserError, match=r"data.validation.fraction: 0.1 -> 0.5"):
-        prepare(change(data, path=folder, validation=WholeFiles(fraction=0.5)), "unused")
-    assert not pathlib.Path("unused").exists()
 
 
 def test_raw_text_needs_a_tokenizer(data, tmp_path):
@@ -311,36 +190,6 @@ def test_mixtures_share_a_tokenizer(corpus, data, dataset, tmp_path):
     assert prepare(option, tmp_path / "d") == tmp_path / "d"
     with pytest.raises(UserError, match="another tokenizer than the rest"):
         prepare(change(option, tokenizer=Characters()), tmp_path / "e")
-
-
-def test_damaged_folders_are_named(data, tmp_path):
-    folder = prepare(data, tmp_path / "d")
-    description = (folder / "dataset.json").read_text()
-    about = json.loads(description)
-    train = about["splits"]["train"] | {"not_restored": {"documents": 1}}
-    for content, message in [
-        ("{", "dataset.json is damaged: expected JSON"),
-        (json.dumps({"format": 99}), "dataset.json: format 99, expected 1"),
-        (json.dumps({"format": 1}), "dataset.json is damaged"),
-        (json.dumps(about | {"splits": {"train": train}}), r"splits\.train\.not_restored\.bytes: is missing"),
-    ]:
-        (folder / "dataset.json").write_text(content)
-        with pytest.raises(UserError, match=message):
-            open_dataset(folder)
-    (folder / "dataset.json").write_text(description)
-    np.save(folder / "train.documents.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    with pytest.raises(UserError, match=r"train.documents.npy is missing or damaged"):
-        _ = open_dataset(folder).splits["train"].documents
-    (folder / "train.documents.npy").unlink()
-    (folder / "train.documents.npy").symlink_to("train.documents.npy")  # a loop, which nobody can open
-    with pytest.raises(UserError, match=r"cannot read .*train.documents.npy: Too many levels .*; nothing was changed"):
-        _ = open_dataset(folder).splits["train"].documents
-    shard = next(folder.glob("train-*.array_record"))
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(bytes(content))
-    with pytest.raises(UserError, match="SHA-256"):
-        verify(folder)
 
 
 def test_groups_keep_order_and_size():

@@ -3,6 +3,9 @@
 import os
 import signal
 
+import pytest
+
+from train.data import prepare
 from train.data.prepare.workers import _Process
 from train.process.stop import STOPS
 
@@ -18,3 +21,10 @@ def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):
             assert (answer["name"], answer["shards"]) == (name, {})
     assert worker._process.returncode == -signal.SIGKILL
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == blocked
+
+
+def test_worker_that_dies_is_reported(monkeypatch, tmp_path, data, small_shards):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text("import os, sys; 'worker' in str(sys.orig_argv) and os._exit(7)")
+    with pytest.raises(RuntimeError, match="ended with status 7"):
+        prepare(data, tmp_path / "d", workers=2)

@@ -25,7 +25,7 @@ from train.data.prepare.summary import summary
 from train.data.tokenizers import restored
 from train.data.tokenizers.huggingface import keeps_bytes
 from train.data.tokenizers.restored import Lost, lost_of
-from train.run.files import read_json, write_json
+from train.files.files import read_json, write_json
 
 
 class Lossy:

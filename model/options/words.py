@@ -1,0 +1,46 @@
+"""Words of error messages about options: annotations, values of any length, the nearest known name, paths."""
+
+import dataclasses
+import difflib
+import typing
+from typing import Any, Literal
+
+from model.options.annotations import alternatives
+
+
+def describe(annotation: Any) -> str:
+    """Describes an annotation in the words of an error message."""
+    words = []
+    for a in alternatives(annotation):
+        if a is type(None):
+            words.append("None")
+        elif typing.get_origin(a) is Literal:
+            words += [repr(value) for value in typing.get_args(a)]
+        elif typing.get_origin(a) is tuple:
+            words.append(f"a tuple of {describe(typing.get_args(a)[0])}")
+        elif dataclasses.is_dataclass(a):
+            words.append(f"{a.__name__}(...)")  # type: ignore[union-attr]
+        else:
+            words.append(a.__name__)
+    return " or ".join(words)
+
+
+def nearest(name: str, known: Any) -> str:
+    """Returns a hint that names the known word nearest to a misspelt word, or lists all known words."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def shown(value: Any) -> str:
+    """Formats any value for an error message, shortened if it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        return "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:160]}... ({len(text):,} characters)"
+
+
+def join(path: str, name: str) -> str:
+    """The path of a field below a path, which is empty at the root."""
+    return f"{path}.{name}" if path else name

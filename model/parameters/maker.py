@@ -1,0 +1,245 @@
+"""Initial values of all parameters.
+
+The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the number of inputs that it contracts.
+
+| role        | parameters                              | `Normal`                | `FanIn`                    |
+|-------------|-----------------------------------------|-------------------------|----------------------------|
+| embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
+| position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
+| projection  | query, key and gate matrices; matrices  | N(0, std)               | truncated N(0, 1/fan_in)   |
+|             | that join two streams                   |                         |                            |
+| recurrent   | from hidden vector to hidden vector     | the same                | the same                   |
+| router      | from tokens to logits of experts        | the same                | the same                   |
+| value       | value and up matrices                   | the same, * beta        | the same, * beta           |
+| residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
+|             | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
+|             |                                         |                         | zero_residual; * beta      |
+| unembedding | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
+| scale       | norm weights                            | 1                       | 1                          |
+| gain        | layer scale                             | layer_scale             | layer_scale                |
+| sink        | attention sinks: scores without a value | 0                       | 0                          |
+| bias        | every bias, of routers and loads too    | 0                       | 0                          |
+| filter      | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
+| skip        | a state space's factor on its input     | 1                       | 1                          |
+| mixing      | weights of streams and of values        | as the option says      | as the option says         |
+| follower    | from streams to weights of streams      | 0                       | 0                          |
+| decay rate  | log of a memory's decay rate            | log U(1, 16)            | the same                   |
+| decay bias  | bias of a memory's step                 | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
+
+`Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
+Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,
+"Efficient BackProp", section 4.6); its truncation at two standard deviations is corrected so that the variance is as
+stated. `beta` is DeepNorm's: (8n)^(-1/4) for a decoder, together with `PostNorm(alpha=...)` (Wang et al. 2022,
+"DeepNet", figure 2). It applies to the two consecutive matrices through which a sublayer writes, but not to the gate of
+a gated layer, which that paper does not have: so the output of every sublayer shrinks by beta^2.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from model.parameters.specs import ROLES, Role, Spec, Start
+
+TRUNCATED_STD = 0.87962566103423978  # the standard deviation of N(0, 1) truncated at two standard deviations
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Normal:
+    """Draws every matrix from one normal distribution (GPT-2)."""
+
+    std: float = 0.02
+    scale_residual: bool = True
+    beta: float = 1.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.std <= 0:
+            yield "std", f"must be above 0, got {self.std}"
+        yield from _problems_of_beta(self.beta, scale_residual=self.scale_residual)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FanIn:
+    """Draws every matrix with a variance of 1 / (its number of inputs)."""
+
+    embedding_std: float = 0.02
+    scale_residual: bool = False
+    zero_residual: bool = False
+    beta: float = 1.0
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.embedding_std <= 0:
+            yield "embedding_std", f"must be above 0, got {self.embedding_std}"
+        if self.scale_residual and self.zero_residual:
+            yield "zero_residual", "scale_residual has nothing to scale when zero_residual is on; switch one off"
+        yield from _problems_of_beta(self.beta, scale_residual=self.scale_residual, zero_residual=self.zero_residual)
+
+
+def _problems_of_beta(beta: float, **others: bool) -> Iterator[tuple[str, str]]:
+    if beta <= 0:
+        yield "beta", f"must be above 0, got {beta}"
+    elif beta != 1:
+        for name, on in others.items():
+            if on:
+                yield (
+                    "beta",
+                    f"{name} already scales matrices that write to the residual stream; switch it off, or set beta=1",
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """The same value in every entry."""
+
+    value: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Returns initial values, float32."""
+        return jnp.full(shape, self.value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gaussian:
+    """factor * N(0, std)."""
+
+    std: float
+    factor: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Returns initial values, float32."""
+        return _times(self.factor, self.std * jax.random.normal(key, shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncated:
+    """factor * N(0, 1 / fan_in), truncated at two standard deviations."""
+
+    fan_in: int
+    factor: float = 1.0
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Returns initial values, float32."""
+        drawn = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(self.fan_in))
+        return _times(self.factor, drawn)
+
+
+@dataclasses.dataclass(frozen=True)
+class LogUniform:
+    """The logarithm of values that are uniform from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Returns initial values, float32."""
+        return jnp.log(jax.random.uniform(key, shape, minval=self.low, maxval=self.high))
+
+
+@dataclasses.dataclass(frozen=True)
+class InverseSoftplus:
+    """Values whose softplus is log-uniform from `low` to `high`."""
+
+    low: float
+    high: float
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Returns initial values, float32."""
+        step = jnp.exp(jax.random.uniform(key, shape, minval=math.log(self.low), maxval=math.log(self.high)))
+        return jnp.log(jnp.expm1(step))
+
+
+def _times(factor: float, x: jax.Array) -> jax.Array:
+    return x if factor == 1 else x * factor
+
+
+class ParameterMaker:
+    """Draws the parameters of a model one after another from one key, and records the `Spec` of each."""
+
+    def __init__(self, key: jax.Array, initialization: Normal | FanIn, num_layers: int, dtype: str) -> None:
+        """Args: the key to draw from, the scheme, the depth n of the table above, and the stored dtype."""
+        self.rngs = nnx.Rngs(key)
+        self.initialization = initialization
+        residual = 1 / math.sqrt(2 * num_layers) if initialization.scale_residual else 1.0
+        self.scales = {"value": initialization.beta, "residual": initialization.beta * residual}
+        self.dtype = dtype
+
+    def matrix(
+        self, role: Role, shape: tuple[int, ...], axes: tuple[str | None, ...], *, inputs: int = 1, blocks: int = 0
+    ) -> nnx.Param:
+        """Makes a matrix, drawn at random.
+
+        Args:
+          role: its role.
+          shape: (*blocks, *inputs, *outputs).
+          axes: a logical name for each axis.
+          inputs: the number of axes that a product contracts.
+          blocks: the number of first axes that count independent matrices.
+        """
+        reads = tuple(range(blocks, blocks + inputs))
+        makes = tuple(range(blocks + inputs, len(shape)))
+        start = self._start(role, math.prod(shape[i] for i in reads))
+        spec = Spec(role=role, axes=axes, inputs=reads, outputs=makes, start=start)
+        return self._made(spec, shape, self.rngs.params())
+
+    def _start(self, role: Role, fan_in: int) -> Start:
+        """Returns the initial distribution of a matrix with `fan_in` inputs."""
+        scheme, factor = self.initialization, self.scales.get(role, 1.0)
+        if isinstance(scheme, Normal):
+            return Gaussian(scheme.std, factor)
+        if role in ("embedding", "position"):
+            return Gaussian(scheme.embedding_std, factor)
+        if role == "residual" and scheme.zero_residual:
+            return Constant(0.0)
+        return Truncated(fan_in, factor)
+
+    def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
+        """Makes the filters of a short convolution; the first axis counts the tokens that they span."""
+        return self._made(Spec(role="filter", axes=axes, start=Truncated(shape[0])), shape, self.rngs.params())
+
+    def decay_rate(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """Makes the logarithms of the decay rates of memories."""
+        return self._made(Spec(role="decay_rate", axes=axes, start=LogUniform(1, 16)), shape, self.rngs.params())
+
+    def decay_bias(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
+        """Makes the biases inside a decay's softplus; the softplus of a bias alone is log-uniform from 0.001 to 0.1."""
+        start = InverseSoftplus(0.001, 0.1)
+        return self._made(Spec(role="decay_bias", axes=axes, start=start), shape, self.rngs.params())
+
+    def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
+        """Makes a parameter whose entries all start at one value, such as a norm's scale."""
+        return self._made(Spec(role=role, axes=axes, start=Constant(value)), shape)
+
+    def computed(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
+        """Makes a parameter with initial values from its module; they may differ from layer to layer."""
+        return nnx.Param(values.astype(self.dtype), spec=Spec(role=role, axes=axes))
+
+    def zeros(self, shape: tuple[int, ...], axes: tuple[str | None, ...], role: Role = "bias") -> nnx.Param:
+        """Makes a bias, or another parameter that starts at 0."""
+        return self.constant(role, 0.0, shape, axes)
+
+    def _made(self, spec: Spec, shape: tuple[int, ...], key: Any = None) -> nnx.Param:
+        assert spec.start is not None
+        assert len(spec.axes) == len(shape), spec
+        dtype = self.dtype if ROLES[spec.role].stored == "parameters" else "float32"
+        return nnx.Param(spec.start.draw(key, shape).astype(dtype), spec=spec)
+
+
+def specs_of(state: nnx.State) -> Any:
+    """Returns the specs of a module's parameters, from its state, as a tree of nested dicts."""
+    is_variable = lambda x: isinstance(x, nnx.Variable)  # noqa: E731
+    return nnx.to_pure_dict(jax.tree.map(lambda v: nnx.Param(v.get_metadata()["spec"]), state, is_leaf=is_variable))
+
+
+def stacked(build: Callable[..., nnx.Module], *each: jax.Array) -> nnx.Module:
+    """Builds a module for each row of the arrays `each`, such as keys, as one module with a first axis `layer`."""
+    module: nnx.Module = nnx.vmap(build)(*each)
+    for _, node in nnx.iter_graph(module):
+        if isinstance(node, nnx.Variable):
+            node.set_metadata(spec=node.get_metadata()["spec"].stacked("layer"))
+    return module

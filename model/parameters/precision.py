@@ -1,0 +1,56 @@
+"""Number formats: the one place that decides dtypes."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from model.parameters.specs import Spec
+
+Dtype = Literal["float32", "bfloat16"]  # float16 would need loss scaling
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Precision:
+    """The formats of stored parameters, of matrix products and activations, of sensitive reductions, and of gradients.
+
+    `reductions` applies to norms, attention softmax, logits, the loss, and the gates and memories of recurrent mixers;
+    routing to experts is always float32, and so is the state that a recurrent mixer carries from one pass to the next.
+    `gradients` is the format in which gradients of parameters are computed, summed over tokens and reduced across
+    devices; bfloat16 halves the bytes that devices send each other, and rounds partial sums. In the end gradients are
+    cast to the format `parameters`, which the optimizer's moments have too; in bfloat16, parameters and moments lose
+    small updates (train/optimizers/rounding.py). JAX decides how a device multiplies two float32 matrices: TPUs and
+    recent GPUs round the factors to fewer bits unless `JAX_DEFAULT_MATMUL_PRECISION=highest` is in the environment.
+    """
+
+    parameters: Dtype = "float32"
+    compute: Dtype = "float32"
+    reductions: Dtype = "float32"
+    gradients: Dtype = "float32"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields the fields whose values make no sense."""
+        if self.compute == "float32" != self.gradients:
+            yield "gradients", f"{self.gradients} is narrower than compute={self.compute}; use 'float32'"
+
+
+def for_compute(params: Any, specs: Any, precision: Precision) -> Any:
+    """Returns parameters in the format of their gradients, which flow back through the cast; each use rounds them.
+
+    Parameters whose role asks for float32 stay float32 in each use.
+    """
+    return _cast(params, specs, precision.gradients)
+
+
+def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
+    """Returns parameters rounded once to the formats of their use; they need no gradients."""
+    return _cast(params, specs, precision.compute)
+
+
+def _cast(params: Any, specs: Any, dtype: Dtype) -> Any:
+    def cast(p: jax.Array, spec: Spec) -> jax.Array:
+        return p.astype(dtype if spec.traits.used == "compute" else jnp.float32)
+
+    return jax.tree.map(cast, params, specs)

@@ -1,0 +1,46 @@
+"""Matrix products of activations with weights: all parts of the model call these functions.
+
+Batch and position stay two axes, so that each may be split over devices: then a product gathers nothing, and only the
+gradient of the weight is reduced. A CPU that splits neither axis uses other shapes (model/parameters/cpu_matmul.py).
+"""
+
+import string
+
+import jax
+from flax import nnx
+
+from model.layout import Layout
+from model.parameters import cpu_matmul
+from model.parameters.gradients import narrowed, weigh
+
+
+def project(
+    x: jax.Array, weight: nnx.Param, layout: Layout, bias: nnx.Param | None = None, contract: int = 1
+) -> jax.Array:
+    """Returns x @ weight [+ bias], contracted over the last `contract` axes of x and the first axes of the weight.
+
+    Args:
+      x: (..., *inputs).
+      weight: (*inputs, *outputs).
+      layout: how x is laid out on devices.
+      bias: (*outputs), or None.
+      contract: the number of input axes.
+
+    Returns:
+      (..., *outputs).
+    """
+    y = matmul(x, weight[...], layout, contract)
+    return y if bias is None else y + narrowed(bias[...], y)
+
+
+def matmul(
+    x: jax.Array, w: jax.Array, layout: Layout, contract: int = 1, dtype: jax.typing.DTypeLike | None = None
+) -> jax.Array:
+    """Returns x w, contracted over the last `contract` axes of x and the first of w; in `dtype`, or in that of x."""
+    if cpu_matmul.serves(layout):
+        return cpu_matmul.matmul(x, w, contract, dtype)
+    letters = iter(string.ascii_letters)
+    lead, inputs, outputs = (
+        "".join(next(letters) for _ in range(count)) for count in (x.ndim - contract, contract, w.ndim - contract)
+    )
+    return weigh(f"{lead}{inputs},{inputs}{outputs}->{lead}{outputs}", x, w, dtype)

@@ -1,0 +1,180 @@
+"""Parameter specs: the role, axes and initial values of a parameter, recorded where the parameter is made.
+
+All code that treats some parameters differently from others (weight decay, Muon, number formats, initial values,
+conversion) reads the `Spec` of each parameter, never its name. `model.transformer.specs` returns the tree of specs. A
+new kind of parameter needs its own role, a row of `ROLES`, which decides everything about it.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import jax
+
+Role = Literal[
+    "embedding",
+    "position",
+    "unembedding",
+    "projection",
+    "value",
+    "residual",
+    "recurrent",
+    "router",
+    "filter",
+    "scale",
+    "gain",
+    "skip",
+    "mixing",
+    "follower",
+    "sink",
+    "bias",
+    "router_bias",
+    "decay_rate",
+    "decay_bias",
+    "load_bias",
+]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traits:
+    """The properties that follow from a parameter's role.
+
+    Attributes:
+      decayed: whether weight decay applies to it, unless the optimizer's option says otherwise.
+      hidden: whether it is a matrix from one hidden vector to another, which Muon orthogonalises.
+      stored, used: the formats in which it is stored and in which the forward pass uses it: a field of `Precision`, or
+        float32 whatever the precision is.
+      trained: whether the optimizer updates it; if not, it is state that the training step updates.
+    """
+
+    decayed: bool
+    hidden: bool = False
+    stored: Literal["parameters", "float32"] = "parameters"
+    used: Literal["compute", "float32"] = "compute"
+    trained: bool = True
+
+
+_MATRIX = Traits(decayed=True, hidden=True)
+_VECTOR = Traits(decayed=False)
+
+ROLES: dict[Role, Traits] = {
+    # Tables: from tokens and positions to vectors, and from vectors to logits.
+    "embedding": Traits(decayed=True),
+    "position": Traits(decayed=True),
+    "unembedding": Traits(decayed=True),
+    # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
+    "projection": _MATRIX,
+    "value": _MATRIX,
+    "residual": _MATRIX,
+    "recurrent": _MATRIX,
+    # Near ties between experts must not depend on rounding.
+    "router": dataclasses.replace(_MATRIX, used="float32"),
+    "router_bias": dataclasses.replace(_VECTOR, used="float32"),
+    "filter": Traits(decayed=True),  # the filters of a short convolution, one for each channel, are no matrix
+    "scale": _VECTOR,
+    "gain": _VECTOR,
+    "skip": _VECTOR,
+    # Weights of streams and of values: weight decay would pull them to 0, so that no stream or value is used. Followers
+    # change the weights of streams from token to token; weight decay pulls what they add to 0, and leaves the static
+    # weights (Zhu et al. 2024, "Hyper-Connections", section 4, "Implementation").
+    "mixing": _VECTOR,
+    "follower": Traits(decayed=True),
+    "sink": _VECTOR,
+    "bias": _VECTOR,
+    # The error of a decay is compounded at every token.
+    "decay_rate": dataclasses.replace(_VECTOR, used="float32"),
+    "decay_bias": dataclasses.replace(_VECTOR, used="float32"),
+    "load_bias": Traits(decayed=False, stored="float32", used="float32", trained=False),
+}
+
+
+class Start(Protocol):
+    """A rule for initial values; model/parameters/maker.py has all rules."""
+
+    def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
+        """Returns initial values, float32."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """The description of a parameter.
+
+    Attributes:
+      role: its role.
+      axes: a logical name for each of its axes, None for an axis that is never split.
+      inputs, outputs: for a matrix, the axes that a product contracts and the axes of its result. The other axes
+        (layers, experts, heads of a recurrent matrix) count independent matrices. Both are empty if the parameter is no
+        matrix.
+      start: the rule for its initial values; None if its module computes them.
+      frozen: whether a run leaves it unchanged, although its role is trained.
+    """
+
+    role: Role
+    axes: tuple[str | None, ...]
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+    start: Start | None = None
+    frozen: bool = False
+
+    @property
+    def trained(self) -> bool:
+        """Whether the optimizer moves it."""
+        return self.traits.trained and not self.frozen
+
+    @property
+    def traits(self) -> Traits:
+        """The properties that follow from the role."""
+        return ROLES[self.role]
+
+    @property
+    def is_hidden_matrix(self) -> bool:
+        """Whether it is a matrix, or several matrices, from one hidden vector to another."""
+        return self.traits.hidden and bool(self.inputs and self.outputs)
+
+    def stacked(self, axis: str) -> "Spec":
+        """Returns the spec of several such parameters, stacked along a new first axis."""
+        inputs, outputs = (tuple(i + 1 for i in some) for some in (self.inputs, self.outputs))
+        return dataclasses.replace(self, axes=(axis, *self.axes), inputs=inputs, outputs=outputs)
+
+
+def is_trained(name: str, spec: Spec) -> bool:
+    """Returns whether the optimizer updates a parameter, as a choice for `partition`."""
+    return spec.trained
+
+
+def is_frozen(name: str, spec: Spec) -> bool:
+    """Returns whether a run leaves a parameter unchanged, as a choice for `partition`."""
+    return spec.frozen
+
+
+def named(specs: Any) -> dict[str, Spec]:
+    """Returns the specs of a tree by dotted name, such as `blocks.mixer.query`."""
+    paths = jax.tree_util.tree_leaves_with_path(specs)
+    return {".".join(str(key.key) for key in path): spec for path, spec in paths}
+
+
+def partition(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str = "") -> tuple[Any, Any]:
+    """Splits a tree into the chosen part and the rest; neither has empty branches.
+
+    Args:
+      tree: arrays, shapes, placements or specs, one for each parameter.
+      specs: the tree of `model.transformer.specs`.
+      chosen: returns whether a parameter is chosen, from its dotted name and its spec.
+      above: the dotted name of the tree, with a dot at its end.
+    """
+    parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    for key, spec in specs.items():
+        name = f"{above}{key}"
+        if isinstance(spec, Spec):
+            parts[0 if chosen(name, spec) else 1][key] = tree[key]
+            continue
+        for part, below in zip(parts, partition(tree[key], spec, chosen, f"{name}."), strict=True):
+            if below:
+                part[key] = below
+    return parts
+
+
+def merge(one: Any, other: Any) -> Any:
+    """Inverts `partition`: merges two trees of nested dicts that have no leaf in common."""
+    both = {key: merge(one[key], other[key]) for key in one.keys() & other.keys()}
+    return {**one, **other, **both}

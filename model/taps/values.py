@@ -1,0 +1,206 @@
+"""Taps: named intermediates that a caller keeps or edits, and that rematerialisation saves by name.
+
+    forward(config, params, tokens_BT, taps=("final_norm", Tap("block_output", layers=(2, 5))))
+
+    def steer(x_BTD, where):  # the same shape and dtype, differentiable in whatever it closes over
+        return x_BTD + (where.positions_BT >= 5)[..., None] * direction_D
+
+    forward(config, params, tokens_BT, taps=Taps(edit={Tap("block_output", layers=(3,)): steer}))
+
+Modules offer an intermediate by name (`Context.tap`). One that nobody asked for leaves no trace in the compiled
+program. meanings.py has the list of all names.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.errors import UserError
+from model.options.words import nearest
+from model.taps.meanings import EARLIER, TAPS
+
+
+@dataclasses.dataclass(frozen=True)
+class Tap:
+    """A tap in some layers.
+
+    Attributes:
+      name: one of `TAPS`.
+      layers: the numbers of the layers from 0, negative ones from the last; None for all layers that have the tap. A
+        list, a range or one number becomes a tuple.
+    """
+
+    name: str
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Makes the layers a tuple of numbers."""
+        if self.layers is not None:
+            layers: tuple[Any, ...] = tuple(np.ravel(np.array(self.layers, object)))
+            numbers = tuple(int(n) if isinstance(n, np.integer) else n for n in layers)
+            object.__setattr__(self, "layers", numbers)
+
+    def share(self, numbers: tuple[int, ...] | None) -> Literal["all", "some", "none"]:
+        """How many of these layers it names; of None, which is outside of the layers, all if it names none."""
+        if numbers is None or self.layers is None:
+            return "all" if self.layers is None and numbers != () else "none"
+        named = sum(number in self.layers for number in numbers)
+        return "none" if named == 0 else "all" if named == len(numbers) else "some"
+
+
+@dataclasses.dataclass(frozen=True)
+class Where:
+    """The tokens, and the layer, that an edit is of.
+
+    Attributes:
+      name: the name of the tap.
+      layer: the number of the layer, an int32 that may be traced; None outside of the layers.
+      tokens_BT: the ids of the tokens; with a cache, of those that extend it.
+      positions_BT: the positions of these tokens.
+      segment_ids_BT: the document of each token; None where every row is one document.
+    """
+
+    name: str = ""
+    layer: jax.Array | None = None
+    tokens_BT: jax.Array | None = None
+    positions_BT: jax.Array | None = None
+    segment_ids_BT: jax.Array | None = None
+
+
+# A function of the intermediate to another of its shape and dtype.
+Edit = Callable[[jax.Array, Where], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Taps:
+    """The taps of a forward pass that its caller keeps and edits.
+
+    Attributes:
+      keep: the taps to return, after their edits. A tap of layers has an axis in front for these: all layers that have
+        it, or the chosen ones in the order given. Taps of other layers are not held.
+      edit: for each tap, a function that replaces the intermediate; several edits of one layer run one after another.
+        A cache holds the edited keys, values and latents.
+    """
+
+    keep: Iterable[str | Tap] = ()
+    edit: Mapping[str | Tap, Edit] = dataclasses.field(default_factory=dict)
+
+    def kept(self, name: str) -> Tap | None:
+        """The tap of this name among those to keep."""
+        return next((tap for tap in self.keep if isinstance(tap, Tap) and tap.name == name), None)
+
+    def edits(self, name: str) -> list[tuple[Tap, Edit]]:
+        """The edits of the tap of this name, in turn."""
+        return [(tap, edit) for tap, edit in self.edit.items() if isinstance(tap, Tap) and tap.name == name]
+
+
+NO_TAPS = Taps()
+
+
+def resolved(taps: Taps | Iterable[str | Tap], num_layers: int) -> Taps:
+    """The same with a `Tap` for every name, and layers counted from the first.
+
+    Raises:
+      UserError: for a layer that is not there, or a tap that is kept twice.
+    """
+    if isinstance(taps, str):
+        raise UserError(f"taps: expected names, got the text {taps!r}; write ({taps!r},)")
+    taps = taps if isinstance(taps, Taps) else Taps(keep=taps)
+    keep = tuple(_counted(tap, num_layers) for tap in taps.keep)
+    names = [tap.name for tap in keep]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"taps: {name!r} is kept twice; name it once, with all of its layers")
+    return Taps(keep, {_counted(tap, num_layers): edit for tap, edit in taps.edit.items()})
+
+
+def _counted(tap: str | Tap, num_layers: int) -> Tap:
+    tap = tap if isinstance(tap, Tap) else Tap(tap)
+    if tap.layers is None:
+        return tap
+    for number in tap.layers:
+        if not isinstance(number, int) or not -num_layers <= number < num_layers:
+            there = "0" if num_layers == 1 else f"0 to {num_layers - 1}, or -1 for the last"
+            raise UserError(f"tap {tap.name!r}: no layer is called {number!r}; layers are {there}")
+    layers = tuple(number % num_layers for number in tap.layers)
+    if not layers or len(set(layers)) < len(layers):
+        fault = "names a layer twice" if layers else "names no layer"
+        raise UserError(f"tap {tap.name!r}: layers={tap.layers} {fault}")
+    return Tap(tap.name, layers)
+
+
+def edited(taps: Taps, name: str, value: jax.Array, numbers: tuple[int, ...] | None, where: Where) -> jax.Array:
+    """An intermediate after its edits, in code that is traced once for these layers."""
+    for tap, edit in taps.edits(name):
+        share = tap.share(numbers)
+        if share == "all":
+            value = _after(edit, value, where)
+        elif share == "some":
+            is_chosen = jnp.any(jnp.asarray(tap.layers) == where.layer)
+            change = functools.partial(_after, edit, where=where)
+            value = jax.lax.cond(is_chosen, change, lambda x: x, value)
+    return value
+
+
+def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
+    """Raises UserError where shape or dtype change."""
+    after = edit(value, where)
+    if not hasattr(after, "shape"):
+        raise UserError(f"the edit of tap {where.name!r} gave {after!r}; it has to return an array")
+    after = jnp.asarray(after)
+    if (after.shape, after.dtype) != (value.shape, value.dtype):
+        raise UserError(
+            f"the edit of tap {where.name!r} was given {value.dtype} {value.shape} and gave {after.dtype} "
+            f"{after.shape}; an edit keeps shape and dtype, as x.at[...].set(...) and y.astype(x.dtype) do"
+        )
+    return jax.lax.convert_element_type(after, value.dtype)  # a weak type would be another one to a scan
+
+
+# The layers in which each tap was met while tracing, None for outside of the layers, and whether it is editable there.
+Offered = dict[str, dict[int | None, bool]]
+
+
+def refuse_idle(taps: Taps, saved: Iterable[str], offered: Offered) -> None:
+    """Raises UserError for a tap that was asked for and is not there, or that cannot be edited or saved."""
+    for tap in taps.keep:
+        assert isinstance(tap, Tap)
+        _refuse_missing(tap, offered)
+    editable = {name: {number: True for number, can in met.items() if can} for name, met in offered.items()}
+    editable = {name: met for name, met in editable.items() if met}
+    for tap in taps.edit:
+        assert isinstance(tap, Tap)
+        _refuse_fixed(tap.name, "edited", offered, editable)
+        _refuse_missing(tap, editable)
+    in_layers = {name: met for name, met in editable.items() if None not in met}
+    for name in saved:
+        _refuse_fixed(name, "saved", offered, in_layers)
+        _refuse_missing(Tap(name), in_layers)
+
+
+def _refuse_fixed(name: str, done: str, offered: Offered, can: Offered) -> None:
+    if name in offered and name not in can:
+        reason = (
+            "it is outside of the layers"
+            if None in offered[name] and TAPS[name].editable
+            else "it is not computed with"
+        )
+        raise UserError(f"tap {name!r} cannot be {done}: {reason}; {nearest(name, can)}")
+
+
+def _refuse_missing(tap: Tap, offered: Offered) -> None:
+    if tap.name not in offered:
+        raise UserError(f"no tap is called {tap.name!r}; {nearest(EARLIER.get(tap.name, tap.name), offered)}")
+    met = offered[tap.name]
+    if tap.layers is None:
+        return
+    if None in met:
+        raise UserError(f"tap {tap.name!r} is outside of the layers; leave out layers={tap.layers}")
+    for number in tap.layers:
+        if number not in met:
+            there = ", ".join(str(n) for n in sorted(n for n in met if n is not None))
+            raise UserError(f"layer {number} has no tap {tap.name!r}; layers that have it: {there}")

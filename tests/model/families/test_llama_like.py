@@ -1,0 +1,61 @@
+import json
+import pathlib
+
+import pytest
+
+from model.families import config_of, family_named
+from model.families.llama_like import by_layer, later_windows, sparse_layers
+from model.families.published import Published
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
+
+
+def read(folder):
+    return json.loads((folder / "config.json").read_text())
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3])
+def test_a_model_describes_itself_again(number):
+    published = read(FIXTURES / "llama" / str(number))
+    config = config_of(published)
+    assert config_of(family_named("llama").published(config)) == config
+
+
+def test_the_commonest_kind_of_layer_is_the_model_and_the_others_are_exceptions():
+    def option(kind):
+        return {"attention": kind}
+
+    assert by_layer(["a", "a", "a"], option) == {"attention": "a", "exceptions": ()}
+    cases = {  # the layers of kind b among those of kind a, and their slices
+        "aaba": ["2"],
+        "baaaa": ["0"],
+        "aabbaa": ["2:4"],
+        "bbaaa": [":2"],
+        "aaabb": ["3:"],
+        "ababa": ["1::2"],
+        "babaaa": [":3:2"],
+        "abaabbaa": ["1", "4:6"],
+    }
+    for kinds, slices in cases.items():
+        found = by_layer(list(kinds), option)
+        assert found["attention"] == "a"
+        assert [one.layers for one in found["exceptions"]] == slices, kinds
+        chosen = [n for where in slices for n in selected(where, len(kinds))]
+        assert chosen == [n for n, kind in enumerate(kinds) if kind == "b"]
+
+
+def selected(where, total):
+    if ":" not in where:
+        return [int(where)]
+    return list(range(total))[slice(*(int(part) if part else None for part in where.split(":")))]
+
+
+def test_layers_with_experts():
+    published = Published({"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3]})
+    assert sparse_layers(published) == [False, True, False, False, False, True]
+
+
+def test_windows_begin_after_the_first_layers():
+    values = {"num_hidden_layers": 4, "max_window_layers": 1, "sliding_window": 64}
+    assert later_windows(Published(values | {"use_sliding_window": True})) == [None, 64, 64, 64]
+    assert later_windows(Published(values)) == [None, None, None, None]

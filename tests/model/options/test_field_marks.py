@@ -1,0 +1,66 @@
+import dataclasses
+
+import pytest
+
+from model.config import ModelConfig, differences_of_models
+from model.errors import UserError
+from model.options.field_marks import HOW, TRAINING, marked, without
+from train import experiment as experiments
+from train.checkpoints.store import refuse_other_model
+from train.config_file import every_option
+from train.experiment import Experiment
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    size: int = 1
+    speed: int = dataclasses.field(default=1, metadata=HOW)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outer:
+    inner: Inner = Inner()
+    many: tuple[Inner, ...] = (Inner(),)
+    drawn: int = dataclasses.field(default=0, metadata=TRAINING)
+
+
+def test_marks_are_found_wherever_they_are_declared():
+    assert list(marked(Outer(), "how")) == ["inner.speed", "many.0.speed"]
+    assert list(marked(Outer(), "training", path="root")) == ["root.drawn"]
+    assert list(marked(Outer(), "how", "training")) == ["drawn", "inner.speed", "many.0.speed"]
+
+
+def test_lines_of_marked_fields_and_of_those_below_them_are_left_out():
+    lines = ["mesh: 1 -> 2", "mesh.data: 1 -> 2", "meshes: 1 -> 2", "model.width: 1 -> 2"]
+    assert without(lines, ["mesh"]) == ["meshes: 1 -> 2", "model.width: 1 -> 2"]
+
+
+def test_the_fields_of_an_experiment_are_those_that_may_differ(tiny_experiment):
+    """What three lists said before: of a run that goes on, of a checkpoint, of another model's parameters."""
+    experiment = tiny_experiment()
+    how = {"mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat", "data.prefetch"}
+    assert set(marked(experiment, "how")) == how
+    assert set(marked(experiment, "training")) == {"model.dropout", "model.initialization", "model.precision"}
+
+
+def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, monkeypatch):
+    """A field is refused by each of them, and with the mark by none."""
+    one, other = tiny_experiment(), tiny_experiment(model__final_logit_softcap=20.0)
+    experiments.save(one, tmp_path)
+    note = {"experiment": experiments.to_json(one)}
+    with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
+        experiments.refuse_differences(other, tmp_path)
+    with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
+        refuse_other_model(note, other, tmp_path)
+    assert differences_of_models(one.model, other.model)
+    field = next(field for field in dataclasses.fields(ModelConfig) if field.name == "final_logit_softcap")
+    monkeypatch.setattr(field, "metadata", HOW)
+    experiments.refuse_differences(other, tmp_path)
+    refuse_other_model(note, other, tmp_path)
+    assert not differences_of_models(one.model, other.model)
+
+
+def test_no_option_has_a_mark_that_nobody_reads():
+    known = {"how", "training", None}
+    classes = every_option(Experiment).values()
+    assert {field.metadata.get("changes") for cls in classes for field in dataclasses.fields(cls)} == known

@@ -1,0 +1,60 @@
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from model.errors import UserError
+from tests.train.conversion.folders import FIXTURES, contents, published
+from train.conversion.folder import INDEX
+from train.conversion.reading import read_published
+from train.conversion.writing import write_published
+from train.run.loaded import load_run
+
+
+def test_files_with_an_index_of_any_order_and_dtype(tmp_path):
+    folder = published(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    tensors["model.norm.weight"] = tensors["model.norm.weight"].astype(np.float16)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(3, np.float32)
+    names = sorted(tensors, reverse=True)
+    save_file({name: tensors[name] for name in names[:5]}, folder / "b.safetensors", metadata={"odd": "yes"})
+    save_file({name: tensors[name] for name in names[5:]}, folder / "a.safetensors")
+    weight_map = {name: "b.safetensors" if name in names[:5] else "a.safetensors" for name in names}
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    read_published(folder, tmp_path / "run")
+    loaded = load_run(tmp_path / "run")
+    assert loaded.experiment.model.precision.parameters == "float32"
+    np.testing.assert_array_equal(loaded.params["final_norm"]["scale"], tensors["model.norm.weight"])
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+
+
+def test_folders_that_are_none(tmp_path):
+    folder = published(tmp_path)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"pytorch_model.bin: pickle files, which can run any code"):
+        read_published(folder, tmp_path / "run")
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=r"has no \*.safetensors file"):
+        read_published(folder, tmp_path / "run")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "model-1.safetensors"}}))
+    with pytest.raises(UserError, match=r"lacks files that its .* names: model-1.safetensors"):
+        read_published(folder, tmp_path / "run")
+    (folder / "model-1.safetensors").write_bytes(b"\x10" * 40)
+    with pytest.raises(UserError, match="no safetensors file, or a damaged one"):
+        read_published(folder, tmp_path / "run")
+    (folder / "model-1.safetensors").unlink()
+    (folder / "model-1.safetensors").mkdir()
+    with pytest.raises(UserError, match="cannot read .*model-1.safetensors: "):
+        read_published(folder, tmp_path / "run")
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match="it has no config.json"):
+        read_published(folder, tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match=r"cannot make the folder .*file/below: .*; name another one"):
+        read_published(FIXTURES / "llama" / "0", tmp_path / "file" / "below")

@@ -1,0 +1,54 @@
+"""Hugging Face folders to run folders and back, on the recorded models of tests/fixtures/families."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from model.parameters.precision import Precision
+from tests.train.conversion.folders import FIXTURES, contents, published
+from train import experiment as experiments
+from train.conversion.reading import read_published
+from train.conversion.writing import write_published
+from train.data.config import TokenizerOf
+from train.loop import train
+from train.run.loaded import load_params
+from train.schedules import Constant
+
+# Names of several prefixes, parts joined in every way, experts one by one and together;
+# tests/model/families/test_families.py has the tensors of all families.
+FOLDERS = [FIXTURES / name / "0" for name in ("bloom", "deepseek_v3", "falcon", "gpt2", "gpt_neox", "gpt_oss", "llama")]
+FOLDERS += [FIXTURES / "qwen2_moe" / "0"]
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)
+def test_there_and_back_to_the_byte(folder, tmp_path):
+    read_published(folder, tmp_path / "run")
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+    assert experiments.load(tmp_path / "run").model.precision == Precision(parameters="bfloat16", compute="bfloat16")
+
+
+def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny_experiment):
+    folder = published(tmp_path)
+    read_published(folder, tmp_path / "run")
+    start = load_params(tmp_path / "run")
+    experiment = tiny_experiment(
+        model=dataclasses.replace(start.experiment.model, precision=Precision()),
+        data__tokenizer=TokenizerOf(path=str(tmp_path / "run" / "data")),
+        training__num_steps=2,
+        training__init_from=str(tmp_path / "run"),
+        schedule=Constant(peak=1e-6),
+    )
+    train(experiment, tmp_path / "tuned", say=lambda _: None)
+    tuned = load_params(tmp_path / "tuned").params
+    for a, b in zip(jax.tree.leaves(tuned), jax.tree.leaves(start.params), strict=True):
+        assert a.dtype == np.float32
+        np.testing.assert_allclose(a, b.astype(np.float32), atol=1e-4)
+    write_published(tmp_path / "tuned", tmp_path / "out")
+    assert contents(tmp_path / "out").keys() == contents(folder).keys()
+    other = dataclasses.replace(experiment, model=dataclasses.replace(experiment.model, final_logit_softcap=9.0))
+    with pytest.raises(UserError, match=r"model.final_logit_softcap: None -> 9.0"):
+        train(other, tmp_path / "another", say=lambda _: None)

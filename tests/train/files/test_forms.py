@@ -1,0 +1,49 @@
+import math
+
+import pytest
+
+from model.options.words import shown
+from train.files.forms import fitted, misfits
+
+STATUS = {"state": str, "step": int, "reason?": (str, type(None))}
+TABLE = [{"name?": str, "loss?": float}]
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "found"),
+    [
+        ({"state": "finished", "step": 3}, STATUS, []),
+        ({"state": "finished", "step": 3, "reason": None, "more": [1]}, STATUS, []),
+        ({"state": 5}, STATUS, ["state: expected a text, got 5", "step: is missing"]),
+        ({"state": "x", "step": 3.0}, STATUS, ["step: expected a whole number, got 3.0"]),
+        ({"state": "x", "step": True}, STATUS, ["step: expected a whole number, got True"]),
+        ({"state": "x", "step": 2**63}, STATUS, ["step: expected a whole number, got 9223372036854775808"]),
+        ({"state": "x", "step": 1, "reason": 2}, STATUS, ["reason: expected a text or null, got 2"]),
+        ([], STATUS, ["the whole value: expected an object, got []"]),
+        ([{"name": "a", "loss": 1}, {"loss": math.inf}, {}], TABLE, []),
+        ([{"loss": 10**400}], TABLE, [f"0.loss: expected a number, got {shown(10**400)}"]),
+        ([{}, 3], TABLE, ["1: expected an object, got 3"]),
+        ({"a": 1, "b": "x"}, {...: int}, ["b: expected a whole number, got 'x'"]),
+        ({"a": [{}]}, {"a": object}, []),
+    ],
+)
+def test_misfits_name_each_place(value, form, found):
+    assert list(misfits(value, form)) == found
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "kept"),
+    [
+        (
+            {"state": "finished", "step": "x", "reason": None, "more": 1},
+            STATUS,
+            {"state": "finished", "reason": None, "more": 1},
+        ),
+        ({"state": None, "step": 1}, STATUS, {"step": 1}),
+        ([{"name": "a"}, 3, {"loss": "x"}], TABLE, [{"name": "a"}, {}]),
+        ("x", STATUS, None),
+        ({"a": 1, "b": "x"}, {...: int}, {"a": 1}),
+    ],
+)
+def test_what_fits_is_kept(value, form, kept):
+    assert fitted(value, form) == kept

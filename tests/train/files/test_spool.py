@@ -1,0 +1,171 @@
+"""Training a run whose folder is in a store: what is uploaded, resuming here and elsewhere, who may write."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from model.errors import UserError
+from tests import stores
+from train.files import spool
+from train.files.paths import as_path
+from train.files.remote import cache_folder
+from train.files.spool import spool_folder, spooled
+from train.loop import train
+from train.run.loaded import load_run
+
+RUN = "gs://bucket/run"
+
+
+@pytest.fixture
+def store(monkeypatch, tmp_path):
+    yield stores.install(monkeypatch, tmp_path)
+    assert not list((tmp_path / "here").iterdir())
+
+
+@pytest.fixture
+def there(store):
+    """The folder that stands for the run in the store."""
+    return store.root / "gs" / "bucket" / "run"
+
+
+def contents(folder):
+    hidden = (".spool", ".lock", ".uploaded.json")
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in hidden
+    }
+
+
+def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_experiment, tmp_path):
+    """Trained in two sessions, the second on a machine that has no spool; and at no time more than was finished."""
+    experiment = tiny_experiment()
+    train(experiment, tmp_path / "plain", say=lambda _: None)
+    said = []
+    assert train(experiment, as_path(RUN), hard_stop=10, say=said.append).step == 10
+    assert said[0] == f"{RUN}: written to {spool_folder(as_path(RUN))}, and uploaded every 60 seconds and at the end"
+    assert contents(there) == contents(spool_folder(as_path(RUN)))
+    assert not (there / ".lock").exists()
+    shutil.rmtree(cache_folder())
+    outcome = train(experiment, as_path(RUN), say=said.append)
+    assert (outcome.state, outcome.step) == ("finished", 20)
+    assert any("fetching" in line for line in said)
+    assert contents(there) == contents(spool_folder(as_path(RUN)))
+    for name in ("metrics.jsonl", "samples.txt", "config.json"):
+        assert (there / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
+    here = load_run(tmp_path / "plain")
+    jax.tree.map(np.testing.assert_array_equal, load_run(RUN).params, here.params)
+    shutil.rmtree(cache_folder())
+    assert load_run(RUN).dataset().folder == as_path(f"{RUN}/data")
+
+
+def test_the_command_trains_into_a_store(store, there, command, tiny_experiment, write_config, tmp_path):
+    config = write_config(tiny_experiment(), tmp_path / "config.py")
+    status, said = command("launch.train", f"--config={config}", f"--run={RUN}", "--hard_stop=2")
+    assert status == 0, said
+    assert json.loads((there / "status.json").read_text())["step"] == 2
+    assert (there / "report.html").is_file()
+
+
+def write(folder, **files):
+    for name, content in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+
+
+def test_only_what_has_changed_goes_up_and_what_is_gone_goes(store, there, monkeypatch):
+    sent = []
+    plain = spool._Upload._send
+    monkeypatch.setattr(spool._Upload, "_send", lambda self, name: sent.append(name) or plain(self, name))
+    with spooled(as_path(RUN), print) as folder:
+        write(folder, metrics="1", checkpoints__1__files_json="r", checkpoints__1__params__a="p")
+        (folder / "checkpoints" / "1" / "files_json").rename(folder / "checkpoints" / "1" / "files.json")
+    assert sent == ["checkpoints/1/params/a", "metrics", "checkpoints/1/files.json"]
+    del sent[:]
+    with spooled(as_path(RUN), print) as again:
+        assert again == folder
+        write(folder, metrics="12", checkpoints__2__params__a="q")
+        shutil.rmtree(folder / "checkpoints" / "1")
+        write(folder, **{"checkpoints__3.orbax-checkpoint-tmp__params": "half"})
+        (folder / ".1234.part").touch()
+    assert sent == ["checkpoints/2/params/a", "metrics"]
+    assert contents(there) == {"metrics": b"12", "checkpoints/2/params/a": b"q"}
+
+
+def test_files_go_up_while_the_run_goes_on(store, there, monkeypatch):
+    monkeypatch.setattr(spool, "EVERY", 0.02)
+    import time
+
+    with spooled(as_path(RUN), print) as folder:
+        write(folder, metrics="1")
+        for _ in range(500):
+            if (there / "metrics").exists():
+                break
+            time.sleep(0.02)
+        assert (there / "metrics").read_text() == "1"
+
+
+def test_a_spool_that_did_not_write_last_is_set_aside(store, there):
+    with spooled(as_path(RUN), print) as folder:
+        write(folder, metrics="1")
+    other = folder.parent.with_name("other")
+    shutil.copytree(folder.parent, other)
+    (there / ".spool").write_text("another machine")
+    (there / "metrics").write_text("1 and more")
+    said = []
+    with spooled(as_path(RUN), said.append) as folder:
+        assert (folder / "metrics").read_text() == "1 and more"
+    assert any("was written by another machine since, or deleted: what lay here is in" in line for line in said)
+    shutil.rmtree(there)  # to begin anew
+    with spooled(as_path(RUN), said.append) as folder:
+        assert not (folder / "metrics").exists()
+
+
+def test_one_process_trains_a_run(store, there):
+    there.mkdir(parents=True)
+    (there / ".lock").write_text("elsewhere 17")
+    with pytest.raises(UserError, match=f"{RUN} is in use by process 17 of elsewhere; .* delete {RUN}/.lock"):
+        with spooled(as_path(RUN), print):
+            pass
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    for owner in (f"{socket.gethostname()} {done.pid}", f"{socket.gethostname()} {os.getpid()}"):
+        (there / ".lock").write_text(owner)
+        with spooled(as_path(RUN), print):
+            assert (there / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}"
+        assert not (there / ".lock").exists()
+    (there / ".lock").write_text(f"{socket.gethostname()} {os.getppid()}")
+    with pytest.raises(UserError, match="is in use by process"):
+        with spooled(as_path(RUN), print):
+            pass
+
+
+def test_an_upload_that_fails_loses_nothing(store, there, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    said = []
+    plain = store.open
+
+    def broken(path, mode):
+        if mode == "wb" and "metrics" in str(path):
+            raise RuntimeError("503: try later\nplease")
+        return plain(path, mode)
+
+    monkeypatch.setattr(store, "open", broken)
+    with pytest.raises(UserError, match="could not be uploaded: 503: try later; everything is in .*: mend that"):
+        with spooled(as_path(RUN), said.append) as folder:
+            write(folder, metrics="1", other="2")
+    assert sum("WARNING" in line for line in said) == 1
+    with pytest.raises(KeyError, match="mine"), spooled(as_path(RUN), said.append):
+        raise KeyError("mine")
+    monkeypatch.setattr(store, "open", plain)
+    with spooled(as_path(RUN), said.append) as folder:
+        assert (folder / "metrics").read_text() == "1"
+    assert contents(there) == {"metrics": b"1", "other": b"2"}
