@@ -55,6 +55,9 @@ _ORDER = (
 )
 _PLACE = {name: place for place, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# Fields that hold text, which may be a word for NaN as well, and the kinds of the lines that others may not write.
+_TEXTS = {"kind", "name", "part", "role"}
+_OWN_KINDS = {"train", "eval", "throughput"}
 # The forms of a line and of its other fields; see train/run/forms.py.
 _LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
 _STATISTICS = "statistics.jsonl"
@@ -120,6 +123,17 @@ class MetricsWriter:
         `name` is the name of a further text; a line without a name is of the validation split.
         """
         self._metrics("eval", step, values, name)
+
+    def line(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes a line of metrics.jsonl of another kind, such as a hook of one's own measures.
+
+        `values` are scalars, as those of `train`. Raises UserError for a kind and for names that the files use already.
+        """
+        if kind in _OWN_KINDS or not kind:
+            raise UserError(f"a line of metrics.jsonl: the kind {kind!r} is the run's own; take another word")
+        if taken := sorted(_TEXTS & values.keys() | {"step"} & values.keys()):
+            raise UserError(f"a line of kind {kind!r}: {taken[0]!r} is no name of a value; take another one")
+        self._metrics(kind, step, values)
 
     def statistics(self, step: int, fields: Mapping[str, str | int | float | None]) -> None:
         """Writes a line of statistics.jsonl: a layer, a role and their numbers, in the order given."""

@@ -77,6 +77,24 @@ def test_not_finite_values_are_valid_json_and_read_back(tmp_path):
     assert (line["grad_norm"], line["z_loss"]) == (math.inf, -math.inf)
 
 
+def test_a_line_of_a_kind_of_ones_own(tmp_path):
+    with writer_of(tmp_path) as writer:
+        writer.line("probe", 2, {"zebra": np.float32(0.5), "loss": math.inf})
+        writer.line("probe", 3, {"zebra": 1})
+        for kind in ("train", "eval", "throughput", ""):
+            with pytest.raises(UserError, match=f"the kind '{kind}' is the run's own"):
+                writer.line(kind, 3, {"loss": 1.0})
+        for name in ("kind", "step", "name"):
+            with pytest.raises(UserError, match=f"kind 'probe': '{name}' is no name of a value"):
+                writer.line("probe", 3, {name: 1.0})
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines()[0] == (
+        '{"kind": "probe", "step": 2, "loss": "Infinity", "zebra": 0.5}'
+    )
+    with writer_of(tmp_path) as writer:
+        writer.truncate(2)
+    assert read_metrics(tmp_path) == [{"kind": "probe", "step": 2, "loss": math.inf, "zebra": 0.5}]
+
+
 @pytest.mark.parametrize("checkpoint", [0, 3, 4, 7])
 @pytest.mark.parametrize("torn", [b"", b'{"kind": "tr', b"=== step 99 =", b'{"kind": "train", "step": 9}'])
 def test_a_resumed_run_ends_with_the_same_bytes(tmp_path, checkpoint, torn):
