@@ -11,7 +11,7 @@ from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.data.text.sources import list_units
-from train.run.paths import IS_PATH
+from train.run.paths import IS_PATH, AnyPath, path_of
 
 FOLDER = "evaluations"  # of a run
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -57,9 +57,9 @@ def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str,
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
 
 
-def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> pathlib.Path:
+def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
     """The folder of a text's tokens: the dataset at its path, or the one that the run makes."""
-    return pathlib.Path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
+    return path_of(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
 def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
@@ -82,7 +82,8 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
         folder = dataset_folder(option, run)
         if not is_dataset(folder):
             source, tokenizer = Source(path=option.path, field=option.field), TokenizerOf(path=str(dataset.folder))
-            prepare(Data(path=(source,), tokenizer=tokenizer, validation=None), folder, progress)
+            text = Data(path=(source,), tokenizer=tokenizer, validation=None)
+            prepare(text, run / FOLDER / option.name, progress)
         if open_dataset(folder).tokenizer.fingerprint() != dataset.tokenizer.fingerprint():
             raise UserError(
                 f"evaluations: {option.name}: {folder} was made with another tokenizer than {dataset.folder}; give the "

@@ -225,7 +225,7 @@ def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
 
 def read_statistics(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of statistics.jsonl, as `read_metrics` reads."""
-    return _read_lines(pathlib.Path(run_folder) / _STATISTICS)
+    return _read_lines(path_of(run_folder) / _STATISTICS)
 
 
 def read_samples(run_folder: Path) -> list[tuple[int, str]]:
