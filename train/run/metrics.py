@@ -257,8 +257,13 @@ def _read_lines(path: AnyPath) -> list[dict[str, Any]]:
     objects = []
     for line_number, line in enumerate(_whole_lines(_content(path)), start=1):
         fields = _parse(line, line_number, path)
-        objects.append({key: _NOT_FINITE.get(v, v) if isinstance(v, str) else v for key, v in fields.items()})
+        objects.append({key: v if key in _TEXTS else _number(v) for key, v in fields.items()})
     return objects
+
+
+def _number(value: Any) -> Any:
+    """A value of a line, the words for NaN and infinities as floats."""
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _content(path: AnyPath) -> bytes:

@@ -84,7 +84,8 @@ def _held(run: epath.Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(Exception):  # what is left names a process that is gone
-            mark.unlink(missing_ok=True)
+            if mark.read_text() == own:  # a user may have deleted it, and another process begun
+                mark.unlink()
 
 
 def _is_dead(owner: str) -> bool:

@@ -268,6 +268,17 @@ def test_one_process_trains_a_run(store, there):
             pass
 
 
+def test_the_lock_of_another_process_stays(store, there):
+    """A user deleted ours by hand, as the message says, and began elsewhere; or deleted it alone."""
+    with spooled(as_path(RUN), print):
+        (there / ".lock").write_text("elsewhere 17")
+    assert (there / ".lock").read_text() == "elsewhere 17"
+    (there / ".lock").unlink()
+    with spooled(as_path(RUN), print):
+        (there / ".lock").unlink()
+    assert not (there / ".lock").exists()
+
+
 def test_an_upload_that_fails_loses_nothing(store, there, monkeypatch):
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     said = []
