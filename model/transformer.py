@@ -95,7 +95,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 
 def specs(config: ModelConfig) -> Params:
-    """What every parameter is, as the tree that `init` returns, with a `model.specs.Spec` for each leaf."""
+    """What every parameter is, as the tree that `init` returns, with a `model.parameters.specs.Spec` for each leaf."""
     found: Params = specs_of(_graph(config)[1])
     return found
 

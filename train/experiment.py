@@ -14,7 +14,7 @@ from model.options.tree import check, find_problems
 from model.transformer import specs
 from train.data.config import Data, SentencePiece
 from train.earlier import current_config
-from train.evaluation.named import NamedEvaluation, problems_of_names
+from train.evaluation.named import NamedEvaluation, other_texts, problems_of_names
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, written_out
 from train.files.remote import read_errors
@@ -168,9 +168,9 @@ class Experiment:
     mesh: Mesh = dataclasses.field(default=Mesh(), metadata=HOW)
     sharding: Sharding = dataclasses.field(default=Sharding(), metadata=HOW)
     evaluation: Evaluation = Evaluation()
-    evaluations: tuple[NamedEvaluation, ...] = ()
-    statistics: Statistics | None = None
-    samples: Samples = Samples()
+    evaluations: tuple[NamedEvaluation, ...] = dataclasses.field(default=(), metadata=HOW)
+    statistics: Statistics | None = dataclasses.field(default=None, metadata=HOW)
+    samples: Samples = dataclasses.field(default=Samples(), metadata=HOW)
     checkpoints: Checkpoints = dataclasses.field(default=Checkpoints(), metadata=HOW)
     logging: Logging = dataclasses.field(default=Logging(), metadata=HOW)
 
@@ -266,8 +266,9 @@ def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
 
 def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
     """Raises UserError, listing the fields, when a run folder was made by another experiment than the one given."""
-    found = differences(to_json(load(run)), to_json(experiment))
-    if changed := without(found, marked(experiment, "how")):
+    before = load(run)
+    found = without(differences(to_json(before), to_json(experiment)), marked(experiment, "how"))
+    if changed := found + list(other_texts(before.evaluations, experiment.evaluations)):
         listed = "\n  ".join(changed)
         raise UserError(
             f"{run} holds a run of another config (its value -> the one given):\n  {listed}\n"

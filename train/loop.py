@@ -23,7 +23,7 @@ from train.files.paths import AnyPath, absolute, written_out
 from train.files.spool import spooled
 from train.generation.texts import check_prompts
 from train.hooks.evaluations import evaluations
-from train.hooks.interface import HookMaker, Moment, Say, Session
+from train.hooks.interface import HookMaker, Moment, Say, Session, made
 from train.hooks.log import Log
 from train.hooks.samples import Samples
 from train.hooks.saves import Saves
@@ -164,7 +164,7 @@ class _Trainer:
             )
             session = self._session()
             self.log = Log(session, self.batches, self.clock)
-            self.hooks = [*evaluations(session), *self._others(session), *(make(session) for make in makers)]
+            self.hooks = [*evaluations(session), *self._others(session), *(made(make, session) for make in makers)]
             self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
             state = self._start()
             step = int(state.step)

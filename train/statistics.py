@@ -112,7 +112,7 @@ def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums
         rms = {name: math.sqrt(total[name] / total["count"]) for name in QUANTITIES}
         yield key._asdict() | rms | {"ratio": rms["updates"] / rms["parameters"] if rms["parameters"] else None}
     for squares in sums["stream"].values():
-        for layer, square in enumerate(squares):
+        for layer, square in zip(range(config.num_layers), squares, strict=True):  # every layer has one
             yield Key("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
 
 

@@ -13,7 +13,7 @@ from model.layout import Layout
 from model.parameters.specs import named
 from train import schedules
 from train.experiment import Experiment
-from train.objectives.interface import Batch, Sums
+from train.objectives.interface import Batch, Objective, Sums
 from train.optimizers.guard import judge
 from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
@@ -33,9 +33,10 @@ def train_step(
     `asked` are the statistics to compute in this step.
     """
     training, recipe = experiment.training, Recipe.of(experiment)
+    option: Objective = experiment.objective
     taps = () if asked is None else asked.taps
-    sums, grads = _sums_and_grads(experiment, layout, state, batch, taps)
-    tokens = experiment.objective.tokens(batch)
+    sums, grads = _sums_and_grads(experiment, option, layout, state, batch, taps)
+    tokens = option.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.
     loss = jnp.where(tokens > 0, sums.loss, jnp.nan)
     grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
@@ -68,7 +69,7 @@ def train_step(
     }
     if asked is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
-        weight = jnp.maximum(experiment.objective.weight(batch), 1.0)
+        weight = jnp.maximum(option.weight(batch), 1.0)
         metrics["statistics"] = measured(named(recipe.specs), trees, sums.taps, weight)
     next_state = TrainState(
         step=state.step + 1,
@@ -83,10 +84,15 @@ def train_step(
 
 
 def _sums_and_grads(
-    experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, taps: tuple[str, ...]
+    experiment: Experiment,
+    option: Objective,
+    layout: Layout,
+    state: TrainState,
+    batch: Batch,
+    taps: tuple[str, ...],
 ) -> tuple[Sums, Any]:
     """Mean losses per counted token, what was measured of all tokens, and the gradient; over micro-batches if asked."""
-    option, parts = experiment.objective, experiment.training.gradient_accumulation
+    parts = experiment.training.gradient_accumulation
     weight = jnp.maximum(option.weight(batch), 1.0)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 

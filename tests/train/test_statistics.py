@@ -176,6 +176,16 @@ def test_the_curve_is_the_same_with_them(make, random_batch):
     assert ends[0] == pytest.approx(ends[1], rel=1e-6)
 
 
+def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
+    experiment = make()
+    _, metrics = compiled(experiment, experiment.statistics)(start(experiment), random_batch(experiment))
+    sums = jax.device_get(metrics["statistics"])
+    sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
+    sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
+    with pytest.raises(ValueError, match="zip"):
+        list(rows(experiment.model, named(Recipe.of(experiment).specs), sizes, sums))
+
+
 def test_a_period_without_sense_is_refused(make):
     with pytest.raises(UserError, match="statistics.every: must be at least 1, got 0"):
         make(statistics="Statistics(every=0)")

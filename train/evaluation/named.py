@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from model.errors import UserError
 from train.data.config import Data, Source, TokenizerOf
+from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.data.text.sources import list_units
-from train.files.paths import IS_PATH
+from train.files.files import read_json
+from train.files.paths import IS_PATH, AnyPath, path_of
 
 FOLDER = "evaluations"  # of a run
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -57,9 +59,20 @@ def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str,
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
 
 
-def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> pathlib.Path:
+def other_texts(before: Sequence[NamedEvaluation], now: Sequence[NamedEvaluation]) -> Iterator[str]:
+    """Yields the changes of evaluations that keep their name: their curve would go on with the losses of other text."""
+    known = {option.name.lower(): option for option in before}
+    for option in now:
+        if (old := known.get(option.name.lower())) is not None:
+            for field in ("path", "field", "max_batches"):
+                one, other = getattr(old, field), getattr(option, field)
+                if one != other:
+                    yield f"evaluations ({option.name}): {field}: {one} -> {other}; a new name makes it a new one"
+
+
+def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
     """The folder of a text's tokens: the dataset at its path, or the one that the run makes."""
-    return pathlib.Path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
+    return path_of(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
 def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
@@ -82,11 +95,26 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
         folder = dataset_folder(option, run)
         if not is_dataset(folder):
             source, tokenizer = Source(path=option.path, field=option.field), TokenizerOf(path=str(dataset.folder))
-            prepare(Data(path=(source,), tokenizer=tokenizer, validation=None), folder, progress)
+            text = Data(path=(source,), tokenizer=tokenizer, validation=None)
+            prepare(text, run / FOLDER / option.name, progress)
+        elif folder == run / FOLDER / option.name:
+            _refuse_other_text(option, run / FOLDER / option.name)
         if open_dataset(folder).tokenizer.fingerprint() != dataset.tokenizer.fingerprint():
             raise UserError(
                 f"evaluations: {option.name}: {folder} was made with another tokenizer than {dataset.folder}; give the "
                 "text itself, or a dataset that was made with the same one"
+            )
+
+
+def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
+    """Raises UserError when a folder has the tokens of another text than the option's, of the same name once."""
+    path = folder / settings.FILE
+    made = read_json(path, form=settings.FORM) if path.is_file() else {}
+    for source in made.get("sources", []):
+        if (source["path"], source.get("field", option.field)) != (option.path, option.field):
+            raise UserError(
+                f"evaluations: {option.name}: {folder} was made of {source['path']}, and not of {option.path}; take "
+                "another name, or delete that folder if no line of metrics.jsonl is of it"
             )
 
 

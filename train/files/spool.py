@@ -4,6 +4,10 @@ A store has no appending, no renaming and no locks. So everything is written int
 any run, and its files are uploaded whole: every minute those that have changed, and all of them at the end. Checkpoints
 go up when they are complete, and those that were removed here are removed there afterwards.
 
+A machine may be lost at any moment, so the order decides: first the files beside the checkpoints, among them the lines
+up to every checkpoint listed before; then the checkpoints, each with its files.json at the end. A checkpoint without
+files.json did not arrive whole, and is not fetched.
+
 Two marks lie beside them. RUN/.spool says whose spool wrote the run last: on the same machine a run goes on from its
 spool; on another one, or where the spool is gone, it is fetched first. RUN/.lock names the process that trains it. It
 is advice: two commands that start in the same instant may both find none.
@@ -11,6 +15,7 @@ is advice: two commands that start in the same instant may both find none.
 
 import contextlib
 import hashlib
+import itertools
 import os
 import pathlib
 import shutil
@@ -29,6 +34,7 @@ from train.files.remote import cache_folder, copy_into, files_of, read_errors
 
 EVERY = 60.0  # seconds between uploads
 MARK, LOCK, SENT = ".spool", ".lock", ".uploaded.json"
+CHECKPOINTS = "checkpoints/"
 RECORD = "files.json"  # of a checkpoint's files, which goes up after them
 
 Say = Callable[[str], None]
@@ -78,7 +84,8 @@ def _held(run: epath.Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(Exception):  # what is left names a process that is gone
-            mark.unlink(missing_ok=True)
+            if mark.read_text() == own:  # a user may have deleted it, and another process begun
+                mark.unlink()
 
 
 def _is_dead(owner: str) -> bool:
@@ -103,6 +110,9 @@ def _fetch(run: epath.Path, folder: pathlib.Path, say: Say) -> None:
         if theirs is not None and (folder / MARK).is_file() and (folder / MARK).read_text() == theirs:
             return
         files = [found for found in files_of(run) if found.name not in (MARK, LOCK)]
+    # Without the mark no spool wrote it: it was copied there, and the checkpoints of old runs have no record.
+    partial = _partial({found.name for found in files}) if theirs is not None else set()
+    files = [found for found in files if found.name not in partial]
     if folder.exists():
         old = home.with_name(home.name + ".old")
         set_aside(home, old)
@@ -111,18 +121,30 @@ def _fetch(run: epath.Path, folder: pathlib.Path, say: Say) -> None:
         say(f"{run}: fetching {sum(found.size for found in files) / 2**20:,.0f} MiB")
     copy_into(run, files, home)
     replace_file(folder / MARK, uuid.uuid4().hex.encode())
-    write_json(folder / SENT, {name: stamp for name, stamp in _stamps(folder).items() if name != MARK})
+    # The next upload removes what was left out, unless it is written again.
+    write_json(folder / SENT, _stamps(folder) | dict.fromkeys(sorted(partial)))
     with read_errors(run):
         (run / MARK).write_bytes((folder / MARK).read_bytes())
 
 
+def _partial(names: set[str]) -> set[str]:
+    """The files of the checkpoints of a store that did not arrive whole: they have no record."""
+    steps = {name: "/".join(name.split("/")[:2]) for name in names if name.startswith(CHECKPOINTS)}
+    return {name for name, step in steps.items() if f"{step}/{RECORD}" not in names}
+
+
 def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
-    """The files of a spool that go up, by their path from there: their sizes and times."""
+    """The files of a spool that go up, by their path from there: their sizes and times.
+
+    Checkpoints are listed first: the lines up to a checkpoint were written before it, so the list of the rest has them.
+    """
     found = {}
-    for where, below, names in os.walk(folder):
+    for where, below, names in itertools.chain(os.walk(folder / CHECKPOINTS), os.walk(folder)):
         here = pathlib.Path(where)
-        if here == folder / "checkpoints":
+        if here == folder / CHECKPOINTS:
             below[:] = [name for name in below if name.isdigit()]  # others are not complete
+        elif here == folder:
+            below[:] = [name for name in below if name != CHECKPOINTS.rstrip("/")]
         for name in names:
             path = here / name
             if name in (LOCK, MARK, SENT) or name.endswith(".part"):
@@ -131,6 +153,11 @@ def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
                 about = path.stat()
                 found[path.relative_to(folder).as_posix()] = [about.st_size, about.st_mtime_ns]
     return found
+
+
+def _turn(name: str) -> tuple[bool, bool, str]:
+    """The place of a file in the order of an upload."""
+    return name.startswith(CHECKPOINTS), name.endswith(f"/{RECORD}"), name
 
 
 class _Upload:
@@ -166,10 +193,10 @@ class _Upload:
         try:
             now = _stamps(self._folder)
             changed = [name for name, stamp in now.items() if self._sent.get(name) != stamp]
-            for name in sorted(changed, key=lambda name: (name.endswith(f"/{RECORD}"), name)):
+            for name in sorted(changed, key=_turn):
                 self._send(name)
                 self._sent[name] = now[name]
-            for name in [name for name in self._sent if name not in now]:
+            for name in sorted(self._sent.keys() - now.keys(), key=_turn, reverse=True):  # records first
                 (self._run / name).unlink(missing_ok=True)
                 del self._sent[name]
             write_json(self._folder / SENT, self._sent)

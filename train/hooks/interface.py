@@ -1,13 +1,14 @@
 """A hook: a small object that is due every n steps, and the moment that it is given.
 
-    class Sharpness(Hook):
+    class Largest(Hook):
         def __init__(self, session):
             self.every, self.metrics = 100, session.metrics
 
         def __call__(self, moment):
-            self.metrics.line("sharpness", moment.step, {"largest": ...})
+            largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(moment.state.params))
+            self.metrics.line("largest", moment.step, {"parameter": largest})
 
-    train(experiment, run, hooks=[Sharpness])
+    train(experiment, run, hooks=[Largest])
 
 The loop calls the due hooks one after another, in the order of its list; saves come last. The lines of a hook reach the
 disk before the checkpoint of their step. A run that continues from that checkpoint does not call the hook for that step
@@ -16,12 +17,14 @@ result of exactly one call per due step, if the hook depends on the moment alone
 """
 
 import dataclasses
+import numbers
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
+from model.errors import UserError
 from train.data.shards.dataset import Dataset
 from train.experiment import Experiment
 from train.parallel.table import MeshLayout
@@ -92,3 +95,15 @@ class Hook:
 
 
 HookMaker = Callable[[Session], Hook]
+
+
+def made(make: HookMaker, session: Session) -> Hook:
+    """The hook of a maker. Raises UserError for one without a period."""
+    hook = make(session)
+    every = getattr(hook, "every", None)
+    if type(hook).due is Hook.due and not (isinstance(every, numbers.Integral) and int(every) >= 1):
+        raise UserError(
+            f"the hook {type(hook).__name__}: `every` must be a whole number of steps, at least 1, got {every!r}; set "
+            "it in __init__, or define `due`"
+        )
+    return hook

@@ -55,6 +55,9 @@ _ORDER = (
 )
 _INDEX = {name: index for index, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# Fields that hold text, which may be a word for NaN as well, and the kinds of the lines that others may not write.
+_TEXTS = {"kind", "name", "part", "role"}
+_OWN_KINDS = {"train", "eval", "throughput"}
 # The forms of a line and of its other fields; see train/files/forms.py.
 _LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
 _STATISTICS = "statistics.jsonl"
@@ -120,6 +123,17 @@ class MetricsWriter:
         `name` is the name of a further text; a line without a name is of the validation split.
         """
         self._metrics("eval", step, values, name)
+
+    def line(self, kind: str, step: int, values: Mapping[str, Any]) -> None:
+        """Writes a line of metrics.jsonl of another kind, such as a hook of one's own measures.
+
+        `values` are scalars, as those of `train`. Raises UserError for a kind and for names that the files use already.
+        """
+        if kind in _OWN_KINDS or not kind:
+            raise UserError(f"a line of metrics.jsonl: the kind {kind!r} is the run's own; take another word")
+        if taken := sorted(_TEXTS & values.keys() | {"step"} & values.keys()):
+            raise UserError(f"a line of kind {kind!r}: {taken[0]!r} is no name of a value; take another one")
+        self._metrics(kind, step, values)
 
     def statistics(self, step: int, fields: Mapping[str, str | int | float | None]) -> None:
         """Writes a line of statistics.jsonl: a layer, a role and their numbers, in the order given."""
@@ -211,7 +225,7 @@ def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
 
 def read_statistics(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of statistics.jsonl, as `read_metrics` reads."""
-    return _read_lines(pathlib.Path(run_folder) / _STATISTICS)
+    return _read_lines(path_of(run_folder) / _STATISTICS)
 
 
 def read_samples(run_folder: Path) -> list[tuple[int, str]]:
@@ -243,8 +257,13 @@ def _read_lines(path: AnyPath) -> list[dict[str, Any]]:
     objects = []
     for line_number, line in enumerate(_whole_lines(_content(path)), start=1):
         fields = _parse(line, line_number, path)
-        objects.append({key: _NOT_FINITE.get(v, v) if isinstance(v, str) else v for key, v in fields.items()})
+        objects.append({key: v if key in _TEXTS else _number(v) for key, v in fields.items()})
     return objects
+
+
+def _number(value: Any) -> Any:
+    """A value of a line, the words for NaN and infinities as floats."""
+    return _NOT_FINITE.get(value, value) if isinstance(value, str) else value
 
 
 def _content(path: AnyPath) -> bytes:

@@ -39,6 +39,7 @@ def test_the_fields_of_an_experiment_are_those_that_may_differ(tiny_experiment):
     """What three lists said before: of a run that goes on, of a checkpoint, of another model's parameters."""
     experiment = tiny_experiment()
     how = {"mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat", "data.prefetch"}
+    how |= {"evaluations", "statistics", "samples"}
     assert set(marked(experiment, "how")) == how
     assert set(marked(experiment, "training")) == {"model.dropout", "model.initialization", "model.precision"}
 

@@ -19,12 +19,14 @@ from train.data.shards.dataset import dataset_of_run, is_dataset, open_dataset
 from train.data.text.sources import fingerprint, list_units, read_unit
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import evaluate
+from train.evaluation.named import NamedEvaluation
 from train.files.paths import as_path
 from train.files.remote import cache_folder, fetched
 from train.loop import train
 from train.parallel.mesh import Mesh
 from train.run.loaded import load_params, load_run
-from train.run.metrics import read_metrics, read_status
+from train.run.metrics import read_metrics, read_statistics, read_status
+from train.statistics import Statistics
 
 
 @pytest.fixture
@@ -156,6 +158,24 @@ def test_a_mixture_has_members_in_stores(store, tiny_run, tiny_experiment, tmp_p
     expected = open_dataset(tiny_run / "data").split("train")[0].tokens(0)
     for part in made.split("train"):
         np.testing.assert_array_equal(part.tokens(0), expected)
+
+
+def test_a_further_text_is_a_dataset_of_a_store_and_its_statistics_are_read_there(
+    store, tiny_run, tiny_experiment, tmp_path
+):
+    shutil.copytree(tiny_run / "data", store.root / "gs" / "bucket" / "data")
+    quick = {"training__num_steps": 2, "samples__prompts": (), "schedule": "Constant(peak=1e-3)"}
+    for name, path in (("plain", str(tiny_run / "data")), ("there", "gs://bucket/data")):
+        texts = (NamedEvaluation(name="again", path=path, every=1),)
+        experiment = tiny_experiment(evaluations=texts, statistics=Statistics(every=1), **quick)
+        train(experiment, tmp_path / name, say=lambda _: None)
+        assert not (tmp_path / name / "evaluations").exists()
+    here = read_metrics(tmp_path / "plain")
+    assert [line["step"] for line in here if line.get("name") == "again"] == [1, 2]
+    assert read_metrics(tmp_path / "there") == here
+    shutil.copytree(tmp_path / "there", store.root / "s3" / "bucket" / "run")
+    assert len(read_statistics("s3://bucket/run")) > 0
+    assert read_statistics("s3://bucket/run") == read_statistics(tmp_path / "plain")
 
 
 def test_a_run_trains_on_text_data_and_tokenizer_of_a_store(store, tiny_text, tiny_run, tiny_experiment, tmp_path):

@@ -1,5 +1,6 @@
 """Training a run whose folder is in a store: what is uploaded, resuming here and elsewhere, who may write."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -88,7 +89,7 @@ def test_only_what_has_changed_goes_up_and_what_is_gone_goes(store, there, monke
     with spooled(as_path(RUN), print) as folder:
         write(folder, metrics="1", checkpoints__1__files_json="r", checkpoints__1__params__a="p")
         (folder / "checkpoints" / "1" / "files_json").rename(folder / "checkpoints" / "1" / "files.json")
-    assert sent == ["checkpoints/1/params/a", "metrics", "checkpoints/1/files.json"]
+    assert sent == ["metrics", "checkpoints/1/params/a", "checkpoints/1/files.json"]
     del sent[:]
     with spooled(as_path(RUN), print) as again:
         assert again == folder
@@ -96,8 +97,127 @@ def test_only_what_has_changed_goes_up_and_what_is_gone_goes(store, there, monke
         shutil.rmtree(folder / "checkpoints" / "1")
         write(folder, **{"checkpoints__3.orbax-checkpoint-tmp__params": "half"})
         (folder / ".1234.part").touch()
-    assert sent == ["checkpoints/2/params/a", "metrics"]
+    assert sent == ["metrics", "checkpoints/2/params/a"]
     assert contents(there) == {"metrics": b"12", "checkpoints/2/params/a": b"q"}
+
+
+class LostError(BaseException):
+    """The machine is gone."""
+
+
+def until(monkeypatch, allowed):
+    """Lets so many changes of the store happen, uploads and removals; at the next one the machine is gone."""
+    done = []
+
+    def counted(plain):
+        def change(self, *args, **named):
+            if str(args[0]).endswith("/.lock"):
+                return plain(self, *args, **named)
+            if len(done) == allowed:
+                raise LostError
+            done.append(args)
+            return plain(self, *args, **named)
+
+        return change
+
+    monkeypatch.setattr(spool._Upload, "_send", counted(spool._Upload._send))
+    monkeypatch.setattr(stores.Store, "remove", counted(stores.Store.remove))
+    return done
+
+
+def save(folder, step):
+    """Lines up to a step, then its checkpoint, as the loop writes them."""
+    lines = "".join(f"{n}\n" for n in range(1, step + 1))
+    write(folder, **{"metrics.jsonl": lines, "samples.txt": lines})
+    for name in ("params__a", "params__d__b", "files.json"):
+        write(folder, **{f"checkpoints__{step}__{name}": f"{name} {step}"})
+
+
+def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoint(store, there, monkeypatch):
+    """Step 10 goes up and step 5 is removed; the machine is lost after each number of changes."""
+    with spooled(as_path(RUN), print) as folder:
+        save(folder, 5)
+    shutil.copytree(cache_folder(), before := store.root.parent / "before")
+    shutil.copytree(there, stored := store.root.parent / "stored")
+    steps_seen = []
+    for allowed in range(12):
+        for target, source in ((cache_folder(), before), (there, stored)):
+            shutil.rmtree(target)
+            shutil.copytree(source, target)
+        with monkeypatch.context() as patch:
+            done = until(patch, allowed)
+            try:
+                with spooled(as_path(RUN), print) as folder:
+                    save(folder, 10)
+                    shutil.rmtree(folder / "checkpoints" / "5")
+                ended = True
+            except LostError:
+                ended = False
+        (there / ".lock").unlink(missing_ok=True)
+        shutil.rmtree(cache_folder())
+        with spooled(as_path(RUN), print) as folder:
+            steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
+            lines = (folder / "metrics.jsonl").read_text().split()
+        for step in steps:
+            whole = {f"checkpoints/{step}/{name}" for name in ("params/a", "params/d/b", "files.json")}
+            assert whole <= contents(folder).keys(), allowed
+            assert lines[:step] == [str(n) for n in range(1, step + 1)], allowed
+        assert contents(there) == contents(folder)  # also what was left out
+        steps_seen.append(steps)
+        if ended:
+            break
+    assert len(done) == 8
+    assert steps_seen == [[5]] * 5 + [[5, 10]] + [[10]] * 3
+
+
+def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpoint(store, there, monkeypatch):
+    """The loop commits step 10 just when `checkpoints` is about to be listed: then the lines are listed after it."""
+    with spooled(as_path(RUN), print) as folder:
+        save(folder, 5)
+    sent, plain, walk = [], spool._Upload._send, os.walk
+
+    def saving(top, *args, **named):
+        for where, below, names in walk(top, *args, **named):
+            yield where, below, names
+            if not (folder / "checkpoints" / "10").exists():
+                save(folder, 10)
+
+    monkeypatch.setattr(spool._Upload, "_send", lambda self, name: sent.append(name) or plain(self, name))
+    with spooled(as_path(RUN), print):
+        monkeypatch.setattr(os, "walk", saving)
+    steps = [name for name in sent if name.startswith("checkpoints/10/")]
+    assert not steps or sent.index("metrics.jsonl") < sent.index(steps[0])
+    assert "metrics.jsonl" in sent
+
+
+def test_an_old_run_that_was_copied_there_keeps_its_checkpoints_without_records(store, there):
+    write(there, metrics="1", checkpoints__5__params__a="p")
+    with spooled(as_path(RUN), print) as folder:
+        assert (folder / "checkpoints" / "5" / "params" / "a").read_text() == "p"
+
+
+def test_a_run_goes_on_exactly_after_a_machine_was_lost(store, there, tiny_experiment, tmp_path, monkeypatch):
+    experiment = tiny_experiment(training__num_steps=12, checkpoints__every=4, samples__prompts=())
+    train(experiment, tmp_path / "plain", say=lambda line: None)
+    plain = spool._Upload._send
+    for stop, lost, resumed in ((4, "never", 0), (8, "checkpoints/8/files.json", 4), (12, "metrics.jsonl", 4)):
+        said = []
+        with monkeypatch.context() as patch:
+
+            def send(self, name, lost=lost):
+                if name == lost:
+                    raise LostError
+                plain(self, name)
+
+            patch.setattr(spool._Upload, "_send", send)
+            with contextlib.nullcontext() if lost == "never" else pytest.raises(LostError):
+                train(experiment, as_path(RUN), hard_stop=stop, say=said.append)
+        assert any(f"at step {resumed} of" in line for line in said) or not resumed
+        shutil.rmtree(cache_folder())
+    train(experiment, as_path(RUN), say=lambda line: None)
+    assert (there / "metrics.jsonl").read_bytes() == (tmp_path / "plain" / "metrics.jsonl").read_bytes()
+    here = load_run(tmp_path / "plain")
+    jax.tree.map(np.testing.assert_array_equal, load_run(RUN).params, here.params)
 
 
 def test_files_go_up_while_the_run_goes_on(store, there, monkeypatch):
@@ -146,6 +266,17 @@ def test_one_process_trains_a_run(store, there):
     with pytest.raises(UserError, match="is in use by process"):
         with spooled(as_path(RUN), print):
             pass
+
+
+def test_the_lock_of_another_process_stays(store, there):
+    """A user deleted ours by hand, as the message says, and began elsewhere; or deleted it alone."""
+    with spooled(as_path(RUN), print):
+        (there / ".lock").write_text("elsewhere 17")
+    assert (there / ".lock").read_text() == "elsewhere 17"
+    (there / ".lock").unlink()
+    with spooled(as_path(RUN), print):
+        (there / ".lock").unlink()
+    assert not (there / ".lock").exists()
 
 
 def test_an_upload_that_fails_loses_nothing(store, there, monkeypatch):

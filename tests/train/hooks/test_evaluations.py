@@ -1,10 +1,13 @@
 """Evaluations of further texts beside that of the validation split."""
 
+import dataclasses
 import json
 import math
 import re
 import shutil
 
+import jax
+import numpy as np
 import pytest
 
 from model.errors import UserError
@@ -13,7 +16,9 @@ from train.data.prepare.prepare import prepare
 from train.evaluation.named import NamedEvaluation
 from train.loop import train
 from train.report import summary, write_report
-from train.run.metrics import read_metrics
+from train.run.loaded import load_params
+from train.run.metrics import read_metrics, read_samples, read_statistics
+from train.statistics import Statistics
 from train.terminal.formatting import number
 
 
@@ -157,3 +162,36 @@ def test_a_dataset_of_another_tokenizer_is_refused(texts, tiny_experiment, tmp_p
     options = (NamedEvaluation(name="other", path=str(tmp_path / "dataset")),)
     with pytest.raises(UserError, match="evaluations: other: .*dataset was made with another tokenizer"):
         train(tiny_experiment(evaluations=options), tmp_path / "run", say=silent)
+
+
+def test_measurements_may_begin_and_end_in_the_middle_of_a_run(texts, tiny_experiment, tmp_path):
+    """A further text, statistics and samples are turned on after step 4: the training and its lines stay the same."""
+    plain = tiny_experiment(training__num_steps=8, checkpoints__every=4, evaluation__every=4, samples__prompts=())
+    more = dataclasses.replace(
+        plain,
+        evaluations=(NamedEvaluation(name="digits", path=str(texts / "digits.txt"), every=3),),
+        statistics=Statistics(every=3),
+        samples=dataclasses.replace(plain.samples, prompts=("a",)),
+    )
+    train(plain, tmp_path / "plain", say=silent)
+    train(plain, tmp_path / "more", hard_stop=4, say=silent)
+    assert train(more, tmp_path / "more", say=silent).state == "finished"
+    assert list(of(tmp_path / "more", "digits")) == [6, 8]
+    assert sorted({line["step"] for line in read_statistics(tmp_path / "more")}) == [6, 8]
+    assert [step for step, _ in read_samples(tmp_path / "more")] == [8]
+    assert train(plain, tmp_path / "more", say=silent).state == "finished"
+    lines = [line for line in read_metrics(tmp_path / "more") if "name" not in line]
+    assert lines == read_metrics(tmp_path / "plain")
+    one, other = (load_params(tmp_path / name).params for name in ("plain", "more"))
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_tokens_of_another_text_of_that_name_are_not_measured(texts, tiny_experiment, tmp_path):
+    """The evaluation left the config in between, so the config says nothing of its text; its folder does."""
+    plain = tiny_experiment(training__num_steps=6, samples__prompts=())
+    digits = NamedEvaluation(name="one", path=str(texts / "digits.txt"))
+    other = dataclasses.replace(digits, path=str(texts / "rows.jsonl"), field="body")
+    for step, options in ((1, (digits,)), (2, ()), (3, (digits,)), (4, ())):
+        train(dataclasses.replace(plain, evaluations=options), tmp_path / "run", hard_stop=step, say=silent)
+    with pytest.raises(UserError, match=r"evaluations: one: .* was made of .*digits.txt, and not of .*rows.jsonl"):
+        train(dataclasses.replace(plain, evaluations=(other,)), tmp_path / "run", say=silent)

@@ -1,10 +1,17 @@
 """A hook that a research idea adds: the loop is not edited, and what it writes is there once for each step."""
 
 import json
+import textwrap
+import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from train.hooks.interface import Hook, Moment
+from model.errors import UserError
+from train.hooks import interface
+from train.hooks.interface import Hook, Moment, made
 from train.loop import train
 from train.run.metrics import read_metrics
 
@@ -63,6 +70,50 @@ def test_a_hook_of_ones_own_is_called_once_for_each_step_in_the_files(tiny_exper
     assert [call[:2] for call in calls] == [(3, None), (6, None), (8, (7, 5))]
     whole, halved = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "halved"))
     assert whole == halved
+
+
+def test_the_documented_hook_runs_and_its_lines_are_there_once(tiny_experiment, tmp_path):
+    """The class in the docstring, word for word but for its period, in a run that is stopped and goes on."""
+    text = interface.__doc__
+    source = textwrap.dedent(text[text.index("    class ") : text.index("    train(experiment")])
+    assert source.count("100") == 1
+    known = {"Hook": Hook, "jax": jax, "jnp": jnp}
+    exec(source.replace("100", "3"), known)
+    hooks = [known["Largest"]]
+    experiment = tiny_experiment(training__num_steps=8, checkpoints__every=4, samples__prompts=())
+    train(experiment, tmp_path / "whole", say=silent, hooks=hooks)
+    train(experiment, tmp_path / "halved", hard_stop=5, say=silent, hooks=hooks)
+    with open(tmp_path / "halved" / "metrics.jsonl", "a") as file:  # of a step that no checkpoint has
+        file.write('{"kind": "largest", "step": 6, "parameter": 0.5}\n')
+    train(experiment, tmp_path / "halved", say=silent, hooks=hooks)
+    lines = [line for line in read_metrics(tmp_path / "whole") if line["kind"] == "largest"]
+    assert [line["step"] for line in lines] == [3, 6, 8]
+    assert all(line["parameter"] > 0 for line in lines)
+    whole, halved = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("whole", "halved"))
+    assert whole == halved
+
+
+@pytest.mark.parametrize("every", [0, -3, 2.5, None, "10"])
+def test_a_period_without_sense_is_refused_at_the_start(every, tiny_experiment, tmp_path):
+    class Mine(Hook):
+        def __init__(self, session):
+            self.every = every
+
+    words = f"the hook Mine: `every` must be a whole number of steps, at least 1, got {every!r}"
+    with pytest.raises(UserError, match=words):
+        made(Mine, None)
+    if every == 0:
+        with pytest.raises(UserError, match=words):
+            train(tiny_experiment(samples__prompts=()), tmp_path, say=silent, hooks=[Mine])
+
+
+def test_a_hook_that_says_itself_when_it_is_due_needs_no_period():
+    class Mine(Hook):
+        def due(self, moment):
+            return moment.step == 7
+
+    hook = made(lambda session: Mine(), types.SimpleNamespace())
+    assert [step for step in range(9) if hook.due(moment(step))] == [7]
 
 
 def test_a_hook_may_ask_for_the_end(tiny_experiment, tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import inspect
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,12 @@ import numpy as np
 import pytest
 
 from model.layout import ONE_DEVICE
+from model.options import alternatives, fields_of
 from model.transformer import forward
 from train import step
-from train.objectives.interface import Sums
+from train.experiment import Experiment
+from train.objectives.interface import Objective, Sums
+from train.objectives.next_token import NextToken
 from train.state import Recipe, new_state
 from train.step import train_step
 
@@ -58,6 +63,25 @@ def test_another_objective_is_minimised_and_reported(parts, tiny_experiment, ran
     assert int(metrics["tokens"]) == size
     for one, before, grad in zip(*map(jax.tree.leaves, (after.params, state.params, grads)), strict=True):
         np.testing.assert_allclose(one, before - 3.0 * grad, rtol=1e-4, atol=1e-6)
+
+
+def signature(member):
+    """The parameters of a method, with their kinds and defaults; None for a property."""
+    if isinstance(member, property):
+        return None
+    return [(p.name, p.kind, p.default) for p in inspect.signature(member).parameters.values()]
+
+
+def test_every_objective_of_an_experiment_has_the_interface():
+    """Its members are called as the protocol says; mypy compares the types where train/step.py takes one."""
+    classes = alternatives(fields_of(Experiment)["objective"])
+    members = {name: member for name, member in vars(Objective).items() if not name.startswith("_")}
+    assert members.keys() == {"fields", "tokens", "weight", "loss"}
+    assert NextToken in classes
+    for cls in classes:
+        for name, member in members.items():
+            assert signature(getattr(cls, name)) == signature(member), (cls, name)
+    assert typing.get_type_hints(step._sums_and_grads)["option"] is Objective
 
 
 def test_the_step_names_no_objective():

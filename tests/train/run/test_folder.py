@@ -91,6 +91,9 @@ def test_every_difference_is_listed_and_nothing_is_written(tiny_experiment, tmp_
         {"checkpoints__every": 5},
         {"checkpoints__keep_every": 5},
         {"logging__tensorboard": True},
+        {"statistics": "Statistics(every=3)"},
+        {"samples__prompts": ("a", "b")},
+        {"evaluations": "(NamedEvaluation(name='code', path='code.py'),)"},
         {"model__scan_layers": False},
         {"model__remat": "full"},
     ],
@@ -109,6 +112,17 @@ def test_how_often_it_is_logged_or_saved_by_loss_may_not(tiny_experiment, tmp_pa
     begin(tmp_path)
     with pytest.raises(UserError, match="evaluation.every: 10 -> 5"):
         run_folder.claim(tmp_path, tiny_experiment(evaluation__every=5))
+
+
+@pytest.mark.parametrize("change", ["path='b.txt'", "path='a.txt', field='body'", "path='a.txt', max_batches=1"])
+def test_a_name_keeps_its_text(change, tiny_experiment, tmp_path):
+    """The same name stands for one curve, and for one folder of tokens; its period may change."""
+    run_folder.claim(tmp_path, tiny_experiment(evaluations="(NamedEvaluation(name='one', path='a.txt'),)"))
+    begin(tmp_path)
+    run_folder.claim(tmp_path, tiny_experiment(evaluations="(NamedEvaluation(name='one', path='a.txt', every=7),)"))
+    with pytest.raises(UserError, match=r"evaluations \(one\): .* -> .*; a new name makes it a new one"):
+        run_folder.claim(tmp_path, tiny_experiment(evaluations=f"(NamedEvaluation(name='one', {change}),)"))
+    run_folder.claim(tmp_path, tiny_experiment(evaluations=f"(NamedEvaluation(name='other', {change}),)"))
 
 
 def test_checkpoints_without_a_config_are_not_taken_over(tiny_experiment, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from train.run.metrics import MetricsWriter, read_metrics, read_samples, read_status, read_throughput
+from train.run.metrics import MetricsWriter, read_metrics, read_samples, read_statistics, read_status, read_throughput
 
 
 def write_steps(writer, first, last):
@@ -75,6 +75,37 @@ def test_not_finite_values_are_valid_json_and_read_back(tmp_path):
     (line,) = read_metrics(tmp_path)
     assert math.isnan(line["loss"])
     assert (line["grad_norm"], line["z_loss"]) == (math.inf, -math.inf)
+
+
+def test_a_line_of_a_kind_of_ones_own(tmp_path):
+    with writer_of(tmp_path) as writer:
+        writer.line("probe", 2, {"zebra": np.float32(0.5), "loss": math.inf})
+        writer.line("probe", 3, {"zebra": 1})
+        for kind in ("train", "eval", "throughput", ""):
+            with pytest.raises(UserError, match=f"the kind '{kind}' is the run's own"):
+                writer.line(kind, 3, {"loss": 1.0})
+        for name in ("kind", "step", "name"):
+            with pytest.raises(UserError, match=f"kind 'probe': '{name}' is no name of a value"):
+                writer.line("probe", 3, {name: 1.0})
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines()[0] == (
+        '{"kind": "probe", "step": 2, "loss": "Infinity", "zebra": 0.5}'
+    )
+    with writer_of(tmp_path) as writer:
+        writer.truncate(2)
+    assert read_metrics(tmp_path) == [{"kind": "probe", "step": 2, "loss": math.inf, "zebra": 0.5}]
+
+
+def test_a_name_may_be_a_word_for_a_number(tmp_path):
+    with writer_of(tmp_path) as writer:
+        writer.evaluation(1, {"loss": math.inf}, name="NaN")
+        writer.statistics(1, {"part": "NaN", "layer": None, "role": "Infinity", "ratio": math.inf})
+        writer.line("-Infinity", 1, {"loss": 1.0})
+    assert read_metrics(tmp_path) == [
+        {"kind": "eval", "step": 1, "name": "NaN", "loss": math.inf},
+        {"kind": "-Infinity", "step": 1, "loss": 1.0},
+    ]
+    (line,) = read_statistics(tmp_path)
+    assert line == {"step": 1, "part": "NaN", "layer": None, "role": "Infinity", "ratio": math.inf}
 
 
 @pytest.mark.parametrize("checkpoint", [0, 3, 4, 7])
