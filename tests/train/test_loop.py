@@ -80,7 +80,7 @@ def test_metrics_are_complete_and_the_model_learns(tiny_run):
 
 @pytest.mark.parametrize("joined", [False, True])
 def test_the_training_loss_does_not_depend_on_padding(joined, tiny_experiment, tmp_path):
-    """One document with its end, in a row that it fills and in a longer one: positions are scaled by its length."""
+    """A document with its end, in rows that it fills and in longer ones: positions are scaled by its length."""
     (text := tmp_path / "text.txt").write_text("abcdabc")
     losses = []
     for length in (8, 12):
@@ -91,14 +91,14 @@ def test_the_training_loss_does_not_depend_on_padding(joined, tiny_experiment, t
             data__validation=SeparateText(path=str(text)),
             data__packing=BestFit(),
             data__cross_document_attention=joined,
-            data__batch_size=1,
             data__sequence_length=length,
             training__num_steps=1,
+            schedule="Constant(peak=1e-3)",
             samples__prompts=(),
         )
         train(experiment, tmp_path / str(length), say=silent)
         (line,) = (line for line in read_metrics(tmp_path / str(length)) if line["kind"] == "train")
-        assert line["tokens"] == 8
+        assert line["tokens"] == 8 * experiment.data.batch_size
         losses.append(line["loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
