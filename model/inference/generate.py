@@ -63,9 +63,9 @@ def prepared(config: ModelConfig, params: Params | Prepared, layout: Layout) -> 
     """Rounds and lays out parameters once for many calls of `generate`; leaves those alone that already are."""
     if isinstance(params, Prepared):
         return params
-    if config.precision.compute != config.precision.parameters:
-        params = _cast(config, params)
-    return Prepared(cpu.ready(params, layout))
+    differs = config.precision.compute != config.precision.parameters
+    rounded: Params = _cast(config, params) if differs else params
+    return Prepared(cpu.ready(rounded, layout))
 
 
 def generate(
