@@ -145,7 +145,7 @@ class _Trainer:
         self.placed = state_shardings(self.recipe, self.mesh, experiment.sharding)
         self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
         self.measuring: StepFn | None = None
-        self.isolated = not experiment.data.cross_document_attention
+        self.isolated = feed.isolated(experiment.data, experiment.model)
         fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.isolated else ())
         self.batches = Batches(dataset, experiment.data, "train", fields)
         self.clock = Clock(experiment, self.mesh)

@@ -52,9 +52,25 @@ class DecodeState:
     seen_BV: jax.Array | None
 
 
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A copy of parameters as `prefill` and `decode` read them, in the formats of their use. `prepared` makes it."""
+
+    params: Params
+
+
+def prepared(config: ModelConfig, params: Params | Prepared, layout: Layout) -> Prepared:
+    """Rounds and lays out parameters once for many calls of `generate`; leaves those alone that already are."""
+    if isinstance(params, Prepared):
+        return params
+    differs = config.precision.compute != config.precision.parameters
+    rounded: Params = _cast(config, params) if differs else params
+    return Prepared(cpu.ready(rounded, layout))
+
+
 def generate(
     config: ModelConfig,
-    params: Params,
+    params: Params | Prepared,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
@@ -74,7 +90,8 @@ def generate(
 
     Args:
       config: the model's options.
-      params: its parameters, as `model.transformer.init` returns them, on any mesh.
+      params: its parameters, as `model.transformer.init` returns them, on any mesh; every call copies them. To call it
+        many times, pass what `prepared` made of them for this config and layout.
       prompts: token ids, at least one in each.
       sampling: how tokens are chosen and how many.
       begin: the mark that begins a text, which the repetition penalty does not count; None for none.
@@ -100,9 +117,7 @@ def generate(
     if not prompts:
         return []
     length = longest if cache_length is not None else cache_slots(config, prompts, sampling.max_tokens)
-    if config.precision.compute != config.precision.parameters:
-        params = _cast(config, params)  # once, not in every step
-    params = cpu.ready(params, layout)
+    weights = prepared(config, params, layout).params  # once, not in every step
     rules = sampling.rules()
     rows = [list(prompt) for prompt in prompts]
     rows += [[0]] * (-len(rows) % (row_multiple or layout.ways("batch")))
@@ -110,7 +125,7 @@ def generate(
     inputs = first_inputs(rows, draws, rules, sampling.seed, config.vocab_size, marks)
     state = start(config, layout, length, **inputs)
     for tokens_BC, first in chunks(rows, min(chunk, length)):
-        state = prefill(config, layout, params, state, tokens_BC, first)
+        state = prefill(config, layout, weights, state, tokens_BC, first)
 
     # The last token needs no slot, so a full context still yields one token.
     budgets = [min(sampling.max_tokens, longest - len(prompt) + 1) for prompt in prompts]
@@ -128,7 +143,7 @@ def generate(
 
     previous = None
     for _ in range(max(budgets)):
-        state, tokens_B = decode(config, layout, params, rules, state)
+        state, tokens_B = decode(config, layout, weights, rules, state)
         if previous is not None:  # read a step late, so that the host works while the device does
             take(previous)
         if not running:

@@ -56,11 +56,11 @@ class Plan:
         picked_C = jnp.sum(jnp.where(self.is_target(target_C, scores_CV), scores_CV, 0.0), axis=-1)
         return highest_C, total_C, picked_C
 
-    def cut(self, x_BT: jax.Array) -> jax.Array:
-        """A device's tokens in chunks, filled up with zeros: (B, T, ...) to (chunks, C, ...)."""
+    def cut(self, x_BT: jax.Array, fill: float = 0) -> jax.Array:
+        """A device's tokens in chunks, the last one filled up: (B, T, ...) to (chunks, C, ...)."""
         x = x_BT.reshape(-1, *x_BT.shape[2:])
         missing = -len(x) % self.count
-        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)) if missing else x
+        x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), constant_values=fill) if missing else x
         return x.reshape(self.count, -1, *x.shape[1:])
 
     def joined(self, x_nC: jax.Array, like_BT: jax.Array) -> jax.Array:
@@ -114,7 +114,8 @@ def _backward(plan: Plan, residuals: tuple[Any, ...], towards: tuple[jax.Array, 
     def given(_: Any, __: Any, *of_tokens: jax.Array) -> tuple[Towards, tuple[()]]:
         return Towards(*of_tokens), ()
 
-    return *_differentiated(plan, given, 0, *arrays, log_z_BT, *towards), None
+    # Tokens that fill up a chunk have scores too (the bias), and no log Z of them: an infinite one makes exp(..) 0.
+    return *_differentiated(plan, given, 0, (jnp.inf, 0, 0), *arrays, log_z_BT, *towards), None
 
 
 nll.defvjp(_forward, _backward)
@@ -153,7 +154,7 @@ def _total_forward(
         return Towards(log_z_C, weight_C, 2 * z_loss * weight_C * log_z_C), (log_z_C - picked_C, log_z_C)
 
     arrays = stream_BTD, w_DV, bias_V, targets_BT, weights_BT
-    *grads, nll_BT, log_z_BT = _differentiated(plan, found, 2, *arrays)
+    *grads, nll_BT, log_z_BT = _differentiated(plan, found, 2, (0,), *arrays)
     of_weight_BT = nll_BT + z_loss * jnp.square(log_z_BT)
     return weighted(nll_BT, log_z_BT, weights_BT, z_loss), (grads, of_weight_BT)
 
@@ -162,7 +163,12 @@ def _total_backward(
     plan: Plan, z_loss: float, residuals: tuple[Any, ...], towards: tuple[jax.Array, jax.Array]
 ) -> tuple[Any, ...]:
     grads, of_weight_BT = residuals
-    *of_arrays, of_weight_BT = jax.tree.map(lambda g: g * towards[1].astype(g.dtype), (*grads, of_weight_BT))
+
+    def scaled(g: jax.Array) -> jax.Array:
+        """In float32: a factor rounded to the format of the gradient would scale all of it, by up to 2^-9 too much."""
+        return (g.astype(jnp.float32) * towards[1]).astype(g.dtype)
+
+    *of_arrays, of_weight_BT = jax.tree.map(scaled, (*grads, of_weight_BT))
     return *of_arrays, None, of_weight_BT
 
 
@@ -191,6 +197,7 @@ def _differentiated(
     plan: Plan,
     towards: Callable[..., tuple[Towards, tuple[jax.Array, ...]]],
     kept: int,
+    fills: tuple[float, ...],
     stream_BTD: jax.Array,
     wide_DV: jax.Array,
     wide_V: jax.Array | None,
@@ -205,6 +212,7 @@ def _differentiated(
       plan: how.
       towards: from the scores of a chunk, its targets, and its part of each `of_tokens_BT`; and what is kept of it.
       kept: how many arrays that is.
+      fills: the value in each `of_tokens_BT` of the tokens that fill up the last chunk.
       stream_BTD, wide_DV, wide_V, targets_BT: as for `nll`.
       of_tokens_BT: what `towards` needs.
     """
@@ -233,7 +241,8 @@ def _differentiated(
 
         start = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), (w_DV, bias_V))
         start = jax.lax.pcast(start, (*over_tokens, *plan.vocab.mesh_axes), to="varying")
-        sums, found = jax.lax.scan(of_chunk, start, tuple(map(plan.cut, (x_BTD, *of_tokens))))
+        cut = map(plan.cut, (x_BTD, *of_tokens), (0, 0, *fills))
+        sums, found = jax.lax.scan(of_chunk, start, tuple(cut))
         dx_BTD, *more_BT = (plan.joined(each, x_BTD) for each in found)
         dw_DV, dbias_V = jax.tree.map(lambda dw, w: dw.astype(w.dtype), sums, (wide_DV, wide_V))
         if scattered:

@@ -15,9 +15,12 @@ import pytest
 
 from launch.signals import StopRequest
 from model.errors import UserError
+from model.parameters.maker import Normal
+from model.positions.rotary import Rotary
+from model.positions.scaling import DynamicNTK
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat
-from train.data.config import SentencePieceFile
+from train.data.config import BestFit, SentencePieceFile, SeparateText
 from train.evaluation.validation import SplitEvaluation
 from train.loop import train
 from train.parallel.mesh import make_mesh
@@ -73,6 +76,31 @@ def test_metrics_are_complete_and_the_model_learns(tiny_run):
         assert line["perplexity"] == pytest.approx(np.exp(line["loss"]))
         assert line["bits_per_byte"] == pytest.approx(line["loss"] / np.log(2), rel=0.1)  # of bytes, and ends of files
     assert evaluations[1]["loss"] < evaluations[0]["loss"]
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_the_training_loss_does_not_depend_on_padding(joined, tiny_experiment, tmp_path):
+    """A document with its end, in rows that it fills and in longer ones: positions are scaled by its length."""
+    (text := tmp_path / "text.txt").write_text("abcdabc")
+    losses = []
+    for length in (8, 12):
+        experiment = tiny_experiment(
+            model__position=Rotary(theta=9.0, scaling=DynamicNTK(factor=4.0, original_length=3)),
+            model__initialization=Normal(std=0.5),
+            data__path=str(text),
+            data__validation=SeparateText(path=str(text)),
+            data__packing=BestFit(),
+            data__cross_document_attention=joined,
+            data__sequence_length=length,
+            training__num_steps=1,
+            schedule="Constant(peak=1e-3)",
+            samples__prompts=(),
+        )
+        train(experiment, tmp_path / str(length), say=silent)
+        (line,) = (line for line in read_metrics(tmp_path / str(length)) if line["kind"] == "train")
+        assert line["tokens"] == 8 * experiment.data.batch_size
+        losses.append(line["loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_the_folder_explains_itself(tiny_run, tiny_experiment):

@@ -62,8 +62,7 @@ class SplitEvaluation:
         limit = limit or Limit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
-        # Documents that see each other have one segment id, and padding another.
-        self._isolated = not experiment.data.cross_document_attention or experiment.model.reads_lengths
+        self._isolated = feed.isolated(experiment.data, experiment.model)
         self._batches = EvaluationBatches(
             dataset,
             experiment.data,

@@ -6,7 +6,7 @@ from typing import Literal
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.inference.generate import cache_bytes, cache_slots, generate, repeats
+from model.inference.generate import cache_bytes, cache_slots, generate, prepared, repeats
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
@@ -72,13 +72,14 @@ def generate_texts(
     draws = repeats(prompts)
     padded = _rows_at_a_time(len(rows), batch_size, layout)
     results = [] if results is None else results
+    weights = prepared(model, params, layout) if rows else params  # once, not for every batch
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
         batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
         try:
             written = generate(
                 model,
-                params,
+                weights,
                 rows[chosen],
                 sampling,
                 begin=tokenizer.begin_of_document,

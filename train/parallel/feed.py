@@ -4,12 +4,23 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding
 
+from model.config import ModelConfig
 from model.errors import UserError
+from train.data.config import Data
 
 HostBatch = dict[str, np.ndarray]
 
-# What the model needs when documents do not see each other, and can do without otherwise.
+# What the model needs where it has to tell documents or padding apart, and can do without otherwise.
 DOCUMENT_FIELDS = ("segment_ids", "positions")
+
+
+def isolated(data: Data, model: ModelConfig) -> bool:
+    """Whether a model needs the segments of its rows, in training and in evaluation alike.
+
+    It does where documents do not see each other, and where it reads their lengths: then documents that see each other
+    are one segment, and padding, which no length may count, is another.
+    """
+    return not data.cross_document_attention or model.reads_lengths
 
 
 def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
@@ -55,7 +66,7 @@ def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, isolated:
       batch: this process's rows of every field, each (rows, T).
       rows: the placement of (batch, sequence).
       batch_size: rows of the global batch.
-      isolated: whether documents do not see each other, which the model must then be told.
+      isolated: whether the model needs the segments (see `isolated`).
     """
     wanted = {name: x for name, x in batch.items() if isolated or name not in DOCUMENT_FIELDS}
     if jax.process_count() == 1:

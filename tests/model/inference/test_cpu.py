@@ -13,10 +13,11 @@ from model.attention.patterns import SlidingWindow
 from model.config import ModelConfig
 from model.feedforward.mlp import MLP
 from model.inference import cpu
-from model.inference.generate import decode, first_inputs, prefill, start
+from model.inference.generate import decode, first_inputs, generate, prefill, prepared, start
 from model.inference.sampling import Sampling
 from model.layers import Except
 from model.layout import ONE_DEVICE, Layout
+from model.parameters.precision import Precision
 from model.recurrent.delta import GatedDelta
 from model.stack import Unstacked, unstacked
 from model.transformer import abstract_params, init
@@ -109,6 +110,25 @@ def test_cut_parameters_stay_where_they_were_on_the_mesh():
     for whole, parts in zip(jax.tree.leaves(params["blocks"]), _unstacked_leaves(cut["blocks"]), strict=True):
         expected = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*whole.sharding.spec[1:]))
         assert all(part.sharding.is_equivalent_to(expected, part.ndim) for part in parts.arrays)
+
+
+def test_prepared_parameters_are_not_copied_again_and_write_the_same(monkeypatch):
+    """In bfloat16, so that they are rounded too."""
+    config = dataclasses.replace(BASE, num_layers=2, precision=Precision(compute="bfloat16"))
+    params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
+    asked = [[[1, 2, 3]], [[4, 5], [6, 7]]], Sampling(temperature=0, max_tokens=4)
+    plain = [generate(config, params, prompts, asked[1]) for prompts in asked[0]]
+    ready = prepared(config, params, ONE_DEVICE)
+    assert prepared(config, ready, ONE_DEVICE) is ready
+
+    def refused(*_):
+        raise AssertionError("parameters were copied")
+
+    monkeypatch.setattr(cpu, "ready", refused)
+    monkeypatch.setattr("model.inference.generate._cast", refused)
+    assert [generate(config, ready, prompts, asked[1]) for prompts in asked[0]] == plain
+    with pytest.raises(AssertionError, match="were copied"):
+        generate(config, params, asked[0][0], asked[1])
 
 
 def _unstacked_leaves(tree):

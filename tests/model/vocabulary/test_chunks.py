@@ -88,6 +88,20 @@ def test_the_last_chunk_need_not_be_full():
     assert module.chunk_count(7, V) == 2
 
 
+def test_what_fills_up_the_last_chunk_adds_nothing_where_scores_are_high():
+    """Its scores are the bias; exp(100) is infinite in float32."""
+    bias = jnp.full(V, 100.0)
+
+    def slopes(loss):
+        def of(stream, w, bias):
+            unembedding = Unembedding(w_DV=w, bias_V=bias, finish=PLAIN)
+            return jnp.sum(loss(stream, unembedding, TARGETS[:7, :1], ONE_DEVICE)[0])
+
+        return jax.jit(jax.grad(of, argnums=(0, 1, 2)))(STREAM[:7, :1], W, bias)
+
+    assert_equal(slopes(nll), slopes(whole), rtol=2e-5, atol=2e-5)
+
+
 LAYOUTS = {
     "rows": (Mesh(data=2, fsdp=4), ActivationAxes()),
     "rows and vocabulary": (Mesh(fsdp=4, tensor=2), ActivationAxes()),
@@ -182,6 +196,25 @@ def test_sums_in_bfloat16_are_about_as_near_to_float32_as_those_of_whole_logits(
     for mine, theirs, truth in zip(*map(jax.tree.leaves, (got, other, exact)), strict=True):
         mine, theirs = (np.linalg.norm(x.astype(jnp.float32) - truth) for x in (mine, theirs))
         assert mine <= (1.5 if gradients == "float32" else 3) * theirs + 1e-6
+
+
+def test_a_factor_that_comes_later_scales_gradients_in_bfloat16_by_no_more_or_less():
+    """1/192 is 0.1% off in bfloat16, twice as far as allowed; roundings of single elements cancel out."""
+    rng = np.random.default_rng(1)
+    stream, w = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((8, 48, 32), (32, V)))
+    stream, w = (x.astype("bfloat16").astype("float32") for x in (stream, 0.3 * w))
+    targets, weights = rng.integers(0, V, (8, 48)).astype(np.int32), np.arange(8 * 48).reshape(8, 48) < 192
+
+    def slopes(total, dtype):
+        def mean(stream, w):
+            unembedding = Unembedding(w_DV=w, bias_V=None, finish=PLAIN)
+            return total(stream, unembedding, targets, weights.astype("float32"), ONE_DEVICE, 0.0)[1] / 192
+
+        return jax.jit(jax.grad(mean, argnums=(0, 1)))(stream.astype(dtype), w.astype(dtype))
+
+    for got, truth in zip(slopes(total_nll, "bfloat16"), slopes(by_definition, "float32"), strict=True):
+        assert got.dtype == jnp.bfloat16
+        assert abs(np.vdot(got.astype("float32"), truth) / np.vdot(truth, truth) - 1) < 5e-4
 
 
 @pytest.mark.parametrize("gradients", ["float32", "bfloat16"])

@@ -9,8 +9,9 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
+from model.inference import cpu
 from model.inference.sampling import Sampling
-from model.layout import Layout
+from model.layout import ONE_DEVICE, Layout
 from model.parameters.maker import Normal
 from model.transformer import init
 from train.data.config import Bytes, Characters, HuggingFace
@@ -189,6 +190,16 @@ def test_batches_change_nothing(write):
     for size in (1, 2, 4):
         assert write(prompts, batch_size=size) == whole
     assert write(prompts, batch_size=3, layout=InPairs()) == whole
+
+
+def test_parameters_are_prepared_once_for_all_batches(write, monkeypatch):
+    copies = []
+    plain = cpu.ready
+    monkeypatch.setattr(cpu, "ready", lambda params, layout: copies.append(layout) or plain(params, layout))
+    write(["a", "b", "c", "d", "e"], batch_size=2)
+    assert copies == [ONE_DEVICE]
+    assert write([], batch_size=2) == []
+    assert copies == [ONE_DEVICE]
 
 
 def test_an_interruption_loses_nothing_that_was_drawn(write):

@@ -1,0 +1,84 @@
+"""A run beside what is not a language model: its measures, those of compressors, and how much of its text is Python."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from model.errors import UserError
+from train.data.shards.dataset import Dataset
+from train.evaluation.baselines import text_baselines
+from train.evaluation.documents import split_text
+from train.evaluation.evaluate import MEASURES, evaluate
+from train.evaluation.parsing import Sample, parse_share
+from train.files.files import read_json, replace_file, write_json
+from train.generation.samples import draw_samples
+from train.run.loaded import LoadedRun, load_run
+
+
+def compare(folder: pathlib.Path, num_files: int, file_tokens: int, say: Callable[[str], None] = print) -> None:
+    """Writes evaluation.json and files.txt of a run, unless they are there for this checkpoint and these sizes.
+
+    Args:
+      folder: the run's.
+      num_files: the files that the model writes for the parser; none where the tokenizer has no token that begins a
+        document, since the model cannot start one.
+      file_tokens: the most tokens in each of them.
+      say: told each thing that takes long before it begins.
+
+    Raises:
+      UserError: for a run that cannot be loaded, and as `train.evaluation.evaluate.evaluate` does.
+    """
+    run = load_run(folder)
+    asked = {"step": run.step, "num_files": num_files, "file_tokens": file_tokens}
+    if _is_current(folder, asked):
+        return
+    dataset = run.dataset()
+    say("measuring the validation files, window by window")
+    measured = _measured(run)
+    say("compressing the same files with gzip and xz")
+    baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
+    count = 0 if dataset.tokenizer.begin_of_document is None else num_files
+    say(f"letting the model write {count} files")
+    files = _written(run, dataset, count, file_tokens)
+    share = parse_share(files)
+    text = "\n".join(f"=== file {i} ===\n{file.text}" for i, file in enumerate(files))
+    replace_file(folder / "files.txt", text.encode())
+    write_json(
+        folder / "evaluation.json",
+        {
+            **asked,
+            "validation": measured,
+            "baselines": [dataclasses.asdict(baseline) for baseline in baselines],
+            "samples": dataclasses.asdict(share) | {"share": share.share},
+        },
+    )
+
+
+def _is_current(folder: pathlib.Path, asked: dict[str, Any]) -> bool:
+    """Whether evaluation.json holds what is asked. A file that cannot be read is written anew."""
+    with contextlib.suppress(UserError):
+        before = read_json(folder / "evaluation.json")
+        return all(before.get(name) == value for name, value in asked.items())
+    return False
+
+
+def _measured(run: LoadedRun) -> dict[str, Any]:
+    """The measures of the validation split."""
+    measured = evaluate(run).as_json()
+    return {name: measured[name] for name in (*MEASURES, "tokens", "bytes", "documents_not_restored")}
+
+
+def _written(run: LoadedRun, dataset: Dataset, count: int, tokens: int) -> list[Sample]:
+    """Files that the model writes, of at most so many tokens and its context."""
+    experiment = run.experiment
+    longer = dataclasses.replace(experiment.samples, length=min(tokens, experiment.model.context_length - 1))
+    return draw_samples(
+        dataclasses.replace(experiment, samples=longer),
+        run.params,
+        ("",) * count,
+        tokenizer=dataset.tokenizer,
+        seed=0,
+        layout=run.layout,
+    )
