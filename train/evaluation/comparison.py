@@ -11,9 +11,9 @@ from train.data.shards.dataset import Dataset
 from train.evaluation.baselines import text_baselines
 from train.evaluation.documents import split_text
 from train.evaluation.evaluate import MEASURES, evaluate
-from train.evaluation.parsing import Sample, parse_share
+from train.evaluation.parsing import parse_share
 from train.files.files import read_json, replace_file, write_json
-from train.generation.samples import draw_samples
+from train.generation.samples import Sample, draw_samples
 from train.run.loaded import LoadedRun, load_run
 
 

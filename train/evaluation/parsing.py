@@ -12,13 +12,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterable
 
-
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """A file that a model wrote, and whether the model ended it (otherwise a limit did)."""
-
-    text: str
-    ended: bool
+from train.generation.samples import Sample
 
 
 @dataclasses.dataclass(frozen=True)

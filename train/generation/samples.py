@@ -1,14 +1,22 @@
 """Text drawn from the model while it trains, and at its end."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from train.data.tokenizers.interface import Tokenizer
-from train.evaluation.parsing import Sample
 from train.experiment import Experiment
 from train.generation.texts import generate_texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A file that a model wrote, and whether the model ended it (otherwise a limit did)."""
+
+    text: str
+    ended: bool
 
 
 def draw_samples(

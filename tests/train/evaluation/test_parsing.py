@@ -5,7 +5,8 @@ import textwrap
 import pytest
 
 from train.evaluation import parsing
-from train.evaluation.parsing import ParseShare, Sample, is_python, parse_share
+from train.evaluation.parsing import ParseShare, is_python, parse_share
+from train.generation.samples import Sample
 
 WHOLE = '"""Doc."""\n\nimport os\n\n\ndef f(a):\n    return [a,\n            os]\n'
 
