@@ -88,7 +88,7 @@ def evaluate(
       documents: texts, or what `train.evaluation.documents` reads; None for the validation split of the run's data.
       window: tokens in the window; None for the length of the training sequences.
       stride: tokens that it moves by; None for half of it.
-      batch_size: windows at a time; None for as many as the size of the logits on a device allows.
+      batch_size: windows at a time; None for 16,384 tokens on a device, 64 windows at most.
       mesh: the mesh to measure on, to which the parameters are moved; None for the one on which the run was loaded.
       on_progress: told the number of tokens scored so far, after every batch.
 

@@ -32,7 +32,10 @@ from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.table import MeshLayout, replicated
 
-LOGIT_BYTES = 1 << 28  # of one batch on a device, when the batch size is ours to choose
+# The tokens of a batch on a device, when the batch size is ours to choose. For each, memory holds the stream and the
+# activations of one layer: of LLaMA-2 7B (D = 4,096, F = 11,008) in bfloat16 about 50 kB, so 0.9 GB for 16,384. Logits
+# do not count, since they are made in blocks (model/vocabulary/cross_entropy.py); and so many keep a device busy.
+TOKENS = 1 << 14
 
 
 class Window(NamedTuple):
@@ -77,8 +80,8 @@ def score(
       stride: tokens that the window moves by, from 1 to the window's length.
       window: its length; None for the model's context length. A model whose training sequences were shorter than its
         context has not learnt the positions past them, and is measured best at their length.
-      batch_size: rows at a time; None for as many as keep a device's logits within 256 MiB, 64 at most for each of the
-        devices that rows are split over.
+      batch_size: rows at a time; None for rows of `TOKENS` tokens, 64 at most and one at least, for each of the devices
+        that rows are split over.
       on_progress: told the number of tokens scored so far, after every batch.
 
     Raises:
@@ -119,7 +122,7 @@ def score(
             on_progress(done)
 
     ways, packed = layout.ways("batch"), isolates(model, length)
-    most = batch_size or ways * default_batch_size(length, model.vocab_size, layout.ways("vocab"))
+    most = batch_size or ways * default_batch_size(length)
     size = -(-most // ways) * ways
     groups = _grouped(rows(stretches(), length, packed=packed, ahead=AHEAD * size * length), size)
     score_batch, placement = _compile(model, layout), layout.placement(("batch", None))
@@ -148,12 +151,9 @@ def _compile(model: ModelConfig, layout: MeshLayout) -> Callable[..., jax.Array]
     return jax.jit(lambda params, batch: token_nll(model, params, batch, layout), out_shardings=replicated(layout.mesh))
 
 
-def default_batch_size(length: int, vocab_size: int, vocab_ways: int = 1) -> int:
-    """Windows at a time on a device that keep its float32 logits within `LOGIT_BYTES`, from 1 to 64.
-
-    `vocab_ways` is the number of devices that share the logits of a token.
-    """
-    return max(1, min(64, LOGIT_BYTES // (4 * length * -(-vocab_size // vocab_ways))))
+def default_batch_size(length: int) -> int:
+    """Windows of `TOKENS` tokens in all for a device, from 1 to 64."""
+    return max(1, min(64, TOKENS // length))
 
 
 def _power_of_two(least: int) -> int:

@@ -12,10 +12,13 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
+from model.layout import ONE_DEVICE
 from model.parameters.maker import Normal
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
-from model.transformer import forward, init
+from model.transformer import abstract_params, forward, init
+from model.vocabulary.cross_entropy import BLOCK
+from tests.train.test_whole_arrays import arrays
 from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
 from train.data.tokenizers.prefixes import PrefixSize
@@ -193,11 +196,20 @@ def test_nothing_to_score_is_refused(params):
         run(params, documents_of(0, 1), begin=None)
 
 
-def test_the_logits_of_a_batch_stay_small():
-    assert default_batch_size(256, 4096) == 64
-    assert default_batch_size(1024, 50_257) == 1
-    assert default_batch_size(1 << 20, 1 << 20) == 1
-    assert default_batch_size(1024, 50_257, vocab_ways=4) == 5
+@pytest.mark.parametrize(("length", "rows"), [(4, 64), (256, 64), (1024, 16), (3000, 5), (16384, 1), (1 << 20, 1)])
+def test_a_batch_is_as_many_tokens_whatever_their_number_in_a_window(length, rows):
+    assert default_batch_size(length) == rows
+
+
+def test_a_large_vocabulary_takes_no_rows_from_a_batch_and_makes_no_larger_array():
+    """16 windows of 1,024 tokens: their stream is the largest array of tokens, and logits come a block at a time."""
+    model = dataclasses.replace(CONFIG, vocab_size=50_257, context_length=1024)
+    rows = default_batch_size(1024)
+    tokens = jax.ShapeDtypeStruct((rows, 1024), jnp.int32)
+    program = jax.make_jaxpr(lambda params, batch: token_nll(model, params, batch, ONE_DEVICE))
+    shapes = arrays(program(abstract_params(model), {"tokens": tokens, "targets": tokens}).jaxpr)
+    assert rows == 16
+    assert max(math.prod(shape) for shape in shapes if model.vocab_size in shape) <= BLOCK
 
 
 @pytest.mark.parametrize(
