@@ -1,6 +1,7 @@
 """What the tests share: eight virtual devices, one compilation cache, tiny experiments and a tiny finished run."""
 
 import dataclasses
+import gc
 import importlib.metadata
 import json
 import os
@@ -47,6 +48,13 @@ WORDS = [
     "house",
     "tree",
 ]
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Lets go of the compiled programs of a module after its last test: a worker would hold those of all modules."""
+    if (nextitem is None or nextitem.path != item.path) and "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

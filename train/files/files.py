@@ -185,7 +185,7 @@ def write_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def read_json(path: AnyPath, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
-    """The JSON object in a file, of a form of `train.forms`.
+    """The JSON object in a file, of a form of `train.files.forms`.
 
     Raises UserError that names the file, where it is damaged, and how to mend it, or why it cannot be read.
     """
