@@ -16,7 +16,7 @@ class Dropout:
     residual: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("embedding", "attention", "residual"):
             if not 0 <= getattr(self, name) < 1:
                 yield name, f"must be at least 0 and below 1, got {getattr(self, name)}"

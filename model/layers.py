@@ -37,7 +37,7 @@ class Except:
     position: LayerPosition | Literal["same"] = "same"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         try:
             self.chosen(1)
         except ValueError:

@@ -25,7 +25,7 @@ class SaveOnly:
     taps: tuple[str, ...]
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not self.taps:
             yield "taps", "name at least one, or take remat='full', which saves none"
         can = [name for name, meaning in TAPS.items() if meaning.editable]

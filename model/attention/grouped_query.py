@@ -46,7 +46,7 @@ class QKNorm:
     after_positions: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.over == "each_head" and not has_weights(self.norm):
             yield "over", "'each_head' has no weights to give to every head; use 'head', or a norm with weights"
 
@@ -91,7 +91,7 @@ class GroupedQuery(AttentionOption):
     pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.num_heads < 1:
             yield "num_heads", f"must be at least 1, got {self.num_heads}"
         elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):

@@ -58,7 +58,7 @@ class Latent(AttentionOption):
     pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("num_heads", "kv_rank", "head_dim", "rotary_head_dim", "value_head_dim"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"

@@ -48,7 +48,7 @@ class SlidingWindow(Pairs):
     first: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(size=self.size)
         if self.first < 0:
             yield "first", f"must be at least 0, got {self.first}"
@@ -74,7 +74,7 @@ class Chunked(Pairs):
     size: int
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(size=self.size)
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
@@ -100,7 +100,7 @@ class Strided(Pairs):
     stride: int
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(stride=self.stride)
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
@@ -120,7 +120,7 @@ class Fixed(Pairs):
     summaries: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(stride=self.stride, summaries=self.summaries)
         if self.summaries > self.stride >= 1:
             yield "summaries", f"a block of {self.stride} keys has no {self.summaries} last ones"
@@ -147,7 +147,7 @@ class BlockSparse(Pairs):
     last: int = 2
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(block=self.block, last=self.last)
         if self.first < 0:
             yield "first", f"must be at least 0, got {self.first}"

@@ -39,7 +39,7 @@ class ValueResidual:
     trained: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.first == 0 and not self.trained:
             yield "first", "0 mixes nothing in; set value_residual=None, or trained=True to start there"
         if self.own == 0 and not self.trained:

@@ -46,7 +46,7 @@ class Sampling:
     seed: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.max_tokens < 1:
             yield "max_tokens", f"must be at least 1, got {self.max_tokens}"
         if not 0 <= self.temperature < float("inf"):

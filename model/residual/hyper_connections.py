@@ -43,7 +43,7 @@ class Dynamic:
     scale: float = 0.01
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.scale <= 0:
             yield "scale", f"must be above 0, or dynamic=None for static weights, got {self.scale}"
 
@@ -61,7 +61,7 @@ class HyperConnections(Scheme):
     dynamic: Dynamic | None = Dynamic()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.streams < 1:
             yield "streams", f"must be at least 1, got {self.streams}"
 

@@ -19,7 +19,7 @@ class Multipliers:
     logits: float = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for field in dataclasses.fields(self):
             if getattr(self, field.name) <= 0:
                 yield field.name, f"must be above 0, got {getattr(self, field.name)}"

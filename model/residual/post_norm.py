@@ -25,7 +25,7 @@ class PostNorm(Scheme):
     final_norm: ClassVar[bool] = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.alpha <= 0:
             yield "alpha", f"must be above 0, got {self.alpha}"
 

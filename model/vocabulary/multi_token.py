@@ -34,7 +34,7 @@ class MultiToken:
     weight: float = 0.3
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.depth < 1:
             yield "depth", f"must be at least 1, or multi_token=None for none, got {self.depth}"
         if self.weight <= 0:
