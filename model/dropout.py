@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """The share of entries that training zeroes: of the embedding, of attention weights, of sublayers' outputs."""
+    """The probability that training zeroes an entry: of the embedding, attention weights, sublayers' outputs."""
 
     embedding: float = 0.0
     attention: float = 0.0

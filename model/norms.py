@@ -1,7 +1,7 @@
 """Normalisation: LayerNorm and RMSNorm.
 
 Ba, Kiros, Hinton 2016, "Layer Normalization", equation 4; Zhang, Sennrich 2019, "Root Mean Square Layer
-Normalization", equation 4. Statistics are computed in the reduction dtype, whatever the dtype of activations.
+Normalization", equation 4. Statistics are computed in the reduction dtype, for activations of any dtype.
 """
 
 import dataclasses
