@@ -25,8 +25,7 @@ class Except:
     """Layers that differ from the others, and their mechanisms.
 
     Attributes:
-      layers: a Python index or slice of the layers: "3", ":3" (the first three), "3::4" (the fourth of every four), "-1"
-        (the last).
+      layers: a Python index or slice: "3", ":3" (the first three), "3::4" (the fourth of every four), "-1" (the last).
       mixer, ffn, position: the mechanism of these layers; "same" for the mechanism of the other layers, None for no
         mixer or no feed-forward.
     """

@@ -204,8 +204,8 @@ def _with_caches(
 ) -> tuple[Any, tuple[LayerCaches, Any]]:
     """Runs all turns of a pattern written out, so that every layer's cache has its own arrays.
 
-    The compiler extends these arrays in place. It copies an array with a leading layer axis: whole if a scan takes it as
-    input and returns it as output, and layer by layer if the scan carries it.
+    The compiler extends these arrays in place. It copies an array with a leading layer axis: the whole array if a scan
+    takes it as input and returns it as output, and layer by layer if the scan carries it.
     """
     after: LayerCaches = {}
     results = []

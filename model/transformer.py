@@ -139,8 +139,8 @@ def stream(
         it is also the token's slot.
       segment_ids_BT: the document of each token; a token sees no other document. Not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
-      lengths_B: the number of real tokens in each row, read before or now; tokens at later positions are padding and do
-        not change caches and recurrent states. None if all are real.
+      lengths_B: the number of real tokens in each row, read before or now; tokens at later positions are padding and
+        do not change caches and recurrent states. None if all are real.
       text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
         rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
       dropout_key: a key switches dropout on.

@@ -44,7 +44,7 @@ class Slots(abc.ABC):
     """The cache of one layer: arrays of the tokens that it has read.
 
     Attributes:
-      arrays: by name, each (B, K, S, H): a head's slots are contiguous, the order in which products with queries read them.
+      arrays: by name, each (B, K, S, H): a head's slots are contiguous, as products with queries read them.
       heads: the logical name of axis K; None if it is never split.
     """
 
