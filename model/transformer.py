@@ -147,8 +147,8 @@ def stream(
       weights_BT: the weight of each token in losses and measurements; None for no losses and no measurements.
       targets_BT: the next token of each token, for losses that need it (model/vocabulary/multi_token.py).
       layout: the layout of activations over devices; see model/layout.py.
-      taps: names of intermediates to return, with a leading layer axis, such as "attention_weights" (L, B, N, T, S); or `Taps`,
-        which choose layers and edit (model/taps/values.py).
+      taps: names of intermediates to return, with a leading layer axis, such as "attention_weights" (L, B, N, T, S); or
+        `Taps`, which choose layers and edit (model/taps/values.py).
 
     Raises:
       UserError: for options that clash, a sequence longer than the context, or taps that do not exist.
@@ -159,7 +159,7 @@ def stream(
             f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
         )
     if cache is not None and segment_ids_BT is not None:
-        raise UserError("segment_ids_BT cannot be used together with a cache: a cached row is one document; leave out one of the two")
+        raise UserError("segment_ids_BT and a cache exclude each other: a cached row is one document; leave out one")
     cached, shape = cache is not None, (len(tokens_BT), length)
     token_positions = TokenPositions(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
     context = Context(

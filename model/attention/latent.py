@@ -1,10 +1,10 @@
 """Multi-head latent attention: the keys and values of all heads come from one small vector per token.
 
 DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and equations 9 to 19 and 37 to 47. With c a token's latent, a head's key
-is [W_uk c, k_rope] and its value W_uv c, where k_rope carries the position and is shared by all heads. Training computes
-keys and values explicitly. In decoding, a cache holds only c and k_rope: the query absorbs W_uk, and W_uv is applied
-after the sum over keys (the "absorbed" form), since q (W_uk c) = (q W_uk) c. A head then attends to latents, as in
-multi-query attention with one wide key.
+is [W_uk c, k_rope] and its value W_uv c, where k_rope carries the position and is shared by all heads. In training,
+keys and values are computed explicitly. In decoding, a cache holds only c and k_rope: the query absorbs W_uk, and W_uv
+is applied after the sum over keys (the "absorbed" form), since q (W_uk c) = (q W_uk) c. A head then attends to latents,
+as in multi-query attention with one wide key.
 """
 
 import dataclasses

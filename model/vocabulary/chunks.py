@@ -45,12 +45,12 @@ class Plan:
         return jnp.einsum("CD,DV->CV", x_CD, w_DV, preferred_element_type=jnp.dtype(self.finish.dtype))
 
     def is_target(self, target_C: jax.Array, scores_CV: jax.Array) -> jax.Array:
-        """Returns a mask of the target in this device's part of the vocabulary; False everywhere if it is elsewhere."""
+        """Returns a mask of the target in this device's vocabulary; False everywhere if it is elsewhere."""
         first = jax.lax.axis_index(self.vocab.mesh_axes) * scores_CV.shape[1] if self.vocab.mesh_axes else 0
         return jax.lax.broadcasted_iota(target_C.dtype, scores_CV.shape, 1) == target_C[:, None] - first
 
     def sums(self, scores_CV: jax.Array, target_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Returns over this device's vocabulary: the highest score, the sum of exp(score - highest), the target's score."""
+        """Returns the highest score, the sum of exp(score - highest), the target's score, in this device's part."""
         highest_C = jnp.max(scores_CV, axis=-1)
         total_C = jnp.sum(jnp.exp(scores_CV - highest_C[:, None]), axis=-1)
         picked_C = jnp.sum(jnp.where(self.is_target(target_C, scores_CV), scores_CV, 0.0), axis=-1)
@@ -210,8 +210,8 @@ def _differentiated(
 
     Args:
       plan: how the logits are split and computed.
-      towards: maps the scores of a chunk, its targets, and its part of each `of_tokens_BT` to a `Towards` and a tuple of
-        arrays to keep.
+      towards: maps the scores of a chunk, its targets, and its part of each `of_tokens_BT` to a `Towards` and a tuple
+        of arrays to keep.
       kept: the number of arrays to keep.
       fills: for each `of_tokens_BT`, its value for the tokens that pad the last chunk.
       stream_BTD, wide_DV, wide_V, targets_BT: as for `nll`.

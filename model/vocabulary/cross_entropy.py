@@ -12,9 +12,9 @@ from model.vocabulary import chunks
 from model.vocabulary.chunks import Plan
 from model.vocabulary.unembedding import Unembedding
 
-# The largest number of logits that one device makes at once: 256 MiB of float32. A chunk reads the weight and, backward,
-# reads and writes the sum of its gradients in float32. From about 500 tokens on (a vocabulary of 128,000) the products
-# take longer than this memory traffic on accelerators, so that larger chunks gain nothing.
+# The most logits that one device makes at once: 256 MiB of float32. A chunk reads the weight and, backward, reads and
+# writes the sum of its gradients in float32. From about 500 tokens on (a vocabulary of 128,000) the products take
+# longer than this memory traffic on accelerators, so that larger chunks gain nothing.
 BLOCK = 2**26
 
 
@@ -95,6 +95,6 @@ def _plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> Pl
 
 
 def chunk_count(tokens: int, vocab_size: int) -> int:
-    """Returns the number of chunks: the fewest that `BLOCK` allows, or up to twice as many if these have equal sizes."""
+    """Returns how many chunks: the fewest that `BLOCK` allows, or up to twice as many if these have equal sizes."""
     least = -(-tokens // max(1, BLOCK // vocab_size))
     return next((count for count in range(least, 2 * least) if tokens % count == 0), least)
