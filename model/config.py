@@ -133,7 +133,7 @@ class ModelConfig:
         yield from self._problems_without_attention(layers)
         for name in ("mixer", "ffn", "position"):
             if name not in used:
-                yield name, "no layer has it: the exceptions replace it in all of them; change it there"
+                yield name, "no layer has it: the exceptions replace it in all layers; change the exceptions"
         for i, exception in enumerate(self.exceptions):
             where = f"exceptions.{i}"
             if not exception.chosen(self.num_layers):
@@ -161,7 +161,7 @@ class ModelConfig:
         counts = [sum(layer[name][1] is not None for name in ("mixer", "ffn")) for layer in layers]
         empty = dict.fromkeys(layer["ffn"][0] for layer, count in zip(layers, counts, strict=True) if count == 0)
         for where in empty:
-            yield where, "None, and mixer is None too, which leaves a layer with nothing in it; give it one of them"
+            yield where, "None, and mixer is None too, which leaves a layer empty; give it a mixer or an ffn"
         for name, message in self.residual.problems_with(max(counts)):
             yield f"residual.{name}", message
 
@@ -197,14 +197,14 @@ class ModelConfig:
             mend = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
             yield (
                 path,
-                f"{type(option).__name__} is a choice for attention, and layers with {', '.join(mixers)} have none, "
-                f"which are all the layers that it is for; {mend}",
+                f"{type(option).__name__} acts only in attention, and layers with {', '.join(mixers)} have none, "
+                f"and no other layer uses it; {mend}",
             )
         if self.dropout.attention and len(recurrent) == len(layers):
             mixers = dict.fromkeys(_named(layer["mixer"][1]) for layer in recurrent)
             yield (
                 "dropout.attention",
-                f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
+                f"drops attention weights, and {', '.join(mixers)} has none; set it to 0, or use dropout.residual",
             )
 
 

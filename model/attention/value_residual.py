@@ -41,9 +41,9 @@ class ValueResidual:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         if self.first == 0 and not self.trained:
-            yield "first", "0 mixes nothing in; set value_residual=None, or trained=True to start there"
+            yield "first", "0 mixes nothing in; set value_residual=None, or trained=True to start at 0"
         if self.own == 0 and not self.trained:
-            yield "own", "0 leaves the values that a layer projects unused; set trained=True to start there"
+            yield "own", "0 leaves the layer's own values unused; set another weight, or trained=True to start at 0"
 
     def build(self, make: ParameterMaker) -> "MixedValues":
         """Returns the module of one layer."""

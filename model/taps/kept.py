@@ -89,7 +89,7 @@ class Kept:
             for index, (kept, *rest) in enumerate(given):
                 for name in [name for name in kept if (index, name) in buffers]:
                     chosen = jnp.asarray(self._chosen(group, index, name))
-                    # The layer's row in the buffer; for a layer that is not chosen, a row past the end, which is dropped.
+                    # The layer's row in the buffer; a layer that is not chosen gets a row past the end and is dropped.
                     row = jnp.min(jnp.where(chosen == inputs[-1][index], jnp.arange(len(chosen)), len(chosen)))
                     after[index, name] = buffers[index, name].at[row].set(kept[name], mode="drop")
                 whole.append(({name: x for name, x in kept.items() if (index, name) not in buffers}, *rest))
@@ -100,7 +100,7 @@ class Kept:
     def _in_order(self, name: str, parts: list[tuple[Sequence[int], jax.Array]]) -> jax.Array:
         shapes = sorted({array.shape[1:] for _, array in parts})
         if len(shapes) > 1:
-            raise UserError(f"tap {name!r} has shapes {shapes[0]} and {shapes[1]} in different layers; keep layers of one shape")
+            raise UserError(f"tap {name!r} has shapes {shapes[0]} and {shapes[1]}; keep it of layers with one shape")
         tap = self.taps.kept(name)
         assert tap is not None
         met = [number for numbers, _ in parts for number in numbers]

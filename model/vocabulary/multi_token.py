@@ -50,7 +50,7 @@ class MultiToken:
         if self.depth >= context_length >= 1:
             yield (
                 f"{path}.depth",
-                f"predicts {self.depth + 1} tokens ahead, and context_length={context_length} has no token to do so at",
+                f"predicts {self.depth + 1} tokens ahead, too many for context_length={context_length}; lower it",
             )
 
 
