@@ -43,7 +43,7 @@ class ValueResidual:
         if self.first == 0 and not self.trained:
             yield "first", "0 mixes nothing in; set value_residual=None, or trained=True to start at 0"
         if self.own == 0 and not self.trained:
-            yield "own", "0 leaves the layer's own values unused; set another weight, or trained=True to start at 0"
+            yield "own", "0 leaves the values of the layer unused; set another number, or trained=True to start at 0"
 
     def build(self, make: ParameterMaker) -> "MixedValues":
         """Returns the module of one layer."""

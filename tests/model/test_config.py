@@ -1,4 +1,4 @@
-"""Every check of a model's options: what is refused, with which words, and what looks odd and is allowed."""
+"""Every check of a model's options: refused configs with their messages, and unusual configs that are allowed."""
 
 import copy
 import dataclasses

@@ -81,7 +81,7 @@ def test_scanned_and_written_out_are_one_function(small, drawn, tokens, remat):
 
 
 def test_dropout_draws_the_same_in_every_grouping(small, drawn, run, tokens):
-    """A layer's mask is drawn from its number, whatever stack it lies in."""
+    """The dropout mask of a layer depends on the number of the layer and not on its stack."""
     from model.dropout import Dropout
 
     alike = small(num_layers=5, dropout=Dropout(residual=0.5))
