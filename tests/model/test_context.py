@@ -65,7 +65,7 @@ def test_a_tap_that_is_not_in_the_list_is_a_mistake_of_its_module():
 
 
 def test_the_model_is_told_where_it_runs():
-    """The layout's platform chooses the kernel, also when another platform traces (a pod's program, compiled on a CPU)."""
+    """The layout's platform chooses the kernel, even if another platform traces (a pod's program, compiled on a CPU)."""
 
     class OfAPod(Layout):
         platform = "tpu"

@@ -123,7 +123,7 @@ def test_patching_everything_gives_the_other_run_and_patching_nothing_changes_no
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_edit_has_gradients(way, small, drawn, tokens):
-    """The gradient of a vector added in one layer is that of the bias added there; a second layer would make it infinite."""
+    """The gradient of a vector added in one layer is that of the bias there; a second layer would make it infinite."""
     config = small(num_layers=3, mixer=GroupedQuery(num_heads=4, output_bias=True), **WAYS[way])
     params = drawn(config)
     towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
