@@ -52,7 +52,7 @@ class Training:
     init_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("num_steps", "gradient_accumulation"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
@@ -75,7 +75,7 @@ class Evaluation:
     max_batches: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("every", "max_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -98,7 +98,7 @@ class Samples:
     top_p: float = 0.95
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.length < 1:
             yield "length", f"must be at least 1, got {self.length}"
         if self.temperature < 0:
@@ -124,7 +124,7 @@ class Checkpoints:
     keep_best: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("every", "keep_last", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -148,7 +148,7 @@ class Logging:
     wandb_project: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
         if self.wandb_project == "":

@@ -19,7 +19,7 @@ class _Warmed:
     warmup_steps: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.peak <= 0:
             yield "peak", f"the learning rate must be above 0, got {self.peak}"
         if self.warmup_steps < 0:
@@ -62,7 +62,7 @@ class WarmupStableDecay(_Warmed):
     shape: Literal["linear", "cosine", "sqrt"] = "linear"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from super().problems()
         if self.decay_steps < 1:
             yield "decay_steps", f"must be at least 1, got {self.decay_steps}"

@@ -36,7 +36,7 @@ class Statistics:
     stream: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
 

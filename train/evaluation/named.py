@@ -39,7 +39,7 @@ class NamedEvaluation:
     max_batches: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not _NAME.fullmatch(self.name):
             yield "name", f"expected letters, digits, _, - and ., 64 at most, got {self.name[:80]!r}"
         if self.name == "validation":

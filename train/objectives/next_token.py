@@ -28,7 +28,7 @@ class NextToken:
     z_loss: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.z_loss < 0:
             yield "z_loss", f"must be 0 or more, got {self.z_loss}"
 

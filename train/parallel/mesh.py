@@ -27,7 +27,7 @@ class Mesh:
     tensor: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in MESH_AXES:
             size = getattr(self, name)
             if size is not None and size < 1:

@@ -22,7 +22,7 @@ class _Axes:
     """Logical axis -> mesh axes. An array uses each mesh axis once, for the first of its axes that asks for it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             names = getattr(self, field.name)
             for axis in names:
