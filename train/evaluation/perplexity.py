@@ -47,7 +47,7 @@ class Window(NamedTuple):
 
 
 def windows(inputs: int, length: int, stride: int) -> Iterator[Window]:
-    """Yields the windows over a document of `inputs` inputs; each target is scored once, in the fullest window it ends."""
+    """Yields the windows over a document of `inputs` inputs; each window scores its last targets, each target once."""
     scored, stop = 0, min(length, inputs)
     while scored < inputs:
         yield Window(max(0, stop - length), scored, stop)
