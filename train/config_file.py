@@ -40,7 +40,7 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise
     except SystemExit as error:
         raise UserError(
-            f"{_position(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
+            f"{_position(error, path)}: the config exits Python ({error!r}); a config only assigns `experiment`"
         ) from error
     except BaseException as error:  # a mistake in a user's Python can raise anything
         raise UserError(f"{_position(error, path)}: {_said(error)}{_hint(error)}") from error

@@ -93,7 +93,7 @@ def train(
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
         settings.list_sources(experiment.data, finished=False)  # report a missing text first
-        raise UserError(f"data.validation: a run is measured on text that is held out, got None; {_HOLD_OUT}")
+        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
     with run_folder.locked(run):
         if is_finished(experiment, run):
             say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
@@ -125,7 +125,7 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
     if "validation" not in dataset.about["splits"]:
-        raise UserError(f"{dataset.folder} has no validation split, and a run is measured on one; {_HOLD_OUT}")
+        raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {_HOLD_OUT}")
     for name in dataset.about["splits"]:
         if (lost := dataset.lost_in_words(name)) is not None:
             say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")

@@ -57,9 +57,9 @@ class PlainPath:
                 continue
             return home / self._name()
         raise UserError(
-            f"the path {str(self._folder)!r} has characters that the checkpoint library takes for something else, and "
-            "there is no folder for temporary files to lead round them; set TMPDIR to one that can be written, or give "
-            "a path of letters and digits"
+            f"the path {str(self._folder)!r} has characters that the checkpoint library misreads, and there is no "
+            "folder for temporary files in which to make a link to it; set TMPDIR to a folder that can be written, or "
+            "give a path of letters and digits"
         )
 
     def _name(self) -> str:

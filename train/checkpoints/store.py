@@ -34,7 +34,7 @@ from train.parallel.table import path_name
 from train.state import TrainState
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
-# An array file takes FILE bytes, or this SHARE of all bytes if that is more; PIECE bytes are compressed at a time.
+# An array file has FILE bytes, or this SHARE of all bytes if that is more; PIECE bytes are compressed at a time.
 FILE, SHARE, PIECE = 32 << 20, 1 / 256, 4 << 20
 TOGETHER = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
@@ -312,7 +312,7 @@ class CheckpointStore:
             if note["format"] != CHECKPOINT_FORMAT and name.startswith("opt_state."):
                 raise UserError(
                     f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
-                    f"some parameters otherwise ({what}), so this run cannot go on. It can be evaluated, and another "
+                    f"some parameters differently ({what}); this run cannot continue. It can be evaluated, and another "
                     f"run can start from its parameters: --run=... --set training.init_from={self.run}"
                 )
             raise self._other_code(step, what)

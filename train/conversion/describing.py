@@ -24,7 +24,7 @@ def family_for(name: str | None, run: AnyPath) -> Family:
     other = "--like=FILE, a config.json that describes its model, or --like=NAME, a published model such as qwen3-0.6b"
     if name is None:
         raise UserError(
-            f"{run} was not read from published weights, so say what config.json it is to have: with {other}; or with "
+            f"{run} was not read from published weights, so describe its config.json: with {other}; or with "
             f"--family, which makes one for: {known}"
         )
     family = family_named(name)

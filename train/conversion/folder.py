@@ -141,8 +141,8 @@ class Folder:
             if pickles:
                 raise UserError(
                     f"{self.path} has its weights in {', '.join(pickles)}: pickle files, which can run any code when "
-                    "they are opened, so they are not; take the safetensors files of the same model, or load it once "
-                    "with transformers where that is safe and save it with save_pretrained"
+                    "they are opened, so they are not read; take the safetensors files of the same model, or load it "
+                    "once with transformers where that is safe and save it with save_pretrained"
                 )
             raise UserError(f"{self.path} has no *.safetensors file")
         return names

@@ -113,8 +113,8 @@ def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
     for source in made.get("sources", []):
         if (source["path"], source.get("field", option.field)) != (option.path, option.field):
             raise UserError(
-                f"evaluations: {option.name}: {folder} was made of {source['path']}, and not of {option.path}; take "
-                "another name, or delete that folder if no line of metrics.jsonl is of it"
+                f"evaluations: {option.name}: {folder} was made from {source['path']}, not from {option.path}; take "
+                "another name, or delete that folder if no line of metrics.jsonl belongs to it"
             )
 
 

@@ -25,11 +25,11 @@ def expanded(path: str) -> str:
     Raises UserError if the home folder is not known, and for a path that no file can have.
     """
     if "\0" in path:
-        raise UserError(f"{path!r} holds a NUL, which no file has in its name")
+        raise UserError(f"{path!r} contains a NUL character, which no file name can contain")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
-        raise UserError(f"{path!r} holds half of a surrogate pair, which no file has in its name") from None
+        raise UserError(f"{path!r} contains half of a surrogate pair, which no file name can contain") from None
     if not path.startswith("~"):
         return path
     user, home = path.partition("/")[0][1:], os.environ.get("HOME")
@@ -89,7 +89,7 @@ def written_out(option: T, name: str = "") -> T:
     if isinstance(option, tuple):
         items = tuple(written_out(item, f"{name}[{i}]") for i, item in enumerate(option))
         return option if all(a is b for a, b in zip(items, option, strict=True)) else items  # type: ignore[return-value]
-    if not dataclasses.is_dataclass(option) or isinstance(option, type):  # a class that was given without brackets
+    if not dataclasses.is_dataclass(option) or isinstance(option, type):  # a class, not an option
         return option
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(option):
@@ -97,7 +97,7 @@ def written_out(option: T, name: str = "") -> T:
         try:
             is_path = isinstance(before, str) and "path" in field.metadata
             if is_path and not before:
-                raise UserError(" is empty; expected a path, which . is as well")
+                raise UserError(" is empty; expected a path, such as . for the current folder")
             after = expanded(before) if is_path else written_out(before, where)
         except UserError as error:
             raise UserError(f"{where}={error}" if is_path else str(error)) from None

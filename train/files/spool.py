@@ -116,7 +116,7 @@ def _fetch(run: epath.Path, folder: pathlib.Path, say: Say) -> None:
     if folder.exists():
         old = home.with_name(home.name + ".old")
         set_aside(home, old)
-        say(f"{run} was written by another machine since, or deleted: what lay here is in {old}")
+        say(f"{run} was written by another machine since, or deleted: the earlier files are in {old}")
     if files:
         say(f"{run}: fetching {sum(found.size for found in files) / 2**20:,.0f} MiB")
     copy_into(run, files, home)

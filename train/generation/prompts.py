@@ -57,7 +57,7 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
     except UnicodeDecodeError as error:
         before = error.object[: error.start].count(b"\n")
         if (other := not_text(error.object[:HEAD])) is not None:
-            raise UserError(f"--prompts_file={path} is no UTF-8 text, but {other}") from None
+            raise UserError(f"--prompts_file={path} is not UTF-8 text, but {other}") from None
         raise UserError(
             f"--prompts_file={path} is not UTF-8 at byte {error.start}, line {before + 1}; convert it: "
             "iconv -f OLD -t UTF-8"

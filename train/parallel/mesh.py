@@ -48,7 +48,7 @@ def parse_mesh(text: str) -> Mesh:
                 f"whole numbers from 1 and the axes {', '.join(MESH_AXES)}"
             )
         if name in sizes:
-            raise UserError(f"--mesh={text}: {name} stands there twice; give it once")
+            raise UserError(f"--mesh={text}: {name} is given twice; give it once")
         sizes[name] = int(size)
     return Mesh(**sizes)
 

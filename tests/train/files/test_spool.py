@@ -243,7 +243,7 @@ def test_a_spool_that_did_not_write_last_is_set_aside(store, there):
     said = []
     with spooled(as_path(RUN), said.append) as folder:
         assert (folder / "metrics").read_text() == "1 and more"
-    assert any("was written by another machine since, or deleted: what lay here is in" in line for line in said)
+    assert any("was written by another machine since, or deleted: the earlier files are in" in line for line in said)
     shutil.rmtree(there)  # to begin anew
     with spooled(as_path(RUN), said.append) as folder:
         assert not (folder / "metrics").exists()

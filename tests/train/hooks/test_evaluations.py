@@ -193,5 +193,5 @@ def test_tokens_of_another_text_of_that_name_are_not_measured(texts, tiny_experi
     other = dataclasses.replace(digits, path=str(texts / "rows.jsonl"), field="body")
     for step, options in ((1, (digits,)), (2, ()), (3, (digits,)), (4, ())):
         train(dataclasses.replace(plain, evaluations=options), tmp_path / "run", hard_stop=step, say=silent)
-    with pytest.raises(UserError, match=r"evaluations: one: .* was made of .*digits.txt, and not of .*rows.jsonl"):
+    with pytest.raises(UserError, match=r"evaluations: one: .* was made from .*digits.txt, not from .*rows.jsonl"):
         train(dataclasses.replace(plain, evaluations=(other,)), tmp_path / "run", say=silent)
