@@ -8,7 +8,7 @@ run folder that is read from it works with launch.evaluate and launch.generate, 
 `training=Training(init_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same byte for
 byte, or hold the run's present weights. A run that was not read from such a folder is written with --like, a
 config.json that describes its model or the name of a published model, or with --family. Only the parameters of a
-checkpoint are read and written; damage of its optimizer state is noticed only when the run is trained further.
+checkpoint are written; damage of its optimizer state is noticed only when the run is trained further.
 
     python -m launch.convert --run=runs/mine --to=models/mine --like=models/Qwen3-0.6B/config.json
 """

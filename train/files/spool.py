@@ -189,7 +189,7 @@ class _Upload:
                 time.sleep(attempt + 1)
 
     def _pass(self) -> None:
-        """Uploads what has changed, then removes what is gone. Raises UserError, after a line, when it cannot."""
+        """Uploads changed files, then removes deleted files from the store. On failure prints and raises UserError."""
         try:
             now = _stamps(self._folder)
             changed = [name for name, stamp in now.items() if self._sent.get(name) != stamp]
