@@ -1,4 +1,4 @@
-"""launch.convert: what it says, and with which status it ends."""
+"""launch.convert: its output and its exit status."""
 
 import json
 import pathlib
