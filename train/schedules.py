@@ -36,14 +36,14 @@ class Constant(_Warmed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(_Warmed):
-    """Half a cosine from the peak to `final`, which it would reach at step num_steps."""
+    """Half a cosine from the peak; it would reach `final` at step num_steps."""
 
     final: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(_Warmed):
-    """A straight line from the peak to `final`, which it would reach at step num_steps."""
+    """A straight line from the peak; it would reach `final` at step num_steps."""
 
     final: float = 0.0
 
@@ -55,7 +55,7 @@ class InverseSquareRoot(_Warmed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_Warmed):
-    """The peak until the last `decay_steps`, then down to `final`."""
+    """Stays at the peak until the last `decay_steps`, then decays to `final`."""
 
     decay_steps: int
     final: float = 0.0
