@@ -3,12 +3,12 @@
     python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b
     python -m launch.convert --run=runs/llama-1b --to=models/mine
 
-A folder is one of Hugging Face's: config.json, safetensors files, and a tokenizer.json or tokenizer.model. The run
-folder that is read from it works with launch.evaluate and launch.generate, and a config with
-`training=Training(init_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same to the
-byte, or hold the weights that it has now. A run that was not read from such a folder is written with --like, a
-config.json that describes its model or the name of a published model, or with --family. What is written are the
-parameters of a checkpoint; that its optimizer state may be damaged is noticed when the run is trained further.
+--from and --to take a Hugging Face folder: config.json, safetensors files, and a tokenizer.json or tokenizer.model. The
+run folder that is read from it works with launch.evaluate and launch.generate, and a config with
+`training=Training(init_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same byte for
+byte, or hold the run's present weights. A run that was not read from such a folder is written with --like, a
+config.json that describes its model or the name of a published model, or with --family. Only the parameters of a
+checkpoint are written; damage of its optimizer state is noticed only when the run is trained further.
 
     python -m launch.convert --run=runs/mine --to=models/mine --like=models/Qwen3-0.6B/config.json
 """

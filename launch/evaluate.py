@@ -10,13 +10,13 @@ document.
 
 Every token is scored once, in a window of --window tokens (the length of the training sequences when not given) that
 moves by --stride: the smaller the stride, the more context a token has, and the longer it takes. A document begins
-after the mark that begins documents, as in training; where the tokenizer has no such mark, its first token is not
-scored, and the bytes of that are not counted. A word is what whitespace separates in the original text, bytes are those
-of the original text. Standard errors are over documents (ratio estimator). What is too large for a number (a perplexity
-above 1.8e308) is "not finite", and null in JSON: the loss above it is its logarithm.
+after the mark that begins documents, as in training; if the tokenizer has no such mark, the first token is not scored,
+and its bytes are not counted. Words are separated by whitespace in the original text; bytes are those of the original
+text. Standard errors are over documents (ratio estimator). A value that is too large for a number (a perplexity above
+1.8e308) is "not finite", and null in JSON: the loss above it is its logarithm.
 
-The parameters of the checkpoint are read and checked, its optimizer state is not: that one may be damaged is noticed
-when the run is trained further. A script calls train.evaluation.evaluate.evaluate, which gives the same numbers.
+The parameters of the checkpoint are read and checked, its optimizer state is not: damage there is noticed only when the
+run is trained further. A script calls train.evaluation.evaluate.evaluate, which gives the same numbers.
 """
 
 from typing import TYPE_CHECKING
@@ -42,9 +42,9 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when n
 MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
-MOST_WINDOWS = 65_536  # at a time: all are one array
+MOST_WINDOWS = 65_536  # at a time: together they are one array
 
-# What is printed of each measure: its name in JSON, its words, its unit.
+# Of each measure: its name in JSON, its printed name, its unit.
 WORDS = {
     "loss": ("loss per token", "nats"),
     "perplexity": ("perplexity per token", ""),
@@ -92,7 +92,7 @@ def main(argv: list[str]) -> int:
 
 
 def table(result: "Result", text: str) -> str:
-    """The result as lines for a person; `text` says what was measured."""
+    """The result as lines for the terminal; `text` names the measured text."""
     from train.terminal.formatting import visible
 
     found = result.as_json()
@@ -120,7 +120,7 @@ def _shown(value: float | None, otherwise: str) -> str:
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Rows of a table: a name to the left, two columns at most to the right, a unit behind them."""
+    """Rows of a table: a name aligned left, at most two columns aligned right, and a unit after them."""
     least = (22, 12, 16, 0)
     widths = [max(least[k], *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
     lines = []

@@ -4,10 +4,10 @@ r"""Generates texts with a trained model.
     python -m launch.generate --run=runs/quickstart --prompts_file=prompts.txt --num_samples=4 --json
     python -m launch.generate --run=runs/llama-70b --prompt='Once' --mesh=fsdp=4,tensor=2
 
-A single text is written to the terminal as it is drawn, several when all are finished. A text ends at the end of its
-document, before a stop string, after --max_tokens, when the model's context is full, or as far as it was when a signal
-ended the command. The same seed gives the same texts. How fast it went is said on standard error, so that standard
-output holds nothing but text. The checkpoint's parameters are read and checked, its optimizer state is not.
+A single text is written to the terminal while it is drawn, several texts when all are finished. A text ends at the end
+of its document, before a stop string, after --max_tokens, when the model's context is full, or when a signal ends the
+command. The same seed gives the same texts. The speed is printed on standard error, so that standard output holds only
+text. The checkpoint's parameters are read and checked, its optimizer state is not.
 """
 
 import sys
@@ -97,7 +97,7 @@ def main(argv: list[str]) -> int:
             on_text=printer.show,
             results=results,
         )
-    finally:  # a signal loses nothing that was drawn by then
+    finally:  # a signal loses no token that was drawn before
         if results:
             _show(run.step, prompts[: len(results)], printer, results)
     printer.report(results)
@@ -112,7 +112,7 @@ def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[Gen
 
 
 def _sampling() -> "Sampling":
-    """The sampling that the flags ask for. Raises UserError that names them."""
+    """The sampling options from the flags. Raises UserError that names the flags with problems."""
     from model.inference.sampling import Sampling
     from model.options.tree import find_problems
 
@@ -132,7 +132,7 @@ def _sampling() -> "Sampling":
 
 
 def _prompts() -> "list[Prompt]":
-    """The prompts of the flags and the file, an empty one if there are none. Raises UserError for bad ones."""
+    """The prompts from the flags and the file; one empty prompt if there are none. Raises UserError for bad prompts."""
     from train.files.paths import as_path
     from train.files.remote import fetched
     from train.generation.prompts import Prompt, from_flags, read_prompts
@@ -159,7 +159,7 @@ def _as_json(step: int, prompts: list[str], results: "list[GeneratedText]") -> d
 
 
 class _Printer:
-    """Writes texts to the terminal, a single one as it comes, and counts time."""
+    """Writes texts to the terminal, a single text while it is drawn, and measures the time."""
 
     def __init__(self, prompts: list[str], cache: int, silent: bool) -> None:
         self.prompts, self.cache, self.silent = prompts, cache, silent
@@ -168,7 +168,7 @@ class _Printer:
         self.first = self.last = 0.0
 
     def show(self, row: int, text: str) -> None:
-        """Takes the text that a token completed."""
+        """Takes the text that a token completed; prints it if texts are shown while they are drawn."""
         self.last = time.monotonic()
         if not self.first:
             self.first = self.last
@@ -178,7 +178,7 @@ class _Printer:
             streams.check_reader()
 
     def finish(self, results: "list[GeneratedText]") -> None:
-        """Writes the texts that did not go out as they came."""
+        """Writes the texts that were not written while they were drawn."""
         if self.live:
             print()
             return
@@ -187,7 +187,7 @@ class _Printer:
             print(prompt + result.text)
 
     def report(self, results: "list[GeneratedText]") -> None:
-        """Says on standard error how many tokens there were, how fast they came, and the size of the cache."""
+        """Prints the number of tokens, their speed, and the size of the cache on standard error."""
         tokens = sum(result.tokens for result in results)
         ends = f", ended by {results[0].ended_by.replace('_', ' ')}" if len(results) == 1 else ""
         line = f"{tokens} tokens{ends}; the first after {self.first - self.began:.2f} s"

@@ -8,10 +8,10 @@ from typing import Any
 
 
 def quiet_orbax() -> None:
-    """Leaves it to exceptions to say what goes wrong in orbax.
+    """Silences orbax's warnings and late tracebacks; its exceptions still report errors.
 
-    It warns of every save. And when one of its readers or writers fails, it ends at once, so that each of the others
-    finds nobody to tell; their warnings and tracebacks would bury the one message that counts.
+    Orbax warns at every save. When one of its readers or writers fails, it ends at once, and the other readers and
+    writers cannot report to it any more; their warnings and tracebacks would bury the one message that counts.
     """
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     for logger in ("absl", "asyncio"):
@@ -29,7 +29,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 
 
 class _NotOfLateWriters:
-    """A hook for exceptions that nobody can catch, which passes on all but those of orbax's late writers."""
+    """A hook for exceptions that no code can catch; it passes on all except those of orbax's late writers."""
 
     def __init__(self, before: Callable[[Any], Any]) -> None:
         self.before = before

@@ -41,11 +41,12 @@ def _interruption(number: int) -> KeyboardInterrupt:
 def handled(numbers: Iterable[signal.Signals], handler: Handler) -> Iterator[None]:
     """Handles signals inside the context; an ignored signal stays ignored, as SIGHUP does under nohup.
 
-    SIGINT is an exception: shell scripts make their background jobs ignore it, but a person who sends it means it.
+    SIGINT is handled even if it is ignored: shell scripts make their background jobs ignore it, but a person who sends
+    it wants it handled.
     Outside the main thread Python cannot handle signals, so nothing is handled there.
 
-    An exception of the handler is lost where Python cannot pass it on, in a callback of the garbage collector or a
-    `__del__`; then the signal is sent again.
+    Python loses an exception of the handler if it is raised in a callback of the garbage collector or in a `__del__`;
+    then the signal is sent again.
     """
     previous = {}
     if threading.current_thread() is threading.main_thread():

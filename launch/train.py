@@ -3,14 +3,14 @@
     python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
     python -m launch.train --config=configs/quickstart.py --run=runs/eight --mesh=fsdp=8
 
-The run folder holds everything that the run is; the same command continues one that was interrupted. Exit status: 0
+The run folder holds everything that belongs to the run; the same command continues an interrupted run. Exit status: 0
 when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
 in the input.
 
 Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed), SIGUSR1, SIGUSR2 (sbatch --signal) and SIGXCPU end the run after
-the step under way, with a checkpoint. Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C ends it at once,
-as SIGQUIT does, and loses the steps since the last checkpoint. A terminal, pipe or log that takes no more output ends
-nothing.
+the current step, with a checkpoint. Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C or SIGQUIT ends the
+run at once and loses the steps since the last checkpoint. A terminal, pipe or log that accepts no more output does not
+end the run.
 """
 
 import pathlib
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     with StopRequest() as stop:
         outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
     run = named if isinstance(named, pathlib.Path) else spool_folder(named)
-    if (run / "report.html").is_file():  # none is written before the text is prepared
+    if (run / "report.html").is_file():  # there is no report before the text is prepared
         print(summary(run))
         cli.say(f"report: {run / 'report.html'}")
     if outcome.reason:

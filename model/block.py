@@ -1,4 +1,4 @@
-"""One layer: each sublayer reads the residual stream and writes to it, as the scheme of model/residual/ says."""
+"""One layer: sublayers that read the residual stream and write to it by a residual scheme (model/residual/)."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ from model.layers import Layer
 from model.parameters.maker import ParameterMaker
 from model.residual.scheme import Around
 
-# The axes of the residual stream. Sublayers may have positions laid out in another way: the two constraints around each
-# are where the stream is gathered, and where what is added to it is scattered.
+# The axes of the residual stream. Sublayers may have another layout of positions: the constraint before a sublayer
+# gathers its input from the stream, and the constraint after it scatters its output.
 STREAM = ("batch", "sequence", "embed")
 
 
@@ -35,11 +35,11 @@ class Block(nnx.Module):
         mixer, ffn, width, dropout = layer.mixer, layer.ffn, config.width, config.dropout.attention
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
         self.ffn = None if ffn is None else ffn.build(width, make)
-        # Last, so that sublayers start alike under every scheme, whatever it draws.
+        # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
         self.residual = config.residual.build(around, make, before)
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
-        """Maps the residual stream to the next one; the cache of this layer goes along."""
+        """Returns the residual stream after this layer, and the cache of this layer."""
         if self.mixer is not None:
             x_BTD, stream = self.residual.read(stream, "mixer")
             y_BTD, cache = self.mixer(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, cache)
@@ -54,5 +54,5 @@ class Block(nnx.Module):
 
 
 def _squares(stream: jax.Array) -> jax.Array:
-    """The mean square of each token, (B, T)."""
+    """Returns the mean square of each token, (B, T)."""
     return jnp.mean(jnp.square(stream.astype(jnp.float32)), axis=tuple(range(2, stream.ndim)))

@@ -1,4 +1,4 @@
-"""The options of a model, and every check that crosses from one mechanism to another."""
+"""The options of a model, and every check that concerns more than one mechanism."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
-# More than any model has; what is checked layer by layer would fill the memory for a number typed wrong.
+# More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
 MOST_LAYERS = 10_000
 
 
@@ -32,32 +32,32 @@ MOST_LAYERS = 10_000
 class ModelConfig:
     """A decoder-only Transformer.
 
-    Mechanisms that clash, or of which one would do nothing beside another, are refused. What begins to act in longer
-    texts only, such as a window or the scaling of positions, may be chosen for a context of any length.
+    A config is refused if two of its mechanisms clash, or if one would have no effect beside another. A mechanism that
+    acts only in longer texts, such as a window or the scaling of positions, may be chosen for any context length.
 
     Attributes:
       vocab_size: V, the number of tokens.
-      context_length: the most tokens that the model takes in one sequence.
+      context_length: the largest number of tokens in one sequence.
       num_layers: L.
       width: D, the width of the residual stream.
-      position, mixer, ffn, norm: the mechanisms, each chosen by class; layers without a mixer have mixer=None,
-        those without a feed-forward ffn=None.
+      position, mixer, ffn, norm: the mechanisms, each chosen by class; mixer=None for layers without a mixer, ffn=None
+        for layers without a feed-forward.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
-      exceptions: layers that have another mixer, ffn or position; of several that name a layer, the last counts.
+      exceptions: layers that have another mixer, ffn or position; if several name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual/.
       multipliers: constant factors on embeddings, sublayers and logits.
-      layer_scale: where a trained factor for each channel of what a sublayer adds starts (Touvron et al. 2021,
-        "CaiT", equation 4), or None for no such factors.
+      layer_scale: the initial value of a trained factor on each channel of a sublayer's output (Touvron et al. 2021,
+        "CaiT", equation 4), or None for no factors.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
-      multi_token: modules that predict tokens further on while training, or None.
-      dropout: the rates.
-      initialization: how parameters start.
+      multi_token: modules that predict tokens further ahead in training, or None.
+      dropout: the dropout rates.
+      initialization: the distribution of initial parameters.
       precision: the number formats.
-      scan_layers: one traced layer run L times; False writes the layers out, for debugging, on the same parameters.
-      remat: what the backward pass recomputes: "none", "dots" (all but matrix products of weights), "full" (all of a
-        layer but its inputs), or all but the inputs and the taps that `SaveOnly` names.
+      scan_layers: traces one layer and runs it L times; False traces every layer, for debugging, on equal parameters.
+      remat: the intermediates that the backward pass recomputes: "none", "dots" (all but matrix products of weights),
+        "full" (all of a layer but its inputs), or all but the inputs and the taps that `SaveOnly` names.
     """
 
     vocab_size: int
@@ -83,7 +83,7 @@ class ModelConfig:
     remat: Remat = dataclasses.field(default="none", metadata=HOW)
 
     def __getstate__(self) -> dict[str, Any]:
-        """The fields alone, without cached values, for pickles and copies."""
+        """Returns the fields alone, without cached values, for pickles and copies."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @functools.cached_property
@@ -92,7 +92,7 @@ class ModelConfig:
         return tuple(Layer(**{name: option for name, (_, option) in layer.items()}) for layer in self._origins())
 
     def _origins(self) -> list[dict[str, tuple[str, Any]]]:
-        """For every layer and kind of mechanism the path of the field that chose it, and the choice."""
+        """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""
         position = NoPositions() if self.position.added else self.position
         base = {"mixer": self.mixer, "ffn": self.ffn, "position": position}
         layers = [{name: (name, option) for name, option in base.items()} for _ in range(self.num_layers)]
@@ -104,11 +104,11 @@ class ModelConfig:
 
     @property
     def reads_lengths(self) -> bool:
-        """Whether a layer places a token by the length of its document, so that padding has to be told apart."""
+        """Whether the positions of a layer depend on the length of the document, so that padding must be known."""
         return any(layer.position.reads_lengths for layer in self.layers)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense, alone or together."""
+        """Yields each field that is invalid, alone or together with others, with its problem."""
         for name in ("vocab_size", "context_length", "num_layers", "width"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
@@ -133,7 +133,7 @@ class ModelConfig:
         yield from self._problems_without_attention(layers)
         for name in ("mixer", "ffn", "position"):
             if name not in used:
-                yield name, "no layer has it: the exceptions replace it in all of them; change it there"
+                yield name, "no layer has it: the exceptions replace it in all layers; change the exceptions"
         for i, exception in enumerate(self.exceptions):
             where = f"exceptions.{i}"
             if not exception.chosen(self.num_layers):
@@ -157,16 +157,16 @@ class ModelConfig:
             yield from of_these[0]["mixer"][1].without_effect(positions, where)
 
     def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
-        """Yields layers that have none, and what the residual scheme has for two where none has two."""
+        """Yields layers without sublayers, and residual options that need two sublayers where no layer has two."""
         counts = [sum(layer[name][1] is not None for name in ("mixer", "ffn")) for layer in layers]
         empty = dict.fromkeys(layer["ffn"][0] for layer, count in zip(layers, counts, strict=True) if count == 0)
         for where in empty:
-            yield where, "None, and mixer is None too, which leaves a layer with nothing in it; give it one of them"
+            yield where, "None, and mixer is None too, which leaves a layer empty; give it a mixer or an ffn"
         for name, message in self.residual.problems_with(max(counts)):
             yield f"residual.{name}", message
 
     def _problems_of_handing_on(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
-        """Yields what layers hand on to each other and cannot use, or what a single one has."""
+        """Yields arrays that layers hand on and that no later layer can use: of another shape, or of a single layer."""
         shapes: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
         for where, mixer in (layer["mixer"] for layer in layers):
             wrong = (*mixer.problems(), *mixer.problems_with(self.width, NoPositions(), "", ""))
@@ -187,7 +187,7 @@ class ModelConfig:
                     )
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
-        """Yields what acts inside attention and is chosen for recurrent layers alone."""
+        """Yields options that act inside attention and are chosen for recurrent layers alone."""
         recurrent = [layer for layer in layers if not isinstance(layer["mixer"][1], AttentionOption)]
         attending = {layer["position"][0] for layer in layers if layer not in recurrent}
         for path, option in dict(layer["position"] for layer in recurrent).items():
@@ -197,21 +197,22 @@ class ModelConfig:
             mend = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
             yield (
                 path,
-                f"{type(option).__name__} is a choice for attention, and layers with {', '.join(mixers)} have none, "
-                f"which are all the layers that it is for; {mend}",
+                f"{type(option).__name__} acts only in attention, and layers with {', '.join(mixers)} have none, "
+                f"and no other layer uses it; {mend}",
             )
         if self.dropout.attention and len(recurrent) == len(layers):
             mixers = dict.fromkeys(_named(layer["mixer"][1]) for layer in recurrent)
             yield (
                 "dropout.attention",
-                f"drops weights of attention, and {', '.join(mixers)} has none; set it to 0, or dropout.residual",
+                f"drops attention weights, and {', '.join(mixers)} has none; set it to 0, or use dropout.residual",
             )
 
 
 def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> list[str]:
-    """The fields in which two models are not the same one, `path: one -> other`; fields named may differ besides.
+    """Returns the fields that make two models different functions, `path: one -> other`, without the fields `but`.
 
-    How they are trained and run is no matter, nor what keeps experts busy, nor whether a number is given or follows.
+    Options of training and of execution may differ, and so may the load balancing of experts. A number that is written
+    out equals the same number left to its default.
     """
     same = {name: getattr(one, name) for name in (*_not_of_the_function(one), *but)}
     width = one.width if one.width == other.width else None  # heads may follow from it
@@ -223,7 +224,7 @@ def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> li
 
 
 def _not_of_the_function(model: ModelConfig) -> list[str]:
-    """The fields that say how a model is trained and run, in which two models with the same parameters may differ."""
+    """Returns the fields of training and execution, in which two models with the same parameters may differ."""
     return [path for path in marked(model, "how", "training") if "." not in path]
 
 
@@ -232,7 +233,7 @@ def _named(mixer: Mixer | None) -> str:
 
 
 def _alike(one: ModelConfig | Except, other: ModelConfig | Except, width: int | None) -> dict[str, Any]:
-    """The mixer and the feed-forward layer of the other, with the words of the one for what is the same."""
+    """Returns the mixer and the feed-forward layer of `other`; what equals `one` is written as in `one`."""
     words: dict[str, Any] = {}
     if isinstance(other.mixer, MixerOption):
         words["mixer"] = other.mixer.worded_as(one.mixer, width)

@@ -1,7 +1,7 @@
-"""What travels beside the activations through one forward pass: taps, losses, dropout keys, the layout.
+"""The context of one forward pass, passed beside the activations: taps, losses, dropout keys, the layout.
 
-Losses and measurements are of the tokens that `weights_BT` weighs; a pass that counts none has neither. Taps are those
-of model/taps/values.py.
+Losses and measurements are sums over tokens weighted by `weights_BT`; a pass without weights has neither. Taps are
+defined in model/taps/values.py.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # attention imports this
 
 
 class Handed(NamedTuple):
-    """What layers hand on beside the stream: arrays (B, T, ...), and whether a layer has done so already."""
+    """An array (B, T, ...) that layers hand on beside the stream, and whether a layer has given it yet."""
 
     value: jax.Array
     given: jax.Array
@@ -31,12 +31,14 @@ class Handed(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Surroundings:
-    """What all layers of a kind are given alike.
+    """The inputs that all layers of a kind share.
 
     Attributes:
       rotary: the cosines and sines of rotary positions, or None.
-      segment_ids_BT: where layers carry a state: the document of each token, counted from 0 in its row; None for one.
-      real_BT: there too: False for tokens that leave the state alone, which come last in a row; None where none does.
+      segment_ids_BT: for layers with a recurrent state, the document of each token, counted from 0 in its row; None for
+        one document.
+      real_BT: for the same layers, False for tokens that do not change the state, which come last in a row; None if
+        every token does.
     """
 
     rotary: RotaryTable | None = None
@@ -46,28 +48,28 @@ class Surroundings:
 
 @dataclasses.dataclass(kw_only=True)
 class Context(Surroundings):
-    """What travels through one forward pass, or one layer of it, whose surroundings it then has.
+    """The context of one forward pass, or of one layer, whose surroundings it then has.
 
     Attributes:
-      index_BT: where each token stands in its sequence (int32), for a cache too.
-      lengths_B: the tokens of each row's text; those at later positions are padding, which a cache may leave out. None
-        where none is padding.
-      visibility: which keys each query of a layer without a pattern sees; None where no layer attends.
+      index_BT: the index of each token in its sequence (int32), counted with the tokens in the cache.
+      lengths_B: the number of tokens in each row's text; tokens at later positions are padding, which a cache may leave
+        out. None for no padding.
+      visibility: which keys each query of a layer without a pattern sees; None if no layer has attention.
       layers: the surroundings of each kind of layer.
-      dropout_key: a key while training, None in evaluation.
-      layout: how activations lie on devices.
-      taps: those that were asked for, `resolved`.
-      saved: the names of those that rematerialisation saves.
+      dropout_key: a random key in training, None in evaluation.
+      layout: the layout of activations over devices.
+      taps: the taps that the caller asked for, `resolved`.
+      saved: the names of the taps that rematerialisation saves.
       where: the tokens and their positions, for edits.
-      layer: the number of the layer, perhaps traced; None outside of the layers.
-      numbers: the layers for which this is traced, one or all of a scan; None outside of the layers, () in a module
-        whose taps cannot be asked for.
-      offered: where every tap was met while tracing.
+      layer: the number of the layer, which may be traced; None outside of the layers.
+      numbers: the layers for which this code is traced, one or all of a scan; None outside of the layers, () in a
+        module whose taps cannot be asked for.
+      offered: for every tap, the layers that offered it while tracing.
       kept: the intermediates to return, by name.
       weights_BT: how much each token counts in losses and measurements (float32), or None.
-      losses: what training minimises besides cross-entropy, by name: scalars, summed over tokens that count.
+      losses: the auxiliary losses of training, by name: scalars, summed over tokens that count.
       measured: sums over tokens that count, by name.
-      handed: what earlier layers handed on, by name; mixers declare the names (`hands_on`).
+      handed: the arrays that earlier layers handed on, by name; mixers declare the names (`hands_on`).
     """
 
     index_BT: jax.Array
@@ -90,15 +92,15 @@ class Context(Surroundings):
 
     @property
     def platform(self) -> str:
-        """The kind of the devices where the pass will run, such as "cpu", "gpu" or "tpu"."""
+        """The kind of the devices that run the pass, such as "cpu", "gpu" or "tpu"."""
         return self.layout.platform
 
     def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
-        """The same activation, laid over the devices by the names of its axes."""
+        """Returns the same activation, sharded over the devices by the names of its axes."""
         return self.layout.constrain(x, axes)
 
     def tap(self, name: str, value: jax.Array) -> jax.Array:
-        """Offers an intermediate under a name: the value to go on with, which is the same unless it is edited."""
+        """Offers an intermediate under a name. Returns the value to continue with: the same unless it is edited."""
         self._offer(name, editable=True)
         if self.taps.edit:
             layer = None if self.layer is None else jnp.asarray(self.layer, jnp.int32)
@@ -110,7 +112,7 @@ class Context(Surroundings):
         return value
 
     def offer(self, name: str, make: Callable[[], jax.Array]) -> None:
-        """Offers an intermediate from which nothing is computed, and which is made when it is kept."""
+        """Offers an intermediate that the model does not compute with; it is made only if it is kept."""
         self._offer(name, editable=False)
         self._keep(name, make)
 
@@ -127,29 +129,29 @@ class Context(Surroundings):
             self.kept[name] = make()
 
     def add_loss(self, name: str, total: jax.Array) -> None:
-        """Adds a scalar to what training minimises: a sum over tokens, so that it is divided by as many as the rest."""
+        """Adds an auxiliary loss: a scalar sum over tokens, later divided by the same count as the main loss."""
         self.losses[name] = self.losses[name] + total if name in self.losses else total
 
     def measure(self, name: str, value: jax.Array) -> None:
-        """Keeps a sum over tokens, of any shape, that is the sum of those of parts of the batch."""
+        """Keeps a sum over tokens, of any shape; the sum over a batch is the sum over its parts."""
         self.measured[name] = value
 
     def hand_on(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """What the first layer handed on under a name, and whether this layer is that one, by handing on its value."""
+        """Returns the array of the first layer, and whether this layer is the first, which hands on `value`."""
         before = self.handed[name]
         value = jnp.where(before.given, before.value, value.astype(before.value.dtype))
         self.handed[name] = Handed(value, jnp.ones((), bool))
         return value, ~before.given
 
     def next_dropout_key(self) -> jax.Array | None:
-        """A key of its own for each use of dropout while training, None in evaluation."""
+        """Returns a new key for each use of dropout in training, None in evaluation."""
         if self.dropout_key is None:
             return None
         self.dropout_key, key = jax.random.split(self.dropout_key)
         return key
 
     def dropout(self, x: jax.Array, rate: float) -> jax.Array:
-        """Drops entries while training; leaves x alone in evaluation."""
+        """Drops entries in training; returns x itself in evaluation."""
         return drop(x, rate, self.next_dropout_key() if rate else None)
 
     def for_layer(
@@ -159,13 +161,13 @@ class Context(Surroundings):
         handed: Mapping[str, Handed] | None = None,
         numbers: tuple[int, ...] = (),
     ) -> "Context":
-        """The context of one layer: its surroundings, what it is handed, its own key, taps, losses and measurements.
+        """Returns the context of one layer: its surroundings, handed arrays, key, taps, losses and measurements.
 
         Args:
-          number: of the layer.
-          kind: of its surroundings.
-          handed: what earlier layers handed on.
-          numbers: all layers for which it is traced; none for a module that is no layer of the model, whose taps
+          number: the number of the layer.
+          kind: the kind of the layer, which has its surroundings.
+          handed: the arrays that earlier layers handed on.
+          numbers: all layers for which this code is traced; () for a module that is no layer of the model, whose taps
             cannot be asked for.
         """
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)

@@ -9,9 +9,9 @@ counted are look-ups, norms, activations, softmax, the optimizer, and recomputat
 pass has two products for each product of the forward pass, so training counts three times the forward pass; it includes
 the modules that predict tokens further ahead, which run over all T tokens and only in training. These are the
 "model FLOPs" of Chowdhery et al. 2022 ("PaLM", appendix B) with causal attention counted once. A mixture of experts
-counts the router, the experts of each token and the shared expert, whatever else its dispatch computes. Recurrent
-mixers count token by token, whatever a chunk computes: for a memory, the products of a matrix and a vector that write
-to it and read from it; for a short convolution, each of its multiplications.
+counts the router, the experts of each token and the shared expert, but no additional work of its dispatch. Recurrent
+mixers count token by token, even if they compute in chunks: for a memory, the matrix-vector products that write to it
+and read from it; for a short convolution, each of its multiplications.
 """
 
 import dataclasses
@@ -30,8 +30,8 @@ class ParameterCount:
     """The number of parameters in each part of a model; `idle` counts those of experts that a token does not use.
 
     `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total.
-    As in published counts, so are the load biases of routers: they are state that no optimizer moves, and numbers of a
-    checkpoint (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
+    As in published counts, the load biases of routers are part of it too: no optimizer updates them, but a checkpoint
+    has them (DeepSeek-V3's 671,026,419,200 include 58 layers of 256).
     """
 
     embedding: int

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dropout:
-    """The share of entries that training zeroes: of the embedding, of attention weights, of sublayers' outputs."""
+    """The probability that training zeroes an entry: of the embedding, attention weights, sublayers' outputs."""
 
     embedding: float = 0.0
     attention: float = 0.0
     residual: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("embedding", "attention", "residual"):
             if not 0 <= getattr(self, name) < 1:
                 yield name, f"must be at least 0 and below 1, got {getattr(self, name)}"

@@ -1,4 +1,4 @@
-"""What the options of mixers and of feed-forward layers say of themselves, so that no other file asks which it is."""
+"""The interfaces of mixer and feed-forward options, so that no other file needs to test the class of an option."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
@@ -9,51 +9,51 @@ from model.positions.absolute import LayerPosition, Position
 if TYPE_CHECKING:  # attention imports this
     from model.attention.patterns import Pattern
 
-# What a layer hands on: shape and logical axes of an array, without batch and sequence.
+# An array that a layer hands on: its shape and logical axes, without batch and sequence.
 HandedOn = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 class MixerOption:
-    """The options of what moves information between tokens."""
+    """The interface of mixer options. A mixer moves information between tokens."""
 
     def build(self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition) -> Any:
-        """The module of one layer: (x_BTD, context, cache) to (y_BTD, cache).
+        """Returns the module of one layer: (x_BTD, context, cache) to (y_BTD, cache).
 
         Args:
           width: D.
-          dropout: the share of attention weights dropped while training; a mixer without such weights ignores it.
+          dropout: the dropout rate of attention weights in training; a mixer without attention weights ignores it.
           reductions: the dtype of sensitive sums.
           make: draws the parameters.
-          position: the positions of its layer; a mixer that attends to nothing ignores them.
+          position: the position option of the layer; a mixer without attention ignores it.
         """
         raise NotImplementedError
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Any:
-        """The cache or state of one layer before anything was read.
+        """Returns the cache or state of one layer before the first token.
 
-        What the layer's module is given and returns beside activations, with `placed(layout)`; model/attention/cache.py
-        has those of keys, where a pattern that reaches no further than some keys back takes as many slots.
+        The layer's module takes and returns it beside activations; it has a method `placed(layout)`. The caches of keys
+        are in model/attention/cache.py: a pattern that sees only the last R keys needs R slots.
         """
         raise NotImplementedError
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass over `length` tokens, by the convention of model/cost.py."""
+        """Returns the operations of a forward pass over `length` tokens, by the convention of model/cost.py."""
         raise NotImplementedError
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with a model width or with positions, by the paths of the fields."""
+        """Yields each field that clashes with the model width or with the positions, by its path, with the problem."""
         yield from ()
 
     def without_effect(self, positions: Sequence[Position], path: str) -> Iterator[tuple[str, str]]:
-        """Yields fields that do nothing in any of the layers that have it, whose positions are these."""
+        """Yields fields without effect in all layers that have this option; `positions` are those of the layers."""
         yield from ()
 
     def hands_on(self, width: int) -> dict[str, HandedOn]:
-        """What a layer hands on to those after it (`Context.hand_on`), by the name of the field that asks for it."""
+        """Returns the arrays for later layers (`Context.hand_on`), by the name of the field that needs them."""
         return {}
 
     def worded_as(self, other: Any, width: int | None) -> Self:
-        """The same mechanism, with what `other` writes out or leaves to follow (at a width) written as there."""
+        """Returns the same mechanism; a field with the same value in `other`, at this width, is written as there."""
         return self
 
 
@@ -64,29 +64,29 @@ class AttentionOption(MixerOption):
       pattern: which keys a query sees.
     """
 
-    if TYPE_CHECKING:  # no annotation of a field, which options would look up here
+    if TYPE_CHECKING:  # not a field annotation: options would look up its names here
         pattern: Pattern
 
     def rotary_width(self, width: int) -> int:
-        """The dimensions of a head that positions may turn, at a model width."""
+        """Returns the number of dimensions of a head that rotary positions may turn, at a model width."""
         raise NotImplementedError
 
 
 class FeedForwardOption:
-    """The options of layers that take each token by itself."""
+    """The interface of feed-forward options. A feed-forward layer transforms each token by itself."""
 
     def build(self, width: int, make: ParameterMaker) -> Any:
-        """The module of one layer: (x_BTD, context) to y_BTD. Args: the model width D, the maker."""
+        """Returns the module of one layer: (x_BTD, context) to y_BTD. Args: the model width D, the maker."""
         raise NotImplementedError
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass over `length` tokens, by the convention of model/cost.py."""
+        """Returns the operations of a forward pass over `length` tokens, by the convention of model/cost.py."""
         raise NotImplementedError
 
     def idle(self, shapes: Mapping[str, Any]) -> int:
-        """How many of its parameters, given by their shapes, a token does not use."""
+        """Returns how many of its parameters, given by their shapes, one token does not use."""
         return 0
 
     def worded_as(self, other: Any) -> Self:
-        """The same mechanism, with what matters in training alone as in `other`."""
+        """Returns the same mechanism; fields that matter only in training are as in `other`."""
         return self

@@ -1,8 +1,8 @@
-"""What each layer is made of, and how layers are grouped so that they can be scanned.
+"""The mechanisms of each layer, and the groups of layers that can be scanned.
 
-A model names the mechanisms of its layers once; `Except` names those that differ. Layers that repeat the same pattern
-share their stacked parameters and one traced body: 26 layers of five local ones and a global one, over and over, are
-four turns of a body of six layers and one of the two local ones that remain.
+A config names the mechanisms of its layers once; `Except` names the layers that differ. Layers that repeat a pattern
+share stacked parameters and one traced body: 26 layers that repeat five local ones and a global one are four turns of a
+body of six layers, and one turn of a body of the two local layers that remain.
 """
 
 import dataclasses
@@ -22,13 +22,12 @@ LONGEST_PATTERN = 16
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Except:
-    """Layers that differ from the others, and what they have instead.
+    """Layers that differ from the others, and their mechanisms.
 
     Attributes:
-      layers: which, as Python slices a sequence of layers: "3", ":3" (the first three), "3::4" (the fourth of every
-        four), "-1" (the last).
-      mixer, ffn, position: the mechanism of these layers; "same" for that of the others, and None for a layer that
-        has no mixer or no feed-forward.
+      layers: a Python index or slice: "3", ":3" (the first three), "3::4" (the fourth of every four), "-1" (the last).
+      mixer, ffn, position: the mechanism of these layers; "same" for the mechanism of the other layers, None for no
+        mixer or no feed-forward.
     """
 
     layers: str
@@ -37,7 +36,7 @@ class Except:
     position: LayerPosition | Literal["same"] = "same"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         try:
             self.chosen(1)
         except ValueError:
@@ -46,7 +45,7 @@ class Except:
             yield "layers", "these layers differ in nothing; give them a mixer, an ffn or a position"
 
     def chosen(self, num_layers: int) -> range:
-        """The numbers of the layers, from 0. Raises ValueError for text that is no slice."""
+        """Returns the numbers of the layers, from 0. Raises ValueError for text that is no index and no slice."""
         parts = [int(part) if part.strip() else None for part in self.layers.split(":")]
         if len(parts) > 3 or parts == [None]:
             raise ValueError(self.layers)
@@ -57,14 +56,14 @@ class Except:
         return range(num_layers)[slice(*parts)]
 
     def changes(self) -> dict[str, Any]:
-        """The mechanisms that these layers have instead, by field."""
+        """Returns the mechanisms that these layers have instead, by field."""
         named = {name: getattr(self, name) for name in ("mixer", "ffn", "position")}
         return {name: option for name, option in named.items() if option != "same"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The mechanisms of one layer, none left open; without a mixer or without a feed-forward it has a None."""
+    """The mechanisms of one layer, all resolved; None for no mixer or no feed-forward."""
 
     mixer: Mixer | None
     ffn: MLP | Gated | Experts | None
@@ -72,14 +71,14 @@ class Layer:
 
     @property
     def sublayers(self) -> tuple[Sublayer, ...]:
-        """The names of those that it has, in order."""
+        """The names of the sublayers that the layer has, in order."""
         both: tuple[Sublayer, ...] = ("mixer", "ffn")
         return tuple(name for name in both if getattr(self, name) is not None)
 
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Layers `start` and after: `pattern`, `turns` times over."""
+    """The layers from `start` on that repeat `pattern`, `turns` times."""
 
     start: int
     pattern: tuple[Layer, ...]
@@ -87,32 +86,32 @@ class Group:
 
     @property
     def names(self) -> list[str]:
-        """The stack at each index of the pattern, named after its first layer."""
+        """The name of the stack at each index of the pattern: the number of its first layer."""
         return [str(self.start + index) for index in range(len(self.pattern))]
 
     def numbers(self, index: int) -> range:
-        """The layers that stand at one index of the pattern; their parameters are stacked."""
+        """Returns the layers at one index of the pattern; their parameters are stacked."""
         return range(self.start + index, self.start + self.turns * len(self.pattern), len(self.pattern))
 
 
 def by_stack(blocks: Any, groups: Sequence[Group]) -> Any:
-    """What holds every stack by its name, from the parameters' `blocks`, where a stack that is alone has no name."""
+    """Returns every stack by its name, from the parameters' `blocks`, where a single stack has no name."""
     alone = len(groups) == 1 and len(groups[0].pattern) == 1
     return {"0": blocks} if alone else blocks
 
 
 def from_stacks(stacks: dict[str, Any]) -> Any:
-    """The inverse of `by_stack`."""
+    """Returns `blocks` from every stack by its name: the inverse of `by_stack`."""
     return stacks["0"] if len(stacks) == 1 else stacks
 
 
 @functools.lru_cache(maxsize=256)
 def grouped(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
-    """The layers in as few traced bodies as there can be, then as few groups, then the longest first."""
+    """Splits layers into groups that trace the fewest bodies; ties go to fewer groups, then a longer first group."""
     count, kinds = len(layers), list(dict.fromkeys(layers))
     kind = [kinds.index(layer) for layer in layers]
-    best: list[tuple[int, int]] = [(0, 0)] * (count + 1)  # bodies and groups of the layers from here on
-    first: list[tuple[int, int]] = [(0, 0)] * count  # size and turns of the first of these groups
+    best: list[tuple[int, int]] = [(0, 0)] * (count + 1)  # bodies and groups of the layers from this one on
+    first: list[tuple[int, int]] = [(0, 0)] * count  # size and turns of the first group
     for start in reversed(range(count)):
         choices = [
             ((size + best[start + size * turns][0], 1 + best[start + size * turns][1]), (size, turns))
@@ -129,7 +128,7 @@ def grouped(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
 
 
 def _most_turns(kind: Sequence[int], start: int, size: int) -> int:
-    """How often the pattern of `size` layers from `start` on comes in a row."""
+    """Returns how many times the pattern of `size` layers at `start` occurs in a row."""
     turns = 1
     while kind[start + turns * size : start + (turns + 1) * size] == kind[start : start + size]:
         turns += 1

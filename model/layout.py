@@ -1,7 +1,7 @@
-"""How arrays lie on devices, as far as the model needs to know.
+"""The layout of arrays over devices, as far as the model needs it.
 
-The model names the axes of its activations ("batch", "query_sequence", "heads", ...); a `Layout` says what becomes of
-each name. This one is of a single device, where nothing is split; train/parallel/table.py has the one of a mesh.
+The model names the axes of its activations ("batch", "query_sequence", "heads", ...); a `Layout` says how each name is
+split. The layout here is that of a single device, which splits nothing; train/parallel/table.py has that of a mesh.
 """
 
 import dataclasses
@@ -19,17 +19,17 @@ class AxisSharding:
     ways: int = 1
 
 
-# The logical names of an array's axes; None for an axis that is never split, an `AxisSharding` for one that is
-# already known.
+# The logical names of an array's axes; None for an axis that is never split, an `AxisSharding` for an axis whose split
+# is already known.
 Axes = tuple[str | AxisSharding | None, ...]
 
-# The names of positions, in every part of the model.
+# The logical names of the position axis in the parts of the model.
 SEQUENCES = ("sequence", "query_sequence", "key_sequence", "ffn_sequence", "vocab_sequence")
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The layout of one device. It leaves no trace in a program. Equal layouts are one to `jax.jit`."""
+    """The layout of one device. It adds nothing to a program. `jax.jit` treats equal layouts as one."""
 
     @property
     def platform(self) -> str:
@@ -37,32 +37,32 @@ class Layout:
         return jax.default_backend()
 
     def constrain(self, x: jax.Array, axes: Axes) -> jax.Array:
-        """The same array, laid out by the names of its axes."""
+        """Returns the same array, sharded by the names of its axes."""
         return x
 
     def ways(self, axis: str) -> int:
-        """How many parts an axis of activations is split into."""
+        """Returns the number of parts that an axis of activations is split into."""
         return 1
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
+        """Returns the mesh axes that split an axis of activations: the names for collectives inside `map`."""
         return ()
 
     def axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
-        """How each axis of an array is split, as `constrain` lays it out: evenly or not at all, each mesh axis once."""
+        """Returns how `constrain` splits each axis of an array: evenly or not at all, with each mesh axis used once."""
         return (AxisSharding(),) * len(axes)
 
     def parameter_axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
-        """How each axis of a parameter is split, and so of its gradient."""
+        """Returns how each axis of a parameter, and of its gradient, is split."""
         return (AxisSharding(),) * len(axes)
 
     def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
-        """A function of whole arrays that runs another on the shards of each device.
+        """Returns a function of whole arrays that runs `function` on the shards of each device.
 
         Args:
           function: takes the shards of its arguments and returns those of its results.
           in_axes: the names of the axes of each argument.
-          out_axes: those of the result; a tree of them where the result is a tree.
+          out_axes: the names of the axes of the result; a tree of them if the result is a tree.
         """
         return function
 

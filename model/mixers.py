@@ -1,6 +1,6 @@
-"""What can stand where a layer moves information between tokens: attention, or a recurrence.
+"""The union of all mixers, which move information between tokens: attention, or a recurrence.
 
-What each of them says of itself is `MixerOption` in model/interfaces.py; the option builds its own module.
+Every option implements `MixerOption` of model/interfaces.py and builds its own module.
 """
 
 from model.attention.cache import Contiguous, Ring

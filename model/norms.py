@@ -1,7 +1,7 @@
 """Normalisation: LayerNorm and RMSNorm.
 
 Ba, Kiros, Hinton 2016, "Layer Normalization", equation 4; Zhang, Sennrich 2019, "Root Mean Square Layer
-Normalization", equation 4. Statistics are computed in the reduction dtype, whatever the dtype of activations.
+Normalization", equation 4. Statistics are computed in the reduction dtype, for activations of any dtype.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class LayerNorm:
     bias: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.epsilon <= 0:
             yield "epsilon", f"must be above 0, got {self.epsilon}"
 
@@ -46,7 +46,7 @@ class RMSNorm:
     scale: Literal["one", "zero", "none"] = "one"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.epsilon <= 0:
             yield "epsilon", f"must be above 0, got {self.epsilon}"
 

@@ -13,10 +13,10 @@ class Output:
 
     Attributes:
       stream_BTD: the residual stream after the final norm, from which logits are made.
-      cache: the cache after the pass, if there was one before it.
-      taps: those that were asked for.
-      losses: what training minimises besides cross-entropy, by name: sums over the tokens that count, of all layers.
-      measured: sums over the tokens that count, by stack of layers and then by name, layers in front.
+      cache: the cache after the pass, if the pass was given one.
+      taps: the taps that the caller asked for.
+      losses: the auxiliary losses of training, by name: sums over the tokens that count, and over layers.
+      measured: sums over the tokens that count, by stack of layers and then by name, with a leading layer axis.
     """
 
     stream_BTD: jax.Array
@@ -28,7 +28,7 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class WholeOutput(Output):
-    """The same with logits.
+    """The results of a forward pass, with logits.
 
     Attributes:
       logits_BTV: the logits of all tokens.

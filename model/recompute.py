@@ -1,7 +1,7 @@
-"""The backward pass computes some intermediates again instead of keeping them: what it keeps, by option.
+"""Rematerialisation: the backward pass computes some intermediates again instead of keeping them.
 
-Automatic differentiation keeps every intermediate that a derivative needs. Whole layers start again from their inputs
-by `jax.checkpoint` (`ModelConfig.remat`), cheap functions by `recomputed`.
+Automatic differentiation keeps every intermediate that a derivative needs. `jax.checkpoint` recomputes whole layers
+from their inputs (`ModelConfig.remat`); `recomputed` does the same for cheap functions.
 """
 
 import dataclasses
@@ -16,16 +16,16 @@ from model.taps.meanings import EARLIER, TAPS
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SaveOnly:
-    """Layers keep their inputs and some taps for the backward pass, which computes all else again.
+    """Layers keep their inputs and some taps for the backward pass, which recomputes all other intermediates.
 
     Attributes:
-      taps: their names; those of model/taps/meanings.py that a layer has and that it computes with.
+      taps: names from model/taps/meanings.py; the layer has these taps and computes with them.
     """
 
     taps: tuple[str, ...]
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not self.taps:
             yield "taps", "name at least one, or take remat='full', which saves none"
         can = [name for name, meaning in TAPS.items() if meaning.editable]
@@ -41,28 +41,28 @@ Remat = Literal["none", "dots", "full"] | SaveOnly
 
 
 def saved_taps(remat: Remat) -> frozenset[str]:
-    """The taps that are saved by name."""
+    """Returns the names of the taps that are saved."""
     return frozenset(remat.taps) if isinstance(remat, SaveOnly) else frozenset()
 
 
 def rematerialized(function: Callable[..., Any], remat: Remat, scanned: bool) -> Callable[..., Any]:
-    """The function of a layer, of which the backward pass computes again what the option says."""
+    """Returns the function of a layer; its backward pass recomputes the intermediates that the option names."""
     if remat == "none":
         return function
     if isinstance(remat, SaveOnly):
         policy = jax.checkpoint_policies.save_only_these_names(*remat.taps)
     else:
         policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    # Without the barrier a compiler merges what is computed again with what was; a scan keeps them apart.
+    # Without the barrier a compiler merges the recomputation with the first computation; a scan keeps them apart.
     return jax.checkpoint(function, policy=policy, prevent_cse=not scanned)
 
 
 def recomputed(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-    """The same function of arrays, with the same derivative, keeping nothing but its inputs for the backward pass.
+    """Returns the same function of arrays with the same derivative; it keeps only its inputs for the backward pass.
 
     For functions that cost less than writing and reading their intermediates, on every kind of device: four arrays for
-    one exact GELU (measured on a CPU: tests/benchmarks/README.md). Unlike `jax.checkpoint` this leaves no barrier that
-    keeps a compiler from fusing.
+    one exact GELU (measured on a CPU: tests/benchmarks/README.md). Unlike `jax.checkpoint`, it adds no barrier that
+    would stop the compiler from fusing.
     """
 
     @jax.custom_vjp

@@ -1,6 +1,6 @@
-"""The layers of a model: their parameters stacked, one traced body for each pattern, run in turn.
+"""The stack of layers of a model: stacked parameters, and one traced body for each pattern of layers.
 
-A stack is named after its first layer: `blocks.0`, `blocks.5`; where all layers are alike there is one, `blocks`.
+A stack is named after its first layer: `blocks.0`, `blocks.5`; if all layers are alike, there is one stack, `blocks`.
 """
 
 import dataclasses
@@ -25,37 +25,37 @@ from model.parameters.precision import for_compute
 from model.recompute import rematerialized
 from model.taps.kept import Kept
 
-# The cache of every layer that has one, by its number.
+# The cache of every layer that has one, by the number of the layer.
 LayerCaches = dict[str, MixerCache]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Unstacked:
-    """In place of an array with layers in front: one array for each of the layers, for passes with a cache."""
+    """Replaces an array with a leading layer axis by one array for each layer, for passes with a cache."""
 
     arrays: tuple[jax.Array, ...]
 
     def __getitem__(self, i: int) -> jax.Array:
-        """Layer i of these."""
+        """Returns the array of layer i."""
         return self.arrays[i]
 
 
 def unstacked(params: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a model, with `Unstacked` ones of its layers."""
+    """Returns the parameters of a model, with those of its layers `Unstacked`."""
     cut = lambda array: Unstacked(tuple(array[i] for i in range(len(array))))  # noqa: E731
     return params | {"blocks": jax.tree.map(cut, params["blocks"])}
 
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
-    """What the layers gave besides their activations.
+    """The results of the layers besides their activations.
 
     Attributes:
-      taps: by name, the layers that have them stacked in front.
-      losses: by name, summed over layers.
-      measured: by stack and then by name, its layers in front.
-      handed: by name, what they handed on to layers after them.
+      taps: by name, with a leading axis for the layers that have the tap.
+      losses: the auxiliary losses, by name, summed over layers.
+      measured: the measurements, by stack and then by name, with a leading layer axis.
+      handed: the arrays that they handed on to later layers, by name.
     """
 
     taps: dict[str, jax.Array]
@@ -65,7 +65,7 @@ class Collected:
 
 
 def new_blocks(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module:
-    """The blocks of every stack, each parameter with its layers in front; layer i is drawn from the i-th key."""
+    """Returns the blocks of every stack, parameters with a leading layer axis; the i-th key draws layer i."""
     keys, counts = jax.random.split(key, config.num_layers), [len(layer.sublayers) for layer in config.layers]
     before = jnp.array([0, *itertools.accumulate(counts)])
     stacks = {}
@@ -89,7 +89,7 @@ def _stacked(
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
-    """A cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
+    """Returns a cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
     compute = config.precision.compute
     return {
         str(number): layer.mixer.empty_cache(config.width, batch, length, compute)
@@ -101,7 +101,7 @@ def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
 def run_layers(
     config: ModelConfig, blocks: nnx.Module, x_BTD: jax.Array, context: Context, caches: LayerCaches | None
 ) -> tuple[jax.Array, LayerCaches | None, Collected]:
-    """Runs the layers in turn: the stream (B, T, D) that they leave, their caches, and what they gave besides."""
+    """Runs the layers in turn. Returns the residual stream (B, T, D), their caches, and their other results."""
     groups, carry = grouped(config.layers), (config.residual.enter(x_BTD), _to_hand_on(config, x_BTD, context))
     stacks = by_stack(blocks, groups)
     after: LayerCaches = {}
@@ -130,7 +130,7 @@ def run_layers(
 
 
 def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict[str, Handed]:
-    """What layers hand on, before the first has: zeros of the shapes that they declare."""
+    """Returns the arrays that layers hand on, before the first layer runs: zeros of the shapes that they declare."""
     declared: dict[str, HandedOn] = {}
     for layer in config.layers:
         declared |= {} if layer.mixer is None else layer.mixer.hands_on(config.width)
@@ -146,7 +146,7 @@ def _to_hand_on(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict
 def _turn(
     config: ModelConfig, group: Group, modules: Sequence[tuple[Any, Any]], context: Context, scanned: bool
 ) -> Callable[..., Any]:
-    """A function that runs every layer of a pattern once, by the graph and the specs of each."""
+    """Returns a function that runs every layer of a pattern once, from the graph and the specs of each."""
 
     def one(index: int) -> Callable[..., Any]:
         def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array, numbers: tuple[int, ...]) -> Any:
@@ -179,12 +179,12 @@ def _turn(
 
 
 def is_scanned(config: ModelConfig, turns: int) -> bool:
-    """Whether a body that is run so often is traced once for all of them."""
+    """Returns whether a body that runs `turns` times is traced once for all of them."""
     return config.scan_layers and turns > 1
 
 
 def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: bool) -> Any:
-    """All turns of a pattern, scanned or written out; results are stacked in front."""
+    """Runs all turns of a pattern, scanned or written out; results are stacked along a leading axis."""
     if scan and turns > 1:
         return jax.lax.scan(turn, carry, inputs)
     results = []
@@ -195,17 +195,17 @@ def repeat(turn: Callable[..., Any], carry: Any, inputs: Any, turns: int, scan: 
 
 
 def _stacked_up(results: list[Any]) -> Any:
-    """The results of all turns, stacked in front."""
+    """Returns the results of all turns, stacked along a leading axis."""
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
 
 
 def _with_caches(
     turn: Callable[..., Any], carry: Any, inputs: Any, group: Group, caches: LayerCaches
 ) -> tuple[Any, tuple[LayerCaches, Any]]:
-    """All turns of a pattern written out, so that every layer's cache is arrays of its own.
+    """Runs all turns of a pattern written out, so that every layer's cache has its own arrays.
 
-    A compiler extends such an array in place. One with layers in front it copies: whole where a scan takes it in and
-    gives it back, and layer by layer where a scan carries it.
+    The compiler extends these arrays in place. It copies an array with a leading layer axis: the whole array if a scan
+    takes it as input and returns it as output, and layer by layer if the scan carries it.
     """
     after: LayerCaches = {}
     results = []

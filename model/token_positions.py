@@ -1,4 +1,4 @@
-"""Where the tokens of a pass stand: in their rows, in their documents, and what follows for the layers of each kind."""
+"""The positions of the tokens of a pass, in rows and in documents, and the inputs of layers that follow from them."""
 
 import dataclasses
 import functools
@@ -18,12 +18,12 @@ from model.positions.scaling import document_lengths
 
 @dataclasses.dataclass(frozen=True)
 class TokenPositions:
-    """The arguments of `model.transformer.stream` that say where tokens stand.
+    """The arguments of `model.transformer.stream` that define the positions of tokens.
 
     Attributes:
       shape: (B, T).
-      positions_BT, segment_ids_BT, lengths_B, text_lengths_B: as they were given.
-      cached: whether the tokens go on from a cache.
+      positions_BT, segment_ids_BT, lengths_B, text_lengths_B: the arguments of the same names.
+      cached: whether the tokens continue those of a cache.
     """
 
     shape: tuple[int, int]
@@ -34,28 +34,28 @@ class TokenPositions:
     cached: bool
 
     def indices(self) -> jax.Array:
-        """The index of each token in its row, or, with a cache, in all that was read of it."""
+        """Returns the index of each token in its row, counted with the tokens in the cache if there is one."""
         index_BT = jnp.arange(self.shape[1], dtype=jnp.int32)[None]
         if not self.cached:
             return index_BT
         return jnp.broadcast_to(index_BT if self.positions_BT is None else self.positions_BT, self.shape)
 
     def positions(self) -> jax.Array:
-        """The position of each token."""
+        """Returns the position of each token."""
         return jnp.broadcast_to(self.indices(), self.shape) if self.positions_BT is None else self.positions_BT
 
     def visibility(self) -> Visibility:
-        """What each query sees of the tokens themselves; a cache answers for those before."""
+        """Returns which of these tokens each query sees; a cache adds the earlier tokens."""
         if self.cached:
             return causal(Coordinates(self.shape[1], index=self.indices()))
-        # Where positions start again within a row and nothing tells documents apart, a window's keys may be anywhere
+        # If positions restart within a row and no segment ids separate documents, the keys of a window may be anywhere
         # earlier in the row.
         in_order = self.positions_BT is None or self.segment_ids_BT is not None
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
         return causal(tokens, in_order=in_order)
 
     def of_layers(self, config: ModelConfig) -> dict[Layer, Surroundings]:
-        """What the layers of each kind are given."""
+        """Returns the inputs that the layers of each kind share."""
 
         @functools.cache
         def rotary(position: Position, head_dim: int) -> RotaryTable | None:

@@ -1,13 +1,13 @@
-"""The whole model: embed, run the stacked blocks, normalise, unembed.
+"""The whole model: embedding, stacked blocks, final norm, unembedding.
 
-Above this file everything is a pure function of parameters, a nested dict of arrays:
+Callers of this file use pure functions of parameters, a nested dict of arrays:
 
-    params = init(config, key)                      # one array per kind of weight, layers stacked in front
+    params = init(config, key)                      # one array per kind of weight, with a leading layer axis
     output = stream(config, params, tokens_BT)      # output.stream_BTD, after the final norm
     logits_BTV = logits(config, params, output.stream_BTD)
     output = forward(config, params, tokens_BT)     # the two together: output.logits_BTV
 
-Logits of all tokens are large: losses are made of the stream and `unembedding`, and so are logits of a few tokens.
+Logits of all tokens are large: losses, and logits of a few tokens, are computed from the stream and `unembedding`.
 """
 
 import functools
@@ -37,14 +37,14 @@ from model.vocabulary.multi_token_modules import look_ahead, new_modules
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
-STACKED = ("blocks", "multi_token")  # parameters with layers or depths in front
+STACKED = ("blocks", "multi_token")  # parameters with a leading axis of layers or depths
 
 
 class Transformer(nnx.Module):
-    """A decoder-only Transformer whose layers lie stacked along a leading axis."""
+    """A decoder-only Transformer whose layers are stacked along a leading axis."""
 
     def __init__(self, config: ModelConfig, key: jax.Array) -> None:
-        """Args: the options, and the key that every parameter is drawn from."""
+        """Args: the options, and the random key that draws every parameter."""
         embedding_key, position_key, blocks_key, norm_key = jax.random.split(key, 4)
 
         def make(key: jax.Array) -> ParameterMaker:
@@ -78,7 +78,7 @@ class Transformer(nnx.Module):
 
 @functools.lru_cache(maxsize=64)
 def _graph(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
-    """The structure of the module tree and its abstract parameters, without making an array."""
+    """Returns the structure of the module tree and its abstract parameters; makes no array."""
     check(config, "model")
     return nnx.split(nnx.eval_shape(lambda: Transformer(config, jax.random.key(0))))
 
@@ -90,23 +90,23 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
 
 
 def abstract_params(config: ModelConfig) -> Params:
-    """The parameters' shapes and dtypes, as the tree that `init` returns."""
+    """Returns the parameters' shapes and dtypes, as the tree that `init` returns."""
     return nnx.to_pure_dict(_graph(config)[1])
 
 
 def specs(config: ModelConfig) -> Params:
-    """What every parameter is, as the tree that `init` returns, with a `model.parameters.specs.Spec` for each leaf."""
+    """Returns the `model.parameters.specs.Spec` of every parameter, in the tree that `init` returns."""
     found: Params = specs_of(_graph(config)[1])
     return found
 
 
 def logical_axes(config: ModelConfig) -> Params:
-    """The logical names of every parameter's axes, as the tree that `init` returns, with tuples for leaves."""
+    """Returns the logical axis names of every parameter, tuples in the tree that `init` returns."""
     return jax.tree.map(lambda spec: spec.axes, specs(config))
 
 
 def _model(config: ModelConfig, params: Params) -> Transformer:
-    """The modules with their parameters; those of layers are cast later, layer by layer."""
+    """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
     single = {name: tree for name, tree in params.items() if name not in STACKED}
     known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
     model: Transformer = nnx.merge(_graph(config)[0], params | for_compute(single, known, config.precision))
@@ -135,23 +135,23 @@ def stream(
       config: the options.
       params: the tree of `init`.
       tokens_BT: token ids, int32.
-      positions_BT: the position of each token, in a document each beyond the one before; 0 to T-1 when not given.
-        With a cache it is also the token's slot.
-      segment_ids_BT: the document of each token, which then sees no other document; not together with a cache.
+      positions_BT: the position of each token, which increases within a document; 0 to T-1 by default. With a cache
+        it is also the token's slot.
+      segment_ids_BT: the document of each token; a token sees no other document. Not together with a cache.
       cache: the cache to read and extend; None attends within the tokens alone.
-      lengths_B: the tokens of each row that are real, read before or now; those at later positions are padding, and
-        leave caches and recurrent states alone. None for all.
-      text_lengths_B: the tokens of each row's whole text, of which some may be read later, for scalings of rotary
-        positions that depend on it; `lengths_B`, or each document's tokens up to here, when not given.
+      lengths_B: the number of real tokens in each row, read before or now; tokens at later positions are padding and
+        do not change caches and recurrent states. None if all are real.
+      text_lengths_B: the number of tokens in each row's whole text, of which some may be read later, for scalings of
+        rotary positions that depend on it; by default `lengths_B`, or the tokens of each document so far.
       dropout_key: a key switches dropout on.
-      weights_BT: how much each token counts in losses and measurements; without it there are none.
-      targets_BT: the token that comes next to each, for losses that need it (model/vocabulary/multi_token.py).
-      layout: how activations lie on devices; see model/layout.py.
-      taps: names of intermediates to return, layers in front, such as "attention_weights" (L, B, N, T, S); or `Taps`,
-        which choose layers and edit (model/taps/values.py).
+      weights_BT: the weight of each token in losses and measurements; None for no losses and no measurements.
+      targets_BT: the next token of each token, for losses that need it (model/vocabulary/multi_token.py).
+      layout: the layout of activations over devices; see model/layout.py.
+      taps: names of intermediates to return, with a leading layer axis, such as "attention_weights" (L, B, N, T, S); or
+        `Taps`, which choose layers and edit (model/taps/values.py).
 
     Raises:
-      UserError: for options that clash, a sequence longer than the context, or taps that are not there.
+      UserError: for options that clash, a sequence longer than the context, or taps that do not exist.
     """
     length = tokens_BT.shape[1]
     if length > config.context_length:
@@ -159,7 +159,7 @@ def stream(
             f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
         )
     if cache is not None and segment_ids_BT is not None:
-        raise UserError("segment ids do not go together with a cache; a cached row is one document")
+        raise UserError("segment_ids_BT and a cache exclude each other: a cached row is one document; leave out one")
     cached, shape = cache is not None, (len(tokens_BT), length)
     token_positions = TokenPositions(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
     context = Context(
@@ -181,19 +181,19 @@ def stream(
 
 
 def logits(config: ModelConfig, params: Params, stream_BTD: jax.Array, *, layout: Layout = ONE_DEVICE) -> jax.Array:
-    """The logits of a stream, `Output.stream_BTD` of `stream` or some of its tokens: (B, T, V)."""
+    """Returns the logits (B, T, V) of a stream: `Output.stream_BTD` of `stream`, or some of its tokens."""
     return unembedding(config, params).logits(stream_BTD, layout)
 
 
 def unembedding(config: ModelConfig, params: Params) -> Unembedding:
-    """What makes logits of a stream, for the losses of model/vocabulary/cross_entropy.py."""
+    """Returns the map from a stream to logits, for the losses of model/vocabulary/cross_entropy.py."""
     return _model(config, params).embedding.unembedding(config.precision.reductions)
 
 
 def forward(
     config: ModelConfig, params: Params, tokens_BT: jax.Array, *, layout: Layout = ONE_DEVICE, **options: Any
 ) -> WholeOutput:
-    """`stream` and the logits of all its tokens; the arguments are those of `stream`."""
+    """Runs `stream` and computes the logits of all its tokens; the arguments are those of `stream`."""
     output = stream(config, params, tokens_BT, layout=layout, **options)
     logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
     return WholeOutput(**vars(output), logits_BTV=logits_BTV)

@@ -22,10 +22,10 @@ from train.files.paths import written_out
 
 
 def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
-    """The experiment that a config file defines, with `--set` overrides applied in order, checked.
+    """Returns the checked experiment that a config file defines, with `--set` overrides applied in order.
 
-    A config file is Python and assigns `experiment = Experiment(...)`. Raises UserError for a missing file, a file that
-    defines none, and every problem of the options.
+    A config file is Python and assigns `experiment = Experiment(...)`. Raises UserError for a missing file, for a file
+    that defines no experiment, and for every problem of the options.
     """
     if not pathlib.Path(path).is_file():
         known = [str(p) for p in sorted(pathlib.Path(path).parent.glob("*.py")) if p.name != "__init__.py"]
@@ -40,9 +40,9 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise
     except SystemExit as error:
         raise UserError(
-            f"{_position(error, path)}: the config ends Python ({error!r}); a config only assigns `experiment`"
+            f"{_position(error, path)}: the config exits Python ({error!r}); a config only assigns `experiment`"
         ) from error
-    except BaseException as error:  # whatever a slip in somebody's Python raises
+    except BaseException as error:  # a mistake in a user's Python can raise anything
         raise UserError(f"{_position(error, path)}: {_said(error)}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
@@ -50,12 +50,12 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         experiment = _overridden(experiment, assignment)
     experiment = written_out(experiment)
     check(experiment)
-    resolved: Experiment = from_json(Experiment, to_json(experiment))  # as config.json will give it back
+    resolved: Experiment = from_json(Experiment, to_json(experiment))  # as a run reads it from its config.json
     return resolved
 
 
 def _overridden(experiment: Experiment, assignment: str) -> Experiment:
-    """`override`, which also names the new name of a field that was called something else."""
+    """Applies `override`; for a renamed field the error gives the new name."""
     try:
         return override(experiment, assignment)
     except UserError as error:
@@ -67,24 +67,24 @@ def _overridden(experiment: Experiment, assignment: str) -> Experiment:
 
 
 def _position(error: BaseException, path: str) -> str:
-    """The file and line at which a config file went wrong."""
+    """The file and line at which a config file raised an error."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}, line {error.lineno}"
-    called = traceback.extract_tb(error.__traceback__)[1:]  # from here on: the first frame is that of `from_file`
+    called = traceback.extract_tb(error.__traceback__)[1:]  # without the first frame, that of `from_file`
     not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
     frames = [f for f in called if not f.filename.startswith(not_ours)]
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
 
 
 def _said(error: BaseException) -> str:
-    """The class and the message of an exception, which may have none, or fail to give it."""
-    # The message is the last line of a SyntaxError, behind its place, and the first of any other, before its notes.
+    """The class and the message of an exception; the message may be missing, or reading it may fail."""
+    # A SyntaxError gives its place first, so its last line is the message. Other exceptions have notes after it.
     lines = traceback.format_exception_only(error)
     return lines[-1 if isinstance(error, SyntaxError) else 0].strip().removeprefix(f"{type(error).__module__}.")
 
 
 def _hint(error: BaseException) -> str:
-    """For an argument that an option does not have: the name that may have been meant. For an import: what hides it."""
+    """For an argument that an option does not have: the closest name. For an import: the file that hides the module."""
     if isinstance(error, ImportError):
         return _hidden(error.name or "")
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
@@ -95,7 +95,7 @@ def _hint(error: BaseException) -> str:
 
 
 def _hidden(module: str) -> str:
-    """The end of a message that names what hides Cairn's package of a module; empty where nothing does."""
+    """The end of a message: the file that hides the Cairn package of a module; empty if none does."""
     name = module.partition(".")[0]
     own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
     paths = [found.__file__] if found and found.__file__ else list(getattr(found, "__path__", ()))
@@ -105,7 +105,7 @@ def _hidden(module: str) -> str:
 
 
 def every_option(cls: type) -> dict[str, type]:
-    """The class and all option classes that its fields admit, by name."""
+    """The class and all option classes that its fields allow, by name."""
     known, waiting = {}, [cls]
     while waiting:
         option = waiting.pop()

@@ -1,12 +1,12 @@
-"""Runs that an earlier version wrote: what it called fields of a config and arrays of a checkpoint.
+"""Runs of an earlier version: the earlier names of config fields and checkpoint arrays.
 
-Until November 2026 weight decay went by patterns of names, `no_decay`, and load biases lay among the trained parameters
-(format 1 of checkpoints), so that the optimizer had moments of them too. Norms and gains of a layer lay beside its
-sublayers, not under `residual`, and None was the word of `Except` for "same". The table that lays arrays over devices
-had one vocabulary for parameters and activations. The z-loss was an option of training, not of the objective.
+Until November 2026 `no_decay`, a list of name patterns, decided weight decay. Load biases were among the trained
+parameters (format 1 of checkpoints), so the optimizer had moments of them too. Norms and gains of a layer lay beside
+its sublayers, not under `residual`, and in `Except` None meant "same". The sharding table had one set of axis names for
+parameters and activations. The z-loss was an option of training, not of the objective.
 
-Whatever mixed tokens was called `attention` (format 2 of checkpoints), also where it was a recurrence: the field, its
-parameters, those of the residual stream around it, and two taps. `init_from` was called `start_from`.
+Every mixer was called `attention` (format 2 of checkpoints), recurrent mixers too: the field, its parameters, those of
+the residual stream around it, and two taps. `init_from` was called `start_from`.
 """
 
 import re
@@ -23,18 +23,18 @@ MOVED = {
     "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
 }
-# The parameters of a layer that lie under `residual` now and lay beside its sublayers.
+# The parameters of a layer that are under `residual` now and were beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
 _OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
-# For each format of checkpoints, patterns of names that arrays have now, and what stood there instead.
+# For each format of checkpoints: patterns of the present array names, and their earlier replacements.
 EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
     1: ((r"^untrained\.", "params."), *_OF_MIXERS, (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
     2: _OF_MIXERS,
     CHECKPOINT_FORMAT: (),
 }
-# The patterns that `no_decay` had unless it was changed, and the roles of the parameters that they meant.
+# The default patterns of `no_decay`, and the roles of the parameters that they matched.
 NO_DECAY = {"*.scale": ("scale",), "*bias": ("bias", "router_bias", "decay_bias")}
-# Where the fields of the one vocabulary of the table of sharding are: in parameters, in activations, or in both.
+# The present fields of each axis name of the earlier sharding table: in parameters, in activations, or in both.
 SHARDING = {
     "batch": ("activations.batch",),
     "sequence": tuple(f"activations.{part}sequence" for part in ("", "query_", "ffn_", "vocab_")),
@@ -52,11 +52,11 @@ SHARDING = {
 
 
 def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of an experiment with the fields that it would have now."""
+    """The JSON of an experiment with today's fields."""
     current = dict(stored)
     if isinstance(stored.get("optimizer"), Mapping):
         current["optimizer"] = _current_optimizer(stored["optimizer"])
-        # Only a config with this field is surely of the time when None said "same", and not "no such sublayer".
+        # Only in a config with this field does None surely mean "same". Later it means "no such sublayer".
         model = stored.get("model")
         exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
         if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
@@ -75,7 +75,7 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of an experiment that says `attention` for mixers, with today's names of fields, parameters and taps."""
+    """Renames `attention` in the JSON of an experiment to today's names of fields, parameters and taps."""
     current, model = dict(stored), dict(_renamed(stored["model"], {"attention": "mixer"}))
     if isinstance(model.get("exceptions"), list | tuple):
         model["exceptions"] = [_renamed(one, {"attention": "mixer"}) for one in model["exceptions"]]
@@ -88,19 +88,19 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(option: Any, names: Mapping[str, str]) -> Any:
-    """The JSON of an option with other names of its fields, in the same order."""
+    """The JSON of an option with its fields renamed, in the same order."""
     return {names.get(name, name): x for name, x in option.items()} if isinstance(option, Mapping) else option
 
 
 def _patterns_of_mixers(patterns: Any) -> Any:
-    """Patterns of names of parameters; in no other name was there `attention`."""
+    """Patterns of parameter names with `attention` renamed; only the names of mixers contained it."""
     if not isinstance(patterns, list | tuple):
         return patterns
     return [one.replace("attention", "mixer") if isinstance(one, str) else one for one in patterns]
 
 
 def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON of a table with today's fields. They lay arrays as before, but for keys, which are whole now."""
+    """The JSON of a sharding table with today's fields. Placements stay the same, except that keys are whole now."""
     current: dict[str, Any] = {}
     for name, value in stored.items():
         if name not in SHARDING:
@@ -113,7 +113,7 @@ def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
-    """Weight decay by roles, where it went by patterns of names."""
+    """The JSON of an optimizer with weight decay by roles instead of name patterns."""
     if "no_decay" not in optimizer:
         return dict(optimizer)
     patterns = optimizer["no_decay"]
@@ -125,16 +125,16 @@ def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing(exception: Any) -> Any:
-    """An `Except` that says "same" where it said None."""
+    """The JSON of an `Except` with "same" in place of None."""
     if not isinstance(exception, Mapping):
         return exception
     return {name: "same" if value is None else value for name, value in exception.items()}
 
 
 def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:
-    """For each array of a state, by its dotted name, the name that it has in a checkpoint.
+    """Maps the dotted name of each array of a state to its name in a checkpoint.
 
-    An array that the checkpoint does not have is left out.
+    Arrays that the checkpoint does not have are left out.
     """
     found = {}
     for name in wanted:
@@ -147,9 +147,9 @@ def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str
 
 
 def surplus(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
-    """The arrays of a checkpoint that an earlier version had a use for, and the state (`stored_names`) has none."""
+    """The arrays of a checkpoint that an earlier version used and the state (`stored_names`) does not."""
     if of_format != 1:
         return set()
-    # Moments of what the optimizer does not move now: they end with the parameter's name.
+    # Moments of parameters that the optimizer does not update now: they end with the parameter's name.
     still = tuple(there.removeprefix("params") for name, there in names.items() if name.startswith("untrained."))
     return {name for name in stored if name.startswith("opt_state.") and name.endswith(still)}

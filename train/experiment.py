@@ -33,14 +33,14 @@ class Training:
     """The optimisation of one run.
 
     Attributes:
-      num_steps: updates in all.
-      seed: of the parameters and of dropout (the order of the data has its own, data.seed).
+      num_steps: the total number of updates.
+      seed: the seed of the parameters and of dropout (the order of the data has its own, data.seed).
       gradient_accumulation: micro-batches per update; the result equals one large batch.
-      clip_norm: the largest global norm of the gradient of what is trained, or None.
+      clip_norm: the largest global norm of the gradient of the trained parameters, or None.
       guard: which steps to skip.
-      frozen: the parameters that stay as they start.
-      init_from: a run folder, such as one that launch.convert wrote: its latest parameters are those of step 0. None
-        draws them at random.
+      frozen: the parameters that keep their initial values.
+      init_from: a run folder, for example from launch.convert: its latest parameters are the initial ones. None draws
+        them at random.
     """
 
     num_steps: int
@@ -52,7 +52,7 @@ class Training:
     init_from: str | None = dataclasses.field(default=None, metadata=IS_PATH)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("num_steps", "gradient_accumulation"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
@@ -75,7 +75,7 @@ class Evaluation:
     max_batches: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("every", "max_batches"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -87,8 +87,8 @@ class Samples:
     """Text drawn from the model during the run, at every evaluation.
 
     Attributes:
-      prompts: one sample for each.
-      length: new tokens in each.
+      prompts: the prompts; each gives one sample.
+      length: new tokens in each sample.
       temperature, top_p: how tokens are drawn.
     """
 
@@ -98,7 +98,7 @@ class Samples:
     top_p: float = 0.95
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.length < 1:
             yield "length", f"must be at least 1, got {self.length}"
         if self.temperature < 0:
@@ -109,13 +109,13 @@ class Samples:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """When the state is saved, and what is kept.
+    """When the state is saved, and which checkpoints are kept.
 
     Attributes:
       every: steps between saves; the last step is always saved.
-      keep_last: how many of the latest stay.
-      keep_every: saves at multiples of this many steps stay for good; None for none.
-      keep_best: how many of those with the lowest validation loss stay.
+      keep_last: the number of latest checkpoints to keep.
+      keep_every: checkpoints at multiples of this many steps are always kept; None for no such checkpoints.
+      keep_best: the number of checkpoints with the lowest validation loss to keep.
     """
 
     every: int = 500
@@ -124,7 +124,7 @@ class Checkpoints:
     keep_best: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("every", "keep_last", "keep_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -135,7 +135,7 @@ class Checkpoints:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Logging:
-    """What is written down on the way.
+    """The logs of a run.
 
     Attributes:
       every: steps between lines of metrics.jsonl.
@@ -148,7 +148,7 @@ class Logging:
     wandb_project: str | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
         if self.wandb_project == "":
@@ -213,7 +213,7 @@ class Experiment:
             )
 
     def _problems_of_parameters(self) -> Iterator[tuple[str, str]]:
-        """Yields what is said of the parameters, which are frozen and which decay, that the model does not have."""
+        """Yields the problems of `frozen` and weight decay that name parameters which the model does not have."""
         frozen, optimizer = self.training.frozen, self.optimizer
         said = frozen.roles or frozen.parts or optimizer.decayed or optimizer.spared
         if not said or find_problems(self.model):
@@ -230,7 +230,7 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 
 
 def load(run: AnyPath) -> Experiment:
-    """The experiment of a run folder. Raises UserError when there is none, or one that no longer fits the code."""
+    """The experiment of a run folder. Raises UserError when there is none, or when it no longer fits the code."""
     path = run / "config.json"
     with read_errors(run):
         if not path.is_file():
@@ -245,7 +245,7 @@ def load(run: AnyPath) -> Experiment:
 
 
 def refuse_foreign(folder: pathlib.Path) -> None:
-    """Raises UserError when a folder has a config.json that no run wrote; it may have none."""
+    """Raises UserError when a folder has a config.json that no run wrote; a folder without config.json passes."""
     if (folder / "config.json").is_file():
         _read_config(folder)
 
@@ -265,7 +265,7 @@ def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
 
 
 def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
-    """Raises UserError, listing the fields, when a run folder was made by another experiment than the one given."""
+    """Raises UserError, with a list of the fields, when a run folder belongs to another experiment."""
     before = load(run)
     found = without(differences(to_json(before), to_json(experiment)), marked(experiment, "how"))
     if changed := found + list(other_texts(before.evaluations, experiment.evaluations)):

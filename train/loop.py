@@ -68,11 +68,11 @@ def train(
     stop: Stop | None = None,
     hooks: Sequence[HookMaker] = (),
 ) -> Outcome:
-    """Trains until the last step, `hard_stop`, or a request to stop; goes on where the run folder ends.
+    """Trains until the last step, `hard_stop`, or a request to stop; continues from the run's latest checkpoint.
 
     Args:
       experiment: the resolved, checked experiment.
-      run: its folder, made if need be; one in a store is written here and uploaded (train/files/spool.py).
+      run: its folder, created if missing; a folder in a store is written locally and uploaded (train/files/spool.py).
       hard_stop: end at this step without changing the schedule.
       say: prints a line that the user should see.
       stop: may request the end, as `launch.signals.StopRequest` does at a signal; None for no such requests.
@@ -92,8 +92,8 @@ def train(
     refuse_missing(experiment.evaluations, run)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
-        settings.list_sources(experiment.data, finished=False)  # a text that is not there is the first thing to say
-        raise UserError(f"data.validation: a run is measured on text that is held out, got None; {_HOLD_OUT}")
+        settings.list_sources(experiment.data, finished=False)  # report a missing text first
+        raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
     with run_folder.locked(run):
         if is_finished(experiment, run):
             say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
@@ -119,13 +119,13 @@ def train(
 
 
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
-    """The checked dataset of a run. Tokenizes it and the further texts to evaluate, unless that is done."""
+    """The checked dataset of a run. Tokenizes it and the further texts to evaluate if they are not tokenized yet."""
     fits = functools.partial(check_vocabulary, experiment)
     dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
     if "validation" not in dataset.about["splits"]:
-        raise UserError(f"{dataset.folder} has no validation split, and a run is measured on one; {_HOLD_OUT}")
+        raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {_HOLD_OUT}")
     for name in dataset.about["splits"]:
         if (lost := dataset.lost_in_words(name)) is not None:
             say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
@@ -134,7 +134,7 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
 
 
 class _Trainer:
-    """One session of one run."""
+    """One session of a run."""
 
     def __init__(self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say) -> None:
         self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
@@ -151,7 +151,7 @@ class _Trainer:
         self.clock = Clock(experiment, self.mesh)
 
     def run(self, stop: Stop, makers: Sequence[HookMaker]) -> Outcome:
-        """Restores or starts, trains, and leaves the folder in order whatever happens."""
+        """Restores or initializes the state, trains, and closes all files, also after an error."""
         total, logging = self.experiment.training.num_steps, self.experiment.logging
         with contextlib.ExitStack() as stack:
             self.metrics = stack.enter_context(
@@ -204,7 +204,7 @@ class _Trainer:
             yield StatisticsOfLayers(session, self.experiment.statistics.every)
 
     def _require_saved(self, step: int) -> None:
-        """Raises UserError when the run ends at a step whose checkpoint could not be written: that is no good end."""
+        """Raises UserError when the session ends at a step whose checkpoint could not be written."""
         if step and step not in (kept := self.store.steps()):
             raise UserError(
                 f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
@@ -213,7 +213,7 @@ class _Trainer:
             )
 
     def _start(self) -> TrainState:
-        """The state of the newest whole checkpoint, or the first one; the metric files are rewound to it."""
+        """The state of the newest undamaged checkpoint, or the initial state; rewinds the metric files to its step."""
         state = self.store.restore_latest(self.experiment, self.placed, abstract_state(self.recipe))
         if state is None:
             if self.metrics.set_aside():
@@ -264,7 +264,7 @@ class _Trainer:
             yield feed.to_devices(batch, self.rows, size, isolated=self.isolated)
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
-        """The compiled function of a step. Steps with statistics have another; its compilation is not timed."""
+        """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""
         asked = self.experiment.statistics
         if asked is None or not asked.is_due(step, self.experiment.training.num_steps):
             return self.step_fn

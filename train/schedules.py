@@ -19,7 +19,7 @@ class _Warmed:
     warmup_steps: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.peak <= 0:
             yield "peak", f"the learning rate must be above 0, got {self.peak}"
         if self.warmup_steps < 0:
@@ -36,14 +36,14 @@ class Constant(_Warmed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cosine(_Warmed):
-    """Half a cosine from the peak to `final`, which it would reach at step num_steps."""
+    """Half a cosine from the peak; it would reach `final` at step num_steps."""
 
     final: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(_Warmed):
-    """A straight line from the peak to `final`, which it would reach at step num_steps."""
+    """A straight line from the peak; it would reach `final` at step num_steps."""
 
     final: float = 0.0
 
@@ -55,14 +55,14 @@ class InverseSquareRoot(_Warmed):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WarmupStableDecay(_Warmed):
-    """The peak until the last `decay_steps`, then down to `final`."""
+    """Stays at the peak until the last `decay_steps`, then decays to `final`."""
 
     decay_steps: int
     final: float = 0.0
     shape: Literal["linear", "cosine", "sqrt"] = "linear"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from super().problems()
         if self.decay_steps < 1:
             yield "decay_steps", f"must be at least 1, got {self.decay_steps}"

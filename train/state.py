@@ -1,4 +1,4 @@
-"""Everything that a run carries from one step to the next."""
+"""The training state: everything that a run carries from one step to the next."""
 
 import dataclasses
 import functools
@@ -26,9 +26,9 @@ class Recipe:
 
     Attributes:
       model: the model's options.
-      optimizer: decides the moments.
-      guard: decides whether recent losses are kept.
-      frozen: decides the parameters without moments.
+      optimizer: its options decide which moments there are.
+      guard: its options decide whether the state has recent losses.
+      frozen: the frozen parameters, which have no moments.
     """
 
     model: ModelConfig
@@ -50,16 +50,16 @@ class Recipe:
 
 @struct.dataclass
 class TrainState:
-    """A pure pytree, checkpointed whole.
+    """The training state, a pytree of arrays; a checkpoint holds all of it.
 
     Attributes:
       step: updates attempted so far, which is also the number of the next batch (int32).
-      params: the parameters that the optimizer moves.
-      frozen: the parameters that nothing moves; they have no gradient and no moments.
-      untrained: the rest of the tree of `model.transformer.init`: state that the step moves, such as load biases.
+      params: the parameters that the optimizer updates.
+      frozen: the parameters that nothing updates; they have no gradient and no moments.
+      untrained: the rest of the tree of `model.transformer.init`: state that the step updates, such as load biases.
       opt_state: the optimizer's moments and its learning rate.
       key: the raw key (uint32) from which step n draws its dropout by folding in n.
-      guard: the counts of skipped steps and, if outliers are judged, recent losses and gradient norms.
+      guard: the counts of skipped steps and, if the guard skips outliers, recent losses and gradient norms.
     """
 
     step: jax.Array
@@ -129,7 +129,7 @@ def abstract_state(recipe: Recipe) -> TrainState:
 
 
 def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
-    """Where every array of the state lives: optimizer moments as their parameters do, scalars everywhere."""
+    """The sharding of every array of the state: moments are sharded as their parameters, scalars are replicated."""
     placed = param_shardings(mesh, table, logical_axes(recipe.model), abstract_params(recipe.model))
     parts, state = partition_params(recipe, placed), abstract_state(recipe)
     everywhere: Any = replicated(mesh)
@@ -143,6 +143,6 @@ def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, table: Sharding) ->
 
 
 def init_sharded(recipe: Recipe, seed: int, shardings: Any, params: Any = None) -> TrainState:
-    """The first state, each device drawing only its own shards, or with the parameters given, which it takes over."""
+    """The initial state: each device draws only its own shards; if `params` are given, their memory is reused."""
     start = jax.jit(new_state, static_argnums=0, out_shardings=shardings, donate_argnums=2)
     return start(recipe, seed, params)

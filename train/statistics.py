@@ -1,7 +1,7 @@
-"""Statistics of layers and roles of parameters, computed by a training step of their own at the requested steps.
+"""Statistics of layers and roles of parameters; at the requested steps a separate compiled training step computes them.
 
-For the parameters of a role in a layer: the root mean square of their numbers, of their gradients (before clipping) and
-of their updates (also of updates that the guard refuses), and the ratio of update to parameter. For a layer: the root
+For the parameters of a role in a layer: the root mean square of their values, of their gradients (before clipping) and
+of their updates (also of updates that the guard skips), and the ratio of update to parameter. For a layer: the root
 mean square of the residual stream after it, over the counted tokens.
 """
 
@@ -36,7 +36,7 @@ class Statistics:
     stream: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.every < 1:
             yield "every", f"must be at least 1, got {self.every}"
 
@@ -46,12 +46,12 @@ class Statistics:
 
     @property
     def taps(self) -> tuple[str, ...]:
-        """The taps of the model that it needs."""
+        """The taps of the model that the statistics need."""
         return (STREAM,) if self.stream else ()
 
 
 class Key(NamedTuple):
-    """A part of the model, a layer if the part has layers, and a role of parameters there."""
+    """A part of the model, the layer if the part has layers, and a role of its parameters."""
 
     part: str
     layer: int | None
@@ -64,7 +64,7 @@ def measured(
     taps: Mapping[str, jax.Array],
     weight: jax.Array,
 ) -> Sums:
-    """The sums of squares behind the statistics, by quantity and dotted name.
+    """The sums of squares from which the statistics are computed, by quantity and dotted name.
 
     Args:
       specs: the specs of the model's parameters, by dotted name.

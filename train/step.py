@@ -28,7 +28,7 @@ StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 def train_step(
     experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, *, asked: Statistics | None = None
 ) -> tuple[TrainState, Metrics]:
-    """One update. Returns the next state and its scalars; a step that the guard refuses leaves the parameters alone.
+    """One update. Returns the next state and its scalars; a step that the guard skips leaves the parameters unchanged.
 
     `asked` are the statistics to compute in this step.
     """
@@ -91,7 +91,7 @@ def _sums_and_grads(
     batch: Batch,
     taps: tuple[str, ...],
 ) -> tuple[Sums, Any]:
-    """Mean losses per counted token, what was measured of all tokens, and the gradient; over micro-batches if asked."""
+    """Mean losses per counted token, the sums of measurements, and the gradient, accumulated over micro-batches."""
     parts = experiment.training.gradient_accumulation
     weight = jnp.maximum(option.weight(batch), 1.0)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
@@ -114,7 +114,7 @@ def _sums_and_grads(
 
     # Row r goes to micro-batch r % parts, so that no row has to move to another device.
     micro_batches = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1), batch)
-    # Sums are float32 whatever the parameters are, or they would not be those of one large batch.
+    # Sums are float32 for any parameter format, so that they equal those of one large batch.
     zeros = jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), state.params)
     grads, of_parts = jax.lax.scan(accumulate, zeros, (micro_batches, jnp.arange(parts)))
     sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
@@ -124,9 +124,9 @@ def _sums_and_grads(
 def compile_train_step(
     experiment: Experiment, mesh: jax.sharding.Mesh, asked: Statistics | None = None
 ) -> jax.stages.Wrapped:
-    """The jitted step on a mesh: explicit placements in and out, the old state's memory given to the new one.
+    """The jitted step on a mesh, with explicit input and output placements; the new state reuses the old one's memory.
 
-    `asked` are the statistics to compute in it.
+    `asked` are the statistics that the step computes.
     """
     table = experiment.sharding
     placed = state_shardings(Recipe.of(experiment), mesh, table)

@@ -1,4 +1,4 @@
-"""Attention: heads, latent attention, patterns of keys that a query sees, the cache."""
+"""Attention: grouped-query and latent heads, patterns of keys that a query sees, caches."""
 
 from model.exports import exports
 

@@ -1,14 +1,14 @@
-"""The caches of attention, which own their layout: which slot a token has, which keys there are, and where they stand.
+"""Caches of attention. A cache owns its layout: the slot of each token, the keys that it holds, and their positions.
 
-A layer gives a cache what it keeps of new tokens, and is answered by all keys that its queries may see:
+A layer gives a cache the arrays of new tokens, and the cache returns all keys that the layer's queries may see:
 
     cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, positions_BT)
     visibility.over(view.keys)
 
-Two layouts. In a contiguous one slot p holds the token at position p of its row. What padding left behind lies in later
-slots: no query of a real token sees it, and it is overwritten when the real token comes. In a ring of R slots, for
-layers whose queries see the last R tokens at most, slot p mod R holds the newest token of these positions; padding is
-not written, since it would take the slot of a token that is still seen.
+There are two layouts. In a contiguous cache, slot p holds the token at position p of its row. Padding is written to
+later slots: no query of a real token sees it, and the real token overwrites it. In a ring of R slots, for layers whose
+queries see at most the last R tokens, slot p mod R holds the newest token of these positions; padding is not written,
+since it would overwrite a token that is still seen.
 """
 
 import abc
@@ -22,17 +22,17 @@ from flax import struct
 from model.kernels.visibility import Coordinates
 from model.layout import Layout
 
-# The position of a slot that holds nothing, for the moment of a call: after every query, so that none sees it.
+# The position of an empty slot within one call: after every query, so that no query sees it.
 NOWHERE = 2**30
 
 
 @struct.dataclass
 class View:
-    """What queries may see.
+    """The keys that queries may see.
 
     Attributes:
-      arrays: what is kept of every key, by name, each (B, S, K, H).
-      keys: where the keys stand.
+      arrays: the cached arrays of every key, by name, each (B, S, K, H).
+      keys: the positions of the keys.
     """
 
     arrays: dict[str, jax.Array]
@@ -41,11 +41,11 @@ class View:
 
 @struct.dataclass
 class Slots(abc.ABC):
-    """What one layer keeps of the tokens that it has read.
+    """The cache of one layer: arrays of the tokens that it has read.
 
     Attributes:
-      arrays: by name, each (B, K, S, H): a head's slots lie side by side, as products with its queries read them.
-      heads: the logical name of axis K; None where it is never split.
+      arrays: by name, each (B, K, S, H): a head's slots are contiguous, as products with queries read them.
+      heads: the logical name of axis K; None if it is never split.
     """
 
     arrays: dict[str, jax.Array]
@@ -53,43 +53,43 @@ class Slots(abc.ABC):
 
     @property
     def length(self) -> int:
-        """The slots of a row."""
+        """The number of slots in a row."""
         return next(iter(self.arrays.values())).shape[2]
 
     @abc.abstractmethod
     def extend(
         self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
     ) -> tuple[Self, View]:
-        """Takes new tokens.
+        """Adds new tokens.
 
         Args:
-          new: what is kept of them, by name, each (B, T, K, H).
-          positions_BT: where they stand in their rows: each row's follow one another and what was read before.
-          length_B: the tokens of each row's text; those at later positions are padding. None for no padding.
+          new: the arrays to keep of these tokens, by name, each (B, T, K, H).
+          positions_BT: their positions in the rows, consecutive in each row and after the tokens read before.
+          length_B: the number of tokens in each row's text; later positions are padding. None for no padding.
 
         Returns:
-          The cache with them, and all that their queries may see, themselves included.
+          The cache with the new tokens, and all keys that their queries may see, the new ones included.
         """
 
     def placed(self, layout: Layout) -> Self:
-        """The cache laid over the mesh."""
+        """Returns the cache sharded over the mesh."""
         axes = ("batch", self.heads, "key_sequence", None if self.heads is None else "head_dim")
         return dataclasses.replace(self, arrays={name: layout.constrain(x, axes) for name, x in self.arrays.items()})
 
     def _written(self, new: dict[str, jax.Array], slot_BT: jax.Array) -> Self:
-        """The cache with new tokens at their slots; those whose slot is past the end are dropped."""
+        """Returns the cache with new tokens at their slots; a token whose slot is past the end is dropped."""
         rows_B1 = jnp.arange(slot_BT.shape[0])[:, None]
         put = lambda x, x_BTKH: x.at[rows_B1, :, slot_BT].set(x_BTKH.astype(x.dtype), mode="drop")  # noqa: E731
         return dataclasses.replace(self, arrays={name: put(x, new[name]) for name, x in self.arrays.items()})
 
     def _by_slot(self) -> dict[str, jax.Array]:
-        """The arrays as (B, S, K, H)."""
+        """Returns the arrays as (B, S, K, H)."""
         return {name: x.swapaxes(1, 2) for name, x in self.arrays.items()}
 
 
 @struct.dataclass
 class Contiguous(Slots):
-    """A slot for every position; see the module."""
+    """A cache with a slot for every position; see the module."""
 
     def extend(
         self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
@@ -101,12 +101,12 @@ class Contiguous(Slots):
 
 @struct.dataclass
 class Ring(Slots):
-    """The slots of the last tokens; see the module."""
+    """A cache with slots for the last tokens only; see the module."""
 
     def extend(
         self, new: dict[str, jax.Array], positions_BT: jax.Array, length_B: jax.Array | None = None
     ) -> tuple[Self, View]:
-        """See `Slots`. Several tokens are seen beside the ring as it was: the last would take what the first sees."""
+        """See `Slots`. Several new tokens see the old ring and each other: the last may overwrite keys of the first."""
         last_B1 = positions_BT[:, -1:] if length_B is None else jnp.minimum(positions_BT[:, -1:], length_B[:, None] - 1)
         kept_BT = (positions_BT <= last_B1) & (positions_BT > last_B1 - self.length)
         cache = self._written(new, jnp.where(kept_BT, positions_BT % self.length, self.length))
@@ -121,7 +121,7 @@ class Ring(Slots):
 
 
 def _held(last_B1: jax.Array, slots: int) -> jax.Array:
-    """The position of the token in each slot of a ring (B, slots), after the token at `last_B1` was read."""
+    """Returns the position of the token in each slot of a ring (B, slots), after the token at `last_B1` was read."""
     position_BS = last_B1 - (last_B1 - jnp.arange(slots)) % slots
     return jnp.where(position_BS < 0, NOWHERE, position_BS)
 
@@ -129,14 +129,14 @@ def _held(last_B1: jax.Array, slots: int) -> jax.Array:
 def empty(
     batch: int, length: int, dtype: str, reach: int | None, heads: str | None = None, **sizes: tuple[int, int]
 ) -> Contiguous | Ring:
-    """A cache of zeros for `batch` rows of at most `length` tokens.
+    """Returns a cache of zeros for `batch` rows of at most `length` tokens.
 
     Args:
-      batch, length: its size.
-      dtype: of its arrays.
-      reach: how many of the last tokens a query sees at most; None for all of them.
+      batch, length: the size of the cache.
+      dtype: the dtype of its arrays.
+      reach: a query sees at most this many of the last tokens; None for all tokens.
       heads: see `Slots`.
-      sizes: heads and width (K, H) of each array, by its name.
+      sizes: the number of heads and the width (K, H) of each array, by its name.
     """
     slots, layout = (length, Contiguous) if reach is None or reach >= length else (reach, Ring)
     arrays = {name: jnp.zeros((batch, k, slots, h), dtype) for name, (k, h) in sizes.items()}

@@ -1,4 +1,4 @@
-"""Causal self-attention with grouped key/value heads; multi-head and multi-query attention are its two ends.
+"""Causal self-attention with grouped key/value heads; multi-head and multi-query attention are its two extremes.
 
 Vaswani et al. 2017, "Attention Is All You Need", section 3.2; Shazeer 2019, "Fast Transformer Decoding" (multi-query);
 Ainslie et al. 2023, "GQA". Norms on queries and keys: Henry et al. 2020, "Query-Key Normalization for Transformers", in
@@ -32,13 +32,13 @@ from model.positions.rotary import rotate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QKNorm:
-    """Norms on queries and on keys.
+    """Norms of queries and of keys.
 
     Attributes:
-      norm: which norm.
-      over: "head" normalises each head, all with the same weights (Qwen 3, Gemma 3); "each_head" gives every head
-        weights of its own (Cohere); "projection" normalises all heads as one vector (OLMo 2).
-      after_positions: whether rotary positions turn queries and keys before.
+      norm: the kind of norm.
+      over: "head" normalises each head, all with the same weights (Qwen 3, Gemma 3); "each_head" gives every head its
+        own weights (Cohere); "projection" normalises all heads as one vector (OLMo 2).
+      after_positions: whether the norm comes after rotary positions.
     """
 
     norm: LayerNorm | RMSNorm = RMSNorm()
@@ -46,32 +46,32 @@ class QKNorm:
     after_positions: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.over == "each_head" and not has_weights(self.norm):
             yield "over", "'each_head' has no weights to give to every head; use 'head', or a norm with weights"
 
     def build(self, heads: int, head_dim: int, axis: str, make: ParameterMaker, reductions: str) -> Norm:
-        """The norm of so many heads, whose axis has this name."""
+        """Returns the norm of `heads` heads, whose axis is named `axis`."""
         shape, axes = ((head_dim,), ("head_dim",)) if self.over == "head" else ((heads, head_dim), (axis, "head_dim"))
         return Norm(self.norm, shape, axes, make, reductions, over=2 if self.over == "projection" else 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupedQuery(AttentionOption):
-    """Attention heads and what they may do.
+    """Grouped-query attention.
 
     Attributes:
       num_heads: query heads N.
       num_kv_heads: key/value heads K, a divisor of N; None for N (multi-head), 1 for multi-query.
       head_dim: head width H; None for model width / N.
-      qkv_bias, output_bias: whether the projections to heads and the one back have biases.
+      qkv_bias, output_bias: whether the projections to heads, and the output projection, have biases.
       qk_norm: norms on queries and keys, or None.
       scale: the factor on products of queries and keys; None for H^-1/2.
       logit_softcap: c of c * tanh(score / c), or None.
-      output_gate: what heads give is multiplied by a sigmoid of a projection of the layer's input: one number a "head",
-        or one for every "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for none.
-      sinks: whether every head has a trained score that takes part in its softmax and stands for no key (GPT-OSS).
-      value_residual: how the values of the first layer that has this are mixed into those of the others, or None.
+      output_gate: multiplies the output of heads by a sigmoid of a projection of the layer's input: one number per
+        "head" or per "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for no gate.
+      sinks: whether the softmax of every head has an additional trained score that belongs to no key (GPT-OSS).
+      value_residual: mixes the values of the first layer with this option into those of later layers; or None.
       temperature: a factor on queries that grows with position, or None.
       pattern: which keys a query sees.
     """
@@ -91,7 +91,7 @@ class GroupedQuery(AttentionOption):
     pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.num_heads < 1:
             yield "num_heads", f"must be at least 1, got {self.num_heads}"
         elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
@@ -105,7 +105,7 @@ class GroupedQuery(AttentionOption):
             yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with a model width or with positions, by the paths of the fields."""
+        """Yields each field that clashes with the model width or with the positions, by its path, with the problem."""
         if self.num_heads < 1 or width < 1:
             return
         if self.head_dim is None and width % self.num_heads:
@@ -117,7 +117,7 @@ class GroupedQuery(AttentionOption):
             yield from position.problems_with(self.head_width(width), position_path)
 
     def without_effect(self, positions: Sequence[Position], path: str) -> Iterator[tuple[str, str]]:
-        """Yields fields that do nothing in any of the layers that have it, whose positions are these."""
+        """Yields fields without effect in all layers that have this option; `positions` are those of the layers."""
         if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.turns for p in positions):
             names = " and ".join(sorted({type(p).__name__ for p in positions}))
             yield (
@@ -126,7 +126,7 @@ class GroupedQuery(AttentionOption):
             )
 
     def worded_as(self, other: Any, width: int | None) -> Self:
-        """The same heads, with numbers of them written out or left to follow as there."""
+        """Returns the same option; numbers of heads that equal those of `other` are given or None as there."""
         words: dict[str, Any] = {}
         if isinstance(other, GroupedQuery):
             if self.kv_heads == other.kv_heads:
@@ -138,11 +138,11 @@ class GroupedQuery(AttentionOption):
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "Attention":
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return Attention(self, width, dropout, reductions, make, position)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass: projections, and a score and its part of the sum of values for every pair."""
+        """Returns the operations of a forward pass: projections, then scores and sums of values over all pairs."""
         n, k, h = self.num_heads, self.kv_heads, self.head_width(width)
         gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
         matrices = width * (h * (2 * n + 2 * k) + gates)
@@ -154,27 +154,27 @@ class GroupedQuery(AttentionOption):
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     def rotary_width(self, width: int) -> int:
-        """The dimensions of a head that positions may turn."""
+        """Returns the number of dimensions of a head that rotary positions may turn."""
         return self.head_width(width)
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
-        """The cache of one layer before anything was read."""
+        """Returns the cache of one layer before the first token."""
         size = (self.kv_heads, self.head_width(width))
         return empty(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
 
     def hands_on(self, width: int) -> dict[str, HandedOn]:
-        """What a layer hands on to those after it: shape and axes of each array, without batch and sequence."""
+        """Returns the shape and axes of each array handed on to later layers, without batch and sequence."""
         if self.value_residual is None:
             return {}
         return {"value_residual": ((self.kv_heads, self.head_width(width)), ("kv_heads", "head_dim"))}
 
     def head_width(self, width: int) -> int:
-        """H at a model width, with None resolved."""
+        """Returns H at a model width, with None resolved."""
         return width // self.num_heads if self.head_dim is None else self.head_dim
 
 
 class Attention(nnx.Module):
-    """Projections to heads, attention, projection back."""
+    """Projections to heads, attention, output projection."""
 
     def __init__(
         self,
@@ -218,11 +218,11 @@ class Attention(nnx.Module):
         return None
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
-        """Maps (B, T, D) to (B, T, D); with a cache, queries see what it answers."""
+        """Maps (B, T, D) to (B, T, D); with a cache, queries see the keys that the cache returns."""
         q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
         k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
         v_BTKH = project(x_BTD, self.value, context.layout, self.value_bias)
-        # Where x has its positions; else a compiler may gather x, which is wider, to make keys of all positions.
+        # Sharded like x; otherwise the compiler may gather x, which is wider, to compute the keys of all positions.
         k_BTKH, v_BTKH = (
             context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
         )
@@ -250,7 +250,7 @@ class Attention(nnx.Module):
     def _attend(
         self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
     ) -> jax.Array:
-        """What queries take from the values that they see, (B, T, N, H)."""
+        """Returns the weighted sums of the values that queries see, (B, T, N, H)."""
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
         table = None if self.position_bias is None else rounded(self.position_bias[...], q_BTNH.dtype)
@@ -275,7 +275,7 @@ class Attention(nnx.Module):
         )
 
     def _placed(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
-        """Queries or keys, normalised and turned by their positions."""
+        """Returns queries or keys, normalised and rotated by their positions."""
         if norm is None:
             return rotate(x_BTNH, context.rotary)
         assert self.option.qk_norm is not None

@@ -1,10 +1,10 @@
-"""Multi-head latent attention: the keys and values of all heads come from one small vector a token.
+"""Multi-head latent attention: the keys and values of all heads come from one small vector per token.
 
 DeepSeek-AI 2024, "DeepSeek-V2", section 2.1 and equations 9 to 19 and 37 to 47. With c a token's latent, a head's key
 is [W_uk c, k_rope] and its value W_uv c, where k_rope carries the position and is shared by all heads. In training,
-keys and values are written out. In decoding a cache holds c and k_rope alone: W_uk is taken into the query and W_uv out
-of the sum over keys (the "absorbed" form), since q (W_uk c) = (q W_uk) c, so that a head attends to latents, as in
-multi-query attention with one wide key.
+keys and values are computed explicitly. In decoding, a cache holds only c and k_rope: the query absorbs W_uk, and W_uv
+is applied after the sum over keys (the "absorbed" form), since q (W_uk c) = (q W_uk) c. A head then attends to latents,
+as in multi-query attention with one wide key.
 """
 
 import dataclasses
@@ -32,16 +32,16 @@ from model.positions.rotary import rotate
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latent(AttentionOption):
-    """Latent attention heads.
+    """Multi-head latent attention.
 
     Attributes:
       num_heads: N.
-      kv_rank: the width of the latent that keys and values are made of.
-      query_rank: the width of the latent that queries are made of; None for queries straight from the stream.
-      head_dim: the part of a head's query and key that carries no position.
-      rotary_head_dim: the part that carries it; one key for all heads.
+      kv_rank: the width of the latent from which keys and values are computed.
+      query_rank: the width of the latent from which queries are computed; None for queries from the stream itself.
+      head_dim: the width of the part of a head's query and key that carries no position.
+      rotary_head_dim: the width of the part that carries the position; all heads share this part of the key.
       value_head_dim: the width of a head's value.
-      norm: of both latents.
+      norm: the norm of both latents.
       scale: the factor on products of queries and keys; None for (head_dim + rotary_head_dim)^-1/2. DeepSeek's models
         with YaRN multiply that by (0.1 mscale_all_dim ln factor + 1)^2.
       pattern: which keys a query sees.
@@ -58,7 +58,7 @@ class Latent(AttentionOption):
     pattern: Pattern = Everything()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("num_heads", "kv_rank", "head_dim", "rotary_head_dim", "value_head_dim"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
@@ -68,18 +68,18 @@ class Latent(AttentionOption):
             yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
-        """Yields what does not go together with a model width or with positions, by the paths of the fields."""
+        """Yields each field that clashes with the model width or with the positions, by its path, with the problem."""
         if self.rotary_head_dim >= 1:
             yield from position.problems_with(self.rotary_head_dim, position_path)
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
     ) -> "LatentAttention":
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return LatentAttention(self, width, dropout, reductions, make, position)
 
     def cost(self, width: int, length: int) -> int:
-        """Operations of a forward pass with keys and values written out."""
+        """Returns the operations of a forward pass with explicit keys and values."""
         n, r, q = self.num_heads, self.kv_rank, self.query_rank
         queries = n * (self.head_dim + self.rotary_head_dim)
         matrices = width * (r + self.rotary_head_dim) + r * n * (self.head_dim + self.value_head_dim)
@@ -89,17 +89,17 @@ class Latent(AttentionOption):
         return 2 * (length * matrices + one_pair * self.pattern.pairs(length))
 
     def rotary_width(self, width: int) -> int:
-        """The dimensions of a head that positions may turn."""
+        """Returns the number of dimensions of a head that rotary positions may turn."""
         return self.rotary_head_dim
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
-        """The cache of one layer before anything was read: a token's latent and the key that carries its position."""
+        """Returns the cache of one layer before the first token: each token's latent and its key with the position."""
         size = (1, self.kv_rank + self.rotary_head_dim)
         return empty(batch, length, dtype, self.pattern.reach(), latent=size)
 
 
 class LatentAttention(nnx.Module):
-    """Down to latents, up to heads, attention, projection back."""
+    """Projections down to latents and up to heads, attention, output projection."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class LatentAttention(nnx.Module):
         self.position_bias = position.bias_table(n, make)
 
     def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
-        """Maps (B, T, D) to (B, T, D); with a cache, its latents are the ones attended to."""
+        """Maps (B, T, D) to (B, T, D); with a cache, heads attend to its latents."""
         low_BTQ = x_BTD
         if self.query_down is not None and self.query_norm is not None:
             low_BTQ = self.query_norm(project(x_BTD, self.query_down, context.layout))
@@ -152,7 +152,7 @@ class LatentAttention(nnx.Module):
         q_BTNH = context.shard(q_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, seen.within(self.option.pattern), context)
         if cache is not None:
-            # The sum over latents and rotary keys side by side, as they lie in the cache: a part of it would be a copy.
+            # The sum is over latents and rotary keys together, as the cache holds them: a slice of it would be a copy.
             y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
         y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), cache
@@ -160,7 +160,7 @@ class LatentAttention(nnx.Module):
     def _attend(
         self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
     ) -> jax.Array:
-        """What queries take from the values that they see, (B, T, N, the width of the values)."""
+        """Returns the weighted sums of the values that queries see, (B, T, N, the width of the values)."""
         usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
         scoring = Scoring(usual if self.option.scale is None else self.option.scale, reductions=self.reductions)
         table = None if self.position_bias is None else self.position_bias[...]
@@ -180,13 +180,13 @@ class LatentAttention(nnx.Module):
         )
 
     def _written_out(self, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of every head."""
+        """Returns the keys and values of every head."""
         k_BTNH = project(latent_BTR, self.key_up, layout)
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
         return jnp.concatenate([k_BTNH, shared_BTNH], -1), project(latent_BTR, self.value_up, layout)
 
     def _absorbed(self, q_BTNH: jax.Array) -> jax.Array:
-        """Queries for latents, which are the keys and the values of all heads."""
+        """Returns queries for latents, which are the keys and the values of all heads."""
         q_BTNH, rotated_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
         return jnp.concatenate([q_BTNR, rotated_BTNH], -1)

@@ -1,7 +1,7 @@
-"""The patterns of keys that a layer's queries see, as options of a config.
+"""Attention patterns: the keys that a layer's queries see, as options of a config.
 
-A pattern is about pairs of tokens of one document, by their positions in it: whether the later one sees the earlier
-one. What else a query may see, the order of tokens above all, is said in visibility.py.
+For two tokens of one document, a pattern says by their positions whether the later token sees the earlier one. All
+other conditions, above all the causal order of tokens, are in visibility.py.
 
 Beltagy et al. 2020, "Longformer", section 3.1 (sliding window); Child et al. 2019, "Generating Long Sequences with
 Sparse Transformers", section 4.3 (strided and fixed). Xiao et al. 2024, "Efficient Streaming Language Models with
@@ -16,22 +16,22 @@ import numpy as np
 
 
 class Pairs:
-    """What every pattern answers; each says which pairs it lets through, and the rest where it is not the default."""
+    """The interface of patterns. A pattern overrides `visible`, and the other methods where their default is wrong."""
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array | None:
-        """Which pairs are let through, by the positions of the later and of the earlier token; None for all."""
+        """Returns which pairs are visible, from the positions of the later and of the earlier token; None for all."""
         return None
 
     def reach(self) -> int | None:
-        """The number of most recent keys, the query's own among them, that contains every key it sees; None for all."""
+        """Returns R if a query sees only keys among the last R, its own key included; None if it may see any key."""
         return None
 
     def seen(self, t: np.ndarray) -> np.ndarray:
-        """How many keys a causal query at each of the positions `t` sees."""
+        """Returns the number of keys that a causal query at each of the positions `t` sees."""
         return t + 1
 
     def pairs(self, length: int) -> int:
-        """How many pairs of a query and a key a causal sequence of `length` tokens has."""
+        """Returns the number of visible pairs of a query and a key in a causal sequence of `length` tokens."""
         return int(self.seen(np.arange(length)).sum())
 
 
@@ -48,7 +48,7 @@ class SlidingWindow(Pairs):
     first: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(size=self.size)
         if self.first < 0:
             yield "first", f"must be at least 0, got {self.first}"
@@ -74,7 +74,7 @@ class Chunked(Pairs):
     size: int
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(size=self.size)
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
@@ -92,15 +92,15 @@ class Chunked(Pairs):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strided(Pairs):
-    """The last `stride` keys before the query, and of all others those a multiple of `stride` back.
+    """The last `stride` keys, the query's own among them, and every key at a distance of a multiple of `stride`.
 
-    Both patterns of the paper's strided attention at once, as one head that attends to their union.
+    Each head attends to the union of both patterns of the paper's strided attention.
     """
 
     stride: int
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(stride=self.stride)
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
@@ -114,13 +114,13 @@ class Strided(Pairs):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fixed(Pairs):
-    """The keys of the query's own block of `stride`, and the last `summaries` keys of every block before."""
+    """The keys of the query's own block of `stride`, and the last `summaries` keys of every earlier block."""
 
     stride: int
     summaries: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(stride=self.stride, summaries=self.summaries)
         if self.summaries > self.stride >= 1:
             yield "summaries", f"a block of {self.stride} keys has no {self.summaries} last ones"
@@ -147,7 +147,7 @@ class BlockSparse(Pairs):
     last: int = 2
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(block=self.block, last=self.last)
         if self.first < 0:
             yield "first", f"must be at least 0, got {self.first}"

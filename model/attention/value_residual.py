@@ -1,15 +1,15 @@
-"""Value residuals: the values of the first layer, mixed into those of every later one.
+"""Value residuals: the values of the first layer, mixed into those of every later layer.
 
 Zhou et al. 2024, "Value Residual Learning" (arXiv 2410.17897), section 3: with V_n the values of layer n,
 
     V'_1 = V_1        V'_n = first V_1 + own V_n        Y_n = softmax(Q_n K_n^T / sqrt(H)) V'_n
 
-The weights are constants, the same in all layers, or trained in each. The paper calls 1/2 and 1/2 the identity form,
-other numbers the constant form and trained ones, which start there, the learnable form. Its sparse form, and trained
-weights that start otherwise in deeper layers, are exceptions (`Except`): layers that have no such option, or other
-numbers. Layers count from the first that has it. Gradients of later layers reach V_1. A cache holds V'_n, so that
-decoding needs nothing more. All of this is as in the authors' code (github.com/Zcchill/Value-Residual-Learning), which
-has constants of 1/2 alone. Weight decay spares trained weights.
+The weights are constants, the same in all layers, or trained in each layer. The paper calls 1/2 and 1/2 the identity
+form, other constants the constant form, and trained weights, which start at constants, the learnable form. For its
+sparse form, and for trained weights with other initial values in deeper layers, use exceptions (`Except`): layers
+without this option, or with other numbers. Layer 1 is the first layer with this option. Gradients of later layers reach
+V_1. A cache holds V'_n, so decoding needs nothing more. All of this is as in the authors' code
+(github.com/Zcchill/Value-Residual-Learning), which has only constants of 1/2. Weight decay spares trained weights.
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ from model.parameters.maker import ParameterMaker
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ValueResidual:
-    """The weights of both values.
+    """The weights of the first layer's values and of the layer's own.
 
     Attributes:
-      first: of those of the first layer.
-      own: of a layer's own.
-      trained: whether every layer trains both, from these on; those of the first layer that has them do nothing.
+      first: the weight of the first layer's values.
+      own: the weight of the layer's own values.
+      trained: whether every layer trains both weights from these values; in the first layer they have no effect.
     """
 
     first: float = 0.5
@@ -39,19 +39,19 @@ class ValueResidual:
     trained: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.first == 0 and not self.trained:
-            yield "first", "0 mixes nothing in; set value_residual=None, or trained=True to start there"
+            yield "first", "0 mixes nothing in; set value_residual=None, or trained=True to start at 0"
         if self.own == 0 and not self.trained:
-            yield "own", "0 leaves the values that a layer projects unused; set trained=True to start there"
+            yield "own", "0 leaves the values of the layer unused; set another number, or trained=True to start at 0"
 
     def build(self, make: ParameterMaker) -> "MixedValues":
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return MixedValues(self, make)
 
 
 class MixedValues(nnx.Module):
-    """The option as a module."""
+    """The module that mixes values."""
 
     def __init__(self, option: ValueResidual, make: ParameterMaker) -> None:
         """Args: the option, the maker."""
@@ -60,7 +60,7 @@ class MixedValues(nnx.Module):
         self.weights = make.computed("mixing", start, (None,)) if option.trained else None
 
     def __call__(self, v_BTKH: jax.Array, context: Context) -> jax.Array:
-        """The values to attend to; those of the first layer are handed on."""
+        """Returns the values to attend to; the first layer hands on its own."""
         first_BTKH, is_first = context.hand_on("value_residual", v_BTKH)
         if self.weights is None:
             return jnp.where(is_first, v_BTKH, self.option.first * first_BTKH + self.option.own * v_BTKH)

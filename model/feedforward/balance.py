@@ -36,7 +36,7 @@ class BalanceLoss:
     over: Literal["batch", "sequence"] = "batch"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.coefficient <= 0:
             yield "coefficient", f"must be above 0, got {self.coefficient}; use balance_loss=None for no loss"
 
@@ -55,7 +55,7 @@ class LoadBias:
     rate: float = 0.001
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.rate < 0:
             yield "rate", f"must be 0 or more, got {self.rate}"
 

@@ -43,7 +43,7 @@ class Capacity:
     factor: float = 1.25
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.factor <= 0:
             yield "factor", f"must be above 0, got {self.factor}"
 

@@ -67,7 +67,7 @@ class Experts(FeedForwardOption):
     load_bias: LoadBias | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.num_experts < 2:
             yield "num_experts", f"must be at least 2, got {self.num_experts}; for one expert, use it as the ffn itself"
         elif not 1 <= self.top_k < self.num_experts:

@@ -55,7 +55,7 @@ class MLP(FeedForwardOption):
     bias: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
 
@@ -87,7 +87,7 @@ class Gated(FeedForwardOption):
     up_offset: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
         if self.clamp is not None and self.clamp <= 0:

@@ -30,7 +30,7 @@ class Groups:
     score: Literal["max", "two_best"] = "max"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.count < 2:
             yield "count", f"must be at least 2, got {self.count}; use groups=None for no groups"
         elif not 1 <= self.kept < self.count:
@@ -66,7 +66,7 @@ class _Router:
     groups: Groups | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.scale <= 0:
             yield "scale", f"must be above 0, got {self.scale}"
 

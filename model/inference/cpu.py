@@ -1,4 +1,4 @@
-"""Decoding on a CPU, where it was measured (tests/benchmarks/README.md); programs for others trace none of it."""
+"""Parameters for decoding on a CPU (measured: tests/benchmarks/README.md); other platforms do not use this."""
 
 import jax
 
@@ -8,11 +8,11 @@ from model.transformer import Params
 
 
 def ready(params: Params, layout: Layout) -> Params:
-    """The parameters for `prefill` and `decode`, which read every layer's in turn.
+    """Returns the parameters for `prefill` and `decode`, which read the layers in turn.
 
-    XLA on a CPU copies a layer's part of an array before it multiplies with it, all parameters again for every token:
-    four times as long as the products of a small model. So they are cut once, for the memory of a second copy. A GPU
-    reads parts where they lie.
+    XLA on a CPU copies a layer's slice of an array before it multiplies with it, and so copies all parameters for every
+    token: this takes four times as long as the products of a small model. So this function slices them once, which
+    needs the memory of a second copy. A GPU reads slices in place.
     """
     return _unstacked(params) if layout.platform == "cpu" else params
 

@@ -1,8 +1,8 @@
-"""Generation after prompts: prefill in chunks, then one token a step for all rows, with a cache for every layer.
+"""Generation from prompts: prefill in chunks, then one token per step for all rows, with a cache for every layer.
 
 The cache is as long as prompts and budgets need, rounded up to one of a few sizes, and both programs have one shape for
-each of these: `prefill` takes chunks of a fixed number of tokens, padded on the right, and computes no logits; `decode`
-takes one token of every row at that row's own position. Padding is never seen (model/attention/cache.py).
+each size: `prefill` takes chunks of a fixed number of tokens, padded on the right, and computes no logits; `decode`
+takes one token of every row at that row's own position. No query sees padding (model/attention/cache.py).
 """
 
 import collections
@@ -29,20 +29,20 @@ from model.transformer import Params, logits, specs, stream
 
 SMALLEST_CACHE = 64  # slots
 
-# Told a row and its next token, as soon as that is known; True ends the row.
+# Called with a row and its next token, as soon as the token is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
 
 
 @struct.dataclass
 class DecodeState:
-    """What goes from one decoding step to the next.
+    """The state between decoding steps.
 
     Attributes:
-      cache: the keys and values of all tokens before the last, or what recurrent layers made of them.
+      cache: the keys and values of all tokens before the last, or the states of recurrent layers after them.
       token_B: the last token of each row, not yet in the cache (int32).
-      position_B: where it stands (int32).
-      key_B: the random key of each row; step p draws with it folded with p.
-      seen_BV: the tokens of text that each row has had, for the repetition penalty; None where there is none.
+      position_B: the position of the last token of each row (int32).
+      key_B: the random key of each row; the draw at position p uses this key folded with p.
+      seen_BV: True for tokens of text that the row already has, for the repetition penalty; None without a penalty.
     """
 
     cache: LayerCaches
@@ -54,13 +54,13 @@ class DecodeState:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """A copy of parameters as `prefill` and `decode` read them, in the formats of their use. `prepared` makes it."""
+    """A copy of parameters for `prefill` and `decode`, in the dtypes that they compute with; see `prepared`."""
 
     params: Params
 
 
 def prepared(config: ModelConfig, params: Params | Prepared, layout: Layout) -> Prepared:
-    """Rounds and lays out parameters once for many calls of `generate`; leaves those alone that already are."""
+    """Rounds and lays out parameters once for many calls of `generate`; returns a `Prepared` as it is."""
     if isinstance(params, Prepared):
         return params
     differs = config.precision.compute != config.precision.parameters
@@ -83,32 +83,32 @@ def generate(
     cache_length: int | None = None,
     chunk: int = 128,
 ) -> list[list[int]]:
-    """Generates tokens after each prompt until an end mark, its budget, or a full context.
+    """Generates tokens after each prompt until an end mark, the budget, or a full context.
 
-    A row's result is a function of the seed, its prompt and its draw. What else is in the batch does not matter, but
-    for rounding: with another number of rows the compiler may order sums differently.
+    A row's result is a function of the seed, its prompt and its draw. It does not depend on the other rows, except for
+    rounding: with another number of rows the compiler may order sums differently.
 
     Args:
       config: the model's options.
       params: its parameters, as `model.transformer.init` returns them, on any mesh; every call copies them. To call it
-        many times, pass what `prepared` made of them for this config and layout.
-      prompts: token ids, at least one in each.
-      sampling: how tokens are chosen and how many.
-      begin: the mark that begins a text, which the repetition penalty does not count; None for none.
-      end: the id that ends a text (end of document), which it does not count either; None for none.
+        many times, pass the result of `prepared` for this config and layout.
+      prompts: token ids, at least one in each prompt.
+      sampling: the number of new tokens, and the rules that choose them.
+      begin: the id that begins a text, which the repetition penalty does not count; None for none.
+      end: the id that ends a text (end of document), which the penalty does not count either; None for none.
       on_token: see `OnToken`; called in order of steps, and of rows within a step.
-      draws: which sample of its prompt each row is; when not given, equal prompts count from 0.
-      layout: how activations lie on devices. Pass an equal one again to reuse the compiled programs.
-      row_multiple: rows are added to make a multiple of this; None for the ways that the layout splits a batch.
+      draws: the sample number of each row among rows with its prompt; by default equal prompts count from 0.
+      layout: the layout of activations over devices. Pass an equal one again to reuse the compiled programs.
+      row_multiple: rows are added up to a multiple of this; None for the number of parts of the layout's batch axis.
       cache_length: the slots of each row's cache, and the longest text; None for as many slots as these prompts and
         their budgets need (`cache_slots`) and texts up to the model's context length.
-      chunk: tokens of a row that one prefill step takes.
+      chunk: the number of tokens of a row that one prefill step takes.
 
     Returns:
-      The new ids of each row, the end included where it came.
+      The new ids of each row, with the end mark if it was generated.
 
     Raises:
-      UserError: for options that make no sense, and for a prompt that is empty, longer than the cache, or has an id
+      UserError: for invalid options, and for a prompt that is empty, longer than the cache, or has an id
         outside the vocabulary.
     """
     check(sampling, "sampling")
@@ -144,7 +144,7 @@ def generate(
     previous = None
     for _ in range(max(budgets)):
         state, tokens_B = decode(config, layout, weights, rules, state)
-        if previous is not None:  # read a step late, so that the host works while the device does
+        if previous is not None:  # read one step late, so that the host works while the device computes
             take(previous)
         if not running:
             break
@@ -168,7 +168,7 @@ def start(
     seed: jax.Array,
     seen_BV: jax.Array | None,
 ) -> DecodeState:
-    """The state before anything was read: an empty cache, and the last token of every prompt."""
+    """Returns the state before the first token is read: an empty cache, and the last token of every prompt."""
     cache = empty_caches(config, len(token_B), length)
     fold_in = jax.random.fold_in
     key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
@@ -181,7 +181,7 @@ def prefill(
 ) -> DecodeState:
     """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed.
 
-    The last token of each row is left to decoding.
+    `decode` reads the last token of each row.
     """
     positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
     output = stream(
@@ -202,7 +202,7 @@ def prefill(
 def decode(
     config: ModelConfig, layout: Layout, params: Params, rules: Rules, state: DecodeState
 ) -> tuple[DecodeState, jax.Array]:
-    """Reads the last token of every row and chooses the next: the state with it, and the tokens on every device."""
+    """Reads the last token of every row and chooses the next. Returns the state, and the tokens on every device."""
     tokens_BT, positions_BT = state.token_B[:, None], state.position_B[:, None]
     output = stream(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout)
     logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
@@ -217,7 +217,7 @@ def decode(
 
 
 def _constrained(state: DecodeState, layout: Layout) -> DecodeState:
-    """The state laid over the mesh, always alike: another layout would be another program."""
+    """Returns the state with a fixed layout over the mesh: another layout would need another program."""
     return DecodeState(
         cache={layer: cache.placed(layout) for layer, cache in state.cache.items()},
         token_B=layout.constrain(state.token_B, ("batch",)),
@@ -243,7 +243,7 @@ def first_inputs(
     vocab_size: int,
     marks: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """The arguments of `start` for rows of prompt ids; `marks` are no words that a text could repeat."""
+    """Returns the arguments of `start` for rows of prompt ids; the repetition penalty does not count `marks`."""
     draws = repeats([tuple(row) for row in rows]) if draws is None else draws
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, draw in enumerate(draws):
@@ -264,7 +264,7 @@ def first_inputs(
 
 
 def repeats(items: Iterable[Hashable]) -> list[int]:
-    """How often each item was there before it."""
+    """Returns for each item the number of equal items before it."""
     before: collections.Counter[Hashable] = collections.Counter()
     counts = []
     for item in items:
@@ -274,10 +274,10 @@ def repeats(items: Iterable[Hashable]) -> list[int]:
 
 
 def cache_slots(config: ModelConfig, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
-    """The slots of a row of the cache: what prompts and budgets need, rounded up to one of a few sizes.
+    """Returns the slots of a row of the cache: as prompts and budgets need, rounded up to one of a few sizes.
 
-    A text never outgrows its cache, since how long it may get is known before. Sizes are powers of two and those times
-    one and a half, from 64 on, so that lengths of all kinds share a few compiled programs; none is above the context.
+    A text never outgrows its cache, since its greatest length is known in advance. Sizes are powers of two and 1.5
+    times powers of two, from 64 on, so that all lengths share a few compiled programs. None exceeds the context length.
     """
     needed = max(len(prompt) for prompt in prompts) + max_tokens - 1  # the last token needs no slot
     size = SMALLEST_CACHE
@@ -287,13 +287,13 @@ def cache_slots(config: ModelConfig, prompts: Sequence[Sequence[int]], max_token
 
 
 def cache_bytes(config: ModelConfig, rows: int, slots: int) -> int:
-    """The size of a cache of `rows` rows of so many slots each; makes no array."""
+    """Returns the bytes of a cache of `rows` rows with `slots` slots each; makes no array."""
     cache = jax.eval_shape(lambda: empty_caches(config, rows, slots))
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
 
 def chunks(rows: Sequence[list[int]], size: int) -> list[tuple[np.ndarray, np.int32]]:
-    """All tokens but each row's last, in chunks (B, size) padded with 0 on the right, with the position of each."""
+    """Returns all tokens but each row's last in chunks (B, size), padded with 0 on the right, and their positions."""
     longest = max(len(row) - 1 for row in rows)
     tokens = np.zeros((len(rows), -(-longest // size) * size), np.int32)
     for i, row in enumerate(rows):

@@ -1,18 +1,18 @@
-"""How the next token is chosen from logits: greedily, or drawn after any of the published filters.
+"""Sampling: the next token is chosen from logits, greedily or by a random draw after any of the published filters.
 
-They are applied in this order, each to what the one before left:
-  repetition_penalty  Keskar et al. 2019, "CTRL", section 4.1: the logits of tokens that were there before (in the
-                      prompt too) are divided by the penalty. A negative logit is multiplied instead, as in every
+The filters are applied in this order, each to the result of the one before:
+  repetition_penalty  Keskar et al. 2019, "CTRL", section 4.1: the logits of tokens that the text already has (the
+                      prompt included) are divided by the penalty. A negative logit is multiplied instead, as in every
                       later implementation: dividing it would favour the token. The marks that begin and end a text
-                      are not counted: one mark often does both, and a penalty on it makes texts longer, not less
-                      repetitive. (transformers and vLLM count every id of the prompt, that mark included.)
+                      are not counted: one mark often has both uses, and a penalty on it makes texts longer, not
+                      less repetitive. (transformers and vLLM count every id of the prompt, that mark included.)
   temperature         logits / temperature; 0 is greedy.
   top_k               Fan, Lewis, Dauphin 2018, "Hierarchical Neural Story Generation": the k likeliest.
   top_p               Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration", section 3.1: the smallest
                       set of the likeliest tokens whose probabilities sum to p or more.
   min_p               Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling for Creative and Coherent LLM Outputs":
                       the tokens at least min_p times as probable as the likeliest.
-Tokens exactly as likely as the last one kept are kept with it, so the result never hangs on the order of ids.
+Tokens exactly as likely as the last kept token are also kept, so the result does not depend on the order of ids.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-# The numbers of `Sampling` as a pytree: None is structure, so jit compiles a filter in or leaves it out, and one
-# program serves all its values.
+# The numbers of `Sampling` as a pytree: None is part of the structure, so that jit compiles a program with or without
+# a filter, and one program serves all values of the filter.
 Rules = dict[str, float | int | None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """What a generated text may be.
+    """The options of generation.
 
     Attributes:
-      max_tokens: the most new tokens of each prompt.
-      temperature: 0 takes the likeliest token, 1 draws from the model as it is.
+      max_tokens: the largest number of new tokens for each prompt.
+      temperature: 0 takes the likeliest token, 1 draws from the model's own distribution.
       top_k, top_p, min_p, repetition_penalty: the filters above; None leaves one out.
-      seed: decides every draw.
+      seed: the seed of all random draws.
     """
 
     max_tokens: int = 256
@@ -46,7 +46,7 @@ class Sampling:
     seed: int = 0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.max_tokens < 1:
             yield "max_tokens", f"must be at least 1, got {self.max_tokens}"
         if not 0 <= self.temperature < float("inf"):
@@ -67,7 +67,7 @@ class Sampling:
                     yield name, "has nothing to choose from at temperature=0, which takes the likeliest token"
 
     def rules(self) -> Rules:
-        """The numbers that `choose` needs; None where a filter would change nothing."""
+        """Returns the numbers that `choose` needs; None for a filter that would change nothing."""
         return {
             "temperature": self.temperature or None,
             "top_k": self.top_k,
@@ -78,13 +78,13 @@ class Sampling:
 
 
 def choose(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Array | None) -> jax.Array:
-    """The next token of each row, int32 (B,).
+    """Returns the next token of each row, int32 (B,).
 
     Args:
-      rules: of `Sampling.rules`.
-      logits_BV: the model's scores.
-      key_B: a random key for each row, so that rows do not hang on one another.
-      seen_BV: True for tokens of text that were there before; read by the repetition penalty only.
+      rules: the result of `Sampling.rules`.
+      logits_BV: the model's logits.
+      key_B: a random key for each row, so that rows do not depend on one another.
+      seen_BV: True for tokens that the text already has; only the repetition penalty reads it.
     """
     logits_BV = filtered(rules, logits_BV, seen_BV)
     if rules["temperature"] is None:
@@ -93,7 +93,7 @@ def choose(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Ar
 
 
 def filtered(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = None) -> jax.Array:
-    """The logits to draw from, float32 (B, V): scaled, and -inf for the tokens that the filters take out."""
+    """Returns the logits to draw from, float32 (B, V): scaled, and -inf for tokens that the filters remove."""
     logits_BV = logits_BV.astype(jnp.float32)
     penalty, temperature, top_k = rules["repetition_penalty"], rules["temperature"], rules["top_k"]
     top_p, min_p = rules["top_p"], rules["min_p"]
@@ -116,8 +116,8 @@ def filtered(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = Non
 def keep_while(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | float | int) -> jax.Array:
     """Keeps a token while the weights of all likelier ones sum to less than `limit`; the others become -inf.
 
-    With weights of 1 this is top-k, with probabilities it is top-p. The lowest logit kept is found exactly, by 32
-    halvings of the range of float32 in its order: on a CPU that takes a tenth of the time of sorting the row.
+    With weights of 1 this is top-k, with probabilities it is top-p. A binary search over the ordered float32 values
+    finds the lowest kept logit exactly, in 32 steps: on a CPU this takes a tenth of the time of sorting the row.
     """
     bits_BV = jax.lax.bitcast_convert_type(logits_BV, jnp.uint32)
     negative_BV = bits_BV >= jnp.uint32(1 << 31)

@@ -57,7 +57,7 @@ class Normal:
     beta: float = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.std <= 0:
             yield "std", f"must be above 0, got {self.std}"
         yield from _problems_of_beta(self.beta, scale_residual=self.scale_residual)
@@ -73,7 +73,7 @@ class FanIn:
     beta: float = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.embedding_std <= 0:
             yield "embedding_std", f"must be above 0, got {self.embedding_std}"
         if self.scale_residual and self.zero_residual:

@@ -31,7 +31,7 @@ class Precision:
     gradients: Dtype = "float32"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.compute == "float32" != self.gradients:
             yield "gradients", f"{self.gradients} is narrower than compute={self.compute}; use 'float32'"
 

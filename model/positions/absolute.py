@@ -40,7 +40,7 @@ class Learned(PositionOption):
     added: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.offset < 0:
             yield "offset", f"must be 0 or more, got {self.offset}"
 
@@ -54,7 +54,7 @@ class Sinusoidal(PositionOption):
     added: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.theta <= 0:
             yield "theta", f"must be above 0, got {self.theta}"
 

@@ -31,7 +31,7 @@ class ALiBi(InScores):
     rounded: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.scale <= 0:
             yield "scale", f"must be above 0, got {self.scale}; use NoPositions for no biases"
 

@@ -25,7 +25,7 @@ class LogTemperature:
     scale: float
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.floor < 1:
             yield "floor", f"must be at least 1, got {self.floor}"
         if self.scale <= 0:

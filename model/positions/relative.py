@@ -37,7 +37,7 @@ class RelativeBias(InScores):
     distance: int = 128
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.buckets < 2:
             yield "buckets", f"must be at least 2, got {self.buckets}"
         elif self.distance <= self.buckets // 2:

@@ -41,7 +41,7 @@ class Rotary(InScores):
         return isinstance(self.scaling, DynamicNTK | LongRoPE)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.theta <= 0:
             yield "theta", f"must be above 0, got {self.theta}"
         elif self.theta <= 1 and isinstance(self.scaling, YaRN):

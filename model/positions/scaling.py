@@ -38,7 +38,7 @@ class LinearScaling:
     amplitude = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor)
 
     def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
@@ -57,7 +57,7 @@ class NTK:
     amplitude = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor)
 
     def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
@@ -77,7 +77,7 @@ class DynamicNTK:
     amplitude = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
 
     def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
@@ -119,7 +119,7 @@ class YaRN:
     mscale_all_dim: float | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
         yield from _above_zero(
             beta_slow=self.beta_slow,
@@ -185,7 +185,7 @@ class Llama3Scaling:
     amplitude = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
         yield from _above_zero(low_frequency_factor=self.low_frequency_factor)
         if self.high_frequency_factor < self.low_frequency_factor:
@@ -221,7 +221,7 @@ class LongRoPE:
     attention_factor: float | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in ("short_factors", "long_factors"):
             if any(factor <= 0 for factor in getattr(self, name)):
                 yield name, f"must be above 0, got {min(getattr(self, name))}"

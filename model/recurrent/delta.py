@@ -71,7 +71,7 @@ class GatedDelta(Recurrent):
     chunk: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from self.sizes_below_one("num_heads", "num_key_heads", "head_dim", "value_head_dim", "chunk")
         if self.num_heads >= 1 and self.key_heads >= 1 and self.num_heads % self.key_heads:
             yield (

@@ -41,7 +41,7 @@ class GRU(Recurrent):
     reset: Literal["before", "after"] = "after"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from self.sizes_below_one("num_heads", "head_dim")
 
     def build(

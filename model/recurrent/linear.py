@@ -37,7 +37,7 @@ class LinearAttention(Recurrent):
     chunk: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from self.sizes_below_one("num_heads", "head_dim", "chunk")
 
     def build(

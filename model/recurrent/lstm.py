@@ -40,7 +40,7 @@ class LSTM(Recurrent):
     forget_bias: float | None = 1.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from self.sizes_below_one("num_heads", "head_dim")
 
     @property

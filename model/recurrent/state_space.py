@@ -58,7 +58,7 @@ class StateSpace(Recurrent):
     chunk: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from self.sizes_below_one("num_heads", "num_groups", "head_dim", "state_dim", "chunk")
         if self.num_heads >= 1 and self.num_groups >= 1 and self.num_heads % self.num_groups:
             divisors = [d for d in range(1, self.num_heads + 1) if self.num_heads % d == 0]

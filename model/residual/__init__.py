@@ -1,4 +1,4 @@
-"""Residual schemes: what sublayers read from the stream, and how what they give goes back into it.
+"""Residual schemes: how sublayers read from the residual stream and write to it.
 
 With F a sublayer and N its norm, the next value of the stream x is
 
@@ -11,8 +11,8 @@ With F a sublayer and N its norm, the next value of the stream x is
 | `Parallel`         | x + A(N(x)) + F(M(x)) | Wang, Komatsuzaki 2021 (GPT-J, M is N); Black et al. 2022 (GPT-NeoX) |
 | `HyperConnections` | n of them, mixed      | Zhu et al. 2024                                                      |
 
-A scheme is a file: its option, which begins and ends the stream, and the module that reads and writes in each layer
-(model/residual/scheme.py). This page is the union of them.
+Each scheme is a file with its option, which begins and ends the stream, and its module, which reads and writes in each
+layer (model/residual/scheme.py). This file has the union of the options.
 """
 
 from model.residual.hyper_connections import Dynamic, HyperConnections

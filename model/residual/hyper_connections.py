@@ -1,23 +1,24 @@
-"""Hyper-connections: n streams, which sublayers read, write and mix by trained weights.
+"""Hyper-connections: n streams, which sublayers read, write and mix with trained weights.
 
-Zhu et al. 2024, "Hyper-Connections" (arXiv 2409.19606), sections 2.1 to 2.3. With H (n, D) the streams of a token and F
-a sublayer with the norm N on what it reads,
+Zhu et al. 2024, "Hyper-Connections" (arXiv 2409.19606), sections 2.1 to 2.3. With H (n, D) the streams of a token, F a
+sublayer and N the norm of its input,
 
     h = A_m^T H        H' = A_r^T H + B^T F(N(h))                                              (2)
 
-where A_m (n) says how the sublayer reads, A_r (n, n) how the streams go on, and B (n) where it writes. All streams
-begin as the embedding; the logits read their sum. *Static* weights are parameters. *Dynamic* ones follow the streams,
-with R = N'(H) a norm of its own and U a row of products with R for each of the three:
+where A_m (n) weighs the streams that the sublayer reads, A_r (n, n) mixes the streams, and B (n) weighs its output for
+each stream. All streams begin as the embedding; the logits read their sum. *Static* weights are parameters. *Dynamic*
+weights depend on the streams, with R = N'(H) for a separate norm N' and a trained matrix U for each of the three:
 
     A_m + s_a tanh(R U_m)        A_r + s_a tanh(R U_r)        B + s_b tanh(R U_b)               (10 to 13)
 
-At first A_r is the identity, B is ones, A_m takes the (k mod n)-th stream in the k-th sublayer of the model (14), U is
-0 and both s are 0.01. Then each stream is that of pre-norm, and with one stream the model is a pre-norm model. Weight
-decay takes the dynamic part (U and both s) and spares the static one, as in section 4, "Implementation".
+At initialization A_r is the identity, B is ones, A_m takes the (k mod n)-th stream in the k-th sublayer of the model
+(14), U is 0 and both s are 0.01. Then each stream equals that of pre-norm, and with one stream the model is a pre-norm
+model. Weight decay applies to the dynamic part (U and both s) and not to the static part, as in section 4,
+"Implementation".
 
-Not as in the paper: N' is the model's kind of norm (there LayerNorm, appendix J). Matrices that write to the stream
-start as under every other scheme; section 4 scales their deviations by n^(1/2), for the sum of the streams before the
-last norm.
+Two things differ from the paper: N' is the model's kind of norm (there LayerNorm, appendix J). Matrices that write to
+the stream have the same initial values as under every other scheme; section 4 scales their deviations by n^(1/2), for
+the sum of the streams before the last norm.
 """
 
 import dataclasses
@@ -38,65 +39,65 @@ AXES = ("batch", "sequence", None, "embed")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dynamic:
-    """Weights that follow the streams; both factors s start at `scale`."""
+    """Weights that depend on the streams; both factors s start at `scale`."""
 
     scale: float = 0.01
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.scale <= 0:
             yield "scale", f"must be above 0, or dynamic=None for static weights, got {self.scale}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class HyperConnections(Scheme):
-    """Several streams; sublayers read a weighted sum of them, normalised, and write to each.
+    """Several streams; a sublayer reads a weighted, normalised sum of them and writes to each.
 
     Attributes:
       streams: n; the paper compares 1, 2, 4 and 8.
-      dynamic: how weights follow the streams; None for static ones.
+      dynamic: how weights depend on the streams; None for static weights.
     """
 
     streams: int = 4
     dynamic: Dynamic | None = Dynamic()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.streams < 1:
             yield "streams", f"must be at least 1, got {self.streams}"
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return HyperStream(self, around, make, before)
 
     def enter(self, x_BTD: jax.Array) -> jax.Array:
-        """The embedding n times, (B, T, n, D)."""
+        """Returns the embedding n times, (B, T, n, D)."""
         return jnp.repeat(x_BTD[:, :, None], self.streams, axis=2)
 
     def leave(self, stream: jax.Array) -> jax.Array:
-        """The sum of the streams, (B, T, D)."""
+        """Returns the sum of the streams, (B, T, D)."""
         return jnp.sum(stream, axis=2)
 
     def cost(self, width: int, length: int, sublayers: int) -> int:
-        """Operations of mixing n streams and, where weights are dynamic, of finding them."""
+        """Returns the operations that mix n streams and, if weights are dynamic, that compute them."""
         n = self.streams
-        mixed = n + n * n + n  # read, passed on, written
+        mixed = n + n * n + n  # read, pass, write
         found = n * (n + 2) if self.dynamic else 0
         return 2 * length * width * (mixed + found) * sublayers
 
 
 class Within(NamedTuple):
-    """The streams passed on within a layer (B, T, n, D), and the weights to write with (B, T, n) or (n)."""
+    """The mixed streams within a layer (B, T, n, D), and the weights B of the write, (B, T, n) or (n)."""
 
     passed_BTnD: jax.Array
     write: jax.Array
 
 
 class HyperStream(Stream):
-    """The weights of each sublayer, and its norms."""
+    """The weights and norms of each sublayer."""
 
     def __init__(self, option: HyperConnections, around: Around, make: ParameterMaker, before: jax.Array | int) -> None:
-        """Args: the option, what the model and the layer say, the maker, the number of sublayers before."""
+        """Args: the option, the settings of the model and the layer, the maker, the number of sublayers before."""
         super().__init__(around, make)
         self.make_norms("norm", make)
         n, width, dynamic = option.streams, around.width, option.dynamic
@@ -114,7 +115,7 @@ class HyperStream(Stream):
         self.dynamic = dynamic is not None
 
     def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, Within]:
-        """N(A_m^T H); the streams A_r^T H, and B."""
+        """Returns N(A_m^T H), and the streams A_r^T H with B."""
         weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
         if self.dynamic:
             normed_BTnD = self.part("follow_norm", i)(stream)
@@ -131,7 +132,7 @@ class HyperStream(Stream):
         return self.part("norm", i)(read_BTD), Within(passed_BTnD, weights[2])
 
     def write(self, stream: Within, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
-        """A_r^T H + B^T y."""
+        """Returns A_r^T H + B^T y."""
         y_BTnD = jnp.broadcast_to(self.scaled(y_BTD, i, context)[:, :, None], stream.passed_BTnD.shape)
         y_BTnD = y_BTnD * narrowed(stream.write[..., None], y_BTnD)
         return context.shard(stream.passed_BTnD + y_BTnD, AXES)

@@ -25,30 +25,30 @@ class PostNorm(Scheme):
     final_norm: ClassVar[bool] = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.alpha <= 0:
             yield "alpha", f"must be above 0, got {self.alpha}"
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return PostNormStream(self.alpha, around, make)
 
 
 class PostNormStream(Stream):
-    """Norms on the sum."""
+    """The norms of the sums."""
 
     def __init__(self, alpha: float, around: Around, make: ParameterMaker) -> None:
-        """Args: the weight of the stream, what the model and the layer say, the maker of parameters."""
+        """Args: the weight of the stream, the settings of the model and the layer, the maker of parameters."""
         super().__init__(around, make)
         self.alpha = alpha
         self.make_norms("norm", make)
 
     def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
-        """X, twice."""
+        """Returns x to the sublayer, and x as the stream."""
         return x_BTD, x_BTD
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
-        """N(alpha x + y)."""
+        """Returns N(alpha x + y)."""
         if self.alpha != 1:
             x_BTD = x_BTD * jnp.asarray(self.alpha, x_BTD.dtype)
         return placed(self.part("norm", i)(x_BTD + self.scaled(y_BTD, i, context)), context)

@@ -17,22 +17,22 @@ class PreNorm(Scheme):
     """Sublayers read the normalised stream."""
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return PreNormStream(around, make)
 
 
 class PreNormStream(Stream):
-    """Norms on what is read."""
+    """The norms of the inputs of sublayers."""
 
     def __init__(self, around: Around, make: ParameterMaker) -> None:
-        """Args: what the model and the layer say, the maker of parameters."""
+        """Args: the settings of the model and the layer, the maker of parameters."""
         super().__init__(around, make)
         self.make_norms("norm", make)
 
     def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
-        """N(x), and x."""
+        """Returns N(x) to the sublayer, and x as the stream."""
         return self.part("norm", i)(x_BTD), x_BTD
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
-        """x + y."""
+        """Returns x + y."""
         return placed(x_BTD + self.scaled(y_BTD, i, context), context)

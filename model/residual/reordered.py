@@ -14,25 +14,25 @@ from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reordered(Scheme):
-    """What a sublayer writes is normalised, and nothing else."""
+    """The output of a sublayer is normalised, its input is not."""
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return ReorderedStream(around, make)
 
 
 class ReorderedStream(Stream):
-    """Norms on what is written."""
+    """The norms of the outputs of sublayers."""
 
     def __init__(self, around: Around, make: ParameterMaker) -> None:
-        """Args: what the model and the layer say, the maker of parameters."""
+        """Args: the settings of the model and the layer, the maker of parameters."""
         super().__init__(around, make)
         self.make_norms("output_norm", make)
 
     def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
-        """X, twice."""
+        """Returns x to the sublayer, and x as the stream."""
         return x_BTD, x_BTD
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
-        """x + N(y)."""
+        """Returns x + N(y)."""
         return placed(x_BTD + self.scaled(self.part("output_norm", i)(y_BTD), i, context), context)

@@ -15,26 +15,26 @@ from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sandwich(Scheme):
-    """What a sublayer reads and what it writes are normalised."""
+    """The input and the output of a sublayer are normalised."""
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
-        """The module of one layer."""
+        """Returns the module of one layer."""
         return SandwichStream(around, make)
 
 
 class SandwichStream(Stream):
-    """Norms on both sides."""
+    """The norms of the inputs and outputs of sublayers."""
 
     def __init__(self, around: Around, make: ParameterMaker) -> None:
-        """Args: what the model and the layer say, the maker of parameters."""
+        """Args: the settings of the model and the layer, the maker of parameters."""
         super().__init__(around, make)
         self.make_norms("norm", make)
         self.make_norms("output_norm", make)
 
     def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
-        """N(x), and x."""
+        """Returns N(x) to the sublayer, and x as the stream."""
         return self.part("norm", i)(x_BTD), x_BTD
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
-        """x + M(y)."""
+        """Returns x + M(y)."""
         return placed(x_BTD + self.scaled(self.part("output_norm", i)(y_BTD), i, context), context)

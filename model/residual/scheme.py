@@ -1,8 +1,8 @@
-"""What every residual scheme is: an option that begins and ends the stream, and a module for each layer.
+"""The interface of residual schemes: an option that begins and ends the stream, and a module for each layer.
 
-The stream is whatever `enter` makes of the embeddings: an array (B, T, D), or any tree of arrays whose shapes stay the
-same from layer to layer, since layers are scanned. Within a layer it may take another form: `read` and `write` hand it
-to each other, so that what both need is computed once.
+`enter` makes the stream from the embeddings: an array (B, T, D), or any tree of arrays whose shapes stay the same from
+layer to layer, since layers are scanned. Within a layer the stream may have another form: `read` returns it and `write`
+takes it, so that values that both need are computed once.
 """
 
 import dataclasses
@@ -23,15 +23,15 @@ Sublayer = Literal["mixer", "ffn"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Around:
-    """What a model and a layer say to a scheme.
+    """The settings of a model and a layer that a scheme needs.
 
     Attributes:
-      sublayers: those of the layer, in order.
+      sublayers: the sublayers of the layer, in order.
       width: D.
-      norm: the kind of its norms.
-      layer_scale: where a trained factor for each channel of what a sublayer adds starts; None for no such factors.
-      multiplier: a constant factor on the same.
-      dropout: the share of it that is dropped while training.
+      norm: the kind of norms.
+      layer_scale: the initial value of a trained factor on each channel of a sublayer's output; None for no factors.
+      multiplier: a constant factor on a sublayer's output.
+      dropout: the dropout rate of a sublayer's output in training.
       reductions: the dtype of sensitive sums.
     """
 
@@ -45,7 +45,7 @@ class Around:
 
 
 class Scheme:
-    """The options of residual schemes.
+    """The interface of residual options.
 
     Attributes:
       final_norm: whether the stream is normalised once more before the logits.
@@ -54,23 +54,23 @@ class Scheme:
     final_norm: ClassVar[bool] = True
 
     def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> "Stream":
-        """The module of one layer; `before` counts the sublayers before it, and is traced where layers are stacked."""
+        """Returns the module of a layer; `before` counts the sublayers before it, and is traced for stacked layers."""
         raise NotImplementedError
 
     def enter(self, x_BTD: jax.Array) -> Any:
-        """The stream that begins with these embeddings."""
+        """Returns the stream that begins with these embeddings."""
         return x_BTD
 
     def leave(self, stream: Any) -> jax.Array:
-        """What the final norm and the logits read of the stream, (B, T, D)."""
+        """Returns the input of the final norm and the logits, (B, T, D)."""
         return stream
 
     def problems_with(self, most: int) -> Iterator[tuple[str, str]]:
-        """Yields fields that do nothing in a model whose layers have at most so many sublayers."""
+        """Yields fields without effect in a model whose layers have at most `most` sublayers."""
         yield from ()
 
     def cost(self, width: int, length: int, sublayers: int) -> int:
-        """Operations of the matrix products by which so many sublayers of a layer read and write `length` tokens."""
+        """Returns the operations of the matrix products with which the sublayers of a layer read and write tokens."""
         return 0
 
 
@@ -78,7 +78,7 @@ class Stream(nnx.Module):
     """The residual stream in one layer."""
 
     def __init__(self, around: Around, make: ParameterMaker) -> None:
-        """Args: what the model and the layer say, the maker of parameters."""
+        """Args: the settings of the model and the layer, the maker of parameters."""
         self.around = around
         for i in around.sublayers:
             gain = around.layer_scale
@@ -89,26 +89,26 @@ class Stream(nnx.Module):
         setattr(self, f"{i}_{name}", part)
 
     def part(self, name: str, i: Sublayer) -> Any:
-        """The part of sublayer i that was kept under a name."""
+        """Returns the part of sublayer i that was kept under a name."""
         return getattr(self, f"{i}_{name}")
 
     def make_norms(self, name: str, make: ParameterMaker, *but: Sublayer) -> None:
-        """Keeps a norm under a name for every sublayer, or for every one but some."""
+        """Keeps a norm under a name for every sublayer except those in `but`."""
         around = self.around
         for i in around.sublayers:
             norm = Norm(around.norm, (around.width,), ("embed",), make, around.reductions)
             self.keep(name, i, None if i in but else norm)
 
     def read(self, stream: Any, i: Sublayer) -> tuple[jax.Array, Any]:
-        """What sublayer i reads, (B, T, D), and the stream as `write` wants it."""
+        """Returns the input of sublayer i, (B, T, D), and the stream as `write` takes it."""
         raise NotImplementedError
 
     def write(self, stream: Any, y_BTD: jax.Array, i: Sublayer, context: Context) -> Any:
-        """The stream with what sublayer i gave."""
+        """Returns the stream with the output of sublayer i."""
         raise NotImplementedError
 
     def scaled(self, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
-        """What sublayer i adds to the stream: with its gain, the multiplier and dropout."""
+        """Returns the output of sublayer i after its gain, the multiplier and dropout."""
         gain, multiplier = self.part("gain", i), self.around.multiplier
         y_BTD = y_BTD if gain is None else y_BTD * narrowed(gain[...], y_BTD)
         y_BTD = y_BTD if multiplier == 1 else y_BTD * jnp.asarray(multiplier, y_BTD.dtype)
@@ -116,5 +116,5 @@ class Stream(nnx.Module):
 
 
 def placed(x_BTD: jax.Array, context: Context) -> jax.Array:
-    """A stream of one vector a token, laid over the mesh."""
+    """Returns a stream of one vector per token, sharded over the mesh."""
     return context.shard(x_BTD, ("batch", "sequence", "embed"))

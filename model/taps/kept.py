@@ -1,7 +1,7 @@
-"""The taps that are kept of layers: of all that have them, or of chosen ones without holding the others.
+"""Collects kept taps while layers run: of all layers that have the tap, or of chosen layers without holding the others.
 
-Of layers that are scanned, a tap of all of them is a result of the scan. Of chosen ones the scan carries a buffer, into
-which those layers write. Layers that are written out keep theirs one by one.
+In a scan of layers, a tap of all of them is a result of the scan. For a tap of chosen layers, the scan carries a buffer
+into which these layers write. Layers that are written out keep their taps one by one.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from model.layers import Group
 from model.taps.values import Taps
 
 # A function that runs every layer of a pattern once: (carry, inputs[, caches]) -> (carry, (caches, given)). The last of
-# the inputs are the numbers of the layers; `given` is a tuple for each index of the pattern, which starts with the taps
-# that the layer keeps, by name.
+# the inputs are the numbers of the layers; `given` has a tuple for each index of the pattern, whose first item is the
+# kept taps of the layer, by name.
 Turn = Callable[..., tuple[Any, tuple[Any, Any]]]
 
 
@@ -24,15 +24,15 @@ class Kept:
     """Collects the taps of layers while groups of them run in turn."""
 
     def __init__(self, taps: Taps) -> None:
-        """Args: those that were asked for."""
+        """Args: the taps that the caller asked for."""
         self.taps = taps
-        # By name: the numbers of layers, and their taps with these in front.
+        # By name: the numbers of layers, and their taps with a leading axis for these layers.
         self.parts: dict[str, list[tuple[Sequence[int], jax.Array]]] = {}
 
     def run_group(
         self, repeat: Callable[[Turn, Any, Any], Any], group: Group, turn: Turn, carry: Any, inputs: Any, scanned: bool
     ) -> tuple[Any, tuple[Any, Any]]:
-        """Runs all turns of a group by `repeat`, and takes the kept taps out of its result."""
+        """Runs all turns of a group with `repeat`, and removes the kept taps from its result."""
         if not self.taps.keep:
             return repeat(turn, carry, inputs)
         if not scanned:
@@ -47,14 +47,14 @@ class Kept:
         return carry, (caches, given)
 
     def stacked(self) -> dict[str, jax.Array]:
-        """Taps by name, with the layers in front: those of all that have it, or the chosen ones in the order asked."""
+        """Returns taps by name, with a leading axis: all layers with the tap, or the chosen ones in the given order."""
         return {name: self._in_order(name, parts) for name, parts in self.parts.items()}
 
     def _add(self, name: str, numbers: Sequence[int], arrays: jax.Array) -> None:
         self.parts.setdefault(name, []).append((numbers, arrays))
 
     def _chosen(self, group: Group, index: int, name: str) -> list[int]:
-        """The layers at one index of a pattern whose tap is kept, where it is not all of them."""
+        """Returns the layers at one index of a pattern whose tap is kept; empty if it is kept of all of them."""
         tap, numbers = self.taps.kept(name), tuple(group.numbers(index))
         assert tap is not None
         return [number for number in numbers if number in (tap.layers or ())] if tap.share(numbers) == "some" else []
@@ -70,7 +70,7 @@ class Kept:
         return keeping
 
     def _buffers(self, group: Group, turn: Turn, carry: Any, inputs: Any) -> dict[tuple[int, str], jax.Array]:
-        """Zeros for the chosen layers of each index in the pattern, by the index and the name of the tap."""
+        """Returns zeros for the chosen layers at each index of the pattern, by the index and the name of the tap."""
         indices = range(len(group.pattern))
         names = [tap.name for tap in self.taps.keep if not isinstance(tap, str)]
         chosen = {(index, name): self._chosen(group, index, name) for index in indices for name in names}
@@ -89,7 +89,7 @@ class Kept:
             for index, (kept, *rest) in enumerate(given):
                 for name in [name for name in kept if (index, name) in buffers]:
                     chosen = jnp.asarray(self._chosen(group, index, name))
-                    # Its row in the buffer; for a layer that is not chosen one past the end, which drops it.
+                    # The layer's row in the buffer; a layer that is not chosen gets a row past the end and is dropped.
                     row = jnp.min(jnp.where(chosen == inputs[-1][index], jnp.arange(len(chosen)), len(chosen)))
                     after[index, name] = buffers[index, name].at[row].set(kept[name], mode="drop")
                 whole.append(({name: x for name, x in kept.items() if (index, name) not in buffers}, *rest))
@@ -100,7 +100,7 @@ class Kept:
     def _in_order(self, name: str, parts: list[tuple[Sequence[int], jax.Array]]) -> jax.Array:
         shapes = sorted({array.shape[1:] for _, array in parts})
         if len(shapes) > 1:
-            raise UserError(f"tap {name!r} has another shape in other layers, {shapes[0]} and {shapes[1]}: not stacked")
+            raise UserError(f"tap {name!r} has shapes {shapes[0]} and {shapes[1]}; keep it of layers with one shape")
         tap = self.taps.kept(name)
         assert tap is not None
         met = [number for numbers, _ in parts for number in numbers]

@@ -1,4 +1,4 @@
-"""The names of all taps, with their axes and meanings: a new tap is a row of `TAPS`."""
+"""The table of all taps: names, axes and meanings. A new tap is a row of `TAPS`."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 class Meaning(NamedTuple):
     """The axes of a tap in one layer, in the letters of the shape suffixes, and the intermediate that it names.
 
-    A tap that is not `editable` is made for the caller alone: the model computes nothing from it.
+    A tap that is not `editable` is made only for the caller: the model computes nothing from it.
     """
 
     axes: str
@@ -43,12 +43,12 @@ TAPS: dict[str, Meaning] = {
     "final_norm": Meaning("BTD", "the residual stream after the last layer and the final norm"),
 }
 
-# Names that taps once had, and their names now.
+# Earlier names of taps, and their present names.
 EARLIER = {"attention_heads": "mixer_heads", "attention_output": "mixer_output"}
 
 
 def table() -> str:
-    """The list as it stands in model/README.md."""
+    """Returns the table for model/README.md."""
     rows = ["| name | axes | meaning | edited |", "| --- | --- | --- | --- |"]
     for name, (axes, text, editable) in TAPS.items():
         rows.append(f"| `{name}` | {axes} | {text} | {'yes' if editable else 'no'} |")

@@ -2,13 +2,13 @@
 
     forward(config, params, tokens_BT, taps=("final_norm", Tap("block_output", layers=(2, 5))))
 
-    def steer(x_BTD, where):  # the same shape and dtype, differentiable in whatever it closes over
+    def steer(x_BTD, where):  # the same shape and dtype, differentiable in the arrays it closes over
         return x_BTD + (where.positions_BT >= 5)[..., None] * direction_D
 
     forward(config, params, tokens_BT, taps=Taps(edit={Tap("block_output", layers=(3,)): steer}))
 
-Modules offer an intermediate by name (`Context.tap`). One that nobody asked for leaves no trace in the compiled
-program. meanings.py has the list of all names.
+Modules offer intermediates by name (`Context.tap`). A tap that no caller asks for adds nothing to the compiled program.
+meanings.py has the list of all names.
 """
 
 import dataclasses
@@ -39,14 +39,14 @@ class Tap:
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Makes the layers a tuple of numbers."""
+        """Converts the layers to a tuple of numbers."""
         if self.layers is not None:
             layers: tuple[Any, ...] = tuple(np.ravel(np.array(self.layers, object)))
             numbers = tuple(int(n) if isinstance(n, np.integer) else n for n in layers)
             object.__setattr__(self, "layers", numbers)
 
     def share(self, numbers: tuple[int, ...] | None) -> Literal["all", "some", "none"]:
-        """How many of these layers it names; of None, which is outside of the layers, all if it names none."""
+        """Returns how many of these layers it names; None is outside of the layers: "all" for a tap without layers."""
         if numbers is None or self.layers is None:
             return "all" if self.layers is None and numbers != () else "none"
         named = sum(number in self.layers for number in numbers)
@@ -55,7 +55,7 @@ class Tap:
 
 @dataclasses.dataclass(frozen=True)
 class Where:
-    """The tokens, and the layer, that an edit is of.
+    """The tokens and the layer of an edit.
 
     Attributes:
       name: the name of the tap.
@@ -72,7 +72,7 @@ class Where:
     segment_ids_BT: jax.Array | None = None
 
 
-# A function of the intermediate to another of its shape and dtype.
+# A function that maps the intermediate to one of the same shape and dtype.
 Edit = Callable[[jax.Array, Where], jax.Array]
 
 
@@ -81,8 +81,8 @@ class Taps:
     """The taps of a forward pass that its caller keeps and edits.
 
     Attributes:
-      keep: the taps to return, after their edits. A tap of layers has an axis in front for these: all layers that have
-        it, or the chosen ones in the order given. Taps of other layers are not held.
+      keep: the taps to return, after their edits. A tap of layers has a leading axis: all layers that have it, or the
+        chosen ones in the given order. Taps of other layers are not held in memory.
       edit: for each tap, a function that replaces the intermediate; several edits of one layer run one after another.
         A cache holds the edited keys, values and latents.
     """
@@ -91,11 +91,11 @@ class Taps:
     edit: Mapping[str | Tap, Edit] = dataclasses.field(default_factory=dict)
 
     def kept(self, name: str) -> Tap | None:
-        """The tap of this name among those to keep."""
+        """Returns the tap of this name among those to keep, or None."""
         return next((tap for tap in self.keep if isinstance(tap, Tap) and tap.name == name), None)
 
     def edits(self, name: str) -> list[tuple[Tap, Edit]]:
-        """The edits of the tap of this name, in turn."""
+        """Returns the edits of the tap of this name, in order."""
         return [(tap, edit) for tap, edit in self.edit.items() if isinstance(tap, Tap) and tap.name == name]
 
 
@@ -103,10 +103,10 @@ NO_TAPS = Taps()
 
 
 def resolved(taps: Taps | Iterable[str | Tap], num_layers: int) -> Taps:
-    """The same with a `Tap` for every name, and layers counted from the first.
+    """Returns the same taps with a `Tap` for every name, and with layers counted from the first.
 
     Raises:
-      UserError: for a layer that is not there, or a tap that is kept twice.
+      UserError: for a layer that does not exist, or a tap that is kept twice.
     """
     if isinstance(taps, str):
         raise UserError(f"taps: expected names, got the text {taps!r}; write ({taps!r},)")
@@ -135,7 +135,7 @@ def _counted(tap: str | Tap, num_layers: int) -> Tap:
 
 
 def edited(taps: Taps, name: str, value: jax.Array, numbers: tuple[int, ...] | None, where: Where) -> jax.Array:
-    """An intermediate after its edits, in code that is traced once for these layers."""
+    """Returns an intermediate after its edits, in code that is traced once for the layers `numbers`."""
     for tap, edit in taps.edits(name):
         share = tap.share(numbers)
         if share == "all":
@@ -148,7 +148,7 @@ def edited(taps: Taps, name: str, value: jax.Array, numbers: tuple[int, ...] | N
 
 
 def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
-    """Raises UserError where shape or dtype change."""
+    """Returns the edited value. Raises UserError if the edit changes shape or dtype."""
     after = edit(value, where)
     if not hasattr(after, "shape"):
         raise UserError(f"the edit of tap {where.name!r} gave {after!r}; it has to return an array")
@@ -158,15 +158,15 @@ def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
             f"the edit of tap {where.name!r} was given {value.dtype} {value.shape} and gave {after.dtype} "
             f"{after.shape}; an edit keeps shape and dtype, as x.at[...].set(...) and y.astype(x.dtype) do"
         )
-    return jax.lax.convert_element_type(after, value.dtype)  # a weak type would be another one to a scan
+    return jax.lax.convert_element_type(after, value.dtype)  # a scan treats a weak type as another type
 
 
-# The layers in which each tap was met while tracing, None for outside of the layers, and whether it is editable there.
+# For each tap, the layers that offered it while tracing (None for outside of the layers), and whether it is editable.
 Offered = dict[str, dict[int | None, bool]]
 
 
 def refuse_idle(taps: Taps, saved: Iterable[str], offered: Offered) -> None:
-    """Raises UserError for a tap that was asked for and is not there, or that cannot be edited or saved."""
+    """Raises UserError for a requested tap that does not exist, or that cannot be edited or saved."""
     for tap in taps.keep:
         assert isinstance(tap, Tap)
         _refuse_missing(tap, offered)

@@ -1,1 +1,1 @@
-"""From token ids to vectors, from vectors to logits and losses."""
+"""Embeddings of token ids, logits, and losses."""

@@ -1,9 +1,9 @@
-"""The loss of a stream and its gradient, without the logits of all tokens: each device takes its own in chunks.
+"""The loss of a stream and its gradient, without the logits of all tokens: each device processes its tokens in chunks.
 
-A device makes the logits of a chunk with its own part of the vocabulary, and uses them up before the next. `nll` keeps
-log Z of each token, from which its derivative makes the logits again; `total` makes the gradient while the logits are
-there, which saves one of four products. What devices have to add up they add up once, after the last chunk. Sums of
-gradients are float32 on a device, and in the format of the parameters given from one to another.
+A device computes the logits of a chunk over its own part of the vocabulary, and frees them before the next chunk. `nll`
+keeps log Z of each token, and its derivative recomputes the logits; `total` computes the gradient together with the
+logits, which saves one of four products. Devices add up their sums once, after the last chunk. A device sums gradients
+in float32; between devices they have the dtype of the parameters.
 """
 
 import dataclasses
@@ -20,13 +20,13 @@ from model.vocabulary.unembedding import Finish
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the logits (B, T, V) are made.
+    """How the logits (B, T, V) are split and computed.
 
     Attributes:
-      layout: of all arrays.
-      tokens, vocab: how B and T, and how V are split over devices.
-      count: the chunks of a device's tokens.
-      finish: from products to logits.
+      layout: the layout of all arrays.
+      tokens, vocab: how B and T, and V, are split over devices.
+      count: the number of chunks of a device's tokens.
+      finish: the map from products to logits.
     """
 
     layout: Layout
@@ -37,34 +37,34 @@ class Plan:
 
     @property
     def axes(self) -> tuple[Axes, Axes, Axes, Axes]:
-        """Those of stream, weight, bias and targets."""
+        """The axes of stream, weight, bias and targets."""
         return (*self.tokens, None), (None, self.vocab), (self.vocab,), self.tokens
 
     def products(self, x_CD: jax.Array, w_DV: jax.Array) -> jax.Array:
-        """What logits are made of, of a chunk."""
+        """Returns the products of a chunk, from which `finish` computes the logits."""
         return jnp.einsum("CD,DV->CV", x_CD, w_DV, preferred_element_type=jnp.dtype(self.finish.dtype))
 
     def is_target(self, target_C: jax.Array, scores_CV: jax.Array) -> jax.Array:
-        """Where the target stands in this device's part of the vocabulary, if it does."""
+        """Returns a mask of the target in this device's vocabulary; False everywhere if it is elsewhere."""
         first = jax.lax.axis_index(self.vocab.mesh_axes) * scores_CV.shape[1] if self.vocab.mesh_axes else 0
         return jax.lax.broadcasted_iota(target_C.dtype, scores_CV.shape, 1) == target_C[:, None] - first
 
     def sums(self, scores_CV: jax.Array, target_C: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Over this device's vocabulary: the highest score, the sum of exp(score - highest), the target's score."""
+        """Returns the highest score, the sum of exp(score - highest), the target's score, in this device's part."""
         highest_C = jnp.max(scores_CV, axis=-1)
         total_C = jnp.sum(jnp.exp(scores_CV - highest_C[:, None]), axis=-1)
         picked_C = jnp.sum(jnp.where(self.is_target(target_C, scores_CV), scores_CV, 0.0), axis=-1)
         return highest_C, total_C, picked_C
 
     def cut(self, x_BT: jax.Array, fill: float = 0) -> jax.Array:
-        """A device's tokens in chunks, the last one filled up: (B, T, ...) to (chunks, C, ...)."""
+        """Splits a device's tokens into chunks and pads the last one: (B, T, ...) to (chunks, C, ...)."""
         x = x_BT.reshape(-1, *x_BT.shape[2:])
         missing = -len(x) % self.count
         x = jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), constant_values=fill) if missing else x
         return x.reshape(self.count, -1, *x.shape[1:])
 
     def joined(self, x_nC: jax.Array, like_BT: jax.Array) -> jax.Array:
-        """The other way round."""
+        """Inverts `cut`: (chunks, C, ...) to (B, T, ...)."""
         rows, length = like_BT.shape[:2]
         return x_nC.reshape(-1, *x_nC.shape[2:])[: rows * length].reshape(rows, length, *x_nC.shape[2:])
 
@@ -73,12 +73,12 @@ class Plan:
 def nll(
     plan: Plan, stream_BTD: jax.Array, w_DV: jax.Array, bias_V: jax.Array | None, targets_BT: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """-log p(target) and log Z of each token, float32 (B, T); their derivative makes the logits again.
+    """Returns -log p(target) and log Z of each token, float32 (B, T); their derivative recomputes the logits.
 
     Args:
-      plan: how.
-      stream_BTD, w_DV, bias_V: of which logits are made.
-      targets_BT: the ids that should come next.
+      plan: how the logits are split and computed.
+      stream_BTD, w_DV, bias_V: the stream, weight and bias of the logits.
+      targets_BT: the ids of the next tokens.
     """
     return _forward(plan, stream_BTD, w_DV, bias_V, targets_BT)[0]
 
@@ -114,7 +114,7 @@ def _backward(plan: Plan, residuals: tuple[Any, ...], towards: tuple[jax.Array, 
     def given(_: Any, __: Any, *of_tokens: jax.Array) -> tuple[Towards, tuple[()]]:
         return Towards(*of_tokens), ()
 
-    # Tokens that fill up a chunk have scores too (the bias), and no log Z of them: an infinite one makes exp(..) 0.
+    # Tokens that pad a chunk have scores too (the bias), but no log Z: an infinite log Z makes exp(..) 0.
     return *_differentiated(plan, given, 0, (jnp.inf, 0, 0), *arrays, log_z_BT, *towards), None
 
 
@@ -131,10 +131,10 @@ def total(
     targets_BT: jax.Array,
     weights_BT: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """The weighted sum of -log p(target), and that sum with the z-loss; only the latter may be differentiated.
+    """Returns the weighted sum of -log p(target), and that sum plus the z-loss; only the latter may be differentiated.
 
-    The gradient is made chunk by chunk beside the loss, from the same logits, but for a factor that comes later. This
-    is for a whole vocabulary: were it split, devices would have to add up log Z in every chunk.
+    The gradient is computed chunk by chunk with the loss, from the same logits; the backward pass then multiplies it by
+    a factor. The vocabulary must not be split: devices would have to add up log Z in every chunk.
     """
     return weighted(*nll(plan, stream_BTD, w_DV, bias_V, targets_BT), weights_BT, z_loss)
 
@@ -165,7 +165,7 @@ def _total_backward(
     grads, of_weight_BT = residuals
 
     def scaled(g: jax.Array) -> jax.Array:
-        """In float32: a factor rounded to the format of the gradient would scale all of it, by up to 2^-9 too much."""
+        """Scales in float32: a factor rounded to the gradient's dtype would be wrong by up to 2^-9 of it."""
         return (g.astype(jnp.float32) * towards[1]).astype(g.dtype)
 
     *of_arrays, of_weight_BT = jax.tree.map(scaled, (*grads, of_weight_BT))
@@ -178,7 +178,7 @@ total.defvjp(_total_forward, _total_backward)
 def weighted(
     nll_BT: jax.Array, log_z_BT: jax.Array, weights_BT: jax.Array, z_loss: float
 ) -> tuple[jax.Array, jax.Array]:
-    """The two sums of `total`, from the losses of tokens."""
+    """Returns the two sums of `total`, from the losses of tokens."""
     summed = jnp.sum(nll_BT * weights_BT)
     if z_loss == 0:
         return summed, summed
@@ -186,7 +186,7 @@ def weighted(
 
 
 class Towards(NamedTuple):
-    """Of the tokens of a chunk: log Z, and the derivatives of what is differentiated by -log p(target) and log Z."""
+    """For the tokens of a chunk: log Z, and the derivatives of the result by -log p(target) and by log Z."""
 
     log_z_C: jax.Array
     dnll_C: jax.Array
@@ -204,17 +204,18 @@ def _differentiated(
     targets_BT: jax.Array,
     *of_tokens_BT: jax.Array,
 ) -> tuple[Any, ...]:
-    """The gradients of stream, weight and bias, and what is kept of each token.
+    """Returns the gradients of stream, weight and bias, and the arrays of each token that `towards` keeps.
 
-    The gradient of the weight goes where the weight lies: scattered, not copied to all devices.
+    The gradient of the weight is sharded like the weight: scattered, not copied to all devices.
 
     Args:
-      plan: how.
-      towards: from the scores of a chunk, its targets, and its part of each `of_tokens_BT`; and what is kept of it.
-      kept: how many arrays that is.
-      fills: the value in each `of_tokens_BT` of the tokens that fill up the last chunk.
+      plan: how the logits are split and computed.
+      towards: maps the scores of a chunk, its targets, and its part of each `of_tokens_BT` to a `Towards` and a tuple
+        of arrays to keep.
+      kept: the number of arrays to keep.
+      fills: for each `of_tokens_BT`, its value for the tokens that pad the last chunk.
       stream_BTD, wide_DV, wide_V, targets_BT: as for `nll`.
-      of_tokens_BT: what `towards` needs.
+      of_tokens_BT: the arrays that `towards` needs.
     """
     over_tokens = tuple(name for sharding in plan.tokens for name in sharding.mesh_axes)
     (stored, _) = plan.layout.parameter_axis_shardings(wide_DV.shape, ("embed", "vocab"))
@@ -256,8 +257,8 @@ def _differentiated(
     mapped = plan.layout.map(on_device, (*plan.axes, *[tokens] * len(of_tokens_BT)), out)
     weights = (wide_DV.astype(compute), _narrow(wide_V, compute))
     found = mapped(stream_BTD, *weights, targets_BT, *of_tokens_BT)
-    # Without the barrier a compiler may leave the reduction of the weight's gradient, and with it a whole copy, for the
-    # end of the step.
+    # Without the barrier the compiler may delay the reduction of the weight's gradient to the end of the step, and keep
+    # a whole copy of it until then.
     grads: tuple[Any, ...] = jax.lax.optimization_barrier(found)
     return grads
 

@@ -1,7 +1,7 @@
-"""The cross-entropy of next-token scores: of whole logits, and of a stream whose logits are made chunk by chunk.
+"""Cross-entropy of next-token logits: of whole logits, or of a stream whose logits are computed chunk by chunk.
 
-Where a device's logits are more than `BLOCK`, no array of all tokens times the vocabulary is made, neither forward nor
-backward (model/vocabulary/chunks.py).
+If a device has more logits than `BLOCK`, neither the forward nor the backward pass makes an array of all tokens times
+the vocabulary (model/vocabulary/chunks.py).
 """
 
 import jax
@@ -13,24 +13,24 @@ from model.vocabulary.chunks import Plan
 from model.vocabulary.unembedding import Unembedding
 
 # The most logits that one device makes at once: 256 MiB of float32. A chunk reads the weight and, backward, reads and
-# writes the sum of its gradients in float32, so that from about 500 tokens on (a vocabulary of 128,000) accelerators
-# wait for products and not for memory; more tokens gain nothing.
+# writes the sum of its gradients in float32. From about 500 tokens on (a vocabulary of 128,000) the products take
+# longer than this memory traffic on accelerators, so that larger chunks gain nothing.
 BLOCK = 2**26
 
 
 def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The loss of each token and its log-normaliser.
+    """Returns the loss of each token and its log-normaliser.
 
     Args:
-      logits_BTV: scores; taken to float32.
-      targets_BT: the ids that should come next.
+      logits_BTV: the logits; cast to float32.
+      targets_BT: the ids of the next tokens.
 
     Returns:
       -log p(target) in nats and log Z, each float32 (B, T).
     """
     logits_BTV = logits_BTV.astype(jnp.float32)
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
-    # A select and a sum, not a look-up: its gradient fuses with that of log Z, and the vocabulary may be sharded.
+    # A select and a sum instead of a look-up: the gradient fuses with that of log Z, and the vocabulary may be sharded.
     is_target_BTV = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2) == targets_BT[..., None]
     picked_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
     return log_z_BT - picked_BT, log_z_BT
@@ -39,13 +39,13 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arr
 def nll(
     stream_BTD: jax.Array, unembedding: Unembedding, targets_BT: jax.Array, layout: Layout
 ) -> tuple[jax.Array, jax.Array]:
-    """`cross_entropy` of the logits of a stream, of which there are never more than `BLOCK` at once on a device.
+    """Returns `cross_entropy` of the logits of a stream; a device makes at most `BLOCK` logits at once.
 
     Args:
       stream_BTD: the residual stream after the final norm.
-      unembedding: what makes logits of it.
-      targets_BT: the ids that should come next.
-      layout: how activations lie on devices.
+      unembedding: the map from the stream to logits.
+      targets_BT: the ids of the next tokens.
+      layout: the layout of activations over devices.
 
     Returns:
       -log p(target) in nats and log Z, each float32 (B, T).
@@ -64,16 +64,16 @@ def total_nll(
     layout: Layout,
     z_loss: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """What training sums up of `nll`. The products of a backward pass are three, as of whole logits, and not four.
+    """Returns the sums of `nll` that training needs; forward and backward need three products, as with whole logits.
 
     Args:
       stream_BTD, unembedding, targets_BT, layout: as for `nll`.
-      weights_BT: how much each token counts, float32.
+      weights_BT: the weight of each token, float32.
       z_loss: the coefficient of log^2 Z.
 
     Returns:
-      The sum of weighted cross-entropies, which has no gradient, and that sum plus the z-loss, which has: what is
-      reported and what is minimised.
+      The weighted sum of cross-entropies, to report, which has no gradient; and that sum plus the z-loss, to minimise,
+      which has one.
     """
     plan = _plan(unembedding, targets_BT, layout)
     if plan is not None and not plan.vocab.mesh_axes:
@@ -86,7 +86,7 @@ def total_nll(
 
 
 def _plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> Plan | None:
-    """How chunks are made; None where all logits of a device are no more than one may have."""
+    """Returns the plan of the chunks; None if all logits of a device fit into one chunk."""
     shape = (*targets_BT.shape, unembedding.w_DV.shape[1])
     shardings = layout.axis_shardings(shape, ("batch", "vocab_sequence", "vocab"))
     rows, length, vocab = (size // sharding.ways for size, sharding in zip(shape, shardings, strict=True))
@@ -95,6 +95,6 @@ def _plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> Pl
 
 
 def chunk_count(tokens: int, vocab_size: int) -> int:
-    """In how many chunks: the fewest that `BLOCK` allows, or up to twice as many where those are of one size."""
+    """Returns how many chunks: the fewest that `BLOCK` allows, or up to twice as many if these have equal sizes."""
     least = -(-tokens // max(1, BLOCK // vocab_size))
     return next((count for count in range(least, 2 * least) if tokens % count == 0), least)

@@ -1,4 +1,4 @@
-"""Tokens to vectors and vectors to logits (model/vocabulary/unembedding.py); the two may share one table.
+"""Token embedding and its unembedding (model/vocabulary/unembedding.py); the two may share one table.
 
 Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied).
 """
@@ -18,27 +18,27 @@ from model.vocabulary.unembedding import Finish, Unembedding
 
 
 class _Unembedding:
-    """The options of how the stream becomes logits."""
+    """The interface of unembedding options."""
 
     def cost(self, width: int, vocab_size: int, length: int) -> int:
-        """Operations of the logits of `length` tokens."""
+        """Returns the operations of the logits of `length` tokens."""
         return 2 * length * width * vocab_size
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tied(_Unembedding):
-    """Logits are products with the token embedding."""
+    """Logits are products with the token embedding table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Untied(_Unembedding):
-    """Logits come from a matrix of their own."""
+    """Logits are products with a separate matrix."""
 
     bias: bool = False
 
 
 class Embedding(nnx.Module):
-    """The token table, and the unembedding where it is a matrix of its own."""
+    """The embedding table, and the unembedding matrix if it is separate."""
 
     def __init__(
         self,
@@ -59,8 +59,8 @@ class Embedding(nnx.Module):
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
 
     def embed(self, tokens_BT: jax.Array, dtype: str, layout: Layout) -> jax.Array:
-        """Looks tokens up, normalises and scales: (B, T) ids to (B, T, D), in the dtype given."""
-        # Were positions and vocabulary split over the same devices, each would gather the table.
+        """Looks up, normalises and scales embeddings: (B, T) ids to (B, T, D), in the given dtype."""
+        # If the same devices split positions and vocabulary, each device would gather the whole table.
         tokens_BT = layout.constrain(tokens_BT, ("batch", "vocab_sequence"))
         x_BTD = layout.constrain(lookup(self.table[...], tokens_BT, dtype), ("batch", "vocab_sequence", "embed"))
         x_BTD = layout.constrain(x_BTD, ("batch", "sequence", "embed"))
@@ -69,7 +69,7 @@ class Embedding(nnx.Module):
         return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
 
     def unembedding(self, dtype: str) -> Unembedding:
-        """What makes logits of the stream, accumulated and returned in the dtype given."""
+        """Returns the map from the stream to logits, which accumulates and returns them in the given dtype."""
         return Unembedding(
             w_DV=self.table[...].T if self.output is None else self.output[...],
             bias_V=None if self.output_bias is None else self.output_bias[...],

@@ -1,4 +1,4 @@
-"""The modules of multi-token prediction, and the loss they add; the equations are in multi_token.py."""
+"""The modules of multi-token prediction, and their loss; the equations are in multi_token.py."""
 
 import dataclasses
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from model.vocabulary.multi_token import Text, ahead
 
 
 class Ahead(nnx.Module):
-    """One module: the stream of the one before it and the embedding of a later token, to the next stream."""
+    """One module: maps the stream of the module before it and the embedding of a later token to the next stream."""
 
     def __init__(self, config: ModelConfig, make: ParameterMaker, before: jax.Array | int) -> None:
         """Args: the model's options, the maker, the number of sublayers before it."""
@@ -40,7 +40,7 @@ class Ahead(nnx.Module):
         self.final_norm = norm() if config.residual.final_norm else None
 
     def __call__(self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context) -> jax.Array:
-        """Equations 21 and 22, (B, T, D)."""
+        """Computes equations 21 and 22, (B, T, D)."""
         joined_BTE = jnp.concatenate([self.stream_norm(x_BTD), self.token_norm(token_BTD)], axis=-1)
         x_BTD = context.shard(project(joined_BTE, self.projection, context.layout), ("batch", "sequence", "embed"))
         stream, _ = self.block(self.residual.enter(x_BTD), context, None)
@@ -48,7 +48,7 @@ class Ahead(nnx.Module):
 
 
 def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module | None:
-    """The modules, each parameter with its depth in front; None for a model that has none."""
+    """Returns the modules, parameters with a leading depth axis; None for a model without them."""
     if config.multi_token is None:
         return None
     keys = jax.random.split(key, config.multi_token.depth)
@@ -66,25 +66,25 @@ def look_ahead(
     context: Context,
     collected: Collected,
 ) -> Collected:
-    """What the layers gave besides their activations, with what the modules add; nothing runs unless tokens count.
+    """Adds the losses and measurements of the modules to those of the layers; without `weights_BT` no module runs.
 
     Args:
       config: the model's options.
-      modules: those of `new_modules`.
-      embedding: the model's.
+      modules: the result of `new_modules`.
+      embedding: the model's embedding.
       x_BTD: the residual stream after the last layer.
-      text: what is read and what is predicted.
-      context: of the forward pass.
-      collected: what the layers gave.
+      text: the tokens to read and to predict.
+      context: the context of the forward pass.
+      collected: the results of the layers.
 
     Raises:
-      UserError: for tokens that count and have no targets.
+      UserError: for weights without targets.
     """
     option = config.multi_token
     if option is None or context.weights_BT is None:
         return collected
     if text.targets_BT is None:
-        raise UserError("multi_token predicts targets further on: where weights_BT is given, give targets_BT too")
+        raise UserError("multi_token predicts later targets and got weights_BT without targets_BT; give targets_BT too")
     graph, state = nnx.split(modules)
     specs = specs_of(state)
     segment_ids_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT

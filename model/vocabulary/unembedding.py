@@ -1,4 +1,4 @@
-"""From the residual stream to logits: soft-cap(factor (x W + b)), as a value that a loss can take in parts.
+"""The unembedding: logits soft-cap(factor (x W + b)) of the residual stream, which a loss can compute in parts.
 
 The soft-cap c * tanh(z / c) is that of Gemma 2 (2024, section 2).
 """
@@ -15,12 +15,12 @@ from model.parameters.projections import matmul
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Finish:
-    """From products of stream and weight to logits.
+    """The map from products of stream and weight to logits.
 
     Attributes:
       factor: multiplies the products, after the bias is added.
       softcap: the bound on absolute logits, or None.
-      dtype: the format of products and logits.
+      dtype: the dtype of products and logits.
     """
 
     factor: float
@@ -28,7 +28,7 @@ class Finish:
     dtype: str
 
     def __call__(self, products: jax.Array, bias_V: jax.Array | None) -> jax.Array:
-        """The logits, (..., V)."""
+        """Returns the logits, (..., V)."""
         logits = products if bias_V is None else products + bias_V.astype(products.dtype)
         if self.factor != 1:
             logits = logits * self.factor
@@ -37,12 +37,12 @@ class Finish:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unembedding:
-    """What makes logits of the stream. The arrays are in the format of their gradients; each use rounds them.
+    """The map from the stream to logits. The arrays have the dtype of their gradients; each use rounds them.
 
     Attributes:
-      w_DV: the weight; the transposed table of embeddings where the two are tied.
+      w_DV: the weight; the transposed embedding table if the two are tied.
       bias_V: the bias, or None.
-      finish: what follows the products.
+      finish: the map from products to logits.
     """
 
     w_DV: jax.Array
@@ -50,7 +50,7 @@ class Unembedding:
     finish: Finish
 
     def logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """The logits of a stream, (B, T, V)."""
+        """Returns the logits of a stream, (B, T, V)."""
         x_BTD = layout.constrain(x_BTD, ("batch", "vocab_sequence", "embed"))
         products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.finish.dtype))
         products_BTV = layout.constrain(products_BTV, ("batch", "vocab_sequence", "vocab"))

@@ -99,7 +99,7 @@ def test_configs_and_flags(refused, command, tmp_path):
     assert "--run is empty; give it a value, or leave it out" in refused("--run=")
     assert "--config is empty" in refused("--config=", own_config=False)
     assert "--set is empty" in refused("--set=")
-    assert "holds a NUL" in refused("--run=a\0b")
+    assert "contains a NUL" in refused("--run=a\0b")
     assert "File name too long" in refused(f"--run={'x' * 5000}")
     text = refused("--confg=x.py")
     assert "Unknown command line flag 'confg'" in text

@@ -1,4 +1,4 @@
-"""launch.convert: what it says, and with which status it ends."""
+"""launch.convert: its output and its exit status."""
 
 import json
 import pathlib
@@ -51,7 +51,7 @@ def test_convert(call, folders, tiny_run):
     assert all(answers[name].status == 0 for name in ("read", "write", "like"))
     assert answers["like"].out.startswith(f"{folders}/mine: written\nconfig.json is that of --like=")
     assert answers["like"].out.endswith(" with this run's vocab_size=257\n")
-    assert "say what config.json it is to have: with --like" in answers["like what"].err
+    assert "describe its config.json: with --like" in answers["like what"].err
     assert "model.width: 1024 -> 32\n" in answers["like another"].err
     assert "--like=gpt2 names the family too; leave out --family=llama" in answers["like and family"].err
     assert "--like has no effect with --from" in answers["like, reading"].err

@@ -14,7 +14,7 @@ MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte
 
 @pytest.fixture(scope="module")
 def answers(call, tiny_run, tiny_text, tmp_path_factory):
-    """What one process says to many calls, by name."""
+    """The answers of one process to many calls, by name."""
     files = tmp_path_factory.mktemp("texts")
     (files / "empty.txt").touch()
     (files / "bad.txt").write_bytes(b"ab\xff")
@@ -107,7 +107,7 @@ def test_the_table_is_for_people(answers):
 
 
 def test_a_table_of_numbers_of_any_size_is_aligned():
-    """What is too large for a float is said so beside its logarithm, and no column runs into the next."""
+    """A value too large for a float is shown as such beside its logarithm, and columns do not run together."""
     huge = 10**18
     tally = Tally([Entry(5.8e18, tokens=huge, bytes=3 * huge, words=10**15), Entry(5.9e18, huge, 2 * huge, 10**15)])
     result = Result(

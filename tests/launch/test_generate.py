@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def answers(call, tiny_run, tmp_path_factory):
-    """What one process says to many calls, by name."""
+    """The answers of one process to many calls, by name."""
     files = tmp_path_factory.mktemp("prompts")
     (files / "lines.txt").write_text("the cat\n\nold café\n")
     (files / "lines.jsonl").write_text('{"prompt": "two\\nlines"}\n')
@@ -53,7 +53,7 @@ def answers(call, tiny_run, tmp_path_factory):
         "unknown flag": (run, "--top_q=1"),
     }
     found = dict(zip(calls, call(MODULE, calls.values()), strict=True))
-    # A second process for what depends on the text of the first.
+    # A second process for the calls that depend on the text of the first.
     text = json.loads(found["greedy"].out)["samples"][0]["text"]
     stops = {
         "stop": (*calls["greedy"], f"--stop={text[4:7]}", "--stop=@@"),

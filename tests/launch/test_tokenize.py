@@ -73,7 +73,7 @@ def test_mistakes_are_named_without_a_traceback(arguments, message, text, tmp_pa
 
 
 def test_advice_names_the_flags_of_this_command(tmp_path):
-    """Not the fields of a config, which this command does not have; what it advises then works."""
+    """The message does not name fields of a config, which this command does not have; its advice works."""
     (tmp_path / "one.txt").write_text("one text, of which no whole file can be held out\n" * 40)
     arguments = (f"--input={tmp_path / 'one.txt'}", f"--output={tmp_path / 'd'}", "--tokenizer=bytes")
     status, _, err = command(*arguments)

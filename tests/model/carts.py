@@ -1,4 +1,4 @@
-"""Options that are no model's, for the tests of what holds for all options."""
+"""Options that belong to no model, for tests that hold for all options."""
 
 import dataclasses
 from collections.abc import Iterator

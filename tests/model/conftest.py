@@ -1,4 +1,4 @@
-"""What the tests of the model share: one small model, parameters that NumPy draws, and a compiled forward pass."""
+"""Fixtures that all tests of the model share: a small model, parameters drawn by NumPy, a compiled forward pass."""
 
 import dataclasses
 import functools
@@ -32,7 +32,7 @@ def small_config(**changes):
 
 
 def drawn_params(config, seed=0, scale=0.3):
-    """Parameters of any model, all at random: biases are not 0 and norm weights are not 1, so that none can hide."""
+    """Random parameters of any model: biases are not 0 and norm weights are not 1, so that a test sees each of them."""
     rng = np.random.default_rng(seed)
 
     def draw(path, leaf):

@@ -1,4 +1,4 @@
-"""Mechanisms at random, together: whatever can be built works in every way a model is run."""
+"""Random combinations of mechanisms: every model that can be built runs in every way."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ from model.residual import PostNorm
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward
 
-# What numbers a field is drawn from: few and small, so that they mostly go together and operations are compiled once.
+# The numbers that a field is drawn from: few and small, so that most are compatible and operations compile once.
 NUMBERS = {
     "vocab_size": [11],
     "context_length": [12],
@@ -66,7 +66,7 @@ def options(cls):
 
 
 def values(name, annotation):
-    """A strategy for what an annotation admits."""
+    """A strategy for the values that an annotation admits."""
     if name == "layers":
         return st.sampled_from(LAYERS)
     choices = []
@@ -91,7 +91,7 @@ def values(name, annotation):
 
 
 def without_clashes(config):
-    """The config without those exceptions that something is wrong with; None where the rest does not go together."""
+    """Returns the config without its invalid exceptions; None if the rest is invalid too."""
     for _ in range(5):
         problems = find_problems(config)
         if not problems:
@@ -110,7 +110,7 @@ def assert_close(one, other):
 
 
 def parameters(config):
-    """Parameters at random, vectors around a half, so that none of them hides."""
+    """Random parameters, vectors around a half, so that each of them has an effect."""
     rng = np.random.default_rng(0)
     draw = lambda x: 0.3 * rng.standard_normal(x.shape) + 0.5 * (x.ndim < 3)  # noqa: E731
     return jax.tree.map(lambda x: jnp.asarray(draw(x), x.dtype), abstract_params(config))
@@ -175,7 +175,7 @@ def places(tree, path=()):
 
 
 def mutated(tree, draw):
-    """A JSON tree with one thing in it replaced, removed, renamed or taken from elsewhere in it."""
+    """A JSON tree with one item replaced, removed, renamed or copied from elsewhere in the tree."""
     tree = json.loads(json.dumps(tree))
     *above, last = draw.choice([path for path in places(tree) if path])
     node = functools.reduce(lambda node, name: node[name], above, tree)
@@ -203,7 +203,7 @@ STARTS = [
 
 
 def refusal(tree):
-    """What is said against a config in JSON; None where it can be built, which it then is."""
+    """Returns the error of a config in JSON; builds it and returns None if it is valid."""
     try:
         config = from_json(ModelConfig, tree)
         check(config, "model")

@@ -1,4 +1,4 @@
-"""Every check of a model's options: what is refused, with which words, and what looks odd and is allowed."""
+"""Every check of a model's options: refused configs with their messages, and unusual configs that are allowed."""
 
 import copy
 import dataclasses
@@ -87,7 +87,7 @@ def long(**changes):
         ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
         (
             {"multi_token": MultiToken(depth=16)},
-            "multi_token.depth: predicts 17 tokens ahead, and context_length=16 has no token to do so at",
+            "multi_token.depth: predicts 17 tokens ahead, too many for context_length=16; lower it",
         ),
         ({"multipliers": Multipliers(logits=0.0)}, "multipliers.logits: must be above 0, got 0.0"),
         ({"residual": PostNorm(alpha=-1.0)}, "residual.alpha: must be above 0, got -1.0"),
@@ -174,16 +174,16 @@ def long(**changes):
         ),
         (
             {"ffn": None, "mixer": None, "position": NoPositions()},
-            "ffn: None, and mixer is None too, which leaves a layer with nothing",
+            "ffn: None, and mixer is None too, which leaves a layer empty",
         ),
         (
             {"exceptions": (Except(layers="1", ffn=None), Except(layers="1", mixer=None))},
-            "exceptions.0.ffn: None, and mixer is None too, which leaves a layer with nothing in it; give it one",
+            "exceptions.0.ffn: None, and mixer is None too, which leaves a layer empty; give it a mixer or an ffn",
         ),
-        ({"mixer": None}, "position: Rotary is a choice for attention, and layers with mixer=None have none"),
+        ({"mixer": None}, "position: Rotary acts only in attention, and layers with mixer=None have none"),
         (
             {"mixer": None, "position": NoPositions(), "dropout": Dropout(attention=0.1)},
-            "dropout.attention: drops weights of attention, and mixer=None has none",
+            "dropout.attention: drops attention weights, and mixer=None has none",
         ),
         (
             {"ffn": None, "residual": Parallel(shared_norm=False)},

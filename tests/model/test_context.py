@@ -1,4 +1,4 @@
-"""What travels beside the activations: the layout, and taps, of which nothing is left unless they are asked for."""
+"""The context of a forward pass: the layout, and taps, which add nothing to a program unless a caller asks for them."""
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,7 @@ def program(config, tokens, taps=()):
 
 @pytest.mark.parametrize("changes", MODELS.values(), ids=MODELS)
 def test_no_cost_when_not_asked(changes, small, tokens, monkeypatch):
-    """The program without taps is, letter for letter, that of a model which offers none; asking changes it."""
+    """A program without taps is, letter for letter, that of a model that offers no taps; a requested tap changes it."""
     config = small(**changes)
     unasked = program(config, tokens)
     asked = {
@@ -65,7 +65,7 @@ def test_a_tap_that_is_not_in_the_list_is_a_mistake_of_its_module():
 
 
 def test_the_model_is_told_where_it_runs():
-    """A kernel is chosen by the layout's platform, which may not be the one that traces (a pod's, compiled on a CPU)."""
+    """The layout's platform chooses the kernel, even if another platform traces (a pod's program, compiled on a CPU)."""
 
     class OfAPod(Layout):
         platform = "tpu"

@@ -1,4 +1,4 @@
-"""Edits of taps: what they do, where they act, and that one which would do nothing is refused."""
+"""Edits of taps: their effect, the layers where they act, and errors for edits without effect."""
 
 import dataclasses
 
@@ -42,7 +42,7 @@ def logits(config, params, tokens, edit=None, **options):
 
 
 def changed(params, path, change):
-    """Parameters with one of them changed, by its path."""
+    """Returns parameters with one of them changed, by its path."""
     if not path:
         return change(params)
     return {**params, path[0]: changed(params[path[0]], path[1:], change)}
@@ -123,7 +123,7 @@ def test_patching_everything_gives_the_other_run_and_patching_nothing_changes_no
 
 @pytest.mark.parametrize("way", WAYS)
 def test_an_edit_has_gradients(way, small, drawn, tokens):
-    """Of a vector that is added in one layer: that of the bias which is added there; one more layer would be infinite."""
+    """The gradient of a vector added in one layer is that of the bias there; a second layer would make it infinite."""
     config = small(num_layers=3, mixer=GroupedQuery(num_heads=4, output_bias=True), **WAYS[way])
     params = drawn(config)
     towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
@@ -209,7 +209,7 @@ def met(config, params, tokens):
 
 
 def another(x, where):
-    """Other numbers, and experts that are there."""
+    """Returns other numbers, and numbers of existing experts."""
     return (x + 1) % 6 if x.dtype == jnp.int32 else x * 0.7 + 0.1
 
 

@@ -1,4 +1,4 @@
-"""What every mixer and every feed-forward layer says of itself."""
+"""The interface that every mixer and every feed-forward option implements."""
 
 import dataclasses
 

@@ -125,7 +125,7 @@ def required(cls):
 
 
 def choices():
-    """Every field that chooses among words or among classes: the case of its option, its path, all it can be."""
+    """Returns every field that chooses among words or classes: the case of its option, its path, all its values."""
     for cls in sorted(reachable(), key=lambda cls: cls.__name__):
         for name, annotation in fields_of(cls).items():
             words = [w for a in alternatives(annotation) if typing.get_origin(a) is Literal for w in typing.get_args(a)]

@@ -1,4 +1,4 @@
-"""The table of mechanisms and the tests that hold them to account: tests/parity/mechanisms.py."""
+"""The table of mechanisms and of their reference tests, tests/parity/mechanisms.py, is complete."""
 
 import pathlib
 

@@ -109,7 +109,7 @@ def test_parameters():
 
 @pytest.mark.parametrize("option", [LayerNorm(), RMSNorm()], ids=repr)
 def test_two_axes_are_normalised_as_one(option):
-    """QK-norm over a whole projection needs this: heads and their widths together."""
+    """The norm of the last two axes, heads and their width: QK-norm over a whole projection needs it."""
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
     norm = Norm(option, (2, 4), ("heads", "head_dim"), make, "float32", over=2)
     weights = np.random.default_rng(6).normal(1, 0.5, (2, 4)).astype(np.float32)

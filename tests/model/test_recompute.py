@@ -1,4 +1,4 @@
-"""What the backward pass keeps and what it computes again."""
+"""The intermediates that the backward pass keeps, and those that it recomputes."""
 
 import contextlib
 import dataclasses
@@ -36,7 +36,7 @@ def loss(config, tokens):
 
 
 def equations(jaxpr):
-    """All equations of a program, with those of what it calls."""
+    """Yields all equations of a program and of the programs that it calls."""
     for equation in jaxpr.eqns:
         yield equation
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
@@ -44,7 +44,7 @@ def equations(jaxpr):
 
 
 def given_by_scan(config, tokens):
-    """The shapes that the first scan of the gradient gives for each layer: what the backward pass is given."""
+    """Returns the shapes that the first scan of the gradient keeps of each layer for the backward pass."""
     jaxpr = jax.make_jaxpr(jax.grad(loss(config, tokens)))(abstract_params(config)).jaxpr
     scan = next(equation for equation in equations(jaxpr) if equation.primitive.name == "scan")
     return Counter(v.aval.shape[1:] for v in scan.outvars[scan.params["num_carry"] :])

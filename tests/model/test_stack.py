@@ -81,7 +81,7 @@ def test_scanned_and_written_out_are_one_function(small, drawn, tokens, remat):
 
 
 def test_dropout_draws_the_same_in_every_grouping(small, drawn, run, tokens):
-    """A layer's mask is drawn from its number, whatever stack it lies in."""
+    """The dropout mask of a layer depends on the number of the layer and not on its stack."""
     from model.dropout import Dropout
 
     alike = small(num_layers=5, dropout=Dropout(residual=0.5))
@@ -96,9 +96,7 @@ def test_dropout_draws_the_same_in_every_grouping(small, drawn, run, tokens):
 
 def test_taps_of_different_shapes_are_not_stacked(small, drawn, tokens):
     config = small(exceptions=(Except(layers="1", ffn=Gated(width=20)),))
-    with pytest.raises(
-        UserError, match=r"'ffn_hidden' has another shape in other layers, \(2, 12, 20\) and \(2, 12, 24\)"
-    ):
+    with pytest.raises(UserError, match=r"'ffn_hidden' has shapes \(2, 12, 20\) and \(2, 12, 24\)"):
         jax.eval_shape(lambda: forward(config, drawn(config), tokens, taps=["ffn_hidden"]).logits_BTV)
     taps = jax.eval_shape(lambda: forward(config, drawn(config), tokens, taps=["ffn_output"]).taps)
     assert taps["ffn_output"].shape == (2, 2, 12, 16)

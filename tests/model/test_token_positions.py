@@ -1,4 +1,4 @@
-"""A token stands where its document says, however rows are filled: scores of a document are those of it alone."""
+"""Positions count within documents, for every packing of rows: the scores of a document equal those of it alone."""
 
 import numpy as np
 import pytest

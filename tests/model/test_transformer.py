@@ -1,4 +1,4 @@
-"""The whole model: against decoders written in plain NumPy, and against itself run in other ways."""
+"""The whole model against decoders in plain NumPy, and against itself run in other ways."""
 
 import functools
 import math

@@ -95,7 +95,7 @@ def test_an_override_that_does_not_fit(assignment, words, config):
     ("source", "message"),
     [
         ("x = (\n", "odd.py, line 1: SyntaxError: '(' was never closed"),
-        ("import sys\nsys.exit(0)\n", "odd.py, line 2: the config ends Python (SystemExit(0))"),
+        ("import sys\nsys.exit(0)\n", "odd.py, line 2: the config exits Python (SystemExit(0))"),
         ("def f():\n    return f()\nf()\n", "odd.py, line 2: RecursionError: maximum recursion depth exceeded"),
         (
             "class E(Exception):\n    def __str__(self): return 5\n\nraise E\n",
@@ -108,7 +108,7 @@ def test_an_override_that_does_not_fit(assignment, words, config):
         ("experiment = 5\n", "odd.py defines no `experiment = Experiment(...)`, got int"),
         (CONFIG.replace("Training(num_steps=20)", "Training"), "training: expected Training(...), got <class"),
         (CONFIG.replace("peak=1e-3", "peak=float('nan')"), "schedule.peak: expected a finite number"),
-        (CONFIG.replace("Data(", "Data(path='a\\0b', "), "data.path='a\\x00b' holds a NUL"),
+        (CONFIG.replace("Data(", "Data(path='a\\0b', "), "data.path='a\\x00b' contains a NUL"),
         (CONFIG.replace("num_steps=20", "num_steps=20, init_from=''"), "training.init_from= is empty"),
         (CONFIG.replace("Data(", "Data(prefetch=2**31, "), "data.prefetch: expected at most 1,000, got 2,147,483,648"),
         (CONFIG.replace("batch_size=8", "batch_size=2**31"), "make one batch of more than 268,435,456 tokens"),

@@ -1,1 +1,1 @@
-"""Checkpoints: saved, checked, kept, restored."""
+"""Checkpoints: saving, verification, retention and restoring."""

@@ -1,4 +1,4 @@
-"""Checksums of arrays, by which a checkpoint is known to be whole.
+"""Checksums of arrays, which show whether a checkpoint is undamaged.
 
 They depend neither on the mesh nor on a file format.
 """
@@ -17,14 +17,14 @@ Cut = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """A number below 2^32 for every array, by dotted name: its bits, each word times an odd number of its place."""
+    """The checksum of every array, by dotted name: the sum of its bits, as words, times 1, 3, 5, ..., modulo 2^32."""
     cuts = tuple(short_axis(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
     return {name: int(value) for name, value in jax.device_get(folded(tree, cuts)).items()}
 
 
 @functools.partial(jax.jit, static_argnums=1)  # a program for each array would be too small for the cache of programs
 def folded(tree: Any, cuts: tuple[Cut, ...]) -> dict[str, jax.Array]:
-    """The same on the devices, each array cut as `short_axis` says."""
+    """Computes the checksums on the devices, each array cut as `short_axis` says."""
 
     def fold(x: jax.Array, cut: Cut) -> jax.Array:
         x = x.reshape(cut[0])
@@ -38,11 +38,11 @@ def folded(tree: Any, cuts: tuple[Cut, ...]) -> dict[str, jax.Array]:
 
 
 def short_axis(shape: tuple[int, ...], held: tuple[int, ...]) -> Cut:
-    """The shape with one axis cut in two, and the one of the two to sum over first; none where no axis can be cut.
+    """The shape with one axis cut in two, and the one of the two to sum over first; none if no axis can be cut.
 
-    On CPUs XLA writes all products down before it sums them over a long axis: as many words as the state has, at a
-    tenth of the speed. Over a short one it sums them as they come. What is summed first lies on one device, where
-    `held` is the shape of its part: nothing but sums goes from one device to another.
+    Before XLA sums over a long axis on CPUs, it stores all products: as many words as the state has, at a tenth of the
+    speed. Over a short axis it sums without storing them. The axis that is summed first is whole on one device, whose
+    part of the array has the shape `held`, so only sums move between devices.
     """
     factor = lambda size: max(n for n in range(1, SHORT + 1) if size % n == 0)  # noqa: E731
     ways = [(factor(part), part == size, -axis) for axis, (size, part) in enumerate(zip(shape, held, strict=True))]
@@ -50,7 +50,7 @@ def short_axis(shape: tuple[int, ...], held: tuple[int, ...]) -> Cut:
     if n == 1:
         return shape, ()
     axis = -before
-    # Memory is read in runs of the last axis, which are left long where it is not spread over devices.
+    # Memory is read in runs of the last axis. They stay long if this axis is not split over devices.
     runs = whole and axis == len(shape) - 1
     cut = (n, shape[axis] // n) if runs else (shape[axis] // n, n)
     return (*shape[:axis], *cut, *shape[axis + 1 :]), (axis if runs else axis + 1,)

@@ -1,7 +1,8 @@
-"""Why a checkpoint could not be read: damage, or a fault of something else.
+"""Finds out why a checkpoint could not be read: damage, or another fault.
 
-Damage is what was read and is wrong. A permission, a disk that does not answer, too little memory, a race with another
-process or a library that fails say nothing of the bytes; nothing may be moved, removed or begun anew for them.
+A checkpoint is damaged if its bytes were read and are wrong. A permission, a disk that does not answer, too little
+memory, a race with another process or a failing library say nothing about the bytes. For these faults nothing may be
+moved, removed or started again.
 """
 
 import json
@@ -15,10 +16,10 @@ from train.checkpoints.files import MissingError, difference
 from train.files.files import AS_IT_WAS
 from train.files.paths import AnyPath
 
-# Words in the errors of tensorstore: for content that is wrong or missing, and for an error of the system.
+# Words in tensorstore's errors: for wrong or missing content, and for a system error.
 _FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
 _OF_THE_SYSTEM = re.compile("os_error_code|OS error")
-_DETAILS = re.compile(r" \[[\w ]+(\[\d+\])?='.*$")  # the end of such an error, for its developers
+_DETAILS = re.compile(r" \[[\w ]+(\[\d+\])?='.*$")  # the end of these errors, for tensorstore's developers
 
 
 class DamagedError(UserError):
@@ -26,7 +27,7 @@ class DamagedError(UserError):
 
 
 class UnreadableError(UserError):
-    """A checkpoint that cannot be read now, which says nothing of its bytes."""
+    """A checkpoint that cannot be read now; its bytes may be right."""
 
 
 def damaged(checkpoint: AnyPath, how: str) -> DamagedError:
@@ -40,8 +41,8 @@ def unreadable(checkpoint: AnyPath, cause: str) -> UnreadableError:
 
 
 def explain(checkpoint: AnyPath, error: Exception, named: Callable[[str], str] = str) -> DamagedError | UnreadableError:
-    """What a library's error means, after a look at the files that it read; `named` puts the user's paths into it."""
-    if not isinstance(checkpoint, pathlib.Path):  # whose store gives back what it was given
+    """The meaning of a library's error, after a check of the files that it read; `named` restores the user's paths."""
+    if not isinstance(checkpoint, pathlib.Path):  # a store returns the bytes that it was given
         return (damaged if _found_wrong(error) else unreadable)(checkpoint, cause(error, named))
     try:
         wrong, compared = difference(checkpoint)
@@ -57,12 +58,12 @@ def explain(checkpoint: AnyPath, error: Exception, named: Callable[[str], str] =
 
 
 def cause(error: BaseException, named: Callable[[str], str] = str) -> str:
-    """What went wrong at the bottom of a chain of errors, on one line."""
+    """The message of the first error in a chain of errors, on one line."""
     error = _bottom(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror + (f": {named(os.fsdecode(error.filename))}" if error.filename else "")
     text = _DETAILS.sub("", re.sub(r"\s+", " ", named(str(error))).strip())
-    if not isinstance(error, UserError | ValueError | MissingError):  # the text of others may be a name alone
+    if not isinstance(error, UserError | ValueError | MissingError):  # other errors may have only a name as their text
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= 400 else f"{text[:150]} ... {text[-245:]}"  # libraries put the cause at the end
 
@@ -74,7 +75,7 @@ def _bottom(error: BaseException) -> BaseException:
 
 
 def _found_wrong(error: BaseException) -> bool:
-    """Whether a library's error says that it read something and found it wrong, or found a file missing."""
+    """Whether a library's error reports wrong content or a missing file."""
     error = _bottom(error)
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | FileNotFoundError):
         return True

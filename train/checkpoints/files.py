@@ -1,6 +1,6 @@
-"""The files of a checkpoint: whether all of it was written, and whether what lies there is what was written.
+"""Checks the files of a checkpoint: whether all were written, and whether they still have the written bytes.
 
-Both without orbax, so that a fault of a library can be told from damage on the disk.
+Both checks work without orbax, so that they can tell a library's fault from damage on the disk.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ SMALL = 1 << 20
 
 
 class MissingError(Exception):
-    """A part of a checkpoint that was not written."""
+    """A part of a checkpoint is missing or was not written as given."""
 
 
 def require_arrays(item: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises MissingError unless a folder has each array whole: its description, and the last byte of every piece.
+    """Raises MissingError unless a folder has every array completely: its description, and the end of every piece.
 
     No array is read. Takes a folder in orbax's format (tensorstore's OCDBT, arrays in zarr) with a plain path.
     """
@@ -64,16 +64,16 @@ def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
 
 
 def record(checkpoint: pathlib.Path) -> None:
-    """Writes the sizes and digests of the files of a checkpoint's items beside them; reads each, while it is cached."""
+    """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached."""
     found = {str(path.relative_to(checkpoint)): _read(path) for item in ITEMS for path in _files(checkpoint / item)}
     (checkpoint / RECORD).write_text(json.dumps(found, indent=1), encoding="ascii")
 
 
 def difference(checkpoint: pathlib.Path) -> tuple[str | None, bool]:
-    """What of a checkpoint is not as it was recorded, None for nothing; and whether every byte of it was compared.
+    """The first difference of a checkpoint from its record, or None; and whether every byte was compared.
 
-    Every file is read to its end, and by nothing but the system. Raises OSError for one that cannot be read. Until
-    November 2026 no digest of a larger file was recorded: its size alone is compared then.
+    Every file is read to its end with plain system calls. Raises OSError for a file that cannot be read. Until November
+    2026 no digest of a larger file was recorded: then only its size is compared.
     """
     seen = {str(path.relative_to(checkpoint)): _read(path) for path in _files(checkpoint)}
     if lacking := [item for item in ITEMS if not (checkpoint / item).is_dir()]:

@@ -1,9 +1,9 @@
-"""A path that every library reads as the system does, for a folder whose own path some of them read otherwise.
+"""A plain path to a folder whose own path some libraries read differently from the system.
 
-Orbax hands paths to `glob`, where brackets, stars and question marks are patterns. Tensorstore turns backslashes into
-slashes, cannot take a name that is no UTF-8, and writes UTF-8 in any locale. Both take `gs:` and the like for a bucket
-wherever it stands, and etils takes /gs, /s3, /az and /hf for buckets. A symbolic link with a plain name leads round all
-of that, without a hook in any of them, in every thread, and for what they do to paths in later versions.
+Orbax passes paths to `glob`, where brackets, stars and question marks are patterns. Tensorstore turns backslashes into
+slashes, cannot read a name that is not UTF-8, and writes UTF-8 in any locale. Both read `gs:` and other schemes as a
+bucket anywhere in a path, and etils reads /gs, /s3, /az and /hf as buckets. A symbolic link with a plain name avoids
+all of this: without a hook in any library, in every thread, and also if later versions treat paths differently.
 """
 
 import os
@@ -16,12 +16,12 @@ import weakref
 from model.errors import UserError
 from train.files.paths import AnyPath
 
-_MARKS = frozenset("._+=@,~ /-")  # that stand in a path for themselves, as letters and digits do
+_MARKS = frozenset("._+=@,~ /-")  # like letters and digits, these have no special meaning in a path
 _BUCKETS = frozenset({"gs", "s3", "az", "hf"})
 
 
 def is_plain(path: pathlib.Path) -> bool:
-    """Whether an absolute path is of characters that no library reads as anything but themselves."""
+    """Whether an absolute path has only characters that every library reads literally."""
     text = str(path)
     if not all(c in _MARKS or c.isalnum() for c in text):
         return False
@@ -31,9 +31,9 @@ def is_plain(path: pathlib.Path) -> bool:
 
 
 class PlainPath:
-    """A way to a folder, which need not be there yet: `path` is plain, and is the folder's own path if that is.
+    """A plain path to a folder, which need not exist yet: `path` is the folder's own path if it is plain, or a link.
 
-    A path in a store is one that orbax and tensorstore know.
+    For a folder in a store, `path` has a form that orbax and tensorstore know.
 
     Raises UserError when a link is needed and there is no place for it.
     """
@@ -57,18 +57,18 @@ class PlainPath:
                 continue
             return home / self._name()
         raise UserError(
-            f"the path {str(self._folder)!r} has characters that the checkpoint library takes for something else, and "
-            "there is no folder for temporary files to lead round them; set TMPDIR to one that can be written, or give "
-            "a path of letters and digits"
+            f"the path {str(self._folder)!r} has characters that the checkpoint library misreads, and there is no "
+            "folder for temporary files in which to make a link to it; set TMPDIR to a folder that can be written, or "
+            "give a path of letters and digits"
         )
 
     def _name(self) -> str:
         return self._folder.name if is_plain(pathlib.Path("/", "-", self._folder.name)) else "folder"
 
     def intact(self) -> bool:
-        """Whether the path still leads to the folder: links in a folder of temporary files may be cleared away."""
+        """Whether the path still leads to the folder: the system may remove links from its temporary folder."""
         return self.path == self._folder or os.path.islink(self.path)
 
     def named(self, text: str) -> str:
-        """A message of a library, with the folder's own path in place of the plain one."""
+        """A message of a library, with the folder's own path in place of the plain path."""
         return text.replace(str(self.path), str(self._folder))

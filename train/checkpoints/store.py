@@ -1,4 +1,4 @@
-"""Checkpoints: orbax, written in the background, atomic, verified when written and when read.
+"""The checkpoint store: orbax writes checkpoints atomically in the background; they are verified on write and on read.
 
 A checkpoint holds the parameters, the rest of the state (step, optimizer, key, guard) and a note: the experiment, the
 step, and a checksum of every array that depends neither on the mesh nor on the file format. It restores onto any mesh.
@@ -34,13 +34,13 @@ from train.parallel.table import path_name
 from train.state import TrainState
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
-# Bytes of a file that arrays are written into, of all files' share of them, and of what is compressed at a time.
+# An array file has FILE bytes, or this SHARE of all bytes if that is more; PIECE bytes are compressed at a time.
 FILE, SHARE, PIECE = 32 << 20, 1 / 256, 4 << 20
-TOGETHER = 128 << 20  # bytes of the arrays that are read at a time, or one array
+TOGETHER = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
 
 def flat(tree: Any) -> dict[str, Any]:
-    """A tree as one dict from dotted names to arrays, which is how it lies on disk."""
+    """A tree as one dict from dotted names to arrays, the form on disk."""
     return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -55,11 +55,11 @@ class CheckpointStore:
     """The checkpoints of one run folder.
 
     Attributes:
-      run: the run folder; checkpoints lie in RUN/checkpoints. One in a store can be read only.
-      options: what to keep.
+      run: the run folder; its checkpoints are in RUN/checkpoints. A folder in a store can only be read.
+      options: which checkpoints to keep.
       say: prints a line that the user should see.
-      read_only: for commands that only look.
-      failure: why the last save failed; None when it did not.
+      read_only: for commands that only read.
+      failure: why the last save failed; None if it did not fail.
     """
 
     run: AnyPath
@@ -68,9 +68,9 @@ class CheckpointStore:
     read_only: bool = False
 
     def __post_init__(self) -> None:
-        """Opens the folder; what an interrupted save left behind is named and removed.
+        """Opens the folder; reports and removes the remains of an interrupted save.
 
-        Raises UnreadableError when the folder, or which checkpoint is the best, cannot be read.
+        Raises UnreadableError when the folder, or a loss that decides the best checkpoint, cannot be read.
         """
         self.folder = self.run / "checkpoints"
         self.failure: str | None = None
@@ -80,7 +80,7 @@ class CheckpointStore:
                 self.say(f"checkpoint {left} was left half-written by an interrupted save; removing it")
         self._losses: dict[int, float] = {}
         self._saving: int | None = None
-        # What is being saved: the shapes of the arrays, by item and name, and the note.
+        # The save in progress: the shapes of its arrays, by item and name, and its note.
         self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
         self._given: dict[str, Any] = {}
         self._manager = self._open()
@@ -97,7 +97,7 @@ class CheckpointStore:
             cleanup_tmp_directories=False,  # see _remove_half_written
             read_only=self.read_only,
             create=not self.read_only,
-            # What lies in gs:// was copied there, without the mark that orbax gives what it writes there.
+            # Checkpoints in gs:// were copied there, so they lack the mark that orbax gives its own writes there.
             atomicity_options=ocp.options.AtomicityOptions(allow_legacy_atomic_rename=is_remote(self.run)),
             async_options=None if self.read_only else ocp.AsyncOptions(post_finalization_callback=self._check_written),
         )
@@ -114,7 +114,7 @@ class CheckpointStore:
             except DamagedError:
                 continue
             except UnreadableError as error:
-                if not self.read_only:  # the one that was the best might be removed
+                if not self.read_only:  # without its loss the best checkpoint might be removed
                     raise
                 self._unjudged = error
         return self._manager
@@ -129,10 +129,10 @@ class CheckpointStore:
             raise UnreadableError(f"{self.folder} cannot be read: {error.strerror}; {AS_IT_WAS}") from error
 
     def _remove_half_written(self) -> list[str]:
-        """Removes what saves that did not end have left, and returns their steps.
+        """Removes the remains of unfinished saves, and returns their steps.
 
-        Writers of a save that failed may still be at it: errors of a removal that races them are no reason to fail the
-        next save, as they would be in orbax's own clean-up.
+        Writers of a failed save may still run. If a removal races them and fails, the next save must not fail for it,
+        as it would with orbax's own clean-up.
         """
         found = [self.folder / name for name in self._listed() if _HALF_WRITTEN in name]
         for left in found:
@@ -148,9 +148,9 @@ class CheckpointStore:
         return sorted(self._manager.all_steps())
 
     def is_whole(self, step: int) -> bool | None:
-        """Whether a step has a checkpoint whose files are all as they were written; makes no array.
+        """Whether a step has a checkpoint whose files all have the bytes that were written; loads no array.
 
-        None if a file has no recorded digest, as before November 2026: then only restoring it tells. Raises
+        None if a file has no recorded digest, as before November 2026: then only restoring it can tell. Raises
         UnreadableError if a file cannot be read.
         """
         if step not in self.steps():
@@ -162,9 +162,9 @@ class CheckpointStore:
         return False if wrong is not None else compared or None
 
     def best_step(self) -> int | None:
-        """The step whose checkpoint has the lowest validation loss; None when none has one.
+        """The step whose checkpoint has the lowest validation loss; None when no checkpoint has a loss.
 
-        Raises UnreadableError when the loss of one of them cannot be read.
+        Raises UnreadableError when the loss of a checkpoint cannot be read.
         """
         if self._unjudged is not None:
             raise self._unjudged
@@ -174,8 +174,8 @@ class CheckpointStore:
     def save(self, experiment: Experiment, state: TrainState, step: int, loss: float | None) -> None:
         """Starts a save in the background; the arrays may be donated as soon as this returns.
 
-        A save that fails, of this step or of the one before, is reported; those before it stay as they are. One that
-        cannot be read has failed; until it is known that it can, nothing is removed for it.
+        A failed save, of this step or of the one before, is reported; earlier checkpoints stay unchanged. A save that
+        cannot be read back has failed; no older checkpoint is removed until the new one is known to be readable.
         """
         self.finish()
         if not self._plain.intact():
@@ -197,10 +197,10 @@ class CheckpointStore:
         self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
 
     def _check_written(self) -> None:
-        """Raises MissingError unless all of the save under way is there, and records its files.
+        """Raises MissingError unless the save in progress is complete, and records its files.
 
-        Orbax calls it in the background, when everything is written and nothing has its name yet; an error keeps it so,
-        and keeps the older checkpoints too.
+        Orbax calls it in the background, when everything is written and before the checkpoint gets its name. After an
+        error the checkpoint gets no name, and the older checkpoints stay.
         """
         if jax.process_index() > 0:
             return
@@ -212,24 +212,24 @@ class CheckpointStore:
         record(written)
 
     def poll(self) -> None:
-        """Reports the save under way if it has failed, and waits for nothing; for every step."""
+        """Reports the save in progress if it has failed, without waiting; called at every step."""
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.finish()
 
     def finish(self) -> None:
-        """Waits for the save under way."""
+        """Waits for the save in progress."""
         self._report_failure(self._manager.wait_until_finished)
         self._saving = None
 
     def close(self) -> None:
-        """Waits for the save under way and lets go of the folder."""
+        """Waits for the save in progress and closes the folder."""
         self.finish()
         self._manager.close()
 
     def _report_failure(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except Exception as error:  # what tensorstore and orbax raise on a failing disk has no common class
+        except Exception as error:  # the errors of tensorstore and orbax on a failing disk have no common class
             failed, self._saving = self._saving, None
             with contextlib.suppress(Exception):
                 self._manager.close()
@@ -241,10 +241,10 @@ class CheckpointStore:
             self.say(f"WARNING: checkpoint {failed} could not be written: {self.failure}; {good}")
 
     def restore_latest(self, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState | None:
-        """The newest checkpoint that is whole, placed by `shardings`; None when the folder holds none.
+        """The state of the newest undamaged checkpoint, placed by `shardings`; None when there is no checkpoint.
 
-        Damaged ones are named and passed over. Raises UserError when all are damaged, when one cannot be read for
-        another reason, and when they belong to another model; then everything stays as it is.
+        Damaged checkpoints are reported and skipped. Raises UserError when all are damaged, when one cannot be read for
+        another reason, and when they belong to another model; then nothing is changed.
         """
         bad: list[int] = []
         for step in reversed(self.steps()):
@@ -275,7 +275,7 @@ class CheckpointStore:
         self._manager = self._open()
 
     def restore(self, step: int, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState:
-        """The state of one step, as far as `abstract` has it: without `opt_state` a run can be evaluated.
+        """The state of one step, restricted to the arrays of `abstract`: evaluation needs no `opt_state`.
 
         Raises DamagedError, UnreadableError, or another UserError for another model's checkpoint.
         """
@@ -284,7 +284,7 @@ class CheckpointStore:
         placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
         names = self._names(step, note, placed)
         wanted = {names[name]: leaf for name, leaf in flat(placed).items()}
-        apart = {name: leaf for name, leaf in wanted.items() if name.startswith("params.")}  # an item of its own
+        apart = {name: leaf for name, leaf in wanted.items() if name.startswith("params.")}  # a separate item
         params = self._read_arrays(step, "params", {name.removeprefix("params."): x for name, x in apart.items()})
         arrays = {f"params.{name}": x for name, x in params.items()}
         arrays |= self._read_arrays(step, "rest", {name: x for name, x in wanted.items() if name not in apart})
@@ -299,7 +299,8 @@ class CheckpointStore:
     def _names(self, step: int, note: dict[str, Any], state: TrainState) -> dict[str, str]:
         """The name in a checkpoint of every array of a state.
 
-        Raises UserError when it lacks one, or has one that the state lacks: another version of this code wrote it.
+        Raises UserError when the checkpoint lacks an array of the state, or has an array that the state lacks: then
+        another version of this code wrote it.
         """
         wanted, stored = flat(state), set(note["checksums"])
         names = stored_names(note["format"], wanted, stored)
@@ -311,7 +312,7 @@ class CheckpointStore:
             if note["format"] != CHECKPOINT_FORMAT and name.startswith("opt_state."):
                 raise UserError(
                     f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
-                    f"some parameters otherwise ({what}), so this run cannot go on. It can be evaluated, and another "
+                    f"some parameters differently ({what}); this run cannot continue. It can be evaluated, and another "
                     f"run can start from its parameters: --run=... --set training.init_from={self.run}"
                 )
             raise self._other_code(step, what)
@@ -333,13 +334,13 @@ class CheckpointStore:
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """The arrays of these shapes and formats on their devices; few at a time: each is there twice for a while."""
+        """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice."""
         arrays: dict[str, Any] = {}
         for some in _together(abstract):
             restore_args = ocp.checkpoint_utils.construct_restore_args(some)
             wanted = ocp.args.PyTreeRestore(some, restore_args=restore_args, partial_restore=True)
             arrays |= self._read(step, **{item: wanted})[item]
-        if empty := [name for name, x in arrays.items() if not isinstance(x, jax.Array)]:  # as without its _METADATA
+        if empty := [name for name, x in arrays.items() if not isinstance(x, jax.Array)]:  # without its _METADATA
             raise explain(self.folder / str(step), ValueError(f"NOT_FOUND: orbax gave no array for {empty[0]}"))
         return arrays
 
@@ -347,14 +348,14 @@ class CheckpointStore:
         try:
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             return {name: restored[name] for name in items}
-        except Exception as error:  # what a damaged file raises depends on where the damage lies
+        except Exception as error:  # the place of the damage in a file decides which error is raised
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise  # the commands say what to do about too little memory on a device
             raise explain(self.folder / str(step), error, self._plain.named) from error
 
 
 def _together(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
-    """Groups of arrays that are read at a time."""
+    """Yields groups of arrays to read at a time."""
     group: dict[str, jax.ShapeDtypeStruct] = {}
     for name, x in arrays.items():
         if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > TOGETHER:
@@ -365,7 +366,7 @@ def _together(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax
 
 
 def _in_pieces(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
-    """A save that has little more than a file in memory at a time: what a file is to hold is gathered before."""
+    """A save that holds little more than a file's arrays in memory at a time: it gathers them before it writes."""
     pieces = {name: ocp.SaveArgs(chunk_byte_size=PIECE) for name in arrays}
     size = max(FILE, int(SHARE * sum(x.nbytes for x in arrays.values())))
     return ocp.args.PyTreeSave(arrays, save_args=pieces, ocdbt_target_data_file_size=size)
@@ -376,9 +377,9 @@ def _digest(note: dict[str, Any]) -> str:
 
 
 def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: pathlib.Path) -> None:
-    """Raises UserError when a checkpoint's parameters are of another model or optimizer than the experiment's."""
+    """Raises UserError when a checkpoint's parameters belong to another model or optimizer than the experiment's."""
     stored, given = note["experiment"], to_json(experiment)
-    with contextlib.suppress(UserError):  # an option that has come since stands at its default
+    with contextlib.suppress(UserError):  # options that were added since have their defaults
         stored = to_json(from_json(Experiment, current_config(stored)))
     changed = differences(stored["model"], given["model"], "model")
     changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")

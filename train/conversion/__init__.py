@@ -1,1 +1,1 @@
-"""Published weights in and out: a Hugging Face folder as a run folder, and a run folder as a Hugging Face folder."""
+"""Conversion of published weights: from a Hugging Face folder to a run folder, and back."""

@@ -1,4 +1,4 @@
-"""The config.json of a run that was not read from one: made from its model, or like another one."""
+"""Makes the config.json of a run that has none of its own, from its model or from another config.json."""
 
 import contextlib
 from typing import Any
@@ -12,19 +12,19 @@ from model.options.words import nearest
 from train.files.files import read_json
 from train.files.paths import AnyPath, as_path
 
-# What a config.json says of the files that it came with, and not of the model.
+# Keys of a config.json that describe its files and not the model.
 OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
-# What families call the most tokens of a sequence.
+# The families' keys for the largest number of tokens in a sequence.
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
 
 
 def family_for(name: str | None, run: AnyPath) -> Family:
-    """The family of that name, where it makes a config.json from a model. Raises UserError that says what else does."""
+    """The family of that name. Raises UserError, with alternatives, if it cannot make a config.json from a model."""
     known = ", ".join(sorted(family.name for family in FAMILIES if family.publish))
     other = "--like=FILE, a config.json that describes its model, or --like=NAME, a published model such as qwen3-0.6b"
     if name is None:
         raise UserError(
-            f"{run} was not read from published weights, so say what config.json it is to have: with {other}; or with "
+            f"{run} was not read from published weights, so describe its config.json: with {other}; or with "
             f"--family, which makes one for: {known}"
         )
     family = family_named(name)
@@ -36,16 +36,16 @@ def family_for(name: str | None, run: AnyPath) -> Family:
 
 
 def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
-    """The config.json of a run's model, made like another one.
+    """The config.json of a run's model, made from another config.json.
 
     Args:
-      like: a config.json that describes the model, the folder that it lies in, or the name of a published model.
-      config: the model.
+      like: a config.json that describes the model, its folder, or the name of a published model.
+      config: the model's options.
       run: the run folder, for messages.
 
     Returns:
-      Its family, its values, and those of them that are the run's where `like` has something else: the size of the
-      vocabulary and the context length.
+      Its family, its values, and the values in which the run differs from `like`: the size of the vocabulary and the
+      context length.
 
     Raises:
       UserError: when `like` is none of these, or describes another model; it lists every field that differs.

@@ -1,6 +1,6 @@
-"""A Hugging Face folder: config.json, safetensors files with or without an index, and what else lies beside them.
+"""A Hugging Face folder: config.json, safetensors files with or without an index, and the other files beside them.
 
-Of a safetensors file the header is kept as it is, so that the same file can be written again to the byte.
+The header of a safetensors file is kept unchanged, so that the same file can be written again byte for byte.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 DTYPES |= {"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
 DTYPES |= {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
-# Weights in formats that are not read here; they are not carried along with what lies beside the weights.
+# Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """A tensor as a header describes it."""
+    """The description of a tensor in a header."""
 
     name: str
     file: str
@@ -43,14 +43,14 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The header of a safetensors file: its bytes, and the tensors in the order in which they lie in the file."""
+    """The header of a safetensors file: its bytes, and the tensors in the order of the file."""
 
     file: str
     content: bytes
 
     @property
     def tensors(self) -> tuple[Stored, ...]:
-        """The tensors."""
+        """The tensors, in the order of the file."""
         described = json.loads(self.content[8:])
         described.pop("__metadata__", None)
         found = [
@@ -61,11 +61,11 @@ class Header:
 
 
 def read_header(path: AnyPath) -> Header:
-    """The header of a file. Raises UserError when it is no safetensors file, a damaged one, or cannot be read."""
+    """The header of a file. Raises UserError when it is no safetensors file, is damaged, or cannot be read."""
     if not isinstance(path, pathlib.Path):
         return _header_in_store(path)
     try:
-        with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:  # which checks it
+        with safetensors.safe_open(path, framework="numpy"), open(path, "rb") as file:  # safe_open checks the file
             size = file.read(8)
             return Header(path.name, size + file.read(int.from_bytes(size, "little")))
     except safetensors.SafetensorError as error:
@@ -75,7 +75,7 @@ def read_header(path: AnyPath) -> Header:
 
 
 def _header_in_store(path: epath.Path) -> Header:
-    """The same of a file in a store, of which no more than the header is read."""
+    """The header of a file in a store; reads only the header."""
     with read_errors(path):
         length = path.stat().length
         with path.open("rb") as file:
@@ -104,7 +104,7 @@ def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) 
 
 
 def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored], np.ndarray]) -> Iterator[Stored]:
-    """Writes a file with this header, tensor by tensor, and yields each that is written."""
+    """Writes a file with this header, tensor by tensor, and yields each written tensor."""
     with replaced(folder / header.file) as file:
         file.write(header.content)
         for stored in header.tensors:
@@ -118,7 +118,7 @@ class Folder:
     """A folder that was opened for reading."""
 
     def __init__(self, path: AnyPath) -> None:
-        """Raises UserError when it is no such folder, or has weights in no format but others."""
+        """Raises UserError when it is no Hugging Face folder, or has no weights in safetensors files."""
         self.path = path
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
@@ -141,18 +141,18 @@ class Folder:
             if pickles:
                 raise UserError(
                     f"{self.path} has its weights in {', '.join(pickles)}: pickle files, which can run any code when "
-                    "they are opened, so they are not; take the safetensors files of the same model, or load it once "
-                    "with transformers where that is safe and save it with save_pretrained"
+                    "they are opened, so they are not read; take the safetensors files of the same model, or load it "
+                    "once with transformers where that is safe and save it with save_pretrained"
                 )
             raise UserError(f"{self.path} has no *.safetensors file")
         return names
 
     def beside(self) -> list[AnyPath]:
-        """The files that hold no weights, as far as they lie in the folder itself."""
+        """The files without weights that are directly in the folder."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
 
     def read(self, stored: Stored) -> np.ndarray:
-        """A tensor. Nothing else of its file comes into memory, nor stays mapped there."""
+        """A tensor. No other part of its file is read into memory or stays mapped."""
         offset = len(self._files[stored.file].content) + stored.begin
         dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
         path = self.path / stored.file
@@ -165,9 +165,9 @@ class Folder:
 
 @contextlib.contextmanager
 def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder to fill, which takes its name when all is written; what an interrupted call leaves is no such folder.
+    """Yields a folder to fill; it gets its name when it is complete. An interrupted call leaves no folder of that name.
 
-    Raises UserError when there is something of that name that is not an empty folder.
+    Raises UserError when the path exists and is not an empty folder.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"{path} exists already; give another one, or delete it")

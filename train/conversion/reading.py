@@ -1,7 +1,7 @@
-"""From a Hugging Face folder to a run folder, tensor by tensor.
+"""Converts a Hugging Face folder to a run folder, tensor by tensor.
 
-RUN/origin keeps what the weights were: config.json and all that lay beside the weights, the headers of the safetensors
-files, and the tensors that hold no weights, so that the same files can be written again.
+RUN/origin keeps the other contents of the folder: config.json and all files beside the weights, the headers of the
+safetensors files, and the tensors that are not weights, so that the same files can be written again.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ from train.state import Recipe, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
-# The longest windows that launch.evaluate takes when it is not told how long they should be.
+# The longest default window of launch.evaluate.
 LONGEST_WINDOW = 2048
 
 
@@ -67,12 +67,12 @@ def read_published(
     """Writes a run folder whose checkpoint 0 holds published weights.
 
     Args:
-      source: the Hugging Face folder, of this machine or in a store.
-      run: the run folder, which must not exist, on this machine.
+      source: the Hugging Face folder, on this machine or in a store.
+      run: the run folder, on this machine; it must not exist.
       stored_as: the format of parameters; None for the smallest that holds the published ones exactly.
       compute: the format of matrix products; None for that of parameters.
-      context_length: the most tokens of a sequence; None for what config.json says.
-      mesh: of the devices here, which is written down as the run's own; None for FSDP over all of them.
+      context_length: the largest number of tokens in a sequence; None for the value in config.json.
+      mesh: the mesh of the devices here, recorded as the run's own; None for FSDP over all of them.
 
     Raises:
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
@@ -109,9 +109,9 @@ def read_published(
 
 
 def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict[str, str]:
-    """The name in the files of every tensor of the table that they have.
+    """Maps every tensor of the table that the files have to its name in the files.
 
-    Raises UserError that lists every tensor that is missing, is of another shape, or is none of the model's.
+    Raises UserError that lists every tensor that is missing, has another shape, or does not belong to the model.
     """
     table, problems = family.tensors(config), []
     names = family.names(config, folder.tensors)
@@ -138,7 +138,7 @@ def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict
 def read_params(
     folder: Folder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
 ) -> dict[str, Any]:
-    """The parameters on the experiment's mesh: on the host there is one tensor at a time, on a device its shards."""
+    """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
     mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
     placed = flat(placements(config, mesh, experiment.sharding))
@@ -167,7 +167,7 @@ def read_params(
 
 
 def _shards(piece: np.ndarray, dtype: Any, where: NamedSharding) -> jax.Array:
-    """A slice of a stack on the devices, each of which is given the part that it has of the stack's."""
+    """A slice of a stack on the devices; each device gets the part that it holds of the stack."""
     inner = NamedSharding(where.mesh, PartitionSpec(*where.spec[len(where.spec) - piece.ndim :]))
     return jax.make_array_from_callback(piece.shape, inner, lambda index: np.asarray(piece[index], dtype))
 
@@ -177,7 +177,7 @@ def _put(where: Any) -> Any:
     """A program that writes a slice into a stack of parameters, in place."""
 
     def put(stack: jax.Array, piece: jax.Array, index: tuple[int, ...]) -> jax.Array:
-        # For at[index].set XLA on CPUs copies a whole stack of bfloat16, to round what is there already.
+        # For at[index].set XLA on CPUs copies a whole stack of bfloat16, to round its present values.
         start = (*index, *(0,) * piece.ndim)
         return jax.lax.dynamic_update_slice(stack, piece.reshape(*(1,) * len(index), *piece.shape), start)
 
@@ -185,7 +185,7 @@ def _put(where: Any) -> Any:
 
 
 def _smallest(config: ModelConfig, table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
-    """The smallest format that holds every tensor exactly, but for those that are always kept in float32."""
+    """The smallest format that holds every tensor exactly, except the tensors that are always float32."""
     known = named(specs(config))
     held = [name for name in names if known[table[name].parts[0].parameter].traits.stored == "parameters"]
     return "bfloat16" if {folder.tensors[names[name]].dtype for name in held} == {"BF16"} else "float32"
@@ -214,7 +214,7 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
 
 
 def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
-    """The state before a first step from these parameters; plain descent keeps no arrays of their size."""
+    """The state before the first step, with these parameters; plain gradient descent keeps no arrays of their size."""
     recipe = Recipe.of(experiment)
     parts = partition_params(recipe, params)
     return TrainState(
@@ -239,7 +239,7 @@ def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
 
 
 def _write_tokenizer(option: HuggingFace | SentencePieceFile | None, into: pathlib.Path) -> None:
-    """Writes a dataset without text, which holds the tokenizer."""
+    """Writes a dataset without text that holds the tokenizer."""
     if option is not None:
         tokenizer = make_tokenizer(option, ())
         save_tokenizer(tokenizer, into)

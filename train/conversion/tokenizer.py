@@ -1,4 +1,4 @@
-"""The tokenizer of a Hugging Face folder as an option: which file, which ids begin and end a document."""
+"""The tokenizer of a Hugging Face folder as an option: its file, and the ids that begin and end a document."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from train.files.paths import AnyPath
 
 
 def tokenizer_option(folder: AnyPath, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
-    """The tokenizer in a folder, with as many ids as the model has; None where there is no file of one."""
+    """The tokenizer in a folder, with as many ids as the model has; None if the folder has no tokenizer file."""
     about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if (folder / "tokenizer.json").is_file():
         return _of_tokenizer_json(folder, about, vocab_size)
@@ -39,6 +39,6 @@ def _of_tokenizer_json(folder: AnyPath, about: dict[str, Any], vocab_size: int) 
 
 
 def _content(token: Any) -> str | None:
-    """The text of a special token, which stands alone or in an object."""
+    """The text of a special token, which is given alone or in an object."""
     content: str | None = token.get("content") if isinstance(token, dict) else token
     return content

@@ -1,4 +1,4 @@
-"""From a run folder to a Hugging Face folder, tensor by tensor: the files it was read from, or new ones."""
+"""Converts a run folder to a Hugging Face folder, tensor by tensor: the files that it was read from, or new files."""
 
 import pathlib
 import shutil
@@ -28,7 +28,7 @@ from train.run.folder import ORIGIN
 from train.run.loaded import load_params
 from train.terminal.progress import Progress
 
-LARGEST_FILE = 5 * 10**9  # bytes, as transformers has it
+LARGEST_FILE = 5 * 10**9  # bytes, the default of transformers
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -43,22 +43,22 @@ def write_published(
 ) -> dict[str, Any]:
     """Writes the parameters of a checkpoint as published weights.
 
-    A run that was read from a Hugging Face folder, or trained from one that was, gets that folder's files again, with
-    the weights that it has now. For another one, say what its config.json is to be, by `like` or by `family`.
+    A run that was read from a Hugging Face folder, or trained from such a run, gets that folder's files again, with its
+    present weights. Any other run needs `like` or `family`, from which its config.json is made.
 
     Args:
       run: the run folder.
       target: the Hugging Face folder, which must not exist.
       checkpoint: latest, best, or a step.
       family: the name of a family that makes a config.json from a model.
-      like: a config.json that describes the model, the folder that it lies in, or the name of a published model.
-      mesh: of the devices here; None as for `train.run.loaded.load_run`.
+      like: a config.json that describes the model, its folder, or the name of a published model.
+      mesh: the mesh of the devices here; None as for `train.run.loaded.load_run`.
 
     Returns:
-      What config.json has of the run where `like` has something else: the size of its vocabulary, its context length.
+      The values of config.json in which the run differs from `like`: the size of its vocabulary, its context length.
 
     Raises:
-      UserError: for a model that the family does not have, or that is not the one described; nothing is written then.
+      UserError: for a model that the family cannot describe, or that differs from `like`; then nothing is written.
     """
     config = experiments.load(run).model
     origin = fetched(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
@@ -70,7 +70,7 @@ def write_published(
             raise UserError(f"--family={family}, but {run} was read from the family {chosen.name}; leave it out")
         if like is not None:
             raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
-        # The context length --context_length may have set.
+        # --context_length may have set the context length.
         if changed := differences_of_models(chosen.config_of(values), config, "context_length"):
             listed = "\n  ".join(changed)
             raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
@@ -90,7 +90,7 @@ def write_published(
 
 
 def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
-    """Copies what lay beside the weights; the headers of their files."""
+    """Copies the files beside the weights; returns the headers of the weight files."""
     headers = []
     for path in sorted(origin.iterdir()):
         if path.name.endswith(HEADER):
@@ -103,7 +103,7 @@ def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
 def _anew(
     family: Family, values: dict[str, Any], config: ModelConfig, run: AnyPath, into: pathlib.Path
 ) -> list[Header]:
-    """Writes config.json, the tokenizer and an index, if there is more than one file; the headers of the files."""
+    """Writes config.json, the tokenizer, and an index if there are several files; returns the headers of the files."""
     tokenizer = dataset_of_run(run).tokenizer
     values = values | {"torch_dtype": config.precision.parameters, "eos_token_id": tokenizer.end_of_document}
     values |= {"bos_token_id": tokenizer.begin_of_document}
@@ -115,7 +115,7 @@ def _anew(
     for name, tensor in family.tensors(config).items():
         if tensor.copy:
             continue
-        dtype = leaves[tensor.parts[0].parameter].dtype  # a load bias is float32 whatever the others are
+        dtype = leaves[tensor.parts[0].parameter].dtype  # a load bias is always float32
         bytes_here = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
         if files[-1] and size + bytes_here > LARGEST_FILE:
             files.append([])
@@ -138,7 +138,7 @@ def _write(
     buffers: dict[str, np.ndarray],
     into: pathlib.Path,
 ) -> None:
-    """Writes the files; on the host there is one tensor at a time."""
+    """Writes the files; the host holds one tensor at a time."""
     stored = {tensor.name for header in headers for tensor in header.tensors}
     tensors, names = family.tensors(config), family.names(config, stored)
     table = {names[name]: tensor for name, tensor in tensors.items()}
@@ -160,10 +160,10 @@ def _write(
 
 
 def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
-    """A slice of a stack on the host, put together from the shards; no device is given what another one holds."""
+    """A slice of a stack, assembled on the host from the shards; no data moves between devices."""
     if x.is_fully_replicated:
         x = x.addressable_shards[0].data
-        return np.asarray(x[index] if index else x)  # the whole array is no slice, of which there would be a copy
+        return np.asarray(x[index] if index else x)  # x[()] would copy the whole array
     found = np.empty(x.shape[len(index) :], x.dtype)
     for shard in x.addressable_shards:
         held = [range(*part.indices(size)) for part, size in zip(shard.index, x.shape, strict=True)]

@@ -23,7 +23,7 @@ class SentencePiece:
     split_digits: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.vocab_size < 300:
             yield (
                 "vocab_size",
@@ -103,7 +103,7 @@ class WholeFiles:
     keep_generated: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not 0 < self.fraction < 1:
             yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
         if self.similarity is not None and not 0 < self.similarity <= 1:
@@ -119,7 +119,7 @@ class Tail:
     fraction: float = 0.1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not 0 < self.fraction < 1:
             yield "fraction", f"expected a share between 0 and 1, got {self.fraction}"
 
@@ -180,7 +180,7 @@ class Source:
     field: str = "text"
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not self.path:
             yield "path", "expected a path, got an empty string"
         if not self.weight > 0:
@@ -212,7 +212,7 @@ class Data:
     prefetch: int = dataclasses.field(default=16, metadata=HOW)
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name, least in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
             if getattr(self, name) < least:
                 yield name, f"expected at least {least}, got {getattr(self, name)}"

@@ -1,1 +1,1 @@
-"""Measuring a trained model: perplexity and bits per byte of a split, of files, and what they are compared with."""
+"""Evaluation of a trained model: perplexity and bits per byte of a split or of files, and baselines for comparison."""

@@ -1,7 +1,7 @@
-"""What general-purpose compressors make of a text: the bits per byte that a language model should beat.
+"""Baselines from general-purpose compressors: the bits per byte that a language model should beat.
 
-gzip and xz know nothing but the text itself. A model has seen the training text, so the fairer bar is an xz that has
-seen it too: what the text adds to the size of the training text, in one window large enough for both.
+gzip and xz know nothing but the text itself. A model has seen the training text, so the fairer baseline is an xz that
+has seen it too: the bytes that the text adds to the compressed training text, in one window large enough for both.
 """
 
 import concurrent.futures
@@ -17,7 +17,7 @@ LARGEST_PRIMED = 256 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A compressor, the bytes that it needs for the text, and those divided by the text's, in bits."""
+    """A compressor, the bytes that it needs for the text, and its bits per byte of the text."""
 
     name: str
     compressed_bytes: int
@@ -25,7 +25,7 @@ class Baseline:
 
 
 def text_baselines(text: bytes, primer: bytes | None = None) -> list[Baseline]:
-    """Bits per byte of gzip -9, of xz -9e and, where a primer is given, of xz -9e primed with it.
+    """Bits per byte of gzip -9, of xz -9e and, if a primer is given, of xz -9e primed with it.
 
     Args:
       text: the files, joined end to end.
@@ -36,7 +36,7 @@ def text_baselines(text: bytes, primer: bytes | None = None) -> list[Baseline]:
     """
     if not text:
         raise ValueError("an empty text has no bits per byte")
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # the compressors let go of the interpreter's lock
+    with concurrent.futures.ThreadPoolExecutor() as pool:  # the compressors release the interpreter's lock
         gzipped = pool.submit(lambda: len(gzip.compress(text, compresslevel=9, mtime=0)))
         sizes = {"gzip -9": gzipped, "xz -9e": pool.submit(xz_size, text)}
         results = {name: size.result() for name, size in sizes.items()}

@@ -1,4 +1,4 @@
-"""A run beside what is not a language model: its measures, those of compressors, and how much of its text is Python."""
+"""Compares a run with baselines: its measures, those of compressors, and the share of its samples that are Python."""
 
 import contextlib
 import dataclasses
@@ -18,17 +18,17 @@ from train.run.loaded import LoadedRun, load_run
 
 
 def compare(folder: pathlib.Path, num_files: int, file_tokens: int, say: Callable[[str], None] = print) -> None:
-    """Writes evaluation.json and files.txt of a run, unless they are there for this checkpoint and these sizes.
+    """Writes evaluation.json and files.txt of a run, unless they exist for this checkpoint and these sizes.
 
     Args:
-      folder: the run's.
-      num_files: the files that the model writes for the parser; none where the tokenizer has no token that begins a
-        document, since the model cannot start one.
-      file_tokens: the most tokens in each of them.
-      say: told each thing that takes long before it begins.
+      folder: the run folder.
+      num_files: the number of files that the model generates for the parser. If the tokenizer has no token that begins
+        a document, the model cannot start a file and generates none.
+      file_tokens: the most tokens in each file.
+      say: called with a line before each long part of the work.
 
     Raises:
-      UserError: for a run that cannot be loaded, and as `train.evaluation.evaluate.evaluate` does.
+      UserError: for a run that cannot be loaded, and for the errors of `train.evaluation.evaluate.evaluate`.
     """
     run = load_run(folder)
     asked = {"step": run.step, "num_files": num_files, "file_tokens": file_tokens}
@@ -57,7 +57,7 @@ def compare(folder: pathlib.Path, num_files: int, file_tokens: int, say: Callabl
 
 
 def _is_current(folder: pathlib.Path, asked: dict[str, Any]) -> bool:
-    """Whether evaluation.json holds what is asked. A file that cannot be read is written anew."""
+    """Whether evaluation.json has the requested results. A file that cannot be read is written again."""
     with contextlib.suppress(UserError):
         before = read_json(folder / "evaluation.json")
         return all(before.get(name) == value for name, value in asked.items())
@@ -71,7 +71,7 @@ def _measured(run: LoadedRun) -> dict[str, Any]:
 
 
 def _written(run: LoadedRun, dataset: Dataset, count: int, tokens: int) -> list[Sample]:
-    """Files that the model writes, of at most so many tokens and its context."""
+    """`count` files that the model generates, each of at most `tokens` tokens and at most its context."""
     experiment = run.experiment
     longer = dataclasses.replace(experiment.samples, length=min(tokens, experiment.model.context_length - 1))
     return draw_samples(

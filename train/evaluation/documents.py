@@ -1,4 +1,4 @@
-"""Texts to be measured: files of any kind that training reads, or a split of a dataset, as ids with exact sizes."""
+"""Documents to evaluate: files of any kind that training reads, or a split of a dataset, as ids with exact sizes."""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -18,12 +18,12 @@ class Document:
     """One text.
 
     Attributes:
-      name: what it is called, a path or a path and a line.
+      name: a path, or a path and a line.
       ids: its tokens, int32.
-      num_bytes: the length of the original text's UTF-8.
-      num_words: its stretches between whitespace.
-      restored: whether decoding the ids gives the text back; if not, they do not hold all of its bytes.
-      first: what its first token holds of these, which is not scored where nothing comes before it.
+      num_bytes: the length of the original text in UTF-8.
+      num_words: the number of its words, separated by whitespace.
+      restored: whether decoding the ids gives the text back; if not, the ids do not hold all of its bytes.
+      first: the bytes and words in its first token, which is not scored if no token comes before it.
     """
 
     name: str
@@ -37,8 +37,8 @@ class Document:
 def from_files(tokenizer: Tokenizer, paths: Sequence[str], field: str = "text") -> Iterator[Document]:
     """The documents of files, folders, globs and tables (see `train.data.Source`), tokenized one after another.
 
-    Raises UserError, naming file and byte, for what is missing, empty or no UTF-8, before the first document where it
-    can. Empty files inside a folder are passed over; what else is left out there is said.
+    Raises UserError, with file and byte, for a path that is missing, empty or not UTF-8; where possible before the
+    first document. Empty files inside a folder are skipped; a message lists other files that are left out.
     """
     say = TerminalReporter().message
     units = [unit for path in paths for unit in list_units(Source(path=path, field=field), say=say)]
@@ -64,16 +64,16 @@ def _document(
     if len(ids) < 2:
         first = PrefixSize(num_bytes, num_words)
     else:
-        found = prefix_size(tokenizer, ids, 1)  # of what the tokenizer gives back, which may be more than there was
+        found = prefix_size(tokenizer, ids, 1)  # of the decoded text, which may be longer than the original
         first = PrefixSize(min(found.bytes, num_bytes), min(found.words, num_words))
     return Document(name, ids, num_bytes, num_words, restored, first)
 
 
 def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
-    """The documents of a dataset's split; sizes are those of the original text, noted when it was tokenized.
+    """The documents of a dataset's split; sizes are those of the original text, recorded when it was tokenized.
 
-    The text itself is not at hand: `restored` compares its size alone, and is right of a tokenizer that changes sizes
-    only. Which documents were given back was counted when they were tokenized: see `Dataset.lost`.
+    The dataset does not keep the text, so `restored` compares sizes only; it is right if every change of the text by
+    the tokenizer changes its size. `Dataset.lost` has the exact count, made when the text was tokenized.
     Raises UserError when the dataset has no such split.
     """
     parts = dataset.split(split)
@@ -90,9 +90,9 @@ def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
 
 
 def split_text(dataset: Dataset, split: str) -> bytes:
-    """The text of a split, its documents joined end to end, decoded from its tokens. Raises UserError as above.
+    """The text of a split, decoded from its tokens, its documents joined end to end. Raises UserError as above.
 
-    The original bytes, if the tokenizer loses none: every tokenizer trained here is of that kind.
+    These are the original bytes if the tokenizer loses none; the tokenizers that are trained here lose none.
     """
     parts = dataset.split(split)
     return b"".join(

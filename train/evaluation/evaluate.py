@@ -33,15 +33,15 @@ class Result:
 
     Attributes:
       run: the run folder.
-      step: of the checkpoint.
-      tally: what was scored of every document, and its size.
+      step: the step of the checkpoint.
+      tally: the scored sums of every document, and its size.
       measures: `tally.measures()`: loss, perplexity, word_loss, word_perplexity, bits_per_byte.
-      window, stride: as they were used.
-      first_token: whether a document's first token was scored after the mark that begins one, or left out.
-      left_out_tokens, left_out_bytes: the size of what was left out so, of all documents.
-      documents_not_restored: how many documents the tokenizer does not give back whole. The bytes that it loses were
-        not predicted, so the bits per byte are too low.
-      seconds: how long it took.
+      window, stride: the values that were used.
+      first_token: whether a document's first token was scored after the mark that begins a document, or left out.
+      left_out_tokens, left_out_bytes: the size of the first tokens that were left out, over all documents.
+      documents_not_restored: the number of documents of which the tokenizer loses a part. The lost bytes were not
+        predicted, so the bits per byte are too low.
+      seconds: the duration of the evaluation.
     """
 
     run: str
@@ -57,14 +57,14 @@ class Result:
     seconds: float
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values; None for a number that is not finite, and for an error that is not known.
+        """The result as JSON values; None for a number that is not finite, and for an error that is not known.
 
-        A perplexity that is too large for a float is None so; the loss beside it is its logarithm.
+        So a perplexity that is too large for a float is None; the loss is its logarithm.
         """
         named = {"run": self.run, "step": self.step, "documents": len(self.tally.entries)}
         found: dict[str, Any] = named | {name: self.tally.count(name) for name in ("tokens", "bytes", "words")}
         for name in MEASURES:
-            estimate = self.measures.get(name, UNKNOWN)  # there is none per word of a text without words
+            estimate = self.measures.get(name, UNKNOWN)  # a text without words has no measure per word
             found[name] = finite(estimate.value)
             found[f"{name}_standard_error"] = finite(estimate.standard_error)
         kept = ("window", "stride", "first_token", "left_out_tokens", "left_out_bytes", "documents_not_restored")
@@ -84,13 +84,13 @@ def evaluate(
     """Measures a run on documents, by a window that slides over each of them (see train.evaluation.perplexity).
 
     Args:
-      run: of `train.run.loaded.load_run`.
-      documents: texts, or what `train.evaluation.documents` reads; None for the validation split of the run's data.
+      run: the result of `train.run.loaded.load_run`.
+      documents: texts, or documents of `train.evaluation.documents`; None for the validation split of the run's data.
       window: tokens in the window; None for the length of the training sequences.
-      stride: tokens that it moves by; None for half of it.
+      stride: tokens that the window moves by; None for half of the window.
       batch_size: windows at a time; None for 16,384 tokens on a device, 64 windows at most.
-      mesh: the mesh to measure on, to which the parameters are moved; None for the one on which the run was loaded.
-      on_progress: told the number of tokens scored so far, after every batch.
+      mesh: the mesh to measure on; the parameters are moved there. None for the mesh on which the run was loaded.
+      on_progress: called after every batch with the number of tokens scored so far.
 
     Raises:
       UserError: for a window or a stride that is out of range, for texts that cannot be read, for a mesh that does not
@@ -102,7 +102,7 @@ def evaluate(
     stride = max(1, window // 2) if stride is None else stride
     began = time.monotonic()
     lossy = left_out_tokens = left_out_bytes = 0
-    known: Lost | None = None  # of a split, whose text was there when it was tokenized
+    known: Lost | None = None  # for a split: counted when its text was tokenized
     if documents is None:
         dataset = run.dataset()
         given: Iterable[Document | str] = from_split(dataset, "validation")
@@ -148,5 +148,5 @@ def evaluate(
 
 
 def finite(value: float | None) -> float | None:
-    """A number; None for what JSON has no word for."""
+    """A number; None for infinity and NaN, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None

@@ -1,8 +1,8 @@
-"""Loss, perplexity and bits per byte: the one place where sums over what was scored become these numbers.
+"""Loss, perplexity and bits per byte: the one module that computes these numbers from sums over scored tokens.
 
-Each is a quotient whose numerator and denominator cover the same tokens: bits per byte and the figures per word cover
-the text alone, the loss per token also the marks that end documents, where those were scored. A first token that
-nothing comes before is in neither.
+Each is a quotient whose numerator and denominator cover the same tokens: bits per byte and the measures per word cover
+only the text, the loss per token also the marks that end documents, if they were scored. A first token without any
+token before it is in neither.
 """
 
 import dataclasses
@@ -17,18 +17,18 @@ from model.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value and its standard error over documents; None where one document, or none, leaves it unknown."""
+    """A value and its standard error over documents; the error is None for fewer than two documents."""
 
     value: float
     standard_error: float | None
 
 
 class Entry(NamedTuple):
-    """What was scored of a document, or of a whole split of which no more is known.
+    """The sums over the scored tokens of a document, or of a whole split if its documents are not known.
 
     Attributes:
       nll: the sum of -log p over the tokens of text that were scored, in nats.
-      tokens, bytes, words: how many tokens these are, and the bytes and words of the original text in them.
+      tokens, bytes, words: the number of these tokens, and the bytes and words of the original text in them.
       end_nll, ends: the same sum over the marks that end documents, and their number.
     """
 
@@ -41,13 +41,13 @@ class Entry(NamedTuple):
 
 
 class Tally:
-    """What was scored so far, entry by entry."""
+    """The entries that were scored so far."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         self.entries = list(entries)
 
     def add(self, entry: Entry) -> None:
-        """Adds what was scored of one more document or split."""
+        """Adds the entry of a further document or split."""
         self.entries.append(entry)
 
     def column(self, name: str) -> np.ndarray:
@@ -61,9 +61,9 @@ class Tally:
     def measures(self) -> dict[str, Estimate]:
         """Loss per token (nats) and its exponential, the perplexity; the same per word; bits per byte.
 
-        A word is what whitespace separates in the original text; both figures per word are left out where words were
-        not counted. The error of exp(loss) is exp(loss) times that of the loss. What is too large for a float is
-        infinite. Raises UserError when no token was scored.
+        Whitespace separates words in the original text; both measures per word are left out if words were not counted.
+        The error of exp(loss) is exp(loss) times that of the loss. A value that is too large for a float is infinite.
+        Raises UserError when no token was scored.
         """
         if not self.count("tokens"):
             raise UserError("no token of text was scored, so there is no loss, no perplexity and no bits per byte")
@@ -80,7 +80,7 @@ class Tally:
 def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
     """sum(x) / sum(y) over documents, with the standard error of a ratio estimator.
 
-    Documents are taken as drawn independently, and both sums vary with the draw. To first order (the delta method;
+    Documents are assumed to be drawn independently, and both sums vary with the draw. To first order (the delta method;
     Cochran 1977, "Sampling Techniques", section 2.11) the variance of R = sum(x) / sum(y) over D documents is
     D / (D - 1) * sum((x - R y)^2) / sum(y)^2.
     """
@@ -91,13 +91,13 @@ def ratio(numerators: np.ndarray, denominators: np.ndarray) -> Estimate:
     count = len(numerators)
     if count < 2:
         return Estimate(value, None)
-    with np.errstate(over="ignore", invalid="ignore"):  # of a loss that is not finite neither is the error
+    with np.errstate(over="ignore", invalid="ignore"):  # if the loss is not finite, its error is not either
         residuals = numerators - value * denominators
         return Estimate(value, math.sqrt(count / (count - 1) * float((residuals**2).sum())) / total)
 
 
 def exponential(log: Estimate) -> Estimate:
-    """e to an estimate, to first order in its error; infinite above 709.78, where floats end."""
+    """The exponential of an estimate, to first order in its error; infinite above 709.78, the limit of floats."""
     try:
         value = math.exp(log.value)
     except OverflowError:

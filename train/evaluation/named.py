@@ -15,7 +15,7 @@ from train.data.text.sources import list_units
 from train.files.files import read_json
 from train.files.paths import IS_PATH, AnyPath, path_of
 
-FOLDER = "evaluations"  # of a run
+FOLDER = "evaluations"  # in a run folder
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
@@ -39,7 +39,7 @@ class NamedEvaluation:
     max_batches: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if not _NAME.fullmatch(self.name):
             yield "name", f"expected letters, digits, _, - and ., 64 at most, got {self.name[:80]!r}"
         if self.name == "validation":
@@ -51,16 +51,16 @@ class NamedEvaluation:
 
 
 def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str, str]]:
-    """Yields names that two evaluations share: their folders and curves would be the same."""
+    """Yields the names that two evaluations share: they would write to the same folder and the same curve."""
     seen: dict[str, int] = {}
     for i, option in enumerate(options):
-        first = seen.setdefault(option.name.lower(), i)  # some file systems see no difference
+        first = seen.setdefault(option.name.lower(), i)  # some file systems ignore the case of letters
         if first != i:
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
 
 
 def other_texts(before: Sequence[NamedEvaluation], now: Sequence[NamedEvaluation]) -> Iterator[str]:
-    """Yields the changes of evaluations that keep their name: their curve would go on with the losses of other text."""
+    """Yields the changes of evaluations that keep their name: their curve would continue with losses of other text."""
     known = {option.name.lower(): option for option in before}
     for option in now:
         if (old := known.get(option.name.lower())) is not None:
@@ -71,7 +71,7 @@ def other_texts(before: Sequence[NamedEvaluation], now: Sequence[NamedEvaluation
 
 
 def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
-    """The folder of a text's tokens: the dataset at its path, or the one that the run makes."""
+    """The folder of a text's tokens: the dataset at its path, or the dataset that the run makes."""
     return path_of(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
@@ -107,14 +107,14 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
 
 
 def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
-    """Raises UserError when a folder has the tokens of another text than the option's, of the same name once."""
+    """Raises UserError when a folder has the tokens of an earlier text of the same name, not of the option's text."""
     path = folder / settings.FILE
     made = read_json(path, form=settings.FORM) if path.is_file() else {}
     for source in made.get("sources", []):
         if (source["path"], source.get("field", option.field)) != (option.path, option.field):
             raise UserError(
-                f"evaluations: {option.name}: {folder} was made of {source['path']}, and not of {option.path}; take "
-                "another name, or delete that folder if no line of metrics.jsonl is of it"
+                f"evaluations: {option.name}: {folder} was made from {source['path']}, not from {option.path}; take "
+                "another name, or delete that folder if no line of metrics.jsonl belongs to it"
             )
 
 

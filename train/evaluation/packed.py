@@ -1,4 +1,4 @@
-"""Windows of documents in the rows of a batch: short documents share rows, and do not see one another there."""
+"""Packs windows of documents into the rows of a batch: short documents share rows, and the model keeps them apart."""
 
 import dataclasses
 import itertools
@@ -11,7 +11,7 @@ from model.config import ModelConfig
 from train.data.batches.packing import BestFitIndex, best_fit
 from train.data.batches.rows import empty_batch
 
-AHEAD = 4  # batches whose windows are looked at together: the more, the fuller are rows, and the more is in memory
+AHEAD = 4  # batches that are packed together: more fill the rows better, and need more memory
 FIELDS = ("tokens", "targets", "segment_ids", "positions")  # the host chooses which targets are scored
 
 
@@ -20,8 +20,8 @@ class Stretch(NamedTuple):
 
     Attributes:
       document: the number of the document.
-      inputs, targets: its tokens and those that follow them.
-      first: the first of them whose target is scored.
+      inputs, targets: the tokens of the window, and the token that follows each.
+      first: the index of the first input whose target is scored.
     """
 
     document: int
@@ -34,15 +34,15 @@ Row = list[Stretch]
 
 
 def isolates(model: ModelConfig, length: int) -> bool:
-    """Whether a model makes the same of a document whatever else is in its row of `length` tokens.
+    """Whether a model's output for a document does not depend on the other documents in its row of `length` tokens.
 
-    Experts with a fixed number of slots for a row do not: their options say so by `depends_on_row`.
+    With experts that have a fixed number of slots for a row it does depend: their options say so by `depends_on_row`.
     """
     return not any(option.depends_on_row(length) for option in _options(model) if hasattr(option, "depends_on_row"))
 
 
 def _options(value: Any) -> Iterator[Any]:
-    """An option and all those in it."""
+    """Yields an option and all options inside it."""
     if isinstance(value, tuple):
         for item in value:
             yield from _options(item)
@@ -53,9 +53,9 @@ def _options(value: Any) -> Iterator[Any]:
 
 
 def rows(stretches: Iterable[Stretch], length: int, *, packed: bool, ahead: int) -> Iterator[Row]:
-    """The rows that hold stretches of at most `length` tokens: each its own, or `packed` as in training.
+    """Yields rows of stretches of at most `length` tokens: one stretch a row, or `packed` as in training.
 
-    `ahead` is how many tokens are packed at a time. Stretches as long as a row stay in order.
+    `ahead` is the number of tokens that are packed at a time. Stretches as long as a row stay in order.
     """
     if not packed:
         yield from ([stretch] for stretch in stretches)
@@ -78,7 +78,7 @@ def _best_fit(stretches: Sequence[Stretch], length: int) -> Iterator[Row]:
 
 
 def batch_of(some: Sequence[Row], size: int, length: int) -> dict[str, np.ndarray]:
-    """Rows as the arrays of a batch of `size` of them, each (size, length); what is left over is padding."""
+    """The arrays of a batch of rows, each (size, length); the rest is padding."""
     batch = empty_batch(size, length, FIELDS)
     for at, row in enumerate(some):
         for segment_id, (stretch, begin, stop) in enumerate(placed(row), start=1):
@@ -90,7 +90,7 @@ def batch_of(some: Sequence[Row], size: int, length: int) -> dict[str, np.ndarra
 
 
 def placed(row: Row) -> Iterator[tuple[Stretch, int, int]]:
-    """The stretches of a row with the columns [begin, stop) that each has."""
+    """Yields the stretches of a row, each with its columns [begin, stop)."""
     ends = itertools.accumulate(len(stretch.inputs) for stretch in row)
     for stretch, stop in zip(row, ends, strict=True):
         yield stretch, stop - len(stretch.inputs), stop

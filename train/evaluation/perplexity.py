@@ -2,17 +2,17 @@
 
 Every token of every document is scored once, with as much of its document before it as the window allows. The window
 moves by `stride` tokens: after the first one, each window scores the last `stride` tokens that it holds (the last
-window of a document fewer) and has the rest for context only.
+window of a document fewer); its other tokens are only context.
 
-The first token of a document is scored after the mark that begins one, as in training and in generation: the one that
-a published model was trained with, or the mark that ends documents where the tokenizer has no other. A tokenizer
-without any gives the model nothing to predict the first token from: that token is not scored, and its bytes and words
-are not counted. (A uniform guess, ln V, would be a loss that no model made; on short texts it would be most of it.)
-The mark at a document's end is not scored: it is no part of the text.
+The first token of a document is scored after the mark that begins a document, as in training and in generation: the
+mark that a published model was trained with, or the mark that ends documents if the tokenizer has no other. Without any
+such mark the model has nothing to predict the first token from: the token is not scored, and its bytes and words are
+not counted. (A uniform guess, ln V, would not be the model's loss; on short texts it would be most of the loss.) The
+mark at a document's end is not scored: it is not part of the text.
 
-Documents that are shorter than the window share rows of a batch, where none sees another and positions begin anew in
-each: their scores are those of one document a row, to float rounding. Where a model cannot keep them apart (see
-`train.evaluation.packed.isolates`), each has a row of its own.
+Documents that are shorter than the window share rows of a batch. The model keeps them apart and each has positions from
+0, so their scores equal those of one document a row, to float rounding. If a model cannot keep them apart (see
+`train.evaluation.packed.isolates`), each document has its own row.
 """
 
 import functools
@@ -32,14 +32,14 @@ from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.table import MeshLayout, replicated
 
-# The tokens of a batch on a device, when the batch size is ours to choose. For each, memory holds the stream and the
-# activations of one layer: of LLaMA-2 7B (D = 4,096, F = 11,008) in bfloat16 about 50 kB, so 0.9 GB for 16,384. Logits
-# do not count, since they are made in blocks (model/vocabulary/cross_entropy.py); and so many keep a device busy.
+# The tokens of a batch on a device, when the user gives no batch size. Memory per token holds the residual stream and
+# the activations of one layer: for LLaMA-2 7B (D = 4,096, F = 11,008) in bfloat16 about 50 kB, so 0.9 GB for 16,384.
+# Logits do not count: they are computed in blocks (model/vocabulary/cross_entropy.py). This many keep a device busy.
 TOKENS = 1 << 14
 
 
 class Window(NamedTuple):
-    """Inputs [begin, stop) of a document, of which those from `scored` on have their targets scored."""
+    """Inputs [begin, stop) of a document; the targets of the inputs from `scored` on are scored."""
 
     begin: int
     scored: int
@@ -47,7 +47,7 @@ class Window(NamedTuple):
 
 
 def windows(inputs: int, length: int, stride: int) -> Iterator[Window]:
-    """The windows over a document of so many inputs: each is scored once, in the fullest window that ends with it."""
+    """Yields the windows over a document of `inputs` inputs; each window scores its last targets, each target once."""
     scored, stop = 0, min(length, inputs)
     while scored < inputs:
         yield Window(max(0, stop - length), scored, stop)
@@ -66,23 +66,23 @@ def score(
     batch_size: int | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Tally:
-    """Scores documents: an entry of the tally for each of which a token is scored, in their order.
+    """Scores documents: the tally has an entry for each document with a scored token, in their order.
 
-    Windows are batched as rows of one length. One program is compiled for rows that documents share, and one for those
-    that hold one document.
+    Windows are batched as rows of one length. One program is compiled for rows that documents share, and one for rows
+    with one document.
 
     Args:
       model: the model's options.
       params: its parameters, on the mesh.
-      documents: what to score; read as they are needed.
+      documents: the documents to score; read as they are needed.
       begin: the id that a document begins after (the tokenizer's begin_of_document), or None.
-      layout: how activations lie on the devices.
+      layout: the sharding of activations.
       stride: tokens that the window moves by, from 1 to the window's length.
       window: its length; None for the model's context length. A model whose training sequences were shorter than its
-        context has not learnt the positions past them, and is measured best at their length.
-      batch_size: rows at a time; None for rows of `TOKENS` tokens, 64 at most and one at least, for each of the devices
+        context has not learnt the later positions, and is measured best at the length of those sequences.
+      batch_size: rows at a time; None for rows of `TOKENS` tokens in all, from 1 to 64 rows, for each of the devices
         that rows are split over.
-      on_progress: told the number of tokens scored so far, after every batch.
+      on_progress: called after every batch with the number of tokens scored so far.
 
     Raises:
       UserError: for a window or a stride that is out of range, and when there is no token to score.
@@ -95,11 +95,11 @@ def score(
     if not 1 <= stride <= length:
         raise UserError(f"the stride must be from 1 to the window of {length} tokens, got {stride}")
     nll: list[float] = []
-    sizes: list[tuple[int, int, int]] = []  # tokens, bytes and words, of what is scored of each document
+    sizes: list[tuple[int, int, int]] = []  # scored tokens, bytes and words of each document
 
     def stretches() -> Iterator[Stretch]:
         for document in documents:
-            # Without an id to begin after, the first token is an input only.
+            # Without an id that begins documents, the first token is only an input.
             stream = document.ids if begin is None else np.concatenate([[begin], document.ids])
             if len(stream) < 2:
                 continue
@@ -128,13 +128,13 @@ def score(
     score_batch, placement = _compile(model, layout), layout.placement(("batch", None))
     waiting: tuple[jax.Array, list[Row]] | None = None
     for number, group in enumerate(groups):
-        if number == 0 and batch_size is None:  # all there is, perhaps: then the others would be padding
+        if number == 0 and batch_size is None:  # perhaps the only batch: a smaller one needs less padding
             size = min(size, ways * _power_of_two(-(-len(group) // ways)))
-        # A document alone in its row needs no isolation, unless the model reads its length, which excludes padding.
+        # A document alone in its row needs no isolation, unless the model reads its length, which must exclude padding.
         isolated = model.reads_lengths or any(len(row) > 1 for row in group)
         batch = {name: x[feed.local_rows(placement, size)] for name, x in batch_of(group, size, length).items()}
         result = score_batch(params, feed.to_devices(batch, placement, size, isolated))
-        if waiting is not None:  # read a batch late, so that the host prepares while the device computes
+        if waiting is not None:  # fetched one batch late, so that host and device work together
             take(*waiting)
         waiting = result, group
     if waiting is not None:
@@ -152,12 +152,12 @@ def _compile(model: ModelConfig, layout: MeshLayout) -> Callable[..., jax.Array]
 
 
 def default_batch_size(length: int) -> int:
-    """Windows of `TOKENS` tokens in all for a device, from 1 to 64."""
+    """The number of windows on a device that have `TOKENS` tokens in all, from 1 to 64."""
     return max(1, min(64, TOKENS // length))
 
 
 def _power_of_two(least: int) -> int:
-    """The smallest power of two that is at least a number: few sizes of batches are few programs."""
+    """The smallest power of two that is at least `least`: with few batch sizes few programs are compiled."""
     return 1 << (least - 1).bit_length()
 
 

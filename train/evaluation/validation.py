@@ -50,7 +50,7 @@ class SplitEvaluation:
 
         Args:
           experiment: the options of the run.
-          dataset: an open dataset of the run's tokenizer.
+          dataset: an open dataset that was made with the run's tokenizer.
           mesh: the mesh of the run.
           split: the name of the split.
           limit: the number of batches to read; None for that of `experiment.evaluation`.
@@ -83,9 +83,9 @@ class SplitEvaluation:
     def __call__(self, state: TrainState) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.
 
-        The loss is the mean over all counted targets, the ends of documents among them, as in training. Bits per byte
-        are those of the text alone, as everywhere: the ends, which have no bytes, are in neither of the two sums.
-        Where nothing marks the beginning of a document, its first token and the bytes of that are left out.
+        The loss is the mean over all counted targets, including the ends of documents, as in training. Bits per byte
+        cover the text alone, as everywhere: the ends have no bytes and are in neither of the two sums. If no mark
+        begins a document, its first token and the bytes of this token are left out.
         """
         sums = []
         for batch in self._batches:
@@ -102,7 +102,7 @@ class SplitEvaluation:
 def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int | None = None) -> EvaluationStep:
     """The jitted evaluation of one batch: sums of cross-entropies in nats and of counted tokens.
 
-    `end_nll` is the part of `nll` that is of targets `end`, the mark at the ends of documents.
+    `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents.
     """
     table = experiment.sharding
     placed = state_shardings(Recipe.of(experiment), mesh, table)

@@ -1,8 +1,8 @@
 """Files and paths, on this machine and in stores.
 
-files.py   the one place that replaces files at one instant, locks and syncs
-forms.py   forms of the JSON that is read
-paths.py   paths of this machine and of stores: the one door
+files.py   the one module that replaces files atomically, locks and syncs
+forms.py   checks the form of JSON values
+paths.py   the one module that reads paths of this machine and of stores
 remote.py  reads files of a store
-spool.py   a run in a store: written here and uploaded
+spool.py   a run in a store: written on this machine and uploaded
 """

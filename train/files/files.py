@@ -1,6 +1,6 @@
-"""Files that a killed process leaves whole: lines appended all or nothing, files and folders that come at one instant.
+"""Atomic file operations, safe when the process is killed: whole lines are appended, files and folders are replaced.
 
-This is the one place that renames, syncs and locks. Errors name the file and say how to go on.
+This is the one module that renames, syncs and locks. Errors name the file and say how to continue.
 """
 
 import contextlib
@@ -19,14 +19,14 @@ from model.errors import UserError
 from train.files.forms import misfits
 from train.files.paths import AnyPath
 
-DEEPEST = 100  # levels of a JSON value, several times what is written here
+DEEPEST = 100  # levels of a JSON value, several times more than Cairn writes
 
-# After a fault that says nothing of what lies on the disk: a permission, a disk that does not answer, a library.
+# The advice after a fault that is no damage of the files: a permission, a disk that does not answer, a library.
 AS_IT_WAS = "nothing was changed: mend that, then give the same command again"
 
 
 class LineFile:
-    """A file that grows by whole lines: an append that fails half-way is taken back.
+    """A file that grows by whole lines: a partly failed append is undone.
 
     Opening drops a half-written last line. Raises UserError when the file cannot be written.
     """
@@ -41,7 +41,7 @@ class LineFile:
             raise cannot_write(path, error) from error
 
     def _drop_torn_line(self) -> None:
-        """What follows the last line break was being written when a process died."""
+        """Removes the text after the last line break, which a process was writing when it died."""
         start = max(0, self._end - 1_000_000)
         tail = os.pread(self._descriptor, self._end - start, start)
         torn = len(tail) - (tail.rfind(b"\n") + 1)
@@ -50,7 +50,7 @@ class LineFile:
             os.ftruncate(self._descriptor, self._end)
 
     def append(self, data: bytes) -> None:
-        """Adds whole lines: the system has them on return, and a killed process loses none of them."""
+        """Adds whole lines: the system has them on return, so none is lost if the process is killed."""
         rest = memoryview(data)
         try:
             while rest:
@@ -61,30 +61,30 @@ class LineFile:
         self._end += len(data)
 
     def sync(self) -> None:
-        """Returns when the disk has what was appended: a machine that loses power loses none of it."""
+        """Returns when all appended lines are on the disk, so none is lost if the machine loses power."""
         try:
             os.fsync(self._descriptor)
         except OSError as error:
             raise cannot_write(self._path, error) from error
 
     def close(self) -> None:
-        """Closes the file; nothing is appended afterwards."""
+        """Closes the file; nothing can be appended afterwards."""
         os.close(self._descriptor)
 
 
 def unfinished(path: pathlib.Path, mark: str = "") -> pathlib.Path:
-    """The hidden name that a file or folder has beside its path until it is finished.
+    """The hidden path of a file or folder, beside its final path, until it is finished.
 
-    It is short whatever the name is: with anything added to it, a name of 250 bytes would be too long.
+    The hidden name has a fixed length: a name of 250 bytes with a suffix would be too long for the file system.
     """
     return path.parent / f".{zlib.crc32(os.fsencode(path.name)):08x}{mark}.part"
 
 
 @contextlib.contextmanager
 def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """A file to write into, which takes the place of `path` at one instant, when the disk has it.
+    """Yields a file to write into; when it is on the disk, it replaces `path` atomically.
 
-    Raises UserError when it cannot be written; then what was there before is untouched.
+    Raises UserError when it cannot be written; then the earlier file is unchanged.
     """
     temporary = unfinished(path, f".{os.getpid()}")
     try:
@@ -94,12 +94,12 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # there is none where it could not be made
+        with contextlib.suppress(OSError):  # it does not exist if it could not be made
             temporary.unlink()
 
 
 def take_place(finished: pathlib.Path, path: pathlib.Path) -> None:
-    """Gives a finished file or folder its name at one instant; the disk has a file before, and the name afterwards."""
+    """Renames a finished file or folder to `path` atomically; syncs a file before and the name afterwards."""
     if not finished.is_dir():
         _sync(finished)
     os.replace(finished, path)
@@ -107,7 +107,7 @@ def take_place(finished: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def _sync(path: pathlib.Path) -> None:
-    """Returns when the disk has a file, or the names in a folder."""
+    """Returns when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -117,10 +117,10 @@ def _sync(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def filled(path: pathlib.Path, mark: str = "") -> Iterator[pathlib.Path]:
-    """A folder to fill, which takes the name `path` when all is written; there must be none, or an empty one.
+    """Yields a folder to fill, which is renamed to `path` when it is complete; `path` must not exist or be empty.
 
-    Processes and threads that may make the same folder at the same time each give a mark. A call that was interrupted
-    leaves no such folder. Raises OSError.
+    Processes and threads that may make the same folder at the same time each give a mark of their own. An interrupted
+    call leaves no folder at `path`. Raises OSError.
     """
     part = unfinished(path, mark)
     shutil.rmtree(part, ignore_errors=True)
@@ -133,7 +133,7 @@ def filled(path: pathlib.Path, mark: str = "") -> Iterator[pathlib.Path]:
 
 
 def set_aside(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a file or folder out of the way; what has the new name already is removed."""
+    """Moves a file or folder to `target`; removes an earlier file or folder there."""
     if path.is_dir():
         shutil.rmtree(target, ignore_errors=True)
         target.parent.mkdir(exist_ok=True)
@@ -141,7 +141,7 @@ def set_aside(path: pathlib.Path, target: pathlib.Path) -> None:
 
 
 class HeldError(Exception):
-    """Another process holds a lock; `owner` is its number, or "unknown"."""
+    """Another process holds a lock; `owner` is its process number, or "unknown"."""
 
     def __init__(self, owner: str) -> None:
         super().__init__(f"held by process {owner}")
@@ -150,9 +150,9 @@ class HeldError(Exception):
 
 @contextlib.contextmanager
 def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
-    """Holds a lock, which goes with the process; the file has the process's number.
+    """Holds a lock, which the system releases when the process ends; the file contains the process number.
 
-    Raises HeldError when another process holds it and this one does not wait, and OSError when the file cannot be made
+    Raises HeldError when another process holds the lock and `wait` is false, and OSError when the file cannot be made
     or its file system has no locks.
     """
     with open(path, "a+") as file:
@@ -168,26 +168,26 @@ def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:
-    """Gives a file new content, whole or not at all; see `replaced`."""
+    """Replaces the content of a file atomically; see `replaced`."""
     with replaced(path) as file:
         file.write(data)
 
 
 def write_json(path: pathlib.Path, value: object) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes a JSON file atomically."""
     replace_file(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Writes an array as .npy, whole or not at all."""
+    """Writes an array as .npy, atomically."""
     with replaced(path) as file:
         np.save(file, array, allow_pickle=False)
 
 
 def read_json(path: AnyPath, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
-    """The JSON object in a file, of a form of `train.files.forms`.
+    """The JSON object in a file, checked against a form (train/files/forms.py).
 
-    Raises UserError that names the file, where it is damaged, and how to mend it, or why it cannot be read.
+    Raises UserError that names the file, the damaged place and the remedy, or the reason why it cannot be read.
     """
     try:
         value = parse_json(path.read_bytes())
@@ -205,9 +205,9 @@ def read_json(path: AnyPath, mend: str = "delete it and make it again", form: An
 
 
 def parse_json(data: bytes | str) -> Any:
-    """The value that JSON text stands for. Raises ValueError for any other text, and for values nested too deeply.
+    """The value of a JSON text. Raises ValueError for any other text, and for values nested too deeply.
 
-    Whoever walks through a value calls functions in functions, of which Python has no more than a thousand.
+    The depth is limited because functions that walk through a value recurse, and Python allows about 1,000 calls.
     """
     try:
         value = json.loads(data)
@@ -227,13 +227,13 @@ def parse_json(data: bytes | str) -> Any:
 
 
 def cannot_read(path: AnyPath, error: Exception) -> UserError:
-    """The error for a file that cannot be read, for a reason that says nothing of its bytes."""
+    """The error for a file that cannot be read, for a reason other than wrong bytes."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return UserError(f"cannot read {path}: {why}; {AS_IT_WAS}")
 
 
 def cannot_write(path: pathlib.Path, error: Exception) -> UserError:
-    """The error for a file that cannot be written, which says why."""
+    """The error for a file that cannot be written, with the reason."""
     why = getattr(error, "strerror", None) or error
     return UserError(
         f"cannot write {path}: {why}. Make room or mend the folder, then give the same command again: it goes on from "

@@ -1,4 +1,4 @@
-"""Checks the form of the values in a JSON file: somebody may have edited the file, or cut it.
+"""Checks the form of the values in a JSON file, since a user may have edited or truncated the file.
 
 A form is a type or a tuple of types (`int` is a whole number of 64 bits and not a bool, `float` any number that a float
 can hold), `[form]` for a list of values of that form, `{"name": form}` for an object, where a name that ends in "?" may
@@ -32,7 +32,7 @@ def misfits(value: Any, form: Any, path: str = "") -> Iterator[str]:
 
 
 def fitted(value: Any, form: Any) -> Any:
-    """A value without the parts that do not fit its form; None where nothing is left."""
+    """A value without the parts that do not fit its form; None if nothing is left."""
     kept = _kept(value, form)
     return None if kept is _MISSING else kept
 

@@ -1,7 +1,7 @@
-"""Paths as people write them: `~` and `~user` are written out here, for every flag and every field of an option.
+"""Paths from users: expands `~` and `~user`, for every flag and every field of an option.
 
-A path of this machine is a `pathlib.Path`, whatever bytes its name has; a path in a store, such as gs://bucket/run, is
-an `etils.epath.Path`. Both have the same methods, and `as_path` decides. etils' own door would take /gs/x for a bucket.
+A path of this machine is a `pathlib.Path`, with any bytes in its name; a path in a store, such as gs://bucket/run, is
+an `etils.epath.Path`. Both have the same methods, and `as_path` chooses. etils itself would read /gs/x as a bucket.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ IS_PATH = {"path": True}
 
 
 def expanded(path: str) -> str:
-    """A path with the home folder at its beginning written out.
+    """A path with the home folder at its beginning expanded.
 
-    Raises UserError where no such folder is known, and for a path that no file can have.
+    Raises UserError if the home folder is not known, and for a path that no file can have.
     """
     if "\0" in path:
-        raise UserError(f"{path!r} holds a NUL, which no file has in its name")
+        raise UserError(f"{path!r} contains a NUL character, which no file name can contain")
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
-        raise UserError(f"{path!r} holds half of a surrogate pair, which no file has in its name") from None
+        raise UserError(f"{path!r} contains half of a surrogate pair, which no file name can contain") from None
     if not path.startswith("~"):
         return path
     user, home = path.partition("/")[0][1:], os.environ.get("HOME")
@@ -47,40 +47,40 @@ def expanded(path: str) -> str:
 
 
 def is_remote(path: str | os.PathLike[str] | AnyPath) -> bool:
-    """Whether a path is in a store: text with a scheme that etils knows, or a path that `path_of` made of it."""
+    """Whether a path is in a store: text with a scheme that etils knows, or a path that `path_of` made from it."""
     if not isinstance(path, str):
         return isinstance(path, epath.Path) and "://" in str(path)
     scheme, separator, _ = path.partition("://")
-    if not separator or not scheme.isalnum() or scheme == "hf":  # whose data sets are read by name, hf:NAME
+    if not separator or not scheme.isalnum() or scheme == "hf":  # data sets of hf are read by name, hf:NAME
         return False
     try:
         epath.Path(path)
-    except KeyError:  # an odd name of this machine
+    except KeyError:  # an unusual file name on this machine
         return False
     return True
 
 
 def path_of(path: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    """A path as it stands in a file or an option that was written out: nothing in it is expanded."""
+    """The path of a text from a file or from an expanded option: nothing in it is expanded again."""
     if isinstance(path, str) and is_remote(path):
         return epath.Path(path)
     return path if is_remote(path) else pathlib.Path(path)
 
 
 def as_path(path: str | AnyPath) -> AnyPath:
-    """A path that a user gives: text is expanded, a Path is not, as it drops the ./ of a name that begins with ~."""
+    """A path from a user: text is expanded; a Path is not, since it drops the ./ before a name that begins with ~."""
     return path_of(expanded(path)) if isinstance(path, str) else path
 
 
 def local_path(path: str | os.PathLike[str] | AnyPath, purpose: str) -> pathlib.Path:
-    """A path of this machine, as `path_of`. Raises UserError for one in a store; `purpose` is for what it is needed."""
+    """A path of this machine, as `path_of`. Raises UserError, which begins with `purpose`, for a path in a store."""
     if is_remote(path):
         raise UserError(f"{purpose} must be on a disk of this machine: got {path}; give a local path and copy it")
     return pathlib.Path(path)
 
 
 def absolute(path: AnyPath) -> AnyPath:
-    """A path that is the same in any folder; one in a store is."""
+    """An absolute path; a path in a store is absolute already."""
     return path.absolute() if isinstance(path, pathlib.Path) else path
 
 
@@ -89,7 +89,7 @@ def written_out(option: T, name: str = "") -> T:
     if isinstance(option, tuple):
         items = tuple(written_out(item, f"{name}[{i}]") for i, item in enumerate(option))
         return option if all(a is b for a, b in zip(items, option, strict=True)) else items  # type: ignore[return-value]
-    if not dataclasses.is_dataclass(option) or isinstance(option, type):  # a class with no brackets behind it
+    if not dataclasses.is_dataclass(option) or isinstance(option, type):  # a class, not an option
         return option
     changed: dict[str, Any] = {}
     for field in dataclasses.fields(option):
@@ -97,7 +97,7 @@ def written_out(option: T, name: str = "") -> T:
         try:
             is_path = isinstance(before, str) and "path" in field.metadata
             if is_path and not before:
-                raise UserError(" is empty; expected a path, which . is as well")
+                raise UserError(" is empty; expected a path, such as . for the current folder")
             after = expanded(before) if is_path else written_out(before, where)
         except UserError as error:
             raise UserError(f"{where}={error}" if is_path else str(error)) from None
@@ -107,8 +107,8 @@ def written_out(option: T, name: str = "") -> T:
 
 
 def require_utf8(folder: pathlib.Path) -> None:
-    """Raises UserError for a folder to write into whose path is no UTF-8, which the libraries that write there need."""
-    path = os.fsencode(os.path.abspath(folder))  # its bytes, which any locale has: text may hold them as surrogates
+    """Raises UserError if the path of a folder to write is not UTF-8, which the libraries that write there require."""
+    path = os.fsencode(os.path.abspath(folder))  # the bytes, the same in any locale: text may hold them as surrogates
     try:
         path.decode("utf-8")
     except UnicodeDecodeError:

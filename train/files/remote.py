@@ -1,8 +1,8 @@
-"""Files in object stores (gs://, s3://, az://, as `etils.epath` names them): read in place, or copied here first.
+"""Files in object stores (gs://, s3://, az://, with the schemes of `etils.epath`): read in place, or copied here first.
 
-Small files are read where they lie. Texts, shards of datasets and tokenizers are read by libraries that need a file of
-this machine, so they are copied into a cache, `$CAIRN_CACHE` or ~/.cache/cairn/remote, under a name that their content
-decides; a second command finds them there. Nothing removes them.
+Small files are read in place. Texts, shards of datasets and tokenizers are read by libraries that need a file on this
+machine, so they are copied into a cache, `$CAIRN_CACHE` or ~/.cache/cairn/remote, under a name that depends on their
+content; a second command finds them there. Nothing removes them.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
 
 
 class Found(NamedTuple):
-    """A file in a store: where, its path below what was asked for, its bytes, and when it was written."""
+    """A file in a store: its path, its path below the requested folder, its bytes, and the time of its last write."""
 
     path: epath.Path
     name: str
@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 @contextlib.contextmanager
 def read_errors(path: AnyPath) -> Iterator[None]:
-    """Raises UserError, with the path, for whatever goes wrong in the library of a store; paths here are left alone."""
+    """Turns every error of a store's library into UserError with the path; does nothing for paths of this machine."""
     try:
         yield
     except UserError:
@@ -54,24 +54,24 @@ def read_errors(path: AnyPath) -> Iterator[None]:
 
 
 def say(line: str) -> None:
-    """Tells the user a line, on standard error."""
+    """Prints a line for the user on standard error."""
     print(line, file=sys.stderr)
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of copies."""
+    """The folder of the copied files."""
     return pathlib.Path(expanded(os.environ.get("CAIRN_CACHE") or "~/.cache/cairn/remote")).absolute()
 
 
 def fetched(path: AnyPath, wanted: Callable[[str], bool] | None = None, content: str | None = None) -> pathlib.Path:
-    """A file or folder as one of this machine: itself, or a copy in the cache of what lies in a store.
+    """The local path of a file or folder: the path itself, or, if it is in a store, the path of a copy in the cache.
 
     Args:
       path: the file or folder.
-      wanted: tells from the path of a file below the folder whether to copy it; None copies all of them.
-      content: what decides the bytes of the files; None where their sizes and times have to do.
+      wanted: returns whether to copy a file, given its path below the folder; None copies all files.
+      content: a text that identifies the bytes of the files; None to use their sizes and times instead.
 
-    Raises UserError when there is no such thing, when it cannot be read, and when the copy cannot be written.
+    Raises UserError when the path does not exist, when it cannot be read, and when the copy cannot be written.
     """
     if isinstance(path, pathlib.Path):
         return path
@@ -93,7 +93,7 @@ def fetched(path: AnyPath, wanted: Callable[[str], bool] | None = None, content:
 
 
 def files_of(path: epath.Path) -> list[Found]:
-    """The files below a path in the order of their names; a file alone has the name "". Raises what the store does."""
+    """The files below a path, sorted by name; a single file has the name "". Raises the errors of the store."""
     if not path.is_dir():
         about = path.stat()
         return [Found(path, "", about.length, about.mtime)]
@@ -111,9 +111,9 @@ def files_of(path: epath.Path) -> list[Found]:
 
 
 def copy_into(path: epath.Path, files: list[Found], home: pathlib.Path) -> None:
-    """Fills the folder `home` with a copy of `path` of its name.
+    """Copies `path` into the folder `home`, under the name of `path`.
 
-    Another process may do so at the same time, and then its copy stays. Raises OSError when it cannot be written.
+    If another process does so at the same time, its copy stays. Raises OSError when the copy cannot be written.
     """
     try:
         with filled(home, f".{os.getpid()}") as part:

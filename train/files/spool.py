@@ -1,16 +1,16 @@
-"""A run whose folder is in a store, trained in a folder of this machine and uploaded.
+"""A run whose folder is in a store: trained in a folder of this machine and uploaded.
 
 A store has no appending, no renaming and no locks. So everything is written into a spool, a folder of the cache, as for
-any run, and its files are uploaded whole: every minute those that have changed, and all of them at the end. Checkpoints
-go up when they are complete, and those that were removed here are removed there afterwards.
+any run, and its files are uploaded whole: every minute the changed files, and all remaining files at the end. Complete
+checkpoints are uploaded; checkpoints that were removed from the spool are removed from the store afterwards.
 
-A machine may be lost at any moment, so the order decides: first the files beside the checkpoints, among them the lines
-up to every checkpoint listed before; then the checkpoints, each with its files.json at the end. A checkpoint without
-files.json did not arrive whole, and is not fetched.
+A machine may be lost at any moment, so the order matters: first the files beside the checkpoints, which include the
+lines up to every listed checkpoint; then the checkpoints, each with its files.json last. A checkpoint without
+files.json did not arrive completely, and is not fetched.
 
-Two marks lie beside them. RUN/.spool says whose spool wrote the run last: on the same machine a run goes on from its
-spool; on another one, or where the spool is gone, it is fetched first. RUN/.lock names the process that trains it. It
-is advice: two commands that start in the same instant may both find none.
+Two marks lie beside them. RUN/.spool says whose spool wrote the run last: on the same machine a run continues from its
+spool; on another machine, or if the spool is gone, the run is fetched first. RUN/.lock names the process that trains
+the run. It is only advisory: two commands that start at the same time may both find no lock.
 """
 
 import contextlib
@@ -35,22 +35,22 @@ from train.files.remote import cache_folder, copy_into, files_of, read_errors
 EVERY = 60.0  # seconds between uploads
 MARK, LOCK, SENT = ".spool", ".lock", ".uploaded.json"
 CHECKPOINTS = "checkpoints/"
-RECORD = "files.json"  # of a checkpoint's files, which goes up after them
+RECORD = "files.json"  # of a checkpoint's files, uploaded after them
 
 Say = Callable[[str], None]
 
 
 def spool_folder(run: epath.Path) -> pathlib.Path:
-    """The folder of this machine in which a run of a store is written."""
+    """The folder of this machine into which a run in a store is written."""
     return cache_folder() / "runs" / hashlib.sha256(str(run).encode()).hexdigest()[:32] / run.name
 
 
 @contextlib.contextmanager
 def spooled(run: epath.Path, say: Say) -> Iterator[pathlib.Path]:
-    """The spool of a run, which is up to date with the store when this begins, and the store with it when it ends.
+    """Yields the spool of a run: brings it up to date with the store at the start, and the store with it at the end.
 
     Raises UserError when another process trains the run, when the store cannot be read, and when the last upload fails:
-    then everything is in the spool, and the same command goes on from there.
+    then everything is in the spool, and the same command continues from there.
     """
     folder = spool_folder(run)
     say(f"{run}: written to {folder}, and uploaded every {EVERY:.0f} seconds and at the end")
@@ -60,7 +60,7 @@ def spooled(run: epath.Path, say: Say) -> Iterator[pathlib.Path]:
         try:
             yield folder
         except BaseException:
-            with contextlib.suppress(UserError):  # which was said
+            with contextlib.suppress(UserError):  # reported already
                 upload.finish()
             raise
         upload.finish()
@@ -68,7 +68,7 @@ def spooled(run: epath.Path, say: Say) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _held(run: epath.Path) -> Iterator[None]:
-    """Holds RUN/.lock. Raises UserError when another process does, which it names."""
+    """Holds RUN/.lock. Raises UserError that names the process when another process holds it."""
     mark, own = run / LOCK, f"{socket.gethostname()} {os.getpid()}"
     with read_errors(run):
         owner = mark.read_text() if mark.exists() else ""
@@ -83,13 +83,13 @@ def _held(run: epath.Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(Exception):  # what is left names a process that is gone
-            if mark.read_text() == own:  # a user may have deleted it, and another process begun
+        with contextlib.suppress(Exception):  # a remaining mark names a process that has ended
+            if mark.read_text() == own:  # a user may have deleted it and started another process
                 mark.unlink()
 
 
 def _is_dead(owner: str) -> bool:
-    """Whether a process of this machine is there no more; of those of others nothing is known."""
+    """Whether a process of this machine has ended; False for other machines, whose processes are unknown."""
     host, _, number = owner.partition(" ")
     if host != socket.gethostname() or not number.isdigit():
         return False
@@ -103,40 +103,40 @@ def _is_dead(owner: str) -> bool:
 
 
 def _fetch(run: epath.Path, folder: pathlib.Path, say: Say) -> None:
-    """Brings the spool up to date, unless it wrote the run last; one that did not is set aside."""
+    """Fetches the run into the spool, unless this spool wrote the run last; an outdated spool is set aside."""
     home = folder.parent
     with read_errors(run):
         theirs = (run / MARK).read_text() if (run / MARK).exists() else None
         if theirs is not None and (folder / MARK).is_file() and (folder / MARK).read_text() == theirs:
             return
         files = [found for found in files_of(run) if found.name not in (MARK, LOCK)]
-    # Without the mark no spool wrote it: it was copied there, and the checkpoints of old runs have no record.
+    # Without the mark no spool wrote the run: it was copied there, and checkpoints of old runs have no record.
     partial = _partial({found.name for found in files}) if theirs is not None else set()
     files = [found for found in files if found.name not in partial]
     if folder.exists():
         old = home.with_name(home.name + ".old")
         set_aside(home, old)
-        say(f"{run} was written by another machine since, or deleted: what lay here is in {old}")
+        say(f"{run} was written by another machine since, or deleted: the earlier files are in {old}")
     if files:
         say(f"{run}: fetching {sum(found.size for found in files) / 2**20:,.0f} MiB")
     copy_into(run, files, home)
     replace_file(folder / MARK, uuid.uuid4().hex.encode())
-    # The next upload removes what was left out, unless it is written again.
+    # The next upload removes the files that were left out, unless they are written again.
     write_json(folder / SENT, _stamps(folder) | dict.fromkeys(sorted(partial)))
     with read_errors(run):
         (run / MARK).write_bytes((folder / MARK).read_bytes())
 
 
 def _partial(names: set[str]) -> set[str]:
-    """The files of the checkpoints of a store that did not arrive whole: they have no record."""
+    """The files of checkpoints that did not arrive completely in the store: their record is missing."""
     steps = {name: "/".join(name.split("/")[:2]) for name in names if name.startswith(CHECKPOINTS)}
     return {name for name, step in steps.items() if f"{step}/{RECORD}" not in names}
 
 
 def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
-    """The files of a spool that go up, by their path from there: their sizes and times.
+    """Sizes and times of the files of a spool that are uploaded, by their path in the spool.
 
-    Checkpoints are listed first: the lines up to a checkpoint were written before it, so the list of the rest has them.
+    Checkpoints are listed first: the lines up to a checkpoint were written before it, so the later listing has them.
     """
     found = {}
     for where, below, names in itertools.chain(os.walk(folder / CHECKPOINTS), os.walk(folder)):
@@ -149,7 +149,7 @@ def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
             path = here / name
             if name in (LOCK, MARK, SENT) or name.endswith(".part"):
                 continue
-            with contextlib.suppress(FileNotFoundError):  # removed just now
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 about = path.stat()
                 found[path.relative_to(folder).as_posix()] = [about.st_size, about.st_mtime_ns]
     return found
@@ -189,7 +189,7 @@ class _Upload:
                 time.sleep(attempt + 1)
 
     def _pass(self) -> None:
-        """Uploads what has changed, then removes what is gone. Raises UserError, after a line, when it cannot."""
+        """Uploads changed files, then removes deleted files from the store. On failure prints and raises UserError."""
         try:
             now = _stamps(self._folder)
             changed = [name for name, stamp in now.items() if self._sent.get(name) != stamp]

@@ -1,1 +1,1 @@
-"""Texts drawn from a model."""
+"""Generation: texts sampled from a model."""

@@ -1,4 +1,4 @@
-"""Prompts and stop strings as they come from a command line or a file: texts that have UTF-8, each with its origin."""
+"""Prompts and stop strings from a command line or a file: checked UTF-8 texts, each with its origin."""
 
 import json
 import pathlib
@@ -12,14 +12,14 @@ JSON_LINES = (".jsonl", ".ndjson")
 
 
 class Prompt(NamedTuple):
-    """The beginning of a text, and where it was given: "prompt 2", or "prompts.txt, line 7"."""
+    """The beginning of a text, and its origin: "prompt 2", or "prompts.txt, line 7"."""
 
     text: str
     where: str
 
 
 def check_text(text: str, where: str, mend: str = "write it as UTF-8") -> None:
-    """Raises UserError for a text that has no UTF-8: Python keeps bytes that are no text as lone surrogates."""
+    """Raises UserError for a text that cannot be encoded as UTF-8: Python keeps invalid bytes as lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -27,7 +27,7 @@ def check_text(text: str, where: str, mend: str = "write it as UTF-8") -> None:
 
 
 def from_flags(texts: Sequence[str], flag: str) -> list[Prompt]:
-    """The texts of a flag that may be given many times. Raises UserError for one that is no UTF-8."""
+    """The texts of a repeatable flag. Raises UserError for a text that is not UTF-8."""
     mend = "use a terminal with UTF-8"
     if flag == "prompt":
         mend += ", or put the text into a UTF-8 file and give that as --prompts_file"
@@ -39,9 +39,9 @@ def from_flags(texts: Sequence[str], flag: str) -> list[Prompt]:
 def read_prompts(path: pathlib.Path) -> list[Prompt]:
     """The prompts in a file: its lines that are not blank, or the "prompt" of each line of a .jsonl file.
 
-    A line ends with a line feed, or with a carriage return before it; a byte order mark at the beginning is no part of
-    the first prompt. Raises UserError for a file that is missing, no UTF-8, or holds no prompt, and for a line that is
-    not of its form.
+    A line ends with a line feed, or with a carriage return and a line feed; a byte order mark at the beginning is not
+    part of the first prompt. Raises UserError for a file that is missing, is not UTF-8, or has no prompt, and for a
+    .jsonl line of another form.
     """
     suffix = path.suffix.lower()
     if suffix == ".json":
@@ -57,7 +57,7 @@ def read_prompts(path: pathlib.Path) -> list[Prompt]:
     except UnicodeDecodeError as error:
         before = error.object[: error.start].count(b"\n")
         if (other := not_text(error.object[:HEAD])) is not None:
-            raise UserError(f"--prompts_file={path} is no UTF-8 text, but {other}") from None
+            raise UserError(f"--prompts_file={path} is not UTF-8 text, but {other}") from None
         raise UserError(
             f"--prompts_file={path} is not UTF-8 at byte {error.start}, line {before + 1}; convert it: "
             "iconv -f OLD -t UTF-8"

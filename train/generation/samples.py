@@ -1,4 +1,4 @@
-"""Text drawn from the model while it trains, and at its end."""
+"""Text sampled from the model during training, and at its end."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from train.generation.texts import generate_texts
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """A file that a model wrote, and whether the model ended it (otherwise a limit did)."""
+    """A file that a model generated, and whether the model ended it (otherwise a limit did)."""
 
     text: str
     ended: bool
@@ -32,11 +32,11 @@ def draw_samples(
 
     Args:
       experiment: the run's options.
-      params: the parameters to draw from.
-      prompts: the beginnings of the texts; an empty one asks for any document.
-      tokenizer: of the run's dataset.
-      seed: of the draws; the same seed gives the same texts.
-      layout: how activations lie on devices.
+      params: the parameters to sample with.
+      prompts: the beginnings of the texts; after an empty prompt the model starts a new document.
+      tokenizer: the tokenizer of the run's dataset.
+      seed: the seed of the draws; the same seed gives the same texts.
+      layout: the sharding of activations.
 
     Raises:
       UserError: for a prompt that `train.generation.texts.check_prompts` refuses.

@@ -1,4 +1,4 @@
-"""From text to text: prompts as ids, generated tokens as text that can be shown as it comes, stop strings."""
+"""Generation from text to text: encodes prompts, decodes new tokens as they come, and ends texts at stop strings."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from model.transformer import Params
 from train.data.tokenizers.interface import StreamDecoder, Tokenizer
 from train.generation.prompts import check_text
 
-# Told a prompt's number and the text that its next token completed (often none), at every token and at the end.
+# Called at every token and at the end with a prompt's number and the text that the token completed (often empty).
 OnText = Callable[[int, str], None]
 
 EndedBy = Literal["end_of_document", "stop_string", "max_tokens", "context", "interruption"]
@@ -24,10 +24,10 @@ class GeneratedText:
     """The text that a model generated after a prompt.
 
     Attributes:
-      text: the new text, up to a stop string if one came.
-      tokens: the number of new tokens, those of the stop string and the end of the document included.
-      ended_by: what ended it; "context" is the model's context being full, "interruption" a signal.
-      torn: whether it ended amid the bytes of a character, which are U+FFFD in the text.
+      text: the new text, up to the first stop string if there is one.
+      tokens: the number of new tokens, including those of the stop string and the end of the document.
+      ended_by: the reason for the end; "context" means that the model's context is full, "interruption" a signal.
+      torn: whether the text ends inside the bytes of a character; these bytes are U+FFFD in the text.
     """
 
     text: str
@@ -55,16 +55,16 @@ def generate_texts(
       model: the model's options.
       params: its parameters.
       tokenizer: its tokenizer.
-      prompts: texts; an empty one asks for any document.
+      prompts: texts; after an empty prompt the model starts a new document.
       sampling: how tokens are chosen, and how many.
-      stops: strings that end a text, which then holds what is before the first of them.
+      stops: strings that end a text; the result holds the text before the first of them.
       batch_size: prompts at a time.
-      layout: how activations lie on devices, as for `model.inference.generate.generate`.
+      layout: the sharding of activations, as for `model.inference.generate.generate`.
       on_text: see `OnText`.
-      results: the list to fill and return; when KeyboardInterrupt ends the call, it has what was drawn by then.
+      results: the list to fill and return; after a KeyboardInterrupt it has the texts that were drawn until then.
 
     Raises:
-      UserError: for an empty stop string, for a prompt longer than the context, and as `prompt_ids` does.
+      UserError: for an empty stop string, for a prompt longer than the context, and for the errors of `prompt_ids`.
     """
     if "" in stops:
         raise UserError("a stop string is empty; expected at least one character")
@@ -99,33 +99,33 @@ def generate_texts(
 def largest_cache(
     model: ModelConfig, rows: Sequence[Sequence[int]], max_tokens: int, batch_size: int, layout: Layout = ONE_DEVICE
 ) -> int:
-    """The bytes of the largest cache that `generate_texts` makes for prompts of these ids."""
+    """The bytes of the largest cache that `generate_texts` allocates for prompts of these ids."""
     size = _rows_at_a_time(len(rows), batch_size, layout)
     slots = [cache_slots(model, rows[first : first + size], max_tokens) for first in range(0, len(rows), size)]
     return cache_bytes(model, size, max(slots))
 
 
 def _rows_at_a_time(count: int, batch_size: int, layout: Layout) -> int:
-    """The rows of every batch: the last one is filled up, so that it needs no program of its own."""
+    """The number of rows of every batch: the last batch is padded, so that one compiled program serves all."""
     ways = layout.ways("batch")
     return -(-min(batch_size, count) // ways) * ways if count else 1
 
 
 class _Batch:
-    """The texts after some prompts, generated together, the first of which has the number `first`."""
+    """The texts of prompts that are generated together; the first prompt has the number `first`."""
 
     def __init__(self, streams: Sequence["TextStream"], first: int, on_text: OnText | None) -> None:
         self._streams, self._first, self._on_text = streams, first, on_text
         self._texts, self._tokens = [""] * len(streams), [0] * len(streams)
 
     def take(self, row: int, token: int) -> bool:
-        """Takes the next id of a row; whether a stop string ended it."""
+        """Takes the next id of a row; returns whether a stop string ended the row."""
         self._tokens[row] += 1
         self._show(row, self._streams[row].push(token))
         return self._streams[row].stopped
 
     def finish(self, written: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[GeneratedText]:
-        """Shows what was held back, and says how each row ended."""
+        """Shows the text that was held back, and returns the text of each row with the reason for its end."""
         results = []
         for row, (stream, ids) in enumerate(zip(self._streams, written, strict=True)):
             self._show(row, stream.finish(cut=ids[-1] != end))
@@ -138,7 +138,7 @@ class _Batch:
         return results
 
     def interrupted(self) -> list[GeneratedText]:
-        """Shows what was held back, and returns what there is of each row."""
+        """Shows the text that was held back, and returns the unfinished text of each row."""
         results = []
         for row, stream in enumerate(self._streams):
             self._show(row, stream.finish(cut=True))
@@ -152,11 +152,10 @@ class _Batch:
 
 
 def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """A prompt as the beginning of a document, which is what the model saw in training.
+    """The ids of a prompt as the beginning of a document, as the model saw documents in training.
 
-    Where the tokenizer has an id that begins documents, or one that ends them, that comes first; an empty text asks
-    for any document.
-    Raises UserError for an empty text where there is no such id.
+    If the tokenizer has an id that begins documents, or else an id that ends them, this id comes first. After an empty
+    text the model starts a new document. Raises UserError for an empty text if the tokenizer has no such id.
     """
     begin = [] if tokenizer.begin_of_document is None else [tokenizer.begin_of_document]
     ids = begin + tokenizer.encode(text).tolist()
@@ -172,8 +171,8 @@ def check_prompts(
 ) -> list[list[int]]:
     """The ids of every prompt.
 
-    Raises UserError, naming the prompt by its name or its number, as `prompt_ids` and the tokenizer do, and for one
-    longer than the model's context.
+    Raises UserError for the errors of `prompt_ids` and of the tokenizer, and for a prompt longer than the model's
+    context; the error gives the prompt's name or number.
     """
     rows = []
     for number, prompt in enumerate(prompts, start=1):
@@ -195,11 +194,11 @@ def check_prompts(
 
 
 class TextStream:
-    """One generated text as its ids come.
+    """Decodes one generated text while its ids come.
 
-    What `push` and `finish` return, joined, is what the tokenizer decodes of all ids at once: no character comes in
-    halves. It ends before the first stop string to be completed, wherever tokens begin and end; `stopped` tells that
-    one was.
+    The joined results of `push` and `finish` equal the text that the tokenizer decodes from all ids at once: no
+    character is split. The text ends before the first stop string that is completed, wherever tokens begin and end;
+    `stopped` tells whether there was one.
     """
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
@@ -208,7 +207,7 @@ class TextStream:
         self._stops = tuple(stops)
         self._held = ""
         self._decoder = StreamDecoder(tokenizer)
-        # A tokenizer may decode the first ids of a text in another way (a space less), so the prompt goes before.
+        # A tokenizer may decode the first ids of a text differently (without a space), so the prompt comes first.
         self._decoder.push(prompt)
         self._decoder.settle()
 
@@ -217,9 +216,9 @@ class TextStream:
         return self._release(self._decoder.push([token]))
 
     def finish(self, *, cut: bool) -> str:
-        """The rest of the text, bytes of an unfinished character as U+FFFD.
+        """Returns the rest of the text, with the bytes of an unfinished character as U+FFFD.
 
-        `cut` tells that a limit ended the text: then `torn` tells that it was amid the bytes of a character.
+        `cut` tells that a limit ended the text: then `torn` tells whether it ended inside the bytes of a character.
         """
         rest = self._decoder.flush()
         self.torn = cut and not self.stopped and rest.endswith("\ufffd")
@@ -235,7 +234,7 @@ class TextStream:
         if found:
             self.stopped, self._held = True, ""
             return text[: min(found)[1]]
-        # The longest end of the text that may be the beginning of a stop string waits for what follows.
+        # The longest end of the text that may begin a stop string is held back until the next ids.
         wait = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
         self._held = text[len(text) - wait :]
         return text[: len(text) - wait]

@@ -36,13 +36,13 @@ Say = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Session:
-    """The surroundings of one session of a run.
+    """The objects that hooks use in one session of a run.
 
     Attributes:
       experiment: the run's options.
       folder: the run folder.
       dataset: the training dataset.
-      mesh, layout: the devices, and the layout of activations on them.
+      mesh, layout: the devices, and the sharding of activations over them.
       metrics: writes lines to the files of the run.
       say: prints a line for the user.
     """
@@ -98,7 +98,7 @@ HookMaker = Callable[[Session], Hook]
 
 
 def made(make: HookMaker, session: Session) -> Hook:
-    """The hook of a maker. Raises UserError for one without a period."""
+    """The hook that a maker returns. Raises UserError for a hook without a period."""
     hook = make(session)
     every = getattr(hook, "every", None)
     if type(hook).due is Hook.due and not (isinstance(every, numbers.Integral) and int(every) >= 1):

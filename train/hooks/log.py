@@ -17,7 +17,7 @@ from train.hooks.interface import Session
 from train.run.clock import PROCESS_START, Clock
 from train.terminal.progress import Progress
 
-# Dispatched steps that have not ended. More of them would not keep a device busier, and would delay a requested stop.
+# The largest number of dispatched steps that have not ended. More would delay a stop and not keep a device busier.
 IN_FLIGHT = 3
 
 
@@ -30,7 +30,7 @@ class _Dispatched(NamedTuple):
 
 
 class Log:
-    """Writes a line of metrics.jsonl every n steps, and one of throughput.jsonl with it.
+    """Writes a line of metrics.jsonl and a line of throughput.jsonl every n steps.
 
     Attributes:
       tokens: the number of counted targets in all fetched steps.

@@ -18,7 +18,7 @@ class Saves(Hook):
         self._session, self._store, self.saved = session, store, step
 
     def due(self, moment: Moment) -> bool:
-        """Whether a save is due, or this is the best model so far and best models are kept."""
+        """Whether a save is due, or the model is the best so far and `keep_best` is above 0."""
         return super().due(moment) or (moment.best and self._best_too)
 
     def __call__(self, moment: Moment) -> None:

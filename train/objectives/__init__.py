@@ -1,1 +1,1 @@
-"""What a training step minimises."""
+"""Objectives: the functions that a training step minimises."""

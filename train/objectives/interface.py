@@ -59,8 +59,8 @@ class Objective(Protocol):
         Args:
           model: the model's options.
           params: its parameters, trained or not.
-          batch: `fields`, each (B, T); segment_ids and positions too if documents do not see each other.
+          batch: `fields`, each (B, T); segment_ids and positions too if the model keeps documents apart.
           dropout_key: the key of this batch; None for no dropout.
-          layout: the layout of activations on devices.
+          layout: the sharding of activations.
           taps: names of the model's taps (L, B, T) to sum over counted tokens.
         """

@@ -28,7 +28,7 @@ class NextToken:
     z_loss: float = 0.0
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.z_loss < 0:
             yield "z_loss", f"must be 0 or more, got {self.z_loss}"
 
@@ -71,26 +71,26 @@ class NextToken:
         head, targets, weights = unembedding(model, params), batch["targets"], batch["weights"]
         reported, minimised = total_nll(output.stream_BTD, head, targets, weights, layout, self.z_loss)
         minimised = with_model_losses(minimised, output.losses)
-        # Summed here and not in the layers, where a scan would need a collective for each.
+        # Summed here and not in the layers, where a scan would need a collective for each layer.
         totals = {name: jnp.sum(tap_LBT * batch["weights"], axis=(1, 2)) for name, tap_LBT in output.taps.items()}
         return minimised, Sums(reported, output.losses, output.measured, totals)
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:
-    """What is minimised, with the losses that the model itself has; all are sums over the tokens that count."""
+    """Adds the model's own losses to the minimised sum; all are sums over the counted tokens."""
     for loss in losses.values():
         objective = objective + loss
     return objective
 
 
 def token_nll(model: ModelConfig, params: Any, batch: Mapping[str, jax.Array], layout: Layout) -> jax.Array:
-    """-log p of every target in nats, float32 (B, T), without dropout: what every evaluation is a sum of.
+    """-log p of every target in nats, float32 (B, T), without dropout; every evaluation sums these.
 
     Args:
       model: the model's options.
       params: its parameters.
-      batch: tokens and targets (B, T); segment_ids and positions where documents do not see each other.
-      layout: how activations lie on devices.
+      batch: tokens and targets (B, T); segment_ids and positions if the model keeps documents apart.
+      layout: the sharding of activations.
     """
     output = stream(
         model,

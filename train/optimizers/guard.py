@@ -25,7 +25,7 @@ class Outliers:
     window: int = 128
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.sigma <= 0:
             yield "sigma", f"must be above 0, got {self.sigma}"
         if self.window < 1:
@@ -45,7 +45,7 @@ class Guard:
     max_consecutive: int = 20
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.max_consecutive < 1:
             yield "max_consecutive", f"must be at least 1, got {self.max_consecutive}"
 

@@ -33,7 +33,7 @@ class _Decayed:
     spared: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         if self.weight_decay < 0:
             yield "weight_decay", f"must be 0 or more, got {self.weight_decay}"
         for name in ("b1", "b2", "momentum", "decay_rate", "adam_b1", "adam_b2"):
@@ -105,7 +105,7 @@ class Muon(_Decayed):
     adam_b2: float = 0.95
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from super().problems()
         if self.num_iterations < 1:
             yield "num_iterations", f"must be at least 1, got {self.num_iterations}"
@@ -130,7 +130,7 @@ class ScheduleFreeAdamW(_Decayed):
     epsilon: float = 1e-8
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         yield from super().problems()
         if self.b1 <= 0:
             yield "b1", f"interpolates between two sequences and must be above 0, got {self.b1}"

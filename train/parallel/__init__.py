@@ -1,1 +1,1 @@
-"""Device meshes, the sharding table, and how batches reach devices."""
+"""Parallelism: device meshes, the sharding table, and the transfer of batches to devices."""

@@ -1,4 +1,4 @@
-"""From the host to the mesh: which rows of a batch this process needs, and putting them on its devices."""
+"""Moves batches from the host to the mesh: selects the rows that this process needs, and puts them on its devices."""
 
 import jax
 import numpy as np
@@ -10,15 +10,15 @@ from train.data.config import Data
 
 HostBatch = dict[str, np.ndarray]
 
-# What the model needs where it has to tell documents or padding apart, and can do without otherwise.
+# The fields that the model needs only if it has to tell documents or padding apart.
 DOCUMENT_FIELDS = ("segment_ids", "positions")
 
 
 def isolated(data: Data, model: ModelConfig) -> bool:
     """Whether a model needs the segments of its rows, in training and in evaluation alike.
 
-    It does where documents do not see each other, and where it reads their lengths: then documents that see each other
-    are one segment, and padding, which no length may count, is another.
+    It needs them if documents do not see each other, and if it reads their lengths: then documents that see each other
+    are one segment, and padding is another, because no length may count it.
     """
     return not data.cross_document_attention or model.reads_lengths
 
@@ -35,7 +35,7 @@ def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
 
 
 def check_length(sequence_length: int, rows: NamedSharding) -> None:
-    """Raises UserError when the mesh does not divide the sequences, where they are split at all."""
+    """Raises UserError when sequences are split and the mesh does not divide them."""
     ways = _ways(rows, 1)
     if sequence_length % ways:
         raise UserError(
@@ -46,7 +46,7 @@ def check_length(sequence_length: int, rows: NamedSharding) -> None:
 
 def _ways(rows: NamedSharding, axis: int) -> int:
     """How many parts an axis of the batch is split into."""
-    whole = (rows.num_devices, rows.num_devices)  # which every split divides
+    whole = (rows.num_devices, rows.num_devices)  # every split divides this shape
     return whole[axis] // rows.shard_shape(whole)[axis]
 
 

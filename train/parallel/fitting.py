@@ -1,7 +1,7 @@
-"""The mesh of a command that takes a run as it finds it: the one asked for, the run's own, or FSDP over all devices.
+"""The mesh for a command that loads an existing run: the requested mesh, the run's own, or FSDP over all devices.
 
-Evaluation, generation, conversion and the start of fine-tuning may run on other devices than the training did. Any
-layout gives the same numbers to rounding, so one is taken that needs little memory on each device.
+Evaluation, generation, conversion and the start of fine-tuning may run on other devices than the training did. Every
+layout gives the same numbers up to rounding, so the command uses a layout that needs little memory on each device.
 """
 
 import dataclasses
@@ -23,8 +23,8 @@ class Fitted:
     Attributes:
       option: the mesh as an option.
       mesh: the devices.
-      table: which axes are split over which of the mesh's.
-      note: a line for the user, where this is not all that was asked for; None where there is nothing to say.
+      table: the sharding table: which mesh axes each logical axis is split over.
+      note: a line for the user if this differs from the request; otherwise None.
     """
 
     option: Mesh
@@ -34,12 +34,12 @@ class Fitted:
 
     @property
     def layout(self) -> MeshLayout:
-        """How activations lie on the mesh."""
+        """The sharding of activations over the mesh."""
         return layout_of(self.mesh, self.table)
 
 
 def asked_for(model: ModelConfig, option: Mesh, table: Sharding) -> Fitted:
-    """The mesh that was asked for. Axes that `tensor` does not divide, such as an odd vocabulary, stay whole.
+    """The requested mesh. Axes that `tensor` does not divide, such as an odd vocabulary, stay whole.
 
     Raises UserError when the mesh does not fit the devices here, or `fsdp` does not divide the model.
     """
@@ -57,14 +57,14 @@ def asked_for(model: ModelConfig, option: Mesh, table: Sharding) -> Fitted:
 
 
 def own_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_then: int | None) -> Fitted:
-    """A run's own mesh where it fits the devices here, and FSDP over all of them elsewhere.
+    """A run's own mesh if it fits the devices here, otherwise FSDP over all of them.
 
     Args:
       model: the model's options.
       option: the run's mesh.
-      table: the run's.
-      devices_then: how many devices the run had; None where nobody knows. A mesh whose `data` takes what is left fits
-        any number, but is meant for this one: on more devices it would be as many copies of the parameters.
+      table: the run's sharding table.
+      devices_then: the number of devices that the run had; None if unknown. A mesh with data=None fits any number of
+        devices, but was meant for this number: on more devices it would only make more copies of the parameters.
     """
     here = jax.device_count()
     if option.data is not None or option.fsdp * option.tensor == here or devices_then == here:
@@ -83,9 +83,9 @@ def own_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_then:
 
 
 def fsdp(model: ModelConfig, table: Sharding) -> Fitted:
-    """FSDP over all devices, or over the most that divide every axis which it splits; the rest are copies of those.
+    """FSDP over all devices, or over the largest number that divides every split axis; the other devices hold copies.
 
-    A table that splits no parameter over `fsdp` gives way to the default one, with which no device holds them all.
+    If the table splits no parameter over `fsdp`, the default table is used: with it no device holds all parameters.
     """
     if not any("fsdp" in axes for axes in dataclasses.asdict(table.parameters).values()):
         table = Sharding()
@@ -107,5 +107,5 @@ def fsdp(model: ModelConfig, table: Sharding) -> Fitted:
 
 
 def placements(model: ModelConfig, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
-    """A placement for every parameter of a model. Raises UserError where the mesh does not divide one."""
+    """A placement for every parameter of a model. Raises UserError if the mesh does not divide a parameter."""
     return param_shardings(mesh, table, logical_axes(model), abstract_params(model))

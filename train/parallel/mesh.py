@@ -1,4 +1,4 @@
-"""The mesh: how the devices are laid out, reading it from a flag, and making it."""
+"""The device mesh: its option, its flag, and its construction."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ class Mesh:
     """How many devices lie along each axis of the mesh; their product is the device count.
 
     Attributes:
-      data: copies of the parameters, each with its share of the batch; None for the devices that the others leave.
+      data: copies of the parameters, each with its share of the batch; None for all devices that the other axes leave.
       fsdp: shards of parameters, gathered layer by layer, each with its share of the batch.
       tensor: shards of heads, feed-forward width and vocabulary, all on the same rows.
     """
@@ -27,7 +27,7 @@ class Mesh:
     tensor: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for name in MESH_AXES:
             size = getattr(self, name)
             if size is not None and size < 1:
@@ -35,7 +35,7 @@ class Mesh:
 
 
 def parse_mesh(text: str) -> Mesh:
-    """The mesh that a flag names, such as fsdp=4,tensor=2; `data` takes what the others leave when it is not named.
+    """The mesh of a flag such as fsdp=4,tensor=2; if `data` is not given, it takes the devices that the others leave.
 
     Raises UserError for any other text.
     """
@@ -48,20 +48,20 @@ def parse_mesh(text: str) -> Mesh:
                 f"whole numbers from 1 and the axes {', '.join(MESH_AXES)}"
             )
         if name in sizes:
-            raise UserError(f"--mesh={text}: {name} stands there twice; give it once")
+            raise UserError(f"--mesh={text}: {name} is given twice; give it once")
         sizes[name] = int(size)
     return Mesh(**sizes)
 
 
 def in_words(mesh: Mesh | jax.sharding.Mesh) -> str:
-    """A mesh as `parse_mesh` reads it, without the axes along which there is one device."""
+    """A mesh in the form that `parse_mesh` reads, without the axes that have one device."""
     sizes = mesh.shape if isinstance(mesh, jax.sharding.Mesh) else dataclasses.asdict(mesh)
     named = [f"{name}={size}" for name, size in sizes.items() if size is not None and size > 1]
     return ",".join(named) or "data=1"
 
 
 def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sharding.Mesh:
-    """Lays the devices out. Raises UserError when the mesh does not multiply to their number."""
+    """Arranges the devices in a mesh. Raises UserError when the product of its axes is not their number."""
     devices = jax.devices() if devices is None else devices
     sizes = {name: getattr(mesh, name) for name in MESH_AXES}
     known = math.prod(size for size in sizes.values() if size is not None)

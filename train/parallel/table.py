@@ -1,7 +1,7 @@
-"""The one table that lays logical axes over the mesh, and the placements that follow from it.
+"""The sharding table, which maps logical axes to mesh axes, and the placements that follow from it.
 
-Parameters and activations carry logical names where they are made; this table says which mesh axes each name is split
-over. A parameter's axis and an activation's are two entries, and so are the positions of different parts of the model.
+The model gives every axis of parameters and activations a logical name; this table says which mesh axes each name is
+split over. Parameters and activations have separate entries, and so have the positions in different parts of the model.
 To try another parallelism, change the table or the mesh; the model stays as it is.
 """
 
@@ -22,7 +22,7 @@ class _Axes:
     """Logical axis -> mesh axes. An array uses each mesh axis once, for the first of its axes that asks for it."""
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yields the fields whose values make no sense."""
+        """Yields each invalid field with its problem."""
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             names = getattr(self, field.name)
             for axis in names:
@@ -99,11 +99,11 @@ class ActivationAxes(_Axes):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """The table.
+    """The sharding table.
 
     Attributes:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
-      activations: the same of the arrays in between, and of batches and caches.
+      activations: which mesh axes each axis of activations, batches and caches is split over.
     """
 
     parameters: ParameterAxes = ParameterAxes()
@@ -111,7 +111,7 @@ class Sharding:
 
 
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
-    """The mesh axes that each axis of an array is split over, by their logical names."""
+    """The mesh axes that each axis of an array is split over; `axes` has the logical names."""
     used: set[str] = set()
     found = []
     for axis in axes:
@@ -145,7 +145,7 @@ class MeshLayout(Layout):
     Attributes:
       mesh: the devices.
       table: the table's activation axes.
-      parameters: its parameter axes, which say where gradients go.
+      parameters: the table's parameter axes, which decide the sharding of gradients.
     """
 
     mesh: jax.sharding.Mesh
@@ -178,15 +178,15 @@ class MeshLayout(Layout):
         return tuple(name for name in getattr(self.table, axis) if self.mesh.shape[name] > 1)
 
     def axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
-        """How each axis of an array is split, as `constrain` lays it out: evenly or not at all, each mesh axis once."""
+        """How `constrain` splits each axis of an array: evenly or not at all, each mesh axis once."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.table, axes))
 
     def parameter_axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
-        """How each axis of a parameter is split, and so of its gradient."""
+        """How each axis of a parameter, and of its gradient, is split."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
     def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
-        """A function of whole arrays that runs another on the shards of each device (`jax.shard_map`); see `Layout`."""
+        """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function
         into = tuple(_spec(self.table, axes) for axes in in_axes)
@@ -197,7 +197,7 @@ class MeshLayout(Layout):
 def _axis_shardings(
     mesh: jax.sharding.Mesh, shape: tuple[int, ...], over: Sequence[tuple[str, ...]]
 ) -> tuple[AxisSharding, ...]:
-    """The mesh axes of several parts that divide each axis of an array; none where they do not."""
+    """The mesh axes, of more than one part, that divide each axis of an array; none if they do not divide it."""
     found = []
     for size, asked in zip(shape, over, strict=True):
         names = tuple(name for name in asked if mesh.shape[name] > 1)
@@ -211,7 +211,7 @@ def _is_axes(tree: Any) -> bool:
 
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
-    """How activations lie on a mesh."""
+    """The layout of activations on a mesh."""
     return MeshLayout(mesh, table.activations, table.parameters)
 
 
@@ -219,7 +219,7 @@ def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
 
 
 def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:
-    """A placement for every parameter. Raises UserError where a mesh axis does not divide a parameter's.
+    """A placement for every parameter. Raises UserError if the mesh does not divide an axis of a parameter.
 
     Args:
       mesh: the mesh.
@@ -245,7 +245,7 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
 def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> dict[str, list[int]]:
     """The logical axes of parameters that the mesh does not divide, and their sizes; arguments as above.
 
-    A size of a parameter's axis is judged by the mesh axes that it is split over in that parameter.
+    The size of an axis is checked against the mesh axes that this parameter splits it over.
     """
     found: dict[str, set[int]] = {}
 
@@ -259,7 +259,7 @@ def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any
 
 
 def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Placements for optimizer state: what mirrors a parameter lies as that parameter does, all else is replicated."""
+    """Placements for optimizer state: arrays that mirror a parameter get its placement, all others are replicated."""
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
     known = {path_name(path): (leaf.shape, sharding) for (path, leaf), sharding in leaves}
 

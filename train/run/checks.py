@@ -1,4 +1,4 @@
-"""Checks before training starts; none of them makes an array of the model's size."""
+"""Checks before training starts; no check allocates an array of the model's size."""
 
 import pathlib
 
@@ -19,7 +19,7 @@ from train.run.metrics import read_status
 
 
 def check_mesh(experiment: Experiment) -> None:
-    """Raises UserError when the devices, the batch or a parameter do not fit the mesh; makes no array."""
+    """Raises UserError when the devices, the batch or a parameter do not fit the mesh; allocates no array."""
     mesh = make_mesh(experiment.mesh)
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
@@ -45,7 +45,7 @@ def check_vocabulary(experiment: Experiment, tokenizer: Tokenizer, folder: AnyPa
 def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
     """Whether a run has ended at its last step and all files of that checkpoint are as they were written.
 
-    Raises UserError when it is the run of another experiment, or when that checkpoint cannot be read.
+    Raises UserError when the run belongs to another experiment, or when that checkpoint cannot be read.
     """
     status, last = read_status(run) or {}, experiment.training.num_steps
     if status.get("state") != "finished" or not (run / "config.json").is_file():
@@ -59,5 +59,5 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
         return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
     except UnreadableError:
         raise
-    except UserError:  # which going on mends, or says again
+    except UserError:  # continuing the run repairs it, or reports it again
         return False

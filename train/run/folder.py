@@ -1,11 +1,11 @@
-"""A run is a folder that explains itself: what lies where, who may write, which experiment it is.
+"""The run folder: its files, its lock, and the experiment that it belongs to.
 
 config.json        the resolved experiment, which loads back to the same one
 data.json          where the dataset is
 environment.json   versions, devices, git revision, one entry for every start
-parameters.json    name, role, shape, axes, placement and count of every parameter, and what moves it
+parameters.json    name, role, shape, axes, placement and count of every parameter, and what updates it
 evaluations/       the tokens of further texts that the run is evaluated on
-origin/            what lay beside published weights, where the run was read from them, or started from such a run
+origin/            the files beside published weights, if the run was read from them or started from such a run
 metrics.jsonl  statistics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
 """
 
@@ -23,9 +23,9 @@ ORIGIN = "origin"
 
 @contextlib.contextmanager
 def locked(run: pathlib.Path) -> Iterator[None]:
-    """Holds a run folder for writing.
+    """Locks a run folder for writing.
 
-    Raises UserError when another process holds it, which it names, and when the folder is something else's.
+    Raises UserError when another process holds the lock, with its number, and when the path cannot be a run folder.
     """
     experiments.refuse_foreign(run)
     with contextlib.ExitStack() as stack:
@@ -43,10 +43,10 @@ def locked(run: pathlib.Path) -> Iterator[None]:
 
 
 def claim(run: pathlib.Path, experiment: Experiment) -> None:
-    """Makes the folder this experiment's; call it under `locked`.
+    """Assigns the folder to this experiment; call it under `locked`.
 
-    Raises UserError when it holds steps of another one. A run that failed before its first step holds none: the command
-    may be mended and given again.
+    Raises UserError when the folder holds steps of another experiment. A run that failed before its first step holds
+    none, so the user may correct the command and give it again.
     """
     if has_begun(run):
         if not (run / "config.json").exists():

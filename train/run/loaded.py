@@ -1,4 +1,4 @@
-"""Opening a finished or unfinished run, to evaluate it or to generate from it."""
+"""Loads a finished or unfinished run, for evaluation or generation."""
 
 import dataclasses
 import pathlib
@@ -29,13 +29,13 @@ class LoadedRun:
     """A run's experiment and the parameters of one of its checkpoints, ready to evaluate.
 
     Attributes:
-      folder: the run folder, of this machine or in a store.
-      experiment: what it computes.
+      folder: the run folder, on this machine or in a store.
+      experiment: the run's options.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, laid out as train/parallel/fitting.py says.
-      layout: how activations lie on the mesh.
-      tokenizer: of the run's dataset.
-      step: of the checkpoint.
+      mesh: the devices here, arranged as train/parallel/fitting.py says.
+      layout: the sharding of activations.
+      tokenizer: the tokenizer of the run's dataset.
+      step: the step of the checkpoint.
     """
 
     folder: AnyPath
@@ -61,14 +61,14 @@ class LoadedRun:
 
 @dataclasses.dataclass(frozen=True)
 class LoadedParams:
-    """The parameters of one of a run's checkpoints.
+    """The parameters of a checkpoint.
 
     Attributes:
-      experiment: what the run computes.
+      experiment: the run's options.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, laid out as train/parallel/fitting.py says.
-      layout: how activations lie on the mesh.
-      step: of the checkpoint.
+      mesh: the devices here, arranged as train/parallel/fitting.py says.
+      layout: the sharding of activations.
+      step: the step of the checkpoint.
     """
 
     experiment: Experiment
@@ -81,13 +81,13 @@ class LoadedParams:
 def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
-    Its parameters are read straight onto their devices: no device holds more of them than its share. The mesh is
-    the one given, or the run's own where it fits the devices here, or FSDP over all of them, which standard error
-    says.
+    Its parameters are read straight onto their devices: no device holds more of them than its share. The mesh is the
+    given mesh, or the run's own if it fits the devices here, or FSDP over all of them; a line on standard error reports
+    the last case.
 
     Raises UserError when there is no such run or checkpoint, when the checkpoint is damaged, when the dataset has
-    another vocabulary than the model, and when the mesh does not fit the devices or the model. Nothing but the
-    parameters is read, so a damaged optimizer state goes unnoticed.
+    another vocabulary than the model, and when the mesh does not fit the devices or the model. Only the parameters are
+    read, so a damaged optimizer state is not noticed.
     """
     run = as_path(run)
     with read_errors(run):
@@ -123,13 +123,13 @@ def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
 def load_params(
     run: AnyPath, which: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
 ) -> LoadedParams:
-    """The parameters of a checkpoint alone, for which the run needs no dataset.
+    """Loads only the parameters of a checkpoint; needs no dataset.
 
     Args:
-      run: the run folder, of this machine or in a store.
+      run: the run folder, on this machine or in a store.
       which: latest, best, or a step.
       mesh: as for `load_run`.
-      sharding: the table for a mesh that is given; the run's own when it is None.
+      sharding: the sharding table for a given mesh; None for the run's own.
 
     Raises UserError as `load_run` does.
     """
@@ -137,7 +137,7 @@ def load_params(
     fitted = _fitted(run, experiment, mesh, sharding)
     recipe = Recipe.of(experiment)
     placed, abstract = state_shardings(recipe, fitted.mesh, fitted.table), abstract_state(recipe)
-    if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # whose parameters to evaluate follow from its state
+    if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # it computes the parameters to evaluate from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
     with (
         read_errors(run),
@@ -154,7 +154,7 @@ def load_params(
 
 
 def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
-    """The devices, laid out for a run's model; a line says where that is not by the run's own mesh."""
+    """The devices, arranged for a run's model; prints a line if this is not the run's own mesh."""
     table = sharding or experiment.sharding
     if mesh is not None:
         fitted = asked_for(experiment.model, mesh, table)
@@ -169,9 +169,9 @@ def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: S
 
 
 def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
-    """The run folder whose checkpoints orbax can read: the run's own, or a copy of what may be wanted of them.
+    """A run folder whose checkpoints orbax can read: the run's own, or a copy of the files that may be needed.
 
-    Orbax reads gs:// in place, each device its shards; of other stores it cannot read arrays.
+    Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores.
     """
     if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
         return run
@@ -180,13 +180,13 @@ def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
         steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
     if not kept & set(steps):
-        kept = set(steps)  # the store says what there is
+        kept = set(steps)  # the steps that are in the store
     copied = fetched(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
     return copied
 
 
 def warn(line: str) -> None:
-    """Tells the user a line."""
+    """Prints a line for the user on standard error."""
     print(line, file=sys.stderr)  # standard output is for results
 
 

@@ -1,4 +1,4 @@
-"""Initial parameters from another run, to train a published or an own model further."""
+"""Initial parameters from another run, to train a published model, or one of your own, further."""
 
 import pathlib
 import shutil
@@ -17,7 +17,7 @@ from train.run.loaded import load_params
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:
-    """The run that `training.init_from` names. Raises UserError when it is none, or its model is another one."""
+    """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model."""
     source = path_of(experiment.training.init_from or "")
     if changed := differences_of_models(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
@@ -29,11 +29,11 @@ def check_init_from(experiment: Experiment) -> AnyPath:
 
 
 def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
-    """The parameters that `training.init_from` names, in the run's own format and placement; None where it names none.
+    """The parameters that `training.init_from` names, in the run's own format and placement; None if it is None.
 
-    They are read straight onto these devices, and given the format one by one. What they were published as goes along,
-    so that launch.convert can write this run too. Raises UserError when there is no such run, or its model is another
-    one.
+    They are read straight onto these devices, and converted to the format one by one. RUN/origin, the record of
+    published weights, is copied too, so that launch.convert can write this run. Raises UserError when there is no such
+    run, or when it has another model.
     """
     if experiment.training.init_from is None:
         return None
@@ -43,5 +43,5 @@ def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
         shutil.copytree(fetched(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
     for name, like in flat(shapes).items():
-        arrays[name] = arrays[name].astype(like.dtype)  # the one before is let go
+        arrays[name] = arrays[name].astype(like.dtype)  # the array in the earlier format is freed
     return unflat(shapes, arrays)

@@ -275,7 +275,7 @@ CONFIGS = {
 
 
 def decode(run, config, params, tokens, steps, slots=14):
-    """Logits of the tokens, fed to a cache in chunks of the sizes given."""
+    """Returns the logits of the tokens, which a cache reads in chunks of the given sizes."""
     cache = empty_caches(config, len(tokens), slots)
     logits, begin = [], 0
     for size in steps:

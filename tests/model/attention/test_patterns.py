@@ -6,7 +6,7 @@ from model.kernels.visibility import Coordinates, causal
 
 
 def picture(mask_BTS):
-    """A mask as text, one string a query: x where it sees a key."""
+    """Returns a mask as text, one string per query: x for a key that it sees."""
     return [["".join("x" if seen else "." for seen in row) for row in one] for one in np.asarray(mask_BTS)]
 
 

@@ -90,7 +90,7 @@ def test_gradients_of_later_layers_reach_the_first_values(small, drawn, tokens):
 
 
 def test_some_layers_alone(small, drawn, run, tokens):
-    """The first layer that has the option is the one whose values are mixed in; the others are as they were."""
+    """The values of the first layer with the option are mixed in; layers without the option do not change."""
     changes = {"position": NoPositions(), "num_layers": 4}
     config = small(mixer=PLAIN, exceptions=(Except(layers="1::2", mixer=mixing(CONSTANT)),), **changes)
     params, plain = drawn(config), small(mixer=PLAIN, **changes)

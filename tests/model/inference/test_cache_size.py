@@ -1,4 +1,4 @@
-"""How much a cache takes: as many slots as texts need, in few sizes; windows no more than they see."""
+"""The size of a cache: as many slots as texts need, in few sizes; windows need only the keys that they see."""
 
 import dataclasses
 import itertools

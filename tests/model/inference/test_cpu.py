@@ -1,4 +1,4 @@
-"""What the compiled program of decoding holds on a CPU: the cache once, in place, and no copy of parameters."""
+"""The compiled program of decoding on a CPU holds the cache once, in place, and no copy of parameters."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Decoding with the cache equals the whole forward pass; one program each; rows do not hang on one another."""
+"""Decoding with the cache equals the whole forward pass; one program each; rows do not depend on one another."""
 
 import dataclasses
 import logging
@@ -60,7 +60,7 @@ def params():
 
 
 def assert_greedy(config, params, prompts, texts):
-    """Every new token is the likeliest after what stands before it, by the forward pass without a cache."""
+    """Every new token is the likeliest after the tokens before it, by the forward pass without a cache."""
     ids = np.zeros((len(prompts), config.context_length), np.int32)
     for row, prompt, text in zip(ids, prompts, texts, strict=True):
         both = (prompt + text)[: config.context_length]

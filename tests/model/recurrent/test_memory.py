@@ -181,7 +181,7 @@ def test_a_hybrid_has_the_length_of_its_attention(small, run, drawn, tokens):
 
 def test_positions_that_no_recurrent_layer_can_use_are_refused(small):
     for mixer, position in itertools.product(MIXERS.values(), (Rotary(), ALiBi())):
-        names = f"{type(position).__name__} is a choice for attention, and layers with {type(mixer).__name__} have none"
+        names = f"{type(position).__name__} acts only in attention, and layers with {type(mixer).__name__} have none"
         with pytest.raises(UserError, match=f"position: {names}"):
             check(small(mixer=mixer, position=position))
         check(
@@ -203,7 +203,7 @@ def test_an_exception_gives_no_position_to_recurrent_layers_alone(small):
 
 def test_dropout_of_attention_needs_attention(small):
     rates = Dropout(attention=0.1)
-    with pytest.raises(UserError, match="dropout.attention: drops weights of attention, and GRU has none"):
+    with pytest.raises(UserError, match="dropout.attention: drops attention weights, and GRU has none"):
         check(small(mixer=GRU(), position=NoPositions(), dropout=rates))
     check(small(mixer=GRU(), exceptions=(Except(layers="1", mixer=GroupedQuery(num_heads=2)),), dropout=rates))
 

@@ -31,7 +31,7 @@ def stood_in_(config, before=0):
 
 
 def assert_equation_(config, equation):
-    """A block with stand-ins is the equation, a function of the stream in float64."""
+    """A block with stand-ins computes the equation, a function of the stream in float64."""
     got, _ = stood_in_(config)(X, Context(index_BT=jnp.arange(5)[None]), None)
     np.testing.assert_allclose(got, equation(X.astype(np.float64)), rtol=1e-5, atol=1e-5)
 

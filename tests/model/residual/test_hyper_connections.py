@@ -1,4 +1,4 @@
-"""Hyper-connections against their equations, and against pre-norm, which they are at first."""
+"""Hyper-connections against their equations, and against pre-norm, which they equal at initialization."""
 
 import dataclasses
 
@@ -117,7 +117,7 @@ def test_weight_decay_takes_the_dynamic_part_and_spares_the_static_one(small):
 
 
 def test_layers_that_differ_are_numbered_through(small):
-    """Sublayers 0 and 1, 2, 3 and 4, 5: every second layer has one alone."""
+    """Sublayers 0 and 1, 2, 3 and 4, 5: every second layer has only one sublayer."""
     other = Except(layers="1::2", mixer=GroupedQuery(num_heads=2), ffn=None)
     config = small(residual=STATIC, num_layers=4, exceptions=(other,))
     blocks = jax.jit(lambda: init(config, jax.random.key(0))["blocks"])()

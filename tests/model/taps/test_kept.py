@@ -1,4 +1,4 @@
-"""Taps of chosen layers, which are all that is held."""
+"""Taps of chosen layers: the program holds no other layers."""
 
 import dataclasses
 import math
@@ -66,7 +66,7 @@ def test_what_is_kept_has_the_edits_in_it(small, drawn, tokens):
 
 
 def sizes(jaxpr):
-    """The sizes of all arrays of a program, of what it calls too."""
+    """Returns the sizes of all arrays of a program and of the programs that it calls."""
     for equation in jaxpr.eqns:
         yield from (math.prod(v.aval.shape) for v in equation.outvars)
         for inner in jax.extend.core.jaxprs_in_params(equation.params):
@@ -75,7 +75,7 @@ def sizes(jaxpr):
 
 @pytest.mark.parametrize("scan", [True, False])
 def test_layers_that_are_not_chosen_are_not_held(scan, small, tokens):
-    """The largest array is as large as two layers of weights where two are chosen, and as eight where all are."""
+    """The largest array has the size of two layers of weights if two are chosen, and of eight if all are."""
     config = small(num_layers=8, scan_layers=scan)
 
     def largest(taps):

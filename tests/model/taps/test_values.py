@@ -47,7 +47,7 @@ def test_shapes(kept):
 
 
 def test_values(model, kept, tokens):
-    """Each tap from the ones before it, layer by layer: the whole model, opened at its seams."""
+    """Each tap is computed from the taps before it, layer by layer, for the whole model."""
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), model[1])
     close = lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)  # noqa: E731
 

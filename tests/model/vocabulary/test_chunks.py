@@ -60,7 +60,7 @@ def evaluated(
     gradients="float32",
     reductions="float32",
 ):
-    """The total, the nll and log Z of each token, and the gradients by stream, weight and bias."""
+    """Returns the total, the nll and log Z of each token, and the gradients by stream, weight and bias."""
     biased, factor, cap = FINISHES[kind]
     finish = Finish(factor=factor, softcap=cap, dtype=reductions)
     run = jax.value_and_grad(functools.partial(total, loss, finish, layout), argnums=(0, 1, 2), has_aux=True)
@@ -129,7 +129,7 @@ WEIGHTS = jnp.asarray(np.where(RNG.random((B, T)) < 0.7, RNG.random((B, T)), 0.0
 
 
 def by_definition(stream, unembedding, targets, weights, layout, z_loss):
-    """The two sums from whole logits, the one that is reported without a gradient."""
+    """Returns the two sums from whole logits; the sum to report has no gradient."""
     each, log_z = whole(stream, unembedding, targets, layout)
     reported = jnp.sum(weights * each)
     return jax.lax.stop_gradient(reported), reported + z_loss * jnp.sum(weights * log_z**2)
@@ -170,7 +170,7 @@ def test_weighted_sums_on_a_mesh(split):
 
 @pytest.mark.parametrize("block", [5 * V, B * T * V], ids=["chunks", "whole"])
 def test_products_of_the_sums_are_three(block, monkeypatch):
-    """Of losses of tokens they are four: the logits are made again."""
+    """Losses of tokens need four products: the backward pass recomputes the logits."""
     monkeypatch.setattr(module, "BLOCK", block)
     unembedding = functools.partial(Unembedding, bias_V=None, finish=PLAIN)
 
@@ -252,7 +252,7 @@ def test_the_gradient_of_the_weight_is_summed_up_in_float32():
 
 
 def test_no_array_is_larger_than_a_chunk():
-    """Forward and backward; what is as wide as the vocabulary has no more rows than a chunk, or is the weight."""
+    """Forward and backward; an array as wide as the vocabulary has at most the rows of a chunk, or is the weight."""
     finish = Finish(factor=0.7, softcap=1.5, dtype="float32")
     run = jax.value_and_grad(functools.partial(total, nll, finish, ONE_DEVICE), argnums=(0, 1, 2), has_aux=True)
     shapes = set(arrays(jax.make_jaxpr(run)(STREAM, W, BIAS).jaxpr))

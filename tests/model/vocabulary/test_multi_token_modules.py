@@ -18,5 +18,5 @@ def test_the_modules_run_in_training_alone(small):
 
 def test_tokens_that_count_need_targets(small, drawn, tokens):
     config = small(multi_token=MultiToken(), ffn=MLP(width=8))
-    with pytest.raises(UserError, match="where weights_BT is given, give targets_BT too"):
+    with pytest.raises(UserError, match="got weights_BT without targets_BT; give targets_BT too"):
         forward(config, drawn(config), tokens, weights_BT=np.ones(tokens.shape))

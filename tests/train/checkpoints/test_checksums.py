@@ -1,4 +1,4 @@
-"""Checksums of arrays: every bit counts, none travels."""
+"""Checksums of arrays: they depend on every bit, and no array moves between devices."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ def test_every_bit_counts_in_a_checksum():
 
 
 def test_checksums_are_those_that_were_always_written():
-    """As recorded of bfloat16 when they were first written, and as a line of NumPy has them."""
+    """They equal the first recorded checksums of bfloat16, and the result of a line of NumPy."""
     recorded = {(): 15873, (7,): 1053533, (48, 4): 1210821509, (3, 5, 32): 3268860837, (37, 50): 2804102064}
     draw = np.random.default_rng(0)
     for shape, number in recorded.items():
@@ -38,7 +38,7 @@ def test_checksums_are_those_that_were_always_written():
 
 @pytest.mark.parametrize("shape", [(16, 64, 96), (37, 64, 96), (4001, 96), (4000, 96)], ids=str)
 def test_they_take_little_memory(shape):
-    """Not the words of all products, which are as many as those of the state."""
+    """The program does not store all products, which have as many words as the state."""
     x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
     program = folded.lower({"x": x}, (short_axis(shape, shape),)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 4 * np.prod(shape) / 8

@@ -33,7 +33,7 @@ def two(two_saved, tmp_path):
 
 
 def wrapped(error):
-    """An error as libraries hand it on."""
+    """An error in the form in which libraries pass it on."""
     outer = ValueError("reading failed")
     outer.__cause__ = error
     return outer
@@ -43,7 +43,7 @@ def contents(run):
     return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
 
-# What says nothing of the bytes on the disk: permissions, disks, memory, and libraries of another version.
+# Errors that say nothing about the bytes on the disk: permissions, disks, memory, and libraries of another version.
 FAULTS = [
     PermissionError(errno.EACCES, "Permission denied", "/a/file"),
     OSError(errno.EIO, "Input/output error", "/a/file"),
@@ -61,7 +61,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
 def test_a_fault_of_something_else_is_said_and_leaves_all_as_it_is(error, experiment, two, monkeypatch):
-    """Every file is as it was recorded, so whatever a library says of them is no damage."""
+    """Every file has its recorded bytes, so no error of a library means damage."""
     said, before = [], contents(two)
     with store_of(two, said) as store:
 
@@ -92,7 +92,7 @@ def test_too_little_memory_on_a_device_is_left_to_the_commands(experiment, two, 
 
 
 def without_permission(monkeypatch, denied, code=errno.EACCES):
-    """From here on the system refuses to open what `denied` says of its path (root may open everything)."""
+    """From here on the system refuses to open a path for which `denied` is true (root may open everything)."""
     real = open
 
     def refuse(path, *arguments, **options):
@@ -106,7 +106,7 @@ def without_permission(monkeypatch, denied, code=errno.EACCES):
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EIO, errno.ESTALE])
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "older"])
 def test_a_file_that_may_not_be_read_is_not_damaged(recorded, code, two, monkeypatch):
-    """Whether a record of the files exists or not, and whatever the library says."""
+    """With or without a record of the files, and for every error of the library."""
     if not recorded:
         (two / "checkpoints/20" / RECORD).unlink()
     without_permission(monkeypatch, lambda path: path.endswith("20/params/manifest.ocdbt"), code)
@@ -171,7 +171,7 @@ def test_an_older_one_that_cannot_be_judged_ends_a_training_and_the_search_for_t
 
     monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
     with pytest.raises(UnreadableError, match="checkpoint 10 .* cannot be read: Permission denied: /a/file"):
-        CheckpointStore(two, Checkpoints())  # which might remove the one that was best
+        CheckpointStore(two, Checkpoints())  # it might remove the best checkpoint
     with CheckpointStore(two, Checkpoints(), read_only=True) as store:
         assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 20
         with pytest.raises(UnreadableError, match="checkpoint 10"):
@@ -188,7 +188,7 @@ def test_a_note_of_another_format_is_not_damaged(experiment, two, monkeypatch):
 
 
 def broken(after):
-    """Orbax's writing, followed by something that it does not notice."""
+    """Orbax's writing, followed by damage that orbax does not notice."""
     real = ocp.PyTreeCheckpointHandler.finalize
 
     def finalize(self, directory):

@@ -1,4 +1,4 @@
-"""Which checkpoints stay."""
+"""Which checkpoints are kept."""
 
 import dataclasses
 
@@ -6,7 +6,7 @@ from tests.train.states import at_step, store_of
 
 
 def kept_after(run, experiment, first, losses, **options):
-    """The steps that are kept, and the best of them, after saves at 1, 2, ... with these losses."""
+    """The kept steps, and the best of them, after saves at steps 1, 2, ... with these losses."""
     small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
     with store_of(run, **options) as store:
         for step, loss in enumerate(losses, start=1):

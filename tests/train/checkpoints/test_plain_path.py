@@ -84,7 +84,7 @@ def test_no_place_for_a_link_is_said(tmp_path, monkeypatch):
         PlainPath(tmp_path / "s[1]")
 
 
-# Patterns of glob, what tensorstore and etils take for a bucket or a slash, bytes that are no UTF-8, and a control.
+# Patterns of glob, names that tensorstore and etils read as a bucket or slash, bytes that are not UTF-8, and a control.
 NAMES = [
     "s[1]",
     "a*",
@@ -105,7 +105,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path):
-    """And lie where they should, beside a folder that the name would match as a pattern."""
+    """They are in the right folder, beside another folder that the name would match as a pattern."""
     run, said = tmp_path / name / "run", []
     run.mkdir(parents=True)
     (tmp_path / "a1").mkdir()
@@ -147,7 +147,7 @@ def test_a_message_has_the_path_that_was_given(experiment, first, tmp_path):
 
 
 def test_a_run_and_its_data_may_have_any_name(tiny_experiment, tmp_path):
-    """Trained, resumed and opened, TensorBoard with it."""
+    """A run is trained, resumed and loaded, with TensorBoard."""
     run = tmp_path / "proj [v2]" / "a\\b" / "caf\udce9*"
     experiment = tiny_experiment(
         training__num_steps=4, evaluation__every=2, checkpoints__every=2, logging__tensorboard=True

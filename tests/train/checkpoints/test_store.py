@@ -63,7 +63,7 @@ def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
 
 
 def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_path, monkeypatch):
-    """Which they have to be: what is written and read at a time is in memory twice."""
+    """Pieces are needed because arrays that are being written or read are in memory twice."""
     for name, size in (("FILE", 4096), ("PIECE", 512), ("TOGETHER", 2048)):
         monkeypatch.setattr(train.checkpoints.store, name, size)
     reads, read = [], CheckpointStore._read
@@ -83,7 +83,7 @@ def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_pa
 
 
 def test_a_state_of_other_arrays_is_not_taken_for_a_whole_one(experiment, first, two):
-    """As after a change of the code: an array that is missing, and one that nobody asks for. Nothing is damaged."""
+    """As after a change of the code: an array is missing, and another is not in the state. Nothing is damaged."""
     said, wanted, placed = [], abstract(experiment), placed_on(experiment)
     wanted.params["new"], placed.params["new"] = wanted.step, placed.step
     with (
@@ -100,7 +100,7 @@ def test_a_state_of_other_arrays_is_not_taken_for_a_whole_one(experiment, first,
 
 
 def test_what_is_saved_may_be_given_away_at_once(experiment, first, tmp_path):
-    """A step that reuses the memory of the state while it is being written changes nothing of what is written."""
+    """A step that reuses the memory of the state during a save does not change the saved arrays."""
     advance = jax.jit(lambda tree: jax.tree.map(lambda x: x + jnp.ones((), x.dtype), tree), donate_argnums=0)
     with store_of(tmp_path) as store:
         state = at_step(first, 10)
@@ -144,7 +144,7 @@ def flip(path, at=0.5):
 
 
 def test_no_flipped_byte_goes_unnoticed(experiment, first, two_saved, tmp_path):
-    """Whichever file of the latest checkpoint has a flipped byte: it is named and passed over, or harmless."""
+    """A byte is flipped in any file of the latest checkpoint: the checkpoint is reported and skipped, or harmless."""
     named = []
     for number, path in enumerate(files_of(two_saved / "checkpoints" / "20")):
         if not path.stat().st_size:
@@ -213,7 +213,7 @@ def test_a_half_written_one_is_named_and_removed(experiment, first, two):
 
 @pytest.mark.parametrize("left", [["note"], ["params"], ["_CHECKPOINT_METADATA"], []], ids=str)
 def test_an_old_one_that_was_being_removed_is_no_obstacle(left, experiment, first, two):
-    """A process that is killed while it makes room leaves a part of the oldest checkpoint."""
+    """A process that is killed while it removes the oldest checkpoint leaves a part of it."""
     for path in (two / "checkpoints" / "10").iterdir():
         if path.name not in left:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -301,7 +301,7 @@ def test_a_full_disk_is_reported_and_the_one_before_is_intact(experiment, first,
         assert said[-1].startswith("WARNING: checkpoint 20 could not be written: ")
         assert said[-1].endswith("; checkpoint 10 is intact")
         assert (store.steps(), store.best_step()) == ([10], None)
-        # There is room again: the run goes on, and the next save is whole.
+        # There is room again: the run continues, and the next save is complete.
         store.save(experiment, at_step(first, 30), 30, loss=None)
         store.finish()
         assert len(said) == 1
@@ -318,7 +318,7 @@ def test_a_save_that_fails_in_the_background_does_not_cost_the_next(experiment, 
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
         try:
             store.save(experiment, at_step(first, 10), 10, loss=None)
-            while store._manager.is_saving_in_progress():  # the failure is met by the next save
+            while store._manager.is_saving_in_progress():  # the next save finds the failure
                 time.sleep(0.01)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)

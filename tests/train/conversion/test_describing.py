@@ -21,7 +21,7 @@ from train.run.loaded import load_params
 
 
 def test_a_run_that_was_trained_here_as_a_family_or_not(tmp_path, tiny_run, monkeypatch):
-    with pytest.raises(UserError, match=r"config.json it is to have: with --like=.*; or with --family, .* for: llama$"):
+    with pytest.raises(UserError, match=r"describe its config.json: with --like=.*; or with --family, .* for: llama$"):
         write_published(tiny_run, tmp_path / "out")
     monkeypatch.setattr("train.conversion.writing.LARGEST_FILE", 30_000)
     write_published(tiny_run, tmp_path / "out", family="llama")

@@ -1,4 +1,4 @@
-"""The comparison of a run: its files say what was asked, and are made anew for nothing but another question."""
+"""The comparison of a run: its files record the requested sizes, and are made again only for another request."""
 
 import json
 import shutil

@@ -21,7 +21,7 @@ from train.run.loaded import load_run
 
 
 def one_device():
-    """How activations lie on one device."""
+    """The layout of activations on one device."""
     return layout_of(make_mesh(Mesh(), jax.devices()[:1]), Sharding())
 
 
@@ -89,7 +89,7 @@ def test_text_that_is_lost_is_counted(run, monkeypatch):
 
 
 def test_text_of_a_split_that_is_lost_is_what_was_counted_when_it_was_tokenized(run, monkeypatch):
-    """A tokenizer without capitals gives back as many bytes as there were: sizes do not tell."""
+    """A tokenizer without capitals returns as many bytes as it got: sizes do not show the loss."""
     known = evaluate(run).documents_not_restored
     monkeypatch.setattr(Dataset, "lost", lambda self, split: {"validation": Lost(documents=2, bytes=9)}[split])
     assert (known, evaluate(run).documents_not_restored) == (0, 2)

@@ -1,4 +1,4 @@
-"""Short documents in shared rows: fewer rows, none sees another, the same score for each as alone."""
+"""Short documents in shared rows: there are fewer rows, and each document has the same score as alone."""
 
 import dataclasses
 import math
@@ -131,7 +131,7 @@ def counted(monkeypatch):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
-    """Each is scored on its own too, in a window as long as it is: no padding, no neighbours, no segment ids."""
+    """The reference scores each document alone, in a window of its length: no padding, neighbours or segment ids."""
     model = dataclasses.replace(CONFIG, **MODELS[name])
     params = jax.jit(init, static_argnums=0)(model, jax.random.key(0))
     documents = documents_of(3, 9, 1, 6, 2, 5, 3, 11, 30, 4)
@@ -139,7 +139,7 @@ def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
     together = sum(used for used, _ in counted)
     for document, entry in zip(documents, tally.entries, strict=True):
         window = min(T, len(document.ids))
-        if name == "capacity":  # whose slots are a share of the window
+        if name == "capacity":  # its slots are a share of the window
             window = T
         alone = perplexity.score(
             model,
@@ -171,7 +171,7 @@ def test_latent_attention_and_the_mesh_keep_documents_apart(counted):
     for mesh in (Mesh(fsdp=8), Mesh(data=2, fsdp=2, tensor=2)):
         found = score(model, params, documents, mesh=make_mesh(mesh)).column("nll")
         np.testing.assert_allclose(found, expected, rtol=2e-5)
-    # All there is, split eight ways and four ways: one row a device, and two.
+    # All rows, split eight ways and four ways: one row a device, and two.
     assert counted == [(6, 8), (6, 8)]
 
 

@@ -86,7 +86,7 @@ def test_windows_score_every_input_once_with_all_the_context_they_allow():
                 assert window.stop - window.begin == min(T, inputs)
                 for place in range(window.scored, window.stop):
                     scored.append(place)
-                    # The least context that a window moving by `stride` leaves, or the whole of what there is.
+                    # The least context that a window moving by `stride` leaves, or all tokens before.
                     assert place - window.begin >= min(place, T - stride)
             assert scored == list(range(inputs))
 
@@ -103,7 +103,7 @@ def test_stride_one_scores_every_token_after_the_fullest_context(params, begin):
     documents = documents_of(2, 1, T - 1, T, T + 1, 19)
     tally = run(params, documents, begin=begin, stride=1, batch_size=3)
     if begin is None:
-        documents.pop(1)  # whose only token nothing comes before
+        documents.pop(1)  # its only token has no token before it
     expected = [naive(params, d, begin, lambda i: min(i, T)) for d in documents]
     np.testing.assert_allclose(tally.column("nll"), expected, rtol=1e-5)
     left_out = int(begin is None)
@@ -150,7 +150,7 @@ def test_the_batch_size_and_the_mesh_change_nothing(params):
 
 
 def test_two_programs_serve_every_document(params, monkeypatch):
-    """One for rows that documents share, and one for those that hold a document."""
+    """One program for rows that documents share, and one for rows with one document."""
     import train.evaluation.perplexity as module
 
     traces = []

@@ -229,7 +229,7 @@ def test_an_error_inside_a_lock_is_none_of_the_lock(tmp_path):
 
 
 def test_no_other_file_renames_syncs_or_locks():
-    """Every way of the standard library to do so, in library code and in commands."""
+    """Checks every function of the standard library that does so, in library code and in commands."""
     found = []
     for folder in ("train", "launch", "model", "configs"):
         for path in sorted((ROOT / folder).rglob("*.py")):

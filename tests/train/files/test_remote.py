@@ -1,4 +1,4 @@
-"""Texts, datasets, runs and weights in object stores, by folders that only the door of a store reaches."""
+"""Texts, datasets, runs and weights in object stores; folders that only a store library can reach stand for them."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ from train.statistics import Statistics
 
 @pytest.fixture
 def store(monkeypatch, tmp_path):
-    """The stores; at the end nothing lies in the working folder, as a path taken for one of this machine would."""
+    """The stores; at the end the working folder is empty, so no store path was read as a local path."""
     yield stores.install(monkeypatch, tmp_path)
     assert not list((tmp_path / "here").iterdir())
 

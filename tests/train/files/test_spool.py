@@ -46,7 +46,7 @@ def contents(folder):
 
 
 def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_experiment, tmp_path):
-    """Trained in two sessions, the second on a machine that has no spool; and at no time more than was finished."""
+    """Trained in two sessions, the second on a machine without a spool; the files equal those of a local run."""
     experiment = tiny_experiment()
     train(experiment, tmp_path / "plain", say=lambda _: None)
     said = []
@@ -102,11 +102,11 @@ def test_only_what_has_changed_goes_up_and_what_is_gone_goes(store, there, monke
 
 
 class LostError(BaseException):
-    """The machine is gone."""
+    """The machine is lost."""
 
 
 def until(monkeypatch, allowed):
-    """Lets so many changes of the store happen, uploads and removals; at the next one the machine is gone."""
+    """Allows so many changes of the store, uploads and removals; at the next change the machine is lost."""
     done = []
 
     def counted(plain):
@@ -134,7 +134,7 @@ def save(folder, step):
 
 
 def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoint(store, there, monkeypatch):
-    """Step 10 goes up and step 5 is removed; the machine is lost after each number of changes."""
+    """Step 10 is uploaded and step 5 removed; the machine is lost after each number of changes."""
     with spooled(as_path(RUN), print) as folder:
         save(folder, 5)
     shutil.copytree(cache_folder(), before := store.root.parent / "before")
@@ -171,7 +171,7 @@ def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoin
 
 
 def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpoint(store, there, monkeypatch):
-    """The loop commits step 10 just when `checkpoints` is about to be listed: then the lines are listed after it."""
+    """The loop commits step 10 just before `checkpoints` is listed: then the lines are listed afterwards."""
     with spooled(as_path(RUN), print) as folder:
         save(folder, 5)
     sent, plain, walk = [], spool._Upload._send, os.walk
@@ -243,7 +243,7 @@ def test_a_spool_that_did_not_write_last_is_set_aside(store, there):
     said = []
     with spooled(as_path(RUN), said.append) as folder:
         assert (folder / "metrics").read_text() == "1 and more"
-    assert any("was written by another machine since, or deleted: what lay here is in" in line for line in said)
+    assert any("was written by another machine since, or deleted: the earlier files are in" in line for line in said)
     shutil.rmtree(there)  # to begin anew
     with spooled(as_path(RUN), said.append) as folder:
         assert not (folder / "metrics").exists()
@@ -269,7 +269,7 @@ def test_one_process_trains_a_run(store, there):
 
 
 def test_the_lock_of_another_process_stays(store, there):
-    """A user deleted ours by hand, as the message says, and began elsewhere; or deleted it alone."""
+    """A user deleted our lock by hand, as the message advises, and started elsewhere; or only deleted it."""
     with spooled(as_path(RUN), print):
         (there / ".lock").write_text("elsewhere 17")
     assert (there / ".lock").read_text() == "elsewhere 17"

@@ -1,4 +1,4 @@
-"""Samples of a run: what its options say, the same at every reading, and refused before training where they cannot be."""
+"""Samples of a run: they follow its options, never change, and bad prompts are refused before training."""
 
 import jax
 import pytest

@@ -22,7 +22,7 @@ BYTES = BytesTokenizer(Bytes())
 
 
 def stream(text, stops=(), cut=False, tokenizer=BYTES):
-    """What a stream shows, piece by piece, and whether a stop string ended it."""
+    """The pieces that a stream shows, and whether a stop string ended it."""
     texts = TextStream(tokenizer, tokenizer.encode("a prompt ").tolist(), stops)
     ids = list(text) if isinstance(text, bytes) else tokenizer.encode(text).tolist()
     pieces = []
@@ -178,7 +178,7 @@ def test_what_is_shown_is_the_text(write):
 
 
 class InPairs(Layout):
-    """A layout that splits a batch two ways, and does nothing about it."""
+    """A layout that reports a two-way split of a batch, and changes nothing."""
 
     def ways(self, axis):
         return 2

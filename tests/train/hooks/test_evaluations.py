@@ -76,14 +76,14 @@ def test_the_same_bytes_without_an_interruption(run, tmp_path):
 
 
 def test_a_number_is_that_of_the_text_as_a_validation_text(run, texts, tiny_experiment, tmp_path):
-    """The same training with the digits held out: what was the further text is the validation split."""
+    """The same training with the digits held out: the further text is now the validation split."""
     _, folder, _ = run
     held = tiny_experiment(
         data__validation=SeparateText(path=str(texts / "digits.txt")), training__num_steps=10, samples__prompts=()
     )
     train(held, tmp_path / "run", say=silent)
     assert set(of(tmp_path / "run")[10]) == set(of(folder, "digits")[10]) - {"name"}
-    # The training text is another one by the tail that is not held out, so that only sizes are alike.
+    # The training text differs by the tail that is not held out, so only sizes are equal.
     assert of(folder, "digits")[10]["loss"] > 1.5 * of(folder)[10]["loss"]
     assert math.isclose(of(folder, "digits")[10]["perplexity"], math.exp(of(folder, "digits")[10]["loss"]))
 
@@ -193,5 +193,5 @@ def test_tokens_of_another_text_of_that_name_are_not_measured(texts, tiny_experi
     other = dataclasses.replace(digits, path=str(texts / "rows.jsonl"), field="body")
     for step, options in ((1, (digits,)), (2, ()), (3, (digits,)), (4, ())):
         train(dataclasses.replace(plain, evaluations=options), tmp_path / "run", hard_stop=step, say=silent)
-    with pytest.raises(UserError, match=r"evaluations: one: .* was made of .*digits.txt, and not of .*rows.jsonl"):
+    with pytest.raises(UserError, match=r"evaluations: one: .* was made from .*digits.txt, not from .*rows.jsonl"):
         train(dataclasses.replace(plain, evaluations=(other,)), tmp_path / "run", say=silent)

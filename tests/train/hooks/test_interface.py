@@ -1,4 +1,4 @@
-"""A hook that a research idea adds: the loop is not edited, and what it writes is there once for each step."""
+"""A hook that a research idea adds: the loop is not edited, and its lines are there once for each step."""
 
 import json
 import textwrap
@@ -63,7 +63,7 @@ def test_a_hook_of_ones_own_is_called_once_for_each_step_in_the_files(tiny_exper
     calls.clear()
     # The first session ends after a step that no checkpoint of its own was due at; the best one is saved with it.
     train(experiment, tmp_path / "halved", hard_stop=7, say=silent, hooks=hooks)
-    # As one that was killed: lines of steps that no checkpoint has are taken back.
+    # As a killed session: lines of steps without a checkpoint are removed.
     with open(tmp_path / "halved" / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"kind": "train", "step": 8, "largest": 0.5}) + "\n")
     train(experiment, tmp_path / "halved", say=silent, hooks=hooks)
@@ -73,7 +73,7 @@ def test_a_hook_of_ones_own_is_called_once_for_each_step_in_the_files(tiny_exper
 
 
 def test_the_documented_hook_runs_and_its_lines_are_there_once(tiny_experiment, tmp_path):
-    """The class in the docstring, word for word but for its period, in a run that is stopped and goes on."""
+    """The class in the docstring, unchanged except for its period, in a run that is stopped and continued."""
     text = interface.__doc__
     source = textwrap.dedent(text[text.index("    class ") : text.index("    train(experiment")])
     assert source.count("100") == 1

@@ -1,4 +1,4 @@
-"""When scalars are fetched, and that what is counted is exact whenever that is."""
+"""The times at which scalars are fetched; the counts are exact at any of them."""
 
 import types
 
@@ -49,7 +49,7 @@ class Writer:
 
 @pytest.fixture
 def begun(tiny_experiment, monkeypatch):
-    """A function that begins a log, with what it writes, its clock and the sizes of its fetches."""
+    """A function that begins a log; returns its lines, its clock and the sizes of its fetches."""
 
     def begin(**changes):
         experiment, writer, clock, fetches = tiny_experiment(**changes), Writer(), Clock(), []

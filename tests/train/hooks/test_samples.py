@@ -1,4 +1,4 @@
-"""Samples during training: of the parameters that are evaluated, with the step for a seed."""
+"""Samples during training: they use the parameters to evaluate, and the step as the seed."""
 
 import types
 

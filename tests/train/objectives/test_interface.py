@@ -1,4 +1,4 @@
-"""The step serves any objective: one of another kind trains without an edit of it."""
+"""The training step works with any objective: another kind of objective trains without a change of the step."""
 
 import dataclasses
 import functools

@@ -11,7 +11,7 @@ from train.objectives.next_token import token_nll, with_model_losses
 
 
 def test_the_loss_of_a_token_is_that_of_its_logits(tiny_experiment, random_batch):
-    """Documents packed together, at positions of their own; the mask is not looked at."""
+    """Documents packed together, each with its own positions; the mask is not checked."""
     experiment = tiny_experiment()
     batch = random_batch(experiment)
     params = init(experiment.model, jax.random.key(0))

@@ -1,4 +1,4 @@
-"""What a program compiled for 4 x 2 devices sends from one to another, and in which format.
+"""The collectives of a program that is compiled for 4 x 2 devices, and their formats.
 
 On a CPU the compiler writes a reduce-scatter as an all-reduce and a slice of it; these tests take it for one where its
 result is no larger than the array that is sliced.
@@ -53,7 +53,7 @@ KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|colle
 
 
 def collectives(text):
-    """How often each (kind, dtype, sizes) of an array stands in a program; scalars are left out.
+    """How often each (kind, dtype, sizes) of an array occurs in a program; scalars are left out.
 
     Sizes are in descending order, since a compiler may transpose.
     """
@@ -87,7 +87,7 @@ def test_a_product_with_positions_split_sends_nothing():
 
 
 def test_its_gradient_reduces_that_of_the_weight_and_sends_nothing_else():
-    """Over rows, then over positions: two steps, which compilers for other platforms make one of."""
+    """Over rows, then over positions: two steps, which compilers for other platforms merge."""
     rows = LAYOUT().placement(("batch", "sequence", None))
     x, w = jax.ShapeDtypeStruct((B, T, D), jnp.float32, sharding=rows), jax.ShapeDtypeStruct((D, F), jnp.float32)
     loss = lambda x, w: jnp.sum(jnp.sin(projected(x, w)))  # noqa: E731
@@ -103,7 +103,7 @@ STREAM, HEADS, TOKENS = sizes_of(B // 4, T, D), sizes_of(B // 4, T, N, H), sizes
 
 
 def small(**changes):
-    """Two layers, written out so that each collective stands in the program as often as it runs."""
+    """Two layers, unrolled so that each collective occurs in the program as often as it runs."""
     options = {"mixer": GroupedQuery(num_heads=N), "ffn": Gated(width=F), "scan_layers": False}
     return ModelConfig(vocab_size=V, context_length=T, num_layers=LAYERS, width=D, **(options | changes))
 
@@ -208,7 +208,7 @@ def test_queries_that_are_split_stay_where_they_are(kernel, pattern):
 
 
 def partitioned(program, folder):
-    """The text of a program right after it was cut into parts for the devices.
+    """The text of a program right after it was partitioned for the devices.
 
     Later a CPU's compiler turns bfloat16 into float32 all over, since it has no instructions for it.
     """

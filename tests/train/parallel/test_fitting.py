@@ -1,4 +1,4 @@
-"""Which mesh a run is opened on: the one asked for, its own, or FSDP over all eight devices."""
+"""The mesh on which a run is loaded: the requested mesh, its own, or FSDP over all eight devices."""
 
 import dataclasses
 
@@ -83,7 +83,7 @@ def test_a_table_without_fsdp_gives_way_to_one_that_splits_all(model):
 
 
 def test_a_mesh_that_is_asked_for_keeps_whole_what_tensor_does_not_divide(model):
-    """A vocabulary of 257 bytes and marks, and the two key heads where there are four ways."""
+    """A vocabulary of 257 bytes and marks, and the two key heads if they would be split four ways."""
     fitted = asked_for(model, Mesh(fsdp=4, tensor=2), Sharding())
     assert shape(fitted) == (1, 4, 2)
     assert fitted.table.parameters == ParameterAxes(vocab=())

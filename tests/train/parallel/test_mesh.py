@@ -40,5 +40,5 @@ def test_a_flag_that_names_no_mesh_is_refused(text):
 
 
 def test_an_axis_that_is_named_twice_is_refused():
-    with pytest.raises(UserError, match="fsdp stands there twice"):
+    with pytest.raises(UserError, match="fsdp is given twice"):
         parse_mesh("fsdp=2,fsdp=4")

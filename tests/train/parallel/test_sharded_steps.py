@@ -59,7 +59,7 @@ def train(experiment, mesh, start, batches):
 
 @pytest.fixture(scope="module")
 def alone(experiment):
-    """What one device computes: the first state, the batches, the losses, the parameters."""
+    """The results of one device: the first state, the batches, the losses, the parameters."""
     return on_one_device(experiment)
 
 

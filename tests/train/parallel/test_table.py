@@ -155,7 +155,7 @@ def test_map_runs_a_function_on_shards_with_collectives_by_axis_names(layout):
 
 
 def test_how_an_array_is_split_is_as_it_is_laid_out():
-    """Each mesh axis once, evenly or not at all; parameters by their own names."""
+    """Each mesh axis is used once, evenly or not at all; parameters have their own names."""
     table = Sharding(
         parameters=ParameterAxes(embed=("fsdp", "tensor")), activations=ActivationAxes(sequence=("tensor",))
     )

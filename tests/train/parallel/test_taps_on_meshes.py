@@ -1,4 +1,4 @@
-"""Taps over a mesh of 4 x 2 devices: the same numbers, each device its own part, and nothing more sent."""
+"""Taps over a mesh of 4 x 2 devices: the numbers are the same, each device has its part, no collectives are added."""
 
 import dataclasses
 import functools
