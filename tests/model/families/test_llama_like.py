@@ -23,9 +23,9 @@ def test_a_model_describes_itself_again(number):
 
 def test_the_commonest_kind_of_layer_is_the_model_and_the_others_are_exceptions():
     def option(kind):
-        return {"attention": kind}
+        return {"mixer": kind}
 
-    assert by_layer(["a", "a", "a"], option) == {"attention": "a", "exceptions": ()}
+    assert by_layer(["a", "a", "a"], option) == {"mixer": "a", "exceptions": ()}
     cases = {  # the layers of kind b among those of kind a, and their slices
         "aaba": ["2"],
         "baaaa": ["0"],
@@ -38,7 +38,7 @@ def test_the_commonest_kind_of_layer_is_the_model_and_the_others_are_exceptions(
     }
     for kinds, slices in cases.items():
         found = by_layer(list(kinds), option)
-        assert found["attention"] == "a"
+        assert found["mixer"] == "a"
         assert [one.layers for one in found["exceptions"]] == slices, kinds
         chosen = [n for where in slices for n in selected(where, len(kinds))]
         assert chosen == [n for n, kind in enumerate(kinds) if kind == "b"]

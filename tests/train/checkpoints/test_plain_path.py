@@ -80,7 +80,7 @@ def test_no_place_for_a_link_is_said(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "mkdtemp", full)
-    with pytest.raises(UserError, match=r"s\[1\]' has characters .*; set TMPDIR to one that can be written, or give a"):
+    with pytest.raises(UserError, match=r"s\[1\]' has characters .*; set TMPDIR to a folder that can be written, or"):
         PlainPath(tmp_path / "s[1]")
 
 
