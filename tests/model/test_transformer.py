@@ -289,5 +289,5 @@ def test_a_sequence_longer_than_the_context_is_refused(small, drawn):
 def test_segment_ids_with_a_cache_are_refused(small, drawn, tokens):
     config = small()
     empty = empty_caches(config, 2, 14)
-    with pytest.raises(UserError, match="segment ids"):
+    with pytest.raises(UserError, match="segment_ids_BT and a cache exclude each other"):
         forward(config, drawn(config), tokens, cache=empty, segment_ids_BT=np.ones_like(tokens))
