@@ -1,7 +1,6 @@
 """The loss of a stream in chunks, against the whole logits, on one device and on meshes."""
 
 import functools
-import re
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from model.layout import ONE_DEVICE
 from model.vocabulary import cross_entropy as module
 from model.vocabulary.cross_entropy import cross_entropy, nll, total_nll
 from model.vocabulary.unembedding import Finish, Unembedding
-from tests.train.parallel.test_collectives import collectives, sizes_of
+from tests.train.parallel.test_collectives import collectives, loop_bodies, sizes_of
 from tests.train.test_whole_arrays import arrays
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of, param_shardings
@@ -332,8 +331,4 @@ def test_devices_add_up_once_and_nothing_in_a_loop(mesh, table, expected, sums):
     run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)), out_shardings=(None, (rows, placed)))
     text = run.lower(stream, weight, targets).compile().as_text()
     assert collectives(text) == expected
-    loops = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", text))
-    assert loops
-    bodies = [part for part in text.split("\n\n") if part.lstrip().split(" ")[0].lstrip("%") in loops]
-    assert len(bodies) == len(loops)
-    assert not any(collectives(body) for body in bodies)
+    assert not any(collectives(body) for body in loop_bodies(text))

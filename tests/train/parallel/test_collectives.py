@@ -64,6 +64,14 @@ def collectives(text):
     return found
 
 
+def loop_bodies(text):
+    """The bodies and conditions of the loops of a compiled program."""
+    loops = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", text))
+    bodies = [part for part in text.split("\n\n") if part.lstrip().split(" ")[0].lstrip("%") in loops]
+    assert len(bodies) == len(loops) > 0
+    return bodies
+
+
 def sizes_of(*shape):
     return tuple(sorted(shape, reverse=True))
 
