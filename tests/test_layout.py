@@ -159,7 +159,7 @@ def test_a_file_of_tests_is_short(path):
 
 def test_every_module_has_its_test_file():
     """In the same folder of tests/; the families are compared with recorded models in tests/model/families."""
-    modules = [path for path in MODULES if path.name != "__init__.py" and path.parent.name != "each"]
+    modules = [path for path in MODULES if path.name != "__init__.py" and path.parent.name != "architectures"]
     modules = {relative(path): path for path in modules if path.relative_to(ROOT).parts[0] != "configs"}
     tested = {name for name, path in modules.items() if (ROOT / "tests" / name).with_name(f"test_{path.name}") in TESTS}
     assert {name for name in modules if name not in tested} == set(UNTESTED)
@@ -169,7 +169,7 @@ def test_no_folder_holds_too_many_files():
     """Apart from the published families, one file each."""
     counts = {}
     for path in MODULES + TESTS:
-        if path.name != "__init__.py" and path.parent.name != "each":
+        if path.name != "__init__.py" and path.parent.name != "architectures":
             counts[relative(path.parent)] = counts.get(relative(path.parent), 0) + 1
     most = {folder: MOST_TESTS if folder.startswith("tests") else MOST_FILES for folder in counts}
     assert {folder: count for folder, count in counts.items() if count > most[folder]} == {}

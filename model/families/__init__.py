@@ -1,6 +1,6 @@
 """Published families: reading their config.json, and mapping their weights both ways; one file for each family.
 
-To add a family, write its file (model/families/each/llama.py is the example) and name it in `FAMILIES`.
+To add a family, write its file (model/families/architectures/llama.py is the example) and name it in `FAMILIES`.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families.each import (
+from model.families.architectures import (
     bloom,
     cohere2,
     deepseek,
@@ -78,10 +78,10 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
-def family_of(published: Mapping[str, Any]) -> Family:
+def family_of(values: Mapping[str, Any]) -> Family:
     """Returns the family of a config.json. Raises UserError, naming the nearest, for an unknown `model_type`."""
     known = {model_type: family for family in FAMILIES for model_type in family.model_types}
-    name = published.get("model_type")
+    name = values.get("model_type")
     if not isinstance(name, str) or name not in known:
         raise UserError(f"config.json: no family has model_type={name!r}; {nearest(str(name), known)}")
     return known[name]
@@ -95,6 +95,6 @@ def family_named(name: str) -> Family:
     return known[name]
 
 
-def config_of(published: Mapping[str, Any]) -> ModelConfig:
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped."""
-    return family_of(published).config_of(published)
+    return family_of(values).model_config(values)

@@ -7,8 +7,8 @@ from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import Everything, Pattern, SlidingWindow
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families.published import ACTIVATIONS, Published
-from model.families.rotary import context_length, publish_rotary
+from model.families.config_json import ACTIVATIONS, ConfigJson
+from model.families.rotary import context_length, write_rotary
 from model.families.weights import Weight
 from model.feedforward.mlp import Gated
 from model.layers import Except
@@ -70,7 +70,7 @@ QK_NORMS = (
     Weight("blocks.mixer.key_norm.scale", LAYER + "self_attn.k_norm.weight", "h -> h"),
 )
 # Keys of config.json about heads for other tasks.
-SUMMARY = (
+SUMMARY_KEYS = (
     "summary_activation",
     "summary_first_dropout",
     "summary_proj_to_labels",
@@ -88,95 +88,95 @@ EXPERTS = (
 )
 
 
-def base(published: Published, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+def base(config_json: ConfigJson, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
     """Returns the fields of a ModelConfig that are not about its layers' mechanisms, with the family's defaults."""
     return {
-        **size(published),
-        "context_length": context_length(published),
-        "norm": RMSNorm(epsilon=published.get("rms_norm_eps", epsilon)),
-        "unembedding": unembedding(published, tied=tied),
-        "dropout": published.dropout(attention="attention_dropout"),
+        **dimensions(config_json),
+        "context_length": context_length(config_json),
+        "norm": RMSNorm(epsilon=config_json.get("rms_norm_eps", epsilon)),
+        "unembedding": unembedding(config_json, tied=tied),
+        "dropout": config_json.dropout(attention="attention_dropout"),
     }
 
 
-def size(published: Published) -> dict[str, Any]:
+def dimensions(config_json: ConfigJson) -> dict[str, Any]:
     """Returns the fields of a ModelConfig that say how large it is, except its context length."""
     return {
-        "vocab_size": published.get("vocab_size"),
-        "num_layers": published.get("num_hidden_layers"),
-        "width": published.get("hidden_size"),
+        "vocab_size": config_json.get("vocab_size"),
+        "num_layers": config_json.get("num_hidden_layers"),
+        "width": config_json.get("hidden_size"),
     }
 
 
-def heads(published: Published, *, num_kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
+def heads(config_json: ConfigJson, *, num_kv_heads: int | None = None, head_dim: int | None = None) -> dict[str, Any]:
     """Returns the number of heads and their width, as fields of a GroupedQuery, with the family's defaults."""
     return {
-        "num_heads": published.get("num_attention_heads"),
-        "num_kv_heads": published.get("num_key_value_heads", num_kv_heads),
-        "head_dim": published.get("head_dim", head_dim),
+        "num_heads": config_json.get("num_attention_heads"),
+        "num_kv_heads": config_json.get("num_key_value_heads", num_kv_heads),
+        "head_dim": config_json.get("head_dim", head_dim),
     }
 
 
-def unembedding(published: Published, *, tied: bool = False) -> Tied | Untied:
+def unembedding(config_json: ConfigJson, *, tied: bool = False) -> Tied | Untied:
     """Returns the unembedding; `tied` is the default where config.json does not say."""
-    return Tied() if published.get("tie_word_embeddings", tied) else Untied()
+    return Tied() if config_json.get("tie_word_embeddings", tied) else Untied()
 
 
-def gated(published: Published, *, width: str = "intermediate_size", bias: bool = False) -> Gated:
+def gated_ffn(config_json: ConfigJson, *, width: str = "intermediate_size", bias: bool = False) -> Gated:
     """Returns the gated feed-forward layer; `width` is the key of its width."""
-    return Gated(width=published.get(width), activation=published.activation("hidden_act", "silu"), bias=bias)
+    return Gated(width=config_json.get(width), activation=config_json.activation("hidden_act", "silu"), bias=bias)
 
 
-def window(size: int | None) -> Pattern:
+def window_pattern(size: int | None) -> Pattern:
     """Returns the pattern of the last `size` keys, or of all keys where `size` is None."""
     return Everything() if size is None else SlidingWindow(size=size)
 
 
-def layer_types(published: Published, sliding: Callable[[int], bool]) -> list[str]:
+def layer_types(config_json: ConfigJson, sliding: Callable[[int], bool]) -> list[str]:
     """Returns "sliding_attention" or "full_attention" for every layer; `sliding` decides where config.json does not."""
-    kinds: list[str] = published.get("layer_types", None) or [
-        "sliding_attention" if sliding(i) else "full_attention" for i in range(published.get("num_hidden_layers"))
+    kinds: list[str] = config_json.get("layer_types", None) or [
+        "sliding_attention" if sliding(i) else "full_attention" for i in range(config_json.get("num_hidden_layers"))
     ]
     if set(kinds) - {"sliding_attention", "full_attention"}:
-        raise published.refusal("layer_types", "known: 'sliding_attention', 'full_attention'")
+        raise config_json.refusal("layer_types", "known: 'sliding_attention', 'full_attention'")
     return kinds
 
 
-def used_window(published: Published) -> int | None:
+def active_window(config_json: ConfigJson) -> int | None:
     """Returns the size of the window, or None where `use_sliding_window` is false."""
-    size: int | None = published.get_or_null("sliding_window", 4096)
-    return size if published.get("use_sliding_window", False) else None
+    size: int | None = config_json.get_or_null("sliding_window", 4096)
+    return size if config_json.get("use_sliding_window", False) else None
 
 
-def later_windows(published: Published) -> list[int | None]:
+def layer_windows(config_json: ConfigJson) -> list[int | None]:
     """Returns Qwen's window of every layer: None (no window) in the first `max_window_layers`."""
-    size = used_window(published)
-    first = published.get("max_window_layers", 28)
-    types = layer_types(published, lambda i: size is not None and i >= first)
+    size = active_window(config_json)
+    first = config_json.get("max_window_layers", 28)
+    types = layer_types(config_json, lambda i: size is not None and i >= first)
     return [size if kind == "sliding_attention" else None for kind in types]
 
 
-def sparse_layers(published: Published) -> list[bool]:
+def sparse_layers(config_json: ConfigJson) -> list[bool]:
     """Returns whether each layer has experts: Qwen's every `decoder_sparse_step`-th, without `mlp_only_layers`."""
-    step, dense = published.get("decoder_sparse_step", 1), published.get("mlp_only_layers", [])
-    return [i not in dense and (i + 1) % step == 0 for i in range(published.get("num_hidden_layers"))]
+    step, dense = config_json.get("decoder_sparse_step", 1), config_json.get("mlp_only_layers", [])
+    return [i not in dense and (i + 1) % step == 0 for i in range(config_json.get("num_hidden_layers"))]
 
 
-def by_layer(kinds: Sequence[Kind], option: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:
+def by_layer(kinds: Sequence[Kind], fields: Callable[[Kind], dict[str, Any]]) -> dict[str, Any]:
     """Returns the fields of a ModelConfig for the commonest kind of layer, and `exceptions` for the other kinds.
 
     Args:
       kinds: the kind of every layer.
-      option: returns the fields of an `Except` for a kind of layer, with the same names for all kinds.
+      fields: returns the fields of an `Except` for a kind of layer, with the same names for all kinds.
     """
     usual = max(dict.fromkeys(kinds), key=kinds.count)
     exceptions = tuple(
-        Except(layers=where, **option(kind))
+        Except(layers=layers, **fields(kind))
         for kind in dict.fromkeys(kinds)
         if kind != usual
-        for where in _slices([number for number, its in enumerate(kinds) if its == kind], len(kinds))
+        for layers in _slices([number for number, other in enumerate(kinds) if other == kind], len(kinds))
     )
-    return {**option(usual), "exceptions": exceptions}
+    return {**fields(usual), "exceptions": exceptions}
 
 
 def _slices(numbers: Sequence[int], total: int) -> list[str]:
@@ -193,8 +193,8 @@ def _slices(numbers: Sequence[int], total: int) -> list[str]:
     return [f"{a}:{b}" if b - a > 1 else str(a) for a, b in zip(starts, ends, strict=True)]
 
 
-def publish(model: ModelConfig) -> dict[str, Any]:
-    """Returns the values of a config.json for a model; `Family.published` checks that they describe it."""
+def write_config(model: ModelConfig) -> dict[str, Any]:
+    """Returns the values of a config.json for a model; `Family.config_json` checks that they describe it."""
     attention, ffn, norm = model.mixer, model.ffn, model.norm
     if not isinstance(attention, GroupedQuery) or not isinstance(ffn, Gated) or not isinstance(norm, RMSNorm):
         found = ", ".join(type(option).__name__ for option in (attention, ffn, norm))
@@ -204,7 +204,7 @@ def publish(model: ModelConfig) -> dict[str, Any]:
         "hidden_size": model.width,
         "num_hidden_layers": model.num_layers,
         "intermediate_size": ffn.width,
-        "hidden_act": {its: name for name, its in reversed(ACTIVATIONS.items())}[ffn.activation],
+        "hidden_act": {activation: name for name, activation in reversed(ACTIVATIONS.items())}[ffn.activation],
         "mlp_bias": ffn.bias,
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
@@ -214,5 +214,5 @@ def publish(model: ModelConfig) -> dict[str, Any]:
         "rms_norm_eps": norm.epsilon,
         "tie_word_embeddings": isinstance(model.unembedding, Tied),
         "max_position_embeddings": model.context_length,
-        **publish_rotary(model.position),
+        **write_rotary(model.position),
     }

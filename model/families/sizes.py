@@ -3,14 +3,14 @@
     model = published("llama-3.1-8b")
 
 returns the `ModelConfig` of LLaMA 3.1 8B, to train from scratch or to look at; launch.convert reads weights. Values not
-named here have the family's defaults. Models without a config.json are in model/families/papers.py.
+named here have the family's defaults. Models without a config.json are in model/families/paper_models.py.
 """
 
 from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import config_of, papers
+from model.families import model_config, paper_models
 from model.options.words import nearest
 
 Values = dict[str, Any]
@@ -171,7 +171,7 @@ SIZES: dict[str, Values | ModelConfig] = {
     "gpt-oss-120b": GPT_OSS | _llama(2880, 36, 64, 8, 2880, num_local_experts=128),
     "olmo-2-7b": OLMO_2 | _llama(4096, 32, 32, 32, 11008),
     "olmo-2-13b": OLMO_2 | _llama(5120, 40, 40, 40, 13824),
-} | papers.MODELS
+} | paper_models.MODELS
 
 
 def published(name: str) -> ModelConfig:
@@ -179,4 +179,4 @@ def published(name: str) -> ModelConfig:
     if name not in SIZES:
         raise UserError(f"no published model is called {name!r}; {nearest(name, SIZES)}")
     model = SIZES[name]
-    return model if isinstance(model, ModelConfig) else config_of(model)
+    return model if isinstance(model, ModelConfig) else model_config(model)

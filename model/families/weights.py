@@ -42,14 +42,14 @@ class Weight:
       tensor: the published name, with {layer} and {expert} for their numbers.
       axes: the arrangement; None where tensor and parameter have the same axes.
       copy: whether the tensor is a second copy, which a file may hold or not (tied unembeddings).
-      where: the row applies only if the model has this parameter too; with "-" in front, only if it does not.
+      condition: a parameter; the row applies only if the model has it, or, with "-" in front, only if it does not.
     """
 
     parameter: str
     tensor: str
     axes: str | None = None
     copy: bool = False
-    where: str = ""
+    condition: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,37 +59,37 @@ class Part:
     Attributes:
       parameter: its dotted name; in a layer, that of the stack that holds the layer.
       index: the index of the slice: the layer within the stack and the expert, where the parameter has these axes.
-      held: the shape of the slice.
-      opened: the sizes of the tensor's axes with all parentheses opened, in the tensor's order.
-      order: the same axes in the parameter's order, by number; axes of size 1 that the parameter lacks come last.
-      grouped: for each axis of the tensor, how many axes of `opened` it combines.
-      axis: the axis of the tensor along which its parts are joined.
-      repeats: the number of sections of that axis, each of which holds a piece of every part; see `Tensor.repeats`.
+      slice_shape: the shape of the slice.
+      split_shape: the shape of the tensor with all combined axes split, in the tensor's order.
+      permutation: the same axes in the parameter's order, by number; axes of size 1 that the parameter lacks come last.
+      split_ranks: for each axis of the tensor, how many axes of `split_shape` it combines.
+      join_axis: the axis of the tensor along which its parts are joined.
+      sections: the number of sections of that axis, each of which holds a piece of every part; see `Tensor.sections`.
     """
 
     parameter: str
     index: tuple[int, ...]
-    held: tuple[int, ...]
-    opened: tuple[int, ...]
-    order: tuple[int, ...]
-    grouped: tuple[int, ...]
-    axis: int
-    repeats: int
+    slice_shape: tuple[int, ...]
+    split_shape: tuple[int, ...]
+    permutation: tuple[int, ...]
+    split_ranks: tuple[int, ...]
+    join_axis: int
+    sections: int
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape that the tensor would have if this were its only part."""
-        ends = np.cumsum((0, *self.grouped))
-        return tuple(math.prod(self.opened[a:b]) for a, b in itertools.pairwise(ends))
+        ends = np.cumsum((0, *self.split_ranks))
+        return tuple(math.prod(self.split_shape[a:b]) for a, b in itertools.pairwise(ends))
 
     def from_tensor(self, x: np.ndarray) -> np.ndarray:
         """Returns the parameter's slice from this part of a tensor."""
-        return x.reshape(self.opened).transpose(self.order).reshape(self.held)
+        return x.reshape(self.split_shape).transpose(self.permutation).reshape(self.slice_shape)
 
     def to_tensor(self, x: np.ndarray) -> np.ndarray:
         """The inverse of `from_tensor`."""
-        turned = x.reshape([self.opened[i] for i in self.order])
-        return turned.transpose(np.argsort(self.order)).reshape(self.shape)
+        split = x.reshape([self.split_shape[i] for i in self.permutation])
+        return split.transpose(np.argsort(self.permutation)).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,39 +103,40 @@ class Tensor:
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the tensor."""
-        shapes, axis = [part.shape for part in self.parts], self.parts[0].axis
+        shapes, axis = [part.shape for part in self.parts], self.parts[0].join_axis
         return (*shapes[0][:axis], sum(shape[axis] for shape in shapes), *shapes[0][axis + 1 :])
 
     @property
-    def repeats(self) -> int:
+    def sections(self) -> int:
         """The number of sections of the axis along which its parts are joined."""
-        return min(part.repeats for part in self.parts)
+        return min(part.sections for part in self.parts)
 
-    def taken_apart(self, x: np.ndarray) -> list[np.ndarray]:
+    def split(self, x: np.ndarray) -> list[np.ndarray]:
         """Returns the slices of parameters that a tensor holds, one for each part, as views where that is possible."""
-        cut = x.reshape(self._cut(x.shape))
-        ends = np.cumsum([part.shape[part.axis] // self.repeats for part in self.parts])[:-1]
-        parts = zip(self.parts, np.split(cut, ends, axis=self.parts[0].axis + 1), strict=True)
+        sectioned = x.reshape(self._sectioned_shape(x.shape))
+        ends = np.cumsum([part.shape[part.join_axis] // self.sections for part in self.parts])[:-1]
+        parts = zip(self.parts, np.split(sectioned, ends, axis=self.parts[0].join_axis + 1), strict=True)
         return [part.from_tensor(piece.reshape(part.shape)) for part, piece in parts]
 
-    def put_together(self, slices: Sequence[np.ndarray]) -> np.ndarray:
-        """The inverse of `taken_apart`."""
+    def join(self, slices: Sequence[np.ndarray]) -> np.ndarray:
+        """The inverse of `split`."""
         if not self.parts[1:]:
             return self.parts[0].to_tensor(slices[0])  # a view where that is possible
         pieces = [part.to_tensor(x) for part, x in zip(self.parts, slices, strict=True)]
-        cut = [piece.reshape(self._cut(piece.shape)) for piece in pieces]
-        return np.concatenate(cut, axis=self.parts[0].axis + 1).reshape(self.shape)
+        sectioned = [piece.reshape(self._sectioned_shape(piece.shape)) for piece in pieces]
+        return np.concatenate(sectioned, axis=self.parts[0].join_axis + 1).reshape(self.shape)
 
-    def _cut(self, shape: Sequence[int]) -> tuple[int, ...]:
-        axis, repeats = self.parts[0].axis, self.repeats
-        return (*shape[:axis], repeats, shape[axis] // repeats, *shape[axis + 1 :])
+    def _sectioned_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Returns the shape of an array whose join axis is split into sections and their entries."""
+        axis, sections = self.parts[0].join_axis, self.sections
+        return (*shape[:axis], sections, shape[axis] // sections, *shape[axis + 1 :])
 
 
-def by_name(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flatten(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Returns a tree of parameters as one flat dict with dotted names."""
     flat: dict[str, Any] = {}
     for name, value in params.items():
-        flat |= by_name(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
+        flat |= flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
     return flat
 
 
@@ -145,17 +146,17 @@ def tensors(weights: tuple[Weight, ...], config: ModelConfig) -> dict[str, Tenso
 
     Raises UserError when the table has no row for a parameter of the model.
     """
-    shapes = {name: leaf.shape for name, leaf in by_name(abstract_params(config)).items()}
+    shapes = {name: leaf.shape for name, leaf in flatten(abstract_params(config)).items()}
     parts: dict[str, list[Part]] = collections.defaultdict(list)
     for layer in (None, *range(config.num_layers)):
         for weight in weights:
             if not weight.copy and (layer is None) == ("{layer}" not in weight.tensor):
                 for name, part in _parts(weight, config, layer, shapes):
                     parts[name].append(part)
-    found = {name: Tensor(name, tuple(its)) for name, its in parts.items()}
-    unknown = sorted(shapes.keys() - {part.parameter for tensor in found.values() for part in tensor.parts})
-    if unknown:
-        raise UserError(f"models of this family have no tensor for the parameters {', '.join(unknown)}")
+    found = {name: Tensor(name, tuple(listed)) for name, listed in parts.items()}
+    unmapped = sorted(shapes.keys() - {part.parameter for tensor in found.values() for part in tensor.parts})
+    if unmapped:
+        raise UserError(f"models of this family have no tensor for the parameters {', '.join(unmapped)}")
     for weight in weights:
         if weight.copy and weight.tensor not in found:
             found[weight.tensor] = Tensor(weight.tensor, (_part(weight, shapes[weight.parameter], ()),), copy=True)
@@ -166,31 +167,32 @@ def _parts(
     weight: Weight, config: ModelConfig, layer: int | None, shapes: Mapping[str, tuple[int, ...]]
 ) -> list[tuple[str, Part]]:
     """Returns the names of the tensors that a row describes in one layer, each with its part."""
-    parameter, where = weight.parameter, weight.where
+    parameter, condition = weight.parameter, weight.condition
     index: tuple[int, ...] = ()
     if layer is not None:
-        stack, turn = _stack_of(config, layer)
-        parameter, where, index = parameter.replace("blocks", stack, 1), where.replace("blocks", stack, 1), (turn,)
+        stack, row = _stack_and_row(config, layer)
+        parameter, condition = parameter.replace("blocks", stack, 1), condition.replace("blocks", stack, 1)
+        index = (row,)
     shape = shapes.get(parameter)
-    if shape is None or (where and (where.removeprefix("-") in shapes) == where.startswith("-")):
+    if shape is None or (condition and (condition.removeprefix("-") in shapes) == condition.startswith("-")):
         return []
     indices = [index]
     if "{expert}" in weight.tensor:
         indices = [(*index, expert) for expert in range(shape[len(index)])]
-    inner = shape[len(indices[0]) :]
-    if weight.axes is not None and len(_axes(weight.axes.partition("->")[2])) != len(inner):
+    slice_shape = shape[len(indices[0]) :]
+    if weight.axes is not None and len(_axes(weight.axes.partition("->")[2])) != len(slice_shape):
         return []
-    weight, known = dataclasses.replace(weight, parameter=parameter), {}
+    weight, known_sizes = dataclasses.replace(weight, parameter=parameter), {}
     if layer is not None and isinstance(attention := config.layers[layer].mixer, GroupedQuery):
-        known = {"k": attention.kv_heads}
-    made = [_part(weight, inner, i, known) for i in indices]
+        known_sizes = {"k": attention.kv_heads}
+    parts = [_part(weight, slice_shape, i, known_sizes) for i in indices]
     names = [weight.tensor.format(layer=layer, expert=i[-1] if i else 0) for i in indices]
-    return list(zip(names, made, strict=True))
+    return list(zip(names, parts, strict=True))
 
 
 @functools.lru_cache(maxsize=4096)
-def _stack_of(config: ModelConfig, layer: int) -> tuple[str, int]:
-    """Returns the name of the stack that holds a layer, and the layer's index in it."""
+def _stack_and_row(config: ModelConfig, layer: int) -> tuple[str, int]:
+    """Returns the name of the stack that holds a layer, and the layer's row in it."""
     groups = grouped(config.layers)
     for group in groups:
         for index, name in enumerate(group.names):
@@ -200,32 +202,35 @@ def _stack_of(config: ModelConfig, layer: int) -> tuple[str, int]:
     raise AssertionError(layer)
 
 
-def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known: Mapping[str, int] = {}) -> Part:
-    """Returns the part that a row describes, for a parameter (or a slice of it) of this shape; `known` sizes help."""
-    same = " ".join(f"x{i}" for i in range(len(shape)))
-    left, _, right = (weight.axes or f"{same} -> {same}").partition("->")
-    sizes, wanted = {"1": 1} | dict(known), []
-    for axis, size in zip(_axes(right), shape, strict=True):
+def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known_sizes: Mapping[str, int] = {}) -> Part:
+    """Returns the part that a row describes, for a parameter (or a slice of it) of this shape.
+
+    `known_sizes` are the sizes of axes that do not follow from the shape alone.
+    """
+    identity = " ".join(f"x{i}" for i in range(len(shape)))
+    tensor_side, _, parameter_side = (weight.axes or f"{identity} -> {identity}").partition("->")
+    sizes, parameter_axes = {"1": 1} | dict(known_sizes), []
+    for axis, size in zip(_axes(parameter_side), shape, strict=True):
         names = re.findall(r"\w+", axis)
-        rest = [name for name in names if len(names) == 1 or name not in sizes]
-        for name in rest:
-            sizes[name] = size // math.prod(sizes[other] for other in names if other not in rest)
-        wanted += names
-    axes = _axes(left)
-    joined = next((i for i, axis in enumerate(axes) if "+" in axis), 0)
-    before, plus, _ = axes[joined].partition("+")
+        unknown = [name for name in names if len(names) == 1 or name not in sizes]
+        for name in unknown:
+            sizes[name] = size // math.prod(sizes[other] for other in names if other not in unknown)
+        parameter_axes += names
+    axes = _axes(tensor_side)
+    join_axis = next((i for i, axis in enumerate(axes) if "+" in axis), 0)
+    before, plus, _ = axes[join_axis].partition("+")
     groups = [re.findall(r"\w+", axis) for axis in axes]
-    there = [name for group in groups for name in group]
-    order = [there.index(name) for name in wanted]
+    tensor_axes = [name for group in groups for name in group]
+    permutation = [tensor_axes.index(name) for name in parameter_axes]
     return Part(
         parameter=weight.parameter,
         index=index,
-        held=shape,
-        opened=tuple(sizes[name] for name in there),
-        order=(*order, *(i for i in range(len(there)) if i not in order)),
-        grouped=tuple(map(len, groups)),
-        axis=joined,
-        repeats=math.prod(sizes[name] for name in re.findall(r"\w+", before)) if plus else 1,
+        slice_shape=shape,
+        split_shape=tuple(sizes[name] for name in tensor_axes),
+        permutation=(*permutation, *(i for i in range(len(tensor_axes)) if i not in permutation)),
+        split_ranks=tuple(map(len, groups)),
+        join_axis=join_axis,
+        sections=math.prod(sizes[name] for name in re.findall(r"\w+", before)) if plus else 1,
     )
 
 

@@ -40,7 +40,7 @@ def test_convert(call, folders, tiny_run):
         "like and family": (f"--run={tiny_run}", f"--to={folders}/other", "--like=gpt2", "--family=llama"),
         "like, reading": (f"--from={folders}/llama", f"--run={folders}/other", "--like=gpt2"),
     }
-    about = family_named("llama").published(experiments.load(tiny_run).model) | {"vocab_size": 32000}
+    about = family_named("llama").config_json(experiments.load(tiny_run).model) | {"vocab_size": 32000}
     (folders / "mine.json").write_text(json.dumps(about))
     answers = dict(zip(calls, call("launch.convert", calls.values()), strict=True))
     assert "parameters as float32" in answers["read"].out

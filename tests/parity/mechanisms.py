@@ -13,7 +13,7 @@ import json
 import pathlib
 
 from model.dropout import Dropout
-from model.families import FAMILIES, config_of
+from model.families import FAMILIES, model_config
 from model.parameters.maker import Normal
 from model.parameters.precision import Precision
 from model.residual import Multipliers
@@ -131,7 +131,7 @@ def families_with():
     having = {}
     for family in FAMILIES:
         for path in sorted((FIXTURES / family.name).glob("*/config.json")):
-            for name in kinds(config_of(json.loads(path.read_text()))):
+            for name in kinds(model_config(json.loads(path.read_text()))):
                 having.setdefault(name, set()).add(family.name)
     return having
 

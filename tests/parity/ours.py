@@ -10,7 +10,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from model.families import family_of
-from model.families.weights import by_name
+from model.families.weights import flatten
 from model.inference.generate import generate
 from model.inference.sampling import Sampling
 from model.transformer import abstract_params, forward
@@ -29,15 +29,15 @@ def load(folder):
     published = json.loads((pathlib.Path(folder) / "config.json").read_text())
     arrays = {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
     family = family_of(published)
-    config = family.config_of(published)
+    config = family.model_config(published)
     return family, config, params_of(family, config, arrays)
 
 
 def tensors_of(family, config, params):
     """The inverse of `params_of`."""
-    flat, table = by_name(params), family.tensors(config)
+    flat, table = flatten(params), family.tensors(config)
     return {
-        name: tensor.put_together([np.asarray(flat[part.parameter][part.index]) for part in tensor.parts])
+        name: tensor.join([np.asarray(flat[part.parameter][part.index]) for part in tensor.parts])
         for name, tensor in table.items()
         if not tensor.copy
     }
@@ -46,11 +46,11 @@ def tensors_of(family, config, params):
 def params_of(family, config, arrays):
     """Returns parameters from tensors; the table must know every tensor and its shape."""
     tree = jax.tree.map(lambda leaf: np.full(leaf.shape, np.nan, np.float32), abstract_params(config))
-    flat, table = by_name(tree), family.tensors(config)
+    flat, table = flatten(tree), family.tensors(config)
     assert {name for name, tensor in table.items() if not tensor.copy} <= arrays.keys() <= table.keys()
     for name, x in arrays.items():
         assert x.shape == table[name].shape, name
-        for part, piece in zip(table[name].parts, table[name].taken_apart(x), strict=True):
+        for part, piece in zip(table[name].parts, table[name].split(x), strict=True):
             flat[part.parameter][part.index] = piece
     return jax.tree.map(jnp.asarray, tree)
 

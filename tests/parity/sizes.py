@@ -58,7 +58,7 @@ PUBLISHED = {
     "olmo-2-7b": 7_298_617_344,
     "olmo-2-13b": 13_716_198_400,
 }
-# Brown et al. 2020, table 2.1; some of its rows are inconsistent: see model/families/papers.py.
+# Brown et al. 2020, table 2.1; some of its rows are inconsistent: see model/families/paper_models.py.
 ROUNDED = {
     "gpt3-small": "125M",
     "gpt3-medium": "350M",

@@ -20,7 +20,7 @@ LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
 
 def family_for(name: str | None, run: AnyPath) -> Family:
     """The family of that name. Raises UserError, with alternatives, if it cannot make a config.json from a model."""
-    known = ", ".join(sorted(family.name for family in FAMILIES if family.publish))
+    known = ", ".join(sorted(family.name for family in FAMILIES if family.write_config))
     other = "--like=FILE, a config.json that describes its model, or --like=NAME, a published model such as qwen3-0.6b"
     if name is None:
         raise UserError(
@@ -28,7 +28,7 @@ def family_for(name: str | None, run: AnyPath) -> Family:
             f"--family, which makes one for: {known}"
         )
     family = family_named(name)
-    if family.publish is None:
+    if family.write_config is None:
         raise UserError(
             f"--family={name}: a config.json is made from a model for {known} alone; for {name} give {other}"
         )
@@ -67,10 +67,10 @@ def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
     for key in LENGTHS:
         with contextlib.suppress(UserError):  # a key that the family does not have
             tried = own | {key: config.context_length}
-            if family.config_of(given | tried).context_length == config.context_length:
+            if family.model_config(given | tried).context_length == config.context_length:
                 own = tried
                 break
-    lost = differences_of_models(family.config_of(given | own), config)
+    lost = differences_of_models(family.model_config(given | own), config)
     if lost:
         listed = "\n  ".join(lost)
         raise UserError(

@@ -80,7 +80,7 @@ def read_published(
     """
     folder = Folder(source)
     family = family_of(folder.config)
-    config = family.config_of(folder.config)
+    config = family.model_config(folder.config)
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     names = published_names(family, config, folder)
@@ -114,7 +114,7 @@ def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict
     Raises UserError that lists every tensor that is missing, has another shape, or does not belong to the model.
     """
     table, problems = family.tensors(config), []
-    names = family.names(config, folder.tensors)
+    names = family.file_names(config, folder.tensors)
     found = {name: there for name, there in names.items() if there in folder.tensors}
     for name, tensor in table.items():
         stored = folder.tensors.get(names[name])
@@ -151,7 +151,7 @@ def read_params(
             if tensor.copy:
                 copies.append((names[name], tensor, array))
                 continue
-            for part, piece in zip(tensor.parts, tensor.taken_apart(array), strict=True):
+            for part, piece in zip(tensor.parts, tensor.split(array), strict=True):
                 leaf, where = leaves[part.parameter], placed[part.parameter]
                 if part.parameter not in params:
                     params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=where)
@@ -160,7 +160,7 @@ def read_params(
             progress.update(done)
     for name, tensor, array in copies:
         (part,) = tensor.parts
-        if not np.array_equal(tensor.put_together([np.asarray(params[part.parameter])]).astype(array.dtype), array):
+        if not np.array_equal(tensor.join([np.asarray(params[part.parameter])]).astype(array.dtype), array):
             raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
     tree: dict[str, Any] = unflat(shapes, params)
     return tree

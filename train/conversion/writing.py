@@ -71,14 +71,14 @@ def write_published(
         if like is not None:
             raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
         # --context_length may have set the context length.
-        if changed := differences_of_models(chosen.config_of(values), config, "context_length"):
+        if changed := differences_of_models(chosen.model_config(values), config, "context_length"):
             listed = "\n  ".join(changed)
             raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
     elif like is not None:
         chosen, values, own = values_like(like, config, run)
     else:
         chosen = family_for(family, run)
-        values = chosen.published(config)
+        values = chosen.config_json(config)
     with new_folder(target) as part:
         if origin.is_dir():
             headers = _as_it_was(origin, part)
@@ -140,7 +140,7 @@ def _write(
 ) -> None:
     """Writes the files; the host holds one tensor at a time."""
     stored = {tensor.name for header in headers for tensor in header.tensors}
-    tensors, names = family.tensors(config), family.names(config, stored)
+    tensors, names = family.tensors(config), family.file_names(config, stored)
     table = {names[name]: tensor for name, tensor in tensors.items()}
     arrays = flat(params)
 
@@ -148,7 +148,7 @@ def _write(
         if stored.name in buffers:
             return buffers[stored.name]
         parts = table[stored.name].parts
-        return table[stored.name].put_together([_slice(arrays[part.parameter], part.index) for part in parts])
+        return table[stored.name].join([_slice(arrays[part.parameter], part.index) for part in parts])
 
     def written() -> Iterator[Stored]:
         for header in headers:

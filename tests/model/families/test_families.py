@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from model.errors import UserError
-from model.families import FAMILIES, config_of, family_named, family_of
+from model.families import FAMILIES, family_named, family_of, model_config
 from tests.parity import ours
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
@@ -71,9 +71,9 @@ def test_every_family_has_three_recorded_shapes_or_more():
 def test_what_is_not_mapped_is_refused(family):
     folder = FIXTURES / family.name / "0"
     with pytest.raises(UserError, match=r"hidden_twist='sideways'"):
-        config_of(read(folder) | {"hidden_twist": "sideways"})
+        model_config(read(folder) | {"hidden_twist": "sideways"})
     with pytest.raises(UserError, match="architectures="):
-        config_of(read(folder) | {"architectures": ["SomethingForSequenceClassification"]})
+        model_config(read(folder) | {"architectures": ["SomethingForSequenceClassification"]})
 
 
 def test_an_unknown_family_says_which_are_known():
@@ -98,7 +98,7 @@ def test_an_unknown_family_says_which_are_known():
 def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):
     published = read(FIXTURES / "llama" / "0") | {"rope_parameters": None} | changes
     with pytest.raises(UserError, match=message):
-        config_of(published)
+        model_config(published)
 
 
 @pytest.mark.parametrize(
@@ -118,5 +118,5 @@ def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):
 def test_values_of_another_kind_are_one_error(key, value, message):
     (values,) = [json.loads(path.read_text()) for path in FIXTURES.glob("llama/0/config.json")]
     with pytest.raises(UserError) as caught:
-        config_of(values | {key: value})
+        model_config(values | {key: value})
     assert message in str(caught.value)

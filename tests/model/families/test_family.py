@@ -7,6 +7,6 @@ from model.families import family_named
 def test_a_model_that_a_family_does_not_have(tmp_path, tiny_experiment):
     config = tiny_experiment(model__final_logit_softcap=9.0, model__position="NoPositions()").model
     with pytest.raises(UserError, match="the family llama has no such model") as error:
-        family_named("llama").published(config)
+        family_named("llama").config_json(config)
     assert "model.final_logit_softcap: 9.0 -> None" in str(error.value)
     assert "model.position: NoPositions() -> Rotary" in str(error.value)

@@ -3,9 +3,9 @@ import pathlib
 
 import pytest
 
-from model.families import config_of, family_named
-from model.families.llama_like import by_layer, later_windows, sparse_layers
-from model.families.published import Published
+from model.families import family_named, model_config
+from model.families.config_json import ConfigJson
+from model.families.llama_like import by_layer, layer_windows, sparse_layers
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
 
@@ -17,15 +17,15 @@ def read(folder):
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 def test_a_model_describes_itself_again(number):
     published = read(FIXTURES / "llama" / str(number))
-    config = config_of(published)
-    assert config_of(family_named("llama").published(config)) == config
+    config = model_config(published)
+    assert model_config(family_named("llama").config_json(config)) == config
 
 
 def test_the_commonest_kind_of_layer_is_the_model_and_the_others_are_exceptions():
-    def option(kind):
+    def fields(kind):
         return {"mixer": kind}
 
-    assert by_layer(["a", "a", "a"], option) == {"mixer": "a", "exceptions": ()}
+    assert by_layer(["a", "a", "a"], fields) == {"mixer": "a", "exceptions": ()}
     cases = {  # the layers of kind b among those of kind a, and their slices
         "aaba": ["2"],
         "baaaa": ["0"],
@@ -37,7 +37,7 @@ def test_the_commonest_kind_of_layer_is_the_model_and_the_others_are_exceptions(
         "abaabbaa": ["1", "4:6"],
     }
     for kinds, slices in cases.items():
-        found = by_layer(list(kinds), option)
+        found = by_layer(list(kinds), fields)
         assert found["mixer"] == "a"
         assert [one.layers for one in found["exceptions"]] == slices, kinds
         chosen = [n for where in slices for n in selected(where, len(kinds))]
@@ -51,11 +51,11 @@ def selected(where, total):
 
 
 def test_layers_with_experts():
-    published = Published({"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3]})
+    published = ConfigJson({"num_hidden_layers": 6, "decoder_sparse_step": 2, "mlp_only_layers": [3]})
     assert sparse_layers(published) == [False, True, False, False, False, True]
 
 
 def test_windows_begin_after_the_first_layers():
     values = {"num_hidden_layers": 4, "max_window_layers": 1, "sliding_window": 64}
-    assert later_windows(Published(values | {"use_sliding_window": True})) == [None, 64, 64, 64]
-    assert later_windows(Published(values)) == [None, None, None, None]
+    assert layer_windows(ConfigJson(values | {"use_sliding_window": True})) == [None, 64, 64, 64]
+    assert layer_windows(ConfigJson(values)) == [None, None, None, None]

@@ -1,7 +1,7 @@
 import pytest
 
-from model.families import config_of
-from model.families.published import Published
+from model.families import model_config
+from model.families.config_json import ConfigJson
 from model.families.rotary import context_length, rotary
 from model.positions.rotary import Rotary
 
@@ -38,8 +38,8 @@ def test_old_and_new_rotary_keys_mean_the_same():
         "use_cache": True,
         "vocab_size": 128256,
     }
-    old = config_of(common | {"rope_theta": 500000.0, "rope_scaling": scaling})
-    new = config_of(common | {"rope_parameters": scaling | {"rope_theta": 500000.0}})
+    old = model_config(common | {"rope_theta": 500000.0, "rope_scaling": scaling})
+    new = model_config(common | {"rope_parameters": scaling | {"rope_theta": 500000.0}})
     assert old == new
     assert old.position.theta == 5e5
     assert old.position.scaling.original_length == 8192
@@ -56,7 +56,7 @@ def test_old_and_new_rotary_keys_mean_the_same():
     ],
 )
 def test_dynamic_scaling_lengthens_the_context(values, length):
-    assert context_length(Published(values), 512) == length
+    assert context_length(ConfigJson(values), 512) == length
 
 
 def test_a_kind_of_layer_may_have_parameters_of_its_own():
@@ -64,5 +64,5 @@ def test_a_kind_of_layer_may_have_parameters_of_its_own():
         "max_position_embeddings": 64,
         "rope_parameters": {"local": {"rope_theta": 5.0}, "global": {"rope_theta": 7.0, "partial_rotary_factor": 0.5}},
     }
-    assert rotary(Published(values), kind="local") == Rotary(theta=5.0)
-    assert rotary(Published(values), kind="global") == Rotary(theta=7.0, fraction=0.5)
+    assert rotary(ConfigJson(values), layer_type="local") == Rotary(theta=5.0)
+    assert rotary(ConfigJson(values), layer_type="global") == Rotary(theta=7.0, fraction=0.5)

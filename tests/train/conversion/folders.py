@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers
 
-from model.families import config_of
+from model.families import model_config
 from model.parameters.precision import Precision
 from model.transformer import abstract_params
 from train import experiment as experiments
@@ -48,7 +48,7 @@ def values_of(family):
 
 def trained_here(run, family, stored_as="float32", **changes):
     """A run of a family's model with parameters of its own, a vocabulary of bytes and a short context."""
-    config = config_of(values_of(family))
+    config = model_config(values_of(family))
     precision = Precision(parameters=stored_as, compute=stored_as)
     config = dataclasses.replace(config, vocab_size=257, context_length=32, precision=precision, **changes)
     draw = np.random.default_rng(0)

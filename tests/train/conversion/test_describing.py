@@ -7,7 +7,7 @@ import pytest
 
 from model.config import differences_of_models
 from model.errors import UserError
-from model.families import config_of
+from model.families import model_config
 from model.families.sizes import SIZES
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.norms import RMSNorm
@@ -88,7 +88,7 @@ def test_a_published_model_by_name(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     with pytest.raises(UserError, match="--like=lama-tiny is no config.json, .* did you mean 'llama-tiny'?"):
         write_published(tmp_path / "run", tmp_path / "other", like="lama-tiny")
-    monkeypatch.setitem(SIZES, "of-a-paper", config_of(values_of("llama")))
+    monkeypatch.setitem(SIZES, "of-a-paper", model_config(values_of("llama")))
     with pytest.raises(UserError, match="--like=of-a-paper is known from its paper, .*; give a file"):
         write_published(tmp_path / "run", tmp_path / "other", like="of-a-paper")
     with pytest.raises(UserError, match="--like=models/llama is no config.json, no folder with one, .* name$"):
@@ -102,10 +102,10 @@ def balanced(ffn, **changes):
 
 
 def test_what_balances_experts_while_training_is_in_no_config_json(tmp_path):
-    config = config_of(values_of("mixtral"))
+    config = model_config(values_of("mixtral"))
     trained = dataclasses.replace(config, ffn=balanced(config.ffn))
     assert values_like(str(FIXTURES / "mixtral" / "0"), trained, tmp_path)[2] == {}
-    config = config_of(values_of("deepseek_v3"))
+    config = model_config(values_of("deepseek_v3"))
     (layers,) = config.exceptions
     trained = dataclasses.replace(config, exceptions=(dataclasses.replace(layers, ffn=balanced(layers.ffn)),))
     assert values_like(str(FIXTURES / "deepseek_v3" / "0"), trained, tmp_path)[2] == {}
