@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.parameters.gradients import narrowed
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like
 from model.recompute import recomputed
 
 
@@ -96,6 +96,6 @@ def normalize(
         y = y - jnp.mean(y, axis=axes, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + option.epsilon)
     if scale is not None:
-        factor = narrowed(scale, x).astype(reductions)
+        factor = cast_like(scale, x).astype(reductions)
         y = y * (1 + factor if isinstance(option, RMSNorm) and option.scale == "zero" else factor)
-    return (y if bias is None else y + narrowed(bias, x).astype(reductions)).astype(x.dtype)
+    return (y if bias is None else y + cast_like(bias, x).astype(reductions)).astype(x.dtype)

@@ -20,7 +20,7 @@ from model.context import Context, Handed
 from model.interfaces import HandedOn
 from model.layers import Group, Layer, by_stack, from_stacks, grouped
 from model.mixers import MixerCache
-from model.parameters.maker import ParameterMaker, specs_of, stacked
+from model.parameters.maker import ParameterMaker, specs_of, stack_modules
 from model.parameters.precision import for_compute
 from model.recompute import rematerialized
 from model.taps.kept import Kept
@@ -85,7 +85,7 @@ def _stacked(
     keys: jax.Array,
     before: jax.Array,
 ) -> nnx.Module:
-    return stacked(lambda key, before: Block(config, layer, make(key), before), keys, before)
+    return stack_modules(lambda key, before: Block(config, layer, make(key), before), keys, before)
 
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:

@@ -6,7 +6,7 @@ its sublayers, not under `residual`, and in `Except` None meant "same". The shar
 parameters and activations. The z-loss was an option of training, not of the objective.
 
 Every mixer was called `attention` (format 2 of checkpoints), recurrent mixers too: the field, its parameters, those of
-the residual stream around it, and two taps. `init_from` was called `start_from`.
+the residual stream around it, and two taps. `init_from` was called `start_from`, the role `dynamic_mixing` `follower`.
 """
 
 import re
@@ -34,6 +34,8 @@ EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
 }
 # The default patterns of `no_decay`, and the roles of the parameters that they matched.
 NO_DECAY = {"*.scale": ("scale",), "*bias": ("bias", "router_bias", "decay_bias")}
+# Earlier roles of parameters, and their present names.
+ROLES = {"follower": "dynamic_mixing"}
 # The present fields of each axis name of the earlier sharding table: in parameters, in activations, or in both.
 SHARDING = {
     "batch": ("activations.batch",),
@@ -61,12 +63,15 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
         if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
             current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
+        current["optimizer"] = _of_roles(current["optimizer"], "decayed", "spared")
     training = stored.get("training")
     if isinstance(training, Mapping) and "z_loss" in training:
         training = {name: value for name, value in training.items() if name != "z_loss"}
         current.setdefault("objective", {"type": "NextToken", "z_loss": stored["training"]["z_loss"]})
     if isinstance(training, Mapping):
         current["training"] = _renamed(training, {"start_from": "init_from"})
+        if isinstance(frozen := training.get("frozen"), Mapping):
+            current["training"]["frozen"] = _of_roles(frozen, "roles")
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
         current = _of_mixers(current)
     if isinstance(stored.get("sharding"), Mapping):
@@ -85,6 +90,12 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(optimizer := stored.get("optimizer"), Mapping) and "spared" in optimizer:
         current["optimizer"] = {**optimizer, "spared": _patterns_of_mixers(optimizer["spared"])}
     return current
+
+
+def _of_roles(option: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    """The JSON of an option with today's roles in the fields that list roles."""
+    lists = {name: option[name] for name in fields if isinstance(option.get(name), list | tuple)}
+    return {**option, **{name: [ROLES.get(one, one) for one in listed] for name, listed in lists.items()}}
 
 
 def _renamed(option: Any, names: Mapping[str, str]) -> Any:

@@ -10,7 +10,7 @@ import optax
 
 from model.feedforward.loads import move_load_biases, utilisation
 from model.layout import Layout
-from model.parameters.specs import named
+from model.parameters.specs import specs_by_name
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.interface import Batch, Objective, Sums
@@ -70,7 +70,7 @@ def train_step(
     if asked is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
         weight = jnp.maximum(option.weight(batch), 1.0)
-        metrics["statistics"] = measured(named(recipe.specs), trees, sums.taps, weight)
+        metrics["statistics"] = measured(specs_by_name(recipe.specs), trees, sums.taps, weight)
     next_state = TrainState(
         step=state.step + 1,
         params=params,

@@ -22,8 +22,8 @@ from model.interfaces import AttentionOption, HandedOn
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
-from model.parameters.gradients import rounded
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.query_scale import LogTemperature
@@ -253,9 +253,9 @@ class Attention(nnx.Module):
         """Returns the weighted sums of the values that queries see, (B, T, N, H)."""
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
         scoring = Scoring(scale, self.option.logit_softcap, self.reductions)
-        table = None if self.position_bias is None else rounded(self.position_bias[...], q_BTNH.dtype)
+        table = None if self.position_bias is None else round_to_dtype(self.position_bias[...], q_BTNH.dtype)
         bias = self.position.bias(self.option.num_heads, table)
-        sink_N = None if self.sink is None else rounded(self.sink[...], q_BTNH.dtype)
+        sink_N = None if self.sink is None else round_to_dtype(self.sink[...], q_BTNH.dtype)
         context.offer(
             "attention_weights",
             lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N),

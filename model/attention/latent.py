@@ -23,8 +23,8 @@ from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters.gradients import weigh
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import weight_einsum
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, NoPositions, Position
 from model.positions.rotary import rotate
@@ -153,7 +153,7 @@ class LatentAttention(nnx.Module):
         y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, seen.within(self.option.pattern), context)
         if cache is not None:
             # The sum is over latents and rotary keys together, as the cache holds them: a slice of it would be a copy.
-            y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
+            y_BTNH = weight_einsum("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
         y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), cache
 
@@ -188,5 +188,5 @@ class LatentAttention(nnx.Module):
     def _absorbed(self, q_BTNH: jax.Array) -> jax.Array:
         """Returns queries for latents, which are the keys and the values of all heads."""
         q_BTNH, rotated_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
-        q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
+        q_BTNR = weight_einsum("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
         return jnp.concatenate([q_BTNR, rotated_BTNH], -1)

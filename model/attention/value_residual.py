@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.parameters.gradients import narrowed
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,12 +57,12 @@ class MixedValues(nnx.Module):
         """Args: the option, the maker."""
         self.option = option
         start = jnp.array([option.first, option.own])
-        self.weights = make.computed("mixing", start, (None,)) if option.trained else None
+        self.weights = make.from_values("mixing", start, (None,)) if option.trained else None
 
     def __call__(self, v_BTKH: jax.Array, context: Context) -> jax.Array:
         """Returns the values to attend to; the first layer hands on its own."""
         first_BTKH, is_first = context.hand_on("value_residual", v_BTKH)
         if self.weights is None:
             return jnp.where(is_first, v_BTKH, self.option.first * first_BTKH + self.option.own * v_BTKH)
-        first, own = (narrowed(self.weights[...][k], v_BTKH) for k in (0, 1))
+        first, own = (cast_like(self.weights[...][k], v_BTKH) for k in (0, 1))
         return jnp.where(is_first, v_BTKH, first * first_BTKH + own * v_BTKH)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from model.layout import Layout
-from model.parameters.gradients import lookup, narrowed, weigh, weigh_groups
+from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 # product(x, w, b): rows of x times their experts' weights w (E, inputs, outputs), plus biases b (E, outputs) or None.
 Product = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
@@ -77,7 +77,7 @@ def dropless(
         rows = rows * scale_BTR.reshape(-1)[order][:, None]
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
-        y = weigh_groups(x, w, sizes)
+        y = grouped_matmul(x, w, sizes)
         return y if b is None else y + lookup(b, owner, y.dtype)
 
     return work(rows, product)[inverse].reshape(*chosen_BTR.shape, -1)
@@ -108,8 +108,8 @@ def in_slots(
         return y_ECD.at[chosen_TR, slot_TR].get(mode="fill", fill_value=0)
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
-        y = weigh("EBCD,EDF->EBCF", x, w)
-        return y if b is None else y + narrowed(b[:, None, None], y)
+        y = weight_einsum("EBCD,EDF->EBCF", x, w)
+        return y if b is None else y + cast_like(b[:, None, None], y)
 
     axes = ("expert", "batch", None, "embed")
     x_EBCD = layout.constrain(jnp.swapaxes(jax.vmap(fill)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)

@@ -14,10 +14,10 @@ import math
 import jax
 
 from model.layout import Layout
-from model.parameters.gradients import weigh
+from model.parameters.mixed_precision import weight_einsum
 
 
-def serves(layout: Layout) -> bool:
+def applies_to(layout: Layout) -> bool:
     """Returns whether this file computes the products of a layout: on CPUs, if it splits neither rows nor positions."""
     return layout.platform == "cpu" and not layout.splits_tokens
 
@@ -32,14 +32,14 @@ def matmul(x: jax.Array, w: jax.Array, contract: int, dtype: jax.typing.DTypeLik
 def _matmul(x_MK: jax.Array, w_KN: jax.Array, dtype: jax.typing.DTypeLike | None) -> jax.Array:
     k, n = w_KN.shape
     if k > n:
-        return weigh("MK,NK->MN", x_MK, _formed(w_KN.T), dtype)
-    return weigh("MK,KN->MN", x_MK, _formed(w_KN), dtype)
+        return weight_einsum("MK,NK->MN", x_MK, _pin_gradient_shape(w_KN.T), dtype)
+    return weight_einsum("MK,KN->MN", x_MK, _pin_gradient_shape(w_KN), dtype)
 
 
 @jax.custom_vjp
-def _formed(w: jax.Array) -> jax.Array:
+def _pin_gradient_shape(w: jax.Array) -> jax.Array:
     """Returns w; makes the compiler compute its gradient in this shape, whatever transposes follow."""
     return w
 
 
-_formed.defvjp(lambda w: (w, None), lambda _, dw: (jax.lax.optimization_barrier(dw),))
+_pin_gradient_shape.defvjp(lambda w: (w, None), lambda _, dw: (jax.lax.optimization_barrier(dw),))

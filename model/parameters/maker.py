@@ -2,29 +2,29 @@
 
 The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the number of inputs that it contracts.
 
-| role        | parameters                              | `Normal`                | `FanIn`                    |
-|-------------|-----------------------------------------|-------------------------|----------------------------|
-| embedding   | token table                             | N(0, std)               | N(0, embedding_std)        |
-| position    | learned position table                  | N(0, std)               | N(0, embedding_std)        |
-| projection  | query, key and gate matrices; matrices  | N(0, std)               | truncated N(0, 1/fan_in)   |
-|             | that join two streams                   |                         |                            |
-| recurrent   | from hidden vector to hidden vector     | the same                | the same                   |
-| router      | from tokens to logits of experts        | the same                | the same                   |
-| value       | value and up matrices                   | the same, * beta        | the same, * beta           |
-| residual    | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
-|             | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
-|             |                                         |                         | zero_residual; * beta      |
-| unembedding | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
-| scale       | norm weights                            | 1                       | 1                          |
-| gain        | layer scale                             | layer_scale             | layer_scale                |
-| sink        | attention sinks: scores without a value | 0                       | 0                          |
-| bias        | every bias, of routers and loads too    | 0                       | 0                          |
-| filter      | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
-| skip        | a state space's factor on its input     | 1                       | 1                          |
-| mixing      | weights of streams and of values        | as the option says      | as the option says         |
-| follower    | from streams to weights of streams      | 0                       | 0                          |
-| decay rate  | log of a memory's decay rate            | log U(1, 16)            | the same                   |
-| decay bias  | bias of a memory's step                 | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
+| role           | parameters                              | `Normal`                | `FanIn`                    |
+|----------------|-----------------------------------------|-------------------------|----------------------------|
+| embedding      | token table                             | N(0, std)               | N(0, embedding_std)        |
+| position       | learned position table                  | N(0, std)               | N(0, embedding_std)        |
+| projection     | query, key and gate matrices; matrices  | N(0, std)               | truncated N(0, 1/fan_in)   |
+|                | that join two streams                   |                         |                            |
+| recurrent      | from hidden vector to hidden vector     | the same                | the same                   |
+| router         | from tokens to logits of experts        | the same                | the same                   |
+| value          | value and up matrices                   | the same, * beta        | the same, * beta           |
+| residual       | matrices that write to the residual     | N(0, std / sqrt(2n)) if | the same, / sqrt(2n) if    |
+|                | stream: attention output, down          | scale_residual; * beta  | scale_residual; zero if    |
+|                |                                         |                         | zero_residual; * beta      |
+| unembedding    | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
+| scale          | norm weights                            | 1                       | 1                          |
+| gain           | layer scale                             | layer_scale             | layer_scale                |
+| sink           | attention sinks: scores without a value | 0                       | 0                          |
+| bias           | every bias, of routers and loads too    | 0                       | 0                          |
+| filter         | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
+| skip           | a state space's factor on its input     | 1                       | 1                          |
+| mixing         | weights of streams and of values        | as the option says      | as the option says         |
+| dynamic mixing | from streams to weights of streams      | 0                       | 0                          |
+| decay rate     | log of a memory's decay rate            | log U(1, 16)            | the same                   |
+| decay bias     | bias of a memory's step                 | softplus^-1(exp U(log 0.001, log 0.1)) | the same    |
 
 `Normal` with std 0.02 and scaled residual projections is GPT-2 (Radford et al. 2019, "Language Models are
 Unsupervised Multitask Learners", section 2.3). `FanIn` keeps the variance of activations (LeCun et al. 1998,
@@ -43,7 +43,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.parameters.specs import ROLES, Role, Spec, Start
+from model.parameters.specs import ROLES, Initializer, Role, Spec
 
 TRUNCATED_STD = 0.87962566103423978  # the standard deviation of N(0, 1) truncated at two standard deviations
 
@@ -117,7 +117,7 @@ class Gaussian:
 
 
 @dataclasses.dataclass(frozen=True)
-class Truncated:
+class LecunNormal:
     """factor * N(0, 1 / fan_in), truncated at two standard deviations."""
 
     fan_in: int
@@ -130,7 +130,7 @@ class Truncated:
 
 
 @dataclasses.dataclass(frozen=True)
-class LogUniform:
+class LogOfUniform:
     """The logarithm of values that are uniform from `low` to `high`."""
 
     low: float
@@ -181,13 +181,13 @@ class ParameterMaker:
           inputs: the number of axes that a product contracts.
           blocks: the number of first axes that count independent matrices.
         """
-        reads = tuple(range(blocks, blocks + inputs))
-        makes = tuple(range(blocks + inputs, len(shape)))
-        start = self._start(role, math.prod(shape[i] for i in reads))
-        spec = Spec(role=role, axes=axes, inputs=reads, outputs=makes, start=start)
-        return self._made(spec, shape, self.rngs.params())
+        input_axes = tuple(range(blocks, blocks + inputs))
+        output_axes = tuple(range(blocks + inputs, len(shape)))
+        initializer = self._matrix_initializer(role, math.prod(shape[i] for i in input_axes))
+        spec = Spec(role=role, axes=axes, inputs=input_axes, outputs=output_axes, initializer=initializer)
+        return self._make(spec, shape, self.rngs.params())
 
-    def _start(self, role: Role, fan_in: int) -> Start:
+    def _matrix_initializer(self, role: Role, fan_in: int) -> Initializer:
         """Returns the initial distribution of a matrix with `fan_in` inputs."""
         scheme, factor = self.initialization, self.scales.get(role, 1.0)
         if isinstance(scheme, Normal):
@@ -196,26 +196,28 @@ class ParameterMaker:
             return Gaussian(scheme.embedding_std, factor)
         if role == "residual" and scheme.zero_residual:
             return Constant(0.0)
-        return Truncated(fan_in, factor)
+        return LecunNormal(fan_in, factor)
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes the filters of a short convolution; the first axis counts the tokens that they span."""
-        return self._made(Spec(role="filter", axes=axes, start=Truncated(shape[0])), shape, self.rngs.params())
+        return self._make(Spec(role="filter", axes=axes, initializer=LecunNormal(shape[0])), shape, self.rngs.params())
 
     def decay_rate(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Makes the logarithms of the decay rates of memories."""
-        return self._made(Spec(role="decay_rate", axes=axes, start=LogUniform(1, 16)), shape, self.rngs.params())
+        return self._make(
+            Spec(role="decay_rate", axes=axes, initializer=LogOfUniform(1, 16)), shape, self.rngs.params()
+        )
 
     def decay_bias(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Makes the biases inside a decay's softplus; the softplus of a bias alone is log-uniform from 0.001 to 0.1."""
-        start = InverseSoftplus(0.001, 0.1)
-        return self._made(Spec(role="decay_bias", axes=axes, start=start), shape, self.rngs.params())
+        initializer = InverseSoftplus(0.001, 0.1)
+        return self._make(Spec(role="decay_bias", axes=axes, initializer=initializer), shape, self.rngs.params())
 
     def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter whose entries all start at one value, such as a norm's scale."""
-        return self._made(Spec(role=role, axes=axes, start=Constant(value)), shape)
+        return self._make(Spec(role=role, axes=axes, initializer=Constant(value)), shape)
 
-    def computed(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
+    def from_values(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter with initial values from its module; they may differ from layer to layer."""
         return nnx.Param(values.astype(self.dtype), spec=Spec(role=role, axes=axes))
 
@@ -223,11 +225,11 @@ class ParameterMaker:
         """Makes a bias, or another parameter that starts at 0."""
         return self.constant(role, 0.0, shape, axes)
 
-    def _made(self, spec: Spec, shape: tuple[int, ...], key: Any = None) -> nnx.Param:
-        assert spec.start is not None
+    def _make(self, spec: Spec, shape: tuple[int, ...], key: Any = None) -> nnx.Param:
+        assert spec.initializer is not None
         assert len(spec.axes) == len(shape), spec
-        dtype = self.dtype if ROLES[spec.role].stored == "parameters" else "float32"
-        return nnx.Param(spec.start.draw(key, shape).astype(dtype), spec=spec)
+        dtype = self.dtype if ROLES[spec.role].storage_dtype == "parameters" else "float32"
+        return nnx.Param(spec.initializer.draw(key, shape).astype(dtype), spec=spec)
 
 
 def specs_of(state: nnx.State) -> Any:
@@ -236,9 +238,9 @@ def specs_of(state: nnx.State) -> Any:
     return nnx.to_pure_dict(jax.tree.map(lambda v: nnx.Param(v.get_metadata()["spec"]), state, is_leaf=is_variable))
 
 
-def stacked(build: Callable[..., nnx.Module], *each: jax.Array) -> nnx.Module:
-    """Builds a module for each row of the arrays `each`, such as keys, as one module with a first axis `layer`."""
-    module: nnx.Module = nnx.vmap(build)(*each)
+def stack_modules(build: Callable[..., nnx.Module], *inputs: jax.Array) -> nnx.Module:
+    """Builds a module for each row of the arrays `inputs`, such as keys, as one module with a first axis `layer`."""
+    module: nnx.Module = nnx.vmap(build)(*inputs)
     for _, node in nnx.iter_graph(module):
         if isinstance(node, nnx.Variable):
             node.set_metadata(spec=node.get_metadata()["spec"].stacked("layer"))

@@ -51,6 +51,6 @@ def for_inference(params: Any, specs: Any, precision: Precision) -> Any:
 
 def _cast(params: Any, specs: Any, dtype: Dtype) -> Any:
     def cast(p: jax.Array, spec: Spec) -> jax.Array:
-        return p.astype(dtype if spec.traits.used == "compute" else jnp.float32)
+        return p.astype(dtype if spec.traits.compute_dtype == "compute" else jnp.float32)
 
     return jax.tree.map(cast, params, specs)

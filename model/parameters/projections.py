@@ -11,7 +11,7 @@ from flax import nnx
 
 from model.layout import Layout
 from model.parameters import cpu_matmul
-from model.parameters.gradients import narrowed, weigh
+from model.parameters.mixed_precision import cast_like, weight_einsum
 
 
 def project(
@@ -30,17 +30,17 @@ def project(
       (..., *outputs).
     """
     y = matmul(x, weight[...], layout, contract)
-    return y if bias is None else y + narrowed(bias[...], y)
+    return y if bias is None else y + cast_like(bias[...], y)
 
 
 def matmul(
     x: jax.Array, w: jax.Array, layout: Layout, contract: int = 1, dtype: jax.typing.DTypeLike | None = None
 ) -> jax.Array:
     """Returns x w, contracted over the last `contract` axes of x and the first of w; in `dtype`, or in that of x."""
-    if cpu_matmul.serves(layout):
+    if cpu_matmul.applies_to(layout):
         return cpu_matmul.matmul(x, w, contract, dtype)
     letters = iter(string.ascii_letters)
     lead, inputs, outputs = (
         "".join(next(letters) for _ in range(count)) for count in (x.ndim - contract, contract, w.ndim - contract)
     )
-    return weigh(f"{lead}{inputs},{inputs}{outputs}->{lead}{outputs}", x, w, dtype)
+    return weight_einsum(f"{lead}{inputs},{inputs}{outputs}->{lead}{outputs}", x, w, dtype)

@@ -25,7 +25,7 @@ Role = Literal[
     "gain",
     "skip",
     "mixing",
-    "follower",
+    "dynamic_mixing",
     "sink",
     "bias",
     "router_bias",
@@ -40,55 +40,55 @@ class Traits:
     """The properties that follow from a parameter's role.
 
     Attributes:
-      decayed: whether weight decay applies to it, unless the optimizer's option says otherwise.
+      weight_decay: whether weight decay applies to it, unless the optimizer's option says otherwise.
       hidden: whether it is a matrix from one hidden vector to another, which Muon orthogonalises.
-      stored, used: the formats in which it is stored and in which the forward pass uses it: a field of `Precision`, or
-        float32 whatever the precision is.
+      storage_dtype, compute_dtype: the formats in which it is stored and in which the forward pass uses it: a field of
+        `Precision`, or float32 whatever the precision is.
       trained: whether the optimizer updates it; if not, it is state that the training step updates.
     """
 
-    decayed: bool
+    weight_decay: bool
     hidden: bool = False
-    stored: Literal["parameters", "float32"] = "parameters"
-    used: Literal["compute", "float32"] = "compute"
+    storage_dtype: Literal["parameters", "float32"] = "parameters"
+    compute_dtype: Literal["compute", "float32"] = "compute"
     trained: bool = True
 
 
-_MATRIX = Traits(decayed=True, hidden=True)
-_VECTOR = Traits(decayed=False)
+_MATRIX = Traits(weight_decay=True, hidden=True)
+_VECTOR = Traits(weight_decay=False)
 
 ROLES: dict[Role, Traits] = {
     # Tables: from tokens and positions to vectors, and from vectors to logits.
-    "embedding": Traits(decayed=True),
-    "position": Traits(decayed=True),
-    "unembedding": Traits(decayed=True),
+    "embedding": Traits(weight_decay=True),
+    "position": Traits(weight_decay=True),
+    "unembedding": Traits(weight_decay=True),
     # Matrices inside the layers; a `residual` matrix writes the output of a `value` matrix to the residual stream.
     "projection": _MATRIX,
     "value": _MATRIX,
     "residual": _MATRIX,
     "recurrent": _MATRIX,
     # Near ties between experts must not depend on rounding.
-    "router": dataclasses.replace(_MATRIX, used="float32"),
-    "router_bias": dataclasses.replace(_VECTOR, used="float32"),
-    "filter": Traits(decayed=True),  # the filters of a short convolution, one for each channel, are no matrix
+    "router": dataclasses.replace(_MATRIX, compute_dtype="float32"),
+    "router_bias": dataclasses.replace(_VECTOR, compute_dtype="float32"),
+    "filter": Traits(weight_decay=True),  # the filters of a short convolution, one for each channel, are no matrix
     "scale": _VECTOR,
     "gain": _VECTOR,
     "skip": _VECTOR,
-    # Weights of streams and of values: weight decay would pull them to 0, so that no stream or value is used. Followers
-    # change the weights of streams from token to token; weight decay pulls what they add to 0, and leaves the static
-    # weights (Zhu et al. 2024, "Hyper-Connections", section 4, "Implementation").
+    # Weights of streams and of values: weight decay would pull them to 0, so that no stream or value is used. Dynamic
+    # mixing changes the weights of streams from token to token; weight decay pulls this change to 0, and leaves the
+    # static weights (Zhu et al. 2024, "Hyper-Connections", section 4, "Implementation").
     "mixing": _VECTOR,
-    "follower": Traits(decayed=True),
+    "dynamic_mixing": Traits(weight_decay=True),
     "sink": _VECTOR,
     "bias": _VECTOR,
     # The error of a decay is compounded at every token.
-    "decay_rate": dataclasses.replace(_VECTOR, used="float32"),
-    "decay_bias": dataclasses.replace(_VECTOR, used="float32"),
-    "load_bias": Traits(decayed=False, stored="float32", used="float32", trained=False),
+    "decay_rate": dataclasses.replace(_VECTOR, compute_dtype="float32"),
+    "decay_bias": dataclasses.replace(_VECTOR, compute_dtype="float32"),
+    "load_bias": Traits(weight_decay=False, storage_dtype="float32", compute_dtype="float32", trained=False),
 }
 
 
-class Start(Protocol):
+class Initializer(Protocol):
     """A rule for initial values; model/parameters/maker.py has all rules."""
 
     def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -105,7 +105,7 @@ class Spec:
       inputs, outputs: for a matrix, the axes that a product contracts and the axes of its result. The other axes
         (layers, experts, heads of a recurrent matrix) count independent matrices. Both are empty if the parameter is no
         matrix.
-      start: the rule for its initial values; None if its module computes them.
+      initializer: the rule for its initial values; None if its module computes them.
       frozen: whether a run leaves it unchanged, although its role is trained.
     """
 
@@ -113,7 +113,7 @@ class Spec:
     axes: tuple[str | None, ...]
     inputs: tuple[int, ...] = ()
     outputs: tuple[int, ...] = ()
-    start: Start | None = None
+    initializer: Initializer | None = None
     frozen: bool = False
 
     @property
@@ -147,24 +147,24 @@ def is_frozen(name: str, spec: Spec) -> bool:
     return spec.frozen
 
 
-def named(specs: Any) -> dict[str, Spec]:
+def specs_by_name(specs: Any) -> dict[str, Spec]:
     """Returns the specs of a tree by dotted name, such as `blocks.mixer.query`."""
     paths = jax.tree_util.tree_leaves_with_path(specs)
     return {".".join(str(key.key) for key in path): spec for path, spec in paths}
 
 
-def partition(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], above: str = "") -> tuple[Any, Any]:
+def partition(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], prefix: str = "") -> tuple[Any, Any]:
     """Splits a tree into the chosen part and the rest; neither has empty branches.
 
     Args:
       tree: arrays, shapes, placements or specs, one for each parameter.
       specs: the tree of `model.transformer.specs`.
       chosen: returns whether a parameter is chosen, from its dotted name and its spec.
-      above: the dotted name of the tree, with a dot at its end.
+      prefix: the dotted name of the tree, with a dot at its end.
     """
     parts: tuple[dict[str, Any], dict[str, Any]] = {}, {}
     for key, spec in specs.items():
-        name = f"{above}{key}"
+        name = f"{prefix}{key}"
         if isinstance(spec, Spec):
             parts[0 if chosen(name, spec) else 1][key] = tree[key]
             continue

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from model.parameters.gradients import lookup
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import lookup
 from model.positions.alibi import ALiBi
 from model.positions.bias import InScores
 from model.positions.option import PositionOption

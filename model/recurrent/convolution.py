@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from model.context import Context
-from model.parameters.gradients import narrowed
+from model.parameters.mixed_precision import cast_like
 
 
 def convolve(
@@ -36,7 +36,7 @@ def convolve(
     y_BTNH = jnp.zeros_like(x_BTNH)
     for j in range(before + 1):
         there = slice(before - j, before - j + length)
-        term_BTNH = all_BTNH[:, there] * narrowed(filter_JNH[j], x_BTNH)
+        term_BTNH = all_BTNH[:, there] * cast_like(filter_JNH[j], x_BTNH)
         if segment_ids_BT is not None:
             term_BTNH = jnp.where(
                 (segment_ids_BT[:, there] == segment_ids_BT[:, before:])[..., None, None], term_BTNH, 0

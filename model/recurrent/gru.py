@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.parameters.gradients import narrowed, weigh
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
 from model.recurrent.memory import Recurrent, State, run_units, zeros
@@ -91,12 +91,12 @@ class GatedRecurrentUnits(nnx.Module):
         gates_BGNH = gates_BGNH.astype(self.reductions)
 
         def product(x_BNH: jax.Array, weight_NHGJ: jax.Array) -> jax.Array:
-            return weigh("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
+            return weight_einsum("BNH,NHGJ->BGNJ", x_BNH.astype(dtype), weight_NHGJ).astype(self.reductions)
 
         if self.reset_bias is not None:
             from_hidden_BGNH = product(hidden_BNH, weight_NHGJ)
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + from_hidden_BGNH[:, :2])
-            bias_NH = narrowed(self.reset_bias[...], from_hidden_BGNH[:, 2].astype(dtype)).astype(self.reductions)
+            bias_NH = cast_like(self.reset_bias[...], from_hidden_BGNH[:, 2].astype(dtype)).astype(self.reductions)
             turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + bias_NH)
         else:
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + product(hidden_BNH, weight_NHGJ[:, :, :2]))

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.parameters.gradients import narrowed, weigh
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
 from model.recurrent.memory import Recurrent, State, run_units, zeros
@@ -85,11 +85,11 @@ class LongShortTermMemory(nnx.Module):
         if self.forget_bias is not None:
             bias_GNH = jnp.concatenate([bias_GNH, self.forget_bias[...][None]])
         gates_BTGNH = project(x_BTD, self.input, context.layout)
-        gates_BTGNH = gates_BTGNH + narrowed(bias_GNH, gates_BTGNH)
+        gates_BTGNH = gates_BTGNH + cast_like(bias_GNH, gates_BTGNH)
 
         def step(carried: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
             hidden_BNH = carried["hidden"].astype(gates_BGNH.dtype)
-            gates_BGNH = gates_BGNH + weigh("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
+            gates_BGNH = gates_BGNH + weight_einsum("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
             gates_BGNH = gates_BGNH.astype(self.reductions)
             i_BNH, o_BNH = jax.nn.sigmoid(gates_BGNH[:, 0]), jax.nn.sigmoid(gates_BGNH[:, 1])
             kept_BNH = carried["cell"].astype(self.reductions)

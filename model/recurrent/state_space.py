@@ -26,8 +26,8 @@ from flax import nnx
 
 from model.context import Context
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters.gradients import narrowed
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, Position
 from model.recurrent.convolution import convolve
@@ -172,5 +172,5 @@ class StateSpaceHeads(nnx.Module):
         if self.option.convolution is not None:
             tail_BNJH = None if state is None else state.arrays[name]
             y_BTNH, after = convolve(y_BTNH, getattr(self, f"{name}_filter")[...], context, tail_BNJH)
-            y_BTNH = y_BTNH + narrowed(getattr(self, f"{name}_bias")[...], y_BTNH)
+            y_BTNH = y_BTNH + cast_like(getattr(self, f"{name}_bias")[...], y_BTNH)
         return context.tap(name, jax.nn.silu(y_BTNH)).astype(self.reductions), after

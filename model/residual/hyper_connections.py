@@ -30,8 +30,8 @@ import jax.numpy as jnp
 
 from model.context import Context
 from model.norms import Norm
-from model.parameters.gradients import narrowed, weigh
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.residual.scheme import Around, Scheme, Stream, Sublayer
 
 AXES = ("batch", "sequence", None, "embed")
@@ -103,15 +103,15 @@ class HyperStream(Stream):
         n, width, dynamic = option.streams, around.width, option.dynamic
         for index, i in enumerate(around.sublayers):
             read = jax.nn.one_hot((before + index) % n, n)
-            self.keep("read", i, make.computed("mixing", read, (None,)))
-            self.keep("pass", i, make.computed("mixing", jnp.eye(n), (None, None)))
+            self.keep("read", i, make.from_values("mixing", read, (None,)))
+            self.keep("pass", i, make.from_values("mixing", jnp.eye(n), (None, None)))
             self.keep("write", i, make.constant("mixing", 1.0, (n,), (None,)))
             if dynamic is not None:
                 norm = Norm(around.norm, (width,), ("embed",), make, around.reductions)
                 self.keep("follow_norm", i, norm)
-                self.keep("follow", i, make.zeros((width, n + 2), ("embed", None), "follower"))
-                self.keep("mix_scale", i, make.constant("follower", dynamic.scale, (), ()))
-                self.keep("write_scale", i, make.constant("follower", dynamic.scale, (), ()))
+                self.keep("follow", i, make.zeros((width, n + 2), ("embed", None), "dynamic_mixing"))
+                self.keep("mix_scale", i, make.constant("dynamic_mixing", dynamic.scale, (), ()))
+                self.keep("write_scale", i, make.constant("dynamic_mixing", dynamic.scale, (), ()))
         self.dynamic = dynamic is not None
 
     def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, Within]:
@@ -119,20 +119,20 @@ class HyperStream(Stream):
         weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
         if self.dynamic:
             normed_BTnD = self.part("follow_norm", i)(stream)
-            follow_BTnM = jnp.tanh(weigh("BTnD,DM->BTnM", normed_BTnD, self.part("follow", i)[...]))
+            follow_BTnM = jnp.tanh(weight_einsum("BTnD,DM->BTnM", normed_BTnD, self.part("follow", i)[...]))
             moves = follow_BTnM[..., 0], follow_BTnM[..., 1:-1], follow_BTnM[..., -1]
             scales = (self.part(name, i)[...] for name in ("mix_scale", "mix_scale", "write_scale"))
-            moved = [narrowed(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
-            weights = tuple(narrowed(weight, move) + move for weight, move in zip(weights, moved, strict=True))
+            moved = [cast_like(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
+            weights = tuple(cast_like(weight, move) + move for weight, move in zip(weights, moved, strict=True))
             read_BTD = jnp.einsum("BTnD,BTn->BTD", stream, weights[0])
             passed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
         else:
-            read_BTD = weigh("BTnD,n->BTD", stream, weights[0])
-            passed_BTnD = weigh("BTnD,nm->BTmD", stream, weights[1])
+            read_BTD = weight_einsum("BTnD,n->BTD", stream, weights[0])
+            passed_BTnD = weight_einsum("BTnD,nm->BTmD", stream, weights[1])
         return self.part("norm", i)(read_BTD), Within(passed_BTnD, weights[2])
 
     def write(self, stream: Within, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns A_r^T H + B^T y."""
         y_BTnD = jnp.broadcast_to(self.scaled(y_BTD, i, context)[:, :, None], stream.passed_BTnD.shape)
-        y_BTnD = y_BTnD * narrowed(stream.write[..., None], y_BTnD)
+        y_BTnD = y_BTnD * cast_like(stream.write[..., None], y_BTnD)
         return context.shard(stream.passed_BTnD + y_BTnD, AXES)

@@ -15,8 +15,8 @@ from flax import nnx
 
 from model.context import Context
 from model.norms import LayerNorm, Norm, RMSNorm
-from model.parameters.gradients import narrowed
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like
 
 Sublayer = Literal["mixer", "ffn"]
 
@@ -110,7 +110,7 @@ class Stream(nnx.Module):
     def scaled(self, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns the output of sublayer i after its gain, the multiplier and dropout."""
         gain, multiplier = self.part("gain", i), self.around.multiplier
-        y_BTD = y_BTD if gain is None else y_BTD * narrowed(gain[...], y_BTD)
+        y_BTD = y_BTD if gain is None else y_BTD * cast_like(gain[...], y_BTD)
         y_BTD = y_BTD if multiplier == 1 else y_BTD * jnp.asarray(multiplier, y_BTD.dtype)
         return context.dropout(context.tap(f"{i}_output", y_BTD), self.around.dropout)
 

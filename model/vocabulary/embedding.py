@@ -11,8 +11,8 @@ from flax import nnx
 
 from model.layout import Layout
 from model.norms import Norm
-from model.parameters.gradients import lookup
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import lookup
 from model.residual import Multipliers
 from model.vocabulary.unembedding import Finish, Unembedding
 

@@ -13,7 +13,7 @@ from model.config import ModelConfig
 from model.context import Context
 from model.errors import UserError
 from model.norms import Norm
-from model.parameters.maker import ParameterMaker, specs_of, stacked
+from model.parameters.maker import ParameterMaker, specs_of, stack_modules
 from model.parameters.precision import for_compute
 from model.parameters.projections import project
 from model.recompute import rematerialized
@@ -54,7 +54,7 @@ def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array],
     keys = jax.random.split(key, config.multi_token.depth)
     layers = config.layers
     before = sum(len(layer.sublayers) for layer in layers) + jnp.arange(len(keys)) * len(layers[-1].sublayers)
-    return stacked(lambda key, before: Ahead(config, make(key), before), keys, before)
+    return stack_modules(lambda key, before: Ahead(config, make(key), before), keys, before)
 
 
 def look_ahead(

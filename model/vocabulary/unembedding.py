@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from model.layout import Layout
-from model.parameters.gradients import rounded
+from model.parameters.mixed_precision import round_to_dtype
 from model.parameters.projections import matmul
 
 
@@ -54,5 +54,5 @@ class Unembedding:
         x_BTD = layout.constrain(x_BTD, ("batch", "vocab_sequence", "embed"))
         products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.finish.dtype))
         products_BTV = layout.constrain(products_BTV, ("batch", "vocab_sequence", "vocab"))
-        bias_V = None if self.bias_V is None else rounded(self.bias_V, x_BTD.dtype)
+        bias_V = None if self.bias_V is None else round_to_dtype(self.bias_V, x_BTD.dtype)
         return self.finish(products_BTV, bias_V)

@@ -31,6 +31,7 @@ from train.config_file import from_file
 from train.earlier import current_config, current_sharding
 from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
+from train.optimizers.frozen import Frozen
 from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
@@ -103,6 +104,17 @@ def test_patterns_of_no_decay_become_roles(no_decay, fields, tiny_experiment):
     experiment = tiny_experiment(optimizer=AdamW(weight_decay=0.3))
     read = from_json(Experiment, current_config(as_it_was(experiment, no_decay)))
     assert read.optimizer == AdamW(weight_decay=0.3, **fields)
+
+
+def test_earlier_roles_are_read(tiny_experiment):
+    experiment = tiny_experiment(
+        model__residual="HyperConnections(streams=2)",
+        optimizer=AdamW(weight_decay=0.3, decayed=("bias",), spared=("dynamic_mixing", "embedding.*")),
+        training__frozen=Frozen(roles=("scale", "dynamic_mixing")),
+    )
+    stored = to_json(experiment)
+    stored["optimizer"]["spared"][0] = stored["training"]["frozen"]["roles"][1] = "follower"
+    assert from_json(Experiment, current_config(stored)) == experiment
 
 
 def test_exceptions_with_none_for_what_is_the_same_are_read(tiny_experiment):

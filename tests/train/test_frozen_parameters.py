@@ -12,7 +12,7 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
-from model.parameters.specs import named
+from model.parameters.specs import specs_by_name
 from model.transformer import specs
 from tests.train.states import latest, placed_on
 from train import schedules
@@ -71,7 +71,7 @@ def test_the_state_has_them_apart_and_no_moments_of_them(optimizer, tiny_experim
     state = abstract_state(Recipe.of(experiment))
     assert set(flat(state.frozen)) == STILL
     assert not STILL & set(flat(state.params))
-    everything = set(named(specs(experiment.model)))
+    everything = set(specs_by_name(specs(experiment.model)))
     assert set(flat(state.all_params)) == everything
     assert not [name for name in flat(state.opt_state) if any(name.endswith(still) for still in STILL)]
     assert [name for name in flat(state.opt_state) if name.endswith("mixer.query")]
@@ -192,7 +192,7 @@ def test_averages_of_a_schedule_free_run_are_evaluated_beside_them(tiny_experime
     experiment = tiny_experiment(training__frozen=FROZEN, optimizer=ScheduleFreeAdamW())
     state, _ = after(experiment, 3, random_batch)
     evaluated = flat(evaluation_params(experiment.optimizer, state))
-    assert set(evaluated) == set(named(specs(experiment.model)))
+    assert set(evaluated) == set(specs_by_name(specs(experiment.model)))
     for name in STILL:
         np.testing.assert_array_equal(evaluated[name], flat(start(experiment).all_params)[name])
     assert not np.array_equal(evaluated["blocks.mixer.query"], flat(state.params)["blocks.mixer.query"])
@@ -239,7 +239,7 @@ def test_evaluation_and_fine_tuning_take_all_parameters(frozen_run, tiny_experim
     """From a run with frozen parameters, and into one: what is frozen there is what was trained here."""
     experiment, folder = frozen_run
     loaded = load_run(folder / "whole")
-    assert set(flat(loaded.params)) == set(named(specs(experiment.model)))
+    assert set(flat(loaded.params)) == set(specs_by_name(specs(experiment.model)))
     further = tiny_experiment(
         training__init_from=str(folder / "whole"),
         training__frozen=Frozen(parts=("blocks",)),

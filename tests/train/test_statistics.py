@@ -9,7 +9,7 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
-from model.parameters.specs import named
+from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, forward
 from tests.train.parallel.test_collectives import KINDS, loop_bodies
 from train.checkpoints.store import flat
@@ -43,7 +43,7 @@ def lines_of(experiment, state, batch):
     after, metrics = compiled(experiment, experiment.statistics)(state, batch)
     recipe = Recipe.of(experiment)
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
-    lines = list(rows(experiment.model, named(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
+    lines = list(rows(experiment.model, specs_by_name(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
     return {(line["part"], line["layer"], line["role"]): line for line in lines}, after
 
 
@@ -72,7 +72,7 @@ def of_layers(experiment, tree):
     for number, layer in enumerate(kinds):
         first.setdefault(layer, number)
     found = {}
-    for name, spec in named(Recipe.of(experiment).specs).items():
+    for name, spec in specs_by_name(Recipe.of(experiment).specs).items():
         if name not in flat(tree):
             continue
         array, part = np.asarray(flat(tree)[name], np.float64), name.split(".")[0]
@@ -180,7 +180,7 @@ def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
     sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
     with pytest.raises(ValueError, match="zip"):
-        list(rows(experiment.model, named(Recipe.of(experiment).specs), sizes, sums))
+        list(rows(experiment.model, specs_by_name(Recipe.of(experiment).specs), sizes, sums))
 
 
 def test_a_period_without_sense_is_refused(make):

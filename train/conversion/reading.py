@@ -24,7 +24,7 @@ from model.families.family import Family
 from model.families.weights import Tensor
 from model.options.tree import check
 from model.parameters.precision import Dtype, Precision
-from model.parameters.specs import named
+from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flat, unflat
@@ -186,8 +186,8 @@ def _put(where: Any) -> Any:
 
 def _smallest(config: ModelConfig, table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
     """The smallest format that holds every tensor exactly, except the tensors that are always float32."""
-    known = named(specs(config))
-    held = [name for name in names if known[table[name].parts[0].parameter].traits.stored == "parameters"]
+    known = specs_by_name(specs(config))
+    held = [name for name in names if known[table[name].parts[0].parameter].traits.storage_dtype == "parameters"]
     return "bfloat16" if {folder.tensors[names[name]].dtype for name in held} == {"BF16"} else "float32"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from model.options.words import nearest
-from model.parameters.specs import ROLES, Spec, named
+from model.parameters.specs import ROLES, Spec, specs_by_name
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Frozen:
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
         """Yields the names that no parameter of a model has (the tree of their specs), and a choice of all of them."""
-        known = named(specs)
+        known = specs_by_name(specs)
         roles = {spec.role for spec in known.values() if spec.traits.trained}
         for entry in self.roles:
             if entry in ROLES and entry not in roles:

@@ -5,7 +5,7 @@ update size of Liu et al. 2025, "Muon is Scalable for LLM Training". Schedule-fr
 
 Weight decay is decoupled and multiplied by the learning rate. It applies to matrices, tables and filters, and not to
 parameters that only scale or shift (norm scales, biases, layer-scale gains, attention sinks, decay rates): see the
-column `decayed` of the roles in model/parameters/specs.py. `decayed` and `spared` change that for a role, such as
+column `weight_decay` of the roles in model/parameters/specs.py. `decayed` and `spared` change that for a role, such as
 "embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards);
 `spared` overrides `decayed`.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from model.options.words import nearest
-from model.parameters.specs import ROLES, Spec, named
+from model.parameters.specs import ROLES, Spec, specs_by_name
 from train.parallel.table import path_name
 
 TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
@@ -45,7 +45,7 @@ class _Decayed:
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
         """Yields the entries of `decayed` and `spared` that are no trained role and match no trained parameter."""
-        known = {name: spec for name, spec in named(specs).items() if spec.trained}
+        known = {name: spec for name, spec in specs_by_name(specs).items() if spec.trained}
         for field in ("decayed", "spared"):
             for entry in getattr(self, field):
                 if entry not in TRAINED_ROLES and not any(_is_meant(entry, *one) for one in known.items()):
@@ -56,7 +56,7 @@ class _Decayed:
         """Whether weight decay applies to a parameter."""
         if any(_is_meant(entry, name, spec) for entry in self.spared):
             return False
-        return spec.traits.decayed or any(_is_meant(entry, name, spec) for entry in self.decayed)
+        return spec.traits.weight_decay or any(_is_meant(entry, name, spec) for entry in self.decayed)
 
 
 def _is_meant(entry: str, name: str, spec: Spec) -> bool:

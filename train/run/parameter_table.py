@@ -11,7 +11,7 @@ import jax
 
 from model.cost import count_parameters, training_flops_per_token
 from model.errors import UserError
-from model.parameters.specs import named
+from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params
 from train.experiment import Experiment
 from train.parallel.table import mesh_axes
@@ -36,7 +36,7 @@ def table(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
-    for (_, leaf), (name, spec) in zip(shapes, named(Recipe.of(experiment).specs).items(), strict=True):
+    for (_, leaf), (name, spec) in zip(shapes, specs_by_name(Recipe.of(experiment).specs).items(), strict=True):
         parts = ["+".join(names) or "-" for names in mesh_axes(experiment.sharding.parameters, spec.axes)]
         moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))

@@ -25,11 +25,11 @@ class InParts(Layout):
 
 
 def test_it_serves_cpus_that_have_rows_and_positions_whole():
-    assert cpu_matmul.serves(ONE_DEVICE)
-    assert cpu_matmul.serves(InParts("heads"))
-    assert not cpu_matmul.serves(Elsewhere())
+    assert cpu_matmul.applies_to(ONE_DEVICE)
+    assert cpu_matmul.applies_to(InParts("heads"))
+    assert not cpu_matmul.applies_to(Elsewhere())
     for axis in ("batch", "sequence", "query_sequence", "key_sequence", "ffn_sequence", "vocab_sequence"):
-        assert not cpu_matmul.serves(InParts(axis))
+        assert not cpu_matmul.applies_to(InParts(axis))
 
 
 SHAPES = {"widens": (8, (12,)), "narrows": (12, (8,)), "heads": (8, (3, 4))}

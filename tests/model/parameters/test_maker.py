@@ -189,7 +189,7 @@ def test_parameters_carry_the_dtype_and_the_axes():
         make.constant("scale", 1.0, (4,), ("ffn",)),
         make.zeros((4,), ("ffn",)),
         make.zeros((4,), ("expert",), "load_bias"),
-        make.computed("mixing", jnp.eye(3), (None, None)),
+        make.from_values("mixing", jnp.eye(3), (None, None)),
     ):
         assert made.dtype == ("float32" if made.get_metadata()["spec"].role == "load_bias" else "bfloat16")
         assert len(made.get_metadata()["spec"].axes) == made.ndim

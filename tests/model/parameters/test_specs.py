@@ -10,8 +10,8 @@ from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.parameters.maker import Constant, FanIn, Gaussian, Truncated
-from model.parameters.specs import Spec, is_trained, merge, named, partition
+from model.parameters.maker import Constant, FanIn, Gaussian, LecunNormal
+from model.parameters.specs import Spec, is_trained, merge, partition, specs_by_name
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, init, logical_axes, specs
 from model.vocabulary.multi_token import MultiToken
@@ -35,7 +35,7 @@ def config(small):
 def test_the_trees_are_alike(config):
     shapes, axes = abstract_params(config), logical_axes(config)
     assert jax.tree.structure(specs(config)) == jax.tree.structure(shapes)
-    for name, spec in named(specs(config)).items():
+    for name, spec in specs_by_name(specs(config)).items():
         leaf, its = shapes, axes
         for key in name.split("."):
             leaf, its = leaf[key], its[key]
@@ -47,11 +47,11 @@ def test_the_trees_are_alike(config):
 
 
 def test_a_start_is_recorded(config):
-    found = {name: spec.start for name, spec in named(specs(config)).items()}
+    found = {name: spec.initializer for name, spec in specs_by_name(specs(config)).items()}
     assert found["embedding.table"] == found["position.table"] == Gaussian(0.3, 1.0)
-    assert found["blocks.0.mixer.query"] == Truncated(16)
-    assert found["blocks.0.ffn.down"] == Truncated(8, 1 / math.sqrt(6))
-    assert found["blocks.1.ffn.down"] == Truncated(24, 1 / math.sqrt(6))
+    assert found["blocks.0.mixer.query"] == LecunNormal(16)
+    assert found["blocks.0.ffn.down"] == LecunNormal(8, 1 / math.sqrt(6))
+    assert found["blocks.1.ffn.down"] == LecunNormal(24, 1 / math.sqrt(6))
     assert found["blocks.0.ffn.load_bias"] == Constant(0.0)
     assert found["final_norm.scale"] == Constant(1.0)
 
@@ -76,12 +76,12 @@ def test_a_vector_to_one_number_is_no_hidden_matrix():
 def test_a_tree_is_split_and_put_together(config):
     params, tree = init(config, jax.random.key(0)), specs(config)
     trained, state = partition(params, tree, is_trained)
-    assert list(named(state)) == [
+    assert list(specs_by_name(state)) == [
         "blocks.0.ffn.load_bias",
         "blocks.2.ffn.load_bias",
         "multi_token.block.ffn.load_bias",
     ]
-    assert not set(named(trained)) & set(named(state))
+    assert not set(specs_by_name(trained)) & set(specs_by_name(state))
     whole = merge(trained, state)
     assert jax.tree.structure(whole) == jax.tree.structure(params)
     jax.tree.map(np.testing.assert_array_equal, whole, params)

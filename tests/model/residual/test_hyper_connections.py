@@ -105,7 +105,7 @@ def test_the_equations_are_the_algorithm_of_the_appendix():
 
 def test_weight_decay_takes_the_dynamic_part_and_spares_the_static_one(small):
     of_layer = specs(small(residual=HyperConnections()))["blocks"]["residual"]
-    decayed = {name for name, spec in of_layer.items() if "norm" not in name and spec.traits.decayed}
+    decayed = {name for name, spec in of_layer.items() if "norm" not in name and spec.traits.weight_decay}
     assert decayed == {f"{i}_{part}" for i in ("mixer", "ffn") for part in ("follow", "mix_scale", "write_scale")}
     assert {name.partition("_")[2] for name in of_layer.keys() - decayed} == {
         "read",

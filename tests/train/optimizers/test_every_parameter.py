@@ -20,7 +20,7 @@ from model.norms import LayerNorm
 from model.options.annotations import alternatives, fields_of
 from model.options.tree import check
 from model.parameters.precision import Precision, for_inference
-from model.parameters.specs import ROLES, Role, is_trained, named, partition
+from model.parameters.specs import ROLES, Role, is_trained, partition, specs_by_name
 from model.positions.absolute import Learned, NoPositions
 from model.positions.relative import RelativeBias
 from model.recurrent.delta import GatedDelta
@@ -117,10 +117,10 @@ def treatment(config):
     tree = specs(config)
     decayed, muon = decay_mask(AdamW(), tree), muon_dimensions(tree)
     used = jax.eval_shape(lambda params: for_inference(params, tree, config.precision), abstract_params(config))
-    trained = named(partition(tree, tree, is_trained)[0])
+    trained = specs_by_name(partition(tree, tree, is_trained)[0])
     leaves = {"decayed": decayed, "muon": muon, "used": used, "stored": abstract_params(config)}
     found = {}
-    for name, spec in named(tree).items():
+    for name, spec in specs_by_name(tree).items():
         mine = leaves
         for key in name.split("."):
             mine = {what: branch[key] for what, branch in mine.items()}
@@ -253,24 +253,24 @@ blocks.mixer.value                      value decayed [embed -> kv_heads head_di
 blocks.mixer.value_residual.weights     mixing
 blocks.ffn.down                             residual decayed [ffn -> embed]
 blocks.ffn.up                               value decayed [embed -> ffn]
-blocks.residual.mixer_follow            follower decayed
+blocks.residual.mixer_follow            dynamic_mixing decayed
 blocks.residual.mixer_follow_norm.scale scale
 blocks.residual.mixer_gain              gain
-blocks.residual.mixer_mix_scale         follower decayed
+blocks.residual.mixer_mix_scale         dynamic_mixing decayed
 blocks.residual.mixer_norm.scale        scale
 blocks.residual.mixer_pass              mixing
 blocks.residual.mixer_read              mixing
 blocks.residual.mixer_write             mixing
-blocks.residual.mixer_write_scale       follower decayed
-blocks.residual.ffn_follow                  follower decayed
+blocks.residual.mixer_write_scale       dynamic_mixing decayed
+blocks.residual.ffn_follow                  dynamic_mixing decayed
 blocks.residual.ffn_follow_norm.scale       scale
 blocks.residual.ffn_gain                    gain
-blocks.residual.ffn_mix_scale               follower decayed
+blocks.residual.ffn_mix_scale               dynamic_mixing decayed
 blocks.residual.ffn_norm.scale              scale
 blocks.residual.ffn_pass                    mixing
 blocks.residual.ffn_read                    mixing
 blocks.residual.ffn_write                   mixing
-blocks.residual.ffn_write_scale             follower decayed
+blocks.residual.ffn_write_scale             dynamic_mixing decayed
 embedding.table                             embedding decayed
 final_norm.scale                            scale
 """
@@ -358,7 +358,11 @@ def test_experts_and_modules_that_predict_ahead():
 
 
 def test_every_role_has_a_parameter_here():
-    met = {spec.role for make in (attention, mixers, between_layers, experts) for spec in named(specs(make())).values()}
+    met = {
+        spec.role
+        for make in (attention, mixers, between_layers, experts)
+        for spec in specs_by_name(specs(make())).values()
+    }
     assert met == set(ROLES) == set(typing.get_args(Role))
 
 

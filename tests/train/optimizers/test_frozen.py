@@ -2,7 +2,7 @@
 
 import pytest
 
-from model.parameters.specs import Spec, named
+from model.parameters.specs import Spec, specs_by_name
 from model.transformer import specs
 from train.optimizers.frozen import Frozen, frozen_in
 
@@ -15,7 +15,7 @@ def known(tiny_experiment):
 
 
 def still(known, **fields):
-    return {name for name, spec in named(frozen_in(known, Frozen(**fields))).items() if spec.frozen}
+    return {name for name, spec in specs_by_name(frozen_in(known, Frozen(**fields))).items() if spec.frozen}
 
 
 def test_a_role_and_a_part_of_one_name_are_two_things(known):
@@ -23,14 +23,14 @@ def test_a_role_and_a_part_of_one_name_are_two_things(known):
     assert still(known, roles=("embedding",)) == {"embedding.table"}
     assert still(known, parts=("embedding",)) == {"embedding.table", "embedding.unembedding"} or still(
         known, parts=("embedding",)
-    ) == {name for name in named(known) if name.startswith("embedding.")}
-    scales = {name for name, spec in named(known).items() if spec.role == "scale"}
+    ) == {name for name in specs_by_name(known) if name.startswith("embedding.")}
+    scales = {name for name, spec in specs_by_name(known).items() if spec.role == "scale"}
     assert still(known, roles=("scale",), parts=("embedding",)) == scales | still(known, parts=("embedding",))
 
 
 def test_what_is_not_trained_anyway_is_not_frozen(known):
     """A load bias is moved by the step, in a part that is frozen too."""
-    marked = named(frozen_in(known, Frozen(parts=("blocks",))))
+    marked = specs_by_name(frozen_in(known, Frozen(parts=("blocks",))))
     assert not marked["blocks.ffn.load_bias"].frozen
     assert marked["blocks.ffn.router"].frozen
     assert not Frozen(roles=("load_bias",)).holds("blocks", Spec(role="load_bias", axes=()))

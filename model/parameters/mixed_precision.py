@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 
-def weigh(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
+def weight_einsum(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | None = None) -> jax.Array:
     """Returns the einsum of activations and a weight, accumulated and returned in `dtype`, or in the dtype of x.
 
     Each letter of the weight must be in x or in the result, and each letter of x in the weight or in the result, as in
@@ -21,33 +21,33 @@ def weigh(spec: str, x: jax.Array, w: jax.Array, dtype: jax.typing.DTypeLike | N
     """
     if w.dtype == x.dtype:
         return jnp.einsum(spec, x, w, preferred_element_type=dtype)
-    return _weigh(spec, dtype, x, w)
+    return _weight_einsum(spec, dtype, x, w)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _weigh(spec: str, dtype: jax.typing.DTypeLike | None, x: jax.Array, w: jax.Array) -> jax.Array:
+def _weight_einsum(spec: str, dtype: jax.typing.DTypeLike | None, x: jax.Array, w: jax.Array) -> jax.Array:
     return jnp.einsum(spec, x, w.astype(x.dtype), preferred_element_type=dtype)
 
 
-def _weigh_forward(
+def _weight_einsum_forward(
     spec: str, dtype: jax.typing.DTypeLike | None, x: jax.Array, w: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _weigh(spec, dtype, x, w), (x, w)
+    return _weight_einsum(spec, dtype, x, w), (x, w)
 
 
-def _weigh_backward(
+def _weight_einsum_backward(
     spec: str, _: jax.typing.DTypeLike | None, residuals: tuple[jax.Array, jax.Array], dy: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, w = residuals
     inputs, outputs = spec.split("->")
-    of_x, of_w = inputs.split(",")
+    x_axes, w_axes = inputs.split(",")
     rounded = w.astype(x.dtype).astype(dy.dtype)
-    dx = jnp.einsum(f"{outputs},{of_w}->{of_x}", dy, rounded).astype(x.dtype)
-    dw = jnp.einsum(f"{of_x},{outputs}->{of_w}", x.astype(dy.dtype), dy, preferred_element_type=w.dtype)
+    dx = jnp.einsum(f"{outputs},{w_axes}->{x_axes}", dy, rounded).astype(x.dtype)
+    dw = jnp.einsum(f"{x_axes},{outputs}->{w_axes}", x.astype(dy.dtype), dy, preferred_element_type=w.dtype)
     return dx, dw
 
 
-_weigh.defvjp(_weigh_forward, _weigh_backward)
+_weight_einsum.defvjp(_weight_einsum_forward, _weight_einsum_backward)
 
 
 def lookup(table: jax.Array, index: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
@@ -68,49 +68,53 @@ def _lookup_backward(_: jnp.dtype, residuals: tuple[jax.Array, jax.Array], dy: j
 _lookup.defvjp(lambda dtype, table, index: (_lookup(dtype, table, index), (table, index)), _lookup_backward)
 
 
-def narrowed(p: jax.Array, x: jax.Array) -> jax.Array:
+def cast_like(p: jax.Array, x: jax.Array) -> jax.Array:
     """Returns p, which is added to x or multiplies x, in the shape and dtype of x; p itself if the dtypes are equal."""
-    return p if p.dtype == x.dtype else _spread(x.shape, x.dtype, p)
+    return p if p.dtype == x.dtype else _cast_and_broadcast(x.shape, x.dtype, p)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _spread(shape: tuple[int, ...], dtype: jnp.dtype, p: jax.Array) -> jax.Array:
+def _cast_and_broadcast(shape: tuple[int, ...], dtype: jnp.dtype, p: jax.Array) -> jax.Array:
     return jnp.broadcast_to(p.astype(dtype), shape)
 
 
-def _spread_backward(_: tuple[int, ...], __: jnp.dtype, p: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
+def _cast_and_broadcast_backward(_: tuple[int, ...], __: jnp.dtype, p: jax.Array, dy: jax.Array) -> tuple[jax.Array]:
     sizes = (1,) * (dy.ndim - p.ndim) + p.shape
-    spread = tuple(axis for axis, size in enumerate(sizes) if size != dy.shape[axis])
-    return (jnp.sum(dy, axis=spread, dtype=p.dtype).reshape(p.shape),)
+    broadcast_axes = tuple(axis for axis, size in enumerate(sizes) if size != dy.shape[axis])
+    return (jnp.sum(dy, axis=broadcast_axes, dtype=p.dtype).reshape(p.shape),)
 
 
-_spread.defvjp(lambda shape, dtype, p: (_spread(shape, dtype, p), p), _spread_backward)
+_cast_and_broadcast.defvjp(
+    lambda shape, dtype, p: (_cast_and_broadcast(shape, dtype, p), p), _cast_and_broadcast_backward
+)
 
 
-def rounded(p: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
+def round_to_dtype(p: jax.Array, dtype: jax.typing.DTypeLike) -> jax.Array:
     """Returns a parameter rounded to the numbers of a dtype, but in its own format, for uses that take any format."""
-    return p if p.dtype == dtype else _rounded(jnp.dtype(dtype), p)
+    return p if p.dtype == dtype else _round_to_dtype(jnp.dtype(dtype), p)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rounded(dtype: jnp.dtype, p: jax.Array) -> jax.Array:
+def _round_to_dtype(dtype: jnp.dtype, p: jax.Array) -> jax.Array:
     return p.astype(dtype).astype(p.dtype)
 
 
-_rounded.defvjp(lambda dtype, p: (_rounded(dtype, p), None), lambda dtype, _, dy: (dy,))
+_round_to_dtype.defvjp(lambda dtype, p: (_round_to_dtype(dtype, p), None), lambda dtype, _, dy: (dy,))
 
 
-def weigh_groups(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+def grouped_matmul(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
     """Multiplies rows of x, in E groups one after another, by their group's weight (`jax.lax.ragged_dot`), (M, F)."""
-    return jax.lax.ragged_dot(x_MD, w_EDF, sizes_E) if w_EDF.dtype == x_MD.dtype else _groups(x_MD, w_EDF, sizes_E)
+    return (
+        jax.lax.ragged_dot(x_MD, w_EDF, sizes_E) if w_EDF.dtype == x_MD.dtype else _grouped_matmul(x_MD, w_EDF, sizes_E)
+    )
 
 
 @jax.custom_vjp
-def _groups(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
+def _grouped_matmul(x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
     return jax.lax.ragged_dot(x_MD, w_EDF.astype(x_MD.dtype), sizes_E)
 
 
-def _groups_backward(residuals: tuple[jax.Array, ...], dy_MF: jax.Array) -> tuple[jax.Array, jax.Array, None]:
+def _grouped_matmul_backward(residuals: tuple[jax.Array, ...], dy_MF: jax.Array) -> tuple[jax.Array, jax.Array, None]:
     x_MD, w_EDF, sizes_E = residuals
     dx_MD = jax.lax.ragged_dot(dy_MF, w_EDF.astype(x_MD.dtype).swapaxes(1, 2), sizes_E)
     rows_in_groups = jax.lax.RaggedDotDimensionNumbers((((0,), (0,)), ((), ())), (0,), ())
@@ -118,4 +122,4 @@ def _groups_backward(residuals: tuple[jax.Array, ...], dy_MF: jax.Array) -> tupl
     return dx_MD, dw_EDF, None
 
 
-_groups.defvjp(lambda x, w, sizes: (_groups(x, w, sizes), (x, w, sizes)), _groups_backward)
+_grouped_matmul.defvjp(lambda x, w, sizes: (_grouped_matmul(x, w, sizes), (x, w, sizes)), _grouped_matmul_backward)

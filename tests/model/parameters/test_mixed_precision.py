@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.parameters.gradients import lookup, narrowed, rounded, weigh, weigh_groups
+from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
 
 RNG = np.random.default_rng(0)
 
@@ -22,20 +22,24 @@ INDEX, SIZES = np.array([[0, 3, 3], [1, 0, 0]]), np.array([2, 0, 4], np.int32)
 X, ROWS = narrow(2, 3, 4), narrow(6, 4)
 # Each use of a parameter, and its definition: the use takes any formats, the definition takes float64.
 USES = {
-    "weigh": (wide(4, 5), lambda p: weigh("BTD,DF->BTF", X, p), lambda p, x: np.einsum("btd,df->btf", x(X), p)),
-    "weigh in float32": (
+    "weight_einsum": (
         wide(4, 5),
-        lambda p: weigh("BTD,DF->BTF", X, p, jnp.float32),
+        lambda p: weight_einsum("BTD,DF->BTF", X, p),
         lambda p, x: np.einsum("btd,df->btf", x(X), p),
     ),
-    "weigh_groups": (
+    "weight_einsum in float32": (
+        wide(4, 5),
+        lambda p: weight_einsum("BTD,DF->BTF", X, p, jnp.float32),
+        lambda p, x: np.einsum("btd,df->btf", x(X), p),
+    ),
+    "grouped_matmul": (
         wide(3, 4, 5),
-        lambda p: weigh_groups(ROWS, p, SIZES),
+        lambda p: grouped_matmul(ROWS, p, SIZES),
         lambda p, x: np.einsum("md,mdf->mf", x(ROWS), p[np.repeat([0, 1, 2], SIZES)]),
     ),
     "lookup": (wide(4, 5), lambda p: lookup(p, INDEX, jnp.bfloat16), lambda p, x: p[INDEX]),
-    "narrowed, added": (wide(4), lambda p: X + narrowed(p, X), lambda p, x: x(X) + p),
-    "narrowed, multiplied": (wide(3, 1), lambda p: X * narrowed(p, X), lambda p, x: x(X) * p),
+    "cast_like, added": (wide(4), lambda p: X + cast_like(p, X), lambda p, x: x(X) + p),
+    "cast_like, multiplied": (wide(3, 1), lambda p: X * cast_like(p, X), lambda p, x: x(X) * p),
 }
 
 
@@ -68,7 +72,7 @@ def test_the_gradient_is_not_rounded(name):
         slopes.append((exact(towards) * (written_out(moved, exact) - written_out(exact(p), exact))).sum())
     expected = np.reshape(slopes, p.shape)
     # Products of two bfloat16 numbers are exact in float32, but what multiplies x elementwise is rounded before.
-    tolerance = 2e-2 if name == "narrowed, multiplied" else 1e-6
+    tolerance = 2e-2 if name == "cast_like, multiplied" else 1e-6
     np.testing.assert_allclose(gradient(use, p, towards), expected, rtol=tolerance, atol=tolerance)
     copied = gradient(lambda p: use(p.astype(jnp.bfloat16)), p, towards)
     assert np.abs(copied - expected).max() > 1e-4  # a copy's gradient is rounded
@@ -88,14 +92,14 @@ def test_sums_over_tokens_are_formed_in_the_format_of_the_parameter(name):
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_where_formats_are_the_same_it_is_the_plain_operation(dtype):
     x, w, b = jnp.ones((2, 3), dtype), jnp.ones((3, 4), dtype), jnp.ones((4,), dtype)
-    used = jax.make_jaxpr(lambda x, w, b: weigh("BD,DF->BF", x, w) + narrowed(b, x))(x, w, b)
+    used = jax.make_jaxpr(lambda x, w, b: weight_einsum("BD,DF->BF", x, w) + cast_like(b, x))(x, w, b)
     plain = jax.make_jaxpr(lambda x, w, b: jnp.einsum("BD,DF->BF", x, w) + b)(x, w, b)
     assert str(used) == str(plain)
     assert str(jax.make_jaxpr(lambda w: lookup(w, INDEX, dtype))(w)) == str(jax.make_jaxpr(lambda w: w[INDEX])(w))
     sizes = np.array([1, 1], np.int32)
     experts = jnp.ones((2, 3, 4), dtype)
     used, plain = (
-        jax.make_jaxpr(lambda x, w, f=f: f(x, w, sizes))(x, experts) for f in (weigh_groups, jax.lax.ragged_dot)
+        jax.make_jaxpr(lambda x, w, f=f: f(x, w, sizes))(x, experts) for f in (grouped_matmul, jax.lax.ragged_dot)
     )
     assert str(used) == str(plain)
 
@@ -103,13 +107,14 @@ def test_where_formats_are_the_same_it_is_the_plain_operation(dtype):
 def test_the_gradient_of_x_passes_through():
     w, towards = wide(4, 5), narrow(2, 3, 5)
     got, expected = (
-        jax.grad(lambda x, w=w: jnp.sum(weigh("BTD,DF->BTF", x, w) * towards))(X) for w in (w, w.astype(jnp.bfloat16))
+        jax.grad(lambda x, w=w: jnp.sum(weight_einsum("BTD,DF->BTF", x, w) * towards))(X)
+        for w in (w, w.astype(jnp.bfloat16))
     )
     np.testing.assert_allclose(exact(got), exact(expected), rtol=1e-2, atol=1e-2)
     rows = narrow(6, 5)
     experts = wide(3, 4, 5)
     got, expected = (
-        jax.grad(lambda x, w=w: jnp.sum(weigh_groups(x, w, SIZES) * rows))(ROWS)
+        jax.grad(lambda x, w=w: jnp.sum(grouped_matmul(x, w, SIZES) * rows))(ROWS)
         for w in (experts, experts.astype(jnp.bfloat16))
     )
     np.testing.assert_allclose(exact(got), exact(expected), rtol=1e-2, atol=1e-2)
@@ -118,7 +123,7 @@ def test_the_gradient_of_x_passes_through():
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_rounded_parameter_keeps_its_format_and_its_exact_gradient(dtype):
     p, towards = wide(4, 5), wide(4, 5)
-    value, pull = jax.vjp(lambda p: rounded(p, dtype), p)
+    value, pull = jax.vjp(lambda p: round_to_dtype(p, dtype), p)
     assert value.dtype == jnp.float32
     np.testing.assert_array_equal(value, p.astype(dtype).astype(jnp.float32))
     np.testing.assert_array_equal(pull(towards)[0], towards)
