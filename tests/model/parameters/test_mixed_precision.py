@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, weight_einsum
+from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, round_to_dtype, weight_einsum
 
 RNG = np.random.default_rng(0)
 
