@@ -14,7 +14,7 @@ from model.residual.scheme import Around
 
 # The axes of the residual stream. Sublayers may have another layout of positions: the constraint before a sublayer
 # gathers its input from the stream, and the constraint after it scatters its output.
-STREAM = ("batch", "sequence", "embed")
+STREAM_AXES = ("batch", "sequence", "embed")
 
 
 class Block(nnx.Module):
@@ -43,16 +43,16 @@ class Block(nnx.Module):
         if self.mixer is not None:
             x_BTD, stream = self.residual.read(stream, "mixer")
             y_BTD, cache = self.mixer(context.shard(x_BTD, ("batch", "query_sequence", "embed")), context, cache)
-            stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "mixer", context)
+            stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "mixer", context)
         if self.ffn is not None:
             x_BTD, stream = self.residual.read(stream, "ffn")
             y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
-            stream = self.residual.write(stream, context.shard(y_BTD, STREAM), "ffn", context)
+            stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "ffn", context)
         stream = context.tap("block_output", stream)
-        context.offer("stream_squares", lambda: _squares(stream))
+        context.offer("stream_squares", lambda: _mean_square(stream))
         return stream, cache
 
 
-def _squares(stream: jax.Array) -> jax.Array:
+def _mean_square(stream: jax.Array) -> jax.Array:
     """Returns the mean square of each token, (B, T)."""
     return jnp.mean(jnp.square(stream.astype(jnp.float32)), axis=tuple(range(2, stream.ndim)))

@@ -25,7 +25,7 @@ from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
 # More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
-MOST_LAYERS = 10_000
+MAX_LAYERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,15 +89,15 @@ class ModelConfig:
     @functools.cached_property
     def layers(self) -> tuple[Layer, ...]:
         """The mechanisms of every layer."""
-        return tuple(Layer(**{name: option for name, (_, option) in layer.items()}) for layer in self._origins())
+        return tuple(Layer(**{name: option for name, (_, option) in layer.items()}) for layer in self._layer_choices())
 
-    def _origins(self) -> list[dict[str, tuple[str, Any]]]:
+    def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""
         position = NoPositions() if self.position.added else self.position
         base = {"mixer": self.mixer, "ffn": self.ffn, "position": position}
         layers = [{name: (name, option) for name, option in base.items()} for _ in range(self.num_layers)]
         for i, exception in enumerate(self.exceptions):
-            for number in exception.chosen(self.num_layers):
+            for number in exception.layer_numbers(self.num_layers):
                 for name, option in exception.changes().items():
                     layers[number][name] = (f"exceptions.{i}.{name}", option)
         return layers
@@ -112,8 +112,8 @@ class ModelConfig:
         for name in ("vocab_size", "context_length", "num_layers", "width"):
             if getattr(self, name) < 1:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
-        if self.num_layers > MOST_LAYERS:
-            yield "num_layers", f"must be at most {MOST_LAYERS:,}, got {self.num_layers:,}"
+        if self.num_layers > MAX_LAYERS:
+            yield "num_layers", f"must be at most {MAX_LAYERS:,}, got {self.num_layers:,}"
         yield from (("position", message) for message in self.position.problems_of_width(self.width))
         if self.final_logit_softcap is not None and self.final_logit_softcap <= 0:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
@@ -124,11 +124,11 @@ class ModelConfig:
         yield from self._problems_of_layers()
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:
-        if not 1 <= self.num_layers <= MOST_LAYERS or any(
+        if not 1 <= self.num_layers <= MAX_LAYERS or any(
             True for exception in self.exceptions for _ in exception.problems()
         ):
             return
-        layers = self._origins()
+        layers = self._layer_choices()
         used = {path for layer in layers for path, _ in layer.values()}
         yield from self._problems_without_attention(layers)
         for name in ("mixer", "ffn", "position"):
@@ -136,7 +136,7 @@ class ModelConfig:
                 yield name, "no layer has it: the exceptions replace it in all layers; change the exceptions"
         for i, exception in enumerate(self.exceptions):
             where = f"exceptions.{i}"
-            if not exception.chosen(self.num_layers):
+            if not exception.layer_numbers(self.num_layers):
                 yield f"{where}.layers", f"{exception.layers!r} is none of the {self.num_layers} layers"
             elif unused := [name for name in exception.changes() if f"{where}.{name}" not in used]:
                 yield f"{where}.{unused[0]}", "no layer has it: later exceptions replace it in all of its layers"
@@ -150,7 +150,7 @@ class ModelConfig:
             clashes |= dict.fromkeys(mixer.problems_with(self.width, position, where, position_path))
         yield from clashes
         yield from self._problems_of_sublayers(layers)
-        yield from self._problems_of_handing_on(mixing)
+        yield from self._problems_of_cross_layer_arrays(mixing)
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
             of_these = [layer for layer in layers if layer["mixer"][0] == where]
             positions = [self.position if self.position.added else layer["position"][1] for layer in of_these]
@@ -165,13 +165,13 @@ class ModelConfig:
         for name, message in self.residual.problems_with(max(counts)):
             yield f"residual.{name}", message
 
-    def _problems_of_handing_on(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
-        """Yields arrays that layers hand on and that no later layer can use: of another shape, or of a single layer."""
+    def _problems_of_cross_layer_arrays(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
+        """Yields arrays that layers share and that no later layer can use: of another shape, or of a single layer."""
         shapes: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
         for where, mixer in (layer["mixer"] for layer in layers):
             wrong = (*mixer.problems(), *mixer.problems_with(self.width, NoPositions(), "", ""))
             if not wrong:
-                for name, (shape, _) in mixer.hands_on(self.width).items():
+                for name, (shape, _) in mixer.cross_layer_arrays(self.width).items():
                     shapes.setdefault(name, []).append((where, shape))
         for name, having in shapes.items():
             if len(having) == 1:
@@ -193,50 +193,50 @@ class ModelConfig:
         for path, option in dict(layer["position"] for layer in recurrent).items():
             if path in attending or (path == "position" and isinstance(option, NoPositions)):
                 continue
-            mixers = dict.fromkeys(_named(x["mixer"][1]) for x in recurrent if x["position"][0] == path)
-            mend = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
+            mixers = dict.fromkeys(_mixer_name(x["mixer"][1]) for x in recurrent if x["position"][0] == path)
+            fix = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"
             yield (
                 path,
                 f"{type(option).__name__} acts only in attention, and layers with {', '.join(mixers)} have none, "
-                f"and no other layer uses it; {mend}",
+                f"and no other layer uses it; {fix}",
             )
         if self.dropout.attention and len(recurrent) == len(layers):
-            mixers = dict.fromkeys(_named(layer["mixer"][1]) for layer in recurrent)
+            mixers = dict.fromkeys(_mixer_name(layer["mixer"][1]) for layer in recurrent)
             yield (
                 "dropout.attention",
                 f"drops attention weights, and {', '.join(mixers)} has none; set it to 0, or use dropout.residual",
             )
 
 
-def differences_of_models(one: ModelConfig, other: ModelConfig, *but: str) -> list[str]:
-    """Returns the fields that make two models different functions, `path: one -> other`, without the fields `but`.
+def model_differences(one: ModelConfig, other: ModelConfig, *ignored: str) -> list[str]:
+    """Returns the fields that make two models different functions, `path: one -> other`, without the fields `ignored`.
 
     Options of training and of execution may differ, and so may the load balancing of experts. A number that is written
     out equals the same number left to its default.
     """
-    same = {name: getattr(one, name) for name in (*_not_of_the_function(one), *but)}
+    same = {name: getattr(one, name) for name in (*_training_and_execution_fields(one), *ignored)}
     width = one.width if one.width == other.width else None  # heads may follow from it
-    same |= _alike(one, other, width)
+    same |= _written_like(one, other, width)
     if len(one.exceptions) == len(other.exceptions):
         pairs = zip(one.exceptions, other.exceptions, strict=True)
-        same["exceptions"] = tuple(dataclasses.replace(b, **_alike(a, b, width)) for a, b in pairs)
+        same["exceptions"] = tuple(dataclasses.replace(b, **_written_like(a, b, width)) for a, b in pairs)
     return differences(to_json(one), to_json(dataclasses.replace(other, **same)), "model")
 
 
-def _not_of_the_function(model: ModelConfig) -> list[str]:
+def _training_and_execution_fields(model: ModelConfig) -> list[str]:
     """Returns the fields of training and execution, in which two models with the same parameters may differ."""
     return [path for path in marked(model, "how", "training") if "." not in path]
 
 
-def _named(mixer: Mixer | None) -> str:
+def _mixer_name(mixer: Mixer | None) -> str:
     return "mixer=None" if mixer is None else type(mixer).__name__
 
 
-def _alike(one: ModelConfig | Except, other: ModelConfig | Except, width: int | None) -> dict[str, Any]:
+def _written_like(one: ModelConfig | Except, other: ModelConfig | Except, width: int | None) -> dict[str, Any]:
     """Returns the mixer and the feed-forward layer of `other`; what equals `one` is written as in `one`."""
-    words: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     if isinstance(other.mixer, MixerOption):
-        words["mixer"] = other.mixer.worded_as(one.mixer, width)
+        parts["mixer"] = other.mixer.written_like(one.mixer, width)
     if isinstance(other.ffn, FeedForwardOption):
-        words["ffn"] = other.ffn.worded_as(one.ffn)
-    return words
+        parts["ffn"] = other.ffn.written_like(one.ffn)
+    return parts

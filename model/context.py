@@ -1,7 +1,7 @@
 """The context of one forward pass, passed beside the activations: taps, losses, dropout keys, the layout.
 
 Losses and measurements are sums over tokens weighted by `weights_BT`; a pass without weights has neither. Taps are
-defined in model/taps/values.py.
+defined in model/taps/request.py.
 """
 
 import dataclasses
@@ -16,21 +16,21 @@ from model.dropout import drop
 from model.layout import ONE_DEVICE, Axes, Layout
 from model.positions.rotary import RotaryTable
 from model.taps.meanings import TAPS
-from model.taps.values import NO_TAPS, Offered, Taps, Where, edited
+from model.taps.request import NO_TAPS, Offered, Taps, TapSite, apply_edits
 
 if TYPE_CHECKING:  # attention imports this
     from model.kernels.visibility import Visibility
 
 
-class Handed(NamedTuple):
-    """An array (B, T, ...) that layers hand on beside the stream, and whether a layer has given it yet."""
+class CrossLayerArray(NamedTuple):
+    """An array (B, T, ...) that layers share beside the stream, and whether a layer has set it yet."""
 
     value: jax.Array
-    given: jax.Array
+    is_set: jax.Array
 
 
 @dataclasses.dataclass(kw_only=True)
-class Surroundings:
+class LayerInputs:
     """The inputs that all layers of a kind share.
 
     Attributes:
@@ -47,48 +47,48 @@ class Surroundings:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Context(Surroundings):
-    """The context of one forward pass, or of one layer, whose surroundings it then has.
+class Context(LayerInputs):
+    """The context of one forward pass, or of one layer, whose inputs it then has.
 
     Attributes:
       index_BT: the index of each token in its sequence (int32), counted with the tokens in the cache.
       lengths_B: the number of tokens in each row's text; tokens at later positions are padding, which a cache may leave
         out. None for no padding.
       visibility: which keys each query of a layer without a pattern sees; None if no layer has attention.
-      layers: the surroundings of each kind of layer.
+      layer_inputs: the inputs of each kind of layer.
       dropout_key: a random key in training, None in evaluation.
       layout: the layout of activations over devices.
-      taps: the taps that the caller asked for, `resolved`.
-      saved: the names of the taps that rematerialisation saves.
-      where: the tokens and their positions, for edits.
+      taps: the taps that the caller asked for, resolved by `resolve`.
+      saved_taps: the names of the taps that rematerialisation saves.
+      site: the tokens and their positions, for edits.
       layer: the number of the layer, which may be traced; None outside of the layers.
-      numbers: the layers for which this code is traced, one or all of a scan; None outside of the layers, () in a
+      traced_layers: the layers for which this code is traced, one or all of a scan; None outside of the layers, () in a
         module whose taps cannot be asked for.
-      offered: for every tap, the layers that offered it while tracing.
-      kept: the intermediates to return, by name.
+      offered_taps: for every tap, the layers that offered it while tracing.
+      kept_taps: the intermediates to return, by name.
       weights_BT: how much each token counts in losses and measurements (float32), or None.
       losses: the auxiliary losses of training, by name: scalars, summed over tokens that count.
-      measured: sums over tokens that count, by name.
-      handed: the arrays that earlier layers handed on, by name; mixers declare the names (`hands_on`).
+      measurements: sums over tokens that count, by name.
+      cross_layer: the arrays that earlier layers share, by name; mixers declare the names (`cross_layer_arrays`).
     """
 
     index_BT: jax.Array
     lengths_B: jax.Array | None = None
     visibility: "Visibility | None" = None
-    layers: Mapping[Any, Surroundings] = dataclasses.field(default_factory=dict)
+    layer_inputs: Mapping[Any, LayerInputs] = dataclasses.field(default_factory=dict)
     dropout_key: jax.Array | None = None
     layout: Layout = ONE_DEVICE
     taps: Taps = NO_TAPS
-    saved: frozenset[str] = frozenset()
-    where: Where = Where()
+    saved_taps: frozenset[str] = frozenset()
+    site: TapSite = TapSite()
     layer: jax.Array | int | None = None
-    numbers: tuple[int, ...] | None = None
-    offered: Offered = dataclasses.field(default_factory=dict)
-    kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+    traced_layers: tuple[int, ...] | None = None
+    offered_taps: Offered = dataclasses.field(default_factory=dict)
+    kept_taps: dict[str, Any] = dataclasses.field(default_factory=dict)
     weights_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    measured: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
-    handed: dict[str, Handed] = dataclasses.field(default_factory=dict)
+    measurements: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
 
     @property
     def platform(self) -> str:
@@ -104,9 +104,9 @@ class Context(Surroundings):
         self._offer(name, editable=True)
         if self.taps.edit:
             layer = None if self.layer is None else jnp.asarray(self.layer, jnp.int32)
-            where = dataclasses.replace(self.where, name=name, layer=layer)
-            value = edited(self.taps, name, value, self.numbers, where)
-        if name in self.saved:
+            site = dataclasses.replace(self.site, name=name, layer=layer)
+            value = apply_edits(self.taps, name, value, self.traced_layers, site)
+        if name in self.saved_taps:
             value = checkpoint_name(value, name)
         self._keep(name, lambda: value)
         return value
@@ -119,14 +119,14 @@ class Context(Surroundings):
     def _offer(self, name: str, editable: bool) -> None:
         assert name in TAPS, f"model/taps/meanings.py lists no tap {name!r}"
         assert TAPS[name].editable == editable, f"tap {name!r} is listed otherwise in model/taps/meanings.py"
-        self.offered.setdefault(name, {}).update(
-            dict.fromkeys((None,) if self.numbers is None else self.numbers, editable)
+        self.offered_taps.setdefault(name, {}).update(
+            dict.fromkeys((None,) if self.traced_layers is None else self.traced_layers, editable)
         )
 
     def _keep(self, name: str, make: Callable[[], jax.Array]) -> None:
         tap = self.taps.kept(name)
-        if tap is not None and tap.share(self.numbers) != "none":
-            self.kept[name] = make()
+        if tap is not None and tap.overlap(self.traced_layers) != "none":
+            self.kept_taps[name] = make()
 
     def add_loss(self, name: str, total: jax.Array) -> None:
         """Adds an auxiliary loss: a scalar sum over tokens, later divided by the same count as the main loss."""
@@ -134,14 +134,14 @@ class Context(Surroundings):
 
     def measure(self, name: str, value: jax.Array) -> None:
         """Keeps a sum over tokens, of any shape; the sum over a batch is the sum over its parts."""
-        self.measured[name] = value
+        self.measurements[name] = value
 
-    def hand_on(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the array of the first layer, and whether this layer is the first, which hands on `value`."""
-        before = self.handed[name]
-        value = jnp.where(before.given, before.value, value.astype(before.value.dtype))
-        self.handed[name] = Handed(value, jnp.ones((), bool))
-        return value, ~before.given
+    def share_first(self, name: str, value: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the array of the first layer, and whether this layer is the first, which shares `value`."""
+        before = self.cross_layer[name]
+        value = jnp.where(before.is_set, before.value, value.astype(before.value.dtype))
+        self.cross_layer[name] = CrossLayerArray(value, jnp.ones((), bool))
+        return value, ~before.is_set
 
     def next_dropout_key(self) -> jax.Array | None:
         """Returns a new key for each use of dropout in training, None in evaluation."""
@@ -158,26 +158,26 @@ class Context(Surroundings):
         self,
         number: jax.Array | int,
         kind: Any,
-        handed: Mapping[str, Handed] | None = None,
-        numbers: tuple[int, ...] = (),
+        cross_layer: Mapping[str, CrossLayerArray] | None = None,
+        traced_layers: tuple[int, ...] = (),
     ) -> "Context":
-        """Returns the context of one layer: its surroundings, handed arrays, key, taps, losses and measurements.
+        """Returns the context of one layer: its inputs, cross-layer arrays, key, taps, losses and measurements.
 
         Args:
           number: the number of the layer.
-          kind: the kind of the layer, which has its surroundings.
-          handed: the arrays that earlier layers handed on.
-          numbers: all layers for which this code is traced; () for a module that is no layer of the model, whose taps
-            cannot be asked for.
+          kind: the kind of the layer, which has its inputs.
+          cross_layer: the arrays that earlier layers share.
+          traced_layers: all layers for which this code is traced; () for a module that is no layer of the model, whose
+            taps cannot be asked for.
         """
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         own: dict[str, Any] = {
-            "kept": {},
+            "kept_taps": {},
             "losses": {},
-            "measured": {},
+            "measurements": {},
             "dropout_key": key,
-            "handed": dict(handed or {}),
+            "cross_layer": dict(cross_layer or {}),
             "layer": number,
-            "numbers": numbers,
+            "traced_layers": traced_layers,
         }
-        return dataclasses.replace(self, **vars(self.layers[kind]), **own)
+        return dataclasses.replace(self, **vars(self.layer_inputs[kind]), **own)

@@ -21,13 +21,13 @@ from typing import Any
 import jax
 
 from model.config import ModelConfig
-from model.layers import Layer, by_stack, grouped
+from model.layers import Layer, by_stack, group_layers
 from model.transformer import abstract_params
 
 
 @dataclasses.dataclass(frozen=True)
 class ParameterCount:
-    """The number of parameters in each part of a model; `idle` counts those of experts that a token does not use.
+    """The number of parameters in each part of a model; `inactive` counts those of experts that a token does not use.
 
     `multi_token` counts the modules that predict tokens further ahead, which training uses: they are part of the total.
     As in published counts, the load biases of routers are part of it too: no optimizer updates them, but a checkpoint
@@ -39,7 +39,7 @@ class ParameterCount:
     final_norm: int
     unembedding: int
     multi_token: int = 0
-    idle: int = 0
+    inactive: int = 0
 
     @property
     def total(self) -> int:
@@ -49,7 +49,7 @@ class ParameterCount:
     @property
     def active(self) -> int:
         """The number of parameters that one token uses."""
-        return self.total - self.idle
+        return self.total - self.inactive
 
     @property
     def without_embedding(self) -> int:
@@ -61,41 +61,43 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
     tree = abstract_params(config)
     table = {name: part for name, part in tree["embedding"].items() if name in ("table", "norm")}
-    groups, blocks, ahead = grouped(config.layers), tree["blocks"], tree.get("multi_token", {})
-    idle = _idle(config.layers[-1], ahead["block"]) if ahead else 0
+    groups, blocks, ahead = group_layers(config.layers), tree["blocks"], tree.get("multi_token", {})
+    inactive = _inactive(config.layers[-1], ahead["block"]) if ahead else 0
     for group in groups:
         stacks = by_stack(blocks, groups)
-        idle += sum(_idle(layer, stacks[name]) for name, layer in zip(group.names, group.pattern, strict=True))
+        inactive += sum(
+            _inactive(layer, stacks[name]) for name, layer in zip(group.stack_names, group.pattern, strict=True)
+        )
     return ParameterCount(
-        embedding=_size(table) + _size(tree.get("position", {})),
-        blocks=_size(blocks),
-        final_norm=_size(tree.get("final_norm", {})),
-        unembedding=_size(tree["embedding"]) - _size(table),
-        multi_token=_size(ahead),
-        idle=idle,
+        embedding=_count(table) + _count(tree.get("position", {})),
+        blocks=_count(blocks),
+        final_norm=_count(tree.get("final_norm", {})),
+        unembedding=_count(tree["embedding"]) - _count(table),
+        multi_token=_count(ahead),
+        inactive=inactive,
     )
 
 
-def _size(tree: Any) -> int:
+def _count(tree: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def _idle(layer: Layer, block: Any) -> int:
-    return 0 if layer.ffn is None else layer.ffn.idle(block["ffn"])
+def _inactive(layer: Layer, block: Any) -> int:
+    return 0 if layer.ffn is None else layer.ffn.inactive_parameters(block["ffn"])
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
     """Counts the operations of one forward pass over one causal sequence of `length` tokens."""
-    return sum(_of_layer(config, layer, length) for layer in config.layers) + _of_logits(config, length)
+    return sum(_layer_flops(config, layer, length) for layer in config.layers) + _logits_flops(config, length)
 
 
-def _of_layer(config: ModelConfig, layer: Layer, length: int) -> int:
+def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
     sublayers = [part for part in (layer.mixer, layer.ffn) if part is not None]
     stream = config.residual.cost(config.width, length, len(sublayers))
     return stream + sum(part.cost(config.width, length) for part in sublayers)
 
 
-def _of_logits(config: ModelConfig, length: int) -> int:
+def _logits_flops(config: ModelConfig, length: int) -> int:
     return config.unembedding.cost(config.width, config.vocab_size, length)
 
 
@@ -103,7 +105,7 @@ def training_flops(config: ModelConfig, length: int) -> int:
     """Counts the operations of a forward and backward pass over one causal sequence of `length` tokens."""
     forward = forward_flops(config, length)
     if config.multi_token is not None:
-        block, logits = _of_layer(config, config.layers[-1], length), _of_logits(config, length)
+        block, logits = _layer_flops(config, config.layers[-1], length), _logits_flops(config, length)
         forward += config.multi_token.cost(block, logits, config.width, length)
     return 3 * forward
 

@@ -13,9 +13,9 @@ def exports(package: str, **names: str) -> tuple[list[str], Callable[[str], Any]
     """Returns `__all__` and `__getattr__` of a package; `names` maps each module to its names, separated by spaces."""
     module_of = {name: module for module, listed in names.items() for name in listed.split()}
 
-    def look_up(name: str) -> Any:
+    def getattr_from_module(name: str) -> Any:
         if name not in module_of:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
 
-    return sorted(module_of), look_up
+    return sorted(module_of), getattr_from_module

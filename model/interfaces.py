@@ -9,8 +9,8 @@ from model.positions.absolute import LayerPosition, Position
 if TYPE_CHECKING:  # attention imports this
     from model.attention.patterns import Pattern
 
-# An array that a layer hands on: its shape and logical axes, without batch and sequence.
-HandedOn = tuple[tuple[int, ...], tuple[str, ...]]
+# An array that a layer shares with later layers: its shape and logical axes, without batch and sequence.
+CrossLayerShape = tuple[tuple[int, ...], tuple[str, ...]]
 
 
 class MixerOption:
@@ -48,11 +48,11 @@ class MixerOption:
         """Yields fields without effect in all layers that have this option; `positions` are those of the layers."""
         yield from ()
 
-    def hands_on(self, width: int) -> dict[str, HandedOn]:
-        """Returns the arrays for later layers (`Context.hand_on`), by the name of the field that needs them."""
+    def cross_layer_arrays(self, width: int) -> dict[str, CrossLayerShape]:
+        """Returns the arrays for later layers (`Context.share_first`), by the name of the field that needs them."""
         return {}
 
-    def worded_as(self, other: Any, width: int | None) -> Self:
+    def written_like(self, other: Any, width: int | None) -> Self:
         """Returns the same mechanism; a field with the same value in `other`, at this width, is written as there."""
         return self
 
@@ -68,7 +68,7 @@ class AttentionOption(MixerOption):
         pattern: Pattern
 
     def rotary_width(self, width: int) -> int:
-        """Returns the number of dimensions of a head that rotary positions may turn, at a model width."""
+        """Returns the number of dimensions of a head that rotary positions may rotate, at a model width."""
         raise NotImplementedError
 
 
@@ -83,10 +83,10 @@ class FeedForwardOption:
         """Returns the operations of a forward pass over `length` tokens, by the convention of model/cost.py."""
         raise NotImplementedError
 
-    def idle(self, shapes: Mapping[str, Any]) -> int:
+    def inactive_parameters(self, shapes: Mapping[str, Any]) -> int:
         """Returns how many of its parameters, given by their shapes, one token does not use."""
         return 0
 
-    def worded_as(self, other: Any) -> Self:
+    def written_like(self, other: Any) -> Self:
         """Returns the same mechanism; fields that matter only in training are as in `other`."""
         return self

@@ -1,8 +1,8 @@
 """The mechanisms of each layer, and the groups of layers that can be scanned.
 
 A config names the mechanisms of its layers once; `Except` names the layers that differ. Layers that repeat a pattern
-share stacked parameters and one traced body: 26 layers that repeat five local ones and a global one are four turns of a
-body of six layers, and one turn of a body of the two local layers that remain.
+share stacked parameters and one traced body: 26 layers that repeat five local ones and a global one are four repeats of
+a body of six layers, and one body of the two local layers that remain.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from model.mixers import Mixer
 from model.positions.absolute import LayerPosition
 from model.residual.scheme import Sublayer
 
-LONGEST_PATTERN = 16
+MAX_PATTERN_LENGTH = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,13 +38,13 @@ class Except:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         try:
-            self.chosen(1)
+            self.layer_numbers(1)
         except ValueError:
             yield "layers", f"expected a number or a slice such as ':3' or '3::4', got {self.layers!r}"
         if not self.changes():
             yield "layers", "these layers differ in nothing; give them a mixer, an ffn or a position"
 
-    def chosen(self, num_layers: int) -> range:
+    def layer_numbers(self, num_layers: int) -> range:
         """Returns the numbers of the layers, from 0. Raises ValueError for text that is no index and no slice."""
         parts = [int(part) if part.strip() else None for part in self.layers.split(":")]
         if len(parts) > 3 or parts == [None]:
@@ -78,20 +78,20 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The layers from `start` on that repeat `pattern`, `turns` times."""
+    """The layers from `start` on that repeat `pattern`, `repeats` times."""
 
     start: int
     pattern: tuple[Layer, ...]
-    turns: int
+    repeats: int
 
     @property
-    def names(self) -> list[str]:
+    def stack_names(self) -> list[str]:
         """The name of the stack at each index of the pattern: the number of its first layer."""
         return [str(self.start + index) for index in range(len(self.pattern))]
 
-    def numbers(self, index: int) -> range:
+    def layer_numbers(self, index: int) -> range:
         """Returns the layers at one index of the pattern; their parameters are stacked."""
-        return range(self.start + index, self.start + self.turns * len(self.pattern), len(self.pattern))
+        return range(self.start + index, self.start + self.repeats * len(self.pattern), len(self.pattern))
 
 
 def by_stack(blocks: Any, groups: Sequence[Group]) -> Any:
@@ -106,30 +106,30 @@ def from_stacks(stacks: dict[str, Any]) -> Any:
 
 
 @functools.lru_cache(maxsize=256)
-def grouped(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
+def group_layers(layers: tuple[Layer, ...]) -> tuple[Group, ...]:
     """Splits layers into groups that trace the fewest bodies; ties go to fewer groups, then a longer first group."""
     count, kinds = len(layers), list(dict.fromkeys(layers))
     kind = [kinds.index(layer) for layer in layers]
     best: list[tuple[int, int]] = [(0, 0)] * (count + 1)  # bodies and groups of the layers from this one on
-    first: list[tuple[int, int]] = [(0, 0)] * count  # size and turns of the first group
+    first: list[tuple[int, int]] = [(0, 0)] * count  # size and repeats of the first group
     for start in reversed(range(count)):
         choices = [
-            ((size + best[start + size * turns][0], 1 + best[start + size * turns][1]), (size, turns))
-            for size in range(1, min(LONGEST_PATTERN, count - start) + 1)
-            for turns in range(1, _most_turns(kind, start, size) + 1)
+            ((size + best[start + size * repeats][0], 1 + best[start + size * repeats][1]), (size, repeats))
+            for size in range(1, min(MAX_PATTERN_LENGTH, count - start) + 1)
+            for repeats in range(1, _count_repeats(kind, start, size) + 1)
         ]
         best[start], first[start] = min(choices, key=lambda choice: (choice[0], -math.prod(choice[1])))
     groups, start = [], 0
     while start < count:
-        size, turns = first[start]
-        groups.append(Group(start, layers[start : start + size], turns))
-        start += size * turns
+        size, repeats = first[start]
+        groups.append(Group(start, layers[start : start + size], repeats))
+        start += size * repeats
     return tuple(groups)
 
 
-def _most_turns(kind: Sequence[int], start: int, size: int) -> int:
+def _count_repeats(kind: Sequence[int], start: int, size: int) -> int:
     """Returns how many times the pattern of `size` layers at `start` occurs in a row."""
-    turns = 1
-    while kind[start + turns * size : start + (turns + 1) * size] == kind[start : start + size]:
-        turns += 1
-    return turns
+    repeats = 1
+    while kind[start + repeats * size : start + (repeats + 1) * size] == kind[start : start + size]:
+        repeats += 1
+    return repeats

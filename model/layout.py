@@ -24,7 +24,7 @@ class AxisSharding:
 Axes = tuple[str | AxisSharding | None, ...]
 
 # The logical names of the position axis in the parts of the model.
-SEQUENCES = ("sequence", "query_sequence", "key_sequence", "ffn_sequence", "vocab_sequence")
+SEQUENCE_AXES = ("sequence", "query_sequence", "key_sequence", "ffn_sequence", "vocab_sequence")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Layout:
         return 1
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """Returns the mesh axes that split an axis of activations: the names for collectives inside `map`."""
+        """Returns the mesh axes that split an axis of activations: the names for collectives inside `shard_map`."""
         return ()
 
     def axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
@@ -56,7 +56,7 @@ class Layout:
         """Returns how each axis of a parameter, and of its gradient, is split."""
         return (AxisSharding(),) * len(axes)
 
-    def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """Returns a function of whole arrays that runs `function` on the shards of each device.
 
         Args:
@@ -69,7 +69,7 @@ class Layout:
     @property
     def splits_tokens(self) -> bool:
         """Whether rows or positions are split, in any part of the model."""
-        return any(self.ways(axis) > 1 for axis in ("batch", *SEQUENCES))
+        return any(self.ways(axis) > 1 for axis in ("batch", *SEQUENCE_AXES))
 
 
 ONE_DEVICE = Layout()

@@ -66,32 +66,32 @@ class Norm(nnx.Module):
         axes: tuple[str | None, ...],
         make: ParameterMaker,
         reductions: str,
-        over: int = 1,
+        num_axes: int = 1,
     ) -> None:
         """Args: the option, shape and axis names of the weights, the maker, the reduction dtype, how many last axes."""
         self.option = option
         self.reductions = reductions
-        self.over = over
+        self.num_axes = num_axes
         start = 0.0 if option.scale == "zero" else 1.0
         self.scale = make.constant("scale", start, shape, axes) if option.scale not in (False, "none") else None
         self.bias = make.zeros(shape, axes) if isinstance(option, LayerNorm) and option.bias else None
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises the last `over` axes of x; returns the same shape and dtype."""
+        """Normalises the last `num_axes` axes of x; returns the same shape and dtype."""
         scale, bias = (None if weight is None else weight[...] for weight in (self.scale, self.bias))
-        return recomputed(functools.partial(normalize, self.option, self.reductions, self.over))(x, scale, bias)
+        return recomputed(functools.partial(normalize, self.option, self.reductions, self.num_axes))(x, scale, bias)
 
 
 def normalize(
     option: LayerNorm | RMSNorm,
     reductions: str,
-    over: int,
+    num_axes: int,
     x: jax.Array,
     scale: jax.Array | None = None,
     bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Computes the equations above, over the last `over` axes of x."""
-    y, axes = x.astype(reductions), tuple(range(-over, 0))
+    """Computes the equations above, over the last `num_axes` axes of x."""
+    y, axes = x.astype(reductions), tuple(range(-num_axes, 0))
     if isinstance(option, LayerNorm):
         y = y - jnp.mean(y, axis=axes, keepdims=True)
     y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + option.epsilon)

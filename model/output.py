@@ -16,18 +16,18 @@ class Output:
       cache: the cache after the pass, if the pass was given one.
       taps: the taps that the caller asked for.
       losses: the auxiliary losses of training, by name: sums over the tokens that count, and over layers.
-      measured: sums over the tokens that count, by stack of layers and then by name, with a leading layer axis.
+      measurements: sums over the tokens that count, by stack of layers and then by name, with a leading layer axis.
     """
 
     stream_BTD: jax.Array
     cache: LayerCaches | None
     taps: dict[str, jax.Array]
     losses: dict[str, jax.Array]
-    measured: dict[str, dict[str, jax.Array]]
+    measurements: dict[str, dict[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
-class WholeOutput(Output):
+class OutputWithLogits(Output):
     """The results of a forward pass, with logits.
 
     Attributes:

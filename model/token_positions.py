@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from model.config import ModelConfig
-from model.context import Surroundings
+from model.context import LayerInputs
 from model.interfaces import AttentionOption
 from model.kernels.visibility import Coordinates, Visibility, causal, renumbered
 from model.layers import Layer
@@ -54,25 +54,25 @@ class TokenPositions:
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
         return causal(tokens, in_order=in_order)
 
-    def of_layers(self, config: ModelConfig) -> dict[Layer, Surroundings]:
+    def layer_inputs(self, config: ModelConfig) -> dict[Layer, LayerInputs]:
         """Returns the inputs that the layers of each kind share."""
 
         @functools.cache
         def rotary(position: Position, head_dim: int) -> RotaryTable | None:
             return rotary_table(position, self.positions(), head_dim, self._lengths)
 
-        given = {}
+        inputs = {}
         for layer in config.layers:
             if isinstance(layer.mixer, AttentionOption):
-                given[layer] = Surroundings(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
+                inputs[layer] = LayerInputs(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
                 continue
             real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
-            given[layer] = Surroundings(segment_ids_BT=renumbered(self.segment_ids_BT), real_BT=real_BT)
-        return given
+            inputs[layer] = LayerInputs(segment_ids_BT=renumbered(self.segment_ids_BT), real_BT=real_BT)
+        return inputs
 
     def _lengths(self) -> jax.Array:
         """See `model.positions.scaling.Lengths`."""
-        whole_B = self.lengths_B if self.text_lengths_B is None else self.text_lengths_B
-        if whole_B is not None:
-            return whole_B[:, None]
+        text_lengths_B = self.lengths_B if self.text_lengths_B is None else self.text_lengths_B
+        if text_lengths_B is not None:
+            return text_lengths_B[:, None]
         return document_lengths(self.positions_BT, self.segment_ids_BT, self.shape[1])

@@ -23,13 +23,13 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options.tree import check
-from model.output import Output, WholeOutput
+from model.output import Output, OutputWithLogits
 from model.parameters.maker import ParameterMaker, specs_of
 from model.parameters.precision import for_compute
 from model.positions.absolute import PositionEmbedding
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
-from model.taps.values import Tap, Taps, Where, refuse_idle, resolved
+from model.taps.request import Tap, Taps, TapSite, refuse_unused, resolve
 from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text
@@ -68,12 +68,12 @@ class Transformer(nnx.Module):
         x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, collected = run_layers(self.config, self.blocks, x_BTD, context, cache)
-        collected = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, collected)
+        x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache)
+        aux = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, aux)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         x_BTD = context.tap("final_norm", x_BTD)
-        return Output(x_BTD, cache, context.kept | collected.taps, collected.losses, collected.measured)
+        return Output(x_BTD, cache, context.kept_taps | aux.taps, aux.losses, aux.measurements)
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,7 +148,7 @@ def stream(
       targets_BT: the next token of each token, for losses that need it (model/vocabulary/multi_token.py).
       layout: the layout of activations over devices; see model/layout.py.
       taps: names of intermediates to return, with a leading layer axis, such as "attention_weights" (L, B, N, T, S); or
-        `Taps`, which choose layers and edit (model/taps/values.py).
+        `Taps`, which choose layers and edit (model/taps/request.py).
 
     Raises:
       UserError: for options that clash, a sequence longer than the context, or taps that do not exist.
@@ -166,17 +166,17 @@ def stream(
         index_BT=token_positions.indices(),
         lengths_B=lengths_B,
         visibility=token_positions.visibility(),
-        layers=token_positions.of_layers(config),
+        layer_inputs=token_positions.layer_inputs(config),
         dropout_key=dropout_key,
         weights_BT=weights_BT,
         layout=layout,
-        taps=resolved(taps, config.num_layers),
-        saved=saved_taps(config.remat),
-        where=Where(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
+        taps=resolve(taps, config.num_layers),
+        saved_taps=saved_taps(config.remat),
+        site=TapSite(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
     output = model(Text(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
-    refuse_idle(context.taps, context.saved, context.offered)
+    refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 
 
@@ -192,8 +192,8 @@ def unembedding(config: ModelConfig, params: Params) -> Unembedding:
 
 def forward(
     config: ModelConfig, params: Params, tokens_BT: jax.Array, *, layout: Layout = ONE_DEVICE, **options: Any
-) -> WholeOutput:
+) -> OutputWithLogits:
     """Runs `stream` and computes the logits of all its tokens; the arguments are those of `stream`."""
     output = stream(config, params, tokens_BT, layout=layout, **options)
     logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
-    return WholeOutput(**vars(output), logits_BTV=logits_BTV)
+    return OutputWithLogits(**vars(output), logits_BTV=logits_BTV)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from model.config import ModelConfig
-from model.layers import grouped
+from model.layers import group_layers
 from model.parameters.specs import Spec
 
 STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
@@ -121,6 +121,6 @@ def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | Non
     part, stack = path.split(".")[:2]
     if part != "blocks":
         return range(count)
-    groups = grouped(config.layers)
-    known = {name: group.numbers(index) for group in groups for index, name in enumerate(group.names)}
+    groups = group_layers(config.layers)
+    known = {name: group.layer_numbers(index) for group in groups for index, name in enumerate(group.stack_names)}
     return known[stack] if len(known) > 1 else next(iter(known.values()))

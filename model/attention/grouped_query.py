@@ -18,7 +18,7 @@ from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.value_residual import ValueResidual
 from model.context import Context
-from model.interfaces import AttentionOption, HandedOn
+from model.interfaces import AttentionOption, CrossLayerShape
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Visibility
 from model.norms import LayerNorm, Norm, RMSNorm, has_weights
@@ -53,7 +53,7 @@ class QKNorm:
     def build(self, heads: int, head_dim: int, axis: str, make: ParameterMaker, reductions: str) -> Norm:
         """Returns the norm of `heads` heads, whose axis is named `axis`."""
         shape, axes = ((head_dim,), ("head_dim",)) if self.over == "head" else ((heads, head_dim), (axis, "head_dim"))
-        return Norm(self.norm, shape, axes, make, reductions, over=2 if self.over == "projection" else 1)
+        return Norm(self.norm, shape, axes, make, reductions, num_axes=2 if self.over == "projection" else 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ class GroupedQuery(AttentionOption):
                 f"needs rotary positions, and its layers have {names}; set it False",
             )
 
-    def worded_as(self, other: Any, width: int | None) -> Self:
+    def written_like(self, other: Any, width: int | None) -> Self:
         """Returns the same option; numbers of heads that equal those of `other` are given or None as there."""
         words: dict[str, Any] = {}
         if isinstance(other, GroupedQuery):
@@ -162,7 +162,7 @@ class GroupedQuery(AttentionOption):
         size = (self.kv_heads, self.head_width(width))
         return empty(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
 
-    def hands_on(self, width: int) -> dict[str, HandedOn]:
+    def cross_layer_arrays(self, width: int) -> dict[str, CrossLayerShape]:
         """Returns the shape and axes of each array handed on to later layers, without batch and sequence."""
         if self.value_residual is None:
             return {}

@@ -61,7 +61,7 @@ class MixedValues(nnx.Module):
 
     def __call__(self, v_BTKH: jax.Array, context: Context) -> jax.Array:
         """Returns the values to attend to; the first layer hands on its own."""
-        first_BTKH, is_first = context.hand_on("value_residual", v_BTKH)
+        first_BTKH, is_first = context.share_first("value_residual", v_BTKH)
         if self.weights is None:
             return jnp.where(is_first, v_BTKH, self.option.first * first_BTKH + self.option.own * v_BTKH)
         first, own = (cast_like(self.weights[...][k], v_BTKH) for k in (0, 1))

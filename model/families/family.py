@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from model.config import MOST_LAYERS, ModelConfig, differences_of_models
+from model.config import MAX_LAYERS, ModelConfig, model_differences
 from model.errors import UserError
 from model.families.config_json import ConfigJson
 from model.families.weights import Tensor, Weight, tensors
@@ -41,8 +41,8 @@ class Family:
         if config_json.get("architectures", []) not in ([], [self.architecture]):
             raise config_json.refusal("architectures", f"expected {self.architecture}, a language model")
         for key, value in values.items():
-            if "layers" in key and isinstance(value, int) and value > MOST_LAYERS:
-                raise config_json.refusal(key, f"expected at most {MOST_LAYERS:,}")
+            if "layers" in key and isinstance(value, int) and value > MAX_LAYERS:
+                raise config_json.refusal(key, f"expected at most {MAX_LAYERS:,}")
         try:
             config = self.read_config(config_json)
         except UserError:
@@ -72,7 +72,7 @@ class Family:
                 f"Cairn cannot make a config.json from a model of the family {self.name}; give one that describes it"
             )
         values = {"architectures": [self.architecture], "model_type": self.model_types[0], **self.write_config(config)}
-        if differences := differences_of_models(config, self.model_config(values)):
+        if differences := model_differences(config, self.model_config(values)):
             listed = "\n  ".join(differences)
             raise UserError(f"the family {self.name} has no such model (this model -> the family's):\n  {listed}")
         return values

@@ -29,7 +29,7 @@ import numpy as np
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
-from model.layers import grouped
+from model.layers import group_layers
 from model.transformer import abstract_params
 
 
@@ -193,10 +193,10 @@ def _parts(
 @functools.lru_cache(maxsize=4096)
 def _stack_and_row(config: ModelConfig, layer: int) -> tuple[str, int]:
     """Returns the name of the stack that holds a layer, and the layer's row in it."""
-    groups = grouped(config.layers)
+    groups = group_layers(config.layers)
     for group in groups:
-        for index, name in enumerate(group.names):
-            if layer in (numbers := group.numbers(index)):
+        for index, name in enumerate(group.stack_names):
+            if layer in (numbers := group.layer_numbers(index)):
                 alone = len(groups) == 1 and len(group.pattern) == 1
                 return ("blocks" if alone else f"blocks.{name}"), numbers.index(layer)
     raise AssertionError(layer)

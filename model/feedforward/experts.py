@@ -89,13 +89,13 @@ class Experts(FeedForwardOption):
         shared = self.shared.ffn.cost(width, length) + 2 * length * width * self.shared.gate if self.shared else 0
         return 2 * length * width * self.num_experts + self.top_k * self.expert.cost(width, length) + shared
 
-    def idle(self, shapes: Mapping[str, Any]) -> int:
+    def inactive_parameters(self, shapes: Mapping[str, Any]) -> int:
         """Counts the parameters of experts that a token does not use."""
         names = (f"{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias"))
         of_all = sum(math.prod(shapes[name].shape) for name in names if name in shapes)
         return of_all // self.num_experts * (self.num_experts - self.top_k)
 
-    def worded_as(self, other: Any) -> Self:
+    def written_like(self, other: Any) -> Self:
         """Returns the same experts with the load balancing of `other`."""
         if not isinstance(other, Experts):
             return self

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.feedforward.experts import Experts
-from model.layers import grouped
+from model.layers import group_layers
 
 Measured = dict[str, dict[str, jax.Array]]
 
@@ -49,12 +49,12 @@ def utilisation(measured: Measured) -> dict[str, jax.Array]:
 
 def move_load_biases(config: ModelConfig, state: Any, measured: Measured) -> Any:
     """Returns the tree of `init`, or its part that is not trained, with each load bias moved against its load."""
-    groups = grouped(config.layers)
+    groups = group_layers(config.layers)
     alone = len(groups) == 1 and len(groups[0].pattern) == 1
     blocks = [
         (("blocks",) if alone else ("blocks", name), layer, name)
         for group in groups
-        for name, layer in zip(group.names, group.pattern, strict=True)
+        for name, layer in zip(group.stack_names, group.pattern, strict=True)
     ]
     if config.multi_token is not None:
         blocks.append((("multi_token", "block"), config.layers[-1], "multi_token"))

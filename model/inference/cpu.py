@@ -3,12 +3,12 @@
 import jax
 
 from model.layout import Layout
-from model.stack import unstacked
+from model.stack import unstack_layers
 from model.transformer import Params
 
 
 def ready(params: Params, layout: Layout) -> Params:
-    """Returns the parameters for `prefill` and `decode`, which read the layers in turn.
+    """Returns the parameters for `prefill` and `decode`, which read the layers one after another.
 
     XLA on a CPU copies a layer's slice of an array before it multiplies with it, and so copies all parameters for every
     token: this takes four times as long as the products of a small model. So this function slices them once, which
@@ -17,4 +17,4 @@ def ready(params: Params, layout: Layout) -> Params:
     return _unstacked(params) if layout.platform == "cpu" else params
 
 
-_unstacked = jax.jit(unstacked)
+_unstacked = jax.jit(unstack_layers)

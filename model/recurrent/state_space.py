@@ -124,7 +124,7 @@ class StateSpaceHeads(nnx.Module):
             setattr(self, f"{name}_filter", make.filter((option.convolution or 0, *size), (None, *axes)))
             setattr(self, f"{name}_bias", make.zeros(size, axes))
         norm, shape, axes_of_norm = option.output_norm, (g, n // g, p), (None, "heads", "head_dim")
-        self.output_norm = None if norm is None else Norm(norm, shape, axes_of_norm, make, reductions, over=2)
+        self.output_norm = None if norm is None else Norm(norm, shape, axes_of_norm, make, reductions, num_axes=2)
         self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
     def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:

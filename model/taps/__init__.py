@@ -1,10 +1,10 @@
 """Taps: named intermediates that a caller keeps or edits.
 
 meanings.py  the list of all names, with axes and meanings
-values.py    the taps that a caller asks for: names, layers, edits
-kept.py      collects kept taps while layers run
+request.py   the taps that a caller asks for: names, layers, edits
+collect.py   collects kept taps while layers run
 """
 
 from model.exports import exports
 
-__all__, __getattr__ = exports(__name__, kept="Kept", meanings="Meaning table", values="Tap Taps Where")
+__all__, __getattr__ = exports(__name__, collect="TapCollector", meanings="Meaning table", request="Tap TapSite Taps")

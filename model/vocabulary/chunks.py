@@ -103,7 +103,7 @@ def _forward(
         return log_z_BT - picked_BT, log_z_BT
 
     compute = stream_BTD.dtype
-    mapped = plan.layout.map(on_device, plan.axes, (plan.tokens, plan.tokens))
+    mapped = plan.layout.shard_map(on_device, plan.axes, (plan.tokens, plan.tokens))
     nll_BT, log_z_BT = mapped(stream_BTD, w_DV.astype(compute), _narrow(bias_V, compute), targets_BT)
     return (nll_BT, log_z_BT), (stream_BTD, w_DV, bias_V, targets_BT, log_z_BT)
 
@@ -254,7 +254,7 @@ def _differentiated(
     compute = stream_BTD.dtype
     of_stream, _, of_bias, tokens = plan.axes
     out = of_stream, (AxisSharding(scattered), plan.vocab), of_bias, *[tokens] * kept
-    mapped = plan.layout.map(on_device, (*plan.axes, *[tokens] * len(of_tokens_BT)), out)
+    mapped = plan.layout.shard_map(on_device, (*plan.axes, *[tokens] * len(of_tokens_BT)), out)
     weights = (wide_DV.astype(compute), _narrow(wide_V, compute))
     found = mapped(stream_BTD, *weights, targets_BT, *of_tokens_BT)
     # Without the barrier the compiler may delay the reduction of the weight's gradient to the end of the step, and keep

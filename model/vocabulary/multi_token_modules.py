@@ -17,7 +17,7 @@ from model.parameters.maker import ParameterMaker, specs_of, stack_modules
 from model.parameters.precision import for_compute
 from model.parameters.projections import project
 from model.recompute import rematerialized
-from model.stack import Collected, is_scanned, repeat
+from model.stack import AuxOutputs, is_scanned, scan_or_unroll
 from model.vocabulary.cross_entropy import total_nll
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import Text, ahead
@@ -64,8 +64,8 @@ def look_ahead(
     x_BTD: jax.Array,
     text: Text,
     context: Context,
-    collected: Collected,
-) -> Collected:
+    aux: AuxOutputs,
+) -> AuxOutputs:
     """Adds the losses and measurements of the modules to those of the layers; without `weights_BT` no module runs.
 
     Args:
@@ -75,38 +75,38 @@ def look_ahead(
       x_BTD: the residual stream after the last layer.
       text: the tokens to read and to predict.
       context: the context of the forward pass.
-      collected: the results of the layers.
+      aux: the results of the layers.
 
     Raises:
       UserError: for weights without targets.
     """
     option = config.multi_token
     if option is None or context.weights_BT is None:
-        return collected
+        return aux
     if text.targets_BT is None:
         raise UserError("multi_token predicts later targets and got weights_BT without targets_BT; give targets_BT too")
     graph, state = nnx.split(modules)
     specs = specs_of(state)
     segment_ids_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
 
-    def turn(carry: Any, inputs: Any) -> tuple[Any, Any]:
+    def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
         (x_BTD, *rest), (params, number) = carry, inputs
         tokens_BT, targets_BT, weights_BT, ids_BT = (ahead(some) for some in rest)
         own_weights_BT = jnp.where(ids_BT == segment_ids_BT, weights_BT, 0.0)
         inner = dataclasses.replace(context, weights_BT=own_weights_BT)
-        inner = inner.for_layer(number, config.layers[-1], collected.handed)
+        inner = inner.for_layer(number, config.layers[-1], aux.cross_layer)
         module: Any = nnx.merge(graph, for_compute(params, specs, config.precision))
         x_BTD = module(x_BTD, embedding.embed(tokens_BT, config.precision.compute, context.layout), inner)
         y_BTD = x_BTD if module.final_norm is None else module.final_norm(x_BTD)
         unembedding = embedding.unembedding(config.precision.reductions)
         _, total = total_nll(y_BTD, unembedding, targets_BT, own_weights_BT, context.layout)
         inner.add_loss("multi_token_loss", option.weight / option.depth * total)
-        return (x_BTD, tokens_BT, targets_BT, weights_BT, ids_BT), (inner.losses, inner.measured)
+        return (x_BTD, tokens_BT, targets_BT, weights_BT, ids_BT), (inner.losses, inner.measurements)
 
     start = (x_BTD, text.tokens_BT, text.targets_BT, context.weights_BT, segment_ids_BT)
     inputs = (nnx.to_pure_dict(state), config.num_layers + jnp.arange(option.depth))
-    again = rematerialized(turn, config.remat, is_scanned(config, option.depth))
-    _, (losses, measured) = repeat(again, start, inputs, option.depth, config.scan_layers)
-    summed = {name: collected.losses.get(name, 0.0) + jnp.sum(each, axis=0) for name, each in losses.items()}
-    named = {"multi_token": measured} if measured else {}
-    return dataclasses.replace(collected, losses=collected.losses | summed, measured=collected.measured | named)
+    again = rematerialized(body, config.remat, is_scanned(config, option.depth))
+    _, (losses, measurements) = scan_or_unroll(again, start, inputs, option.depth, config.scan_layers)
+    summed = {name: aux.losses.get(name, 0.0) + jnp.sum(each, axis=0) for name, each in losses.items()}
+    named = {"multi_token": measurements} if measurements else {}
+    return dataclasses.replace(aux, losses=aux.losses | summed, measurements=aux.measurements | named)

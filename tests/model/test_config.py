@@ -9,7 +9,7 @@ import pytest
 
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.patterns import SlidingWindow
-from model.config import differences_of_models
+from model.config import model_differences
 from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward.balance import BalanceLoss, LoadBias
@@ -275,18 +275,18 @@ def test_what_makes_no_other_model(small):
     )
     given = GroupedQuery(num_heads=4, num_kv_heads=4, head_dim=4)
     other = dataclasses.replace(one, ffn=busy, dropout=Dropout(residual=0.1), remat="full", mixer=given)
-    assert differences_of_models(one, other) == []
-    assert differences_of_models(other, one) == []
-    assert differences_of_models(one, dataclasses.replace(one, ffn=dataclasses.replace(plain, load_bias=None))) == [
+    assert model_differences(one, other) == []
+    assert model_differences(other, one) == []
+    assert model_differences(one, dataclasses.replace(one, ffn=dataclasses.replace(plain, load_bias=None))) == [
         "model.ffn.load_bias: LoadBias(rate=0.001) -> None"
     ]
     fewer = dataclasses.replace(other, mixer=dataclasses.replace(given, num_kv_heads=2))
-    assert differences_of_models(one, fewer) == ["model.mixer.num_kv_heads: None -> 2"]
+    assert model_differences(one, fewer) == ["model.mixer.num_kv_heads: None -> 2"]
     longer = dataclasses.replace(other, context_length=17, final_logit_softcap=3.0)
-    assert differences_of_models(one, longer, "context_length") == ["model.final_logit_softcap: None -> 3.0"]
+    assert model_differences(one, longer, "context_length") == ["model.final_logit_softcap: None -> 3.0"]
     layer = Except(layers="0", ffn=busy)
     of_layers = [dataclasses.replace(one, exceptions=(dataclasses.replace(layer, ffn=ffn),)) for ffn in (plain, busy)]
-    assert differences_of_models(*of_layers) == []
+    assert model_differences(*of_layers) == []
 
 
 def test_layers_are_made_once_and_are_no_part_of_the_value(small):

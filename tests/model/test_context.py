@@ -10,7 +10,7 @@ from model.feedforward.mlp import Gated
 from model.layers import Except
 from model.layout import Layout
 from model.taps.meanings import TAPS
-from model.taps.values import Tap, Taps
+from model.taps.request import Tap, Taps
 from model.transformer import abstract_params, forward
 
 MODELS = {

@@ -22,7 +22,7 @@ from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections
 from model.stack import empty_caches
 from model.taps.meanings import TAPS
-from model.taps.values import Tap, Taps
+from model.taps.request import Tap, Taps
 from model.transformer import forward
 from model.vocabulary.multi_token import MultiToken
 
@@ -59,7 +59,7 @@ def four(small, drawn):
 
 
 # Each edit, and the parameters that do the same: of all four layers, of two of them, of one head in one layer.
-def halved(x, where):
+def halved(x, site):
     return x * 0.5
 
 
@@ -71,17 +71,17 @@ EDITS = {
         lambda p: p.at[np.array([1, 3])].multiply(0.5),
     ),
     "a head": (
-        {Tap("mixer_heads", (2,)): lambda x, where: x.at[:, :, 3].set(0.0)},
+        {Tap("mixer_heads", (2,)): lambda x, site: x.at[:, :, 3].set(0.0)},
         ("blocks", "mixer", "output"),
         lambda p: p.at[2, 3].set(0.0),
     ),
     "by the layer's number": (
-        {"mixer_output": lambda x, where: jnp.where(where.layer == 2, 0.0, x).astype(x.dtype)},
+        {"mixer_output": lambda x, site: jnp.where(site.layer == 2, 0.0, x).astype(x.dtype)},
         ("blocks", "mixer", "output"),
         lambda p: p.at[2].set(0.0),
     ),
     "one after another": (
-        {Tap("ffn_output", (0, 1)): halved, "ffn_output": lambda x, where: x * (1 + where.layer)},
+        {Tap("ffn_output", (0, 1)): halved, "ffn_output": lambda x, site: x * (1 + site.layer)},
         ("blocks", "ffn", "down"),
         lambda p: p * jnp.array([0.5, 1.0, 3.0, 4.0])[:, None, None],
     ),
@@ -105,16 +105,16 @@ def test_patching_everything_gives_the_other_run_and_patching_nothing_changes_no
     clean, _, kept = run(config, params, tokens, taps=("block_output", "embedding"))
     corrupt = np.asarray(run(config, params, other)[0])
 
-    def patch(x, where):
-        return kept["block_output"][where.layer]
+    def patch(x, site):
+        return kept["block_output"][site.layer]
 
     for layers in ((3,), (0,), None):
         close(logits(config, params, other, {Tap("block_output", layers): patch}), clean)
-    close(logits(config, params, other, {"embedding": lambda x, where: kept["embedding"]}), clean)
-    close(logits(config, params, other, {"block_output": lambda x, where: x}), corrupt)
+    close(logits(config, params, other, {"embedding": lambda x, site: kept["embedding"]}), clean)
+    close(logits(config, params, other, {"block_output": lambda x, site: x}), corrupt)
 
-    def patch_last_positions(x, where):
-        return jnp.where((where.positions_BT >= 7)[..., None], patch(x, where), x)
+    def patch_last_positions(x, site):
+        return jnp.where((site.positions_BT >= 7)[..., None], patch(x, site), x)
 
     mixed = logits(config, params, other, {Tap("block_output", (3,)): patch_last_positions})
     close(mixed[:, 7:], clean[:, 7:])
@@ -129,8 +129,8 @@ def test_an_edit_has_gradients(way, small, drawn, tokens):
     towards = np.random.default_rng(0).normal(size=(2, 12, 17)).astype(np.float32)
 
     def loss(params, added):
-        def steer(x, where):
-            return x + added / jnp.sqrt((where.layer == 1).astype(x.dtype))
+        def steer(x, site):
+            return x + added / jnp.sqrt((site.layer == 1).astype(x.dtype))
 
         taps = Taps(edit={Tap("mixer_output", layers=(1,)): steer})
         return jnp.sum(forward(config, params, tokens, taps=taps).logits_BTV * towards)
@@ -152,8 +152,8 @@ def test_edits_while_decoding_equal_those_of_the_whole_sequence(mixer, scan, sma
     config = small(num_layers=3, mixer=option, scan_layers=scan, **position)
     params = drawn(config)
 
-    def by_position(x, where):
-        keep = (where.positions_BT % 3 != 1) & (where.tokens_BT > 3)
+    def by_position(x, site):
+        keep = (site.positions_BT % 3 != 1) & (site.tokens_BT > 3)
         return x * keep.reshape(*keep.shape, *[1] * (x.ndim - 2)).astype(x.dtype)
 
     edit = {Tap("query", (0, 2)): by_position, Tap("ffn_hidden", (1,)): by_position, "mixer_heads": by_position}
@@ -178,7 +178,7 @@ def test_edits_while_decoding_equal_those_of_the_whole_sequence(mixer, scan, sma
 def test_segments_are_told(four, tokens):
     segment_ids = np.repeat([[0, 1]], 6, axis=1).repeat(2, axis=0)
     seen = []
-    logits(*four, tokens, {"embedding": lambda x, where: seen.append(where) or x}, segment_ids_BT=segment_ids)
+    logits(*four, tokens, {"embedding": lambda x, site: seen.append(site) or x}, segment_ids_BT=segment_ids)
     assert seen[0].layer is None
     np.testing.assert_array_equal(seen[0].segment_ids_BT, segment_ids)
     assert seen[0].name == "embedding"
@@ -208,7 +208,7 @@ def met(config, params, tokens):
     return str(caught.value).partition("known: ")[2].split(", ")
 
 
-def another(x, where):
+def another(x, site):
     """Returns other numbers, and numbers of existing experts."""
     return (x + 1) % 6 if x.dtype == jnp.int32 else x * 0.7 + 0.1
 
@@ -240,7 +240,7 @@ def test_no_edit_reaches_the_modules_that_predict_further_on(small, drawn, token
     config = small(multi_token=MultiToken())
     params, options = drawn(config), {"weights_BT": np.ones(tokens.shape, np.float32), "targets_BT": tokens}
     plain = forward(config, params, tokens, taps=("block_output",), **options)
-    edit = {"mixer_heads": another, Tap("block_output", (1,)): lambda x, where: plain.taps["block_output"][1]}
+    edit = {"mixer_heads": another, Tap("block_output", (1,)): lambda x, site: plain.taps["block_output"][1]}
     after = forward(config, params, tokens, taps=Taps(edit=edit), **options)
     close(after.losses["multi_token_loss"], plain.losses["multi_token_loss"])
 
@@ -254,7 +254,7 @@ def refused(config, params, tokens, taps, message):
 
 
 def test_what_is_not_there_is_refused(four, small, drawn, tokens):
-    same, mixed = (lambda x, where: x), small(exceptions=(Except(layers="1", ffn=None),))
+    same, mixed = (lambda x, site: x), small(exceptions=(Except(layers="1", ffn=None),))
     for given, message in {
         ("edit", "mixer_head"): "no tap is called 'mixer_head'; did you mean 'mixer_heads'",
         ("keep", "attention_output"): "no tap is called 'attention_output'; did you mean 'mixer_output'",
@@ -283,10 +283,10 @@ def test_what_is_not_there_is_refused(four, small, drawn, tokens):
 def test_an_edit_that_changes_shape_or_dtype_is_refused(scan, four, tokens):
     config = dataclasses.replace(four[0], scan_layers=scan)
     for edit, message in (
-        (lambda x, where: x[:, :1], r"was given float32 \(2, 12, 24\) and gave float32 \(2, 1, 24\); an edit keeps"),
-        (lambda x, where: x.astype(jnp.bfloat16), r"was given .* and gave bfloat16 \(2, 12, 24\)"),
-        (lambda x, where: 0.0, "gave 0.0; it has to return an array"),
-        (lambda x, where: None, "gave None; it has to return an array"),
+        (lambda x, site: x[:, :1], r"was given float32 \(2, 12, 24\) and gave float32 \(2, 1, 24\); an edit keeps"),
+        (lambda x, site: x.astype(jnp.bfloat16), r"was given .* and gave bfloat16 \(2, 12, 24\)"),
+        (lambda x, site: 0.0, "gave 0.0; it has to return an array"),
+        (lambda x, site: None, "gave None; it has to return an array"),
     ):
         for tap in ("ffn_hidden", Tap("ffn_hidden", (1,))):
             refused(config, four[1], tokens, Taps(edit={tap: edit}), f"the edit of tap 'ffn_hidden' {message}")

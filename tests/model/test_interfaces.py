@@ -38,18 +38,18 @@ def test_a_token_leaves_experts_idle_and_nothing_else():
     shapes = {"router": (8, 6), "gate": (6, 8, 10), "up": (6, 8, 10), "down": (6, 10, 8), "down_bias": (6, 8)}
     abstract = {name: jax.ShapeDtypeStruct(shape, "float32") for name, shape in shapes.items()}
     experts = Experts(num_experts=6, top_k=2, expert=Gated(width=10))
-    assert experts.idle(abstract) == 4 * (3 * 80 + 8)
-    assert MLP(width=10).idle({"up": abstract["gate"]}) == 0
+    assert experts.inactive_parameters(abstract) == 4 * (3 * 80 + 8)
+    assert MLP(width=10).inactive_parameters({"up": abstract["gate"]}) == 0
 
 
 def test_options_take_the_words_of_another():
     given, follows = GroupedQuery(num_heads=4, num_kv_heads=4, head_dim=2), GroupedQuery(num_heads=4)
-    assert given.worded_as(follows, 8) == follows
-    assert given.worded_as(follows, 16) == dataclasses.replace(given, num_kv_heads=None)
-    assert given.worded_as(None, 8) == given
+    assert given.written_like(follows, 8) == follows
+    assert given.written_like(follows, 16) == dataclasses.replace(given, num_kv_heads=None)
+    assert given.written_like(None, 8) == given
     loss, bias = BalanceLoss(coefficient=0.1), LoadBias(rate=0.5)
     one = Experts(num_experts=6, top_k=2, expert=Gated(width=10), load_bias=LoadBias())
     other = dataclasses.replace(one, balance_loss=loss, router_z_loss=0.2, load_bias=bias)
-    assert one.worded_as(other) == other
-    assert one.worded_as(dataclasses.replace(other, load_bias=None)).load_bias == LoadBias()
-    assert one.worded_as(MLP(width=3)) == one
+    assert one.written_like(other) == other
+    assert one.written_like(dataclasses.replace(other, load_bias=None)).load_bias == LoadBias()
+    assert one.written_like(MLP(width=3)) == one

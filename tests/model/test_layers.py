@@ -4,7 +4,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import SlidingWindow
 from model.errors import UserError
 from model.feedforward.mlp import MLP, Gated
-from model.layers import Except, Group, grouped
+from model.layers import Except, Group, group_layers
 from model.options.tree import check
 from model.positions.absolute import Learned, NoPositions
 from model.positions.rotary import Rotary
@@ -28,7 +28,7 @@ from model.transformer import abstract_params
     ],
 )
 def test_layers_are_chosen_as_python_slices(layers, numbers):
-    assert list(Except(layers=layers, ffn=MLP(width=1)).chosen(6)) == numbers
+    assert list(Except(layers=layers, ffn=MLP(width=1)).layer_numbers(6)) == numbers
 
 
 def test_the_last_exception_counts(small):
@@ -64,14 +64,14 @@ def test_the_last_exception_counts(small):
     ],
 )
 def test_layers_are_grouped_by_what_repeats(kinds, expected):
-    groups = grouped(tuple(kinds))
-    assert [(group.start, "".join(group.pattern), group.turns) for group in groups] == expected
-    numbers = sorted(n for group in groups for index in range(len(group.pattern)) for n in group.numbers(index))
+    groups = group_layers(tuple(kinds))
+    assert [(group.start, "".join(group.pattern), group.repeats) for group in groups] == expected
+    numbers = sorted(n for group in groups for index in range(len(group.pattern)) for n in group.layer_numbers(index))
     assert numbers == list(range(len(kinds)))
 
 
 def test_the_layers_of_a_place_are_a_pattern_apart():
-    assert list(Group(start=3, pattern=("a", "b"), turns=3).numbers(1)) == [4, 6, 8]
+    assert list(Group(start=3, pattern=("a", "b"), repeats=3).layer_numbers(1)) == [4, 6, 8]
 
 
 def test_stacks_are_named_after_their_first_layer(small):

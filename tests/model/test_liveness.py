@@ -95,7 +95,7 @@ def test_every_field_is_live(field, start, drawn, tokens):
         assert abs(before - after) > 1e-3
     elif evidence == "moved":
         params = drawn(start)
-        measured = forward(start, params, tokens, weights_BT=jnp.ones(tokens.shape)).measured
+        measured = forward(start, params, tokens, weights_BT=jnp.ones(tokens.shape)).measurements
         before, after = (move_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:

@@ -111,7 +111,7 @@ def test_parameters():
 def test_two_axes_are_normalised_as_one(option):
     """The norm of the last two axes, heads and their width: QK-norm over a whole projection needs it."""
     make = ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
-    norm = Norm(option, (2, 4), ("heads", "head_dim"), make, "float32", over=2)
+    norm = Norm(option, (2, 4), ("heads", "head_dim"), make, "float32", num_axes=2)
     weights = np.random.default_rng(6).normal(1, 0.5, (2, 4)).astype(np.float32)
     norm.scale = nnx.Param(weights)
     flat = build(option)

@@ -8,7 +8,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import Chunked, SlidingWindow
 from model.errors import UserError
 from model.feedforward.mlp import Gated
-from model.layers import Except, grouped
+from model.layers import Except, group_layers
 from model.positions.absolute import NoPositions
 from model.positions.rotary import Rotary
 from model.transformer import forward
@@ -19,9 +19,9 @@ BASE = GroupedQuery(num_heads=4, num_kv_heads=2)
 def restacked(config, params):
     """The parameters of a model with one stack, as the model with these exceptions has them."""
     blocks = {}
-    for group in grouped(config.layers):
+    for group in group_layers(config.layers):
         for index in range(len(group.pattern)):
-            numbers = np.array(group.numbers(index))
+            numbers = np.array(group.layer_numbers(index))
             blocks[str(numbers[0])] = jax.tree.map(lambda x, numbers=numbers: x[numbers], params["blocks"])
     return {**params, "blocks": blocks}
 

@@ -44,7 +44,7 @@ def collected(experiment):
     def collect(params, batch):
         named = {f"{name}_BT": batch[name] for name in ("positions", "segment_ids")}
         output = forward(experiment.model, params, batch["tokens"], weights_BT=batch["weights"], **named)
-        return output.losses, output.measured
+        return output.losses, output.measurements
 
     return jax.jit(collect)
 

@@ -3,7 +3,7 @@
 import contextlib
 from typing import Any
 
-from model.config import ModelConfig, differences_of_models
+from model.config import ModelConfig, model_differences
 from model.errors import UserError
 from model.families import FAMILIES, family_named, family_of
 from model.families.family import Family
@@ -70,7 +70,7 @@ def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
             if family.model_config(given | tried).context_length == config.context_length:
                 own = tried
                 break
-    lost = differences_of_models(family.model_config(given | own), config)
+    lost = model_differences(family.model_config(given | own), config)
     if lost:
         listed = "\n  ".join(lost)
         raise UserError(

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from safetensors.numpy import load_file
 
-from model.config import ModelConfig, differences_of_models
+from model.config import ModelConfig, model_differences
 from model.errors import UserError
 from model.families import family_of
 from model.families.family import Family
@@ -71,7 +71,7 @@ def write_published(
         if like is not None:
             raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
         # --context_length may have set the context length.
-        if changed := differences_of_models(chosen.model_config(values), config, "context_length"):
+        if changed := model_differences(chosen.model_config(values), config, "context_length"):
             listed = "\n  ".join(changed)
             raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
     elif like is not None:

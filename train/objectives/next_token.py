@@ -73,7 +73,7 @@ class NextToken:
         minimised = with_model_losses(minimised, output.losses)
         # Summed here and not in the layers, where a scan would need a collective for each layer.
         totals = {name: jnp.sum(tap_LBT * batch["weights"], axis=(1, 2)) for name, tap_LBT in output.taps.items()}
-        return minimised, Sums(reported, output.losses, output.measured, totals)
+        return minimised, Sums(reported, output.losses, output.measurements, totals)
 
 
 def with_model_losses(objective: jax.Array, losses: Mapping[str, jax.Array]) -> jax.Array:

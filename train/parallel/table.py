@@ -174,7 +174,7 @@ class MeshLayout(Layout):
         return _parts(self.mesh, self.mesh_axes(axis))
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
-        """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
+        """The mesh axes that an axis of activations is split over: the names for collectives inside `shard_map`."""
         return tuple(name for name in getattr(self.table, axis) if self.mesh.shape[name] > 1)
 
     def axis_shardings(self, shape: tuple[int, ...], axes: Axes) -> tuple[AxisSharding, ...]:
@@ -185,7 +185,7 @@ class MeshLayout(Layout):
         """How each axis of a parameter, and of its gradient, is split."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
-    def map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function

@@ -104,7 +104,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     last = len(header) - 1
     lines = ["  ".join((c.rjust if i == last else c.ljust)(widths[i]) for i, c in enumerate(row)) for row in cells]
     counts = count_parameters(experiment.model)
-    active = f", {counts.active:,} used by a token" if counts.idle else ""
+    active = f", {counts.active:,} used by a token" if counts.inactive else ""
     frozen = sum(row.count for row in rows if row.moved_by == "nothing")
     still = f", {frozen:,} frozen" if frozen else ""
     length = experiment.data.sequence_length

@@ -4,7 +4,7 @@ import pathlib
 import shutil
 from typing import Any
 
-from model.config import differences_of_models
+from model.config import model_differences
 from model.errors import UserError
 from model.transformer import abstract_params
 from train import experiment as experiments
@@ -19,7 +19,7 @@ from train.run.loaded import load_params
 def check_init_from(experiment: Experiment) -> AnyPath:
     """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model."""
     source = path_of(experiment.training.init_from or "")
-    if changed := differences_of_models(experiments.load(source).model, experiment.model):
+    if changed := model_differences(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
             f"training.init_from={source} has another model (its value -> this run's):\n  {listed}\n"

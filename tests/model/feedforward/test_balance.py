@@ -96,18 +96,18 @@ def test_what_is_measured(case):
     shares, chosen, _ = (np.concatenate(parts) for parts in zip(*tokens_of(case), strict=True))
     _, counted = case
     dropped = np.random.default_rng(1).random((3, 8, R)) < 0.5
-    measured = observed(*case, dropped=jnp.asarray(dropped)).measured
+    measured = observed(*case, dropped=jnp.asarray(dropped)).measurements
     assert set(measured) == {"tokens", "load", "entropy", "dropped"}
     assert float(measured["tokens"]) == len(shares)
     np.testing.assert_array_equal(measured["load"], np.bincount(chosen.ravel(), minlength=E))
     assert float(measured["entropy"]) == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-5)
     assert float(measured["dropped"]) == dropped[counted > 0].sum()
-    assert "dropped" not in observed(*case).measured
+    assert "dropped" not in observed(*case).measurements
 
 
 def test_nothing_is_computed_when_no_token_is_counted(case):
     context = observed(case[0], None, balance=BalanceLoss(coefficient=1.0), z_loss=1.0)
-    assert context.losses == context.measured == {}
+    assert context.losses == context.measurements == {}
 
 
 OPTION = Experts(
@@ -147,7 +147,7 @@ def test_the_model_sums_losses_over_layers_and_keeps_loads_apart(small, drawn, t
 
 
 def _besides(output):
-    return output.losses, output.measured, output.taps
+    return output.losses, output.measurements, output.taps
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def losses_and_gradient(config, params, tokens):
 
     def value(params):
         output = forward(config, params, tokens, weights_BT=jnp.ones((2, 12)))
-        return (output.logits_BTV * towards).sum() + sum(output.losses.values()), (output.losses, output.measured)
+        return (output.logits_BTV * towards).sum() + sum(output.losses.values()), (output.losses, output.measurements)
 
     return jax.jit(jax.value_and_grad(value, has_aux=True))(params)
 

@@ -10,7 +10,7 @@ from model.context import Context
 from model.feedforward.mlp import ACTIVATIONS, MLP, FeedForward, Gated
 from model.options.annotations import fields_of
 from model.parameters.maker import Normal, ParameterMaker
-from model.taps.values import Tap, Taps
+from model.taps.request import Tap, Taps
 
 BY_HAND = {
     "gelu": lambda x: x * (1 + math.erf(x / math.sqrt(2))) / 2,
@@ -81,7 +81,7 @@ def test_layer(kind, activation, bias):
     context = Context(index_BT=jnp.zeros((1, 3)), taps=Taps(keep=(Tap("ffn_hidden"),)))
     got = layer(jnp.asarray(x, jnp.float32), context)
     np.testing.assert_allclose(got, expected, rtol=2e-5, atol=2e-5)
-    np.testing.assert_allclose(context.kept["ffn_hidden"], hidden, rtol=2e-5, atol=2e-5)
+    np.testing.assert_allclose(context.kept_taps["ffn_hidden"], hidden, rtol=2e-5, atol=2e-5)
 
 
 def test_clamped_and_offset():

@@ -19,7 +19,7 @@ from model.layers import Except
 from model.layout import ONE_DEVICE, Layout
 from model.parameters.precision import Precision
 from model.recurrent.delta import GatedDelta
-from model.stack import Unstacked, unstacked
+from model.stack import Unstacked, unstack_layers
 from model.transformer import abstract_params, init
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ParameterAxes, Sharding, layout_of, param_shardings
@@ -53,7 +53,7 @@ def compiled(config, step):
     """A program of `decode` or `prefill` for abstract arguments, and the bytes of its cache."""
     inputs = first_inputs([[1, 2, 3]] * ROWS, None, RULES, 0, config.vocab_size)
     state = jax.eval_shape(lambda **inputs: start(config, ONE_DEVICE, SLOTS, **inputs), **inputs)
-    params = jax.eval_shape(unstacked, abstract_params(config))
+    params = jax.eval_shape(unstack_layers, abstract_params(config))
     if step == "decode":
         lowered = decode.lower(config, ONE_DEVICE, params, RULES, state)
     else:

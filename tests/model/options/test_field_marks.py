@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from model.config import ModelConfig, differences_of_models
+from model.config import ModelConfig, model_differences
 from model.errors import UserError
 from model.options.field_marks import HOW, TRAINING, marked, without
 from train import experiment as experiments
@@ -53,12 +53,12 @@ def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, mon
         experiments.refuse_differences(other, tmp_path)
     with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
         refuse_other_model(note, other, tmp_path)
-    assert differences_of_models(one.model, other.model)
+    assert model_differences(one.model, other.model)
     field = next(field for field in dataclasses.fields(ModelConfig) if field.name == "final_logit_softcap")
     monkeypatch.setattr(field, "metadata", HOW)
     experiments.refuse_differences(other, tmp_path)
     refuse_other_model(note, other, tmp_path)
-    assert not differences_of_models(one.model, other.model)
+    assert not model_differences(one.model, other.model)
 
 
 def test_no_option_has_a_mark_that_nobody_reads():

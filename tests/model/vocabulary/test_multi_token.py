@@ -15,7 +15,7 @@ from model.feedforward.experts import Experts
 from model.feedforward.loads import move_load_biases, utilisation
 from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.output import WholeOutput
+from model.output import OutputWithLogits
 from model.positions.absolute import Learned, NoPositions
 from model.residual import PostNorm
 from model.transformer import forward, init, logical_axes
@@ -49,7 +49,7 @@ def compiled(config):
         return vars(output)
 
     jitted = jax.jit(run)
-    return lambda *arguments: WholeOutput(**jitted(*arguments))
+    return lambda *arguments: OutputWithLogits(**jitted(*arguments))
 
 
 def rms(x, weight):
@@ -180,14 +180,14 @@ def test_experts_of_modules_are_balanced_with_the_others(small, drawn, tokens):
     rest = {name: values for name, values in params.items() if name != "multi_token"}
     without = compiled(dataclasses.replace(config, multi_token=None))(rest, tokens, inputs)
     assert float(output.losses["balance_loss"]) > float(without.losses["balance_loss"]) > 0
-    load = np.asarray(output.measured["multi_token"]["load"])
+    load = np.asarray(output.measurements["multi_token"]["load"])
     segment_ids, counted = inputs["segment_ids_BT"], inputs["weights_BT"]
     for k in (1, 2):
         labels = ((segment_ids[:, k:] == segment_ids[:, :-k]) * counted[:, k:]).sum()
-        assert load[k - 1].sum() == 2 * labels == 2 * output.measured["multi_token"]["tokens"][k - 1]
-    moved = move_load_biases(config, params, output.measured)
+        assert load[k - 1].sum() == 2 * labels == 2 * output.measurements["multi_token"]["tokens"][k - 1]
+    moved = move_load_biases(config, params, output.measurements)
     expected = params["multi_token"]["block"]["ffn"]["load_bias"] + 0.5 * np.sign(load.mean(1, keepdims=True) - load)
     np.testing.assert_allclose(moved["multi_token"]["block"]["ffn"]["load_bias"], expected)
     assert np.any(moved["blocks"]["ffn"]["load_bias"] != params["blocks"]["ffn"]["load_bias"])
     busiest = load.max() / load.sum(1)[load.max(1).argmax()] * 4
-    assert float(utilisation(output.measured)["expert_load_max"]) >= busiest - 1e-5
+    assert float(utilisation(output.measurements)["expert_load_max"]) >= busiest - 1e-5

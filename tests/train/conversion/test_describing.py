@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from model.config import differences_of_models
+from model.config import model_differences
 from model.errors import UserError
 from model.families import model_config
 from model.families.sizes import SIZES
@@ -60,7 +60,7 @@ def test_a_run_that_was_trained_here_like_a_config_json(family, stored_as, lengt
     assert written == {k: v for k, v in given.items() if k not in gone} | own | of_files
     read_published(tmp_path / "out", tmp_path / "back")
     back = load_params(tmp_path / "back")
-    assert differences_of_models(back.experiment.model, config) == []
+    assert model_differences(back.experiment.model, config) == []
     assert back.experiment.model.precision == config.precision
     for name, x in flat(params).items():
         assert flat(back.params)[name].dtype == x.dtype

@@ -37,7 +37,7 @@ class Shorten:
     def loss(self, model, params, batch, *, dropout_key, layout, taps=()):
         output = forward(model, params, batch["tokens"], dropout_key=dropout_key, layout=layout, taps=taps)
         total = 0.5 * jnp.sum(jnp.mean(jnp.square(output.logits_BTV), axis=-1))
-        return self.scale * total, Sums(total, {"half": total / 2}, output.measured, output.taps)
+        return self.scale * total, Sums(total, {"half": total / 2}, output.measurements, output.taps)
 
 
 @pytest.mark.parametrize("parts", [1, 4])

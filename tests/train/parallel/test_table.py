@@ -143,7 +143,7 @@ def test_map_runs_a_function_on_shards_with_collectives_by_axis_names(layout):
         return {"sum": jax.lax.psum(summed, layout.mesh_axes("query_sequence")), "own": x_BTD}
 
     axes = ("batch", "query_sequence", "embed")
-    mapped = layout.map(total, (axes, ("embed",)), {"sum": ("batch", "embed"), "own": axes})
+    mapped = layout.shard_map(total, (axes, ("embed",)), {"sum": ("batch", "embed"), "own": axes})
     x, scale = np.random.default_rng(0).normal(size=(8, 6, 5)).astype(np.float32), np.arange(5, dtype=np.float32)
     got = jax.jit(mapped)(x, scale)
     assert shapes == [((2, 3, 5), (5,))]
@@ -170,7 +170,7 @@ def test_how_an_array_is_split_is_as_it_is_laid_out():
         AxisSharding(),
     )
     assert layout.parameter_axis_shardings((6, 8), ("vocab", "embed")) == (tensor, AxisSharding(("fsdp",), 2))
-    doubled = layout.map(lambda part: 2 * part, ((tensor, None),), (tensor, None))
+    doubled = layout.shard_map(lambda part: 2 * part, ((tensor, None),), (tensor, None))
     np.testing.assert_array_equal(jax.jit(doubled)(jnp.ones((2, 3))), np.full((2, 3), 2))
 
 
@@ -180,7 +180,7 @@ def test_a_mesh_of_one_device_leaves_no_trace_and_equal_layouts_are_one():
     layout = layout_of(one, SPLIT)
 
     def laid_out(x):
-        same = layout.map(lambda part: jax.lax.psum(part, layout.mesh_axes("sequence")), (axes,), axes)
+        same = layout.shard_map(lambda part: jax.lax.psum(part, layout.mesh_axes("sequence")), (axes,), axes)
         return same(layout.constrain(x, axes))
 
     assert jax.make_jaxpr(laid_out)(jnp.zeros((2, 2, 2))).eqns == []

@@ -12,7 +12,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.feedforward.mlp import Gated
 from model.recompute import SaveOnly
-from model.taps.values import Tap, Taps
+from model.taps.request import Tap, Taps
 from model.transformer import forward, init, logical_axes
 from tests.train.parallel.test_collectives import MESH, collectives
 from train.parallel.mesh import make_mesh
@@ -30,13 +30,13 @@ MODEL = ModelConfig(
 TOKENS = np.random.default_rng(0).integers(0, V, (B, T)).astype(np.int32)
 
 
-def replaced(x, where):
+def replaced(x, site):
     """A vector for every token: nothing of it says how it lies on the mesh."""
     return jnp.broadcast_to(jnp.arange(x.shape[-1], dtype=x.dtype), x.shape)
 
 
-def silenced(x, where):
-    return x * (where.positions_BT % 2)[:, :, None, None].astype(x.dtype)
+def silenced(x, site):
+    return x * (site.positions_BT % 2)[:, :, None, None].astype(x.dtype)
 
 
 EDIT = {Tap("ffn_output", (1,)): replaced, Tap("mixer_heads", (2, 3)): silenced}

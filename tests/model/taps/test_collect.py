@@ -13,7 +13,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import SlidingWindow
 from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.taps.values import Tap, Taps
+from model.taps.request import Tap, Taps
 from model.transformer import abstract_params, forward
 
 WINDOW = GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=3))

@@ -2,8 +2,8 @@
 
     forward(config, params, tokens_BT, taps=("final_norm", Tap("block_output", layers=(2, 5))))
 
-    def steer(x_BTD, where):  # the same shape and dtype, differentiable in the arrays it closes over
-        return x_BTD + (where.positions_BT >= 5)[..., None] * direction_D
+    def steer(x_BTD, site):  # the same shape and dtype, differentiable in the arrays it closes over
+        return x_BTD + (site.positions_BT >= 5)[..., None] * direction_D
 
     forward(config, params, tokens_BT, taps=Taps(edit={Tap("block_output", layers=(3,)): steer}))
 
@@ -45,16 +45,16 @@ class Tap:
             numbers = tuple(int(n) if isinstance(n, np.integer) else n for n in layers)
             object.__setattr__(self, "layers", numbers)
 
-    def share(self, numbers: tuple[int, ...] | None) -> Literal["all", "some", "none"]:
+    def overlap(self, numbers: tuple[int, ...] | None) -> Literal["all", "some", "none"]:
         """Returns how many of these layers it names; None is outside of the layers: "all" for a tap without layers."""
         if numbers is None or self.layers is None:
             return "all" if self.layers is None and numbers != () else "none"
-        named = sum(number in self.layers for number in numbers)
-        return "none" if named == 0 else "all" if named == len(numbers) else "some"
+        count = sum(number in self.layers for number in numbers)
+        return "none" if count == 0 else "all" if count == len(numbers) else "some"
 
 
 @dataclasses.dataclass(frozen=True)
-class Where:
+class TapSite:
     """The tokens and the layer of an edit.
 
     Attributes:
@@ -73,7 +73,7 @@ class Where:
 
 
 # A function that maps the intermediate to one of the same shape and dtype.
-Edit = Callable[[jax.Array, Where], jax.Array]
+Edit = Callable[[jax.Array, TapSite], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Taps:
 NO_TAPS = Taps()
 
 
-def resolved(taps: Taps | Iterable[str | Tap], num_layers: int) -> Taps:
+def resolve(taps: Taps | Iterable[str | Tap], num_layers: int) -> Taps:
     """Returns the same taps with a `Tap` for every name, and with layers counted from the first.
 
     Raises:
@@ -111,22 +111,22 @@ def resolved(taps: Taps | Iterable[str | Tap], num_layers: int) -> Taps:
     if isinstance(taps, str):
         raise UserError(f"taps: expected names, got the text {taps!r}; write ({taps!r},)")
     taps = taps if isinstance(taps, Taps) else Taps(keep=taps)
-    keep = tuple(_counted(tap, num_layers) for tap in taps.keep)
+    keep = tuple(_resolve_tap(tap, num_layers) for tap in taps.keep)
     names = [tap.name for tap in keep]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"taps: {name!r} is kept twice; name it once, with all of its layers")
-    return Taps(keep, {_counted(tap, num_layers): edit for tap, edit in taps.edit.items()})
+    return Taps(keep, {_resolve_tap(tap, num_layers): edit for tap, edit in taps.edit.items()})
 
 
-def _counted(tap: str | Tap, num_layers: int) -> Tap:
+def _resolve_tap(tap: str | Tap, num_layers: int) -> Tap:
     tap = tap if isinstance(tap, Tap) else Tap(tap)
     if tap.layers is None:
         return tap
     for number in tap.layers:
         if not isinstance(number, int) or not -num_layers <= number < num_layers:
-            there = "0" if num_layers == 1 else f"0 to {num_layers - 1}, or -1 for the last"
-            raise UserError(f"tap {tap.name!r}: no layer is called {number!r}; layers are {there}")
+            valid = "0" if num_layers == 1 else f"0 to {num_layers - 1}, or -1 for the last"
+            raise UserError(f"tap {tap.name!r}: no layer is called {number!r}; layers are {valid}")
     layers = tuple(number % num_layers for number in tap.layers)
     if not layers or len(set(layers)) < len(layers):
         fault = "names a layer twice" if layers else "names no layer"
@@ -134,28 +134,28 @@ def _counted(tap: str | Tap, num_layers: int) -> Tap:
     return Tap(tap.name, layers)
 
 
-def edited(taps: Taps, name: str, value: jax.Array, numbers: tuple[int, ...] | None, where: Where) -> jax.Array:
+def apply_edits(taps: Taps, name: str, value: jax.Array, numbers: tuple[int, ...] | None, site: TapSite) -> jax.Array:
     """Returns an intermediate after its edits, in code that is traced once for the layers `numbers`."""
     for tap, edit in taps.edits(name):
-        share = tap.share(numbers)
-        if share == "all":
-            value = _after(edit, value, where)
-        elif share == "some":
-            is_chosen = jnp.any(jnp.asarray(tap.layers) == where.layer)
-            change = functools.partial(_after, edit, where=where)
+        overlap = tap.overlap(numbers)
+        if overlap == "all":
+            value = _apply_edit(edit, value, site)
+        elif overlap == "some":
+            is_chosen = jnp.any(jnp.asarray(tap.layers) == site.layer)
+            change = functools.partial(_apply_edit, edit, site=site)
             value = jax.lax.cond(is_chosen, change, lambda x: x, value)
     return value
 
 
-def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
+def _apply_edit(edit: Edit, value: jax.Array, site: TapSite) -> jax.Array:
     """Returns the edited value. Raises UserError if the edit changes shape or dtype."""
-    after = edit(value, where)
+    after = edit(value, site)
     if not hasattr(after, "shape"):
-        raise UserError(f"the edit of tap {where.name!r} gave {after!r}; it has to return an array")
+        raise UserError(f"the edit of tap {site.name!r} gave {after!r}; it has to return an array")
     after = jnp.asarray(after)
     if (after.shape, after.dtype) != (value.shape, value.dtype):
         raise UserError(
-            f"the edit of tap {where.name!r} was given {value.dtype} {value.shape} and gave {after.dtype} "
+            f"the edit of tap {site.name!r} was given {value.dtype} {value.shape} and gave {after.dtype} "
             f"{after.shape}; an edit keeps shape and dtype, as x.at[...].set(...) and y.astype(x.dtype) do"
         )
     return jax.lax.convert_element_type(after, value.dtype)  # a scan treats a weak type as another type
@@ -165,42 +165,44 @@ def _after(edit: Edit, value: jax.Array, where: Where) -> jax.Array:
 Offered = dict[str, dict[int | None, bool]]
 
 
-def refuse_idle(taps: Taps, saved: Iterable[str], offered: Offered) -> None:
+def refuse_unused(taps: Taps, saved: Iterable[str], offered: Offered) -> None:
     """Raises UserError for a requested tap that does not exist, or that cannot be edited or saved."""
     for tap in taps.keep:
         assert isinstance(tap, Tap)
         _refuse_missing(tap, offered)
-    editable = {name: {number: True for number, can in met.items() if can} for name, met in offered.items()}
-    editable = {name: met for name, met in editable.items() if met}
+    editable = {
+        name: {number: True for number, can_edit in layers.items() if can_edit} for name, layers in offered.items()
+    }
+    editable = {name: layers for name, layers in editable.items() if layers}
     for tap in taps.edit:
         assert isinstance(tap, Tap)
-        _refuse_fixed(tap.name, "edited", offered, editable)
+        _refuse_uneditable(tap.name, "edited", offered, editable)
         _refuse_missing(tap, editable)
-    in_layers = {name: met for name, met in editable.items() if None not in met}
+    in_layers = {name: layers for name, layers in editable.items() if None not in layers}
     for name in saved:
-        _refuse_fixed(name, "saved", offered, in_layers)
+        _refuse_uneditable(name, "saved", offered, in_layers)
         _refuse_missing(Tap(name), in_layers)
 
 
-def _refuse_fixed(name: str, done: str, offered: Offered, can: Offered) -> None:
-    if name in offered and name not in can:
+def _refuse_uneditable(name: str, action: str, offered: Offered, usable: Offered) -> None:
+    if name in offered and name not in usable:
         reason = (
             "it is outside of the layers"
             if None in offered[name] and TAPS[name].editable
             else "it is not computed with"
         )
-        raise UserError(f"tap {name!r} cannot be {done}: {reason}; {nearest(name, can)}")
+        raise UserError(f"tap {name!r} cannot be {action}: {reason}; {nearest(name, usable)}")
 
 
 def _refuse_missing(tap: Tap, offered: Offered) -> None:
     if tap.name not in offered:
         raise UserError(f"no tap is called {tap.name!r}; {nearest(EARLIER.get(tap.name, tap.name), offered)}")
-    met = offered[tap.name]
+    layers = offered[tap.name]
     if tap.layers is None:
         return
-    if None in met:
+    if None in layers:
         raise UserError(f"tap {tap.name!r} is outside of the layers; leave out layers={tap.layers}")
     for number in tap.layers:
-        if number not in met:
-            there = ", ".join(str(n) for n in sorted(n for n in met if n is not None))
-            raise UserError(f"layer {number} has no tap {tap.name!r}; layers that have it: {there}")
+        if number not in layers:
+            having = ", ".join(str(n) for n in sorted(n for n in layers if n is not None))
+            raise UserError(f"layer {number} has no tap {tap.name!r}; layers that have it: {having}")
