@@ -13,7 +13,7 @@ from model.layers import Except, Layer
 from model.mixers import Mixer
 from model.norms import LayerNorm, RMSNorm
 from model.options.difference import differences
-from model.options.field_marks import HOW, TRAINING, marked
+from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, marked_fields
 from model.options.json import to_json
 from model.parameters.maker import FanIn, Normal
 from model.parameters.precision import Precision
@@ -76,11 +76,11 @@ class ModelConfig:
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
-    dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING)
-    initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING)
-    precision: Precision = dataclasses.field(default=Precision(), metadata=TRAINING)
-    scan_layers: bool = dataclasses.field(default=True, metadata=HOW)
-    remat: Remat = dataclasses.field(default="none", metadata=HOW)
+    dropout: Dropout = dataclasses.field(default=Dropout(), metadata=TRAINING_ONLY)
+    initialization: Normal | FanIn = dataclasses.field(default=Normal(), metadata=TRAINING_ONLY)
+    precision: Precision = dataclasses.field(default=Precision(), metadata=TRAINING_ONLY)
+    scan_layers: bool = dataclasses.field(default=True, metadata=EXECUTION_ONLY)
+    remat: Remat = dataclasses.field(default="none", metadata=EXECUTION_ONLY)
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns the fields alone, without cached values, for pickles and copies."""
@@ -225,7 +225,7 @@ def model_differences(one: ModelConfig, other: ModelConfig, *ignored: str) -> li
 
 def _training_and_execution_fields(model: ModelConfig) -> list[str]:
     """Returns the fields of training and execution, in which two models with the same parameters may differ."""
-    return [path for path in marked(model, "how", "training") if "." not in path]
+    return [path for path in marked_fields(model, "execution", "training") if "." not in path]
 
 
 def _mixer_name(mixer: Mixer | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from model.config import ModelConfig
 from model.errors import UserError
 from model.options.difference import differences
-from model.options.field_marks import HOW, marked, without
+from model.options.field_marks import EXECUTION_ONLY, exclude_paths, marked_fields
 from model.options.json import from_json, to_json
 from model.options.tree import check, find_problems
 from model.transformer import specs
@@ -165,14 +165,14 @@ class Experiment:
     objective: NextToken = NextToken()
     optimizer: AdamW | Adafactor | Lion | Muon | SGD | ScheduleFreeAdamW
     schedule: Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
-    mesh: Mesh = dataclasses.field(default=Mesh(), metadata=HOW)
-    sharding: Sharding = dataclasses.field(default=Sharding(), metadata=HOW)
+    mesh: Mesh = dataclasses.field(default=Mesh(), metadata=EXECUTION_ONLY)
+    sharding: Sharding = dataclasses.field(default=Sharding(), metadata=EXECUTION_ONLY)
     evaluation: Evaluation = Evaluation()
-    evaluations: tuple[NamedEvaluation, ...] = dataclasses.field(default=(), metadata=HOW)
-    statistics: Statistics | None = dataclasses.field(default=None, metadata=HOW)
-    samples: Samples = dataclasses.field(default=Samples(), metadata=HOW)
-    checkpoints: Checkpoints = dataclasses.field(default=Checkpoints(), metadata=HOW)
-    logging: Logging = dataclasses.field(default=Logging(), metadata=HOW)
+    evaluations: tuple[NamedEvaluation, ...] = dataclasses.field(default=(), metadata=EXECUTION_ONLY)
+    statistics: Statistics | None = dataclasses.field(default=None, metadata=EXECUTION_ONLY)
+    samples: Samples = dataclasses.field(default=Samples(), metadata=EXECUTION_ONLY)
+    checkpoints: Checkpoints = dataclasses.field(default=Checkpoints(), metadata=EXECUTION_ONLY)
+    logging: Logging = dataclasses.field(default=Logging(), metadata=EXECUTION_ONLY)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields the values that clash from one part to another."""
@@ -267,7 +267,7 @@ def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
 def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
     """Raises UserError, with a list of the fields, when a run folder belongs to another experiment."""
     before = load(run)
-    found = without(differences(to_json(before), to_json(experiment)), marked(experiment, "how"))
+    found = exclude_paths(differences(to_json(before), to_json(experiment)), marked_fields(experiment, "execution"))
     if changed := found + list(other_texts(before.evaluations, experiment.evaluations)):
         listed = "\n  ".join(changed)
         raise UserError(

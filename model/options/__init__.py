@@ -13,11 +13,11 @@ from model.exports import exports
 
 __all__, __getattr__ = exports(
     __name__,
-    annotations="alternatives conforms fields_of item_annotation option_classes",
+    annotations="alternatives fields_of has_type item_annotation option_classes",
     assignments="override parse_value",
     difference="differences",
-    field_marks="marked without",
+    field_marks="exclude_paths marked_fields",
     json="from_json option_from_json to_json",
     tree="check find_problems walk",
-    words="describe nearest shown",
+    words="describe format_value nearest",
 )

@@ -30,7 +30,7 @@ def item_annotation(annotation: Any) -> Any:
     return inside[0] if inside else Any
 
 
-def conforms(value: Any, annotation: Any) -> bool:
+def has_type(value: Any, annotation: Any) -> bool:
     """Returns whether a value has the annotated type; an int is accepted as a float, a bool never as an int."""
     for a in alternatives(annotation):
         origin = typing.get_origin(a)
@@ -38,7 +38,7 @@ def conforms(value: Any, annotation: Any) -> bool:
             if any(value == choice and type(value) is type(choice) for choice in typing.get_args(a)):
                 return True
         elif origin is tuple:
-            if isinstance(value, tuple) and all(conforms(item, typing.get_args(a)[0]) for item in value):
+            if isinstance(value, tuple) and all(has_type(item, typing.get_args(a)[0]) for item in value):
                 return True
         elif a is float:
             if isinstance(value, (int, float)) and not isinstance(value, bool):

@@ -6,10 +6,10 @@ import warnings
 from typing import Any, TypeVar
 
 from model.errors import UserError
-from model.options.annotations import alternatives, conforms, fields_of, item_annotation, option_classes
+from model.options.annotations import alternatives, fields_of, has_type, item_annotation, option_classes
 from model.options.json import as_float, construct
-from model.options.tree import fault_of
-from model.options.words import describe, nearest, shown
+from model.options.tree import problem_of_value
+from model.options.words import describe, format_value, nearest
 
 T = TypeVar("T")
 
@@ -24,7 +24,9 @@ def override(option: T, assignment: str) -> T:
     path, equals, text = assignment.partition("=")
     path = path.strip()
     if not equals or not path:
-        raise UserError(f"--set {shown(assignment)}: expected path.to.field=value, such as --set model.num_layers=8")
+        raise UserError(
+            f"--set {format_value(assignment)}: expected path.to.field=value, such as --set model.num_layers=8"
+        )
     return _replace(option, type(option), path.split("."), text.strip(), f"--set {path}")
 
 
@@ -32,9 +34,9 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
     """Returns the node with the value at the end of `steps` replaced; `annotation` is the node's annotation."""
     if not steps:
         value = parse_value(text, annotation, where)
-        if (fault := fault_of(value, annotation)) is not None:
-            expected = fault.rpartition(", got ")[0]
-            raise UserError(f"{where}: {expected}, got {shown(text)} ({type(value).__name__})")
+        if (problem := problem_of_value(value, annotation)) is not None:
+            expected = problem.rpartition(", got ")[0]
+            raise UserError(f"{where}: {expected}, got {format_value(text)} ({type(value).__name__})")
         return value
     step, rest = steps[0], steps[1:]
     if isinstance(node, tuple):
@@ -44,7 +46,9 @@ def _replace(node: Any, annotation: Any, steps: list[str], text: str, where: str
         items[index] = _replace(items[index], item_annotation(annotation), rest, text, where)
         return tuple(items)
     if not dataclasses.is_dataclass(node):
-        raise UserError(f"{where}: {type(node).__name__} {shown(node)} has no fields, so {step!r} cannot be set in it")
+        raise UserError(
+            f"{where}: {type(node).__name__} {format_value(node)} has no fields, so {step!r} cannot be set in it"
+        )
     known = fields_of(type(node))
     if step not in known:
         raise UserError(f"{where}: {type(node).__name__} has no field {step!r}; {nearest(step, known)}")
@@ -64,7 +68,7 @@ def parse_value(text: str, annotation: Any, where: str) -> Any:
             warnings.simplefilter("ignore")  # a text such as "C:\d" needs no warning
             return _parse(text, annotation, where)
     except (RecursionError, MemoryError):  # Python's parser raises both
-        raise UserError(f"{where}: {shown(text)} is nested too deeply") from None
+        raise UserError(f"{where}: {format_value(text)} is nested too deeply") from None
 
 
 def _parse(text: str, annotation: Any, where: str) -> Any:
@@ -75,16 +79,18 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
     except (SyntaxError, ValueError) as error:  # ValueError: for a NUL or a surrogate
         if not takes_text and any(text.startswith(f"{name}(") for name in classes):
             why = error.msg if isinstance(error, SyntaxError) else str(error)
-            raise UserError(f"{where}: {shown(text)} is not a valid option: {why}; strings in it need quotes") from None
+            raise UserError(
+                f"{where}: {format_value(text)} is not a valid option: {why}; strings in it need quotes"
+            ) from None
         return text
     name = node.func if isinstance(node, ast.Call) else node
     if isinstance(name, ast.Name) and name.id in classes:
         return _option_from_syntax(node, classes[name.id], text, where)
     if isinstance(node, ast.Call) and not takes_text:
         if not classes:
-            raise UserError(f"{where}: expected {describe(annotation)}, got {shown(text)}")
+            raise UserError(f"{where}: expected {describe(annotation)}, got {format_value(text)}")
         called = _source(text, node.func)
-        raise UserError(f"{where}: no option {shown(called)} fits here; {nearest(called, classes)}")
+        raise UserError(f"{where}: no option {format_value(called)} fits here; {nearest(called, classes)}")
     if isinstance(node, (ast.Tuple, ast.List)):
         item = item_annotation(annotation)
         value: Any = tuple(_parse(_source(text, element), item, where) for element in node.elts)
@@ -94,7 +100,7 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
         except (ValueError, TypeError):  # a name or a sum; a set or a dict with unhashable members
             return text
     # A string field takes the text as typed, so that --set name=7 gives "7".
-    return text if takes_text and not conforms(value, annotation) else as_float(value, annotation)
+    return text if takes_text and not has_type(value, annotation) else as_float(value, annotation)
 
 
 def _source(text: str, node: ast.expr) -> str:
@@ -115,6 +121,6 @@ def _option_from_syntax(node: ast.expr, cls: type, text: str, where: str) -> Any
             if field not in known:
                 raise UserError(f"{where}: {cls.__name__} has no field {field!r}; {nearest(field, known)}")
             if field in given:
-                raise UserError(f"{where}: {field} is given twice in {shown(text)}; leave one out")
+                raise UserError(f"{where}: {field} is given twice in {format_value(text)}; leave one out")
             given[field] = _parse(_source(text, keyword.value), known[field], f"{where}.{field}")
     return construct(cls, given, where.removeprefix("--set "))

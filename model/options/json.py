@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from model.errors import UserError
-from model.options.annotations import alternatives, conforms, fields_of, item_annotation, option_classes
+from model.options.annotations import alternatives, fields_of, has_type, item_annotation, option_classes
 from model.options.tree import check
-from model.options.words import describe, join, nearest, shown
+from model.options.words import describe, format_value, join_path, nearest
 
 T = TypeVar("T")
 
@@ -30,8 +30,8 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
         known = fields_of(cls)
         for name in value:
             if name != "type" and name not in known:
-                raise UserError(f"{join(path, name)}: {cls.__name__} has no such field; {nearest(name, known)}")
-        given = {n: from_json(known[n], v, join(path, n)) for n, v in value.items() if n != "type"}
+                raise UserError(f"{join_path(path, name)}: {cls.__name__} has no such field; {nearest(name, known)}")
+        given = {n: from_json(known[n], v, join_path(path, n)) for n, v in value.items() if n != "type"}
         return construct(cls, given, path)
     if isinstance(value, list):
         item = item_annotation(annotation)
@@ -41,7 +41,7 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
 
 def as_float(value: Any, annotation: Any) -> Any:
     """Returns an int as a float where the annotation says float: JAX would read a large int as an int of 32 bits."""
-    if conforms(value, int) and float in alternatives(annotation) and int not in alternatives(annotation):
+    if has_type(value, int) and float in alternatives(annotation) and int not in alternatives(annotation):
         with contextlib.suppress(OverflowError):  # `check` refuses numbers that are too large
             return float(value)
     return value
@@ -50,8 +50,8 @@ def as_float(value: Any, annotation: Any) -> Any:
 def option_from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
     """Returns the checked option from a file's JSON. Raises UserError for JSON that is no option, or has problems."""
     option: T = from_json(annotation, value, path)
-    if not conforms(option, annotation):
-        raise UserError(f"{path or 'the root'}: expected {describe(annotation)}, got {shown(value)}")
+    if not has_type(option, annotation):
+        raise UserError(f"{path or 'the root'}: expected {describe(annotation)}, got {format_value(value)}")
     if dataclasses.is_dataclass(option):
         check(option, path)
     return option

@@ -9,28 +9,30 @@ from collections.abc import Iterator
 from typing import Any
 
 from model.errors import UserError
-from model.options.annotations import conforms, fields_of, item_annotation
-from model.options.words import describe, join, shown
+from model.options.annotations import fields_of, has_type, item_annotation
+from model.options.words import describe, format_value, join_path
 
-LARGEST = 2**32 - 1  # the largest whole number of any option: seeds have 32 bits, sizes and steps have fewer
+MAX_INT = 2**32 - 1  # the largest whole number of any option: seeds have 32 bits, sizes and steps have fewer
 
 
-def fault_of(value: Any, annotation: Any) -> str | None:
+def problem_of_value(value: Any, annotation: Any) -> str | None:
     """Returns what is wrong with the type or the range of a field's value; None if nothing is wrong.
 
     Numbers must be finite, in float32 too, and whole numbers have at most 32 bits. NaN passes through comparisons, and
     no size or rate is infinite, so both are refused here for all options; None means "none" or "no limit".
     """
-    if not conforms(value, annotation):
-        return f"expected {describe(annotation)}, got {shown(value)} ({type(value).__name__})"
-    takes_fractions = conforms(0.5, item_annotation(annotation) if isinstance(value, tuple) else annotation)
+    if not has_type(value, annotation):
+        return f"expected {describe(annotation)}, got {format_value(value)} ({type(value).__name__})"
+    takes_fractions = has_type(0.5, item_annotation(annotation) if isinstance(value, tuple) else annotation)
     for number in value if isinstance(value, tuple) else (value,):
         if not isinstance(number, (int, float)):
             continue
         if takes_fractions and not _in_float32(number):
-            return f"expected a finite number, 0 or of magnitude 1.2e-38 to 3.4e38 (float32), got {shown(number)}"
-        if not takes_fractions and abs(number) > LARGEST:
-            return f"expected a whole number of at most {LARGEST:,}, got {shown(number)}"
+            return (
+                f"expected a finite number, 0 or of magnitude 1.2e-38 to 3.4e38 (float32), got {format_value(number)}"
+            )
+        if not takes_fractions and abs(number) > MAX_INT:
+            return f"expected a whole number of at most {MAX_INT:,}, got {format_value(number)}"
     return None
 
 
@@ -59,19 +61,19 @@ def _is_option(value: Any) -> bool:
 def find_problems(option: Any, path: str = "") -> list[str]:
     """Lists every wrong type, unbounded number and refused value of a tree, one line each, starting with its path."""
     mistyped = {
-        join(below, name): fault
+        join_path(below, name): problem
         for below, node in walk(option, path)
         for name, annotation in fields_of(type(node)).items()
-        if (fault := fault_of(getattr(node, name), annotation)) is not None
+        if (problem := problem_of_value(getattr(node, name), annotation)) is not None
     }
     found = []
     for below, node in walk(option, path):
-        fields = [join(below, name) for name in fields_of(type(node))]
+        fields = [join_path(below, name) for name in fields_of(type(node))]
         found += [f"{field}: {mistyped[field]}" for field in fields if field in mistyped]
         # `problems` may read the options below, so it is called only if all of them have the right types.
-        sound = not any(field.startswith(join(below, "")) for field in mistyped)
+        sound = not any(field.startswith(join_path(below, "")) for field in mistyped)
         if sound and hasattr(node, "problems"):
-            found += [f"{join(below, name)}: {message}" for name, message in node.problems()]
+            found += [f"{join_path(below, name)}: {message}" for name, message in node.problems()]
     return found
 
 

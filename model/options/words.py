@@ -32,7 +32,7 @@ def nearest(name: str, known: Any) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Formats any value for an error message, shortened if it is long."""
     try:
         text = repr(value)
@@ -41,6 +41,6 @@ def shown(value: Any) -> str:
     return text if len(text) <= 200 else f"{text[:160]}... ({len(text):,} characters)"
 
 
-def join(path: str, name: str) -> str:
+def join_path(path: str, name: str) -> str:
     """The path of a field below a path, which is empty at the root."""
     return f"{path}.{name}" if path else name

@@ -19,7 +19,7 @@ import orbax.checkpoint as ocp
 
 from model.errors import UserError
 from model.options.difference import differences
-from model.options.field_marks import marked, without
+from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import from_json, to_json
 from train.checkpoints.checksums import checksums
 from train.checkpoints.faults import DamagedError, UnreadableError, cause, damaged, explain
@@ -383,6 +383,6 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
         stored = to_json(from_json(Experiment, current_config(stored)))
     changed = differences(stored["model"], given["model"], "model")
     changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
-    if changed := without(changed, marked(experiment.model, "how", path="model")):
+    if changed := exclude_paths(changed, marked_fields(experiment.model, "execution", path="model")):
         listed = "\n  ".join(changed)
         raise UserError(f"{where} is a checkpoint of another model (its value -> this run's):\n  {listed}")

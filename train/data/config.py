@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Literal
 
-from model.options.field_marks import HOW
+from model.options.field_marks import EXECUTION_ONLY
 from train.files.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
@@ -209,7 +209,7 @@ class Data:
     sequence_length: int = 256
     cross_document_attention: bool = False
     seed: int = 0
-    prefetch: int = dataclasses.field(default=16, metadata=HOW)
+    prefetch: int = dataclasses.field(default=16, metadata=EXECUTION_ONLY)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

@@ -9,7 +9,7 @@ anything.
 from collections.abc import Iterator
 from typing import Any
 
-from model.options.words import shown
+from model.options.words import format_value
 
 _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
 _WORDS |= {list: "a list", dict: "an object"}
@@ -78,4 +78,4 @@ def _is(value: Any, kind: type) -> bool:
 
 def _misfit(value: Any, form: Any, path: str) -> str:
     expected = " or ".join(_WORDS[kind] for kind in (form if isinstance(form, tuple) else (form,)))
-    return f"{path or 'the whole value'}: expected {expected}, got {shown(value)}"
+    return f"{path or 'the whole value'}: expected {expected}, got {format_value(value)}"

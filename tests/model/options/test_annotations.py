@@ -2,7 +2,7 @@ from typing import Literal
 
 import pytest
 
-from model.options.annotations import conforms
+from model.options.annotations import has_type
 from tests.model.carts import Ski, Wheel
 
 
@@ -32,4 +32,4 @@ from tests.model.carts import Ski, Wheel
     ],
 )
 def test_conforms(value, annotation, fits):
-    assert conforms(value, annotation) is fits
+    assert has_type(value, annotation) is fits

@@ -4,7 +4,7 @@ import pytest
 
 from model.config import ModelConfig, model_differences
 from model.errors import UserError
-from model.options.field_marks import HOW, TRAINING, marked, without
+from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, exclude_paths, marked_fields
 from train import experiment as experiments
 from train.checkpoints.store import refuse_other_model
 from train.config_file import every_option
@@ -14,34 +14,34 @@ from train.experiment import Experiment
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Inner:
     size: int = 1
-    speed: int = dataclasses.field(default=1, metadata=HOW)
+    speed: int = dataclasses.field(default=1, metadata=EXECUTION_ONLY)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outer:
     inner: Inner = Inner()
     many: tuple[Inner, ...] = (Inner(),)
-    drawn: int = dataclasses.field(default=0, metadata=TRAINING)
+    drawn: int = dataclasses.field(default=0, metadata=TRAINING_ONLY)
 
 
 def test_marks_are_found_wherever_they_are_declared():
-    assert list(marked(Outer(), "how")) == ["inner.speed", "many.0.speed"]
-    assert list(marked(Outer(), "training", path="root")) == ["root.drawn"]
-    assert list(marked(Outer(), "how", "training")) == ["drawn", "inner.speed", "many.0.speed"]
+    assert list(marked_fields(Outer(), "execution")) == ["inner.speed", "many.0.speed"]
+    assert list(marked_fields(Outer(), "training", path="root")) == ["root.drawn"]
+    assert list(marked_fields(Outer(), "execution", "training")) == ["drawn", "inner.speed", "many.0.speed"]
 
 
 def test_lines_of_marked_fields_and_of_those_below_them_are_left_out():
     lines = ["mesh: 1 -> 2", "mesh.data: 1 -> 2", "meshes: 1 -> 2", "model.width: 1 -> 2"]
-    assert without(lines, ["mesh"]) == ["meshes: 1 -> 2", "model.width: 1 -> 2"]
+    assert exclude_paths(lines, ["mesh"]) == ["meshes: 1 -> 2", "model.width: 1 -> 2"]
 
 
 def test_the_fields_of_an_experiment_are_those_that_may_differ(tiny_experiment):
     """What three lists said before: of a run that goes on, of a checkpoint, of another model's parameters."""
     experiment = tiny_experiment()
-    how = {"mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat", "data.prefetch"}
-    how |= {"evaluations", "statistics", "samples"}
-    assert set(marked(experiment, "how")) == how
-    assert set(marked(experiment, "training")) == {"model.dropout", "model.initialization", "model.precision"}
+    execution = {"mesh", "sharding", "checkpoints", "logging", "model.scan_layers", "model.remat", "data.prefetch"}
+    execution |= {"evaluations", "statistics", "samples"}
+    assert set(marked_fields(experiment, "execution")) == execution
+    assert set(marked_fields(experiment, "training")) == {"model.dropout", "model.initialization", "model.precision"}
 
 
 def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, monkeypatch):
@@ -55,13 +55,13 @@ def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, mon
         refuse_other_model(note, other, tmp_path)
     assert model_differences(one.model, other.model)
     field = next(field for field in dataclasses.fields(ModelConfig) if field.name == "final_logit_softcap")
-    monkeypatch.setattr(field, "metadata", HOW)
+    monkeypatch.setattr(field, "metadata", EXECUTION_ONLY)
     experiments.refuse_differences(other, tmp_path)
     refuse_other_model(note, other, tmp_path)
     assert not model_differences(one.model, other.model)
 
 
 def test_no_option_has_a_mark_that_nobody_reads():
-    known = {"how", "training", None}
+    known = {"execution", "training", None}
     classes = every_option(Experiment).values()
     assert {field.metadata.get("changes") for cls in classes for field in dataclasses.fields(cls)} == known

@@ -2,7 +2,7 @@ from typing import Literal
 
 import pytest
 
-from model.options.words import describe, nearest, shown
+from model.options.words import describe, format_value, nearest
 from tests.model.carts import Ski, Wheel
 
 
@@ -27,5 +27,5 @@ def test_nearest_names_the_closest_word_or_lists_all():
 
 
 def test_shown_is_never_long():
-    assert shown("x" * 1000) == f"'{'x' * 159}... (1,002 characters)"
-    assert shown(10**5000) == "a number of thousands of digits"
+    assert format_value("x" * 1000) == f"'{'x' * 159}... (1,002 characters)"
+    assert format_value(10**5000) == "a number of thousands of digits"

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from model.options.words import shown
+from model.options.words import format_value
 from train.files.forms import fitted, misfits
 
 STATUS = {"state": str, "step": int, "reason?": (str, type(None))}
@@ -21,7 +21,7 @@ TABLE = [{"name?": str, "loss?": float}]
         ({"state": "x", "step": 1, "reason": 2}, STATUS, ["reason: expected a text or null, got 2"]),
         ([], STATUS, ["the whole value: expected an object, got []"]),
         ([{"name": "a", "loss": 1}, {"loss": math.inf}, {}], TABLE, []),
-        ([{"loss": 10**400}], TABLE, [f"0.loss: expected a number, got {shown(10**400)}"]),
+        ([{"loss": 10**400}], TABLE, [f"0.loss: expected a number, got {format_value(10**400)}"]),
         ([{}, 3], TABLE, ["1: expected an object, got 3"]),
         ({"a": 1, "b": "x"}, {...: int}, ["b: expected a whole number, got 'x'"]),
         ({"a": [{}]}, {"a": object}, []),
