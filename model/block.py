@@ -20,7 +20,9 @@ STREAM_AXES = ("batch", "sequence", "embed")
 class Block(nnx.Module):
     """A mixer and a feed-forward layer around a residual stream, or one of them."""
 
-    def __init__(self, config: ModelConfig, layer: Layer, make: ParameterMaker, before: jax.Array | int) -> None:
+    def __init__(
+        self, config: ModelConfig, layer: Layer, make: ParameterMaker, sublayers_before: jax.Array | int
+    ) -> None:
         """Args: the model's options, the mechanisms of this layer, the maker, the number of sublayers before it."""
         reductions = config.precision.reductions
         around = Around(
@@ -36,7 +38,7 @@ class Block(nnx.Module):
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
         self.ffn = None if ffn is None else ffn.build(width, make)
         # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
-        self.residual = config.residual.build(around, make, before)
+        self.residual = config.residual.build(around, make, sublayers_before)
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
         """Returns the residual stream after this layer, and the cache of this layer."""

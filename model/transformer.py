@@ -32,8 +32,8 @@ from model.stack import LayerCaches, new_blocks, run_layers
 from model.taps.request import Tap, Taps, TapSite, refuse_unused, resolve
 from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
-from model.vocabulary.multi_token import Text
-from model.vocabulary.multi_token_modules import look_ahead, new_modules
+from model.vocabulary.multi_token import TokenBatch
+from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
@@ -56,20 +56,24 @@ class Transformer(nnx.Module):
 
         self.config = config
         width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
-        normed, maker = norm(config.embedding_norm), make(embedding_key)
-        self.embedding = Embedding(config.unembedding, config.vocab_size, width, cap, multipliers, maker, normed)
+        embedding_norm, maker = norm(config.embedding_norm), make(embedding_key)
+        self.embedding = Embedding(
+            config.unembedding, config.vocab_size, width, cap, multipliers, maker, embedding_norm
+        )
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
-        self.multi_token = new_modules(config, jax.random.fold_in(key, 0), make)
+        self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
-    def __call__(self, text: Text, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
+    def __call__(
+        self, batch: TokenBatch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
+    ) -> Output:
         """Runs the model on token ids; see `stream`."""
-        x_BTD = self.embedding.embed(text.tokens_BT, self.config.precision.compute, context.layout)
+        x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
         x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache)
-        aux = look_ahead(self.config, self.multi_token, self.embedding, x_BTD, text, context, aux)
+        aux = add_multi_token_loss(self.config, self.multi_token, self.embedding, x_BTD, batch, context, aux)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
         x_BTD = context.tap("final_norm", x_BTD)
@@ -77,7 +81,7 @@ class Transformer(nnx.Module):
 
 
 @functools.lru_cache(maxsize=64)
-def _graph(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
+def _abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """Returns the structure of the module tree and its abstract parameters; makes no array."""
     check(config, "model")
     return nnx.split(nnx.eval_shape(lambda: Transformer(config, jax.random.key(0))))
@@ -91,12 +95,12 @@ def init(config: ModelConfig, key: jax.Array) -> Params:
 
 def abstract_params(config: ModelConfig) -> Params:
     """Returns the parameters' shapes and dtypes, as the tree that `init` returns."""
-    return nnx.to_pure_dict(_graph(config)[1])
+    return nnx.to_pure_dict(_abstract_model(config)[1])
 
 
 def specs(config: ModelConfig) -> Params:
     """Returns the `model.parameters.specs.Spec` of every parameter, in the tree that `init` returns."""
-    found: Params = specs_of(_graph(config)[1])
+    found: Params = specs_of(_abstract_model(config)[1])
     return found
 
 
@@ -109,7 +113,7 @@ def _model(config: ModelConfig, params: Params) -> Transformer:
     """Returns the modules with their parameters; parameters of layers are cast later, layer by layer."""
     single = {name: tree for name, tree in params.items() if name not in STACKED}
     known = {name: tree for name, tree in specs(config).items() if name not in STACKED}
-    model: Transformer = nnx.merge(_graph(config)[0], params | for_compute(single, known, config.precision))
+    model: Transformer = nnx.merge(_abstract_model(config)[0], params | for_compute(single, known, config.precision))
     return model
 
 
@@ -175,7 +179,7 @@ def stream(
         site=TapSite(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
-    output = model(Text(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
+    output = model(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 

@@ -1,21 +1,21 @@
 """Cross-entropy of next-token logits: of whole logits, or of a stream whose logits are computed chunk by chunk.
 
-If a device has more logits than `BLOCK`, neither the forward nor the backward pass makes an array of all tokens times
-the vocabulary (model/vocabulary/chunks.py).
+If a device has more logits than `MAX_LOGITS`, neither the forward nor the backward pass makes an array of all tokens
+times the vocabulary (model/vocabulary/chunked_cross_entropy.py).
 """
 
 import jax
 import jax.numpy as jnp
 
 from model.layout import Layout
-from model.vocabulary import chunks
-from model.vocabulary.chunks import Plan
+from model.vocabulary import chunked_cross_entropy
+from model.vocabulary.chunked_cross_entropy import ChunkPlan
 from model.vocabulary.unembedding import Unembedding
 
 # The most logits that one device makes at once: 256 MiB of float32. A chunk reads the weight and, backward, reads and
 # writes the sum of its gradients in float32. From about 500 tokens on (a vocabulary of 128,000) the products take
 # longer than this memory traffic on accelerators, so that larger chunks gain nothing.
-BLOCK = 2**26
+MAX_LOGITS = 2**26
 
 
 def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -32,14 +32,14 @@ def cross_entropy(logits_BTV: jax.Array, targets_BT: jax.Array) -> tuple[jax.Arr
     log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
     # A select and a sum instead of a look-up: the gradient fuses with that of log Z, and the vocabulary may be sharded.
     is_target_BTV = jax.lax.broadcasted_iota(targets_BT.dtype, logits_BTV.shape, 2) == targets_BT[..., None]
-    picked_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
-    return log_z_BT - picked_BT, log_z_BT
+    target_score_BT = jnp.sum(jnp.where(is_target_BTV, logits_BTV, 0.0), axis=-1)
+    return log_z_BT - target_score_BT, log_z_BT
 
 
 def nll(
     stream_BTD: jax.Array, unembedding: Unembedding, targets_BT: jax.Array, layout: Layout
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns `cross_entropy` of the logits of a stream; a device makes at most `BLOCK` logits at once.
+    """Returns `cross_entropy` of the logits of a stream; a device makes at most `MAX_LOGITS` logits at once.
 
     Args:
       stream_BTD: the residual stream after the final norm.
@@ -50,10 +50,10 @@ def nll(
     Returns:
       -log p(target) in nats and log Z, each float32 (B, T).
     """
-    plan = _plan(unembedding, targets_BT, layout)
+    plan = _make_plan(unembedding, targets_BT, layout)
     if plan is None:
         return cross_entropy(unembedding.logits(stream_BTD, layout), targets_BT)
-    return chunks.nll(plan, stream_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT)
+    return chunked_cross_entropy.nll(plan, stream_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT)
 
 
 def total_nll(
@@ -75,26 +75,28 @@ def total_nll(
       The weighted sum of cross-entropies, to report, which has no gradient; and that sum plus the z-loss, to minimise,
       which has one.
     """
-    plan = _plan(unembedding, targets_BT, layout)
+    plan = _make_plan(unembedding, targets_BT, layout)
     if plan is not None and not plan.vocab.mesh_axes:
-        reported, minimised = chunks.total(
+        reported, minimised = chunked_cross_entropy.total_nll(
             plan, z_loss, stream_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT, weights_BT
         )
     else:
-        reported, minimised = chunks.weighted(*nll(stream_BTD, unembedding, targets_BT, layout), weights_BT, z_loss)
+        reported, minimised = chunked_cross_entropy.weighted_sums(
+            *nll(stream_BTD, unembedding, targets_BT, layout), weights_BT, z_loss
+        )
     return jax.lax.stop_gradient(reported), minimised
 
 
-def _plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> Plan | None:
+def _make_plan(unembedding: Unembedding, targets_BT: jax.Array, layout: Layout) -> ChunkPlan | None:
     """Returns the plan of the chunks; None if all logits of a device fit into one chunk."""
     shape = (*targets_BT.shape, unembedding.w_DV.shape[1])
     shardings = layout.axis_shardings(shape, ("batch", "vocab_sequence", "vocab"))
     rows, length, vocab = (size // sharding.ways for size, sharding in zip(shape, shardings, strict=True))
-    count = chunk_count(rows * length, vocab)
-    return None if count == 1 else Plan(layout, shardings[:2], shardings[2], count, unembedding.finish)
+    count = count_chunks(rows * length, vocab)
+    return None if count == 1 else ChunkPlan(layout, shardings[:2], shardings[2], count, unembedding.transform)
 
 
-def chunk_count(tokens: int, vocab_size: int) -> int:
-    """Returns how many chunks: the fewest that `BLOCK` allows, or up to twice as many if these have equal sizes."""
-    least = -(-tokens // max(1, BLOCK // vocab_size))
+def count_chunks(tokens: int, vocab_size: int) -> int:
+    """Returns the fewest chunks that `MAX_LOGITS` allows, or up to twice as many if these have equal sizes."""
+    least = -(-tokens // max(1, MAX_LOGITS // vocab_size))
     return next((count for count in range(least, 2 * least) if tokens % count == 0), least)

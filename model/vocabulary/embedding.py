@@ -14,7 +14,7 @@ from model.norms import Norm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import lookup
 from model.residual import Multipliers
-from model.vocabulary.unembedding import Finish, Unembedding
+from model.vocabulary.unembedding import LogitTransform, Unembedding
 
 
 class _Unembedding:
@@ -73,5 +73,5 @@ class Embedding(nnx.Module):
         return Unembedding(
             w_DV=self.table[...].T if self.output is None else self.output[...],
             bias_V=None if self.output_bias is None else self.output_bias[...],
-            finish=Finish(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
+            transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
         )

@@ -55,8 +55,8 @@ class MultiToken:
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-    """The text that modules are trained on: tokens, next tokens, and documents, all (B, T).
+class TokenBatch:
+    """The tokens that modules are trained on: tokens, next tokens, and documents, all (B, T).
 
     Attributes:
       tokens_BT, targets_BT: the ids of the tokens and of the next tokens.
@@ -68,6 +68,6 @@ class Text:
     segment_ids_BT: jax.Array | None
 
 
-def ahead(x_BT: jax.Array) -> jax.Array:
+def shift_left(x_BT: jax.Array) -> jax.Array:
     """Shifts x by one place: each token gets the value of the next one, and the last token gets 0."""
     return jnp.pad(x_BT[:, 1:], ((0, 0), (0, 1)))

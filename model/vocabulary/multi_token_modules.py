@@ -20,13 +20,13 @@ from model.recompute import rematerialized
 from model.stack import AuxOutputs, is_scanned, scan_or_unroll
 from model.vocabulary.cross_entropy import total_nll
 from model.vocabulary.embedding import Embedding
-from model.vocabulary.multi_token import Text, ahead
+from model.vocabulary.multi_token import TokenBatch, shift_left
 
 
-class Ahead(nnx.Module):
+class MultiTokenModule(nnx.Module):
     """One module: maps the stream of the module before it and the embedding of a later token to the next stream."""
 
-    def __init__(self, config: ModelConfig, make: ParameterMaker, before: jax.Array | int) -> None:
+    def __init__(self, config: ModelConfig, make: ParameterMaker, sublayers_before: jax.Array | int) -> None:
         """Args: the model's options, the maker, the number of sublayers before it."""
 
         def norm() -> Norm:
@@ -36,7 +36,7 @@ class Ahead(nnx.Module):
         self.residual = config.residual
         self.stream_norm, self.token_norm = norm(), norm()
         self.projection = make.matrix("projection", shape, ("embed", "embed"))
-        self.block = Block(config, config.layers[-1], make, before)
+        self.block = Block(config, config.layers[-1], make, sublayers_before)
         self.final_norm = norm() if config.residual.final_norm else None
 
     def __call__(self, x_BTD: jax.Array, token_BTD: jax.Array, context: Context) -> jax.Array:
@@ -47,22 +47,24 @@ class Ahead(nnx.Module):
         return self.residual.leave(stream)
 
 
-def new_modules(config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]) -> nnx.Module | None:
+def new_multi_token_modules(
+    config: ModelConfig, key: jax.Array, make: Callable[[jax.Array], ParameterMaker]
+) -> nnx.Module | None:
     """Returns the modules, parameters with a leading depth axis; None for a model without them."""
     if config.multi_token is None:
         return None
     keys = jax.random.split(key, config.multi_token.depth)
     layers = config.layers
-    before = sum(len(layer.sublayers) for layer in layers) + jnp.arange(len(keys)) * len(layers[-1].sublayers)
-    return stack_modules(lambda key, before: Ahead(config, make(key), before), keys, before)
+    sublayers_before = sum(len(layer.sublayers) for layer in layers) + jnp.arange(len(keys)) * len(layers[-1].sublayers)
+    return stack_modules(lambda key, before: MultiTokenModule(config, make(key), before), keys, sublayers_before)
 
 
-def look_ahead(
+def add_multi_token_loss(
     config: ModelConfig,
     modules: nnx.Module | None,
     embedding: Embedding,
     x_BTD: jax.Array,
-    text: Text,
+    batch: TokenBatch,
     context: Context,
     aux: AuxOutputs,
 ) -> AuxOutputs:
@@ -70,10 +72,10 @@ def look_ahead(
 
     Args:
       config: the model's options.
-      modules: the result of `new_modules`.
+      modules: the result of `new_multi_token_modules`.
       embedding: the model's embedding.
       x_BTD: the residual stream after the last layer.
-      text: the tokens to read and to predict.
+      batch: the tokens to read and to predict.
       context: the context of the forward pass.
       aux: the results of the layers.
 
@@ -83,15 +85,15 @@ def look_ahead(
     option = config.multi_token
     if option is None or context.weights_BT is None:
         return aux
-    if text.targets_BT is None:
+    if batch.targets_BT is None:
         raise UserError("multi_token predicts later targets and got weights_BT without targets_BT; give targets_BT too")
     graph, state = nnx.split(modules)
     specs = specs_of(state)
-    segment_ids_BT = jnp.ones_like(text.tokens_BT) if text.segment_ids_BT is None else text.segment_ids_BT
+    segment_ids_BT = jnp.ones_like(batch.tokens_BT) if batch.segment_ids_BT is None else batch.segment_ids_BT
 
     def body(carry: Any, inputs: Any) -> tuple[Any, Any]:
         (x_BTD, *rest), (params, number) = carry, inputs
-        tokens_BT, targets_BT, weights_BT, ids_BT = (ahead(some) for some in rest)
+        tokens_BT, targets_BT, weights_BT, ids_BT = (shift_left(x_BT) for x_BT in rest)
         own_weights_BT = jnp.where(ids_BT == segment_ids_BT, weights_BT, 0.0)
         inner = dataclasses.replace(context, weights_BT=own_weights_BT)
         inner = inner.for_layer(number, config.layers[-1], aux.cross_layer)
@@ -103,7 +105,7 @@ def look_ahead(
         inner.add_loss("multi_token_loss", option.weight / option.depth * total)
         return (x_BTD, tokens_BT, targets_BT, weights_BT, ids_BT), (inner.losses, inner.measurements)
 
-    start = (x_BTD, text.tokens_BT, text.targets_BT, context.weights_BT, segment_ids_BT)
+    start = (x_BTD, batch.tokens_BT, batch.targets_BT, context.weights_BT, segment_ids_BT)
     inputs = (nnx.to_pure_dict(state), config.num_layers + jnp.arange(option.depth))
     again = rematerialized(body, config.remat, is_scanned(config, option.depth))
     _, (losses, measurements) = scan_or_unroll(again, start, inputs, option.depth, config.scan_layers)

@@ -14,7 +14,7 @@ from model.parameters.projections import matmul
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Finish:
+class LogitTransform:
     """The map from products of stream and weight to logits.
 
     Attributes:
@@ -42,17 +42,17 @@ class Unembedding:
     Attributes:
       w_DV: the weight; the transposed embedding table if the two are tied.
       bias_V: the bias, or None.
-      finish: the map from products to logits.
+      transform: the map from products to logits.
     """
 
     w_DV: jax.Array
     bias_V: jax.Array | None
-    finish: Finish
+    transform: LogitTransform
 
     def logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns the logits of a stream, (B, T, V)."""
         x_BTD = layout.constrain(x_BTD, ("batch", "vocab_sequence", "embed"))
-        products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.finish.dtype))
+        products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.transform.dtype))
         products_BTV = layout.constrain(products_BTV, ("batch", "vocab_sequence", "vocab"))
         bias_V = None if self.bias_V is None else round_to_dtype(self.bias_V, x_BTD.dtype)
-        return self.finish(products_BTV, bias_V)
+        return self.transform(products_BTV, bias_V)

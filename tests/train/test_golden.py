@@ -270,7 +270,7 @@ def test_the_curve_is_the_recorded_one(name, tmp_path):
 @pytest.mark.parametrize(("name", "devices"), [("grouped", 1), ("latent", 1), ("multi_token", 1), ("multi_token", 4)])
 def test_it_is_the_same_with_logits_of_twenty_tokens_at_once(name, devices, tmp_path, monkeypatch):
     """A z-loss and a tied table, a soft-cap and an untied one, modules that predict further on, rows over devices."""
-    monkeypatch.setattr(cross_entropy, "BLOCK", 20 * VOCAB)
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 20 * VOCAB)
     found = list(beyond(differences(train(name, tmp_path, devices), recorded()[name])))
     assert not found, "; ".join(found)
 

@@ -90,7 +90,7 @@ VOCAB, CHUNK = 997, 128  # no other axis is as long; the layers are up to 128 wi
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_no_array_has_all_tokens_and_the_vocabulary(name, compiled, tmp_path, monkeypatch):
     """1,024 tokens (of two micro-batches, 512): logits of 128 of them at a time, and parameters of so many numbers."""
-    monkeypatch.setattr(cross_entropy, "BLOCK", CHUNK * VOCAB)
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", CHUNK * VOCAB)
     shapes = step_arrays(name, tmp_path, 512, compiled=compiled, vocab_size=VOCAB)
     wide = [shape for shape in shapes if VOCAB in shape]
     assert (CHUNK, VOCAB) in wide

@@ -20,7 +20,7 @@ from model.positions.absolute import Learned, NoPositions
 from model.residual import PostNorm
 from model.transformer import forward, init, logical_axes
 from model.vocabulary.embedding import Untied
-from model.vocabulary.multi_token import MultiToken, ahead
+from model.vocabulary.multi_token import MultiToken, shift_left
 
 DEEP = MultiToken(depth=3, weight=0.7)
 EXPERTS = Experts(num_experts=4, top_k=2, expert=Gated(width=8))
@@ -108,7 +108,7 @@ def test_the_loss_is_that_of_the_equations(small, drawn, tokens, changes):
 
 
 def test_ahead():
-    np.testing.assert_array_equal(ahead(jnp.array([[1, 2, 3], [4, 5, 6]])), [[2, 3, 0], [5, 6, 0]])
+    np.testing.assert_array_equal(shift_left(jnp.array([[1, 2, 3], [4, 5, 6]])), [[2, 3, 0], [5, 6, 0]])
 
 
 def test_a_model_without_modules_is_the_same_but_for_them(small, tokens):

@@ -9,7 +9,7 @@ from model.layout import ONE_DEVICE
 from model.parameters.maker import Normal, ParameterMaker
 from model.residual import Multipliers
 from model.vocabulary.embedding import Embedding, Tied, Untied
-from model.vocabulary.unembedding import Finish, Unembedding
+from model.vocabulary.unembedding import LogitTransform, Unembedding
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(2, 3, 4)).astype(np.float32)
@@ -28,8 +28,8 @@ def test_logits(bias, factor, softcap):
         assert np.abs(expected).max() > softcap
         expected = softcap * np.tanh(expected / softcap)
     bias_V = None if bias is None else jnp.asarray(bias)
-    finish = Finish(factor=factor, softcap=softcap, dtype="float32")
-    logits = Unembedding(w_DV=jnp.asarray(W), bias_V=bias_V, finish=finish).logits(jnp.asarray(X), ONE_DEVICE)
+    transform = LogitTransform(factor=factor, softcap=softcap, dtype="float32")
+    logits = Unembedding(w_DV=jnp.asarray(W), bias_V=bias_V, transform=transform).logits(jnp.asarray(X), ONE_DEVICE)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -54,8 +54,8 @@ def test_logits_are_accumulated_in_the_dtype_given():
     exact = np.asarray(x[0], np.float64) @ np.asarray(w, np.float64)
 
     def logits(dtype):
-        finish = Finish(factor=1.0, softcap=None, dtype=dtype)
-        return Unembedding(w_DV=w, bias_V=None, finish=finish).logits(x, ONE_DEVICE)[0]
+        transform = LogitTransform(factor=1.0, softcap=None, dtype=dtype)
+        return Unembedding(w_DV=w, bias_V=None, transform=transform).logits(x, ONE_DEVICE)[0]
 
     full, half = logits("float32"), logits("bfloat16")
     assert full.dtype == jnp.float32
@@ -66,7 +66,7 @@ def test_logits_are_accumulated_in_the_dtype_given():
 
 def test_the_gradient_of_a_bias_is_summed_up_in_its_own_format():
     """1,024 tokens, in bfloat16: there equal terms stop to count at the 257th."""
-    finish = Finish(factor=1.0, softcap=None, dtype="float32")
+    transform = LogitTransform(factor=1.0, softcap=None, dtype="float32")
     x, w = jnp.zeros((4, 256, 1), jnp.bfloat16), jnp.zeros((1, 2))
-    total = lambda bias: Unembedding(w_DV=w, bias_V=bias, finish=finish).logits(x, ONE_DEVICE).sum()  # noqa: E731
+    total = lambda bias: Unembedding(w_DV=w, bias_V=bias, transform=transform).logits(x, ONE_DEVICE).sum()  # noqa: E731
     np.testing.assert_array_equal(jax.grad(total)(jnp.zeros(2)) + 1, [1025, 1025])

@@ -17,7 +17,7 @@ from model.parameters.maker import Normal
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK, LongRoPE
 from model.transformer import abstract_params, forward, init
-from model.vocabulary.cross_entropy import BLOCK
+from model.vocabulary.cross_entropy import MAX_LOGITS
 from tests.train.test_whole_arrays import arrays
 from train.data.config import Bytes, Characters
 from train.data.tokenizers.interface import BytesTokenizer, CharactersTokenizer
@@ -209,7 +209,7 @@ def test_a_large_vocabulary_takes_no_rows_from_a_batch_and_makes_no_larger_array
     program = jax.make_jaxpr(lambda params, batch: token_nll(model, params, batch, ONE_DEVICE))
     shapes = arrays(program(abstract_params(model), {"tokens": tokens, "targets": tokens}).jaxpr)
     assert rows == 16
-    assert max(math.prod(shape) for shape in shapes if model.vocab_size in shape) <= BLOCK
+    assert max(math.prod(shape) for shape in shapes if model.vocab_size in shape) <= MAX_LOGITS
 
 
 @pytest.mark.parametrize(

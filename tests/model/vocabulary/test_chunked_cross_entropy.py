@@ -10,7 +10,7 @@ import pytest
 from model.layout import ONE_DEVICE
 from model.vocabulary import cross_entropy as module
 from model.vocabulary.cross_entropy import cross_entropy, nll, total_nll
-from model.vocabulary.unembedding import Finish, Unembedding
+from model.vocabulary.unembedding import LogitTransform, Unembedding
 from tests.train.parallel.test_collectives import collectives, loop_bodies, sizes_of
 from tests.train.test_whole_arrays import arrays
 from train.parallel.mesh import Mesh, make_mesh
@@ -25,7 +25,7 @@ BIAS = jnp.asarray(RNG.normal(size=V), jnp.float32)
 TARGETS = RNG.integers(0, V, (B, T)).astype(np.int32)
 TOWARDS = jnp.asarray(RNG.normal(size=(2, B, T)), jnp.float32)
 
-PLAIN = Finish(factor=1.0, softcap=None, dtype="float32")
+PLAIN = LogitTransform(factor=1.0, softcap=None, dtype="float32")
 FINISHES = {
     "plain": (False, 1.0, None),
     "bias": (True, 1.0, None),
@@ -36,17 +36,17 @@ FINISHES = {
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """At most five tokens at a time where the vocabulary is whole: twelve chunks of four."""
-    monkeypatch.setattr(module, "BLOCK", 5 * V)
+    monkeypatch.setattr(module, "MAX_LOGITS", 5 * V)
 
 
 def whole(stream, unembedding, targets, layout):
     return cross_entropy(unembedding.logits(stream, layout), targets)
 
 
-def total(loss, finish, layout, stream, w, bias):
+def total(loss, transform, layout, stream, w, bias):
     """A loss in which each token's nll and log Z count, by a weight of its own."""
     rows, length, _ = stream.shape
-    each = loss(stream, Unembedding(w_DV=w, bias_V=bias, finish=finish), TARGETS[:rows, :length], layout)
+    each = loss(stream, Unembedding(w_DV=w, bias_V=bias, transform=transform), TARGETS[:rows, :length], layout)
     return jnp.sum(jnp.stack(each) * TOWARDS[:, :rows, :length]), each
 
 
@@ -61,8 +61,8 @@ def evaluated(
 ):
     """Returns the total, the nll and log Z of each token, and the gradients by stream, weight and bias."""
     biased, factor, cap = FINISHES[kind]
-    finish = Finish(factor=factor, softcap=cap, dtype=reductions)
-    run = jax.value_and_grad(functools.partial(total, loss, finish, layout), argnums=(0, 1, 2), has_aux=True)
+    transform = LogitTransform(factor=factor, softcap=cap, dtype=reductions)
+    run = jax.value_and_grad(functools.partial(total, loss, transform, layout), argnums=(0, 1, 2), has_aux=True)
     bias = BIAS.astype(gradients) if biased else None
     return jax.jit(run)(stream.astype(compute), W.astype(gradients), bias)
 
@@ -84,7 +84,7 @@ def test_the_last_chunk_need_not_be_full():
     """Seven tokens: four and three."""
     stream = STREAM[:7, :1]
     assert_equal(evaluated(nll, stream=stream), evaluated(whole, stream=stream), rtol=2e-5, atol=2e-5)
-    assert module.chunk_count(7, V) == 2
+    assert module.count_chunks(7, V) == 2
 
 
 def test_what_fills_up_the_last_chunk_adds_nothing_where_scores_are_high():
@@ -93,7 +93,7 @@ def test_what_fills_up_the_last_chunk_adds_nothing_where_scores_are_high():
 
     def slopes(loss):
         def of(stream, w, bias):
-            unembedding = Unembedding(w_DV=w, bias_V=bias, finish=PLAIN)
+            unembedding = Unembedding(w_DV=w, bias_V=bias, transform=PLAIN)
             return jnp.sum(loss(stream, unembedding, TARGETS[:7, :1], ONE_DEVICE)[0])
 
         return jax.jit(jax.grad(of, argnums=(0, 1, 2)))(STREAM[:7, :1], W, bias)
@@ -137,10 +137,10 @@ def by_definition(stream, unembedding, targets, weights, layout, z_loss):
 def summed(loss, kind="plain", layout=ONE_DEVICE, z_loss=0.1, compute="float32", gradients="float32"):
     """Both sums, and the gradients of a function of them by stream, weight, bias and the tokens' weights."""
     biased, factor, cap = FINISHES[kind]
-    finish = Finish(factor=factor, softcap=cap, dtype="float32")
+    transform = LogitTransform(factor=factor, softcap=cap, dtype="float32")
 
     def run(stream, w, bias, weights):
-        unembedding = Unembedding(w_DV=w, bias_V=bias, finish=finish)
+        unembedding = Unembedding(w_DV=w, bias_V=bias, transform=transform)
         reported, minimised = loss(stream, unembedding, TARGETS, weights, layout, z_loss)
         return 0.3 * minimised + 7 * reported, (reported, minimised)
 
@@ -170,8 +170,8 @@ def test_weighted_sums_on_a_mesh(split):
 @pytest.mark.parametrize("block", [5 * V, B * T * V], ids=["chunks", "whole"])
 def test_products_of_the_sums_are_three(block, monkeypatch):
     """Losses of tokens need four products: the backward pass recomputes the logits."""
-    monkeypatch.setattr(module, "BLOCK", block)
-    unembedding = functools.partial(Unembedding, bias_V=None, finish=PLAIN)
+    monkeypatch.setattr(module, "MAX_LOGITS", block)
+    unembedding = functools.partial(Unembedding, bias_V=None, transform=PLAIN)
 
     def products(loss):
         program = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(STREAM, W)
@@ -206,7 +206,7 @@ def test_a_factor_that_comes_later_scales_gradients_in_bfloat16_by_no_more_or_le
 
     def slopes(total, dtype):
         def mean(stream, w):
-            unembedding = Unembedding(w_DV=w, bias_V=None, finish=PLAIN)
+            unembedding = Unembedding(w_DV=w, bias_V=None, transform=PLAIN)
             return total(stream, unembedding, targets, weights.astype("float32"), ONE_DEVICE, 0.0)[1] / 192
 
         return jax.jit(jax.grad(mean, argnums=(0, 1)))(stream.astype(dtype), w.astype(dtype))
@@ -239,10 +239,10 @@ def test_the_gradient_of_the_weight_is_summed_up_in_float32():
     tokens, targets = jnp.ones((4, 128, 1), "bfloat16"), jnp.zeros((4, 128), jnp.int32)
 
     def loss(w):
-        return jnp.sum(nll(tokens, Unembedding(w_DV=w, bias_V=None, finish=PLAIN), targets, ONE_DEVICE)[0])
+        return jnp.sum(nll(tokens, Unembedding(w_DV=w, bias_V=None, transform=PLAIN), targets, ONE_DEVICE)[0])
 
     slopes = jax.jit(jax.grad(loss))(jnp.zeros((1, 5 * V), "bfloat16"))  # a chunk is one token
-    assert module.chunk_count(512, 5 * V) == 512
+    assert module.count_chunks(512, 5 * V) == 512
     share = float(jnp.asarray(1 / (5 * V), "bfloat16"))
     np.testing.assert_allclose(slopes[0, 1:].astype(jnp.float32), 512 * share, rtol=2**-8)
 
@@ -252,8 +252,8 @@ def test_the_gradient_of_the_weight_is_summed_up_in_float32():
 
 def test_no_array_is_larger_than_a_chunk():
     """Forward and backward; an array as wide as the vocabulary has at most the rows of a chunk, or is the weight."""
-    finish = Finish(factor=0.7, softcap=1.5, dtype="float32")
-    run = jax.value_and_grad(functools.partial(total, nll, finish, ONE_DEVICE), argnums=(0, 1, 2), has_aux=True)
+    transform = LogitTransform(factor=0.7, softcap=1.5, dtype="float32")
+    run = jax.value_and_grad(functools.partial(total, nll, transform, ONE_DEVICE), argnums=(0, 1, 2), has_aux=True)
     shapes = set(arrays(jax.make_jaxpr(run)(STREAM, W, BIAS).jaxpr))
     assert {shape for shape in shapes if V in shape} == {(4, V), (D, V), (V,), (1, V)}
     assert (12, 4, D) in shapes
@@ -265,13 +265,13 @@ def test_no_array_is_larger_than_a_chunk():
 )
 def test_chunks_are_few_and_of_one_size_where_that_is_cheap(tokens, vocab_size, count, monkeypatch):
     """1,021 is a prime: 64 tokens at a time, the last chunk of 61. A vocabulary over the bound is taken token by token."""
-    monkeypatch.setattr(module, "BLOCK", 2**26)
-    assert module.chunk_count(tokens, vocab_size) == count
+    monkeypatch.setattr(module, "MAX_LOGITS", 2**26)
+    assert module.count_chunks(tokens, vocab_size) == count
 
 
 def test_few_logits_are_made_whole(monkeypatch):
     """No loop, and the gradient is that of whole logits to the bit."""
-    monkeypatch.setattr(module, "BLOCK", B * T * V)
+    monkeypatch.setattr(module, "MAX_LOGITS", B * T * V)
     assert "scan" not in str(jax.make_jaxpr(lambda x: total(nll, PLAIN, ONE_DEVICE, x, W, None))(STREAM))
     assert_equal(evaluated(nll), evaluated(whole), rtol=0)
 
@@ -323,7 +323,7 @@ def test_devices_add_up_once_and_nothing_in_a_loop(mesh, table, expected, sums):
     targets = jax.ShapeDtypeStruct((B, T), jnp.int32, sharding=ids)
 
     def loss(x, w, targets):
-        unembedding = Unembedding(w_DV=w, bias_V=None, finish=PLAIN)
+        unembedding = Unembedding(w_DV=w, bias_V=None, transform=PLAIN)
         if sums:
             return total_nll(x, unembedding, targets, WEIGHTS, layout)[1]
         return jnp.sum(nll(x, unembedding, targets, layout)[0])
