@@ -7,14 +7,14 @@ from model.stack import unstack_layers
 from model.transformer import Params
 
 
-def ready(params: Params, layout: Layout) -> Params:
+def decoding_params(params: Params, layout: Layout) -> Params:
     """Returns the parameters for `prefill` and `decode`, which read the layers one after another.
 
     XLA on a CPU copies a layer's slice of an array before it multiplies with it, and so copies all parameters for every
     token: this takes four times as long as the products of a small model. So this function slices them once, which
     needs the memory of a second copy. A GPU reads slices in place.
     """
-    return _unstacked(params) if layout.platform == "cpu" else params
+    return _unstack_layers(params) if layout.platform == "cpu" else params
 
 
-_unstacked = jax.jit(unstack_layers)
+_unstack_layers = jax.jit(unstack_layers)

@@ -20,14 +20,14 @@ from flax import struct
 from model.config import ModelConfig
 from model.errors import UserError
 from model.inference import cpu
-from model.inference.sampling import Rules, Sampling, choose
+from model.inference.sampling import Rules, Sampling, sample_token
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.parameters.precision import for_inference
 from model.stack import LayerCaches, empty_caches
 from model.transformer import Params, logits, specs, stream
 
-SMALLEST_CACHE = 64  # slots
+MIN_CACHE_SLOTS = 64  # slots
 
 # Called with a row and its next token, as soon as the token is known; True ends the row.
 OnToken = Callable[[int, int], bool | None]
@@ -53,31 +53,31 @@ class DecodeState:
 
 
 @dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A copy of parameters for `prefill` and `decode`, in the dtypes that they compute with; see `prepared`."""
+class PreparedParams:
+    """A copy of parameters for `prefill` and `decode`, in the dtypes that they compute with; see `prepare_params`."""
 
     params: Params
 
 
-def prepared(config: ModelConfig, params: Params | Prepared, layout: Layout) -> Prepared:
-    """Rounds and lays out parameters once for many calls of `generate`; returns a `Prepared` as it is."""
-    if isinstance(params, Prepared):
+def prepare_params(config: ModelConfig, params: Params | PreparedParams, layout: Layout) -> PreparedParams:
+    """Rounds and lays out parameters once for many calls of `generate`; returns a `PreparedParams` as it is."""
+    if isinstance(params, PreparedParams):
         return params
-    differs = config.precision.compute != config.precision.parameters
-    rounded: Params = _cast(config, params) if differs else params
-    return Prepared(cpu.ready(rounded, layout))
+    dtypes_differ = config.precision.compute != config.precision.parameters
+    rounded: Params = _cast_for_inference(config, params) if dtypes_differ else params
+    return PreparedParams(cpu.decoding_params(rounded, layout))
 
 
 def generate(
     config: ModelConfig,
-    params: Params | Prepared,
+    params: Params | PreparedParams,
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
     begin: int | None = None,
     end: int | None = None,
     on_token: OnToken | None = None,
-    draws: Sequence[int] | None = None,
+    sample_indices: Sequence[int] | None = None,
     layout: Layout = ONE_DEVICE,
     row_multiple: int | None = None,
     cache_length: int | None = None,
@@ -91,13 +91,13 @@ def generate(
     Args:
       config: the model's options.
       params: its parameters, as `model.transformer.init` returns them, on any mesh; every call copies them. To call it
-        many times, pass the result of `prepared` for this config and layout.
+        many times, pass the result of `prepare_params` for this config and layout.
       prompts: token ids, at least one in each prompt.
       sampling: the number of new tokens, and the rules that choose them.
       begin: the id that begins a text, which the repetition penalty does not count; None for none.
       end: the id that ends a text (end of document), which the penalty does not count either; None for none.
       on_token: see `OnToken`; called in order of steps, and of rows within a step.
-      draws: the sample number of each row among rows with its prompt; by default equal prompts count from 0.
+      sample_indices: the index of each row among the samples of its prompt; by default equal prompts count from 0.
       layout: the layout of activations over devices. Pass an equal one again to reuse the compiled programs.
       row_multiple: rows are added up to a multiple of this; None for the number of parts of the layout's batch axis.
       cache_length: the slots of each row's cache, and the longest text; None for as many slots as these prompts and
@@ -112,53 +112,53 @@ def generate(
         outside the vocabulary.
     """
     check(sampling, "sampling")
-    longest = config.context_length if cache_length is None else min(cache_length, config.context_length)
-    _check_prompts(prompts, longest, config.vocab_size)
+    max_length = config.context_length if cache_length is None else min(cache_length, config.context_length)
+    _check_prompts(prompts, max_length, config.vocab_size)
     if not prompts:
         return []
-    length = longest if cache_length is not None else cache_slots(config, prompts, sampling.max_tokens)
-    weights = prepared(config, params, layout).params  # once, not in every step
+    length = max_length if cache_length is not None else cache_slots(config, prompts, sampling.max_tokens)
+    weights = prepare_params(config, params, layout).params  # once, not in every step
     rules = sampling.rules()
     rows = [list(prompt) for prompt in prompts]
     rows += [[0]] * (-len(rows) % (row_multiple or layout.ways("batch")))
     marks = [mark for mark in (begin, end) if mark is not None]
-    inputs = first_inputs(rows, draws, rules, sampling.seed, config.vocab_size, marks)
-    state = start(config, layout, length, **inputs)
-    for tokens_BC, first in chunks(rows, min(chunk, length)):
-        state = prefill(config, layout, weights, state, tokens_BC, first)
+    inputs = initial_inputs(rows, sample_indices, rules, sampling.seed, config.vocab_size, marks)
+    state = init_state(config, layout, length, **inputs)
+    for tokens_BC, first_position in prefill_chunks(rows, min(chunk, length)):
+        state = prefill(config, layout, weights, state, tokens_BC, first_position)
 
     # The last token needs no slot, so a full context still yields one token.
-    budgets = [min(sampling.max_tokens, longest - len(prompt) + 1) for prompt in prompts]
-    texts: list[list[int]] = [[] for _ in prompts]
+    budgets = [min(sampling.max_tokens, max_length - len(prompt) + 1) for prompt in prompts]
+    generated: list[list[int]] = [[] for _ in prompts]
     running = set(range(len(prompts)))
 
-    def take(tokens_B: jax.Array) -> None:
+    def record_tokens(tokens_B: jax.Array) -> None:
         tokens = np.asarray(tokens_B)
         for row in sorted(running):
             token = int(tokens[row])
-            texts[row].append(token)
+            generated[row].append(token)
             stop = on_token is not None and on_token(row, token)
-            if stop or token == end or len(texts[row]) == budgets[row]:
+            if stop or token == end or len(generated[row]) == budgets[row]:
                 running.remove(row)
 
     previous = None
     for _ in range(max(budgets)):
         state, tokens_B = decode(config, layout, weights, rules, state)
         if previous is not None:  # read one step late, so that the host works while the device computes
-            take(previous)
+            record_tokens(previous)
         if not running:
             break
         previous = tokens_B
     else:
-        take(tokens_B)
-    return texts
+        record_tokens(tokens_B)
+    return generated
 
 
 # ---------------------------------------------------------------------------------------------- compiled functions
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def start(
+def init_state(
     config: ModelConfig,
     layout: Layout,
     length: int,
@@ -172,18 +172,23 @@ def start(
     cache = empty_caches(config, len(token_B), length)
     fold_in = jax.random.fold_in
     key_B = jax.vmap(lambda fold: fold_in(fold_in(jax.random.key(seed), fold[0]), fold[1]))(fold_B2)
-    return _constrained(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
+    return _constrain_state(DecodeState(cache, token_B, position_B, key_B, seen_BV), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=3)
 def prefill(
-    config: ModelConfig, layout: Layout, params: Params, state: DecodeState, tokens_BC: jax.Array, begin: jax.Array
+    config: ModelConfig,
+    layout: Layout,
+    params: Params,
+    state: DecodeState,
+    tokens_BC: jax.Array,
+    first_position: jax.Array,
 ) -> DecodeState:
-    """Writes the keys and values of the tokens at positions begin to begin + C - 1; no logits are computed.
+    """Writes the keys and values of C tokens, the first at `first_position`; no logits are computed.
 
     `decode` reads the last token of each row.
     """
-    positions_BC = jnp.broadcast_to(begin + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
+    positions_BC = jnp.broadcast_to(first_position + jnp.arange(tokens_BC.shape[1], dtype=jnp.int32), tokens_BC.shape)
     output = stream(
         config,
         params,
@@ -195,7 +200,7 @@ def prefill(
         layout=layout,
     )
     assert output.cache is not None
-    return _constrained(dataclasses.replace(state, cache=output.cache), layout)
+    return _constrain_state(dataclasses.replace(state, cache=output.cache), layout)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
@@ -207,16 +212,16 @@ def decode(
     output = stream(config, params, tokens_BT, positions_BT=positions_BT, cache=state.cache, layout=layout)
     logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
     key_B = jax.vmap(jax.random.fold_in)(state.key_B, state.position_B)
-    token_B = choose(rules, logits_BTV[:, 0], key_B, state.seen_BV)
+    token_B = sample_token(rules, logits_BTV[:, 0], key_B, state.seen_BV)
     seen_BV = state.seen_BV
     if seen_BV is not None:
         seen_BV = seen_BV.at[jnp.arange(len(token_B)), token_B].set(True)
     assert output.cache is not None
     after = DecodeState(output.cache, token_B, state.position_B + 1, state.key_B, seen_BV)
-    return _constrained(after, layout), layout.constrain(token_B, (None,))
+    return _constrain_state(after, layout), layout.constrain(token_B, (None,))
 
 
-def _constrained(state: DecodeState, layout: Layout) -> DecodeState:
+def _constrain_state(state: DecodeState, layout: Layout) -> DecodeState:
     """Returns the state with a fixed layout over the mesh: another layout would need another program."""
     return DecodeState(
         cache={layer: cache.placed(layout) for layer, cache in state.cache.items()},
@@ -228,26 +233,26 @@ def _constrained(state: DecodeState, layout: Layout) -> DecodeState:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _cast(config: ModelConfig, params: Params) -> Params:
+def _cast_for_inference(config: ModelConfig, params: Params) -> Params:
     return for_inference(params, specs(config), config.precision)
 
 
 # ------------------------------------------------------------------------------------------------------ on the host
 
 
-def first_inputs(
+def initial_inputs(
     rows: Sequence[list[int]],
-    draws: Sequence[int] | None,
+    sample_indices: Sequence[int] | None,
     rules: Rules,
     seed: int,
     vocab_size: int,
     marks: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Returns the arguments of `start` for rows of prompt ids; the repetition penalty does not count `marks`."""
-    draws = repeats([tuple(row) for row in rows]) if draws is None else draws
+    """Returns the arguments of `init_state` for rows of prompt ids; the repetition penalty does not count `marks`."""
+    sample_indices = occurrence_indices([tuple(row) for row in rows]) if sample_indices is None else sample_indices
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
-    for i, draw in enumerate(draws):
-        fold_B2[i] = zlib.crc32(np.asarray(rows[i], np.int32).tobytes()), draw
+    for i, sample_index in enumerate(sample_indices):
+        fold_B2[i] = zlib.crc32(np.asarray(rows[i], np.int32).tobytes()), sample_index
     seen_BV = None
     if rules["repetition_penalty"] is not None:
         seen_BV = np.zeros((len(rows), vocab_size), bool)
@@ -263,7 +268,7 @@ def first_inputs(
     }
 
 
-def repeats(items: Iterable[Hashable]) -> list[int]:
+def occurrence_indices(items: Iterable[Hashable]) -> list[int]:
     """Returns for each item the number of equal items before it."""
     before: collections.Counter[Hashable] = collections.Counter()
     counts = []
@@ -280,7 +285,7 @@ def cache_slots(config: ModelConfig, prompts: Sequence[Sequence[int]], max_token
     times powers of two, from 64 on, so that all lengths share a few compiled programs. None exceeds the context length.
     """
     needed = max(len(prompt) for prompt in prompts) + max_tokens - 1  # the last token needs no slot
-    size = SMALLEST_CACHE
+    size = MIN_CACHE_SLOTS
     while size < needed:
         size = 3 * size // 2 if size & (size - 1) == 0 else 4 * size // 3
     return min(size, config.context_length)
@@ -292,13 +297,13 @@ def cache_bytes(config: ModelConfig, rows: int, slots: int) -> int:
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache))
 
 
-def chunks(rows: Sequence[list[int]], size: int) -> list[tuple[np.ndarray, np.int32]]:
+def prefill_chunks(rows: Sequence[list[int]], size: int) -> list[tuple[np.ndarray, np.int32]]:
     """Returns all tokens but each row's last in chunks (B, size), padded with 0 on the right, and their positions."""
     longest = max(len(row) - 1 for row in rows)
     tokens = np.zeros((len(rows), -(-longest // size) * size), np.int32)
     for i, row in enumerate(rows):
         tokens[i, : len(row) - 1] = row[:-1]
-    return [(tokens[:, begin : begin + size], np.int32(begin)) for begin in range(0, tokens.shape[1], size)]
+    return [(tokens[:, first : first + size], np.int32(first)) for first in range(0, tokens.shape[1], size)]
 
 
 def _check_prompts(prompts: Sequence[Sequence[int]], length: int, vocab_size: int) -> None:

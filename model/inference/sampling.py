@@ -67,7 +67,7 @@ class Sampling:
                     yield name, "has nothing to choose from at temperature=0, which takes the likeliest token"
 
     def rules(self) -> Rules:
-        """Returns the numbers that `choose` needs; None for a filter that would change nothing."""
+        """Returns the numbers that `sample_token` needs; None for a filter that would change nothing."""
         return {
             "temperature": self.temperature or None,
             "top_k": self.top_k,
@@ -77,7 +77,7 @@ class Sampling:
         }
 
 
-def choose(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Array | None) -> jax.Array:
+def sample_token(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Array | None) -> jax.Array:
     """Returns the next token of each row, int32 (B,).
 
     Args:
@@ -86,34 +86,34 @@ def choose(rules: Rules, logits_BV: jax.Array, key_B: jax.Array, seen_BV: jax.Ar
       key_B: a random key for each row, so that rows do not depend on one another.
       seen_BV: True for tokens that the text already has; only the repetition penalty reads it.
     """
-    logits_BV = filtered(rules, logits_BV, seen_BV)
+    logits_BV = filter_logits(rules, logits_BV, seen_BV)
     if rules["temperature"] is None:
         return jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
     return jax.vmap(jax.random.categorical)(key_B, logits_BV).astype(jnp.int32)
 
 
-def filtered(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = None) -> jax.Array:
+def filter_logits(rules: Rules, logits_BV: jax.Array, seen_BV: jax.Array | None = None) -> jax.Array:
     """Returns the logits to draw from, float32 (B, V): scaled, and -inf for tokens that the filters remove."""
     logits_BV = logits_BV.astype(jnp.float32)
     penalty, temperature, top_k = rules["repetition_penalty"], rules["temperature"], rules["top_k"]
     top_p, min_p = rules["top_p"], rules["min_p"]
     if penalty is not None:
         assert seen_BV is not None
-        punished_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
-        logits_BV = jnp.where(seen_BV, punished_BV, logits_BV)
+        penalized_BV = jnp.where(logits_BV > 0, logits_BV / penalty, logits_BV * penalty)
+        logits_BV = jnp.where(seen_BV, penalized_BV, logits_BV)
     if temperature is not None:
         logits_BV = logits_BV / temperature
     if top_k is not None:
-        logits_BV = keep_while(logits_BV, jnp.ones_like(logits_BV, jnp.int32), top_k)
+        logits_BV = keep_top(logits_BV, jnp.ones_like(logits_BV, jnp.int32), top_k)
     if top_p is not None:
-        logits_BV = keep_while(logits_BV, jax.nn.softmax(logits_BV, axis=-1), top_p)
+        logits_BV = keep_top(logits_BV, jax.nn.softmax(logits_BV, axis=-1), top_p)
     if min_p is not None:
         floor_B1 = jnp.max(logits_BV, axis=-1, keepdims=True) + jnp.log(min_p)
         logits_BV = jnp.where(logits_BV >= floor_B1, logits_BV, -jnp.inf)
     return logits_BV
 
 
-def keep_while(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | float | int) -> jax.Array:
+def keep_top(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | float | int) -> jax.Array:
     """Keeps a token while the weights of all likelier ones sum to less than `limit`; the others become -inf.
 
     With weights of 1 this is top-k, with probabilities it is top-p. A binary search over the ordered float32 values
@@ -123,7 +123,7 @@ def keep_while(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | fl
     negative_BV = bits_BV >= jnp.uint32(1 << 31)
     rank_BV = jnp.where(negative_BV, ~bits_BV, bits_BV | jnp.uint32(1 << 31))  # uint32 in the order of the floats
 
-    def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def bisect(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low_B, high_B = bounds
         middle_B = low_B + (high_B - low_B) // 2
         above_B = jnp.sum(jnp.where(rank_BV > middle_B[:, None], weight_BV, 0), axis=-1)
@@ -131,5 +131,5 @@ def keep_while(logits_BV: jax.Array, weight_BV: jax.Array, limit: jax.Array | fl
         return jnp.where(kept_B, low_B, middle_B + 1), jnp.where(kept_B, middle_B, high_B)
 
     highest_B = jnp.max(rank_BV, axis=-1)
-    lowest_B, _ = jax.lax.fori_loop(0, 32, halve, (jnp.zeros_like(highest_B), highest_B))
+    lowest_B, _ = jax.lax.fori_loop(0, 32, bisect, (jnp.zeros_like(highest_B), highest_B))
     return jnp.where(rank_BV >= lowest_B[:, None], logits_BV, -jnp.inf)

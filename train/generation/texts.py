@@ -6,7 +6,7 @@ from typing import Literal
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.inference.generate import cache_bytes, cache_slots, generate, prepared, repeats
+from model.inference.generate import cache_bytes, cache_slots, generate, occurrence_indices, prepare_params
 from model.inference.sampling import Sampling
 from model.layout import ONE_DEVICE, Layout
 from model.transformer import Params
@@ -69,10 +69,10 @@ def generate_texts(
     if "" in stops:
         raise UserError("a stop string is empty; expected at least one character")
     rows = check_prompts(model, tokenizer, prompts)
-    draws = repeats(prompts)
+    sample_indices = occurrence_indices(prompts)
     padded = _rows_at_a_time(len(rows), batch_size, layout)
     results = [] if results is None else results
-    weights = prepared(model, params, layout) if rows else params  # once, not for every batch
+    weights = prepare_params(model, params, layout) if rows else params  # once, not for every batch
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
         batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
@@ -85,7 +85,7 @@ def generate_texts(
                 begin=tokenizer.begin_of_document,
                 end=tokenizer.end_of_document,
                 on_token=batch.take,
-                draws=draws[chosen],
+                sample_indices=sample_indices[chosen],
                 layout=layout,
                 row_multiple=padded,
             )

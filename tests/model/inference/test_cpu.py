@@ -13,7 +13,7 @@ from model.attention.patterns import SlidingWindow
 from model.config import ModelConfig
 from model.feedforward.mlp import MLP
 from model.inference import cpu
-from model.inference.generate import decode, first_inputs, generate, prefill, prepared, start
+from model.inference.generate import decode, generate, init_state, initial_inputs, prefill, prepare_params
 from model.inference.sampling import Sampling
 from model.layers import Except
 from model.layout import ONE_DEVICE, Layout
@@ -51,8 +51,8 @@ CONFIGS = {
 
 def compiled(config, step):
     """A program of `decode` or `prefill` for abstract arguments, and the bytes of its cache."""
-    inputs = first_inputs([[1, 2, 3]] * ROWS, None, RULES, 0, config.vocab_size)
-    state = jax.eval_shape(lambda **inputs: start(config, ONE_DEVICE, SLOTS, **inputs), **inputs)
+    inputs = initial_inputs([[1, 2, 3]] * ROWS, None, RULES, 0, config.vocab_size)
+    state = jax.eval_shape(lambda **inputs: init_state(config, ONE_DEVICE, SLOTS, **inputs), **inputs)
     params = jax.eval_shape(unstack_layers, abstract_params(config))
     if step == "decode":
         lowered = decode.lower(config, ONE_DEVICE, params, RULES, state)
@@ -90,8 +90,8 @@ def test_parameters_are_cut_on_a_cpu_alone():
         platform = "gpu"
 
     params = jax.jit(init, static_argnums=0)(BASE, jax.random.key(0))
-    assert cpu.ready(params, OfAGPU()) is params
-    cut = cpu.ready(params, ONE_DEVICE)
+    assert cpu.decoding_params(params, OfAGPU()) is params
+    cut = cpu.decoding_params(params, ONE_DEVICE)
     query, whole = cut["blocks"]["mixer"]["query"], params["blocks"]["mixer"]["query"]
     assert isinstance(query, Unstacked)
     for i in range(6):
@@ -106,7 +106,7 @@ def test_cut_parameters_stay_where_they_were_on_the_mesh():
 
     placed = param_shardings(mesh, table, logical_axes(BASE), abstract_params(BASE))
     params = jax.device_put(jax.jit(init, static_argnums=0)(BASE, jax.random.key(0)), placed)
-    cut = cpu.ready(params, layout_of(mesh, table))
+    cut = cpu.decoding_params(params, layout_of(mesh, table))
     for whole, parts in zip(jax.tree.leaves(params["blocks"]), _unstacked_leaves(cut["blocks"]), strict=True):
         expected = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*whole.sharding.spec[1:]))
         assert all(part.sharding.is_equivalent_to(expected, part.ndim) for part in parts.arrays)
@@ -118,13 +118,13 @@ def test_prepared_parameters_are_not_copied_again_and_write_the_same(monkeypatch
     params = jax.jit(init, static_argnums=0)(config, jax.random.key(0))
     asked = [[[1, 2, 3]], [[4, 5], [6, 7]]], Sampling(temperature=0, max_tokens=4)
     plain = [generate(config, params, prompts, asked[1]) for prompts in asked[0]]
-    ready = prepared(config, params, ONE_DEVICE)
-    assert prepared(config, ready, ONE_DEVICE) is ready
+    ready = prepare_params(config, params, ONE_DEVICE)
+    assert prepare_params(config, ready, ONE_DEVICE) is ready
 
     def refused(*_):
         raise AssertionError("parameters were copied")
 
-    monkeypatch.setattr(cpu, "ready", refused)
+    monkeypatch.setattr(cpu, "decoding_params", refused)
     monkeypatch.setattr("model.inference.generate._cast", refused)
     assert [generate(config, ready, prompts, asked[1]) for prompts in asked[0]] == plain
     with pytest.raises(AssertionError, match="were copied"):

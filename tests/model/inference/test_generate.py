@@ -15,7 +15,7 @@ from model.attention.patterns import Chunked, SlidingWindow
 from model.config import ModelConfig
 from model.errors import UserError
 from model.feedforward.mlp import MLP
-from model.inference.generate import first_inputs, generate, repeats
+from model.inference.generate import generate, initial_inputs, occurrence_indices
 from model.inference.sampling import Sampling
 from model.layers import Except
 from model.parameters.maker import Normal
@@ -253,7 +253,7 @@ def test_equal_prompts_are_sampled_differently_and_draws_name_the_samples(params
     a, b = prompts_of(3, 7)
     first = generate(CONFIG, params, [a, a, b, a], sampling)
     assert len({tuple(first[i]) for i in (0, 1, 3)}) == 3
-    assert generate(CONFIG, params, [a, b, b, b], sampling, draws=[2, 0, 1, 2])[0] == first[3]
+    assert generate(CONFIG, params, [a, b, b, b], sampling, sample_indices=[2, 0, 1, 2])[0] == first[3]
 
 
 def test_equal_prompts_are_counted_in_one_pass():
@@ -269,9 +269,9 @@ def test_equal_prompts_are_counted_in_one_pass():
             return str.__eq__(self, other)
 
     items = [Counted(n % 10) for n in range(1000)]
-    assert repeats(items) == [n // 10 for n in range(1000)]
+    assert occurrence_indices(items) == [n // 10 for n in range(1000)]
     assert compared <= 4 * len(items)
-    inputs = first_inputs([[1, 2], [3], [1, 2], [1, 2]], None, GREEDY.rules(), 0, CONFIG.vocab_size)
+    inputs = initial_inputs([[1, 2], [3], [1, 2], [1, 2]], None, GREEDY.rules(), 0, CONFIG.vocab_size)
     np.testing.assert_array_equal(inputs["fold_B2"][:, 1], [0, 0, 1, 2])
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.inference.sampling import Sampling, choose, filtered, keep_while
+from model.inference.sampling import Sampling, filter_logits, keep_top, sample_token
 from model.options.tree import check
 
 V = 50
@@ -48,7 +48,7 @@ COMBINATIONS = [
     for names in SETS
     for values in itertools.product(*(VALUES[name] for name in names))
 ]
-FILTERED = jax.jit(filtered)  # compiled once for each set of filters
+FILTERED = jax.jit(filter_logits)  # compiled once for each set of filters
 
 
 @pytest.mark.parametrize("scale", [0.1, 5.0])
@@ -65,12 +65,12 @@ def test_filters_are_what_the_papers_define(scale):
 
 def test_no_filter_leaves_the_logits_alone():
     logits = jnp.asarray(np.random.default_rng(1).normal(size=(2, V)), jnp.float32)
-    np.testing.assert_array_equal(filtered(OFF, logits), logits)
+    np.testing.assert_array_equal(filter_logits(OFF, logits), logits)
 
 
 def test_tied_tokens_stay_or_go_together():
     logits = jnp.asarray([[1.0, 3.0, 1.0, 0.0, 1.0]])
-    kept = np.isfinite(keep_while(logits, jnp.ones((1, 5), jnp.int32), 2))
+    kept = np.isfinite(keep_top(logits, jnp.ones((1, 5), jnp.int32), 2))
     np.testing.assert_array_equal(kept, [[True, True, True, False, True]])
 
 
@@ -82,7 +82,7 @@ def test_top_p_keeps_the_fewest_tokens_that_reach_p():
 
 def test_infinite_and_negative_logits_keep_their_order():
     logits = jnp.asarray([[-jnp.inf, -5.0, -0.0, 3.0, -1e-30, 1e-30]])
-    kept = np.isfinite(keep_while(logits, jnp.ones((1, 6), jnp.int32), 2))
+    kept = np.isfinite(keep_top(logits, jnp.ones((1, 6), jnp.int32), 2))
     np.testing.assert_array_equal(kept, [[False, False, False, True, False, True]])
 
 
@@ -90,7 +90,7 @@ def test_draws_follow_the_filtered_distribution():
     logits = jnp.asarray([0.0, 1.0, 2.0, -1.0])
     rows = 8000
     keys = jax.random.split(jax.random.key(0), rows)
-    drawn = np.asarray(choose(OFF | {"temperature": 1.0, "top_k": 3}, jnp.tile(logits, (rows, 1)), keys, None))
+    drawn = np.asarray(sample_token(OFF | {"temperature": 1.0, "top_k": 3}, jnp.tile(logits, (rows, 1)), keys, None))
     expected = np.array([1, np.e, np.e**2, 0]) / (1 + np.e + np.e**2)
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / rows, expected, atol=0.02)
 
@@ -100,7 +100,7 @@ def test_temperature_zero_takes_the_likeliest_whatever_the_key():
     rules = Sampling(temperature=0).rules()
     for seed in range(3):
         keys = jax.random.split(jax.random.key(seed), 6)
-        np.testing.assert_array_equal(choose(rules, logits, keys, None), jnp.argmax(logits, axis=-1))
+        np.testing.assert_array_equal(sample_token(rules, logits, keys, None), jnp.argmax(logits, axis=-1))
 
 
 def test_values_that_change_nothing_compile_nothing():

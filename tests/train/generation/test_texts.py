@@ -194,8 +194,8 @@ def test_batches_change_nothing(write):
 
 def test_parameters_are_prepared_once_for_all_batches(write, monkeypatch):
     copies = []
-    plain = cpu.ready
-    monkeypatch.setattr(cpu, "ready", lambda params, layout: copies.append(layout) or plain(params, layout))
+    plain = cpu.decoding_params
+    monkeypatch.setattr(cpu, "decoding_params", lambda params, layout: copies.append(layout) or plain(params, layout))
     write(["a", "b", "c", "d", "e"], batch_size=2)
     assert copies == [ONE_DEVICE]
     assert write([], batch_size=2) == []
