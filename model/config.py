@@ -152,9 +152,9 @@ class ModelConfig:
         yield from self._problems_of_sublayers(layers)
         yield from self._problems_of_cross_layer_arrays(mixing)
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
-            of_these = [layer for layer in layers if layer["mixer"][0] == where]
-            positions = [self.position if self.position.added else layer["position"][1] for layer in of_these]
-            yield from of_these[0]["mixer"][1].without_effect(positions, where)
+            same_mixer = [layer for layer in layers if layer["mixer"][0] == where]
+            positions = [self.position if self.position.added else layer["position"][1] for layer in same_mixer]
+            yield from same_mixer[0]["mixer"][1].without_effect(positions, where)
 
     def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields layers without sublayers, and residual options that need two sublayers where no layer has two."""
@@ -173,25 +173,25 @@ class ModelConfig:
             if not wrong:
                 for name, (shape, _) in mixer.cross_layer_arrays(self.width).items():
                     shapes.setdefault(name, []).append((where, shape))
-        for name, having in shapes.items():
-            if len(having) == 1:
-                yield f"{having[0][0]}.{name}", "needs at least two layers that have it, and there is one; set it None"
-            for where, shape in dict.fromkeys(having):
-                if shape != having[0][1]:
-                    first = " x ".join(str(n) for n in having[0][1])
+        for name, owners in shapes.items():
+            if len(owners) == 1:
+                yield f"{owners[0][0]}.{name}", "needs at least two layers that have it, and there is one; set it None"
+            for where, shape in dict.fromkeys(owners):
+                if shape != owners[0][1]:
+                    first = " x ".join(str(n) for n in owners[0][1])
                     these = " x ".join(str(n) for n in shape)
                     yield (
                         f"{where}.{name}",
-                        f"the first layer that has it hands on {first} numbers a token and this one has {these}; "
+                        f"the first layer that has it shares {first} numbers a token and this one has {these}; "
                         f"give them the same heads, or set it None",
                     )
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields options that act inside attention and are chosen for recurrent layers alone."""
         recurrent = [layer for layer in layers if not isinstance(layer["mixer"][1], AttentionOption)]
-        attending = {layer["position"][0] for layer in layers if layer not in recurrent}
+        attention_positions = {layer["position"][0] for layer in layers if layer not in recurrent}
         for path, option in dict(layer["position"] for layer in recurrent).items():
-            if path in attending or (path == "position" and isinstance(option, NoPositions)):
+            if path in attention_positions or (path == "position" and isinstance(option, NoPositions)):
                 continue
             mixers = dict.fromkeys(_mixer_name(x["mixer"][1]) for x in recurrent if x["position"][0] == path)
             fix = "take NoPositions, Learned or Sinusoidal" if path == "position" else "leave it out"

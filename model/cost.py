@@ -61,8 +61,8 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
     tree = abstract_params(config)
     table = {name: part for name, part in tree["embedding"].items() if name in ("table", "norm")}
-    groups, blocks, ahead = group_layers(config.layers), tree["blocks"], tree.get("multi_token", {})
-    inactive = _inactive(config.layers[-1], ahead["block"]) if ahead else 0
+    groups, blocks, multi_token = group_layers(config.layers), tree["blocks"], tree.get("multi_token", {})
+    inactive = _inactive(config.layers[-1], multi_token["block"]) if multi_token else 0
     for group in groups:
         stacks = by_stack(blocks, groups)
         inactive += sum(
@@ -73,7 +73,7 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
         blocks=_count(blocks),
         final_norm=_count(tree.get("final_norm", {})),
         unembedding=_count(tree["embedding"]) - _count(table),
-        multi_token=_count(ahead),
+        multi_token=_count(multi_token),
         inactive=inactive,
     )
 

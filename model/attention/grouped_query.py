@@ -163,7 +163,7 @@ class GroupedQuery(AttentionOption):
         return empty(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
 
     def cross_layer_arrays(self, width: int) -> dict[str, CrossLayerShape]:
-        """Returns the shape and axes of each array handed on to later layers, without batch and sequence."""
+        """Returns the shape and axes of each array that later layers share, without batch and sequence."""
         if self.value_residual is None:
             return {}
         return {"value_residual": ((self.kv_heads, self.head_width(width)), ("kv_heads", "head_dim"))}

@@ -113,7 +113,7 @@ class Gaussian:
 
     def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
         """Returns initial values, float32."""
-        return _times(self.factor, self.std * jax.random.normal(key, shape))
+        return _scale(self.factor, self.std * jax.random.normal(key, shape))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +126,7 @@ class LecunNormal:
     def draw(self, key: Any, shape: tuple[int, ...]) -> jax.Array:
         """Returns initial values, float32."""
         drawn = jax.random.truncated_normal(key, -2, 2, shape) / (TRUNCATED_STD * math.sqrt(self.fan_in))
-        return _times(self.factor, drawn)
+        return _scale(self.factor, drawn)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ class InverseSoftplus:
         return jnp.log(jnp.expm1(step))
 
 
-def _times(factor: float, x: jax.Array) -> jax.Array:
+def _scale(factor: float, x: jax.Array) -> jax.Array:
     return x if factor == 1 else x * factor
 
 

@@ -169,7 +169,7 @@ def test_modules_that_look_ahead_are_handed_the_first_values(small, drawn, token
         ({"num_layers": 1}, "mixer.value_residual: needs at least two layers that have it, and there is one"),
         (
             {"exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=4, value_residual=IDENTITY)),)},
-            "exceptions.0.mixer.value_residual: the first layer that has it hands on 2 x 4 numbers a token and "
+            "exceptions.0.mixer.value_residual: the first layer that has it shares 2 x 4 numbers a token and "
             "this one has 4 x 4; give them the same heads",
         ),
         ({"mixer": mixing(ValueResidual(first=0.0))}, "mixer.value_residual.first: 0 mixes nothing in"),

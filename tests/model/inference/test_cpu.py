@@ -125,7 +125,7 @@ def test_prepared_parameters_are_not_copied_again_and_write_the_same(monkeypatch
         raise AssertionError("parameters were copied")
 
     monkeypatch.setattr(cpu, "decoding_params", refused)
-    monkeypatch.setattr("model.inference.generate._cast", refused)
+    monkeypatch.setattr("model.inference.generate._cast_for_inference", refused)
     assert [generate(config, ready, prompts, asked[1]) for prompts in asked[0]] == plain
     with pytest.raises(AssertionError, match="were copied"):
         generate(config, params, asked[0][0], asked[1])
