@@ -89,8 +89,8 @@ def _parse(text: str, annotation: Any, where: str) -> Any:
     if isinstance(node, ast.Call) and not takes_text:
         if not classes:
             raise UserError(f"{where}: expected {describe(annotation)}, got {format_value(text)}")
-        called = _source(text, node.func)
-        raise UserError(f"{where}: no option {format_value(called)} fits here; {nearest(called, classes)}")
+        class_name = _source(text, node.func)
+        raise UserError(f"{where}: no option {format_value(class_name)} fits here; {nearest(class_name, classes)}")
     if isinstance(node, (ast.Tuple, ast.List)):
         item = item_annotation(annotation)
         value: Any = tuple(_parse(_source(text, element), item, where) for element in node.elts)
@@ -111,7 +111,7 @@ def _source(text: str, node: ast.expr) -> str:
 def _option_from_syntax(node: ast.expr, cls: type, text: str, where: str) -> Any:
     """Returns the option that a call of its class, or the name of its class, stands for."""
     known = fields_of(cls)
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     if isinstance(node, ast.Call):
         if node.args:
             example = f"{cls.__name__}({next(iter(known), '')}=...)"
@@ -120,7 +120,7 @@ def _option_from_syntax(node: ast.expr, cls: type, text: str, where: str) -> Any
             field = keyword.arg or "**"
             if field not in known:
                 raise UserError(f"{where}: {cls.__name__} has no field {field!r}; {nearest(field, known)}")
-            if field in given:
+            if field in values:
                 raise UserError(f"{where}: {field} is given twice in {format_value(text)}; leave one out")
-            given[field] = _parse(_source(text, keyword.value), known[field], f"{where}.{field}")
-    return construct(cls, given, where.removeprefix("--set "))
+            values[field] = _parse(_source(text, keyword.value), known[field], f"{where}.{field}")
+    return construct(cls, values, where.removeprefix("--set "))

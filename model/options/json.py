@@ -31,8 +31,8 @@ def from_json(annotation: type[T] | Any, value: Any, path: str = "") -> T:
         for name in value:
             if name != "type" and name not in known:
                 raise UserError(f"{join_path(path, name)}: {cls.__name__} has no such field; {nearest(name, known)}")
-        given = {n: from_json(known[n], v, join_path(path, n)) for n, v in value.items() if n != "type"}
-        return construct(cls, given, path)
+        values = {n: from_json(known[n], v, join_path(path, n)) for n, v in value.items() if n != "type"}
+        return construct(cls, values, path)
     if isinstance(value, list):
         item = item_annotation(annotation)
         return tuple(from_json(item, v, f"{path}.{i}") for i, v in enumerate(value))  # type: ignore[return-value]
@@ -68,14 +68,14 @@ def _class_named(name: Any, classes: dict[str, type], annotation: Any, path: str
     return classes[name]
 
 
-def construct(cls: type, given: dict[str, Any], path: str) -> Any:
+def construct(cls: type, values: dict[str, Any], path: str) -> Any:
     """The option of a class with these fields. Raises UserError for fields that lack a value."""
     missing = [
         f.name
         for f in dataclasses.fields(cls)
-        if f.name not in given and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     ]
     if missing:
         where = f"{path}: " if path else ""
         raise UserError(f"{where}{cls.__name__} needs a value for {', '.join(missing)}")
-    return cls(**given)
+    return cls(**values)

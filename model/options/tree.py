@@ -71,8 +71,8 @@ def find_problems(option: Any, path: str = "") -> list[str]:
         fields = [join_path(below, name) for name in fields_of(type(node))]
         found += [f"{field}: {mistyped[field]}" for field in fields if field in mistyped]
         # `problems` may read the options below, so it is called only if all of them have the right types.
-        sound = not any(field.startswith(join_path(below, "")) for field in mistyped)
-        if sound and hasattr(node, "problems"):
+        types_are_valid = not any(field.startswith(join_path(below, "")) for field in mistyped)
+        if types_are_valid and hasattr(node, "problems"):
             found += [f"{join_path(below, name)}: {message}" for name, message in node.problems()]
     return found
 

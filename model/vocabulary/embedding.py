@@ -17,7 +17,7 @@ from model.residual import Multipliers
 from model.vocabulary.unembedding import LogitTransform, Unembedding
 
 
-class _Unembedding:
+class _UnembeddingOption:
     """The interface of unembedding options."""
 
     def cost(self, width: int, vocab_size: int, length: int) -> int:
@@ -26,12 +26,12 @@ class _Unembedding:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tied(_Unembedding):
+class Tied(_UnembeddingOption):
     """Logits are products with the token embedding table."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Untied(_Unembedding):
+class Untied(_UnembeddingOption):
     """Logits are products with a separate matrix."""
 
     bias: bool = False
