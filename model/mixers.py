@@ -3,7 +3,7 @@
 Every option implements `MixerOption` of model/interfaces.py and builds its own module.
 """
 
-from model.attention.cache import Contiguous, Ring
+from model.attention.cache import ContiguousCache, RingCache
 from model.attention.grouped_query import GroupedQuery
 from model.attention.latent import Latent
 from model.recurrent.delta import GatedDelta
@@ -14,4 +14,4 @@ from model.recurrent.memory import State
 from model.recurrent.state_space import StateSpace
 
 Mixer = GroupedQuery | Latent | LinearAttention | GatedDelta | StateSpace | LSTM | GRU
-MixerCache = Contiguous | Ring | State
+MixerCache = ContiguousCache | RingCache | State

@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from model import kernels
-from model.attention.cache import Contiguous, Ring, Slots, empty
+from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.value_residual import ValueResidual
@@ -157,10 +157,10 @@ class GroupedQuery(AttentionOption):
         """Returns the number of dimensions of a head that rotary positions may turn."""
         return self.head_width(width)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> ContiguousCache | RingCache:
         """Returns the cache of one layer before the first token."""
         size = (self.kv_heads, self.head_width(width))
-        return empty(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
+        return make_cache(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
 
     def hands_on(self, width: int) -> dict[str, HandedOn]:
         """Returns the shape and axes of each array handed on to later layers, without batch and sequence."""
@@ -217,7 +217,9 @@ class Attention(nnx.Module):
                 return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
         return None
 
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
+    ) -> tuple[jax.Array, AttentionCache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, queries see the keys that the cache returns."""
         q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
         k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import kernels
-from model.attention.cache import Contiguous, Ring, Slots, empty
+from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.patterns import Everything, Pattern
 from model.context import Context
 from model.interfaces import AttentionOption
@@ -92,10 +92,10 @@ class Latent(AttentionOption):
         """Returns the number of dimensions of a head that rotary positions may turn."""
         return self.rotary_head_dim
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> ContiguousCache | RingCache:
         """Returns the cache of one layer before the first token: each token's latent and its key with the position."""
         size = (1, self.kv_rank + self.rotary_head_dim)
-        return empty(batch, length, dtype, self.pattern.reach(), latent=size)
+        return make_cache(batch, length, dtype, self.pattern.reach(), latent=size)
 
 
 class LatentAttention(nnx.Module):
@@ -129,7 +129,9 @@ class LatentAttention(nnx.Module):
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
         self.position_bias = position.bias_table(n, make)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
+    ) -> tuple[jax.Array, AttentionCache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, heads attend to its latents."""
         low_BTQ = x_BTD
         if self.query_down is not None and self.query_norm is not None:

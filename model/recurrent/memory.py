@@ -58,7 +58,7 @@ class State:
 
     arrays: dict[str, jax.Array]
 
-    def placed(self, layout: Layout) -> "State":
+    def sharded(self, layout: Layout) -> "State":
         """Returns the state, laid out over the mesh."""
         constrain = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
         return State({name: constrain(x) for name, x in self.arrays.items()})

@@ -32,8 +32,12 @@ from model.vocabulary.embedding import Untied
 
 
 def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
-    for reach, layout, slots in ((None, kv_cache.Contiguous, 5), (5, kv_cache.Contiguous, 5), (3, kv_cache.Ring, 3)):
-        cache = kv_cache.empty(2, 5, "bfloat16", reach, k=(4, 6), v=(4, 7))
+    for reach, layout, slots in (
+        (None, kv_cache.ContiguousCache, 5),
+        (5, kv_cache.ContiguousCache, 5),
+        (3, kv_cache.RingCache, 3),
+    ):
+        cache = kv_cache.make_cache(2, 5, "bfloat16", reach, k=(4, 6), v=(4, 7))
         assert type(cache) is layout
         assert {name: x.shape for name, x in cache.arrays.items()} == {"k": (2, 4, slots, 6), "v": (2, 4, slots, 7)}
         assert cache.length == slots
@@ -56,7 +60,7 @@ def extended(cache, values, positions, lengths=None):
 
 
 def test_a_contiguous_cache_puts_each_row_at_its_own_slots_and_drops_what_lies_past_the_end():
-    cache, seen = extended(kv_cache.empty(2, 4, "float32", None, k=(1, 1)), [[1, 2], [3, 4]], [[0, 1], [3, 4]])
+    cache, seen = extended(kv_cache.make_cache(2, 4, "float32", None, k=(1, 1)), [[1, 2], [3, 4]], [[0, 1], [3, 4]])
     np.testing.assert_array_equal(cache.arrays["k"][:, 0, :, 0], [[1, 2, 0, 0], [0, 0, 0, 3]])
     assert seen[0] == [{0: 1}, {0: 1, 1: 2}]
     assert seen[1][0] == {0: 0, 1: 0, 2: 0, 3: 3}
@@ -65,7 +69,7 @@ def test_a_contiguous_cache_puts_each_row_at_its_own_slots_and_drops_what_lies_p
 def test_a_ring_holds_the_last_tokens_of_each_row_whatever_comes_with_them():
     """Against a dict: chunks of all sizes, some longer than the ring, rows of two lengths, padding after them."""
     for sizes in ([1] * 20, [4, 4, 4, 4, 4], [7, 1, 1, 9, 2], [20], [2, 3, 15], [3, 1, 1, 1, 14]):
-        cache, lengths, begin = kv_cache.empty(2, 99, "float32", 3, k=(1, 1)), [20, 9], 0
+        cache, lengths, begin = kv_cache.make_cache(2, 99, "float32", 3, k=(1, 1)), [20, 9], 0
         for size in sizes:
             positions = np.broadcast_to(np.arange(begin, begin + size), (2, size))
             real = positions < np.array(lengths)[:, None]
@@ -83,13 +87,13 @@ def test_a_ring_holds_the_last_tokens_of_each_row_whatever_comes_with_them():
 
 def test_a_cache_keeps_its_dtype():
     for reach in (None, 2):
-        cache, _ = extended(kv_cache.empty(1, 4, "bfloat16", reach, k=(1, 1)), [[1.0]], [[0]])
+        cache, _ = extended(kv_cache.make_cache(1, 4, "bfloat16", reach, k=(1, 1)), [[1.0]], [[0]])
         assert cache.arrays["k"].dtype == jnp.bfloat16
 
 
 def test_a_cache_is_laid_over_the_mesh(recording):
     for heads, width in (("kv_heads", "head_dim"), (None, None)):
-        kv_cache.empty(2, 5, "float32", None, heads, k=(4, 6)).placed(recording)
+        kv_cache.make_cache(2, 5, "float32", None, heads, k=(4, 6)).sharded(recording)
         assert recording.placed[-1] == (("batch", heads, "key_sequence", width), (2, 4, 5, 6))
 
 
@@ -297,7 +301,7 @@ def test_cached_equals_full(small, drawn, run, tokens, name):
     np.testing.assert_allclose(decode(run, config, params, tokens, [5, 5, 1, 1])[0], full, rtol=1e-4, atol=2e-5)
     assert list(cache) == [str(n) for n, layer in enumerate(config.layers) if layer.mixer is not None]
     for stored in cache.values():
-        for array in stored.arrays.values() if isinstance(stored, kv_cache.Contiguous) else ():
+        for array in stored.arrays.values() if isinstance(stored, kv_cache.ContiguousCache) else ():
             assert array.shape[2] == 14
             assert np.abs(array[:, :, 11]).min() > 0
             assert not array[:, :, 12:].any()

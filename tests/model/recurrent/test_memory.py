@@ -133,7 +133,7 @@ def test_the_state_has_one_size_and_stays_float32(model, run, tokens, recording)
     shapes = lambda cache: jax.tree.map(lambda x: (x.shape, str(x.dtype)), cache)  # noqa: E731
     assert shapes(short) == shapes(long)
     assert {x.dtype for x in jax.tree.leaves(long)} == {jnp.dtype("float32")}
-    long["0"].placed(recording)
+    long["0"].sharded(recording)
     assert recording.placed
     assert all(axes[:2] == ("batch", "heads") for axes, _ in recording.placed)
 
