@@ -68,7 +68,7 @@ class AttentionOption(MixerOption):
         pattern: Pattern
 
     def rotary_width(self, width: int) -> int:
-        """Returns the number of dimensions of a head that rotary positions may turn, at a model width."""
+        """Returns the number of dimensions of a head that rotary positions may rotate, at a model width."""
         raise NotImplementedError
 
 

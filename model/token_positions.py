@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from model.config import ModelConfig
 from model.context import Surroundings
 from model.interfaces import AttentionOption
-from model.kernels.visibility import Coordinates, Visibility, causal, renumbered
+from model.kernels.visibility import Coordinates, Visibility, causal, renumber_segments
 from model.layers import Layer
 from model.positions.absolute import Position
 from model.positions.rotary import RotaryTable, rotary_table
@@ -50,9 +50,9 @@ class TokenPositions:
             return causal(Coordinates(self.shape[1], index=self.indices()))
         # If positions restart within a row and no segment ids separate documents, the keys of a window may be anywhere
         # earlier in the row.
-        in_order = self.positions_BT is None or self.segment_ids_BT is not None
+        monotonic_positions = self.positions_BT is None or self.segment_ids_BT is not None
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
-        return causal(tokens, in_order=in_order)
+        return causal(tokens, monotonic_positions=monotonic_positions)
 
     def of_layers(self, config: ModelConfig) -> dict[Layer, Surroundings]:
         """Returns the inputs that the layers of each kind share."""
@@ -67,7 +67,7 @@ class TokenPositions:
                 given[layer] = Surroundings(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
                 continue
             real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
-            given[layer] = Surroundings(segment_ids_BT=renumbered(self.segment_ids_BT), real_BT=real_BT)
+            given[layer] = Surroundings(segment_ids_BT=renumber_segments(self.segment_ids_BT), real_BT=real_BT)
         return given
 
     def _lengths(self) -> jax.Array:

@@ -3,7 +3,7 @@
 A layer gives a cache the arrays of new tokens, and the cache returns all keys that the layer's queries may see:
 
     cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, positions_BT)
-    visibility.over(view.keys)
+    visibility.with_keys(view.keys)
 
 There are two layouts. In a contiguous cache, slot p holds the token at position p of its row. Padding is written to
 later slots: no query of a real token sees it, and the real token overwrites it. In a ring of R slots, for layers whose

@@ -86,10 +86,10 @@ class Latent(AttentionOption):
         matrices += width * queries if q is None else q * (width + queries)
         matrices += n * self.value_head_dim * width
         one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
-        return 2 * (length * matrices + one_pair * self.pattern.pairs(length))
+        return 2 * (length * matrices + one_pair * self.pattern.num_visible_pairs(length))
 
     def rotary_width(self, width: int) -> int:
-        """Returns the number of dimensions of a head that rotary positions may turn."""
+        """Returns the number of dimensions of a head that rotary positions may rotate."""
         return self.rotary_head_dim
 
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> ContiguousCache | RingCache:
@@ -137,22 +137,22 @@ class LatentAttention(nnx.Module):
         if self.query_down is not None and self.query_norm is not None:
             low_BTQ = self.query_norm(project(x_BTD, self.query_down, context.layout))
         q_BTNH = project(low_BTQ, self.query, context.layout)
-        q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
-        q_BTNH = context.tap("query", jnp.concatenate([q_BTNH, rotate(turned_BTNH, context.rotary)], -1))
+        q_BTNH, rotary_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
+        q_BTNH = context.tap("query", jnp.concatenate([q_BTNH, rotate(rotary_BTNH, context.rotary)], -1))
         latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down, context.layout)))
         key_BT1H = rotate(project(x_BTD, self.rotary_key, context.layout)[:, :, None], context.rotary)
         assert context.visibility is not None
-        seen = context.visibility
+        visibility = context.visibility
         if cache is None:
-            k_BSNH, v_BSNH = self._written_out(latent_BTR, key_BT1H, context.layout)
+            k_BSNH, v_BSNH = self._expand_latents(latent_BTR, key_BT1H, context.layout)
         else:
             new_BT1R = jnp.concatenate([latent_BTR[:, :, None], key_BT1H], axis=-1)
             cache, view = cache.extend({"latent": new_BT1R}, context.index_BT, context.lengths_B)
-            seen = seen.over(view.keys)
-            q_BTNH = self._absorbed(q_BTNH)
+            visibility = visibility.with_keys(view.keys)
+            q_BTNH = self._absorb(q_BTNH)
             k_BSNH = v_BSNH = view.arrays["latent"]
         q_BTNH = context.shard(q_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
-        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, seen.within(self.option.pattern), context)
+        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, visibility.with_pattern(self.option.pattern), context)
         if cache is not None:
             # The sum is over latents and rotary keys together, as the cache holds them: a slice of it would be a copy.
             y_BTNH = weigh("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
@@ -160,19 +160,21 @@ class LatentAttention(nnx.Module):
         return project(y_BTNH, self.output, context.layout, contract=2), cache
 
     def _attend(
-        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility, context: Context
     ) -> jax.Array:
         """Returns the weighted sums of the values that queries see, (B, T, N, the width of the values)."""
-        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
-        scoring = Scoring(usual if self.option.scale is None else self.option.scale, reductions=self.reductions)
+        default_scale = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
+        scoring = Scoring(default_scale if self.option.scale is None else self.option.scale, reductions=self.reductions)
         table = None if self.position_bias is None else self.position_bias[...]
         bias = self.position.bias(self.option.num_heads, table)
-        context.offer("attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
+        context.offer(
+            "attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias)
+        )
         return kernels.attend(
             q_BTNH,
             k_BSKH,
             v_BSKH,
-            seen,
+            visibility,
             scoring,
             bias=bias,
             dropout=self.dropout,
@@ -181,14 +183,16 @@ class LatentAttention(nnx.Module):
             platform=context.platform,
         )
 
-    def _written_out(self, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    def _expand_latents(
+        self, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns the keys and values of every head."""
         k_BTNH = project(latent_BTR, self.key_up, layout)
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
         return jnp.concatenate([k_BTNH, shared_BTNH], -1), project(latent_BTR, self.value_up, layout)
 
-    def _absorbed(self, q_BTNH: jax.Array) -> jax.Array:
+    def _absorb(self, q_BTNH: jax.Array) -> jax.Array:
         """Returns queries for latents, which are the keys and the values of all heads."""
-        q_BTNH, rotated_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
+        q_BTNH, rotary_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         q_BTNR = weigh("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
-        return jnp.concatenate([q_BTNR, rotated_BTNH], -1)
+        return jnp.concatenate([q_BTNR, rotary_BTNH], -1)

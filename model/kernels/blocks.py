@@ -45,7 +45,7 @@ class Blocks:
         would lie on a few devices, and the others would be sent their queries.
         """
         visibility, length = request.visibility, request.q.shape[1]
-        if request.query_ways > 1 or not visibility.spares_keys:
+        if request.query_ways > 1 or not visibility.skips_keys:
             blocks = 1
         elif request.platform == "cpu":
             blocks = cpu.block_count(length, visibility.reach)
@@ -73,7 +73,7 @@ class Blocks:
         for (start, stop), (first, last) in self.plan(request):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, start)
             q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., first:last, :], v_BKSH[..., first:last, :]
-            seen = visibility.part(start, stop - start, first, last - first)
+            seen = visibility.sliced(start, stop - start, first, last - first)
             parts.append(_attend(scoring, request.dropout, q, k, v, seen, request.bias, sink_KG, key))
         y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
         return y_BKGTH.reshape(q_BTNH.shape[0], -1, q_BTNH.shape[1], v_BSKH.shape[-1]).swapaxes(1, 2)

@@ -99,7 +99,7 @@ class _Tile:
     def scores(self, products: jax.Array, bias: Bias | None, i: jax.Array, j: jax.Array) -> jax.Array:
         """Turns products of tile (i, j) into scores; keys that only fill the tile get -inf."""
         t, s = self.sizes.queries, self.sizes.keys
-        scores = self.scoring.finish(products, self.visibility.part(i * t, t, j * s, s), bias)
+        scores = self.scoring.finish(products, self.visibility.sliced(i * t, t, j * s, s), bias)
         if self.k_BKSH.shape[2] == self.sizes.real_keys:
             return scores
         return jnp.where(j * s + jnp.arange(s) < self.sizes.real_keys, scores, -jnp.inf)

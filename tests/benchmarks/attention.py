@@ -75,7 +75,7 @@ def request_values(request: Arrays, length: int, heads: int) -> Arrays:
     window = request.get("window")
     if window:
         mask_BTS = mask_BTS & (index_BT[:, :, None] - index_BT[:, None] < window)
-        visibility = visibility.within(SlidingWindow(size=window))
+        visibility = visibility.with_pattern(SlidingWindow(size=window))
     sink_N = jnp.linspace(-1, 2, heads) if request.get("sinks") else None
     return {
         "visibility": visibility, "mask": mask_BTS, "segment_ids": segment_ids, "window": window,

@@ -49,7 +49,7 @@ def extended(cache, values, positions, lengths=None):
     values = jnp.asarray(values, jnp.float32)[:, :, None, None]
     positions = jnp.asarray(positions, jnp.int32)
     cache, view = cache.extend({"k": values}, positions, None if lengths is None else jnp.asarray(lengths))
-    mask = np.asarray(causal(Coordinates(positions.shape[1], index=positions)).over(view.keys).mask())
+    mask = np.asarray(causal(Coordinates(positions.shape[1], index=positions)).with_keys(view.keys).mask())
     places = np.broadcast_to(view.keys.indices(), (len(mask), view.keys.count))
     keys = np.asarray(view.arrays["k"])[:, :, 0, 0]
     seen = [

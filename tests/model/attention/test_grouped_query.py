@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.attention.grouped_query import Attention, GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, GroupedQueryAttention, QKNorm
 from model.context import Context
 from model.kernels.visibility import Coordinates, causal
 from model.norms import LayerNorm, RMSNorm
@@ -16,7 +16,9 @@ from tests.model.kernels.reference import naive
 
 def build(option, width=8, seed=0):
     """A layer with parameters at random, and those as float64 arrays by name."""
-    layer = Attention(option, width, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    layer = GroupedQueryAttention(
+        option, width, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    )
     rng, weights = np.random.default_rng(seed), {}
     for name in ("query", "key", "value", "output", "gate"):
         for full in (name, f"{name}_bias"):
@@ -122,7 +124,9 @@ def test_shapes_and_axes():
     layer, _ = build(
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qkv_bias=True, output_bias=True, qk_norm=QKNorm())
     )
-    fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    fresh = GroupedQueryAttention(
+        layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    )
     found = {}
     for name in ("query", "key", "value", "output", "query_bias", "key_bias", "value_bias", "output_bias"):
         found[name] = (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["spec"].axes)
@@ -151,7 +155,9 @@ def test_shapes_and_axes():
 )
 def test_shapes_and_axes_of_query_and_key_norms(over, shapes, axes):
     layer, _ = build(GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm(over=over)))
-    fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    fresh = GroupedQueryAttention(
+        layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    )
     scales = [fresh.query_norm.scale, fresh.key_norm.scale]
     assert [scale.shape for scale in scales] == shapes
     assert [scale.get_metadata()["spec"].axes for scale in scales] == axes

@@ -66,7 +66,7 @@ def drawn_heads(n, kv, b=2, t=4, s=5, h=6):
 def seen(mask, places):
     """Returns the visibility of an array alone, between queries and keys at these positions."""
     query, key = (Coordinates(place.shape[1], position=place) for place in places)
-    return bidirectional(query, key).only(mask)
+    return bidirectional(query, key).with_mask(mask)
 
 
 @pytest.mark.parametrize(("n", "kv"), [(4, 4), (6, 2), (3, 1)])
@@ -136,7 +136,7 @@ def test_what_a_window_hides_is_left_out(pattern):
     index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
     segment_ids = (index >= 150).astype(np.int32)
     place = index - 150 * segment_ids
-    visibility = causal(Coordinates(330, position=place, segment_ids=segment_ids)).within(pattern)
+    visibility = causal(Coordinates(330, position=place, segment_ids=segment_ids)).with_pattern(pattern)
 
     def loss(q, k, v, sink, visibility):
         y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)), sink_N=sink)
