@@ -272,7 +272,7 @@ class GroupedQueryAttention(nnx.Module):
             sink_N=sink_N,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_ways=context.layout.ways("query_sequence"),
+            query_shards=context.layout.ways("query_sequence"),
             platform=context.platform,
         )
 

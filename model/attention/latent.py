@@ -179,7 +179,7 @@ class LatentAttention(nnx.Module):
             bias=bias,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_ways=context.layout.ways("query_sequence"),
+            query_shards=context.layout.ways("query_sequence"),
             platform=context.platform,
         )
 

@@ -111,8 +111,8 @@ def cairn(kernels: tuple[Any, ...], q: Any, k: Any, v: Any, asked: Arrays) -> ja
 
 def chosen(q: Any, k: Any, v: Any, asked: Arrays) -> str:
     """The name of the kernel that the door chooses."""
-    scoring, sinks = Scoring(scale=1.0, softcap=asked["softcap"]), asked["sink"] is not None
-    return choose(new_request(q, k, v, asked["visibility"], scoring, sinks=sinks)).kernel.name
+    scoring, has_sinks = Scoring(scale=1.0, softcap=asked["softcap"]), asked["sink"] is not None
+    return choose(new_request(q, k, v, asked["visibility"], scoring, has_sinks=has_sinks)).kernel.name
 
 
 def library(implementation: str, q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:

@@ -194,7 +194,7 @@ def test_queries_that_are_split_stay_where_they_are(kernel, pattern):
     def attended(q, k, v, layout):
         k, v = (layout.constrain(x, keys) for x in (k, v))
         ways = layout.ways("query_sequence")
-        y = attend(q, k, v, seen, Scoring(1.0), query_ways=ways, kernels=(kernel,))
+        y = attend(q, k, v, seen, Scoring(1.0), query_shards=ways, kernels=(kernel,))
         return layout.constrain(y, queries)
 
     def gradient(layout):
