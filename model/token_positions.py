@@ -71,7 +71,7 @@ class TokenPositions:
         return given
 
     def _lengths(self) -> jax.Array:
-        """See `model.positions.scaling.Lengths`."""
+        """See `model.positions.scaling.DocumentLengths`."""
         whole_B = self.lengths_B if self.text_lengths_B is None else self.text_lengths_B
         if whole_B is not None:
             return whole_B[:, None]

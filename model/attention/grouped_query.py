@@ -118,7 +118,7 @@ class GroupedQuery(AttentionOption):
 
     def without_effect(self, positions: Sequence[Position], path: str) -> Iterator[tuple[str, str]]:
         """Yields fields without effect in all layers that have this option; `positions` are those of the layers."""
-        if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.turns for p in positions):
+        if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.rotates for p in positions):
             names = " and ".join(sorted({type(p).__name__ for p in positions}))
             yield (
                 f"{path}.qk_norm.after_positions",

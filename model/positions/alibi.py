@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from model.positions.bias import InScores
+from model.positions.bias import AttentionPosition
 
 if TYPE_CHECKING:  # attention imports positions
     from model.kernels.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ALiBi(InScores):
+class ALiBi(AttentionPosition):
     """Adds scale * slope_n * (key position - query position) to the scores of head n; nothing is learned.
 
     Attributes:
@@ -36,7 +36,7 @@ class ALiBi(InScores):
             yield "scale", f"must be above 0, got {self.scale}; use NoPositions for no biases"
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "LinearBias":
-        """See `InScores`."""
+        """See `AttentionPosition`."""
         return LinearBias(slopes(num_heads), self.scale, self.rounded)
 
 
@@ -55,9 +55,11 @@ class LinearBias:
         slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
         if self.rounded:
             # A compiler may leave out a cast to bfloat16 and back, but not this.
-            coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
-            query, key = (coarse(position.astype(jnp.float32)) for position in (query_BT[..., None], key_BS[:, None]))
-            query, key = (coarse(coarse(slope_N11) * position[:, None]) for position in (query, key))
+            to_bfloat16 = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+            query, key = (
+                to_bfloat16(position.astype(jnp.float32)) for position in (query_BT[..., None], key_BS[:, None])
+            )
+            query, key = (to_bfloat16(to_bfloat16(slope_N11) * position[:, None]) for position in (query, key))
             bias_BNTS = key - query
         else:
             distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)

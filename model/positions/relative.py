@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from model.parameters.maker import ParameterMaker
-from model.positions.bias import InScores
+from model.positions.bias import AttentionPosition
 
 if TYPE_CHECKING:  # attention imports positions
     from model.kernels.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RelativeBias(InScores):
+class RelativeBias(AttentionPosition):
     """Adds to each score a trained number for the bucket of the distance from key to query.
 
     Each distance below buckets / 2 has its own bucket. Longer distances share the other buckets, whose bounds grow
@@ -45,11 +45,11 @@ class RelativeBias(InScores):
             yield "distance", f"must be above the {near} distances that have a bucket each, got {self.distance}"
 
     def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param:
-        """See `InScores`; the table starts from zeros, which is no bias."""
+        """See `AttentionPosition`; the table starts from zeros, which is no bias."""
         return make.zeros((self.buckets, num_heads), ("position", "heads"))
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "BucketBias":
-        """See `InScores`."""
+        """See `AttentionPosition`."""
         assert table is not None
         return BucketBias(table, self.distance)
 
@@ -72,6 +72,6 @@ class BucketBias:
         near = buckets // 2
         # The bounds of the wider buckets are rounded up to integers, so that no rounded logarithm decides a bucket.
         powers = [near * (self.distance / near) ** (i / (buckets - near)) for i in range(1, buckets - near)]
-        begins = [math.ceil(power - 1e-9) for power in powers]
-        far_BTS = sum(((distance_BTS >= begin).astype(jnp.int32) for begin in begins), jnp.int32(near))
+        lower_bounds = [math.ceil(power - 1e-9) for power in powers]
+        far_BTS = sum(((distance_BTS >= bound).astype(jnp.int32) for bound in lower_bounds), jnp.int32(near))
         return jnp.where(distance_BTS < near, jnp.maximum(distance_BTS, 0), far_BTS)

@@ -35,7 +35,7 @@ def build(option, width=8, seed=0):
     return layer, weights
 
 
-def turn(x, positions, theta=10_000.0):
+def rotate_by_hand(x, positions, theta=10_000.0):
     """Rotary positions of (T, N, H), pair by pair."""
     out, half = x.copy(), x.shape[-1] // 2
     for t, n, i in np.ndindex(len(positions), x.shape[1], half):
@@ -46,7 +46,7 @@ def turn(x, positions, theta=10_000.0):
     return out
 
 
-def by_hand(option, w, x, positions, turned):
+def by_hand(option, w, x, positions, rotated):
     """The layer on one sequence (T, D)."""
 
     def project(name):
@@ -66,8 +66,8 @@ def by_hand(option, w, x, positions, turned):
     late = option.qk_norm is not None and option.qk_norm.after_positions
     if not late:
         q, k = normed("query", q), normed("key", k)
-    if turned:
-        q, k = turn(q, positions), turn(k, positions)
+    if rotated:
+        q, k = rotate_by_hand(q, positions), rotate_by_hand(k, positions)
     if late:
         q, k = normed("query", q), normed("key", k)
     mask = np.tril(np.ones((len(x), len(x)), bool))
@@ -102,21 +102,21 @@ def by_hand(option, w, x, positions, turned):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("turned", [False, True])
-def test_layer(option, turned):
+@pytest.mark.parametrize("rotated", [False, True])
+def test_layer(option, rotated):
     layer, weights = build(option)
     x = np.random.default_rng(1).normal(size=(2, 5, 8))
     positions = np.array([[0, 1, 2, 3, 4], [7, 8, 9, 3, 0]])
     context = Context(
         index_BT=np.arange(5)[None],
-        rotary=rotary_table(Rotary(), positions, option.head_width(8)) if turned else None,
+        rotary=rotary_table(Rotary(), positions, option.head_width(8)) if rotated else None,
         visibility=causal(Coordinates(5)),
     )
     got, cache = jax.jit(lambda x: layer(x, context, None))(x.astype(np.float32))
     assert cache is None
     for row in range(2):
         np.testing.assert_allclose(
-            got[row], by_hand(option, weights, x[row], positions[row], turned), rtol=2e-5, atol=2e-5
+            got[row], by_hand(option, weights, x[row], positions[row], rotated), rtol=2e-5, atol=2e-5
         )
 
 
