@@ -10,8 +10,8 @@ from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
-from model.recurrent.memory import State
+from model.recurrent.memory import RecurrentState
 from model.recurrent.state_space import StateSpace
 
 Mixer = GroupedQuery | Latent | LinearAttention | GatedDelta | StateSpace | LSTM | GRU
-MixerCache = ContiguousCache | RingCache | State
+MixerCache = ContiguousCache | RingCache | RecurrentState
