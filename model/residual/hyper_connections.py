@@ -32,7 +32,7 @@ from model.context import Context
 from model.norms import Norm
 from model.parameters.gradients import narrowed, weigh
 from model.parameters.maker import ParameterMaker
-from model.residual.scheme import Around, Scheme, Stream, Sublayer
+from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream, Sublayer
 
 AXES = ("batch", "sequence", None, "embed")
 
@@ -50,7 +50,7 @@ class Dynamic:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HyperConnections(Scheme):
+class HyperConnections(ResidualOption):
     """Several streams; a sublayer reads a weighted, normalised sum of them and writes to each.
 
     Attributes:
@@ -66,9 +66,9 @@ class HyperConnections(Scheme):
         if self.streams < 1:
             yield "streams", f"must be at least 1, got {self.streams}"
 
-    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+    def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""
-        return HyperStream(self, around, make, before)
+        return HyperConnectionsStream(self, settings, make, sublayers_before)
 
     def enter(self, x_BTD: jax.Array) -> jax.Array:
         """Returns the embedding n times, (B, T, n, D)."""
@@ -86,35 +86,37 @@ class HyperConnections(Scheme):
         return 2 * length * width * (mixed + found) * sublayers
 
 
-class Within(NamedTuple):
+class StreamInLayer(NamedTuple):
     """The mixed streams within a layer (B, T, n, D), and the weights B of the write, (B, T, n) or (n)."""
 
-    passed_BTnD: jax.Array
+    mixed_BTnD: jax.Array
     write: jax.Array
 
 
-class HyperStream(Stream):
+class HyperConnectionsStream(ResidualStream):
     """The weights and norms of each sublayer."""
 
-    def __init__(self, option: HyperConnections, around: Around, make: ParameterMaker, before: jax.Array | int) -> None:
+    def __init__(
+        self, option: HyperConnections, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int
+    ) -> None:
         """Args: the option, the settings of the model and the layer, the maker, the number of sublayers before."""
-        super().__init__(around, make)
+        super().__init__(settings, make)
         self.make_norms("norm", make)
-        n, width, dynamic = option.streams, around.width, option.dynamic
-        for index, i in enumerate(around.sublayers):
-            read = jax.nn.one_hot((before + index) % n, n)
-            self.keep("read", i, make.computed("mixing", read, (None,)))
-            self.keep("pass", i, make.computed("mixing", jnp.eye(n), (None, None)))
-            self.keep("write", i, make.constant("mixing", 1.0, (n,), (None,)))
+        n, width, dynamic = option.streams, settings.width, option.dynamic
+        for index, i in enumerate(settings.sublayers):
+            read = jax.nn.one_hot((sublayers_before + index) % n, n)
+            self.set_part("read", i, make.computed("mixing", read, (None,)))
+            self.set_part("pass", i, make.computed("mixing", jnp.eye(n), (None, None)))
+            self.set_part("write", i, make.constant("mixing", 1.0, (n,), (None,)))
             if dynamic is not None:
-                norm = Norm(around.norm, (width,), ("embed",), make, around.reductions)
-                self.keep("follow_norm", i, norm)
-                self.keep("follow", i, make.zeros((width, n + 2), ("embed", None), "follower"))
-                self.keep("mix_scale", i, make.constant("follower", dynamic.scale, (), ()))
-                self.keep("write_scale", i, make.constant("follower", dynamic.scale, (), ()))
+                norm = Norm(settings.norm, (width,), ("embed",), make, settings.reductions)
+                self.set_part("follow_norm", i, norm)
+                self.set_part("follow", i, make.zeros((width, n + 2), ("embed", None), "follower"))
+                self.set_part("mix_scale", i, make.constant("follower", dynamic.scale, (), ()))
+                self.set_part("write_scale", i, make.constant("follower", dynamic.scale, (), ()))
         self.dynamic = dynamic is not None
 
-    def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, Within]:
+    def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, StreamInLayer]:
         """Returns N(A_m^T H), and the streams A_r^T H with B."""
         weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
         if self.dynamic:
@@ -125,14 +127,14 @@ class HyperStream(Stream):
             moved = [narrowed(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
             weights = tuple(narrowed(weight, move) + move for weight, move in zip(weights, moved, strict=True))
             read_BTD = jnp.einsum("BTnD,BTn->BTD", stream, weights[0])
-            passed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
+            mixed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
         else:
             read_BTD = weigh("BTnD,n->BTD", stream, weights[0])
-            passed_BTnD = weigh("BTnD,nm->BTmD", stream, weights[1])
-        return self.part("norm", i)(read_BTD), Within(passed_BTnD, weights[2])
+            mixed_BTnD = weigh("BTnD,nm->BTmD", stream, weights[1])
+        return self.part("norm", i)(read_BTD), StreamInLayer(mixed_BTnD, weights[2])
 
-    def write(self, stream: Within, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+    def write(self, stream: StreamInLayer, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns A_r^T H + B^T y."""
-        y_BTnD = jnp.broadcast_to(self.scaled(y_BTD, i, context)[:, :, None], stream.passed_BTnD.shape)
+        y_BTnD = jnp.broadcast_to(self.sublayer_output(y_BTD, i, context)[:, :, None], stream.mixed_BTnD.shape)
         y_BTnD = y_BTnD * narrowed(stream.write[..., None], y_BTnD)
-        return context.shard(stream.passed_BTnD + y_BTnD, AXES)
+        return context.shard(stream.mixed_BTnD + y_BTnD, AXES)

@@ -68,7 +68,7 @@ def test_decays_are_products_of_those_between_within_a_document():
     np.testing.assert_allclose(given.total_ZBN[:, 0, 0], [0.0125, 0], rtol=1e-6)
 
 
-def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
+def test_scan_tokens_forgets_at_documents_and_skips_padding():
     add = lambda state, x: (state + x, state + x)  # noqa: E731
     x = jnp.asarray([[1.0, 2, 4, 8], [1, 2, 4, 8]])
     documents = Context(index_BT=None, segment_ids_BT=jnp.asarray([[0, 0, 1, 1], [0, 0, 0, 0]]))
