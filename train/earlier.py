@@ -7,6 +7,9 @@ parameters and activations. The z-loss was an option of training, not of the obj
 
 Every mixer was called `attention` (format 2 of checkpoints), recurrent mixers too: the field, its parameters, those of
 the residual stream around it, and two taps. `init_from` was called `start_from`.
+
+The dynamic weights of hyper-connections were called `follow` (format 3 of checkpoints). `RENAMED_FIELDS` has the fields
+of the model's options that had other names.
 """
 
 import re
@@ -15,21 +18,34 @@ from typing import Any
 
 from model.taps.meanings import EARLIER
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
+# Earlier names of fields, by the class of their option, and their names now.
+RENAMED_FIELDS = {
+    "ALiBi": {"rounded": "round_to_bfloat16"},
+    "Experts": {"weigh": "apply_weights_to"},
+    "Groups": {"kept": "top_k"},
+    "LogTemperature": {"floor": "step_length"},
+    "RelativeBias": {"distance": "max_distance"},
+}
+# Earlier values of fields, by the class of their option and the name of the field now.
+RENAMED_VALUES = {("Groups", "score"): {"two_best": "top2_sum"}}
 # Earlier fields of options, and their paths now.
 MOVED = {
     "ModelConfig.attention": "model.mixer",
     "Except.attention": "mixer",
     "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
+    **{f"{option}.{old}": new for option, names in RENAMED_FIELDS.items() for old, new in names.items()},
 }
 # The parameters of a layer that are under `residual` now and were beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
+_OF_HYPER_CONNECTIONS = ((r"\.residual\.(mixer|ffn)_dynamic(_norm)?\b", r".residual.\1_follow\2"),)
 _OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
 # For each format of checkpoints: patterns of the present array names, and their earlier replacements.
 EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
-    1: ((r"^untrained\.", "params."), *_OF_MIXERS, (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
-    2: _OF_MIXERS,
+    1: ((r"^untrained\.", "params."), *_OF_HYPER_CONNECTIONS, *_OF_MIXERS, (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
+    2: (*_OF_HYPER_CONNECTIONS, *_OF_MIXERS),
+    3: _OF_HYPER_CONNECTIONS,
     CHECKPOINT_FORMAT: (),
 }
 # The default patterns of `no_decay`, and the roles of the parameters that they matched.
@@ -53,6 +69,7 @@ SHARDING = {
 
 def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of an experiment with today's fields."""
+    stored = _with_renamed_fields(stored)
     current = dict(stored)
     if isinstance(stored.get("optimizer"), Mapping):
         current["optimizer"] = _current_optimizer(stored["optimizer"])
@@ -69,9 +86,28 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         current["training"] = _renamed(training, {"start_from": "init_from"})
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
         current = _of_mixers(current)
+    if isinstance(optimizer := current.get("optimizer"), Mapping) and "spared" in optimizer:
+        current["optimizer"] = {**optimizer, "spared": _renamed_in_patterns(optimizer["spared"], "_follow", "_dynamic")}
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current
+
+
+def _with_renamed_fields(stored: Any) -> Any:
+    """The JSON of options with the names of `RENAMED_FIELDS` and the values of `RENAMED_VALUES`, at all depths."""
+    if isinstance(stored, list | tuple):
+        return [_with_renamed_fields(item) for item in stored]
+    if not isinstance(stored, Mapping):
+        return stored
+    option = str(stored.get("type"))
+    renamed = _renamed(stored, RENAMED_FIELDS.get(option, {}))
+    return {name: _current_value(option, name, _with_renamed_fields(x)) for name, x in renamed.items()}
+
+
+def _current_value(option: str, field: str, value: Any) -> Any:
+    """The value of a field as it is written now."""
+    values = RENAMED_VALUES.get((option, field), {})
+    return values.get(value, value) if isinstance(value, str) else value
 
 
 def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,7 +119,7 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
         model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
     current["model"] = model
     if isinstance(optimizer := stored.get("optimizer"), Mapping) and "spared" in optimizer:
-        current["optimizer"] = {**optimizer, "spared": _patterns_of_mixers(optimizer["spared"])}
+        current["optimizer"] = {**optimizer, "spared": _renamed_in_patterns(optimizer["spared"], "attention", "mixer")}
     return current
 
 
@@ -92,11 +128,11 @@ def _renamed(option: Any, names: Mapping[str, str]) -> Any:
     return {names.get(name, name): x for name, x in option.items()} if isinstance(option, Mapping) else option
 
 
-def _patterns_of_mixers(patterns: Any) -> Any:
-    """Patterns of parameter names with `attention` renamed; only the names of mixers contained it."""
+def _renamed_in_patterns(patterns: Any, old: str, new: str) -> Any:
+    """Patterns of parameter names with a renamed part, which no other names contain."""
     if not isinstance(patterns, list | tuple):
         return patterns
-    return [one.replace("attention", "mixer") if isinstance(one, str) else one for one in patterns]
+    return [one.replace(old, new) if isinstance(one, str) else one for one in patterns]
 
 
 def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:

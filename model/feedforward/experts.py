@@ -46,7 +46,7 @@ class Experts(FeedForwardOption):
       top_k: R, the number of experts of a token.
       expert: the option of each expert; its `width` is the width of one expert.
       router: how experts are chosen and weighted.
-      weigh: whether weights multiply an expert's output (most models) or its input (Llama 4).
+      apply_weights_to: whether weights multiply an expert's output (most models) or its input (Llama 4).
       dispatch: how tokens reach their experts, and whether some tokens are dropped.
       shared: an expert that all tokens use, added to the others, or None.
       balance_loss: a loss that makes the experts' loads equal, or None.
@@ -59,7 +59,7 @@ class Experts(FeedForwardOption):
     top_k: int
     expert: MLP | Gated
     router: SoftmaxRouter | SigmoidRouter = SoftmaxRouter()
-    weigh: Literal["output", "input"] = "output"
+    apply_weights_to: Literal["output", "input"] = "output"
     dispatch: Dropless | Capacity = Dropless()
     shared: Shared | None = None
     balance_loss: BalanceLoss | None = None
@@ -140,7 +140,7 @@ class MixtureOfExperts(nnx.Module):
             weight_BTR=context.tap("expert_weights", routing.weight_BTR),
         )
         chosen_BTR, weight_BTR = routing.chosen_BTR, routing.weight_BTR.astype(x_BTD.dtype)
-        scale_BTR = weight_BTR if option.weigh == "input" else None
+        scale_BTR = weight_BTR if option.apply_weights_to == "input" else None
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
             y_BTRD, dropped_BTR = in_slots(
@@ -148,7 +148,7 @@ class MixtureOfExperts(nnx.Module):
             )
         else:
             y_BTRD = dropless(x_BTD, chosen_BTR, scale_BTR, count, self._work)
-        if option.weigh == "output":
+        if option.apply_weights_to == "output":
             y_BTRD = y_BTRD * weight_BTR[..., None]
         y_BTD = jnp.sum(y_BTRD, axis=2)
         observe(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)

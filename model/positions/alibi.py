@@ -23,12 +23,13 @@ class ALiBi(AttentionPosition):
 
     Attributes:
       scale: 1 in the paper and in BLOOM; Falcon uses H^-1/2, the scale of products of queries and keys.
-      rounded: whether slope and position, and then their product, are rounded to bfloat16 before the product of the
-        query is subtracted from that of the key. Falcon's code computes them so, and its models were trained with it.
+      round_to_bfloat16: whether slope and position, and then their product, are rounded to bfloat16 before the product
+        of the query is subtracted from that of the key. Falcon's code computes them so, and its models were trained
+        with it.
     """
 
     scale: float = 1.0
-    rounded: bool = False
+    round_to_bfloat16: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -37,7 +38,7 @@ class ALiBi(AttentionPosition):
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "LinearBias":
         """See `AttentionPosition`."""
-        return LinearBias(slopes(num_heads), self.scale, self.rounded)
+        return LinearBias(slopes(num_heads), self.scale, self.round_to_bfloat16)
 
 
 @jax.tree_util.register_static
@@ -47,13 +48,13 @@ class LinearBias:
 
     slopes: tuple[float, ...]
     scale: float = 1.0
-    rounded: bool = False
+    round_to_bfloat16: bool = False
 
     def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
         """Returns the biases of a block, float32 (B or 1, N, T, S)."""
         query_BT, key_BS = queries.positions(), keys.positions()
         slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
-        if self.rounded:
+        if self.round_to_bfloat16:
             # A compiler may leave out a cast to bfloat16 and back, but not this.
             to_bfloat16 = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
             query, key = (

@@ -81,9 +81,9 @@ class HyperConnections(ResidualOption):
     def cost(self, width: int, length: int, sublayers: int) -> int:
         """Returns the operations that mix n streams and, if weights are dynamic, that compute them."""
         n = self.streams
-        mixed = n + n * n + n  # read, pass, write
-        found = n * (n + 2) if self.dynamic else 0
-        return 2 * length * width * (mixed + found) * sublayers
+        mixing = n + n * n + n  # read, pass, write
+        dynamic = n * (n + 2) if self.dynamic else 0
+        return 2 * length * width * (mixing + dynamic) * sublayers
 
 
 class StreamInLayer(NamedTuple):
@@ -110,8 +110,8 @@ class HyperConnectionsStream(ResidualStream):
             self.set_part("write", i, make.constant("mixing", 1.0, (n,), (None,)))
             if dynamic is not None:
                 norm = Norm(settings.norm, (width,), ("embed",), make, settings.reductions)
-                self.set_part("follow_norm", i, norm)
-                self.set_part("follow", i, make.zeros((width, n + 2), ("embed", None), "follower"))
+                self.set_part("dynamic_norm", i, norm)
+                self.set_part("dynamic", i, make.zeros((width, n + 2), ("embed", None), "follower"))
                 self.set_part("mix_scale", i, make.constant("follower", dynamic.scale, (), ()))
                 self.set_part("write_scale", i, make.constant("follower", dynamic.scale, (), ()))
         self.dynamic = dynamic is not None
@@ -120,12 +120,12 @@ class HyperConnectionsStream(ResidualStream):
         """Returns N(A_m^T H), and the streams A_r^T H with B."""
         weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
         if self.dynamic:
-            normed_BTnD = self.part("follow_norm", i)(stream)
-            follow_BTnM = jnp.tanh(weigh("BTnD,DM->BTnM", normed_BTnD, self.part("follow", i)[...]))
-            moves = follow_BTnM[..., 0], follow_BTnM[..., 1:-1], follow_BTnM[..., -1]
+            normed_BTnD = self.part("dynamic_norm", i)(stream)
+            dynamic_BTnM = jnp.tanh(weigh("BTnD,DM->BTnM", normed_BTnD, self.part("dynamic", i)[...]))
+            updates = dynamic_BTnM[..., 0], dynamic_BTnM[..., 1:-1], dynamic_BTnM[..., -1]
             scales = (self.part(name, i)[...] for name in ("mix_scale", "mix_scale", "write_scale"))
-            moved = [narrowed(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
-            weights = tuple(narrowed(weight, move) + move for weight, move in zip(weights, moved, strict=True))
+            scaled_updates = [narrowed(scale, x) * x for scale, x in zip(scales, updates, strict=True)]
+            weights = tuple(narrowed(weight, x) + x for weight, x in zip(weights, scaled_updates, strict=True))
             read_BTD = jnp.einsum("BTnD,BTn->BTD", stream, weights[0])
             mixed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
         else:

@@ -34,7 +34,7 @@ def config_v2(published: Published) -> ModelConfig:
     router = SoftmaxRouter(
         renormalize=False,
         scale=published.get("routed_scaling_factor", 1.0),
-        groups=Groups(count=count, kept=kept) if grouped and kept < count else None,
+        groups=Groups(count=count, top_k=kept) if grouped and kept < count else None,
     )
     experts = _experts(published, router, count=64, top_k=6, width=1407, shared=2)
     return _config(published, experts, dense=0, interleaved=True)
@@ -49,7 +49,7 @@ def config_v3(published: Published) -> ModelConfig:
     router = SigmoidRouter(
         renormalize=published.get("norm_topk_prob", True),
         scale=published.get("routed_scaling_factor", 2.5),
-        groups=Groups(count=count, kept=kept, score="two_best") if kept < count else None,
+        groups=Groups(count=count, top_k=kept, score="top2_sum") if kept < count else None,
     )
     experts = _experts(published, router, count=256, top_k=8, width=2048, shared=1)
     experts = dataclasses.replace(experts, load_bias=LoadBias(rate=0.0))

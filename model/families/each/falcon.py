@@ -33,7 +33,7 @@ def config(published: Published) -> ModelConfig:
         num_layers=published.get("num_hidden_layers"),
         width=width,
         context_length=published.get("max_position_embeddings", 2048) if alibi else _context_length(published),
-        position=ALiBi(scale=(width // heads) ** -0.5, rounded=True) if alibi else rotary(published),
+        position=ALiBi(scale=(width // heads) ** -0.5, round_to_bfloat16=True) if alibi else rotary(published),
         mixer=GroupedQuery(num_heads=heads, num_kv_heads=_key_heads(published, heads), qkv_bias=bias, output_bias=bias),
         ffn=MLP(
             width=published.get("ffn_hidden_size", 4 * width),

@@ -39,7 +39,7 @@ def config(published: Published) -> ModelConfig:
         top_k=published.get("num_experts_per_tok", 1),
         expert=expert,
         router=SigmoidRouter(renormalize=False),
-        weigh="input",
+        apply_weights_to="input",
         shared=Shared(ffn=expert),
     )
     published.unused("router_aux_loss_coef", "router_jitter_noise", "for_llm_compressor")
@@ -81,7 +81,9 @@ def _temperature(published: Published) -> LogTemperature | None:
     floor, scale = published.get("floor_scale", 8192), published.get("attn_scale", 0.1)
     grow = published.get("attn_temperature_tuning", True) and scale != 0
     return (
-        LogTemperature(floor=floor, scale=scale) if grow and floor <= published.get("max_position_embeddings") else None
+        LogTemperature(step_length=floor, scale=scale)
+        if grow and floor <= published.get("max_position_embeddings")
+        else None
     )
 
 

@@ -147,7 +147,7 @@ CONFIGS = {
         "exceptions": (
             Except(
                 layers="3::4",
-                mixer=GroupedQuery(num_heads=4, temperature=LogTemperature(floor=3, scale=0.7)),
+                mixer=GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=3, scale=0.7)),
                 position=NoPositions(),
             ),
         ),
@@ -175,12 +175,12 @@ CONFIGS = {
         "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
         "exceptions": (
             Except(layers="1", position=Rotary()),
-            Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
+            Except(layers="2", position=ALiBi(scale=0.5, round_to_bfloat16=True)),
         ),
     },
     "trained biases": {
         "num_layers": 3,
-        "position": RelativeBias(buckets=6, distance=9),
+        "position": RelativeBias(buckets=6, max_distance=9),
         "exceptions": (
             Except(
                 layers="1",
@@ -213,7 +213,7 @@ CONFIGS = {
                     num_experts=6,
                     top_k=2,
                     expert=Gated(width=8),
-                    router=SigmoidRouter(groups=Groups(count=3, kept=2)),
+                    router=SigmoidRouter(groups=Groups(count=3, top_k=2)),
                     load_bias=LoadBias(),
                 ),
             ),
@@ -256,7 +256,7 @@ CONFIGS = {
                     pattern=SlidingWindow(size=2),
                 ),
             ),
-            Except(layers="3", position=RelativeBias(buckets=6, distance=9)),
+            Except(layers="3", position=RelativeBias(buckets=6, max_distance=9)),
             Except(layers="4", mixer=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2, first=0, last=2))),
             Except(layers="5", mixer=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3, first=1))),
         ),

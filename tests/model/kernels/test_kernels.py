@@ -139,7 +139,7 @@ def equation(asked, kept, q, k, v, sink, table):
 
 
 def by_kernel(asked, kernel, q, k, v, sink, table):
-    biases = {"linear": LinearBias(tuple(SLOPES)), "trained": RelativeBias(buckets=6, distance=40).bias(4, table)}
+    biases = {"linear": LinearBias(tuple(SLOPES)), "trained": RelativeBias(buckets=6, max_distance=40).bias(4, table)}
     return attend(
         q,
         k,

@@ -176,7 +176,7 @@ def test_the_bias_is_scaled_and_rounded():
     slope, positions = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
     assert coarse(999) == 1000
     q, k, mask = np.zeros((1, 2, 1, 4), np.float32), np.zeros((1, 4, 1, 4), np.float32), np.ones((1, 2, 4), bool)
-    bias, visibility = LinearBias((slope,), 0.5, rounded=True), visibility_of(mask, positions)
+    bias, visibility = LinearBias((slope,), 0.5, round_to_bfloat16=True), visibility_of(mask, positions)
     at = [[coarse(coarse(slope) * coarse(position)) for position in some[0]] for some in positions]
     scores = 0.5 * (np.array(at[1])[None, :] - np.array(at[0])[:, None])
     expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
@@ -228,7 +228,7 @@ def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
 @pytest.mark.parametrize("mixer", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
 def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, mixer):
     """Twelve positions and slopes that are powers of two are exact in bfloat16: only the scale makes a difference."""
-    config = small(position=ALiBi(scale=0.25, rounded=True), mixer=mixer, num_layers=1)
+    config = small(position=ALiBi(scale=0.25, round_to_bfloat16=True), mixer=mixer, num_layers=1)
     params = drawn(config)
     for name in ("query", "key") if "key" in params["blocks"]["mixer"] else ("query", "rotary_key"):
         params["blocks"]["mixer"][name] = jnp.zeros_like(params["blocks"]["mixer"][name])
