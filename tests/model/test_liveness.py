@@ -12,7 +12,7 @@ import pytest
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.feedforward.loads import move_load_biases
+from model.feedforward.loads import update_load_biases
 from model.layers import Except
 from model.options.annotations import alternatives, fields_of, item_annotation, option_classes
 from model.options.assignments import override
@@ -96,7 +96,7 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "moved":
         params = drawn(start)
         measured = forward(start, params, tokens, weights_BT=jnp.ones(tokens.shape)).measured
-        before, after = (move_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
+        before, after = (update_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:
         params, key = drawn(start), jax.random.key(0)
