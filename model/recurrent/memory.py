@@ -82,7 +82,7 @@ def mask_padding(x_BT: jax.Array, context: Context) -> jax.Array:
 def scan_tokens(
     step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, context: Context
 ) -> tuple[Any, Any]:
-    """Applies a step to each token in turn; resets the state at the start of a document, and skips tokens not real.
+    """Applies a step to each token in turn; resets the state at the start of a document, and skips padding.
 
     Args:
       step: maps the state and the input of one token (B, ...) to the next state and an output.

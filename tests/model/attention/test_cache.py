@@ -50,10 +50,10 @@ def extended(cache, values, positions, lengths=None):
     positions = jnp.asarray(positions, jnp.int32)
     cache, view = cache.extend({"k": values}, positions, None if lengths is None else jnp.asarray(lengths))
     mask = np.asarray(causal(Coordinates(positions.shape[1], index=positions)).with_keys(view.keys).mask())
-    places = np.broadcast_to(view.keys.indices(), (len(mask), view.keys.count))
+    positions_of_keys = np.broadcast_to(view.keys.indices(), (len(mask), view.keys.count))
     keys = np.asarray(view.arrays["k"])[:, :, 0, 0]
     seen = [
-        [dict(zip(places[b][m].tolist(), keys[b][m].tolist(), strict=True)) for m in rows]
+        [dict(zip(positions_of_keys[b][m].tolist(), keys[b][m].tolist(), strict=True)) for m in rows]
         for b, rows in enumerate(mask)
     ]
     return cache, seen
@@ -81,8 +81,8 @@ def test_a_ring_holds_the_last_tokens_of_each_row_whatever_comes_with_them():
                 assert near == {p: p + 100 for p in range(max(0, position - 2), position + 1)}
             begin += size
         for row, length in enumerate(lengths):
-            held = {p % 3: p + 100 for p in range(length - 3, length)}
-            np.testing.assert_array_equal(cache.arrays["k"][row, 0, :, 0], [held[slot] for slot in range(3)])
+            stored = {p % 3: p + 100 for p in range(length - 3, length)}
+            np.testing.assert_array_equal(cache.arrays["k"][row, 0, :, 0], [stored[slot] for slot in range(3)])
 
 
 def test_a_cache_keeps_its_dtype():

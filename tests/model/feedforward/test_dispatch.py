@@ -38,8 +38,8 @@ def test_dropless_is_a_loop_over_tokens(case):
 def slots(case, factor, scaled=True):
     chosen, x, scale, w, b = case
     expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
-    option, given = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
-    return dispatch_with_capacity(option, jnp.asarray(x), jnp.asarray(chosen), given, E, expert_fn, Layout())
+    option, scales = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
+    return dispatch_with_capacity(option, jnp.asarray(x), jnp.asarray(chosen), scales, E, expert_fn, Layout())
 
 
 def test_capacity_is_a_loop_that_counts(case):
@@ -47,14 +47,14 @@ def test_capacity_is_a_loop_that_counts(case):
     expected, dropped = one_by_one(chosen, *rest), np.zeros(chosen.shape, bool)
     capacity = 3  # ceil(1.0 * 2 * 7 / 5)
     for row in range(2):
-        taken = np.zeros(E, int)
+        load = np.zeros(E, int)
         for token, rank in np.ndindex(chosen.shape[1:]):
             expert = chosen[row, token, rank]
-            dropped[row, token, rank] = taken[expert] >= capacity
-            taken[expert] += 1
-    y, says = slots(case, 1.0)
+            dropped[row, token, rank] = load[expert] >= capacity
+            load[expert] += 1
+    y, got_dropped = slots(case, 1.0)
     assert 0 < dropped.sum() < dropped.size / 2
-    np.testing.assert_array_equal(says, dropped)
+    np.testing.assert_array_equal(got_dropped, dropped)
     np.testing.assert_allclose(y, np.where(dropped[..., None], 0, expected), rtol=1e-5, atol=1e-5)
 
 
@@ -64,8 +64,8 @@ def test_with_slots_for_all_nothing_is_dropped(case):
         y, dropped = slots(case, 2.5, scaled)
         assert not dropped.any()
         expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
-        given = jnp.asarray(scale) if scaled else None
-        expected = dispatch_dropless(jnp.asarray(x), jnp.asarray(chosen), given, E, expert_fn)
+        scales = jnp.asarray(scale) if scaled else None
+        expected = dispatch_dropless(jnp.asarray(x), jnp.asarray(chosen), scales, E, expert_fn)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 

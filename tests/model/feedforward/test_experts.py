@@ -71,8 +71,8 @@ def experts_by_hand(option, p, x):
     y = np.zeros_like(x)
     for expert, weight in zip(chosen, weights, strict=True):
         own = {n: p[n][expert] for n in ("gate", "up", "down", "gate_bias", "up_bias", "down_bias") if n in p}
-        given, taken = (weight, 1) if option.apply_weights_to == "input" else (1, weight)
-        y += taken * ffn_by_hand(option.expert, own, given * x)
+        input_scale, output_scale = (weight, 1) if option.apply_weights_to == "input" else (1, weight)
+        y += output_scale * ffn_by_hand(option.expert, own, input_scale * x)
     if option.shared:
         gate = sigmoid(x @ p["shared_gate"]) if option.shared.gate else 1
         y += gate * ffn_by_hand(option.shared.ffn, p["shared"], x)

@@ -162,8 +162,8 @@ def dropped(asked, kernel, arrays):
     s = k.shape[1]
     v = np.broadcast_to(np.eye(s, dtype=np.float32)[None, :, None], (2, s, asked.kv_heads, s))
     seen = np.asarray(jax.jit(by_kernel, static_argnums=1)(asked, kernel, q, k, v, sink, table)).transpose(0, 2, 1, 3)
-    shown = np.broadcast_to(asked.mask[:, None], seen.shape)
-    assert 0.25 < (seen[shown] == 0).mean() < 0.35
+    visible = np.broadcast_to(asked.mask[:, None], seen.shape)
+    assert 0.25 < (seen[visible] == 0).mean() < 0.35
     return (seen != 0) / (1 - asked.dropout)
 
 

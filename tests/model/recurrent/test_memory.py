@@ -58,14 +58,14 @@ def test_chunks():
 def test_decays_are_products_of_those_between_within_a_document():
     a = np.array([0.5, 0.25, 0.1, 0.8, 0.9, 0.7])
     document = np.array([[0, 0, 0, 0, 1, 1]])
-    given = chunk_decays(
+    decay = chunk_decays(
         jnp.log(jnp.asarray(a))[None, :, None], 3, Context(index_BT=None, segment_ids_BT=jnp.asarray(document))
     )
     between = [[[1, 0, 0], [0.25, 1, 0], [0.025, 0.1, 1]], [[1, 0, 0], [0, 1, 0], [0, 0.7, 1]]]
-    np.testing.assert_allclose(given.pairwise_ZBNCS[:, 0, 0], between, rtol=1e-6)
-    np.testing.assert_allclose(given.from_start_ZBNC[:, 0, 0], [[0.5, 0.125, 0.0125], [0.8, 0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(given.to_end_ZBNC[:, 0, 0], [[0.025, 0.1, 1], [0, 0.7, 1]], rtol=1e-6)
-    np.testing.assert_allclose(given.total_ZBN[:, 0, 0], [0.0125, 0], rtol=1e-6)
+    np.testing.assert_allclose(decay.pairwise_ZBNCS[:, 0, 0], between, rtol=1e-6)
+    np.testing.assert_allclose(decay.from_start_ZBNC[:, 0, 0], [[0.5, 0.125, 0.0125], [0.8, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(decay.to_end_ZBNC[:, 0, 0], [[0.025, 0.1, 1], [0, 0.7, 1]], rtol=1e-6)
+    np.testing.assert_allclose(decay.total_ZBN[:, 0, 0], [0.0125, 0], rtol=1e-6)
 
 
 def test_scan_tokens_forgets_at_documents_and_skips_padding():
