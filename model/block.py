@@ -10,7 +10,7 @@ from model.config import ModelConfig
 from model.context import Context
 from model.layers import Layer
 from model.parameters.maker import ParameterMaker
-from model.residual.scheme import Around
+from model.residual.scheme import LayerSettings
 
 # The axes of the residual stream. Sublayers may have another layout of positions: the constraint before a sublayer
 # gathers its input from the stream, and the constraint after it scatters its output.
@@ -25,7 +25,7 @@ class Block(nnx.Module):
     ) -> None:
         """Args: the model's options, the mechanisms of this layer, the maker, the number of sublayers before it."""
         reductions = config.precision.reductions
-        around = Around(
+        settings = LayerSettings(
             sublayers=layer.sublayers,
             width=config.width,
             norm=config.norm,
@@ -38,7 +38,7 @@ class Block(nnx.Module):
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
         self.ffn = None if ffn is None else ffn.build(width, make)
         # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
-        self.residual = config.residual.build(around, make, sublayers_before)
+        self.residual = config.residual.build(settings, make, sublayers_before)
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
         """Returns the residual stream after this layer, and the cache of this layer."""

@@ -93,7 +93,7 @@ class ModelConfig:
 
     def _layer_choices(self) -> list[dict[str, tuple[str, Any]]]:
         """Returns, for every layer and kind of mechanism, the path of the field that chose it, and the choice."""
-        position = NoPositions() if self.position.added else self.position
+        position = NoPositions() if self.position.adds_to_embedding else self.position
         base = {"mixer": self.mixer, "ffn": self.ffn, "position": position}
         layers = [{name: (name, option) for name, option in base.items()} for _ in range(self.num_layers)]
         for i, exception in enumerate(self.exceptions):
@@ -140,7 +140,7 @@ class ModelConfig:
                 yield f"{where}.layers", f"{exception.layers!r} is none of the {self.num_layers} layers"
             elif unused := [name for name in exception.changes() if f"{where}.{name}" not in used]:
                 yield f"{where}.{unused[0]}", "no layer has it: later exceptions replace it in all of its layers"
-            if exception.position != "same" and self.position.added:
+            if exception.position != "same" and self.position.adds_to_embedding:
                 added = type(self.position).__name__
                 yield f"{where}.position", f"{added} positions are added before the first layer, for all of them alike"
         clashes: dict[tuple[str, str], None] = {}
@@ -153,7 +153,9 @@ class ModelConfig:
         yield from self._problems_of_cross_layer_arrays(mixing)
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
             same_mixer = [layer for layer in layers if layer["mixer"][0] == where]
-            positions = [self.position if self.position.added else layer["position"][1] for layer in same_mixer]
+            positions = [
+                self.position if self.position.adds_to_embedding else layer["position"][1] for layer in same_mixer
+            ]
             yield from same_mixer[0]["mixer"][1].without_effect(positions, where)
 
     def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:

@@ -31,8 +31,8 @@ class MixerOption:
     def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Any:
         """Returns the cache or state of one layer before the first token.
 
-        The layer's module takes and returns it beside activations; it has a method `placed(layout)`. The caches of keys
-        are in model/attention/cache.py: a pattern that sees only the last R keys needs R slots.
+        The layer's module takes and returns it beside activations; it has a method `sharded(layout)`. The caches of
+        keys are in model/attention/cache.py: a pattern that sees only the last R keys needs R slots.
         """
         raise NotImplementedError
 

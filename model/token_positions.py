@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from model.config import ModelConfig
 from model.context import LayerInputs
 from model.interfaces import AttentionOption
-from model.kernels.visibility import Coordinates, Visibility, causal, renumbered
+from model.kernels.visibility import Coordinates, Visibility, causal, renumber_segments
 from model.layers import Layer
 from model.positions.absolute import Position
 from model.positions.rotary import RotaryTable, rotary_table
@@ -50,9 +50,9 @@ class TokenPositions:
             return causal(Coordinates(self.shape[1], index=self.indices()))
         # If positions restart within a row and no segment ids separate documents, the keys of a window may be anywhere
         # earlier in the row.
-        in_order = self.positions_BT is None or self.segment_ids_BT is not None
+        monotonic_positions = self.positions_BT is None or self.segment_ids_BT is not None
         tokens = Coordinates(self.shape[1], position=self.positions_BT, segment_ids=self.segment_ids_BT)
-        return causal(tokens, in_order=in_order)
+        return causal(tokens, monotonic_positions=monotonic_positions)
 
     def layer_inputs(self, config: ModelConfig) -> dict[Layer, LayerInputs]:
         """Returns the inputs that the layers of each kind share."""
@@ -67,11 +67,11 @@ class TokenPositions:
                 inputs[layer] = LayerInputs(rotary=rotary(layer.position, layer.mixer.rotary_width(config.width)))
                 continue
             real_BT = None if self.lengths_B is None else self.positions() < self.lengths_B[:, None]
-            inputs[layer] = LayerInputs(segment_ids_BT=renumbered(self.segment_ids_BT), real_BT=real_BT)
+            inputs[layer] = LayerInputs(segment_ids_BT=renumber_segments(self.segment_ids_BT), real_BT=real_BT)
         return inputs
 
     def _lengths(self) -> jax.Array:
-        """See `model.positions.scaling.Lengths`."""
+        """See `model.positions.scaling.DocumentLengths`."""
         text_lengths_B = self.lengths_B if self.text_lengths_B is None else self.text_lengths_B
         if text_lengths_B is not None:
             return text_lengths_B[:, None]

@@ -6,7 +6,10 @@ its sublayers, not under `residual`, and in `Except` None meant "same". The shar
 parameters and activations. The z-loss was an option of training, not of the objective.
 
 Every mixer was called `attention` (format 2 of checkpoints), recurrent mixers too: the field, its parameters, those of
-the residual stream around it, and two taps. `init_from` was called `start_from`, the role `dynamic_mixing` `follower`.
+the residual stream around it, and two taps. `init_from` was called `start_from`.
+
+The dynamic weights of hyper-connections were called `follow` (format 3 of checkpoints), and their role `follower`.
+The tables below have the options, their fields and their values that had other names.
 """
 
 import re
@@ -15,21 +18,47 @@ from typing import Any
 
 from model.taps.meanings import EARLIER
 
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
+# Earlier names of option classes, and their names now.
+RENAMED_CLASSES = {"WholeFiles": "HeldOutDocuments"}
+# Fields of every optimizer.
+_DECAY = {"decayed": "decay_also", "spared": "decay_never"}
+_OPTIMIZERS = ("AdamW", "Adafactor", "Lion", "Muon", "SGD", "ScheduleFreeAdamW")
+# Earlier names of fields, by the class of their option, and their names now.
+RENAMED_FIELDS = {
+    **dict.fromkeys(_OPTIMIZERS, _DECAY),
+    "ALiBi": {"rounded": "round_to_bfloat16"},
+    "Concatenate": {"shift": "random_offset"},
+    "Experts": {"weigh": "apply_weights_to"},
+    "Groups": {"kept": "top_k"},
+    "LogTemperature": {"floor": "step_length"},
+    "RelativeBias": {"distance": "max_distance"},
+}
+# Earlier values of fields, by the class of their option and the name of the field now.
+RENAMED_VALUES = {("Groups", "score"): {"two_best": "top2_sum"}}
+# Where the options of an experiment are that are in one place only.
+_PATHS = {"Concatenate": "data.packing."} | dict.fromkeys(_OPTIMIZERS, "optimizer.")
 # Earlier fields of options, and their paths now.
 MOVED = {
     "ModelConfig.attention": "model.mixer",
     "Except.attention": "mixer",
     "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
+    **{
+        f"{option}.{old}": _PATHS.get(option, "") + new
+        for option, names in RENAMED_FIELDS.items()
+        for old, new in names.items()
+    },
 }
 # The parameters of a layer that are under `residual` now and were beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
+_OF_HYPER_CONNECTIONS = ((r"\.residual\.(mixer|ffn)_dynamic(_norm)?\b", r".residual.\1_follow\2"),)
 _OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
 # For each format of checkpoints: patterns of the present array names, and their earlier replacements.
 EARLIER_NAMES: dict[int, tuple[tuple[str, str], ...]] = {
-    1: ((r"^untrained\.", "params."), *_OF_MIXERS, (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
-    2: _OF_MIXERS,
+    1: ((r"^untrained\.", "params."), *_OF_HYPER_CONNECTIONS, *_OF_MIXERS, (rf"\.residual\.{_OF_RESIDUAL}", r".\1")),
+    2: (*_OF_HYPER_CONNECTIONS, *_OF_MIXERS),
+    3: _OF_HYPER_CONNECTIONS,
     CHECKPOINT_FORMAT: (),
 }
 # The default patterns of `no_decay`, and the roles of the parameters that they matched.
@@ -55,6 +84,7 @@ SHARDING = {
 
 def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of an experiment with today's fields."""
+    stored = _with_renamed_fields(stored)
     current = dict(stored)
     if isinstance(stored.get("optimizer"), Mapping):
         current["optimizer"] = _current_optimizer(stored["optimizer"])
@@ -62,8 +92,8 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         model = stored.get("model")
         exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
         if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
-            current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
-        current["optimizer"] = _of_roles(current["optimizer"], "decayed", "spared")
+            current["model"] = {**model, "exceptions": [_same_for_none(one) for one in exceptions]}
+        current["optimizer"] = _with_roles(current["optimizer"], *_DECAY.values())
     training = stored.get("training")
     if isinstance(training, Mapping) and "z_loss" in training:
         training = {name: value for name, value in training.items() if name != "z_loss"}
@@ -71,15 +101,42 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(training, Mapping):
         current["training"] = _renamed(training, {"start_from": "init_from"})
         if isinstance(frozen := training.get("frozen"), Mapping):
-            current["training"]["frozen"] = _of_roles(frozen, "roles")
+            current["training"]["frozen"] = _with_roles(frozen, "roles")
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
-        current = _of_mixers(current)
+        current = _rename_attention(current)
+    if isinstance(optimizer := current.get("optimizer"), Mapping):
+        current["optimizer"] = _renamed_in_patterns(optimizer, "_follow", "_dynamic")
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current
 
 
-def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _with_renamed_fields(stored: Any) -> Any:
+    """The JSON of options with today's names of classes and fields, and today's values, at all depths."""
+    if isinstance(stored, list | tuple):
+        return [_with_renamed_fields(item) for item in stored]
+    if not isinstance(stored, Mapping):
+        return stored
+    stored = current_class(stored)
+    option = str(stored.get("type"))
+    renamed = _renamed(stored, RENAMED_FIELDS.get(option, {}))
+    return {name: _current_value(option, name, _with_renamed_fields(x)) for name, x in renamed.items()}
+
+
+def current_class(option: Any) -> Any:
+    """The JSON of an option with today's name of its class."""
+    if not isinstance(option, Mapping) or option.get("type") not in RENAMED_CLASSES:
+        return option
+    return {**option, "type": RENAMED_CLASSES[option["type"]]}
+
+
+def _current_value(option: str, field: str, value: Any) -> Any:
+    """The value of a field as it is written now."""
+    values = RENAMED_VALUES.get((option, field), {})
+    return values.get(value, value) if isinstance(value, str) else value
+
+
+def _rename_attention(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Renames `attention` in the JSON of an experiment to today's names of fields, parameters and taps."""
     current, model = dict(stored), dict(_renamed(stored["model"], {"attention": "mixer"}))
     if isinstance(model.get("exceptions"), list | tuple):
@@ -87,15 +144,9 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(model.get("remat"), Mapping) and isinstance(taps := model["remat"].get("taps"), list | tuple):
         model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
     current["model"] = model
-    if isinstance(optimizer := stored.get("optimizer"), Mapping) and "spared" in optimizer:
-        current["optimizer"] = {**optimizer, "spared": _patterns_of_mixers(optimizer["spared"])}
+    if isinstance(optimizer := stored.get("optimizer"), Mapping):
+        current["optimizer"] = _renamed_in_patterns(optimizer, "attention", "mixer")
     return current
-
-
-def _of_roles(option: Mapping[str, Any], *fields: str) -> dict[str, Any]:
-    """The JSON of an option with today's roles in the fields that list roles."""
-    lists = {name: option[name] for name in fields if isinstance(option.get(name), list | tuple)}
-    return {**option, **{name: [ROLES.get(one, one) for one in listed] for name, listed in lists.items()}}
 
 
 def _renamed(option: Any, names: Mapping[str, str]) -> Any:
@@ -103,11 +154,20 @@ def _renamed(option: Any, names: Mapping[str, str]) -> Any:
     return {names.get(name, name): x for name, x in option.items()} if isinstance(option, Mapping) else option
 
 
-def _patterns_of_mixers(patterns: Any) -> Any:
-    """Patterns of parameter names with `attention` renamed; only the names of mixers contained it."""
-    if not isinstance(patterns, list | tuple):
-        return patterns
-    return [one.replace("attention", "mixer") if isinstance(one, str) else one for one in patterns]
+def _renamed_in_patterns(optimizer: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The JSON of an optimizer whose patterns of parameter names have a renamed part, which no other names contain."""
+    lists = {name: optimizer[name] for name in _DECAY.values() if isinstance(optimizer.get(name), list | tuple)}
+    renamed = {
+        name: [one.replace(old, new) if isinstance(one, str) else one for one in patterns]
+        for name, patterns in lists.items()
+    }
+    return {**optimizer, **renamed}
+
+
+def _with_roles(option: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+    """The JSON of an option with today's roles in the fields that list roles."""
+    lists = {name: option[name] for name in fields if isinstance(option.get(name), list | tuple)}
+    return {**option, **{name: [ROLES.get(one, one) for one in listed] for name, listed in lists.items()}}
 
 
 def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,39 +188,39 @@ def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     if "no_decay" not in optimizer:
         return dict(optimizer)
     patterns = optimizer["no_decay"]
-    decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
-    spared = [re.sub(rf"\.{_OF_RESIDUAL}", r".residual.\1", p) for p in patterns]
-    spared = [pattern for pattern in spared if pattern not in NO_DECAY]
-    kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
-    return kept | {"decayed": decayed, "spared": spared}
+    decay_also = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
+    decay_never = [re.sub(rf"\.{_OF_RESIDUAL}", r".residual.\1", p) for p in patterns]
+    decay_never = [pattern for pattern in decay_never if pattern not in NO_DECAY]
+    others = {name: value for name, value in optimizer.items() if name != "no_decay"}
+    return others | {"decay_also": decay_also, "decay_never": decay_never}
 
 
-def _differing(exception: Any) -> Any:
+def _same_for_none(exception: Any) -> Any:
     """The JSON of an `Except` with "same" in place of None."""
     if not isinstance(exception, Mapping):
         return exception
     return {name: "same" if value is None else value for name, value in exception.items()}
 
 
-def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:
+def stored_names(of_format: int, names: Collection[str], stored: Collection[str]) -> dict[str, str]:
     """Maps the dotted name of each array of a state to its name in a checkpoint.
 
     Arrays that the checkpoint does not have are left out.
     """
     found = {}
-    for name in wanted:
-        there = name
+    for name in names:
+        stored_name = name
         for pattern, before in EARLIER_NAMES[of_format]:
-            there = re.sub(pattern, before, there)
-        if there in stored:
-            found[name] = there
+            stored_name = re.sub(pattern, before, stored_name)
+        if stored_name in stored:
+            found[name] = stored_name
     return found
 
 
-def surplus(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
+def extra_arrays(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
     """The arrays of a checkpoint that an earlier version used and the state (`stored_names`) does not."""
     if of_format != 1:
         return set()
     # Moments of parameters that the optimizer does not update now: they end with the parameter's name.
-    still = tuple(there.removeprefix("params") for name, there in names.items() if name.startswith("untrained."))
-    return {name for name in stored if name.startswith("opt_state.") and name.endswith(still)}
+    suffixes = tuple(x.removeprefix("params") for name, x in names.items() if name.startswith("untrained."))
+    return {name for name in stored if name.startswith("opt_state.") and name.endswith(suffixes)}

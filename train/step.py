@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from model.feedforward.loads import move_load_biases, utilisation
+from model.feedforward.loads import load_statistics, update_load_biases
 from model.layout import Layout
 from model.parameters.specs import specs_by_name
 from train import schedules
@@ -53,7 +53,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     lost = lost_updates(state.params, updates, params)
     params = jax.tree.map(keep, params, state.params)
-    untrained = move_load_biases(experiment.model, state.untrained, sums.measured)
+    untrained = update_load_biases(experiment.model, state.untrained, sums.measured)
     untrained = jax.tree.map(keep, untrained, state.untrained)
     new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
     metrics = {
@@ -65,7 +65,7 @@ def train_step(
         "tokens": tokens,
         **lost,
         **sums.losses,
-        **utilisation(sums.measured),
+        **load_statistics(sums.measured),
     }
     if asked is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}

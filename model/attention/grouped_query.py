@@ -13,7 +13,7 @@ import jax
 from flax import nnx
 
 from model import kernels
-from model.attention.cache import Contiguous, Ring, Slots, empty
+from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.heads import divisors
 from model.attention.patterns import Everything, Pattern
 from model.attention.value_residual import ValueResidual
@@ -95,8 +95,8 @@ class GroupedQuery(AttentionOption):
         if self.num_heads < 1:
             yield "num_heads", f"must be at least 1, got {self.num_heads}"
         elif self.num_kv_heads is not None and (self.num_kv_heads < 1 or self.num_heads % self.num_kv_heads):
-            named = f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
-            yield "num_kv_heads", f"{named}; use one of {divisors(self.num_heads)}"
+            message = f"{self.num_kv_heads} does not divide num_heads={self.num_heads}"
+            yield "num_kv_heads", f"{message}; use one of {divisors(self.num_heads)}"
         if self.head_dim is not None and self.head_dim < 1:
             yield "head_dim", f"must be at least 1, got {self.head_dim}"
         if self.logit_softcap is not None and self.logit_softcap <= 0:
@@ -118,7 +118,7 @@ class GroupedQuery(AttentionOption):
 
     def without_effect(self, positions: Sequence[Position], path: str) -> Iterator[tuple[str, str]]:
         """Yields fields without effect in all layers that have this option; `positions` are those of the layers."""
-        if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.turns for p in positions):
+        if self.qk_norm is not None and self.qk_norm.after_positions and not any(p.rotates for p in positions):
             names = " and ".join(sorted({type(p).__name__ for p in positions}))
             yield (
                 f"{path}.qk_norm.after_positions",
@@ -127,26 +127,26 @@ class GroupedQuery(AttentionOption):
 
     def written_like(self, other: Any, width: int | None) -> Self:
         """Returns the same option; numbers of heads that equal those of `other` are given or None as there."""
-        words: dict[str, Any] = {}
+        fields: dict[str, Any] = {}
         if isinstance(other, GroupedQuery):
             if self.kv_heads == other.kv_heads:
-                words["num_kv_heads"] = other.num_kv_heads
+                fields["num_kv_heads"] = other.num_kv_heads
             if width is not None and self.head_width(width) == other.head_width(width):
-                words["head_dim"] = other.head_dim
-        return dataclasses.replace(self, **words)
+                fields["head_dim"] = other.head_dim
+        return dataclasses.replace(self, **fields)
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
-    ) -> "Attention":
+    ) -> "GroupedQueryAttention":
         """Returns the module of one layer."""
-        return Attention(self, width, dropout, reductions, make, position)
+        return GroupedQueryAttention(self, width, dropout, reductions, make, position)
 
     def cost(self, width: int, length: int) -> int:
         """Returns the operations of a forward pass: projections, then scores and sums of values over all pairs."""
         n, k, h = self.num_heads, self.kv_heads, self.head_width(width)
         gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
         matrices = width * (h * (2 * n + 2 * k) + gates)
-        return 2 * (length * matrices + 2 * n * h * self.pattern.pairs(length))
+        return 2 * (length * matrices + 2 * n * h * self.pattern.num_visible_pairs(length))
 
     @property
     def kv_heads(self) -> int:
@@ -154,13 +154,13 @@ class GroupedQuery(AttentionOption):
         return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
 
     def rotary_width(self, width: int) -> int:
-        """Returns the number of dimensions of a head that rotary positions may turn."""
+        """Returns the number of dimensions of a head that rotary positions may rotate."""
         return self.head_width(width)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> ContiguousCache | RingCache:
         """Returns the cache of one layer before the first token."""
         size = (self.kv_heads, self.head_width(width))
-        return empty(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
+        return make_cache(batch, length, dtype, self.pattern.reach(), "kv_heads", k=size, v=size)
 
     def cross_layer_arrays(self, width: int) -> dict[str, CrossLayerShape]:
         """Returns the shape and axes of each array that later layers share, without batch and sequence."""
@@ -173,7 +173,7 @@ class GroupedQuery(AttentionOption):
         return width // self.num_heads if self.head_dim is None else self.head_dim
 
 
-class Attention(nnx.Module):
+class GroupedQueryAttention(nnx.Module):
     """Projections to heads, attention, output projection."""
 
     def __init__(
@@ -203,13 +203,13 @@ class Attention(nnx.Module):
         norm = option.qk_norm
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
-        self.gate = self._gate(width, n, h, make)
+        self.gate = self._make_gate(width, n, h, make)
         values = option.value_residual
         self.value_residual = None if values is None else values.build(make)
         self.sink = make.zeros((n,), ("heads",), "sink") if option.sinks else None
         self.position_bias = position.bias_table(n, make)
 
-    def _gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
+    def _make_gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
         match self.option.output_gate:
             case "head":
                 return make.matrix("projection", (width, n), ("embed", "heads"))
@@ -217,7 +217,9 @@ class Attention(nnx.Module):
                 return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
         return None
 
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
+    ) -> tuple[jax.Array, AttentionCache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, queries see the keys that the cache returns."""
         q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
         k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
@@ -227,20 +229,20 @@ class Attention(nnx.Module):
             context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
         )
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
-        q_BTNH = self._placed(q_BTNH, self.query_norm, context)
+        q_BTNH = self._norm_and_rotate(q_BTNH, self.query_norm, context)
         if self.option.temperature is not None:
             assert context.visibility is not None
             q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())
-        k_BTKH = self._placed(k_BTKH, self.key_norm, context)
+        k_BTKH = self._norm_and_rotate(k_BTKH, self.key_norm, context)
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
         v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
         assert context.visibility is not None
-        seen = context.visibility
+        visibility = context.visibility
         if cache is not None:
             cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, context.index_BT, context.lengths_B)
-            k_BTKH, v_BTKH, seen = view.arrays["k"], view.arrays["v"], seen.over(view.keys)
-        y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, seen.within(self.option.pattern), context)
+            k_BTKH, v_BTKH, visibility = view.arrays["k"], view.arrays["v"], visibility.with_keys(view.keys)
+        y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, visibility.with_pattern(self.option.pattern), context)
         if self.gate is not None:
             gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
@@ -248,7 +250,7 @@ class Attention(nnx.Module):
         return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
 
     def _attend(
-        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility, context: Context
     ) -> jax.Array:
         """Returns the weighted sums of the values that queries see, (B, T, N, H)."""
         scale = q_BTNH.shape[-1] ** -0.5 if self.option.scale is None else self.option.scale
@@ -258,23 +260,23 @@ class Attention(nnx.Module):
         sink_N = None if self.sink is None else round_to_dtype(self.sink[...], q_BTNH.dtype)
         context.offer(
             "attention_weights",
-            lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias, sink_N=sink_N),
+            lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias, sink_N=sink_N),
         )
         return kernels.attend(
             q_BTNH,
             k_BSKH,
             v_BSKH,
-            seen,
+            visibility,
             scoring,
             bias=bias,
             sink_N=sink_N,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_ways=context.layout.ways("query_sequence"),
+            query_shards=context.layout.ways("query_sequence"),
             platform=context.platform,
         )
 
-    def _placed(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
+    def _norm_and_rotate(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
         """Returns queries or keys, normalised and rotated by their positions."""
         if norm is None:
             return rotate(x_BTNH, context.rotary)

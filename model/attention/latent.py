@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model import kernels
-from model.attention.cache import Contiguous, Ring, Slots, empty
+from model.attention.cache import AttentionCache, ContiguousCache, RingCache, make_cache
 from model.attention.patterns import Everything, Pattern
 from model.context import Context
 from model.interfaces import AttentionOption
@@ -86,16 +86,16 @@ class Latent(AttentionOption):
         matrices += width * queries if q is None else q * (width + queries)
         matrices += n * self.value_head_dim * width
         one_pair = n * (self.head_dim + self.rotary_head_dim + self.value_head_dim)
-        return 2 * (length * matrices + one_pair * self.pattern.pairs(length))
+        return 2 * (length * matrices + one_pair * self.pattern.num_visible_pairs(length))
 
     def rotary_width(self, width: int) -> int:
-        """Returns the number of dimensions of a head that rotary positions may turn."""
+        """Returns the number of dimensions of a head that rotary positions may rotate."""
         return self.rotary_head_dim
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> Contiguous | Ring:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> ContiguousCache | RingCache:
         """Returns the cache of one layer before the first token: each token's latent and its key with the position."""
         size = (1, self.kv_rank + self.rotary_head_dim)
-        return empty(batch, length, dtype, self.pattern.reach(), latent=size)
+        return make_cache(batch, length, dtype, self.pattern.reach(), latent=size)
 
 
 class LatentAttention(nnx.Module):
@@ -129,28 +129,30 @@ class LatentAttention(nnx.Module):
         self.output = make.matrix("residual", out, ("heads", "head_dim", "embed"), inputs=2)
         self.position_bias = position.bias_table(n, make)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, cache: Slots | None) -> tuple[jax.Array, Slots | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
+    ) -> tuple[jax.Array, AttentionCache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, heads attend to its latents."""
         low_BTQ = x_BTD
         if self.query_down is not None and self.query_norm is not None:
             low_BTQ = self.query_norm(project(x_BTD, self.query_down, context.layout))
         q_BTNH = project(low_BTQ, self.query, context.layout)
-        q_BTNH, turned_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
-        q_BTNH = context.tap("query", jnp.concatenate([q_BTNH, rotate(turned_BTNH, context.rotary)], -1))
+        q_BTNH, rotary_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
+        q_BTNH = context.tap("query", jnp.concatenate([q_BTNH, rotate(rotary_BTNH, context.rotary)], -1))
         latent_BTR = context.tap("latent", self.kv_norm(project(x_BTD, self.kv_down, context.layout)))
         key_BT1H = rotate(project(x_BTD, self.rotary_key, context.layout)[:, :, None], context.rotary)
         assert context.visibility is not None
-        seen = context.visibility
+        visibility = context.visibility
         if cache is None:
-            k_BSNH, v_BSNH = self._written_out(latent_BTR, key_BT1H, context.layout)
+            k_BSNH, v_BSNH = self._expand_latents(latent_BTR, key_BT1H, context.layout)
         else:
             new_BT1R = jnp.concatenate([latent_BTR[:, :, None], key_BT1H], axis=-1)
             cache, view = cache.extend({"latent": new_BT1R}, context.index_BT, context.lengths_B)
-            seen = seen.over(view.keys)
-            q_BTNH = self._absorbed(q_BTNH)
+            visibility = visibility.with_keys(view.keys)
+            q_BTNH = self._absorb(q_BTNH)
             k_BSNH = v_BSNH = view.arrays["latent"]
         q_BTNH = context.shard(q_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
-        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, seen.within(self.option.pattern), context)
+        y_BTNH = self._attend(q_BTNH, k_BSNH, v_BSNH, visibility.with_pattern(self.option.pattern), context)
         if cache is not None:
             # The sum is over latents and rotary keys together, as the cache holds them: a slice of it would be a copy.
             y_BTNH = weight_einsum("BTNR,RNH->BTNH", y_BTNH[..., : self.option.kv_rank], self.value_up[...])
@@ -158,35 +160,39 @@ class LatentAttention(nnx.Module):
         return project(y_BTNH, self.output, context.layout, contract=2), cache
 
     def _attend(
-        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, seen: Visibility, context: Context
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility, context: Context
     ) -> jax.Array:
         """Returns the weighted sums of the values that queries see, (B, T, N, the width of the values)."""
-        usual = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
-        scoring = Scoring(usual if self.option.scale is None else self.option.scale, reductions=self.reductions)
+        default_scale = (self.option.head_dim + self.option.rotary_head_dim) ** -0.5
+        scoring = Scoring(default_scale if self.option.scale is None else self.option.scale, reductions=self.reductions)
         table = None if self.position_bias is None else self.position_bias[...]
         bias = self.position.bias(self.option.num_heads, table)
-        context.offer("attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, seen, scoring, bias=bias))
+        context.offer(
+            "attention_weights", lambda: kernels.attention_weights(q_BTNH, k_BSKH, visibility, scoring, bias=bias)
+        )
         return kernels.attend(
             q_BTNH,
             k_BSKH,
             v_BSKH,
-            seen,
+            visibility,
             scoring,
             bias=bias,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_ways=context.layout.ways("query_sequence"),
+            query_shards=context.layout.ways("query_sequence"),
             platform=context.platform,
         )
 
-    def _written_out(self, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    def _expand_latents(
+        self, latent_BTR: jax.Array, key_BT1H: jax.Array, layout: Layout
+    ) -> tuple[jax.Array, jax.Array]:
         """Returns the keys and values of every head."""
         k_BTNH = project(latent_BTR, self.key_up, layout)
         shared_BTNH = jnp.broadcast_to(key_BT1H, (*k_BTNH.shape[:-1], key_BT1H.shape[-1]))
         return jnp.concatenate([k_BTNH, shared_BTNH], -1), project(latent_BTR, self.value_up, layout)
 
-    def _absorbed(self, q_BTNH: jax.Array) -> jax.Array:
+    def _absorb(self, q_BTNH: jax.Array) -> jax.Array:
         """Returns queries for latents, which are the keys and the values of all heads."""
-        q_BTNH, rotated_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
+        q_BTNH, rotary_BTNH = jnp.split(q_BTNH, [self.option.head_dim], axis=-1)
         q_BTNR = weight_einsum("BTNH,RNH->BTNR", q_BTNH, self.key_up[...])
-        return jnp.concatenate([q_BTNR, rotated_BTNH], -1)
+        return jnp.concatenate([q_BTNR, rotary_BTNH], -1)

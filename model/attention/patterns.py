@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 
-class Pairs:
+class AttentionPattern:
     """The interface of patterns. A pattern overrides `visible`, and the other methods where their default is wrong."""
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array | None:
@@ -26,22 +26,22 @@ class Pairs:
         """Returns R if a query sees only keys among the last R, its own key included; None if it may see any key."""
         return None
 
-    def seen(self, t: np.ndarray) -> np.ndarray:
+    def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
         """Returns the number of keys that a causal query at each of the positions `t` sees."""
         return t + 1
 
-    def pairs(self, length: int) -> int:
+    def num_visible_pairs(self, length: int) -> int:
         """Returns the number of visible pairs of a query and a key in a causal sequence of `length` tokens."""
-        return int(self.seen(np.arange(length)).sum())
+        return int(self.num_visible_keys(np.arange(length)).sum())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Everything(Pairs):
+class Everything(AttentionPattern):
     """Every key up to the query's own position."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlidingWindow(Pairs):
+class SlidingWindow(AttentionPattern):
     """The last `size` keys, the query's own among them, and the `first` keys of the document (attention sinks)."""
 
     size: int
@@ -54,21 +54,21 @@ class SlidingWindow(Pairs):
             yield "first", f"must be at least 0, got {self.first}"
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         near = later - earlier < self.size
         return near | (earlier < self.first) if self.first else near
 
     def reach(self) -> int | None:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         return None if self.first else self.size
 
-    def seen(self, t: np.ndarray) -> np.ndarray:
-        """See `Pairs`."""
+    def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
+        """See `AttentionPattern`."""
         return np.minimum(t + 1, self.size) + np.minimum(self.first, np.maximum(0, t + 1 - self.size))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chunked(Pairs):
+class Chunked(AttentionPattern):
     """The keys of the query's own chunk: positions 0 to size - 1 are the first one."""
 
     size: int
@@ -78,20 +78,20 @@ class Chunked(Pairs):
         yield from _at_least_one(size=self.size)
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         return later // self.size == earlier // self.size
 
     def reach(self) -> int:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         return self.size
 
-    def seen(self, t: np.ndarray) -> np.ndarray:
-        """See `Pairs`."""
+    def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
+        """See `AttentionPattern`."""
         return t % self.size + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Strided(Pairs):
+class Strided(AttentionPattern):
     """The last `stride` keys, the query's own among them, and every key at a distance of a multiple of `stride`.
 
     Each head attends to the union of both patterns of the paper's strided attention.
@@ -104,16 +104,16 @@ class Strided(Pairs):
         yield from _at_least_one(stride=self.stride)
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         return (later - earlier < self.stride) | ((later - earlier) % self.stride == 0)
 
-    def seen(self, t: np.ndarray) -> np.ndarray:
-        """See `Pairs`."""
+    def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
+        """See `AttentionPattern`."""
         return np.minimum(t + 1, self.stride) + t // self.stride
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fixed(Pairs):
+class Fixed(AttentionPattern):
     """The keys of the query's own block of `stride`, and the last `summaries` keys of every earlier block."""
 
     stride: int
@@ -126,17 +126,17 @@ class Fixed(Pairs):
             yield "summaries", f"a block of {self.stride} keys has no {self.summaries} last ones"
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         own = later // self.stride == earlier // self.stride
         return own | (earlier % self.stride >= self.stride - self.summaries)
 
-    def seen(self, t: np.ndarray) -> np.ndarray:
-        """See `Pairs`."""
+    def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
+        """See `AttentionPattern`."""
         return t % self.stride + 1 + t // self.stride * self.summaries
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BlockSparse(Pairs):
+class BlockSparse(AttentionPattern):
     """Whole blocks of keys: the first `first` of the document, and the last `last`, the query's own among them.
 
     Zaheer et al. 2020, "Big Bird", section 2: its global and window blocks, causal, without the random ones.
@@ -153,16 +153,16 @@ class BlockSparse(Pairs):
             yield "first", f"must be at least 0, got {self.first}"
 
     def visible(self, later: jax.Array, earlier: jax.Array) -> jax.Array:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         near = later // self.block - earlier // self.block < self.last
         return near | (earlier < self.first * self.block)
 
     def reach(self) -> int | None:
-        """See `Pairs`."""
+        """See `AttentionPattern`."""
         return None if self.first else self.block * self.last
 
-    def seen(self, t: np.ndarray) -> np.ndarray:
-        """See `Pairs`."""
+    def num_visible_keys(self, t: np.ndarray) -> np.ndarray:
+        """See `AttentionPattern`."""
         start = np.maximum(0, (t // self.block - self.last + 1) * self.block)
         return t - start + 1 + np.minimum(start, self.first * self.block)
 

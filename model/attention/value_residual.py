@@ -45,12 +45,12 @@ class ValueResidual:
         if self.own == 0 and not self.trained:
             yield "own", "0 leaves the values of the layer unused; set another number, or trained=True to start at 0"
 
-    def build(self, make: ParameterMaker) -> "MixedValues":
+    def build(self, make: ParameterMaker) -> "ValueMixing":
         """Returns the module of one layer."""
-        return MixedValues(self, make)
+        return ValueMixing(self, make)
 
 
-class MixedValues(nnx.Module):
+class ValueMixing(nnx.Module):
     """The module that mixes values."""
 
     def __init__(self, option: ValueResidual, make: ParameterMaker) -> None:

@@ -60,7 +60,7 @@ class LoadBias:
             yield "rate", f"must be 0 or more, got {self.rate}"
 
 
-def observe(
+def record_balance(
     context: Context,
     routing: Routing,
     logits_BTE: jax.Array,
@@ -81,14 +81,14 @@ def observe(
         z_BT = jnp.square(jax.nn.logsumexp(logits_BTE, axis=-1))
         context.add_loss("router_z_loss", z_loss * jnp.sum(weights_BT * z_BT))
     entropy_BT = -jnp.sum(jax.scipy.special.xlogy(share_BTE, share_BTE), axis=-1)
-    measured = {
+    measurements = {
         "tokens": jnp.sum(weights_BT),
         "load": jnp.sum(load_BE, axis=0),
         "entropy": _sum(weights_BT, entropy_BT),
     }
     if dropped_BTR is not None:
-        measured["dropped"] = _sum(weights_BT, jnp.sum(dropped_BTR, axis=-1))
-    for name, value in measured.items():
+        measurements["dropped"] = _sum(weights_BT, jnp.sum(dropped_BTR, axis=-1))
+    for name, value in measurements.items():
         context.measure(name, jax.lax.stop_gradient(value))
 
 

@@ -18,7 +18,7 @@ from model.parameters.mixed_precision import cast_like, grouped_matmul, lookup, 
 # product(x, w, b): rows of x times their experts' weights w (E, inputs, outputs), plus biases b (E, outputs) or None.
 Product = Callable[[jax.Array, jax.Array, jax.Array | None], jax.Array]
 # The computation of the experts on rows, in the arrangement of their dispatch.
-Work = Callable[[jax.Array, Product], jax.Array]
+ExpertFn = Callable[[jax.Array, Product], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +56,8 @@ class Capacity:
         return True
 
 
-def dropless(
-    x_BTD: jax.Array, chosen_BTR: jax.Array, scale_BTR: jax.Array | None, experts: int, work: Work
+def dispatch_dropless(
+    x_BTD: jax.Array, chosen_BTR: jax.Array, scale_BTR: jax.Array | None, experts: int, expert_fn: ExpertFn
 ) -> jax.Array:
     """Returns the outputs of each token's experts, (B, T, R, D).
 
@@ -66,45 +66,45 @@ def dropless(
       chosen_BTR: the experts of each token.
       scale_BTR: a factor on the input of each of them, or None.
       experts: E.
-      work: the computation of the experts.
+      expert_fn: the computation of the experts.
     """
     chosen = chosen_BTR.reshape(-1)
     order = jnp.argsort(chosen, stable=True)
-    inverse = jnp.argsort(order)
-    owner, sizes = chosen[order], jnp.bincount(chosen, length=experts).astype(jnp.int32)
+    inverse_order = jnp.argsort(order)
+    expert_of_row, sizes = chosen[order], jnp.bincount(chosen, length=experts).astype(jnp.int32)
     rows = x_BTD.reshape(-1, x_BTD.shape[-1])[order // chosen_BTR.shape[-1]]
     if scale_BTR is not None:
         rows = rows * scale_BTR.reshape(-1)[order][:, None]
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
         y = grouped_matmul(x, w, sizes)
-        return y if b is None else y + lookup(b, owner, y.dtype)
+        return y if b is None else y + lookup(b, expert_of_row, y.dtype)
 
-    return work(rows, product)[inverse].reshape(*chosen_BTR.shape, -1)
+    return expert_fn(rows, product)[inverse_order].reshape(*chosen_BTR.shape, -1)
 
 
-def in_slots(
+def dispatch_with_capacity(
     option: Capacity,
     x_BTD: jax.Array,
     chosen_BTR: jax.Array,
     scale_BTR: jax.Array | None,
     experts: int,
-    work: Work,
+    expert_fn: ExpertFn,
     layout: Layout,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the outputs of each token's experts (B, T, R, D), 0 where dropped, and a mask of the drops (B, T, R)."""
     batch, length, top_k = chosen_BTR.shape
     capacity = option.slots(experts, top_k, length)
-    slot_BTR = _turns(chosen_BTR, experts)
+    slot_BTR = _slot_numbers(chosen_BTR, experts)
     x_BTRD = jnp.broadcast_to(x_BTD[:, :, None], (batch, length, top_k, x_BTD.shape[-1]))
     if scale_BTR is not None:
         x_BTRD = x_BTRD * scale_BTR[..., None]
 
-    def fill(x_TRD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
+    def fill_slots(x_TRD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
         empty = jnp.zeros((experts, capacity, x_TRD.shape[-1]), x_TRD.dtype)
         return empty.at[chosen_TR, slot_TR].set(x_TRD, mode="drop", unique_indices=True)
 
-    def fetch(y_ECD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
+    def read_slots(y_ECD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
         return y_ECD.at[chosen_TR, slot_TR].get(mode="fill", fill_value=0)
 
     def product(x: jax.Array, w: jax.Array, b: jax.Array | None) -> jax.Array:
@@ -112,14 +112,14 @@ def in_slots(
         return y if b is None else y + cast_like(b[:, None, None], y)
 
     axes = ("expert", "batch", None, "embed")
-    x_EBCD = layout.constrain(jnp.swapaxes(jax.vmap(fill)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)
-    y_EBCD = layout.constrain(work(x_EBCD, product), axes)
-    return jax.vmap(fetch)(jnp.swapaxes(y_EBCD, 0, 1), chosen_BTR, slot_BTR), slot_BTR >= capacity
+    x_EBCD = layout.constrain(jnp.swapaxes(jax.vmap(fill_slots)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)
+    y_EBCD = layout.constrain(expert_fn(x_EBCD, product), axes)
+    return jax.vmap(read_slots)(jnp.swapaxes(y_EBCD, 0, 1), chosen_BTR, slot_BTR), slot_BTR >= capacity
 
 
-def _turns(chosen_BTR: jax.Array, experts: int) -> jax.Array:
+def _slot_numbers(chosen_BTR: jax.Array, experts: int) -> jax.Array:
     """Returns how many earlier tokens of the same sequence chose the same expert, (B, T, R)."""
     batch, length, top_k = chosen_BTR.shape
     flat = chosen_BTR.reshape(batch, length * top_k)
-    met_BXE = jnp.cumsum(jax.nn.one_hot(flat, experts, dtype=jnp.int32), axis=1)
-    return (jnp.take_along_axis(met_BXE, flat[..., None], axis=-1)[..., 0] - 1).reshape(chosen_BTR.shape)
+    counts_BXE = jnp.cumsum(jax.nn.one_hot(flat, experts, dtype=jnp.int32), axis=1)
+    return (jnp.take_along_axis(counts_BXE, flat[..., None], axis=-1)[..., 0] - 1).reshape(chosen_BTR.shape)

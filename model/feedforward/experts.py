@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
-from model.feedforward.balance import BalanceLoss, LoadBias, observe
-from model.feedforward.dispatch import Capacity, Dropless, Product, dropless, in_slots
-from model.feedforward.mlp import MLP, FeedForward, Gated, mixed
+from model.feedforward.balance import BalanceLoss, LoadBias, record_balance
+from model.feedforward.dispatch import Capacity, Dropless, Product, dispatch_dropless, dispatch_with_capacity
+from model.feedforward.mlp import MLP, FeedForward, Gated, hidden_activation
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
 from model.parameters.maker import ParameterMaker
@@ -46,7 +46,7 @@ class Experts(FeedForwardOption):
       top_k: R, the number of experts of a token.
       expert: the option of each expert; its `width` is the width of one expert.
       router: how experts are chosen and weighted.
-      weigh: whether weights multiply an expert's output (most models) or its input (Llama 4).
+      apply_weights_to: whether weights multiply an expert's output (most models) or its input (Llama 4).
       dispatch: how tokens reach their experts, and whether some tokens are dropped.
       shared: an expert that all tokens use, added to the others, or None.
       balance_loss: a loss that makes the experts' loads equal, or None.
@@ -59,7 +59,7 @@ class Experts(FeedForwardOption):
     top_k: int
     expert: MLP | Gated
     router: SoftmaxRouter | SigmoidRouter = SoftmaxRouter()
-    weigh: Literal["output", "input"] = "output"
+    apply_weights_to: Literal["output", "input"] = "output"
     dispatch: Dropless | Capacity = Dropless()
     shared: Shared | None = None
     balance_loss: BalanceLoss | None = None
@@ -92,17 +92,17 @@ class Experts(FeedForwardOption):
     def inactive_parameters(self, shapes: Mapping[str, Any]) -> int:
         """Counts the parameters of experts that a token does not use."""
         names = (f"{name}{bias}" for name in ("gate", "up", "down") for bias in ("", "_bias"))
-        of_all = sum(math.prod(shapes[name].shape) for name in names if name in shapes)
-        return of_all // self.num_experts * (self.num_experts - self.top_k)
+        expert_parameters = sum(math.prod(shapes[name].shape) for name in names if name in shapes)
+        return expert_parameters // self.num_experts * (self.num_experts - self.top_k)
 
     def written_like(self, other: Any) -> Self:
         """Returns the same experts with the load balancing of `other`."""
         if not isinstance(other, Experts):
             return self
-        busy: dict[str, Any] = {"balance_loss": other.balance_loss, "router_z_loss": other.router_z_loss}
+        fields: dict[str, Any] = {"balance_loss": other.balance_loss, "router_z_loss": other.router_z_loss}
         if self.load_bias is not None and other.load_bias is not None:
-            busy["load_bias"] = other.load_bias
-        return dataclasses.replace(self, **busy)
+            fields["load_bias"] = other.load_bias
+        return dataclasses.replace(self, **fields)
 
 
 class MixtureOfExperts(nnx.Module):
@@ -111,17 +111,17 @@ class MixtureOfExperts(nnx.Module):
     def __init__(self, option: Experts, width: int, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the maker."""
         self.option = option
-        expert, count, inner = option.expert, option.num_experts, option.expert.width
+        expert, count, ffn_width = option.expert, option.num_experts, option.expert.width
         gated = isinstance(expert, Gated)
         into, out, hidden = ("expert", "embed", "ffn"), ("expert", "ffn", "embed"), ("expert", "ffn")
         self.router = make.matrix("router", (width, count), ("embed", "expert"))
         self.router_bias = make.zeros((count,), ("expert",), "router_bias") if option.router.bias else None
         self.load_bias = make.zeros((count,), ("expert",), "load_bias") if option.load_bias else None
-        self.gate = make.matrix("projection", (count, width, inner), into, blocks=1) if gated else None
-        self.up = make.matrix("value", (count, width, inner), into, blocks=1)
-        self.down = make.matrix("residual", (count, inner, width), out, blocks=1)
-        self.gate_bias = make.zeros((count, inner), hidden) if gated and expert.bias else None
-        self.up_bias = make.zeros((count, inner), hidden) if expert.bias else None
+        self.gate = make.matrix("projection", (count, width, ffn_width), into, blocks=1) if gated else None
+        self.up = make.matrix("value", (count, width, ffn_width), into, blocks=1)
+        self.down = make.matrix("residual", (count, ffn_width, width), out, blocks=1)
+        self.gate_bias = make.zeros((count, ffn_width), hidden) if gated and expert.bias else None
+        self.up_bias = make.zeros((count, ffn_width), hidden) if expert.bias else None
         self.down_bias = make.zeros((count, width), ("expert", "embed")) if expert.bias else None
         shared = option.shared
         self.shared = FeedForward(shared.ffn, width, make) if shared else None
@@ -131,7 +131,7 @@ class MixtureOfExperts(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
         option, count = self.option, self.option.num_experts
-        logits_BTE = context.tap("router_logits", self._scores(x_BTD))
+        logits_BTE = context.tap("router_logits", self._router_logits(x_BTD))
         load_bias_E = None if self.load_bias is None else self.load_bias[...]
         routing = route(option.router, logits_BTE, option.top_k, load_bias_E)
         routing = dataclasses.replace(
@@ -140,34 +140,34 @@ class MixtureOfExperts(nnx.Module):
             weight_BTR=context.tap("expert_weights", routing.weight_BTR),
         )
         chosen_BTR, weight_BTR = routing.chosen_BTR, routing.weight_BTR.astype(x_BTD.dtype)
-        scale_BTR = weight_BTR if option.weigh == "input" else None
+        scale_BTR = weight_BTR if option.apply_weights_to == "input" else None
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
-            y_BTRD, dropped_BTR = in_slots(
-                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._work, context.layout
+            y_BTRD, dropped_BTR = dispatch_with_capacity(
+                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.layout
             )
         else:
-            y_BTRD = dropless(x_BTD, chosen_BTR, scale_BTR, count, self._work)
-        if option.weigh == "output":
+            y_BTRD = dispatch_dropless(x_BTD, chosen_BTR, scale_BTR, count, self._apply_experts)
+        if option.apply_weights_to == "output":
             y_BTRD = y_BTRD * weight_BTR[..., None]
         y_BTD = jnp.sum(y_BTRD, axis=2)
-        observe(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
+        record_balance(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
         y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
-        return y_BTD if self.shared is None else y_BTD + self._of_all(x_BTD, context)
+        return y_BTD if self.shared is None else y_BTD + self._shared_output(x_BTD, context)
 
-    def _scores(self, x_BTD: jax.Array) -> jax.Array:
+    def _router_logits(self, x_BTD: jax.Array) -> jax.Array:
         """Returns the router's logits in full float32 on every device, because near ties decide where a token goes."""
         logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), self.router[...], precision="highest")
         return logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
 
-    def _work(self, rows: jax.Array, product: Product) -> jax.Array:
+    def _apply_experts(self, rows: jax.Array, product: Product) -> jax.Array:
         """Applies to each row its expert."""
-        read = [None if p is None else p[...] for p in (self.up_bias, self.gate_bias, self.down_bias)]
-        up = product(rows, self.up[...], read[0])
-        gate = None if self.gate is None else product(rows, self.gate[...], read[1])
-        return product(mixed(self.option.expert, up, gate), self.down[...], read[2])
+        biases = [None if p is None else p[...] for p in (self.up_bias, self.gate_bias, self.down_bias)]
+        up = product(rows, self.up[...], biases[0])
+        gate = None if self.gate is None else product(rows, self.gate[...], biases[1])
+        return product(hidden_activation(self.option.expert, up, gate), self.down[...], biases[2])
 
-    def _of_all(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def _shared_output(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Returns the output of the shared expert, times its gate if there is one."""
         assert self.shared is not None
         y_BTD = self.shared(x_BTD, context)

@@ -102,7 +102,7 @@ class Gated(FeedForwardOption):
         return 2 * length * 3 * width * self.width
 
 
-def mixed(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
+def hidden_activation(option: MLP | Gated, up: jax.Array, gate: jax.Array | None) -> jax.Array:
     """Returns the hidden layer from its projections, of any shape; `gate` is None for a layer without a gate."""
     activation = ACTIVATIONS[option.activation]
     if gate is None or isinstance(option, MLP):
@@ -118,19 +118,19 @@ class FeedForward(nnx.Module):
     def __init__(self, option: MLP | Gated, width: int, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the maker."""
         self.option = option
-        inner = option.width
+        ffn_width = option.width
         gated = isinstance(option, Gated)
-        self.gate = make.matrix("projection", (width, inner), ("embed", "ffn")) if gated else None
-        self.up = make.matrix("value", (width, inner), ("embed", "ffn"))
-        self.down = make.matrix("residual", (inner, width), ("ffn", "embed"))
-        self.gate_bias = make.zeros((inner,), ("ffn",)) if gated and option.bias else None
-        self.up_bias = make.zeros((inner,), ("ffn",)) if option.bias else None
+        self.gate = make.matrix("projection", (width, ffn_width), ("embed", "ffn")) if gated else None
+        self.up = make.matrix("value", (width, ffn_width), ("embed", "ffn"))
+        self.down = make.matrix("residual", (ffn_width, width), ("ffn", "embed"))
+        self.gate_bias = make.zeros((ffn_width,), ("ffn",)) if gated and option.bias else None
+        self.up_bias = make.zeros((ffn_width,), ("ffn",)) if option.bias else None
         self.down_bias = make.zeros((width,), ("embed",)) if option.bias else None
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D), each token by itself."""
         up_BTF = project(x_BTD, self.up, context.layout, self.up_bias)
         gate_BTF = None if self.gate is None else project(x_BTD, self.gate, context.layout, self.gate_bias)
-        hidden_BTF = mixed(self.option, up_BTF, gate_BTF)
+        hidden_BTF = hidden_activation(self.option, up_BTF, gate_BTF)
         hidden_BTF = context.shard(hidden_BTF, ("batch", "ffn_sequence", "ffn"))
         return project(context.tap("ffn_hidden", hidden_BTF), self.down, context.layout, self.down_bias)

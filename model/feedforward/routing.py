@@ -21,23 +21,24 @@ class Groups:
 
     Attributes:
       count: the number of groups, which have equal sizes and consist of neighbouring experts.
-      kept: the number of groups that a token chooses.
-      score: the score of a group: the "max" of its experts' scores (DeepSeek-V2), or the sum of its "two_best" (V3).
+      top_k: the number of groups that a token chooses.
+      score: the score of a group: the "max" of its experts' scores (DeepSeek-V2), or the sum of the two best scores
+        ("top2_sum", DeepSeek-V3).
     """
 
     count: int
-    kept: int
-    score: Literal["max", "two_best"] = "max"
+    top_k: int
+    score: Literal["max", "top2_sum"] = "max"
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         if self.count < 2:
             yield "count", f"must be at least 2, got {self.count}; use groups=None for no groups"
-        elif not 1 <= self.kept < self.count:
-            yield "kept", f"must be at least 1 and below count={self.count}, got {self.kept}"
+        elif not 1 <= self.top_k < self.count:
+            yield "top_k", f"must be at least 1 and below count={self.count}, got {self.top_k}"
 
-    def problems_with(self, num_experts: int, top_k: int) -> Iterator[tuple[str, str]]:
-        """Yields the fields that clash with the number of experts or with top_k."""
+    def problems_with(self, num_experts: int, experts_per_token: int) -> Iterator[tuple[str, str]]:
+        """Yields the fields that clash with the number of experts, or of experts of a token."""
         if any(True for _ in self.problems()):
             return
         size = num_experts // self.count
@@ -45,8 +46,11 @@ class Groups:
             yield "count", f"{self.count} groups do not divide num_experts={num_experts}"
         elif size < 2:
             yield "count", f"{self.count} groups hold one expert each, so groups have no effect; use fewer"
-        elif size * self.kept < top_k:
-            yield "kept", f"{self.kept} groups of {size} experts are fewer than top_k={top_k}; keep more"
+        elif size * self.top_k < experts_per_token:
+            yield (
+                "top_k",
+                f"{self.top_k} groups of {size} experts have fewer than a token's {experts_per_token}; use more groups",
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,7 @@ def route(
     score_BTE = jax.nn.softmax(logits_BTE) if softmax else jax.nn.sigmoid(logits_BTE)
     choice_BTE = score_BTE if load_bias_E is None else score_BTE + load_bias_E
     if option.groups is not None:
-        choice_BTE = jnp.where(_in_kept_groups(option.groups, choice_BTE), choice_BTE, -jnp.inf)
+        choice_BTE = jnp.where(_in_top_groups(option.groups, choice_BTE), choice_BTE, -jnp.inf)
     _, chosen_BTR = jax.lax.top_k(jax.lax.stop_gradient(choice_BTE), top_k)
     if softmax and option.renormalize:
         weight_BTR = jax.nn.softmax(jnp.take_along_axis(logits_BTE, chosen_BTR, axis=-1))
@@ -127,11 +131,11 @@ def route(
     return Routing(share_BTE, chosen_BTR, weight_BTR if option.scale == 1 else weight_BTR * option.scale)
 
 
-def _in_kept_groups(groups: Groups, choice_BTE: jax.Array) -> jax.Array:
-    """Returns a mask of the experts in the groups that a token keeps, (B, T, E)."""
+def _in_top_groups(groups: Groups, choice_BTE: jax.Array) -> jax.Array:
+    """Returns a mask of the experts in the groups that a token chooses, (B, T, E)."""
     lead, experts = choice_BTE.shape[:-1], choice_BTE.shape[-1]
     grouped = jax.lax.stop_gradient(choice_BTE).reshape(*lead, groups.count, experts // groups.count)
     best, _ = jax.lax.top_k(grouped, 1 if groups.score == "max" else 2)
-    _, kept = jax.lax.top_k(jnp.sum(best, axis=-1), groups.kept)
-    is_kept = jnp.any(jax.nn.one_hot(kept, groups.count, dtype=bool), axis=-2)
-    return jnp.repeat(is_kept, experts // groups.count, axis=-1)
+    _, chosen = jax.lax.top_k(jnp.sum(best, axis=-1), groups.top_k)
+    is_chosen = jnp.any(jax.nn.one_hot(chosen, groups.count, dtype=bool), axis=-2)
+    return jnp.repeat(is_chosen, experts // groups.count, axis=-1)

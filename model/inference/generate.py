@@ -224,7 +224,7 @@ def decode(
 def _constrain_state(state: DecodeState, layout: Layout) -> DecodeState:
     """Returns the state with a fixed layout over the mesh: another layout would need another program."""
     return DecodeState(
-        cache={layer: cache.placed(layout) for layer, cache in state.cache.items()},
+        cache={layer: cache.sharded(layout) for layer, cache in state.cache.items()},
         token_B=layout.constrain(state.token_B, ("batch",)),
         position_B=layout.constrain(state.position_B, ("batch",)),
         key_B=layout.constrain(state.key_B, ("batch",)),

@@ -60,7 +60,7 @@ def attend(
     sink_N: jax.Array | None = None,
     dropout: float = 0.0,
     dropout_key: jax.Array | None = None,
-    query_ways: int = 1,
+    query_shards: int = 1,
     platform: str | None = None,
     kernels: tuple[Kernel, ...] = KERNELS,
 ) -> jax.Array:
@@ -78,7 +78,7 @@ def attend(
         nothing (OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card", section 2; Xiao et al. 2024, section 3.3).
       dropout: the share of weights that is dropped if there is a dropout key.
       dropout_key: a random key in training, None in evaluation.
-      query_ways: the number of parts that the queries of a row are split into (`Layout.ways`).
+      query_shards: the number of parts that the queries of a row are split into (`Layout.ways`).
       platform: the platform that will run the kernel; None for JAX's default backend.
       kernels: the kernels to choose from.
 
@@ -90,15 +90,15 @@ def attend(
     """
     if dropout_key is None:
         dropout = 0.0
-    sinks, arrays = sink_N is not None, (q_BTNH, k_BSKH, v_BSKH)
+    has_sinks, arrays = sink_N is not None, (q_BTNH, k_BSKH, v_BSKH)
     request = new_request(
         *arrays,
         visibility,
         scoring,
         bias=bias,
-        sinks=sinks,
+        has_sinks=has_sinks,
         dropout=dropout,
-        query_ways=query_ways,
+        query_shards=query_shards,
         platform=platform,
     )
     kernel = choose(request, kernels).kernel
@@ -113,9 +113,9 @@ def new_request(
     scoring: Scoring,
     *,
     bias: Bias | None = None,
-    sinks: bool = False,
+    has_sinks: bool = False,
     dropout: float = 0.0,
-    query_ways: int = 1,
+    query_shards: int = 1,
     platform: str | None = None,
 ) -> Request:
     """Returns the request of arrays, or of their shapes, for `choose`; `platform` is JAX's default backend if None."""
@@ -127,8 +127,8 @@ def new_request(
         visibility=visibility,
         scoring=scoring,
         bias=bias,
-        sinks=sinks,
+        has_sinks=has_sinks,
         dropout=dropout,
-        query_ways=query_ways,
+        query_shards=query_shards,
         platform=platform or jax.default_backend(),
     )

@@ -18,39 +18,39 @@ from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
 
-# Where there is no file of numbers for the platform: the queries of a block, the most blocks that are written out, and
-# the most scores of a block for each row and head. A compiler may hold the scores of several blocks at once, so these
-# are for sequences of which all scores fit: up to 1,024 tokens that see each other.
-BLOCK, MOST_BLOCKS, MOST_SCORES = 256, 4, 2**18
+# For platforms without a file of their own: the queries of a block, the maximum number of blocks that are written out,
+# and the maximum number of scores of a block for each row and head. A compiler may hold the scores of several blocks at
+# once, so these are for sequences of which all scores fit: up to 1,024 tokens that see each other.
+BLOCK_SIZE, MAX_BLOCKS, MAX_SCORES = 256, 4, 2**18
 
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """See the module; Vaswani et al. 2017, equation 1, and Ainslie et al. 2023, "GQA"."""
+    """See the module docstring; Vaswani et al. 2017, equation 1, and Ainslie et al. 2023, "GQA"."""
 
     name: str = "blocks"
 
     def supports(self, request: Request) -> str | None:
-        """None unless there are too many scores for blocks that are written out."""
-        spans, most = self.plan(request), cpu.MOST_SCORES if request.platform == "cpu" else MOST_SCORES
-        largest = max((b - a) * (d - c) for (a, b), (c, d) in spans) // request.query_ways
-        if largest > most:
-            return f"its largest block would have {largest:,} scores a head, more than {most:,}"
+        """Returns None unless there are too many scores for blocks that are written out."""
+        plan, max_scores = self.plan(request), cpu.MAX_SCORES if request.platform == "cpu" else MAX_SCORES
+        largest = max((b - a) * (d - c) for (a, b), (c, d) in plan) // request.query_shards
+        if largest > max_scores:
+            return f"its largest block would have {largest:,} scores a head, more than {max_scores:,}"
         return None
 
     def plan(self, request: Request) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-        """The first and the end of each block of queries, and those of its keys.
+        """Returns the first and the end of each block of queries, and those of its keys.
 
         Queries that are split over devices are one block, of which each device has its part: a block of some of them
         would lie on a few devices, and the others would be sent their queries.
         """
         visibility, length = request.visibility, request.q.shape[1]
-        if request.query_ways > 1 or not visibility.spares_keys:
+        if request.query_shards > 1 or not visibility.skips_keys:
             blocks = 1
         elif request.platform == "cpu":
             blocks = cpu.block_count(length, visibility.reach)
         else:
-            blocks = min(MOST_BLOCKS, -(-length // BLOCK))
+            blocks = min(MAX_BLOCKS, -(-length // BLOCK_SIZE))
         size = -(-length // blocks)
         bounds = [(start, min(start + size, length)) for start in range(0, length, size)]
         return [(queries, visibility.key_span(*queries)) for queries in bounds]
@@ -66,15 +66,15 @@ class Blocks:
     ) -> jax.Array:
         """See `Kernel`."""
         scoring, visibility = request.scoring, request.visibility
-        q_BKGTH = scoring.by_head(q_BTNH, k_BSKH.shape[2])
+        q_BKGTH = scoring.scale_and_group(q_BTNH, k_BSKH.shape[2])
         k_BKSH, v_BKSH = k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
         parts = []
         for (start, stop), (first, last) in self.plan(request):
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, start)
             q, k, v = q_BKGTH[..., start:stop, :], k_BKSH[..., first:last, :], v_BKSH[..., first:last, :]
-            seen = visibility.part(start, stop - start, first, last - first)
-            parts.append(_attend(scoring, request.dropout, q, k, v, seen, request.bias, sink_KG, key))
+            block_visibility = visibility.sliced(start, stop - start, first, last - first)
+            parts.append(_attend(scoring, request.dropout, q, k, v, block_visibility, request.bias, sink_KG, key))
         y_BKGTH = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
         return y_BKGTH.reshape(q_BTNH.shape[0], -1, q_BTNH.shape[1], v_BSKH.shape[-1]).swapaxes(1, 2)
 
@@ -112,51 +112,51 @@ def _forward(
     sink: jax.Array | None,
     key: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    scores_BKGTS = scoring.finish(scoring.products(q, k), visibility, bias)
-    highest_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
+    scores_BKGTS = scoring.scores(scoring.products(q, k), visibility, bias)
+    row_max_BKGT1 = jnp.max(scores_BKGTS, axis=-1, keepdims=True)
     if sink is not None:
         sink_KG11 = sink.astype(scores_BKGTS.dtype)[..., None, None]
-        highest_BKGT1 = jnp.maximum(highest_BKGT1, sink_KG11)
-    weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
-    total_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
+        row_max_BKGT1 = jnp.maximum(row_max_BKGT1, sink_KG11)
+    weights_BKGTS = jnp.exp(scores_BKGTS - row_max_BKGT1)
+    row_sum_BKGT1 = jnp.sum(weights_BKGTS, axis=-1, keepdims=True)
     if sink is not None:
-        total_BKGT1 = total_BKGT1 + jnp.exp(sink_KG11 - highest_BKGT1)
+        row_sum_BKGT1 = row_sum_BKGT1 + jnp.exp(sink_KG11 - row_max_BKGT1)
     kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
-    y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=total_BKGT1.dtype)
-    y_BKGTH = (y_BKGTH / total_BKGT1).astype(v.dtype)
-    return y_BKGTH, (q, k, v, visibility, bias, sink, key, y_BKGTH, highest_BKGT1, total_BKGT1)
+    y_BKGTH = jnp.einsum("BKGTS,BKSH->BKGTH", kept_BKGTS, v, preferred_element_type=row_sum_BKGT1.dtype)
+    y_BKGTH = (y_BKGTH / row_sum_BKGT1).astype(v.dtype)
+    return y_BKGTH, (q, k, v, visibility, bias, sink, key, y_BKGTH, row_max_BKGT1, row_sum_BKGT1)
 
 
 def _backward(scoring: Scoring, rate: float, residuals: tuple[Any, ...], dy_BKGTH: jax.Array) -> tuple[Any, ...]:
-    q, k, v, visibility, bias, sink, key, y_BKGTH, highest_BKGT1, total_BKGT1 = residuals
-    finish = lambda s, bias: scoring.finish(s, visibility, bias)  # noqa: E731
-    scores_BKGTS, pull = jax.vjp(finish, scoring.products(q, k), bias)
-    weights_BKGTS = jnp.exp(scores_BKGTS - highest_BKGT1)
-    dy_BKGTH = dy_BKGTH / total_BKGT1  # the gradient of the output before normalisation
-    shared_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
+    q, k, v, visibility, bias, sink, key, y_BKGTH, row_max_BKGT1, row_sum_BKGT1 = residuals
+    to_scores = lambda s, bias: scoring.scores(s, visibility, bias)  # noqa: E731
+    scores_BKGTS, pullback = jax.vjp(to_scores, scoring.products(q, k), bias)
+    weights_BKGTS = jnp.exp(scores_BKGTS - row_max_BKGT1)
+    dy_BKGTH = dy_BKGTH / row_sum_BKGT1  # the gradient of the output before normalisation
+    delta_BKGT1 = jnp.sum(dy_BKGTH * y_BKGTH, axis=-1, keepdims=True)
     dy_BKGTH = dy_BKGTH.astype(v.dtype)
     kept_BKGTS = drop(weights_BKGTS, rate, key).astype(v.dtype)
     dv = jnp.einsum("BKGTS,BKGTH->BKSH", kept_BKGTS, dy_BKGTH)
     dweights_BKGTS = jnp.einsum("BKGTH,BKSH->BKGTS", dy_BKGTH, v, preferred_element_type=weights_BKGTS.dtype)
-    dscores_BKGTS = weights_BKGTS * (drop(dweights_BKGTS, rate, key) - shared_BKGT1)
-    dproducts_BKGTS, dbias = pull(dscores_BKGTS.astype(scores_BKGTS.dtype))
+    dscores_BKGTS = weights_BKGTS * (drop(dweights_BKGTS, rate, key) - delta_BKGT1)
+    dproducts_BKGTS, dbias = pullback(dscores_BKGTS.astype(scores_BKGTS.dtype))
     dproducts_BKGTS = dproducts_BKGTS.astype(q.dtype)
     dq = jnp.einsum("BKGTS,BKSH->BKGTH", dproducts_BKGTS, k)
     dk = jnp.einsum("BKGTS,BKGTH->BKSH", dproducts_BKGTS, q)
-    return dq, dk, dv, None, dbias, sink_gradient(sink, highest_BKGT1, shared_BKGT1), None
+    return dq, dk, dv, None, dbias, sink_gradient(sink, row_max_BKGT1, delta_BKGT1), None
 
 
-def sink_gradient(sink_KG: jax.Array | None, highest_BKGT1: jax.Array, shared_BKGT1: jax.Array) -> jax.Array | None:
+def sink_gradient(sink_KG: jax.Array | None, row_max_BKGT1: jax.Array, delta_BKGT1: jax.Array) -> jax.Array | None:
     """Returns the gradient of the sinks, which are the scores of a key whose value is zero.
 
     Args:
       sink_KG: the sinks, or None.
-      highest_BKGT1: the maximum that was subtracted from the scores of each query before `exp`.
-      shared_BKGT1: the sum over keys of weight times gradient of the weight, both before normalisation.
+      row_max_BKGT1: the maximum that was subtracted from the scores of each query before `exp`.
+      delta_BKGT1: the sum over keys of weight times gradient of the weight, both before normalisation.
     """
     if sink_KG is None:
         return None
-    dsink_BKGT1 = -jnp.exp(sink_KG.astype(highest_BKGT1.dtype)[..., None, None] - highest_BKGT1) * shared_BKGT1
+    dsink_BKGT1 = -jnp.exp(sink_KG.astype(row_max_BKGT1.dtype)[..., None, None] - row_max_BKGT1) * delta_BKGT1
     return jnp.sum(dsink_BKGT1, axis=(0, 3, 4)).astype(sink_KG.dtype)
 
 

@@ -61,8 +61,8 @@ def _weights(
     bias: Bias | None,
     sink_N: jax.Array | None,
 ) -> jax.Array:
-    q_BKGTH = scoring.by_head(q_BTNH, k_BSKH.shape[2])
-    scores_BKGTS = scoring.finish(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), visibility, bias)
+    q_BKGTH = scoring.scale_and_group(q_BTNH, k_BSKH.shape[2])
+    scores_BKGTS = scoring.scores(scoring.products(q_BKGTH, k_BSKH.swapaxes(1, 2)), visibility, bias)
     if sink_N is None:
         return jax.nn.softmax(scores_BKGTS, axis=-1)
     sink_KG11 = sink_N.astype(scores_BKGTS.dtype).reshape(*scores_BKGTS.shape[1:3], 1, 1)

@@ -18,9 +18,9 @@ class Request:
       visibility: which keys each query sees.
       scoring: how scores are computed from queries and keys.
       bias: a bias added to scores, or None.
-      sinks: whether every head has a score that takes part in its softmax and has no value.
+      has_sinks: whether every head has a score that takes part in its softmax and has no value.
       dropout: the share of weights that is dropped; 0 outside training.
-      query_ways: the number of parts that the queries of a row are split into, one for each of so many devices. A
+      query_shards: the number of parts that the queries of a row are split into, one for each of so many devices. A
         kernel that cuts the queries elsewhere moves them between devices.
       platform: the platform that runs the kernel: "cpu", "gpu" or "tpu".
     """
@@ -31,9 +31,9 @@ class Request:
     visibility: Visibility
     scoring: Scoring
     bias: Bias | None = None
-    sinks: bool = False
+    has_sinks: bool = False
     dropout: float = 0.0
-    query_ways: int = 1
+    query_shards: int = 1
     platform: str = "cpu"
 
 
@@ -61,6 +61,6 @@ class Kernel(Protocol):
         Args:
           request: a request that the kernel supports.
           q_BTNH, k_BSKH, v_BSKH: queries, keys and values.
-          sink_N: the scores of `request.sinks`.
+          sink_N: the sinks, if `request.has_sinks`.
           dropout_key: the random key for `request.dropout`; without a key, that is 0.
         """

@@ -1,4 +1,4 @@
-"""How a query scores a key: a scaled product, perhaps capped, perhaps with something added for where the two stand."""
+"""How a query scores a key: a scaled product, with an optional soft-cap and an optional bias on positions."""
 
 import dataclasses
 from typing import Protocol
@@ -10,26 +10,26 @@ from model.kernels.visibility import Coordinates, Visibility
 
 
 class Bias(Protocol):
-    """What is added to scores, block by block: a pytree whose arrays, all of floats, are what is trained of it.
+    """A bias on scores, made block by block: a pytree whose arrays, all of floats, are trained.
 
-    A kernel asks for the biases of the block at hand and gives the gradient of the arrays, so that none is as large as
+    A kernel asks for the biases of one block, and returns the gradients of the arrays, so that no array is as large as
     the sequence squared.
     """
 
     def __call__(self, queries: Coordinates, keys: Coordinates) -> jax.Array:
-        """The biases of a block of queries and keys by where they stand, float32 (B or 1, N, T, S)."""
+        """Returns the biases of a block from the coordinates of its queries and keys, float32 (B or 1, N, T, S)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scoring:
     """Products, soft-cap, bias, mask, in this order.
 
-    The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2); it bounds what queries and keys say and leaves the bias
-    whole.
+    The soft-cap c * tanh(s / c) is Gemma 2's (2024, section 2); it bounds the products of queries and keys, and
+    not the bias.
 
     Attributes:
       scale: the factor on products, usually H^-1/2.
-      softcap: c, or None for none.
+      softcap: c, or None for no cap.
       reductions: the dtype of scores and softmax.
     """
 
@@ -37,22 +37,22 @@ class Scoring:
     softcap: float | None = None
     reductions: str = "float32"
 
-    def by_head(self, q_BTNH: jax.Array, kv_heads: int) -> jax.Array:
-        """Scaled queries as (B, K, G, T, H): neighbouring query heads share a key head."""
+    def scale_and_group(self, q_BTNH: jax.Array, kv_heads: int) -> jax.Array:
+        """Returns scaled queries (B, K, G, T, H): neighbouring query heads share a key head."""
         b, t, _, h = q_BTNH.shape
         q_BNTH = (q_BTNH * jnp.asarray(self.scale, q_BTNH.dtype)).swapaxes(1, 2)
         return q_BNTH.reshape(b, kv_heads, -1, t, h)
 
     def products(self, q_BKGTH: jax.Array, k_BKSH: jax.Array) -> jax.Array:
-        """q k, (B, K, G, T, S), of queries that are scaled already."""
-        sums_in = jnp.dtype(self.reductions)
-        if k_BKSH.shape[1] == 1:  # XLA on a CPU would turn the keys round first, for an axis of one
-            s_BGTS = jnp.einsum("BGTH,BSH->BGTS", q_BKGTH[:, 0], k_BKSH[:, 0], preferred_element_type=sums_in)
+        """Returns the products q k^T of scaled queries, (B, K, G, T, S)."""
+        sum_dtype = jnp.dtype(self.reductions)
+        if k_BKSH.shape[1] == 1:  # XLA on a CPU would first transpose the keys, for an axis of one
+            s_BGTS = jnp.einsum("BGTH,BSH->BGTS", q_BKGTH[:, 0], k_BKSH[:, 0], preferred_element_type=sum_dtype)
             return s_BGTS[:, None]
-        return jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=sums_in)
+        return jnp.einsum("BKGTH,BKSH->BKGTS", q_BKGTH, k_BKSH, preferred_element_type=sum_dtype)
 
-    def finish(self, s_BKGTS: jax.Array, visibility: Visibility, bias: Bias | None) -> jax.Array:
-        """Products of a block to scores: capped, biased, and the lowest number where a query may not see a key."""
+    def scores(self, s_BKGTS: jax.Array, visibility: Visibility, bias: Bias | None) -> jax.Array:
+        """Turns the products of a block into scores: capped, biased, and the lowest number for invisible keys."""
         if self.softcap is not None:
             s_BKGTS = self.softcap * jnp.tanh(s_BKGTS / self.softcap)
         if bias is not None:

@@ -1,9 +1,9 @@
 """Attention in tiles of queries and keys, one after the other in loops, for sequences of any length.
 
 Dao et al. 2022, "FlashAttention", algorithms 1 and 4, for XLA: the sums over a query's keys grow tile by tile, together
-with the highest score so far. No array grows with queries times keys. Tiles whose queries see none of their keys by
-index, because of causality or a window, are left out. Queries that are split over devices are one tile, of which each
-device has its part.
+with the maximum of the scores so far. No array grows with queries times keys. Tiles whose queries see none of their
+keys by index, because of causality or a window, are left out. Queries that are split over devices are one tile, of
+which each device has its part.
 """
 
 import dataclasses
@@ -48,12 +48,12 @@ class Tiles:
     ) -> jax.Array:
         """See `Kernel`."""
         (b, t, n, _), s = q_BTNH.shape, k_BSKH.shape[1]
-        sizes = Sizes(t if request.query_ways > 1 else min(self.queries, t), min(self.keys, s), s)
-        more_t, more_s = -t % sizes.queries, -s % sizes.keys
-        pad = lambda x, more: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, more), (0, 0)]) if more else x  # noqa: E731
-        q_BKGTH = pad(request.scoring.by_head(q_BTNH, k_BSKH.shape[2]), more_t)
-        k_BKSH, v_BKSH = (pad(x.swapaxes(1, 2), more_s) for x in (k_BSKH, v_BSKH))
-        visibility = request.visibility.padded(t + more_t, s + more_s)
+        sizes = TileSizes(t if request.query_shards > 1 else min(self.queries, t), min(self.keys, s), s)
+        pad_t, pad_s = -t % sizes.queries, -s % sizes.keys
+        pad = lambda x, count: jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, count), (0, 0)]) if count else x  # noqa: E731
+        q_BKGTH = pad(request.scoring.scale_and_group(q_BTNH, k_BSKH.shape[2]), pad_t)
+        k_BKSH, v_BKSH = (pad(x.swapaxes(1, 2), pad_s) for x in (k_BSKH, v_BSKH))
+        visibility = request.visibility.padded(t + pad_t, s + pad_s)
         sink_KG = None if sink_N is None else sink_N.reshape(q_BKGTH.shape[1:3])
         arrays = (q_BKGTH, k_BKSH, v_BKSH, visibility, request.bias, sink_KG, dropout_key)
         y_BKGTH = _attend(request.scoring, request.dropout, sizes, *arrays)[..., :t, :]
@@ -61,7 +61,7 @@ class Tiles:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sizes:
+class TileSizes:
     """The numbers of queries and keys of a tile, and of all real keys; the keys after them fill the last tile."""
 
     queries: int
@@ -70,18 +70,18 @@ class Sizes:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tile:
-    """The computation of one tile of scores."""
+class _Tiling:
+    """The computation of scores tile by tile; i numbers tiles of queries, and j tiles of keys."""
 
     scoring: Scoring
     rate: float
-    sizes: Sizes
+    sizes: TileSizes
     k_BKSH: jax.Array
     v_BKSH: jax.Array
     visibility: Visibility
     key: jax.Array | None
 
-    def span(self, i: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def key_tiles(self, i: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the first and the end of the key tiles that the queries of tile i may see."""
         first, last = self.visibility.key_span(i * self.sizes.queries, (i + 1) * self.sizes.queries)
         return first // self.sizes.keys, (last + self.sizes.keys - 1) // self.sizes.keys
@@ -99,7 +99,7 @@ class _Tile:
     def scores(self, products: jax.Array, bias: Bias | None, i: jax.Array, j: jax.Array) -> jax.Array:
         """Turns products of tile (i, j) into scores; keys that only fill the tile get -inf."""
         t, s = self.sizes.queries, self.sizes.keys
-        scores = self.scoring.finish(products, self.visibility.part(i * t, t, j * s, s), bias)
+        scores = self.scoring.scores(products, self.visibility.sliced(i * t, t, j * s, s), bias)
         if self.k_BKSH.shape[2] == self.sizes.real_keys:
             return scores
         return jnp.where(j * s + jnp.arange(s) < self.sizes.real_keys, scores, -jnp.inf)
@@ -115,7 +115,7 @@ class _Tile:
 def _attend(
     scoring: Scoring,
     rate: float,
-    sizes: Sizes,
+    sizes: TileSizes,
     q_BKGTH: jax.Array,
     k_BKSH: jax.Array,
     v_BKSH: jax.Array,
@@ -130,7 +130,7 @@ def _attend(
 def _forward(
     scoring: Scoring,
     rate: float,
-    sizes: Sizes,
+    sizes: TileSizes,
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
@@ -139,83 +139,83 @@ def _forward(
     sink: jax.Array | None,
     key: jax.Array | None,
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    tile, dtype = _Tile(scoring, rate, sizes, k, v, visibility, key), _sums(scoring)
+    tiling, dtype = _Tiling(scoring, rate, sizes, k, v, visibility, key), _sum_dtype(scoring)
     rows = (*q.shape[:3], sizes.queries)
 
-    def of_queries(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        q_i = tile.queries(q, i)
+    def query_tile(i: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        q_i = tiling.queries(q, i)
 
-        def add_keys(j: jax.Array, sums: Any) -> Any:
-            y, highest, total = sums
-            k_j, v_j = tile.keys(j)
-            scores = tile.scores(scoring.products(q_i, k_j), bias, i, j)
-            higher = jnp.maximum(highest, jnp.max(scores, axis=-1, keepdims=True))
-            weights, shrink = jnp.exp(scores - higher), jnp.exp(highest - higher)
-            kept = tile.drop(weights, i, j).astype(v.dtype)
+        def add_key_tile(j: jax.Array, sums: Any) -> Any:
+            y, row_max, row_sum = sums
+            k_j, v_j = tiling.keys(j)
+            scores = tiling.scores(scoring.products(q_i, k_j), bias, i, j)
+            new_max = jnp.maximum(row_max, jnp.max(scores, axis=-1, keepdims=True))
+            weights, rescale = jnp.exp(scores - new_max), jnp.exp(row_max - new_max)
+            kept = tiling.drop(weights, i, j).astype(v.dtype)
             added = jnp.einsum("BKGTS,BKSH->BKGTH", kept, v_j, preferred_element_type=dtype)
-            return y * shrink + added, higher, total * shrink + jnp.sum(weights, axis=-1, keepdims=True)
+            return y * rescale + added, new_max, row_sum * rescale + jnp.sum(weights, axis=-1, keepdims=True)
 
         if sink is None:
-            highest = jnp.full((*rows, 1), jnp.finfo(scoring.reductions).min, dtype)
-            total = jnp.zeros((*rows, 1), dtype)
+            row_max = jnp.full((*rows, 1), jnp.finfo(scoring.reductions).min, dtype)
+            row_sum = jnp.zeros((*rows, 1), dtype)
         else:  # a key whose value is zero
-            highest = jnp.broadcast_to(sink.astype(dtype)[..., None, None], (*rows, 1))
-            total = jnp.ones((*rows, 1), dtype)
-        sums = jnp.zeros((*rows, v.shape[-1]), dtype), highest, total
-        y, highest, total = jax.lax.fori_loop(*tile.span(i), add_keys, sums)
-        total = jnp.where(total == 0, 1, total)  # for queries without any tile
-        return (y / total).astype(v.dtype), highest, total
+            row_max = jnp.broadcast_to(sink.astype(dtype)[..., None, None], (*rows, 1))
+            row_sum = jnp.ones((*rows, 1), dtype)
+        sums = jnp.zeros((*rows, v.shape[-1]), dtype), row_max, row_sum
+        y, row_max, row_sum = jax.lax.fori_loop(*tiling.key_tiles(i), add_key_tile, sums)
+        row_sum = jnp.where(row_sum == 0, 1, row_sum)  # for queries without any tile
+        return (y / row_sum).astype(v.dtype), row_max, row_sum
 
-    y, highest, total = (
+    y, row_max, row_sum = (
         jnp.moveaxis(x, 0, 3).reshape(*q.shape[:4], x.shape[-1])
-        for x in jax.lax.map(of_queries, jnp.arange(q.shape[3] // sizes.queries))
+        for x in jax.lax.map(query_tile, jnp.arange(q.shape[3] // sizes.queries))
     )
-    return y, (q, k, v, visibility, bias, sink, key, y, highest, total)
+    return y, (q, k, v, visibility, bias, sink, key, y, row_max, row_sum)
 
 
 def _backward(
-    scoring: Scoring, rate: float, sizes: Sizes, residuals: tuple[Any, ...], dy: jax.Array
+    scoring: Scoring, rate: float, sizes: TileSizes, residuals: tuple[Any, ...], dy: jax.Array
 ) -> tuple[Any, ...]:
-    q, k, v, visibility, bias, sink, key, y, highest, total = residuals
-    tile, dtype = _Tile(scoring, rate, sizes, k, v, visibility, key), _sums(scoring)
-    dy = dy / total  # the gradient of the output before normalisation
-    shared = jnp.sum(dy * y, axis=-1, keepdims=True)
+    q, k, v, visibility, bias, sink, key, y, row_max, row_sum = residuals
+    tiling, dtype = _Tiling(scoring, rate, sizes, k, v, visibility, key), _sum_dtype(scoring)
+    dy = dy / row_sum  # the gradient of the output before normalisation
+    delta = jnp.sum(dy * y, axis=-1, keepdims=True)
     dy = dy.astype(v.dtype)
 
-    def of_queries(sums: Any, i: jax.Array) -> tuple[Any, jax.Array]:
-        q_i, dy_i, highest_i, shared_i = (tile.queries(x, i) for x in (q, dy, highest, shared))
+    def query_tile(sums: Any, i: jax.Array) -> tuple[Any, jax.Array]:
+        q_i, dy_i, row_max_i, delta_i = (tiling.queries(x, i) for x in (q, dy, row_max, delta))
 
-        def add_keys(j: jax.Array, sums: Any) -> Any:
+        def add_key_tile(j: jax.Array, sums: Any) -> Any:
             dq_i, dk, dv, dbias = sums
-            k_j, v_j = tile.keys(j)
-            scores, pull = jax.vjp(lambda s, b: tile.scores(s, b, i, j), scoring.products(q_i, k_j), bias)
-            weights = jnp.exp(scores - highest_i)
-            kept = tile.drop(weights, i, j).astype(v.dtype)
+            k_j, v_j = tiling.keys(j)
+            scores, pullback = jax.vjp(lambda s, b: tiling.scores(s, b, i, j), scoring.products(q_i, k_j), bias)
+            weights = jnp.exp(scores - row_max_i)
+            kept = tiling.drop(weights, i, j).astype(v.dtype)
             dweights = jnp.einsum("BKGTH,BKSH->BKGTS", dy_i, v_j, preferred_element_type=dtype)
-            dscores = weights * (tile.drop(dweights, i, j) - shared_i)
-            dproducts, more = pull(dscores.astype(scores.dtype))
-            dproducts, sums_in = dproducts.astype(q.dtype), {"preferred_element_type": dtype}
-            dk = _add(dk, j, jnp.einsum("BKGTS,BKGTH->BKSH", dproducts, q_i, **sums_in))
-            dv = _add(dv, j, jnp.einsum("BKGTS,BKGTH->BKSH", kept, dy_i, **sums_in))
-            dq_i = dq_i + jnp.einsum("BKGTS,BKSH->BKGTH", dproducts, k_j, **sums_in)
-            return dq_i, dk, dv, jax.tree.map(jnp.add, dbias, more)
+            dscores = weights * (tiling.drop(dweights, i, j) - delta_i)
+            dproducts, dbias_tile = pullback(dscores.astype(scores.dtype))
+            dproducts, sum_in = dproducts.astype(q.dtype), {"preferred_element_type": dtype}
+            dk = _add_to_tile(dk, j, jnp.einsum("BKGTS,BKGTH->BKSH", dproducts, q_i, **sum_in))
+            dv = _add_to_tile(dv, j, jnp.einsum("BKGTS,BKGTH->BKSH", kept, dy_i, **sum_in))
+            dq_i = dq_i + jnp.einsum("BKGTS,BKSH->BKGTH", dproducts, k_j, **sum_in)
+            return dq_i, dk, dv, jax.tree.map(jnp.add, dbias, dbias_tile)
 
-        dq_i, *sums = jax.lax.fori_loop(*tile.span(i), add_keys, (jnp.zeros(q_i.shape, dtype), *sums))
+        dq_i, *sums = jax.lax.fori_loop(*tiling.key_tiles(i), add_key_tile, (jnp.zeros(q_i.shape, dtype), *sums))
         return tuple(sums), dq_i.astype(q.dtype)
 
-    start = jnp.zeros(k.shape, dtype), jnp.zeros(v.shape, dtype), jax.tree.map(jnp.zeros_like, bias)
-    (dk, dv, dbias), dq = jax.lax.scan(of_queries, start, jnp.arange(q.shape[3] // sizes.queries))
+    zeros = jnp.zeros(k.shape, dtype), jnp.zeros(v.shape, dtype), jax.tree.map(jnp.zeros_like, bias)
+    (dk, dv, dbias), dq = jax.lax.scan(query_tile, zeros, jnp.arange(q.shape[3] // sizes.queries))
     dq = jnp.moveaxis(dq, 0, 3).reshape(q.shape)
-    dsink = sink_gradient(sink, highest, shared)
+    dsink = sink_gradient(sink, row_max, delta)
     return dq, dk.astype(k.dtype), dv.astype(v.dtype), None, dbias, dsink, None
 
 
-def _sums(scoring: Scoring) -> Any:
+def _sum_dtype(scoring: Scoring) -> Any:
     """Returns the dtype of sums over tiles: at least float32, since there may be many tiles."""
     return jnp.promote_types(scoring.reductions, jnp.float32)
 
 
-def _add(x_BKSH: jax.Array, j: jax.Array, tile_BKSH: jax.Array) -> jax.Array:
+def _add_to_tile(x_BKSH: jax.Array, j: jax.Array, tile_BKSH: jax.Array) -> jax.Array:
     """Adds a tile to tile j of the keys."""
     size = tile_BKSH.shape[2]
     before = jax.lax.dynamic_slice_in_dim(x_BKSH, j * size, size, axis=2)

@@ -1,8 +1,8 @@
-"""Which keys each query may see, as a value: structure that a kernel asks about, and the array of one block at a time.
+"""Which keys each query may see, as a value: structure that a kernel asks about, and the mask of one block at a time.
 
-A query sees a key if everything that the value says lets it: the order of tokens (causal, a prefix seen from both
-sides, or none), the patterns (patterns.py), the documents, and an array where nothing else can say it. The whole array
-(B, T, S) is made for those alone who ask for it.
+A query sees a key if all conditions of the value allow it: the order of tokens (causal, a prefix seen from both sides,
+or none), the patterns (patterns.py), the documents, and an array for all other conditions. The whole mask (B, T, S) is
+made only on request.
 
 An index numbers a token in its row, or its slot in a cache; a position numbers it in its document. The order and
 the reach are about indices, patterns and prefixes about positions. A pattern holds for the later and the earlier of two
@@ -23,14 +23,16 @@ from model.attention.patterns import Everything, Pattern
 
 @struct.dataclass
 class Coordinates:
-    """Where the tokens of one side of attention stand, queries or keys. The batch of every array may be 1.
+    """Indices, positions and documents of the tokens of one side of attention, queries or keys.
+
+    The batch of every array may be 1.
 
     Attributes:
       count: how many tokens a row has.
-      start: the index of the first one, where the others follow it one by one.
-      index: (B, count), the index of each, where they do not; None where they do.
-      position: (B, count), the position of each; None where it is the index.
-      segment_ids: (B, count), a number for the document of each; None where a row is one document.
+      start: the index of the first one if the indices are consecutive.
+      index: (B, count), the index of each; None if they are consecutive.
+      position: (B, count), the position of each; None if it is the index.
+      segment_ids: (B, count), a number for the document of each; None if a row is one document.
     """
 
     count: int = struct.field(pytree_node=False)
@@ -47,9 +49,9 @@ class Coordinates:
         """The position of each token, int32 (B or 1, count)."""
         return self.indices() if self.position is None else self.position
 
-    def part(self, start: int | jax.Array, count: int) -> "Coordinates":
-        """The `count` tokens from the one numbered `start` on; `start` may be traced, and must leave room for them."""
-        cut = lambda x: None if x is None else _cut(x, start, count, axis=1)  # noqa: E731
+    def sliced(self, start: int | jax.Array, count: int) -> "Coordinates":
+        """Returns the `count` tokens from number `start` on; `start` may be traced, and must leave room for them."""
+        cut = lambda x: None if x is None else _slice_axis(x, start, count, axis=1)  # noqa: E731
         arrays = {"position": cut(self.position), "segment_ids": cut(self.segment_ids)}
         if self.index is not None:
             return Coordinates(count, self.start, cut(self.index), **arrays)
@@ -58,14 +60,14 @@ class Coordinates:
         return Coordinates(count, 0, self.start + start + jnp.arange(count, dtype=jnp.int32)[None], **arrays)
 
     def padded(self, count: int) -> "Coordinates":
-        """As many tokens as `count`; those added repeat the last one, or follow it."""
-        more = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, count - self.count)), mode="edge")  # noqa: E731
+        """Returns `count` tokens; the added tokens repeat the last one, or follow it."""
+        pad = lambda x: None if x is None else jnp.pad(x, ((0, 0), (0, count - self.count)), mode="edge")  # noqa: E731
         return dataclasses.replace(
             self,
             count=count,
-            index=more(self.index),
-            position=more(self.position),
-            segment_ids=more(self.segment_ids),
+            index=pad(self.index),
+            position=pad(self.position),
+            segment_ids=pad(self.segment_ids),
         )
 
 
@@ -74,35 +76,35 @@ class Visibility:
     """Which of the keys each query sees.
 
     Attributes:
-      queries, keys: where they stand. Documents are compared where both sides have them.
-      causal: whether a query sees keys at its own index and before alone, but for a prefix.
-      patterns: each of them must let a pair of tokens through.
-      in_order: whether positions grow within a document at least as fast as indices, so that a pattern that reaches so
-        many positions back reaches no more indices back. False where positions may start again and nothing tells
-        documents apart.
+      queries, keys: their coordinates. Documents are compared if both sides have segment ids.
+      causal: whether a query sees only keys at its own index and before, and those of a prefix.
+      patterns: each of them must allow a pair of tokens.
+      monotonic_positions: whether positions grow within a document at least as fast as indices, so that a pattern
+        that reaches R positions back reaches at most R indices back. False if positions may start again without
+        segment ids.
       prefix: (B or 1, S or 1), the length of the prefix of the key's document: keys at positions below it are seen by
         every query of the document. None for none.
-      given: (B or 1, T, S), False where a query does not see a key for any other reason; None for no such pair.
+      extra_mask: (B or 1, T, S), False where a query does not see a key for any other reason; None for no such pair.
     """
 
     queries: Coordinates
     keys: Coordinates
     causal: bool = struct.field(pytree_node=False, default=True)
     patterns: tuple[Pattern, ...] = struct.field(pytree_node=False, default=())
-    in_order: bool = struct.field(pytree_node=False, default=True)
+    monotonic_positions: bool = struct.field(pytree_node=False, default=True)
     prefix: jax.Array | None = None
-    given: jax.Array | None = None
+    extra_mask: jax.Array | None = None
 
     # ------------------------------------------------------------------------------------------------ composition
 
-    def within(self, pattern: Pattern) -> "Visibility":
-        """The pairs of these that a pattern lets through too."""
+    def with_pattern(self, pattern: Pattern) -> "Visibility":
+        """Returns the pairs of these that a pattern allows too."""
         return (
             self if isinstance(pattern, Everything) else dataclasses.replace(self, patterns=(*self.patterns, pattern))
         )
 
     def with_prefix(self, length: jax.Array | int) -> "Visibility":
-        """These, and in every document all pairs whose key lies in the prefix.
+        """Returns these, and in every document all pairs whose key lies in the prefix.
 
         Args:
           length: of the prefix: one number, (B,) one for each row, or (B, S) one for each key's document.
@@ -110,15 +112,15 @@ class Visibility:
         length = jnp.asarray(length, jnp.int32)
         return dataclasses.replace(self, prefix=length if length.ndim == 2 else length.reshape(-1, 1))
 
-    def only(self, given_BTS: jax.Array) -> "Visibility":
-        """The pairs of these where an array (B or 1, T, S) is True too."""
-        return dataclasses.replace(self, given=given_BTS if self.given is None else self.given & given_BTS)
+    def with_mask(self, mask_BTS: jax.Array) -> "Visibility":
+        """Returns the pairs of these where an array (B or 1, T, S) is True too."""
+        return dataclasses.replace(self, extra_mask=mask_BTS if self.extra_mask is None else self.extra_mask & mask_BTS)
 
-    def over(self, keys: Coordinates) -> "Visibility":
-        """The same for other keys, such as those of a cache."""
+    def with_keys(self, keys: Coordinates) -> "Visibility":
+        """Returns the same for other keys, such as those of a cache."""
         return dataclasses.replace(self, keys=keys)
 
-    # ----------------------------------------------------------------------------------------- a kernel's questions
+    # ----------------------------------------------------------------------------------------- structure for kernels
 
     @property
     def is_causal(self) -> bool:
@@ -129,7 +131,7 @@ class Visibility:
     def reach(self) -> int | None:
         """The most indices between a query and a key that it sees, plus one; None where there is no such bound."""
         reaches = [pattern.reach() for pattern in self.patterns]
-        return min((r for r in reaches if r is not None), default=None) if self.in_order else None
+        return min((r for r in reaches if r is not None), default=None) if self.monotonic_positions else None
 
     def key_span(self, start: int | jax.Array, stop: int | jax.Array) -> tuple[Any, Any]:
         """The first and the end of the keys among which queries `start` to `stop` see any; perhaps not all of them.
@@ -147,63 +149,63 @@ class Visibility:
         return low, clip(last + 1) if self.is_causal else high
 
     @property
-    def spares_keys(self) -> bool:
-        """Whether `key_span` of some queries leaves out keys."""
+    def skips_keys(self) -> bool:
+        """Whether `key_span` leaves out keys of some queries."""
         known = self.queries.index is None and self.keys.index is None
         return known and (self.is_causal or self.reach is not None)
 
     # ---------------------------------------------------------------------------------------------------- arrays
 
-    def part(self, query: int | jax.Array, queries: int, key: int | jax.Array, keys: int) -> "Visibility":
-        """What `queries` queries from the one numbered `query` on see of `keys` keys from `key` on."""
-        given, prefix = self.given, self.prefix
-        if given is not None:
-            given = _cut(_cut(given, query, queries, axis=1), key, keys, axis=2)
+    def sliced(self, query: int | jax.Array, queries: int, key: int | jax.Array, keys: int) -> "Visibility":
+        """Returns the visibility of `queries` queries from `query` on, among `keys` keys from `key` on."""
+        extra_mask, prefix = self.extra_mask, self.prefix
+        if extra_mask is not None:
+            extra_mask = _slice_axis(_slice_axis(extra_mask, query, queries, axis=1), key, keys, axis=2)
         if prefix is not None and prefix.shape[1] > 1:
-            prefix = _cut(prefix, key, keys, axis=1)
-        of_queries, of_keys = self.queries.part(query, queries), self.keys.part(key, keys)
-        return dataclasses.replace(self, queries=of_queries, keys=of_keys, prefix=prefix, given=given)
+            prefix = _slice_axis(prefix, key, keys, axis=1)
+        new_queries, new_keys = self.queries.sliced(query, queries), self.keys.sliced(key, keys)
+        return dataclasses.replace(self, queries=new_queries, keys=new_keys, prefix=prefix, extra_mask=extra_mask)
 
     def padded(self, queries: int, keys: int) -> "Visibility":
-        """The same of more queries and keys; what is said of those added has no meaning."""
+        """Returns the same for more queries and keys; the visibility of the added ones has no meaning."""
         if (queries, keys) == (self.queries.count, self.keys.count):
             return self
-        given, prefix = self.given, self.prefix
-        if given is not None:
-            given = jnp.pad(given, ((0, 0), (0, queries - self.queries.count), (0, keys - self.keys.count)))
+        extra_mask, prefix = self.extra_mask, self.prefix
+        if extra_mask is not None:
+            extra_mask = jnp.pad(extra_mask, ((0, 0), (0, queries - self.queries.count), (0, keys - self.keys.count)))
         if prefix is not None and prefix.shape[1] > 1:
             prefix = jnp.pad(prefix, ((0, 0), (0, keys - self.keys.count)))
-        of_queries, of_keys = self.queries.padded(queries), self.keys.padded(keys)
-        return dataclasses.replace(self, queries=of_queries, keys=of_keys, prefix=prefix, given=given)
+        new_queries, new_keys = self.queries.padded(queries), self.keys.padded(keys)
+        return dataclasses.replace(self, queries=new_queries, keys=new_keys, prefix=prefix, extra_mask=extra_mask)
 
     def mask(self) -> jax.Array | None:
         """True where a query sees a key, (B or 1, T, S); None where every query sees every key."""
         q, k = self.queries, self.keys
-        parts = [self.given]
+        conditions = [self.extra_mask]
         if self.causal:
             query, key = self._indices()
-            before = query >= key
+            visible = query >= key
             if self.prefix is not None:
-                before = before | (k.positions() < self.prefix)[:, None, :]
-            parts.append(before)
+                visible = visible | (k.positions() < self.prefix)[:, None, :]
+            conditions.append(visible)
         if self.patterns:
-            beside = q.position is None and k.position is None
-            later, earlier = self._indices() if beside else _pairs(q.positions(), k.positions())
+            same_as_indices = q.position is None and k.position is None
+            later, earlier = self._indices() if same_as_indices else _pairs(q.positions(), k.positions())
             if not self.is_causal:
                 later, earlier = jnp.maximum(later, earlier), jnp.minimum(later, earlier)
-            parts += [pattern.visible(later, earlier) for pattern in self.patterns]
+            conditions += [pattern.visible(later, earlier) for pattern in self.patterns]
         if q.segment_ids is not None and k.segment_ids is not None:
             query, key = _pairs(q.segment_ids, k.segment_ids)
-            parts.append(query == key)
-        said = [part for part in parts if part is not None]
-        return functools.reduce(operator.and_, said) if said else None
+            conditions.append(query == key)
+        masks = [mask for mask in conditions if mask is not None]
+        return functools.reduce(operator.and_, masks) if masks else None
 
     def block(self, queries: slice, keys: slice) -> jax.Array:
         """True where a query of a slice sees a key of a slice, (B or 1, T, S) of that block alone."""
         query, key = queries.indices(self.queries.count), keys.indices(self.keys.count)
         assert query[2] == key[2] == 1, "slices of neighbours"
         sizes = max(0, query[1] - query[0]), max(0, key[1] - key[0])
-        mask = self.part(query[0], sizes[0], key[0], sizes[1]).mask()
+        mask = self.sliced(query[0], sizes[0], key[0], sizes[1]).mask()
         return jnp.ones((1, *sizes), bool) if mask is None else jnp.broadcast_to(mask, (mask.shape[0], *sizes))
 
     def _indices(self) -> tuple[jax.Array, jax.Array]:
@@ -216,23 +218,25 @@ class Visibility:
         return query + q.start if q.start else query, key + k.start if k.start else key
 
 
-def causal(queries: Coordinates, keys: Coordinates | None = None, *, in_order: bool = True) -> Visibility:
+def causal(queries: Coordinates, keys: Coordinates | None = None, *, monotonic_positions: bool = True) -> Visibility:
     """A query sees the keys at its own index and before, in its own document; the keys are the queries' own tokens.
 
     Args:
-      queries: where they stand.
-      keys: where the keys stand, if they are others, such as the slots of a cache.
-      in_order: see `Visibility`.
+      queries: the coordinates of the queries.
+      keys: the coordinates of the keys if they are others, such as the slots of a cache.
+      monotonic_positions: see `Visibility`.
     """
-    return Visibility(queries, queries if keys is None else keys, in_order=in_order)
+    return Visibility(queries, queries if keys is None else keys, monotonic_positions=monotonic_positions)
 
 
-def bidirectional(queries: Coordinates, keys: Coordinates | None = None, *, in_order: bool = True) -> Visibility:
+def bidirectional(
+    queries: Coordinates, keys: Coordinates | None = None, *, monotonic_positions: bool = True
+) -> Visibility:
     """A query sees all keys of its document, as in an encoder; arguments as for `causal`."""
-    return Visibility(queries, queries if keys is None else keys, causal=False, in_order=in_order)
+    return Visibility(queries, queries if keys is None else keys, causal=False, monotonic_positions=monotonic_positions)
 
 
-def renumbered(segment_ids_BT: jax.Array | None) -> jax.Array | None:
+def renumber_segments(segment_ids_BT: jax.Array | None) -> jax.Array | None:
     """Segment ids that count the documents of a row from 0; the tokens of a document lie side by side."""
     if segment_ids_BT is None:
         return None
@@ -244,7 +248,7 @@ def _pairs(query_BT: jax.Array, key_BS: jax.Array) -> tuple[jax.Array, jax.Array
     return query_BT[:, :, None], key_BS[:, None, :]
 
 
-def _cut(x: jax.Array, start: int | jax.Array, count: int, axis: int) -> jax.Array:
+def _slice_axis(x: jax.Array, start: int | jax.Array, count: int, axis: int) -> jax.Array:
     """`count` entries of an axis; all of them without an operation."""
     if isinstance(start, int):
         return x if (start, count) == (0, x.shape[axis]) else jax.lax.slice_in_dim(x, start, start + count, axis=axis)

@@ -16,14 +16,14 @@ from flax import nnx
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import lookup
 from model.positions.alibi import ALiBi
-from model.positions.bias import InScores
+from model.positions.bias import AttentionPosition
 from model.positions.option import PositionOption
 from model.positions.relative import RelativeBias
 from model.positions.rotary import Rotary, frequencies
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NoPositions(InScores):
+class NoPositions(AttentionPosition):
     """No positions: only the causal mask gives the order of tokens (Kazemnejad et al. 2023, "NoPE")."""
 
 
@@ -37,7 +37,7 @@ class Learned(PositionOption):
 
     offset: int = 0
 
-    added: ClassVar[bool] = True
+    adds_to_embedding: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -51,7 +51,7 @@ class Sinusoidal(PositionOption):
 
     theta: float = 10_000.0
 
-    added: ClassVar[bool] = True
+    adds_to_embedding: ClassVar[bool] = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -76,7 +76,7 @@ def sinusoid(option: Sinusoidal, positions_BT: jax.Array, width: int) -> jax.Arr
 
 
 class PositionEmbedding(nnx.Module):
-    """Adds position vectors to the token embedding, for options that are added."""
+    """Adds position vectors to the token embedding, for options with `adds_to_embedding`."""
 
     def __init__(self, option: Position, context_length: int, width: int, make: ParameterMaker) -> None:
         """Args: the option, the number of positions, the model width, the maker."""

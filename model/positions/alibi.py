@@ -11,24 +11,25 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 
-from model.positions.bias import InScores
+from model.positions.bias import AttentionPosition
 
 if TYPE_CHECKING:  # attention imports positions
     from model.kernels.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ALiBi(InScores):
+class ALiBi(AttentionPosition):
     """Adds scale * slope_n * (key position - query position) to the scores of head n; nothing is learned.
 
     Attributes:
       scale: 1 in the paper and in BLOOM; Falcon uses H^-1/2, the scale of products of queries and keys.
-      rounded: whether slope and position, and then their product, are rounded to bfloat16 before the product of the
-        query is subtracted from that of the key. Falcon's code computes them so, and its models were trained with it.
+      round_to_bfloat16: whether slope and position, and then their product, are rounded to bfloat16 before the product
+        of the query is subtracted from that of the key. Falcon's code computes them so, and its models were trained
+        with it.
     """
 
     scale: float = 1.0
-    rounded: bool = False
+    round_to_bfloat16: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -36,8 +37,8 @@ class ALiBi(InScores):
             yield "scale", f"must be above 0, got {self.scale}; use NoPositions for no biases"
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "LinearBias":
-        """See `InScores`."""
-        return LinearBias(slopes(num_heads), self.scale, self.rounded)
+        """See `AttentionPosition`."""
+        return LinearBias(slopes(num_heads), self.scale, self.round_to_bfloat16)
 
 
 @jax.tree_util.register_static
@@ -47,17 +48,19 @@ class LinearBias:
 
     slopes: tuple[float, ...]
     scale: float = 1.0
-    rounded: bool = False
+    round_to_bfloat16: bool = False
 
     def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
         """Returns the biases of a block, float32 (B or 1, N, T, S)."""
         query_BT, key_BS = queries.positions(), keys.positions()
         slope_N11 = jnp.asarray(self.slopes, jnp.float32)[:, None, None]
-        if self.rounded:
+        if self.round_to_bfloat16:
             # A compiler may leave out a cast to bfloat16 and back, but not this.
-            coarse = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
-            query, key = (coarse(position.astype(jnp.float32)) for position in (query_BT[..., None], key_BS[:, None]))
-            query, key = (coarse(coarse(slope_N11) * position[:, None]) for position in (query, key))
+            to_bfloat16 = functools.partial(jax.lax.reduce_precision, exponent_bits=8, mantissa_bits=7)
+            query, key = (
+                to_bfloat16(position.astype(jnp.float32)) for position in (query_BT[..., None], key_BS[:, None])
+            )
+            query, key = (to_bfloat16(to_bfloat16(slope_N11) * position[:, None]) for position in (query, key))
             bias_BNTS = key - query
         else:
             distance_BTS = (key_BS[:, None, :] - query_BT[:, :, None]).astype(jnp.float32)

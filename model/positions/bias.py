@@ -1,8 +1,8 @@
 """Positions that act on scores: the protocol between a position option and the attention of its layers.
 
-An option that adds a bias to scores makes its table of trained numbers, if it has one, and turns the table into a
-`model.kernels.scoring.Bias`, which kernels ask for the biases of a block. All other options inherit from `InScores`
-that they add nothing.
+An option that adds a bias to scores makes its table of trained numbers, if it has one, and makes of it a
+`model.kernels.scoring.Bias`, which kernels ask for the biases of a block. All other options inherit from
+`AttentionPosition`, which adds no bias.
 """
 
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # attention imports positions
     from model.kernels.scoring import Bias
 
 
-class InScores(PositionOption):
+class AttentionPosition(PositionOption):
     """The methods that attention calls on the positions of its layer."""
 
     def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param | None:

@@ -8,16 +8,16 @@ class PositionOption:
     """The base class of the options of positions.
 
     Attributes:
-      added: whether these positions are added to the embedding, once for all layers.
-      turns: whether these positions rotate queries and keys.
+      adds_to_embedding: whether these positions are added to the embedding, once for all layers.
+      rotates: whether these positions rotate queries and keys.
     """
 
-    added: ClassVar[bool] = False
-    turns: ClassVar[bool] = False
+    adds_to_embedding: ClassVar[bool] = False
+    rotates: ClassVar[bool] = False
 
     @property
     def reads_lengths(self) -> bool:
-        """Whether a token is placed by the length of its document too, which padding must then not be a part of."""
+        """Whether positions depend on the length of a token's document too, which must then not include padding."""
         return False
 
     def problems_of_width(self, width: int) -> Iterator[str]:

@@ -14,25 +14,25 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogTemperature:
-    """Multiplies a query at position p by 1 + scale * ln(1 + floor((p + 1) / `floor`)).
+    """Multiplies a query at position p by 1 + scale * ln(1 + floor((p + 1) / `step_length`)).
 
     Attributes:
-      floor: the number of positions in a step; positions before the first step have factor 1 (Llama 4: 8192).
+      step_length: the number of positions in a step; positions before the first step have factor 1 (Llama 4: 8192).
       scale: how much the factor grows (Llama 4: 0.1).
     """
 
-    floor: int
+    step_length: int
     scale: float
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if self.floor < 1:
-            yield "floor", f"must be at least 1, got {self.floor}"
+        if self.step_length < 1:
+            yield "step_length", f"must be at least 1, got {self.step_length}"
         if self.scale <= 0:
             yield "scale", f"must be above 0, got {self.scale}; use temperature=None for factors of 1"
 
     def apply(self, q_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Returns the queries times their factors, computed in float32, in the shape and dtype of the queries."""
-        steps_BT = ((positions_BT + 1) // self.floor).astype(jnp.float32)
+        steps_BT = ((positions_BT + 1) // self.step_length).astype(jnp.float32)
         factor_BT11 = (1 + self.scale * jnp.log1p(steps_BT))[:, :, None, None]
         return (q_BTNH.astype(jnp.float32) * factor_BT11).astype(q_BTNH.dtype)

@@ -14,44 +14,44 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from model.parameters.maker import ParameterMaker
-from model.positions.bias import InScores
+from model.positions.bias import AttentionPosition
 
 if TYPE_CHECKING:  # attention imports positions
     from model.kernels.visibility import Coordinates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RelativeBias(InScores):
+class RelativeBias(AttentionPosition):
     """Adds to each score a trained number for the bucket of the distance from key to query.
 
     Each distance below buckets / 2 has its own bucket. Longer distances share the other buckets, whose bounds grow
-    geometrically up to `distance`; the last bucket also has all longer distances. A key after its query counts as a key
-    at distance 0.
+    geometrically up to `max_distance`; the last bucket also has all longer distances. A key after its query counts as a
+    key at distance 0.
 
     Attributes:
       buckets: the number of buckets.
-      distance: the distance at which the geometric buckets end.
+      max_distance: the distance at which the geometric buckets end.
     """
 
     buckets: int = 32
-    distance: int = 128
+    max_distance: int = 128
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         if self.buckets < 2:
             yield "buckets", f"must be at least 2, got {self.buckets}"
-        elif self.distance <= self.buckets // 2:
+        elif self.max_distance <= self.buckets // 2:
             near = self.buckets // 2
-            yield "distance", f"must be above the {near} distances that have a bucket each, got {self.distance}"
+            yield "max_distance", f"must be above the {near} distances that have a bucket each, got {self.max_distance}"
 
     def bias_table(self, num_heads: int, make: ParameterMaker) -> nnx.Param:
-        """See `InScores`; the table starts from zeros, which is no bias."""
+        """See `AttentionPosition`; the table starts from zeros, which is no bias."""
         return make.zeros((self.buckets, num_heads), ("position", "heads"))
 
     def bias(self, num_heads: int, table: jax.Array | None) -> "BucketBias":
-        """See `InScores`."""
+        """See `AttentionPosition`."""
         assert table is not None
-        return BucketBias(table, self.distance)
+        return BucketBias(table, self.max_distance)
 
 
 @struct.dataclass
@@ -59,7 +59,7 @@ class BucketBias:
     """The biases of a table (buckets, N); see `RelativeBias`."""
 
     table: jax.Array
-    distance: int = struct.field(pytree_node=False)
+    max_distance: int = struct.field(pytree_node=False)
 
     def __call__(self, queries: "Coordinates", keys: "Coordinates") -> jax.Array:
         """Returns the biases of a block, float32 (B or 1, N, T, S)."""
@@ -71,7 +71,7 @@ class BucketBias:
         buckets = self.table.shape[0]
         near = buckets // 2
         # The bounds of the wider buckets are rounded up to integers, so that no rounded logarithm decides a bucket.
-        powers = [near * (self.distance / near) ** (i / (buckets - near)) for i in range(1, buckets - near)]
-        begins = [math.ceil(power - 1e-9) for power in powers]
-        far_BTS = sum(((distance_BTS >= begin).astype(jnp.int32) for begin in begins), jnp.int32(near))
+        powers = [near * (self.max_distance / near) ** (i / (buckets - near)) for i in range(1, buckets - near)]
+        lower_bounds = [math.ceil(power - 1e-9) for power in powers]
+        far_BTS = sum(((distance_BTS >= bound).astype(jnp.int32) for bound in lower_bounds), jnp.int32(near))
         return jnp.where(distance_BTS < near, jnp.maximum(distance_BTS, 0), far_BTS)

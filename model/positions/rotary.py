@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from model.positions.bias import InScores
-from model.positions.scaling import NTK, DynamicNTK, Lengths, LongRoPE, Scaling, YaRN, document_lengths
+from model.positions.bias import AttentionPosition
+from model.positions.scaling import NTK, DocumentLengths, DynamicNTK, LongRoPE, Scaling, YaRN, document_lengths
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Rotary(InScores):
+class Rotary(AttentionPosition):
     """Rotates queries and keys by angles that grow with position, so that a score depends on the distance.
 
     Attributes:
@@ -24,7 +24,7 @@ class Rotary(InScores):
       fraction: the share of a head's dimensions that are rotated, the first dimensions; the others carry no position
         (Black et al. 2022, "GPT-NeoX-20B", section 2.1.1; also GPT-J, Pythia, Phi, GLM).
       interleaved: whether dimension 2i pairs with 2i + 1 (RoFormer, GPT-J, GLM, Cohere), or i with i + R/2, where R
-        dimensions are rotated (GPT-NeoX, Llama). A fixed permutation of a head's dimensions turns one into the other.
+        dimensions are rotated (GPT-NeoX, Llama). A fixed permutation of a head's dimensions changes one into the other.
       scaling: adapts a model trained on short sequences to longer sequences; see model/positions/scaling.py.
     """
 
@@ -33,7 +33,7 @@ class Rotary(InScores):
     interleaved: bool = False
     scaling: Scaling | None = None
 
-    turns: ClassVar[bool] = True
+    rotates: ClassVar[bool] = True
 
     @property
     def reads_lengths(self) -> bool:
@@ -49,7 +49,7 @@ class Rotary(InScores):
         if not 0 < self.fraction <= 1:
             yield "fraction", f"must be above 0 and at most 1, got {self.fraction}; use NoPositions to rotate nothing"
 
-    def turned(self, head_dim: int) -> int:
+    def rotated_dims(self, head_dim: int) -> int:
         """Returns R, the number of rotated dimensions of a head."""
         return round(self.fraction * head_dim)
 
@@ -57,7 +57,7 @@ class Rotary(InScores):
         """Yields fields that clash with heads of width `head_dim`, by path; `path` is the path of this option."""
         if not 0 < self.fraction <= 1 or head_dim < 1:
             return
-        size = self.turned(head_dim)
+        size = self.rotated_dims(head_dim)
         if self.fraction == 1 and head_dim % 2:
             yield path, f"Rotary rotates pairs of dimensions, so the head width must be even, got {head_dim}"
         elif size < 2 or size % 2 or abs(self.fraction * head_dim - size) > 1e-6:
@@ -99,7 +99,7 @@ def frequencies(theta: float, size: int) -> jax.Array:
 
 
 def rotary_table(
-    option: object, positions_BT: jax.Array, head_dim: int, lengths: Lengths | None = None
+    option: object, positions_BT: jax.Array, head_dim: int, lengths: DocumentLengths | None = None
 ) -> RotaryTable | None:
     """Returns cosines and sines for `rotate`; None when positions are not rotary.
 
@@ -112,7 +112,7 @@ def rotary_table(
     """
     if not isinstance(option, Rotary):
         return None
-    size, scaling = option.turned(head_dim), option.scaling
+    size, scaling = option.rotated_dims(head_dim), option.scaling
     if lengths is None:
         lengths = lambda: document_lengths(positions_BT, None, positions_BT.shape[1])  # noqa: E731
     angles_BTR = positions_BT[..., None].astype(jnp.float32)
@@ -135,9 +135,9 @@ def rotate(x_BTNH: jax.Array, table: RotaryTable | None) -> jax.Array:
     x = (x_BTNH if rest_BTNH is None else x_BTNH[..., :size]).astype(jnp.float32)
     if table.interleaved:
         first, second = x[..., 0::2], x[..., 1::2]
-        turned = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
+        rotated = jnp.stack([first * cos - second * sin, second * cos + first * sin], axis=-1).reshape(x.shape)
     else:
         first, second = jnp.split(x, 2, axis=-1)
-        turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    turned = turned.astype(x_BTNH.dtype)
-    return turned if rest_BTNH is None else jnp.concatenate([turned, rest_BTNH], axis=-1)
+        rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    rotated = rotated.astype(x_BTNH.dtype)
+    return rotated if rest_BTNH is None else jnp.concatenate([rotated, rest_BTNH], axis=-1)

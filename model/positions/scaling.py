@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 # Gives the length of each token's document, int32: (B or 1, T), or (B or 1, 1) where those of a row are alike.
-Lengths = Callable[[], jax.Array]
+DocumentLengths = Callable[[], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,9 +41,9 @@ class LinearScaling:
         """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor)
 
-    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
-        return _float32(unscaled(theta, size) / self.factor)
+        return _float32(unscaled_frequencies(theta, size) / self.factor)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +60,9 @@ class NTK:
         """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor)
 
-    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
-        return _float32(unscaled(theta * self.factor ** (size / (size - 2)), size))
+        return _float32(unscaled_frequencies(theta * self.factor ** (size / (size - 2)), size))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,13 +80,13 @@ class DynamicNTK:
         """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
 
-    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
         beyond_BT1 = jnp.maximum(lengths()[..., None] - self.original_length, 0)
         growth_BT1 = 1 + beyond_BT1.astype(jnp.float32) * (self.factor / self.original_length)
         # (theta g^(R/(R-2)))^(-2i/R), written as theta^(-2i/R) times a power of g, is exact where g is 1.
         power = _float32(-np.arange(0, size, 2) / (size - 2))
-        return _float32(unscaled(theta, size)) * growth_BT1**power
+        return _float32(unscaled_frequencies(theta, size)) * growth_BT1**power
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,12 @@ class YaRN:
     """Divides slow pairs by s, keeps fast pairs, with a ramp between them; also makes scores larger.
 
     Peng et al. 2023, "YaRN: Efficient Context Window Extension of Large Language Models", sections 3.2 and 3.4. The
-    ramp runs over i from the pair that makes beta_fast full turns in L tokens to the pair that makes beta_slow.
+    ramp runs over i from the pair that makes beta_fast full rotations in L tokens to the pair that makes beta_slow.
 
     Attributes:
       factor: s.
       original_length: L.
-      beta_fast, beta_slow: full turns in L tokens; pairs with more than beta_fast keep their frequency, pairs with
+      beta_fast, beta_slow: full rotations in L tokens; pairs with more than beta_fast keep their frequency, pairs with
         fewer than beta_slow are divided by s.
       truncate: whether the ends of the ramp are rounded outwards to whole pairs, as in the paper's code; GPT-OSS does
         not round them.
@@ -141,27 +141,27 @@ class YaRN:
         if self.attention_factor is not None:
             return self.attention_factor
         if self.mscale is not None and self.mscale_all_dim is not None:
-            return self._grown(self.mscale) / self._grown(self.mscale_all_dim)
-        return self._grown(1.0)
+            return self._mscale(self.mscale) / self._mscale(self.mscale_all_dim)
+        return self._mscale(1.0)
 
-    def _grown(self, mscale: float) -> float:
+    def _mscale(self, mscale: float) -> float:
         return 0.1 * mscale * math.log(self.factor) + 1
 
-    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
 
-        def pair(turns: float) -> float:
-            """Returns the i, in general not an integer, at which L f_i / (2 pi) equals `turns`."""
-            return size * math.log(self.original_length / (2 * math.pi * turns)) / (2 * math.log(theta))
+        def pair_with_rotations(rotations: float) -> float:
+            """Returns the i, in general not an integer, at which L f_i / (2 pi) equals `rotations`."""
+            return size * math.log(self.original_length / (2 * math.pi * rotations)) / (2 * math.log(theta))
 
-        first, last = pair(self.beta_fast), pair(self.beta_slow)
+        first, last = pair_with_rotations(self.beta_fast), pair_with_rotations(self.beta_slow)
         if self.truncate:
             first, last = math.floor(first), math.ceil(last)
         first, last = min(max(first, 0), size - 1), min(max(last, 0), size - 1)
         width = last - first if last != first else 0.001  # a step in place of a ramp, as in the paper's code
         slow = np.clip((np.arange(size // 2) - first) / width, 0, 1)
-        plain = unscaled(theta, size)
-        return _float32(plain / self.factor * slow + plain * (1 - slow))
+        base = unscaled_frequencies(theta, size)
+        return _float32(base / self.factor * slow + base * (1 - slow))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,8 +172,8 @@ class Llama3Scaling:
 
     Attributes:
       factor: s.
-      low_frequency_factor: pairs that make fewer full turns than this in L tokens are divided by s.
-      high_frequency_factor: pairs that make more full turns than this keep their frequency; the ramp is a step where
+      low_frequency_factor: pairs that make fewer full rotations than this in L tokens are divided by s.
+      high_frequency_factor: pairs that make more full rotations than this keep their frequency; the ramp is a step if
         both factors are the same (Llama 4).
       original_length: L.
     """
@@ -192,12 +192,12 @@ class Llama3Scaling:
             low, high = self.low_frequency_factor, self.high_frequency_factor
             yield "high_frequency_factor", f"must be at least low_frequency_factor={low}, got {high}"
 
-    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
-        plain, low, high = unscaled(theta, size), self.low_frequency_factor, self.high_frequency_factor
-        turns = self.original_length * plain / (2 * math.pi)
-        fast = np.clip((turns - low) / (high - low), 0, 1) if high > low else np.where(turns < low, 0, 1)
-        return _float32(plain / self.factor * (1 - fast) + plain * fast)
+        base, low, high = unscaled_frequencies(theta, size), self.low_frequency_factor, self.high_frequency_factor
+        rotations = self.original_length * base / (2 * math.pi)
+        fast = np.clip((rotations - low) / (high - low), 0, 1) if high > low else np.where(rotations < low, 0, 1)
+        return _float32(base / self.factor * (1 - fast) + base * fast)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -241,17 +241,17 @@ class LongRoPE:
         assert self.factor is not None
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
 
-    def frequencies(self, theta: float, size: int, lengths: Lengths) -> jax.Array:
+    def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
-        plain = unscaled(theta, size)
-        short, long = _float32(plain / self.short_factors), _float32(plain / self.long_factors)
+        base = unscaled_frequencies(theta, size)
+        short, long = _float32(base / self.short_factors), _float32(base / self.long_factors)
         return jnp.where(lengths()[..., None] > self.original_length, long, short)
 
 
 Scaling = LinearScaling | NTK | DynamicNTK | YaRN | Llama3Scaling | LongRoPE
 
 
-def unscaled(theta: float, size: int) -> np.ndarray:
+def unscaled_frequencies(theta: float, size: int) -> np.ndarray:
     """Returns f_i, in float64."""
     return theta ** (-np.arange(0, size, 2) / size)
 
@@ -261,7 +261,7 @@ def _float32(x: np.ndarray) -> jax.Array:
 
 
 def document_lengths(positions_BT: jax.Array | None, segment_ids_BT: jax.Array | None, count: int) -> jax.Array:
-    """The tokens of each token's document, by the position of its last one, as `Lengths` gives them.
+    """The tokens of each token's document, by the position of its last one, as `DocumentLengths` gives them.
 
     Args:
       positions_BT: of the tokens; None where they are counted from the first of a document.
@@ -270,12 +270,12 @@ def document_lengths(positions_BT: jax.Array | None, segment_ids_BT: jax.Array |
     """
     if segment_ids_BT is None:
         return jnp.full((1, 1), count) if positions_BT is None else jnp.max(positions_BT, axis=1, keepdims=True) + 1
-    place_T = jnp.arange(count, dtype=jnp.int32)
-    border_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
-    is_last_BT, is_first_BT = (jnp.pad(border_BT, ((0, 0), at), constant_values=True) for at in ((0, 1), (1, 0)))
-    last_BT = jax.lax.cummin(jnp.where(is_last_BT, place_T, count), axis=1, reverse=True)
+    index_T = jnp.arange(count, dtype=jnp.int32)
+    boundary_BT = segment_ids_BT[:, 1:] != segment_ids_BT[:, :-1]
+    is_last_BT, is_first_BT = (jnp.pad(boundary_BT, ((0, 0), at), constant_values=True) for at in ((0, 1), (1, 0)))
+    last_BT = jax.lax.cummin(jnp.where(is_last_BT, index_T, count), axis=1, reverse=True)
     if positions_BT is None:
-        return last_BT + 1 - jax.lax.cummax(jnp.where(is_first_BT, place_T, 0), axis=1)
+        return last_BT + 1 - jax.lax.cummax(jnp.where(is_first_BT, index_T, 0), axis=1)
     return jnp.take_along_axis(jnp.broadcast_to(positions_BT, segment_ids_BT.shape), last_BT, axis=1) + 1
 
 

@@ -29,22 +29,22 @@ from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
 from model.recurrent.convolution import convolve
 from model.recurrent.memory import (
-    Decays,
-    Recurrent,
-    State,
-    chunked,
-    decays,
-    only_real,
-    read_and_write,
-    unchunked,
-    zeros,
+    ChunkDecays,
+    RecurrentOption,
+    RecurrentState,
+    chunk_decays,
+    empty_state,
+    mask_padding,
+    merge_chunks,
+    scan_chunks,
+    split_chunks,
 )
 
 EPSILON = 1e-6  # under the square root that normalises queries and keys to length 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GatedDelta(Recurrent):
+class GatedDelta(RecurrentOption):
     """Heads that each have a memory under the gated delta rule.
 
     Attributes:
@@ -92,9 +92,9 @@ class GatedDelta(Recurrent):
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
-    ) -> "DeltaHeads":
+    ) -> "GatedDeltaMixer":
         """Builds the module of one layer."""
-        return DeltaHeads(self, width, reductions, make)
+        return GatedDeltaMixer(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
         """Counts the operations of a forward pass: projections, convolutions, and three products with the memory."""
@@ -104,17 +104,17 @@ class GatedDelta(Recurrent):
         convolutions = (self.convolution or 0) * (2 * keys + values)
         return 2 * length * (projections + convolutions + 3 * n * h * p)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> RecurrentState:
         """Returns the state of one layer before the first token."""
         n, k, h, p = self.num_heads, self.key_heads, self.head_width(width), self.value_width(width)
-        tails = {}
+        conv_states = {}
         if self.convolution is not None:
             before = self.convolution - 1
-            tails = {"query": (batch, k, before, h), "key": (batch, k, before, h), "value": (batch, n, before, p)}
-        return zeros(memory=(batch, n, h, p), **tails)
+            conv_states = {"query": (batch, k, before, h), "key": (batch, k, before, h), "value": (batch, n, before, p)}
+        return empty_state(memory=(batch, n, h, p), **conv_states)
 
 
-class DeltaHeads(nnx.Module):
+class GatedDeltaMixer(nnx.Module):
     """The module of `GatedDelta`: projections to heads, short convolutions, memory, norm, gate, output projection."""
 
     def __init__(self, option: GatedDelta, width: int, reductions: str, make: ParameterMaker) -> None:
@@ -129,28 +129,36 @@ class DeltaHeads(nnx.Module):
         self.decay = make.matrix("projection", (width, n), ("embed", "heads")) if option.decay else None
         self.decay_rate = make.decay_rate((n,), ("heads",)) if option.decay else None
         self.decay_bias = make.decay_bias((n,), ("heads",)) if option.decay else None
-        span, axes_of_filter = option.convolution, (None, "heads", "head_dim")
-        self.query_filter = None if span is None else make.filter((span, k, h), axes_of_filter)
-        self.key_filter = None if span is None else make.filter((span, k, h), axes_of_filter)
-        self.value_filter = None if span is None else make.filter((span, n, p), axes_of_filter)
+        span, filter_axes = option.convolution, (None, "heads", "head_dim")
+        self.query_filter = None if span is None else make.filter((span, k, h), filter_axes)
+        self.key_filter = None if span is None else make.filter((span, k, h), filter_axes)
+        self.value_filter = None if span is None else make.filter((span, n, p), filter_axes)
         norm = option.output_norm
         self.output_norm = None if norm is None else Norm(norm, (p,), ("head_dim",), make, reductions)
         self.gate = make.matrix("projection", (width, n, p), axes) if option.output_gate else None
         self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, state: RecurrentState | None
+    ) -> tuple[jax.Array, RecurrentState | None]:
         """Maps (B, T, D) to (B, T, D), continuing from a state."""
         layout = context.layout
-        after: dict[str, jax.Array] = {}
-        q_BTNH = self._convolved("query", project(x_BTD, self.query, layout), self.query_filter, context, state, after)
-        k_BTNH = self._convolved("key", project(x_BTD, self.key, layout), self.key_filter, context, state, after)
-        v_BTNP = self._convolved("value", project(x_BTD, self.value, layout), self.value_filter, context, state, after)
-        q_BTNH, k_BTNH = _unit(q_BTNH) * q_BTNH.shape[-1] ** -0.5, _unit(k_BTNH)
-        shared = self.option.num_heads // self.option.key_heads
-        if shared > 1:
-            q_BTNH, k_BTNH = (jnp.repeat(part, shared, axis=2) for part in (q_BTNH, k_BTNH))
+        new_conv_states: dict[str, jax.Array] = {}
+        q_BTNH = self._convolve(
+            "query", project(x_BTD, self.query, layout), self.query_filter, context, state, new_conv_states
+        )
+        k_BTNH = self._convolve(
+            "key", project(x_BTD, self.key, layout), self.key_filter, context, state, new_conv_states
+        )
+        v_BTNP = self._convolve(
+            "value", project(x_BTD, self.value, layout), self.value_filter, context, state, new_conv_states
+        )
+        q_BTNH, k_BTNH = _l2_normalize(q_BTNH) * q_BTNH.shape[-1] ** -0.5, _l2_normalize(k_BTNH)
+        heads_per_key_head = self.option.num_heads // self.option.key_heads
+        if heads_per_key_head > 1:
+            q_BTNH, k_BTNH = (jnp.repeat(part, heads_per_key_head, axis=2) for part in (q_BTNH, k_BTNH))
         strength_BTN = jax.nn.sigmoid(project(x_BTD, self.strength, layout).astype(self.reductions))
-        strength_BTN = only_real(context.tap("write_strength", strength_BTN), context)
+        strength_BTN = mask_padding(context.tap("write_strength", strength_BTN), context)
         log_decay_BTN = self._log_decay(x_BTD, layout)
         context.offer("decay", lambda: jnp.exp(log_decay_BTN))
 
@@ -159,36 +167,36 @@ class DeltaHeads(nnx.Module):
         memory_BNHP = jnp.zeros((batch, n, h, p), self.reductions) if state is None else state.arrays["memory"]
         memory_BNHP, y_ZBNCP = delta_rule(
             memory_BNHP.astype(self.reductions),
-            chunked(q_BTNH, size),
-            chunked(k_BTNH, size),
-            chunked(v_BTNP, size),
-            chunked(strength_BTN, size),
-            decays(log_decay_BTN, size, context),
+            split_chunks(q_BTNH, size),
+            split_chunks(k_BTNH, size),
+            split_chunks(v_BTNP, size),
+            split_chunks(strength_BTN, size),
+            chunk_decays(log_decay_BTN, size, context),
         )
-        y_BTNP = unchunked(y_ZBNCP, length).astype(x_BTD.dtype)
+        y_BTNP = merge_chunks(y_ZBNCP, length).astype(x_BTD.dtype)
         if self.output_norm is not None:
             y_BTNP = self.output_norm(y_BTNP)
         if self.gate is not None:
             y_BTNP = y_BTNP * jax.nn.silu(project(x_BTD, self.gate, layout))
         if state is not None:
-            state = State({"memory": memory_BNHP.astype(jnp.float32), **after})
+            state = RecurrentState({"memory": memory_BNHP.astype(jnp.float32), **new_conv_states})
         y_BTNP = context.shard(context.tap("mixer_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNP, self.output, layout, contract=2), state
 
-    def _convolved(
+    def _convolve(
         self,
         name: str,
         x_BTNH: jax.Array,
         filter_JNH: nnx.Param | None,
         context: Context,
-        state: State | None,
-        after: dict[str, jax.Array],
+        state: RecurrentState | None,
+        new_conv_states: dict[str, jax.Array],
     ) -> jax.Array:
-        """Returns queries, keys or values in the reduction dtype; puts the convolution's next tail into `after`."""
+        """Returns queries, keys or values in the reduction dtype; fills `new_conv_states`."""
         x_BTNH = context.shard(x_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         if filter_JNH is not None:
-            tail_BNJH = None if state is None else state.arrays[name]
-            x_BTNH, after[name] = convolve(x_BTNH, filter_JNH[...], context, tail_BNJH)
+            conv_state_BNJH = None if state is None else state.arrays[name]
+            x_BTNH, new_conv_states[name] = convolve(x_BTNH, filter_JNH[...], context, conv_state_BNJH)
         return context.tap(name, jax.nn.silu(x_BTNH)).astype(self.reductions)
 
     def _log_decay(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
@@ -200,11 +208,11 @@ class DeltaHeads(nnx.Module):
         return -jnp.exp(self.decay_rate[...].astype(self.reductions)) * jax.nn.softplus(step_BTN)
 
 
-def _unit(x_BTNH: jax.Array) -> jax.Array:
+def _l2_normalize(x_BTNH: jax.Array) -> jax.Array:
     return x_BTNH * jax.lax.rsqrt(jnp.sum(x_BTNH * x_BTNH, axis=-1, keepdims=True) + EPSILON)
 
 
-def inverse(below: jax.Array) -> jax.Array:
+def inverse_unit_lower(lower: jax.Array) -> jax.Array:
     """Returns (I + L)^-1 for matrices L (..., C, C) that are 0 on and above the diagonal.
 
     Inverses of blocks of size 1, 2, 4, ... are combined: [[A, 0], [B, D]]^-1 = [[A^-1, 0], [-D^-1 B A^-1, D^-1]]. This
@@ -212,15 +220,15 @@ def inverse(below: jax.Array) -> jax.Array:
     of powers of L would also need only products, but these powers grow like binomial coefficients where keys are alike,
     and then cancel.
     """
-    size, lead = below.shape[-1], below.shape[:-2]
-    whole = 1 << (size - 1).bit_length()
-    below = jnp.pad(below, [(0, 0)] * len(lead) + [(0, whole - size)] * 2)
-    blocks, side = jnp.ones((*lead, whole, 1, 1), below.dtype), 1
-    while side < whole:
-        pairs = below.reshape(*lead, whole // (2 * side), 2 * side, whole // (2 * side), 2 * side)
-        own = jnp.moveaxis(jnp.diagonal(pairs, axis1=-4, axis2=-2), -1, -3)  # (..., pair, 2 side, 2 side)
+    size, lead = lower.shape[-1], lower.shape[:-2]
+    padded = 1 << (size - 1).bit_length()
+    lower = jnp.pad(lower, [(0, 0)] * len(lead) + [(0, padded - size)] * 2)
+    blocks, side = jnp.ones((*lead, padded, 1, 1), lower.dtype), 1
+    while side < padded:
+        pairs = lower.reshape(*lead, padded // (2 * side), 2 * side, padded // (2 * side), 2 * side)
+        diagonal_blocks = jnp.moveaxis(jnp.diagonal(pairs, axis1=-4, axis2=-2), -1, -3)  # (..., pair, 2 side, 2 side)
         first, second = blocks[..., 0::2, :, :], blocks[..., 1::2, :, :]
-        corner = -second @ own[..., side:, :side] @ first
+        corner = -second @ diagonal_blocks[..., side:, :side] @ first
         top = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
         blocks, side = jnp.concatenate([top, jnp.concatenate([corner, second], axis=-1)], axis=-2), 2 * side
     return blocks[..., 0, :size, :size]
@@ -232,15 +240,17 @@ def delta_rule(
     k_ZBNCH: jax.Array,
     v_ZBNCP: jax.Array,
     strength_ZBNC: jax.Array,
-    decay: Decays,
+    decay: ChunkDecays,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes the equations above in chunks: returns the memory after the last one, and the readings (Z, B, N, C, P).
 
     A token with strength 0 and without decay does not change the memory.
     """
-    like_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", k_ZBNCH, k_ZBNCH) * decay.between_ZBNCS
-    below_ZBNCS = jnp.tril(strength_ZBNC[..., None] * like_ZBNCS, -1)
-    right_ZBNC = jnp.concatenate([v_ZBNCP, k_ZBNCH * decay.since_ZBNC[..., None]], axis=-1) * strength_ZBNC[..., None]
-    solved_ZBNC = inverse(below_ZBNCS) @ right_ZBNC
-    u_ZBNCP, erased_ZBNCH = jnp.split(solved_ZBNC, [v_ZBNCP.shape[-1]], axis=-1)
-    return read_and_write(memory_BNHP, q_ZBNCH, k_ZBNCH, u_ZBNCP, decay, erased_ZBNCH)
+    gram_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", k_ZBNCH, k_ZBNCH) * decay.pairwise_ZBNCS
+    lower_ZBNCS = jnp.tril(strength_ZBNC[..., None] * gram_ZBNCS, -1)
+    rhs_ZBNC = (
+        jnp.concatenate([v_ZBNCP, k_ZBNCH * decay.from_start_ZBNC[..., None]], axis=-1) * strength_ZBNC[..., None]
+    )
+    solved_ZBNC = inverse_unit_lower(lower_ZBNCS) @ rhs_ZBNC
+    u_ZBNCP, w_ZBNCH = jnp.split(solved_ZBNC, [v_ZBNCP.shape[-1]], axis=-1)
+    return scan_chunks(memory_BNHP, q_ZBNCH, k_ZBNCH, u_ZBNCP, decay, w_ZBNCH)

@@ -23,11 +23,11 @@ from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
-from model.recurrent.memory import Recurrent, State, run_units, zeros
+from model.recurrent.memory import RecurrentOption, RecurrentState, empty_state, run_recurrent_units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GRU(Recurrent):
+class GRU(RecurrentOption):
     """Gated recurrent units, and a projection of their hidden vectors.
 
     Attributes:
@@ -46,21 +46,21 @@ class GRU(Recurrent):
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
-    ) -> "GatedRecurrentUnits":
+    ) -> "GRUMixer":
         """Builds the module of one layer."""
-        return GatedRecurrentUnits(self, width, reductions, make)
+        return GRUMixer(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
         """Counts the operations of a forward pass: gates from inputs and hidden vectors, and the output projection."""
         n, h = self.num_heads, self.head_width(width)
         return 2 * length * (3 * n * h * (width + h) + n * h * width)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> RecurrentState:
         """Returns the state of one layer before the first token."""
-        return zeros(hidden=(batch, self.num_heads, self.head_width(width)))
+        return empty_state(hidden=(batch, self.num_heads, self.head_width(width)))
 
 
-class GatedRecurrentUnits(nnx.Module):
+class GRUMixer(nnx.Module):
     """The module of `GRU`: gates of all tokens from their inputs, units token by token, output projection."""
 
     def __init__(self, option: GRU, width: int, reductions: str, make: ParameterMaker) -> None:
@@ -74,20 +74,22 @@ class GatedRecurrentUnits(nnx.Module):
         self.reset_bias = make.zeros((n, h), ("heads", "head_dim")) if after else None
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, state: RecurrentState | None
+    ) -> tuple[jax.Array, RecurrentState | None]:
         """Maps (B, T, D) to (B, T, D), continuing from a state."""
         gates_BTGNH = project(x_BTD, self.input, context.layout, self.bias)  # reset, update, the new vector
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
-        hidden_BTNH, state = run_units(self._step, gates_BTGNH, state, empty, context)
+        hidden_BTNH, state = run_recurrent_units(self._step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("mixer_heads", hidden_BTNH.astype(x_BTD.dtype))
         y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), state
 
     def _step(
-        self, carried: dict[str, jax.Array], gates_BGNH: jax.Array
+        self, carry: dict[str, jax.Array], gates_BGNH: jax.Array
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         dtype, weight_NHGJ = gates_BGNH.dtype, self.recurrent[...]
-        hidden_BNH = carried["hidden"].astype(self.reductions)
+        hidden_BNH = carry["hidden"].astype(self.reductions)
         gates_BGNH = gates_BGNH.astype(self.reductions)
 
         def product(x_BNH: jax.Array, weight_NHGJ: jax.Array) -> jax.Array:
@@ -97,12 +99,12 @@ class GatedRecurrentUnits(nnx.Module):
             from_hidden_BGNH = product(hidden_BNH, weight_NHGJ)
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + from_hidden_BGNH[:, :2])
             bias_NH = cast_like(self.reset_bias[...], from_hidden_BGNH[:, 2].astype(dtype)).astype(self.reductions)
-            turned_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + bias_NH)
+            candidate_input_BNH = gate_BGNH[:, 0] * (from_hidden_BGNH[:, 2] + bias_NH)
         else:
             gate_BGNH = jax.nn.sigmoid(gates_BGNH[:, :2] + product(hidden_BNH, weight_NHGJ[:, :, :2]))
-            turned_BNH = product(gate_BGNH[:, 0] * hidden_BNH, weight_NHGJ[:, :, 2:])[:, 0]
-        new_BNH = jnp.tanh(gates_BGNH[:, 2] + turned_BNH)
+            candidate_input_BNH = product(gate_BGNH[:, 0] * hidden_BNH, weight_NHGJ[:, :, 2:])[:, 0]
+        candidate_BNH = jnp.tanh(gates_BGNH[:, 2] + candidate_input_BNH)
         update_BNH = gate_BGNH[:, 1]
-        hidden_BNH = update_BNH * hidden_BNH + (1 - update_BNH) * new_BNH
-        shown = {"reset_gate": gate_BGNH[:, 0], "update_gate": update_BNH, "hidden": hidden_BNH}
-        return {"hidden": hidden_BNH.astype(jnp.float32)}, shown
+        hidden_BNH = update_BNH * hidden_BNH + (1 - update_BNH) * candidate_BNH
+        outputs = {"reset_gate": gate_BGNH[:, 0], "update_gate": update_BNH, "hidden": hidden_BNH}
+        return {"hidden": hidden_BNH.astype(jnp.float32)}, outputs

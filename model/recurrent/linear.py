@@ -16,13 +16,22 @@ from model.kernels.visibility import Coordinates, causal
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
-from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
+from model.recurrent.memory import (
+    RecurrentOption,
+    RecurrentState,
+    chunk_decays,
+    empty_state,
+    mask_padding,
+    merge_chunks,
+    scan_chunks,
+    split_chunks,
+)
 
 EPSILON = 1e-6  # added to the sum of weights, as in the paper's code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LinearAttention(Recurrent):
+class LinearAttention(RecurrentOption):
     """Linear attention heads.
 
     Attributes:
@@ -42,19 +51,19 @@ class LinearAttention(Recurrent):
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
-    ) -> "LinearAttentionHeads":
+    ) -> "LinearAttentionMixer":
         """Builds the module of one layer."""
-        return LinearAttentionHeads(self, width, reductions, make)
+        return LinearAttentionMixer(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
         """Counts the operations of a forward pass: projections, writing and reading values, and the sum of weights."""
         n, h = self.num_heads, self.head_width(width)
         return 2 * length * (4 * width * n * h + n * h * (2 * h + 1))
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> RecurrentState:
         """Returns the state of one layer before the first token."""
         h = self.head_width(width)
-        return zeros(memory=(batch, self.num_heads, h, h + 1))
+        return empty_state(memory=(batch, self.num_heads, h, h + 1))
 
 
 def features(x: jax.Array) -> jax.Array:
@@ -62,7 +71,7 @@ def features(x: jax.Array) -> jax.Array:
     return jax.nn.elu(x) + 1
 
 
-class LinearAttentionHeads(nnx.Module):
+class LinearAttentionMixer(nnx.Module):
     """The module of `LinearAttention`: projections to heads, linear attention, output projection."""
 
     def __init__(self, option: LinearAttention, width: int, reductions: str, make: ParameterMaker) -> None:
@@ -75,30 +84,32 @@ class LinearAttentionHeads(nnx.Module):
         self.value = make.matrix("projection", (width, n, h), axes)
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, state: RecurrentState | None
+    ) -> tuple[jax.Array, RecurrentState | None]:
         """Maps (B, T, D) to (B, T, D), continuing from a state."""
         layout, axes = context.layout, ("batch", "query_sequence", "heads", "head_dim")
         q_BTNH = context.shard(context.tap("query", project(x_BTD, self.query, layout)), axes).astype(self.reductions)
         k_BTNH = context.shard(context.tap("key", project(x_BTD, self.key, layout)), axes).astype(self.reductions)
         v_BTNH = context.shard(context.tap("value", project(x_BTD, self.value, layout)), axes)
-        q_BTNH, k_BTNH = features(q_BTNH), only_real(features(k_BTNH), context)
+        q_BTNH, k_BTNH = features(q_BTNH), mask_padding(features(k_BTNH), context)
         (batch, length, n, h), size = q_BTNH.shape, min(self.option.chunk, q_BTNH.shape[1])
         # An extra channel that is 1 in every value sums the weights.
         v_BTNP = jnp.concatenate([v_BTNH.astype(self.reductions), jnp.ones_like(q_BTNH[..., :1])], axis=-1)
         memory_BNHP = jnp.zeros((batch, n, h, h + 1), self.reductions) if state is None else state.arrays["memory"]
-        memory_BNHP, y_ZBNCP = read_and_write(
+        memory_BNHP, y_ZBNCP = scan_chunks(
             memory_BNHP.astype(self.reductions),
-            chunked(q_BTNH, size),
-            chunked(k_BTNH, size),
-            chunked(v_BTNP, size),
-            decays(jnp.zeros((batch, length, 1), self.reductions), size, context),
+            split_chunks(q_BTNH, size),
+            split_chunks(k_BTNH, size),
+            split_chunks(v_BTNP, size),
+            chunk_decays(jnp.zeros((batch, length, 1), self.reductions), size, context),
         )
-        y_BTNP = unchunked(y_ZBNCP, length)
+        y_BTNP = merge_chunks(y_ZBNCP, length)
         y_BTNH = (y_BTNP[..., :-1] / (y_BTNP[..., -1:] + EPSILON)).astype(x_BTD.dtype)
         if state is None:
             context.offer("attention_weights", lambda: _weights(q_BTNH, k_BTNH, context.segment_ids_BT))
         else:
-            state = State({"memory": memory_BNHP.astype(jnp.float32)})
+            state = RecurrentState({"memory": memory_BNHP.astype(jnp.float32)})
         y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), axes)
         return project(y_BTNH, self.output, layout, contract=2), state
 

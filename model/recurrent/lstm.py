@@ -21,11 +21,11 @@ from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition
-from model.recurrent.memory import Recurrent, State, run_units, zeros
+from model.recurrent.memory import RecurrentOption, RecurrentState, empty_state, run_recurrent_units
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LSTM(Recurrent):
+class LSTM(RecurrentOption):
     """LSTM cells, and a projection of their hidden vectors.
 
     Attributes:
@@ -50,22 +50,22 @@ class LSTM(Recurrent):
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
-    ) -> "LongShortTermMemory":
+    ) -> "LSTMMixer":
         """Builds the module of one layer."""
-        return LongShortTermMemory(self, width, reductions, make)
+        return LSTMMixer(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
         """Counts the operations of a forward pass: gates from inputs and hidden vectors, and the output projection."""
         n, h = self.num_heads, self.head_width(width)
         return 2 * length * (self.gates * n * h * (width + h) + n * h * width)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> RecurrentState:
         """Returns the state of one layer before the first token."""
         shape = (batch, self.num_heads, self.head_width(width))
-        return zeros(hidden=shape, cell=shape)
+        return empty_state(hidden=shape, cell=shape)
 
 
-class LongShortTermMemory(nnx.Module):
+class LSTMMixer(nnx.Module):
     """The module of `LSTM`: gates of all tokens from their inputs, cells token by token, output projection."""
 
     def __init__(self, option: LSTM, width: int, reductions: str, make: ParameterMaker) -> None:
@@ -79,7 +79,9 @@ class LongShortTermMemory(nnx.Module):
         self.forget_bias = None if bias is None else make.constant("bias", bias, (n, h), ("heads", "head_dim"))
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, state: RecurrentState | None
+    ) -> tuple[jax.Array, RecurrentState | None]:
         """Maps (B, T, D) to (B, T, D), continuing from a state."""
         bias_GNH = self.bias[...]  # input gate, output gate, input to the cell; the forget gate follows
         if self.forget_bias is not None:
@@ -87,22 +89,22 @@ class LongShortTermMemory(nnx.Module):
         gates_BTGNH = project(x_BTD, self.input, context.layout)
         gates_BTGNH = gates_BTGNH + cast_like(bias_GNH, gates_BTGNH)
 
-        def step(carried: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
-            hidden_BNH = carried["hidden"].astype(gates_BGNH.dtype)
+        def step(carry: dict[str, jax.Array], gates_BGNH: jax.Array) -> tuple[dict[str, jax.Array], dict]:
+            hidden_BNH = carry["hidden"].astype(gates_BGNH.dtype)
             gates_BGNH = gates_BGNH + weight_einsum("BNH,NHGJ->BGNJ", hidden_BNH, self.recurrent[...])
             gates_BGNH = gates_BGNH.astype(self.reductions)
             i_BNH, o_BNH = jax.nn.sigmoid(gates_BGNH[:, 0]), jax.nn.sigmoid(gates_BGNH[:, 1])
-            kept_BNH = carried["cell"].astype(self.reductions)
-            shown = {"input_gate": i_BNH, "output_gate": o_BNH}
+            old_cell_BNH = carry["cell"].astype(self.reductions)
+            outputs = {"input_gate": i_BNH, "output_gate": o_BNH}
             if self.option.forget_bias is not None:
-                shown["forget_gate"] = jax.nn.sigmoid(gates_BGNH[:, 3])
-                kept_BNH = kept_BNH * shown["forget_gate"]
-            cell_BNH = kept_BNH + i_BNH * jnp.tanh(gates_BGNH[:, 2])
-            shown |= {"cell": cell_BNH, "hidden": o_BNH * jnp.tanh(cell_BNH)}
-            return {name: shown[name].astype(jnp.float32) for name in ("hidden", "cell")}, shown
+                outputs["forget_gate"] = jax.nn.sigmoid(gates_BGNH[:, 3])
+                old_cell_BNH = old_cell_BNH * outputs["forget_gate"]
+            cell_BNH = old_cell_BNH + i_BNH * jnp.tanh(gates_BGNH[:, 2])
+            outputs |= {"cell": cell_BNH, "hidden": o_BNH * jnp.tanh(cell_BNH)}
+            return {name: outputs[name].astype(jnp.float32) for name in ("hidden", "cell")}, outputs
 
         empty = self.option.empty_cache(x_BTD.shape[-1], len(x_BTD), 0, self.reductions)
-        hidden_BTNH, state = run_units(step, gates_BTGNH, state, empty, context)
+        hidden_BTNH, state = run_recurrent_units(step, gates_BTGNH, state, empty, context)
         y_BTNH = context.tap("mixer_heads", hidden_BTNH.astype(x_BTD.dtype))
         y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, contract=2), state

@@ -23,7 +23,7 @@ from model.layout import Layout
 from model.positions.absolute import Position
 
 
-class Recurrent(MixerOption):
+class RecurrentOption(MixerOption):
     """The base class of the options of recurrent mixers, which carry a state and have no attention."""
 
     num_heads: int
@@ -50,7 +50,7 @@ class Recurrent(MixerOption):
 
 
 @struct.dataclass
-class State:
+class RecurrentState:
     """The state that one layer carries from token to token: arrays (B, N, ...) by name.
 
     It is float32 whatever the dtype of activations, because it is a sum over all tokens so far.
@@ -58,19 +58,19 @@ class State:
 
     arrays: dict[str, jax.Array]
 
-    def placed(self, layout: Layout) -> "State":
+    def sharded(self, layout: Layout) -> "RecurrentState":
         """Returns the state, laid out over the mesh."""
         constrain = lambda x: layout.constrain(x, ("batch", "heads", *[None] * (x.ndim - 2)))  # noqa: E731
-        return State({name: constrain(x) for name, x in self.arrays.items()})
+        return RecurrentState({name: constrain(x) for name, x in self.arrays.items()})
 
 
-def zeros(**shapes: tuple[int, ...]) -> State:
+def empty_state(**shapes: tuple[int, ...]) -> RecurrentState:
     """Returns the state before the first token."""
-    return State({name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
+    return RecurrentState({name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()})
 
 
-def only_real(x_BT: jax.Array, context: Context) -> jax.Array:
-    """Returns x (B, T, ...) with zeros for tokens that are not real, so that they write nothing."""
+def mask_padding(x_BT: jax.Array, context: Context) -> jax.Array:
+    """Returns x (B, T, ...) with zeros for padding, so that it writes nothing."""
     if context.real_BT is None:
         return x_BT
     return jnp.where(context.real_BT.reshape(*context.real_BT.shape, *[1] * (x_BT.ndim - 2)), x_BT, 0)
@@ -79,10 +79,10 @@ def only_real(x_BT: jax.Array, context: Context) -> jax.Array:
 # ------------------------------------------------------------------------------------------------ hidden vectors
 
 
-def token_by_token(
+def scan_tokens(
     step: Callable[[Any, Any], tuple[Any, Any]], state: Any, inputs: Any, context: Context
 ) -> tuple[Any, Any]:
-    """Applies a step to each token in turn; resets the state at the start of a document, and skips tokens not real.
+    """Applies a step to each token in turn; resets the state at the start of a document, and skips padding.
 
     Args:
       step: maps the state and the input of one token (B, ...) to the next state and an output.
@@ -96,25 +96,25 @@ def token_by_token(
     segment_ids_BT = context.segment_ids_BT
     first_BT = None if segment_ids_BT is None else jnp.diff(segment_ids_BT, prepend=segment_ids_BT[:, :1]) != 0
 
-    def one(state: Any, given: Any) -> Any:
-        inputs, first_B, real_B = given
-        before = state if first_B is None else _where(~first_B, state, jax.tree.map(jnp.zeros_like, state))
+    def step_token(state: Any, token: Any) -> Any:
+        inputs, first_B, real_B = token
+        before = state if first_B is None else _select_rows(~first_B, state, jax.tree.map(jnp.zeros_like, state))
         after, output = step(before, inputs)
-        return after if real_B is None else _where(real_B, after, state), output
+        return after if real_B is None else _select_rows(real_B, after, state), output
 
     by_token = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (inputs, first_BT, context.real_BT))
-    state, outputs = jax.lax.scan(one, state, by_token)
+    state, outputs = jax.lax.scan(step_token, state, by_token)
     return state, jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
 
-def run_units(
+def run_recurrent_units(
     step: Callable[[Any, Any], tuple[Any, Any]],
     gates_BTGNH: jax.Array,
-    state: State | None,
-    empty: State,
+    state: RecurrentState | None,
+    empty: RecurrentState,
     context: Context,
-) -> tuple[jax.Array, State | None]:
-    """Runs recurrent units over the tokens by `token_by_token`; every output of a step is a tap.
+) -> tuple[jax.Array, RecurrentState | None]:
+    """Runs recurrent units over the tokens by `scan_tokens`; every output of a step is a tap.
 
     Args:
       step: maps the state and the gates of one token to the next state and a dict of outputs, with "hidden" in it.
@@ -127,81 +127,81 @@ def run_units(
       The hidden vectors (B, T, N, H), and the state after them.
     """
     gates_BTGNH = context.shard(gates_BTGNH, ("batch", "query_sequence", None, "heads", "head_dim"))
-    after, shown = token_by_token(step, (state or empty).arrays, gates_BTGNH, context)
-    for name, value in shown.items():
+    after, outputs = scan_tokens(step, (state or empty).arrays, gates_BTGNH, context)
+    for name, value in outputs.items():
         context.offer(name, functools.partial(jnp.asarray, value))
-    return shown["hidden"], None if state is None else State(after)
+    return outputs["hidden"], None if state is None else RecurrentState(after)
 
 
-def _where(choose_B: jax.Array, these: Any, those: Any) -> Any:
-    """Takes each row from one tree or the other."""
-    pick = lambda a, b: jnp.where(choose_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
-    return jax.tree.map(pick, these, those)
+def _select_rows(condition_B: jax.Array, chosen: Any, others: Any) -> Any:
+    """Takes each row from the tree `chosen` where the condition is true, else from `others`."""
+    pick = lambda a, b: jnp.where(condition_B.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+    return jax.tree.map(pick, chosen, others)
 
 
 # ------------------------------------------------------------------------------------------------------- memories
 
 
 @struct.dataclass
-class Decays:
-    """The products of decays in each chunk: the share that is left of earlier writes; 0 across a document border.
+class ChunkDecays:
+    """Products of decays in each chunk: the share that is left of earlier writes; 0 across a document border.
 
     Attributes:
-      between_ZBNCS: the share, at token C, of the value that token S wrote; S = C included, 0 for S after C.
-      since_ZBNC: the share, at token C, of the memory before the chunk.
-      until_ZBNC: the share, at the end of the chunk, of the value that token C wrote.
-      whole_ZBN: the share, at the end of the chunk, of the memory before the chunk.
+      pairwise_ZBNCS: the share, at token C, of the value that token S wrote; S = C included, 0 for S after C.
+      from_start_ZBNC: the share, at token C, of the memory before the chunk.
+      to_end_ZBNC: the share, at the end of the chunk, of the value that token C wrote.
+      total_ZBN: the share, at the end of the chunk, of the memory before the chunk.
     """
 
-    between_ZBNCS: jax.Array
-    since_ZBNC: jax.Array
-    until_ZBNC: jax.Array
-    whole_ZBN: jax.Array
+    pairwise_ZBNCS: jax.Array
+    from_start_ZBNC: jax.Array
+    to_end_ZBNC: jax.Array
+    total_ZBN: jax.Array
 
 
-def chunked(x_BTN: jax.Array, size: int, mode: str = "constant") -> jax.Array:
+def split_chunks(x_BTN: jax.Array, size: int, mode: str = "constant") -> jax.Array:
     """Reshapes (B, T, N, ...) to (Z, B, N, C, ...), with tokens added at the end to fill the last chunk."""
     batch, length, *rest = x_BTN.shape
     x_BTN = jnp.pad(x_BTN, [(0, 0), (0, -length % size), *[(0, 0)] * len(rest)], mode=mode)
     return jnp.moveaxis(x_BTN.reshape(batch, -1, size, *rest), (1, 3), (0, 2))
 
 
-def decays(log_decay_BTN: jax.Array, size: int, context: Context) -> Decays:
-    """Returns the decays of chunks of tokens, from the logarithm of each token's decay; tokens not real have none."""
-    log_ZBNC = chunked(only_real(log_decay_BTN, context), size)
+def chunk_decays(log_decay_BTN: jax.Array, size: int, context: Context) -> ChunkDecays:
+    """Returns the decays of chunks of tokens, from the logarithm of each token's decay; padding does not decay."""
+    log_ZBNC = split_chunks(mask_padding(log_decay_BTN, context), size)
     causal_CS = jnp.tril(jnp.ones((size, size), bool))
     segment_ids_BT = context.segment_ids_BT
     if segment_ids_BT is None:
-        sums_ZBNC, seen_CS, everywhere = jnp.cumsum(log_ZBNC, axis=-1), causal_CS, jnp.ones((), bool)
-        since_C = until_C = whole = everywhere
+        sums_ZBNC, visible_CS, always = jnp.cumsum(log_ZBNC, axis=-1), causal_CS, jnp.ones((), bool)
+        from_start_C = to_end_C = total = always
     else:
-        of_ZBNC = chunked(segment_ids_BT[:, :, None], size, "edge")
-        end_ZBN = of_ZBNC[..., -1]
+        segment_ZBNC = split_chunks(segment_ids_BT[:, :, None], size, "edge")
+        end_ZBN = segment_ZBNC[..., -1]
         start_ZBN = jnp.concatenate([segment_ids_BT[None, :, :1], end_ZBN[:-1]])
-        seen_CS = causal_CS & (of_ZBNC[..., :, None] == of_ZBNC[..., None, :])
+        visible_CS = causal_CS & (segment_ZBNC[..., :, None] == segment_ZBNC[..., None, :])
         # Sums within each document: a difference of sums over several documents would have their rounding errors, also
         # in the gradient.
-        sums_ZBNC = jnp.sum(jnp.where(seen_CS, log_ZBNC[..., None, :], 0), axis=-1)
-        since_C, until_C = of_ZBNC == start_ZBN[..., None], of_ZBNC == end_ZBN[..., None]
-        whole = start_ZBN == end_ZBN
+        sums_ZBNC = jnp.sum(jnp.where(visible_CS, log_ZBNC[..., None, :], 0), axis=-1)
+        from_start_C, to_end_C = segment_ZBNC == start_ZBN[..., None], segment_ZBNC == end_ZBN[..., None]
+        total = start_ZBN == end_ZBN
     last_ZBN = sums_ZBNC[..., -1]
     # Above the diagonal the exponent is positive and exp may overflow, so the mask comes before exp.
-    exponent_CS = jnp.where(seen_CS, sums_ZBNC[..., :, None] - sums_ZBNC[..., None, :], -jnp.inf)
-    return Decays(
-        between_ZBNCS=jnp.exp(exponent_CS),
-        since_ZBNC=jnp.exp(sums_ZBNC) * since_C,
-        until_ZBNC=jnp.exp(last_ZBN[..., None] - sums_ZBNC) * until_C,
-        whole_ZBN=jnp.exp(last_ZBN) * whole,
+    exponent_CS = jnp.where(visible_CS, sums_ZBNC[..., :, None] - sums_ZBNC[..., None, :], -jnp.inf)
+    return ChunkDecays(
+        pairwise_ZBNCS=jnp.exp(exponent_CS),
+        from_start_ZBNC=jnp.exp(sums_ZBNC) * from_start_C,
+        to_end_ZBNC=jnp.exp(last_ZBN[..., None] - sums_ZBNC) * to_end_C,
+        total_ZBN=jnp.exp(last_ZBN) * total,
     )
 
 
-def read_and_write(
+def scan_chunks(
     memory_BNHP: jax.Array,
     q_ZBNCH: jax.Array,
     k_ZBNCH: jax.Array,
     u_ZBNCP: jax.Array,
-    decay: Decays,
-    erased_ZBNCH: jax.Array | None = None,
+    decay: ChunkDecays,
+    w_ZBNCH: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Computes every query's reading of the memory, chunk after chunk.
 
@@ -209,30 +209,30 @@ def read_and_write(
       memory_BNHP: the memory before the first chunk.
       q_ZBNCH, k_ZBNCH: queries and keys; a key of zeros writes nothing.
       u_ZBNCP: the values that the keys write.
-      decay: the result of `decays`.
-      erased_ZBNCH: W, if the written values are u - W S, with S the memory before the chunk (the delta rule).
+      decay: the result of `chunk_decays`.
+      w_ZBNCH: W, if the written values are u - W S, with S the memory before the chunk (the delta rule).
 
     Returns:
       The memory after the last chunk, and the readings (Z, B, N, C, P).
     """
-    scores_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", q_ZBNCH, k_ZBNCH) * decay.between_ZBNCS
-    q_ZBNCH = q_ZBNCH * decay.since_ZBNC[..., None]
-    k_ZBNCH = k_ZBNCH * decay.until_ZBNC[..., None]
+    scores_ZBNCS = jnp.einsum("ZBNCH,ZBNSH->ZBNCS", q_ZBNCH, k_ZBNCH) * decay.pairwise_ZBNCS
+    q_ZBNCH = q_ZBNCH * decay.from_start_ZBNC[..., None]
+    k_ZBNCH = k_ZBNCH * decay.to_end_ZBNC[..., None]
 
-    def chunk(memory_BNHP: jax.Array, given: Any) -> tuple[jax.Array, jax.Array]:
-        q_BNCH, k_BNCH, scores_BNCS, u_BNCP, erased_BNCH, whole_BN = given
-        if erased_BNCH is not None:
-            u_BNCP = u_BNCP - jnp.einsum("BNCH,BNHP->BNCP", erased_BNCH, memory_BNHP)
+    def chunk(memory_BNHP: jax.Array, inputs: Any) -> tuple[jax.Array, jax.Array]:
+        q_BNCH, k_BNCH, scores_BNCS, u_BNCP, w_BNCH, total_BN = inputs
+        if w_BNCH is not None:
+            u_BNCP = u_BNCP - jnp.einsum("BNCH,BNHP->BNCP", w_BNCH, memory_BNHP)
         y_BNCP = jnp.einsum("BNCH,BNHP->BNCP", q_BNCH, memory_BNHP)
         y_BNCP = y_BNCP + jnp.einsum("BNCS,BNSP->BNCP", scores_BNCS, u_BNCP)
         written_BNHP = jnp.einsum("BNCH,BNCP->BNHP", k_BNCH, u_BNCP)
-        return memory_BNHP * whole_BN[..., None, None] + written_BNHP, y_BNCP
+        return memory_BNHP * total_BN[..., None, None] + written_BNHP, y_BNCP
 
-    chunks = (q_ZBNCH, k_ZBNCH, scores_ZBNCS, u_ZBNCP, erased_ZBNCH, decay.whole_ZBN)
+    chunks = (q_ZBNCH, k_ZBNCH, scores_ZBNCS, u_ZBNCP, w_ZBNCH, decay.total_ZBN)
     return jax.lax.scan(chunk, memory_BNHP, chunks)
 
 
-def unchunked(y_ZBNCP: jax.Array, length: int) -> jax.Array:
-    """Inverts `chunked`: reshapes (Z, B, N, C, P) to (B, T, N, P), without the added tokens."""
+def merge_chunks(y_ZBNCP: jax.Array, length: int) -> jax.Array:
+    """Inverts `split_chunks`: reshapes (Z, B, N, C, P) to (B, T, N, P), without the added tokens."""
     y_BZCNP = jnp.moveaxis(y_ZBNCP, (0, 2), (1, 3))
     return y_BZCNP.reshape(y_BZCNP.shape[0], -1, *y_BZCNP.shape[3:])[:, :length]

@@ -31,11 +31,20 @@ from model.parameters.mixed_precision import cast_like
 from model.parameters.projections import project
 from model.positions.absolute import LayerPosition, Position
 from model.recurrent.convolution import convolve
-from model.recurrent.memory import Recurrent, State, chunked, decays, only_real, read_and_write, unchunked, zeros
+from model.recurrent.memory import (
+    RecurrentOption,
+    RecurrentState,
+    chunk_decays,
+    empty_state,
+    mask_padding,
+    merge_chunks,
+    scan_chunks,
+    split_chunks,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StateSpace(Recurrent):
+class StateSpace(RecurrentOption):
     """State-space heads, each with its own state.
 
     Attributes:
@@ -81,9 +90,9 @@ class StateSpace(Recurrent):
 
     def build(
         self, width: int, dropout: float, reductions: str, make: ParameterMaker, position: LayerPosition
-    ) -> "StateSpaceHeads":
+    ) -> "StateSpaceMixer":
         """Builds the module of one layer."""
-        return StateSpaceHeads(self, width, reductions, make)
+        return StateSpaceMixer(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
         """Counts the operations of a forward pass: projections, convolutions, writes to states and reads from them."""
@@ -92,28 +101,28 @@ class StateSpace(Recurrent):
         projections = width * (3 * inner + shared + n)
         return 2 * length * (projections + (self.convolution or 0) * (inner + shared) + 2 * inner * h)
 
-    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> State:
+    def empty_cache(self, width: int, batch: int, length: int, dtype: str) -> RecurrentState:
         """Returns the state of one layer before the first token."""
         n, g, h, p = self.num_heads, self.num_groups, self.state_dim, self.head_width(width)
-        tails = {}
+        conv_states = {}
         if self.convolution is not None:
             before = self.convolution - 1
-            tails = {"query": (batch, g, before, h), "key": (batch, g, before, h), "value": (batch, n, before, p)}
-        return zeros(memory=(batch, n, h, p), **tails)
+            conv_states = {"query": (batch, g, before, h), "key": (batch, g, before, h), "value": (batch, n, before, p)}
+        return empty_state(memory=(batch, n, h, p), **conv_states)
 
 
-class StateSpaceHeads(nnx.Module):
+class StateSpaceMixer(nnx.Module):
     """The module of `StateSpace`: projections to heads, short convolutions, states, gate, norm, output projection."""
 
     def __init__(self, option: StateSpace, width: int, reductions: str, make: ParameterMaker) -> None:
         """Args: the option, the model width D, the reduction dtype, the maker."""
         self.option, self.reductions = option, reductions
         n, g, h, p = option.num_heads, option.num_groups, option.state_dim, option.head_width(width)
-        of_heads, of_groups = ("embed", "heads", "head_dim"), ("embed", None, "head_dim")
-        self.gate = make.matrix("projection", (width, n, p), of_heads)
-        self.value = make.matrix("projection", (width, n, p), of_heads)
-        self.key = make.matrix("projection", (width, g, h), of_groups)
-        self.query = make.matrix("projection", (width, g, h), of_groups)
+        head_axes, group_axes = ("embed", "heads", "head_dim"), ("embed", None, "head_dim")
+        self.gate = make.matrix("projection", (width, n, p), head_axes)
+        self.value = make.matrix("projection", (width, n, p), head_axes)
+        self.key = make.matrix("projection", (width, g, h), group_axes)
+        self.query = make.matrix("projection", (width, g, h), group_axes)
         self.step = make.matrix("projection", (width, n), ("embed", "heads"))
         self.decay_rate = make.decay_rate((n,), ("heads",))
         self.decay_bias = make.decay_bias((n,), ("heads",))
@@ -123,54 +132,56 @@ class StateSpaceHeads(nnx.Module):
             axes = ("heads" if name == "value" else None, "head_dim")
             setattr(self, f"{name}_filter", make.filter((option.convolution or 0, *size), (None, *axes)))
             setattr(self, f"{name}_bias", make.zeros(size, axes))
-        norm, shape, axes_of_norm = option.output_norm, (g, n // g, p), (None, "heads", "head_dim")
-        self.output_norm = None if norm is None else Norm(norm, shape, axes_of_norm, make, reductions, num_axes=2)
+        norm, shape, norm_axes = option.output_norm, (g, n // g, p), (None, "heads", "head_dim")
+        self.output_norm = None if norm is None else Norm(norm, shape, norm_axes, make, reductions, num_axes=2)
         self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
 
-    def __call__(self, x_BTD: jax.Array, context: Context, state: State | None) -> tuple[jax.Array, State | None]:
+    def __call__(
+        self, x_BTD: jax.Array, context: Context, state: RecurrentState | None
+    ) -> tuple[jax.Array, RecurrentState | None]:
         """Maps (B, T, D) to (B, T, D), continuing from a state."""
-        option, layout, after = self.option, context.layout, {}
-        x_BTNP, after["value"] = self._convolved("value", x_BTD, context, state)
-        k_BTGH, after["key"] = self._convolved("key", x_BTD, context, state)
-        q_BTGH, after["query"] = self._convolved("query", x_BTD, context, state)
+        option, layout, new_conv_states = self.option, context.layout, {}
+        x_BTNP, new_conv_states["value"] = self._convolve("value", x_BTD, context, state)
+        k_BTGH, new_conv_states["key"] = self._convolve("key", x_BTD, context, state)
+        q_BTGH, new_conv_states["query"] = self._convolve("query", x_BTD, context, state)
         k_BTNH, q_BTNH = (jnp.repeat(x, option.num_heads // option.num_groups, axis=2) for x in (k_BTGH, q_BTGH))
         step_BTN = project(x_BTD, self.step, layout).astype(self.reductions)
         step_BTN = step_BTN + self.decay_bias[...].astype(self.reductions)
-        step_BTN = only_real(context.tap("step", jax.nn.softplus(step_BTN)), context)
+        step_BTN = mask_padding(context.tap("step", jax.nn.softplus(step_BTN)), context)
         log_decay_BTN = -jnp.exp(self.decay_rate[...].astype(self.reductions)) * step_BTN
         context.offer("decay", lambda: jnp.exp(log_decay_BTN))
 
         (batch, length, n, p), h = x_BTNP.shape, option.state_dim
         size = min(option.chunk, length)
         memory_BNHP = jnp.zeros((batch, n, h, p), self.reductions) if state is None else state.arrays["memory"]
-        memory_BNHP, y_ZBNCP = read_and_write(
+        memory_BNHP, y_ZBNCP = scan_chunks(
             memory_BNHP.astype(self.reductions),
-            chunked(q_BTNH, size),
-            chunked(k_BTNH, size),
-            chunked(x_BTNP * step_BTN[..., None], size),
-            decays(log_decay_BTN, size, context),
+            split_chunks(q_BTNH, size),
+            split_chunks(k_BTNH, size),
+            split_chunks(x_BTNP * step_BTN[..., None], size),
+            chunk_decays(log_decay_BTN, size, context),
         )
-        y_BTNP = unchunked(y_ZBNCP, length) + self.skip[...].astype(self.reductions)[:, None] * x_BTNP
+        y_BTNP = merge_chunks(y_ZBNCP, length) + self.skip[...].astype(self.reductions)[:, None] * x_BTNP
         y_BTNP = y_BTNP.astype(x_BTD.dtype) * jax.nn.silu(project(x_BTD, self.gate, layout))
         if self.output_norm is not None:
             grouped = y_BTNP.reshape(batch, length, option.num_groups, -1, p)
             y_BTNP = self.output_norm(grouped).reshape(y_BTNP.shape)
         if state is not None:
-            tails = {name: tail for name, tail in after.items() if tail is not None}
-            state = State({"memory": memory_BNHP.astype(jnp.float32), **tails})
+            conv_states = {name: conv_state for name, conv_state in new_conv_states.items() if conv_state is not None}
+            state = RecurrentState({"memory": memory_BNHP.astype(jnp.float32), **conv_states})
         y_BTNP = context.shard(context.tap("mixer_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNP, self.output, layout, contract=2), state
 
-    def _convolved(
-        self, name: str, x_BTD: jax.Array, context: Context, state: State | None
+    def _convolve(
+        self, name: str, x_BTD: jax.Array, context: Context, state: RecurrentState | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Returns x, B or C in the reduction dtype, and the tail that the next tokens' convolution needs."""
+        """Returns x, B or C in the reduction dtype, and the state of the convolution for the next tokens."""
         heads = "heads" if name == "value" else None
         y_BTNH = project(x_BTD, getattr(self, name), context.layout)
         y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", heads, "head_dim"))
-        after = None
+        new_conv_state = None
         if self.option.convolution is not None:
-            tail_BNJH = None if state is None else state.arrays[name]
-            y_BTNH, after = convolve(y_BTNH, getattr(self, f"{name}_filter")[...], context, tail_BNJH)
+            conv_state_BNJH = None if state is None else state.arrays[name]
+            y_BTNH, new_conv_state = convolve(y_BTNH, getattr(self, f"{name}_filter")[...], context, conv_state_BNJH)
             y_BTNH = y_BTNH + cast_like(getattr(self, f"{name}_bias")[...], y_BTNH)
-        return context.tap(name, jax.nn.silu(y_BTNH)).astype(self.reductions), after
+        return context.tap(name, jax.nn.silu(y_BTNH)).astype(self.reductions), new_conv_state

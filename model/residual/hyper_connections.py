@@ -32,7 +32,7 @@ from model.context import Context
 from model.norms import Norm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like, weight_einsum
-from model.residual.scheme import Around, Scheme, Stream, Sublayer
+from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream, Sublayer
 
 AXES = ("batch", "sequence", None, "embed")
 
@@ -50,7 +50,7 @@ class Dynamic:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class HyperConnections(Scheme):
+class HyperConnections(ResidualOption):
     """Several streams; a sublayer reads a weighted, normalised sum of them and writes to each.
 
     Attributes:
@@ -66,9 +66,9 @@ class HyperConnections(Scheme):
         if self.streams < 1:
             yield "streams", f"must be at least 1, got {self.streams}"
 
-    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+    def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""
-        return HyperStream(self, around, make, before)
+        return HyperConnectionsStream(self, settings, make, sublayers_before)
 
     def enter(self, x_BTD: jax.Array) -> jax.Array:
         """Returns the embedding n times, (B, T, n, D)."""
@@ -81,58 +81,60 @@ class HyperConnections(Scheme):
     def cost(self, width: int, length: int, sublayers: int) -> int:
         """Returns the operations that mix n streams and, if weights are dynamic, that compute them."""
         n = self.streams
-        mixed = n + n * n + n  # read, pass, write
-        found = n * (n + 2) if self.dynamic else 0
-        return 2 * length * width * (mixed + found) * sublayers
+        mixing = n + n * n + n  # read, pass, write
+        dynamic = n * (n + 2) if self.dynamic else 0
+        return 2 * length * width * (mixing + dynamic) * sublayers
 
 
-class Within(NamedTuple):
+class StreamInLayer(NamedTuple):
     """The mixed streams within a layer (B, T, n, D), and the weights B of the write, (B, T, n) or (n)."""
 
-    passed_BTnD: jax.Array
+    mixed_BTnD: jax.Array
     write: jax.Array
 
 
-class HyperStream(Stream):
+class HyperConnectionsStream(ResidualStream):
     """The weights and norms of each sublayer."""
 
-    def __init__(self, option: HyperConnections, around: Around, make: ParameterMaker, before: jax.Array | int) -> None:
+    def __init__(
+        self, option: HyperConnections, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int
+    ) -> None:
         """Args: the option, the settings of the model and the layer, the maker, the number of sublayers before."""
-        super().__init__(around, make)
+        super().__init__(settings, make)
         self.make_norms("norm", make)
-        n, width, dynamic = option.streams, around.width, option.dynamic
-        for index, i in enumerate(around.sublayers):
-            read = jax.nn.one_hot((before + index) % n, n)
-            self.keep("read", i, make.from_values("mixing", read, (None,)))
-            self.keep("pass", i, make.from_values("mixing", jnp.eye(n), (None, None)))
-            self.keep("write", i, make.constant("mixing", 1.0, (n,), (None,)))
+        n, width, dynamic = option.streams, settings.width, option.dynamic
+        for index, i in enumerate(settings.sublayers):
+            read = jax.nn.one_hot((sublayers_before + index) % n, n)
+            self.set_part("read", i, make.from_values("mixing", read, (None,)))
+            self.set_part("pass", i, make.from_values("mixing", jnp.eye(n), (None, None)))
+            self.set_part("write", i, make.constant("mixing", 1.0, (n,), (None,)))
             if dynamic is not None:
-                norm = Norm(around.norm, (width,), ("embed",), make, around.reductions)
-                self.keep("follow_norm", i, norm)
-                self.keep("follow", i, make.zeros((width, n + 2), ("embed", None), "dynamic_mixing"))
-                self.keep("mix_scale", i, make.constant("dynamic_mixing", dynamic.scale, (), ()))
-                self.keep("write_scale", i, make.constant("dynamic_mixing", dynamic.scale, (), ()))
+                norm = Norm(settings.norm, (width,), ("embed",), make, settings.reductions)
+                self.set_part("dynamic_norm", i, norm)
+                self.set_part("dynamic", i, make.zeros((width, n + 2), ("embed", None), "dynamic_mixing"))
+                self.set_part("mix_scale", i, make.constant("dynamic_mixing", dynamic.scale, (), ()))
+                self.set_part("write_scale", i, make.constant("dynamic_mixing", dynamic.scale, (), ()))
         self.dynamic = dynamic is not None
 
-    def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, Within]:
+    def read(self, stream: jax.Array, i: Sublayer) -> tuple[jax.Array, StreamInLayer]:
         """Returns N(A_m^T H), and the streams A_r^T H with B."""
         weights = tuple(self.part(name, i)[...] for name in ("read", "pass", "write"))
         if self.dynamic:
-            normed_BTnD = self.part("follow_norm", i)(stream)
-            follow_BTnM = jnp.tanh(weight_einsum("BTnD,DM->BTnM", normed_BTnD, self.part("follow", i)[...]))
-            moves = follow_BTnM[..., 0], follow_BTnM[..., 1:-1], follow_BTnM[..., -1]
+            normed_BTnD = self.part("dynamic_norm", i)(stream)
+            dynamic_BTnM = jnp.tanh(weight_einsum("BTnD,DM->BTnM", normed_BTnD, self.part("dynamic", i)[...]))
+            updates = dynamic_BTnM[..., 0], dynamic_BTnM[..., 1:-1], dynamic_BTnM[..., -1]
             scales = (self.part(name, i)[...] for name in ("mix_scale", "mix_scale", "write_scale"))
-            moved = [cast_like(scale, x) * x for scale, x in zip(scales, moves, strict=True)]
-            weights = tuple(cast_like(weight, move) + move for weight, move in zip(weights, moved, strict=True))
+            scaled_updates = [cast_like(scale, x) * x for scale, x in zip(scales, updates, strict=True)]
+            weights = tuple(cast_like(weight, x) + x for weight, x in zip(weights, scaled_updates, strict=True))
             read_BTD = jnp.einsum("BTnD,BTn->BTD", stream, weights[0])
-            passed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
+            mixed_BTnD = jnp.einsum("BTnD,BTnm->BTmD", stream, weights[1])
         else:
             read_BTD = weight_einsum("BTnD,n->BTD", stream, weights[0])
-            passed_BTnD = weight_einsum("BTnD,nm->BTmD", stream, weights[1])
-        return self.part("norm", i)(read_BTD), Within(passed_BTnD, weights[2])
+            mixed_BTnD = weight_einsum("BTnD,nm->BTmD", stream, weights[1])
+        return self.part("norm", i)(read_BTD), StreamInLayer(mixed_BTnD, weights[2])
 
-    def write(self, stream: Within, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+    def write(self, stream: StreamInLayer, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns A_r^T H + B^T y."""
-        y_BTnD = jnp.broadcast_to(self.scaled(y_BTD, i, context)[:, :, None], stream.passed_BTnD.shape)
+        y_BTnD = jnp.broadcast_to(self.sublayer_output(y_BTD, i, context)[:, :, None], stream.mixed_BTnD.shape)
         y_BTnD = y_BTnD * cast_like(stream.write[..., None], y_BTnD)
-        return context.shard(stream.passed_BTnD + y_BTnD, AXES)
+        return context.shard(stream.mixed_BTnD + y_BTnD, AXES)

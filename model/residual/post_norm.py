@@ -13,11 +13,11 @@ import jax.numpy as jnp
 
 from model.context import Context
 from model.parameters.maker import ParameterMaker
-from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
+from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream, Sublayer, shard_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PostNorm(Scheme):
+class PostNorm(ResidualOption):
     """The sum is normalised; `alpha` weighs the stream in it (DeepNet: (2 num_layers)^(1/4), and an initial `beta`)."""
 
     alpha: float = 1.0
@@ -29,17 +29,17 @@ class PostNorm(Scheme):
         if self.alpha <= 0:
             yield "alpha", f"must be above 0, got {self.alpha}"
 
-    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+    def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""
-        return PostNormStream(self.alpha, around, make)
+        return PostNormStream(self.alpha, settings, make)
 
 
-class PostNormStream(Stream):
+class PostNormStream(ResidualStream):
     """The norms of the sums."""
 
-    def __init__(self, alpha: float, around: Around, make: ParameterMaker) -> None:
+    def __init__(self, alpha: float, settings: LayerSettings, make: ParameterMaker) -> None:
         """Args: the weight of the stream, the settings of the model and the layer, the maker of parameters."""
-        super().__init__(around, make)
+        super().__init__(settings, make)
         self.alpha = alpha
         self.make_norms("norm", make)
 
@@ -51,4 +51,4 @@ class PostNormStream(Stream):
         """Returns N(alpha x + y)."""
         if self.alpha != 1:
             x_BTD = x_BTD * jnp.asarray(self.alpha, x_BTD.dtype)
-        return placed(self.part("norm", i)(x_BTD + self.scaled(y_BTD, i, context)), context)
+        return shard_stream(self.part("norm", i)(x_BTD + self.sublayer_output(y_BTD, i, context)), context)

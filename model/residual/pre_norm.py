@@ -9,24 +9,24 @@ import jax
 
 from model.context import Context
 from model.parameters.maker import ParameterMaker
-from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
+from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream, Sublayer, shard_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PreNorm(Scheme):
+class PreNorm(ResidualOption):
     """Sublayers read the normalised stream."""
 
-    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+    def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""
-        return PreNormStream(around, make)
+        return PreNormStream(settings, make)
 
 
-class PreNormStream(Stream):
+class PreNormStream(ResidualStream):
     """The norms of the inputs of sublayers."""
 
-    def __init__(self, around: Around, make: ParameterMaker) -> None:
+    def __init__(self, settings: LayerSettings, make: ParameterMaker) -> None:
         """Args: the settings of the model and the layer, the maker of parameters."""
-        super().__init__(around, make)
+        super().__init__(settings, make)
         self.make_norms("norm", make)
 
     def read(self, x_BTD: jax.Array, i: Sublayer) -> tuple[jax.Array, jax.Array]:
@@ -35,4 +35,4 @@ class PreNormStream(Stream):
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns x + y."""
-        return placed(x_BTD + self.scaled(y_BTD, i, context), context)
+        return shard_stream(x_BTD + self.sublayer_output(y_BTD, i, context), context)

@@ -10,24 +10,24 @@ import jax
 
 from model.context import Context
 from model.parameters.maker import ParameterMaker
-from model.residual.scheme import Around, Scheme, Stream, Sublayer, placed
+from model.residual.scheme import LayerSettings, ResidualOption, ResidualStream, Sublayer, shard_stream
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sandwich(Scheme):
+class Sandwich(ResidualOption):
     """The input and the output of a sublayer are normalised."""
 
-    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> Stream:
+    def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:
         """Returns the module of one layer."""
-        return SandwichStream(around, make)
+        return SandwichStream(settings, make)
 
 
-class SandwichStream(Stream):
+class SandwichStream(ResidualStream):
     """The norms of the inputs and outputs of sublayers."""
 
-    def __init__(self, around: Around, make: ParameterMaker) -> None:
+    def __init__(self, settings: LayerSettings, make: ParameterMaker) -> None:
         """Args: the settings of the model and the layer, the maker of parameters."""
-        super().__init__(around, make)
+        super().__init__(settings, make)
         self.make_norms("norm", make)
         self.make_norms("output_norm", make)
 
@@ -37,4 +37,4 @@ class SandwichStream(Stream):
 
     def write(self, x_BTD: jax.Array, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns x + M(y)."""
-        return placed(x_BTD + self.scaled(self.part("output_norm", i)(y_BTD), i, context), context)
+        return shard_stream(x_BTD + self.sublayer_output(self.part("output_norm", i)(y_BTD), i, context), context)

@@ -22,7 +22,7 @@ Sublayer = Literal["mixer", "ffn"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Around:
+class LayerSettings:
     """The settings of a model and a layer that a scheme needs.
 
     Attributes:
@@ -44,7 +44,7 @@ class Around:
     reductions: str = "float32"
 
 
-class Scheme:
+class ResidualOption:
     """The interface of residual options.
 
     Attributes:
@@ -53,8 +53,10 @@ class Scheme:
 
     final_norm: ClassVar[bool] = True
 
-    def build(self, around: Around, make: ParameterMaker, before: jax.Array | int) -> "Stream":
-        """Returns the module of a layer; `before` counts the sublayers before it, and is traced for stacked layers."""
+    def build(
+        self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int
+    ) -> "ResidualStream":
+        """Returns the module of a layer; `sublayers_before` is traced for stacked layers."""
         raise NotImplementedError
 
     def enter(self, x_BTD: jax.Array) -> Any:
@@ -65,8 +67,8 @@ class Scheme:
         """Returns the input of the final norm and the logits, (B, T, D)."""
         return stream
 
-    def problems_with(self, most: int) -> Iterator[tuple[str, str]]:
-        """Yields fields without effect in a model whose layers have at most `most` sublayers."""
+    def problems_with(self, max_sublayers: int) -> Iterator[tuple[str, str]]:
+        """Yields fields without effect in a model whose layers have at most `max_sublayers` sublayers."""
         yield from ()
 
     def cost(self, width: int, length: int, sublayers: int) -> int:
@@ -74,17 +76,19 @@ class Scheme:
         return 0
 
 
-class Stream(nnx.Module):
+class ResidualStream(nnx.Module):
     """The residual stream in one layer."""
 
-    def __init__(self, around: Around, make: ParameterMaker) -> None:
+    def __init__(self, settings: LayerSettings, make: ParameterMaker) -> None:
         """Args: the settings of the model and the layer, the maker of parameters."""
-        self.around = around
-        for i in around.sublayers:
-            gain = around.layer_scale
-            self.keep("gain", i, None if gain is None else make.constant("gain", gain, (around.width,), ("embed",)))
+        self.settings = settings
+        for i in settings.sublayers:
+            gain = settings.layer_scale
+            self.set_part(
+                "gain", i, None if gain is None else make.constant("gain", gain, (settings.width,), ("embed",))
+            )
 
-    def keep(self, name: str, i: Sublayer, part: Any) -> None:
+    def set_part(self, name: str, i: Sublayer, part: Any) -> None:
         """Keeps a part of sublayer i, such as `mixer_norm`."""
         setattr(self, f"{i}_{name}", part)
 
@@ -92,12 +96,12 @@ class Stream(nnx.Module):
         """Returns the part of sublayer i that was kept under a name."""
         return getattr(self, f"{i}_{name}")
 
-    def make_norms(self, name: str, make: ParameterMaker, *but: Sublayer) -> None:
-        """Keeps a norm under a name for every sublayer except those in `but`."""
-        around = self.around
-        for i in around.sublayers:
-            norm = Norm(around.norm, (around.width,), ("embed",), make, around.reductions)
-            self.keep(name, i, None if i in but else norm)
+    def make_norms(self, name: str, make: ParameterMaker, *except_for: Sublayer) -> None:
+        """Keeps a norm under a name for every sublayer except those in `except_for`."""
+        settings = self.settings
+        for i in settings.sublayers:
+            norm = Norm(settings.norm, (settings.width,), ("embed",), make, settings.reductions)
+            self.set_part(name, i, None if i in except_for else norm)
 
     def read(self, stream: Any, i: Sublayer) -> tuple[jax.Array, Any]:
         """Returns the input of sublayer i, (B, T, D), and the stream as `write` takes it."""
@@ -107,14 +111,14 @@ class Stream(nnx.Module):
         """Returns the stream with the output of sublayer i."""
         raise NotImplementedError
 
-    def scaled(self, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
+    def sublayer_output(self, y_BTD: jax.Array, i: Sublayer, context: Context) -> jax.Array:
         """Returns the output of sublayer i after its gain, the multiplier and dropout."""
-        gain, multiplier = self.part("gain", i), self.around.multiplier
+        gain, multiplier = self.part("gain", i), self.settings.multiplier
         y_BTD = y_BTD if gain is None else y_BTD * cast_like(gain[...], y_BTD)
         y_BTD = y_BTD if multiplier == 1 else y_BTD * jnp.asarray(multiplier, y_BTD.dtype)
-        return context.dropout(context.tap(f"{i}_output", y_BTD), self.around.dropout)
+        return context.dropout(context.tap(f"{i}_output", y_BTD), self.settings.dropout)
 
 
-def placed(x_BTD: jax.Array, context: Context) -> jax.Array:
+def shard_stream(x_BTD: jax.Array, context: Context) -> jax.Array:
     """Returns a stream of one vector per token, sharded over the mesh."""
     return context.shard(x_BTD, ("batch", "sequence", "embed"))

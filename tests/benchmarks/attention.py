@@ -75,7 +75,7 @@ def request_values(request: Arrays, length: int, heads: int) -> Arrays:
     window = request.get("window")
     if window:
         mask_BTS = mask_BTS & (index_BT[:, :, None] - index_BT[:, None] < window)
-        visibility = visibility.within(SlidingWindow(size=window))
+        visibility = visibility.with_pattern(SlidingWindow(size=window))
     sink_N = jnp.linspace(-1, 2, heads) if request.get("sinks") else None
     return {
         "visibility": visibility, "mask": mask_BTS, "segment_ids": segment_ids, "window": window,
@@ -111,8 +111,8 @@ def cairn(kernels: tuple[Any, ...], q: Any, k: Any, v: Any, asked: Arrays) -> ja
 
 def chosen(q: Any, k: Any, v: Any, asked: Arrays) -> str:
     """The name of the kernel that the door chooses."""
-    scoring, sinks = Scoring(scale=1.0, softcap=asked["softcap"]), asked["sink"] is not None
-    return choose(new_request(q, k, v, asked["visibility"], scoring, sinks=sinks)).kernel.name
+    scoring, has_sinks = Scoring(scale=1.0, softcap=asked["softcap"]), asked["sink"] is not None
+    return choose(new_request(q, k, v, asked["visibility"], scoring, has_sinks=has_sinks)).kernel.name
 
 
 def library(implementation: str, q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:

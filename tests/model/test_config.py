@@ -76,11 +76,11 @@ def long(**changes):
             "mixer.qk_norm.over: 'each_head' has no weights to give",
         ),
         (
-            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=0, scale=0.1))},
-            "mixer.temperature.floor: must be at least 1, got 0",
+            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=0, scale=0.1))},
+            "mixer.temperature.step_length: must be at least 1, got 0",
         ),
         (
-            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(floor=4, scale=0.0))},
+            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=4, scale=0.0))},
             "mixer.temperature.scale: must be above 0, got 0.0; use temperature=None for factors of 1",
         ),
         ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),

@@ -12,7 +12,7 @@ import pytest
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.feedforward.loads import move_load_biases
+from model.feedforward.loads import update_load_biases
 from model.layers import Except
 from model.options.annotations import alternatives, fields_of, item_annotation, option_classes
 from model.options.assignments import override
@@ -96,7 +96,7 @@ def test_every_field_is_live(field, start, drawn, tokens):
     elif evidence == "moved":
         params = drawn(start)
         measured = forward(start, params, tokens, weights_BT=jnp.ones(tokens.shape)).measurements
-        before, after = (move_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
+        before, after = (update_load_biases(c, params, measured)["blocks"]["ffn"] for c in (start, changed))
         assert np.abs(before["load_bias"] - after["load_bias"]).max() > 1e-3
     else:
         params, key = drawn(start), jax.random.key(0)
@@ -116,7 +116,7 @@ REQUIRED |= {"low_frequency_factor": 0.5, "high_frequency_factor": 4.0}
 REQUIRED |= {"short_factors": (1.5, 2.0), "long_factors": (3.0, 4.0)}
 REQUIRED |= {"num_experts": 8, "top_k": 2, "expert": "Gated(width=8)", "ffn": "Gated(width=8)"}
 REQUIRED |= {"taps": "('query',)"}
-REQUIRED |= {"floor": 3, "scale": 0.5, "coefficient": 0.1, "count": 4, "kept": 2}
+REQUIRED |= {"step_length": 3, "scale": 0.5, "coefficient": 0.1, "count": 4}
 
 
 def required(cls):

@@ -37,7 +37,7 @@ REFERENCES = {
     ),
     "Rotary": (
         "complex numbers, pair by pair",
-        "model/positions/test_rotary.py::test_a_fraction_turns_in_either_pairing",
+        "model/positions/test_rotary.py::test_a_fraction_rotates_in_either_pairing",
     ),
     "ALiBi": ("loop over queries and heads", "model/positions/test_alibi.py::test_attend"),
     "LinearScaling": ("equation, pair by pair", "model/positions/test_scaling.py::test_linear"),

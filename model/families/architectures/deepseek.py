@@ -34,7 +34,7 @@ def read_config_v2(config_json: ConfigJson) -> ModelConfig:
     router = SoftmaxRouter(
         renormalize=False,
         scale=config_json.get("routed_scaling_factor", 1.0),
-        groups=Groups(count=count, kept=kept) if grouped and kept < count else None,
+        groups=Groups(count=count, top_k=kept) if grouped and kept < count else None,
     )
     experts = _experts(config_json, router, count=64, top_k=6, width=1407, shared=2)
     return _model_config(config_json, experts, dense=0, interleaved=True)
@@ -49,7 +49,7 @@ def read_config_v3(config_json: ConfigJson) -> ModelConfig:
     router = SigmoidRouter(
         renormalize=config_json.get("norm_topk_prob", True),
         scale=config_json.get("routed_scaling_factor", 2.5),
-        groups=Groups(count=count, kept=kept, score="two_best") if kept < count else None,
+        groups=Groups(count=count, top_k=kept, score="top2_sum") if kept < count else None,
     )
     experts = _experts(config_json, router, count=256, top_k=8, width=2048, shared=1)
     experts = dataclasses.replace(experts, load_bias=LoadBias(rate=0.0))

@@ -33,7 +33,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         num_layers=config_json.get("num_hidden_layers"),
         width=width,
         context_length=config_json.get("max_position_embeddings", 2048) if alibi else _context_length(config_json),
-        position=ALiBi(scale=(width // heads) ** -0.5, rounded=True) if alibi else rotary(config_json),
+        position=ALiBi(scale=(width // heads) ** -0.5, round_to_bfloat16=True) if alibi else rotary(config_json),
         mixer=GroupedQuery(
             num_heads=heads, num_kv_heads=_key_heads(config_json, heads), qkv_bias=bias, output_bias=bias
         ),

@@ -39,7 +39,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         top_k=config_json.get("num_experts_per_tok", 1),
         expert=expert,
         router=SigmoidRouter(renormalize=False),
-        weigh="input",
+        apply_weights_to="input",
         shared=Shared(ffn=expert),
     )
     config_json.ignore("router_aux_loss_coef", "router_jitter_noise", "for_llm_compressor")
@@ -81,7 +81,7 @@ def _temperature(config_json: ConfigJson) -> LogTemperature | None:
     floor, scale = config_json.get("floor_scale", 8192), config_json.get("attn_scale", 0.1)
     is_on = config_json.get("attn_temperature_tuning", True) and scale != 0
     return (
-        LogTemperature(floor=floor, scale=scale)
+        LogTemperature(step_length=floor, scale=scale)
         if is_on and floor <= config_json.get("max_position_embeddings")
         else None
     )

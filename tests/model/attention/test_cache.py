@@ -32,8 +32,12 @@ from model.vocabulary.embedding import Untied
 
 
 def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
-    for reach, layout, slots in ((None, kv_cache.Contiguous, 5), (5, kv_cache.Contiguous, 5), (3, kv_cache.Ring, 3)):
-        cache = kv_cache.empty(2, 5, "bfloat16", reach, k=(4, 6), v=(4, 7))
+    for reach, layout, slots in (
+        (None, kv_cache.ContiguousCache, 5),
+        (5, kv_cache.ContiguousCache, 5),
+        (3, kv_cache.RingCache, 3),
+    ):
+        cache = kv_cache.make_cache(2, 5, "bfloat16", reach, k=(4, 6), v=(4, 7))
         assert type(cache) is layout
         assert {name: x.shape for name, x in cache.arrays.items()} == {"k": (2, 4, slots, 6), "v": (2, 4, slots, 7)}
         assert cache.length == slots
@@ -45,18 +49,18 @@ def extended(cache, values, positions, lengths=None):
     values = jnp.asarray(values, jnp.float32)[:, :, None, None]
     positions = jnp.asarray(positions, jnp.int32)
     cache, view = cache.extend({"k": values}, positions, None if lengths is None else jnp.asarray(lengths))
-    mask = np.asarray(causal(Coordinates(positions.shape[1], index=positions)).over(view.keys).mask())
-    places = np.broadcast_to(view.keys.indices(), (len(mask), view.keys.count))
+    mask = np.asarray(causal(Coordinates(positions.shape[1], index=positions)).with_keys(view.keys).mask())
+    positions_of_keys = np.broadcast_to(view.keys.indices(), (len(mask), view.keys.count))
     keys = np.asarray(view.arrays["k"])[:, :, 0, 0]
     seen = [
-        [dict(zip(places[b][m].tolist(), keys[b][m].tolist(), strict=True)) for m in rows]
+        [dict(zip(positions_of_keys[b][m].tolist(), keys[b][m].tolist(), strict=True)) for m in rows]
         for b, rows in enumerate(mask)
     ]
     return cache, seen
 
 
 def test_a_contiguous_cache_puts_each_row_at_its_own_slots_and_drops_what_lies_past_the_end():
-    cache, seen = extended(kv_cache.empty(2, 4, "float32", None, k=(1, 1)), [[1, 2], [3, 4]], [[0, 1], [3, 4]])
+    cache, seen = extended(kv_cache.make_cache(2, 4, "float32", None, k=(1, 1)), [[1, 2], [3, 4]], [[0, 1], [3, 4]])
     np.testing.assert_array_equal(cache.arrays["k"][:, 0, :, 0], [[1, 2, 0, 0], [0, 0, 0, 3]])
     assert seen[0] == [{0: 1}, {0: 1, 1: 2}]
     assert seen[1][0] == {0: 0, 1: 0, 2: 0, 3: 3}
@@ -65,7 +69,7 @@ def test_a_contiguous_cache_puts_each_row_at_its_own_slots_and_drops_what_lies_p
 def test_a_ring_holds_the_last_tokens_of_each_row_whatever_comes_with_them():
     """Against a dict: chunks of all sizes, some longer than the ring, rows of two lengths, padding after them."""
     for sizes in ([1] * 20, [4, 4, 4, 4, 4], [7, 1, 1, 9, 2], [20], [2, 3, 15], [3, 1, 1, 1, 14]):
-        cache, lengths, begin = kv_cache.empty(2, 99, "float32", 3, k=(1, 1)), [20, 9], 0
+        cache, lengths, begin = kv_cache.make_cache(2, 99, "float32", 3, k=(1, 1)), [20, 9], 0
         for size in sizes:
             positions = np.broadcast_to(np.arange(begin, begin + size), (2, size))
             real = positions < np.array(lengths)[:, None]
@@ -77,19 +81,19 @@ def test_a_ring_holds_the_last_tokens_of_each_row_whatever_comes_with_them():
                 assert near == {p: p + 100 for p in range(max(0, position - 2), position + 1)}
             begin += size
         for row, length in enumerate(lengths):
-            held = {p % 3: p + 100 for p in range(length - 3, length)}
-            np.testing.assert_array_equal(cache.arrays["k"][row, 0, :, 0], [held[slot] for slot in range(3)])
+            stored = {p % 3: p + 100 for p in range(length - 3, length)}
+            np.testing.assert_array_equal(cache.arrays["k"][row, 0, :, 0], [stored[slot] for slot in range(3)])
 
 
 def test_a_cache_keeps_its_dtype():
     for reach in (None, 2):
-        cache, _ = extended(kv_cache.empty(1, 4, "bfloat16", reach, k=(1, 1)), [[1.0]], [[0]])
+        cache, _ = extended(kv_cache.make_cache(1, 4, "bfloat16", reach, k=(1, 1)), [[1.0]], [[0]])
         assert cache.arrays["k"].dtype == jnp.bfloat16
 
 
 def test_a_cache_is_laid_over_the_mesh(recording):
     for heads, width in (("kv_heads", "head_dim"), (None, None)):
-        kv_cache.empty(2, 5, "float32", None, heads, k=(4, 6)).placed(recording)
+        kv_cache.make_cache(2, 5, "float32", None, heads, k=(4, 6)).sharded(recording)
         assert recording.placed[-1] == (("batch", heads, "key_sequence", width), (2, 4, 5, 6))
 
 
@@ -143,7 +147,7 @@ CONFIGS = {
         "exceptions": (
             Except(
                 layers="3::4",
-                mixer=GroupedQuery(num_heads=4, temperature=LogTemperature(floor=3, scale=0.7)),
+                mixer=GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=3, scale=0.7)),
                 position=NoPositions(),
             ),
         ),
@@ -171,12 +175,12 @@ CONFIGS = {
         "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
         "exceptions": (
             Except(layers="1", position=Rotary()),
-            Except(layers="2", position=ALiBi(scale=0.5, rounded=True)),
+            Except(layers="2", position=ALiBi(scale=0.5, round_to_bfloat16=True)),
         ),
     },
     "trained biases": {
         "num_layers": 3,
-        "position": RelativeBias(buckets=6, distance=9),
+        "position": RelativeBias(buckets=6, max_distance=9),
         "exceptions": (
             Except(
                 layers="1",
@@ -209,7 +213,7 @@ CONFIGS = {
                     num_experts=6,
                     top_k=2,
                     expert=Gated(width=8),
-                    router=SigmoidRouter(groups=Groups(count=3, kept=2)),
+                    router=SigmoidRouter(groups=Groups(count=3, top_k=2)),
                     load_bias=LoadBias(),
                 ),
             ),
@@ -252,7 +256,7 @@ CONFIGS = {
                     pattern=SlidingWindow(size=2),
                 ),
             ),
-            Except(layers="3", position=RelativeBias(buckets=6, distance=9)),
+            Except(layers="3", position=RelativeBias(buckets=6, max_distance=9)),
             Except(layers="4", mixer=GroupedQuery(num_heads=4, pattern=BlockSparse(block=2, first=0, last=2))),
             Except(layers="5", mixer=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3, first=1))),
         ),
@@ -297,7 +301,7 @@ def test_cached_equals_full(small, drawn, run, tokens, name):
     np.testing.assert_allclose(decode(run, config, params, tokens, [5, 5, 1, 1])[0], full, rtol=1e-4, atol=2e-5)
     assert list(cache) == [str(n) for n, layer in enumerate(config.layers) if layer.mixer is not None]
     for stored in cache.values():
-        for array in stored.arrays.values() if isinstance(stored, kv_cache.Contiguous) else ():
+        for array in stored.arrays.values() if isinstance(stored, kv_cache.ContiguousCache) else ():
             assert array.shape[2] == 14
             assert np.abs(array[:, :, 11]).min() > 0
             assert not array[:, :, 12:].any()

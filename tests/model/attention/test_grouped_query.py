@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from model.attention.grouped_query import Attention, GroupedQuery, QKNorm
+from model.attention.grouped_query import GroupedQuery, GroupedQueryAttention, QKNorm
 from model.context import Context
 from model.kernels.visibility import Coordinates, causal
 from model.norms import LayerNorm, RMSNorm
@@ -16,7 +16,9 @@ from tests.model.kernels.reference import naive
 
 def build(option, width=8, seed=0):
     """A layer with parameters at random, and those as float64 arrays by name."""
-    layer = Attention(option, width, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    layer = GroupedQueryAttention(
+        option, width, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    )
     rng, weights = np.random.default_rng(seed), {}
     for name in ("query", "key", "value", "output", "gate"):
         for full in (name, f"{name}_bias"):
@@ -33,7 +35,7 @@ def build(option, width=8, seed=0):
     return layer, weights
 
 
-def turn(x, positions, theta=10_000.0):
+def rotate_by_hand(x, positions, theta=10_000.0):
     """Rotary positions of (T, N, H), pair by pair."""
     out, half = x.copy(), x.shape[-1] // 2
     for t, n, i in np.ndindex(len(positions), x.shape[1], half):
@@ -44,7 +46,7 @@ def turn(x, positions, theta=10_000.0):
     return out
 
 
-def by_hand(option, w, x, positions, turned):
+def by_hand(option, w, x, positions, rotated):
     """The layer on one sequence (T, D)."""
 
     def project(name):
@@ -64,8 +66,8 @@ def by_hand(option, w, x, positions, turned):
     late = option.qk_norm is not None and option.qk_norm.after_positions
     if not late:
         q, k = normed("query", q), normed("key", k)
-    if turned:
-        q, k = turn(q, positions), turn(k, positions)
+    if rotated:
+        q, k = rotate_by_hand(q, positions), rotate_by_hand(k, positions)
     if late:
         q, k = normed("query", q), normed("key", k)
     mask = np.tril(np.ones((len(x), len(x)), bool))
@@ -100,21 +102,21 @@ def by_hand(option, w, x, positions, turned):
     ],
     ids=repr,
 )
-@pytest.mark.parametrize("turned", [False, True])
-def test_layer(option, turned):
+@pytest.mark.parametrize("rotated", [False, True])
+def test_layer(option, rotated):
     layer, weights = build(option)
     x = np.random.default_rng(1).normal(size=(2, 5, 8))
     positions = np.array([[0, 1, 2, 3, 4], [7, 8, 9, 3, 0]])
     context = Context(
         index_BT=np.arange(5)[None],
-        rotary=rotary_table(Rotary(), positions, option.head_width(8)) if turned else None,
+        rotary=rotary_table(Rotary(), positions, option.head_width(8)) if rotated else None,
         visibility=causal(Coordinates(5)),
     )
     got, cache = jax.jit(lambda x: layer(x, context, None))(x.astype(np.float32))
     assert cache is None
     for row in range(2):
         np.testing.assert_allclose(
-            got[row], by_hand(option, weights, x[row], positions[row], turned), rtol=2e-5, atol=2e-5
+            got[row], by_hand(option, weights, x[row], positions[row], rotated), rtol=2e-5, atol=2e-5
         )
 
 
@@ -122,7 +124,9 @@ def test_shapes_and_axes():
     layer, _ = build(
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qkv_bias=True, output_bias=True, qk_norm=QKNorm())
     )
-    fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    fresh = GroupedQueryAttention(
+        layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    )
     found = {}
     for name in ("query", "key", "value", "output", "query_bias", "key_bias", "value_bias", "output_bias"):
         found[name] = (getattr(fresh, name).shape, getattr(fresh, name).get_metadata()["spec"].axes)
@@ -151,7 +155,9 @@ def test_shapes_and_axes():
 )
 def test_shapes_and_axes_of_query_and_key_norms(over, shapes, axes):
     layer, _ = build(GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm(over=over)))
-    fresh = Attention(layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32"))
+    fresh = GroupedQueryAttention(
+        layer.option, 8, 0.0, "float32", ParameterMaker(jax.random.key(0), Normal(), 1, "float32")
+    )
     scales = [fresh.query_norm.scale, fresh.key_norm.scale]
     assert [scale.shape for scale in scales] == shapes
     assert [scale.get_metadata()["spec"].axes for scale in scales] == axes

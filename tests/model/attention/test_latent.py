@@ -41,7 +41,7 @@ def build(option, width=8):
     return layer, w
 
 
-def by_hand(option, w, x, turned):
+def by_hand(option, w, x, rotated):
     """The layer on one sequence (T, D): every token's key and value for every head, one pair at a time."""
 
     def norm(name, v):
@@ -51,22 +51,22 @@ def by_hand(option, w, x, turned):
             v = (v - v.mean()) / np.sqrt(v.var() + option.norm.epsilon)
         return v * w[f"{name}.scale"] + w.get(f"{name}.bias", 0)
 
-    def turn(v, t):
+    def rotate_by_hand(v, t):
         half, out = len(v) // 2, v.copy()
-        for i in range(half if turned else 0):
+        for i in range(half if rotated else 0):
             z = complex(v[i], v[i + half]) * np.exp(1j * t * 10_000.0 ** (-i / half))
             out[i], out[i + half] = z.real, z.imag
         return out
 
     latents = [norm("kv_norm", v @ w["kv_down"]) for v in x]
-    shared = [turn(v @ w["rotary_key"], t) for t, v in enumerate(x)]
+    shared = [rotate_by_hand(v @ w["rotary_key"], t) for t, v in enumerate(x)]
     low = [norm("query_norm", v @ w["query_down"]) if "query_down" in w else v for v in x]
     scale = option.scale or (option.head_dim + option.rotary_head_dim) ** -0.5
     out = np.zeros((len(x), w["output"].shape[-1]))
     for t in range(len(x)):
         for head in range(option.num_heads):
             q = low[t] @ w["query"][:, head]
-            q = np.concatenate([q[: option.head_dim], turn(q[option.head_dim :], t)])
+            q = np.concatenate([q[: option.head_dim], rotate_by_hand(q[option.head_dim :], t)])
             keys = [np.concatenate([latents[s] @ w["key_up"][:, head], shared[s]]) for s in range(t + 1)]
             weights = np.exp([scale * q @ k for k in keys])
             values = [latents[s] @ w["value_up"][:, head] for s in range(t + 1)]
@@ -74,9 +74,9 @@ def by_hand(option, w, x, turned):
     return out
 
 
-def context(option, length, slots=None, begin=0, turned=True):
+def context(option, length, slots=None, begin=0, rotated=True):
     index = begin + np.broadcast_to(np.arange(length), (2, length))
-    table = rotary_table(Rotary() if turned else NoPositions(), index, option.rotary_head_dim)
+    table = rotary_table(Rotary() if rotated else NoPositions(), index, option.rotary_head_dim)
     visibility = causal(Coordinates(length, index=index), Coordinates(slots or length))
     return Context(index_BT=index, rotary=table, visibility=visibility)
 
@@ -84,14 +84,14 @@ def context(option, length, slots=None, begin=0, turned=True):
 X = np.random.default_rng(1).normal(size=(2, 5, 8))
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("rotated", [False, True])
 @pytest.mark.parametrize("option", OPTIONS, ids=range(3))
-def test_layer(option, turned):
+def test_layer(option, rotated):
     layer, w = build(option)
-    got, cache = jax.jit(lambda x: layer(x, context(option, 5, turned=turned), None))(X.astype(np.float32))
+    got, cache = jax.jit(lambda x: layer(x, context(option, 5, rotated=rotated), None))(X.astype(np.float32))
     assert cache is None
     for row in range(2):
-        np.testing.assert_allclose(got[row], by_hand(option, w, X[row], turned), rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(got[row], by_hand(option, w, X[row], rotated), rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.parametrize("steps", [[5], [1] * 5, [2, 3]], ids=str)

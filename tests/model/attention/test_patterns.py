@@ -55,14 +55,14 @@ PICTURES = {
 
 @pytest.mark.parametrize("pattern", PICTURES, ids=str)
 def test_patterns(pattern):
-    visibility = causal(Coordinates(8)).within(pattern)
+    visibility = causal(Coordinates(8)).with_pattern(pattern)
     assert picture(visibility.mask()) == [PICTURES[pattern]]
     # A query decoded alone sees what it sees in the whole.
-    alone = causal(Coordinates(1, index=np.array([[7]])), Coordinates(8)).within(pattern)
+    alone = causal(Coordinates(1, index=np.array([[7]])), Coordinates(8)).with_pattern(pattern)
     assert picture(alone.mask()) == [[PICTURES[pattern][-1]]]
 
 
 @pytest.mark.parametrize("length", [1, 7, 8, 40])
 @pytest.mark.parametrize("pattern", [Everything(), *PICTURES, BlockSparse(block=3, first=4, last=1)], ids=str)
 def test_pairs_are_those_of_the_mask(pattern, length):
-    assert pattern.pairs(length) == causal(Coordinates(length)).within(pattern).mask().sum()
+    assert pattern.num_visible_pairs(length) == causal(Coordinates(length)).with_pattern(pattern).mask().sum()

@@ -7,7 +7,7 @@ import pytest
 
 from model.context import Context
 from model.errors import UserError
-from model.feedforward.balance import BalanceLoss, LoadBias, observe
+from model.feedforward.balance import BalanceLoss, LoadBias, record_balance
 from model.feedforward.dispatch import Capacity
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
@@ -31,7 +31,7 @@ def case():
 def observed(logits, counted, router=SoftmaxRouter(), dropped=None, balance=None, z_loss=0.0):
     context = Context(index_BT=jnp.zeros((1, 1)), weights_BT=None if counted is None else jnp.asarray(counted))
     logits = jnp.asarray(logits)
-    observe(context, route(router, logits, R), logits, dropped, balance, z_loss)
+    record_balance(context, route(router, logits, R), logits, dropped, balance, z_loss)
     return context
 
 

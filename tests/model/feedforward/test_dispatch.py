@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from model.feedforward.dispatch import Capacity, dropless, in_slots
+from model.feedforward.dispatch import Capacity, dispatch_dropless, dispatch_with_capacity
 from model.layout import Layout
 
 E, D = 5, 3
@@ -30,16 +30,16 @@ def one_by_one(chosen, x, scale, w, b):
 def test_dropless_is_a_loop_over_tokens(case):
     chosen, x, scale, w, b = case
     for factor in (None, jnp.asarray(scale)):
-        y = dropless(jnp.asarray(x), jnp.asarray(chosen), factor, E, lambda rows, product: product(rows, w, b))
+        y = dispatch_dropless(jnp.asarray(x), jnp.asarray(chosen), factor, E, lambda rows, product: product(rows, w, b))
         expected = one_by_one(chosen, x, np.ones_like(scale) if factor is None else scale, w, b)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
 def slots(case, factor, scaled=True):
     chosen, x, scale, w, b = case
-    work = lambda rows, product: product(rows, w, b)  # noqa: E731
-    option, given = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
-    return in_slots(option, jnp.asarray(x), jnp.asarray(chosen), given, E, work, Layout())
+    expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
+    option, scales = Capacity(factor=factor), jnp.asarray(scale) if scaled else None
+    return dispatch_with_capacity(option, jnp.asarray(x), jnp.asarray(chosen), scales, E, expert_fn, Layout())
 
 
 def test_capacity_is_a_loop_that_counts(case):
@@ -47,14 +47,14 @@ def test_capacity_is_a_loop_that_counts(case):
     expected, dropped = one_by_one(chosen, *rest), np.zeros(chosen.shape, bool)
     capacity = 3  # ceil(1.0 * 2 * 7 / 5)
     for row in range(2):
-        taken = np.zeros(E, int)
+        load = np.zeros(E, int)
         for token, rank in np.ndindex(chosen.shape[1:]):
             expert = chosen[row, token, rank]
-            dropped[row, token, rank] = taken[expert] >= capacity
-            taken[expert] += 1
-    y, says = slots(case, 1.0)
+            dropped[row, token, rank] = load[expert] >= capacity
+            load[expert] += 1
+    y, got_dropped = slots(case, 1.0)
     assert 0 < dropped.sum() < dropped.size / 2
-    np.testing.assert_array_equal(says, dropped)
+    np.testing.assert_array_equal(got_dropped, dropped)
     np.testing.assert_allclose(y, np.where(dropped[..., None], 0, expected), rtol=1e-5, atol=1e-5)
 
 
@@ -63,9 +63,9 @@ def test_with_slots_for_all_nothing_is_dropped(case):
     for scaled in (True, False):
         y, dropped = slots(case, 2.5, scaled)
         assert not dropped.any()
-        work = lambda rows, product: product(rows, w, b)  # noqa: E731
-        given = jnp.asarray(scale) if scaled else None
-        expected = dropless(jnp.asarray(x), jnp.asarray(chosen), given, E, work)
+        expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
+        scales = jnp.asarray(scale) if scaled else None
+        expected = dispatch_dropless(jnp.asarray(x), jnp.asarray(chosen), scales, E, expert_fn)
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -82,11 +82,13 @@ def test_gradients_of_both_are_those_of_the_loop(case):
 
     def loss(way):
         def value(x, scale, w, b):
-            work = lambda rows, product: product(rows, w, b)  # noqa: E731
+            expert_fn = lambda rows, product: product(rows, w, b)  # noqa: E731
             if way == "dropless":
-                y = dropless(x, jnp.asarray(chosen), scale, E, work)
+                y = dispatch_dropless(x, jnp.asarray(chosen), scale, E, expert_fn)
             elif way == "slots":
-                y = in_slots(Capacity(factor=9.0), x, jnp.asarray(chosen), scale, E, work, Layout())[0]
+                y = dispatch_with_capacity(Capacity(factor=9.0), x, jnp.asarray(chosen), scale, E, expert_fn, Layout())[
+                    0
+                ]
             else:
                 y = jnp.einsum("BTR,BTD,BTRDF->BTRF", scale, x, w[chosen]) + b[chosen]
             return jnp.sum(y * towards)

@@ -22,14 +22,14 @@ VARIANTS = {
     "biases": dataclasses.replace(PLAIN, expert=Gated(width=8, bias=True), router=SoftmaxRouter(bias=True)),
     "shared": dataclasses.replace(
         PLAIN,
-        router=SigmoidRouter(scale=2.5, groups=Groups(count=3, kept=2, score="two_best")),
+        router=SigmoidRouter(scale=2.5, groups=Groups(count=3, top_k=2, score="top2_sum")),
         shared=Shared(ffn=Gated(width=12), gate=True),
         load_bias=LoadBias(),
     ),
     "on the way in": dataclasses.replace(
         PLAIN,
         top_k=1,
-        weigh="input",
+        apply_weights_to="input",
         expert=MLP(width=8, activation="relu", bias=True),
         router=SigmoidRouter(renormalize=False),
         shared=Shared(ffn=MLP(width=12, activation="relu")),
@@ -64,15 +64,15 @@ def experts_by_hand(option, p, x):
     if option.router.groups:
         groups = choice.reshape(option.router.groups.count, -1)
         worth = np.sort(groups, axis=1)[:, -2:].sum(axis=1)
-        groups[np.argsort(-worth)[option.router.groups.kept :]] = -np.inf
+        groups[np.argsort(-worth)[option.router.groups.top_k :]] = -np.inf
         choice = groups.ravel()
     chosen = np.argsort(-choice)[: option.top_k]
     weights = scores[chosen] / (scores[chosen].sum() if option.router.renormalize else 1) * option.router.scale
     y = np.zeros_like(x)
     for expert, weight in zip(chosen, weights, strict=True):
         own = {n: p[n][expert] for n in ("gate", "up", "down", "gate_bias", "up_bias", "down_bias") if n in p}
-        given, taken = (weight, 1) if option.weigh == "input" else (1, weight)
-        y += taken * ffn_by_hand(option.expert, own, given * x)
+        input_scale, output_scale = (weight, 1) if option.apply_weights_to == "input" else (1, weight)
+        y += output_scale * ffn_by_hand(option.expert, own, input_scale * x)
     if option.shared:
         gate = sigmoid(x @ p["shared_gate"]) if option.shared.gate else 1
         y += gate * ffn_by_hand(option.shared.ffn, p["shared"], x)
@@ -200,13 +200,16 @@ def test_an_expert_starts_as_a_feed_forward_layer_does(small):
         ({"top_k": 6}, "top_k: must be at least 1 and below num_experts=6, got 6"),
         ({"top_k": 1}, "router.renormalize: one expert's weight would be 1 whatever its score"),
         ({"router": SoftmaxRouter(scale=0.0)}, "router.scale: must be above 0"),
-        ({"router": SoftmaxRouter(groups=Groups(count=1, kept=1))}, "router.groups.count: must be at least 2"),
-        ({"router": SoftmaxRouter(groups=Groups(count=3, kept=3))}, "router.groups.kept: must be at least 1 and below"),
-        ({"router": SoftmaxRouter(groups=Groups(count=4, kept=2))}, "router.groups.count: 4 groups do not divide"),
-        ({"router": SoftmaxRouter(groups=Groups(count=6, kept=2))}, "router.groups.count: 6 groups hold one expert"),
+        ({"router": SoftmaxRouter(groups=Groups(count=1, top_k=1))}, "router.groups.count: must be at least 2"),
         (
-            {"top_k": 3, "router": SoftmaxRouter(groups=Groups(count=3, kept=1))},
-            "router.groups.kept: 1 groups of 2 experts are fewer than top_k=3",
+            {"router": SoftmaxRouter(groups=Groups(count=3, top_k=3))},
+            "router.groups.top_k: must be at least 1 and below",
+        ),
+        ({"router": SoftmaxRouter(groups=Groups(count=4, top_k=2))}, "router.groups.count: 4 groups do not divide"),
+        ({"router": SoftmaxRouter(groups=Groups(count=6, top_k=2))}, "router.groups.count: 6 groups hold one expert"),
+        (
+            {"top_k": 3, "router": SoftmaxRouter(groups=Groups(count=3, top_k=1))},
+            "router.groups.top_k: 1 groups of 2 experts have fewer than a token's 3",
         ),
         ({"dispatch": Capacity(factor=0.0)}, "dispatch.factor: must be above 0"),
         ({"router_z_loss": -1.0}, "router_z_loss: must be 0 or more"),

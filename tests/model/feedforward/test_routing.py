@@ -47,17 +47,17 @@ def test_a_load_bias_chooses_and_does_not_weigh(router):
 def test_groups_by_their_best_or_by_their_two_best():
     """The first of three groups has the best expert, the second the best pair, the third the second-best expert."""
     logits = np.log([[9.0, 1, 1], [6, 6, 1], [1, 1, 7]]).ravel()
-    choose = lambda score, kept, top_k: set(  # noqa: E731
-        chosen_and_weighed(SoftmaxRouter(groups=Groups(count=3, kept=kept, score=score)), logits, top_k)[0].tolist()
+    choose = lambda score, groups, top_k: set(  # noqa: E731
+        chosen_and_weighed(SoftmaxRouter(groups=Groups(count=3, top_k=groups, score=score)), logits, top_k)[0].tolist()
     )
     assert choose("max", 1, 1) == {0}
     assert choose("max", 2, 2) == {0, 8}
-    assert choose("two_best", 1, 2) == {3, 4}
-    assert choose("two_best", 2, 3) == {0, 3, 4}
+    assert choose("top2_sum", 1, 2) == {3, 4}
+    assert choose("top2_sum", 2, 3) == {0, 3, 4}
 
 
-def test_experts_outside_the_kept_groups_stay_out_even_when_biased_scores_are_negative():
-    option = SoftmaxRouter(groups=Groups(count=2, kept=1))
+def test_experts_outside_the_top_groups_stay_out_even_when_biased_scores_are_negative():
+    option = SoftmaxRouter(groups=Groups(count=2, top_k=1))
     chosen, _ = chosen_and_weighed(option, [0.0, 0.0, 0.0, 0.0], 2, load_bias=[-2.0, -2.0, -1.0, -9.0])
     np.testing.assert_array_equal(chosen, [2, 3])
 
@@ -65,7 +65,7 @@ def test_experts_outside_the_kept_groups_stay_out_even_when_biased_scores_are_ne
 def test_shares_sum_to_one_and_only_weights_have_a_gradient():
     logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 6)), jnp.float32)
     bias = jnp.zeros(6)
-    for option in (SoftmaxRouter(), SigmoidRouter(groups=Groups(count=2, kept=1))):
+    for option in (SoftmaxRouter(), SigmoidRouter(groups=Groups(count=2, top_k=1))):
         np.testing.assert_allclose(route(option, logits, 2).probabilities_BTE.sum(-1), 1, rtol=1e-6)
         by_bias = jax.grad(lambda b: route(option, logits, 2, b).weight_BTR[..., 0].sum())(bias)
         assert not by_bias.any()

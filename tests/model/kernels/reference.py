@@ -38,6 +38,6 @@ def random_mask(b, t=4, s=5):
     return mask
 
 
-def given(mask_BTS):
+def visible_where(mask_BTS):
     """Returns the visibility of an array alone."""
-    return bidirectional(Coordinates(mask_BTS.shape[1]), Coordinates(mask_BTS.shape[2])).only(mask_BTS)
+    return bidirectional(Coordinates(mask_BTS.shape[1]), Coordinates(mask_BTS.shape[2])).with_mask(mask_BTS)

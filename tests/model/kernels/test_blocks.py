@@ -11,7 +11,7 @@ from model.dropout import drop
 from model.kernels import attend, attention_weights
 from model.kernels.scoring import Scoring
 from model.kernels.visibility import Coordinates, causal
-from tests.model.kernels.reference import given, heads, naive, random_mask
+from tests.model.kernels.reference import heads, naive, random_mask, visible_where
 
 
 @pytest.mark.parametrize(("n", "kv"), [(4, 4), (4, 2), (6, 2), (4, 1)])
@@ -20,15 +20,15 @@ def test_attend(n, kv, softcap):
     q, k, v = heads(n, kv)
     mask, scoring = random_mask(2), Scoring(0.4, softcap)
     expected, weights = naive(q, k, v, mask, 0.4, softcap)
-    np.testing.assert_allclose(attend(q, k, v, given(mask), scoring), expected, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(attention_weights(q, k, given(mask), scoring), weights, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(attend(q, k, v, visible_where(mask), scoring), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(attention_weights(q, k, visible_where(mask), scoring), weights, rtol=1e-5, atol=1e-6)
 
 
 def test_attend_with_one_mask_for_all_rows():
     q, k, v = heads(4, 2)
     mask = random_mask(1)
     expected = naive(q, k, v, mask, 1.0)[0]
-    np.testing.assert_allclose(attend(q, k, v, given(mask), Scoring(1.0)), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(attend(q, k, v, visible_where(mask), Scoring(1.0)), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("softcap", [None, 0.7])
@@ -40,13 +40,13 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
     mask[1, 2] = False
 
     def plain(q, k, v):
-        weights = attention_weights(q, k, given(mask), scoring)
+        weights = attention_weights(q, k, visible_where(mask), scoring)
         if rate:
             grouped = drop(weights.reshape(2, 2, 3, 4, 5), rate, jax.random.fold_in(key, 0))
             weights = grouped.reshape(weights.shape)
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
-    ours = lambda q, k, v: attend(q, k, v, given(mask), scoring, dropout=rate, dropout_key=key)  # noqa: E731
+    ours = lambda q, k, v: attend(q, k, v, visible_where(mask), scoring, dropout=rate, dropout_key=key)  # noqa: E731
     (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v), jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
     for got, want in zip(pull(jnp.cos(y)), plain_pull(jnp.cos(y)), strict=True):
@@ -72,7 +72,7 @@ def test_a_sink_takes_part_in_the_softmax_and_has_no_value(rate):
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
     def ours(q, k, v, sink):
-        return attend(q, k, v, given(mask), Scoring(0.4), sink_N=sink, dropout=rate, dropout_key=key)
+        return attend(q, k, v, visible_where(mask), Scoring(0.4), sink_N=sink, dropout=rate, dropout_key=key)
 
     (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v, sink), jax.vjp(plain, q, k, v, sink)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
@@ -80,22 +80,22 @@ def test_a_sink_takes_part_in_the_softmax_and_has_no_value(rate):
     for got, want in zip(pull(jnp.cos(y)), plain_pull(jnp.cos(y)), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
     if not rate:
-        weights = attention_weights(q, k, given(mask), Scoring(0.4), sink_N=sink)
+        weights = attention_weights(q, k, visible_where(mask), Scoring(0.4), sink_N=sink)
         np.testing.assert_allclose(jnp.einsum("bnts,bsnh->btnh", weights, np.repeat(v, 3, 2)), expected, atol=1e-5)
 
 
 def test_dropout_needs_a_key_and_a_rate():
     q, k, v = heads(2, 2)
     mask, key = random_mask(2), jax.random.key(0)
-    plain = attend(q, k, v, given(mask), Scoring(1.0))
-    np.testing.assert_array_equal(attend(q, k, v, given(mask), Scoring(1.0), dropout=0.5), plain)
-    np.testing.assert_array_equal(attend(q, k, v, given(mask), Scoring(1.0), dropout_key=key), plain)
-    assert np.abs(attend(q, k, v, given(mask), Scoring(1.0), dropout=0.5, dropout_key=key) - plain).max() > 0.1
+    plain = attend(q, k, v, visible_where(mask), Scoring(1.0))
+    np.testing.assert_array_equal(attend(q, k, v, visible_where(mask), Scoring(1.0), dropout=0.5), plain)
+    np.testing.assert_array_equal(attend(q, k, v, visible_where(mask), Scoring(1.0), dropout_key=key), plain)
+    assert np.abs(attend(q, k, v, visible_where(mask), Scoring(1.0), dropout=0.5, dropout_key=key) - plain).max() > 0.1
 
 
 def test_nothing_of_the_size_of_the_weights_is_kept_for_the_backward_pass():
     q, k, v = heads(2, 1, t=7, s=11)
-    _, pull = jax.vjp(lambda q, k, v: attend(q, k, v, given(random_mask(1, 7, 11)), Scoring(1.0)), q, k, v)
+    _, pull = jax.vjp(lambda q, k, v: attend(q, k, v, visible_where(random_mask(1, 7, 11)), Scoring(1.0)), q, k, v)
     sizes = [x.shape for x in jax.tree.leaves(pull) if getattr(x, "dtype", None) == jnp.float32]
     assert sizes
     assert not any(shape[-2:] == (7, 11) for shape in sizes)
@@ -105,10 +105,10 @@ def test_huge_scores_stay_finite_and_hidden_keys_weigh_nothing():
     q, k, v = heads(2, 2)
     q, hidden = 1e4 * q, 1e4 * np.ones_like(v)
     mask = np.broadcast_to(np.arange(5) < 3, (2, 4, 5))
-    seen = attend(q, k, v, given(mask), Scoring(1.0))
+    seen = attend(q, k, v, visible_where(mask), Scoring(1.0))
     v[:, 3:] = hidden[:, 3:]
     k[:, 3:] = hidden[:, 3:]
-    np.testing.assert_array_equal(attend(q, k, v, given(mask), Scoring(1.0)), seen)
+    np.testing.assert_array_equal(attend(q, k, v, visible_where(mask), Scoring(1.0)), seen)
     assert np.isfinite(seen).all()
 
 
@@ -119,8 +119,8 @@ def test_softmax_is_taken_in_the_reduction_dtype():
     errors = {}
     for reductions in ("float32", "bfloat16"):
         scoring = Scoring(1.0, reductions=reductions)
-        weights = attention_weights(q, k, given(mask), scoring)
-        assert attend(q, k, v, given(mask), scoring).dtype == weights.dtype == jnp.bfloat16
+        weights = attention_weights(q, k, visible_where(mask), scoring)
+        assert attend(q, k, v, visible_where(mask), scoring).dtype == weights.dtype == jnp.bfloat16
         errors[reductions] = np.abs(weights.astype(jnp.float32) - exact)[exact > 1e-3] / exact[exact > 1e-3]
     assert errors["float32"].max() < 0.005  # one rounding of the weights to eight bits
     assert errors["bfloat16"].max() > 0.02
@@ -132,7 +132,7 @@ def test_causal_blocks_equal_the_whole(length):
     q, k, v = heads(2, 1, b=1, t=length, s=length, h=4)
     segment_ids = (np.arange(length)[None] >= 100).astype(np.int32)
     in_blocks = causal(Coordinates(length, segment_ids=segment_ids))
-    whole_array = given(in_blocks.mask())
+    whole_array = visible_where(in_blocks.mask())
 
     def loss(q, k, v, visibility):
         y = attend(q, k, v, visibility, Scoring(0.4, 3.0))

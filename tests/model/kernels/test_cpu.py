@@ -31,7 +31,7 @@ def test_blocks_and_their_keys():
         ((128, 192), (0, 192)),
         ((192, 256), (0, 256)),
     ]
-    assert plan(causal(Coordinates(130)).within(SlidingWindow(size=3)), "cpu") == [
+    assert plan(causal(Coordinates(130)).with_pattern(SlidingWindow(size=3)), "cpu") == [
         ((0, 65), (0, 65)),
         ((65, 130), (63, 130)),
     ]

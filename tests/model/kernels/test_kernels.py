@@ -58,17 +58,17 @@ def mask(condition):
 
 LOWER = mask(BACK >= 0)
 WINDOW = SlidingWindow(size=40)
-KEEP = causal(ROW).within(SlidingWindow(size=20, first=3))
+KEEP = causal(ROW).with_pattern(SlidingWindow(size=20, first=3))
 REQUESTS = {
     "causal": Asked(causal(ROW), LOWER),
     "grouped": Asked(causal(ROW), LOWER, kv_heads=2),
     "multi-query": Asked(causal(ROW), LOWER, kv_heads=1),
     "packed": Asked(causal(PACKED), LOWER & SAME),
-    "window": Asked(causal(ROW).within(WINDOW), LOWER & mask(BACK < 40)),
+    "window": Asked(causal(ROW).with_pattern(WINDOW), LOWER & mask(BACK < 40)),
     "first keys": Asked(KEEP, LOWER & mask((BACK < 20) | (np.arange(T) < 3))),
-    "packed, window": Asked(causal(PACKED).within(WINDOW), LOWER & SAME & (IN_DOCUMENT < 40)),
+    "packed, window": Asked(causal(PACKED).with_pattern(WINDOW), LOWER & SAME & (IN_DOCUMENT < 40)),
     "chunks": Asked(
-        causal(ROW).within(Chunked(size=40)), LOWER & mask(np.arange(T)[:, None] // 40 == np.arange(T) // 40)
+        causal(ROW).with_pattern(Chunked(size=40)), LOWER & mask(np.arange(T)[:, None] // 40 == np.arange(T) // 40)
     ),
     "soft-cap": Asked(causal(ROW), LOWER, softcap=2.0),
     "sinks": Asked(causal(ROW), LOWER, sinks=True),
@@ -79,23 +79,23 @@ REQUESTS = {
     "dropout": Asked(causal(ROW), LOWER, dropout=0.3, kv_heads=2),
     "bidirectional": Asked(bidirectional(ROW), mask(BACK < T)),
     "bidirectional, packed": Asked(bidirectional(PACKED), SAME),
-    "bidirectional, window": Asked(bidirectional(ROW).within(WINDOW), mask(np.abs(BACK) < 40)),
+    "bidirectional, window": Asked(bidirectional(ROW).with_pattern(WINDOW), mask(np.abs(BACK) < 40)),
     "prefix": Asked(
         causal(ROW).with_prefix(np.array([60, 5])), LOWER | (np.arange(T) < np.array([60, 5])[:, None, None])
     ),
-    "array": Asked(causal(ROW).only(mask(BACK % 3 < 2)), LOWER & mask(BACK % 3 < 2)),
+    "array": Asked(causal(ROW).with_mask(mask(BACK % 3 < 2)), LOWER & mask(BACK % 3 < 2)),
     "cache": Asked(
         causal(Coordinates(7, index=CACHED), Coordinates(T)), CACHED[:, :, None] >= np.arange(T), kv_heads=2
     ),
     "later queries": Asked(causal(Coordinates(60, 90), Coordinates(T)), mask(BACK[90:] >= 0)),
     "cache, window, ALiBi": Asked(
-        causal(Coordinates(7, index=CACHED), Coordinates(T)).within(WINDOW),
+        causal(Coordinates(7, index=CACHED), Coordinates(T)).with_pattern(WINDOW),
         (CACHED[:, :, None] >= np.arange(T)) & (CACHED[:, :, None] - np.arange(T) < 40),
         CACHED[:, :, None] - np.arange(T),
         bias="linear",
     ),
     "everything at once": Asked(
-        causal(PACKED).within(WINDOW),
+        causal(PACKED).with_pattern(WINDOW),
         LOWER & SAME & (IN_DOCUMENT < 40),
         IN_DOCUMENT,
         kv_heads=2,
@@ -139,7 +139,7 @@ def equation(asked, kept, q, k, v, sink, table):
 
 
 def by_kernel(asked, kernel, q, k, v, sink, table):
-    biases = {"linear": LinearBias(tuple(SLOPES)), "trained": RelativeBias(buckets=6, distance=40).bias(4, table)}
+    biases = {"linear": LinearBias(tuple(SLOPES)), "trained": RelativeBias(buckets=6, max_distance=40).bias(4, table)}
     return attend(
         q,
         k,
@@ -162,8 +162,8 @@ def dropped(asked, kernel, arrays):
     s = k.shape[1]
     v = np.broadcast_to(np.eye(s, dtype=np.float32)[None, :, None], (2, s, asked.kv_heads, s))
     seen = np.asarray(jax.jit(by_kernel, static_argnums=1)(asked, kernel, q, k, v, sink, table)).transpose(0, 2, 1, 3)
-    shown = np.broadcast_to(asked.mask[:, None], seen.shape)
-    assert 0.25 < (seen[shown] == 0).mean() < 0.35
+    visible = np.broadcast_to(asked.mask[:, None], seen.shape)
+    assert 0.25 < (seen[visible] == 0).mean() < 0.35
     return (seen != 0) / (1 - asked.dropout)
 
 
@@ -259,9 +259,9 @@ def test_the_kernel_depends_on_platform_and_length(platform, length, kernel):
 
 
 def test_a_window_makes_blocks_smaller():
-    windowed = causal(Coordinates(32768)).within(SlidingWindow(size=512))
+    windowed = causal(Coordinates(32768)).with_pattern(SlidingWindow(size=512))
     assert chosen(32768, "cpu", visibility=windowed).kernel.name == "tiles"
-    windowed = causal(Coordinates(8192)).within(SlidingWindow(size=512))
+    windowed = causal(Coordinates(8192)).with_pattern(SlidingWindow(size=512))
     assert chosen(8192, "cpu", visibility=windowed).kernel.name == "blocks"
 
 
@@ -282,7 +282,7 @@ def test_a_request_that_no_kernel_takes_is_refused_with_all_reasons():
         def supports(self, request):
             return f"{request.visibility.patterns[0]} is more than it can do"
 
-    visibility = causal(Coordinates(8192)).within(Fixed(stride=4))
+    visibility = causal(Coordinates(8192)).with_pattern(Fixed(stride=4))
     request = new_request(*shapes(8192, 8192), visibility, Scoring(1.0), platform="gpu")
     message = (
         "no attention kernel supports this request on a gpu: plain: Fixed(stride=4, summaries=1) is more "

@@ -25,6 +25,6 @@ def test_a_kernel_is_told_all_that_is_asked():
     attend(q, k, k, visibility, scoring, sink_N=jnp.ones(4), **asked, **drops)
     attend(q, k, k, visibility, scoring, **asked, **(drops | {"dropout_key": None}))
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (q, k, k)]
-    expected = new_request(*shapes, visibility, scoring, bias=bias, sinks=True, dropout=0.5, platform="gpu")
+    expected = new_request(*shapes, visibility, scoring, bias=bias, has_sinks=True, dropout=0.5, platform="gpu")
     assert told[0] == expected
     assert told[1] == new_request(*shapes, visibility, scoring, bias=bias, platform="gpu")

@@ -24,8 +24,8 @@ ROW = Coordinates(T)
     [
         (bidirectional(ROW), 9),
         (causal(ROW), 6),
-        (causal(ROW).within(SlidingWindow(size=8)), 5),
-        (bidirectional(ROW).within(SlidingWindow(size=8)), 7),
+        (causal(ROW).with_pattern(SlidingWindow(size=8)), 5),
+        (bidirectional(ROW).with_pattern(SlidingWindow(size=8)), 7),
         (causal(ROW).with_prefix(3), 9),
         (causal(Coordinates(32, 64), ROW), 3),
     ],
@@ -78,7 +78,7 @@ def test_rows_and_heads_on_several_devices_need_no_collective():
     mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:4]).reshape(2, 2), ("data", "tensor"))
     place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", None, "tensor"))
     inputs = [jnp.asarray(x) for x in heads(8, 4, b=4, t=T, s=T, h=4)]
-    visibility = causal(ROW).within(SlidingWindow(size=40))
+    visibility = causal(ROW).with_pattern(SlidingWindow(size=40))
 
     def both(q, k, v):
         y, pull = jax.vjp(lambda *x: attend(*x, visibility, Scoring(0.4), kernels=(Tiles(32, 32),)), q, k, v)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention.patterns import BlockSparse, Chunked, Everything, Fixed, SlidingWindow, Strided
-from model.kernels.visibility import Coordinates, bidirectional, causal, renumbered
+from model.kernels.visibility import Coordinates, bidirectional, causal, renumber_segments
 
 
 def picture(mask_BTS):
@@ -49,8 +49,8 @@ def test_queries_and_keys_that_begin_later():
 
 def test_documents_are_numbered_in_every_row():
     segment_ids = np.array([[1, 1, 2, 2, 0], [4, 7, 7, 7, 8]])
-    np.testing.assert_array_equal(renumbered(segment_ids), [[0, 0, 1, 1, 2], [0, 1, 1, 1, 2]])
-    assert renumbered(None) is None
+    np.testing.assert_array_equal(renumber_segments(segment_ids), [[0, 0, 1, 1, 2], [0, 1, 1, 1, 2]])
+    assert renumber_segments(None) is None
 
 
 def test_documents_do_not_see_each_other():
@@ -90,7 +90,7 @@ def test_packed_documents_causally():
 
 
 def test_everything_is_seen_without_an_array():
-    visibility = bidirectional(Coordinates(2), Coordinates(3)).within(Everything())
+    visibility = bidirectional(Coordinates(2), Coordinates(3)).with_pattern(Everything())
     assert visibility.mask() is None
     assert picture(visibility.block(slice(None), slice(1, None))) == [["xx", "xx"]]
 
@@ -121,7 +121,7 @@ BOTH_SIDES = {
 
 @pytest.mark.parametrize("pattern", BOTH_SIDES, ids=str)
 def test_a_pattern_holds_in_both_directions_where_later_tokens_are_seen(pattern):
-    assert picture(bidirectional(Coordinates(6)).within(pattern).mask()) == [BOTH_SIDES[pattern]]
+    assert picture(bidirectional(Coordinates(6)).with_pattern(pattern).mask()) == [BOTH_SIDES[pattern]]
 
 
 # ---------------------------------------------------------------------------------- compositions, and blocks of them
@@ -130,7 +130,7 @@ T, S = 11, 13
 DRAW = np.random.default_rng(0)
 SEGMENTS = np.sort(DRAW.integers(0, 4, (2, S)), axis=1)
 PLACES = np.stack([np.concatenate([np.arange(n) for n in np.bincount(row) if n]) for row in SEGMENTS])
-GIVEN = DRAW.random((2, T, S)) < 0.7
+EXTRA_MASK = DRAW.random((2, T, S)) < 0.7
 FROM = {  # queries, keys
     "a row": (Coordinates(T), Coordinates(S)),
     "later queries": (Coordinates(T, 2), Coordinates(S)),
@@ -159,13 +159,13 @@ def compositions():
             base = order(queries, keys)
             name = f"{where}, {order.__name__}"
             yield name, base
-            yield f"{name}, given", base.only(GIVEN)
+            yield f"{name}, extra mask", base.with_mask(EXTRA_MASK)
             for pattern in PATTERNS:
-                yield f"{name}, {pattern}", base.within(pattern)
-            yield f"{name}, two patterns", base.within(PATTERNS[1]).within(PATTERNS[2])
+                yield f"{name}, {pattern}", base.with_pattern(pattern)
+            yield f"{name}, two patterns", base.with_pattern(PATTERNS[1]).with_pattern(PATTERNS[2])
         prefixed = causal(queries, keys).with_prefix(np.array([3, 6]))
         yield f"{where}, prefix", prefixed
-        yield f"{where}, prefix, window", prefixed.within(PATTERNS[0])
+        yield f"{where}, prefix, window", prefixed.with_pattern(PATTERNS[0])
         yield f"{where}, prefixes", causal(queries, keys).with_prefix(DRAW.integers(0, 6, (2, S)))
 
 
@@ -184,7 +184,7 @@ def sees(visibility, row, t, s):
     at, k = s, visibility.keys
     k_index = of(k.index, k.start + s)
     k_position, k_segment = of(k.position, k_index), of(k.segment_ids, 0)
-    if q_segment != k_segment or (visibility.given is not None and not visibility.given[row, t, s]):
+    if q_segment != k_segment or (visibility.extra_mask is not None and not visibility.extra_mask[row, t, s]):
         return False
     prefix = None if visibility.prefix is None else np.broadcast_to(visibility.prefix, (2, S))[row, s]
     if visibility.causal and q_index < k_index and (prefix is None or k_position >= prefix):
@@ -227,11 +227,11 @@ def test_a_block_is_that_of_the_whole(name):
 @jax.jit
 def traced(visibility, query, key):
     """Two queries and three keys from numbers on that are not known before."""
-    return visibility.part(query, 2, key, 3).mask(), visibility.key_span(query, query + 2)
+    return visibility.sliced(query, 2, key, 3).mask(), visibility.key_span(query, query + 2)
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in ALL if "two patterns" in name or "prefix" in name or "given" in name]
+    "name", [name for name in ALL if "two patterns" in name or "prefix" in name or "extra mask" in name]
 )
 def test_a_block_may_begin_where_only_the_running_program_knows(name):
     """Tiles go through a sequence in a loop; queries are padded to fill the last one."""
@@ -253,18 +253,18 @@ def test_no_query_sees_a_key_outside_its_span(name):
         assert 0 <= high <= S
         assert not seen[start:stop, :low].any()
         assert not seen[start:stop, high:].any()
-        assert ALL[name].spares_keys or (low, high) == (0, S)
+        assert ALL[name].skips_keys or (low, high) == (0, S)
 
 
 @pytest.mark.parametrize(
     ("visibility", "expected"),
     [
         (causal(Coordinates(9)), (0, 6)),
-        (causal(Coordinates(9)).within(SlidingWindow(size=3)), (1, 6)),
-        (causal(Coordinates(9, 4), Coordinates(13)).within(SlidingWindow(size=3)), (5, 10)),
-        (causal(Coordinates(9)).within(Chunked(size=2)).within(SlidingWindow(size=3)), (2, 6)),
-        (causal(Coordinates(9), in_order=False).within(SlidingWindow(size=3)), (0, 6)),
-        (bidirectional(Coordinates(9)).within(SlidingWindow(size=3)), (1, 8)),
+        (causal(Coordinates(9)).with_pattern(SlidingWindow(size=3)), (1, 6)),
+        (causal(Coordinates(9, 4), Coordinates(13)).with_pattern(SlidingWindow(size=3)), (5, 10)),
+        (causal(Coordinates(9)).with_pattern(Chunked(size=2)).with_pattern(SlidingWindow(size=3)), (2, 6)),
+        (causal(Coordinates(9), monotonic_positions=False).with_pattern(SlidingWindow(size=3)), (0, 6)),
+        (bidirectional(Coordinates(9)).with_pattern(SlidingWindow(size=3)), (1, 8)),
         (bidirectional(Coordinates(9)), (0, 9)),
         (causal(Coordinates(9)).with_prefix(2), (0, 9)),
         (causal(Coordinates(9, index=np.arange(9)[None])), (0, 9)),
@@ -272,28 +272,32 @@ def test_no_query_sees_a_key_outside_its_span(name):
 )
 def test_the_keys_that_queries_3_to_5_may_see(visibility, expected):
     assert visibility.key_span(3, 6) == expected
-    assert visibility.spares_keys == (expected != (0, 9))
+    assert visibility.skips_keys == (expected != (0, 9))
 
 
 def test_answers():
     row, window, first = Coordinates(9), SlidingWindow(size=3), SlidingWindow(size=3, first=1)
     assert [v.is_causal for v in (causal(row), bidirectional(row), causal(row).with_prefix(2))] == [True, False, False]
-    assert [v.reach for v in (causal(row), causal(row).within(window), causal(row).within(first))] == [None, 3, None]
-    assert causal(row).within(first).within(window).reach == 3
-    assert causal(row, in_order=False).within(window).reach is None
+    assert [v.reach for v in (causal(row), causal(row).with_pattern(window), causal(row).with_pattern(first))] == [
+        None,
+        3,
+        None,
+    ]
+    assert causal(row).with_pattern(first).with_pattern(window).reach == 3
+    assert causal(row, monotonic_positions=False).with_pattern(window).reach is None
 
 
 def test_a_visibility_is_a_tree_whose_structure_is_static():
-    visibility = causal(Coordinates(9, 4), Coordinates(13)).within(SlidingWindow(size=3))
+    visibility = causal(Coordinates(9, 4), Coordinates(13)).with_pattern(SlidingWindow(size=3))
     leaves, structure = jax.tree.flatten(visibility)
     assert leaves == []
-    assert structure != jax.tree.structure(visibility.within(Chunked(size=2)))
-    assert len(jax.tree.leaves(visibility.only(GIVEN).with_prefix(3))) == 2
+    assert structure != jax.tree.structure(visibility.with_pattern(Chunked(size=2)))
+    assert len(jax.tree.leaves(visibility.with_mask(EXTRA_MASK).with_prefix(3))) == 2
 
 
 def test_a_block_is_made_alone():
     """No array of the whole is in the program that makes a block."""
     segment_ids = jnp.ones((1, 1000), jnp.int32)
-    visibility = causal(Coordinates(1000, segment_ids=segment_ids)).within(Strided(stride=7))
+    visibility = causal(Coordinates(1000, segment_ids=segment_ids)).with_pattern(Strided(stride=7))
     program = jax.make_jaxpr(lambda: visibility.block(slice(0, 30), slice(10, 50)))()
     assert max(x.aval.size for equation in program.eqns for x in equation.outvars) == 30 * 40

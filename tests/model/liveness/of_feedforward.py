@@ -1,7 +1,7 @@
 """Cases of `tests/model/test_liveness.py`: feed-forward layers and experts."""
 
 EXPERTS = "Experts(num_experts=8, top_k=2, expert=Gated(width=8))"
-GROUPED = f"ffn={EXPERTS[:-1]}, router=SoftmaxRouter(groups=Groups(count=4, kept=2)))"
+GROUPED = f"ffn={EXPERTS[:-1]}, router=SoftmaxRouter(groups=Groups(count=4, top_k=2)))"
 
 CASES = {
     "MLP.width": (["ffn=MLP(width=24)"], "ffn.width=20", "parameters"),
@@ -16,7 +16,7 @@ CASES = {
     "Experts.top_k": ([f"ffn={EXPERTS}"], "ffn.top_k=3", "output"),
     "Experts.expert": ([f"ffn={EXPERTS}"], "ffn.expert=MLP(width=8)", "parameters"),
     "Experts.router": ([f"ffn={EXPERTS}"], "ffn.router=SigmoidRouter", "output"),
-    "Experts.weigh": ([f"ffn={EXPERTS}"], "ffn.weigh=input", "output"),
+    "Experts.apply_weights_to": ([f"ffn={EXPERTS}"], "ffn.apply_weights_to=input", "output"),
     "Experts.dispatch": ([f"ffn={EXPERTS}"], "ffn.dispatch=Capacity(factor=0.5)", "output"),
     "Experts.shared": ([f"ffn={EXPERTS}"], "ffn.shared=Shared(ffn=MLP(width=8))", "parameters"),
     "Experts.balance_loss": ([f"ffn={EXPERTS}"], "ffn.balance_loss=BalanceLoss(coefficient=0.1)", "losses"),
@@ -31,7 +31,7 @@ CASES = {
     "SoftmaxRouter.renormalize": ([f"ffn={EXPERTS}"], "ffn.router.renormalize=False", "output"),
     "SoftmaxRouter.bias": ([f"ffn={EXPERTS}"], "ffn.router.bias=True", "parameters"),
     "SoftmaxRouter.scale": ([f"ffn={EXPERTS}"], "ffn.router.scale=2.0", "output"),
-    "SoftmaxRouter.groups": ([f"ffn={EXPERTS}"], "ffn.router.groups=Groups(count=4, kept=1)", "output"),
+    "SoftmaxRouter.groups": ([f"ffn={EXPERTS}"], "ffn.router.groups=Groups(count=4, top_k=1)", "output"),
     "SigmoidRouter.renormalize": (
         [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
         "ffn.router.renormalize=False",
@@ -41,12 +41,12 @@ CASES = {
     "SigmoidRouter.scale": ([f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"], "ffn.router.scale=2.0", "output"),
     "SigmoidRouter.groups": (
         [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
-        "ffn.router.groups=Groups(count=4, kept=1)",
+        "ffn.router.groups=Groups(count=4, top_k=1)",
         "output",
     ),
-    "Groups.count": ([GROUPED, "ffn.router.groups.kept=1"], "ffn.router.groups.count=2", "output"),
-    "Groups.kept": ([GROUPED], "ffn.router.groups.kept=1", "output"),
-    "Groups.score": ([GROUPED], "ffn.router.groups.score=two_best", "output"),
+    "Groups.count": ([GROUPED, "ffn.router.groups.top_k=1"], "ffn.router.groups.count=2", "output"),
+    "Groups.top_k": ([GROUPED], "ffn.router.groups.top_k=1", "output"),
+    "Groups.score": ([GROUPED], "ffn.router.groups.score=top2_sum", "output"),
     "Capacity.factor": ([f"ffn={EXPERTS}", "ffn.dispatch=Capacity(factor=0.5)"], "ffn.dispatch.factor=1.0", "output"),
     "BalanceLoss.coefficient": (
         [f"ffn={EXPERTS}", "ffn.balance_loss=BalanceLoss(coefficient=0.1)"],

@@ -2,7 +2,7 @@
 
 LATENT = "mixer=Latent(num_heads=3, kv_rank=5, query_rank=6, head_dim=4, rotary_head_dim=2, value_head_dim=6)"
 NONE = "position=NoPositions"
-TEMPERATURE = "mixer.temperature=LogTemperature(floor=3, scale=0.5)"
+TEMPERATURE = "mixer.temperature=LogTemperature(step_length=3, scale=0.5)"
 LINEAR = [NONE, "mixer=LinearAttention(num_heads=4)"]
 DELTA = [NONE, "mixer=GatedDelta(num_heads=4)"]
 SPACE = [NONE, "mixer=StateSpace(num_heads=4, state_dim=5)"]
@@ -32,7 +32,7 @@ CASES = {
         "mixer.value_residual.trained=True",
         "parameters",
     ),
-    "LogTemperature.floor": ([TEMPERATURE], "mixer.temperature.floor=4", "output"),
+    "LogTemperature.step_length": ([TEMPERATURE], "mixer.temperature.step_length=4", "output"),
     "LogTemperature.scale": ([TEMPERATURE], "mixer.temperature.scale=0.2", "output"),
     "Latent.num_heads": ([LATENT], "mixer.num_heads=2", "parameters"),
     "Latent.kv_rank": ([LATENT], "mixer.kv_rank=4", "parameters"),

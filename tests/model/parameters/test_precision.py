@@ -108,7 +108,7 @@ MECHANISMS = {
         "ffn.shared=Shared(ffn=MLP(width=8), gate=True)",
         "ffn.router=SigmoidRouter(bias=True)",
     ],
-    "relative positions": ["position=RelativeBias(buckets=4, distance=8)"],
+    "relative positions": ["position=RelativeBias(buckets=4, max_distance=8)"],
     "linear attention": [NONE, "mixer=LinearAttention(num_heads=4)"],
     "gated delta": [NONE, "mixer=GatedDelta(num_heads=4)"],
     "LSTM": [NONE, "mixer=LSTM(num_heads=2)"],

@@ -36,19 +36,19 @@ def test_slopes(num_heads, exponents):
     np.testing.assert_allclose(slopes(num_heads), [2.0**-e for e in exponents], rtol=1e-12)
 
 
-def naive(q, k, v, mask, places, scale, softcap=None):
+def naive(q, k, v, mask, positions, scale, softcap=None):
     """Computes one query of one head at a time, in float64: returns the heads' outputs and the weights (B, N, T, S)."""
     (b, t, n, h), (s, kv) = q.shape, k.shape[1:3]
     mask = np.broadcast_to(mask, (b, t, s))
-    query, key = (np.broadcast_to(place, (b, place.shape[1])) for place in places)
+    query, key = (np.broadcast_to(position, (b, position.shape[1])) for position in positions)
     out, weights, slope = np.zeros((b, t, n, h)), np.zeros((b, n, t, s)), slopes(n)
     for row, head, at in np.ndindex(b, n, t):
-        seen = np.flatnonzero(mask[row, at])
-        scores = np.array([scale * q[row, at, head] @ k[row, other, head // (n // kv)] for other in seen])
+        visibility_of = np.flatnonzero(mask[row, at])
+        scores = np.array([scale * q[row, at, head] @ k[row, other, head // (n // kv)] for other in visibility_of])
         if softcap is not None:
             scores = softcap * np.tanh(scores / softcap)
-        scores = scores - slope[head] * (query[row, at] - key[row, seen])
-        weights[row, head, at, seen] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        scores = scores - slope[head] * (query[row, at] - key[row, visibility_of])
+        weights[row, head, at, visibility_of] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
         out[row, at, head] = weights[row, head, at] @ v[row, :, head // (n // kv)]
     return out, weights
 
@@ -63,18 +63,18 @@ def drawn_heads(n, kv, b=2, t=4, s=5, h=6):
     return q, k, v, mask, (rng.integers(0, 9, (b, t)), rng.integers(0, 9, (1, s)))
 
 
-def seen(mask, places):
+def visibility_of(mask, positions):
     """Returns the visibility of an array alone, between queries and keys at these positions."""
-    query, key = (Coordinates(place.shape[1], position=place) for place in places)
-    return bidirectional(query, key).only(mask)
+    query, key = (Coordinates(position.shape[1], position=position) for position in positions)
+    return bidirectional(query, key).with_mask(mask)
 
 
 @pytest.mark.parametrize(("n", "kv"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("softcap", [None, 0.7])
 def test_attend(n, kv, softcap):
-    q, k, v, mask, places = drawn_heads(n, kv)
-    scoring, visibility, bias = Scoring(0.4, softcap), seen(mask, places), LinearBias(slopes(n))
-    expected, weights = naive(q, k, v, mask, places, 0.4, softcap)
+    q, k, v, mask, positions = drawn_heads(n, kv)
+    scoring, visibility, bias = Scoring(0.4, softcap), visibility_of(mask, positions), LinearBias(slopes(n))
+    expected, weights = naive(q, k, v, mask, positions, 0.4, softcap)
     np.testing.assert_allclose(attend(q, k, v, visibility, scoring, bias=bias), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(attention_weights(q, k, visibility, scoring, bias=bias), weights, rtol=1e-5, atol=1e-6)
     assert np.abs(attend(q, k, v, visibility, scoring) - expected).max() > 0.05
@@ -98,7 +98,9 @@ def test_the_derivative_is_that_of_the_equation(softcap, rate):
         return jnp.einsum("bnts,bsnh->btnh", weights, jnp.repeat(v, 3, axis=2))
 
     def ours(q, k, v):
-        return attend(q, k, v, seen(mask, (query, key)), scoring, bias=bias, dropout=rate, dropout_key=drop_key)
+        return attend(
+            q, k, v, visibility_of(mask, (query, key)), scoring, bias=bias, dropout=rate, dropout_key=drop_key
+        )
 
     (y, pull), (expected, plain_pull) = jax.vjp(ours, q, k, v), jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)
@@ -112,15 +114,18 @@ def test_causal_blocks_equal_the_whole(length):
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=length, s=length, h=4)
     index = np.arange(length)[None]
     segment_ids = (index >= 100).astype(np.int32)
-    place = index - 100 * segment_ids
-    in_blocks = causal(Coordinates(length, position=place, segment_ids=segment_ids))
+    position = index - 100 * segment_ids
+    in_blocks = causal(Coordinates(length, position=position, segment_ids=segment_ids))
 
     def loss(q, k, v, visibility):
         y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)))
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1, 2), has_aux=True))
-    both = (jax.tree.leaves(run(q, k, v, each)) for each in (seen(in_blocks.mask(), (place, place)), in_blocks))
+    both = (
+        jax.tree.leaves(run(q, k, v, each))
+        for each in (visibility_of(in_blocks.mask(), (position, position)), in_blocks)
+    )
     for whole, blocks in zip(*both, strict=True):
         np.testing.assert_allclose(blocks, whole, rtol=1e-4, atol=1e-5)
 
@@ -135,15 +140,18 @@ def test_what_a_window_hides_is_left_out(pattern):
     q, k, v, _, _ = drawn_heads(6, 2, b=1, t=330, s=330, h=4)
     index, sink = np.arange(330)[None], np.linspace(-1, 1, 6)
     segment_ids = (index >= 150).astype(np.int32)
-    place = index - 150 * segment_ids
-    visibility = causal(Coordinates(330, position=place, segment_ids=segment_ids)).within(pattern)
+    position = index - 150 * segment_ids
+    visibility = causal(Coordinates(330, position=position, segment_ids=segment_ids)).with_pattern(pattern)
 
     def loss(q, k, v, sink, visibility):
         y = attend(q, k, v, visibility, Scoring(0.4), bias=LinearBias(slopes(6)), sink_N=sink)
         return jnp.sum(jnp.sin(y)), y
 
     run = jax.jit(jax.grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
-    both = (jax.tree.leaves(run(q, k, v, sink, each)) for each in (seen(visibility.mask(), (place, place)), visibility))
+    both = (
+        jax.tree.leaves(run(q, k, v, sink, each))
+        for each in (visibility_of(visibility.mask(), (position, position)), visibility)
+    )
     for whole, windows in zip(*both, strict=True):
         np.testing.assert_allclose(windows, whole, rtol=1e-4, atol=1e-5)
 
@@ -151,8 +159,8 @@ def test_what_a_window_hides_is_left_out(pattern):
 def test_distances_are_exact_in_a_coarse_reduction_dtype():
     """bfloat16 has no odd numbers above 256, so distances must be computed before rounding."""
     q, k, *_ = drawn_heads(1, 1, b=1, t=1, s=3)
-    places = np.array([[1001]]), np.array([[999, 1000, 1001]])
-    scoring, visibility = Scoring(0.0, reductions="bfloat16"), seen(np.ones((1, 1, 3), bool), places)
+    positions = np.array([[1001]]), np.array([[999, 1000, 1001]])
+    scoring, visibility = Scoring(0.0, reductions="bfloat16"), visibility_of(np.ones((1, 1, 3), bool), positions)
     weights = attention_weights(q, k, visibility, scoring, bias=LinearBias((0.5,)))
     expected = np.exp([-1.0, -0.5, 0.0])
     np.testing.assert_allclose(np.asarray(weights, np.float32)[0, 0, 0], expected / expected.sum(), rtol=0.01)
@@ -165,11 +173,11 @@ def coarse(x):
 
 def test_the_bias_is_scaled_and_rounded():
     """Slopes, positions and products are in bfloat16: 999 becomes 1000, and 2^-3.5 becomes a number of eight bits."""
-    slope, places = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
+    slope, positions = 2.0**-3.5, (np.array([[1001, 1030]]), np.array([[999, 1000, 1001, 1030]]))
     assert coarse(999) == 1000
     q, k, mask = np.zeros((1, 2, 1, 4), np.float32), np.zeros((1, 4, 1, 4), np.float32), np.ones((1, 2, 4), bool)
-    bias, visibility = LinearBias((slope,), 0.5, rounded=True), seen(mask, places)
-    at = [[coarse(coarse(slope) * coarse(place)) for place in some[0]] for some in places]
+    bias, visibility = LinearBias((slope,), 0.5, round_to_bfloat16=True), visibility_of(mask, positions)
+    at = [[coarse(coarse(slope) * coarse(position)) for position in some[0]] for some in positions]
     scores = 0.5 * (np.array(at[1])[None, :] - np.array(at[0])[:, None])
     expected = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     weights = lambda q, k, bias: attention_weights(q, k, visibility, Scoring(1.0), bias=bias)  # noqa: E731
@@ -220,7 +228,7 @@ def test_a_layer_may_have_them_alone(small, drawn, run, tokens):
 @pytest.mark.parametrize("mixer", [SIX, GroupedQuery(num_heads=4), LATENT], ids=["six", "four", "latent"])
 def test_a_scale_and_rounding_reach_every_kind_of_attention(small, drawn, run, tokens, mixer):
     """Twelve positions and slopes that are powers of two are exact in bfloat16: only the scale makes a difference."""
-    config = small(position=ALiBi(scale=0.25, rounded=True), mixer=mixer, num_layers=1)
+    config = small(position=ALiBi(scale=0.25, round_to_bfloat16=True), mixer=mixer, num_layers=1)
     params = drawn(config)
     for name in ("query", "key") if "key" in params["blocks"]["mixer"] else ("query", "rotary_key"):
         params["blocks"]["mixer"][name] = jnp.zeros_like(params["blocks"]["mixer"][name])

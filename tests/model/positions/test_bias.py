@@ -8,7 +8,7 @@ import pytest
 from model.kernels.visibility import Coordinates
 from model.parameters.maker import FanIn
 from model.positions.absolute import LayerPosition
-from model.positions.bias import InScores
+from model.positions.bias import AttentionPosition
 from model.positions.relative import RelativeBias
 
 
@@ -26,5 +26,5 @@ def test_every_position_of_a_layer_answers(option, maker):
 
 
 def test_an_option_that_says_nothing_adds_nothing(maker):
-    assert InScores().bias_table(3, maker(FanIn())) is None
-    assert InScores().bias(3, None) is None
+    assert AttentionPosition().bias_table(3, maker(FanIn())) is None
+    assert AttentionPosition().bias(3, None) is None

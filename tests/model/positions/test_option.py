@@ -9,8 +9,8 @@ from model.positions.rotary import Rotary
 def test_which_positions_are_added_and_which_turn():
     classes = option_classes(Position)
     assert all(issubclass(cls, PositionOption) for cls in classes.values())
-    assert {name for name, cls in classes.items() if cls.added} == {"Learned", "Sinusoidal"}
-    assert {name for name, cls in classes.items() if cls.turns} == {"Rotary"}
+    assert {name for name, cls in classes.items() if cls.adds_to_embedding} == {"Learned", "Sinusoidal"}
+    assert {name for name, cls in classes.items() if cls.rotates} == {"Rotary"}
 
 
 def test_what_does_not_go_together_with_a_width():

@@ -16,10 +16,10 @@ def test_factors_by_hand():
     positions = np.array([[0, 2, 3, 6, 7, 10, 11]])
     steps = [0, 0, 1, 1, 2, 2, 3]
     q = np.random.default_rng(0).normal(size=(2, 7, 3, 5)).astype(np.float32)
-    got = LogTemperature(floor=4, scale=0.3).apply(q, positions)
+    got = LogTemperature(step_length=4, scale=0.3).apply(q, positions)
     for t, step in enumerate(steps):
         np.testing.assert_allclose(got[:, t], q[:, t] * (1 + 0.3 * math.log(1 + step)), rtol=1e-6)
-    half = LogTemperature(floor=4, scale=0.3).apply(q.astype(jnp.bfloat16), positions)
+    half = LogTemperature(step_length=4, scale=0.3).apply(q.astype(jnp.bfloat16), positions)
     assert half.dtype == jnp.bfloat16
 
 
@@ -37,7 +37,7 @@ def test_scores_are_multiplied_whatever_norms_queries(small, drawn, run, tokens)
         taps = run(config, drawn(config), tokens, taps=["attention_weights"], **options)[2]
         return np.asarray(taps["attention_weights"], np.float64)[0]
 
-    plain, grown = weights(None), weights(LogTemperature(floor=2, scale=0.5))
+    plain, grown = weights(None), weights(LogTemperature(step_length=2, scale=0.5))
     for t in range(12):
         start = 0 if t < 7 else 7
         factor = 1 + 0.5 * math.log(1 + (t - start + 1) // 2)

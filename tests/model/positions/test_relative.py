@@ -19,7 +19,7 @@ BUCKETS = [0, 1, 2, 3, 4, 4, 5, 5, 5, 6, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7]
 
 
 def test_buckets():
-    bias = RelativeBias(buckets=8, distance=20).bias(2, jnp.zeros((8, 2)))
+    bias = RelativeBias(buckets=8, max_distance=20).bias(2, jnp.zeros((8, 2)))
     np.testing.assert_array_equal(bias.bucket(np.arange(23)), BUCKETS)
     np.testing.assert_array_equal(bias.bucket(np.array([-5, -1, 1000])), [0, 0, 7])
 
@@ -29,14 +29,14 @@ def test_buckets_are_those_of_the_equation(buckets, distance):
     d, near = np.arange(1, 400), buckets // 2
     far = near + np.floor((buckets - near) * np.log(d / near) / np.log(distance / near) + 1e-9)
     expected = np.where(d < near, d, np.minimum(far, buckets - 1))
-    got = RelativeBias(buckets=buckets, distance=distance).bias(1, jnp.zeros((buckets, 1))).bucket(d)
+    got = RelativeBias(buckets=buckets, max_distance=distance).bias(1, jnp.zeros((buckets, 1))).bucket(d)
     np.testing.assert_array_equal(got, expected)
 
 
 def test_the_bias_of_every_pair():
     table = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     positions = np.array([[0, 1, 2, 3, 0, 1, 2], [9, 10, 11, 12, 29, 30, 31]])
-    bias = RelativeBias(buckets=8, distance=20).bias(3, jnp.asarray(table))
+    bias = RelativeBias(buckets=8, max_distance=20).bias(3, jnp.asarray(table))
     got = bias(Coordinates(2, position=positions[:, 5:]), Coordinates(7, position=positions))
     assert got.shape == (2, 3, 2, 7)
     for row, head, t, s in np.ndindex(got.shape):
@@ -46,7 +46,7 @@ def test_the_bias_of_every_pair():
 
 def test_weights_of_a_model(small, drawn, run, tokens):
     """Queries are zeros, so that biases alone determine the weights; one layer has no biases."""
-    config = small(num_layers=3, position=RelativeBias(buckets=8, distance=20))
+    config = small(num_layers=3, position=RelativeBias(buckets=8, max_distance=20))
     config = small(num_layers=3, position=config.position, exceptions=(Except(layers="1", position=NoPositions()),))
     params = drawn(config)
     for stack in params["blocks"].values():
@@ -61,7 +61,7 @@ def test_weights_of_a_model(small, drawn, run, tokens):
 
 
 def test_the_table_starts_from_zeros_and_is_trained(small, drawn, tokens):
-    config = small(position=RelativeBias(buckets=8, distance=20), mixer=GroupedQuery(num_heads=4))
+    config = small(position=RelativeBias(buckets=8, max_distance=20), mixer=GroupedQuery(num_heads=4))
     params = init(config, jax.random.key(0))
     table = params["blocks"]["mixer"]["position_bias"]
     assert table.shape == abstract_params(config)["blocks"]["mixer"]["position_bias"].shape == (2, 8, 4)
@@ -82,8 +82,8 @@ def test_the_table_starts_from_zeros_and_is_trained(small, drawn, tokens):
     [
         (RelativeBias(buckets=1), "position.buckets: must be at least 2, got 1"),
         (
-            RelativeBias(buckets=32, distance=16),
-            "position.distance: must be above the 16 distances that have a bucket each, got 16",
+            RelativeBias(buckets=32, max_distance=16),
+            "position.max_distance: must be above the 16 distances that have a bucket each, got 16",
         ),
     ],
 )

@@ -28,8 +28,8 @@ def test_rotary_scores_depend_on_distance_alone():
 
     def score(at, other):
         table = rotary_table(Rotary(), np.array([[at, other]]), 8)
-        turned = np.asarray(rotate(np.stack([q, k])[None, :, None, :], table))[0, :, 0]
-        return float(turned[0] @ turned[1])
+        rotated = np.asarray(rotate(np.stack([q, k])[None, :, None, :], table))[0, :, 0]
+        return float(rotated[0] @ rotated[1])
 
     assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-4)
     assert abs(score(9, 4) - score(9, 5)) > 1e-3
@@ -37,10 +37,10 @@ def test_rotary_scores_depend_on_distance_alone():
 
 def test_rotate_keeps_lengths_and_leaves_position_0_alone():
     x = np.random.default_rng(2).normal(size=(1, 4, 1, 6)).astype(np.float32)
-    turned = rotate(x, rotary_table(Rotary(), np.arange(4)[None], 6))
-    np.testing.assert_allclose(np.linalg.norm(turned, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-6)
-    np.testing.assert_array_equal(turned[:, 0], x[:, 0])
-    assert np.abs(turned[:, 1] - x[:, 1]).max() > 0.1
+    rotated = rotate(x, rotary_table(Rotary(), np.arange(4)[None], 6))
+    np.testing.assert_allclose(np.linalg.norm(rotated, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-6)
+    np.testing.assert_array_equal(rotated[:, 0], x[:, 0])
+    assert np.abs(rotated[:, 1] - x[:, 1]).max() > 0.1
 
 
 def test_rotate_works_in_float32_and_returns_the_dtype_given():
@@ -61,29 +61,29 @@ def test_only_rotary_turns_anything(option):
     assert rotate(x, None) is x
 
 
-def by_hand(x, positions, turned, interleaved, angle, amplitude=1.0):
+def by_hand(x, positions, rotated, interleaved, angle, amplitude=1.0):
     """Rotates every pair as a complex number; `angle` gives the angle of pair i for one token."""
     out = x.astype(np.float64)
     for b, t, n in np.ndindex(x.shape[:3]):
-        for i in range(turned // 2):
-            one, other = (2 * i, 2 * i + 1) if interleaved else (i, i + turned // 2)
-            turn = amplitude * complex(math.cos(positions[b, t] * angle(i)), math.sin(positions[b, t] * angle(i)))
-            pair = complex(x[b, t, n, one], x[b, t, n, other]) * turn
+        for i in range(rotated // 2):
+            one, other = (2 * i, 2 * i + 1) if interleaved else (i, i + rotated // 2)
+            rotation = amplitude * complex(math.cos(positions[b, t] * angle(i)), math.sin(positions[b, t] * angle(i)))
+            pair = complex(x[b, t, n, one], x[b, t, n, other]) * rotation
             out[b, t, n, one], out[b, t, n, other] = pair.real, pair.imag
     return out
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
-@pytest.mark.parametrize(("fraction", "turned"), [(1.0, 8), (0.75, 6), (0.5, 4), (0.25, 2)])
-def test_a_fraction_turns_in_either_pairing(fraction, turned, interleaved):
+@pytest.mark.parametrize(("fraction", "rotated"), [(1.0, 8), (0.75, 6), (0.5, 4), (0.25, 2)])
+def test_a_fraction_rotates_in_either_pairing(fraction, rotated, interleaved):
     positions = np.array([[0, 1, 7], [4, 40, 0]])
     x = np.random.default_rng(4).normal(size=(2, 3, 2, 8)).astype(np.float32)
     option = Rotary(theta=100.0, fraction=fraction, interleaved=interleaved)
-    assert option.turned(8) == turned
+    assert option.rotated_dims(8) == rotated
     got = rotate(x, rotary_table(option, positions, 8))
-    expected = by_hand(x, positions, turned, interleaved, lambda i: 100.0 ** (-2 * i / turned))
+    expected = by_hand(x, positions, rotated, interleaved, lambda i: 100.0 ** (-2 * i / rotated))
     np.testing.assert_allclose(got, expected, atol=2e-5)
-    np.testing.assert_array_equal(got[..., turned:], x[..., turned:])
+    np.testing.assert_array_equal(got[..., rotated:], x[..., rotated:])
 
 
 def test_a_fixed_order_of_dimensions_makes_one_pairing_of_the_other():
@@ -101,7 +101,7 @@ def test_the_amplitude_is_on_the_dimensions_that_turn_and_on_no_others():
     x = np.random.default_rng(6).normal(size=(2, 3, 2, 8)).astype(np.float32)
     scaling = YaRN(factor=4.0, original_length=10**9, beta_fast=2.0, attention_factor=1.7)
     got = rotate(x, rotary_table(Rotary(theta=50.0, fraction=0.5, scaling=scaling), positions, 8))
-    # In such a long sequence both pairs make many full turns, so that neither frequency is divided.
+    # In such a long sequence both pairs make many full rotations, so that neither frequency is divided.
     np.testing.assert_allclose(got, by_hand(x, positions, 4, False, lambda i: 50.0 ** (-i / 2), 1.7), atol=2e-5)
 
 

@@ -66,8 +66,8 @@ def test_the_length_is_known_only_when_the_program_runs():
 def yarn(option, theta, size):
     """Section 3.2 pair by pair, with the ends of the ramp as in the paper's code."""
 
-    def pair(turns):
-        return size * math.log(option.original_length / (turns * 2 * math.pi)) / (2 * math.log(theta))
+    def pair(rotations):
+        return size * math.log(option.original_length / (rotations * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = pair(option.beta_fast), pair(option.beta_slow)
     if option.truncate:

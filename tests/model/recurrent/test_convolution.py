@@ -16,9 +16,9 @@ def by_hand(x, first):
 
 
 def test_it_looks_back():
-    y, tail = convolve(X, FILTER, Context(index_BT=None), None)
+    y, conv_state = convolve(X, FILTER, Context(index_BT=None), None)
     np.testing.assert_allclose(y, [by_hand(x, [0] * 7) for x in X], rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(tail, X[:, 4:].swapaxes(1, 2))
+    np.testing.assert_array_equal(conv_state, X[:, 4:].swapaxes(1, 2))
 
 
 def test_documents_do_not_meet():
@@ -30,19 +30,19 @@ def test_documents_do_not_meet():
 
 @pytest.mark.parametrize("sizes", [(1,) * 7, (3, 4), (2, 1, 4)], ids=str)
 def test_a_tail_goes_on(sizes):
-    tail, parts, begin = jnp.zeros((2, 3, 3, 2)), [], 0
+    conv_state, parts, begin = jnp.zeros((2, 3, 3, 2)), [], 0
     for size in sizes:
-        y, tail = convolve(X[:, begin : begin + size], FILTER, Context(index_BT=None), tail)
+        y, conv_state = convolve(X[:, begin : begin + size], FILTER, Context(index_BT=None), conv_state)
         parts.append(y)
         begin += size
     whole, last = convolve(X, FILTER, Context(index_BT=None), None)
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(tail, last)
+    np.testing.assert_array_equal(conv_state, last)
 
 
 def test_a_tail_ends_with_the_last_real_token():
     before = jnp.asarray(RNG.standard_normal((2, 3, 3, 2)), jnp.float32)
     real = jnp.arange(7) < np.array([[1], [5]])
-    _, tail = convolve(X, FILTER, Context(index_BT=None, real_BT=real), before)
-    np.testing.assert_array_equal(tail[0], jnp.concatenate([before[0][:, 1:], X[0, :1].swapaxes(0, 1)], axis=1))
-    np.testing.assert_array_equal(tail[1], X[1, 2:5].swapaxes(0, 1))
+    _, conv_state = convolve(X, FILTER, Context(index_BT=None, real_BT=real), before)
+    np.testing.assert_array_equal(conv_state[0], jnp.concatenate([before[0][:, 1:], X[0, :1].swapaxes(0, 1)], axis=1))
+    np.testing.assert_array_equal(conv_state[1], X[1, 2:5].swapaxes(0, 1))

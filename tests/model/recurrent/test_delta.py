@@ -11,8 +11,8 @@ from model.norms import LayerNorm
 from model.options.tree import check
 from model.parameters.maker import FanIn, Normal
 from model.positions.absolute import NoPositions
-from model.recurrent.delta import DeltaHeads, GatedDelta, delta_rule, inverse
-from model.recurrent.memory import chunked, decays, unchunked
+from model.recurrent.delta import GatedDelta, GatedDeltaMixer, delta_rule, inverse_unit_lower
+from model.recurrent.memory import chunk_decays, merge_chunks, split_chunks
 from model.transformer import abstract_params, init, logical_axes
 
 
@@ -80,13 +80,15 @@ PLAIN = GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None,
     ids=range(4),
 )
 def test_layer(maker, against_loop, option):
-    against_loop(DeltaHeads(option, 8, "float32", maker(Normal())), by_hand(option))
+    against_loop(GatedDeltaMixer(option, 8, "float32", maker(Normal())), by_hand(option))
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
 def test_inverse(size):
-    below = np.tril(np.random.default_rng(0).standard_normal((3, size, size)), -1).astype(np.float32)
-    np.testing.assert_allclose(inverse(below), np.linalg.inv(np.eye(size) + below.astype(float)), rtol=1e-4, atol=1e-5)
+    lower = np.tril(np.random.default_rng(0).standard_normal((3, size, size)), -1).astype(np.float32)
+    np.testing.assert_allclose(
+        inverse_unit_lower(lower), np.linalg.inv(np.eye(size) + lower.astype(float)), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("size", [7, 64])
@@ -98,10 +100,10 @@ def test_chunks_equal_the_recurrence_where_keys_are_alike_and_memories_last_too(
     strength, log_decay = rng.uniform(0, 1, (90, 2)), -rng.exponential(1.0, (90, 2)) * 10 ** rng.uniform(-2, 2, (90, 2))
     k[:, 1], strength[:, 1], log_decay[:, 1] = k[:1, 1], 0.999, 0
     expected = [recurrence(*(x[:, n] for x in (q, k, v, strength, np.exp(log_decay)))) for n in range(2)]
-    parts = [chunked(jnp.asarray(x, jnp.float32)[None], size) for x in (q, k, v, strength)]
-    decay = decays(jnp.asarray(log_decay, jnp.float32)[None], size, Context(index_BT=None))
+    parts = [split_chunks(jnp.asarray(x, jnp.float32)[None], size) for x in (q, k, v, strength)]
+    decay = chunk_decays(jnp.asarray(log_decay, jnp.float32)[None], size, Context(index_BT=None))
     _, y = jax.jit(delta_rule)(jnp.zeros((1, 2, 6, 4)), *parts, decay)
-    np.testing.assert_allclose(unchunked(y, 90)[0], np.stack(expected, 1), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(merge_chunks(y, 90)[0], np.stack(expected, 1), rtol=1e-4, atol=1e-5)
 
 
 def test_axes(small):

@@ -3,7 +3,7 @@ import pytest
 
 from model.parameters.maker import Normal
 from model.positions.absolute import NoPositions
-from model.recurrent.gru import GRU, GatedRecurrentUnits
+from model.recurrent.gru import GRU, GRUMixer
 from model.transformer import abstract_params, logical_axes
 
 
@@ -29,7 +29,7 @@ def by_hand(w, x):
 
 @pytest.mark.parametrize("option", [GRU(), GRU(num_heads=2, head_dim=3, reset="before")], ids=repr)
 def test_layer(maker, against_loop, option):
-    against_loop(GatedRecurrentUnits(option, 8, "float32", maker(Normal())), by_hand)
+    against_loop(GRUMixer(option, 8, "float32", maker(Normal())), by_hand)
 
 
 def test_axes(small):

@@ -3,12 +3,12 @@ import pytest
 
 from model.parameters.maker import Normal
 from model.positions.absolute import NoPositions
-from model.recurrent.linear import LinearAttention, LinearAttentionHeads, features
+from model.recurrent.linear import LinearAttention, LinearAttentionMixer, features
 from model.transformer import abstract_params, logical_axes
 
 
 def build(maker, option, width=8):
-    return LinearAttentionHeads(option, width, "float32", maker(Normal()))
+    return LinearAttentionMixer(option, width, "float32", maker(Normal()))
 
 
 def by_hand(w, x):

@@ -3,7 +3,7 @@ import pytest
 
 from model.parameters.maker import Normal
 from model.positions.absolute import NoPositions
-from model.recurrent.lstm import LSTM, LongShortTermMemory
+from model.recurrent.lstm import LSTM, LSTMMixer
 from model.transformer import abstract_params, logical_axes
 
 
@@ -28,7 +28,7 @@ def by_hand(w, x):
     "option", [LSTM(), LSTM(num_heads=2, head_dim=3), LSTM(num_heads=4, forget_bias=None)], ids=repr
 )
 def test_layer(maker, against_loop, option):
-    against_loop(LongShortTermMemory(option, 8, "float32", maker(Normal())), by_hand)
+    against_loop(LSTMMixer(option, 8, "float32", maker(Normal())), by_hand)
 
 
 def test_axes_and_where_biases_start(small, maker):
@@ -42,7 +42,7 @@ def test_axes_and_where_biases_start(small, maker):
         "forget_bias": (("layer", "heads", "head_dim"), (2, 2, 3)),
         "output": (("layer", "heads", "head_dim", "embed"), (2, 2, 3, 16)),
     }
-    fresh = LongShortTermMemory(option, 16, "float32", maker(Normal()))
+    fresh = LSTMMixer(option, 16, "float32", maker(Normal()))
     assert (fresh.forget_bias[...] == 2.5).all()
     assert not fresh.bias[...].any()
 

@@ -22,7 +22,7 @@ from model.recurrent.delta import GatedDelta
 from model.recurrent.gru import GRU
 from model.recurrent.linear import LinearAttention
 from model.recurrent.lstm import LSTM
-from model.recurrent.memory import chunked, decays, token_by_token, unchunked
+from model.recurrent.memory import chunk_decays, merge_chunks, scan_tokens, split_chunks
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Untied
@@ -47,35 +47,35 @@ def model(request, small, drawn):
 
 def test_chunks():
     x = np.arange(2 * 5 * 3).reshape(2, 5, 3)
-    parts = chunked(x, 2)
+    parts = split_chunks(x, 2)
     assert parts.shape == (3, 2, 3, 2)
     np.testing.assert_array_equal(parts[1, 0, 2], x[0, 2:4, 2])
     np.testing.assert_array_equal(parts[2, 1, 0], [x[1, 4, 0], 0])
     wide = np.arange(2 * 5 * 3 * 4).reshape(2, 5, 3, 4)
-    np.testing.assert_array_equal(unchunked(chunked(wide, 2), 5), wide)
+    np.testing.assert_array_equal(merge_chunks(split_chunks(wide, 2), 5), wide)
 
 
 def test_decays_are_products_of_those_between_within_a_document():
     a = np.array([0.5, 0.25, 0.1, 0.8, 0.9, 0.7])
     document = np.array([[0, 0, 0, 0, 1, 1]])
-    given = decays(
+    decay = chunk_decays(
         jnp.log(jnp.asarray(a))[None, :, None], 3, Context(index_BT=None, segment_ids_BT=jnp.asarray(document))
     )
     between = [[[1, 0, 0], [0.25, 1, 0], [0.025, 0.1, 1]], [[1, 0, 0], [0, 1, 0], [0, 0.7, 1]]]
-    np.testing.assert_allclose(given.between_ZBNCS[:, 0, 0], between, rtol=1e-6)
-    np.testing.assert_allclose(given.since_ZBNC[:, 0, 0], [[0.5, 0.125, 0.0125], [0.8, 0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(given.until_ZBNC[:, 0, 0], [[0.025, 0.1, 1], [0, 0.7, 1]], rtol=1e-6)
-    np.testing.assert_allclose(given.whole_ZBN[:, 0, 0], [0.0125, 0], rtol=1e-6)
+    np.testing.assert_allclose(decay.pairwise_ZBNCS[:, 0, 0], between, rtol=1e-6)
+    np.testing.assert_allclose(decay.from_start_ZBNC[:, 0, 0], [[0.5, 0.125, 0.0125], [0.8, 0, 0]], rtol=1e-6)
+    np.testing.assert_allclose(decay.to_end_ZBNC[:, 0, 0], [[0.025, 0.1, 1], [0, 0.7, 1]], rtol=1e-6)
+    np.testing.assert_allclose(decay.total_ZBN[:, 0, 0], [0.0125, 0], rtol=1e-6)
 
 
-def test_token_by_token_forgets_at_documents_and_passes_by_what_is_not_real():
+def test_scan_tokens_forgets_at_documents_and_skips_padding():
     add = lambda state, x: (state + x, state + x)  # noqa: E731
     x = jnp.asarray([[1.0, 2, 4, 8], [1, 2, 4, 8]])
     documents = Context(index_BT=None, segment_ids_BT=jnp.asarray([[0, 0, 1, 1], [0, 0, 0, 0]]))
-    state, sums = token_by_token(add, jnp.asarray([10.0, 20]), x, documents)
+    state, sums = scan_tokens(add, jnp.asarray([10.0, 20]), x, documents)
     np.testing.assert_array_equal(sums, [[11, 13, 4, 12], [21, 23, 27, 35]])
     padded = Context(index_BT=None, real_BT=jnp.asarray([[True, False, False, False], [True, True, True, False]]))
-    state, sums = token_by_token(add, jnp.asarray([10.0, 20]), x, padded)
+    state, sums = scan_tokens(add, jnp.asarray([10.0, 20]), x, padded)
     np.testing.assert_array_equal(state, [11, 27])
 
 
@@ -133,7 +133,7 @@ def test_the_state_has_one_size_and_stays_float32(model, run, tokens, recording)
     shapes = lambda cache: jax.tree.map(lambda x: (x.shape, str(x.dtype)), cache)  # noqa: E731
     assert shapes(short) == shapes(long)
     assert {x.dtype for x in jax.tree.leaves(long)} == {jnp.dtype("float32")}
-    long["0"].placed(recording)
+    long["0"].sharded(recording)
     assert recording.placed
     assert all(axes[:2] == ("batch", "heads") for axes, _ in recording.placed)
 

@@ -13,7 +13,7 @@ from model.norms import LayerNorm
 from model.options.tree import check
 from model.parameters.maker import FanIn, Normal
 from model.positions.absolute import NoPositions
-from model.recurrent.state_space import StateSpace, StateSpaceHeads
+from model.recurrent.state_space import StateSpace, StateSpaceMixer
 from model.stack import empty_caches
 from model.transformer import abstract_params, forward, init, logical_axes
 
@@ -63,14 +63,14 @@ OPTIONS = [
 
 @pytest.mark.parametrize("option", OPTIONS, ids=range(3))
 def test_layer(maker, against_loop, option):
-    against_loop(StateSpaceHeads(option, 8, "float32", maker(Normal())), by_hand(option))
+    against_loop(StateSpaceMixer(option, 8, "float32", maker(Normal())), by_hand(option))
 
 
 @pytest.mark.parametrize("size", [1, 7, 64])
 def test_chunks_equal_the_recurrence(maker, size):
     """They agree to 1e-5 of the largest output over 90 tokens, with decays and steps as initialised."""
     option = StateSpace(num_heads=4, num_groups=2, head_dim=4, state_dim=8, chunk=size)
-    graph, state = nnx.split(StateSpaceHeads(option, 8, "float32", maker(FanIn())))
+    graph, state = nnx.split(StateSpaceMixer(option, 8, "float32", maker(FanIn())))
     params = nnx.to_pure_dict(state)
     x = np.random.default_rng(0).standard_normal((1, 90, 8)).astype(np.float32)
     layer = jax.jit(lambda p, x: nnx.merge(graph, p)(x, Context(index_BT=None), None)[0])
@@ -81,7 +81,7 @@ def test_chunks_equal_the_recurrence(maker, size):
 def test_parameters_start_as_in_the_authors_code(maker):
     """A uniform from 1 to 16, the step log-uniform from 0.001 to 0.1, D 1; a norm with 1e-5 (mamba2.py)."""
     option = StateSpace(num_heads=4000, head_dim=1, state_dim=1)
-    drawn = nnx.to_pure_dict(nnx.split(StateSpaceHeads(option, 8, "float32", maker(Normal())))[1])
+    drawn = nnx.to_pure_dict(nnx.split(StateSpaceMixer(option, 8, "float32", maker(Normal())))[1])
     rates, steps = np.sort(np.exp(drawn["decay_rate"])), np.sort(np.log(np.log1p(np.exp(drawn["decay_bias"]))))
     even = (np.arange(4000) + 0.5) / 4000
     np.testing.assert_allclose(rates, 1 + 15 * even, atol=0.5)

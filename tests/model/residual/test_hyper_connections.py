@@ -27,13 +27,13 @@ DYNAMIC = HyperConnections(streams=3, dynamic=Dynamic(scale=0.5))
 def by_hand(p, streams, sublayer, name, norm):
     """Equation 2 for one token: H (n, D) to H'; p holds the weights of all sublayers."""
     read, passed, write = (p[f"{name}_{part}"].copy() for part in ("read", "pass", "write"))
-    if f"{name}_follow" in p:
-        scale = p[f"{name}_follow_norm"]["scale"]
+    if f"{name}_dynamic" in p:
+        scale = p[f"{name}_dynamic_norm"]["scale"]
         for k, h in enumerate(streams):
-            moves = np.tanh((h / np.sqrt((h * h).mean() + 1e-6) * scale) @ p[f"{name}_follow"])
-            read[k] += p[f"{name}_mix_scale"] * moves[0]
-            passed[k] += p[f"{name}_mix_scale"] * moves[1:-1]
-            write[k] += p[f"{name}_write_scale"] * moves[-1]
+            updates = np.tanh((h / np.sqrt((h * h).mean() + 1e-6) * scale) @ p[f"{name}_dynamic"])
+            read[k] += p[f"{name}_mix_scale"] * updates[0]
+            passed[k] += p[f"{name}_mix_scale"] * updates[1:-1]
+            write[k] += p[f"{name}_write_scale"] * updates[-1]
     y = sublayer(norm(sum(weight * h for weight, h in zip(read, streams, strict=True))))
     n = len(streams)
     return np.stack([sum(passed[j, k] * streams[j] for j in range(n)) + write[k] * y for k in range(n)])
@@ -47,9 +47,9 @@ def test_layer(small, stood_in, residual):
         if hasattr(part, "get_metadata"):
             part[...] = p[name] = rng.normal(size=part.shape).astype(np.float32)
     for name in ("mixer", "ffn") if residual.dynamic else ():
-        scale = getattr(block.residual, f"{name}_follow_norm").scale
+        scale = getattr(block.residual, f"{name}_dynamic_norm").scale
         scale[...] = rng.normal(size=16).astype(np.float32)
-        p[f"{name}_follow_norm"] = {"scale": np.asarray(scale[...], np.float64)}
+        p[f"{name}_dynamic_norm"] = {"scale": np.asarray(scale[...], np.float64)}
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
     stream = rng.normal(size=(2, 5, 3, 16)).astype(np.float32)
     got, _ = jax.jit(lambda x: block(x, Context(index_BT=None), None))(stream)
@@ -76,28 +76,35 @@ def test_weights_start_as_the_paper_says(small, dynamic):
     np.testing.assert_array_equal(p["ffn_read"], eye[[1, 0, 2, 1]])
     np.testing.assert_array_equal(p["ffn_pass"], np.stack([eye] * 4))
     np.testing.assert_array_equal(p["ffn_write"], np.ones((4, 3)))
-    assert ("ffn_follow" in p) == (dynamic is not None)
+    assert ("ffn_dynamic" in p) == (dynamic is not None)
     if dynamic:
-        assert not p["ffn_follow"].any()
+        assert not p["ffn_dynamic"].any()
         np.testing.assert_array_equal(p["ffn_mix_scale"], np.full(4, np.float32(0.01)))
 
 
 def by_the_appendix(p, streams, sublayer, name, norm):
     """Appendix J for one token: A_m beside A_r in one matrix (n, n + 1), which is transposed and multiplied."""
     alpha = np.concatenate([p[f"{name}_read"][:, None], p[f"{name}_pass"]], axis=1)
-    beta, follow = p[f"{name}_write"], p[f"{name}_follow"]
-    normed = streams / np.sqrt((streams**2).mean(-1, keepdims=True) + 1e-6) * p[f"{name}_follow_norm"]["scale"]
-    alpha = alpha + p[f"{name}_mix_scale"] * np.tanh(normed @ follow[:, :-1])
-    beta = beta + p[f"{name}_write_scale"] * np.tanh(normed @ follow[:, -1])
+    beta, dynamic = p[f"{name}_write"], p[f"{name}_dynamic"]
+    normed = streams / np.sqrt((streams**2).mean(-1, keepdims=True) + 1e-6) * p[f"{name}_dynamic_norm"]["scale"]
+    alpha = alpha + p[f"{name}_mix_scale"] * np.tanh(normed @ dynamic[:, :-1])
+    beta = beta + p[f"{name}_write_scale"] * np.tanh(normed @ dynamic[:, -1])
     mixed = alpha.T @ streams
     return np.outer(beta, sublayer(norm(mixed[0]))) + mixed[1:]
 
 
 def test_the_equations_are_the_algorithm_of_the_appendix():
     rng, n, width = np.random.default_rng(0), 3, 16
-    shapes = {"read": (n,), "pass": (n, n), "write": (n,), "follow": (width, n + 2), "mix_scale": (), "write_scale": ()}
+    shapes = {
+        "read": (n,),
+        "pass": (n, n),
+        "write": (n,),
+        "dynamic": (width, n + 2),
+        "mix_scale": (),
+        "write_scale": (),
+    }
     p = {f"ffn_{name}": rng.normal(size=shape) for name, shape in shapes.items()}
-    p["ffn_follow_norm"] = {"scale": rng.normal(size=width)}
+    p["ffn_dynamic_norm"] = {"scale": rng.normal(size=width)}
     streams = rng.normal(size=(n, width))
     ways = [way(p, streams, np.cos, "ffn", lambda h: 3 * h - 1) for way in (by_hand, by_the_appendix)]
     np.testing.assert_allclose(*ways, rtol=1e-12)
@@ -106,13 +113,13 @@ def test_the_equations_are_the_algorithm_of_the_appendix():
 def test_weight_decay_takes_the_dynamic_part_and_spares_the_static_one(small):
     of_layer = specs(small(residual=HyperConnections()))["blocks"]["residual"]
     decayed = {name for name, spec in of_layer.items() if "norm" not in name and spec.traits.weight_decay}
-    assert decayed == {f"{i}_{part}" for i in ("mixer", "ffn") for part in ("follow", "mix_scale", "write_scale")}
+    assert decayed == {f"{i}_{part}" for i in ("mixer", "ffn") for part in ("dynamic", "mix_scale", "write_scale")}
     assert {name.partition("_")[2] for name in of_layer.keys() - decayed} == {
         "read",
         "pass",
         "write",
         "norm",
-        "follow_norm",
+        "dynamic_norm",
     }
 
 

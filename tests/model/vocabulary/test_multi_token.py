@@ -12,7 +12,7 @@ import pytest
 from model.attention.grouped_query import GroupedQuery
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.feedforward.experts import Experts
-from model.feedforward.loads import move_load_biases, utilisation
+from model.feedforward.loads import load_statistics, update_load_biases
 from model.feedforward.mlp import Gated
 from model.layers import Except
 from model.output import OutputWithLogits
@@ -185,9 +185,9 @@ def test_experts_of_modules_are_balanced_with_the_others(small, drawn, tokens):
     for k in (1, 2):
         labels = ((segment_ids[:, k:] == segment_ids[:, :-k]) * counted[:, k:]).sum()
         assert load[k - 1].sum() == 2 * labels == 2 * output.measurements["multi_token"]["tokens"][k - 1]
-    moved = move_load_biases(config, params, output.measurements)
+    moved = update_load_biases(config, params, output.measurements)
     expected = params["multi_token"]["block"]["ffn"]["load_bias"] + 0.5 * np.sign(load.mean(1, keepdims=True) - load)
     np.testing.assert_allclose(moved["multi_token"]["block"]["ffn"]["load_bias"], expected)
     assert np.any(moved["blocks"]["ffn"]["load_bias"] != params["blocks"]["ffn"]["load_bias"])
     busiest = load.max() / load.sum(1)[load.max(1).argmax()] * 4
-    assert float(utilisation(output.measurements)["expert_load_max"]) >= busiest - 1e-5
+    assert float(load_statistics(output.measurements)["expert_load_max"]) >= busiest - 1e-5

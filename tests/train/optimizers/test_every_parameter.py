@@ -92,7 +92,7 @@ def between_layers():
         num_layers=2,
         mixer=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
         ffn=MLP(width=12),
-        position=RelativeBias(buckets=4, distance=6),
+        position=RelativeBias(buckets=4, max_distance=6),
         residual=HyperConnections(streams=3),
         layer_scale=0.1,
         **SIZES,
@@ -253,8 +253,8 @@ blocks.mixer.value                      value decayed [embed -> kv_heads head_di
 blocks.mixer.value_residual.weights     mixing
 blocks.ffn.down                             residual decayed [ffn -> embed]
 blocks.ffn.up                               value decayed [embed -> ffn]
-blocks.residual.mixer_follow            dynamic_mixing decayed
-blocks.residual.mixer_follow_norm.scale scale
+blocks.residual.mixer_dynamic           dynamic_mixing decayed
+blocks.residual.mixer_dynamic_norm.scale scale
 blocks.residual.mixer_gain              gain
 blocks.residual.mixer_mix_scale         dynamic_mixing decayed
 blocks.residual.mixer_norm.scale        scale
@@ -262,8 +262,8 @@ blocks.residual.mixer_pass              mixing
 blocks.residual.mixer_read              mixing
 blocks.residual.mixer_write             mixing
 blocks.residual.mixer_write_scale       dynamic_mixing decayed
-blocks.residual.ffn_follow                  dynamic_mixing decayed
-blocks.residual.ffn_follow_norm.scale       scale
+blocks.residual.ffn_dynamic                 dynamic_mixing decayed
+blocks.residual.ffn_dynamic_norm.scale      scale
 blocks.residual.ffn_gain                    gain
 blocks.residual.ffn_mix_scale               dynamic_mixing decayed
 blocks.residual.ffn_norm.scale              scale

@@ -189,12 +189,12 @@ LONG = 256  # positions, in four blocks or tiles where they are on one device
 def test_queries_that_are_split_stay_where_they_are(kernel, pattern):
     """Keys and values are gathered, and their gradients reduced, tile by tile. Neither queries nor outputs are sent."""
     queries, keys = ("batch", "query_sequence", "heads", "head_dim"), ("batch", "key_sequence", "kv_heads", "head_dim")
-    seen, rng = causal(Coordinates(LONG)).within(pattern), np.random.default_rng(0)
+    seen, rng = causal(Coordinates(LONG)).with_pattern(pattern), np.random.default_rng(0)
 
     def attended(q, k, v, layout):
         k, v = (layout.constrain(x, keys) for x in (k, v))
         ways = layout.ways("query_sequence")
-        y = attend(q, k, v, seen, Scoring(1.0), query_ways=ways, kernels=(kernel,))
+        y = attend(q, k, v, seen, Scoring(1.0), query_shards=ways, kernels=(kernel,))
         return layout.constrain(y, queries)
 
     def gradient(layout):
