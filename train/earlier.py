@@ -6,7 +6,8 @@ its sublayers, not under `residual`, and in `Except` None meant "same". The shar
 parameters and activations. The z-loss was an option of training, not of the objective.
 
 Every mixer was called `attention` (format 2 of checkpoints), recurrent mixers too: the field, its parameters, those of
-the residual stream around it, and two taps. `init_from` was called `start_from`.
+the residual stream around it, and two taps. `init_from` was called `start_from`. `HeldOutDocuments` was called
+`WholeFiles`, in the settings of datasets too, and `Concatenate.random_offset` was called `shift`.
 """
 
 import re
@@ -22,7 +23,10 @@ MOVED = {
     "Except.attention": "mixer",
     "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
+    "Concatenate.shift": "data.packing.random_offset",
 }
+# Earlier names of option classes, and their names now.
+RENAMED_CLASSES = {"WholeFiles": "HeldOutDocuments"}
 # The parameters of a layer that are under `residual` now and were beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
 _OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
@@ -69,9 +73,28 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         current["training"] = _renamed(training, {"start_from": "init_from"})
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
         current = _of_mixers(current)
+    if isinstance(stored.get("data"), Mapping):
+        current["data"] = _current_data(stored["data"])
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current
+
+
+def _current_data(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON of a Data option with today's classes and fields."""
+    current = dict(stored)
+    if "validation" in stored:
+        current["validation"] = current_class(stored["validation"])
+    if "packing" in stored:
+        current["packing"] = _renamed(stored["packing"], {"shift": "random_offset"})
+    return current
+
+
+def current_class(option: Any) -> Any:
+    """The JSON of an option with today's name of its class."""
+    if not isinstance(option, Mapping) or option.get("type") not in RENAMED_CLASSES:
+        return option
+    return {**option, "type": RENAMED_CLASSES[option["type"]]}
 
 
 def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:

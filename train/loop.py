@@ -46,7 +46,7 @@ from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
 
 _HOLD_OUT = (
-    "prepare the text with data.validation=WholeFiles(), Tail(fraction=0.1) where it is one file, or "
+    "prepare the text with data.validation=HeldOutDocuments(), Tail(fraction=0.1) where it is one file, or "
     "SeparateText(path=...)"
 )
 

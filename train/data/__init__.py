@@ -12,6 +12,7 @@ from train.data.config import (
     Characters,
     Concatenate,
     Data,
+    HeldOutDocuments,
     HuggingFace,
     SentencePiece,
     SentencePieceFile,
@@ -19,7 +20,6 @@ from train.data.config import (
     Source,
     Tail,
     TokenizerOf,
-    WholeFiles,
 )
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter, TerminalReporter
@@ -35,6 +35,7 @@ __all__ = [
     "Data",
     "Dataset",
     "EvaluationBatches",
+    "HeldOutDocuments",
     "HuggingFace",
     "Reporter",
     "SentencePiece",
@@ -48,7 +49,6 @@ __all__ = [
     "TerminalReporter",
     "Tokenizer",
     "TokenizerOf",
-    "WholeFiles",
     "is_dataset",
     "load_tokenizer",
     "make_tokenizer",

@@ -74,10 +74,10 @@ class SplitEvaluation:
         if not self._covered.tokens:
             few = limit.max_batches
             part = "" if few is None else f" in the first {few} batches ({limit.option}.max_batches)"
-            mend = "hold out more text: data.validation=WholeFiles(), Tail(fraction=0.1) or SeparateText(path=...)"
+            fix = "hold out more text: data.validation=HeldOutDocuments(), Tail(fraction=0.1) or SeparateText(path=...)"
             if limit.option != "evaluation":
-                mend = "give a longer text or more batches"
-            raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {mend}")
+                fix = "give a longer text or more batches"
+            raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {fix}")
         self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
     def __call__(self, state: TrainState) -> dict[str, float]:

@@ -156,7 +156,7 @@ def open_index(
             return concatenate(lengths, option, seed)
         return best_fit(lengths, sequence_length)
 
-    # The cuts of a concatenation are computed, not stored: one index serves every length, shifted or not.
+    # The cuts of a concatenation are computed, not stored: one index serves every length and every offset.
     if isinstance(option, config.Concatenate):
         key = ["Concatenate", option.order, seed if option.order == "shuffled" else None]
     else:

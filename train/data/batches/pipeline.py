@@ -44,8 +44,8 @@ class Batches:
         self.split = split
         self._sources = _open_sources(self.dataset, data, split)
         self._order = row_order(self.rows_per_epoch, _weights(self.dataset, data), data.seed, split)
-        shifts = isinstance(data.packing, Concatenate) and data.packing.shift
-        self._cuts = data.sequence_length if shifts else 1
+        moves = isinstance(data.packing, Concatenate) and data.packing.random_offset
+        self._num_offsets = data.sequence_length if moves else 1
         self._offset = functools.lru_cache(maxsize=64)(self._offset_of_epoch)
 
     @property
@@ -83,7 +83,7 @@ class Batches:
         return found
 
     def _offset_of_epoch(self, source: int, epoch: int) -> int:
-        return stable_hash(self.data.seed, self.split, source, epoch) % self._cuts
+        return stable_hash(self.data.seed, self.split, source, epoch) % self._num_offsets
 
     def _pieces(self, n: int, row: int) -> tuple[int, list[Piece]]:
         source, packed_row, offset = self._locate(n, row)
@@ -114,7 +114,7 @@ class EvaluationBatches:
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self.batch_size = batch_size or data.batch_size
         self._rows = range(self.batch_size) if rows is None else rows
-        self._data = dataclasses.replace(data, packing=Concatenate(order="files", shift=False))
+        self._data = dataclasses.replace(data, packing=Concatenate(order="files", random_offset=False))
         self._sources = _open_sources(self.dataset, self._data, split)
         self._firsts = np.cumsum([0] + [source.index.num_rows for source in self._sources])
         whole = -(-int(self._firsts[-1]) // self.batch_size)
@@ -177,8 +177,8 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
             raise UserError(
                 f"the split {split!r} of {part.folder} has no token to predict: {part.num_documents:,} document(s), "
                 f"{part.num_tokens:,} token(s){why}; give longer documents, hold out another share of them "
-                "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
-                "that has one, such as Bytes()"
+                "(data.validation=Tail(fraction=0.1), HeldOutDocuments() or SeparateText(path=...)), or take a "
+                "tokenizer that has one, such as Bytes()"
             )
         index = open_index(part.local, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
         length = data.sequence_length

@@ -121,7 +121,7 @@ class _Preparation:
 
     def _hold_out(self, path: AnyPath, units: Units) -> split.Held | None:
         option = self.data.validation
-        if not isinstance(option, config.WholeFiles) or option.similarity is None:
+        if not isinstance(option, config.HeldOutDocuments) or option.similarity is None:
             return None
         total = sum(unit.bytes for unit in units)
         splitter = split.Splitter(option, total)
@@ -174,7 +174,7 @@ class _Preparation:
 
     def _tokenize(self, tokenizer: Tokenizer, folder: pathlib.Path, units: Units, held: split.Held | None) -> None:
         option = self.data.validation
-        drops = isinstance(option, config.WholeFiles) and not option.keep_generated
+        drops = isinstance(option, config.HeldOutDocuments) and not option.keep_generated
         # A group whose split is None is split document by document.
         apart = isinstance(option, config.SeparateText)
         groups: list[tuple[str | None, Units]] = [("train" if apart else None, group) for group in grouped(units)]

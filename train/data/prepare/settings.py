@@ -12,6 +12,7 @@ from model.options.json import to_json
 from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
 from train.data.shards import dataset
 from train.data.text import sources
+from train.earlier import current_class
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath, path_of
 
@@ -40,7 +41,7 @@ def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> 
         table = next((unit.path for unit in units or () if unit.format != "text"), None)
         if isinstance(data.validation, Tail) and table is not None:
             raise UserError(
-                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use WholeFiles()"
+                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use HeldOutDocuments()"
             )
         listed.append(units)
     return listed
@@ -83,7 +84,7 @@ def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> Non
             raise UserError(f"{folder} holds other files ({', '.join(others[:3])}); expected a new or an empty folder")
         write_json(folder / FILE, settings)
         return
-    before = read_json(folder / FILE, form=FORM)
+    before = read_settings(folder)
     lines = [
         line
         for name in ("format", "tokenizer", "validation")
@@ -112,6 +113,12 @@ def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> Non
         raise UserError("\n  ".join([f"{folder} was made with other settings, or from other text:", *lines, mend]))
 
 
+def read_settings(folder: AnyPath) -> dict[str, Any]:
+    """The settings of a folder, with today's names of options."""
+    settings = read_json(folder / FILE, form=FORM)
+    return settings | {"validation": current_class(settings.get("validation"))}
+
+
 def _clear(folder: pathlib.Path) -> None:
     """Removes the files that a failed preparation left in its folder."""
     for path in folder.iterdir():
@@ -123,7 +130,7 @@ def _clear(folder: pathlib.Path) -> None:
 
 def refuse_other_settings(data: Data, folder: AnyPath) -> None:
     """Refuses options that a finished dataset cannot follow, so that no option is silently ignored."""
-    made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
+    made = read_settings(folder) if (folder / FILE).is_file() else {}
     own = read_json(folder / dataset.DESCRIPTION)
     known = {
         "tokenizer": [made.get("tokenizer"), own.get("tokenizer")],

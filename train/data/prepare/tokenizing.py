@@ -33,7 +33,7 @@ def parts_of(
         parts = [("train", Document(document.name, document.text[:cut])), ("validation", tail)]
         return [(name, part) for name, part in parts if part.text]
     out = document.name in held if held is not None else False
-    if held is None and isinstance(option, config.WholeFiles):
+    if held is None and isinstance(option, config.HeldOutDocuments):
         out = by_hash(document.name, option)
     return [("validation" if out else "train", document)]
 

@@ -1,4 +1,4 @@
-"""Chooses the documents to hold out: whole files by a seeded hash, near-duplicates together, no tables."""
+"""Chooses the documents to hold out: whole documents by a seeded hash, near-duplicates together, no tables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from model.errors import UserError
-from train.data.config import Tail, Validation, WholeFiles
+from train.data.config import HeldOutDocuments, Tail, Validation
 from train.data.text.compression import compression_of
 from train.data.text.sources import Document
 from train.terminal.formatting import percent
@@ -41,14 +41,16 @@ class Held:
 
 def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
     """A warning where the share held out is less than half, or more than twice, the fraction asked for; else None."""
-    if not isinstance(option, WholeFiles | Tail) or not train_bytes + validation_bytes:
+    if not isinstance(option, HeldOutDocuments | Tail) or not train_bytes + validation_bytes:
         return None
     share = validation_bytes / (train_bytes + validation_bytes)
     if option.fraction / 2 <= share <= 2 * option.fraction:
         return None
     asked = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
-    whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
-    other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
+    if isinstance(option, HeldOutDocuments):
+        whole, other = "a document is held out whole or not at all", "Tail(fraction=...)"
+    else:
+        whole, other = "a text is cut once", "longer texts"
     return (
         f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
         f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
@@ -56,7 +58,7 @@ def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -
     )
 
 
-def by_hash(name: str, option: WholeFiles) -> bool:
+def by_hash(name: str, option: HeldOutDocuments) -> bool:
     """Whether a document is held out without comparing it to the others: its hash is below the fraction."""
     return _rank(name, option.seed) < option.fraction
 
@@ -92,7 +94,7 @@ def is_generated(name: str, text: str) -> bool:
 class Splitter:
     """Takes every document once, in the order of the source; then chooses the documents to hold out."""
 
-    def __init__(self, option: WholeFiles, total_bytes: int) -> None:
+    def __init__(self, option: HeldOutDocuments, total_bytes: int) -> None:
         self._option = option
         self._names: list[str] = []
         self._bytes: list[int] = []
@@ -139,9 +141,9 @@ class Splitter:
         free = [g for g in groups if not any(self._generated[i] for i in g)] or groups
         if len(groups) < 2:
             raise UserError(
-                f"data.validation: whole files cannot be held out of {len(self._names)} document(s) that are one text "
-                "or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name another "
-                "text with 'data.validation=SeparateText(path=...)'"
+                f"data.validation: whole documents cannot be held out of {len(self._names)} document(s) that are one "
+                "text or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name "
+                "another text with 'data.validation=SeparateText(path=...)'"
             )
         return min(free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 

@@ -75,7 +75,7 @@ def test_without_an_end(endless):
     stream = np.concatenate([part.tokens(d) for d in range(part.num_documents)])
     ends = np.cumsum([part.length(d) for d in range(part.num_documents)]) - 1
     for joined in (True, False):
-        option = change(data, packing=Concatenate(order="files", shift=False), cross_document_attention=joined)
+        option = change(data, packing=Concatenate(order="files", random_offset=False), cross_document_attention=joined)
         rows = list(EvaluationBatches(dataset, option, split="train"))
         tokens, targets, mask = (
             np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "weights")
@@ -177,7 +177,7 @@ def test_epochs_are_reshuffled_and_cut_elsewhere(dataset, data):
     offsets = [{offset for _, _, offset in e} for e in epochs]
     assert all(len(o) == 1 for o in offsets)
     assert offsets[0] != offsets[1]
-    still = Batches(dataset, change(data, batch_size=1, packing=Concatenate(shift=False)))
+    still = Batches(dataset, change(data, batch_size=1, packing=Concatenate(random_offset=False)))
     assert {still._locate(n, 0)[2] for n in range(2 * rows)} == {0}
 
 

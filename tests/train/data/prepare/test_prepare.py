@@ -14,11 +14,11 @@ from train.data import (
     Bytes,
     Characters,
     Data,
+    HeldOutDocuments,
     SentencePiece,
     SeparateText,
     Source,
     Tail,
-    WholeFiles,
     open_dataset,
     prepare,
 )
@@ -88,7 +88,7 @@ def test_killed_run_goes_on(data, corpus, tmp_path, small_shards):
     program = (
         "import sys; from train.data import *; m = sys.modules[prepare.__module__];"
         "m.SMALLEST_SHARD = 4000; m.BYTES_WORTH_A_PROCESS = 1;"
-        f"data = Data(path={str(corpus)!r}, tokenizer=Bytes(), validation=WholeFiles(fraction=0.1));"
+        f"data = Data(path={str(corpus)!r}, tokenizer=Bytes(), validation=HeldOutDocuments(fraction=0.1));"
         "prepare(data, sys.argv[1], workers=2)"
     )
     folder = tmp_path / "d"
@@ -135,7 +135,7 @@ def test_tokenizer_sees_neither_validation_nor_tables(tmp_path, monkeypatch):
     seen = []
     make = module.make_tokenizer
     monkeypatch.setattr(module, "make_tokenizer", lambda o, texts: make(o, (seen.append(t) or t for t in texts)))
-    data = Data(path=str(tmp_path), tokenizer=SentencePiece(vocab_size=300), validation=WholeFiles(fraction=0.3))
+    data = Data(path=str(tmp_path), tokenizer=SentencePiece(vocab_size=300), validation=HeldOutDocuments(fraction=0.3))
     dataset = open_dataset(prepare(data, tmp_path / ".d"))
     split = dataset.splits["validation"]
     held = {dataset.tokenizer.decode(split.tokens(d)) for d in range(split.num_documents)}
@@ -151,7 +151,7 @@ def test_generated_tables_can_be_left_out(tmp_path):
     data = Data(path=str(tmp_path), tokenizer=Bytes())
     names = []
     for keep in (True, False):
-        validation = WholeFiles(fraction=0.3, keep_generated=keep)
+        validation = HeldOutDocuments(fraction=0.3, keep_generated=keep)
         dataset = open_dataset(prepare(change(data, validation=validation), tmp_path / f".{keep}"))
         splits = dataset.splits.values()
         names.append({split.document_name(d) for split in splits for d in range(split.num_documents)})
@@ -204,7 +204,7 @@ def test_groups_keep_order_and_size():
 def test_an_uneven_split_of_few_documents_is_said(tmp_path, capsys):
     for k, size in enumerate((300, 200)):
         (tmp_path / f"{k}.txt").write_text(prose(k, size))
-    option = Data(path=str(tmp_path / "*.txt"), tokenizer=Bytes(), validation=WholeFiles(fraction=0.1))
+    option = Data(path=str(tmp_path / "*.txt"), tokenizer=Bytes(), validation=HeldOutDocuments(fraction=0.1))
     prepare(option, tmp_path / "d", TerminalReporter(), workers=1)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert len(said) == 1

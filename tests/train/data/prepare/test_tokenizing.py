@@ -4,7 +4,7 @@ import shutil
 import pytest
 
 from model.errors import UserError
-from train.data import Bytes, Data, Source, Tail, WholeFiles, open_dataset, prepare
+from train.data import Bytes, Data, HeldOutDocuments, Source, Tail, open_dataset, prepare
 from train.data.prepare.tokenizing import Tokenizing, finished_part, parts_of, remove_part, training_part
 from train.data.text.sources import Document, list_units
 from train.data.text.split import by_hash
@@ -31,8 +31,8 @@ def test_the_parts_of_a_document():
     document = Document("a.txt", "0123456789")
     cases = [
         (None, None, [("train", "a.txt", "0123456789")]),
-        (WholeFiles(), frozenset({"a.txt"}), [("validation", "a.txt", "0123456789")]),
-        (WholeFiles(), frozenset({"b.txt"}), [("train", "a.txt", "0123456789")]),
+        (HeldOutDocuments(), frozenset({"a.txt"}), [("validation", "a.txt", "0123456789")]),
+        (HeldOutDocuments(), frozenset({"b.txt"}), [("train", "a.txt", "0123456789")]),
         (
             Tail(fraction=0.2),
             None,
@@ -47,7 +47,7 @@ def test_the_parts_of_a_document():
 
 
 def test_without_a_comparison_the_hash_of_the_name_decides():
-    option = WholeFiles(fraction=0.5, similarity=None)
+    option = HeldOutDocuments(fraction=0.5, similarity=None)
     for k in range(20):
         ((name, _),) = parts_of(Document(f"{k}.txt", "text"), option, None)
         assert (name == "validation") == by_hash(f"{k}.txt", option)
