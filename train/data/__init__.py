@@ -5,7 +5,7 @@ used.
 """
 
 from train.data.batches.pipeline import Batches, EvaluationBatches
-from train.data.batches.rows import Stretch
+from train.data.batches.rows import DocumentSpan
 from train.data.config import (
     BestFit,
     Bytes,
@@ -34,6 +34,7 @@ __all__ = [
     "Concatenate",
     "Data",
     "Dataset",
+    "DocumentSpan",
     "EvaluationBatches",
     "HeldOutDocuments",
     "HuggingFace",
@@ -44,7 +45,6 @@ __all__ = [
     "Source",
     "Split",
     "StreamDecoder",
-    "Stretch",
     "Tail",
     "TerminalReporter",
     "Tokenizer",

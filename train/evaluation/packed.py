@@ -74,7 +74,7 @@ def rows(stretches: Iterable[Stretch], length: int, *, packed: bool, ahead: int)
 def _best_fit(stretches: Sequence[Stretch], length: int) -> Iterator[Row]:
     index = BestFitIndex(**best_fit(np.array([len(s.inputs) for s in stretches], np.int64), length))
     for row in range(index.num_rows):
-        yield [stretches[piece.document] for piece in index.pieces(row, 0)]
+        yield [stretches[piece.document] for piece in index.spans(row, 0)]
 
 
 def batch_of(some: Sequence[Row], size: int, length: int) -> dict[str, np.ndarray]:

@@ -61,17 +61,15 @@ def verify(folder: AnyPath) -> int:
 
 
 def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
-    """The stretches of documents in the batch of the update to step `step`, one line each."""
-    stretches = batches.documents(step - 1, rows, characters)
-    names = [visible(s.name) for s in stretches]
+    """The spans of documents in the batch of the update to step `step`, one line each."""
+    spans = batches.documents(step - 1, rows, characters)
+    names = [visible(span.name) for span in spans]
     wide = max(map(len, names), default=0)
     sources = len(batches.dataset.members) > 1
-    lines = [
-        f"step {step}: batch {step - 1}, {len(stretches)} stretches of {len({s.name for s in stretches})} documents"
-    ]
-    for s, name in zip(stretches, names, strict=True):
-        source = f"source {s.source}  " if sources else ""
-        columns = f"{s.column}:{s.column + s.length}"
-        tokens = f"tokens {s.start}:{s.stop} of {s.of}"
-        lines.append(f"row {s.row:>4} {columns:>11}  {source}{name:<{wide}}  {tokens:<28} {s.text!r}")
+    lines = [f"step {step}: batch {step - 1}, {len(spans)} spans of {len({span.name for span in spans})} documents"]
+    for span, name in zip(spans, names, strict=True):
+        source = f"source {span.source}  " if sources else ""
+        columns = f"{span.column}:{span.column + span.length}"
+        tokens = f"tokens {span.start}:{span.stop} of {span.document_length}"
+        lines.append(f"row {span.row:>4} {columns:>11}  {source}{name:<{wide}}  {tokens:<28} {span.text!r}")
     return "\n".join(lines)

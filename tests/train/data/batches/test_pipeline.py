@@ -203,7 +203,7 @@ def test_evaluation_counts_every_target_once(dataset, data):
     expected = [t for tokens in texts_of(dataset, "validation").values() for t in [*tokens, dataset.end_of_document]]
     assert targets.tolist() == expected
     ends = targets.tolist().count(dataset.end_of_document)
-    assert evaluation.coverage == Coverage(tokens=len(targets) - ends, ends=ends, bytes=len(targets) - ends)
+    assert evaluation.coverage == Coverage(tokens=len(targets) - ends, end_tokens=ends, bytes=len(targets) - ends)
     assert equal(evaluation.batch(1), batches[1])
 
 
