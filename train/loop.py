@@ -124,10 +124,10 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
-    if "validation" not in dataset.about["splits"]:
+    if "validation" not in dataset.description["splits"]:
         raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {_HOLD_OUT}")
-    for name in dataset.about["splits"]:
-        if (lost := dataset.lost_in_words(name)) is not None:
+    for name in dataset.description["splits"]:
+        if (lost := dataset.unrestored_in_words(name)) is not None:
             say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
     prepare_texts(experiment.evaluations, run, dataset, TerminalReporter())
     return dataset

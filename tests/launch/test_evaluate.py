@@ -78,7 +78,7 @@ def test_two_ways_to_name_the_same_files_agree(answers):
 
 def test_the_validation_split_is_the_default(answers, tiny_run):
     found = result(answers["validation"])
-    split = load_run(tiny_run).dataset().about["splits"]["validation"]
+    split = load_run(tiny_run).dataset().description["splits"]["validation"]
     assert found["text"] == "validation split"
     assert {name: found[name] for name in ("documents", "tokens", "bytes", "words")} == {
         name: split[name] for name in ("documents", "tokens", "bytes", "words")

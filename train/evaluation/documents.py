@@ -73,7 +73,7 @@ def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
     """The documents of a dataset's split; sizes are those of the original text, recorded when it was tokenized.
 
     The dataset does not keep the text, so `restored` compares sizes only; it is right if every change of the text by
-    the tokenizer changes its size. `Dataset.lost` has the exact count, made when the text was tokenized.
+    the tokenizer changes its size. `Dataset.unrestored` has the exact count, made when the text was tokenized.
     Raises UserError when the dataset has no such split.
     """
     parts = dataset.split(split)

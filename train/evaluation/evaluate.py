@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from train.data.tokenizers.restored import Lost
+from train.data.tokenizers.unrestored import UnrestoredText
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
@@ -102,11 +102,11 @@ def evaluate(
     stride = max(1, window // 2) if stride is None else stride
     began = time.monotonic()
     lossy = left_out_tokens = left_out_bytes = 0
-    known: Lost | None = None  # for a split: counted when its text was tokenized
+    known: UnrestoredText | None = None  # for a split: counted when its text was tokenized
     if documents is None:
         dataset = run.dataset()
         given: Iterable[Document | str] = from_split(dataset, "validation")
-        known = dataset.lost("validation")
+        known = dataset.unrestored("validation")
     else:
         given = documents
 

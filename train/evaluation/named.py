@@ -109,7 +109,7 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
 def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
     """Raises UserError when a folder has the tokens of an earlier text of the same name, not of the option's text."""
     path = folder / settings.FILE
-    made = read_json(path, form=settings.FORM) if path.is_file() else {}
+    made = read_json(path, form=settings.SCHEMA) if path.is_file() else {}
     for source in made.get("sources", []):
         if (source["path"], source.get("field", option.field)) != (option.path, option.field):
             raise UserError(
@@ -121,4 +121,4 @@ def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
 def evaluated_split(option: NamedEvaluation, run: pathlib.Path) -> tuple[Dataset, str]:
     """The dataset of a tokenized text, and the name of the split to measure."""
     dataset = open_dataset(dataset_folder(option, run))
-    return dataset, "validation" if "validation" in dataset.about["splits"] else "train"
+    return dataset, "validation" if "validation" in dataset.description["splits"] else "train"

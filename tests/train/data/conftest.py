@@ -87,7 +87,7 @@ def epoch(batches):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Several shards and several processes for a corpus of kilobytes."""
-    monkeypatch.setattr(sys.modules[prepare.__module__], "SMALLEST_SHARD", 4000)
+    monkeypatch.setattr(sys.modules[prepare.__module__], "MIN_SHARD_BYTES", 4000)
     monkeypatch.setattr(sys.modules[prepare.__module__], "BYTES_WORTH_A_PROCESS", 1)
 
 

@@ -196,4 +196,4 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
 def _source_weights(dataset: Dataset, data: Data) -> list[float]:
     """The weights in the option; where the option only names the folder of a mixture, the weights it was made with."""
     given = [source.weight for source in data.sources()]
-    return given if len(given) == len(dataset.members) else dataset.about["weights"]
+    return given if len(given) == len(dataset.members) else dataset.description["weights"]

@@ -113,9 +113,8 @@ class PackedSplit:
             if "segment_ids" in here:
                 here["segment_ids"][:] = 1 if self._cross_document else k
             if "positions" in here:
-                here["positions"][:] = (
-                    self._arange[column:stop] if self._cross_document else self._arange[: stop - column]
-                )
+                first = column if self._cross_document else 0
+                here["positions"][:] = self._arange[first : first + stop - column]
             column = stop
 
     def num_targets(self, spans: list[Span]) -> int:

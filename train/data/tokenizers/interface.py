@@ -18,7 +18,7 @@ from train.files.files import read_json, write_json
 from train.files.paths import AnyPath, as_path, is_remote
 from train.files.remote import fetched
 
-DESCRIPTION = "tokenizer_option.json"
+TOKENIZER_OPTION_FILE = "tokenizer_option.json"
 
 
 class Tokenizer(abc.ABC):
@@ -220,7 +220,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     description = {"tokenizer": to_json(tokenizer.option), "tokenizer_file": tokenizer.save(folder)}
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / TOKENIZER_OPTION_FILE, description)
 
 
 def load_tokenizer(folder: AnyPath | str) -> Tokenizer:
@@ -228,18 +228,20 @@ def load_tokenizer(folder: AnyPath | str) -> Tokenizer:
     if is_remote(folder):
         return load_tokenizer(fetched(as_path(folder), lambda name: "/" not in name and "tokenizer" in name))
     folder = pathlib.Path(folder)
-    if not (folder / DESCRIPTION).is_file():
-        raise UserError(f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has")
+    if not (folder / TOKENIZER_OPTION_FILE).is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer: expected {TOKENIZER_OPTION_FILE} in it, as every dataset folder has"
+        )
     form = {"tokenizer": dict, "tokenizer_file?": (str, type(None))}
-    description = read_json(folder / DESCRIPTION, "prepare the data again", form)
+    description = read_json(folder / TOKENIZER_OPTION_FILE, "prepare the data again", form)
     try:
         option: config.Tokenizer = option_from_json(config.Tokenizer, description["tokenizer"], "tokenizer")
     except UserError as error:
-        raise UserError(f"{folder / DESCRIPTION}: {error}; prepare the data again") from None
+        raise UserError(f"{folder / TOKENIZER_OPTION_FILE}: {error}; prepare the data again") from None
     name = description.get("tokenizer_file")
     path = folder / name if name else None
     if path is not None and not path.is_file():
-        raise UserError(f"{path} is missing: {DESCRIPTION} beside it names it; prepare the data again")
+        raise UserError(f"{path} is missing: {TOKENIZER_OPTION_FILE} beside it names it; prepare the data again")
     return tokenizer_class(option).load(option, path)
 
 

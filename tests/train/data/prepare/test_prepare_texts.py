@@ -45,7 +45,7 @@ import os, sys
 assert sys.getfilesystemencoding() == "ascii" and "\\udcc3" in sys.argv[1]
 from train.data import Bytes, Data, prepare
 m = sys.modules[prepare.__module__]
-m.SMALLEST_SHARD, m.BYTES_WORTH_A_PROCESS = 4000, 1
+m.MIN_SHARD_BYTES, m.BYTES_WORTH_A_PROCESS = 4000, 1
 prepare(Data(path=sys.argv[1], tokenizer=Bytes()), sys.argv[2], workers=2)
 """
 
