@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from model.errors import UserError
-from train.data.text.kinds import HEAD, not_text
+from train.data.text.file_types import HEAD, not_text
 
 JSON_LINES = (".jsonl", ".ndjson")
 

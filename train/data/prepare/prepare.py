@@ -23,7 +23,7 @@ from train.data.prepare.workers import run_jobs
 from train.data.shards import dataset
 from train.data.shards.shards import Shard
 from train.data.text import sources, split
-from train.data.text.units import readable
+from train.data.text.units import printable
 from train.data.tokenizers.interface import (
     TOKENIZER_OPTION_FILE,
     Tokenizer,
@@ -137,7 +137,7 @@ class _Preparation:
                     splitter.add(document)
                 stage.advance(bytes=unit.bytes)
         if not splitter.num_documents:
-            raise UserError(f"{readable(path)}: no text in it, only empty documents")
+            raise UserError(f"{printable(path)}: no text in it, only empty documents")
         return splitter.choose()
 
     # ------------------------------------------------------------------------------------------------- tokenizer
@@ -247,7 +247,7 @@ class _Preparation:
     def _splits_error(self, splits: Collection[str]) -> str | None:
         """The error of a dataset with these splits, None if they are fine."""
         if not splits:
-            return f"{', '.join(map(readable, self.paths))}: no text in it, only empty documents"
+            return f"{', '.join(map(printable, self.paths))}: no text in it, only empty documents"
         if "train" not in splits:
             return "no text is left to train on: all of it is held out; lower data.validation.fraction"
         return None

@@ -33,15 +33,16 @@ def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> 
         if not dataset.is_dataset(source.path):
             try:
                 whole = isinstance(data.validation, Tail)  # whose fraction is of each file
-                size = None if whole else sources.BYTES_PER_TEXT
-                units = sources.list_units(source, bytes_per_text=size, say=say)
+                size = None if whole else sources.BYTES_PER_DOCUMENT
+                units = sources.list_units(source, bytes_per_document=size, say=say)
             except UserError:
                 if not finished:
                     raise
         table = next((unit.path for unit in units or () if unit.format != "text"), None)
         if isinstance(data.validation, Tail) and table is not None:
             raise UserError(
-                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use HeldOutDocuments()"
+                f"Tail() cuts text files, but {sources.printable(table)} is a table of documents;"
+                " use HeldOutDocuments()"
             )
         listed.append(units)
     return listed
