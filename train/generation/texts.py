@@ -209,7 +209,7 @@ class TextStream:
         self._decoder = StreamDecoder(tokenizer)
         # A tokenizer may decode the first ids of a text differently (without a space), so the prompt comes first.
         self._decoder.push(prompt)
-        self._decoder.settle()
+        self._decoder.end_known_text()
 
     def push(self, token: int) -> str:
         """Takes the next id and returns the text that can be shown now."""

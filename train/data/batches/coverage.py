@@ -8,7 +8,7 @@ import numpy as np
 
 from train.data.shards.dataset import Split
 from train.data.tokenizers.interface import Tokenizer
-from train.data.tokenizers.prefixes import AHEAD, prefix_size
+from train.data.tokenizers.prefixes import LOOKAHEAD_TOKENS, prefix_size
 
 # The number of documents whose records are read together, which is faster than one by one.
 DOCUMENTS_PER_READ = 1024
@@ -59,7 +59,7 @@ def count_coverage(split: Split, tokenizer: Tokenizer, pairs: int, cross_documen
         tokens = min(tokens, int(lengths[document]))
         if tokens == lengths[document]:
             return int(sizes[document])
-        ids = split.tokens(document, 0, min(tokens + AHEAD, int(lengths[document]))).astype(np.int32)
+        ids = split.tokens(document, 0, min(tokens + LOOKAHEAD_TOKENS, int(lengths[document]))).astype(np.int32)
         return min(prefix_size(tokenizer, ids, tokens).bytes, int(sizes[document]))
 
     # Joined without a begin token, pair j has token j + 1 of the stream as its target: the pairs reach one token

@@ -15,8 +15,8 @@ def cut(text: str, size: int, is_safe: IsSafe) -> Iterator[str]:
     """
     start = 0
     while len(text) - start > size:
-        back, on = range(start + size, start, -1), range(start + size + 1, len(text))
-        candidates = (at for side in (back, on) for at in side if is_safe(text[at - 1], text[at]))
+        backward, forward = range(start + size, start, -1), range(start + size + 1, len(text))
+        candidates = (at for side in (backward, forward) for at in side if is_safe(text[at - 1], text[at]))
         stop = next(candidates, len(text))
         yield text[start:stop]
         start = stop

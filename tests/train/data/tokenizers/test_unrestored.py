@@ -22,7 +22,7 @@ from train.data import (
 )
 from train.data.config import Characters, SentencePiece, SeparateText
 from train.data.prepare.summary import summary
-from train.data.tokenizers.huggingface import keeps_bytes
+from train.data.tokenizers.huggingface import is_byte_lossless
 from train.data.tokenizers.unrestored import UnrestoredText, unrestored_text
 from train.files.files import read_json, write_json
 
@@ -109,9 +109,9 @@ NOT_KEPT = {
 
 @pytest.mark.parametrize("name", NOT_KEPT)
 def test_which_byte_level_tokenizers_are_compared_after_all(name):
-    assert keeps_bytes(byte_level())
-    assert keeps_bytes(byte_level(added_tokens=added("<t>")))
-    assert not keeps_bytes(byte_level(**NOT_KEPT[name]))
+    assert is_byte_lossless(byte_level())
+    assert is_byte_lossless(byte_level(added_tokens=added("<t>")))
+    assert not is_byte_lossless(byte_level(**NOT_KEPT[name]))
 
 
 @given(text=st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.text("the </s><t>\u00e9\u0120\n")))
