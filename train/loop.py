@@ -16,7 +16,7 @@ from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import TerminalReporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
-from train.evaluation.named import prepare_texts, refuse_missing
+from train.evaluation.named_evaluations import prepare_texts, refuse_missing_texts
 from train.experiment import Experiment
 from train.files.files import write_json
 from train.files.paths import AnyPath, absolute, written_out
@@ -89,7 +89,7 @@ def train(
     experiment, stop = written_out(experiment), stop or Stop()
     check_mesh(experiment)
     parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
-    refuse_missing(experiment.evaluations, run)
+    refuse_missing_texts(experiment.evaluations, run)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
         settings.list_sources(experiment.data, finished=False)  # report a missing text first

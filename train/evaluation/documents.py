@@ -64,8 +64,8 @@ def _document(
     if len(ids) < 2:
         first = PrefixSize(num_bytes, num_words)
     else:
-        found = prefix_size(tokenizer, ids, 1)  # of the decoded text, which may be longer than the original
-        first = PrefixSize(min(found.bytes, num_bytes), min(found.words, num_words))
+        decoded_size = prefix_size(tokenizer, ids, 1)  # of the decoded text, which may be longer than the original
+        first = PrefixSize(min(decoded_size.bytes, num_bytes), min(decoded_size.words, num_words))
     return Document(name, ids, num_bytes, num_words, restored, first)
 
 

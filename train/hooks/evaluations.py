@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from train.evaluation.named import NamedEvaluation, evaluated_split
-from train.evaluation.validation import Limit, SplitEvaluation
+from train.evaluation.named_evaluations import NamedEvaluation, evaluated_split
+from train.evaluation.validation import BatchLimit, SplitEvaluation
 from train.hooks.interface import Hook, Moment, Session
 from train.terminal.formatting import fixed
 
@@ -52,7 +52,7 @@ class OfText(Hook):
             dataset,
             session.mesh,
             split=split,
-            limit=Limit(f"evaluations ({option.name})", option.max_batches),
+            limit=BatchLimit(f"evaluations ({option.name})", option.max_batches),
             step=validation.measure.step,
         )
         lost, words = dataset.unrestored(split), dataset.unrestored_in_words(split)

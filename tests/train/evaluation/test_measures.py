@@ -15,7 +15,7 @@ def values(*entries):
 
 def test_bits_per_byte_are_those_of_the_text_and_the_loss_counts_the_ends():
     """16 tokens of 2 bits for 32 bytes, and 4 ends of 3 nats each."""
-    entries = [Entry(8 * math.log(4), tokens=8, bytes=16, words=2, end_nll=6.0, ends=2)] * 2
+    entries = [Entry(8 * math.log(4), tokens=8, bytes=16, words=2, end_nll=6.0, end_tokens=2)] * 2
     found = values(*entries)
     assert found["bits_per_byte"] == pytest.approx(1.0)
     assert found["loss"] == pytest.approx((16 * math.log(4) + 12) / 20)
@@ -28,7 +28,9 @@ def test_figures_per_word_need_words():
     assert list(values(Entry(3.0, tokens=2, bytes=2))) == ["loss", "perplexity", "bits_per_byte"]
 
 
-@pytest.mark.parametrize("entries", [[], [Entry(0.0, tokens=0, bytes=0)], [Entry(0.0, 0, 0, end_nll=2.0, ends=3)]])
+@pytest.mark.parametrize(
+    "entries", [[], [Entry(0.0, tokens=0, bytes=0)], [Entry(0.0, 0, 0, end_nll=2.0, end_tokens=3)]]
+)
 def test_no_counted_token_is_an_error_and_no_zero(entries):
     with pytest.raises(UserError, match="no token of text was scored"):
         Tally(entries).measures()

@@ -73,7 +73,7 @@ def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
     evaluation = EvaluationBatches(open_dataset(prepare(data, tmp_path / "d", workers=1)), data)
     (batch,) = evaluation
     assert batch["targets"][batch["weights"] > 0].tolist() == [ord(c) for c in "bcd"]
-    assert (evaluation.coverage.tokens, evaluation.coverage.ends) == (3, 0)
+    assert (evaluation.coverage.tokens, evaluation.coverage.end_tokens) == (3, 0)
 
 
 def test_padding_is_no_target(tmp_path):
