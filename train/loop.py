@@ -92,7 +92,7 @@ def train(
     refuse_missing_texts(experiment.evaluations, run)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
-        settings.list_sources(experiment.data, finished=False)  # report a missing text first
+        settings.list_source_units(experiment.data, finished=False)  # report a missing text first
         raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
     with run_folder.locked(run):
         if is_finished(experiment, run):

@@ -17,7 +17,9 @@ from train.generation.samples import Sample, draw_samples
 from train.run.loaded import LoadedRun, load_run
 
 
-def compare(folder: pathlib.Path, num_files: int, file_tokens: int, say: Callable[[str], None] = print) -> None:
+def compare_with_baselines(
+    folder: pathlib.Path, num_files: int, file_tokens: int, say: Callable[[str], None] = print
+) -> None:
     """Writes evaluation.json and files.txt of a run, unless they exist for this checkpoint and these sizes.
 
     Args:

@@ -23,7 +23,7 @@ class Estimate:
     standard_error: float | None
 
 
-class Entry(NamedTuple):
+class LossSums(NamedTuple):
     """The sums over the scored tokens of a document, or of a whole split if its documents are not known.
 
     Attributes:
@@ -43,10 +43,10 @@ class Entry(NamedTuple):
 class Tally:
     """The entries that were scored so far."""
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+    def __init__(self, entries: Iterable[LossSums] = ()) -> None:
         self.entries = list(entries)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LossSums) -> None:
         """Adds the entry of a further document or split."""
         self.entries.append(entry)
 

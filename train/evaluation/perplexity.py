@@ -26,7 +26,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document
-from train.evaluation.measures import Entry, Tally
+from train.evaluation.measures import LossSums, Tally
 from train.evaluation.window_packing import (
     BATCHES_PACKED_TOGETHER,
     DocumentWindow,
@@ -151,7 +151,7 @@ def score(
     if not sizes:
         why = "" if begin is not None else " or has one token, with no mark that comes before it"
         raise UserError(f"there is no token to score: every document is empty{why}")
-    return Tally(Entry(total, *size) for total, size in zip(nll, sizes, strict=True))
+    return Tally(LossSums(total, *size) for total, size in zip(nll, sizes, strict=True))
 
 
 @functools.lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from model.errors import UserError
 from train.data.batches.pipeline import EvaluationBatches
 from train.data.shards.dataset import Dataset
-from train.evaluation.measures import Entry, Tally
+from train.evaluation.measures import LossSums, Tally
 from train.experiment import Experiment
 from train.objectives.interface import Batch
 from train.objectives.next_token import token_nll
@@ -87,15 +87,17 @@ class SplitEvaluation:
         cover the text alone, as everywhere: the ends have no bytes and are in neither of the two sums. If no mark
         begins a document, its first token and the bytes of this token are left out.
         """
-        sums = []
+        outputs = []
         for batch in self._batches:
-            sums.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
+            outputs.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
         # Sums over batches in double precision; within a batch they are float32.
-        nll, end_nll = (math.fsum(float(s[name]) for s in sums) for name in ("nll", "end_nll"))
+        nll, end_nll = (math.fsum(float(s[name]) for s in outputs) for name in ("nll", "end_nll"))
         coverage = self._coverage
-        num_targets = sum(int(s["tokens"]) for s in sums)
+        num_targets = sum(int(s["tokens"]) for s in outputs)
         assert num_targets == coverage.tokens + coverage.end_tokens, (num_targets, coverage)
-        entry = Entry(nll - end_nll, coverage.tokens, coverage.bytes, end_nll=end_nll, end_tokens=coverage.end_tokens)
+        entry = LossSums(
+            nll - end_nll, coverage.tokens, coverage.bytes, end_nll=end_nll, end_tokens=coverage.end_tokens
+        )
         return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}
 
 

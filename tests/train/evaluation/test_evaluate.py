@@ -14,7 +14,7 @@ from train.data.tokenizers.interface import BytesTokenizer
 from train.data.tokenizers.unrestored import UnrestoredText
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import MEASURES, Result, evaluate
-from train.evaluation.measures import Entry, Tally
+from train.evaluation.measures import LossSums, Tally
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
 from train.run.loaded import load_run
@@ -106,7 +106,7 @@ def test_nothing_to_score_is_an_error(run):
 
 
 def test_what_is_not_finite_is_null_beside_its_logarithm():
-    tally = Tally([Entry(1e6, tokens=100_000, bytes=300_000, words=1), Entry(2e5, 90_000, 250_000, 0)])
+    tally = Tally([LossSums(1e6, tokens=100_000, bytes=300_000, words=1), LossSums(2e5, 90_000, 250_000, 0)])
     result = Result(
         run="runs/a",
         step=1,

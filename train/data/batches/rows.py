@@ -98,23 +98,23 @@ class PackedSplit:
         fields, column = {name: array[row] for name, array in batch.items()}, 0
         for k, span in enumerate(spans, start=1):
             stop = column + span.stop - span.start
-            here = {name: array[column:stop] for name, array in fields.items()}
-            if "tokens" in here or "targets" in here:
+            columns = {name: array[column:stop] for name, array in fields.items()}
+            if "tokens" in columns or "targets" in columns:
                 stream = self._tokens(span)
-            if "tokens" in here:
-                here["tokens"][:] = stream[:-1]
-            if "targets" in here:
-                here["targets"][:] = stream[1:]
-            if "weights" in here:
-                here["weights"][:] = 1
+            if "tokens" in columns:
+                columns["tokens"][:] = stream[:-1]
+            if "targets" in columns:
+                columns["targets"][:] = stream[1:]
+            if "weights" in columns:
+                columns["weights"][:] = 1
             if self._lacks_last_target(span):
-                for name in here.keys() & {"targets", "weights"}:
-                    here[name][-1] = 0
-            if "segment_ids" in here:
-                here["segment_ids"][:] = 1 if self._cross_document else k
-            if "positions" in here:
+                for name in columns.keys() & {"targets", "weights"}:
+                    columns[name][-1] = 0
+            if "segment_ids" in columns:
+                columns["segment_ids"][:] = 1 if self._cross_document else k
+            if "positions" in columns:
                 first = column if self._cross_document else 0
-                here["positions"][:] = self._arange[first : first + stop - column]
+                columns["positions"][:] = self._arange[first : first + stop - column]
             column = stop
 
     def num_targets(self, spans: list[Span]) -> int:
@@ -132,9 +132,9 @@ class PackedSplit:
         length = self.split.length(span.document)
         out = np.zeros(span.stop - span.start + 1, np.int32)
         # With a begin token, pair j is (token j - 1, token j); token -1 is the begin and token `length` the end.
-        lead = 0 if self._begin is None else 1
-        first, last = max(span.start - lead, 0), min(span.stop - lead + 1, length)
-        skipped = first - (span.start - lead)
+        num_begin = 0 if self._begin is None else 1
+        first, last = max(span.start - num_begin, 0), min(span.stop - num_begin + 1, length)
+        skipped = first - (span.start - num_begin)
         out[skipped : skipped + last - first] = self.split.tokens(span.document, first, last)
         if self._begin is not None:
             if skipped:
@@ -148,10 +148,10 @@ class PackedSplit:
     def document_spans(self, spans: list[Span], row: int, source: int) -> Iterator[tuple[DocumentSpan, np.ndarray]]:
         """Yields the spans of documents in a row, each with its target tokens, which are the tokens to learn."""
         column = 0
-        lead = 1 if self._begin is None else 0
+        target_offset = 1 if self._begin is None else 0
         for span in spans:
             length = self.split.length(span.document)
-            start, stop = min(span.start + lead, length), min(span.stop + lead, length)
+            start, stop = min(span.start + target_offset, length), min(span.stop + target_offset, length)
             name = self.split.document_name(span.document)
             size = span.stop - span.start
             tokens = self.split.tokens(span.document, start, stop)

@@ -61,9 +61,9 @@ def prepare(
     data = written_out(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
-        named = path_of(given[0].path)
-        settings.refuse_other_settings(data, named)
-        return named
+        dataset_path = path_of(given[0].path)
+        settings.refuse_other_settings(data, dataset_path)
+        return dataset_path
     folder = local_path(into, "a dataset that is made")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def prepare(
     with _folder_lock(folder):
         progress = progress or Reporter()
         finished = dataset.is_dataset(folder)
-        listed = settings.list_sources(data, finished, progress.message)
+        listed = settings.list_source_units(data, finished, progress.message)
         settings.write_or_check(folder, settings.settings_of(data, listed, finished, progress.message), finished)
         if not finished:
             _Preparation(data, folder, listed, progress, workers or num_cores()).run(check)

@@ -21,7 +21,7 @@ SCHEMA = {"sources?": [{"path": str}], "texts?": {...: object}}
 Units = list[sources.Unit]
 
 
-def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
+def list_source_units(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
     """The units of every source; None for a source that is already a dataset.
 
     `say` is called with a line about files that were left out. Raises UserError for text that cannot be read; but a

@@ -1,4 +1,4 @@
-"""A dataset folder: its description, its splits, the tokens of any stretch of any document."""
+"""A dataset folder: its description, its splits, the tokens of any span of any document."""
 
 from __future__ import annotations
 
@@ -213,13 +213,13 @@ def describe_split(shards: list[Shard]) -> dict[str, Any]:
 
 def dataset_of_run(run: AnyPath) -> Dataset:
     """The dataset that a run trains on. Raises UserError when the run has none, or it is no longer where it was."""
-    named: list[AnyPath] = [run / "data"]
+    candidates: list[AnyPath] = [run / "data"]
     if (run / "data.json").is_file():
         path = read_json(run / "data.json").get("dataset")
         if not isinstance(path, str):
             raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
-        named.insert(0, path_of(path))
-    for folder in named:
+        candidates.insert(0, path_of(path))
+    for folder in candidates:
         if is_dataset(folder):
             return open_dataset(folder)
-    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, named))}; is it a run folder?")
+    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, candidates))}; is it a run folder?")

@@ -1,4 +1,4 @@
-"""The bytes of one record: a stretch of one document's tokens, with its checksum and its origin."""
+"""The bytes of one record: a span of one document's tokens, with its checksum and its origin."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def open_bytes(path: str) -> BinaryIO:
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of the decompressed file, fewer when it ends earlier. Raises UserError as `open_bytes` does.
 
-    The compressed file that was read last stays open, so that successive stretches take one pass together.
+    The compressed file that was read last stays open, so that successive ranges take one pass together.
     """
     if compression_of(path)[1] is not None:
         stream = _last_opened(path, file_version(path))

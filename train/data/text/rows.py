@@ -113,7 +113,7 @@ def _parse(text: str, where: str) -> Any:
 
 
 def read_array(unit: Unit, content: bytes) -> Iterator[Document]:
-    """Yields one document per item of a stretch of a .json file."""
+    """Yields one document per item of a part of a .json file."""
     values = JsonValues(io.BytesIO(content), unit.path, unit.start, unit.first, is_partial=True)
     file = printable(unit.path)
     for value, _ in values:
@@ -127,7 +127,7 @@ class JsonValues:
     """The items of a JSON array, or successive JSON values, each with the byte at which it ends.
 
     Only about twice the size of one item is in memory. `number` is the number of the last item, counted from `first`.
-    `is_partial` marks a stretch of a file that begins and ends between items. Raises UserError that names the file and
+    `is_partial` marks a part of a file that begins and ends between items. Raises UserError that names the file and
     the item for invalid JSON.
     """
 
@@ -224,10 +224,10 @@ def _decode(content: bytes, path: str, offset: int, where: str) -> str:
 
 def raise_not_utf8(error: UnicodeDecodeError, path: str, offset: int, where: str = "") -> NoReturn:
     """Raises UserError that names the file and the byte that is not UTF-8; the decoded bytes begin at `offset`."""
-    named = f"{printable(path)}{', ' + where + ',' if where else ''}"
+    subject = f"{printable(path)}{', ' + where + ',' if where else ''}"
     found = f"(found 0x{error.object[error.start]:02x}, {error.reason})"
     if looks_binary(error.object[:4096]):
         fix = "it looks like binary data, not text: leave it out with a narrower path such as 'folder/**/*.txt'"
     else:
         fix = "convert it (iconv -f OLD -t UTF-8), or leave it out with a narrower path such as 'folder/**/*.txt'"
-    raise UserError(f"{named} is not UTF-8 at byte {offset + error.start} {found}; {fix}") from None
+    raise UserError(f"{subject} is not UTF-8 at byte {offset + error.start} {found}; {fix}") from None

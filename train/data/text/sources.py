@@ -1,6 +1,6 @@
 """Sources of text: a path becomes units of reading, and a unit becomes documents with a name and the exact text.
 
-A unit is a stretch of one file that one worker reads in order: a whole text file, some lines of a jsonl file, a row
+A unit is a part of one file that one worker reads in order: a whole text file, some lines of a jsonl file, a row
 group of a parquet file. Listing units reads no more than necessary, which is all of a compressed file; its result never
 depends on the machine's load.
 """

@@ -11,7 +11,7 @@ IsSafe = Callable[[str, str], bool]
 def cut(text: str, size: int, is_safe: IsSafe) -> Iterator[str]:
     """Yields parts that join to the text, cut only at safe positions, of at most `size` characters each where possible.
 
-    A stretch without a safe position is one part, however long.
+    Text without a safe position is one part, however long.
     """
     start = 0
     while len(text) - start > size:

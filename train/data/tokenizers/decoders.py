@@ -25,7 +25,7 @@ class Stage:
         return [token]
 
     def end_known_text(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text; see `IncrementalDecoder`."""
+        """Returns the tokens held back at the end of known text; see `IncrementalDecoder`."""
         return self.flush()
 
     def flush(self) -> list[str]:
@@ -79,7 +79,7 @@ class LastTokenStage(Stage):
         return [*passed, self._returned] if self._returned else passed
 
     def end_known_text(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+        """Returns the tokens held back at the end of known text."""
         rest = self.flush()
         self._returned += "".join(rest)
         return rest
@@ -104,7 +104,7 @@ class ByteFallbackStage(Stage):
         return [*self.flush(), token]
 
     def end_known_text(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+        """Returns the tokens held back at the end of known text."""
         try:
             return self.flush() if self._bytes.decode("utf-8") else []
         except UnicodeDecodeError as error:
@@ -136,7 +136,7 @@ class ByteLevelStage(Stage):
         return [self._utf8.decode(known if len(known) == len(values) else token.encode("utf-8"))]
 
     def end_known_text(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+        """Returns the tokens held back at the end of known text."""
         return []
 
     def flush(self) -> list[str]:
@@ -163,7 +163,7 @@ class StripStage(Stage):
         return [text[: len(text) - num_pending]]
 
     def end_known_text(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+        """Returns the tokens held back at the end of known text."""
         pending, self._pending = self._pending, ""
         return [pending]
 

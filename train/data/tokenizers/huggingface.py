@@ -123,7 +123,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def _is_byte_lossless(self) -> bool:
         return is_byte_lossless(json.loads(self._content))
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
         stages = make_stages(self._tokenizer.decoder)
         return AtEndDecoder(self.decode) if stages is None else TokenDecoder(self._token, stages)

@@ -125,7 +125,7 @@ def _added_tokens_allow_cuts(tokenizer_json: Json, has_prefix: bool) -> bool:
     if not found:
         return True
     is_local = not any(token["rstrip"] or token["single_word"] for token in found)
-    # A prefix is put before every stretch between added tokens, except the first stretch of a later part.
+    # A prefix is put before every text between added tokens, except the first text of a later part.
     return is_local and not has_prefix and _begin_with_spaces(token["content"] for token in tokens)
 
 

@@ -61,7 +61,7 @@ class Tokenizer(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one, in range and without the end of document."""
 
     @abc.abstractmethod
@@ -110,7 +110,7 @@ class BytesTokenizer(Tokenizer):
         """Always."""
         return True
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
         return BytesDecoder()
 
@@ -161,7 +161,7 @@ class CharactersTokenizer(Tokenizer):
         """Always."""
         return True
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
         return PerTokenDecoder(lambda token: self.decode([token]))
 
@@ -265,14 +265,14 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.incremental()
+        self._decoder = tokenizer.incremental_decoder()
 
     def push(self, ids: Sequence[int] | np.ndarray) -> str:
         """Takes new ids and returns the text that they complete. Raises ValueError for an id that is out of range."""
         return "".join([self._decoder.push(token) for token in self._tokenizer.checked_ids(ids)])
 
     def end_known_text(self) -> str:
-        """Ends a stretch of known text, such as a prompt: returns the rest of it, except an unfinished character.
+        """Ends known text, such as a prompt: returns the rest of it, except an unfinished character.
 
         Later calls return the text that follows it.
         """

@@ -141,7 +141,7 @@ class SentencePieceTokenizer(Tokenizer):
         """Whether it was trained here; some other models are lossless too, but only for texts without U+2581."""
         return bool(self._space_mark_ids)
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
         rules = self._description.denormalizer_spec
         return AtEndDecoder(self.decode) if rules.precompiled_charsmap else _PieceDecoder(self._processor)

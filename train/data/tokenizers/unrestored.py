@@ -43,7 +43,7 @@ def _missing_bytes(text: str, decoded: str) -> int:
     if len(text) < LONG_TEXT:
         missing = collections.Counter(text) - collections.Counter(decoded)
         return sum(count * len(character.encode("utf-8")) for character, count in missing.items())
-    there, back = (np.bincount(np.frombuffer(t.encode("utf-32-le"), np.uint32)) for t in (text, decoded))
-    there[: len(back)] -= np.minimum(back[: len(there)], there[: len(back)])
+    counts, decoded_counts = (np.bincount(np.frombuffer(t.encode("utf-32-le"), np.uint32)) for t in (text, decoded))
+    counts[: len(decoded_counts)] -= np.minimum(decoded_counts[: len(counts)], counts[: len(decoded_counts)])
     # A character takes one byte more from each of these code points on.
-    return int(there.sum() + sum(there[start:].sum() for start in (0x80, 0x800, 0x10000)))
+    return int(counts.sum() + sum(counts[start:].sum() for start in (0x80, 0x800, 0x10000)))

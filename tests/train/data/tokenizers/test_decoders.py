@@ -74,8 +74,8 @@ def test_a_stream_joined_is_the_librarys_text(hugging_face, name, drawn):
 
 
 def test_which_decoders_are_streamed(hugging_face):
-    assert all(isinstance(hugging_face(name)[0].incremental(), TokenDecoder) for name in STREAMED)
-    assert all(isinstance(hugging_face(name)[0].incremental(), AtEndDecoder) for name in WHOLE)
+    assert all(isinstance(hugging_face(name)[0].incremental_decoder(), TokenDecoder) for name in STREAMED)
+    assert all(isinstance(hugging_face(name)[0].incremental_decoder(), AtEndDecoder) for name in WHOLE)
 
 
 def push_each(tokenizer, tokens):
