@@ -50,7 +50,7 @@ def test_documents_name_what_is_in_a_batch(dataset, data, corpus):
     learnt = np.zeros(batch["targets"].shape, int)
     for s in batches.documents(11, characters=500):
         content = (corpus / s.name).read_bytes()
-        assert len(content) == s.of
+        assert len(content) == s.document_length
         row = batch["targets"][s.row, s.column : s.column + s.stop - s.start]
         assert bytes(row.tolist()) == content[s.start : s.stop] == s.text.encode()
         learnt[s.row, s.column : s.column + s.length] += 1
