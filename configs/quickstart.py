@@ -13,7 +13,7 @@ from model.norms import RMSNorm
 from model.parameters.maker import FanIn
 from model.positions.rotary import Rotary
 from model.vocabulary.embedding import Tied
-from train.data.config import Concatenate, Data, SentencePiece, WholeFiles
+from train.data.config import Concatenate, Data, HeldOutDocuments, SentencePiece
 from train.experiment import Checkpoints, Evaluation, Experiment, Samples, Training
 from train.optimizers.options import Muon
 from train.schedules import WarmupStableDecay
@@ -35,8 +35,8 @@ experiment = Experiment(
     data=Data(
         path="stdlib",
         tokenizer=SentencePiece(vocab_size=4096),
-        validation=WholeFiles(fraction=0.08, keep_generated=False),
-        packing=Concatenate(order="shuffled", shift=True),
+        validation=HeldOutDocuments(fraction=0.08, keep_generated=False),
+        packing=Concatenate(order="shuffled", random_offset=True),
         batch_size=8,
         sequence_length=256,
     ),

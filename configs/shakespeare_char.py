@@ -40,7 +40,7 @@ experiment = Experiment(
         path="data/tinyshakespeare.txt",
         tokenizer=Characters(),
         validation=Tail(fraction=0.1),
-        packing=Concatenate(order="files", shift=True),
+        packing=Concatenate(order="files", random_offset=True),
         batch_size=12,
         sequence_length=64,
         cross_document_attention=True,

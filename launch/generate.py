@@ -74,14 +74,14 @@ def main(argv: list[str]) -> int:
     prompts = [prompt.text for prompt in given for _ in range(NUM_SAMPLES.value)]
 
     cli.prepare_jax()
-    from train.generation.texts import check_prompts, generate_texts, largest_cache
+    from train.generation.texts import check_prompts, generate_texts, largest_cache_bytes
     from train.run.loaded import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     texts, named = zip(*given, strict=True)
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
-    cache = largest_cache(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
+    cache = largest_cache_bytes(run.experiment.model, rows, sampling.max_tokens, BATCH_SIZE.value, run.layout)
     printer = _Printer(prompts, cache, silent=JSON.value)
     results: list[GeneratedText] = []
     try:
@@ -91,7 +91,7 @@ def main(argv: list[str]) -> int:
             run.tokenizer,
             prompts,
             sampling,
-            stops=STOP.value,
+            stop_strings=STOP.value,
             batch_size=BATCH_SIZE.value,
             layout=run.layout,
             on_text=printer.show,
@@ -195,8 +195,8 @@ class _Printer:
         if later > 0 and seconds > 0:
             line += f", then {later / seconds:.0f} tokens/s"
         print(f"{line}; cache {self.cache / 1e6:.1f} MB", file=sys.stderr)
-        if torn := sum(result.torn for result in results):
-            what = "the text ends" if len(results) == 1 else f"{torn} of {len(results)} texts end"
+        if count := sum(result.ends_mid_character for result in results):
+            what = "the text ends" if len(results) == 1 else f"{count} of {len(results)} texts end"
             print(
                 f"{what} amid the bytes of a character, shown as U+FFFD; more --max_tokens finish it", file=sys.stderr
             )

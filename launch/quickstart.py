@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}")
     cli.prepare_jax()
     from train.config_file import from_file
-    from train.evaluation.comparison import compare
+    from train.evaluation.comparison import compare_with_baselines
     from train.files.paths import local_path
     from train.loop import train
     from train.report import summary, write_report
@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     if outcome.state != "finished":
         cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
         return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
-    compare(run, NUM_FILES.value, FILE_TOKENS.value)
+    compare_with_baselines(run, NUM_FILES.value, FILE_TOKENS.value)
     write_report(run)
     print(summary(run))
     cli.say(f"report: {run / 'report.html'}")

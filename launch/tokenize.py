@@ -116,8 +116,8 @@ def validation_option(text: str, field: str) -> config.Validation | None:
     if value is None or text.lower() == "none":
         return None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return config.WholeFiles(fraction=float(value))
-    if isinstance(value, (config.WholeFiles, config.Tail, config.SeparateText)):
+        return config.HeldOutDocuments(fraction=float(value))
+    if isinstance(value, (config.HeldOutDocuments, config.Tail, config.SeparateText)):
         return value
     raise UserError(
         f"--validation={text}: expected a share such as 0.08, none, the path of a text, or an option such as"

@@ -39,7 +39,7 @@ APART = {
     "model.feedforward.loads": "reads the layers of a whole model, of which feed-forwards are parts",
     "model.taps.collect": "runs groups of layers, which are made of mixers, which offer taps",
     "model.vocabulary.multi_token_modules": "made of blocks; the option in multi_token.py is a part of ModelConfig",
-    "train.evaluation.named": "an option of Experiment, and the datasets that it names",
+    "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
 }
 # The rooms of train/data: each may import itself and those before it.

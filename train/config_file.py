@@ -16,7 +16,7 @@ from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check
 from model.options.words import nearest
-from train.earlier import MOVED
+from train.earlier import MOVED, RENAMED_CLASSES
 from train.experiment import Experiment
 from train.files.paths import written_out
 
@@ -55,15 +55,18 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _overridden(experiment: Experiment, assignment: str) -> Experiment:
-    """Applies `override`; for a renamed field the error gives the new name."""
+    """Applies `override`; for a renamed field or class the error gives the new name."""
     try:
         return override(experiment, assignment)
     except UserError as error:
         found = re.search(r": (\w+) has no field '(\w+)'", str(error))
         earlier = f"{found[1]}.{found[2]}" if found else ""
-        if earlier not in MOVED:
+        if (renamed := re.search(r": no option '(\w+)' fits here", str(error))) is not None:
+            earlier = renamed[1]
+        now = MOVED.get(earlier) or RENAMED_CLASSES.get(earlier)
+        if now is None:
             raise
-        raise UserError(f"--set {assignment}: {earlier} is {MOVED[earlier]} now") from None
+        raise UserError(f"--set {assignment}: {earlier} is {now} now") from None
 
 
 def _position(error: BaseException, path: str) -> str:
@@ -84,7 +87,13 @@ def _said(error: BaseException) -> str:
 
 
 def _hint(error: BaseException) -> str:
-    """For an argument that an option does not have: the closest name. For an import: the file that hides the module."""
+    """For an argument that an option does not have: the closest name. For an import: the file that hides the module.
+
+    For an earlier name of a class: its name now.
+    """
+    missing = re.search(r"(?:cannot import name|has no attribute) '(\w+)'", _said(error))
+    if missing and missing[1] in RENAMED_CLASSES:
+        return f"; it is {RENAMED_CLASSES[missing[1]]} now"
     if isinstance(error, ImportError):
         return _hidden(error.name or "")
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))

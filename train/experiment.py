@@ -14,7 +14,7 @@ from model.options.tree import check, find_problems
 from model.transformer import specs
 from train.data.config import Data, SentencePiece
 from train.earlier import current_config
-from train.evaluation.named import NamedEvaluation, other_texts, problems_of_names
+from train.evaluation.named_evaluations import NamedEvaluation, changed_texts, problems_of_names
 from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, written_out
 from train.files.remote import read_errors
@@ -268,7 +268,7 @@ def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
     """Raises UserError, with a list of the fields, when a run folder belongs to another experiment."""
     before = load(run)
     found = exclude_paths(differences(to_json(before), to_json(experiment)), marked_fields(experiment, "execution"))
-    if changed := found + list(other_texts(before.evaluations, experiment.evaluations)):
+    if changed := found + list(changed_texts(before.evaluations, experiment.evaluations)):
         listed = "\n  ".join(changed)
         raise UserError(
             f"{run} holds a run of another config (its value -> the one given):\n  {listed}\n"

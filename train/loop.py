@@ -16,7 +16,7 @@ from train.data.prepare import settings
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import TerminalReporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
-from train.evaluation.named import prepare_texts, refuse_missing
+from train.evaluation.named_evaluations import prepare_texts, refuse_missing_texts
 from train.experiment import Experiment
 from train.files.files import write_json
 from train.files.paths import AnyPath, absolute, written_out
@@ -46,7 +46,7 @@ from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
 
 _HOLD_OUT = (
-    "prepare the text with data.validation=WholeFiles(), Tail(fraction=0.1) where it is one file, or "
+    "prepare the text with data.validation=HeldOutDocuments(), Tail(fraction=0.1) where it is one file, or "
     "SeparateText(path=...)"
 )
 
@@ -89,10 +89,10 @@ def train(
     experiment, stop = written_out(experiment), stop or Stop()
     check_mesh(experiment)
     parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
-    refuse_missing(experiment.evaluations, run)
+    refuse_missing_texts(experiment.evaluations, run)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
-        settings.list_sources(experiment.data, finished=False)  # report a missing text first
+        settings.list_source_units(experiment.data, finished=False)  # report a missing text first
         raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
     with run_folder.locked(run):
         if is_finished(experiment, run):
@@ -124,10 +124,10 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
     dataset = open_dataset(prepare(experiment.data, run / "data", TerminalReporter(), check=fits))
     check_vocabulary(experiment, dataset.tokenizer, dataset.folder)
     check_prompts(experiment.model, dataset.tokenizer, experiment.samples.prompts)
-    if "validation" not in dataset.about["splits"]:
+    if "validation" not in dataset.description["splits"]:
         raise UserError(f"{dataset.folder} has no validation split, and a run needs one; {_HOLD_OUT}")
-    for name in dataset.about["splits"]:
-        if (lost := dataset.lost_in_words(name)) is not None:
+    for name in dataset.description["splits"]:
+        if (lost := dataset.unrestored_in_words(name)) is not None:
             say(f"WARNING: {name} text: {lost}; bits per byte are not those of the original text")
     prepare_texts(experiment.evaluations, run, dataset, TerminalReporter())
     return dataset

@@ -5,7 +5,7 @@ import pytest
 
 from launch.evaluate import table
 from train.evaluation.evaluate import Result
-from train.evaluation.measures import Entry, Tally
+from train.evaluation.measures import LossSums, Tally
 from train.run.loaded import load_run
 
 MODULE = "launch.evaluate"
@@ -78,7 +78,7 @@ def test_two_ways_to_name_the_same_files_agree(answers):
 
 def test_the_validation_split_is_the_default(answers, tiny_run):
     found = result(answers["validation"])
-    split = load_run(tiny_run).dataset().about["splits"]["validation"]
+    split = load_run(tiny_run).dataset().description["splits"]["validation"]
     assert found["text"] == "validation split"
     assert {name: found[name] for name in ("documents", "tokens", "bytes", "words")} == {
         name: split[name] for name in ("documents", "tokens", "bytes", "words")
@@ -109,7 +109,9 @@ def test_the_table_is_for_people(answers):
 def test_a_table_of_numbers_of_any_size_is_aligned():
     """A value too large for a float is shown as such beside its logarithm, and columns do not run together."""
     huge = 10**18
-    tally = Tally([Entry(5.8e18, tokens=huge, bytes=3 * huge, words=10**15), Entry(5.9e18, huge, 2 * huge, 10**15)])
+    tally = Tally(
+        [LossSums(5.8e18, tokens=huge, bytes=3 * huge, words=10**15), LossSums(5.9e18, huge, 2 * huge, 10**15)]
+    )
     result = Result(
         run="runs/a",
         step=1,

@@ -119,7 +119,7 @@ def test_prompts_come_from_files_too(answers):
 )
 def test_a_character_that_a_limit_cut_is_told(tiny_run, command, monkeypatch, torn, said):
     def written(*given, results, **options):
-        results += [GeneratedText("a\ufffd", 2, "max_tokens", torn=one) for one in torn]
+        results += [GeneratedText("a\ufffd", 2, "max_tokens", ends_mid_character=one) for one in torn]
         return results
 
     monkeypatch.setattr(texts, "generate_texts", written)

@@ -78,7 +78,7 @@ def test_advice_names_the_flags_of_this_command(tmp_path):
     arguments = (f"--input={tmp_path / 'one.txt'}", f"--output={tmp_path / 'd'}", "--tokenizer=bytes")
     status, _, err = command(*arguments)
     assert status == 2
-    assert "error: --validation: whole files cannot be held out of 1 document(s)" in err
+    assert "error: --validation: whole documents cannot be held out of 1 document(s)" in err
     assert "hold out the end of each with '--validation=Tail(fraction=0.1)'" in err
     assert "data." not in err
     status, out, err = command(*arguments, "--validation=Tail(fraction=0.1)")
@@ -101,6 +101,6 @@ print(v("0.2", "text"), v("none", "text"), v("Tail(fraction=0.3)", "text"), v(sy
         f" HuggingFace(path='a/tokenizer.json', end_of_document=None, begin_of_document=None, vocab_size=None) TokenizerOf(path={str(tmp_path)!r})",
         "A.MODEL T.Json HuggingFace",
         "HuggingFace(path='t.json', end_of_document='</s>', begin_of_document=None, vocab_size=None)",
-        "WholeFiles(fraction=0.2, seed=0, similarity=0.3, keep_generated=True) None Tail(fraction=0.3)"
+        "HeldOutDocuments(fraction=0.2, seed=0, similarity=0.3, keep_generated=True) None Tail(fraction=0.3)"
         f" SeparateText(path={str(tmp_path)!r}, field='body')",
     ]

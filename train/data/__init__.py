@@ -5,13 +5,14 @@ used.
 """
 
 from train.data.batches.pipeline import Batches, EvaluationBatches
-from train.data.batches.rows import Stretch
+from train.data.batches.rows import DocumentSpan
 from train.data.config import (
     BestFit,
     Bytes,
     Characters,
     Concatenate,
     Data,
+    HeldOutDocuments,
     HuggingFace,
     SentencePiece,
     SentencePieceFile,
@@ -19,7 +20,6 @@ from train.data.config import (
     Source,
     Tail,
     TokenizerOf,
-    WholeFiles,
 )
 from train.data.prepare.prepare import prepare
 from train.data.prepare.progress import Reporter, TerminalReporter
@@ -34,7 +34,9 @@ __all__ = [
     "Concatenate",
     "Data",
     "Dataset",
+    "DocumentSpan",
     "EvaluationBatches",
+    "HeldOutDocuments",
     "HuggingFace",
     "Reporter",
     "SentencePiece",
@@ -43,12 +45,10 @@ __all__ = [
     "Source",
     "Split",
     "StreamDecoder",
-    "Stretch",
     "Tail",
     "TerminalReporter",
     "Tokenizer",
     "TokenizerOf",
-    "WholeFiles",
     "is_dataset",
     "load_tokenizer",
     "make_tokenizer",

@@ -9,7 +9,7 @@ from train.files.paths import IS_PATH
 
 # ------------------------------------------------------------------------------------------------------ tokenizers
 
-MOST_PIECES = 1 << 24  # ten times the largest known SentencePiece vocabulary; a larger one would fill the memory
+MAX_PIECES = 1 << 24  # ten times the largest known SentencePiece vocabulary; a larger one would fill the memory
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,8 +29,8 @@ class SentencePiece:
                 "vocab_size",
                 f"{self.vocab_size} leaves no room beside the 256 bytes; expected at least 300",
             )
-        if self.vocab_size > MOST_PIECES:
-            yield "vocab_size", f"expected at most {MOST_PIECES:,}, got {self.vocab_size:,}"
+        if self.vocab_size > MAX_PIECES:
+            yield "vocab_size", f"expected at most {MAX_PIECES:,}, got {self.vocab_size:,}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ Tokenizer = SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WholeFiles:
+class HeldOutDocuments:
     """Holds out about `fraction` of the bytes, in whole documents chosen by a seeded hash of their names.
 
     Documents that share at least `similarity` of the smaller document's significant lines go to the same split.
@@ -132,7 +132,7 @@ class SeparateText:
     field: str = "text"
 
 
-Validation = WholeFiles | Tail | SeparateText
+Validation = HeldOutDocuments | Tail | SeparateText
 
 # --------------------------------------------------------------------------------------------------------- packing
 
@@ -141,12 +141,12 @@ Validation = WholeFiles | Tail | SeparateText
 class Concatenate:
     """Joins the documents end to end and cuts the stream into sequences: only the last sequence is padded.
 
-    `order` is the order of the files or a seeded permutation. With `shift` every epoch cuts the stream at other
-    positions, so that a token has another context each time.
+    `order` is the order of the files or a seeded permutation. With `random_offset` every epoch cuts the stream at
+    other positions, so that a token has another context each time.
     """
 
     order: Literal["shuffled", "files"] = "shuffled"
-    shift: bool = True
+    random_offset: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +163,7 @@ Packing = Concatenate | BestFit
 
 
 # Batches, also those read ahead, are arrays in the host's memory: a mistyped number would fill it.
-MOST_TOKENS, MOST_AHEAD = 1 << 28, 1000
+MAX_BATCH_TOKENS, MAX_PREFETCH = 1 << 28, 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,7 +203,7 @@ class Data:
     tokenizer: SentencePiece | SentencePieceFile | HuggingFace | Bytes | Characters | TokenizerOf | None = (
         SentencePiece()
     )
-    validation: WholeFiles | Tail | SeparateText | None = WholeFiles()
+    validation: HeldOutDocuments | Tail | SeparateText | None = HeldOutDocuments()
     packing: Concatenate | BestFit = Concatenate()
     batch_size: int = 16
     sequence_length: int = 256
@@ -213,14 +213,14 @@ class Data:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        for name, least in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
-            if getattr(self, name) < least:
-                yield name, f"expected at least {least}, got {getattr(self, name)}"
-        if self.batch_size * self.sequence_length > MOST_TOKENS:
+        for name, minimum in (("batch_size", 1), ("sequence_length", 2), ("seed", 0), ("prefetch", 0)):
+            if getattr(self, name) < minimum:
+                yield name, f"expected at least {minimum}, got {getattr(self, name)}"
+        if self.batch_size * self.sequence_length > MAX_BATCH_TOKENS:
             size = f"{self.batch_size:,} sequences of {self.sequence_length:,} tokens"
-            yield "batch_size", f"{size} make one batch of more than {MOST_TOKENS:,} tokens; expected fewer"
-        if self.prefetch > MOST_AHEAD:
-            yield "prefetch", f"expected at most {MOST_AHEAD:,}, got {self.prefetch:,}"
+            yield "batch_size", f"{size} make one batch of more than {MAX_BATCH_TOKENS:,} tokens; expected fewer"
+        if self.prefetch > MAX_PREFETCH:
+            yield "prefetch", f"expected at most {MAX_PREFETCH:,}, got {self.prefetch:,}"
         if not self.path:
             yield "path", "expected a path or at least one Source, got nothing"
 

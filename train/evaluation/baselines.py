@@ -10,9 +10,9 @@ import gzip
 import lzma
 
 # xz's own limit on its dictionary; its encoder takes about eleven times as much memory.
-LARGEST_DICTIONARY = 3 << 29
+MAX_DICTIONARY_BYTES = 3 << 29
 # Above this the primed xz would take minutes and gigabytes, so it is left out.
-LARGEST_PRIMED = 256 << 20
+MAX_PRIMED_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +40,14 @@ def text_baselines(text: bytes, primer: bytes | None = None) -> list[Baseline]:
         gzipped = pool.submit(lambda: len(gzip.compress(text, compresslevel=9, mtime=0)))
         sizes = {"gzip -9": gzipped, "xz -9e": pool.submit(xz_size, text)}
         results = {name: size.result() for name, size in sizes.items()}
-        if primer is not None and (window := len(primer) + len(text)) <= LARGEST_PRIMED:
-            both, alone = pool.submit(xz_size, primer + text, window), pool.submit(xz_size, primer, window)
-            results["xz -9e primed with the training text"] = both.result() - alone.result()
+        if primer is not None and (window := len(primer) + len(text)) <= MAX_PRIMED_BYTES:
+            with_text, primer_alone = pool.submit(xz_size, primer + text, window), pool.submit(xz_size, primer, window)
+            results["xz -9e primed with the training text"] = with_text.result() - primer_alone.result()
     return [Baseline(name, size, 8 * size / len(text)) for name, size in results.items()]
 
 
 def xz_size(data: bytes, window: int = 64 << 20) -> int:
     """The size of a .xz file made with preset 9e and a dictionary of `window` bytes (64 MiB is the preset's own)."""
-    dictionary = min(max(window, 4096), LARGEST_DICTIONARY)
+    dictionary = min(max(window, 4096), MAX_DICTIONARY_BYTES)
     extreme = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": dictionary}
     return len(lzma.compress(data, format=lzma.FORMAT_XZ, filters=[extreme]))

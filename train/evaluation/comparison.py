@@ -17,7 +17,9 @@ from train.generation.samples import Sample, draw_samples
 from train.run.loaded import LoadedRun, load_run
 
 
-def compare(folder: pathlib.Path, num_files: int, file_tokens: int, say: Callable[[str], None] = print) -> None:
+def compare_with_baselines(
+    folder: pathlib.Path, num_files: int, file_tokens: int, say: Callable[[str], None] = print
+) -> None:
     """Writes evaluation.json and files.txt of a run, unless they exist for this checkpoint and these sizes.
 
     Args:
@@ -31,51 +33,51 @@ def compare(folder: pathlib.Path, num_files: int, file_tokens: int, say: Callabl
       UserError: for a run that cannot be loaded, and for the errors of `train.evaluation.evaluate.evaluate`.
     """
     run = load_run(folder)
-    asked = {"step": run.step, "num_files": num_files, "file_tokens": file_tokens}
-    if _is_current(folder, asked):
+    request = {"step": run.step, "num_files": num_files, "file_tokens": file_tokens}
+    if _is_current(folder, request):
         return
     dataset = run.dataset()
     say("measuring the validation files, window by window")
-    measured = _measured(run)
+    measures = _measure_validation(run)
     say("compressing the same files with gzip and xz")
     baselines = text_baselines(split_text(dataset, "validation"), split_text(dataset, "train"))
     count = 0 if dataset.tokenizer.begin_of_document is None else num_files
     say(f"letting the model write {count} files")
-    files = _written(run, dataset, count, file_tokens)
+    files = _generate_files(run, dataset, count, file_tokens)
     share = parse_share(files)
     text = "\n".join(f"=== file {i} ===\n{file.text}" for i, file in enumerate(files))
     replace_file(folder / "files.txt", text.encode())
     write_json(
         folder / "evaluation.json",
         {
-            **asked,
-            "validation": measured,
+            **request,
+            "validation": measures,
             "baselines": [dataclasses.asdict(baseline) for baseline in baselines],
             "samples": dataclasses.asdict(share) | {"share": share.share},
         },
     )
 
 
-def _is_current(folder: pathlib.Path, asked: dict[str, Any]) -> bool:
+def _is_current(folder: pathlib.Path, request: dict[str, Any]) -> bool:
     """Whether evaluation.json has the requested results. A file that cannot be read is written again."""
     with contextlib.suppress(UserError):
-        before = read_json(folder / "evaluation.json")
-        return all(before.get(name) == value for name, value in asked.items())
+        previous = read_json(folder / "evaluation.json")
+        return all(previous.get(name) == value for name, value in request.items())
     return False
 
 
-def _measured(run: LoadedRun) -> dict[str, Any]:
+def _measure_validation(run: LoadedRun) -> dict[str, Any]:
     """The measures of the validation split."""
-    measured = evaluate(run).as_json()
-    return {name: measured[name] for name in (*MEASURES, "tokens", "bytes", "documents_not_restored")}
+    measures = evaluate(run).as_json()
+    return {name: measures[name] for name in (*MEASURES, "tokens", "bytes", "documents_not_restored")}
 
 
-def _written(run: LoadedRun, dataset: Dataset, count: int, tokens: int) -> list[Sample]:
+def _generate_files(run: LoadedRun, dataset: Dataset, count: int, tokens: int) -> list[Sample]:
     """`count` files that the model generates, each of at most `tokens` tokens and at most its context."""
     experiment = run.experiment
-    longer = dataclasses.replace(experiment.samples, length=min(tokens, experiment.model.context_length - 1))
+    samples = dataclasses.replace(experiment.samples, length=min(tokens, experiment.model.context_length - 1))
     return draw_samples(
-        dataclasses.replace(experiment, samples=longer),
+        dataclasses.replace(experiment, samples=samples),
         run.params,
         ("",) * count,
         tokenizer=dataset.tokenizer,

@@ -64,8 +64,8 @@ def _document(
     if len(ids) < 2:
         first = PrefixSize(num_bytes, num_words)
     else:
-        found = prefix_size(tokenizer, ids, 1)  # of the decoded text, which may be longer than the original
-        first = PrefixSize(min(found.bytes, num_bytes), min(found.words, num_words))
+        decoded_size = prefix_size(tokenizer, ids, 1)  # of the decoded text, which may be longer than the original
+        first = PrefixSize(min(decoded_size.bytes, num_bytes), min(decoded_size.words, num_words))
     return Document(name, ids, num_bytes, num_words, restored, first)
 
 
@@ -73,7 +73,7 @@ def from_split(dataset: Dataset, split: str) -> Iterator[Document]:
     """The documents of a dataset's split; sizes are those of the original text, recorded when it was tokenized.
 
     The dataset does not keep the text, so `restored` compares sizes only; it is right if every change of the text by
-    the tokenizer changes its size. `Dataset.lost` has the exact count, made when the text was tokenized.
+    the tokenizer changes its size. `Dataset.unrestored` has the exact count, made when the text was tokenized.
     Raises UserError when the dataset has no such split.
     """
     parts = dataset.split(split)

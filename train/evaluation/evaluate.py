@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from train.data.tokenizers.restored import Lost
+from train.data.tokenizers.unrestored import UnrestoredText
 from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
@@ -61,14 +61,14 @@ class Result:
 
         So a perplexity that is too large for a float is None; the loss is its logarithm.
         """
-        named = {"run": self.run, "step": self.step, "documents": len(self.tally.entries)}
-        found: dict[str, Any] = named | {name: self.tally.count(name) for name in ("tokens", "bytes", "words")}
+        identity = {"run": self.run, "step": self.step, "documents": len(self.tally.entries)}
+        found: dict[str, Any] = identity | {name: self.tally.count(name) for name in ("tokens", "bytes", "words")}
         for name in MEASURES:
             estimate = self.measures.get(name, UNKNOWN)  # a text without words has no measure per word
-            found[name] = finite(estimate.value)
-            found[f"{name}_standard_error"] = finite(estimate.standard_error)
-        kept = ("window", "stride", "first_token", "left_out_tokens", "left_out_bytes", "documents_not_restored")
-        return found | {name: getattr(self, name) for name in kept} | {"seconds": round(self.seconds, 3)}
+            found[name] = finite_or_none(estimate.value)
+            found[f"{name}_standard_error"] = finite_or_none(estimate.standard_error)
+        copied = ("window", "stride", "first_token", "left_out_tokens", "left_out_bytes", "documents_not_restored")
+        return found | {name: getattr(self, name) for name in copied} | {"seconds": round(self.seconds, 3)}
 
 
 def evaluate(
@@ -100,22 +100,22 @@ def evaluate(
     begin = run.tokenizer.begin_of_document
     window = run.experiment.data.sequence_length if window is None else window
     stride = max(1, window // 2) if stride is None else stride
-    began = time.monotonic()
-    lossy = left_out_tokens = left_out_bytes = 0
-    known: Lost | None = None  # for a split: counted when its text was tokenized
+    start = time.monotonic()
+    num_unrestored = left_out_tokens = left_out_bytes = 0
+    known: UnrestoredText | None = None  # for a split: counted when its text was tokenized
     if documents is None:
         dataset = run.dataset()
         given: Iterable[Document | str] = from_split(dataset, "validation")
-        known = dataset.lost("validation")
+        known = dataset.unrestored("validation")
     else:
         given = documents
 
-    def counted() -> Iterator[Document]:
-        nonlocal lossy, left_out_tokens, left_out_bytes
+    def read_documents() -> Iterator[Document]:
+        nonlocal num_unrestored, left_out_tokens, left_out_bytes
         for number, document in enumerate(given, start=1):
             if isinstance(document, str):
                 document = from_text(run.tokenizer, f"text {number}", document)
-            lossy += not document.restored
+            num_unrestored += not document.restored
             if begin is None and len(document.ids):
                 left_out_tokens += 1
                 left_out_bytes += document.first.bytes
@@ -124,7 +124,7 @@ def evaluate(
     tally = score(
         run.experiment.model,
         run.params,
-        counted(),
+        read_documents(),
         begin=begin,
         layout=run.layout,
         stride=stride,
@@ -142,11 +142,11 @@ def evaluate(
         first_token="left out" if begin is None else "after the mark that begins a document",
         left_out_tokens=left_out_tokens,
         left_out_bytes=left_out_bytes,
-        documents_not_restored=lossy if known is None else known.documents,
-        seconds=time.monotonic() - began,
+        documents_not_restored=num_unrestored if known is None else known.documents,
+        seconds=time.monotonic() - start,
     )
 
 
-def finite(value: float | None) -> float | None:
+def finite_or_none(value: float | None) -> float | None:
     """A number; None for infinity and NaN, which JSON cannot represent."""
     return value if value is not None and math.isfinite(value) else None

@@ -23,13 +23,13 @@ class Estimate:
     standard_error: float | None
 
 
-class Entry(NamedTuple):
+class LossSums(NamedTuple):
     """The sums over the scored tokens of a document, or of a whole split if its documents are not known.
 
     Attributes:
       nll: the sum of -log p over the tokens of text that were scored, in nats.
       tokens, bytes, words: the number of these tokens, and the bytes and words of the original text in them.
-      end_nll, ends: the same sum over the marks that end documents, and their number.
+      end_nll, end_tokens: the same sum over the marks that end documents, and their number.
     """
 
     nll: float
@@ -37,16 +37,16 @@ class Entry(NamedTuple):
     bytes: int
     words: int = 0
     end_nll: float = 0.0
-    ends: int = 0
+    end_tokens: int = 0
 
 
 class Tally:
     """The entries that were scored so far."""
 
-    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+    def __init__(self, entries: Iterable[LossSums] = ()) -> None:
         self.entries = list(entries)
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LossSums) -> None:
         """Adds the entry of a further document or split."""
         self.entries.append(entry)
 
@@ -55,7 +55,7 @@ class Tally:
         return np.array([getattr(entry, name) for entry in self.entries], np.float64)
 
     def count(self, name: str) -> int:
-        """The sum of `tokens`, `bytes`, `words` or `ends`."""
+        """The sum of `tokens`, `bytes`, `words` or `end_tokens`."""
         return sum(getattr(entry, name) for entry in self.entries)
 
     def measures(self) -> dict[str, Estimate]:
@@ -68,7 +68,7 @@ class Tally:
         if not self.count("tokens"):
             raise UserError("no token of text was scored, so there is no loss, no perplexity and no bits per byte")
         nll_D = self.column("nll")
-        loss = ratio(nll_D + self.column("end_nll"), self.column("tokens") + self.column("ends"))
+        loss = ratio(nll_D + self.column("end_nll"), self.column("tokens") + self.column("end_tokens"))
         found = {"loss": loss, "perplexity": exponential(loss)}
         if self.count("words"):
             found["word_loss"] = ratio(nll_D, self.column("words"))

@@ -40,8 +40,8 @@ def is_python(text: str, ended: bool) -> bool:
         text = text[: text.rfind("\n") + 1]
     if not text.strip():
         return False
-    beginning = 0 if ended else codeop.PyCF_ALLOW_INCOMPLETE_INPUT  # type: ignore[attr-defined]
-    flags = ast.PyCF_ONLY_AST | beginning  # as ast.parse compiles
+    incomplete_flag = 0 if ended else codeop.PyCF_ALLOW_INCOMPLETE_INPUT  # type: ignore[attr-defined]
+    flags = ast.PyCF_ONLY_AST | incomplete_flag  # as ast.parse compiles
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape in a string is only a warning

@@ -12,7 +12,7 @@ mark at a document's end is not scored: it is not part of the text.
 
 Documents that are shorter than the window share rows of a batch. The model keeps them apart and each has positions from
 0, so their scores equal those of one document a row, to float rounding. If a model cannot keep them apart (see
-`train.evaluation.packed.isolates`), each document has its own row.
+`train.evaluation.window_packing.isolates_documents`), each document has its own row.
 """
 
 import functools
@@ -26,8 +26,16 @@ from model.config import ModelConfig
 from model.errors import UserError
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation.documents import Document
-from train.evaluation.measures import Entry, Tally
-from train.evaluation.packed import AHEAD, Row, Stretch, batch_of, isolates, placed, rows
+from train.evaluation.measures import LossSums, Tally
+from train.evaluation.window_packing import (
+    BATCHES_PACKED_TOGETHER,
+    DocumentWindow,
+    Row,
+    isolates_documents,
+    make_batch,
+    pack_rows,
+    with_columns,
+)
 from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.table import MeshLayout, replicated
@@ -35,23 +43,23 @@ from train.parallel.table import MeshLayout, replicated
 # The tokens of a batch on a device, when the user gives no batch size. Memory per token holds the residual stream and
 # the activations of one layer: for LLaMA-2 7B (D = 4,096, F = 11,008) in bfloat16 about 50 kB, so 0.9 GB for 16,384.
 # Logits do not count: they are computed in blocks (model/vocabulary/cross_entropy.py). This many keep a device busy.
-TOKENS = 1 << 14
+TOKENS_PER_DEVICE = 1 << 14
 
 
 class Window(NamedTuple):
-    """Inputs [begin, stop) of a document; the targets of the inputs from `scored` on are scored."""
+    """Inputs [begin, stop) of a document; the targets of the inputs from `first_scored` on are scored."""
 
     begin: int
-    scored: int
+    first_scored: int
     stop: int
 
 
 def windows(inputs: int, length: int, stride: int) -> Iterator[Window]:
     """Yields the windows over a document of `inputs` inputs; each window scores its last targets, each target once."""
-    scored, stop = 0, min(length, inputs)
-    while scored < inputs:
-        yield Window(max(0, stop - length), scored, stop)
-        scored, stop = stop, min(stop + stride, inputs)
+    first_scored, stop = 0, min(length, inputs)
+    while first_scored < inputs:
+        yield Window(max(0, stop - length), first_scored, stop)
+        first_scored, stop = stop, min(stop + stride, inputs)
 
 
 def score(
@@ -80,8 +88,8 @@ def score(
       stride: tokens that the window moves by, from 1 to the window's length.
       window: its length; None for the model's context length. A model whose training sequences were shorter than its
         context has not learnt the later positions, and is measured best at the length of those sequences.
-      batch_size: rows at a time; None for rows of `TOKENS` tokens in all, from 1 to 64 rows, for each of the devices
-        that rows are split over.
+      batch_size: rows at a time; None for rows of `TOKENS_PER_DEVICE` tokens in all, from 1 to 64 rows, for each of
+        the devices that rows are split over.
       on_progress: called after every batch with the number of tokens scored so far.
 
     Raises:
@@ -97,7 +105,7 @@ def score(
     nll: list[float] = []
     sizes: list[tuple[int, int, int]] = []  # scored tokens, bytes and words of each document
 
-    def stretches() -> Iterator[Stretch]:
+    def document_windows() -> Iterator[DocumentWindow]:
         for document in documents:
             # Without an id that begins documents, the first token is only an input.
             stream = document.ids if begin is None else np.concatenate([[begin], document.ids])
@@ -108,60 +116,61 @@ def score(
             nll.append(0.0)
             for window in windows(len(stream) - 1, length, stride):
                 inputs, targets = stream[window.begin : window.stop], stream[window.begin + 1 : window.stop + 1]
-                yield Stretch(number, inputs, targets, window.scored - window.begin)
+                yield DocumentWindow(number, inputs, targets, window.first_scored - window.begin)
 
-    done = 0
+    num_scored = 0
 
-    def take(result: jax.Array, scored: Sequence[Row]) -> None:
-        nonlocal done
-        for row_T, row in zip(np.asarray(result, np.float64), scored, strict=False):
-            for stretch, first, stop in placed(row):
-                nll[stretch.document] += float(row_T[first + stretch.first : stop].sum())
-                done += stop - first - stretch.first
+    def add_scores(result: jax.Array, scored_rows: Sequence[Row]) -> None:
+        nonlocal num_scored
+        for row_T, row in zip(np.asarray(result, np.float64), scored_rows, strict=False):
+            for document_window, first, stop in with_columns(row):
+                nll[document_window.document] += float(row_T[first + document_window.first_scored : stop].sum())
+                num_scored += stop - first - document_window.first_scored
         if on_progress is not None:
-            on_progress(done)
+            on_progress(num_scored)
 
-    ways, packed = layout.ways("batch"), isolates(model, length)
-    most = batch_size or ways * default_batch_size(length)
-    size = -(-most // ways) * ways
-    groups = _grouped(rows(stretches(), length, packed=packed, ahead=AHEAD * size * length), size)
-    score_batch, placement = _compile(model, layout), layout.placement(("batch", None))
-    waiting: tuple[jax.Array, list[Row]] | None = None
+    ways, packed = layout.ways("batch"), isolates_documents(model, length)
+    max_rows = batch_size or ways * default_batch_size(length)
+    size = -(-max_rows // ways) * ways
+    lookahead = BATCHES_PACKED_TOGETHER * size * length
+    groups = _chunks(pack_rows(document_windows(), length, packed=packed, lookahead=lookahead), size)
+    score_batch, placement = _compile_scoring(model, layout), layout.placement(("batch", None))
+    pending: tuple[jax.Array, list[Row]] | None = None
     for number, group in enumerate(groups):
         if number == 0 and batch_size is None:  # perhaps the only batch: a smaller one needs less padding
-            size = min(size, ways * _power_of_two(-(-len(group) // ways)))
+            size = min(size, ways * _next_power_of_two(-(-len(group) // ways)))
         # A document alone in its row needs no isolation, unless the model reads its length, which must exclude padding.
         isolated = model.reads_lengths or any(len(row) > 1 for row in group)
-        batch = {name: x[feed.local_rows(placement, size)] for name, x in batch_of(group, size, length).items()}
+        batch = {name: x[feed.local_rows(placement, size)] for name, x in make_batch(group, size, length).items()}
         result = score_batch(params, feed.to_devices(batch, placement, size, isolated))
-        if waiting is not None:  # fetched one batch late, so that host and device work together
-            take(*waiting)
-        waiting = result, group
-    if waiting is not None:
-        take(*waiting)
+        if pending is not None:  # fetched one batch late, so that host and device work together
+            add_scores(*pending)
+        pending = result, group
+    if pending is not None:
+        add_scores(*pending)
     if not sizes:
         why = "" if begin is not None else " or has one token, with no mark that comes before it"
         raise UserError(f"there is no token to score: every document is empty{why}")
-    return Tally(Entry(total, *size) for total, size in zip(nll, sizes, strict=True))
+    return Tally(LossSums(total, *size) for total, size in zip(nll, sizes, strict=True))
 
 
 @functools.lru_cache(maxsize=8)
-def _compile(model: ModelConfig, layout: MeshLayout) -> Callable[..., jax.Array]:
+def _compile_scoring(model: ModelConfig, layout: MeshLayout) -> Callable[..., jax.Array]:
     """The jitted loss of every token: -log p in nats, float32 (B, T), whole on every device."""
     return jax.jit(lambda params, batch: token_nll(model, params, batch, layout), out_shardings=replicated(layout.mesh))
 
 
 def default_batch_size(length: int) -> int:
-    """The number of windows on a device that have `TOKENS` tokens in all, from 1 to 64."""
-    return max(1, min(64, TOKENS // length))
+    """The number of windows on a device that have `TOKENS_PER_DEVICE` tokens in all, from 1 to 64."""
+    return max(1, min(64, TOKENS_PER_DEVICE // length))
 
 
-def _power_of_two(least: int) -> int:
-    """The smallest power of two that is at least `least`: with few batch sizes few programs are compiled."""
-    return 1 << (least - 1).bit_length()
+def _next_power_of_two(minimum: int) -> int:
+    """The smallest power of two that is at least `minimum`: with few batch sizes few programs are compiled."""
+    return 1 << (minimum - 1).bit_length()
 
 
-def _grouped(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     group: list[Any] = []
     for item in items:
         group.append(item)

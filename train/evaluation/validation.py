@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from model.errors import UserError
 from train.data.batches.pipeline import EvaluationBatches
 from train.data.shards.dataset import Dataset
-from train.evaluation.measures import Entry, Tally
+from train.evaluation.measures import LossSums, Tally
 from train.experiment import Experiment
 from train.objectives.interface import Batch
 from train.objectives.next_token import token_nll
@@ -19,7 +19,7 @@ from train.parallel.table import layout_of, replicated
 from train.state import Recipe, TrainState, evaluation_params, state_shardings
 
 
-class Limit(NamedTuple):
+class BatchLimit(NamedTuple):
     """The number of batches to read, None for all, and the option that sets it."""
 
     option: str
@@ -43,7 +43,7 @@ class SplitEvaluation:
         mesh: jax.sharding.Mesh,
         *,
         split: str = "validation",
-        limit: Limit | None = None,
+        limit: BatchLimit | None = None,
         step: EvaluationStep | None = None,
     ) -> None:
         """Opens the split.
@@ -59,7 +59,7 @@ class SplitEvaluation:
         Raises:
           UserError: when there is no token to predict.
         """
-        limit = limit or Limit("evaluation", experiment.evaluation.max_batches)
+        limit = limit or BatchLimit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
         self._isolated = feed.isolated(experiment.data, experiment.model)
@@ -70,14 +70,14 @@ class SplitEvaluation:
             limit=limit.max_batches,
             rows=feed.local_rows(self._rows, self._batch_size),
         )
-        self._covered = self._batches.coverage
-        if not self._covered.tokens:
-            few = limit.max_batches
-            part = "" if few is None else f" in the first {few} batches ({limit.option}.max_batches)"
-            mend = "hold out more text: data.validation=WholeFiles(), Tail(fraction=0.1) or SeparateText(path=...)"
+        self._coverage = self._batches.coverage
+        if not self._coverage.tokens:
+            max_batches = limit.max_batches
+            part = "" if max_batches is None else f" in the first {max_batches} batches ({limit.option}.max_batches)"
+            fix = "hold out more text: data.validation=HeldOutDocuments(), Tail(fraction=0.1) or SeparateText(path=...)"
             if limit.option != "evaluation":
-                mend = "give a longer text or more batches"
-            raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {mend}")
+                fix = "give a longer text or more batches"
+            raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {fix}")
         self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
     def __call__(self, state: TrainState) -> dict[str, float]:
@@ -87,15 +87,17 @@ class SplitEvaluation:
         cover the text alone, as everywhere: the ends have no bytes and are in neither of the two sums. If no mark
         begins a document, its first token and the bytes of this token are left out.
         """
-        sums = []
+        outputs = []
         for batch in self._batches:
-            sums.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
+            outputs.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
         # Sums over batches in double precision; within a batch they are float32.
-        nll, end_nll = (math.fsum(float(s[name]) for s in sums) for name in ("nll", "end_nll"))
-        covered = self._covered
-        counted = sum(int(s["tokens"]) for s in sums)
-        assert counted == covered.tokens + covered.ends, (counted, covered)
-        entry = Entry(nll - end_nll, covered.tokens, covered.bytes, end_nll=end_nll, ends=covered.ends)
+        nll, end_nll = (math.fsum(float(s[name]) for s in outputs) for name in ("nll", "end_nll"))
+        coverage = self._coverage
+        num_targets = sum(int(s["tokens"]) for s in outputs)
+        assert num_targets == coverage.tokens + coverage.end_tokens, (num_targets, coverage)
+        entry = LossSums(
+            nll - end_nll, coverage.tokens, coverage.bytes, end_nll=end_nll, end_tokens=coverage.end_tokens
+        )
         return {name: estimate.value for name, estimate in Tally([entry]).measures().items()}
 
 
@@ -105,7 +107,7 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int 
     `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents.
     """
     table = experiment.sharding
-    placed = state_shardings(Recipe.of(experiment), mesh, table)
+    state_sharding = state_shardings(Recipe.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
 
@@ -115,4 +117,4 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int 
         end_nll = jnp.zeros(()) if end is None else jnp.sum(nll_BT, where=batch["targets"] == end)
         return {"nll": jnp.sum(nll_BT), "end_nll": end_nll, "tokens": jnp.sum(batch["weights"] > 0, dtype=jnp.int32)}
 
-    return jax.jit(eval_step, in_shardings=(placed, rows), out_shardings=replicated(mesh))
+    return jax.jit(eval_step, in_shardings=(state_sharding, rows), out_shardings=replicated(mesh))

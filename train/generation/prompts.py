@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from model.errors import UserError
-from train.data.text.kinds import HEAD, not_text
+from train.data.text.file_types import HEAD, not_text
 
 JSON_LINES = (".jsonl", ".ndjson")
 
@@ -18,21 +18,21 @@ class Prompt(NamedTuple):
     where: str
 
 
-def check_text(text: str, where: str, mend: str = "write it as UTF-8") -> None:
+def check_text(text: str, where: str, fix: str = "write it as UTF-8") -> None:
     """Raises UserError for a text that cannot be encoded as UTF-8: Python keeps invalid bytes as lone surrogates."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UserError(f"{where} is not UTF-8 at character {error.start}; {mend}") from None
+        raise UserError(f"{where} is not UTF-8 at character {error.start}; {fix}") from None
 
 
 def from_flags(texts: Sequence[str], flag: str) -> list[Prompt]:
     """The texts of a repeatable flag. Raises UserError for a text that is not UTF-8."""
-    mend = "use a terminal with UTF-8"
+    fix = "use a terminal with UTF-8"
     if flag == "prompt":
-        mend += ", or put the text into a UTF-8 file and give that as --prompts_file"
+        fix += ", or put the text into a UTF-8 file and give that as --prompts_file"
     for number, text in enumerate(texts, start=1):
-        check_text(text, f"--{flag} number {number}", mend)
+        check_text(text, f"--{flag} number {number}", fix)
     return [Prompt(text, f"{flag} {number}") for number, text in enumerate(texts, start=1)]
 
 

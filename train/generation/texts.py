@@ -27,13 +27,13 @@ class GeneratedText:
       text: the new text, up to the first stop string if there is one.
       tokens: the number of new tokens, including those of the stop string and the end of the document.
       ended_by: the reason for the end; "context" means that the model's context is full, "interruption" a signal.
-      torn: whether the text ends inside the bytes of a character; these bytes are U+FFFD in the text.
+      ends_mid_character: whether the text ends inside the bytes of a character; these bytes are U+FFFD in the text.
     """
 
     text: str
     tokens: int
     ended_by: EndedBy
-    torn: bool = False
+    ends_mid_character: bool = False
 
 
 def generate_texts(
@@ -43,7 +43,7 @@ def generate_texts(
     prompts: Sequence[str],
     sampling: Sampling,
     *,
-    stops: Sequence[str] = (),
+    stop_strings: Sequence[str] = (),
     batch_size: int = 16,
     layout: Layout = ONE_DEVICE,
     on_text: OnText | None = None,
@@ -57,7 +57,7 @@ def generate_texts(
       tokenizer: its tokenizer.
       prompts: texts; after an empty prompt the model starts a new document.
       sampling: how tokens are chosen, and how many.
-      stops: strings that end a text; the result holds the text before the first of them.
+      stop_strings: strings that end a text; the result holds the text before the first of them.
       batch_size: prompts at a time.
       layout: the sharding of activations, as for `model.inference.generate.generate`.
       on_text: see `OnText`.
@@ -66,25 +66,25 @@ def generate_texts(
     Raises:
       UserError: for an empty stop string, for a prompt longer than the context, and for the errors of `prompt_ids`.
     """
-    if "" in stops:
+    if "" in stop_strings:
         raise UserError("a stop string is empty; expected at least one character")
     rows = check_prompts(model, tokenizer, prompts)
     sample_indices = occurrence_indices(prompts)
-    padded = _rows_at_a_time(len(rows), batch_size, layout)
+    padded = _padded_batch_size(len(rows), batch_size, layout)
     results = [] if results is None else results
-    weights = prepare_params(model, params, layout) if rows else params  # once, not for every batch
+    prepared_params = prepare_params(model, params, layout) if rows else params  # once, not for every batch
     for first in range(0, len(rows), padded):
         chosen = slice(first, first + padded)
-        batch = _Batch([TextStream(tokenizer, row, stops) for row in rows[chosen]], first, on_text)
+        batch = _Batch([TextStream(tokenizer, row, stop_strings) for row in rows[chosen]], first, on_text)
         try:
-            written = generate(
+            generated_ids = generate(
                 model,
-                weights,
+                prepared_params,
                 rows[chosen],
                 sampling,
                 begin=tokenizer.begin_of_document,
                 end=tokenizer.end_of_document,
-                on_token=batch.take,
+                on_token=batch.push,
                 sample_indices=sample_indices[chosen],
                 layout=layout,
                 row_multiple=padded,
@@ -92,20 +92,20 @@ def generate_texts(
         except KeyboardInterrupt:
             results += batch.interrupted()
             raise
-        results += batch.finish(written, tokenizer.end_of_document, sampling.max_tokens)
+        results += batch.finish(generated_ids, tokenizer.end_of_document, sampling.max_tokens)
     return results
 
 
-def largest_cache(
+def largest_cache_bytes(
     model: ModelConfig, rows: Sequence[Sequence[int]], max_tokens: int, batch_size: int, layout: Layout = ONE_DEVICE
 ) -> int:
     """The bytes of the largest cache that `generate_texts` allocates for prompts of these ids."""
-    size = _rows_at_a_time(len(rows), batch_size, layout)
+    size = _padded_batch_size(len(rows), batch_size, layout)
     slots = [cache_slots(model, rows[first : first + size], max_tokens) for first in range(0, len(rows), size)]
     return cache_bytes(model, size, max(slots))
 
 
-def _rows_at_a_time(count: int, batch_size: int, layout: Layout) -> int:
+def _padded_batch_size(count: int, batch_size: int, layout: Layout) -> int:
     """The number of rows of every batch: the last batch is padded, so that one compiled program serves all."""
     ways = layout.ways("batch")
     return -(-min(batch_size, count) // ways) * ways if count else 1
@@ -118,34 +118,35 @@ class _Batch:
         self._streams, self._first, self._on_text = streams, first, on_text
         self._texts, self._tokens = [""] * len(streams), [0] * len(streams)
 
-    def take(self, row: int, token: int) -> bool:
+    def push(self, row: int, token: int) -> bool:
         """Takes the next id of a row; returns whether a stop string ended the row."""
         self._tokens[row] += 1
-        self._show(row, self._streams[row].push(token))
+        self._emit(row, self._streams[row].push(token))
         return self._streams[row].stopped
 
-    def finish(self, written: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[GeneratedText]:
+    def finish(self, generated_ids: Sequence[Sequence[int]], end: int | None, max_tokens: int) -> list[GeneratedText]:
         """Shows the text that was held back, and returns the text of each row with the reason for its end."""
         results = []
-        for row, (stream, ids) in enumerate(zip(self._streams, written, strict=True)):
-            self._show(row, stream.finish(cut=ids[-1] != end))
+        for row, (stream, ids) in enumerate(zip(self._streams, generated_ids, strict=True)):
+            self._emit(row, stream.finish(truncated=ids[-1] != end))
             ended_by: EndedBy = "max_tokens" if len(ids) == max_tokens else "context"
             if stream.stopped:
                 ended_by = "stop_string"
             elif ids[-1] == end:
                 ended_by = "end_of_document"
-            results.append(GeneratedText(self._texts[row], len(ids), ended_by, stream.torn))
+            results.append(GeneratedText(self._texts[row], len(ids), ended_by, stream.ends_mid_character))
         return results
 
     def interrupted(self) -> list[GeneratedText]:
         """Shows the text that was held back, and returns the unfinished text of each row."""
         results = []
         for row, stream in enumerate(self._streams):
-            self._show(row, stream.finish(cut=True))
-            results.append(GeneratedText(self._texts[row], self._tokens[row], "interruption", stream.torn))
+            self._emit(row, stream.finish(truncated=True))
+            text, tokens = self._texts[row], self._tokens[row]
+            results.append(GeneratedText(text, tokens, "interruption", stream.ends_mid_character))
         return results
 
-    def _show(self, row: int, text: str) -> None:
+    def _emit(self, row: int, text: str) -> None:
         self._texts[row] += text
         if self._on_text is not None:
             self._on_text(self._first + row, text)
@@ -167,7 +168,7 @@ def prompt_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def check_prompts(
-    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], named: Sequence[str] | None = None
+    model: ModelConfig, tokenizer: Tokenizer, prompts: Sequence[str], names: Sequence[str] | None = None
 ) -> list[list[int]]:
     """The ids of every prompt.
 
@@ -176,7 +177,7 @@ def check_prompts(
     """
     rows = []
     for number, prompt in enumerate(prompts, start=1):
-        where = f"prompt {number}" if named is None else named[number - 1]
+        where = f"prompt {number}" if names is None else names[number - 1]
         check_text(prompt, where)
         try:
             row = prompt_ids(tokenizer, prompt)
@@ -201,40 +202,43 @@ class TextStream:
     `stopped` tells whether there was one.
     """
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stops: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], stop_strings: Sequence[str] = ()) -> None:
         """Args: the tokenizer, the ids of the prompt, the stop strings."""
-        self.stopped = self.torn = False
-        self._stops = tuple(stops)
-        self._held = ""
+        self.stopped = self.ends_mid_character = False
+        self._stop_strings = tuple(stop_strings)
+        self._pending = ""
         self._decoder = StreamDecoder(tokenizer)
         # A tokenizer may decode the first ids of a text differently (without a space), so the prompt comes first.
         self._decoder.push(prompt)
-        self._decoder.settle()
+        self._decoder.end_known_text()
 
     def push(self, token: int) -> str:
         """Takes the next id and returns the text that can be shown now."""
         return self._release(self._decoder.push([token]))
 
-    def finish(self, *, cut: bool) -> str:
+    def finish(self, *, truncated: bool) -> str:
         """Returns the rest of the text, with the bytes of an unfinished character as U+FFFD.
 
-        `cut` tells that a limit ended the text: then `torn` tells whether it ended inside the bytes of a character.
+        `truncated` tells that a limit ended the text: then `ends_mid_character` tells whether it ended inside the bytes
+        of a character.
         """
         rest = self._decoder.flush()
-        self.torn = cut and not self.stopped and rest.endswith("\ufffd")
-        shown = self._release(rest)
-        held, self._held = self._held, ""
-        return shown + held
+        self.ends_mid_character = truncated and not self.stopped and rest.endswith("\ufffd")
+        text = self._release(rest)
+        pending, self._pending = self._pending, ""
+        return text + pending
 
     def _release(self, new: str) -> str:
         if self.stopped:
             return ""
-        text = self._held + new
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        text = self._pending + new
+        found = [(at + len(stop), at) for stop in self._stop_strings if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
+            self.stopped, self._pending = True, ""
             return text[: min(found)[1]]
         # The longest end of the text that may begin a stop string is held back until the next ids.
-        wait = max((n for stop in self._stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
-        self._held = text[len(text) - wait :]
-        return text[: len(text) - wait]
+        num_pending = max(
+            (n for stop in self._stop_strings for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0
+        )
+        self._pending = text[len(text) - num_pending :]
+        return text[: len(text) - num_pending]

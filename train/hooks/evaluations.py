@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from train.evaluation.named import NamedEvaluation, evaluated_split
-from train.evaluation.validation import Limit, SplitEvaluation
+from train.evaluation.named_evaluations import NamedEvaluation, evaluated_split
+from train.evaluation.validation import BatchLimit, SplitEvaluation
 from train.hooks.interface import Hook, Moment, Session
 from train.terminal.formatting import fixed
 
@@ -19,9 +19,9 @@ class Validation(Hook):
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
         self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh)
-        lost = session.dataset.lost(VALIDATION)
+        lost = session.dataset.unrestored(VALIDATION)
         self._lost = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
-        words = session.dataset.lost_in_words(VALIDATION)
+        words = session.dataset.unrestored_in_words(VALIDATION)
         self._beside = "" if words is None else f" ({words})"
         self._lowest = math.inf
 
@@ -52,10 +52,10 @@ class OfText(Hook):
             dataset,
             session.mesh,
             split=split,
-            limit=Limit(f"evaluations ({option.name})", option.max_batches),
+            limit=BatchLimit(f"evaluations ({option.name})", option.max_batches),
             step=validation.measure.step,
         )
-        lost, words = dataset.lost(split), dataset.lost_in_words(split)
+        lost, words = dataset.unrestored(split), dataset.unrestored_in_words(split)
         self._lost = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         self._beside = "" if words is None else f" ({words})"
 

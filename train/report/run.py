@@ -182,7 +182,7 @@ def _lost(folder: pathlib.Path) -> str | None:
         dataset = dataset_of_run(folder)
     except UserError:
         return None
-    return dataset.lost_in_words("validation") if "validation" in dataset.about["splits"] else None
+    return dataset.unrestored_in_words("validation") if "validation" in dataset.description["splits"] else None
 
 
 def smooth(values: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from model.inference.generate import cache_bytes, cache_slots, generate
 from model.inference.sampling import Sampling
 from model.parameters.precision import Precision
 from model.transformer import init
-from train.generation.texts import largest_cache
+from train.generation.texts import largest_cache_bytes
 
 CONFIG = ModelConfig(
     vocab_size=61,
@@ -50,7 +50,7 @@ def test_llama_3_2_1b_takes_megabytes_for_a_short_text():
     assert slots == 128
     assert cache_bytes(config, 1, slots) == 16 * 2 * slots * 8 * 64 * 2 == 4_194_304
     assert cache_bytes(config, 1, config.context_length) == 4_294_967_296
-    assert largest_cache(config, [[0] * 20] * 3, 100, batch_size=2) == 2 * 4_194_304
+    assert largest_cache_bytes(config, [[0] * 20] * 3, 100, batch_size=2) == 2 * 4_194_304
 
 
 def test_windows_take_no_more_slots_than_they_see():

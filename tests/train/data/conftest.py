@@ -14,9 +14,9 @@ from train.data import (
     Characters,
     Concatenate,
     Data,
+    HeldOutDocuments,
     StreamDecoder,
     Tail,
-    WholeFiles,
     open_dataset,
     prepare,
 )
@@ -40,7 +40,7 @@ BITS = [
     *(".", ",", "'s", "\u0d4e", "\u0120", "\u00ad", "\ufeff", "a b", "<0x41>", "self\u2581", "\ufffd"),
 ]
 TEXTS = st.lists(st.sampled_from(BITS), max_size=40).map("".join)
-PACKINGS = [Concatenate(), Concatenate(order="files", shift=False), BestFit()]
+PACKINGS = [Concatenate(), Concatenate(order="files", random_offset=False), BestFit()]
 PART = 8  # characters in a part, where texts are cut in a test
 
 
@@ -87,7 +87,7 @@ def epoch(batches):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Several shards and several processes for a corpus of kilobytes."""
-    monkeypatch.setattr(sys.modules[prepare.__module__], "SMALLEST_SHARD", 4000)
+    monkeypatch.setattr(sys.modules[prepare.__module__], "MIN_SHARD_BYTES", 4000)
     monkeypatch.setattr(sys.modules[prepare.__module__], "BYTES_WORTH_A_PROCESS", 1)
 
 
@@ -107,7 +107,7 @@ def data(corpus) -> Data:
     return Data(
         path=str(corpus),
         tokenizer=Bytes(),
-        validation=WholeFiles(fraction=0.1),
+        validation=HeldOutDocuments(fraction=0.1),
         batch_size=8,
         sequence_length=32,
         prefetch=4,

@@ -1,17 +1,20 @@
 import pytest
 
 from model.options.tree import find_problems
-from train.data.config import MOST_PIECES, Data, SentencePiece, Source, Tail, WholeFiles
+from train.data.config import MAX_PIECES, Data, HeldOutDocuments, SentencePiece, Source, Tail
 
 
 @pytest.mark.parametrize(
     ("option", "problem"),
     [
         (SentencePiece(vocab_size=299), "vocab_size: 299 leaves no room beside the 256 bytes; expected at least 300"),
-        (SentencePiece(vocab_size=MOST_PIECES + 1), "vocab_size: expected at most 16,777,216, got 16,777,217"),
-        (WholeFiles(fraction=1.0), "fraction: expected a share between 0 and 1, got 1.0"),
-        (WholeFiles(similarity=0.0), "similarity: expected a share above 0 and at most 1, got 0.0"),
-        (WholeFiles(similarity=None, keep_generated=False), "keep_generated: tables are found while documents are"),
+        (SentencePiece(vocab_size=MAX_PIECES + 1), "vocab_size: expected at most 16,777,216, got 16,777,217"),
+        (HeldOutDocuments(fraction=1.0), "fraction: expected a share between 0 and 1, got 1.0"),
+        (HeldOutDocuments(similarity=0.0), "similarity: expected a share above 0 and at most 1, got 0.0"),
+        (
+            HeldOutDocuments(similarity=None, keep_generated=False),
+            "keep_generated: tables are found while documents are",
+        ),
         (Tail(fraction=0.0), "fraction: expected a share between 0 and 1, got 0.0"),
         (Source(path=""), "path: expected a path, got an empty string"),
         (Source(path="a", weight=0.0), "weight: expected a weight above 0, got 0.0"),
@@ -32,8 +35,8 @@ def test_a_value_that_makes_no_sense_is_named(option, problem):
 def test_bounds_are_taken():
     for option in (
         SentencePiece(vocab_size=300),
-        SentencePiece(vocab_size=MOST_PIECES),
-        WholeFiles(similarity=1.0),
+        SentencePiece(vocab_size=MAX_PIECES),
+        HeldOutDocuments(similarity=1.0),
         Data(batch_size=2**20, sequence_length=2**8),
         Data(sequence_length=2, prefetch=0),
     ):

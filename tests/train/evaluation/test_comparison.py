@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from train.evaluation.baselines import text_baselines
-from train.evaluation.comparison import compare
+from train.evaluation.comparison import compare_with_baselines
 from train.evaluation.documents import split_text
 from train.evaluation.evaluate import evaluate
 from train.run.loaded import load_run
@@ -17,7 +17,7 @@ SAID = ["measuring the validation files", "compressing the same files", "letting
 def test_it_is_made_once_for_a_checkpoint_and_its_sizes(tiny_run, tmp_path):
     folder = shutil.copytree(tiny_run, tmp_path / "run")
     said = []
-    compare(folder, num_files=2, file_tokens=4, say=said.append)
+    compare_with_baselines(folder, num_files=2, file_tokens=4, say=said.append)
     assert [line.split(",")[0].split(" with")[0].split(" 2")[0] for line in said] == SAID
     found = json.loads((folder / "evaluation.json").read_text())
     run = load_run(folder)
@@ -30,11 +30,11 @@ def test_it_is_made_once_for_a_checkpoint_and_its_sizes(tiny_run, tmp_path):
     ]
     assert (folder / "files.txt").read_text().count("=== file ") == 2
 
-    compare(folder, num_files=2, file_tokens=4, say=said.append)
+    compare_with_baselines(folder, num_files=2, file_tokens=4, say=said.append)
     assert len(said) == 3  # all of it is there
-    compare(folder, num_files=1, file_tokens=4, say=said.append)
+    compare_with_baselines(folder, num_files=1, file_tokens=4, say=said.append)
     assert len(said) == 6
     (folder / "evaluation.json").write_text("{")  # what cannot be read is made anew
-    compare(folder, num_files=0, file_tokens=4, say=said.append)
+    compare_with_baselines(folder, num_files=0, file_tokens=4, say=said.append)
     assert len(said) == 9
     assert (folder / "files.txt").read_text() == ""

@@ -11,10 +11,10 @@ from model.errors import UserError
 from train.data.config import Bytes
 from train.data.shards.dataset import Dataset
 from train.data.tokenizers.interface import BytesTokenizer
-from train.data.tokenizers.restored import Lost
+from train.data.tokenizers.unrestored import UnrestoredText
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import MEASURES, Result, evaluate
-from train.evaluation.measures import Entry, Tally
+from train.evaluation.measures import LossSums, Tally
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
 from train.run.loaded import load_run
@@ -41,7 +41,7 @@ def test_texts_are_what_their_files_are(run, tiny_text):
 
 def test_the_validation_split_is_the_default(run):
     found = evaluate(run)
-    split = run.dataset().about["splits"]["validation"]
+    split = run.dataset().description["splits"]["validation"]
     assert {name: found.tally.count(name) for name in ("tokens", "bytes", "words")} == {
         name: split[name] for name in ("tokens", "bytes", "words")
     }
@@ -91,7 +91,9 @@ def test_text_that_is_lost_is_counted(run, monkeypatch):
 def test_text_of_a_split_that_is_lost_is_what_was_counted_when_it_was_tokenized(run, monkeypatch):
     """A tokenizer without capitals returns as many bytes as it got: sizes do not show the loss."""
     known = evaluate(run).documents_not_restored
-    monkeypatch.setattr(Dataset, "lost", lambda self, split: {"validation": Lost(documents=2, bytes=9)}[split])
+    monkeypatch.setattr(
+        Dataset, "unrestored", lambda self, split: {"validation": UnrestoredText(documents=2, bytes=9)}[split]
+    )
     assert (known, evaluate(run).documents_not_restored) == (0, 2)
     assert evaluate(run, ["ab"]).documents_not_restored == 0
 
@@ -104,7 +106,7 @@ def test_nothing_to_score_is_an_error(run):
 
 
 def test_what_is_not_finite_is_null_beside_its_logarithm():
-    tally = Tally([Entry(1e6, tokens=100_000, bytes=300_000, words=1), Entry(2e5, 90_000, 250_000, 0)])
+    tally = Tally([LossSums(1e6, tokens=100_000, bytes=300_000, words=1), LossSums(2e5, 90_000, 250_000, 0)])
     result = Result(
         run="runs/a",
         step=1,

@@ -82,9 +82,9 @@ def test_windows_score_every_input_once_with_all_the_context_they_allow():
         for stride in range(1, T + 1):
             scored = []
             for window in windows(inputs, T, stride):
-                assert 0 <= window.begin <= window.scored < window.stop <= inputs
+                assert 0 <= window.begin <= window.first_scored < window.stop <= inputs
                 assert window.stop - window.begin == min(T, inputs)
-                for place in range(window.scored, window.stop):
+                for place in range(window.first_scored, window.stop):
                     scored.append(place)
                     # The least context that a window moving by `stride` leaves, or all tokens before.
                     assert place - window.begin >= min(place, T - stride)
@@ -121,7 +121,7 @@ def test_a_stride_of_the_window_is_disjoint_windows(params):
 
 def test_any_stride_scores_as_its_windows_say(params):
     documents = documents_of(5, 29)
-    context = {s: s - w.begin + 1 for w in windows(29, T, 3) for s in range(w.scored, w.stop)}
+    context = {s: s - w.begin + 1 for w in windows(29, T, 3) for s in range(w.first_scored, w.stop)}
     scores = run(params, documents, stride=3)
     expected = [
         naive(params, documents[0], END, lambda i: i),
@@ -160,12 +160,12 @@ def test_two_programs_serve_every_document(params, monkeypatch):
         return token_nll(model, params, batch, layout)
 
     monkeypatch.setattr(module, "token_nll", counted)
-    module._compile.cache_clear()
+    module._compile_scoring.cache_clear()
     run(params, documents_of(1, 5, 30, 100), stride=3, batch_size=4)
     run(params, documents_of(2, 77), stride=7, batch_size=4)
     run(params, documents_of(1, 2, 3), stride=7, batch_size=4)
     assert traces == [(4, T), (4, T)]
-    module._compile.cache_clear()
+    module._compile_scoring.cache_clear()
 
 
 def test_progress_counts_every_scored_token(params):
@@ -224,8 +224,8 @@ def test_each_device_has_as_many_rows_as_one_alone(params, monkeypatch, mesh, ex
     import train.evaluation.perplexity as module
 
     seen = []
-    plain = module.batch_of
-    monkeypatch.setattr(module, "batch_of", lambda rows, size, length: seen.append(size) or plain(rows, size, length))
+    plain = module.make_batch
+    monkeypatch.setattr(module, "make_batch", lambda rows, size, length: seen.append(size) or plain(rows, size, length))
     documents = documents_of(4 * expected)
     run(params, documents, window=4, stride=2, mesh=make_mesh(mesh))
     assert seen[0] == expected

@@ -19,7 +19,7 @@ from train.data.shards.dataset import dataset_of_run, is_dataset, open_dataset
 from train.data.text.sources import fingerprint, list_units, read_unit
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import evaluate
-from train.evaluation.named import NamedEvaluation
+from train.evaluation.named_evaluations import NamedEvaluation
 from train.files.paths import as_path
 from train.files.remote import cache_folder, fetched
 from train.loop import train

@@ -21,16 +21,16 @@ from train.generation.texts import TextStream, check_prompts, generate_texts, pr
 BYTES = BytesTokenizer(Bytes())
 
 
-def stream(text, stops=(), cut=False, tokenizer=BYTES):
+def stream(text, stop_strings=(), cut=False, tokenizer=BYTES):
     """The pieces that a stream shows, and whether a stop string ended it."""
-    texts = TextStream(tokenizer, tokenizer.encode("a prompt ").tolist(), stops)
+    texts = TextStream(tokenizer, tokenizer.encode("a prompt ").tolist(), stop_strings)
     ids = list(text) if isinstance(text, bytes) else tokenizer.encode(text).tolist()
     pieces = []
     for token in ids:
         pieces.append(texts.push(token))
         if texts.stopped:
             return pieces, True
-    pieces.append(texts.finish(cut=cut))
+    pieces.append(texts.finish(truncated=cut))
     return pieces, texts.stopped
 
 
@@ -47,11 +47,11 @@ def test_an_unfinished_character_is_shown_and_told_where_a_limit_cut_it():
     for cut in (True, False):
         assert "".join(stream(half, cut=cut)[0]) == "ab\ufffd"
         texts = TextStream(BYTES, [256])
-        assert "".join(texts.push(byte) for byte in half) + texts.finish(cut=cut) == "ab\ufffd"
-        assert texts.torn == cut
+        assert "".join(texts.push(byte) for byte in half) + texts.finish(truncated=cut) == "ab\ufffd"
+        assert texts.ends_mid_character == cut
     texts = TextStream(BYTES, [256], ["b"])
-    assert "".join(texts.push(byte) for byte in half) + texts.finish(cut=True) == "a"
-    assert not texts.torn
+    assert "".join(texts.push(byte) for byte in half) + texts.finish(truncated=True) == "a"
+    assert not texts.ends_mid_character
 
 
 @pytest.fixture(scope="module")
@@ -81,23 +81,23 @@ def test_a_text_in_bytes_goes_on_after_its_prompt(fallback, text, at):
     ids = prompt_ids(fallback, text)
     cut = len(prompt_ids(fallback, text[:at])) if at else 1
     texts = TextStream(fallback, ids[:cut])
-    assert text[:at] + "".join(texts.push(i) for i in ids[cut:]) + texts.finish(cut=True) == text
-    assert not texts.torn
+    assert text[:at] + "".join(texts.push(i) for i in ids[cut:]) + texts.finish(truncated=True) == text
+    assert not texts.ends_mid_character
 
 
 def test_a_character_may_begin_in_the_prompt(fallback):
     ids = prompt_ids(fallback, "a石b")
     texts = TextStream(fallback, ids[:-2])
     assert [texts.push(i) for i in ids[-2:]] == ["", "石b"]
-    torn = TextStream(fallback, ids[:-3])
-    assert torn.push(ids[-3]) + torn.finish(cut=True) == "\ufffd\ufffd"
-    assert torn.torn
+    cut = TextStream(fallback, ids[:-3])
+    assert cut.push(ids[-3]) + cut.finish(truncated=True) == "\ufffd\ufffd"
+    assert cut.ends_mid_character
 
 
-def first_completed(text, stops):
+def first_completed(text, stop_strings):
     """The definition: the text before the stop string that is completed first, the longest of those."""
     for stop in range(1, len(text) + 1):
-        starts = [stop - len(s) for s in stops if text[:stop].endswith(s)]
+        starts = [stop - len(s) for s in stop_strings if text[:stop].endswith(s)]
         if starts:
             return text[: min(starts)], True
     return text, False
@@ -106,10 +106,10 @@ def first_completed(text, stops):
 def test_stop_strings_end_the_text_exactly():
     stop_sets = [("b",), ("ab",), ("aa",), ("aab", "b"), ("bab", "ab"), ("abc", "b"), ("ca", "cab")]
     for letters in itertools.product("abc", repeat=5):
-        for stops in stop_sets:
+        for stop_strings in stop_sets:
             text = "".join(letters)
-            pieces, stopped = stream(text, stops)
-            assert ("".join(pieces), stopped) == first_completed(text, stops), (text, stops)
+            pieces, stopped = stream(text, stop_strings)
+            assert ("".join(pieces), stopped) == first_completed(text, stop_strings), (text, stop_strings)
 
 
 def test_a_stop_string_across_tokens_of_several_characters():
@@ -224,7 +224,7 @@ def test_what_ended_a_text_is_told(write):
     (free,) = write(["abc"], Sampling(temperature=0, max_tokens=100))
     assert (free.ended_by, free.tokens) == ("context", 24 - 4 + 1)
     assert write(["abc"], Sampling(temperature=0, max_tokens=3))[0].ended_by == "max_tokens"
-    (stopped,) = write(["abc"], Sampling(temperature=0, max_tokens=100), stops=[free.text[2:4]])
+    (stopped,) = write(["abc"], Sampling(temperature=0, max_tokens=100), stop_strings=[free.text[2:4]])
     assert stopped.ended_by == "stop_string"
     assert stopped.text == free.text[: free.text.index(free.text[2:4])]
 
@@ -233,7 +233,7 @@ def test_bad_prompts_and_stops_are_refused(write):
     with pytest.raises(UserError, match=r"prompt 2 has 31 tokens .* context of 24; shorten it by 7 tokens"):
         write(["a", "x" * 30])
     with pytest.raises(UserError, match="stop string is empty"):
-        write(["a"], stops=["x", ""])
+        write(["a"], stop_strings=["x", ""])
     assert write([]) == []
 
 

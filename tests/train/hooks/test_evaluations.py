@@ -13,7 +13,7 @@ import pytest
 from model.errors import UserError
 from train.data.config import SeparateText
 from train.data.prepare.prepare import prepare
-from train.evaluation.named import NamedEvaluation
+from train.evaluation.named_evaluations import NamedEvaluation
 from train.loop import train
 from train.report import summary, write_report
 from train.run.loaded import load_params

@@ -203,7 +203,7 @@ def test_padding_is_no_token(tiny_experiment, steps_of_ten_seconds, tmp_path):
     (tmp_path / "text.jsonl").write_text("".join(f'{{"text": "document {i:02d}"}}\n' for i in range(60)))
     experiment = tiny_experiment(
         data__path=str(tmp_path / "text.jsonl"),
-        data__validation="WholeFiles(similarity=None)",
+        data__validation="HeldOutDocuments(similarity=None)",
         data__packing="BestFit()",
         samples__prompts=(),
         training__num_steps=5,

@@ -1,4 +1,4 @@
-"""Packs documents into sequences. An index, built once and kept on disk, lists the stretches that fill each row.
+"""Packs documents into sequences. An index, built once and kept on disk, lists the spans that fill each row.
 
 Lengths are counted in pairs (input, target). With the tokens B and E that begin and end documents, the document d0 d1
 d2 has the inputs B d0 d1 d2 and the targets d0 d1 d2 E: every token is a target once, and every target belongs to the
@@ -25,22 +25,22 @@ from train.data import config
 from train.files.files import filled
 
 
-class Piece(NamedTuple):
-    """Pairs [start, stop) of a document; `next` is the document that follows it in the joined stream, -1 for none."""
+class Span(NamedTuple):
+    """Pairs [start, stop) of a document; `next_document` follows in the joined stream, -1 for none."""
 
     document: int
     start: int
     stop: int
-    next: int
+    next_document: int
 
 
 class Index(Protocol):
-    """Lists the pieces that fill each row of a split."""
+    """Lists the spans that fill each row of a split."""
 
     num_rows: int
 
-    def pieces(self, row: int, offset: int) -> list[Piece]:
-        """The pieces of a row in order, at most T pairs in all; `offset` in [0, T) moves every cut."""
+    def spans(self, row: int, offset: int) -> list[Span]:
+        """The spans of a row in order, at most T pairs in all; `offset` in [0, T) moves every cut."""
 
 
 class ConcatenateIndex:
@@ -56,8 +56,8 @@ class ConcatenateIndex:
         self._total = int(ends[-1]) if len(ends) else 0
         self.num_rows = -(-self._total // sequence_length)
 
-    def pieces(self, row: int, offset: int) -> list[Piece]:
-        """The pieces of a row in order."""
+    def spans(self, row: int, offset: int) -> list[Span]:
+        """The spans of a row in order."""
         left = min(self._length, self._total - row * self._length)
         at = (offset + row * self._length) % self._total
         found = []
@@ -67,26 +67,26 @@ class ConcatenateIndex:
             stop = min(int(self._ends[index]), at + left)
             # The next document that has pairs: an empty document has none where no token ends documents.
             after = int(self._ends.searchsorted(self._ends[index], side="right"))
-            follows = int(self._order[after]) if after < len(self._order) else -1
+            next_document = int(self._order[after]) if after < len(self._order) else -1
             if stop > at:  # an empty document has no pairs where no token ends documents
-                found.append(Piece(int(self._order[index]), at - begin, stop - begin, follows))
+                found.append(Span(int(self._order[index]), at - begin, stop - begin, next_document))
             left -= stop - at
             at, index = (stop, index + 1) if index + 1 < len(self._order) else (0, 0)
         return found
 
 
 class BestFitIndex:
-    """Documents, or the parts of long ones, packed into rows; the pieces of row r are [firsts[r], firsts[r + 1])."""
+    """Documents, or the parts of long ones, packed into rows; the spans of row r are [firsts[r], firsts[r + 1])."""
 
     def __init__(self, firsts: np.ndarray, documents: np.ndarray, starts: np.ndarray, stops: np.ndarray) -> None:
         self._firsts, self._documents = np.asarray(firsts), np.asarray(documents)
         self._starts, self._stops = np.asarray(starts), np.asarray(stops)
         self.num_rows = len(firsts) - 1
 
-    def pieces(self, row: int, offset: int) -> list[Piece]:
-        """The pieces of a row in order; there is no cut to move."""
+    def spans(self, row: int, offset: int) -> list[Span]:
+        """The spans of a row in order; there is no cut to move."""
         return [
-            Piece(int(self._documents[i]), int(self._starts[i]), int(self._stops[i]), -1)
+            Span(int(self._documents[i]), int(self._starts[i]), int(self._stops[i]), -1)
             for i in range(int(self._firsts[row]), int(self._firsts[row + 1]))
         ]
 
@@ -100,32 +100,32 @@ def concatenate(lengths: np.ndarray, option: config.Concatenate, seed: int) -> d
 
 
 def best_fit(lengths: np.ndarray, sequence_length: int) -> dict[str, np.ndarray]:
-    """The arrays of a BestFitIndex: pieces by decreasing length, each into the fullest row that has room for it."""
+    """The arrays of a BestFitIndex: spans by decreasing length, each into the fullest row that has space for it."""
     full = lengths // sequence_length
     rest = lengths % sequence_length
     # Whole rows of long documents first: nothing else fits beside them.
     documents = np.repeat(np.arange(len(lengths), dtype=np.int64), full)
     part = np.arange(len(documents)) - np.repeat(np.cumsum(full) - full, full)
     rows: list[list[int]] = []
-    by_room: list[list[int]] = [[] for _ in range(sequence_length + 1)]
-    rooms = 0  # bit r is set when some row has room r: the least room that suffices is one shift away
+    rows_by_space: list[list[int]] = [[] for _ in range(sequence_length + 1)]
+    spaces = 0  # bit r is set when some row has space r: the least space that suffices is one shift away
     for document in np.lexsort((np.arange(len(rest)), -rest)).tolist():
         size = int(rest[document])
         if size == 0:
             break
-        fitting = rooms >> size
+        fitting = spaces >> size
         if fitting:
-            room = size + (fitting & -fitting).bit_length() - 1
-            row = by_room[room].pop()
-            if not by_room[room]:
-                rooms &= ~(1 << room)
+            space = size + (fitting & -fitting).bit_length() - 1
+            row = rows_by_space[space].pop()
+            if not rows_by_space[space]:
+                spaces &= ~(1 << space)
         else:
-            room, row = sequence_length, len(rows)
+            space, row = sequence_length, len(rows)
             rows.append([])
         rows[row].append(document)
-        if room - size:
-            by_room[room - size].append(row)
-            rooms |= 1 << (room - size)
+        if space - size:
+            rows_by_space[space - size].append(row)
+            spaces |= 1 << (space - size)
     packed = np.array([document for row in rows for document in row], np.int64)
     sizes = np.array([len(row) for row in rows], np.int64)
     return {
@@ -140,42 +140,43 @@ def open_index(
     folder: pathlib.Path,
     split: str,
     tokens: np.ndarray,
-    ends: bool,
+    has_end: bool,
     option: config.Packing,
     sequence_length: int,
     seed: int,
 ) -> Index:
     """Opens the index of a split in `folder`/index; builds it if it is not there, in memory if it cannot be written.
 
-    `tokens` [documents] are the lengths of the documents; `ends` says whether an end-of-document token adds a pair.
+    `tokens` [documents] are the lengths of the documents; `has_end` says whether an end-of-document token adds a pair.
     """
 
     def build() -> dict[str, np.ndarray]:
-        lengths = np.asarray(tokens, np.int64) + ends
+        lengths = np.asarray(tokens, np.int64) + has_end
         if isinstance(option, config.Concatenate):
             return concatenate(lengths, option, seed)
         return best_fit(lengths, sequence_length)
 
-    # The cuts of a concatenation are computed, not stored: one index serves every length, shifted or not.
+    # The cuts of a concatenation are computed, not stored: one index serves every length and every offset.
     if isinstance(option, config.Concatenate):
         key = ["Concatenate", option.order, seed if option.order == "shuffled" else None]
     else:
         key = [to_json(option), sequence_length]
-    digest = hashlib.sha256(json.dumps([key, ends, split, len(tokens), int(np.sum(tokens))]).encode()).hexdigest()[:12]
-    arrays = _cached(folder / "index" / f"{split}-{type(option).__name__.lower()}-{digest}", build)
+    content = [key, has_end, split, len(tokens), int(np.sum(tokens))]
+    digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
+    arrays = _load_or_build(folder / "index" / f"{split}-{type(option).__name__.lower()}-{digest}", build)
     if isinstance(option, config.Concatenate):
         return ConcatenateIndex(arrays["order"], arrays["ends"], sequence_length)
     return BestFitIndex(arrays["firsts"], arrays["documents"], arrays["starts"], arrays["stops"])
 
 
-def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _load_or_build(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The memory-mapped arrays of a folder. If it is missing, builds them and renames a complete folder into place."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         if found := {path.stem: np.load(path, mmap_mode="r", allow_pickle=False) for path in folder.glob("*.npy")}:
             return found
     arrays = build()
-    mark = f".{os.getpid()}.{threading.get_ident()}"
-    with contextlib.suppress(OSError), filled(folder, mark) as part:  # a dataset that others own may be read-only
+    suffix = f".{os.getpid()}.{threading.get_ident()}"
+    with contextlib.suppress(OSError), filled(folder, suffix) as part:  # a dataset that others own may be read-only
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array, allow_pickle=False)
     return arrays

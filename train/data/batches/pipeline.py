@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from model.errors import UserError
-from train.data.batches.coverage import Coverage, count_targets, coverage
+from train.data.batches.coverage import Coverage, count_coverage, count_targets
 from train.data.batches.order import row_order, stable_hash
-from train.data.batches.packing import Piece, open_index
+from train.data.batches.packing import Span, open_index
 from train.data.batches.prefetch import read_ahead
-from train.data.batches.rows import FIELDS, Batch, PackedSplit, Stretch, checked_fields, empty_batch
+from train.data.batches.rows import FIELDS, Batch, DocumentSpan, PackedSplit, check_fields, empty_batch
 from train.data.config import Concatenate, Data
 from train.data.shards.dataset import Dataset, open_dataset
 
@@ -38,14 +38,14 @@ class Batches:
     def __init__(
         self, dataset: Dataset | str, data: Data, split: str = "train", fields: Sequence[str] = tuple(FIELDS)
     ) -> None:
-        self.fields = checked_fields(fields)
+        self.fields = check_fields(fields)
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self.data = data
         self.split = split
         self._sources = _open_sources(self.dataset, data, split)
-        self._order = row_order(self.rows_per_epoch, _weights(self.dataset, data), data.seed, split)
-        shifts = isinstance(data.packing, Concatenate) and data.packing.shift
-        self._cuts = data.sequence_length if shifts else 1
+        self._order = row_order(self.rows_per_epoch, _source_weights(self.dataset, data), data.seed, split)
+        moves = isinstance(data.packing, Concatenate) and data.packing.random_offset
+        self._num_offsets = data.sequence_length if moves else 1
         self._offset = functools.lru_cache(maxsize=64)(self._offset_of_epoch)
 
     @property
@@ -56,8 +56,8 @@ class Batches:
     def rows(self, n: int, rows: Sequence[int] | None = None) -> Batch:
         """The given rows of global batch n, all of them by default."""
         wanted = range(self.data.batch_size) if rows is None else rows
-        pieces = [self._pieces(n, row) for row in wanted]
-        return _filled(self._sources, pieces, self.data.sequence_length, self.fields)
+        spans = [self._spans(n, row) for row in wanted]
+        return _fill_batch(self._sources, spans, self.data.sequence_length, self.fields)
 
     def iterator(self, start: int = 0, rows: Sequence[int] | None = None, stop: int | None = None) -> Iterator[Batch]:
         """Batches start, start + 1, ...; a thread reads `data.prefetch` of them ahead until the iterator is closed."""
@@ -68,26 +68,26 @@ class Batches:
 
     def num_targets(self, n: int) -> int:
         """The number of counted targets in global batch n, over the rows of all hosts; reads no token."""
-        placed = (self._pieces(n, row) for row in range(self.data.batch_size))
-        return sum(self._sources[source].num_targets(pieces) for source, pieces in placed)
+        located = (self._spans(n, row) for row in range(self.data.batch_size))
+        return sum(self._sources[source].num_targets(spans) for source, spans in located)
 
-    def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[Stretch]:
-        """The stretches of documents in batch n, each with the beginning of its text."""
+    def documents(self, n: int, rows: Sequence[int] | None = None, characters: int = 60) -> list[DocumentSpan]:
+        """The spans of documents in batch n, each with the beginning of its text."""
         found = []
         tokenizer = self.dataset.tokenizer
         for row in range(self.data.batch_size) if rows is None else rows:
-            source, pieces = self._pieces(n, row)
-            for stretch, tokens in self._sources[source].stretches(pieces, row, source):
+            source, spans = self._spans(n, row)
+            for document_span, tokens in self._sources[source].document_spans(spans, row, source):
                 text = tokenizer.decode(tokens[: characters + 8])[:characters]
-                found.append(dataclasses.replace(stretch, text=text))
+                found.append(dataclasses.replace(document_span, text=text))
         return found
 
     def _offset_of_epoch(self, source: int, epoch: int) -> int:
-        return stable_hash(self.data.seed, self.split, source, epoch) % self._cuts
+        return stable_hash(self.data.seed, self.split, source, epoch) % self._num_offsets
 
-    def _pieces(self, n: int, row: int) -> tuple[int, list[Piece]]:
+    def _spans(self, n: int, row: int) -> tuple[int, list[Span]]:
         source, packed_row, offset = self._locate(n, row)
-        return source, self._sources[source].index.pieces(packed_row, offset)
+        return source, self._sources[source].index.spans(packed_row, offset)
 
     def _locate(self, n: int, row: int) -> tuple[int, int, int]:
         if not 0 <= row < self.data.batch_size:
@@ -114,11 +114,11 @@ class EvaluationBatches:
         self.dataset = dataset if isinstance(dataset, Dataset) else open_dataset(dataset)
         self.batch_size = batch_size or data.batch_size
         self._rows = range(self.batch_size) if rows is None else rows
-        self._data = dataclasses.replace(data, packing=Concatenate(order="files", shift=False))
+        self._data = dataclasses.replace(data, packing=Concatenate(order="files", random_offset=False))
         self._sources = _open_sources(self.dataset, self._data, split)
         self._firsts = np.cumsum([0] + [source.index.num_rows for source in self._sources])
-        whole = -(-int(self._firsts[-1]) // self.batch_size)
-        self.num_batches = whole if limit is None else min(whole, limit)
+        available = -(-int(self._firsts[-1]) // self.batch_size)
+        self.num_batches = available if limit is None else min(available, limit)
 
     @functools.cached_property
     def coverage(self) -> Coverage:
@@ -127,21 +127,20 @@ class EvaluationBatches:
         for first, source in zip(self._firsts, self._sources, strict=False):
             rows = min(max(self.num_batches * self.batch_size - int(first), 0), source.index.num_rows)
             pairs = min(rows * self._data.sequence_length, source.num_pairs)
-            joined = self._data.cross_document_attention
-            total += coverage(source.split, self.dataset.tokenizer, pairs, joined)
+            total += count_coverage(source.split, self.dataset.tokenizer, pairs, self._data.cross_document_attention)
         return total
 
     def batch(self, n: int) -> Batch:
         """Batch n of `num_batches`: [rows, T] arrays as `Batches` gives them; rows past the end are padding."""
-        rows: list[tuple[int, list[Piece]]] = []
+        rows: list[tuple[int, list[Span]]] = []
         for row in self._rows:
             number = n * self.batch_size + row
             if number < self._firsts[-1]:
                 source = int(np.searchsorted(self._firsts, number, side="right")) - 1
-                rows.append((source, self._sources[source].index.pieces(number - int(self._firsts[source]), 0)))
+                rows.append((source, self._sources[source].index.spans(number - int(self._firsts[source]), 0)))
             else:
                 rows.append((0, []))
-        return _filled(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
+        return _fill_batch(self._sources, rows, self._data.sequence_length, tuple(FIELDS))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -151,15 +150,15 @@ class EvaluationBatches:
         return read_ahead(self.batch, range(self.num_batches), tokens, min(4, self._data.prefetch))
 
 
-def _filled(
-    sources: list[PackedSplit], rows: list[tuple[int, list[Piece]]], sequence_length: int, fields: Sequence[str]
+def _fill_batch(
+    sources: list[PackedSplit], rows: list[tuple[int, list[Span]]], sequence_length: int, fields: Sequence[str]
 ) -> Batch:
-    """The batch whose rows are the given pieces of the given sources."""
+    """The batch whose rows are the given spans of the given sources."""
     batch = empty_batch(len(rows), sequence_length, fields)
     for k, packed in enumerate(sources):
-        packed.load(pieces for source, pieces in rows if source == k)
-    for at, (source, pieces) in enumerate(rows):
-        sources[source].fill(batch, at, pieces)
+        packed.load(spans for source, spans in rows if source == k)
+    for row, (source, spans) in enumerate(rows):
+        sources[source].fill(batch, row, spans)
     return batch
 
 
@@ -167,26 +166,34 @@ def _open_sources(dataset: Dataset, data: Data, split: str) -> list[PackedSplit]
     opened = []
     tokenizer = dataset.tokenizer
     begin, end = tokenizer.begin_of_document, tokenizer.end_of_document
-    joined = data.cross_document_attention
     for part in dataset.split(split):
         _ = part.reader  # checks the sizes of the shards: a truncated shard raises now, not hours later
         lengths = part.documents["tokens"]
-        follow = joined and isinstance(data.packing, Concatenate)  # otherwise no document has a next one
-        if not count_targets(lengths, tokenizer, follow):
+        # With another packing no document has a next one.
+        cross_document_targets = data.cross_document_attention and isinstance(data.packing, Concatenate)
+        if not count_targets(lengths, tokenizer, cross_document_targets):
             why = "" if begin is not None else ", and the tokenizer has no token that begins a document"
             raise UserError(
                 f"the split {split!r} of {part.folder} has no token to predict: {part.num_documents:,} document(s), "
                 f"{part.num_tokens:,} token(s){why}; give longer documents, hold out another share of them "
-                "(data.validation=Tail(fraction=0.1), WholeFiles() or SeparateText(path=...)), or take a tokenizer "
-                "that has one, such as Bytes()"
+                "(data.validation=Tail(fraction=0.1), HeldOutDocuments() or SeparateText(path=...)), or take a "
+                "tokenizer that has one, such as Bytes()"
             )
         index = open_index(part.local, split, lengths, end is not None, data.packing, data.sequence_length, data.seed)
-        length = data.sequence_length
-        opened.append(PackedSplit(part, index, begin=begin, end=end, see_each_other=joined, sequence_length=length))
+        opened.append(
+            PackedSplit(
+                part,
+                index,
+                begin=begin,
+                end=end,
+                cross_document_attention=data.cross_document_attention,
+                sequence_length=data.sequence_length,
+            )
+        )
     return opened
 
 
-def _weights(dataset: Dataset, data: Data) -> list[float]:
+def _source_weights(dataset: Dataset, data: Data) -> list[float]:
     """The weights in the option; where the option only names the folder of a mixture, the weights it was made with."""
     given = [source.weight for source in data.sources()]
-    return given if len(given) == len(dataset.members) else dataset.about["weights"]
+    return given if len(given) == len(dataset.members) else dataset.description["weights"]

@@ -11,7 +11,7 @@ from typing import TextIO
 from train.terminal.progress import Progress
 
 
-class Stage:
+class StageProgress:
     """One stage of the work. Counts in bytes: `bytes` read, `encoded` text in them, `resumed` from an earlier run."""
 
     def __init__(self) -> None:
@@ -49,9 +49,9 @@ class Reporter:
     """The reporter that `prepare` calls; this one prints nothing."""
 
     @contextlib.contextmanager
-    def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
+    def stage(self, name: str, total_bytes: int) -> Iterator[StageProgress]:
         """Reports a stage of the work by its name, over `total_bytes` of text (0: unknown)."""
-        yield Stage()
+        yield StageProgress()
 
     def message(self, text: str) -> None:
         """Takes a line that the user should see."""
@@ -68,21 +68,21 @@ class TerminalReporter(Reporter):
         print(text, file=sys.stderr if self._stream is None else self._stream, flush=True)
 
     @contextlib.contextmanager
-    def stage(self, name: str, total_bytes: int) -> Iterator[Stage]:
+    def stage(self, name: str, total_bytes: int) -> Iterator[StageProgress]:
         """Reports a stage of the work by its name, over `total_bytes` of text (0: unknown)."""
         if not total_bytes:
             with Progress(name, total=1, stream=self._stream) as display:
                 display.update(0)
-                yield Stage()
+                yield StageProgress()
                 display.update(1)
             return
         with Progress(f"{name}, MB", total=_megabytes(total_bytes), stream=self._stream) as display:
-            stage = _ShownStage(display)
+            stage = _DisplayedProgress(display)
             yield stage
             stage.show(_megabytes(total_bytes))
 
 
-class _ShownStage(Stage):
+class _DisplayedProgress(StageProgress):
     def __init__(self, display: Progress) -> None:
         super().__init__()
         self._display = display

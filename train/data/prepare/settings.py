@@ -12,15 +12,16 @@ from model.options.json import to_json
 from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
 from train.data.shards import dataset
 from train.data.text import sources
+from train.earlier import current_class
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath, path_of
 
 FILE = "settings.json"
-FORM = {"sources?": [{"path": str}], "texts?": {...: object}}
+SCHEMA = {"sources?": [{"path": str}], "texts?": {...: object}}
 Units = list[sources.Unit]
 
 
-def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
+def list_source_units(data: Data, finished: bool, say: sources.Say | None = None) -> list[Units | None]:
     """The units of every source; None for a source that is already a dataset.
 
     `say` is called with a line about files that were left out. Raises UserError for text that cannot be read; but a
@@ -32,21 +33,22 @@ def list_sources(data: Data, finished: bool, say: sources.Say | None = None) -> 
         if not dataset.is_dataset(source.path):
             try:
                 whole = isinstance(data.validation, Tail)  # whose fraction is of each file
-                size = None if whole else sources.BYTES_PER_TEXT
-                units = sources.list_units(source, bytes_per_text=size, say=say)
+                size = None if whole else sources.BYTES_PER_DOCUMENT
+                units = sources.list_units(source, bytes_per_document=size, say=say)
             except UserError:
                 if not finished:
                     raise
         table = next((unit.path for unit in units or () if unit.format != "text"), None)
         if isinstance(data.validation, Tail) and table is not None:
             raise UserError(
-                f"Tail() cuts text files, but {sources.readable(table)} is a table of documents; use WholeFiles()"
+                f"Tail() cuts text files, but {sources.printable(table)} is a table of documents;"
+                " use HeldOutDocuments()"
             )
         listed.append(units)
     return listed
 
 
-def separate_units(option: SeparateText, say: sources.Say | None = None) -> Units:
+def validation_units(option: SeparateText, say: sources.Say | None = None) -> Units:
     """The units of a validation text that has its own path."""
     return sources.list_units(Source(path=option.path, field=option.field), say=say)
 
@@ -58,7 +60,7 @@ def settings_of(
     texts = {str(k): sources.fingerprint(units) for k, units in enumerate(listed) if units is not None}
     if isinstance(data.validation, SeparateText):
         try:
-            texts["validation"] = sources.fingerprint(separate_units(data.validation, say))
+            texts["validation"] = sources.fingerprint(validation_units(data.validation, say))
         except UserError:
             if not finished:
                 raise
@@ -71,7 +73,7 @@ def settings_of(
     }
 
 
-def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> None:
+def write_or_check(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> None:
     """Writes the settings into a new folder. Raises UserError when it was begun with others, or holds other files.
 
     Text counts as the same under another path: a folder may move. A folder without a finished shard, as a mistake in
@@ -83,33 +85,39 @@ def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> Non
             raise UserError(f"{folder} holds other files ({', '.join(others[:3])}); expected a new or an empty folder")
         write_json(folder / FILE, settings)
         return
-    before = read_json(folder / FILE, form=FORM)
-    lines = [
-        line
+    before = read_settings(folder)
+    changes = [
+        change
         for name in ("format", "tokenizer", "validation")
-        for line in differences(before.get(name), settings[name], name)
+        for change in differences(before.get(name), settings[name], name)
     ]
     paths, old_paths = ([s["path"] for s in value.get("sources", [])] for value in (settings, before))
     old, new = before.get("texts", {}), settings["texts"]
     same_texts = [old.get(str(k)) is not None and old.get(str(k)) == new.get(str(k)) for k in range(len(paths))]
     if len(paths) != len(old_paths):
-        lines.append(f"sources: {old_paths} -> {paths}")
+        changes.append(f"sources: {old_paths} -> {paths}")
     else:
         for k, (path, old_path, same) in enumerate(zip(paths, old_paths, same_texts, strict=True)):
             if str(k) in new and not same:
-                lines.append(
+                changes.append(
                     f"the text: {old_path} -> {path}" if path != old_path else f"the text of {path} has changed"
                 )
             elif str(k) not in new and path != old_path:
-                lines.append(f"the source: {old_path} -> {path}")
+                changes.append(f"the source: {old_path} -> {path}")
     if "validation" in new and new["validation"] != old.get("validation"):
-        lines.append("the validation text has changed")
-    if lines and not finished and not any(folder.rglob("part-*.json")):
+        changes.append("the validation text has changed")
+    if changes and not finished and not any(folder.rglob("part-*.json")):
         _clear(folder)
         write_json(folder / FILE, settings)
-    elif lines:
-        mend = f"delete it to prepare it again, name another folder, or give data.path={folder} to use it as it is"
-        raise UserError("\n  ".join([f"{folder} was made with other settings, or from other text:", *lines, mend]))
+    elif changes:
+        fix = f"delete it to prepare it again, name another folder, or give data.path={folder} to use it as it is"
+        raise UserError("\n  ".join([f"{folder} was made with other settings, or from other text:", *changes, fix]))
+
+
+def read_settings(folder: AnyPath) -> dict[str, Any]:
+    """The settings of a folder, with today's names of options."""
+    settings = read_json(folder / FILE, form=SCHEMA)
+    return settings | {"validation": current_class(settings.get("validation"))}
 
 
 def _clear(folder: pathlib.Path) -> None:
@@ -123,21 +131,21 @@ def _clear(folder: pathlib.Path) -> None:
 
 def refuse_other_settings(data: Data, folder: AnyPath) -> None:
     """Refuses options that a finished dataset cannot follow, so that no option is silently ignored."""
-    made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
-    own = read_json(folder / dataset.DESCRIPTION)
-    known = {
-        "tokenizer": [made.get("tokenizer"), own.get("tokenizer")],
-        "validation": [made.get("validation")],
+    settings = read_settings(folder) if (folder / FILE).is_file() else {}
+    description = read_json(folder / dataset.DATASET_FILE)
+    recorded = {
+        "tokenizer": [settings.get("tokenizer"), description.get("tokenizer")],
+        "validation": [settings.get("validation")],
     }
-    if isinstance(data.tokenizer, TokenizerOf) and _real(path_of(data.tokenizer.path)) == _real(folder):
-        known["tokenizer"].append(to_json(data.tokenizer))
-    for name, values in known.items():
+    if isinstance(data.tokenizer, TokenizerOf) and _resolved(path_of(data.tokenizer.path)) == _resolved(folder):
+        recorded["tokenizer"].append(to_json(data.tokenizer))
+    for name, values in recorded.items():
         asked = to_json(getattr(data, name))
         if asked is not None and asked not in values:
             head = f"{folder} is already prepared, with another {name} than requested:"
-            mend = f"set data.{name}=None to use the folder as it is"
-            raise UserError("\n  ".join([head, *differences(values[0], asked, f"data.{name}"), mend]))
+            fix = f"set data.{name}=None to use the folder as it is"
+            raise UserError("\n  ".join([head, *differences(values[0], asked, f"data.{name}"), fix]))
 
 
-def _real(folder: AnyPath) -> AnyPath:
+def _resolved(folder: AnyPath) -> AnyPath:
     return folder.resolve() if isinstance(folder, pathlib.Path) else folder

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from model.errors import UserError
 from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import COUNTS, open_dataset
-from train.data.shards.shards import MEND
+from train.data.shards.shards import HOW_TO_FIX
 from train.files.paths import AnyPath
 from train.terminal.formatting import visible
 
@@ -16,14 +16,14 @@ from train.terminal.formatting import visible
 def summary(folder: AnyPath) -> str:
     """The tokenizer and the splits of a dataset as a small table."""
     dataset = open_dataset(folder)
-    about = dataset.about
+    description = dataset.description
     end = "none" if dataset.end_of_document is None else str(dataset.end_of_document)
     lines = [
         visible(folder),
-        f"tokenizer: {about['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
+        f"tokenizer: {description['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
     ]
     rows = [["split", *COUNTS, "bytes/token", "shards"]]
-    for name in about["splits"]:
+    for name in description["splits"]:
         counts = [dataset.count(name, what) for what in COUNTS]
         shards = sum(len(split.shards) for split in dataset.split(name))
         ratio = dataset.count(name, "bytes") / max(1, dataset.count(name, "tokens"))
@@ -32,10 +32,10 @@ def summary(folder: AnyPath) -> str:
     lines += [
         f"{row[0]:<12}" + "".join(f"{cell:>{w}}" for cell, w in zip(row[1:], widths, strict=True)) for row in rows
     ]
-    lost = {name: words for name in about["splits"] if (words := dataset.lost_in_words(name)) is not None}
-    lines += [f"WARNING: {name}: {words}" for name, words in lost.items()]
+    unrestored = {name: dataset.unrestored_in_words(name) for name in description["splits"]}
+    lines += [f"WARNING: {name}: {words}" for name, words in unrestored.items() if words is not None]
     if len(dataset.members) > 1:
-        pairs = zip(about["weights"], dataset.members, strict=True)
+        pairs = zip(description["weights"], dataset.members, strict=True)
         lines += [f"member of weight {weight:g}: {visible(member.folder)}" for weight, member in pairs]
     return "\n".join(lines)
 
@@ -47,7 +47,7 @@ def verify(folder: AnyPath) -> int:
     """
     count = 0
     dataset = open_dataset(folder)
-    for name in dataset.about["splits"]:
+    for name in dataset.description["splits"]:
         for split in dataset.split(name):
             _ = split.reader  # sizes first: they cost nothing
             for shard in split.shards:
@@ -55,23 +55,21 @@ def verify(folder: AnyPath) -> int:
                     found = hashlib.file_digest(file, "sha256").hexdigest()
                 if found != shard.sha256:
                     path = split.local / shard.file
-                    raise UserError(f"{path} is damaged: its SHA-256 is {found}, expected {shard.sha256}; {MEND}")
+                    raise UserError(f"{path} is damaged: its SHA-256 is {found}, expected {shard.sha256}; {HOW_TO_FIX}")
                 count += 1
     return count
 
 
 def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
-    """The stretches of documents in the batch of the update to step `step`, one line each."""
-    stretches = batches.documents(step - 1, rows, characters)
-    names = [visible(s.name) for s in stretches]
+    """The spans of documents in the batch of the update to step `step`, one line each."""
+    spans = batches.documents(step - 1, rows, characters)
+    names = [visible(span.name) for span in spans]
     wide = max(map(len, names), default=0)
     sources = len(batches.dataset.members) > 1
-    lines = [
-        f"step {step}: batch {step - 1}, {len(stretches)} stretches of {len({s.name for s in stretches})} documents"
-    ]
-    for s, name in zip(stretches, names, strict=True):
-        source = f"source {s.source}  " if sources else ""
-        columns = f"{s.column}:{s.column + s.length}"
-        tokens = f"tokens {s.start}:{s.stop} of {s.of}"
-        lines.append(f"row {s.row:>4} {columns:>11}  {source}{name:<{wide}}  {tokens:<28} {s.text!r}")
+    lines = [f"step {step}: batch {step - 1}, {len(spans)} spans of {len({span.name for span in spans})} documents"]
+    for span, name in zip(spans, names, strict=True):
+        source = f"source {span.source}  " if sources else ""
+        columns = f"{span.column}:{span.column + span.length}"
+        tokens = f"tokens {span.start}:{span.stop} of {span.document_length}"
+        lines.append(f"row {span.row:>4} {columns:>11}  {source}{name:<{wide}}  {tokens:<28} {span.text!r}")
     return "\n".join(lines)

@@ -6,21 +6,21 @@ import json
 import sys
 
 from model.errors import UserError
-from train.data.prepare.tokenizing import Tokenizing
+from train.data.prepare.tokenizing import JobRunner
 
 
 def main() -> None:
     """Reads the setup, then one job per line, from standard input; answers every job with a line."""
-    worker: Tokenizing | None = None
+    runner: JobRunner | None = None
     # Output of a library must not mix with the answers.
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         message = json.loads(line)
         try:
-            if worker is None:
-                worker = Tokenizing(**message)
+            if runner is None:
+                runner = JobRunner(**message)
                 continue
-            result = worker.run(message)
+            result = runner.run(message)
         except UserError as error:
             result = {"user_error": str(error)}
         print(json.dumps(result), file=answers, flush=True)

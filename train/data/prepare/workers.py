@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from model.errors import UserError
-from train.data.prepare.tokenizing import Tokenizing
+from train.data.prepare.tokenizing import JobRunner
 from train.process.stop import STOPS
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
@@ -33,9 +33,9 @@ def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
     Raises UserError with the message of a job that failed with a UserError; the other jobs then stop.
     """
     if min(workers, len(jobs)) <= 1:
-        here = Tokenizing(**setup)
+        runner = JobRunner(**setup)
         for job in jobs:
-            yield here.run(job)
+            yield runner.run(job)
         return
     idle: queue.SimpleQueue[_Process] = queue.SimpleQueue()
 
@@ -57,7 +57,7 @@ def run_jobs(setup: Json, jobs: list[Json], workers: int) -> Iterator[Json]:
 
 
 @contextlib.contextmanager
-def _unsignalled() -> Iterator[None]:
+def _signals_blocked() -> Iterator[None]:
     """Processes started inside never get the signals that end this one, which a terminal sends to all of them.
 
     They end when their input pipe closes, because this process ended, or this process kills them.
@@ -74,8 +74,8 @@ class _Process:
 
     def __init__(self, setup: Json) -> None:
         # A file, not a pipe: nobody reads it unless the worker fails, and a full pipe would stop it.
-        self._complaints = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-        with _unsignalled():
+        self._stderr_file = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        with _signals_blocked():
             self._process = self._start()
         self._setup: Json | None = setup
 
@@ -86,7 +86,7 @@ class _Process:
             [sys.executable, "-P", "-m", "train.data.prepare.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=self._complaints,
+            stderr=self._stderr_file,
             text=True,
             encoding="utf-8",
             # Paths are sent as text: the worker must decode file names as this process does.
@@ -106,8 +106,8 @@ class _Process:
             answer = self._process.stdout.readline()
         if not answer:
             status = self._process.wait()
-            self._complaints.seek(0)
-            raise RuntimeError(f"a tokenizing process ended with status {status}:\n{self._complaints.read()[-4000:]}")
+            self._stderr_file.seek(0)
+            raise RuntimeError(f"a tokenizing process ended with status {status}:\n{self._stderr_file.read()[-4000:]}")
         result: Json = json.loads(answer)
         if "user_error" in result:
             raise UserError(result["user_error"])
@@ -119,4 +119,4 @@ class _Process:
     def __exit__(self, *exception: object) -> None:
         self._process.kill()
         self._process.communicate()
-        self._complaints.close()
+        self._stderr_file.close()

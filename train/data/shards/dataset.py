@@ -1,4 +1,4 @@
-"""A dataset folder: its description, its splits, the tokens of any stretch of any document."""
+"""A dataset folder: its description, its splits, the tokens of any span of any document."""
 
 from __future__ import annotations
 
@@ -12,62 +12,61 @@ from typing import Any
 import numpy as np
 
 from model.errors import UserError
-from train.data.shards.shards import DOCUMENT, MEND, RECORD_TOKENS, SHARD_FORM, Shard, ShardReader
-from train.data.tokenizers.interface import DESCRIPTION as TOKENIZER
-from train.data.tokenizers.interface import Tokenizer, load_tokenizer
-from train.data.tokenizers.restored import Lost
+from train.data.shards.shards import DOCUMENT_DTYPE, HOW_TO_FIX, RECORD_TOKENS, SHARD_SCHEMA, Shard, ShardReader
+from train.data.tokenizers.interface import TOKENIZER_OPTION_FILE, Tokenizer, load_tokenizer
+from train.data.tokenizers.unrestored import UnrestoredText
 from train.files.files import cannot_read, read_json, write_array, write_json
 from train.files.paths import AnyPath, as_path, is_remote, path_of
 from train.files.remote import fetched, read_errors
 
 FORMAT = 1
-DESCRIPTION = "dataset.json"
+DATASET_FILE = "dataset.json"
 COUNTS = ("documents", "tokens", "bytes", "words")
-SPLIT_FORM = dict.fromkeys(COUNTS, int) | {
-    "shards?": [SHARD_FORM],
+SPLIT_SCHEMA = dict.fromkeys(COUNTS, int) | {
+    "shards?": [SHARD_SCHEMA],
     "not_restored?": {"documents": int, "bytes": int},
 }
-FORM = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
-FORM |= {"splits": {...: SPLIT_FORM}, "members?": [str], "weights?": [float]}
+SCHEMA = {"vocab_size": int, "end_of_document": (int, type(None)), "tokenizer": {"type": str}}
+SCHEMA |= {"splits": {...: SPLIT_SCHEMA}, "members?": [str], "weights?": [float]}
 
 
-def lost_about(counts: Sequence[dict[str, int] | None]) -> dict[str, Any]:
-    """The entry of a description for the text that decoding loses, summed over parts; empty where a part is unknown."""
-    known = [Lost(**count) for count in counts if count is not None]
-    return {"not_restored": dataclasses.asdict(sum(known, Lost()))} if len(known) == len(counts) else {}
+def unrestored_entry(counts: Sequence[dict[str, int] | None]) -> dict[str, Any]:
+    """The entry of a description for the text that decoding does not restore, summed; empty if a part is unknown."""
+    known = [UnrestoredText(**count) for count in counts if count is not None]
+    return {"not_restored": dataclasses.asdict(sum(known, UnrestoredText()))} if len(known) == len(counts) else {}
 
 
 class Split:
     """The documents of one split of one source, numbered from 0 in the order of the source."""
 
-    def __init__(self, folder: AnyPath, name: str, about: dict[str, Any]) -> None:
+    def __init__(self, folder: AnyPath, name: str, description: dict[str, Any]) -> None:
         self.folder = folder
         self.name = name
-        self._about = about
-        self.shards = [Shard(**shard) for shard in about["shards"]]
-        self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (int(about[key]) for key in COUNTS)
+        self._description = description
+        self.shards = [Shard(**shard) for shard in description["shards"]]
+        self.num_documents, self.num_tokens, self.num_bytes, self.num_words = (int(description[key]) for key in COUNTS)
         for key in COUNTS:
-            if about[key] != sum(getattr(shard, key) for shard in self.shards):
-                raise ValueError(f"{name}: its {about[key]} {key} are not those of its shards")
+            if description[key] != sum(getattr(shard, key) for shard in self.shards):
+                raise ValueError(f"{name}: its {description[key]} {key} are not those of its shards")
 
     @functools.cached_property
     def local(self) -> pathlib.Path:
         """The folder, or a copy of the split's files where it lies in a store; its shards' checksums decide which."""
         files = {shard.file for shard in self.shards} | {f"{self.name}.documents.npy"}
-        return fetched(self.folder, files.__contains__, json.dumps([self.name, self._about]))
+        return fetched(self.folder, files.__contains__, json.dumps([self.name, self._description]))
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
-        """One row per document: tokens, bytes, words, first record (see shards.DOCUMENT); read from disk as needed."""
+        """One row per document: tokens, bytes, words, first record (shards.DOCUMENT_DTYPE); read as needed."""
         path = self.local / f"{self.name}.documents.npy"
         try:
             table = np.load(path, mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, ValueError, EOFError) as error:
-            raise UserError(f"{path} is missing or damaged: {error}; {MEND}") from None
+            raise UserError(f"{path} is missing or damaged: {error}; {HOW_TO_FIX}") from None
         except OSError as error:
             raise cannot_read(path, error) from error
-        if table.dtype != DOCUMENT or len(table) != self.num_documents:
-            raise UserError(f"{path} is damaged: {len(table)} rows, expected {self.num_documents}; {MEND}")
+        if table.dtype != DOCUMENT_DTYPE or len(table) != self.num_documents:
+            raise UserError(f"{path} is damaged: {len(table)} rows, expected {self.num_documents}; {HOW_TO_FIX}")
         return table
 
     @functools.cached_property
@@ -94,8 +93,8 @@ class Split:
             return np.zeros(0, np.uint8)
         before = start // RECORD_TOKENS * RECORD_TOKENS
         parts = [self.reader.read(number).tokens for number in self.records(document, start, stop)]
-        joined = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return joined[start - before : stop - before]
+        tokens = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return tokens[start - before : stop - before]
 
     def records(self, document: int, start: int, stop: int) -> range:
         """The numbers of the records that hold tokens [start, stop) of a document; always at least one."""
@@ -110,19 +109,19 @@ class Split:
 class Dataset:
     """An open dataset folder. A mixture has dataset folders as members; any other dataset is its only member."""
 
-    def __init__(self, folder: AnyPath, about: dict[str, Any]) -> None:
+    def __init__(self, folder: AnyPath, description: dict[str, Any]) -> None:
         self.folder = folder
-        self.about = about
-        self.vocab_size = int(about["vocab_size"])
-        self.end_of_document: int | None = about["end_of_document"]
+        self.description = description
+        self.vocab_size = int(description["vocab_size"])
+        self.end_of_document: int | None = description["end_of_document"]
         self.members: list[Dataset] = [self]
-        if "members" in about:
+        if "members" in description:
             self.members = [
-                open_dataset(member if is_remote(member) else folder / member) for member in about["members"]
+                open_dataset(member if is_remote(member) else folder / member) for member in description["members"]
             ]
         self.splits: dict[str, Split] = {}
-        if "members" not in about:
-            self.splits = {name: Split(folder, name, split) for name, split in about["splits"].items()}
+        if "members" not in description:
+            self.splits = {name: Split(folder, name, split) for name, split in description["splits"].items()}
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
@@ -133,64 +132,64 @@ class Dataset:
         """The splits of that name, one for each member that has it. Raises UserError when no member has it."""
         found = [member.splits[name] for member in self.members if name in member.splits]
         if not found:
-            there = ", ".join(self.about["splits"]) or "a tokenizer and no text"
-            raise UserError(f"{self.folder} has no split {name!r}; it has {there}")
+            available = ", ".join(self.description["splits"]) or "a tokenizer and no text"
+            raise UserError(f"{self.folder} has no split {name!r}; it has {available}")
         return found
 
-    def count(self, split: str, what: str) -> int:
+    def count(self, split: str, quantity: str) -> int:
         """The number of `documents`, `tokens`, `bytes` or `words` in a split; 0 where there is no such split."""
-        return int(self.about["splits"].get(split, {}).get(what, 0))
+        return int(self.description["splits"].get(split, {}).get(quantity, 0))
 
-    def lost(self, split: str) -> Lost | None:
-        """The text of a split that decoding its tokens loses.
+    def unrestored(self, split: str) -> UnrestoredText | None:
+        """The text of a split that decoding its tokens does not restore.
 
         None where it is unknown: the dataset was prepared before Cairn counted it, with a tokenizer that may lose text.
         """
-        counted = self.about["splits"].get(split, {}).get("not_restored")
+        counted = self.description["splits"].get(split, {}).get("not_restored")
         if counted is not None:
-            return Lost(counted["documents"], counted["bytes"])
-        return Lost() if self.tokenizer.is_lossless() else None
+            return UnrestoredText(counted["documents"], counted["bytes"])
+        return UnrestoredText() if self.tokenizer.is_lossless() else None
 
-    def lost_in_words(self, split: str) -> str | None:
-        """The lost text of a split in a few words, to print beside its bits per byte; None where nothing is lost."""
-        lost = self.lost(split)
-        if lost is None:
+    def unrestored_in_words(self, split: str) -> str | None:
+        """The unrestored text of a split in a few words, to print beside its bits per byte; None if all is restored."""
+        unrestored = self.unrestored(split)
+        if unrestored is None:
             return "bytes that the tokenizer loses: unknown"
-        if not lost.documents:
+        if not unrestored.documents:
             return None
-        share = lost.bytes / max(1, self.count(split, "bytes"))
-        return f"the tokenizer loses {lost.bytes:,} bytes ({share:.2%}), in {lost.documents:,} documents"
+        share = unrestored.bytes / max(1, self.count(split, "bytes"))
+        return f"the tokenizer loses {unrestored.bytes:,} bytes ({share:.2%}), in {unrestored.documents:,} documents"
 
 
 def is_dataset(path: str | AnyPath) -> bool:
     """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
     folder = as_path(path)
     with read_errors(folder):
-        return (folder / DESCRIPTION).is_file() and (folder / TOKENIZER).is_file()
+        return (folder / DATASET_FILE).is_file() and (folder / TOKENIZER_OPTION_FILE).is_file()
 
 
 def open_dataset(path: str | AnyPath) -> Dataset:
     """Opens a dataset folder. Raises UserError when it is no dataset, or unfinished, damaged or of another format."""
     folder = as_path(path)
     if not is_dataset(folder):
-        raise UserError(f"{folder} is not a finished dataset: it has no {DESCRIPTION}; make one with launch.tokenize")
-    about = read_json(folder / DESCRIPTION)
-    if about.get("format") != FORMAT:
+        raise UserError(f"{folder} is not a finished dataset: it has no {DATASET_FILE}; make one with launch.tokenize")
+    description = read_json(folder / DATASET_FILE)
+    if description.get("format") != FORMAT:
         raise UserError(
-            f"{folder / DESCRIPTION}: format {about.get('format')!r}, expected {FORMAT}; prepare the data again"
+            f"{folder / DATASET_FILE}: format {description.get('format')!r}, expected {FORMAT}; prepare the data again"
         )
-    about = read_json(folder / DESCRIPTION, "prepare the data again", FORM)
+    description = read_json(folder / DATASET_FILE, "prepare the data again", SCHEMA)
     try:
-        return Dataset(folder, about)
+        return Dataset(folder, description)
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{folder / DESCRIPTION} is damaged ({error!r}); prepare the data again") from None
+        raise UserError(f"{folder / DATASET_FILE} is damaged ({error!r}); prepare the data again") from None
 
 
 def describe(tokenizer: Tokenizer, folder: pathlib.Path) -> dict[str, Any]:
     """The entries of dataset.json about the format and the tokenizer."""
-    saved = read_json(folder / "tokenizer_option.json")
+    saved = read_json(folder / TOKENIZER_OPTION_FILE)
     return {
         "format": FORMAT,
         **saved,
@@ -199,14 +198,14 @@ def describe(tokenizer: Tokenizer, folder: pathlib.Path) -> dict[str, Any]:
     }
 
 
-def write_dataset(folder: pathlib.Path, about: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
+def write_dataset(folder: pathlib.Path, description: dict[str, Any], tables: dict[str, np.ndarray]) -> None:
     """Writes the tables of documents, then the description, which marks the dataset as finished."""
     for name, table in tables.items():
         write_array(folder / f"{name}.documents.npy", table)
-    write_json(folder / DESCRIPTION, about)
+    write_json(folder / DATASET_FILE, description)
 
 
-def split_about(shards: list[Shard]) -> dict[str, Any]:
+def describe_split(shards: list[Shard]) -> dict[str, Any]:
     """The description of a split, from the descriptions of its shards."""
     listed = [dataclasses.asdict(shard) for shard in shards]
     return {key: sum(shard[key] for shard in listed) for key in COUNTS} | {"shards": listed}
@@ -214,13 +213,13 @@ def split_about(shards: list[Shard]) -> dict[str, Any]:
 
 def dataset_of_run(run: AnyPath) -> Dataset:
     """The dataset that a run trains on. Raises UserError when the run has none, or it is no longer where it was."""
-    named: list[AnyPath] = [run / "data"]
+    candidates: list[AnyPath] = [run / "data"]
     if (run / "data.json").is_file():
         path = read_json(run / "data.json").get("dataset")
         if not isinstance(path, str):
             raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
-        named.insert(0, path_of(path))
-    for folder in named:
+        candidates.insert(0, path_of(path))
+    for folder in candidates:
         if is_dataset(folder):
             return open_dataset(folder)
-    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, named))}; is it a run folder?")
+    raise UserError(f"{run} has no dataset: looked in {' and '.join(map(str, candidates))}; is it a run folder?")

@@ -1,4 +1,4 @@
-"""The bytes of one record: a stretch of one document's tokens, with its checksum and its origin."""
+"""The bytes of one record: a span of one document's tokens, with its checksum and its origin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAGIC = b"CRN1"
 HEADER = struct.Struct("<4sIHHQQ")
 CHECKED_FROM = 8
 DTYPES = {1: np.uint8, 2: np.uint16, 4: np.uint32}
-LONGEST_NAME = 60_000
+MAX_NAME_BYTES = 60_000
 
 
 class DamagedRecordError(Exception):
@@ -37,7 +37,7 @@ def token_bytes(vocab_size: int) -> int:
 
 def pack(record: Record, width: int) -> bytes:
     """A record as bytes, its tokens `width` bytes each, little-endian."""
-    name = record.name.encode("utf-8")[-LONGEST_NAME:]
+    name = record.name.encode("utf-8")[-MAX_NAME_BYTES:]
     tokens = record.tokens.astype(np.dtype(DTYPES[width]).newbyteorder("<")).tobytes()
     header = HEADER.pack(MAGIC, 0, width, len(name), record.offset, record.document_tokens)
     body = header[CHECKED_FROM:] + name + tokens

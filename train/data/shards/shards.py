@@ -25,8 +25,8 @@ RECORD_TOKENS = 8192
 # The number of shards that a reader keeps open.
 OPEN_FILES = 256
 # A row about a document: its number of tokens, the bytes and the words of its text, its first record.
-DOCUMENT = np.dtype([("tokens", "<u8"), ("bytes", "<u8"), ("words", "<u8"), ("record", "<u8")])
-MEND = "delete the folder and prepare the data again"
+DOCUMENT_DTYPE = np.dtype([("tokens", "<u8"), ("bytes", "<u8"), ("words", "<u8"), ("record", "<u8")])
+HOW_TO_FIX = "delete the folder and prepare the data again"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Shard:
     sha256: str
 
 
-SHARD_FORM = {field.name: str if field.name in ("file", "sha256") else int for field in dataclasses.fields(Shard)}
+SHARD_SCHEMA = {field.name: str if field.name in ("file", "sha256") else int for field in dataclasses.fields(Shard)}
 
 
 class ShardWriter:
@@ -90,7 +90,7 @@ class ShardWriter:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
         take_place(self._temporary, self._path)
-        table = np.array(self._documents, DOCUMENT)
+        table = np.array(self._documents, DOCUMENT_DTYPE)
         tokens, num_bytes, words = (int(table[column].sum()) for column in ("tokens", "bytes", "words"))
         return Shard(self._path.name, self._records, len(table), tokens, num_bytes, words, size, digest), table
 
@@ -117,19 +117,19 @@ class ShardReader:
             try:
                 size = path.stat().st_size
             except FileNotFoundError:
-                raise UserError(f"{path} is missing: the dataset has it in its list of shards; {MEND}") from None
+                raise UserError(f"{path} is missing: the dataset has it in its list of shards; {HOW_TO_FIX}") from None
             except OSError as error:
                 raise cannot_read(path, error) from error
             if size != shard.bytes_of_file:
                 state = "is truncated" if size < shard.bytes_of_file else "has grown"
-                raise UserError(f"{path} {state}: {size} bytes, expected {shard.bytes_of_file}; {MEND}")
+                raise UserError(f"{path} {state}: {size} bytes, expected {shard.bytes_of_file}; {HOW_TO_FIX}")
             self._paths.append(path)
             self._sizes.append(shard.records)
             self._digests.append(shard.sha256)
         self._firsts = np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
-        self._opened = functools.lru_cache(maxsize=OPEN_FILES)(self._open)
+        self._open_shard = functools.lru_cache(maxsize=OPEN_FILES)(self._open)
         self._cache: collections.OrderedDict[int, Record] = collections.OrderedDict()
-        self._room = cache_bytes
+        self._free_bytes = cache_bytes
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -144,9 +144,9 @@ class ShardReader:
                 return record
         try:
             (content,) = self._read_bytes([number])
-            return self._keep(number, records.unpack(content))
+            return self._store(number, records.unpack(content))
         except records.DamagedRecordError as error:
-            raise UserError(f"{self._where(number)} is damaged: {error}; {MEND}") from None
+            raise UserError(f"{self._where(number)} is damaged: {error}; {HOW_TO_FIX}") from None
 
     def load(self, numbers: Iterable[int]) -> None:
         """Reads records that will be needed, all at once: a fifth of the work of reading them one by one."""
@@ -157,15 +157,15 @@ class ShardReader:
             return
         with contextlib.suppress(records.DamagedRecordError):  # `read` raises for the damaged record
             for number, content in zip(missing, self._read_bytes(missing), strict=True):
-                self._keep(number, records.unpack(content))
+                self._store(number, records.unpack(content))
 
-    def _keep(self, number: int, record: Record) -> Record:
+    def _store(self, number: int, record: Record) -> Record:
         with self._lock:
             if number not in self._cache:
                 self._cache[number] = record
-                self._room -= record.tokens.nbytes
-            while self._room < 0 and len(self._cache) > 1:
-                self._room += self._cache.popitem(last=False)[1].tokens.nbytes
+                self._free_bytes -= record.tokens.nbytes
+            while self._free_bytes < 0 and len(self._cache) > 1:
+                self._free_bytes += self._cache.popitem(last=False)[1].tokens.nbytes
         return record
 
     def _read_bytes(self, numbers: list[int]) -> list[bytes]:
@@ -175,19 +175,19 @@ class ShardReader:
         try:
             for shard in np.unique(shards).tolist():
                 indices = np.asarray(numbers)[shards == shard] - self._firsts[shard]
-                found += self._opened(shard).read(indices.tolist())
+                found += self._open_shard(shard).read(indices.tolist())
         except (RuntimeError, ValueError, IndexError, OSError) as error:
-            raise self._why(shard, error) from None
+            raise self._read_error(shard, error) from None
         return found
 
-    def _why(self, shard: int, error: Exception) -> Exception:
+    def _read_error(self, shard: int, error: Exception) -> Exception:
         """The reason why the library failed: damage where the file can be read and its checksum differs."""
         try:
             with open(self._paths[shard], "rb") as file:
-                whole = hashlib.file_digest(file, "sha256").hexdigest() == self._digests[shard]
+                intact = hashlib.file_digest(file, "sha256").hexdigest() == self._digests[shard]
         except OSError as refused:
             return cannot_read(self._paths[shard], refused)
-        if whole:
+        if intact:
             return cannot_read(self._paths[shard], error)
         # array_record has checksums of its own, and names the byte at which one failed.
         return records.DamagedRecordError(str(error).splitlines()[0] if str(error) else type(error).__name__)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from model.errors import UserError
-from train.data.text.units import cannot_read, readable, stamp
+from train.data.text.units import cannot_read, file_version, printable
 
 SUFFIXES = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 CHUNK = 1 << 16
@@ -27,8 +27,8 @@ _ZSTD_EXTRA = 'reading zstd needs Python 3.14 or pyarrow: pip install -e ".[zstd
 def compression_of(name: str) -> tuple[str, str | None]:
     """A file name without the suffix of its compression, and the compression; None when there is none."""
     stem, suffix = os.path.splitext(name)
-    kind = SUFFIXES.get(suffix.lower())
-    return (name, None) if kind is None else (stem, kind)
+    compression = SUFFIXES.get(suffix.lower())
+    return (name, None) if compression is None else (stem, compression)
 
 
 def open_bytes(path: str) -> BinaryIO:
@@ -36,9 +36,11 @@ def open_bytes(path: str) -> BinaryIO:
 
     Raises UserError that names the file when it cannot be read, is damaged or truncated, here and in later reads.
     """
-    _, kind = compression_of(path)
+    _, compression = compression_of(path)
     try:
-        return open(path, "rb") if kind is None else io.BufferedReader(_Decompressed(path, kind), CHUNK)
+        if compression is None:
+            return open(path, "rb")
+        return io.BufferedReader(_DecompressedFile(path, compression), CHUNK)
     except OSError as error:
         raise cannot_read(path, error) from None
 
@@ -46,15 +48,15 @@ def open_bytes(path: str) -> BinaryIO:
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop) of the decompressed file, fewer when it ends earlier. Raises UserError as `open_bytes` does.
 
-    The compressed file that was read last stays open, so that successive stretches take one pass together.
+    The compressed file that was read last stays open, so that successive ranges take one pass together.
     """
     if compression_of(path)[1] is not None:
-        stream = _kept(path, stamp(path))
+        stream = _last_opened(path, file_version(path))
         try:
             stream.seek(start)
             return stream.read(stop - start)
         except UserError:
-            _kept.cache_clear()
+            _last_opened.cache_clear()
             raise
     try:
         with open(path, "rb") as file:
@@ -65,24 +67,25 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _kept(path: str, stamp: str) -> BinaryIO:
+def _last_opened(path: str, version: str) -> BinaryIO:
     return open_bytes(path)
 
 
-class _Decompressed(io.RawIOBase):
+class _DecompressedFile(io.RawIOBase):
     """The decompressed bytes of a file. Raises UserError where the file is damaged or truncated."""
 
-    def __init__(self, path: str, kind: str) -> None:
-        self._path, self._kind = path, kind
+    def __init__(self, path: str, compression: str) -> None:
+        self._path, self._compression = path, compression
         self._file: BinaryIO | None = None
-        self._begin()
+        self._restart()
 
-    def _begin(self) -> None:
+    def _restart(self) -> None:
         if self._file is not None:  # pyarrow has closed it, or will
             self._file.close()
         self._file = open(self._path, "rb")  # noqa: SIM115 - closed with this object
         self._position = 0
-        self._read = _zstd_reader(self._file, self._path) if self._kind == "zstd" else _Parts(self._file, self._kind)
+        is_zstd = self._compression == "zstd"
+        self._read = _zstd_reader(self._file, self._path) if is_zstd else _Parts(self._file, self._compression)
 
     def readable(self) -> bool:
         return True
@@ -100,8 +103,8 @@ class _Decompressed(io.RawIOBase):
             if getattr(error, "errno", None):
                 raise cannot_read(self._path, error) from None
             raise UserError(
-                f"{readable(self._path)} is a damaged or truncated {self._kind} file: {error}; {self._position:,} bytes"
-                " of text could be read. Get it again, or leave it out with a narrower path"
+                f"{printable(self._path)} is a damaged or truncated {self._compression} file: {error};"
+                f" {self._position:,} bytes of text could be read. Get it again, or leave it out with a narrower path"
             ) from None
         buffer[: len(data)] = data
         self._position += len(data)
@@ -112,11 +115,11 @@ class _Decompressed(io.RawIOBase):
         if whence == os.SEEK_CUR:
             offset += self._position
         if whence != os.SEEK_END and offset < self._position:
-            self._begin()
-        room = memoryview(bytearray(CHUNK))
+            self._restart()
+        scratch = memoryview(bytearray(CHUNK))
         while whence == os.SEEK_END or self._position < offset:
-            left = CHUNK if whence == os.SEEK_END else min(CHUNK, offset - self._position)
-            if not self.readinto(room[:left]):
+            size = CHUNK if whence == os.SEEK_END else min(CHUNK, offset - self._position)
+            if not self.readinto(scratch[:size]):
                 break
         return self._position
 
@@ -130,7 +133,7 @@ class _Decompressed(io.RawIOBase):
         super().close()
 
 
-class _Gzip:
+class _GzipDecompressor:
     """zlib's decompressor with the interface of the decompressors of bz2, lzma and zstd."""
 
     def __init__(self) -> None:
@@ -148,24 +151,28 @@ class _Gzip:
         return self._zlib.unused_data
 
 
-_MAKERS: dict[str, Callable[[], Any]] = {"gzip": _Gzip, "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
+_DECOMPRESSORS: dict[str, Callable[[], Any]] = {
+    "gzip": _GzipDecompressor,
+    "bzip2": bz2.BZ2Decompressor,
+    "xz": lzma.LZMADecompressor,
+}
 
 
 class _Parts:
     """Reads the successive compressed parts of a file. Calling it returns some bytes, none at the end."""
 
-    def __init__(self, file: BinaryIO, kind: str, make: Callable[[], Any] | None = None) -> None:
-        self._make = make or _MAKERS[kind]
+    def __init__(self, file: BinaryIO, compression: str, new_decompressor: Callable[[], Any] | None = None) -> None:
+        self._new_decompressor = new_decompressor or _DECOMPRESSORS[compression]
         self._file = file
-        self._part: Any = self._make()
+        self._part: Any = self._new_decompressor()
         self._input = b""
 
     def __call__(self, size: int) -> bytes:
         while True:
             if self._part.eof and not self._begin_next():
                 return b""
-            given, self._input = self._input, b""
-            data: bytes = self._part.decompress(given, size)
+            unread, self._input = self._input, b""
+            data: bytes = self._part.decompress(unread, size)
             if data:
                 return data
             if not self._part.eof:
@@ -181,7 +188,7 @@ class _Parts:
             if not block:
                 return False
             rest = block.lstrip(b"\0")
-        self._part, self._input = self._make(), rest
+        self._part, self._input = self._new_decompressor(), rest
         return True
 
 
@@ -193,7 +200,7 @@ def _zstd_reader(file: BinaryIO, path: str) -> Callable[[int], bytes]:
     try:
         import pyarrow
     except ImportError:
-        raise UserError(f"{readable(path)}: {_ZSTD_EXTRA}") from None
+        raise UserError(f"{printable(path)}: {_ZSTD_EXTRA}") from None
     stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, "r"), "zstd")
 
     def read(size: int) -> bytes:

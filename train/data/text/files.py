@@ -11,16 +11,16 @@ import stat
 import sysconfig
 
 from model.errors import UserError
-from train.data.text import own
-from train.data.text.units import cannot_read, readable
+from train.data.text import cairn_files
+from train.data.text.units import cannot_read, printable
 from train.data.text.walk import Walk, matches, may_be_empty
 from train.files.paths import as_path, is_remote
 from train.files.remote import fetched, read_errors
 
 STDLIB = "stdlib"
 # Folders of the standard library that hold its tests, or no sources of its own.
-NOT_STDLIB = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
-STDLIB_TEXT = (".py", ".txt", ".rst", ".html")
+SKIPPED_STDLIB_FOLDERS = ("test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__")
+STDLIB_SUFFIXES = (".py", ".txt", ".rst", ".html")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,42 +40,42 @@ def list_files(text: str) -> Listing:
     if not text:
         raise UserError("the path of the text is empty; expected a file, a folder or a pattern")
     if is_remote(text):
-        return _in_store(text)
+        return _remote_files(text)
     path = os.path.expanduser(text)  # give a file named ~x as ./~x
-    about = _stat(path)
-    if about is None and text == STDLIB:
+    status = _stat(path)
+    if status is None and text == STDLIB:
         return Listing(_stdlib_files())
-    if about is None and glob.has_magic(text):
-        return _matching(text, path)
-    if about is None:
+    if status is None and glob.has_magic(text):
+        return _matching_files(text, path)
+    if status is None:
         raise UserError(
-            f"no such text: {text!r} (looked in {_here()}); expected a file, a folder, a glob,"
+            f"no such text: {text!r} (looked in {_current_folder()}); expected a file, a folder, a glob,"
             f" a dataset folder made by launch.tokenize, 'hf:NAME' for a Hugging Face dataset, or {STDLIB!r}"
         )
-    if stat.S_ISDIR(about.st_mode):
-        _refuse_own(path, "the folder")
+    if stat.S_ISDIR(status.st_mode):
+        _refuse_run_files(path, "the folder")
         walk = Walk(path)
         if not walk.files:
-            raise UserError(f"{readable(text)} holds no file with text in it{_after(walk.left_out())}")
-        return Listing(_named(walk.files), walk.left_out())
-    if not stat.S_ISREG(about.st_mode):
+            raise UserError(f"{printable(text)} holds no file with text in it{_in_parentheses(walk.left_out())}")
+        return Listing(_printable_names(walk.files), walk.left_out())
+    if not stat.S_ISREG(status.st_mode):
         raise UserError(
-            f"{readable(text)} is a pipe or a device, not a file: text is read more than once; write it into a file"
+            f"{printable(text)} is a pipe or a device, not a file: text is read more than once; write it into a file"
         )
-    _refuse_own(path, "the file")
-    if not about.st_size and may_be_empty(path):
-        raise UserError(f"{readable(text)} is empty; expected a file with text in it")
-    return Listing([(path, readable(os.path.basename(path)))])
+    _refuse_run_files(path, "the file")
+    if not status.st_size and may_be_empty(path):
+        raise UserError(f"{printable(text)} is empty; expected a file with text in it")
+    return Listing([(path, printable(os.path.basename(path)))])
 
 
-def _in_store(text: str) -> Listing:
+def _remote_files(text: str) -> Listing:
     """The files that a path in a store stands for, copied to this machine; they have the names that they have there."""
-    whole = as_path(text)
-    at = next((i for i, part in enumerate(whole.parts) if glob.has_magic(part)), None)
-    with read_errors(whole):
-        if at is None or whole.exists():
-            return list_files(str(fetched(whole)))
-    root, pattern = type(whole)(*whole.parts[:at]), list(whole.parts[at:])
+    remote_path = as_path(text)
+    first_wildcard = next((i for i, part in enumerate(remote_path.parts) if glob.has_magic(part)), None)
+    with read_errors(remote_path):
+        if first_wildcard is None or remote_path.exists():
+            return list_files(str(fetched(remote_path)))
+    root, pattern = type(remote_path)(*remote_path.parts[:first_wildcard]), list(remote_path.parts[first_wildcard:])
     if text.endswith("/"):
         pattern += ["**", "*"]
     copy = fetched(root, lambda name: matches(name.split("/"), pattern))
@@ -88,30 +88,32 @@ def _stat(path: str) -> os.stat_result | None:
         return os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         if os.path.islink(path):
-            raise UserError(f"{readable(path)} is a link that leads nowhere; mend it") from None
+            raise UserError(f"{printable(path)} is a link that leads nowhere; fix it") from None
         return None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             if glob.has_magic(path):
                 return None
-            raise UserError(f"{readable(path[:60])}... is too long for a path: {len(path):,} characters") from None
+            raise UserError(f"{printable(path[:60])}... is too long for a path: {len(path):,} characters") from None
         raise cannot_read(path, error) from None
     except ValueError as error:  # a zero byte, or characters that no file name can have
-        raise UserError(f"{readable(path)} is not a path: {error}") from None
+        raise UserError(f"{printable(path)} is not a path: {error}") from None
 
 
-def _matching(text: str, path: str) -> Listing:
+def _matching_files(text: str, path: str) -> Listing:
     """The files that match a pattern; names are relative to their common folder."""
     # A pattern with a slash at its end means all files in the folders that match.
     root, pattern = _split_pattern(f"{path}**/*" if path.endswith("/") else path)
     if _stat(root) is None:
-        raise UserError(f"the pattern {text!r} matches no file in {_here()}: there is no {readable(root)}")
+        raise UserError(f"the pattern {text!r} matches no file in {_current_folder()}: there is no {printable(root)}")
     walk = Walk(root, pattern)
     if not walk.files:
-        raise UserError(f"the pattern {text!r} matches no file with text in {_here()}{_after(walk.left_out())}")
+        raise UserError(
+            f"the pattern {text!r} matches no file with text in {_current_folder()}{_in_parentheses(walk.left_out())}"
+        )
     common = os.path.commonpath([os.path.dirname(name) for _, name in walk.files])
     skipped = len(common) + 1 if common else 0
-    return Listing(_named([(path, name[skipped:]) for path, name in walk.files]), walk.left_out())
+    return Listing(_printable_names([(path, name[skipped:]) for path, name in walk.files]), walk.left_out())
 
 
 def _split_pattern(path: str) -> tuple[str, list[str]]:
@@ -129,28 +131,28 @@ def _split_pattern(path: str) -> tuple[str, list[str]]:
     return os.path.join(*parts[:known]) if known else ".", list(parts[known:])
 
 
-def _refuse_own(path: str, kind: str) -> None:
+def _refuse_run_files(path: str, kind: str) -> None:
     """Raises UserError when a run wrote the file or folder at a path."""
-    run = own.run_around(os.path.realpath(path))
+    run = cairn_files.enclosing_run(os.path.realpath(path))
     if run is not None:
         raise UserError(
-            f"{readable(path)}: {kind} was written by the run {readable(run)}, and a run's own files are not used as"
+            f"{printable(path)}: {kind} was written by the run {printable(run)}, and a run's own files are not used as"
             " text; name another path, or copy it out of the run folder to use it anyway"
         )
 
 
-def _named(files: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return sorted(((path, readable(name)) for path, name in files), key=lambda pair: (pair[1], pair[0]))
+def _printable_names(files: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return sorted(((path, printable(name)) for path, name in files), key=lambda pair: (pair[1], pair[0]))
 
 
-def _here() -> str:
+def _current_folder() -> str:
     try:
-        return readable(os.getcwd())
+        return printable(os.getcwd())
     except OSError:
         return "a folder that no longer exists"
 
 
-def _after(line: str | None) -> str:
+def _in_parentheses(line: str | None) -> str:
     return f" ({line})" if line else ""
 
 
@@ -159,12 +161,12 @@ def _stdlib_files() -> list[tuple[str, str]]:
     root = pathlib.Path(sysconfig.get_path("stdlib"))
     found = []
     for folder, below, names in os.walk(root):
-        below[:] = [b for b in below if b not in NOT_STDLIB and not b.startswith("config-")]
-        found += [pathlib.Path(folder, name) for name in names if name.endswith(STDLIB_TEXT)]
-    readable_files = [(str(f), f.relative_to(root).as_posix()) for f in found if f.is_file() and _is_text(f)]
-    if not readable_files:
+        below[:] = [b for b in below if b not in SKIPPED_STDLIB_FOLDERS and not b.startswith("config-")]
+        found += [pathlib.Path(folder, name) for name in names if name.endswith(STDLIB_SUFFIXES)]
+    text_files = [(str(f), f.relative_to(root).as_posix()) for f in found if f.is_file() and _is_text(f)]
+    if not text_files:
         raise UserError(f"this Python keeps no sources of its standard library in {root}; give data.path another text")
-    return sorted(readable_files, key=lambda pair: pair[1])
+    return sorted(text_files, key=lambda pair: pair[1])
 
 
 def _is_text(path: pathlib.Path) -> bool:

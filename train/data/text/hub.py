@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from model.errors import UserError
-from train.data.text.rows import text_of
+from train.data.text.rows import text_of_value
 from train.data.text.units import Document, Unit
 
 PREFIX = "hf:"
@@ -32,7 +32,7 @@ def read_hub(unit: Unit) -> Iterator[Document]:
     """Yields one document per row; skips rows without text."""
     rows = _load(unit.path)[unit.start : unit.stop][unit.field]
     for number, value in enumerate(rows, unit.start):
-        text = text_of(value, unit.field, f"{unit.path}, row {number}")
+        text = text_of_value(value, unit.field, f"{unit.path}, row {number}")
         if text:
             yield Document(f"{unit.name}:{number}", text)
 

@@ -10,23 +10,23 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.text.compression import compression_of, open_bytes
-from train.data.text.rows import text_of
-from train.data.text.units import Document, Unit, cannot_read, readable, stamp
+from train.data.text.rows import text_of_value
+from train.data.text.units import Document, Unit, cannot_read, file_version, printable
 
-_ROWS_AT_ONCE = 1024
+_ROWS_PER_READ = 1024
 
 
 def parquet_units(path: str, name: str, field: str) -> list[Unit]:
     """A unit for every row group of a parquet file."""
-    marked = stamp(path)
-    file = _open(path, field, marked)
+    version = file_version(path)
+    file = _open(path, field, version)
     units, first = [], 0
     for group in range(file.num_row_groups):
-        about = file.metadata.row_group(group)
-        columns = (about.column(k) for k in range(about.num_columns))
+        row_group = file.metadata.row_group(group)
+        columns = (row_group.column(k) for k in range(row_group.num_columns))
         size = sum(column.total_uncompressed_size for column in columns if column.path_in_schema == field)
-        units.append(Unit("parquet", path, name, group, group + 1, first, size, field, marked))
-        first += about.num_rows
+        units.append(Unit("parquet", path, name, group, group + 1, first, size, field, version))
+        first += row_group.num_rows
     return units
 
 
@@ -34,10 +34,10 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
     """Yields one document per row; skips rows without text."""
     import pyarrow
 
-    batches = _open(unit.path, unit.field, unit.stamp).iter_batches(
-        _ROWS_AT_ONCE, row_groups=list(range(unit.start, unit.stop)), columns=[unit.field]
+    batches = _open(unit.path, unit.field, unit.file_version).iter_batches(
+        _ROWS_PER_READ, row_groups=list(range(unit.start, unit.stop)), columns=[unit.field]
     )
-    number, file = unit.first, readable(unit.path)
+    number, file = unit.first, printable(unit.path)
     while True:
         try:
             batch = next(batches, None)
@@ -50,7 +50,7 @@ def read_parquet(unit: Unit) -> Iterator[Document]:
                 f" be read: {error}; get it again"
             ) from None
         for value in values:
-            text = text_of(value, unit.field, f"{file}, row {number}")
+            text = text_of_value(value, unit.field, f"{file}, row {number}")
             if text:
                 yield Document(f"{unit.name}:{number}", text)
             number += 1
@@ -66,52 +66,54 @@ def _as_bytes(column: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=4)
-def _open(path: str, field: str, stamp: str) -> Any:
+def _open(path: str, field: str, version: str) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(f'{readable(path)}: reading parquet needs pyarrow: pip install -e ".[parquet]"') from None
+        raise UserError(f'{printable(path)}: reading parquet needs pyarrow: pip install -e ".[parquet]"') from None
     try:
-        file = pyarrow.parquet.ParquetFile(_whole(path))
+        file = pyarrow.parquet.ParquetFile(_open_seekable(path))
     except (pyarrow.ArrowException, OSError) as error:
         if getattr(error, "errno", None):
             raise cannot_read(path, error) from None
-        raise UserError(f"{readable(path)} is not a parquet file, or is damaged: {error}; get it again") from None
+        raise UserError(f"{printable(path)} is not a parquet file, or is damaged: {error}; get it again") from None
     names = file.schema_arrow.names
     if names.count(field) != 1:
         found = f"the column {field!r} more than once" if field in names else f"no column {field!r}"
         raise UserError(
-            f"{readable(path)} has {found}; it has {', '.join(map(repr, names[:20])) or 'none'}. Name the column with"
+            f"{printable(path)} has {found}; it has {', '.join(map(repr, names[:20])) or 'none'}. Name the column with"
             " the text (--field, or Source(field=...))"
         )
-    kind = file.schema_arrow.field(field).type
-    if not _holds_text(kind):
-        raise UserError(f"{readable(path)}: the column {field!r} holds {kind}, expected strings; name another column")
+    column_type = file.schema_arrow.field(field).type
+    if not _is_text_type(column_type):
+        raise UserError(
+            f"{printable(path)}: the column {field!r} holds {column_type}, expected strings; name another column"
+        )
     return file
 
 
-def _holds_text(kind: Any) -> bool:
+def _is_text_type(column_type: Any) -> bool:
     from pyarrow import types
 
-    if types.is_dictionary(kind):
-        kind = kind.value_type
-    tests = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_null)
+    if types.is_dictionary(column_type):
+        column_type = column_type.value_type
+    checks = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_null)
     views = (getattr(types, name, None) for name in ("is_string_view", "is_binary_view"))
-    return any(test(kind) for test in (*tests, *filter(None, views)))
+    return any(test(column_type) for test in (*checks, *filter(None, views)))
 
 
-def _whole(path: str) -> Any:
+def _open_seekable(path: str) -> Any:
     """The open file, decompressed into an unnamed temporary file where needed: parquet is read from its end."""
     if compression_of(path)[1] is None:
         return open(path, "rb")  # opened here, as pyarrow expects a name in UTF-8
-    spool = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the table is
+    temporary = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the table is
     try:
         with open_bytes(path) as file:
-            shutil.copyfileobj(file, spool, 1 << 20)
-        spool.seek(0)
+            shutil.copyfileobj(file, temporary, 1 << 20)
+        temporary.seek(0)
     except OSError as error:
         raise UserError(
-            f"{readable(path)} cannot be decompressed into {tempfile.gettempdir()}: {error.strerror}; make room there,"
+            f"{printable(path)} cannot be decompressed into {tempfile.gettempdir()}: {error.strerror}; make room there,"
             " or set TMPDIR to another folder"
         ) from None
-    return spool
+    return temporary

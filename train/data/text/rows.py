@@ -9,37 +9,37 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
 from model.errors import UserError
-from train.data.text.kinds import looks_binary
-from train.data.text.units import Document, Unit, readable
+from train.data.text.file_types import looks_binary
+from train.data.text.units import Document, Unit, printable
 
 _SPACE = " \t\r\n"
 _BLOCK = 1 << 16
 # A word or an escape this close to the end of the characters read so far may continue after it.
-_LONGEST_WORD = 16
-_KINDS = {bool: "true or false", int: "a number", float: "a number", list: "an array", dict: "an object"}
+_MAX_LITERAL_LENGTH = 16
+_JSON_TYPES = {bool: "true or false", int: "a number", float: "a number", list: "an array", dict: "an object"}
 
 
-class _Repeated(dict[str, Any]):
+class _ObjectWithDuplicates(dict[str, Any]):
     """A JSON object in which a name occurs more than once."""
 
-    repeated: frozenset[str] = frozenset()
+    duplicates: frozenset[str] = frozenset()
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_from_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
     names = [name for name, _ in pairs]
-    twice = _Repeated(value)
-    twice.repeated = frozenset(name for name in value if names.count(name) > 1)
-    return twice
+    value_with_duplicates = _ObjectWithDuplicates(value)
+    value_with_duplicates.duplicates = frozenset(name for name in value if names.count(name) > 1)
+    return value_with_duplicates
 
 
 # Numbers are never text: a float can hold a number of any length.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=float)
+_DECODER = json.JSONDecoder(object_pairs_hook=_object_from_pairs, parse_int=float)
 
 
-def text_of(value: Any, field: str, where: str) -> str:
+def text_of_value(value: Any, field: str, where: str) -> str:
     """A value as text; null is the empty text. Raises UserError that names the place for any other value."""
     if value is None:
         return ""
@@ -52,13 +52,13 @@ def text_of(value: Any, field: str, where: str) -> str:
                 f" 0x{value[error.start]:02x}); write the table again with text in UTF-8"
             ) from None
     if not isinstance(value, str):
-        raise UserError(f"{where}: the field {field!r} holds {_kind(value)}, expected a string")
+        raise UserError(f"{where}: the field {field!r} holds {_json_type(value)}, expected a string")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where}: a lone surrogate (\\u{ord(value[error.start]):04x}) at character {error.start} of {field!r}; it"
-            " is half a character: mend or delete the row"
+            " is half a character: fix or delete the row"
         ) from None
     return value
 
@@ -66,27 +66,27 @@ def text_of(value: Any, field: str, where: str) -> str:
 def text_of_row(row: Any, field: str, where: str) -> str:
     """The text of a row of JSON: a string, or an object with the field. Raises UserError for any other row."""
     if isinstance(row, str):
-        return text_of(row, field, where)
+        return text_of_value(row, field, where)
     if not isinstance(row, dict):
-        raise UserError(f"{where}: expected a JSON object with the field {field!r}, got {_kind(row)}")
+        raise UserError(f"{where}: expected a JSON object with the field {field!r}, got {_json_type(row)}")
     if field not in row:
         names = ", ".join(map(repr, list(row)[:8])) or "none"
         raise UserError(
             f"{where}: no field {field!r}; it has {names}. Name the field with the text (--field, Source(field=...)),"
             " or leave the file out with a narrower path if it holds no table of texts"
         )
-    if isinstance(row, _Repeated) and field in row.repeated:
+    if isinstance(row, _ObjectWithDuplicates) and field in row.duplicates:
         raise UserError(f"{where}: the field {field!r} occurs more than once; keep one of them")
-    return text_of(row[field], field, where)
+    return text_of_value(row[field], field, where)
 
 
-def _kind(value: Any) -> str:
-    return "null" if value is None else _KINDS.get(type(value), type(value).__name__)
+def _json_type(value: Any) -> str:
+    return "null" if value is None else _JSON_TYPES.get(type(value), type(value).__name__)
 
 
 def read_lines(unit: Unit, content: bytes) -> Iterator[Document]:
     """Yields one document per line of jsonl; skips lines without text."""
-    file, offset, number = readable(unit.path), unit.start, unit.first
+    file, offset, number = printable(unit.path), unit.start, unit.first
     for line in content.split(b"\n"):
         where = f"{file}, line {number} (byte {offset})"
         text = _decode(line, unit.path, offset, f"line {number}").strip(_SPACE)
@@ -109,13 +109,13 @@ def _parse(text: str, where: str) -> Any:
             " expected one object per line"
         ) from None
     except RecursionError:
-        raise UserError(f"{where} holds JSON that is nested too deeply to be read; mend or delete it") from None
+        raise UserError(f"{where} holds JSON that is nested too deeply to be read; fix or delete it") from None
 
 
 def read_array(unit: Unit, content: bytes) -> Iterator[Document]:
-    """Yields one document per item of a stretch of a .json file."""
-    values = JsonValues(io.BytesIO(content), unit.path, unit.start, unit.first, goes_on=True)
-    file = readable(unit.path)
+    """Yields one document per item of a part of a .json file."""
+    values = JsonValues(io.BytesIO(content), unit.path, unit.start, unit.first, is_partial=True)
+    file = printable(unit.path)
     for value, _ in values:
         where = f"{file}, item {values.number}"
         text = text_of_row(value, unit.field, where)
@@ -127,90 +127,90 @@ class JsonValues:
     """The items of a JSON array, or successive JSON values, each with the byte at which it ends.
 
     Only about twice the size of one item is in memory. `number` is the number of the last item, counted from `first`.
-    `goes_on` marks a stretch of a file that begins and ends between items. Raises UserError that names the file and the
-    item for invalid JSON.
+    `is_partial` marks a part of a file that begins and ends between items. Raises UserError that names the file and
+    the item for invalid JSON.
     """
 
-    def __init__(self, file: BinaryIO, path: str, start: int, first: int = 1, goes_on: bool = False) -> None:
+    def __init__(self, file: BinaryIO, path: str, start: int, first: int = 1, is_partial: bool = False) -> None:
         self.number = first - 1
-        self._file, self._path, self._goes_on = file, path, goes_on
+        self._file, self._path, self._is_partial = file, path, is_partial
         self._decoder = codecs.getincrementaldecoder("utf-8")()
-        self._fed = self._byte = start
-        self._text, self._at, self._counted = "", 0, 0
-        self._ended = False
+        self._bytes_read = self._byte_offset = start
+        self._text, self._position, self._counted_to = "", 0, 0
+        self._at_end = False
         self._first = first
 
     def __iter__(self) -> Iterator[tuple[Any, int]]:
-        sign, comma_due = self._next_sign(), self._first > 1
-        array = sign in (",", "]") if comma_due else sign == "["
+        character, comma_due = self._next_character(), self._first > 1
+        array = character in (",", "]") if comma_due else character == "["
         if array and not comma_due:
-            self._at += 1
-        while sign := self._next_sign():
-            if array and sign == "]":
-                self._at += 1
-                if self._next_sign():
-                    self._refuse("something follows the array")
+            self._position += 1
+        while character := self._next_character():
+            if array and character == "]":
+                self._position += 1
+                if self._next_character():
+                    self._raise_invalid("something follows the array")
                 return
             if array and comma_due:
-                if sign != ",":
-                    self._refuse("expected a comma after it")
-                self._at += 1
+                if character != ",":
+                    self._raise_invalid("expected a comma after it")
+                self._position += 1
             comma_due = True
             yield self._value()
-        if array and not self._goes_on:
-            self._refuse("the array has no end: is the file complete?")
+        if array and not self._is_partial:
+            self._raise_invalid("the array has no end: is the file complete?")
 
     def _value(self) -> tuple[Any, int]:
-        self._next_sign()
+        self._next_character()
         self.number += 1
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = _DECODER.raw_decode(self._text, self._position)
             except RecursionError:
-                self._refuse("it is nested too deeply to be read")
+                self._raise_invalid("it is nested too deeply to be read")
             except json.JSONDecodeError as error:
-                near = error.pos >= len(self._text) - _LONGEST_WORD or error.msg.startswith("Unterminated string")
-                if self._ended or not near:
-                    self._refuse(error.msg.removesuffix(" at"))
+                near = error.pos >= len(self._text) - _MAX_LITERAL_LENGTH or error.msg.startswith("Unterminated string")
+                if self._at_end or not near:
+                    self._raise_invalid(error.msg.removesuffix(" at"))
             else:
-                if end < len(self._text) or self._ended:  # else a number might continue
-                    self._at = end
-                    return value, self._count()
-            self._more()
+                if end < len(self._text) or self._at_end:  # else a number might continue
+                    self._position = end
+                    return value, self._count_bytes()
+            self._read_more()
 
-    def _next_sign(self) -> str:
+    def _next_character(self) -> str:
         """Goes to the next character that is not a space and returns it; returns "" at the end."""
         while True:
-            while self._at < len(self._text):
-                if self._text[self._at] not in _SPACE:
-                    return self._text[self._at]
-                self._at += 1
-            if self._ended:
+            while self._position < len(self._text):
+                if self._text[self._position] not in _SPACE:
+                    return self._text[self._position]
+                self._position += 1
+            if self._at_end:
                 return ""
-            self._more()
+            self._read_more()
 
-    def _more(self) -> None:
+    def _read_more(self) -> None:
         """Drops the text already used, and reads at least as much as is left."""
-        self._count()
-        self._text, self._at, self._counted = self._text[self._at :], 0, 0
+        self._count_bytes()
+        self._text, self._position, self._counted_to = self._text[self._position :], 0, 0
         block = self._file.read(max(_BLOCK, len(self._text)))
-        self._fed += len(block)
-        self._ended = not block
+        self._bytes_read += len(block)
+        self._at_end = not block
         try:
-            self._text += self._decoder.decode(block, final=self._ended)
+            self._text += self._decoder.decode(block, final=self._at_end)
         except UnicodeDecodeError as error:
-            at = self._fed - len(error.object)
-            refuse_bytes(error, self._path, at, f"item {self.number + 1} or after it")
+            at = self._bytes_read - len(error.object)
+            raise_not_utf8(error, self._path, at, f"item {self.number + 1} or after it")
 
-    def _count(self) -> int:
+    def _count_bytes(self) -> int:
         """The byte of the file at the current position in the text."""
-        self._byte += len(self._text[self._counted : self._at].encode("utf-8"))
-        self._counted = self._at
-        return self._byte
+        self._byte_offset += len(self._text[self._counted_to : self._position].encode("utf-8"))
+        self._counted_to = self._position
+        return self._byte_offset
 
-    def _refuse(self, why: str) -> NoReturn:
+    def _raise_invalid(self, why: str) -> NoReturn:
         raise UserError(
-            f"{readable(self._path)}, item {max(self.number, 1)}: not JSON: {why}; expected an array of objects or of"
+            f"{printable(self._path)}, item {max(self.number, 1)}: not JSON: {why}; expected an array of objects or of"
             " strings, or one object per line; leave the file out with a narrower path if it is not a table of texts"
         )
 
@@ -219,15 +219,15 @@ def _decode(content: bytes, path: str, offset: int, where: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        refuse_bytes(error, path, offset, where)
+        raise_not_utf8(error, path, offset, where)
 
 
-def refuse_bytes(error: UnicodeDecodeError, path: str, offset: int, where: str = "") -> NoReturn:
+def raise_not_utf8(error: UnicodeDecodeError, path: str, offset: int, where: str = "") -> NoReturn:
     """Raises UserError that names the file and the byte that is not UTF-8; the decoded bytes begin at `offset`."""
-    named = f"{readable(path)}{', ' + where + ',' if where else ''}"
+    subject = f"{printable(path)}{', ' + where + ',' if where else ''}"
     found = f"(found 0x{error.object[error.start]:02x}, {error.reason})"
     if looks_binary(error.object[:4096]):
-        mend = "it looks like binary data, not text: leave it out with a narrower path such as 'folder/**/*.txt'"
+        fix = "it looks like binary data, not text: leave it out with a narrower path such as 'folder/**/*.txt'"
     else:
-        mend = "convert it (iconv -f OLD -t UTF-8), or leave it out with a narrower path such as 'folder/**/*.txt'"
-    raise UserError(f"{named} is not UTF-8 at byte {offset + error.start} {found}; {mend}") from None
+        fix = "convert it (iconv -f OLD -t UTF-8), or leave it out with a narrower path such as 'folder/**/*.txt'"
+    raise UserError(f"{subject} is not UTF-8 at byte {offset + error.start} {found}; {fix}") from None

@@ -1,6 +1,6 @@
 """Sources of text: a path becomes units of reading, and a unit becomes documents with a name and the exact text.
 
-A unit is a stretch of one file that one worker reads in order: a whole text file, some lines of a jsonl file, a row
+A unit is a part of one file that one worker reads in order: a whole text file, some lines of a jsonl file, a row
 group of a parquet file. Listing units reads no more than necessary, which is all of a compressed file; its result never
 depends on the machine's load.
 """
@@ -18,28 +18,31 @@ from typing import BinaryIO
 from model.errors import UserError
 from train.data.config import Source
 from train.data.text.compression import open_bytes, read_range
+from train.data.text.file_types import HEAD, UTF8_MARK, file_type_of, not_text
 from train.data.text.files import list_files
 from train.data.text.hub import PREFIX, hub_units, read_hub
-from train.data.text.kinds import HEAD, UTF8_MARK, kind_of, not_text
 from train.data.text.parquet import parquet_units, read_parquet
-from train.data.text.rows import JsonValues, read_array, read_lines, refuse_bytes
-from train.data.text.units import Document, Unit, cannot_read, readable, refuse_changed, stamp
+from train.data.text.rows import JsonValues, raise_not_utf8, read_array, read_lines
+from train.data.text.units import Document, Unit, cannot_read, file_version, printable, refuse_changed
 
-__all__ = ["Document", "Unit", "fingerprint", "list_files", "list_units", "read_unit", "readable"]
+__all__ = ["Document", "Unit", "fingerprint", "list_files", "list_units", "printable", "read_unit"]
 
 Say = Callable[[str], None]
 # About the size of the documents into which long text files are cut.
-BYTES_PER_TEXT = 32 << 20
+BYTES_PER_DOCUMENT = 32 << 20
 
 
 def list_units(
-    source: Source, bytes_per_unit: int = 4 << 20, bytes_per_text: int | None = BYTES_PER_TEXT, say: Say | None = None
+    source: Source,
+    bytes_per_unit: int = 4 << 20,
+    bytes_per_document: int | None = BYTES_PER_DOCUMENT,
+    say: Say | None = None,
 ) -> list[Unit]:
     """The units of a source in a fixed order. Raises UserError where the source does not exist or holds no text.
 
-    Text files longer than `bytes_per_text` are cut after line ends into documents of about that size, so that processes
-    can share them; None leaves every file whole. `say` is called with a line about files of the source that were left
-    out.
+    Text files longer than `bytes_per_document` are cut after line ends into documents of about that size, so that
+    processes can share them; None leaves every file whole. `say` is called with a line about files of the source that
+    were left out.
     """
     if source.path.startswith(PREFIX):
         units = hub_units(source.path, source.field, bytes_per_unit)
@@ -47,38 +50,38 @@ def list_units(
         listing = list_files(source.path)
         units, problems = [], {}
         for path, name in listing.files:
-            found = _units_of_file(path, name, source.field, bytes_per_unit, bytes_per_text)
+            found = _units_of_file(path, name, source.field, bytes_per_unit, bytes_per_document)
             if isinstance(found, str):
                 problems[name] = found
             else:
                 units += found
         if problems:
-            raise _no_text(
+            raise _not_text_error(
                 listing.files[0][0] if len(listing.files) == 1 else source.path, len(listing.files), problems
             )
         if listing.left_out is not None and say is not None:
             say(listing.left_out)
     if not units:
-        raise UserError(f"{readable(source.path)} has no text in it: it has no rows, or only empty files")
+        raise UserError(f"{printable(source.path)} has no text in it: it has no rows, or only empty files")
     return units
 
 
-def _no_text(text: str, num_files: int, problems: dict[str, str]) -> UserError:
+def _not_text_error(text: str, num_files: int, problems: dict[str, str]) -> UserError:
     """The error for files that hold neither text nor a table, given a name for the content of each."""
     if num_files == 1:
-        return UserError(f"{readable(text)} is not UTF-8 text, but {next(iter(problems.values()))}")
-    mend = "mend them, or leave them out with a narrower path such as 'folder/**/*.txt'"
-    shown = [f"{name}: {problem}" for name, problem in list(problems.items())[:5]]
+        return UserError(f"{printable(text)} is not UTF-8 text, but {next(iter(problems.values()))}")
+    fix = "fix them, or leave them out with a narrower path such as 'folder/**/*.txt'"
+    lines = [f"{name}: {problem}" for name, problem in list(problems.items())[:5]]
     more = [f"and {len(problems) - 5:,} more"] if len(problems) > 5 else []
-    return UserError("\n  ".join([f"{readable(text)} holds files that are not UTF-8 text; {mend}:", *shown, *more]))
+    return UserError("\n  ".join([f"{printable(text)} holds files that are not UTF-8 text; {fix}:", *lines, *more]))
 
 
-def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: int | None) -> list[Unit] | str:
+def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_document: int | None) -> list[Unit] | str:
     """The units of a file, or a name for its content where it is not text."""
-    kind = kind_of(path)
-    if kind.format == "parquet":
+    file_type = file_type_of(path)
+    if file_type.format == "parquet":
         return parquet_units(path, name, field)
-    before = stamp(path)
+    version = file_version(path)
     with open_bytes(path) as file, _read_errors(path):
         head = file.read(HEAD)
         problem = not_text(head)
@@ -86,13 +89,13 @@ def _units_of_file(path: str, name: str, field: str, size: int, bytes_per_text: 
             return problem
         start = len(UTF8_MARK) if head.startswith(UTF8_MARK) else 0
         file.seek(start)
-        if kind.format == "jsonl":
+        if file_type.format == "jsonl":
             units = _jsonl_units(file, path, name, field, start, size)
-        elif kind.format == "json":
+        elif file_type.format == "json":
             units = _json_units(file, path, name, field, start, size)
         else:
-            units = _text_units(file, path, name, field, start, bytes_per_text)
-    units = [dataclasses.replace(unit, stamp=before) for unit in units]
+            units = _text_units(file, path, name, field, start, bytes_per_document)
+    units = [dataclasses.replace(unit, file_version=version) for unit in units]
     for unit in units[:1]:
         refuse_changed(unit)
     return units
@@ -108,18 +111,18 @@ def _read_errors(path: str) -> Iterator[None]:
 
 
 def _text_units(file: BinaryIO, path: str, name: str, field: str, start: int, size: int | None) -> list[Unit]:
-    cuts = [start]
+    starts = [start]
     if size is not None:
         for at in itertools.count(size, size):
             # Seeking beyond the end succeeds in a plain file, and stops at the end in a decompressed file.
             if file.seek(at) < at or not file.read(1):
                 break
             file.seek(at)
-            cuts.append(at + _line_end(file))
+            starts.append(at + _line_end(file))
     length = file.seek(0, os.SEEK_END)
     return [
         Unit("text", path, f"{name} from byte {begin}" if begin > start else name, begin, stop, 0, stop - begin, field)
-        for begin, stop in itertools.pairwise([*cuts, length])
+        for begin, stop in itertools.pairwise([*starts, length])
         if stop > begin
     ]
 
@@ -175,7 +178,7 @@ def read_unit(unit: Unit) -> Iterator[Document]:
     content = read_range(unit.path, unit.start, unit.stop)
     if len(content) < unit.stop - unit.start:
         raise UserError(
-            f"{readable(unit.path)} ends at byte {unit.start + len(content)}; it had {unit.stop} when it was listed"
+            f"{printable(unit.path)} ends at byte {unit.start + len(content)}; it had {unit.stop} when it was listed"
         )
     refuse_changed(unit)
     if unit.format == "jsonl":
@@ -186,7 +189,7 @@ def read_unit(unit: Unit) -> Iterator[Document]:
         try:
             text = content.decode("utf-8")
         except UnicodeDecodeError as error:
-            refuse_bytes(error, unit.path, unit.start)
+            raise_not_utf8(error, unit.path, unit.start)
         if text:
             yield Document(unit.name, text)
 

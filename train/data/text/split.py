@@ -1,4 +1,4 @@
-"""Chooses the documents to hold out: whole files by a seeded hash, near-duplicates together, no tables."""
+"""Chooses the documents to hold out: whole documents by a seeded hash, near-duplicates together, no tables."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from collections.abc import Iterable
 import numpy as np
 
 from model.errors import UserError
-from train.data.config import Tail, Validation, WholeFiles
+from train.data.config import HeldOutDocuments, Tail, Validation
 from train.data.text.compression import compression_of
 from train.data.text.sources import Document
 from train.terminal.formatting import percent
 
 # A line shorter than this (stripped) occurs in too many files to show that two of them are alike.
-SIGNIFICANT = 16
+MIN_LINE_LENGTH = 16
 # A line in more documents than this is boilerplate, such as a license; it does not make pairs of documents.
-COMMON = 200
+MAX_DOCUMENTS_PER_LINE = 200
 # Of more lines than this only a share is compared, the same share in every document.
-LINES_COMPARED = 4_000_000
+MAX_LINES_COMPARED = 4_000_000
 # A group of documents with more than this share of the bytes to hold out would be most of the validation text.
-LARGEST_GROUP = 0.5
+MAX_GROUP_SHARE = 0.5
 
 _GENERATED = re.compile(
     r"generated (from|by|with|using)|auto-?generated|automatically generated|do not edit", re.IGNORECASE
@@ -32,42 +32,44 @@ _DATA_LINE = re.compile(r"""[\[({]*[-+]?(0x[0-9a-f]|\d|u?r?b?['"])""", re.IGNORE
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class ChosenDocuments:
     """The names of the documents held out, and of the generated tables, from which the tokenizer is not trained."""
 
     validation: frozenset[str]
     generated: frozenset[str]
 
 
-def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
+def uneven_warning(option: Validation | None, train_bytes: int, validation_bytes: int) -> str | None:
     """A warning where the share held out is less than half, or more than twice, the fraction asked for; else None."""
-    if not isinstance(option, WholeFiles | Tail) or not train_bytes + validation_bytes:
+    if not isinstance(option, HeldOutDocuments | Tail) or not train_bytes + validation_bytes:
         return None
     share = validation_bytes / (train_bytes + validation_bytes)
     if option.fraction / 2 <= share <= 2 * option.fraction:
         return None
-    asked = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
-    whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
-    other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
+    requested = f"data.validation={type(option).__name__}(fraction={option.fraction:g})"
+    if isinstance(option, HeldOutDocuments):
+        whole, other = "a document is held out whole or not at all", "Tail(fraction=...)"
+    else:
+        whole, other = "a text is cut once", "longer texts"
     return (
         f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
-        f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
-        f"they do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
+        f"{train_bytes + validation_bytes:,} bytes), where {requested} asks for {percent(option.fraction)}: {whole}, "
+        f"and they do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
     )
 
 
-def by_hash(name: str, option: WholeFiles) -> bool:
+def held_out_by_hash(name: str, option: HeldOutDocuments) -> bool:
     """Whether a document is held out without comparing it to the others: its hash is below the fraction."""
-    return _rank(name, option.seed) < option.fraction
+    return _hash_rank(name, option.seed) < option.fraction
 
 
-def _rank(name: str, seed: int) -> float:
+def _hash_rank(name: str, seed: int) -> float:
     return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def is_generated(name: str, text: str) -> bool:
     """Whether a document is a generated table: it says so at its head, or most of its lines are bare literals."""
-    code = compression_of(name)[0].rpartition(".")[2].lower() in (
+    is_code = compression_of(name)[0].rpartition(".")[2].lower() in (
         "py",
         "c",
         "h",
@@ -81,7 +83,7 @@ def is_generated(name: str, text: str) -> bool:
         "csv",
         "tsv",
     )
-    if not code:
+    if not is_code:
         return False
     if _GENERATED.search(text[:600]):
         return True
@@ -92,14 +94,14 @@ def is_generated(name: str, text: str) -> bool:
 class Splitter:
     """Takes every document once, in the order of the source; then chooses the documents to hold out."""
 
-    def __init__(self, option: WholeFiles, total_bytes: int) -> None:
+    def __init__(self, option: HeldOutDocuments, total_bytes: int) -> None:
         self._option = option
         self._names: list[str] = []
         self._bytes: list[int] = []
         self._lines: list[np.ndarray] = []
         self._generated: list[bool] = []
         # Assumes about 40 bytes per line.
-        self._every = max(1, -(-total_bytes // 40 // LINES_COMPARED))
+        self._line_interval = max(1, -(-total_bytes // 40 // MAX_LINES_COMPARED))
 
     @property
     def num_documents(self) -> int:
@@ -112,9 +114,9 @@ class Splitter:
         self._bytes.append(document.num_bytes)
         self._generated.append(is_generated(document.name, document.text))
         if self._option.similarity is not None:
-            self._lines.append(_significant_lines(document.text, self._every))
+            self._lines.append(_line_hashes(document.text, self._line_interval))
 
-    def held(self) -> Held:
+    def choose(self) -> ChosenDocuments:
         """Chooses the documents to hold out: groups in the order of their hash, as many as fit into the fraction."""
         groups = self._groups()
         budget = self._option.fraction * sum(self._bytes)
@@ -122,53 +124,53 @@ class Splitter:
         size = 0
         for members in sorted(groups, key=self._group_rank):
             bytes_of_group = sum(self._bytes[i] for i in members)
-            tabular = any(self._generated[i] for i in members)
-            if tabular or bytes_of_group > min(LARGEST_GROUP * budget, budget - size):
+            has_table = any(self._generated[i] for i in members)
+            if has_table or bytes_of_group > min(MAX_GROUP_SHARE * budget, budget - size):
                 continue
             chosen += members
             size += bytes_of_group
         if not chosen:
             chosen = self._smallest_group(groups)
         generated = frozenset(n for n, g in zip(self._names, self._generated, strict=True) if g)
-        return Held(frozenset(self._names[i] for i in chosen), generated)
+        return ChosenDocuments(frozenset(self._names[i] for i in chosen), generated)
 
     def _group_rank(self, members: list[int]) -> float:
-        return min(_rank(self._names[i], self._option.seed) for i in members)
+        return min(_hash_rank(self._names[i], self._option.seed) for i in members)
 
     def _smallest_group(self, groups: list[list[int]]) -> list[int]:
-        free = [g for g in groups if not any(self._generated[i] for i in g)] or groups
+        eligible = [g for g in groups if not any(self._generated[i] for i in g)] or groups
         if len(groups) < 2:
             raise UserError(
-                f"data.validation: whole files cannot be held out of {len(self._names)} document(s) that are one text "
-                "or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name another "
-                "text with 'data.validation=SeparateText(path=...)'"
+                f"data.validation: whole documents cannot be held out of {len(self._names)} document(s) that are one "
+                "text or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name "
+                "another text with 'data.validation=SeparateText(path=...)'"
             )
-        return min(free, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
+        return min(eligible, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 
     def _groups(self) -> list[list[int]]:
         """Groups of documents that must go to the same split, as lists of their numbers."""
-        leader = list(range(len(self._names)))
+        parent = list(range(len(self._names)))
 
         def find(i: int) -> int:
-            while leader[i] != i:
-                leader[i] = leader[leader[i]]
-                i = leader[i]
+            while parent[i] != i:
+                parent[i] = parent[parent[i]]
+                i = parent[i]
             return i
 
         if self._option.similarity is not None:
             for a, b in near_duplicates(self._lines, self._option.similarity):
-                leader[find(a)] = find(b)
+                parent[find(a)] = find(b)
         groups: dict[int, list[int]] = {}
-        for i in range(len(leader)):
+        for i in range(len(parent)):
             groups.setdefault(find(i), []).append(i)
         return list(groups.values())
 
 
-def _significant_lines(text: str, every: int) -> np.ndarray:
-    """The distinct hashes of a document's long lines, uint32, sorted; one in `every` of them."""
+def _line_hashes(text: str, interval: int) -> np.ndarray:
+    """The distinct hashes of a document's long lines, uint32, sorted; one in `interval` of them."""
     stripped = {line.strip() for line in text.splitlines()}
-    hashes = np.array([zlib.crc32(line.encode()) for line in stripped if len(line) >= SIGNIFICANT], np.uint32)
-    return np.unique(hashes[hashes % every == 0])
+    hashes = np.array([zlib.crc32(line.encode()) for line in stripped if len(line) >= MIN_LINE_LENGTH], np.uint32)
+    return np.unique(hashes[hashes % interval == 0])
 
 
 def near_duplicates(lines: list[np.ndarray], similarity: float) -> Iterable[tuple[int, int]]:
@@ -188,7 +190,7 @@ def near_duplicates(lines: list[np.ndarray], similarity: float) -> Iterable[tupl
     starts, stops = np.append(0, edges), np.append(edges, len(owners))
     sharers = stops - starts
     pairs = []
-    for size in np.unique(sharers[(sharers > 1) & (sharers <= COMMON)]):
+    for size in np.unique(sharers[(sharers > 1) & (sharers <= MAX_DOCUMENTS_PER_LINE)]):
         # All lines that occur in exactly `size` documents: their owners as rows, every pair of columns.
         rows = owners[starts[sharers == size][:, None] + np.arange(size)]
         left, right = np.triu_indices(int(size), 1)
@@ -198,5 +200,5 @@ def near_duplicates(lines: list[np.ndarray], similarity: float) -> Iterable[tupl
     keys, shared = np.unique(np.concatenate(pairs), return_counts=True)
     a, b = np.divmod(keys, len(lines))
     smaller = np.minimum(counts[a], counts[b])
-    near = (shared >= similarity * smaller) & (smaller >= 4)
-    return list(zip(a[near].tolist(), b[near].tolist(), strict=True))
+    similar = (shared >= similarity * smaller) & (smaller >= 4)
+    return list(zip(a[similar].tolist(), b[similar].tolist(), strict=True))

@@ -21,7 +21,7 @@ class Unit:
       first: the number of the first row.
       bytes: the approximate number of bytes of text.
       field: the field that holds the text, in tables.
-      stamp: the stamp of the file when it was listed, see `stamp`; empty where there is no file.
+      file_version: that of the file when it was listed, see `file_version`; empty where there is no file.
     """
 
     format: str
@@ -32,7 +32,7 @@ class Unit:
     first: int
     bytes: int
     field: str
-    stamp: str = ""
+    file_version: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Document:
         return len(self.text.encode("utf-8"))
 
 
-def readable(path: str | os.PathLike[str]) -> str:
+def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be printed and encoded: the same in every locale, whatever bytes the name has."""
     try:
         text = os.fsencode(path).decode("utf-8", "backslashreplace")
@@ -57,20 +57,20 @@ def readable(path: str | os.PathLike[str]) -> str:
     return visible(text)
 
 
-def stamp(path: str) -> str:
+def file_version(path: str) -> str:
     """A text that changes when the file changes. Raises UserError when the file is gone."""
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError) as error:
         raise cannot_read(path, error) from None
-    return f"{about.st_dev}-{about.st_ino}-{about.st_size}-{about.st_mtime_ns}"
+    return f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
 def refuse_changed(unit: Unit) -> None:
     """Raises UserError when the file of a unit has changed since it was listed."""
-    if unit.stamp and stamp(unit.path) != unit.stamp:
+    if unit.file_version and file_version(unit.path) != unit.file_version:
         raise UserError(
-            f"{readable(unit.path)} has changed since the text was listed; give the command again when no program"
+            f"{printable(unit.path)} has changed since the text was listed; give the command again when no program"
             " writes to it any more"
         )
 
@@ -78,4 +78,4 @@ def refuse_changed(unit: Unit) -> None:
 def cannot_read(path: str | os.PathLike[str], error: Exception) -> UserError:
     """The error for a file or folder that the system refuses to read."""
     why = getattr(error, "strerror", None) or error
-    return UserError(f"{readable(path)} cannot be read: {why}; mend that, or leave it out with a narrower path")
+    return UserError(f"{printable(path)} cannot be read: {why}; fix that, or leave it out with a narrower path")

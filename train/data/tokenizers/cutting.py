@@ -11,12 +11,12 @@ IsSafe = Callable[[str, str], bool]
 def cut(text: str, size: int, is_safe: IsSafe) -> Iterator[str]:
     """Yields parts that join to the text, cut only at safe positions, of at most `size` characters each where possible.
 
-    A stretch without a safe position is one part, however long.
+    Text without a safe position is one part, however long.
     """
     start = 0
     while len(text) - start > size:
-        back, on = range(start + size, start, -1), range(start + size + 1, len(text))
-        candidates = (at for side in (back, on) for at in side if is_safe(text[at - 1], text[at]))
+        backward, forward = range(start + size, start, -1), range(start + size + 1, len(text))
+        candidates = (at for side in (backward, forward) for at in side if is_safe(text[at - 1], text[at]))
         stop = next(candidates, len(text))
         yield text[start:stop]
         start = stop

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from train.data.tokenizers.streaming import IncrementalDecoder, common_beginning
+from train.data.tokenizers.streaming import IncrementalDecoder, common_prefix
 
 _EMPTY_MODEL = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
 
@@ -24,8 +24,8 @@ class Stage:
         """Takes a token and returns the tokens to pass on."""
         return [token]
 
-    def settle(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text; see `IncrementalDecoder.settle`."""
+    def end_known_text(self) -> list[str]:
+        """Returns the tokens held back at the end of known text; see `IncrementalDecoder`."""
         return self.flush()
 
     def flush(self) -> list[str]:
@@ -33,7 +33,7 @@ class Stage:
         return []
 
 
-class Mapped(Stage):
+class MapStage(Stage):
     """Maps each token to another token; the first token may be mapped differently from the others."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
@@ -47,7 +47,7 @@ class Mapped(Stage):
         return [self._decode([*before, token])]
 
 
-class Distinct(Mapped):
+class CTCStage(MapStage):
     """CTC: only the first of equal neighbours counts, and tokens that become empty are left out."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
@@ -60,7 +60,7 @@ class Distinct(Mapped):
         return [] if repeated else list(filter(None, [self._decode([token])]))
 
 
-class LastApart(Stage):
+class LastTokenStage(Stage):
     """The last token is decoded differently from a token before it, so each token waits for the next.
 
     The beginning that both decodings share need not wait: no stage after this one may depend on where tokens begin and
@@ -69,27 +69,27 @@ class LastApart(Stage):
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
         self._decode = decode
-        self._held: list[str] = []
-        self._shown = ""
+        self._pending: list[str] = []
+        self._returned = ""
 
     def push(self, token: str) -> list[str]:
         """Takes a token and returns the tokens to pass on."""
-        passed = [self._decode([held, ""])[len(self._shown) :] for held in self._held]
-        self._held, self._shown = [token], common_beginning(self._decode([token]), self._decode([token, ""]))
-        return [*passed, self._shown] if self._shown else passed
+        passed = [self._decode([pending, ""])[len(self._returned) :] for pending in self._pending]
+        self._pending, self._returned = [token], common_prefix(self._decode([token]), self._decode([token, ""]))
+        return [*passed, self._returned] if self._returned else passed
 
-    def settle(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+    def end_known_text(self) -> list[str]:
+        """Returns the tokens held back at the end of known text."""
         rest = self.flush()
-        self._shown += "".join(rest)
+        self._returned += "".join(rest)
         return rest
 
     def flush(self) -> list[str]:
         """Returns the tokens held back, after the last token."""
-        return [self._decode([token])[len(self._shown) :] for token in self._held]
+        return [self._decode([token])[len(self._returned) :] for token in self._pending]
 
 
-class ByteRuns(Stage):
+class ByteFallbackStage(Stage):
     """Successive tokens <0xNN> are bytes: one text where all are UTF-8, else one U+FFFD for each byte."""
 
     def __init__(self, decode: Callable[[list[str]], str]) -> None:
@@ -103,8 +103,8 @@ class ByteRuns(Stage):
             return []
         return [*self.flush(), token]
 
-    def settle(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+    def end_known_text(self) -> list[str]:
+        """Returns the tokens held back at the end of known text."""
         try:
             return self.flush() if self._bytes.decode("utf-8") else []
         except UnicodeDecodeError as error:
@@ -123,7 +123,7 @@ class ByteRuns(Stage):
             return ["\ufffd"] * len(run)
 
 
-class ByteCharacters(Stage):
+class ByteLevelStage(Stage):
     """GPT-2's characters for bytes; bytes that are not UTF-8 become U+FFFD."""
 
     def __init__(self) -> None:
@@ -131,12 +131,12 @@ class ByteCharacters(Stage):
 
     def push(self, token: str) -> list[str]:
         """Takes a token and returns the tokens to pass on."""
-        values = [BYTES.get(character) for character in token]
+        values = [BYTE_OF_CHARACTER.get(character) for character in token]
         known = bytes(value for value in values if value is not None)
         return [self._utf8.decode(known if len(known) == len(values) else token.encode("utf-8"))]
 
-    def settle(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
+    def end_known_text(self) -> list[str]:
+        """Returns the tokens held back at the end of known text."""
         return []
 
     def flush(self) -> list[str]:
@@ -144,12 +144,12 @@ class ByteCharacters(Stage):
         return [self._utf8.decode(b"", final=True)]
 
 
-class Stripped(Stage):
+class StripStage(Stage):
     """Removes up to `start` characters `content` at the beginning of a text, and up to `stop` at its end."""
 
     def __init__(self, content: str, start: int, stop: int) -> None:
         self._content, self._start, self._stop = content, start, stop
-        self._held = ""
+        self._pending = ""
 
     def push(self, token: str) -> list[str]:
         """Takes a token and returns the tokens to pass on."""
@@ -157,55 +157,55 @@ class Stripped(Stage):
         while cut < min(self._start, len(token)) and token[cut] == self._content:
             cut += 1
         self._start = self._start - cut if cut == len(token) else 0
-        text = self._held + token[cut:]
-        wait = min(self._stop, len(text) - len(text.rstrip(self._content)))
-        self._held = text[len(text) - wait :]
-        return [text[: len(text) - wait]]
+        text = self._pending + token[cut:]
+        num_pending = min(self._stop, len(text) - len(text.rstrip(self._content)))
+        self._pending = text[len(text) - num_pending :]
+        return [text[: len(text) - num_pending]]
 
-    def settle(self) -> list[str]:
-        """Returns the tokens held back at the end of a stretch of known text."""
-        held, self._held = self._held, ""
-        return [held]
+    def end_known_text(self) -> list[str]:
+        """Returns the tokens held back at the end of known text."""
+        pending, self._pending = self._pending, ""
+        return [pending]
 
 
-class Replaced(Stage):
+class ReplaceStage(Stage):
     """Replaces a string in a text by another string."""
 
     def __init__(self, pattern: str, content: str) -> None:
         self._pattern, self._content = pattern, content
-        self._held = ""
+        self._pending = ""
 
     def push(self, token: str) -> list[str]:
         """Takes a token and returns the tokens to pass on."""
-        *before, rest = (self._held + token).split(self._pattern)
-        wait = next(n for n in range(len(self._pattern) - 1, -1, -1) if rest.endswith(self._pattern[:n]))
-        self._held = rest[len(rest) - wait :]
-        return ["".join(part + self._content for part in before) + rest[: len(rest) - wait]]
+        *before, rest = (self._pending + token).split(self._pattern)
+        num_pending = next(n for n in range(len(self._pattern) - 1, -1, -1) if rest.endswith(self._pattern[:n]))
+        self._pending = rest[len(rest) - num_pending :]
+        return ["".join(part + self._content for part in before) + rest[: len(rest) - num_pending]]
 
     def flush(self) -> list[str]:
         """Returns the tokens held back, after the last token."""
-        held, self._held = self._held, ""
-        return [held]
+        pending, self._pending = self._pending, ""
+        return [pending]
 
 
 class TokenDecoder(IncrementalDecoder):
-    """Decodes ids through stages. `text_of` returns the token of an id, None for an id that is left out."""
+    """Decodes ids through stages. `token_string` returns the token of an id, None for an id that is left out."""
 
-    def __init__(self, text_of: Callable[[int], str | None], stages: list[Stage]) -> None:
-        self._text_of = text_of
+    def __init__(self, token_string: Callable[[int], str | None], stages: list[Stage]) -> None:
+        self._token_string = token_string
         self._stages = stages
 
     def push(self, token: int) -> str:
         """Takes an id and returns the text that no later id can change any more."""
-        text = self._text_of(token)
+        text = self._token_string(token)
         tokens = [] if text is None else [text]
         for stage in self._stages:
             tokens = [passed for token in tokens for passed in stage.push(token)]
         return "".join(tokens)
 
-    def settle(self) -> str:
+    def end_known_text(self) -> str:
         """Returns the rest of the text so far, except the bytes of an unfinished character."""
-        return self._rest(lambda stage: stage.settle())
+        return self._rest(lambda stage: stage.end_known_text())
 
     def flush(self) -> str:
         """Returns the text that was held back."""
@@ -218,63 +218,63 @@ class TokenDecoder(IncrementalDecoder):
         return "".join(tokens)
 
 
-def stages_of(decoder: Any) -> list[Stage] | None:
+def make_stages(decoder: Any) -> list[Stage] | None:
     """The stages of the library's decoder (None: tokens are joined by spaces); None where it may read all tokens."""
     if decoder is None:
-        return [Mapped(" ".join)]
+        return [MapStage(" ".join)]
     found: list[Stage] = []
-    joined = False  # whether the input is one token, which arrives in pieces
-    for about in _flat(json.loads(decoder.__getstate__())):
-        stage = _of_text(about) if joined else _of_tokens(about)
+    is_one_text = False  # whether the input is one token, which arrives in pieces
+    for description in _flatten(json.loads(decoder.__getstate__())):
+        stage = _text_stage(description) if is_one_text else _token_stage(description)
         if stage is None:
             return None
-        joined = joined or about["type"] in ("Fuse", "ByteLevel")
+        is_one_text = is_one_text or description["type"] in ("Fuse", "ByteLevel")
         found.append(stage)
-    in_pieces = [type(after) is Stage for after in found[1:]] + [True]
-    if any(isinstance(stage, LastApart) and not ok for stage, ok in zip(found, in_pieces, strict=True)):
+    takes_pieces = [type(after) is Stage for after in found[1:]] + [True]
+    if any(isinstance(stage, LastTokenStage) and not ok for stage, ok in zip(found, takes_pieces, strict=True)):
         return None
     return found
 
 
-def _flat(about: dict[str, Any]) -> list[dict[str, Any]]:
-    if about["type"] != "Sequence":
-        return [about]
-    return [stage for inside in about["decoders"] for stage in _flat(inside)]
+def _flatten(description: dict[str, Any]) -> list[dict[str, Any]]:
+    if description["type"] != "Sequence":
+        return [description]
+    return [stage for inside in description["decoders"] for stage in _flatten(inside)]
 
 
-def _of_tokens(about: dict[str, Any]) -> Stage | None:
+def _token_stage(description: dict[str, Any]) -> Stage | None:
     """The stage for a decoder whose input is tokens."""
-    kinds: dict[str, Callable[[Any], Stage]] = {
-        "BPEDecoder": LastApart,
-        "ByteFallback": ByteRuns,
-        "CTC": Distinct,
-        "Metaspace": Mapped,
-        "Replace": Mapped,
-        "Strip": Mapped,
-        "WordPiece": Mapped,
+    makers: dict[str, Callable[[Any], Stage]] = {
+        "BPEDecoder": LastTokenStage,
+        "ByteFallback": ByteFallbackStage,
+        "CTC": CTCStage,
+        "Metaspace": MapStage,
+        "Replace": MapStage,
+        "Strip": MapStage,
+        "WordPiece": MapStage,
     }
-    kind = about["type"]
-    if kind in kinds:
-        return kinds[kind](_alone(about))
-    return Stage() if kind == "Fuse" else ByteCharacters() if kind == "ByteLevel" else None
+    kind = description["type"]
+    if kind in makers:
+        return makers[kind](_library_decoder(description))
+    return Stage() if kind == "Fuse" else ByteLevelStage() if kind == "ByteLevel" else None
 
 
-def _of_text(about: dict[str, Any]) -> Stage | None:
+def _text_stage(description: dict[str, Any]) -> Stage | None:
     """The stage for a decoder whose input is one text, piece by piece."""
-    kind, pattern = about["type"], about.get("pattern", {})
+    kind, pattern = description["type"], description.get("pattern", {})
     if kind == "Strip":
-        return Stripped(about["content"], about["start"], about["stop"])
+        return StripStage(description["content"], description["start"], description["stop"])
     if kind == "Replace" and pattern.get("String"):
-        return Replaced(pattern["String"], about["content"])
+        return ReplaceStage(pattern["String"], description["content"])
     return Stage() if kind == "Fuse" else None
 
 
-def _alone(about: dict[str, Any]) -> Callable[[list[str]], str]:
+def _library_decoder(description: dict[str, Any]) -> Callable[[list[str]], str]:
     """The library's decoding of a list of tokens by one decoder alone."""
     import tokenizers
 
     parts = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor")
-    whole = dict.fromkeys(parts) | {"version": "1.0", "added_tokens": [], "decoder": about, "model": _EMPTY_MODEL}
+    whole = dict.fromkeys(parts) | {"version": "1.0", "added_tokens": [], "decoder": description, "model": _EMPTY_MODEL}
     decode: Callable[[list[str]], str] = tokenizers.Tokenizer.from_str(json.dumps(whole)).decoder.decode
     return decode
 
@@ -286,4 +286,4 @@ def _byte_characters() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(others)}
 
 
-BYTES = _byte_characters()
+BYTE_OF_CHARACTER = _byte_characters()

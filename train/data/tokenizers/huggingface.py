@@ -14,17 +14,17 @@ import numpy as np
 from model.errors import UserError
 from train.data import config
 from train.data.tokenizers.cutting import cut
-from train.data.tokenizers.decoders import BYTES, TokenDecoder, stages_of
-from train.data.tokenizers.huggingface_cuts import Cuts, cuts_of, parts_of
+from train.data.tokenizers.decoders import BYTE_OF_CHARACTER, TokenDecoder, make_stages
+from train.data.tokenizers.huggingface_cuts import SafeCuts, flatten_sequence, safe_cuts
 from train.data.tokenizers.interface import Tokenizer
-from train.data.tokenizers.streaming import IncrementalDecoder, WholeDecoder
+from train.data.tokenizers.streaming import AtEndDecoder, IncrementalDecoder
 from train.files.files import replace_file
 
 if TYPE_CHECKING:
     import tokenizers
 
 # The library takes about 150 to 250 bytes of memory per token; a longer text is cut where possible.
-PART = 1 << 20
+MAX_PART_CHARACTERS = 1 << 20
 
 
 def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tuple[str, ...]]:
@@ -41,19 +41,19 @@ def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tu
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises a plain Exception for any damage
         raise UserError(f"{where} is not a tokenizer.json, or is damaged: {error}") from None
-    off = []
+    disabled = []
     if tokenizer.truncation is not None:
-        off.append(f"truncation to {tokenizer.truncation['max_length']} tokens")
+        disabled.append(f"truncation to {tokenizer.truncation['max_length']} tokens")
         tokenizer.no_truncation()
     if tokenizer.padding is not None:
-        off.append(f"padding on the {tokenizer.padding['direction']}")
+        disabled.append(f"padding on the {tokenizer.padding['direction']}")
         tokenizer.no_padding()
     if dropout := getattr(tokenizer.model, "dropout", None):
-        off.append(f"a dropout of {dropout:g} of the merges")
+        disabled.append(f"a dropout of {dropout:g} of the merges")
         tokenizer.model.dropout = None
     # A special token's name in a text is text: encoding it as the token would let any document end itself.
     tokenizer.encode_special_tokens = True
-    return tokenizer, tuple(off)
+    return tokenizer, tuple(disabled)
 
 
 class HuggingFaceTokenizer(Tokenizer):
@@ -64,7 +64,7 @@ class HuggingFaceTokenizer(Tokenizer):
     def __init__(self, option: config.HuggingFace, content: bytes, where: str) -> None:
         self.option = option
         self._content = content
-        self._tokenizer, self.switched_off = read_tokenizer(content, where)
+        self._tokenizer, self.disabled_settings = read_tokenizer(content, where)
         # Ids may have gaps: the vocabulary must hold the largest id that a text can have.
         added = self._tokenizer.get_added_tokens_decoder().values()
         self._special = special = {token.content for token in added if token.special}
@@ -92,41 +92,41 @@ class HuggingFaceTokenizer(Tokenizer):
 
         Where no such position is known the text is encoded whole, which takes 150 to 250 bytes of memory per token.
         """
-        if len(text) <= PART or self._cuts is None:
+        if len(text) <= MAX_PART_CHARACTERS or self._cuts is None:
             return _ids(self._tokenizer, text)
-        first, *others = cut(text, PART, self._cuts.is_safe)
-        return np.concatenate([_ids(self._tokenizer, first), *(_ids(self._later, part) for part in others)])
+        first, *others = cut(text, MAX_PART_CHARACTERS, self._cuts.is_safe)
+        return np.concatenate([_ids(self._tokenizer, first), *(_ids(self._later_tokenizer, part) for part in others)])
 
     @functools.cached_property
-    def _cuts(self) -> Cuts | None:
-        return cuts_of(json.loads(self._content))
+    def _cuts(self) -> SafeCuts | None:
+        return safe_cuts(json.loads(self._content))
 
     @functools.cached_property
-    def _later(self) -> tokenizers.Tokenizer:
+    def _later_tokenizer(self) -> tokenizers.Tokenizer:
         """The tokenizer for the parts of a text after the first."""
-        if self._cuts is None or self._cuts.later is None:
+        if self._cuts is None or self._cuts.later_tokenizer is None:
             return self._tokenizer
-        return read_tokenizer(json.dumps(self._cuts.later).encode(), "the tokenizer")[0]
+        return read_tokenizer(json.dumps(self._cuts.later_tokenizer).encode(), "the tokenizer")[0]
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
-        return self._tokenizer.decode(self.checked(ids), skip_special_tokens=True)
+        return self._tokenizer.decode(self.checked_ids(ids), skip_special_tokens=True)
 
     def is_lossless(self) -> bool:
         """Whether all of its steps are byte-level, as in the tokenizers of GPT-2 and LLaMA 3."""
         end = self.end_of_document
         # Decoding leaves out the end token, even where a text holds it because it is not a special token.
         special = end is None or self._tokenizer.id_to_token(end) in self._special
-        return special and self._keeps_bytes
+        return special and self._is_byte_lossless
 
     @functools.cached_property
-    def _keeps_bytes(self) -> bool:
-        return keeps_bytes(json.loads(self._content))
+    def _is_byte_lossless(self) -> bool:
+        return is_byte_lossless(json.loads(self._content))
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
-        stages = stages_of(self._tokenizer.decoder)
-        return WholeDecoder(self.decode) if stages is None else TokenDecoder(self._token, stages)
+        stages = make_stages(self._tokenizer.decoder)
+        return AtEndDecoder(self.decode) if stages is None else TokenDecoder(self._token, stages)
 
     def _token(self, token: int) -> str | None:
         text: str | None = self._tokenizer.id_to_token(token)
@@ -145,25 +145,26 @@ class HuggingFaceTokenizer(Tokenizer):
         return cls(option, path.read_bytes(), str(path))
 
 
-def keeps_bytes(about: dict[str, Any]) -> bool:
+def is_byte_lossless(tokenizer_json: dict[str, Any]) -> bool:
     """Whether a tokenizer.json's tokens keep all bytes of every text, so that there is no need to decode and compare.
 
     This holds if nothing is normalised, words are kept as they are, each byte is a token, and no text becomes a token
     that decoding leaves out or turns into other bytes.
     """
-    model, added = about["model"], about.get("added_tokens", [])
-    splits = list(parts_of(about.get("pre_tokenizer")))
+    model, added = tokenizer_json["model"], tokenizer_json.get("added_tokens", [])
+    splits = list(flatten_sequence(tokenizer_json.get("pre_tokenizer")))
     whole = [split["type"] == "ByteLevel" and not split["add_prefix_space"] for split in splits]
     kept = [split["type"] == "Digits" or split.get("behavior") == "Isolated" for split in splits]
-    if about.get("normalizer") or not any(whole) or not all(map(operator.or_, whole, kept)):
+    if tokenizer_json.get("normalizer") or not any(whole) or not all(map(operator.or_, whole, kept)):
         return False
-    if (about.get("decoder") or {}).get("type") != "ByteLevel" or model.get("type") != "BPE":
+    if (tokenizer_json.get("decoder") or {}).get("type") != "ByteLevel" or model.get("type") != "BPE":
         return False
     if model.get("continuing_subword_prefix") or model.get("end_of_word_suffix") or model.get("ignore_merges"):
         return False
     merged = {"".join(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]}
-    return model["vocab"].keys() >= BYTES.keys() and not any(
-        token["content"] in merged | BYTES.keys() if token["special"] else not _is_plain(token) for token in added
+    return model["vocab"].keys() >= BYTE_OF_CHARACTER.keys() and not any(
+        token["content"] in merged | BYTE_OF_CHARACTER.keys() if token["special"] else not _is_plain(token)
+        for token in added
     )
 
 

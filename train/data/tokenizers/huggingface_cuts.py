@@ -58,23 +58,23 @@ _OTHER_PATTERNS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Cuts:
+class SafeCuts:
     """The positions where texts may be cut, and the tokenizer for the parts after the first.
 
     Attributes:
-      later: the tokenizer.json for these parts; None where it is the same.
-      known: the characters after which a text may be cut; None for every letter, digit and ASCII sign.
+      later_tokenizer: the tokenizer.json for these parts; None where it is the same.
+      cut_after: the characters after which a text may be cut; None for every letter, digit and ASCII sign.
     """
 
-    later: Json | None = dataclasses.field(repr=False)
-    known: frozenset[str] | None
+    later_tokenizer: Json | None = dataclasses.field(repr=False)
+    cut_after: frozenset[str] | None
 
     def is_safe(self, before: str, after: str) -> bool:
         """Whether a text may be cut between two characters."""
         if after != " ":
             return False
-        if self.known is not None:
-            return before in self.known
+        if self.cut_after is not None:
+            return before in self.cut_after
         if before.isascii():
             return before.isprintable() and before != " "
         # Signs and marks may be normalised to nothing, some letters to a space with a mark, and U+0D4E joins the space.
@@ -82,49 +82,51 @@ class Cuts:
         return plain and " " not in unicodedata.normalize("NFKD", before)
 
 
-def cuts_of(about: Json) -> Cuts | None:
+def safe_cuts(tokenizer_json: Json) -> SafeCuts | None:
     """The safe cuts for a tokenizer.json; None where no position is known to be safe."""
-    normalizers, splits = list(parts_of(about.get("normalizer"))), list(parts_of(about.get("pre_tokenizer")))
-    prepends = any(n["type"] == "Prepend" for n in normalizers)
-    if not (_reach_no_space(about, prepends) and all(map(_is_local, normalizers)) and all(map(_is_known, splits))):
+    normalizers, splits = (list(flatten_sequence(tokenizer_json.get(part))) for part in ("normalizer", "pre_tokenizer"))
+    has_prefix = any(n["type"] == "Prepend" for n in normalizers)
+    if not _added_tokens_allow_cuts(tokenizer_json, has_prefix):
+        return None
+    if not (all(map(_is_local, normalizers)) and all(map(_splits_locally, splits))):
         return None
     replacements = [n for n in normalizers if n["type"] == "Replace"]
-    spaces_stay = all(n["content"].strip(SPACES) or n["content"] == " " for n in replacements)
-    if not spaces_stay and any(_looks_for_spaces(split) for split in splits):
+    keeps_spaces = all(n["content"].strip(SPACES) or n["content"] == " " for n in replacements)
+    if not keeps_spaces and any(_needs_plain_spaces(split) for split in splits):
         return None
     # BERT's normalizer adds spaces around a Chinese character, which join a space that follows.
-    known = LETTERS if any(n["type"] == "BertNormalizer" for n in normalizers) else None
+    cut_after = LETTERS if any(n["type"] == "BertNormalizer" for n in normalizers) else None
     if not any(map(_splits_at_spaces, splits)):
-        known = LETTERS & _single_tokens(about["model"])
-        if not known or any(n["pattern"].get("String") != " " for n in replacements):
+        cut_after = LETTERS & _vocabulary_without_crossing_tokens(tokenizer_json["model"])
+        if not cut_after or any(n["pattern"].get("String") != " " for n in replacements):
             return None
-    later = None
-    if prepends:
-        later = copy.deepcopy(about)
+    later_tokenizer = None
+    if has_prefix:
+        later_tokenizer = copy.deepcopy(tokenizer_json)
         kept = [n for n in normalizers if n["type"] != "Prepend"]
-        later["normalizer"] = {"type": "Sequence", "normalizers": kept}
-    return Cuts(later, known)
+        later_tokenizer["normalizer"] = {"type": "Sequence", "normalizers": kept}
+    return SafeCuts(later_tokenizer, cut_after)
 
 
-def parts_of(part: Any) -> Iterator[Json]:
+def flatten_sequence(part: Any) -> Iterator[Json]:
     """Yields a normalizer or a word splitter itself, or the parts of a sequence of them in order."""
     if part is None:
         return
     if part["type"] != "Sequence":
         yield part
     for inside in part.get("normalizers", part.get("pretokenizers", [])):
-        yield from parts_of(inside)
+        yield from flatten_sequence(inside)
 
 
-def _reach_no_space(about: Json, prepends: bool) -> bool:
+def _added_tokens_allow_cuts(tokenizer_json: Json, has_prefix: bool) -> bool:
     """Whether the text on one side of a cut never decides if an added token is found on the other side."""
-    tokens = about.get("added_tokens", [])
+    tokens = tokenizer_json.get("added_tokens", [])
     found = [token for token in tokens if not token["special"]]  # the others are text here
     if not found:
         return True
-    apart = not any(token["rstrip"] or token["single_word"] for token in found)
-    # A prefix is put before every stretch between added tokens, except the first stretch of a later part.
-    return apart and not prepends and _begin_with_spaces(token["content"] for token in tokens)
+    is_local = not any(token["rstrip"] or token["single_word"] for token in found)
+    # A prefix is put before every text between added tokens, except the first text of a later part.
+    return is_local and not has_prefix and _begin_with_spaces(token["content"] for token in tokens)
 
 
 def _begin_with_spaces(texts: Iterable[str]) -> bool:
@@ -142,7 +144,7 @@ def _is_local(normalizer: Json) -> bool:
     return kind in _LOCAL_NORMALIZERS or kind == "Prepend"
 
 
-def _is_known(split: Json) -> bool:
+def _splits_locally(split: Json) -> bool:
     """Whether the words on one side of a cut are the same without the other side."""
     kind = split["type"]
     if kind == "Split":
@@ -166,7 +168,7 @@ def _splits_at_spaces(split: Json) -> bool:
     return kind in _WORDS or (kind == "Metaspace" and bool(split.get("split", True)))
 
 
-def _looks_for_spaces(split: Json) -> bool:
+def _needs_plain_spaces(split: Json) -> bool:
     """Whether a word splitter misses a space that a normalizer has replaced by another character."""
     return split["type"] == "ByteLevel" or (split["type"] != "Metaspace" and _splits_at_spaces(split))
 
@@ -183,7 +185,7 @@ def _alternatives(pattern: str) -> list[str]:
     return found
 
 
-def _single_tokens(model: Json) -> frozenset[str]:
+def _vocabulary_without_crossing_tokens(model: Json) -> frozenset[str]:
     """The vocabulary, if byte-pair encoding can form no token across a cut; else an empty set."""
     if model.get("type") != "BPE" or model.get("ignore_merges"):
         return frozenset()

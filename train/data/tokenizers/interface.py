@@ -13,12 +13,12 @@ import numpy as np
 from model.errors import UserError
 from model.options.json import option_from_json, to_json
 from train.data import config
-from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PieceByPiece
+from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PerTokenDecoder
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath, as_path, is_remote
 from train.files.remote import fetched
 
-DESCRIPTION = "tokenizer_option.json"
+TOKENIZER_OPTION_FILE = "tokenizer_option.json"
 
 
 class Tokenizer(abc.ABC):
@@ -31,7 +31,7 @@ class Tokenizer(abc.ABC):
     vocab_size: int
     end_of_document: int | None
     # A few words on each setting of the file that changes the ids of a text and is switched off here.
-    switched_off: tuple[str, ...] = ()
+    disabled_settings: tuple[str, ...] = ()
     _begin: int | None = None
 
     @property
@@ -41,11 +41,11 @@ class Tokenizer(abc.ABC):
 
     def warning(self) -> str | None:
         """A warning when the tokenizer's file has settings that are switched off here; else None."""
-        if not self.switched_off:
+        if not self.disabled_settings:
             return None
         return (
-            f"the tokenizer's file asks for {' and '.join(self.switched_off)}: off here, so that a text always gives"
-            " the same tokens, all of them (in training, evaluation and generation; the file is not changed)"
+            f"the tokenizer's file asks for {' and '.join(self.disabled_settings)}: off here, so that a text always"
+            " gives the same tokens, all of them (in training, evaluation and generation; the file is not changed)"
         )
 
     @abc.abstractmethod
@@ -61,7 +61,7 @@ class Tokenizer(abc.ABC):
         return False
 
     @abc.abstractmethod
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one, in range and without the end of document."""
 
     @abc.abstractmethod
@@ -81,7 +81,7 @@ class Tokenizer(abc.ABC):
         kind = f"{type(self).__name__} {self.vocab_size} {self.end_of_document} "
         return hashlib.sha256(kind.encode() + content).hexdigest()[:16]
 
-    def checked(self, ids: Sequence[int] | np.ndarray) -> list[int]:
+    def checked_ids(self, ids: Sequence[int] | np.ndarray) -> list[int]:
         """The ids as a list without the end of document; raises ValueError for an id that is out of range."""
         given = np.asarray(ids, np.int64).reshape(-1)
         if given.size and not 0 <= given.min() <= given.max() < self.vocab_size:
@@ -104,13 +104,13 @@ class BytesTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
-        return bytes(self.checked(ids)).decode("utf-8", errors="replace")
+        return bytes(self.checked_ids(ids)).decode("utf-8", errors="replace")
 
     def is_lossless(self) -> bool:
         """Always."""
         return True
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
         return BytesDecoder()
 
@@ -155,15 +155,15 @@ class CharactersTokenizer(Tokenizer):
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
-        return "".join([self.characters[i] for i in self.checked(ids)])
+        return "".join([self.characters[i] for i in self.checked_ids(ids)])
 
     def is_lossless(self) -> bool:
         """Always."""
         return True
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
-        return PieceByPiece(lambda token: self.decode([token]))
+        return PerTokenDecoder(lambda token: self.decode([token]))
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""
@@ -220,7 +220,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     description = {"tokenizer": to_json(tokenizer.option), "tokenizer_file": tokenizer.save(folder)}
-    write_json(folder / DESCRIPTION, description)
+    write_json(folder / TOKENIZER_OPTION_FILE, description)
 
 
 def load_tokenizer(folder: AnyPath | str) -> Tokenizer:
@@ -228,18 +228,20 @@ def load_tokenizer(folder: AnyPath | str) -> Tokenizer:
     if is_remote(folder):
         return load_tokenizer(fetched(as_path(folder), lambda name: "/" not in name and "tokenizer" in name))
     folder = pathlib.Path(folder)
-    if not (folder / DESCRIPTION).is_file():
-        raise UserError(f"{folder} holds no tokenizer: expected {DESCRIPTION} in it, as every dataset folder has")
+    if not (folder / TOKENIZER_OPTION_FILE).is_file():
+        raise UserError(
+            f"{folder} holds no tokenizer: expected {TOKENIZER_OPTION_FILE} in it, as every dataset folder has"
+        )
     form = {"tokenizer": dict, "tokenizer_file?": (str, type(None))}
-    description = read_json(folder / DESCRIPTION, "prepare the data again", form)
+    description = read_json(folder / TOKENIZER_OPTION_FILE, "prepare the data again", form)
     try:
         option: config.Tokenizer = option_from_json(config.Tokenizer, description["tokenizer"], "tokenizer")
     except UserError as error:
-        raise UserError(f"{folder / DESCRIPTION}: {error}; prepare the data again") from None
+        raise UserError(f"{folder / TOKENIZER_OPTION_FILE}: {error}; prepare the data again") from None
     name = description.get("tokenizer_file")
     path = folder / name if name else None
     if path is not None and not path.is_file():
-        raise UserError(f"{path} is missing: {DESCRIPTION} beside it names it; prepare the data again")
+        raise UserError(f"{path} is missing: {TOKENIZER_OPTION_FILE} beside it names it; prepare the data again")
     return tokenizer_class(option).load(option, path)
 
 
@@ -263,18 +265,18 @@ class StreamDecoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._decoder = tokenizer.incremental()
+        self._decoder = tokenizer.incremental_decoder()
 
     def push(self, ids: Sequence[int] | np.ndarray) -> str:
         """Takes new ids and returns the text that they complete. Raises ValueError for an id that is out of range."""
-        return "".join([self._decoder.push(token) for token in self._tokenizer.checked(ids)])
+        return "".join([self._decoder.push(token) for token in self._tokenizer.checked_ids(ids)])
 
-    def settle(self) -> str:
-        """Ends a stretch of known text, such as a prompt: returns the rest of it, except an unfinished character.
+    def end_known_text(self) -> str:
+        """Ends known text, such as a prompt: returns the rest of it, except an unfinished character.
 
         Later calls return the text that follows it.
         """
-        return self._decoder.settle()
+        return self._decoder.end_known_text()
 
     def flush(self) -> str:
         """Returns the text held back, at the end of all ids; an unfinished character becomes U+FFFD."""

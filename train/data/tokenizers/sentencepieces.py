@@ -16,7 +16,7 @@ from model.errors import UserError
 from train.data import config
 from train.data.tokenizers.cutting import cut
 from train.data.tokenizers.interface import Tokenizer, split_after_newline
-from train.data.tokenizers.streaming import IncrementalDecoder, WholeDecoder, complete_characters
+from train.data.tokenizers.streaming import AtEndDecoder, IncrementalDecoder, complete_characters
 from train.files.files import replace_file
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 # SentencePiece writes a space as U+2581 in its pieces and decodes that as a space.
 SPACE_MARK = "\u2581"
 # Encoding takes up to 100 bytes of memory per character; normalised text longer than this is cut where possible.
-PART = 1 << 20
+MAX_PART_CHARACTERS = 1 << 20
 # Training on more text than this changes little and takes long.
-TRAINING_CHARACTERS = 64_000_000
-TRAINING_CHUNK = 2_000
+MAX_TRAINING_CHARACTERS = 64_000_000
+CHARACTERS_PER_SENTENCE = 2_000
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -51,12 +51,12 @@ class SentencePieceTokenizer(Tokenizer):
         self.end_of_document = end if end >= 0 else None
         if isinstance(option, config.SentencePieceFile):
             self._begin = self._id(option.begin_of_document, where)
-            self.vocab_size = self._padded(option.vocab_size, where)
+            self.vocab_size = self._padded_size(option.vocab_size, where)
         # A model trained here must lose nothing: it encodes a real U+2581 by its bytes. Other models follow the
         # library.
-        self._mark: list[int] = []
+        self._space_mark_ids: list[int] = []
         if isinstance(option, config.SentencePiece):
-            self._mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
+            self._space_mark_ids = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
 
     def _id(self, piece: str | None, where: str) -> int | None:
         if piece is None:
@@ -66,16 +66,16 @@ class SentencePieceTokenizer(Tokenizer):
             raise UserError(f"{where} has no piece {piece!r}: set data.tokenizer.begin_of_document to one that it has")
         return found
 
-    def _padded(self, size: int | None, where: str) -> int:
+    def _padded_size(self, size: int | None, where: str) -> int:
         if size is not None and size < self.vocab_size:
             raise UserError(f"{where} has {self.vocab_size} pieces, more than data.tokenizer.vocab_size={size} holds")
         return size or self.vocab_size
 
     def encode(self, text: str) -> np.ndarray:
         """The ids of a text, int32 [tokens]."""
-        if not self._mark or SPACE_MARK not in text:
+        if not self._space_mark_ids or SPACE_MARK not in text:
             return self._encode(text)
-        parts = [np.array(self._mark, np.int32), np.zeros(0, np.int32)] * (text.count(SPACE_MARK) + 1)
+        parts = [np.array(self._space_mark_ids, np.int32), np.zeros(0, np.int32)] * (text.count(SPACE_MARK) + 1)
         parts[1::2] = [self._encode(between) for between in text.split(SPACE_MARK)]
         return np.concatenate(parts[1:])
 
@@ -86,11 +86,11 @@ class SentencePieceTokenizer(Tokenizer):
         whole, which takes 25 to 100 bytes of memory per character. A unigram model adds up scores over the whole text,
         so that even a cut that no piece crosses may change the ids.
         """
-        if len(text) <= PART or not self._may_be_cut:
+        if len(text) <= MAX_PART_CHARACTERS or not self._may_be_cut:
             return np.array(self._processor.encode(text), np.int32)
-        parts = cut(self._processor.normalize(text), PART, self._is_safe)
+        parts = cut(self._processor.normalize(text), MAX_PART_CHARACTERS, self._is_safe)
         return np.concatenate(
-            [np.zeros(0, np.int32), *(self._of_normalized.encode(part) for part in parts)], dtype=np.int32
+            [np.zeros(0, np.int32), *(self._processor_of_normalized.encode(part) for part in parts)], dtype=np.int32
         )
 
     @functools.cached_property
@@ -107,7 +107,7 @@ class SentencePieceTokenizer(Tokenizer):
         return bool(trainer.model_type == trainer.BPE)
 
     @functools.cached_property
-    def _of_normalized(self) -> sentencepiece.SentencePieceProcessor:
+    def _processor_of_normalized(self) -> sentencepiece.SentencePieceProcessor:
         """The same model for text that is already normalised."""
         import sentencepiece
 
@@ -120,7 +120,7 @@ class SentencePieceTokenizer(Tokenizer):
         return processor
 
     @functools.cached_property
-    def _pairs(self) -> set[str]:
+    def _mergeable_pairs(self) -> set[str]:
         """The pairs of neighbours within a piece; no other characters can be merged."""
         pieces = map(self._processor.id_to_piece, range(self._processor.get_piece_size()))
         return {piece[k : k + 2] for piece in pieces for k in range(len(piece) - 1)}
@@ -128,23 +128,23 @@ class SentencePieceTokenizer(Tokenizer):
     def _is_safe(self, before: str, after: str) -> bool:
         """Whether no merge can join the two characters, and the library cannot join them as unknown characters."""
         unknown = self._processor.unk_id()
-        return before + after not in self._pairs and self._processor.piece_to_id(before) != unknown
+        return before + after not in self._mergeable_pairs and self._processor.piece_to_id(before) != unknown
 
     def decode(self, ids: Sequence[int] | np.ndarray) -> str:
         """The text of ids, without the end of document."""
-        known = self.checked(ids)
+        known = self.checked_ids(ids)
         if self.vocab_size > (pieces := self._processor.get_piece_size()):  # the model has ids that are not pieces
             known = [i for i in known if i < pieces]
         return self._processor.decode(known)
 
     def is_lossless(self) -> bool:
         """Whether it was trained here; some other models are lossless too, but only for texts without U+2581."""
-        return bool(self._mark)
+        return bool(self._space_mark_ids)
 
-    def incremental(self) -> IncrementalDecoder:
+    def incremental_decoder(self) -> IncrementalDecoder:
         """A decoder of ids that arrive one by one."""
         rules = self._description.denormalizer_spec
-        return WholeDecoder(self.decode) if rules.precompiled_charsmap else _PieceDecoder(self._processor)
+        return AtEndDecoder(self.decode) if rules.precompiled_charsmap else _PieceDecoder(self._processor)
 
     def save(self, folder: pathlib.Path) -> str:
         """Writes the file that `load` reads and returns its name."""
@@ -163,17 +163,17 @@ class _PieceDecoder(IncrementalDecoder):
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor) -> None:
         self._processor = processor
-        self._count = processor.get_piece_size()
+        self._num_pieces = processor.get_piece_size()
         # The library may remove spaces where a text begins, so a piece is decoded after another piece to find its text.
-        self._other = next(i for i in range(self._count) if processor.decode([i]))
-        self._before = len(processor.decode([self._other]))
+        self._neighbour = next(i for i in range(self._num_pieces) if processor.decode([i]))
+        self._neighbour_length = len(processor.decode([self._neighbour]))
         self._spaces: list[int] = []
         self._started = False
         self._bytes = b""
 
     def push(self, token: int) -> str:
         """Takes an id and returns the text that it completes."""
-        if token >= self._count:  # the last ids of a model may not be pieces
+        if token >= self._num_pieces:  # the last ids of a model may not be pieces
             return ""
         if not self._processor.is_byte(token):
             return self.flush() + self._piece(token)
@@ -186,12 +186,12 @@ class _PieceDecoder(IncrementalDecoder):
         if self._processor.is_control(token):
             return ""
         if self._started:
-            return self._processor.decode([self._other, token])[self._before :]
+            return self._processor.decode([self._neighbour, token])[self._neighbour_length :]
         text = self._processor.decode([*self._spaces, token])
         self._started, self._spaces = bool(text), [token]
         return text
 
-    def settle(self) -> str:
+    def end_known_text(self) -> str:
         """Returns nothing: all complete characters have been returned."""
         return ""
 
@@ -222,7 +222,7 @@ def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> S
             allow_whitespace_only_pieces=True,
             split_by_unicode_script=False,
             character_coverage=0.9999,
-            max_sentence_length=8 * TRAINING_CHUNK,
+            max_sentence_length=8 * CHARACTERS_PER_SENTENCE,
             unk_id=0,
             eos_id=1,
             bos_id=-1,
@@ -231,24 +231,24 @@ def train_sentencepiece(option: config.SentencePiece, texts: Iterable[str]) -> S
             minloglevel=2,
         )
     except (RuntimeError, OSError) as error:
-        raise UserError(_why_not(option, str(error))) from None
+        raise UserError(_training_error(option, str(error))) from None
     return SentencePieceTokenizer(option, out.getvalue())
 
 
-def _why_not(option: config.SentencePiece, error: str) -> str:
+def _training_error(option: config.SentencePiece, error: str) -> str:
     """SentencePiece's error in terms of the option."""
     got = f"data.tokenizer.vocab_size={option.vocab_size}"
-    if most := re.search(r"value <= (\d+)", error):
-        return f"{got}: this text gives at most {most[1]} pieces; set it and model.vocab_size so, or give more text"
-    if least := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
-        return f"{got}: this text's characters alone take {least[1]} pieces; set it and model.vocab_size above that"
+    if maximum := re.search(r"value <= (\d+)", error):
+        return f"{got}: this text gives at most {maximum[1]} pieces; set it and model.vocab_size so, or give more text"
+    if minimum := re.search(r"smaller than required_chars. \d+ vs (\d+)", error):
+        return f"{got}: this text's characters alone take {minimum[1]} pieces; set it and model.vocab_size above that"
     return f"{got}: SentencePiece could not be trained on this text: {error}"
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    left = TRAINING_CHARACTERS
+    left = MAX_TRAINING_CHARACTERS
     for text in texts:
-        yield from split_after_newline(text[:left], TRAINING_CHUNK)
+        yield from split_after_newline(text[:left], CHARACTERS_PER_SENTENCE)
         left -= len(text)
         if left <= 0:
             return

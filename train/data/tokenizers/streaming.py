@@ -15,7 +15,7 @@ class IncrementalDecoder(abc.ABC):
         """Takes an id and returns the text that no later id can change any more."""
 
     @abc.abstractmethod
-    def settle(self) -> str:
+    def end_known_text(self) -> str:
         """Takes the ids so far as known text: returns the rest of this text, and continues after it.
 
         Only the bytes of an unfinished character are kept: the bytes that follow may complete it.
@@ -26,21 +26,21 @@ class IncrementalDecoder(abc.ABC):
         """Returns the text that was held back, at the end of all ids."""
 
 
-class PieceByPiece(IncrementalDecoder):
+class PerTokenDecoder(IncrementalDecoder):
     """For tokens whose text does not depend on their neighbours."""
 
-    def __init__(self, text_of: Callable[[int], str]) -> None:
-        self._text_of = text_of
+    def __init__(self, decode_id: Callable[[int], str]) -> None:
+        self._decode_id = decode_id
 
     def push(self, token: int) -> str:
         """Returns the text of an id."""
-        return self._text_of(token)
+        return self._decode_id(token)
 
-    def settle(self) -> str:
+    def end_known_text(self) -> str:
         """Returns nothing: no text is held back."""
         return ""
 
-    flush = settle
+    flush = end_known_text
 
 
 class BytesDecoder(IncrementalDecoder):
@@ -53,7 +53,7 @@ class BytesDecoder(IncrementalDecoder):
         """Takes a byte and returns the characters that it completes."""
         return self._utf8.decode(bytes([token]))
 
-    def settle(self) -> str:
+    def end_known_text(self) -> str:
         """Returns nothing: only an unfinished character is held back."""
         return ""
 
@@ -62,7 +62,7 @@ class BytesDecoder(IncrementalDecoder):
         return self._utf8.decode(b"", final=True)
 
 
-class WholeDecoder(IncrementalDecoder):
+class AtEndDecoder(IncrementalDecoder):
     """For a decoder that may need all ids before it returns any text: all text comes at the end."""
 
     def __init__(self, decode: Callable[[list[int]], str]) -> None:
@@ -75,15 +75,15 @@ class WholeDecoder(IncrementalDecoder):
         self._ids.append(token)
         return ""
 
-    def settle(self) -> str:
+    def end_known_text(self) -> str:
         """Returns the text of the ids so far."""
         self._known = self._decode(self._ids)
         return self._known
 
     def flush(self) -> str:
-        """Returns the text of all ids, after the text that `settle` returned."""
+        """Returns the text of all ids, after the text that `end_known_text` returned."""
         text = self._decode(self._ids)
-        return text[len(common_beginning(self._known, text)) :]
+        return text[len(common_prefix(self._known, text)) :]
 
 
 def complete_characters(data: bytes) -> tuple[str, bytes]:
@@ -105,7 +105,7 @@ def complete_characters(data: bytes) -> tuple[str, bytes]:
     return text, b""
 
 
-def common_beginning(one: str, other: str) -> str:
+def common_prefix(one: str, other: str) -> str:
     """The characters that both texts begin with."""
     length = next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:length]

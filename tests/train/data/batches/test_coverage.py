@@ -26,22 +26,22 @@ def text(tmp_path_factory):
     return path
 
 
-def prepared(text, tokenizer, joined, into, path=None):
+def prepared(text, tokenizer, cross_document_attention, into, path=None):
     data = Data(
         path=str(path or text),
         tokenizer=tokenizer,
         validation=SeparateText(path=str(text)),
         batch_size=3,
         sequence_length=7,
-        cross_document_attention=joined,
+        cross_document_attention=cross_document_attention,
     )
     return open_dataset(prepare(data, into)), data
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("cross_document_attention", [False, True])
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=str)
-def test_coverage_is_that_of_the_targets(text, tokenizer, joined, tmp_path):
-    dataset, data = prepared(text, tokenizer, joined, tmp_path)
+def test_coverage_is_that_of_the_targets(text, tokenizer, cross_document_attention, tmp_path):
+    dataset, data = prepared(text, tokenizer, cross_document_attention, tmp_path)
     end = dataset.end_of_document
     for limit in [None, *range(1, EvaluationBatches(dataset, data).num_batches + 1)]:
         evaluation = EvaluationBatches(dataset, data, limit=limit)
@@ -79,8 +79,10 @@ def test_the_whole_text_is_covered_where_a_mark_begins_it(text, tmp_path):
 
 def test_targets_are_counted_without_reading_them(text, tmp_path):
     for k, tokenizer in enumerate(TOKENIZERS):
-        for joined in (False, True):
-            dataset, data = prepared(text, tokenizer, joined, tmp_path / str(k))
+        for cross_document_attention in (False, True):
+            dataset, data = prepared(text, tokenizer, cross_document_attention, tmp_path / str(k))
             found = EvaluationBatches(dataset, data).coverage
             lengths = dataset.split("validation")[0].documents["tokens"]
-            assert count_targets(lengths, dataset.tokenizer, joined) == found.tokens + found.ends
+            assert (
+                count_targets(lengths, dataset.tokenizer, cross_document_attention) == found.tokens + found.end_tokens
+            )

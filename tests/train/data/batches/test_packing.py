@@ -17,23 +17,23 @@ def in_order(lengths, length):
 def test_concatenate_literally():
     index = in_order([3, 5, 2], 4)
     assert index.num_rows == 3
-    assert index.pieces(0, 0) == [(0, 0, 3, 1), (1, 0, 1, 2)]
-    assert index.pieces(1, 0) == [(1, 1, 5, 2)]
-    assert index.pieces(2, 0) == [(2, 0, 2, -1)]
+    assert index.spans(0, 0) == [(0, 0, 3, 1), (1, 0, 1, 2)]
+    assert index.spans(1, 0) == [(1, 1, 5, 2)]
+    assert index.spans(2, 0) == [(2, 0, 2, -1)]
     # Cut two later: the stream begins at its third pair, and its first two come last.
-    assert index.pieces(0, 2) == [(0, 2, 3, 1), (1, 0, 3, 2)]
-    assert index.pieces(1, 2) == [(1, 3, 5, 2), (2, 0, 2, -1)]
-    assert index.pieces(2, 2) == [(0, 0, 2, 1)]
+    assert index.spans(0, 2) == [(0, 2, 3, 1), (1, 0, 3, 2)]
+    assert index.spans(1, 2) == [(1, 3, 5, 2), (2, 0, 2, -1)]
+    assert index.spans(2, 2) == [(0, 0, 2, 1)]
 
 
 @given(lengths=LENGTHS, length=st.integers(2, 20), offset=st.integers(0, 19), seed=st.integers(0, 3))
 def test_concatenate_has_every_pair_once(lengths, length, offset, seed):
     arrays = concatenate(np.array(lengths), Concatenate(), seed)
     index = ConcatenateIndex(arrays["order"], arrays["ends"], length)
-    rows = [index.pieces(r, offset % length) for r in range(index.num_rows)]
-    sizes = [sum(p.stop - p.start for p in row) for row in rows]
+    rows = [index.spans(r, offset % length) for r in range(index.num_rows)]
+    sizes = [sum(span.stop - span.start for span in row) for row in rows]
     assert all(size == length for size in sizes[:-1])
-    seen = [(p.document, j) for row in rows for p in row for j in range(p.start, p.stop)]
+    seen = [(span.document, j) for row in rows for span in row for j in range(span.start, span.stop)]
     assert sorted(seen) == [(d, j) for d, n in enumerate(lengths) for j in range(n)]
 
 
@@ -47,12 +47,12 @@ def test_concatenate_order_is_seeded():
 def packed(lengths, length):
     arrays = best_fit(np.array(lengths), length)
     index = BestFitIndex(arrays["firsts"], arrays["documents"], arrays["starts"], arrays["stops"])
-    return [index.pieces(r, 0) for r in range(index.num_rows)]
+    return [index.spans(r, 0) for r in range(index.num_rows)]
 
 
 def test_best_fit_literally():
     # 7 and 6 open rows; 4 fills the second and does not fit the first; 3 fills the first; 23 leaves 3, which 2 joins.
-    found = [[(p.document, p.start, p.stop) for p in row] for row in packed([3, 6, 4, 7, 2, 23], 10)]
+    found = [[(span.document, span.start, span.stop) for span in row] for row in packed([3, 6, 4, 7, 2, 23], 10)]
     assert found == [
         [(5, 0, 10)],
         [(5, 10, 20)],
@@ -65,12 +65,15 @@ def test_best_fit_literally():
 @given(lengths=LENGTHS, length=st.integers(2, 20))
 def test_best_fit_has_every_pair_once_and_never_overfills(lengths, length):
     rows = packed(lengths, length)
-    assert all(0 < sum(p.stop - p.start for p in row) <= length for row in rows)
-    seen = [(p.document, j) for row in rows for p in row for j in range(p.start, p.stop)]
+    assert all(0 < sum(span.stop - span.start for span in row) <= length for row in rows)
+    seen = [(span.document, j) for row in rows for span in row for j in range(span.start, span.stop)]
     assert sorted(seen) == [(d, j) for d, n in enumerate(lengths) for j in range(n)]
     # A document that fits a row is never cut.
     assert all(
-        p.start == 0 and p.stop == lengths[p.document] for row in rows for p in row if lengths[p.document] <= length
+        span.start == 0 and span.stop == lengths[span.document]
+        for row in rows
+        for span in row
+        if lengths[span.document] <= length
     )
 
 
@@ -85,7 +88,7 @@ def test_index_is_kept_on_disk(option, tmp_path, monkeypatch):
     tokens = np.arange(1, 40)
 
     def rows(index):
-        return [index.pieces(r, 0) for r in range(index.num_rows)]
+        return [index.spans(r, 0) for r in range(index.num_rows)]
 
     first = rows(open_index(tmp_path, "train", tokens, True, option, 16, 3))
     monkeypatch.setattr("train.data.batches.packing.concatenate", None)

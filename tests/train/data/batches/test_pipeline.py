@@ -42,21 +42,21 @@ def test_shapes_and_types(dataset, data):
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("joined", [False, True])
-def test_targets_are_counted_without_reading_them(dataset, endless, data, packing, joined):
+@pytest.mark.parametrize("cross_document", [False, True])
+def test_targets_are_counted_without_reading_them(dataset, endless, data, packing, cross_document):
     for of, option in ((dataset, data), endless):
-        batches = Batches(of, change(option, packing=packing, cross_document_attention=joined))
+        batches = Batches(of, change(option, packing=packing, cross_document_attention=cross_document))
         counts = [int(batches.rows(n)["weights"].sum()) for n in range(200)]
         assert [batches.num_targets(n) for n in range(200)] == counts
         assert min(counts) < 8 * 32  # some are padded
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
-@pytest.mark.parametrize("joined", [False, True])
-def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packing, joined):
+@pytest.mark.parametrize("cross_document", [False, True])
+def test_every_token_is_a_target_once_and_follows_its_input(dataset, data, packing, cross_document):
     """One epoch, taken apart by segment ids, is every document between two ends, each pair once."""
     end = dataset.end_of_document
-    batches = Batches(dataset, change(data, packing=packing, cross_document_attention=joined))
+    batches = Batches(dataset, change(data, packing=packing, cross_document_attention=cross_document))
     pairs = []
     for row in epoch(batches):
         used = row["weights"] > 0
@@ -74,8 +74,10 @@ def test_without_an_end(endless):
     part = dataset.split("train")[0]
     stream = np.concatenate([part.tokens(d) for d in range(part.num_documents)])
     ends = np.cumsum([part.length(d) for d in range(part.num_documents)]) - 1
-    for joined in (True, False):
-        option = change(data, packing=Concatenate(order="files", shift=False), cross_document_attention=joined)
+    for cross_document in (True, False):
+        option = change(
+            data, packing=Concatenate(order="files", random_offset=False), cross_document_attention=cross_document
+        )
         rows = list(EvaluationBatches(dataset, option, split="train"))
         tokens, targets, mask = (
             np.concatenate([b[k].reshape(-1) for b in rows]) for k in ("tokens", "targets", "weights")
@@ -83,10 +85,10 @@ def test_without_an_end(endless):
         assert tokens[: len(stream)].tolist() == stream.tolist()
         assert (
             targets[: len(stream) - 1][mask[: len(stream) - 1] > 0].tolist()
-            == (stream[1:] if joined else np.delete(stream[1:], ends[:-1])).tolist()
+            == (stream[1:] if cross_document else np.delete(stream[1:], ends[:-1])).tolist()
         )
         unlearnt = np.flatnonzero(mask[: len(stream)] == 0).tolist()
-        assert unlearnt == ([len(stream) - 1] if joined else ends.tolist())
+        assert unlearnt == ([len(stream) - 1] if cross_document else ends.tolist())
         assert not mask[len(stream) :].any()
 
 
@@ -177,7 +179,7 @@ def test_epochs_are_reshuffled_and_cut_elsewhere(dataset, data):
     offsets = [{offset for _, _, offset in e} for e in epochs]
     assert all(len(o) == 1 for o in offsets)
     assert offsets[0] != offsets[1]
-    still = Batches(dataset, change(data, batch_size=1, packing=Concatenate(shift=False)))
+    still = Batches(dataset, change(data, batch_size=1, packing=Concatenate(random_offset=False)))
     assert {still._locate(n, 0)[2] for n in range(2 * rows)} == {0}
 
 
@@ -203,7 +205,7 @@ def test_evaluation_counts_every_target_once(dataset, data):
     expected = [t for tokens in texts_of(dataset, "validation").values() for t in [*tokens, dataset.end_of_document]]
     assert targets.tolist() == expected
     ends = targets.tolist().count(dataset.end_of_document)
-    assert evaluation.coverage == Coverage(tokens=len(targets) - ends, ends=ends, bytes=len(targets) - ends)
+    assert evaluation.coverage == Coverage(tokens=len(targets) - ends, end_tokens=ends, bytes=len(targets) - ends)
     assert equal(evaluation.batch(1), batches[1])
 
 
@@ -242,8 +244,8 @@ def test_a_truncated_shard_is_told_of_before_the_first_batch(split, data, tmp_pa
         Batches(opened, data) if split == "train" else EvaluationBatches(opened, data)
 
 
-@pytest.mark.parametrize(("joined", "texts"), [(False, ["a", "b", "c"]), (True, ["a"])])
-def test_text_with_nothing_to_predict_is_refused(joined, texts, tmp_path):
+@pytest.mark.parametrize(("cross_document", "texts"), [(False, ["a", "b", "c"]), (True, ["a"])])
+def test_text_with_nothing_to_predict_is_refused(cross_document, texts, tmp_path):
     """Without a begin token nothing comes before a first token: a loss over no target would read 0."""
     path = tmp_path / "t.jsonl"
     path.write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
@@ -251,7 +253,7 @@ def test_text_with_nothing_to_predict_is_refused(joined, texts, tmp_path):
         path=str(path),
         tokenizer=Bytes(end_of_document=False),
         validation=SeparateText(path=str(path)),
-        cross_document_attention=joined,
+        cross_document_attention=cross_document,
     )
     dataset = open_dataset(prepare(data, tmp_path / "d"))
     message = rf"the split .* has no token to predict: {len(texts)} document.*, {len(texts)} token.*such as Bytes\(\)"

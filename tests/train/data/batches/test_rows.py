@@ -50,7 +50,7 @@ def test_documents_name_what_is_in_a_batch(dataset, data, corpus):
     learnt = np.zeros(batch["targets"].shape, int)
     for s in batches.documents(11, characters=500):
         content = (corpus / s.name).read_bytes()
-        assert len(content) == s.of
+        assert len(content) == s.document_length
         row = batch["targets"][s.row, s.column : s.column + s.stop - s.start]
         assert bytes(row.tolist()) == content[s.start : s.stop] == s.text.encode()
         learnt[s.row, s.column : s.column + s.length] += 1
@@ -73,7 +73,7 @@ def test_documents_without_tokens_are_passed_over(tmp_path, monkeypatch):
     evaluation = EvaluationBatches(open_dataset(prepare(data, tmp_path / "d", workers=1)), data)
     (batch,) = evaluation
     assert batch["targets"][batch["weights"] > 0].tolist() == [ord(c) for c in "bcd"]
-    assert (evaluation.coverage.tokens, evaluation.coverage.ends) == (3, 0)
+    assert (evaluation.coverage.tokens, evaluation.coverage.end_tokens) == (3, 0)
 
 
 def test_padding_is_no_target(tmp_path):

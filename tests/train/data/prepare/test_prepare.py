@@ -14,16 +14,16 @@ from train.data import (
     Bytes,
     Characters,
     Data,
+    HeldOutDocuments,
     SentencePiece,
     SeparateText,
     Source,
     Tail,
-    WholeFiles,
     open_dataset,
     prepare,
 )
 from train.data.prepare import tokenizing
-from train.data.prepare.prepare import grouped
+from train.data.prepare.prepare import group_units
 from train.data.prepare.progress import TerminalReporter
 from train.data.prepare.summary import verify
 from train.data.text.sources import Unit
@@ -44,7 +44,7 @@ def test_bytes_do_not_depend_on_workers(data, tmp_path, small_shards):
 
 def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
     whole = prepare(data, tmp_path / "whole", workers=1)
-    run = tokenizing.Tokenizing.run
+    run = tokenizing.JobRunner.run
     done = []
 
     def failing(self, job):
@@ -53,7 +53,7 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
         done.append(job["name"])
         return run(self, job)
 
-    monkeypatch.setattr(tokenizing.Tokenizing, "run", failing)
+    monkeypatch.setattr(tokenizing.JobRunner, "run", failing)
     with pytest.raises(KeyboardInterrupt):
         prepare(data, tmp_path / "d", workers=1)
     with pytest.raises(UserError, match="not a finished dataset"):
@@ -64,7 +64,7 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
         again.append(job["name"])
         return run(self, job)
 
-    monkeypatch.setattr(tokenizing.Tokenizing, "run", noting)
+    monkeypatch.setattr(tokenizing.JobRunner, "run", noting)
     # A damaged shard is made again; an intact shard is not.
     (tmp_path / "d" / f"train-{done[0]}.array_record").write_bytes(b"")
     prepare(data, tmp_path / "d", workers=1)
@@ -76,9 +76,9 @@ def test_interrupted_run_goes_on(data, tmp_path, small_shards, monkeypatch):
 SLOW_WORKERS = """
 import sys, time
 if "train.data.prepare.worker" in sys.orig_argv:
-    from train.data.prepare.tokenizing import Tokenizing
-    run = Tokenizing.run
-    Tokenizing.run = lambda self, job: (time.sleep(0.3), run(self, job))[1]
+    from train.data.prepare.tokenizing import JobRunner
+    run = JobRunner.run
+    JobRunner.run = lambda self, job: (time.sleep(0.3), run(self, job))[1]
 """
 
 
@@ -87,8 +87,8 @@ def test_killed_run_goes_on(data, corpus, tmp_path, small_shards):
     (tmp_path / "sitecustomize.py").write_text(SLOW_WORKERS)
     program = (
         "import sys; from train.data import *; m = sys.modules[prepare.__module__];"
-        "m.SMALLEST_SHARD = 4000; m.BYTES_WORTH_A_PROCESS = 1;"
-        f"data = Data(path={str(corpus)!r}, tokenizer=Bytes(), validation=WholeFiles(fraction=0.1));"
+        "m.MIN_SHARD_BYTES = 4000; m.BYTES_WORTH_A_PROCESS = 1;"
+        f"data = Data(path={str(corpus)!r}, tokenizer=Bytes(), validation=HeldOutDocuments(fraction=0.1));"
         "prepare(data, sys.argv[1], workers=2)"
     )
     folder = tmp_path / "d"
@@ -135,7 +135,7 @@ def test_tokenizer_sees_neither_validation_nor_tables(tmp_path, monkeypatch):
     seen = []
     make = module.make_tokenizer
     monkeypatch.setattr(module, "make_tokenizer", lambda o, texts: make(o, (seen.append(t) or t for t in texts)))
-    data = Data(path=str(tmp_path), tokenizer=SentencePiece(vocab_size=300), validation=WholeFiles(fraction=0.3))
+    data = Data(path=str(tmp_path), tokenizer=SentencePiece(vocab_size=300), validation=HeldOutDocuments(fraction=0.3))
     dataset = open_dataset(prepare(data, tmp_path / ".d"))
     split = dataset.splits["validation"]
     held = {dataset.tokenizer.decode(split.tokens(d)) for d in range(split.num_documents)}
@@ -151,7 +151,7 @@ def test_generated_tables_can_be_left_out(tmp_path):
     data = Data(path=str(tmp_path), tokenizer=Bytes())
     names = []
     for keep in (True, False):
-        validation = WholeFiles(fraction=0.3, keep_generated=keep)
+        validation = HeldOutDocuments(fraction=0.3, keep_generated=keep)
         dataset = open_dataset(prepare(change(data, validation=validation), tmp_path / f".{keep}"))
         splits = dataset.splits.values()
         names.append({split.document_name(d) for split in splits for d in range(split.num_documents)})
@@ -196,7 +196,7 @@ def test_groups_keep_order_and_size():
     units = [
         Unit("text", f"{k}", f"{k}", 0, size, 0, size, "text") for k, size in enumerate([3 << 20] * 40 + [1 << 30])
     ]
-    groups = grouped(units)
+    groups = group_units(units)
     assert [u for g in groups for u in g] == units
     assert all(sum(u.bytes for u in g) <= 1144 * (1 << 20) // 64 for g in groups[:-1])
 
@@ -204,7 +204,7 @@ def test_groups_keep_order_and_size():
 def test_an_uneven_split_of_few_documents_is_said(tmp_path, capsys):
     for k, size in enumerate((300, 200)):
         (tmp_path / f"{k}.txt").write_text(prose(k, size))
-    option = Data(path=str(tmp_path / "*.txt"), tokenizer=Bytes(), validation=WholeFiles(fraction=0.1))
+    option = Data(path=str(tmp_path / "*.txt"), tokenizer=Bytes(), validation=HeldOutDocuments(fraction=0.1))
     prepare(option, tmp_path / "d", TerminalReporter(), workers=1)
     said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("WARNING")]
     assert len(said) == 1

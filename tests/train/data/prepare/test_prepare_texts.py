@@ -11,13 +11,13 @@ import pytest
 
 from model.errors import UserError
 from tests.train.data.conftest import change, contents, prose
-from train.data import Bytes, Data, Reporter, WholeFiles, open_dataset, prepare
+from train.data import Bytes, Data, HeldOutDocuments, Reporter, open_dataset, prepare
 from train.data.prepare import workers
 
 ROOT = pathlib.Path(__file__).resolve().parents[4]
 
 
-@pytest.mark.parametrize("validation", [WholeFiles(), None])
+@pytest.mark.parametrize("validation", [HeldOutDocuments(), None])
 def test_a_table_without_text_is_named(tmp_path, validation):
     (tmp_path / "a.jsonl").write_text('{"text": null}\n{"text": ""}\n')
     option = Data(path=str(tmp_path / "a.jsonl"), tokenizer=Bytes(), validation=validation)
@@ -35,7 +35,7 @@ def test_what_is_left_out_is_said_once(data, tmp_path):
         def message(self, text):
             said.append(text)
 
-    option = change(data, path=str(tmp_path), validation=WholeFiles(fraction=0.3))
+    option = change(data, path=str(tmp_path), validation=HeldOutDocuments(fraction=0.3))
     prepare(option, tmp_path / ".d", progress=Noting())
     assert said == [f"{tmp_path}: left out hidden files and caches: .d, .git"]
 
@@ -45,7 +45,7 @@ import os, sys
 assert sys.getfilesystemencoding() == "ascii" and "\\udcc3" in sys.argv[1]
 from train.data import Bytes, Data, prepare
 m = sys.modules[prepare.__module__]
-m.SMALLEST_SHARD, m.BYTES_WORTH_A_PROCESS = 4000, 1
+m.MIN_SHARD_BYTES, m.BYTES_WORTH_A_PROCESS = 4000, 1
 prepare(Data(path=sys.argv[1], tokenizer=Bytes()), sys.argv[2], workers=2)
 """
 

@@ -3,7 +3,7 @@ import io
 import pytest
 
 from train.data.prepare import progress
-from train.data.prepare.progress import Reporter, Stage, TerminalReporter
+from train.data.prepare.progress import Reporter, StageProgress, TerminalReporter
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def clock(monkeypatch):
 
 
 def test_rates_count_the_work_of_this_run_alone(clock):
-    stage = Stage()
+    stage = StageProgress()
     stage.advance(bytes=6_000_000, documents=10, tokens=0, resumed=True)
     clock[0] += 2.0
     stage.advance(bytes=4_000_000, documents=20, tokens=1_000_000, encoded=3_000_000)
@@ -28,7 +28,7 @@ def test_rates_count_the_work_of_this_run_alone(clock):
 
 
 def test_before_the_first_token_only_the_reading_has_a_rate(clock):
-    stage = Stage()
+    stage = StageProgress()
     clock[0] += 4.0
     stage.advance(bytes=2_000_000)
     assert stage.rates() == {"MB_per_second": 0.5}

@@ -1,3 +1,4 @@
+import json
 import pathlib
 
 import pytest
@@ -7,11 +8,12 @@ from tests.train.data.conftest import change, contents, prose
 from train.data import (
     Bytes,
     Characters,
+    HeldOutDocuments,
     Tail,
     TokenizerOf,
-    WholeFiles,
     prepare,
 )
+from train.data.prepare.settings import FILE
 
 
 def test_second_call_changes_nothing_and_needs_no_text(corpus, data, tmp_path):
@@ -41,7 +43,7 @@ def test_other_settings_are_refused_field_by_field(data, tmp_path):
     folder = prepare(data, tmp_path / "d")
     for fields, message in [
         ({"tokenizer": Bytes(end_of_document=False)}, "tokenizer.end_of_document: True -> False"),
-        ({"validation": WholeFiles(fraction=0.3)}, r"validation.fraction: 0.1 -> 0.3"),
+        ({"validation": HeldOutDocuments(fraction=0.3)}, r"validation.fraction: 0.1 -> 0.3"),
     ]:
         with pytest.raises(UserError, match=message):
             prepare(change(data, **fields), folder)
@@ -73,5 +75,17 @@ def test_finished_dataset_as_path(data, dataset):
     with pytest.raises(UserError, match=r"set data.tokenizer=None"):
         prepare(change(data, path=folder, tokenizer=Characters()), "unused")
     with pytest.raises(UserError, match=r"data.validation.fraction: 0.1 -> 0.5"):
-        prepare(change(data, path=folder, validation=WholeFiles(fraction=0.5)), "unused")
+        prepare(change(data, path=folder, validation=HeldOutDocuments(fraction=0.5)), "unused")
     assert not pathlib.Path("unused").exists()
+
+
+def test_settings_with_the_earlier_name_of_held_out_documents_are_those_of_today(data, tmp_path):
+    folder = prepare(data, tmp_path / "d")
+    stored = json.loads((folder / FILE).read_text())
+    assert stored["validation"]["type"] == "HeldOutDocuments"
+    stored["validation"]["type"] = "WholeFiles"
+    (folder / FILE).write_text(json.dumps(stored))
+    assert prepare(data, folder) == folder
+    assert prepare(change(data, path=str(folder)), "unused") == folder
+    with pytest.raises(UserError, match=r"validation.fraction: 0.1 -> 0.3"):
+        prepare(change(data, validation=HeldOutDocuments(fraction=0.3)), folder)

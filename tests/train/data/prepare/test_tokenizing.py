@@ -4,10 +4,10 @@ import shutil
 import pytest
 
 from model.errors import UserError
-from train.data import Bytes, Data, Source, Tail, WholeFiles, open_dataset, prepare
-from train.data.prepare.tokenizing import Tokenizing, finished_part, parts_of, remove_part, training_part
+from train.data import Bytes, Data, HeldOutDocuments, Source, Tail, open_dataset, prepare
+from train.data.prepare.tokenizing import JobRunner, finished_result, remove_result_files, split_document, training_text
 from train.data.text.sources import Document, list_units
-from train.data.text.split import by_hash
+from train.data.text.split import held_out_by_hash
 
 
 def test_tail_refuses_tables_and_cuts_every_file(tmp_path):
@@ -31,8 +31,8 @@ def test_the_parts_of_a_document():
     document = Document("a.txt", "0123456789")
     cases = [
         (None, None, [("train", "a.txt", "0123456789")]),
-        (WholeFiles(), frozenset({"a.txt"}), [("validation", "a.txt", "0123456789")]),
-        (WholeFiles(), frozenset({"b.txt"}), [("train", "a.txt", "0123456789")]),
+        (HeldOutDocuments(), frozenset({"a.txt"}), [("validation", "a.txt", "0123456789")]),
+        (HeldOutDocuments(), frozenset({"b.txt"}), [("train", "a.txt", "0123456789")]),
         (
             Tail(fraction=0.2),
             None,
@@ -41,16 +41,16 @@ def test_the_parts_of_a_document():
         (Tail(fraction=0.99), None, [("validation", "a.txt from character 0", "0123456789")]),
     ]
     for option, held, expected in cases:
-        assert [(name, part.name, part.text) for name, part in parts_of(document, option, held)] == expected
+        assert [(name, part.name, part.text) for name, part in split_document(document, option, held)] == expected
         trained = "".join(text for name, _, text in expected if name == "train")
-        assert training_part(document, option, held) == trained
+        assert training_text(document, option, held) == trained
 
 
 def test_without_a_comparison_the_hash_of_the_name_decides():
-    option = WholeFiles(fraction=0.5, similarity=None)
+    option = HeldOutDocuments(fraction=0.5, similarity=None)
     for k in range(20):
-        ((name, _),) = parts_of(Document(f"{k}.txt", "text"), option, None)
-        assert (name == "validation") == by_hash(f"{k}.txt", option)
+        ((name, _),) = split_document(Document(f"{k}.txt", "text"), option, None)
+        assert (name == "validation") == held_out_by_hash(f"{k}.txt", option)
 
 
 def test_a_job_is_finished_when_its_shards_are_whole(dataset, tmp_path):
@@ -60,12 +60,12 @@ def test_a_job_is_finished_when_its_shards_are_whole(dataset, tmp_path):
             shutil.copy(dataset.folder / name, tmp_path)
     units = [dataclasses.asdict(unit) for unit in list_units(Source(path=str(tmp_path / "a.txt")))]
     job = {"name": "0", "split": "train", "units": units}
-    assert finished_part(tmp_path, "0") is None
-    part = Tokenizing(str(tmp_path), None, None, []).run(job)
-    assert finished_part(tmp_path, "0") == part
+    assert finished_result(tmp_path, "0") is None
+    part = JobRunner(str(tmp_path), None, None, []).run(job)
+    assert finished_result(tmp_path, "0") == part
     assert part["shards"]["train"]["tokens"] == len("some text")
     shard = tmp_path / part["shards"]["train"]["file"]
     shard.write_bytes(shard.read_bytes()[:-1])
-    assert finished_part(tmp_path, "0") is None
-    remove_part(tmp_path, "0")
+    assert finished_result(tmp_path, "0") is None
+    remove_result_files(tmp_path, "0")
     assert not list(tmp_path.glob("part-*"))

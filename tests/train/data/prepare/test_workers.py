@@ -11,7 +11,7 @@ from train.process.stop import STOPS
 
 
 def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):
-    setup = {"folder": str(dataset.folder), "validation": None, "held": None, "dropped": []}
+    setup = {"folder": str(dataset.folder), "validation": None, "held_out": None, "dropped": []}
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with _Process(setup) as worker:
         for name in ("empty", "again"):

@@ -29,13 +29,13 @@ def test_documents_keep_names_text_and_counts(corpus, data, dataset):
 def test_damaged_folders_are_named(data, tmp_path):
     folder = prepare(data, tmp_path / "d")
     description = (folder / "dataset.json").read_text()
-    about = json.loads(description)
-    train = about["splits"]["train"] | {"not_restored": {"documents": 1}}
+    description = json.loads(description)
+    train = description["splits"]["train"] | {"not_restored": {"documents": 1}}
     for content, message in [
         ("{", "dataset.json is damaged: expected JSON"),
         (json.dumps({"format": 99}), "dataset.json: format 99, expected 1"),
         (json.dumps({"format": 1}), "dataset.json is damaged"),
-        (json.dumps(about | {"splits": {"train": train}}), r"splits\.train\.not_restored\.bytes: is missing"),
+        (json.dumps(description | {"splits": {"train": train}}), r"splits\.train\.not_restored\.bytes: is missing"),
     ]:
         (folder / "dataset.json").write_text(content)
         with pytest.raises(UserError, match=message):

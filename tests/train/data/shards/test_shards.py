@@ -58,17 +58,19 @@ def test_loading_together_reads_the_same(written, monkeypatch):
 def test_truncated_missing_and_corrupted_shards_are_named(written):
     folder, shard, _, _ = written
     path = folder / shard.file
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1])
-    with pytest.raises(UserError, match=rf"a.array_record is truncated: {len(whole) - 1} bytes, expected {len(whole)}"):
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-1])
+    with pytest.raises(
+        UserError, match=rf"a.array_record is truncated: {len(intact) - 1} bytes, expected {len(intact)}"
+    ):
         ShardReader(folder, [shard])
     path.unlink()
     with pytest.raises(UserError, match=r"a.array_record is missing"):
         ShardReader(folder, [shard])
-    damaged = bytearray(whole)
+    damaged = bytearray(intact)
     # The third record of the long document, found by a stretch of its tokens.
     stretch = (np.arange(2 * RECORD_TOKENS + 50, 2 * RECORD_TOKENS + 90) % 1000).astype("<u2").tobytes()
-    at = whole.index(stretch, 2 * 2 * RECORD_TOKENS)
+    at = intact.index(stretch, 2 * 2 * RECORD_TOKENS)
     damaged[at] ^= 255
     path.write_bytes(bytes(damaged))
     reader = ShardReader(folder, [shard])
@@ -104,11 +106,11 @@ def test_no_flipped_byte_of_a_shard_is_read_as_other_tokens(written):
     """Wherever the damage is, in records or between them: the error names the file, or the tokens are right."""
     folder, shard, _, documents = written
     path = folder / shard.file
-    whole = path.read_bytes()
+    intact = path.read_bytes()
     cut = [documents[1][k : k + RECORD_TOKENS] for k in range(0, len(documents[1]), RECORD_TOKENS)]
-    draw, used, told = random.Random(0), [at for at, byte in enumerate(whole) if byte], []
-    for at in used[:150] + used[-150:] + draw.choices(used, k=60) + draw.choices(range(len(whole)), k=20):
-        damaged = bytearray(whole)
+    draw, used, told = random.Random(0), [at for at, byte in enumerate(intact) if byte], []
+    for at in used[:150] + used[-150:] + draw.choices(used, k=60) + draw.choices(range(len(intact)), k=20):
+        damaged = bytearray(intact)
         damaged[at] ^= draw.choice([1, 16, 255])
         path.write_bytes(bytes(damaged))
         try:

@@ -36,7 +36,7 @@ def test_glob_names_documents_from_the_common_folder(tmp_path):
 def test_long_text_files_are_cut_after_lines_or_characters(tmp_path):
     text = "".join(f"line {k} ö\n" for k in range(20_000)) + "ö" * (1 << 20)
     (tmp_path / "a.txt").write_text(text, encoding="utf-8")
-    units = list_units(Source(path=str(tmp_path / "a.txt")), bytes_per_text=50_001)
+    units = list_units(Source(path=str(tmp_path / "a.txt")), bytes_per_document=50_001)
     found = [d for unit in units for d in read_unit(unit)]
     assert "".join(d.text for d in found) == text
     assert found[0].name == "a.txt"
@@ -44,7 +44,7 @@ def test_long_text_files_are_cut_after_lines_or_characters(tmp_path):
     assert all(d.text.endswith("\n") for d in found[:4])
     assert max(len(d.text) for d in found) < 1 << 20  # the end has no line end to cut at
     assert sorted(len(d.text) for d in found)[len(found) // 2] < 51_000
-    whole = list_units(Source(path=str(tmp_path / "a.txt")), bytes_per_text=None)
+    whole = list_units(Source(path=str(tmp_path / "a.txt")), bytes_per_document=None)
     assert [d.text for unit in whole for d in read_unit(unit)] == [text]
 
 
@@ -142,14 +142,15 @@ def test_packed_text_is_cut_and_counted_as_the_text_in_it(tmp_path):
     (tmp_path / "plain.txt").write_text(text, encoding="utf-8")
     (tmp_path / "packed.txt.GZ").write_bytes(gzip.compress(text.encode()))
     plain, packed = (
-        list_units(Source(path=str(tmp_path / name)), bytes_per_text=50_001) for name in ("plain.txt", "packed.txt.GZ")
+        list_units(Source(path=str(tmp_path / name)), bytes_per_document=50_001)
+        for name in ("plain.txt", "packed.txt.GZ")
     )
     assert [(u.start, u.stop, u.bytes) for u in packed] == [(u.start, u.stop, u.bytes) for u in plain]
     assert sum(unit.bytes for unit in packed) == len(text.encode())
     found = [d for unit in packed for d in read_unit(unit)]
     assert "".join(d.text for d in found) == text
     assert [d.name for d in found][:2] == ["packed.txt.GZ", f"packed.txt.GZ from byte {found[0].num_bytes}"]
-    (whole,) = list_units(Source(path=str(tmp_path / "packed.txt.GZ")), bytes_per_text=None)
+    (whole,) = list_units(Source(path=str(tmp_path / "packed.txt.GZ")), bytes_per_document=None)
     assert [d.text for d in read_unit(whole)] == [text]
     lines = [json.dumps({"text": f"row {k}"}) for k in range(100)]
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
@@ -165,7 +166,7 @@ def test_damaged_archives_are_refused_before_anything_is_read(tmp_path):
     for content in (packed[:-3], packed + b"more"):
         (tmp_path / "b.txt.gz").write_bytes(content)
         with pytest.raises(UserError, match=r"b\.txt\.gz is a damaged or truncated gzip file"):
-            list_units(Source(path=str(tmp_path)), bytes_per_text=None)
+            list_units(Source(path=str(tmp_path)), bytes_per_document=None)
         with pytest.raises(UserError, match=r"b\.txt\.gz is a damaged or truncated gzip file"):
             list_units(Source(path=str(tmp_path)))
 
@@ -183,7 +184,7 @@ def test_files_that_are_no_text_are_named_together(tmp_path):
     with pytest.raises(UserError) as refused:
         documents(tmp_path)
     lines = str(refused.value).split("\n  ")
-    assert lines[0].startswith(f"{tmp_path} holds files that are not UTF-8 text; mend them, or leave them out")
+    assert lines[0].startswith(f"{tmp_path} holds files that are not UTF-8 text; fix them, or leave them out")
     assert [line.split(":")[0] for line in lines[1:]] == ["b.pdf", "c.docx", "d.txt", "e.gz"]
     assert "iconv" not in lines[4]
     assert [d.name for d in documents(f"{tmp_path}/a*")] == ["a.txt"]

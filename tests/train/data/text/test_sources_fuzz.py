@@ -37,7 +37,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
 def read(path, **options):
-    units = list_units(Source(path=path, **options), bytes_per_unit=16, bytes_per_text=None)
+    units = list_units(Source(path=path, **options), bytes_per_unit=16, bytes_per_document=None)
     return [(d.name, d.text) for unit in units for d in read_unit(unit)]
 
 

@@ -2,26 +2,26 @@ import pytest
 
 from model.errors import UserError
 from tests.train.data.conftest import prose
-from train.data.config import SeparateText, Source, Tail, WholeFiles
+from train.data.config import HeldOutDocuments, SeparateText, Source, Tail
 from train.data.text.sources import Document, list_units, read_unit
-from train.data.text.split import Splitter, by_hash, is_generated, uneven
+from train.data.text.split import Splitter, held_out_by_hash, is_generated, uneven_warning
 
 
-def held(documents, option):
+def held_out(documents, option):
     splitter = Splitter(option, sum(d.num_bytes for d in documents))
     for document in documents:
         splitter.add(document)
-    return splitter.held()
+    return splitter.choose()
 
 
 def test_fraction_seed_and_order():
     documents = [Document(f"{k}.txt", prose(k, 1000)) for k in range(100)]
-    chosen = held(documents, WholeFiles(fraction=0.1)).validation
+    chosen = held_out(documents, HeldOutDocuments(fraction=0.1)).validation
     assert 8 <= len(chosen) <= 10
-    assert held(documents[::-1], WholeFiles(fraction=0.1)).validation == chosen
-    assert held(documents, WholeFiles(fraction=0.1, seed=1)).validation != chosen
+    assert held_out(documents[::-1], HeldOutDocuments(fraction=0.1)).validation == chosen
+    assert held_out(documents, HeldOutDocuments(fraction=0.1, seed=1)).validation != chosen
     # One more file changes little: the choice depends on every file's own hash.
-    more = held([*documents, Document("new.txt", prose(1000, 1000))], WholeFiles(fraction=0.1)).validation
+    more = held_out([*documents, Document("new.txt", prose(1000, 1000))], HeldOutDocuments(fraction=0.1)).validation
     assert len(more & chosen) >= len(chosen) - 1
 
 
@@ -32,7 +32,7 @@ def test_near_duplicates_stay_on_one_side(seed):
         lines = documents[k].text.splitlines()
         lines[::4] = prose(500 + k, 2000).splitlines()[: len(lines[::4])]
         documents.append(Document(f"copy{k}.txt", "\n".join(lines)))
-    chosen = held(documents, WholeFiles(fraction=0.3, seed=seed)).validation
+    chosen = held_out(documents, HeldOutDocuments(fraction=0.3, seed=seed)).validation
     for k in range(0, 60, 3):
         assert (f"{k}.txt" in chosen) == (f"copy{k}.txt" in chosen)
     assert any(name.startswith("copy") for name in chosen)
@@ -43,7 +43,7 @@ def test_generated_tables_are_never_held_out():
     documents = [Document(f"table{k}.py", f"# {k}\n{table}") for k in range(5)]
     documents += [Document(f"{k}.py", prose(k, 3000)) for k in range(20)]
     for seed in range(10):
-        found = held(documents, WholeFiles(fraction=0.3, seed=seed))
+        found = held_out(documents, HeldOutDocuments(fraction=0.3, seed=seed))
         assert not [n for n in found.validation if n.startswith("table")]
         assert found.generated == {f"table{k}.py" for k in range(5)}
 
@@ -56,19 +56,19 @@ def test_is_generated():
 
 def test_one_document_cannot_be_split():
     with pytest.raises(UserError, match=r"Tail\(fraction=0.1\)"):
-        held([Document("a.txt", prose(0, 500))], WholeFiles())
+        held_out([Document("a.txt", prose(0, 500))], HeldOutDocuments())
 
 
-def test_by_hash_holds_out_about_the_fraction():
+def test_a_hash_holds_out_about_the_fraction():
     names = [f"d.jsonl:{k}" for k in range(5000)]
-    share = sum(by_hash(name, WholeFiles(fraction=0.05)) for name in names) / len(names)
+    share = sum(held_out_by_hash(name, HeldOutDocuments(fraction=0.05)) for name in names) / len(names)
     assert 0.04 < share < 0.06
 
 
 def test_stdlib_split_is_fair():
     units = list_units(Source(path="stdlib"))
     documents = [document for unit in units for document in read_unit(unit)]
-    found = held(documents, WholeFiles())
+    found = held_out(documents, HeldOutDocuments())
     sizes = {d.name: d.num_bytes for d in documents}
     share = sum(sizes[n] for n in found.validation) / sum(sizes.values())
     assert 0.07 < share < 0.09
@@ -81,16 +81,24 @@ def test_stdlib_split_is_fair():
 @pytest.mark.parametrize(
     ("option", "sizes", "message"),
     [
-        (WholeFiles(fraction=0.1), (500, 500), "50.0% of the text is held out for validation (500 of 1,000 bytes)"),
-        (WholeFiles(fraction=0.1), (960, 40), "WholeFiles(fraction=0.1) asks for 10.0%: a document is held out whole"),
-        (WholeFiles(fraction=0.1), (1000, 0), "WARNING: 0.0% of the text"),
+        (
+            HeldOutDocuments(fraction=0.1),
+            (500, 500),
+            "50.0% of the text is held out for validation (500 of 1,000 bytes)",
+        ),
+        (
+            HeldOutDocuments(fraction=0.1),
+            (960, 40),
+            "HeldOutDocuments(fraction=0.1) asks for 10.0%: a document is held out whole",
+        ),
+        (HeldOutDocuments(fraction=0.1), (1000, 0), "WARNING: 0.0% of the text"),
         (Tail(fraction=0.1), (1, 1), "longer texts or SeparateText"),
-        (WholeFiles(fraction=0.1), (800, 200), None),
-        (WholeFiles(fraction=0.1), (950, 50), None),
+        (HeldOutDocuments(fraction=0.1), (800, 200), None),
+        (HeldOutDocuments(fraction=0.1), (950, 50), None),
         (SeparateText(path="x"), (1, 100), None),
         (None, (100, 0), None),
     ],
 )
 def test_a_split_far_from_the_share_asked_for_is_warned_of(option, sizes, message):
-    found = uneven(option, *sizes)
+    found = uneven_warning(option, *sizes)
     assert found is None if message is None else message in found

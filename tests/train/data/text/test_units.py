@@ -3,7 +3,7 @@ import os
 import pytest
 
 from model.errors import UserError
-from train.data.text.units import Unit, readable, refuse_changed, stamp
+from train.data.text.units import Unit, file_version, printable, refuse_changed
 
 
 @pytest.mark.parametrize(
@@ -18,18 +18,18 @@ from train.data.text.units import Unit, readable, refuse_changed, stamp
     ],
 )
 def test_names_print_and_encode_whatever_their_bytes(name, shown):
-    assert readable(os.fsdecode(name)) == shown
-    assert readable(os.fsdecode(name)).encode("utf-8")
+    assert printable(os.fsdecode(name)) == shown
+    assert printable(os.fsdecode(name)).encode("utf-8")
 
 
 def test_a_name_that_no_file_can_have():
-    assert readable("\ud800") == r"\ud800"
+    assert printable("\ud800") == r"\ud800"
 
 
 def test_a_changed_or_missing_file_is_refused(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("one")
-    unit = Unit("text", str(path), "a.txt", 0, 3, 0, 3, "text", stamp(str(path)))
+    unit = Unit("text", str(path), "a.txt", 0, 3, 0, 3, "text", file_version(str(path)))
     refuse_changed(unit)
     path.write_text("four")
     with pytest.raises(UserError, match=r"a\.txt has changed since the text was listed; give the command again"):

@@ -46,7 +46,7 @@ def test_links_are_followed_and_nothing_is_there_twice(tmp_path):
 def test_a_link_that_leads_nowhere_is_an_error(tmp_path):
     write(tmp_path, a="1")
     (tmp_path / "b.txt").symlink_to("gone.txt")
-    with pytest.raises(UserError, match=r"b\.txt is a link that leads nowhere: No such file.*mend it, or delete it"):
+    with pytest.raises(UserError, match=r"b\.txt is a link that leads nowhere: No such file.*fix it, or delete it"):
         Walk(str(tmp_path))
     assert names(Walk(str(tmp_path), ["a"])) == ["a"]  # not asked for
     (tmp_path / "b.txt").unlink()

@@ -8,7 +8,7 @@ from tokenizers import Regex, decoders
 from tests.train.data.conftest import ids_and_groups, streamed
 from train.data import HuggingFace, StreamDecoder, make_tokenizer
 from train.data.tokenizers.decoders import TokenDecoder
-from train.data.tokenizers.streaming import WholeDecoder
+from train.data.tokenizers.streaming import AtEndDecoder
 
 BYTE_TOKENS = [f"<0x{byte:02X}>" for byte in range(256)]
 # Pieces of words, of bytes, of spaces in several spellings, and texts that decoders look for.
@@ -74,8 +74,8 @@ def test_a_stream_joined_is_the_librarys_text(hugging_face, name, drawn):
 
 
 def test_which_decoders_are_streamed(hugging_face):
-    assert all(isinstance(hugging_face(name)[0].incremental(), TokenDecoder) for name in STREAMED)
-    assert all(isinstance(hugging_face(name)[0].incremental(), WholeDecoder) for name in WHOLE)
+    assert all(isinstance(hugging_face(name)[0].incremental_decoder(), TokenDecoder) for name in STREAMED)
+    assert all(isinstance(hugging_face(name)[0].incremental_decoder(), AtEndDecoder) for name in WHOLE)
 
 
 def push_each(tokenizer, tokens):
@@ -115,36 +115,36 @@ def test_the_work_of_a_token_does_not_grow(hugging_face, name, monkeypatch):
     assert asked == []
 
 
-def test_a_prompt_is_settled_and_its_unfinished_character_goes_on(hugging_face):
+def test_a_known_prompt_ends_and_its_unfinished_character_continues(hugging_face):
     ours, _ = hugging_face("LLaMA 2")
     river = [TOKENS.index(f"<0x{byte:02X}>") for byte in "\u6cb3\u6cb3".encode()]
     for name, cut in ((n, c) for n in ("LLaMA 2", "bytes alone") for c in range(7)):
         stream = StreamDecoder(hugging_face(name)[0])
-        before = stream.push(river[:cut]) + stream.settle()
+        before = stream.push(river[:cut]) + stream.end_known_text()
         assert before == "\u6cb3" * (cut // 3)
         assert before + stream.push(river[cut:]) + stream.flush() == "\u6cb3\u6cb3"
     stream = StreamDecoder(ours)
     stream.push(river[:3])
-    stream.settle()
+    stream.end_known_text()
     # The prompt stays as it was given, whatever byte comes after it.
     assert stream.push([TOKENS.index("<0xFF>")]) + stream.flush() == "\ufffd"
 
 
-def test_what_is_settled_does_not_come_again(hugging_face):
+def test_known_text_does_not_come_again(hugging_face):
     joined, _ = hugging_face("after a text is joined")
     stream = StreamDecoder(joined)
-    assert stream.push([TOKENS.index("b"), TOKENS.index("a")]) + stream.settle() == "ba"
+    assert stream.push([TOKENS.index("b"), TOKENS.index("a")]) + stream.end_known_text() == "ba"
     assert stream.push([TOKENS.index("b")]) + stream.flush() == "b"
     for name in ("GPT-1", "GPT-1, joined"):
         stream = StreamDecoder(hugging_face(name)[0])
-        assert stream.push([TOKENS.index("x</w>")]) + stream.settle() == "x"
+        assert stream.push([TOKENS.index("x</w>")]) + stream.end_known_text() == "x"
         assert stream.push([TOKENS.index("b")]) + stream.flush() == " b"
     stream = StreamDecoder(hugging_face("the last token, then others")[0])
-    assert stream.push([TOKENS.index("x</w>")]) + stream.settle() == "x"
+    assert stream.push([TOKENS.index("x</w>")]) + stream.end_known_text() == "x"
     assert stream.push([TOKENS.index("b")]) + stream.flush() == "  b"
     whole, _ = hugging_face("a pattern over all")
     stream = StreamDecoder(whole)
-    assert stream.push([TOKENS.index("b")]) + stream.settle() == "b"
+    assert stream.push([TOKENS.index("b")]) + stream.end_known_text() == "b"
     assert stream.push([TOKENS.index("ab")]) + stream.flush() == "x"
 
 

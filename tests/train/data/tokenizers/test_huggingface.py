@@ -85,7 +85,7 @@ def test_settings_are_off_and_the_file_is_kept(plain, tmp_path, name):
         assert tokenizer.encode(TEXT).tolist() == right
     assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
     assert tokenizer.encode("").tolist() == []
-    assert tokenizer.switched_off == (SAID[name],)
+    assert tokenizer.disabled_settings == (SAID[name],)
     assert f"asks for {SAID[name]}: off here" in tokenizer.warning()
     save_tokenizer(tokenizer, tmp_path / "saved")
     assert (tmp_path / "saved" / "tokenizer.json").read_bytes() == path.read_bytes()
@@ -94,14 +94,14 @@ def test_settings_are_off_and_the_file_is_kept(plain, tmp_path, name):
 
 def test_nothing_is_said_of_a_file_without_them(plain, tmp_path):
     tokenizer = make_tokenizer(HuggingFace(path=str(written(plain, tmp_path, "none"))), [])
-    assert (tokenizer.switched_off, tokenizer.warning()) == ((), None)
+    assert (tokenizer.disabled_settings, tokenizer.warning()) == ((), None)
 
 
 def test_all_settings_are_named(plain, tmp_path):
     path = written(plain, tmp_path, "dropout")
     about = json.loads(path.read_text()) | SETTINGS["padding, left"] | SETTINGS["truncation"]
     path.write_text(json.dumps(about))
-    off = make_tokenizer(HuggingFace(path=str(path)), []).switched_off
+    off = make_tokenizer(HuggingFace(path=str(path)), []).disabled_settings
     assert off == ("truncation to 16 tokens", "padding on the left", "a dropout of 0.5 of the merges")
 
 

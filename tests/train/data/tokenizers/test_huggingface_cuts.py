@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tests.train.data.conftest import PART, TEXTS, prose
 from train.data import HuggingFace, make_tokenizer
 from train.data.tokenizers import huggingface
-from train.data.tokenizers.huggingface_cuts import cuts_of
+from train.data.tokenizers.huggingface_cuts import safe_cuts
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -99,7 +99,7 @@ def hugging_face(tmp_path_factory):
 def test_hugging_face_in_parts(hugging_face, name, text):
     ours, library = hugging_face(name)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface, "PART", PART)
+        patch.setattr(huggingface, "MAX_PART_CHARACTERS", PART)
         assert ours.encode(text).tolist() == library.encode(text, add_special_tokens=False).ids
 
 
@@ -124,7 +124,7 @@ ADDED = {
 def test_added_tokens_at_a_cut(hugging_face, name, added, text):
     ours, library = hugging_face(name, ADDED[added])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(huggingface, "PART", PART)
+        patch.setattr(huggingface, "MAX_PART_CHARACTERS", PART)
         assert ours.encode(text).tolist() == library.encode(text, add_special_tokens=False).ids
     # A prefix is also put before the text after an added token, and only the prefix is left out of later parts.
     assert (ours._cuts is not None) == (added in ("plain", "takes spaces before") and name != "LLaMA 2")
@@ -138,8 +138,8 @@ def test_the_prefix_of_a_long_text_comes_once(hugging_face):
 
 def test_where_a_text_may_be_cut():
     about = json.loads(tokenizers.Tokenizer(models.BPE()).to_str())
-    assert cuts_of(about) is None  # no letter is a token
-    cuts = cuts_of(about | {"pre_tokenizer": {"type": "Whitespace"}})
+    assert safe_cuts(about) is None  # no letter is a token
+    cuts = safe_cuts(about | {"pre_tokenizer": {"type": "Whitespace"}})
     safe = [
         before + after
         for before in "a.\u6cb3\n \u2581\u0120\u0301\u0d4e\u037a"

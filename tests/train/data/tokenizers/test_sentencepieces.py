@@ -53,14 +53,14 @@ def of_model(tmp_path_factory):
 def test_sentencepiece_in_parts(of_model, name, text):
     ours, library = of_model[name]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentencepieces, "PART", PART)
+        patch.setattr(sentencepieces, "MAX_PART_CHARACTERS", PART)
         ids = ours.encode(text)
     assert ids.tolist() == library.encode(text)
     assert ours.decode(ids) == library.decode(ids.tolist())
 
 
 def test_sentencepiece_cuts_long_texts_of_byte_pairs_alone(of_model, monkeypatch):
-    monkeypatch.setattr(sentencepieces, "PART", 100)
+    monkeypatch.setattr(sentencepieces, "MAX_PART_CHARACTERS", 100)
     ours, library = of_model["default"]
     parts = list(cut(library.normalize(prose(1, 5000)), 100, ours._is_safe))
     assert len(parts) > 45

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 
 from tests.train.data.conftest import ids_and_groups, streamed
 from train.data import Bytes, make_tokenizer
-from train.data.tokenizers.streaming import common_beginning, complete_characters
+from train.data.tokenizers.streaming import common_prefix, complete_characters
 
 
 @settings(max_examples=120)
@@ -16,5 +16,5 @@ def test_a_stream_of_bytes_is_pythons_text(drawn):
 def test_characters_of_bytes():
     assert complete_characters("a\u6cb3".encode() + b"\xe6\xb2") == ("a\u6cb3", b"\xe6\xb2")
     assert complete_characters(b"\xe6\xb2a\xff") == ("\ufffd\ufffda\ufffd", b"")
-    assert common_beginning("abc", "abd") == "ab"
-    assert common_beginning("ab", "abd") == "ab"
+    assert common_prefix("abc", "abd") == "ab"
+    assert common_prefix("ab", "abd") == "ab"

@@ -25,7 +25,7 @@ from model.transformer import init
 from train.data.tokenizers.prefixes import PrefixSize
 from train.evaluation import perplexity
 from train.evaluation.documents import Document
-from train.evaluation.packed import Stretch, batch_of, isolates, rows
+from train.evaluation.window_packing import DocumentWindow, isolates_documents, make_batch, pack_rows
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
 
@@ -73,8 +73,8 @@ def score(model, params, documents, mesh=None, **options):
     return perplexity.score(model, params, documents, begin=V - 1, layout=layout, stride=T // 2, **options)
 
 
-def stretches_of(*lengths):
-    return [Stretch(i, np.full(n, i), np.full(n, i + 1), 0) for i, n in enumerate(lengths)]
+def windows_of(*lengths):
+    return [DocumentWindow(i, np.full(n, i), np.full(n, i + 1), 0) for i, n in enumerate(lengths)]
 
 
 # ------------------------------------------------------------------------------------------------------- the rows
@@ -82,22 +82,22 @@ def stretches_of(*lengths):
 
 def test_rows_hold_every_stretch_once_and_few_rows_are_enough():
     lengths = [5, 16, 1, 7, 8, 3, 16, 9, 2, 13]
-    found = list(rows(stretches_of(*lengths), T, packed=True, ahead=10**6))
+    found = list(pack_rows(windows_of(*lengths), T, packed=True, lookahead=10**6))
     assert sorted(s.document for row in found for s in row) == list(range(10))
     assert all(sum(len(s.inputs) for s in row) <= T for row in found)
     assert len(found) == math.ceil(sum(lengths) / T)
-    assert len(list(rows(stretches_of(*lengths), T, packed=False, ahead=1))) == 10
+    assert len(list(pack_rows(windows_of(*lengths), T, packed=False, lookahead=1))) == 10
 
 
 def test_no_more_stretches_are_held_than_are_looked_at_together():
     taken = []
 
     def read():
-        for stretch in stretches_of(*[4] * 100):
-            taken.append(stretch)
-            yield stretch
+        for document_window in windows_of(*[4] * 100):
+            taken.append(document_window)
+            yield document_window
 
-    made = rows(read(), T, packed=True, ahead=2 * T)
+    made = pack_rows(read(), T, packed=True, lookahead=2 * T)
     next(made)
     assert len(taken) == 8
     assert sum(len(row) for row in made) == 96
@@ -105,8 +105,8 @@ def test_no_more_stretches_are_held_than_are_looked_at_together():
 
 
 def test_a_batch_begins_positions_anew_and_tells_documents_apart():
-    (row,) = rows(stretches_of(3, 2), 8, packed=True, ahead=10**6)
-    batch = batch_of([row], 2, 8)
+    (row,) = pack_rows(windows_of(3, 2), 8, packed=True, lookahead=10**6)
+    batch = make_batch([row], 2, 8)
     np.testing.assert_array_equal(batch["tokens"], [[0, 0, 0, 1, 1, 0, 0, 0], [0] * 8])
     np.testing.assert_array_equal(batch["targets"], [[1, 1, 1, 2, 2, 0, 0, 0], [0] * 8])
     np.testing.assert_array_equal(batch["segment_ids"], [[1, 1, 1, 2, 2, 0, 0, 0], [0] * 8])
@@ -123,9 +123,9 @@ def counted(monkeypatch):
 
     def count(some, size, length):
         seen.append((len(some), size))
-        return batch_of(some, size, length)
+        return make_batch(some, size, length)
 
-    monkeypatch.setattr(perplexity, "batch_of", count)
+    monkeypatch.setattr(perplexity, "make_batch", count)
     return seen
 
 
@@ -153,7 +153,7 @@ def test_the_score_of_a_document_is_that_of_it_alone(name, counted):
         ).entries[0]
         assert entry.nll == pytest.approx(alone.nll, rel=2e-5), document.name
         assert (entry.tokens, entry.bytes, entry.words) == (alone.tokens, alone.bytes, alone.words)
-    assert isolates(model, T) == (name not in REFUSE)
+    assert isolates_documents(model, T) == (name not in REFUSE)
     # 44 tokens in nine short documents are three rows; the long one has three windows.
     assert together == (12 if name in REFUSE else 6)
 
@@ -177,4 +177,4 @@ def test_latent_attention_and_the_mesh_keep_documents_apart(counted):
 
 def test_positions_scaled_by_length_do_not_keep_documents_from_one_row():
     scaled = dataclasses.replace(CONFIG, position=Rotary(scaling=SCALED))
-    assert isolates(scaled, 1 << 20)
+    assert isolates_documents(scaled, 1 << 20)

@@ -16,7 +16,7 @@ from train.files.files import read_json
 from train.files.paths import IS_PATH, AnyPath, path_of
 
 FOLDER = "evaluations"  # in a run folder
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class NamedEvaluation:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if not _NAME.fullmatch(self.name):
+        if not _NAME_PATTERN.fullmatch(self.name):
             yield "name", f"expected letters, digits, _, - and ., 64 at most, got {self.name[:80]!r}"
         if self.name == "validation":
             yield "name", "'validation' is the split that `evaluation` measures; take another name"
@@ -59,9 +59,9 @@ def problems_of_names(options: Sequence[NamedEvaluation]) -> Iterator[tuple[str,
             yield f"{i}.name", f"{option.name!r} is the name of evaluations.{first} too; give each its own"
 
 
-def other_texts(before: Sequence[NamedEvaluation], now: Sequence[NamedEvaluation]) -> Iterator[str]:
+def changed_texts(earlier: Sequence[NamedEvaluation], now: Sequence[NamedEvaluation]) -> Iterator[str]:
     """Yields the changes of evaluations that keep their name: their curve would continue with losses of other text."""
-    known = {option.name.lower(): option for option in before}
+    known = {option.name.lower(): option for option in earlier}
     for option in now:
         if (old := known.get(option.name.lower())) is not None:
             for field in ("path", "field", "max_batches"):
@@ -75,7 +75,7 @@ def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
     return path_of(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
-def refuse_missing(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
+def refuse_missing_texts(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
     """Raises UserError for a missing or unreadable text that is not tokenized yet; reads little of it."""
     for i, option in enumerate(options):
         if not is_dataset(dataset_folder(option, run)):
@@ -109,8 +109,8 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
 def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
     """Raises UserError when a folder has the tokens of an earlier text of the same name, not of the option's text."""
     path = folder / settings.FILE
-    made = read_json(path, form=settings.FORM) if path.is_file() else {}
-    for source in made.get("sources", []):
+    stored_settings = read_json(path, form=settings.SCHEMA) if path.is_file() else {}
+    for source in stored_settings.get("sources", []):
         if (source["path"], source.get("field", option.field)) != (option.path, option.field):
             raise UserError(
                 f"evaluations: {option.name}: {folder} was made from {source['path']}, not from {option.path}; take "
@@ -121,4 +121,4 @@ def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
 def evaluated_split(option: NamedEvaluation, run: pathlib.Path) -> tuple[Dataset, str]:
     """The dataset of a tokenized text, and the name of the split to measure."""
     dataset = open_dataset(dataset_folder(option, run))
-    return dataset, "validation" if "validation" in dataset.about["splits"] else "train"
+    return dataset, "validation" if "validation" in dataset.description["splits"] else "train"

@@ -1,7 +1,7 @@
 import pytest
 
 from model.errors import UserError
-from train.evaluation.named import NamedEvaluation
+from train.evaluation.named_evaluations import NamedEvaluation
 
 
 @pytest.mark.parametrize(

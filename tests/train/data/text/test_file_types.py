@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from train.data.text.kinds import Kind, kind_of, looks_binary, not_text
+from train.data.text.file_types import FileType, file_type_of, looks_binary, not_text
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from train.data.text.kinds import Kind, kind_of, looks_binary, not_text
     ],
 )
 def test_suffixes_in_any_case(name, format, compression):
-    assert kind_of(name) == Kind(format, compression)
+    assert file_type_of(name) == FileType(format, compression)
 
 
 def packed(kind):

@@ -71,9 +71,9 @@ def test_what_was_not_counted_is_unknown(lossy_run):
     run, _ = lossy_run
     path = run / "data" / "dataset.json"
     before = read_json(path)
-    about = read_json(path)
-    del about["splits"]["validation"]["not_restored"]
-    write_json(path, about)
+    description = read_json(path)
+    del description["splits"]["validation"]["not_restored"]
+    write_json(path, description)
     assert "bytes that the tokenizer loses: unknown" in summary(run)
     write_json(path, before)
 

@@ -55,21 +55,21 @@ _MAYBE_TEXT = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class FileType:
     """How a file is read: "text", "jsonl", "json" or "parquet", and its compression, None when it has none."""
 
     format: str
     compression: str | None
 
 
-def kind_of(name: str) -> Kind:
+def file_type_of(name: str) -> FileType:
     """The kind of a file by the suffixes of its name, in any case."""
     stem, compression = compression_of(name)
-    return Kind(FORMATS.get(os.path.splitext(stem)[1].lower(), "text"), compression)
+    return FileType(FORMATS.get(os.path.splitext(stem)[1].lower(), "text"), compression)
 
 
 def not_text(head: bytes) -> str | None:
-    """A name for content that is not UTF-8, and how to mend it, given the first HEAD bytes; None for text."""
+    """A name for content that is not UTF-8, and how to fix it, given the first HEAD bytes; None for text."""
     for mark, name in _UNICODE_MARKS:
         if head.startswith(mark):
             return f"{name} text; convert it: iconv -f {name} -t UTF-8"

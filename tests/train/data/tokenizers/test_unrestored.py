@@ -22,9 +22,8 @@ from train.data import (
 )
 from train.data.config import Characters, SentencePiece, SeparateText
 from train.data.prepare.summary import summary
-from train.data.tokenizers import restored
-from train.data.tokenizers.huggingface import keeps_bytes
-from train.data.tokenizers.restored import Lost, lost_of
+from train.data.tokenizers.huggingface import is_byte_lossless
+from train.data.tokenizers.unrestored import UnrestoredText, unrestored_text
 from train.files.files import read_json, write_json
 
 
@@ -45,27 +44,27 @@ NONE = np.zeros(0, np.int32)
 
 
 @pytest.mark.parametrize(
-    ("text", "decoded", "lost"),
+    ("text", "decoded", "unrestored"),
     [
-        ("a  b", "a  b", Lost(0, 0)),
-        ("a  b", "a b", Lost(1, 1)),
-        ("\u6cb3a\u6cb3", "a\u2047", Lost(1, 6)),
-        ("\u00e9\U0001f642", "", Lost(1, 6)),
-        ("ab", "ba", Lost(1, 0)),
-        ("ab", " ab", Lost(1, 0)),
-        ("", "", Lost(0, 0)),
+        ("a  b", "a  b", UnrestoredText(0, 0)),
+        ("a  b", "a b", UnrestoredText(1, 1)),
+        ("\u6cb3a\u6cb3", "a\u2047", UnrestoredText(1, 6)),
+        ("\u00e9\U0001f642", "", UnrestoredText(1, 6)),
+        ("ab", "ba", UnrestoredText(1, 0)),
+        ("ab", " ab", UnrestoredText(1, 0)),
+        ("", "", UnrestoredText(0, 0)),
     ],
 )
-def test_what_is_lost(text, decoded, lost):
-    assert lost_of(Lossy(decoded), text, NONE) == lost
+def test_what_is_lost(text, decoded, unrestored):
+    assert unrestored_text(Lossy(decoded), text, NONE) == unrestored
 
 
 @given(text=st.text("a\u00e9\u6cb3\U0001f642 ", max_size=20), decoded=st.text("a\u00e9\u6cb3\U0001f642", max_size=20))
 def test_long_texts_are_counted_alike(text, decoded):
     with pytest.MonkeyPatch.context() as patch:
-        one = lost_of(Lossy(decoded), text, NONE)
-        patch.setattr(restored, "LONG", 0)
-        assert lost_of(Lossy(decoded), text, NONE) == one
+        one = unrestored_text(Lossy(decoded), text, NONE)
+        patch.setattr("train.data.tokenizers.unrestored.LONG_TEXT", 0)
+        assert unrestored_text(Lossy(decoded), text, NONE) == one
 
 
 def byte_level(**changes):
@@ -110,9 +109,9 @@ NOT_KEPT = {
 
 @pytest.mark.parametrize("name", NOT_KEPT)
 def test_which_byte_level_tokenizers_are_compared_after_all(name):
-    assert keeps_bytes(byte_level())
-    assert keeps_bytes(byte_level(added_tokens=added("<t>")))
-    assert not keeps_bytes(byte_level(**NOT_KEPT[name]))
+    assert is_byte_lossless(byte_level())
+    assert is_byte_lossless(byte_level(added_tokens=added("<t>")))
+    assert not is_byte_lossless(byte_level(**NOT_KEPT[name]))
 
 
 @given(text=st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.text("the </s><t>\u00e9\u0120\n")))
@@ -162,26 +161,26 @@ def test_the_loss_is_kept_with_the_dataset(lossy, tmp_path):
     folder = prepare(lossy, tmp_path / "data")
     dataset = open_dataset(folder)
     # One of two spaces; both Chinese characters of the river bank, three bytes each.
-    assert dataset.lost("train") == Lost(documents=2, bytes=7)
-    assert dataset.lost("validation") == Lost(documents=1, bytes=1)
-    assert dataset.lost_in_words("train") == "the tokenizer loses 7 bytes (22.58%), in 2 documents"
+    assert dataset.unrestored("train") == UnrestoredText(documents=2, bytes=7)
+    assert dataset.unrestored("validation") == UnrestoredText(documents=1, bytes=1)
+    assert dataset.unrestored_in_words("train") == "the tokenizer loses 7 bytes (22.58%), in 2 documents"
     assert "WARNING: validation: the tokenizer loses 1 bytes (6.67%), in 1 documents" in summary(folder)
     again = open_dataset(prepare(lossy, tmp_path / "again", workers=2))
-    assert again.about == dataset.about
+    assert again.description == dataset.description
 
 
 def test_a_dataset_that_was_not_counted_is_unknown_where_it_may_lose_text(lossy, tmp_path, dataset, data):
     folder = prepare(lossy, tmp_path / "data")
     for path in (folder, prepare(data, tmp_path / "bytes")):
-        about = read_json(path / "dataset.json")
-        for split in about["splits"].values():
+        description = read_json(path / "dataset.json")
+        for split in description["splits"].values():
             del split["not_restored"]
-        write_json(path / "dataset.json", about)
-    assert open_dataset(folder).lost("train") is None
-    assert open_dataset(folder).lost_in_words("train") == "bytes that the tokenizer loses: unknown"
+        write_json(path / "dataset.json", description)
+    assert open_dataset(folder).unrestored("train") is None
+    assert open_dataset(folder).unrestored_in_words("train") == "bytes that the tokenizer loses: unknown"
     assert "unknown" in summary(folder)
-    assert open_dataset(tmp_path / "bytes").lost("train") == Lost()
-    assert dataset.lost_in_words("train") is None
+    assert open_dataset(tmp_path / "bytes").unrestored("train") == UnrestoredText()
+    assert dataset.unrestored_in_words("train") is None
     assert "WARNING" not in summary(dataset.folder)
 
 
@@ -189,22 +188,22 @@ def test_a_mixture_adds_up_its_members(lossy, tmp_path):
     paths = (Source(path=lossy.path), Source(path=lossy.validation.path))
     mixed = Data(path=paths, tokenizer=lossy.tokenizer, validation=SeparateText(path=lossy.path))
     dataset = open_dataset(prepare(mixed, tmp_path / "data"))
-    assert dataset.lost("train") == Lost(3, 8)
-    assert dataset.lost("validation") == Lost(4, 14)  # held out once for each
+    assert dataset.unrestored("train") == UnrestoredText(3, 8)
+    assert dataset.unrestored("validation") == UnrestoredText(4, 14)  # held out once for each
 
 
 def test_parts_of_an_earlier_version_make_it_unknown(lossy, tmp_path, monkeypatch):
-    from train.data.prepare.tokenizing import Tokenizing
+    from train.data.prepare.tokenizing import JobRunner
 
-    real = Tokenizing.run
+    real = JobRunner.run
 
     def run(self, job):
         part = real(self, job)
         del part["not_restored"]
         return part
 
-    monkeypatch.setattr(Tokenizing, "run", run)
-    assert open_dataset(prepare(lossy, tmp_path / "data", workers=1)).lost("train") is None
+    monkeypatch.setattr(JobRunner, "run", run)
+    assert open_dataset(prepare(lossy, tmp_path / "data", workers=1)).unrestored("train") is None
 
 
 def test_text_without_any_token_is_lost(tmp_path):
@@ -215,4 +214,4 @@ def test_text_without_any_token_is_lost(tmp_path):
     )
     dataset = open_dataset(prepare(option, tmp_path / "data"))
     assert dataset.count("train", "documents") == 1
-    assert dataset.lost("train") == Lost(documents=1, bytes=3)
+    assert dataset.unrestored("train") == UnrestoredText(documents=1, bytes=3)

@@ -8,7 +8,7 @@ import pytest
 from model.errors import UserError
 from train.data import Bytes, Data, Tail, open_dataset, prepare
 from train.data.config import Source
-from train.data.text import own
+from train.data.text import cairn_files
 from train.data.text.sources import list_units, read_unit
 from train.report import write_curve_png
 
@@ -139,7 +139,7 @@ def test_the_file_into_which_a_command_prints_is_no_text(text, monkeypatch):
 def test_every_file_of_a_run_is_known(tiny_run):
     """By these names Cairn tells the files of a run folder from the text that its user keeps in it."""
     found = {path.name for path in tiny_run.iterdir() if not path.name.startswith(".")}
-    assert found <= {*own.RUN_FILES, *own.RUN_FOLDERS}
+    assert found <= {*cairn_files.RUN_FILES, *cairn_files.RUN_FOLDERS}
 
 
 def test_a_dataset_beside_its_text_can_be_prepared_again(text, monkeypatch):

@@ -23,12 +23,12 @@ RUN_FOLDERS = ("data", "checkpoints", "tensorboard", "origin", "damaged", "wandb
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"
-_COMPILED = re.compile(r".+-[0-9a-f]{64}-(cache|atime)")
+_COMPILED_PROGRAM = re.compile(r".+-[0-9a-f]{64}-(cache|atime)")
 # A description of a run or a dataset is far smaller.
-_LARGEST = 64 << 20
+_MAX_DESCRIPTION_BYTES = 64 << 20
 
 
-def folder_mark(folder: str, names: Collection[str]) -> str | None:
+def kind_of_folder(folder: str, names: Collection[str]) -> str | None:
     """The kind of a folder that Cairn wrote, given the names of all its entries; None for any other folder."""
     if "config.json" in names:
         keys = _keys(folder, "config.json")
@@ -42,12 +42,12 @@ def folder_mark(folder: str, names: Collection[str]) -> str | None:
         return DATASET
     if "settings.json" in names and {"format", "tokenizer", "sources", "texts"} <= _keys(folder, "settings.json"):
         return DATASET  # that has no tokenizer yet
-    if any(_COMPILED.fullmatch(name) for name in names):
+    if any(_COMPILED_PROGRAM.fullmatch(name) for name in names):
         return _CACHE
     return None
 
 
-def file_mark(name: str, head: bytes) -> str | None:
+def kind_of_file(name: str, head: bytes) -> str | None:
     """The kind of a file that Cairn wrote outside of its folders, given its first bytes; None for any other file."""
     if name.lower().endswith((".html", ".htm")) and REPORT_MARK.search(head):
         return "a report"
@@ -56,21 +56,21 @@ def file_mark(name: str, head: bytes) -> str | None:
     return None
 
 
-def mark_of(folder: str) -> str | None:
-    """The kind of the folder at a path, as `folder_mark` tells it; None where the folder cannot be listed."""
+def kind_at_path(folder: str) -> str | None:
+    """The kind of the folder at a path, as `kind_of_folder` tells it; None where the folder cannot be listed."""
     try:
-        return folder_mark(folder, set(os.listdir(folder)))
+        return kind_of_folder(folder, set(os.listdir(folder)))
     except (OSError, ValueError):
         return None
 
 
-def run_around(path: str) -> str | None:
+def enclosing_run(path: str) -> str | None:
     """The folder of the run that wrote a file or folder, given its real path; None where no run did."""
     folder, name = os.path.split(path)
-    if name in RUN_FILES and mark_of(folder) == RUN:
+    if name in RUN_FILES and kind_at_path(folder) == RUN:
         return folder
     while name:
-        if name in RUN_FOLDERS and mark_of(folder) == RUN:
+        if name in RUN_FOLDERS and kind_at_path(folder) == RUN:
             return folder
         folder, name = os.path.split(folder)
     return None
@@ -80,7 +80,7 @@ def _keys(folder: str, name: str) -> frozenset[str]:
     """The keys of the JSON object in a file; none where there is no such object."""
     path = os.path.join(folder, name)
     try:
-        if os.path.getsize(path) > _LARGEST:
+        if os.path.getsize(path) > _MAX_DESCRIPTION_BYTES:
             return frozenset()
         with open(path, "rb") as file:
             value = json.load(file, parse_int=float)
