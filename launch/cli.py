@@ -16,7 +16,7 @@ from launch import streams
 from launch.quiet_orbax import quiet_orbax
 from launch.signals import EXIT_PREEMPTED, Stopped, ends_politely
 from model.errors import UserError
-from train.files.paths import expanded
+from train.files.paths import expand_home
 from train.terminal.formatting import visible_lines
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ def run(
             return _refused(str(error))
         except streams.ReaderGoneError:
             return 0
-        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend it
+        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to fix it
             if error.errno is None:
                 raise
-            return _refused(f"{error}; mend that, then give the same command again")
+            return _refused(f"{error}; fix that, then give the same command again")
         except ValueError as error:  # from a path in a file of a run or of data; flags are checked earlier
             if not any(words in str(error) for words in ("embedded null", "surrogates not allowed")):
                 raise
@@ -113,7 +113,7 @@ class _PathParser(flags.ArgumentParser[str]):
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
-        return expanded(argument)
+        return expand_home(argument)
 
     def flag_type(self) -> str:
         return "string"
@@ -220,14 +220,14 @@ def compilation_cache() -> str | None:
         return given
     folder = given or "~/.cache/cairn/xla"
     try:
-        folder = os.path.abspath(expanded(folder))
+        folder = os.path.abspath(expand_home(folder))
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(1 << 16))
     except (UserError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else "no home folder is known"
-        mend = "give JAX_COMPILATION_CACHE_DIR a folder that can be written"
-        print(f"compiled programs are not kept for the next run in {folder}: {why}; {mend}", file=sys.stderr)
+        remedy = "give JAX_COMPILATION_CACHE_DIR a folder that can be written"
+        print(f"compiled programs are not kept for the next run in {folder}: {why}; {remedy}", file=sys.stderr)
         return None
     remove_broken_entries(pathlib.Path(folder))
     # A disk that fills up later costs time, and without this filter a warning for each program.

@@ -21,7 +21,7 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
-from train.files.paths import AnyPath, as_path, local_path
+from train.files.paths import AnyPath, local_path, user_path
 
 FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
 TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
     cli.prepare_jax(keep_memory=False)
     if source:
-        return _read(as_path(source), local_path(RUN.value, "a run folder that is written"))
-    return _write(as_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
+        return _read(user_path(source), local_path(RUN.value, "a run folder that is written"))
+    return _write(user_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
 
 
 def _read(source: AnyPath, run: pathlib.Path) -> int:

@@ -25,7 +25,7 @@ from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
-from train.files.paths import expanded
+from train.files.paths import expand_home
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Result
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
     if (BATCH_SIZE.value or 1) > MOST_WINDOWS:
         raise UserError(f"--batch_size must be at most {MOST_WINDOWS:,}, got {BATCH_SIZE.value}")
-    paths = TEXT.value + [expanded(path) for path in argv[1:]]
+    paths = TEXT.value + [expand_home(path) for path in argv[1:]]
 
     cli.prepare_jax()
     from train.evaluation.documents import from_files

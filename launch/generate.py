@@ -133,14 +133,14 @@ def _sampling() -> "Sampling":
 
 def _prompts() -> "list[Prompt]":
     """The prompts from the flags and the file; one empty prompt if there are none. Raises UserError for bad prompts."""
-    from train.files.paths import as_path
-    from train.files.remote import fetched
+    from train.files.paths import user_path
+    from train.files.remote import local_copy
     from train.generation.prompts import Prompt, from_flags, read_prompts
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")
     if PROMPTS_FILE.value is not None:
-        prompts += read_prompts(fetched(as_path(PROMPTS_FILE.value)))
+        prompts += read_prompts(local_copy(user_path(PROMPTS_FILE.value)))
     prompts = prompts or [Prompt("", "the prompt")]
     if len(prompts) * NUM_SAMPLES.value > MOST_TEXTS:
         raise UserError(

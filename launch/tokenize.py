@@ -18,7 +18,7 @@ from model.errors import UserError
 from model.options.assignments import parse_value
 from model.options.tree import check
 from train.data import config
-from train.files.paths import as_path
+from train.files.paths import user_path
 
 INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")
@@ -85,7 +85,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         "bytes": config.Bytes(),
         "characters": config.Characters(),
     }
-    path = as_path(text)
+    path = user_path(text)
     suffix = path.suffix.lower()
     option = words.get(text.lower())
     if option is None and path.is_dir():
@@ -110,7 +110,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
 
 def validation_option(text: str, field: str) -> config.Validation | None:
     """The option that --validation stands for. Raises UserError for any other value."""
-    if as_path(text).exists():
+    if user_path(text).exists():
         return config.SeparateText(path=text, field=field)
     value = parse_value(text, config.Validation | None, "--validation")
     if value is None or text.lower() == "none":

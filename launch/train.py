@@ -47,12 +47,12 @@ def main(argv: list[str]) -> int:
     experiment = from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
         return _print_config(experiment)
-    from train.files.paths import path_of
+    from train.files.paths import literal_path
     from train.files.spool import spool_folder
     from train.loop import train
     from train.report import summary
 
-    named = path_of(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    named = literal_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
     with StopRequest() as stop:
         outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
     run = named if isinstance(named, pathlib.Path) else spool_folder(named)

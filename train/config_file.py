@@ -18,7 +18,7 @@ from model.options.tree import check
 from model.options.words import nearest
 from train.earlier import MOVED
 from train.experiment import Experiment
-from train.files.paths import written_out
+from train.files.paths import expand_paths
 
 
 def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -48,7 +48,7 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
         experiment = _overridden(experiment, assignment)
-    experiment = written_out(experiment)
+    experiment = expand_paths(experiment)
     check(experiment)
     resolved: Experiment = from_json(Experiment, to_json(experiment))  # as a run reads it from its config.json
     return resolved

@@ -16,8 +16,8 @@ from train.data.config import Data, SentencePiece
 from train.earlier import current_config
 from train.evaluation.named import NamedEvaluation, other_texts, problems_of_names
 from train.files.files import read_json, write_json
-from train.files.paths import IS_PATH, AnyPath, written_out
-from train.files.remote import read_errors
+from train.files.paths import IS_PATH, AnyPath, expand_paths
+from train.files.remote import convert_read_errors
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen, frozen_in
 from train.optimizers.guard import Guard
@@ -232,12 +232,12 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 def load(run: AnyPath) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or when it no longer fits the code."""
     path = run / "config.json"
-    with read_errors(run):
+    with convert_read_errors(run):
         if not path.is_file():
             raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
         stored = _read_config(run)
     try:
-        experiment: Experiment = written_out(from_json(Experiment, current_config(stored)))
+        experiment: Experiment = expand_paths(from_json(Experiment, current_config(stored)))
         check(experiment)
     except UserError as error:
         raise UserError(f"{path} does not fit this version of the code: {error}") from None
@@ -253,7 +253,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
 def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
     """A folder's config.json. Raises UserError when no run wrote it."""
     path = folder / "config.json"
-    stored = read_json(path, mend="put a copy of it back")
+    stored = read_json(path, remedy="put a copy of it back")
     if {"model_type", "architectures"} & stored.keys():
         raise UserError(
             f"{folder} is a folder of published weights, not a run folder; read it into one first: "

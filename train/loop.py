@@ -19,8 +19,8 @@ from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.evaluation.named import prepare_texts, refuse_missing
 from train.experiment import Experiment
 from train.files.files import write_json
-from train.files.paths import AnyPath, absolute, written_out
-from train.files.spool import spooled
+from train.files.paths import AnyPath, absolute, expand_paths
+from train.files.spool import open_spool
 from train.generation.texts import check_prompts
 from train.hooks.evaluations import evaluations
 from train.hooks.interface import HookMaker, Moment, Say, Session, made
@@ -79,14 +79,14 @@ def train(
       hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
 
     Raises:
-      UserError: for everything that the user can mend.
+      UserError: for everything that the user can fix.
     """
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
     if not isinstance(run, pathlib.Path):
-        with spooled(run, say) as spool:
+        with open_spool(run, say) as spool:
             return train(experiment, spool, hard_stop, say, stop, hooks)
-    experiment, stop = written_out(experiment), stop or Stop()
+    experiment, stop = expand_paths(experiment), stop or Stop()
     check_mesh(experiment)
     parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
     refuse_missing(experiment.evaluations, run)
@@ -208,7 +208,7 @@ class _Trainer:
         if step and step not in (kept := self.store.steps()):
             raise UserError(
                 f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
-                f"{self.store.failure}; make room or mend that, and give the same command again: it goes on from step "
+                f"{self.store.failure}; make room or fix that, and give the same command again: it continues from step "
                 f"{max(kept, default=0)}"
             )
 

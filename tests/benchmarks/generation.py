@@ -3,7 +3,7 @@
     python -m tests.benchmarks.generation [--other=../old] [--rounds=3] [--transformers]
 
 A random LLaMA of 55 million parameters (12 layers, width 512, 8 heads, vocabulary 32,000, tied) with a context of 2,048
-goes on from 4 prompts of 64 tokens for 128 more, greedily, in float32. Every process compiles first. Prints the
+continues 4 prompts of 64 tokens for 128 more, greedily, in float32. Every process compiles first. Prints the
 median, the least and the most of the rounds for each, and whether all checkouts wrote the same tokens.
 """
 

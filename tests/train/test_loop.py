@@ -181,7 +181,7 @@ def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, 
         patch.setattr(ocp.CheckpointManager, "save", full)
         with pytest.raises(
             UserError,
-            match=r"the checkpoint of step 20.* could not be written .*: No space left on device; .* goes on from step 10",
+            match=r"the checkpoint of step 20.* could not be written .*: No space left on device; .* continues from step 10",
         ):
             train(tiny_experiment(), copied, say=silent)
     assert "WARNING: checkpoint 20 could not be written: No space left" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from model.errors import UserError
 from train.checkpoints.files import MissingError, difference
-from train.files.files import AS_IT_WAS
+from train.files.files import NOTHING_CHANGED
 from train.files.paths import AnyPath
 
 # Words in tensorstore's errors: for wrong or missing content, and for a system error.
@@ -37,7 +37,9 @@ def damaged(checkpoint: AnyPath, how: str) -> DamagedError:
 
 def unreadable(checkpoint: AnyPath, cause: str) -> UnreadableError:
     """The error for a checkpoint's folder that cannot be read for a cause."""
-    return UnreadableError(f"checkpoint {checkpoint.name} in {checkpoint.parent} cannot be read: {cause}; {AS_IT_WAS}")
+    return UnreadableError(
+        f"checkpoint {checkpoint.name} in {checkpoint.parent} cannot be read: {cause}; {NOTHING_CHANGED}"
+    )
 
 
 def explain(checkpoint: AnyPath, error: Exception, named: Callable[[str], str] = str) -> DamagedError | UnreadableError:

@@ -28,7 +28,7 @@ from train.checkpoints.kept import kept
 from train.checkpoints.plain_path import PlainPath
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
-from train.files.files import AS_IT_WAS, set_aside
+from train.files.files import NOTHING_CHANGED, move_replacing
 from train.files.paths import AnyPath, is_remote
 from train.parallel.table import path_name
 from train.state import TrainState
@@ -126,7 +126,7 @@ class CheckpointStore:
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise UnreadableError(f"{self.folder} cannot be read: {error.strerror}; {AS_IT_WAS}") from error
+            raise UnreadableError(f"{self.folder} cannot be read: {error.strerror}; {NOTHING_CHANGED}") from error
 
     def _remove_half_written(self) -> list[str]:
         """Removes the remains of unfinished saves, and returns their steps.
@@ -270,7 +270,7 @@ class CheckpointStore:
         self._manager.close()
         for step in bad:
             target = self.run / "damaged" / str(step)
-            set_aside(self.folder / str(step), target)
+            move_replacing(self.folder / str(step), target)
             self.say(f"checkpoint {step} was moved to {target}")
         self._manager = self._open()
 

@@ -10,7 +10,7 @@ from model.families.family import Family
 from model.families.sizes import SIZES
 from model.options.words import nearest
 from train.files.files import read_json
-from train.files.paths import AnyPath, as_path
+from train.files.paths import AnyPath, user_path
 
 # Keys of a config.json that describe its files and not the model.
 OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
@@ -50,11 +50,11 @@ def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
     Raises:
       UserError: when `like` is none of these, or describes another model; it lists every field that differs.
     """
-    path = as_path(like)
+    path = user_path(like)
     path = path / "config.json" if path.is_dir() else path
     by_name = {name: values for name, values in SIZES.items() if not isinstance(values, ModelConfig)}
     if path.is_file():
-        given = read_json(path, mend="get it again")
+        given = read_json(path, remedy="get it again")
     elif like in by_name:
         given = by_name[like]
     elif like in SIZES:

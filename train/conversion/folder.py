@@ -17,9 +17,9 @@ import safetensors
 from etils import epath
 
 from model.errors import UserError
-from train.files.files import cannot_read, filled, read_json, replaced
+from train.files.files import atomic_folder, atomic_write, cannot_read, read_json
 from train.files.paths import AnyPath, require_utf8
-from train.files.remote import read_errors
+from train.files.remote import convert_read_errors
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -76,7 +76,7 @@ def read_header(path: AnyPath) -> Header:
 
 def _header_in_store(path: epath.Path) -> Header:
     """The header of a file in a store; reads only the header."""
-    with read_errors(path):
+    with convert_read_errors(path):
         length = path.stat().length
         with path.open("rb") as file:
             size = file.read(8)
@@ -105,7 +105,7 @@ def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) 
 
 def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored], np.ndarray]) -> Iterator[Stored]:
     """Writes a file with this header, tensor by tensor, and yields each written tensor."""
-    with replaced(folder / header.file) as file:
+    with atomic_write(folder / header.file) as file:
         file.write(header.content)
         for stored in header.tensors:
             x = np.ascontiguousarray(tensor(stored), dtype=DTYPES[stored.dtype])
@@ -122,14 +122,14 @@ class Folder:
         self.path = path
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
-        self.config = read_json(path / "config.json", mend="get it again")
+        self.config = read_json(path / "config.json", remedy="get it again")
         self.headers = [read_header(path / name) for name in self._weight_files()]
         self._files = {header.file: header for header in self.headers}
         self.tensors = {stored.name: stored for header in self.headers for stored in header.tensors}
 
     def _weight_files(self) -> list[str]:
         if (self.path / INDEX).is_file():
-            index = read_json(self.path / INDEX, mend="get it again", form={"weight_map": {...: str}})
+            index = read_json(self.path / INDEX, remedy="get it again", schema={"weight_map": {...: str}})
             names = sorted(set(index["weight_map"].values()))
         else:
             names = sorted(path.name for path in self.path.iterdir() if path.name.endswith(".safetensors"))
@@ -158,7 +158,7 @@ class Folder:
         path = self.path / stored.file
         if isinstance(path, pathlib.Path):
             return np.fromfile(path, dtype, count, offset=offset).reshape(stored.shape)
-        with read_errors(path), path.open("rb") as file:
+        with convert_read_errors(path), path.open("rb") as file:
             file.seek(offset)
             return np.frombuffer(file.read(stored.end - stored.begin), dtype, count).reshape(stored.shape)
 
@@ -176,7 +176,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
     with contextlib.ExitStack() as stack:
         try:
-            part = stack.enter_context(filled(path))
+            part = stack.enter_context(atomic_folder(path))
         except OSError as error:
             raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
         yield part

@@ -36,7 +36,7 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.files.files import write_json
 from train.files.paths import AnyPath
-from train.files.remote import fetched
+from train.files.remote import local_copy
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.fitting import asked_for, fsdp, placements
@@ -230,7 +230,7 @@ def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
     """Writes RUN/origin."""
     into.mkdir()
     for path in folder.beside():
-        shutil.copyfile(fetched(path), into / path.name)
+        shutil.copyfile(local_copy(path), into / path.name)
     for header in folder.headers:
         (into / (header.file + HEADER)).write_bytes(header.content)
     others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]

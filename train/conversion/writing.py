@@ -22,7 +22,7 @@ from train.conversion.reading import BUFFERS, HEADER
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
-from train.files.remote import fetched
+from train.files.remote import local_copy
 from train.parallel.mesh import Mesh
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
@@ -61,7 +61,7 @@ def write_published(
       UserError: for a model that the family cannot describe, or that differs from `like`; then nothing is written.
     """
     config = experiments.load(run).model
-    origin = fetched(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
+    origin = local_copy(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
     own: dict[str, Any] = {}
     if origin.is_dir():
         values = read_json(origin / "config.json")

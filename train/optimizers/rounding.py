@@ -89,9 +89,9 @@ def _stuck_moments(experiment: Experiment) -> list[str]:
         "the optimizer's averages are stored as bfloat16, as the parameters are, and an average multiplied by more "
         f"than 1 - 1/256 = {1 - _STEP:.4f} is rounded to its old value, so it hardly falls again"
     )
-    mend = "set model.precision.parameters=float32, with model.precision.compute=bfloat16 for the speed"
+    remedy = "set model.precision.parameters=float32, with model.precision.compute=bfloat16 for the speed"
     found = [
-        f"WARNING: optimizer.{name}={getattr(option, name)}: {why}; lower it to 0.996 or less, or {mend}"
+        f"WARNING: optimizer.{name}={getattr(option, name)}: {why}; lower it to 0.996 or less, or {remedy}"
         for name in _AVERAGES.get(type(option), ())
         if 1 - getattr(option, name) < _STEP
     ]
@@ -99,5 +99,5 @@ def _stuck_moments(experiment: Experiment) -> list[str]:
         step = _STEP ** (-1 / option.decay_rate)  # where 1 - step^-decay_rate, by which it multiplies, passes the limit
         if experiment.training.num_steps > step:
             given = f"optimizer.decay_rate={option.decay_rate}"
-            found.append(f"WARNING: {given}: from step {step:,.0f} on {why}; lower it, or {mend}")
+            found.append(f"WARNING: {given}: from step {step:,.0f} on {why}; lower it, or {remedy}")
     return found

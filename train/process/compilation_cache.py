@@ -13,7 +13,7 @@ import zlib
 from typing import Any
 
 from model.errors import UserError
-from train.files.files import replaced
+from train.files.files import atomic_write
 
 _ENTRY = "-cache"  # the end of an entry's file name
 _CHECKED = ".cairn-checked"  # an empty file, written at the last check of the entries
@@ -29,7 +29,7 @@ def remove_broken_entries(folder: pathlib.Path) -> list[str]:
     removed: list[str] = []
     with contextlib.suppress(OSError, UserError):  # no folder yet, or one that may only be read
         since = _last_look(folder)
-        with replaced(folder / _CHECKED):  # nothing is written into it: it is as old as the beginning of this look
+        with atomic_write(folder / _CHECKED):  # nothing is written into it: it is as old as the beginning of this look
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError):  # another process may have removed it
                     # The time of the inode's last change, which copying does not set back; file systems round it.

@@ -13,8 +13,8 @@ import numpy as np
 from model.errors import UserError
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import parse_json
-from train.files.forms import fitted, misfits
 from train.files.paths import local_path
+from train.files.schema import conforming, violations
 from train.run.environment import read_sessions
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
 from train.terminal.formatting import count, duration, number, percent
@@ -39,8 +39,8 @@ class Series:
 
 
 _NUMBER, _TEXT = (float, type(None)), (str, type(None))
-# The forms of the values in a run's files that the report reads; see train/files/forms.py.
-_FORMS: dict[str, Any] = {
+# The schemas of the values in a run's files that the report reads; see train/files/schema.py.
+_SCHEMAS: dict[str, Any] = {
     "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
     "parameters.json": [{"name?": str, "count?": int, "moved_by?": str}],
     "config.json": {"evaluation?": {"every?": int}},
@@ -137,25 +137,25 @@ def load(run_folder: str | os.PathLike[str]) -> Run:
             notes.append(str(error))
             return default
 
-    def fitting(name: str, content: Any) -> Any:
-        """The parts of a file's content that have the right form; adds a note about the others."""
-        form = _FORMS[name]
-        odd = list(misfits(content, form))
+    def conforming_part(name: str, content: Any) -> Any:
+        """The parts of a content that fit the schema of its file; adds a note about the others."""
+        schema = _SCHEMAS[name]
+        odd = list(violations(content, schema))
         if odd:
             more = f", and {len(odd) - 1} more" if odd[1:] else ""
-            notes.append(f"{folder / name} holds values of the wrong form, left out here: {odd[0]}{more}")
-        kept = fitted(content, form)
-        return type(form)() if kept is None else kept
+            notes.append(f"{folder / name} holds values that do not fit its schema, left out here: {odd[0]}{more}")
+        kept = conforming(content, schema)
+        return type(schema)() if kept is None else kept
 
     def read_json(name: str) -> Any:
         path = folder / name
         try:
-            return fitting(name, parse_json(path.read_bytes()))
+            return conforming_part(name, parse_json(path.read_bytes()))
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             notes.append(f"{path} could not be read: {error}")
-        return type(_FORMS[name])()
+        return type(_SCHEMAS[name])()
 
     lines = attempt(read_metrics, [])
     return Run(
@@ -169,8 +169,8 @@ def load(run_folder: str | os.PathLike[str]) -> Run:
         parameters=read_json("parameters.json"),
         config=read_json("config.json"),
         evaluation=read_json("evaluation.json"),
-        sessions=fitting("environment.json", attempt(read_sessions, [])),
-        status=fitting("status.json", attempt(read_status, None) or {}),
+        sessions=conforming_part("environment.json", attempt(read_sessions, [])),
+        status=conforming_part("status.json", attempt(read_status, None) or {}),
         notes=notes,
         lost=_lost(folder),
     )

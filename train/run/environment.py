@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-from train.files.files import cannot_read, parse_json, set_aside, write_json
-from train.files.paths import AnyPath, path_of
+from train.files.files import cannot_read, move_replacing, parse_json, write_json
+from train.files.paths import AnyPath, literal_path
 
 # Packages whose version can change a number or a speed; packages that are not installed are left out.
 _PACKAGES = (
@@ -41,7 +41,7 @@ def record_session(run_folder: str | pathlib.Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     sessions = read_sessions(run_folder)
     if not sessions and path.exists():
-        set_aside(path, path.with_name("environment.json.damaged"))
+        move_replacing(path, path.with_name("environment.json.damaged"))
     sessions.append({"session": len(sessions) + 1} | describe_session())
     write_json(path, sessions)
     return len(sessions)
@@ -52,7 +52,7 @@ def read_sessions(run_folder: str | AnyPath) -> list[dict[str, Any]]:
 
     Raises UserError when it cannot be read.
     """
-    path = path_of(run_folder) / "environment.json"
+    path = literal_path(run_folder) / "environment.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):

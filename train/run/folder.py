@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
-from train.files.files import HeldError, lock
+from train.files.files import LockedError, lock
 
 ORIGIN = "origin"
 
@@ -32,7 +32,7 @@ def locked(run: pathlib.Path) -> Iterator[None]:
         try:
             run.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(run / ".lock", wait=False))
-        except HeldError as held:
+        except LockedError as held:
             raise UserError(
                 f"{run} is in use by process {held.owner}; wait for it or stop it (kill {held.owner}), or give another "
                 "--run"

@@ -13,8 +13,8 @@ from train.checkpoints.store import CheckpointStore
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
-from train.files.paths import AnyPath, as_path
-from train.files.remote import fetched, read_errors
+from train.files.paths import AnyPath, user_path
+from train.files.remote import convert_read_errors, local_copy
 from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.fitting import Fitted, asked_for, own_or_fsdp, placements
 from train.parallel.mesh import Mesh
@@ -89,8 +89,8 @@ def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = N
     another vocabulary than the model, and when the mesh does not fit the devices or the model. Only the parameters are
     read, so a damaged optimizer state is not noticed.
     """
-    run = as_path(run)
-    with read_errors(run):
+    run = user_path(run)
+    with convert_read_errors(run):
         return _load_run(run, which, mesh)
 
 
@@ -140,7 +140,7 @@ def load_params(
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # it computes the parameters to evaluate from its state
         placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
     with (
-        read_errors(run),
+        convert_read_errors(run),
         CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store,
     ):
         if which == "latest":
@@ -175,13 +175,13 @@ def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
     """
     if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
         return run
-    with read_errors(run):
+    with convert_read_errors(run):
         folder = run / "checkpoints"
         steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
     kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
     if not kept & set(steps):
         kept = set(steps)  # the steps that are in the store
-    copied = fetched(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
+    copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
     return copied
 
 

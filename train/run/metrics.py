@@ -28,9 +28,9 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.files.files import LineFile, cannot_read, parse_json, replace_file, set_aside, write_json
-from train.files.forms import misfits
-from train.files.paths import AnyPath, local_path, path_of
+from train.files.files import LineFile, cannot_read, move_replacing, parse_json, replace_file, write_json
+from train.files.paths import AnyPath, literal_path, local_path
+from train.files.schema import violations
 from train.run.trackers import Trackers, require_installed
 
 State = Literal["running", "finished", "interrupted", "stopped", "failed"]
@@ -58,7 +58,7 @@ _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # Fields that hold text, which may be a word for NaN as well, and the kinds of the lines that others may not write.
 _TEXTS = {"kind", "name", "part", "role"}
 _OWN_KINDS = {"train", "eval", "throughput"}
-# The forms of a line and of its other fields; see train/files/forms.py.
+# The schemas of a line and of its other fields; see train/files/schema.py.
 _LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
 _STATISTICS = "statistics.jsonl"
 _LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl", _STATISTICS), "samples.txt"
@@ -110,7 +110,7 @@ class MetricsWriter:
         named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
         found = [path for path in named if path.is_file() and path.stat().st_size]
         for path in found:
-            set_aside(path, path.with_name(path.name + ".old"))
+            move_replacing(path, path.with_name(path.name + ".old"))
         return bool(found)
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
@@ -215,22 +215,22 @@ def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
     A half-written last line is left out, so a run that is still going can be read. Raises UserError for any other
     damaged line, naming it.
     """
-    return _read_lines(path_of(run_folder) / "metrics.jsonl")
+    return _read_lines(literal_path(run_folder) / "metrics.jsonl")
 
 
 def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of throughput.jsonl, as `read_metrics` reads."""
-    return _read_lines(path_of(run_folder) / "throughput.jsonl")
+    return _read_lines(literal_path(run_folder) / "throughput.jsonl")
 
 
 def read_statistics(run_folder: Path) -> list[dict[str, Any]]:
     """The lines of statistics.jsonl, as `read_metrics` reads."""
-    return _read_lines(path_of(run_folder) / _STATISTICS)
+    return _read_lines(literal_path(run_folder) / _STATISTICS)
 
 
 def read_samples(run_folder: Path) -> list[tuple[int, str]]:
     """The blocks of samples.txt: (step, text), in order."""
-    path = path_of(run_folder) / "samples.txt"
+    path = literal_path(run_folder) / "samples.txt"
     blocks: list[tuple[int, list[str]]] = []
     for line in _content(path).decode("utf-8", errors="replace").split("\n"):
         heading = _SAMPLE_HEADING.match(line)
@@ -243,7 +243,7 @@ def read_samples(run_folder: Path) -> list[tuple[int, str]]:
 
 def read_status(run_folder: Path) -> dict[str, Any] | None:
     """The content of status.json, None when there is none or it is damaged. Raises UserError when it cannot be read."""
-    path = path_of(run_folder) / "status.json"
+    path = literal_path(run_folder) / "status.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -283,7 +283,7 @@ def _whole_lines(data: bytes) -> list[bytes]:
 def _parse(line: bytes, line_number: int, path: AnyPath) -> dict[str, Any]:
     try:
         fields = json.loads(line)
-        if not any(True for _ in misfits(fields, _LINE)) and all(map(_is_value, fields.items())):
+        if not any(True for _ in violations(fields, _LINE)) and all(map(_is_value, fields.items())):
             return dict(fields)
     except (ValueError, RecursionError):
         pass
@@ -299,7 +299,7 @@ def _is_value(field: tuple[str, Any]) -> bool:
     name, value = field
     if isinstance(value, str):
         return name not in _INDEX or value in _NOT_FINITE
-    return not any(True for _ in misfits(value, _VALUE))
+    return not any(True for _ in violations(value, _VALUE))
 
 
 # ------------------------------------------------------------------------------------------- writing and rewinding

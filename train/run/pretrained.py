@@ -10,15 +10,15 @@ from model.transformer import abstract_params
 from train import experiment as experiments
 from train.checkpoints.store import flat, unflat
 from train.experiment import Experiment
-from train.files.paths import AnyPath, path_of
-from train.files.remote import fetched
+from train.files.paths import AnyPath, literal_path
+from train.files.remote import local_copy
 from train.run.folder import ORIGIN
 from train.run.loaded import load_params
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:
     """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model."""
-    source = path_of(experiment.training.init_from or "")
+    source = literal_path(experiment.training.init_from or "")
     if changed := differences_of_models(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
@@ -40,7 +40,7 @@ def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
     source = check_init_from(experiment)
     arrays = flat(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
     if (source / ORIGIN).is_dir():
-        shutil.copytree(fetched(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
+        shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
     for name, like in flat(shapes).items():
         arrays[name] = arrays[name].astype(like.dtype)  # the array in the earlier format is freed

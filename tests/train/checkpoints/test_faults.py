@@ -73,7 +73,7 @@ def test_a_fault_of_something_else_is_said_and_leaves_all_as_it_is(error, experi
             store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
     told = str(caught.value)
     assert told.startswith(f"checkpoint 20 in {two / 'checkpoints'} cannot be read: {cause(error)}")
-    assert told.endswith("; nothing was changed: mend that, then give the same command again")
+    assert told.endswith("; nothing was changed: fix that, then give the same command again")
     assert said == []
     assert contents(two) == before
     monkeypatch.undo()

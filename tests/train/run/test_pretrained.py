@@ -16,7 +16,7 @@ from train.state import Recipe, init_sharded, state_shardings
 
 @pytest.fixture
 def experiment(tiny_experiment, tiny_run):
-    """One that goes on from the tiny run, whose parameters eight devices hold whole, split over them."""
+    """One that continues from the tiny run, whose parameters eight devices hold whole, split over them."""
     return tiny_experiment(training__init_from=str(tiny_run), mesh=Mesh(fsdp=8))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from model.options.json import to_json
 from train.data import config
-from train.files.files import filled
+from train.files.files import atomic_folder
 
 
 class Piece(NamedTuple):
@@ -175,7 +175,10 @@ def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) ->
             return found
     arrays = build()
     mark = f".{os.getpid()}.{threading.get_ident()}"
-    with contextlib.suppress(OSError), filled(folder, mark) as part:  # a dataset that others own may be read-only
+    with (
+        contextlib.suppress(OSError),
+        atomic_folder(folder, mark) as part,
+    ):  # a dataset that others own may be read-only
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array, allow_pickle=False)
     return arrays

@@ -13,7 +13,7 @@ from train.data.config import Data, SeparateText, Source, Tail, TokenizerOf
 from train.data.shards import dataset
 from train.data.text import sources
 from train.files.files import read_json, write_json
-from train.files.paths import AnyPath, path_of
+from train.files.paths import AnyPath, literal_path
 
 FILE = "settings.json"
 FORM = {"sources?": [{"path": str}], "texts?": {...: object}}
@@ -83,7 +83,7 @@ def begin(folder: pathlib.Path, settings: dict[str, Any], finished: bool) -> Non
             raise UserError(f"{folder} holds other files ({', '.join(others[:3])}); expected a new or an empty folder")
         write_json(folder / FILE, settings)
         return
-    before = read_json(folder / FILE, form=FORM)
+    before = read_json(folder / FILE, schema=FORM)
     lines = [
         line
         for name in ("format", "tokenizer", "validation")
@@ -123,13 +123,13 @@ def _clear(folder: pathlib.Path) -> None:
 
 def refuse_other_settings(data: Data, folder: AnyPath) -> None:
     """Refuses options that a finished dataset cannot follow, so that no option is silently ignored."""
-    made = read_json(folder / FILE, form=FORM) if (folder / FILE).is_file() else {}
+    made = read_json(folder / FILE, schema=FORM) if (folder / FILE).is_file() else {}
     own = read_json(folder / dataset.DESCRIPTION)
     known = {
         "tokenizer": [made.get("tokenizer"), own.get("tokenizer")],
         "validation": [made.get("validation")],
     }
-    if isinstance(data.tokenizer, TokenizerOf) and _real(path_of(data.tokenizer.path)) == _real(folder):
+    if isinstance(data.tokenizer, TokenizerOf) and _real(literal_path(data.tokenizer.path)) == _real(folder):
         known["tokenizer"].append(to_json(data.tokenizer))
     for name, values in known.items():
         asked = to_json(getattr(data, name))

@@ -112,7 +112,7 @@ def finished_part(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
     path = part_path(folder, job)
     if not path.is_file():
         return None
-    part = read_json(path, form={"name": str, "shards": {...: SHARD_FORM}})
+    part = read_json(path, schema={"name": str, "shards": {...: SHARD_FORM}})
     for about in part["shards"].values():
         shard = Shard(**about)
         file = folder / shard.file

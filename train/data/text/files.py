@@ -14,8 +14,8 @@ from model.errors import UserError
 from train.data.text import own
 from train.data.text.units import cannot_read, readable
 from train.data.text.walk import Walk, matches, may_be_empty
-from train.files.paths import as_path, is_remote
-from train.files.remote import fetched, read_errors
+from train.files.paths import is_remote, user_path
+from train.files.remote import convert_read_errors, local_copy
 
 STDLIB = "stdlib"
 # Folders of the standard library that hold its tests, or no sources of its own.
@@ -70,15 +70,15 @@ def list_files(text: str) -> Listing:
 
 def _in_store(text: str) -> Listing:
     """The files that a path in a store stands for, copied to this machine; they have the names that they have there."""
-    whole = as_path(text)
+    whole = user_path(text)
     at = next((i for i, part in enumerate(whole.parts) if glob.has_magic(part)), None)
-    with read_errors(whole):
+    with convert_read_errors(whole):
         if at is None or whole.exists():
-            return list_files(str(fetched(whole)))
+            return list_files(str(local_copy(whole)))
     root, pattern = type(whole)(*whole.parts[:at]), list(whole.parts[at:])
     if text.endswith("/"):
         pattern += ["**", "*"]
-    copy = fetched(root, lambda name: matches(name.split("/"), pattern))
+    copy = local_copy(root, lambda name: matches(name.split("/"), pattern))
     return list_files(os.path.join(glob.escape(str(copy)), *pattern))
 
 
