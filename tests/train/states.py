@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from train.checkpoints.store import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flatten
 from train.experiment import Checkpoints
 from train.parallel.mesh import Mesh, make_mesh
 from train.state import Recipe, abstract_state, state_shardings
@@ -41,6 +41,6 @@ def latest(run, experiment, said=None, placed=None):
 
 def assert_same_bits(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
-    for name, value in flat(one).items():
-        assert value.dtype == flat(other)[name].dtype
-        assert np.asarray(value).tobytes() == np.asarray(flat(other)[name]).tobytes(), name
+    for name, value in flatten(one).items():
+        assert value.dtype == flatten(other)[name].dtype
+        assert np.asarray(value).tobytes() == np.asarray(flatten(other)[name]).tobytes(), name

@@ -131,8 +131,8 @@ def earlier(experiment):
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
     parts = partition_params(recipe, everything)
-    without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
-    opt_state = train.checkpoints.store.unflat(state.opt_state, without)
+    without = {name: x for name, x in train.checkpoints.store.flatten(moments).items() if "load_bias" not in name}
+    opt_state = train.checkpoints.store.unflatten(state.opt_state, without)
     return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
 
 

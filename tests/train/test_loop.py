@@ -19,7 +19,7 @@ from model.parameters.maker import Normal
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flatten
 from train.data.config import BestFit, SentencePieceFile, SeparateText
 from train.evaluation.validation import SplitEvaluation
 from train.loop import train
@@ -42,7 +42,7 @@ def parameters(run, step=None):
     placed = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
     with CheckpointStore(run, experiment.checkpoints, silent, read_only=True) as store:
         state = store.restore(step or store.steps()[-1], experiment, placed, abstract_state(recipe))
-    return {name: np.asarray(x).tobytes() for name, x in flat(jax.device_get(state)).items()}
+    return {name: np.asarray(x).tobytes() for name, x in flatten(jax.device_get(state)).items()}
 
 
 def assert_ended_the_same(run, other):

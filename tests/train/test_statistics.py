@@ -12,7 +12,7 @@ from model.layout import ONE_DEVICE
 from model.parameters.specs import named
 from model.transformer import abstract_params, forward
 from tests.train.parallel.test_collectives import KINDS, loop_bodies
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
@@ -73,9 +73,9 @@ def of_layers(experiment, tree):
         first.setdefault(layer, number)
     found = {}
     for name, spec in named(Recipe.of(experiment).specs).items():
-        if name not in flat(tree):
+        if name not in flatten(tree):
             continue
-        array, part = np.asarray(flat(tree)[name], np.float64), name.split(".")[0]
+        array, part = np.asarray(flatten(tree)[name], np.float64), name.split(".")[0]
         if spec.axes[:1] != ("layer",):
             found.setdefault((part, None, spec.role), []).append(array.ravel())
             continue

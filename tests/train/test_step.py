@@ -8,7 +8,7 @@ import pytest
 
 from model.layout import Layout
 from model.transformer import forward
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
@@ -36,8 +36,8 @@ def _start(recipe, seed):
 
 
 def assert_trees_close(one, other, **tolerance):
-    for name, value in flat(one).items():
-        np.testing.assert_allclose(flat(other)[name], value, err_msg=name, **tolerance)
+    for name, value in flatten(one).items():
+        np.testing.assert_allclose(flatten(other)[name], value, err_msg=name, **tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_the_old_state_is_given_away_and_one_program_serves_all_steps(tiny_exper
     for n in range(3):
         old = state
         state, _ = step(state, jax.device_put(random_batch(experiment, n), rows))
-        kept = {name for name, x in flat(old).items() if not x.is_deleted()}
+        kept = {name for name, x in flatten(old).items() if not x.is_deleted()}
         assert kept <= {"opt_state.hyperparams.learning_rate"}  # which the step does not read
     assert step._cache_size() == 1
 
@@ -185,9 +185,9 @@ def test_a_step_keeps_every_shape_and_format(optimizer, dtype, tiny_experiment, 
     after, metrics = jax.eval_shape(
         functools.partial(train_step, experiment, Layout()), before, random_batch(experiment)
     )
-    expected = {name: (x.shape, x.dtype) for name, x in flat(before).items()}
-    assert {name: (x.shape, x.dtype) for name, x in flat(after).items()} == expected
-    assert len(flat(before)) == len(jax.tree.leaves(before))  # no two arrays share a name
+    expected = {name: (x.shape, x.dtype) for name, x in flatten(before).items()}
+    assert {name: (x.shape, x.dtype) for name, x in flatten(after).items()} == expected
+    assert len(flatten(before)) == len(jax.tree.leaves(before))  # no two arrays share a name
     assert {str(metrics[name].dtype) for name in ("loss", "grad_norm", "learning_rate")} == {"float32"}
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from model.layout import ONE_DEVICE
 from model.vocabulary.multi_token import MultiToken
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.optimizers.options import SGD
 from train.parallel.mesh import Mesh, make_mesh
@@ -39,8 +39,8 @@ def make(tiny_experiment):
 
 
 def assert_close(one, other):
-    for name, value in flat(one).items():
-        np.testing.assert_allclose(flat(other)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, value in flatten(one).items():
+        np.testing.assert_allclose(flatten(other)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_the_loss_that_is_reported_and_validated_is_the_main_one(make, random_batch):
@@ -82,5 +82,5 @@ def test_sharded_equals_one_device(make, random_batch):
     expected, metrics = compiled(experiment)(start(experiment), batch)
     state, sharded = compile_train_step(experiment, mesh)(state, batch)
     assert float(sharded["multi_token_loss"]) == pytest.approx(float(metrics["multi_token_loss"]), rel=1e-5)
-    for name, value in flat(expected.params).items():
-        np.testing.assert_allclose(flat(state.params)[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    for name, value in flatten(expected.params).items():
+        np.testing.assert_allclose(flatten(state.params)[name], value, rtol=1e-5, atol=1e-5, err_msg=name)

@@ -27,7 +27,7 @@ from model.parameters.precision import Dtype, Precision
 from model.parameters.specs import named
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flat, unflat
+from train.checkpoints.store import CheckpointStore, flatten, unflatten
 from train.conversion.folder import Folder, Stored, new_folder
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
@@ -141,8 +141,8 @@ def read_params(
     """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
     mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flat(placements(config, mesh, experiment.sharding))
-    leaves = flat(shapes)
+    placed = flatten(placements(config, mesh, experiment.sharding))
+    leaves = flatten(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
     with Progress("reading tensors", len(names)) as progress:
@@ -162,7 +162,7 @@ def read_params(
         (part,) = tensor.parts
         if not np.array_equal(tensor.put_together([np.asarray(params[part.parameter])]).astype(array.dtype), array):
             raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
-    tree: dict[str, Any] = unflat(shapes, params)
+    tree: dict[str, Any] = unflatten(shapes, params)
     return tree
 
 

@@ -15,7 +15,7 @@ from model.families import family_of
 from model.families.family import Family
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.conversion.describing import family_for, values_like
 from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
 from train.conversion.reading import BUFFERS, HEADER
@@ -109,7 +109,7 @@ def _anew(
     values |= {"bos_token_id": tokenizer.begin_of_document}
     write_json(into / "config.json", values)
     tokenizer.save(into)
-    leaves = flat(abstract_params(config))
+    leaves = flatten(abstract_params(config))
     files: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     size = 0
     for name, tensor in family.tensors(config).items():
@@ -142,7 +142,7 @@ def _write(
     stored = {tensor.name for header in headers for tensor in header.tensors}
     tensors, names = family.tensors(config), family.names(config, stored)
     table = {names[name]: tensor for name, tensor in tensors.items()}
-    arrays = flat(params)
+    arrays = flatten(params)
 
     def tensor(stored: Stored) -> np.ndarray:
         if stored.name in buffers:

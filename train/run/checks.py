@@ -52,9 +52,9 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
         return False
     experiments.refuse_differences(experiment, run)
     with CheckpointStore(run, experiment.checkpoints, say=lambda line: None, read_only=True) as store:
-        whole = store.is_whole(last)
-    if whole is not None:
-        return whole
+        intact = store.is_intact(last)
+    if intact is not None:
+        return intact
     try:
         return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
     except UnreadableError:

@@ -8,7 +8,7 @@ from model.config import differences_of_models
 from model.errors import UserError
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flat, unflat
+from train.checkpoints.store import flatten, unflatten
 from train.experiment import Experiment
 from train.files.paths import AnyPath, literal_path
 from train.files.remote import local_copy
@@ -38,10 +38,10 @@ def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
     if experiment.training.init_from is None:
         return None
     source = check_init_from(experiment)
-    arrays = flat(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
+    arrays = flatten(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
     if (source / ORIGIN).is_dir():
         shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
-    for name, like in flat(shapes).items():
+    for name, like in flatten(shapes).items():
         arrays[name] = arrays[name].astype(like.dtype)  # the array in the earlier format is freed
-    return unflat(shapes, arrays)
+    return unflatten(shapes, arrays)

@@ -6,7 +6,7 @@ from model.config import ModelConfig, differences_of_models
 from model.errors import UserError
 from model.options.field_marks import HOW, TRAINING, marked, without
 from train import experiment as experiments
-from train.checkpoints.store import refuse_other_model
+from train.checkpoints.store import check_same_model
 from train.config_file import every_option
 from train.experiment import Experiment
 
@@ -52,12 +52,12 @@ def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, mon
     with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
         experiments.refuse_differences(other, tmp_path)
     with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
-        refuse_other_model(note, other, tmp_path)
+        check_same_model(note, other, tmp_path)
     assert differences_of_models(one.model, other.model)
     field = next(field for field in dataclasses.fields(ModelConfig) if field.name == "final_logit_softcap")
     monkeypatch.setattr(field, "metadata", HOW)
     experiments.refuse_differences(other, tmp_path)
-    refuse_other_model(note, other, tmp_path)
+    check_same_model(note, other, tmp_path)
     assert not differences_of_models(one.model, other.model)
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from model.errors import UserError
 from tests.train.states import abstract, assert_same_bits, at_step, placed_on, store_of
-from train.checkpoints.faults import DamagedError, UnreadableError, cause, explain
-from train.checkpoints.files import RECORD
+from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, diagnose
+from train.checkpoints.files import DIGESTS_FILE
 from train.checkpoints.store import CheckpointStore
 from train.experiment import Checkpoints
 
@@ -72,7 +72,7 @@ def test_a_fault_of_something_else_is_said_and_leaves_all_as_it_is(error, experi
         with pytest.raises(UnreadableError) as caught:
             store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
     told = str(caught.value)
-    assert told.startswith(f"checkpoint 20 in {two / 'checkpoints'} cannot be read: {cause(error)}")
+    assert told.startswith(f"checkpoint 20 in {two / 'checkpoints'} cannot be read: {cause_message(error)}")
     assert told.endswith("; nothing was changed: fix that, then give the same command again")
     assert said == []
     assert contents(two) == before
@@ -108,9 +108,9 @@ def without_permission(monkeypatch, denied, code=errno.EACCES):
 def test_a_file_that_may_not_be_read_is_not_damaged(recorded, code, two, monkeypatch):
     """With or without a record of the files, and for every error of the library."""
     if not recorded:
-        (two / "checkpoints/20" / RECORD).unlink()
+        (two / "checkpoints/20" / DIGESTS_FILE).unlink()
     without_permission(monkeypatch, lambda path: path.endswith("20/params/manifest.ocdbt"), code)
-    told = explain(two / "checkpoints" / "20", ValueError("DATA_LOSS: Error reading local file"))
+    told = diagnose(two / "checkpoints" / "20", ValueError("DATA_LOSS: Error reading local file"))
     assert isinstance(told, UnreadableError)
     assert f"cannot be read: {os.strerror(code)}: {two}/checkpoints/20/params/manifest.ocdbt; nothing" in str(told)
 
@@ -132,14 +132,14 @@ def test_a_file_that_may_not_be_read_is_not_damaged(recorded, code, two, monkeyp
     ids=str,
 )
 def test_without_a_record_the_library_has_to_say_what_it_read(error, damage, two):
-    (two / "checkpoints/20" / RECORD).unlink()
-    told = explain(two / "checkpoints" / "20", error)
+    (two / "checkpoints/20" / DIGESTS_FILE).unlink()
+    told = diagnose(two / "checkpoints" / "20", error)
     assert isinstance(told, DamagedError if damage else UnreadableError)
 
 
 def test_a_checkpoint_that_another_process_has_removed_is_not_damaged(two):
     shutil.rmtree(two / "checkpoints" / "20")
-    told = explain(two / "checkpoints" / "20", FileNotFoundError("File note/metadata not found."))
+    told = diagnose(two / "checkpoints" / "20", FileNotFoundError("File note/metadata not found."))
     assert isinstance(told, UnreadableError)
     assert "cannot be read: another process has removed it;" in str(told)
 
@@ -200,7 +200,7 @@ def broken(after):
 
 LOSSES = {
     "manifest": (lambda folder: (folder / "manifest.ocdbt").unlink(), "has no manifest.ocdbt"),
-    "files": (lambda folder: shutil.rmtree(folder / "ocdbt.process_0"), "the piece "),
+    "files": (lambda folder: shutil.rmtree(folder / "ocdbt.process_0"), "the chunk "),
 }
 
 

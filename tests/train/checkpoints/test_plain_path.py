@@ -46,24 +46,24 @@ def test_letters_of_another_alphabet_are_plain_where_names_are_utf8(monkeypatch)
 
 
 def test_a_plain_folder_is_its_own_way(tmp_path):
-    way = PlainPath(tmp_path)
-    assert way.path == tmp_path
-    assert way.intact()
+    plain = PlainPath(tmp_path)
+    assert plain.path == tmp_path
+    assert plain.is_intact()
 
 
 def test_a_link_leads_to_a_folder_that_comes_later_and_goes_with_its_user(tmp_path):
-    way = PlainPath(tmp_path / "s[1]")
-    link = way.path
+    plain = PlainPath(tmp_path / "s[1]")
+    link = plain.path
     assert is_plain(link)
     assert not link.exists()
     (tmp_path / "s[1]").mkdir()
     (link / "a").write_text("1")
     assert (tmp_path / "s[1]" / "a").read_text() == "1"
-    assert way.named(f"cannot open {link}/a") == f"cannot open {tmp_path}/s[1]/a"
-    assert way.intact()
+    assert plain.restore_paths(f"cannot open {link}/a") == f"cannot open {tmp_path}/s[1]/a"
+    assert plain.is_intact()
     link.unlink()
-    assert not way.intact()
-    del way
+    assert not plain.is_intact()
+    del plain
     gc.collect()
     assert not link.parent.exists()
     assert (tmp_path / "s[1]" / "a").exists()
@@ -125,7 +125,7 @@ def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path)
 def test_a_link_that_was_cleared_away_is_made_again(experiment, first, tmp_path):
     run = tmp_path / "s[1]"
     with store_of(run) as store:
-        store._plain.path.unlink()
+        store._plain_path.path.unlink()
         store.save(experiment, at_step(first, 5), 5, loss=None)
     with store_of(run) as store:
         assert_same_bits(

@@ -16,7 +16,7 @@ from model.errors import UserError
 from model.options.json import to_json
 from tests.train.states import abstract, assert_same_bits, at_step, latest, placed_on, store_of
 from train.checkpoints.checksums import checksums
-from train.checkpoints.store import CheckpointStore, flat, refuse_other_model, unflat
+from train.checkpoints.store import CheckpointStore, check_same_model, flatten, unflatten
 from train.experiment import Checkpoints
 
 # Reads that fail half-way leave coroutines behind in orbax.
@@ -64,7 +64,7 @@ def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
 
 def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_path, monkeypatch):
     """Pieces are needed because arrays that are being written or read are in memory twice."""
-    for name, size in (("FILE", 4096), ("PIECE", 512), ("TOGETHER", 2048)):
+    for name, size in (("FILE_BYTES", 4096), ("CHUNK_BYTES", 512), ("READ_BYTES", 2048)):
         monkeypatch.setattr(train.checkpoints.store, name, size)
     reads, read = [], CheckpointStore._read
     monkeypatch.setattr(
@@ -75,7 +75,7 @@ def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_pa
     written = json.loads((tmp_path / "small/checkpoints/10/params/array_metadatas/process_0").read_text())
     pieces = [4 * np.prod(each["array_metadata"]["chunk_shape"]) for each in written["array_metadatas"]]
     assert max(pieces) <= 512
-    saved = train.checkpoints.store._in_pieces(flat(first.params))
+    saved = train.checkpoints.store._chunked_save(flatten(first.params))
     assert saved.ocdbt_target_data_file_size == 4096
     reads.clear()
     assert_same_bits(latest(tmp_path / "small", experiment), at_step(first, 10))
@@ -259,10 +259,10 @@ def test_options_that_came_since_stand_at_their_defaults(experiment, tmp_path):
     assert stored["model"].pop("layer_scale") is None
     assert stored["model"]["initialization"].pop("scale_residual") is True
     stored["sharding"] = {"type": "Sharding", "embed": ["fsdp"]}  # a table of one vocabulary, as runs before had
-    refuse_other_model({"experiment": stored}, experiment, tmp_path)
+    check_same_model({"experiment": stored}, experiment, tmp_path)
     stored["model"]["initialization"]["scale_residual"] = False
     with pytest.raises(UserError, match="model.initialization.scale_residual: False -> True"):
-        refuse_other_model({"experiment": stored}, experiment, tmp_path)
+        check_same_model({"experiment": stored}, experiment, tmp_path)
 
 
 def test_nothing_is_unpickled(experiment, first, two, monkeypatch):
@@ -334,5 +334,5 @@ def test_a_checksum_does_not_hang_on_the_mesh(experiment, first):
 
 
 def test_unflat_is_the_inverse_of_flat(first):
-    assert_same_bits(unflat(first, flat(first)), first)
-    assert "params.blocks.ffn.down" in flat(first)
+    assert_same_bits(unflatten(first, flatten(first)), first)
+    assert "params.blocks.ffn.down" in flatten(first)

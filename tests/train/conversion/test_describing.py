@@ -12,7 +12,7 @@ from model.families.sizes import SIZES
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.norms import RMSNorm
 from tests.train.conversion.folders import FIXTURES, trained_here, values_of
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.conversion.describing import values_like
 from train.conversion.folder import INDEX
 from train.conversion.reading import read_published
@@ -62,9 +62,9 @@ def test_a_run_that_was_trained_here_like_a_config_json(family, stored_as, lengt
     back = load_params(tmp_path / "back")
     assert differences_of_models(back.experiment.model, config) == []
     assert back.experiment.model.precision == config.precision
-    for name, x in flat(params).items():
-        assert flat(back.params)[name].dtype == x.dtype
-        np.testing.assert_array_equal(flat(back.params)[name], x)
+    for name, x in flatten(params).items():
+        assert flatten(back.params)[name].dtype == x.dtype
+        np.testing.assert_array_equal(flatten(back.params)[name], x)
 
 
 def test_another_model_than_the_one_described_is_refused_field_by_field(tmp_path):

@@ -14,7 +14,7 @@ from model.errors import UserError
 from model.options.annotations import fields_of
 from model.options.tree import check
 from model.parameters.specs import Spec
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.optimizers.options import (
     SGD,
     Adafactor,
@@ -89,7 +89,7 @@ def each(rule, decay=0.0):
 
 
 def assert_same(params, expected, rtol=2e-5):
-    for name, value in flat(params).items():
+    for name, value in flatten(params).items():
         np.testing.assert_allclose(value, expected[name], rtol=rtol, atol=rtol, err_msg=name)
 
 
@@ -192,8 +192,8 @@ def test_muon():
 
 def test_muon_updates_are_orthogonal_layer_by_layer():
     start = {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    end = flat(run(Muon(rms=1.0), start)[0])
-    first = flat(run(Muon(rms=1.0), start, [*[dict.fromkeys(SHAPES, 0.0) | start for _ in RATES[:-1]], GRADS[0]])[0])
+    end = flatten(run(Muon(rms=1.0), start)[0])
+    first = flatten(run(Muon(rms=1.0), start, [*[dict.fromkeys(SHAPES, 0.0) | start for _ in RATES[:-1]], GRADS[0]])[0])
     assert not np.allclose(end["blocks.ffn.up"], 0)
     for layer in np.asarray(first["blocks.ffn.up"]) / (RATES[-1] * np.sqrt(6)):
         singular = np.linalg.svd(layer, compute_uv=False)
@@ -201,7 +201,7 @@ def test_muon_updates_are_orthogonal_layer_by_layer():
         assert singular.max() < 1.3
     # The same matrix in both layers gets the same update: layers are not mixed.
     twice = {name: np.stack([g[0], g[0]]) if name.startswith("blocks") else g for name, g in GRADS[0].items()}
-    both = flat(run(Muon(), start, [twice] * len(RATES))[0])["blocks.mixer.output"]
+    both = flatten(run(Muon(), start, [twice] * len(RATES))[0])["blocks.mixer.output"]
     np.testing.assert_allclose(both[0], both[1], rtol=1e-5)
 
 
@@ -271,7 +271,7 @@ def test_every_field_is_live(cls, field):
 
 
 def decayed_by(**fields):
-    return {name for name, decays in flat(decay_mask(AdamW(**fields), nested(SPECS))).items() if decays}
+    return {name for name, decays in flatten(decay_mask(AdamW(**fields), nested(SPECS))).items() if decays}
 
 
 def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
@@ -307,7 +307,7 @@ def test_decay_shrinks_what_the_mask_names_and_nothing_else(cls):
     still = [{name: np.zeros(shape) for name, shape in SHAPES.items()}] * len(RATES)
     params, _ = run(cls(weight_decay=0.5), grads=still)
     shrunk = np.prod([1 - 0.5 * rate for rate in RATES])
-    for name, value in flat(params).items():
+    for name, value in flatten(params).items():
         if name not in DECAYED:
             np.testing.assert_allclose(value, START[name], rtol=1e-6)
         elif cls is ScheduleFreeAdamW:

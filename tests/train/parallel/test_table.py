@@ -8,7 +8,7 @@ from model.layout import AxisSharding
 from model.options.assignments import override
 from model.options.tree import check
 from model.transformer import abstract_params, init, logical_axes
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import (
     ActivationAxes,
@@ -99,7 +99,7 @@ def test_values_without_sense_are_refused(option, words):
 def test_optimizer_state_that_mirrors_no_parameter_is_replicated(experiment):
     mesh = make_mesh(Mesh(fsdp=8))
     placed = state_shardings(Recipe.of(experiment), mesh, Sharding())
-    spec = {name: s.spec for name, s in flat(placed.opt_state).items()}
+    spec = {name: s.spec for name, s in flatten(placed.opt_state).items()}
     assert all(s == replicated(mesh).spec for name, s in spec.items() if name.endswith(("count", "rate")))
     assert sum("fsdp" in str(s) for s in spec.values()) == 2 * len(jax.tree.leaves(placed.params))  # both moments
 
