@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
 
-from train.process.stop import STOPS, Stop
+from train.process.stop import STOP_SIGNALS, Stop
 
 EXIT_PREEMPTED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again and it continues
 
@@ -93,7 +93,7 @@ def ends_politely() -> Iterator[None]:
         raise _interruption(number)
 
     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    with handled((number for number in STOPS if not (ignored and number == signal.SIGINT)), stop):
+    with handled((number for number in STOP_SIGNALS if not (ignored and number == signal.SIGINT)), stop):
         yield
 
 
@@ -121,7 +121,7 @@ def _send_again(number: int) -> None:
 
 
 class StopRequest(Stop):
-    """A context manager that watches for the signals of `STOPS`.
+    """A context manager that watches for the signals of `STOP_SIGNALS`.
 
     Attributes:
       requested: the name of the last signal that came; None before any.
@@ -134,7 +134,7 @@ class StopRequest(Stop):
 
     def __enter__(self) -> "StopRequest":
         """Starts to watch, as `handled` does."""
-        self._handled.enter_context(handled(STOPS, self._note))
+        self._handled.enter_context(handled(STOP_SIGNALS, self._note))
         return self
 
     def __exit__(self, *exception: object) -> None:

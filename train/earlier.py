@@ -6,7 +6,8 @@ its sublayers, not under `residual`, and in `Except` None meant "same". The shar
 parameters and activations. The z-loss was an option of training, not of the objective.
 
 Every mixer was called `attention` (format 2 of checkpoints), recurrent mixers too: the field, its parameters, those of
-the residual stream around it, and two taps. `init_from` was called `start_from`.
+the residual stream around it, and two taps. `init_from` was called `start_from`. The optimizers' `decay_also` and
+`decay_never` were called `decayed` and `spared`.
 """
 
 import re
@@ -23,6 +24,10 @@ MOVED = {
     "Training.start_from": "training.init_from",
     "Training.z_loss": "objective.z_loss",
 }
+# Fields of every optimizer.
+_DECAY = {"decayed": "decay_also", "spared": "decay_never"}
+_OPTIMIZERS = ("AdamW", "Adafactor", "Lion", "Muon", "SGD", "ScheduleFreeAdamW")
+MOVED |= {f"{name}.{old}": f"optimizer.{now}" for name in _OPTIMIZERS for old, now in _DECAY.items()}
 # The parameters of a layer that are under `residual` now and were beside its sublayers.
 _OF_RESIDUAL = r"((?:attention|ffn)_(?:norm|output_norm|gain)\b)"
 _OF_MIXERS = ((r"\.mixer\.", ".attention."), (r"\.residual\.mixer_", ".residual.attention_"))
@@ -82,8 +87,9 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(model.get("remat"), Mapping) and isinstance(taps := model["remat"].get("taps"), list | tuple):
         model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
     current["model"] = model
-    if isinstance(optimizer := stored.get("optimizer"), Mapping) and "spared" in optimizer:
-        current["optimizer"] = {**optimizer, "spared": _patterns_of_mixers(optimizer["spared"])}
+    if isinstance(optimizer := stored.get("optimizer"), Mapping):
+        patterns = {name: _patterns_of_mixers(optimizer[name]) for name in _DECAY.values() if name in optimizer}
+        current["optimizer"] = {**optimizer, **patterns}
     return current
 
 
@@ -115,13 +121,13 @@ def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:
 def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     """The JSON of an optimizer with weight decay by roles instead of name patterns."""
     if "no_decay" not in optimizer:
-        return dict(optimizer)
+        return dict(_renamed(optimizer, _DECAY))
     patterns = optimizer["no_decay"]
-    decayed = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
-    spared = [re.sub(rf"\.{_OF_RESIDUAL}", r".residual.\1", p) for p in patterns]
-    spared = [pattern for pattern in spared if pattern not in NO_DECAY]
+    decay_also = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
+    decay_never = [re.sub(rf"\.{_OF_RESIDUAL}", r".residual.\1", p) for p in patterns]
+    decay_never = [pattern for pattern in decay_never if pattern not in NO_DECAY]
     kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
-    return kept | {"decayed": decayed, "spared": spared}
+    return kept | {"decay_also": decay_also, "decay_never": decay_never}
 
 
 def _differing(exception: Any) -> Any:

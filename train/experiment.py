@@ -19,7 +19,7 @@ from train.files.files import read_json, write_json
 from train.files.paths import IS_PATH, AnyPath, expand_paths
 from train.files.remote import convert_read_errors
 from train.objectives.next_token import NextToken
-from train.optimizers.frozen import Frozen, frozen_in
+from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
@@ -215,12 +215,12 @@ class Experiment:
     def _problems_of_parameters(self) -> Iterator[tuple[str, str]]:
         """Yields the problems of `frozen` and weight decay that name parameters which the model does not have."""
         frozen, optimizer = self.training.frozen, self.optimizer
-        said = frozen.roles or frozen.parts or optimizer.decayed or optimizer.spared
-        if not said or find_problems(self.model):
+        named = frozen.roles or frozen.parts or optimizer.decay_also or optimizer.decay_never
+        if not named or find_problems(self.model):
             return
         known = specs(self.model)
         yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
-        known = frozen_in(known, frozen)
+        known = mark_frozen(known, frozen)
         yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
 
 

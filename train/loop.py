@@ -23,11 +23,11 @@ from train.files.paths import AnyPath, absolute, expand_paths
 from train.files.spool import open_spool
 from train.generation.texts import check_prompts
 from train.hooks.evaluations import evaluations
-from train.hooks.interface import HookMaker, Moment, Say, Session, made
+from train.hooks.interface import HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
-from train.hooks.samples import Samples
-from train.hooks.saves import Saves
-from train.hooks.statistics import StatisticsOfLayers
+from train.hooks.samples import SamplesHook
+from train.hooks.saves import SavesHook
+from train.hooks.statistics import StatisticsHook
 from train.optimizers import rounding
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -142,9 +142,9 @@ class _Trainer:
         self.layout = layout_of(self.mesh, experiment.sharding)
         self.rows = self.layout.placement(("batch", "sequence"))
         self.recipe = Recipe.of(experiment)
-        self.placed = state_shardings(self.recipe, self.mesh, experiment.sharding)
+        self.shardings = state_shardings(self.recipe, self.mesh, experiment.sharding)
         self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
-        self.measuring: StepFn | None = None
+        self.statistics_step_fn: StepFn | None = None
         self.isolated = feed.isolated(experiment.data, experiment.model)
         fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.isolated else ())
         self.batches = Batches(dataset, experiment.data, "train", fields)
@@ -164,11 +164,15 @@ class _Trainer:
             )
             session = self._session()
             self.log = Log(session, self.batches, self.clock)
-            self.hooks = [*evaluations(session), *self._others(session), *(made(make, session) for make in makers)]
+            self.hooks = [
+                *evaluations(session),
+                *self._optional_hooks(session),
+                *(make_hook(make, session) for make in makers),
+            ]
             self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
             state = self._start()
             step = int(state.step)
-            self.saves = Saves(session, self.store, step)
+            self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
             for line in rounding.warnings(self.experiment, state.params, state.opt_state):
                 self.say(line)
@@ -196,12 +200,12 @@ class _Trainer:
             say=self.say,
         )
 
-    def _others(self, session: Session) -> Iterator[Samples | StatisticsOfLayers]:
+    def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
         """The optional hooks of an experiment."""
         if self.experiment.samples.prompts:
-            yield Samples(session)
+            yield SamplesHook(session)
         if self.experiment.statistics is not None:
-            yield StatisticsOfLayers(session, self.experiment.statistics.every)
+            yield StatisticsHook(session, self.experiment.statistics.every)
 
     def _require_saved(self, step: int) -> None:
         """Raises UserError when the session ends at a step whose checkpoint could not be written."""
@@ -214,14 +218,14 @@ class _Trainer:
 
     def _start(self) -> TrainState:
         """The state of the newest undamaged checkpoint, or the initial state; rewinds the metric files to its step."""
-        state = self.store.restore_latest(self.experiment, self.placed, abstract_state(self.recipe))
+        state = self.store.restore_latest(self.experiment, self.shardings, abstract_state(self.recipe))
         if state is None:
             if self.metrics.set_aside():
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
             params = initial_params(self.experiment, self.folder)
-            return init_sharded(self.recipe, self.experiment.training.seed, self.placed, params)
+            return init_sharded(self.recipe, self.experiment.training.seed, self.shardings, params)
         step = int(state.step)
         self.metrics.truncate(step)
         lines = read_metrics(self.folder)
@@ -236,7 +240,7 @@ class _Trainer:
         num_steps = self.experiment.training.num_steps
         batches = self._batches(step)
         self.log.start(step, self.progress)
-        moment = None
+        info = None
         while step < self.last_step and stop.requested is None:
             with self.clock.waiting():
                 batch = next(batches)
@@ -244,13 +248,13 @@ class _Trainer:
             state, scalars = self._step_fn(step, state, batch)(state, batch)
             self.log.dispatched(step, scalars)
             self.store.poll()
-            moment = Moment(step=step, last=step == num_steps, state=state, scalars=scalars)
-            if any(hook.due(moment) for hook in self.hooks):
-                self._pause(moment)
+            info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
+            if any(hook.due(info) for hook in self.hooks):
+                self._call_hooks(info)
         self.log.catch_up()
         self.log.time(step)
-        if moment is not None and self.saves.saved != step:
-            self.saves(moment)
+        if info is not None and self.saves.saved != step:
+            self.saves(info)
         if step >= num_steps:
             return Outcome("finished", step)
         if stop.requested is None:
@@ -265,19 +269,21 @@ class _Trainer:
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""
-        asked = self.experiment.statistics
-        if asked is None or not asked.is_due(step, self.experiment.training.num_steps):
+        statistics = self.experiment.statistics
+        if statistics is None or not statistics.is_due(step, self.experiment.training.num_steps):
             return self.step_fn
-        if self.measuring is None:
+        if self.statistics_step_fn is None:
             self.log.catch_up()
             with self.clock.paused(), self.progress.paused():
-                self.measuring = compile_train_step(self.experiment, self.mesh, asked).lower(state, batch).compile()
-        return self.measuring
+                self.statistics_step_fn = (
+                    compile_train_step(self.experiment, self.mesh, statistics).lower(state, batch).compile()
+                )
+        return self.statistics_step_fn
 
-    def _pause(self, moment: Moment) -> None:
+    def _call_hooks(self, info: StepInfo) -> None:
         """Calls the due hooks after the step has ended and its line is written."""
         self.log.catch_up()
         with self.clock.paused(), self.progress.paused():
             for hook in self.hooks:
-                if hook.due(moment):
-                    hook(moment)
+                if hook.due(info):
+                    hook(info)

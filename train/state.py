@@ -15,7 +15,7 @@ from model.transformer import Params, abstract_params, init, logical_axes
 from model.transformer import specs as specs_of_model
 from train.experiment import Experiment
 from train.optimizers import options as optimizers
-from train.optimizers.frozen import Frozen, frozen_in
+from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard, GuardState, new_guard_state
 from train.parallel.table import Sharding, like_params, param_shardings, replicated
 
@@ -45,7 +45,7 @@ class Recipe:
     @functools.cached_property
     def specs(self) -> Any:
         """The specs of all parameters (model/parameters/specs.py), with the frozen ones marked."""
-        return frozen_in(specs_of_model(self.model), self.frozen)
+        return mark_frozen(specs_of_model(self.model), self.frozen)
 
 
 @struct.dataclass
@@ -130,8 +130,8 @@ def abstract_state(recipe: Recipe) -> TrainState:
 
 def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
     """The sharding of every array of the state: moments are sharded as their parameters, scalars are replicated."""
-    placed = param_shardings(mesh, table, logical_axes(recipe.model), abstract_params(recipe.model))
-    parts, state = partition_params(recipe, placed), abstract_state(recipe)
+    params = param_shardings(mesh, table, logical_axes(recipe.model), abstract_params(recipe.model))
+    parts, state = partition_params(recipe, params), abstract_state(recipe)
     everywhere: Any = replicated(mesh)
     return TrainState(
         step=everywhere,

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from launch.signals import EXIT_PREEMPTED, Stopped, StopRequest, ends_politely
-from train.process.stop import STOPS
+from train.process.stop import STOP_SIGNALS
 
 
 def test_nothing_is_requested_before_a_signal():
@@ -14,7 +14,7 @@ def test_nothing_is_requested_before_a_signal():
         assert stop.requested is None
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted_by_name_and_ends_nothing(number):
     with StopRequest() as stop:
         os.kill(os.getpid(), number)
@@ -36,7 +36,7 @@ def test_a_second_sigterm_does_not():
 
 
 def test_the_signals_are_those_of_terminals_and_schedulers():
-    assert {number.name for number in STOPS} == {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"}
+    assert {number.name for number in STOP_SIGNALS} == {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"}
 
 
 def test_under_nohup_a_terminal_that_closes_is_ignored():
@@ -52,7 +52,7 @@ def test_under_nohup_a_terminal_that_closes_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_what_saves_nothing_is_cut_and_can_put_away_what_it_began(number):
     before = signal.getsignal(number)
     error, words = (KeyboardInterrupt, None) if number == signal.SIGINT else (Stopped, number.name)
@@ -87,7 +87,7 @@ def until_cut(action, *arguments):
     threading.Event().wait(60)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_no_signal_cuts_the_loading_of_a_compiled_module(number):
     loading = Loading("name", number)
     with pytest.raises(KeyboardInterrupt), ends_politely():
@@ -101,7 +101,7 @@ def test_no_signal_cuts_the_loading_of_a_compiled_module(number):
     assert stop.requested == number.name
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_no_signal_is_lost_to_the_garbage_collector(number, capsys):
     with pytest.raises(KeyboardInterrupt), ends_politely():
         until_cut(Collected, number)
@@ -121,7 +121,7 @@ def test_ctrl_c_stays_ignored_where_it_is():
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_work_that_can_be_cut_anywhere_is_cut_at_once(number):
     with StopRequest() as stop:
         with pytest.raises(KeyboardInterrupt), stop.at_once():

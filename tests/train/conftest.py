@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.train.config_files import CONFIG
-from tests.train.states import placed_on
+from tests.train.states import shardings_on
 from train.state import Recipe, init_sharded
 
 
@@ -20,7 +20,7 @@ def experiment(tiny_experiment):
 def first(experiment):
     """A state on the host, its moments and counts filled with noise."""
     recipe = Recipe.of(experiment)
-    state = jax.device_get(init_sharded(recipe, 0, placed_on(experiment)))
+    state = jax.device_get(init_sharded(recipe, 0, shardings_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):

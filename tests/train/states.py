@@ -11,18 +11,18 @@ from train.parallel.mesh import Mesh, make_mesh
 from train.state import Recipe, abstract_state, state_shardings
 
 
-def placed_on(experiment, devices=1, **axes):
+def shardings_on(experiment, devices=1, **axes):
     """The placements of a state on a mesh of so many devices."""
     mesh = make_mesh(Mesh(**axes), jax.devices()[:devices])
     return state_shardings(Recipe.of(experiment), mesh, experiment.sharding)
 
 
-def at_step(state, step, placed=None):
+def at_step(state, step, shardings=None):
     """The state as that of a step, every number moved, on the devices."""
     parts = {name: getattr(state, name) for name in ("params", "untrained", "opt_state")}
     moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), parts)
     numbered = dataclasses.replace(state, step=np.int32(step), **moved)
-    return jax.device_put(numbered, placed if placed is not None else jax.devices()[0])
+    return jax.device_put(numbered, shardings if shardings is not None else jax.devices()[0])
 
 
 def store_of(run, said=None, **options):
@@ -34,9 +34,9 @@ def abstract(experiment):
     return abstract_state(Recipe.of(experiment))
 
 
-def latest(run, experiment, said=None, placed=None):
+def latest(run, experiment, said=None, shardings=None):
     with store_of(run, said) as store:
-        return store.restore_latest(experiment, placed or placed_on(experiment), abstract(experiment))
+        return store.restore_latest(experiment, shardings or shardings_on(experiment), abstract(experiment))
 
 
 def assert_same_bits(one, other):

@@ -14,7 +14,7 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.parameters.specs import named
 from model.transformer import specs
-from tests.train.states import latest, placed_on
+from tests.train.states import latest, shardings_on
 from train import schedules
 from train.checkpoints.store import flatten
 from train.loop import train
@@ -157,15 +157,20 @@ def test_load_biases_of_frozen_layers_still_move(tiny_experiment, random_batch):
 
 
 def test_decay_leaves_them_alone_and_may_not_name_them(tiny_experiment, random_batch):
-    for optimizer in (AdamW(weight_decay=0.5, decayed=("scale",)), Lion(weight_decay=0.5), Adafactor(weight_decay=0.5)):
+    for optimizer in (
+        AdamW(weight_decay=0.5, decay_also=("scale",)),
+        Lion(weight_decay=0.5),
+        Adafactor(weight_decay=0.5),
+    ):
         experiment = tiny_experiment(training__frozen=Frozen(roles=("scale",)), optimizer=optimizer)
         state, _ = after(experiment, 2, random_batch)
         assert {float(x) for scale in jax.tree.leaves(state.frozen) for x in np.ravel(scale)} == {1.0}
     with pytest.raises(
-        UserError, match=r"optimizer.decayed: 'final_norm.scale' is not a role, and no trained parameter"
+        UserError, match=r"optimizer.decay_also: 'final_norm.scale' is not a role, and no trained parameter"
     ):
         tiny_experiment(
-            training__frozen=Frozen(roles=("scale",)), optimizer=AdamW(weight_decay=0.5, decayed=("final_norm.scale",))
+            training__frozen=Frozen(roles=("scale",)),
+            optimizer=AdamW(weight_decay=0.5, decay_also=("final_norm.scale",)),
         )
 
 
@@ -275,8 +280,8 @@ def test_the_table_and_the_report_say_which(frozen_run):
 
 def test_frozen_parameters_lie_where_the_table_says(tiny_experiment):
     experiment = tiny_experiment(training__frozen=FROZEN)
-    placed = placed_on(experiment, devices=4, fsdp=4)
+    shardings = shardings_on(experiment, devices=4, fsdp=4)
     assert (
-        placed.frozen["embedding"]["table"].spec
-        == placed_on(tiny_experiment(), devices=4, fsdp=4).params["embedding"]["table"].spec
+        shardings.frozen["embedding"]["table"].spec
+        == shardings_on(tiny_experiment(), devices=4, fsdp=4).params["embedding"]["table"].spec
     )

@@ -39,9 +39,9 @@ def parameters(run, step=None):
     """The bytes of every array of the state of a run's checkpoint, by name."""
     experiment = experiments.load(run)
     recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
+    shardings = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
     with CheckpointStore(run, experiment.checkpoints, silent, read_only=True) as store:
-        state = store.restore(step or store.steps()[-1], experiment, placed, abstract_state(recipe))
+        state = store.restore(step or store.steps()[-1], experiment, shardings, abstract_state(recipe))
     return {name: np.asarray(x).tobytes() for name, x in flatten(jax.device_get(state)).items()}
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.transformer import init
-from tests.train.states import placed_on
+from tests.train.states import shardings_on
 from train.optimizers.frozen import Frozen
 from train.state import (
     Recipe,
@@ -70,9 +70,9 @@ def test_shapes_are_known_without_an_array(recipe):
 def test_on_a_mesh_it_is_the_same_state_in_shards(tiny_experiment):
     experiment = tiny_experiment()
     recipe = Recipe.of(experiment)
-    placed = placed_on(experiment, devices=4, fsdp=4)
-    state = init_sharded(recipe, 3, placed)
-    assert jax.tree.map(lambda x: x.sharding, state) == placed
+    shardings = shardings_on(experiment, devices=4, fsdp=4)
+    state = init_sharded(recipe, 3, shardings)
+    assert jax.tree.map(lambda x: x.sharding, state) == shardings
     assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.params))
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # noqa: E731, a compiler may fuse the scaling
     jax.tree.map(close, state, new_state(recipe, 3))

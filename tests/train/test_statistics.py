@@ -18,7 +18,7 @@ from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
 from train.parallel.mesh import make_mesh
 from train.state import Recipe, abstract_state, new_state
-from train.statistics import Statistics, by_name, rows
+from train.statistics import Statistics, by_name, statistics_rows
 from train.step import compile_train_step, train_step
 
 # Layers of one kind; of two kinds in turn, which makes two stacks; with a module for tokens further on.
@@ -35,7 +35,7 @@ MODELS = {
 
 @functools.cache
 def compiled(experiment, asked=None):
-    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE, asked=asked))
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE, statistics=asked))
 
 
 def lines_of(experiment, state, batch):
@@ -43,7 +43,7 @@ def lines_of(experiment, state, batch):
     after, metrics = compiled(experiment, experiment.statistics)(state, batch)
     recipe = Recipe.of(experiment)
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
-    lines = list(rows(experiment.model, named(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
+    lines = list(statistics_rows(experiment.model, named(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
     return {(line["part"], line["layer"], line["role"]): line for line in lines}, after
 
 
@@ -180,7 +180,7 @@ def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
     sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
     with pytest.raises(ValueError, match="zip"):
-        list(rows(experiment.model, named(Recipe.of(experiment).specs), sizes, sums))
+        list(statistics_rows(experiment.model, named(Recipe.of(experiment).specs), sizes, sums))
 
 
 def test_a_period_without_sense_is_refused(make):

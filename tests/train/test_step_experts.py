@@ -128,7 +128,7 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
 
 @pytest.mark.parametrize(
     "optimizer",
-    [AdamW(weight_decay=0.5, decayed=("*",)), Muon(weight_decay=0.5, decayed=("*",)), ScheduleFreeAdamW()],
+    [AdamW(weight_decay=0.5, decay_also=("*",)), Muon(weight_decay=0.5, decay_also=("*",)), ScheduleFreeAdamW()],
     ids=lambda option: type(option).__name__,
 )
 def test_a_load_bias_is_moved_by_the_load_alone(optimizer, make, random_batch):

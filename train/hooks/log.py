@@ -40,8 +40,8 @@ class Log:
         """Args: the session, its batches, its clock."""
         experiment = session.experiment
         self.every, self._last = experiment.logging.every, experiment.training.num_steps
-        self._patience = experiment.training.guard.max_consecutive
-        self._places = experiment.data.batch_size * experiment.data.sequence_length
+        self._max_skipped = experiment.training.guard.max_consecutive
+        self._positions_per_step = experiment.data.batch_size * experiment.data.sequence_length
         self._session, self._batches, self._clock = session, batches, clock
         self._progress: Progress | None = None
         self._waiting: collections.deque[_Dispatched] = collections.deque()
@@ -63,7 +63,7 @@ class Log:
         before = len(self._waiting)
         numbers = {name: x for name, x in scalars.items() if not isinstance(x, dict)}  # the rest is for hooks
         self._waiting.append(_Dispatched(step, numbers, self._clock.watch(scalars)))
-        if before and (self._has_line(step - 1) or self._clock.compiling or before >= self._patience):
+        if before and (self._has_line(step - 1) or self._clock.compiling or before >= self._max_skipped):
             self._fetch(before)
         if len(self._waiting) > IN_FLIGHT:
             behind = self._waiting[-1 - IN_FLIGHT]
@@ -101,7 +101,7 @@ class Log:
         tokens, consecutive = int(scalars.pop("tokens")), int(scalars.pop("consecutive"))
         if step == 1:
             self._session.say(f"first step {ended - PROCESS_START:.1f} s after the command")
-        if consecutive >= self._patience:
+        if consecutive >= self._max_skipped:
             raise UserError(
                 f"steps {step - consecutive + 1} to {step} were all skipped: loss or gradient norm not finite, or an "
                 f"outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower "
@@ -112,7 +112,7 @@ class Log:
         assert self._progress is not None
         self._progress.update(step, loss=float(scalars["loss"]))
         if self._has_line(step):
-            padding = 1 - tokens / self._places
+            padding = 1 - tokens / self._positions_per_step
             self._session.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
         if self._has_line(step) or self._clock.compiling:
             self.time(step)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 # The signals that ask a command to end; see launch/signals.py.
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-STOPS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 
 
 class Stop:

@@ -136,19 +136,19 @@ def load_params(
     experiment = experiments.load(run)
     fitted = _fitted(run, experiment, mesh, sharding)
     recipe = Recipe.of(experiment)
-    placed, abstract = state_shardings(recipe, fitted.mesh, fitted.table), abstract_state(recipe)
+    shardings, abstract = state_shardings(recipe, fitted.mesh, fitted.table), abstract_state(recipe)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # it computes the parameters to evaluate from its state
-        placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
+        shardings, abstract = (dataclasses.replace(state, opt_state={}) for state in (shardings, abstract))
     with (
         convert_read_errors(run),
         CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store,
     ):
         if which == "latest":
-            state = store.restore_latest(experiment, placed, abstract)
+            state = store.restore_latest(experiment, shardings, abstract)
             if state is None:
                 raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
         else:
-            state = store.restore(_step(store, run, which), experiment, placed, abstract)
+            state = store.restore(_step(store, run, which), experiment, shardings, abstract)
     params = evaluation_params(experiment.optimizer, state)
     return LoadedParams(experiment, params, fitted.mesh, fitted.layout, int(state.step))
 

@@ -51,15 +51,19 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
     """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of trained parameters."""
     recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, mesh, experiment.sharding)
+    shardings = state_shardings(recipe, mesh, experiment.sharding)
 
-    def held(x: jax.ShapeDtypeStruct, s: jax.sharding.NamedSharding) -> int:
+    def device_bytes(x: jax.ShapeDtypeStruct, s: jax.sharding.NamedSharding) -> int:
         return math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
 
     state = abstract_state(recipe)
     trained, params, everything = (
-        sum(jax.tree.leaves(jax.tree.map(held, tree, placements)))
-        for tree, placements in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
+        sum(jax.tree.leaves(jax.tree.map(device_bytes, tree, placements)))
+        for tree, placements in (
+            (state.params, shardings.params),
+            (state.all_params, shardings.all_params),
+            (state, shardings),
+        )
     )
     return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 

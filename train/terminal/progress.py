@@ -86,7 +86,7 @@ class Progress:
         began = time.monotonic()
         yield
         away = time.monotonic() - began
-        self._history = collections.deque((moment + away, done) for moment, done in self._history)
+        self._history = collections.deque((when + away, done) for when, done in self._history)
 
     def close(self) -> None:
         """Leaves the last state on the screen. A second call does nothing."""

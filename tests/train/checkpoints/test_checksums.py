@@ -51,15 +51,15 @@ def test_they_take_little_memory(shape):
 )
 def test_only_sums_go_from_one_device_to_another(shape, spec):
     mesh = jax.make_mesh((8,), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
-    placed = NamedSharding(mesh, PartitionSpec(*spec))
+    shardings = NamedSharding(mesh, PartitionSpec(*spec))
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    cut = split_short_axis(shape, placed.shard_shape(shape))
+    cut = split_short_axis(shape, shardings.shard_shape(shape))
     assert cut[1]
     text = (
-        checksums_on_devices.lower({"x": jax.ShapeDtypeStruct(shape, x.dtype, sharding=placed)}, (cut,))
+        checksums_on_devices.lower({"x": jax.ShapeDtypeStruct(shape, x.dtype, sharding=shardings)}, (cut,))
         .compile()
         .as_text()
     )
     assert "all-gather" not in text
     assert "u32[] all-reduce" in text.replace("u32[]{} all-reduce", "u32[] all-reduce")
-    assert checksums({"x": jax.device_put(x, placed)}) == checksums({"x": x})
+    assert checksums({"x": jax.device_put(x, shardings)}) == checksums({"x": x})

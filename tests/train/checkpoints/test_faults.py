@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from model.errors import UserError
-from tests.train.states import abstract, assert_same_bits, at_step, placed_on, store_of
+from tests.train.states import abstract, assert_same_bits, at_step, shardings_on, store_of
 from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, diagnose
 from train.checkpoints.files import DIGESTS_FILE
 from train.checkpoints.store import CheckpointStore
@@ -70,7 +70,7 @@ def test_a_fault_of_something_else_is_said_and_leaves_all_as_it_is(error, experi
 
         monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
         with pytest.raises(UnreadableError) as caught:
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+            store.restore_latest(experiment, shardings_on(experiment), abstract(experiment))
     told = str(caught.value)
     assert told.startswith(f"checkpoint 20 in {two / 'checkpoints'} cannot be read: {cause_message(error)}")
     assert told.endswith("; nothing was changed: fix that, then give the same command again")
@@ -78,7 +78,7 @@ def test_a_fault_of_something_else_is_said_and_leaves_all_as_it_is(error, experi
     assert contents(two) == before
     monkeypatch.undo()
     with store_of(two, said) as store:
-        assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 20
+        assert int(store.restore_latest(experiment, shardings_on(experiment), abstract(experiment)).step) == 20
 
 
 def test_too_little_memory_on_a_device_is_left_to_the_commands(experiment, two, monkeypatch):
@@ -88,7 +88,7 @@ def test_too_little_memory_on_a_device_is_left_to_the_commands(experiment, two, 
     with store_of(two) as store:
         monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
         with pytest.raises(jax.errors.JaxRuntimeError):
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+            store.restore_latest(experiment, shardings_on(experiment), abstract(experiment))
 
 
 def without_permission(monkeypatch, denied, code=errno.EACCES):
@@ -173,7 +173,7 @@ def test_an_older_one_that_cannot_be_judged_ends_a_training_and_the_search_for_t
     with pytest.raises(UnreadableError, match="checkpoint 10 .* cannot be read: Permission denied: /a/file"):
         CheckpointStore(two, Checkpoints())  # it might remove the best checkpoint
     with CheckpointStore(two, Checkpoints(), read_only=True) as store:
-        assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 20
+        assert int(store.restore_latest(experiment, shardings_on(experiment), abstract(experiment)).step) == 20
         with pytest.raises(UnreadableError, match="checkpoint 10"):
             store.best_step()
 
@@ -224,7 +224,7 @@ def test_a_save_that_cannot_be_read_has_failed_and_costs_no_older_one(loss, expe
         store.finish()
         assert (store.steps(), store.failure, len(said)) == ([30], None, 1)
         assert_same_bits(
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment)), at_step(first, 30)
+            store.restore_latest(experiment, shardings_on(experiment), abstract(experiment)), at_step(first, 30)
         )
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["30"]
 

@@ -7,7 +7,7 @@ import tempfile
 import pytest
 
 from model.errors import UserError
-from tests.train.states import abstract, assert_same_bits, at_step, placed_on, store_of
+from tests.train.states import abstract, assert_same_bits, at_step, shardings_on, store_of
 from train.checkpoints.plain_path import PlainPath, is_plain
 from train.loop import train
 from train.run.loaded import load_run
@@ -116,7 +116,7 @@ def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path)
     with store_of(run, said) as store:
         assert store.steps() == [5, 10]
         for step in (5, 10):
-            restored = store.restore(step, experiment, placed_on(experiment), abstract(experiment))
+            restored = store.restore(step, experiment, shardings_on(experiment), abstract(experiment))
             assert_same_bits(restored, at_step(first, step))
     assert said == []
     assert set(os.listdir(os.fsencode(tmp_path))) == before
@@ -129,7 +129,7 @@ def test_a_link_that_was_cleared_away_is_made_again(experiment, first, tmp_path)
         store.save(experiment, at_step(first, 5), 5, loss=None)
     with store_of(run) as store:
         assert_same_bits(
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment)), at_step(first, 5)
+            store.restore_latest(experiment, shardings_on(experiment), abstract(experiment)), at_step(first, 5)
         )
 
 
@@ -140,7 +140,7 @@ def test_a_message_has_the_path_that_was_given(experiment, first, tmp_path):
     (tmp_path / "s[1]/checkpoints/5/files.json").unlink()
     (tmp_path / "s[1]/checkpoints/5/params/manifest.ocdbt").write_bytes(b"")
     with store_of(tmp_path / "s[1]", said) as store, pytest.raises(UserError):
-        store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+        store.restore_latest(experiment, shardings_on(experiment), abstract(experiment))
     assert '/s[1]/checkpoints/5/params/manifest.ocdbt": Error decoding manifest: Encoded length' in said[0]
     assert "tensorstore_spec" not in said[0]
     assert "cairn-" not in said[0]

@@ -14,7 +14,7 @@ import pytest
 import train.checkpoints.store
 from model.errors import UserError
 from model.options.json import to_json
-from tests.train.states import abstract, assert_same_bits, at_step, latest, placed_on, store_of
+from tests.train.states import abstract, assert_same_bits, at_step, latest, shardings_on, store_of
 from train.checkpoints.checksums import checksums
 from train.checkpoints.store import CheckpointStore, check_same_model, flatten, unflatten
 from train.experiment import Checkpoints
@@ -51,14 +51,16 @@ def test_the_latest_comes_back_bit_for_bit(experiment, first, two):
 def test_a_named_step_comes_back(experiment, first, two):
     with CheckpointStore(two, Checkpoints(), read_only=True) as store:
         assert store.steps() == [10, 20]
-        assert_same_bits(store.restore(10, experiment, placed_on(experiment), abstract(experiment)), at_step(first, 10))
+        assert_same_bits(
+            store.restore(10, experiment, shardings_on(experiment), abstract(experiment)), at_step(first, 10)
+        )
 
 
 def test_a_state_without_its_optimizer_comes_back(experiment, first, two):
-    placed, wanted = (dataclasses.replace(x, opt_state={}) for x in (placed_on(experiment), abstract(experiment)))
+    shardings, wanted = (dataclasses.replace(x, opt_state={}) for x in (shardings_on(experiment), abstract(experiment)))
     with store_of(two) as store:
         assert_same_bits(
-            store.restore(10, experiment, placed, wanted), dataclasses.replace(at_step(first, 10), opt_state={})
+            store.restore(10, experiment, shardings, wanted), dataclasses.replace(at_step(first, 10), opt_state={})
         )
 
 
@@ -84,19 +86,19 @@ def test_arrays_of_many_pieces_in_many_files_come_back(experiment, first, tmp_pa
 
 def test_a_state_of_other_arrays_is_not_taken_for_a_whole_one(experiment, first, two):
     """As after a change of the code: an array is missing, and another is not in the state. Nothing is damaged."""
-    said, wanted, placed = [], abstract(experiment), placed_on(experiment)
-    wanted.params["new"], placed.params["new"] = wanted.step, placed.step
+    said, wanted, shardings = [], abstract(experiment), shardings_on(experiment)
+    wanted.params["new"], shardings.params["new"] = wanted.step, shardings.step
     with (
         store_of(two, said) as store,
         pytest.raises(UserError, match=r"another version of this code \(it has no params"),
     ):
-        store.restore_latest(experiment, placed, wanted)
+        store.restore_latest(experiment, shardings, wanted)
     assert said == []
     assert sorted(path.name for path in (two / "checkpoints").iterdir()) == ["10", "20"]
-    wanted, placed = abstract(experiment), placed_on(experiment)
-    del wanted.params["final_norm"], placed.params["final_norm"]
+    wanted, shardings = abstract(experiment), shardings_on(experiment)
+    del wanted.params["final_norm"], shardings.params["final_norm"]
     with store_of(two) as store, pytest.raises(UserError, match=r"it has params.final_norm.scale, which is no part of"):
-        store.restore(10, experiment, placed, wanted)
+        store.restore(10, experiment, shardings, wanted)
 
 
 def test_what_is_saved_may_be_given_away_at_once(experiment, first, tmp_path):
@@ -122,11 +124,11 @@ def test_what_is_saved_may_be_given_away_at_once(experiment, first, tmp_path):
 )
 def test_it_restores_onto_another_mesh(saved, restored, experiment, first, tmp_path):
     with store_of(tmp_path) as store:
-        store.save(experiment, at_step(first, 10, placed_on(experiment, **saved)), 10, loss=None)
-    placed = placed_on(experiment, **restored)
-    state = latest(tmp_path, experiment, placed=placed)
+        store.save(experiment, at_step(first, 10, shardings_on(experiment, **saved)), 10, loss=None)
+    shardings = shardings_on(experiment, **restored)
+    state = latest(tmp_path, experiment, shardings=shardings)
     assert_same_bits(state, at_step(first, 10))
-    for value, place in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
+    for value, place in zip(jax.tree.leaves(state), jax.tree.leaves(shardings), strict=True):
         assert value.sharding.is_equivalent_to(place, value.ndim)
 
 
@@ -187,7 +189,7 @@ def test_a_missing_item_is_damage(experiment, first, two):
 def test_a_step_that_was_damaged_can_be_saved_again(experiment, first, two):
     truncate(largest(two / "checkpoints" / "20" / "params"))
     with store_of(two) as store:
-        state = store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+        state = store.restore_latest(experiment, shardings_on(experiment), abstract(experiment))
         assert int(state.step) == 10
         store.save(experiment, at_step(first, 20), 20, loss=None)
         store.finish()
@@ -198,7 +200,7 @@ def test_a_step_that_was_damaged_can_be_saved_again(experiment, first, two):
 def test_looking_moves_nothing(experiment, first, two):
     truncate(largest(two / "checkpoints" / "20" / "params"))
     with CheckpointStore(two, Checkpoints(), lambda line: None, read_only=True) as store:
-        assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 10
+        assert int(store.restore_latest(experiment, shardings_on(experiment), abstract(experiment)).step) == 10
     assert (two / "checkpoints" / "20").is_dir()
 
 
@@ -219,7 +221,7 @@ def test_an_old_one_that_was_being_removed_is_no_obstacle(left, experiment, firs
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with store_of(two, keep_last=2, keep_best=1) as store:
         assert_same_bits(
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment)), at_step(first, 20)
+            store.restore_latest(experiment, shardings_on(experiment), abstract(experiment)), at_step(first, 20)
         )
         for step in (30, 40):
             store.save(experiment, at_step(first, step), step, loss=1.0)
@@ -329,7 +331,7 @@ def test_a_save_that_fails_in_the_background_does_not_cost_the_next(experiment, 
 
 
 def test_a_checksum_does_not_hang_on_the_mesh(experiment, first):
-    spread = at_step(first, 3, placed_on(experiment, 8, data=1, fsdp=4, tensor=2))
+    spread = at_step(first, 3, shardings_on(experiment, 8, data=1, fsdp=4, tensor=2))
     assert checksums(spread) == checksums(at_step(first, 3))
 
 

@@ -232,7 +232,7 @@ def test_others_evaluate_what_they_train(option):
     assert evaluation_params(option, state, params) is params
 
 
-# For every field of every optimizer, a value that is not its default; `spared` has an effect only with a decay.
+# For every field of every optimizer, a value that is not its default; `decay_never` has an effect only with a decay.
 OTHER_VALUES = {
     "weight_decay": 0.1,
     "b1": 0.5,
@@ -262,9 +262,9 @@ def end_of(option):
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_every_field_is_live(cls, field):
-    if field in ("spared", "decayed"):
+    if field in ("decay_never", "decay_also"):
         one = cls(weight_decay=0.1)
-        other = dataclasses.replace(one, **{field: ("embedding" if field == "spared" else "scale",)})
+        other = dataclasses.replace(one, **{field: ("embedding" if field == "decay_never" else "scale",)})
     else:
         one, other = cls(), dataclasses.replace(cls(), **{field: OTHER_VALUES[field]})
     assert not np.allclose(end_of(one), end_of(other), rtol=1e-5, atol=1e-6)
@@ -276,19 +276,22 @@ def decayed_by(**fields):
 
 def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
     assert decayed_by() == DECAYED
-    assert decayed_by(spared=("embedding",)) == DECAYED - {"embedding.table"}
-    assert decayed_by(spared=("blocks.ffn.*", "residual")) == {"embedding.table"}
-    assert decayed_by(decayed=("bias", "final_norm.scale")) == set(SPECS)
-    assert decayed_by(decayed=("*",), spared=("*.scale",)) == set(SPECS) - {"final_norm.scale"}
+    assert decayed_by(decay_never=("embedding",)) == DECAYED - {"embedding.table"}
+    assert decayed_by(decay_never=("blocks.ffn.*", "residual")) == {"embedding.table"}
+    assert decayed_by(decay_also=("bias", "final_norm.scale")) == set(SPECS)
+    assert decayed_by(decay_also=("*",), decay_never=("*.scale",)) == set(SPECS) - {"final_norm.scale"}
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is not a role, and no trained parameter"),
-        ({"decayed": ("gains",)}, "decayed: 'gains' is not a role.*did you mean 'gain'"),
-        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is not a role"),
-        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is not a role, and no trained"),
+        ({"decay_never": ("*.scalle",)}, "decay_never: '*.scalle' is not a role, and no trained parameter"),
+        ({"decay_also": ("gains",)}, "decay_also: 'gains' is not a role.*did you mean 'gain'"),
+        ({"decay_also": ("load_bias",)}, "decay_also: 'load_bias' is not a role"),
+        (
+            {"decay_never": ("blocks.ffn.load_bias",)},
+            "decay_never: 'blocks.ffn.load_bias' is not a role, and no trained",
+        ),
     ],
 )
 def test_entries_that_name_nothing_are_refused(fields, words):
@@ -298,7 +301,7 @@ def test_entries_that_name_nothing_are_refused(fields, words):
 
 
 def test_a_role_that_a_model_does_not_have_and_names_that_it_has_are_accepted():
-    option = AdamW(spared=("sink", "embedding", "blocks.*"), decayed=("final_norm.scale",))
+    option = AdamW(decay_never=("sink", "embedding", "blocks.*"), decay_also=("final_norm.scale",))
     assert not list(option.problems_with(nested(SPECS)))
 
 

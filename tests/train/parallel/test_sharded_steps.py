@@ -67,8 +67,8 @@ def alone(experiment):
 def on_one_device(experiment):
     mesh = make_mesh(Mesh(), jax.devices()[:1])
     recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, mesh, experiment.sharding)
-    start = jax.device_get(init_sharded(recipe, experiment.training.seed, placed))
+    shardings = state_shardings(recipe, mesh, experiment.sharding)
+    start = jax.device_get(init_sharded(recipe, experiment.training.seed, shardings))
     batches = [numbered_batch(experiment, n) for n in range(4)]
     return start, batches, *train(experiment, mesh, start, batches)
 
@@ -77,8 +77,8 @@ def on_one_device(experiment):
 def sharded_start(experiment):
     """The first state, made on eight devices."""
     recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, make_mesh(MESHES["mix"][0]), Sharding())
-    return init_sharded(recipe, experiment.training.seed, placed)
+    shardings = state_shardings(recipe, make_mesh(MESHES["mix"][0]), Sharding())
+    return init_sharded(recipe, experiment.training.seed, shardings)
 
 
 def numbered_batch(experiment, n):

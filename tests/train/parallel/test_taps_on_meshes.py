@@ -45,7 +45,7 @@ KEEP = (Tap("block_output", (2, 5)), Tap("mixer_heads", (0, 4)))
 
 @functools.cache
 def program(scan, taps, meshed=True, gradient=False):
-    """Loss, logits and taps, or the gradient of the loss: the function with its arguments, and how these are placed."""
+    """Loss, logits and taps, or the gradient of the loss: the function with its arguments, and how these are shardings."""
     config = dataclasses.replace(MODEL, scan_layers=scan)
     layout = layout_of(make_mesh(MESH), Sharding())
 
@@ -57,8 +57,8 @@ def program(scan, taps, meshed=True, gradient=False):
     function, places = jax.grad(run, has_aux=True) if gradient else run, {}
     if meshed:
         axes = logical_axes(config)
-        placed = param_shardings(layout.mesh, Sharding(), axes, params)
-        places = {"in_shardings": (placed, layout.placement(("batch", "sequence")))}
+        shardings = param_shardings(layout.mesh, Sharding(), axes, params)
+        places = {"in_shardings": (shardings, layout.placement(("batch", "sequence")))}
     return jax.jit(function, **places).lower(params, TOKENS).compile(), params
 
 

@@ -43,8 +43,8 @@ def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
     recipe = Recipe.of(experiment)
     from train.parallel.mesh import make_mesh
 
-    placed = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
-    state = init_sharded(recipe, 0, placed, params)
+    shardings = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
+    state = init_sharded(recipe, 0, shardings, params)
     jax.tree.map(np.testing.assert_array_equal, state.all_params, expected)
     assert all(x.is_deleted() for x in jax.tree.leaves(params))
 
