@@ -5,8 +5,8 @@ update size of Liu et al. 2025, "Muon is Scalable for LLM Training". Schedule-fr
 
 Weight decay is decoupled and multiplied by the learning rate. It applies to matrices, tables and filters, and not to
 parameters that only scale or shift (norm scales, biases, layer-scale gains, attention sinks, decay rates): see the
-column `decayed` of the roles in model/parameters/specs.py. `decay_also` and `decay_never` change that for a role, such as
-"embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards);
+column `decayed` of the roles in model/parameters/specs.py. `decay_also` and `decay_never` change that for a role, such
+as "embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards);
 `decay_never` overrides `decay_also`.
 """
 
@@ -44,7 +44,7 @@ class _WithWeightDecay:
             yield "epsilon", f"must be above 0, got {getattr(self, 'epsilon', None)}"
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
-        """Yields the entries of `decay_also` and `decay_never` that are no trained role and match no trained parameter."""
+        """Yields the entries of `decay_also` and `decay_never` that are no trained role and match no parameter."""
         known = {name: spec for name, spec in named(specs).items() if spec.trained}
         for field in ("decay_also", "decay_never"):
             for entry in getattr(self, field):

@@ -32,7 +32,7 @@ def low_precision_arrays(tree: Any) -> list[jax.Array]:
 
 
 def lost_updates(before: Any, updates: Any, after: Any) -> dict[str, jax.Array]:
-    """The share of the low-precision parameters that kept their value although their update is not zero (a float32 scalar).
+    """The share of low-precision parameters whose value an update other than 0 left unchanged (a float32 scalar).
 
     Takes the trees of the parameters before the update, of the updates, and of the parameters after it. Empty when no
     parameter has low precision.
