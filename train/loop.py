@@ -41,7 +41,7 @@ from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, read_metrics
 from train.run.pretrained import check_init_from, initial_params
-from train.state import Recipe, TrainState, abstract_state, init_sharded, state_shardings
+from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
 
@@ -141,12 +141,12 @@ class _Trainer:
         self.mesh = make_mesh(experiment.mesh)
         self.layout = layout_of(self.mesh, experiment.sharding)
         self.rows = self.layout.placement(("batch", "sequence"))
-        self.recipe = Recipe.of(experiment)
-        self.shardings = state_shardings(self.recipe, self.mesh, experiment.sharding)
+        self.state_config = StateConfig.of(experiment)
+        self.shardings = state_shardings(self.state_config, self.mesh, experiment.sharding)
         self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
         self.statistics_step_fn: StepFn | None = None
-        self.isolated = feed.isolated(experiment.data, experiment.model)
-        fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.isolated else ())
+        self.with_segments = feed.needs_segments(experiment.data, experiment.model)
+        fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.with_segments else ())
         self.batches = Batches(dataset, experiment.data, "train", fields)
         self.clock = Clock(experiment, self.mesh)
 
@@ -218,14 +218,14 @@ class _Trainer:
 
     def _start(self) -> TrainState:
         """The state of the newest undamaged checkpoint, or the initial state; rewinds the metric files to its step."""
-        state = self.store.restore_latest(self.experiment, self.shardings, abstract_state(self.recipe))
+        state = self.store.restore_latest(self.experiment, self.shardings, abstract_state(self.state_config))
         if state is None:
             if self.metrics.set_aside():
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
             params = initial_params(self.experiment, self.folder)
-            return init_sharded(self.recipe, self.experiment.training.seed, self.shardings, params)
+            return init_sharded(self.state_config, self.experiment.training.seed, self.shardings, params)
         step = int(state.step)
         self.metrics.truncate(step)
         lines = read_metrics(self.folder)
@@ -265,7 +265,7 @@ class _Trainer:
         """Batches start, start + 1, ... on the mesh."""
         size = self.experiment.data.batch_size
         for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
-            yield feed.to_devices(batch, self.rows, size, isolated=self.isolated)
+            yield feed.to_devices(batch, self.rows, size, with_segments=self.with_segments)
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""

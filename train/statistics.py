@@ -98,7 +98,7 @@ def statistics_rows(
       config: the model's options.
       specs: the specs of its parameters, by dotted name.
       sizes: the number of elements of each parameter, by dotted name.
-      sums: the result of `measured`, on the host.
+      sums: the result of `sums_of_squares`, on the host.
     """
     totals: dict[Key, dict[str, float]] = {}
     for path, first in sums["parameters"].items():

@@ -18,7 +18,7 @@ from train.optimizers.guard import accept_step
 from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
 from train.parallel.table import layout_of, replicated
-from train.state import Recipe, TrainState, build_optimizer, state_shardings, with_trained
+from train.state import StateConfig, TrainState, build_optimizer, merge_trained, state_shardings
 from train.statistics import Statistics, sums_of_squares
 
 Metrics = dict[str, Any]  # scalars, and the sums of train/statistics.py under "statistics"
@@ -32,7 +32,7 @@ def train_step(
 
     `statistics` are the statistics to compute in this step.
     """
-    training, recipe = experiment.training, Recipe.of(experiment)
+    training, state_config = experiment.training, StateConfig.of(experiment)
     objective: Objective = experiment.objective
     taps = () if statistics is None else statistics.taps
     sums, grads = _sums_and_grads(experiment, objective, layout, state, batch, taps)
@@ -46,7 +46,7 @@ def train_step(
         clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     rate = schedules.learning_rate(experiment.schedule, state.step, training.num_steps)
     accepted, guard = accept_step(training.guard, state.guard, loss, grad_norm)
-    optimizer = build_optimizer(recipe)
+    optimizer = build_optimizer(state_config)
     opt_state = set_learning_rate(state.opt_state, rate)
     updates, new_opt_state = optimizer.update(clipped, opt_state, state.params)
     keep = functools.partial(jnp.where, accepted)
@@ -70,7 +70,7 @@ def train_step(
     if statistics is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
         weight = jnp.maximum(objective.weight(batch), 1.0)
-        metrics["statistics"] = sums_of_squares(named(recipe.specs), trees, sums.taps, weight)
+        metrics["statistics"] = sums_of_squares(named(state_config.specs), trees, sums.taps, weight)
     next_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -98,7 +98,7 @@ def _sums_and_grads(
 
     def mean_loss(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
         dropout_key = jax.random.fold_in(key, index)
-        whole = with_trained(state, params)
+        whole = merge_trained(state, params)
         total, sums = objective.loss(experiment.model, whole, part, dropout_key=dropout_key, layout=layout, taps=taps)
         losses = {name: loss / weight for name, loss in sums.losses.items()}
         return total / weight, sums._replace(loss=sums.loss / weight, losses=losses)
@@ -129,7 +129,7 @@ def compile_train_step(
     `statistics` are the statistics that the step computes.
     """
     table = experiment.sharding
-    shardings = state_shardings(Recipe.of(experiment), mesh, table)
+    shardings = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
     return jax.jit(

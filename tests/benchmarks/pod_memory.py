@@ -105,7 +105,7 @@ def main() -> None:
     from train.optimizers.options import AdamW
     from train.parallel.mesh import Mesh, make_mesh
     from train.schedules import Cosine
-    from train.state import Recipe, abstract_state
+    from train.state import StateConfig, abstract_state
     from train.step import compile_train_step
 
     devices = topologies.get_topology_desc(platform="tpu", topology_name=asked.topology).devices
@@ -124,7 +124,7 @@ def main() -> None:
     for assignment in asked.set:
         experiment = override(experiment, assignment)
     check(experiment)
-    state = abstract_state(Recipe.of(experiment))
+    state = abstract_state(StateConfig.of(experiment))
     dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
     batch = {name: jax.ShapeDtypeStruct((rows, asked.length), dtype) for name, dtype in dtypes.items()}
     began = time.perf_counter()

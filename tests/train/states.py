@@ -8,13 +8,13 @@ import numpy as np
 from train.checkpoints.store import CheckpointStore, flatten
 from train.experiment import Checkpoints
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import Recipe, abstract_state, state_shardings
+from train.state import StateConfig, abstract_state, state_shardings
 
 
 def shardings_on(experiment, devices=1, **axes):
     """The placements of a state on a mesh of so many devices."""
     mesh = make_mesh(Mesh(**axes), jax.devices()[:devices])
-    return state_shardings(Recipe.of(experiment), mesh, experiment.sharding)
+    return state_shardings(StateConfig.of(experiment), mesh, experiment.sharding)
 
 
 def at_step(state, step, shardings=None):
@@ -31,7 +31,7 @@ def store_of(run, said=None, **options):
 
 
 def abstract(experiment):
-    return abstract_state(Recipe.of(experiment))
+    return abstract_state(StateConfig.of(experiment))
 
 
 def latest(run, experiment, said=None, shardings=None):

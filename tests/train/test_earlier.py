@@ -34,7 +34,7 @@ from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
 from train.run.loaded import load_params
-from train.state import Recipe, init_sharded, partition_params
+from train.state import StateConfig, init_sharded, partition_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
 
@@ -141,8 +141,8 @@ def test_the_earlier_names_of_exceptions_from_weight_decay_are_read(optimizer, t
 
 def earlier(experiment):
     """A state of the earlier structure, all numbers noise, and what it is now."""
-    recipe = Recipe.of(experiment)
-    state = jax.device_get(init_sharded(recipe, 0, shardings_on(experiment)))
+    state_config = StateConfig.of(experiment)
+    state = jax.device_get(init_sharded(state_config, 0, shardings_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):
@@ -152,7 +152,7 @@ def earlier(experiment):
     optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
-    parts = partition_params(recipe, everything)
+    parts = partition_params(state_config, everything)
     without = {name: x for name, x in train.checkpoints.store.flatten(moments).items() if "load_bias" not in name}
     opt_state = train.checkpoints.store.unflatten(state.opt_state, without)
     return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
@@ -283,8 +283,8 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
     experiment = tiny_experiment(objective__z_loss=value)
     stored = with_z_loss_in_training(experiment, value)
     assert from_json(Experiment, current_config(stored)) == experiment
-    recipe = Recipe.of(experiment)
-    state = init_sharded(recipe, 0, shardings_on(experiment))
+    state_config = StateConfig.of(experiment)
+    state = init_sharded(state_config, 0, shardings_on(experiment))
     with monkeypatch.context() as patch, store_of(tmp_path) as store:
         patch.setattr(train.checkpoints.store, "to_json", lambda e: with_z_loss_in_training(e, value))
         store.save(experiment, state, 0, loss=None)
@@ -345,7 +345,7 @@ def test_a_checkpoint_that_says_attention_for_mixers_is_read(optimizer, tiny_exp
         model__layer_scale=0.5, model__exceptions=(Except(layers="0", mixer=GRU(num_heads=4)),),
         model__multi_token=MultiToken(depth=1), optimizer=optimizer,
     )  # fmt: skip
-    state = jax.device_get(init_sharded(Recipe.of(experiment), 0, shardings_on(experiment)))
+    state = jax.device_get(init_sharded(StateConfig.of(experiment), 0, shardings_on(experiment)))
     numbers = iter(range(10**6))
     state = jax.tree.map(lambda x: np.full_like(x, next(numbers)) if x.dtype.kind == "f" else x, state)
     before = changed(state.params, attention_for_mixer)

@@ -25,7 +25,7 @@ from train.parallel.mesh import Mesh, make_mesh
 from train.report import summary
 from train.run.loaded import load_params, load_run
 from train.run.parameter_table import bytes_per_device, describe, table
-from train.state import Recipe, abstract_state, evaluation_params, new_state
+from train.state import StateConfig, abstract_state, evaluation_params, init_state
 from train.step import train_step
 
 FROZEN = Frozen(roles=("embedding",), parts=("final_norm",))
@@ -39,7 +39,7 @@ def compiled(experiment):
 
 @functools.cache
 def start(experiment, seed=0):
-    return jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), seed)
+    return jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), seed)
 
 
 def after(experiment, steps, random_batch):
@@ -68,7 +68,7 @@ def optimizer(request):
 
 def test_the_state_has_them_apart_and_no_moments_of_them(optimizer, tiny_experiment):
     experiment = tiny_experiment(training__frozen=FROZEN, optimizer=optimizer)
-    state = abstract_state(Recipe.of(experiment))
+    state = abstract_state(StateConfig.of(experiment))
     assert set(flatten(state.frozen)) == STILL
     assert not STILL & set(flatten(state.params))
     everything = set(named(specs(experiment.model)))
@@ -132,7 +132,7 @@ def test_the_step_makes_no_gradient_of_them(tiny_experiment, random_batch):
     )
     shape, made = (257, 32), {}
     for experiment in (plain, frozen):
-        state = abstract_state(Recipe.of(experiment))
+        state = abstract_state(StateConfig.of(experiment))
         jaxpr = jax.make_jaxpr(functools.partial(train_step, experiment, ONE_DEVICE))(state, random_batch(experiment))
         made[experiment] = [s for s in shapes_made(jaxpr.jaxpr) if s in (shape, shape[::-1])]
     assert shape in made[plain]
@@ -140,7 +140,7 @@ def test_the_step_makes_no_gradient_of_them(tiny_experiment, random_batch):
     assert made[frozen].count(shape[::-1]) <= 1  # the table, turned for the logits
     cost = [
         jax.jit(functools.partial(train_step, e, ONE_DEVICE))
-        .lower(abstract_state(Recipe.of(e)), random_batch(e))
+        .lower(abstract_state(StateConfig.of(e)), random_batch(e))
         .cost_analysis()["flops"]
         for e in (plain, frozen)
     ]
@@ -178,7 +178,7 @@ def test_accumulation_and_bfloat16_keep_every_shape_and_format(tiny_experiment, 
     experiment = tiny_experiment(
         training__frozen=FROZEN, training__gradient_accumulation=2, model__precision__parameters="bfloat16"
     )
-    before = abstract_state(Recipe.of(experiment))
+    before = abstract_state(StateConfig.of(experiment))
     next_state, _ = jax.eval_shape(
         functools.partial(train_step, experiment, ONE_DEVICE), before, random_batch(experiment)
     )

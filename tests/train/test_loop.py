@@ -28,7 +28,7 @@ from train.report import summary
 from train.report.run import load
 from train.run.checks import check_vocabulary
 from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
-from train.state import Recipe, abstract_state, state_shardings
+from train.state import StateConfig, abstract_state, state_shardings
 
 
 def silent(line):
@@ -38,10 +38,10 @@ def silent(line):
 def parameters(run, step=None):
     """The bytes of every array of the state of a run's checkpoint, by name."""
     experiment = experiments.load(run)
-    recipe = Recipe.of(experiment)
-    shardings = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, make_mesh(experiment.mesh), experiment.sharding)
     with CheckpointStore(run, experiment.checkpoints, silent, read_only=True) as store:
-        state = store.restore(step or store.steps()[-1], experiment, shardings, abstract_state(recipe))
+        state = store.restore(step or store.steps()[-1], experiment, shardings, abstract_state(state_config))
     return {name: np.asarray(x).tobytes() for name, x in flatten(jax.device_get(state)).items()}
 
 

@@ -17,7 +17,7 @@ from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
 from train.parallel.mesh import make_mesh
-from train.state import Recipe, abstract_state, new_state
+from train.state import StateConfig, abstract_state, init_state
 from train.statistics import Statistics, by_name, statistics_rows
 from train.step import compile_train_step, train_step
 
@@ -41,9 +41,11 @@ def compiled(experiment, asked=None):
 def lines_of(experiment, state, batch):
     """The lines of a step, by part, layer and role; and the state after it."""
     after, metrics = compiled(experiment, experiment.statistics)(state, batch)
-    recipe = Recipe.of(experiment)
+    state_config = StateConfig.of(experiment)
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
-    lines = list(statistics_rows(experiment.model, named(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
+    lines = list(
+        statistics_rows(experiment.model, named(state_config.specs), sizes, jax.device_get(metrics["statistics"]))
+    )
     return {(line["part"], line["layer"], line["role"]): line for line in lines}, after
 
 
@@ -62,7 +64,7 @@ def make(tiny_experiment):
 
 
 def start(experiment):
-    return jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
+    return jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), 0)
 
 
 def of_layers(experiment, tree):
@@ -72,7 +74,7 @@ def of_layers(experiment, tree):
     for number, layer in enumerate(kinds):
         first.setdefault(layer, number)
     found = {}
-    for name, spec in named(Recipe.of(experiment).specs).items():
+    for name, spec in named(StateConfig.of(experiment).specs).items():
         if name not in flatten(tree):
             continue
         array, part = np.asarray(flatten(tree)[name], np.float64), name.split(".")[0]
@@ -141,7 +143,7 @@ def test_they_are_due_every_so_many_steps_and_at_the_last():
 def test_nothing_of_them_is_in_the_step_without_them(make, random_batch):
     """Not even where others have them: it is the program of an experiment that asks for none."""
     plain, asked = (make(statistics=x) for x in (None, Statistics()))
-    state, batch = abstract_state(Recipe.of(plain)), random_batch(plain)
+    state, batch = abstract_state(StateConfig.of(plain)), random_batch(plain)
     programs = [compiled(e, x).lower(state, batch).as_text() for e in (plain, asked) for x in (None, Statistics())]
     assert programs[0] == programs[2]
     assert programs[1] == programs[3] != programs[0]
@@ -156,7 +158,7 @@ def test_no_loop_over_layers_sends_more_with_them(make, random_batch):
     experiment = make()
     mesh = make_mesh(experiment.mesh)
     assert mesh.size == 8
-    state, batch, sent = abstract_state(Recipe.of(experiment)), random_batch(experiment), []
+    state, batch, sent = abstract_state(StateConfig.of(experiment)), random_batch(experiment), []
     for asked in (None, experiment.statistics):
         text = compile_train_step(experiment, mesh, asked).lower(state, batch).compile().as_text()
         sent.append(sum(len(re.findall(rf" = .+? (?:{KINDS})(?:-start)?\(", body)) for body in loop_bodies(text)))
@@ -180,7 +182,7 @@ def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
     sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
     with pytest.raises(ValueError, match="zip"):
-        list(statistics_rows(experiment.model, named(Recipe.of(experiment).specs), sizes, sums))
+        list(statistics_rows(experiment.model, named(StateConfig.of(experiment).specs), sizes, sums))
 
 
 def test_a_period_without_sense_is_refused(make):

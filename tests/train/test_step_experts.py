@@ -14,7 +14,7 @@ from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken, with_model_losses
 from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import Recipe, evaluation_params, new_state
+from train.state import StateConfig, evaluation_params, init_state
 from train.step import train_step
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), {})"
@@ -26,12 +26,12 @@ def compiled(experiment):
     return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
-drawn = functools.cache(jax.jit(new_state, static_argnums=0))
+drawn = functools.cache(jax.jit(init_state, static_argnums=0))
 
 
 def start(experiment, scale=5.0):
     """The first state, its routers sharpened so that loads are uneven."""
-    state = drawn(Recipe.of(experiment), 0)
+    state = drawn(StateConfig.of(experiment), 0)
     blocks = state.params["blocks"]
     ffn = blocks["ffn"] | {"router": scale * blocks["ffn"]["router"]}
     return dataclasses.replace(state, params=state.params | {"blocks": blocks | {"ffn": ffn}})

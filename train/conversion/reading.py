@@ -39,15 +39,15 @@ from train.files.paths import AnyPath
 from train.files.remote import local_copy
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
-from train.parallel.fitting import asked_for, fsdp, placements
 from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.folder import ORIGIN
 from train.run.loaded import warn
 from train.schedules import Constant
-from train.state import Recipe, TrainState, build_optimizer, partition_params
+from train.state import StateConfig, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
@@ -87,10 +87,10 @@ def read_published(
     stored_as = stored_as or _smallest(config, family.tensors(config), names, folder)
     config = dataclasses.replace(config, precision=Precision(parameters=stored_as, compute=compute or stored_as))
     option = tokenizer_option(source, config.vocab_size)
-    fitted = fsdp(config, Sharding()) if mesh is None else asked_for(config, mesh, Sharding())
-    if fitted.note is not None:
-        warn(fitted.note)
-    experiment = dataclasses.replace(_experiment(config, run, option), mesh=fitted.option, sharding=fitted.table)
+    choice = fsdp_mesh(config, Sharding()) if mesh is None else requested_mesh(config, mesh, Sharding())
+    if choice.note is not None:
+        warn(choice.note)
+    experiment = dataclasses.replace(_experiment(config, run, option), mesh=choice.option, sharding=choice.table)
     check(experiment)
     with new_folder(run) as part:
         _keep_origin(folder, set(names.values()), part / ORIGIN)
@@ -141,7 +141,7 @@ def read_params(
     """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
     mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flatten(placements(config, mesh, experiment.sharding))
+    placed = flatten(model_shardings(config, mesh, experiment.sharding))
     leaves = flatten(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
@@ -215,12 +215,12 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
 
 def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
     """The state before the first step, with these parameters; plain gradient descent keeps no arrays of their size."""
-    recipe = Recipe.of(experiment)
-    parts = partition_params(recipe, params)
+    state_config = StateConfig.of(experiment)
+    parts = partition_params(state_config, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **parts._asdict(),
-        opt_state=build_optimizer(recipe).init(parts.params),
+        opt_state=build_optimizer(state_config).init(parts.params),
         key=jax.random.key_data(jax.random.key(experiment.training.seed)),
         guard=new_guard_state(experiment.training.guard),
     )

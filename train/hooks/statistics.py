@@ -5,7 +5,7 @@ import jax
 from model.parameters.specs import named
 from model.transformer import abstract_params
 from train.hooks.interface import Hook, Session, StepInfo
-from train.state import Recipe
+from train.state import StateConfig
 from train.statistics import by_name, statistics_rows
 
 
@@ -15,7 +15,7 @@ class StatisticsHook(Hook):
     def __init__(self, session: Session, every: int) -> None:
         """Args: the session; the steps between statistics, the same as in the compiled step."""
         self.every, self._metrics, self._model = every, session.metrics, session.experiment.model
-        self._specs = named(Recipe.of(session.experiment).specs)
+        self._specs = named(StateConfig.of(session.experiment).specs)
         self._sizes = {path: x.size for path, x in by_name(abstract_params(self._model)).items()}
 
     def __call__(self, info: StepInfo) -> None:

@@ -115,8 +115,8 @@ def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[s
     used: set[str] = set()
     found = []
     for axis in axes:
-        asked = axis.mesh_axes if isinstance(axis, AxisSharding) else getattr(table, axis) if axis else ()
-        free = tuple(m for m in asked if m not in used)
+        requested = axis.mesh_axes if isinstance(axis, AxisSharding) else getattr(table, axis) if axis else ()
+        free = tuple(m for m in requested if m not in used)
         used.update(free)
         found.append(free)
     return found
@@ -195,12 +195,12 @@ class MeshLayout(Layout):
 
 
 def _axis_shardings(
-    mesh: jax.sharding.Mesh, shape: tuple[int, ...], over: Sequence[tuple[str, ...]]
+    mesh: jax.sharding.Mesh, shape: tuple[int, ...], mesh_axes: Sequence[tuple[str, ...]]
 ) -> tuple[AxisSharding, ...]:
     """The mesh axes, of more than one part, that divide each axis of an array; none if they do not divide it."""
     found = []
-    for size, asked in zip(shape, over, strict=True):
-        names = tuple(name for name in asked if mesh.shape[name] > 1)
+    for size, requested in zip(shape, mesh_axes, strict=True):
+        names = tuple(name for name in requested if mesh.shape[name] > 1)
         ways = _parts(mesh, names)
         found.append(AxisSharding(names, ways) if size % ways == 0 else AxisSharding())
     return tuple(found)
@@ -249,16 +249,16 @@ def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any
     """
     found: dict[str, set[int]] = {}
 
-    def look(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
+    def check(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
             if size % _parts(mesh, over):
                 found.setdefault(name, set()).add(size)
 
-    jax.tree.map(look, shapes, axes)
+    jax.tree.map(check, shapes, axes)
     return {name: sorted(sizes) for name, sizes in found.items()}
 
 
-def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
+def optimizer_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
     """Placements for optimizer state: arrays that mirror a parameter get its placement, all others are replicated."""
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
     known = {path_name(path): (leaf.shape, sharding) for (path, leaf), sharding in leaves}

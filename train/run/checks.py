@@ -22,8 +22,8 @@ def check_mesh(experiment: Experiment) -> None:
     """Raises UserError when the devices, the batch or a parameter do not fit the mesh; allocates no array."""
     mesh = make_mesh(experiment.mesh)
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-    feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
-    feed.check_length(experiment.data.sequence_length, rows)
+    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    feed.check_sequence_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     param_shardings(mesh, experiment.sharding, axes, shapes)
 

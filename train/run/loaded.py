@@ -16,12 +16,12 @@ from train.experiment import Experiment
 from train.files.paths import AnyPath, user_path
 from train.files.remote import convert_read_errors, local_copy
 from train.optimizers.options import ScheduleFreeAdamW
-from train.parallel.fitting import Fitted, asked_for, own_or_fsdp, placements
 from train.parallel.mesh import Mesh
+from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import MeshLayout, Sharding
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
-from train.state import Recipe, abstract_state, evaluation_params, state_shardings
+from train.state import StateConfig, abstract_state, evaluation_params, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LoadedRun:
       folder: the run folder, on this machine or in a store.
       experiment: the run's options.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, arranged as train/parallel/fitting.py says.
+      mesh: the devices here, arranged as train/parallel/mesh_choice.py says.
       layout: the sharding of activations.
       tokenizer: the tokenizer of the run's dataset.
       step: the step of the checkpoint.
@@ -52,11 +52,11 @@ class LoadedRun:
 
     def on(self, mesh: Mesh) -> "LoadedRun":
         """The same run on another mesh of the devices here. Raises UserError when it does not fit them."""
-        fitted = asked_for(self.experiment.model, mesh, self.experiment.sharding)
-        if fitted.note is not None:
-            warn(fitted.note)
-        params = jax.device_put(self.params, placements(self.experiment.model, fitted.mesh, fitted.table))
-        return dataclasses.replace(self, params=params, mesh=fitted.mesh, layout=fitted.layout)
+        choice = requested_mesh(self.experiment.model, mesh, self.experiment.sharding)
+        if choice.note is not None:
+            warn(choice.note)
+        params = jax.device_put(self.params, model_shardings(self.experiment.model, choice.mesh, choice.table))
+        return dataclasses.replace(self, params=params, mesh=choice.mesh, layout=choice.layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LoadedParams:
     Attributes:
       experiment: the run's options.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, arranged as train/parallel/fitting.py says.
+      mesh: the devices here, arranged as train/parallel/mesh_choice.py says.
       layout: the sharding of activations.
       step: the step of the checkpoint.
     """
@@ -134,9 +134,9 @@ def load_params(
     Raises UserError as `load_run` does.
     """
     experiment = experiments.load(run)
-    fitted = _fitted(run, experiment, mesh, sharding)
-    recipe = Recipe.of(experiment)
-    shardings, abstract = state_shardings(recipe, fitted.mesh, fitted.table), abstract_state(recipe)
+    choice = _choose_mesh(run, experiment, mesh, sharding)
+    state_config = StateConfig.of(experiment)
+    shardings, abstract = state_shardings(state_config, choice.mesh, choice.table), abstract_state(state_config)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # it computes the parameters to evaluate from its state
         shardings, abstract = (dataclasses.replace(state, opt_state={}) for state in (shardings, abstract))
     with (
@@ -150,22 +150,22 @@ def load_params(
         else:
             state = store.restore(_step(store, run, which), experiment, shardings, abstract)
     params = evaluation_params(experiment.optimizer, state)
-    return LoadedParams(experiment, params, fitted.mesh, fitted.layout, int(state.step))
+    return LoadedParams(experiment, params, choice.mesh, choice.layout, int(state.step))
 
 
-def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
+def _choose_mesh(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> MeshChoice:
     """The devices, arranged for a run's model; prints a line if this is not the run's own mesh."""
     table = sharding or experiment.sharding
     if mesh is not None:
-        fitted = asked_for(experiment.model, mesh, table)
+        choice = requested_mesh(experiment.model, mesh, table)
     else:
         sessions = read_sessions(run)
         devices = sessions[-1].get("devices") if sessions else None
         count = devices.get("count") if isinstance(devices, dict) else None
-        fitted = own_or_fsdp(experiment.model, experiment.mesh, table, count if isinstance(count, int) else None)
-    if fitted.note is not None:
-        warn(fitted.note)
-    return fitted
+        choice = run_mesh_or_fsdp(experiment.model, experiment.mesh, table, count if isinstance(count, int) else None)
+    if choice.note is not None:
+        warn(choice.note)
+    return choice
 
 
 def checkpoints_of(run: AnyPath, which: str) -> AnyPath:

@@ -16,7 +16,7 @@ from model.transformer import abstract_params
 from train.experiment import Experiment
 from train.parallel.table import mesh_axes
 from train.run.environment import host_memory
-from train.state import Recipe, abstract_state, state_shardings
+from train.state import StateConfig, abstract_state, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ def table(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
-    for (_, leaf), (name, spec) in zip(shapes, named(Recipe.of(experiment).specs).items(), strict=True):
+    for (_, leaf), (name, spec) in zip(shapes, named(StateConfig.of(experiment).specs).items(), strict=True):
         parts = ["+".join(names) or "-" for names in mesh_axes(experiment.sharding.parameters, spec.axes)]
         moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))
@@ -50,13 +50,13 @@ def as_json(experiment: Experiment) -> list[dict[str, Any]]:
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
     """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of trained parameters."""
-    recipe = Recipe.of(experiment)
-    shardings = state_shardings(recipe, mesh, experiment.sharding)
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, mesh, experiment.sharding)
 
     def device_bytes(x: jax.ShapeDtypeStruct, s: jax.sharding.NamedSharding) -> int:
         return math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
 
-    state = abstract_state(recipe)
+    state = abstract_state(state_config)
     trained, params, everything = (
         sum(jax.tree.leaves(jax.tree.map(device_bytes, tree, placements)))
         for tree, placements in (

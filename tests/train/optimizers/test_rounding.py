@@ -15,7 +15,7 @@ from train.optimizers.rounding import lost_updates, low_precision_arrays, share_
 from train.report.run import facts, load
 from train.run.loaded import load_params
 from train.run.metrics import read_metrics
-from train.state import Recipe, new_state
+from train.state import StateConfig, init_state
 from train.step import train_step
 
 BF16 = dict(model__precision__parameters="bfloat16")
@@ -26,8 +26,8 @@ def of(*numbers, dtype=jnp.bfloat16):
 
 
 def first_state(experiment):
-    recipe = Recipe.of(experiment)
-    return new_state(recipe, experiment.training.seed)
+    state_config = StateConfig.of(experiment)
+    return init_state(state_config, experiment.training.seed)
 
 
 # ------------------------------------------------------------------------------------------------------- the share

@@ -12,7 +12,7 @@ from train.checkpoints.store import flatten
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
-from train.state import Recipe, init_sharded, state_shardings
+from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
 
 # The residual stream split along the sequence; heads, feed-forward width and vocabulary inside sublayers.
@@ -47,12 +47,12 @@ def devices_of(mesh):
 
 def train(experiment, mesh, start, batches):
     """Losses of the steps from a state on the host, and the parameters after them, by name."""
-    recipe = Recipe.of(experiment)
-    state = jax.device_put(start, state_shardings(recipe, mesh, experiment.sharding))
+    state_config = StateConfig.of(experiment)
+    state = jax.device_put(start, state_shardings(state_config, mesh, experiment.sharding))
     step, losses = compile_train_step(experiment, mesh), []
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     for batch in batches:
-        state, metrics = step(state, feed.to_devices(batch, rows, experiment.data.batch_size, isolated=True))
+        state, metrics = step(state, feed.to_devices(batch, rows, experiment.data.batch_size, with_segments=True))
         losses.append(float(metrics["loss"]))
     return losses, {name: np.asarray(x) for name, x in flatten(state.all_params).items()}
 
@@ -66,9 +66,9 @@ def alone(experiment):
 @functools.cache
 def on_one_device(experiment):
     mesh = make_mesh(Mesh(), jax.devices()[:1])
-    recipe = Recipe.of(experiment)
-    shardings = state_shardings(recipe, mesh, experiment.sharding)
-    start = jax.device_get(init_sharded(recipe, experiment.training.seed, shardings))
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, mesh, experiment.sharding)
+    start = jax.device_get(init_sharded(state_config, experiment.training.seed, shardings))
     batches = [numbered_batch(experiment, n) for n in range(4)]
     return start, batches, *train(experiment, mesh, start, batches)
 
@@ -76,9 +76,9 @@ def on_one_device(experiment):
 @pytest.fixture(scope="module")
 def sharded_start(experiment):
     """The first state, made on eight devices."""
-    recipe = Recipe.of(experiment)
-    shardings = state_shardings(recipe, make_mesh(MESHES["mix"][0]), Sharding())
-    return init_sharded(recipe, experiment.training.seed, shardings)
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, make_mesh(MESHES["mix"][0]), Sharding())
+    return init_sharded(state_config, experiment.training.seed, shardings)
 
 
 def numbered_batch(experiment, n):

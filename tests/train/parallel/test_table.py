@@ -19,7 +19,7 @@ from train.parallel.table import (
     param_shardings,
     replicated,
 )
-from train.state import Recipe, state_shardings
+from train.state import StateConfig, state_shardings
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_values_without_sense_are_refused(option, words):
 
 def test_optimizer_state_that_mirrors_no_parameter_is_replicated(experiment):
     mesh = make_mesh(Mesh(fsdp=8))
-    shardings = state_shardings(Recipe.of(experiment), mesh, Sharding())
+    shardings = state_shardings(StateConfig.of(experiment), mesh, Sharding())
     spec = {name: s.spec for name, s in flatten(shardings.opt_state).items()}
     assert all(s == replicated(mesh).spec for name, s in spec.items() if name.endswith(("count", "rate")))
     assert sum("fsdp" in str(s) for s in spec.values()) == 2 * len(jax.tree.leaves(shardings.params))  # both moments
