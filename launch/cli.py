@@ -17,7 +17,7 @@ from launch.quiet_orbax import quiet_orbax
 from launch.signals import EXIT_PREEMPTED, Stopped, ends_politely
 from model.errors import UserError
 from train.files.paths import expand_home
-from train.terminal.formatting import visible_lines
+from train.terminal.formatting import escape_unprintable_lines
 
 if TYPE_CHECKING:
     from train.parallel.mesh import Mesh
@@ -149,7 +149,7 @@ def given_mesh(flag: flags.FlagHolder[Any]) -> "Mesh | None":
 
 def _refused(message: str) -> int:
     # A path may hold any character: control characters, which could move the cursor, are shown as escapes.
-    lines = visible_lines(message).split("\n")
+    lines = escape_unprintable_lines(message).split("\n")
     cut = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines]
     print("error: " + "\n".join(cut), file=sys.stderr)
     return EXIT_USER_ERROR
@@ -157,7 +157,7 @@ def _refused(message: str) -> int:
 
 def say(message: str) -> None:
     """Prints lines for a person, with control characters (a path may hold any) as escapes."""
-    print(visible_lines(message))
+    print(escape_unprintable_lines(message))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

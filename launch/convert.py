@@ -82,8 +82,8 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
     experiment = read_published(
         source,
         run,
-        stored_as=cast(Dtype | None, PARAMETERS.value),
-        compute=cast(Dtype | None, COMPUTE.value),
+        parameter_dtype=cast(Dtype | None, PARAMETERS.value),
+        compute_dtype=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
         mesh=cli.given_mesh(MESH),
     )

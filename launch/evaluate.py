@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train.evaluation.documents import from_files
     from train.evaluation.evaluate import evaluate
-    from train.run.loaded import load_run
+    from train.run.loading import load_run
     from train.terminal.progress import Progress
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
@@ -93,10 +93,10 @@ def main(argv: list[str]) -> int:
 
 def table(result: "Result", text: str) -> str:
     """The result as lines for the terminal; `text` names the measured text."""
-    from train.terminal.formatting import visible
+    from train.terminal.formatting import escape_unprintable
 
     found = result.as_json()
-    lines = [f"{visible(str(result.run))}, step {result.step}, on {visible(text)}", ""]
+    lines = [f"{escape_unprintable(str(result.run))}, step {result.step}, on {escape_unprintable(text)}", ""]
     lines += _aligned([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
     rows = [["", "value", "standard error", ""]]
     for name, (words, unit) in WORDS.items():
@@ -114,9 +114,9 @@ def table(result: "Result", text: str) -> str:
 
 
 def _shown(value: float | None, otherwise: str) -> str:
-    from train.terminal.formatting import number
+    from train.terminal.formatting import format_number
 
-    return otherwise if value is None else number(value)
+    return otherwise if value is None else format_number(value)
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:

@@ -75,7 +75,7 @@ def main(argv: list[str]) -> int:
 
     cli.prepare_jax()
     from train.generation.texts import check_prompts, generate_texts, largest_cache
-    from train.run.loaded import load_run
+    from train.run.loading import load_run
 
     run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
     texts, named = zip(*given, strict=True)

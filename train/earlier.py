@@ -65,7 +65,7 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         model = stored.get("model")
         exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
         if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
-            current["model"] = {**model, "exceptions": [_differing(one) for one in exceptions]}
+            current["model"] = {**model, "exceptions": [_same_for_none(one) for one in exceptions]}
     training = stored.get("training")
     if isinstance(training, Mapping) and "z_loss" in training:
         training = {name: value for name, value in training.items() if name != "z_loss"}
@@ -73,13 +73,13 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(training, Mapping):
         current["training"] = _renamed(training, {"start_from": "init_from"})
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
-        current = _of_mixers(current)
+        current = _rename_attention(current)
     if isinstance(stored.get("sharding"), Mapping):
         current["sharding"] = current_sharding(stored["sharding"])
     return current
 
 
-def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
+def _rename_attention(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Renames `attention` in the JSON of an experiment to today's names of fields, parameters and taps."""
     current, model = dict(stored), dict(_renamed(stored["model"], {"attention": "mixer"}))
     if isinstance(model.get("exceptions"), list | tuple):
@@ -88,7 +88,7 @@ def _of_mixers(stored: Mapping[str, Any]) -> dict[str, Any]:
         model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
     current["model"] = model
     if isinstance(optimizer := stored.get("optimizer"), Mapping):
-        patterns = {name: _patterns_of_mixers(optimizer[name]) for name in _DECAY.values() if name in optimizer}
+        patterns = {name: _rename_attention_in(optimizer[name]) for name in _DECAY.values() if name in optimizer}
         current["optimizer"] = {**optimizer, **patterns}
     return current
 
@@ -98,7 +98,7 @@ def _renamed(option: Any, names: Mapping[str, str]) -> Any:
     return {names.get(name, name): x for name, x in option.items()} if isinstance(option, Mapping) else option
 
 
-def _patterns_of_mixers(patterns: Any) -> Any:
+def _rename_attention_in(patterns: Any) -> Any:
     """Patterns of parameter names with `attention` renamed; only the names of mixers contained it."""
     if not isinstance(patterns, list | tuple):
         return patterns
@@ -130,7 +130,7 @@ def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     return kept | {"decay_also": decay_also, "decay_never": decay_never}
 
 
-def _differing(exception: Any) -> Any:
+def _same_for_none(exception: Any) -> Any:
     """The JSON of an `Except` with "same" in place of None."""
     if not isinstance(exception, Mapping):
         return exception
@@ -152,7 +152,7 @@ def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str
     return found
 
 
-def surplus(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
+def extra_arrays(of_format: int, names: Mapping[str, str], stored: Collection[str]) -> set[str]:
     """The arrays of a checkpoint that an earlier version used and the state (`stored_names`) does not."""
     if of_format != 1:
         return set()

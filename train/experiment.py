@@ -189,11 +189,11 @@ class Experiment:
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
-        made = self.data.tokenizer
-        if isinstance(made, SentencePiece) and made.vocab_size != self.model.vocab_size:
+        tokenizer = self.data.tokenizer
+        if isinstance(tokenizer, SentencePiece) and tokenizer.vocab_size != self.model.vocab_size:
             yield (
                 "data.tokenizer.vocab_size",
-                f"{made.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
+                f"{tokenizer.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
             )
         yield from ((f"evaluations.{path}", message) for path, message in problems_of_names(self.evaluations))
         yield from self._problems_of_schedule()
@@ -244,7 +244,7 @@ def load(run: AnyPath) -> Experiment:
     return experiment
 
 
-def refuse_foreign(folder: pathlib.Path) -> None:
+def check_run_folder(folder: pathlib.Path) -> None:
     """Raises UserError when a folder has a config.json that no run wrote; a folder without config.json passes."""
     if (folder / "config.json").is_file():
         _read_config(folder)
@@ -264,7 +264,7 @@ def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
     return stored
 
 
-def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
+def check_same_experiment(experiment: Experiment, run: pathlib.Path) -> None:
     """Raises UserError, with a list of the fields, when a run folder belongs to another experiment."""
     before = load(run)
     found = without(differences(to_json(before), to_json(experiment)), marked(experiment, "how"))

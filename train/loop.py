@@ -88,7 +88,7 @@ def train(
             return train(experiment, spool, hard_stop, say, stop, hooks)
     experiment, stop = expand_paths(experiment), stop or Stop()
     check_mesh(experiment)
-    parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
+    parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing(experiment.evaluations, run)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
@@ -220,7 +220,7 @@ class _Trainer:
         """The state of the newest undamaged checkpoint, or the initial state; rewinds the metric files to its step."""
         state = self.store.restore_latest(self.experiment, self.shardings, abstract_state(self.state_config))
         if state is None:
-            if self.metrics.set_aside():
+            if self.metrics.rename_old_files():
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )

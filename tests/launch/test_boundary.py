@@ -25,7 +25,7 @@ from train.generation.prompts import read_prompts
 from train.generation.texts import check_prompts
 from train.report import summary
 from train.run.environment import read_sessions
-from train.terminal.formatting import visible
+from train.terminal.formatting import escape_unprintable
 
 fuzzed = hypothesis.settings(
     max_examples=25,
@@ -187,9 +187,9 @@ def test_any_text_goes_to_any_stream(text, encoding, tmp_path, monkeypatch):
 @fuzzed
 @hypothesis.given(text=texts)
 def test_a_name_is_one_line_of_characters(text):
-    assert len(visible(text).splitlines()) <= 1
-    visible(text).encode("utf-8")
-    assert "\x1b" not in visible(text)
+    assert len(escape_unprintable(text).splitlines()) <= 1
+    escape_unprintable(text).encode("utf-8")
+    assert "\x1b" not in escape_unprintable(text)
 
 
 FILES = (

@@ -33,7 +33,7 @@ from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.state import StateConfig, init_sharded, partition_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
@@ -94,7 +94,7 @@ def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
     assert from_json(Experiment, current_config(as_it_was(experiment))) == experiment
     (tmp_path / "config.json").write_text(json.dumps(as_it_was(experiment)))
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
+    experiments.check_same_experiment(experiment, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -290,11 +290,11 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
         store.save(experiment, state, 0, loss=None)
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
+    experiments.check_same_experiment(experiment, tmp_path)
     assert_same_bits(latest(tmp_path, experiment), state)
     other = tiny_experiment(objective__z_loss=0.5)
     with pytest.raises(UserError, match="objective.z_loss: .* -> 0.5"):
-        experiments.refuse_differences(other, tmp_path)
+        experiments.check_same_experiment(other, tmp_path)
 
 
 def test_the_earlier_path_of_the_z_loss_is_answered_with_the_one_of_today(tiny_experiment, write_config, tmp_path):
@@ -326,7 +326,7 @@ def test_a_config_that_says_attention_for_mixers_is_read(tiny_experiment, tmp_pa
     assert from_json(Experiment, current_config(stored)) == experiment
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
+    experiments.check_same_experiment(experiment, tmp_path)
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "remat", "exceptions"])

@@ -23,8 +23,8 @@ from train.optimizers.frozen import Frozen
 from train.optimizers.options import Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
 from train.report import summary
-from train.run.loaded import load_params, load_run
-from train.run.parameter_table import bytes_per_device, describe, table
+from train.run.loading import load_params, load_run
+from train.run.parameter_table import bytes_per_device, describe, parameter_rows
 from train.state import StateConfig, abstract_state, evaluation_params, init_state
 from train.step import train_step
 
@@ -259,7 +259,7 @@ def test_evaluation_and_fine_tuning_take_all_parameters(frozen_run, tiny_experim
 
 def test_the_table_and_the_report_say_which(frozen_run):
     experiment, folder = frozen_run
-    moved_by = {row.name: row.moved_by for row in table(experiment)}
+    moved_by = {row.name: row.moved_by for row in parameter_rows(experiment)}
     assert {name for name, by in moved_by.items() if by == "nothing"} == STILL
     assert set(moved_by.values()) == {"nothing", "optimizer"}
     mesh = make_mesh(Mesh(), jax.devices()[:1])

@@ -26,7 +26,7 @@ from train.checkpoints.faults import DamagedError, UnreadableError, cause_messag
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
-from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
+from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extra_arrays, stored_names
 from train.experiment import Checkpoints, Experiment
 from train.files.files import NOTHING_CHANGED, move_replacing
 from train.files.paths import AnyPath, is_remote
@@ -306,7 +306,7 @@ class CheckpointStore:
         """
         wanted, stored = flatten(state), set(note["checksums"])
         names = stored_names(note["format"], wanted, stored)
-        unknown = stored - set(names.values()) - surplus(note["format"], names, stored)
+        unknown = stored - set(names.values()) - extra_arrays(note["format"], names, stored)
         if not jax.tree.leaves(state.opt_state):
             unknown = {name for name in unknown if not name.startswith("opt_state.")}
         for name in sorted((wanted.keys() - names.keys()) | unknown):

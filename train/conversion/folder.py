@@ -30,7 +30,7 @@ OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """The description of a tensor in a header."""
 
     name: str
@@ -49,12 +49,12 @@ class Header:
     content: bytes
 
     @property
-    def tensors(self) -> tuple[Stored, ...]:
+    def tensors(self) -> tuple[StoredTensor, ...]:
         """The tensors, in the order of the file."""
         described = json.loads(self.content[8:])
         described.pop("__metadata__", None)
         found = [
-            Stored(name, self.file, about["dtype"], tuple(about["shape"]), *about["data_offsets"])
+            StoredTensor(name, self.file, about["dtype"], tuple(about["shape"]), *about["data_offsets"])
             for name, about in described.items()
         ]
         return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
@@ -103,7 +103,9 @@ def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) 
     return Header(file, len(text).to_bytes(8, "little") + text)
 
 
-def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored], np.ndarray]) -> Iterator[Stored]:
+def write_tensors(
+    folder: pathlib.Path, header: Header, tensor: Callable[[StoredTensor], np.ndarray]
+) -> Iterator[StoredTensor]:
     """Writes a file with this header, tensor by tensor, and yields each written tensor."""
     with atomic_write(folder / header.file) as file:
         file.write(header.content)
@@ -114,7 +116,7 @@ def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored
             yield stored
 
 
-class Folder:
+class HuggingFaceFolder:
     """A folder that was opened for reading."""
 
     def __init__(self, path: AnyPath) -> None:
@@ -147,11 +149,11 @@ class Folder:
             raise UserError(f"{self.path} has no *.safetensors file")
         return names
 
-    def beside(self) -> list[AnyPath]:
+    def other_files(self) -> list[AnyPath]:
         """The files without weights that are directly in the folder."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
 
-    def read(self, stored: Stored) -> np.ndarray:
+    def read(self, stored: StoredTensor) -> np.ndarray:
         """A tensor. No other part of its file is read into memory or stays mapped."""
         offset = len(self._files[stored.file].content) + stored.begin
         dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)

@@ -6,7 +6,7 @@ from typing import Any
 from train.evaluation.named import NamedEvaluation, evaluated_split
 from train.evaluation.validation import Limit, SplitEvaluation
 from train.hooks.interface import Hook, Session, StepInfo
-from train.terminal.formatting import fixed
+from train.terminal.formatting import format_fixed
 
 VALIDATION = "validation"
 
@@ -34,7 +34,7 @@ class ValidationHook(Hook):
         """See `Hook`."""
         values = self.measure(info.state) | self._unrestored
         self._metrics.evaluation(info.step, values)
-        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
+        loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
         self._say(f"step {info.step}: validation loss {loss}, {bits} bits per byte{self._note}")
         info.validation, info.best = values["loss"], values["loss"] < self._lowest
         self._lowest = min(self._lowest, values["loss"])
@@ -63,7 +63,7 @@ class NamedEvaluationHook(Hook):
         """See `Hook`."""
         values = self._measure(info.state) | self._unrestored
         self._metrics.evaluation(info.step, values, name=self._name)
-        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
+        loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
         self._say(f"step {info.step}: {self._name} loss {loss}, {bits} bits per byte{self._note}")
 
 

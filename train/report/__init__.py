@@ -8,7 +8,7 @@ from train.files.files import replace_file
 from train.files.paths import local_path
 from train.report.further import facts_of_texts
 from train.report.run import comparison, facts, load, parsed_samples, state
-from train.terminal.formatting import fixed, visible
+from train.terminal.formatting import escape_unprintable, format_fixed
 
 __all__ = ["summary", "write_curve_png", "write_report"]
 
@@ -46,10 +46,10 @@ def summary(run_folder: str | os.PathLike[str]) -> str:
     word, details = state(run)
     headlines = [*facts(run), *facts_of_texts(run)]
     rows = [(fact.label.lower(), fact.value, fact.note) for fact in headlines]
-    if others := ", ".join(f"{name} {fixed(value, 3)}" for name, value, own in comparison(run) if not own):
+    if others := ", ".join(f"{name} {format_fixed(value, 3)}" for name, value, own in comparison(run) if not own):
         rows = [(a, b, f"{note}; {others}" if a == "bits per byte" else note) for a, b, note in rows]
     if parsed := parsed_samples(run):
         rows.append(("samples that parse", *parsed))
     left, middle = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     lines = [f"  {a:<{left}}  {b:>{middle}}  {note}".rstrip() for a, b, note in rows]
-    return "\n".join(map(visible, [f"{run.folder}: {word}, {details}", *lines]))
+    return "\n".join(map(escape_unprintable, [f"{run.folder}: {word}, {details}", *lines]))

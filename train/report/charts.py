@@ -12,7 +12,7 @@ import numpy as np
 
 from train.report.further import losses_of_texts, ratios, streams
 from train.report.run import Run, Series, smooth
-from train.terminal.formatting import count, fixed
+from train.terminal.formatting import format_count, format_fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,7 +143,7 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
             label="validation",
         )
     if cut := _limit_top(axes, finite.values, validation.values):
-        caption.append(f"The first steps start at {fixed(cut, 2)}, above the picture.")
+        caption.append(f"The first steps start at {format_fixed(cut, 2)}, above the picture.")
     caption += _mark_not_finite(axes, train, colors)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper right", labelcolor=colors.muted, handlelength=1.4)
@@ -307,7 +307,7 @@ def _figure(width: float, height: float) -> tuple[Any, "Axes"]:
 
 def _tick(value: float) -> str:
     if abs(value) >= 1000:
-        text = count(value)
+        text = format_count(value)
         return re.sub(r"\.?0+(?=[kMBT]$)", "", text) if "." in text else text
     if value == 0 or abs(value) >= 0.01:
         return f"{value:.4g}"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from train.report.run import Fact, Run, Series
-from train.terminal.formatting import number
+from train.terminal.formatting import format_number
 
 
 def named_evaluations(run: Run) -> dict[str, list[dict[str, Any]]]:
@@ -24,9 +24,11 @@ def facts_of_texts(run: Run) -> Iterator[Fact]:
     for name, lines in named_evaluations(run).items():
         last = lines[-1]
         bits = last.get("bits_per_byte")
-        beside = f"; {number(bits)} bits per byte" if isinstance(bits, int | float) else ""
+        beside = f"; {format_number(bits)} bits per byte" if isinstance(bits, int | float) else ""
         if isinstance(last.get("loss"), int | float):
-            yield Fact(label=f"Loss of {name}", value=number(last["loss"]), note=f"step {last['step']:,}{beside}")
+            yield Fact(
+                label=f"Loss of {name}", value=format_number(last["loss"]), note=f"step {last['step']:,}{beside}"
+            )
 
 
 def losses_of_texts(run: Run) -> Iterator[tuple[str, Series]]:

@@ -11,7 +11,7 @@ from typing import Any
 from train.report import charts
 from train.report.further import facts_of_texts
 from train.report.run import Run, comparison, facts, parsed_samples, score, state, total_parameters
-from train.terminal.formatting import fixed, number, percent
+from train.terminal.formatting import format_fixed, format_number, format_percent
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
 _STEPS_SHOWN = 41  # steps with samples; samples.txt has more
@@ -167,7 +167,7 @@ def _is_further(line: dict[str, Any]) -> bool:
 def _bars(run: Run) -> list[tuple[str, str, str, bool]]:
     rows = comparison(run)
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
-    return [(name, fixed(value), f"{value / longest * 100:.1f}", own) for name, value, own in rows]
+    return [(name, format_fixed(value), f"{value / longest * 100:.1f}", own) for name, value, own in rows]
 
 
 def _parameters(run: Run) -> list[dict[str, str]]:
@@ -182,7 +182,7 @@ def _parameters(run: Run) -> list[dict[str, str]]:
                 "axes": _axes(entry.get("axes")),
                 "spec": _axes(entry.get("spec")),
                 "count": f"{size:,}" if isinstance(size, int) else "?",
-                "share": percent(size / total) if isinstance(size, int) and total else "",
+                "share": format_percent(size / total) if isinstance(size, int) and total else "",
             }
         )
     return rows
@@ -250,4 +250,4 @@ def _is_number(value: Any) -> bool:
 def _cell(value: Any) -> str:
     if value is None:
         return "\u2013"
-    return number(value) if _is_number(value) else str(value)
+    return format_number(value) if _is_number(value) else str(value)

@@ -17,7 +17,7 @@ from train.files.paths import local_path
 from train.files.schema import conforming, violations
 from train.run.environment import read_sessions
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
-from train.terminal.formatting import count, duration, number, percent
+from train.terminal.formatting import format_count, format_duration, format_number, format_percent
 
 _SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
 
@@ -219,7 +219,7 @@ def state(run: Run) -> tuple[str, str]:
     at = f"step {run.step:,}" + (f" of {total:,}" if isinstance(total, int) else "")
     found = str(run.status.get("state", "unknown"))
     if found == "running" and (silence := _seconds_since_last_line(run)) > _SILENCE:
-        return "silent", f"{at}; says it is running, but wrote nothing for {duration(silence)}"
+        return "silent", f"{at}; says it is running, but wrote nothing for {format_duration(silence)}"
     reason = run.status.get("reason")
     return found, f"{at}; {reason}" if reason else at
 
@@ -239,14 +239,16 @@ def facts(run: Run) -> list[Fact]:
     if len(loss):
         averaged = max(1, len(loss) // 50)
         note = f"mean of the last {averaged} logged steps" if averaged > 1 else "last logged step"
-        found.append(Fact(label="Training loss", value=number((loss.values[-averaged:] / averaged).sum()), note=note))
+        found.append(
+            Fact(label="Training loss", value=format_number((loss.values[-averaged:] / averaged).sum()), note=note)
+        )
     broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
     if broken:
         found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
     trained, parameters = tokens_trained_on(run), total_parameters(run)
     if trained:
         per = f"{trained / parameters:.3g} per parameter" if parameters else ""
-        found.append(Fact(label="Tokens trained on", value=count(trained), note=per))
+        found.append(Fact(label="Tokens trained on", value=format_count(trained), note=per))
     padding = run.metric("padding").values
     if padding.any():
         found.append(
@@ -255,14 +257,14 @@ def facts(run: Run) -> list[Fact]:
     if parameters:
         frozen = frozen_parameters(run)
         still = f", {frozen:,} of them frozen" if frozen else ""
-        found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}{still}"))
+        found.append(Fact(label="Parameters", value=format_count(parameters), note=f"{parameters:,}{still}"))
     seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()
     if seconds:
-        found.append(Fact(label="Training time", value=duration(seconds)))
+        found.append(Fact(label="Training time", value=format_duration(seconds)))
     if len(speed):
         mfu = run.metric("mfu", "throughput").finite()
-        note = "median" + (f"; MFU {percent(float(np.median(mfu.values)))}" if len(mfu) else "")
-        found.append(Fact(label="Tokens per second", value=count(float(np.median(speed.values))), note=note))
+        note = "median" + (f"; MFU {format_percent(float(np.median(mfu.values)))}" if len(mfu) else "")
+        found.append(Fact(label="Tokens per second", value=format_count(float(np.median(speed.values))), note=note))
     skipped = run.metric("skipped")
     if len(skipped) and skipped.values[-1] > 0:
         found.append(Fact(label="Skipped steps", value=f"{skipped.values[-1]:,.0f}", note="NaN or outlier"))
@@ -290,14 +292,14 @@ def _validation_facts(run: Run) -> list[Fact]:
             note = f"step {points.steps[-1]:,}"
             best = points.finite()
             if len(best) and (lowest := int(np.argmin(best.values))) != len(points) - 1:
-                note += f"; best {number(best.values[lowest])} at {best.steps[lowest]:,}"
-            found.append(Fact(label=label, value=number(points.values[-1]), note=note + beside))
+                note += f"; best {format_number(best.values[lowest])} at {best.steps[lowest]:,}"
+            found.append(Fact(label=label, value=format_number(points.values[-1]), note=note + beside))
     return found
 
 
 def score(value: float | None) -> str:
     """A measure of evaluation.json, where None stands for one that is not finite."""
-    return "not finite" if value is None else number(value)
+    return "not finite" if value is None else format_number(value)
 
 
 def tokens_trained_on(run: Run) -> float:

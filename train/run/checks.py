@@ -14,7 +14,7 @@ from train.files.paths import AnyPath
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of, param_shardings
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.run.metrics import read_status
 
 
@@ -50,7 +50,7 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
     status, last = read_status(run) or {}, experiment.training.num_steps
     if status.get("state") != "finished" or not (run / "config.json").is_file():
         return False
-    experiments.refuse_differences(experiment, run)
+    experiments.check_same_experiment(experiment, run)
     with CheckpointStore(run, experiment.checkpoints, say=lambda line: None, read_only=True) as store:
         intact = store.is_intact(last)
     if intact is not None:

@@ -28,7 +28,7 @@ _VARIABLES = (
     "XLA_PYTHON_CLIENT_PREALLOCATE CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE NCCL_DEBUG OMP_NUM_THREADS"
 )
 
-DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
+MAX_DIFF_CHARACTERS = 1_000_000  # characters of `git diff` that are kept
 
 
 def record_session(run_folder: str | pathlib.Path) -> int:
@@ -134,7 +134,7 @@ def git_state(folder: pathlib.Path) -> dict[str, Any]:
 
     `revision` is None, and `why` says so, where there is no git, no repository, or no commit, or where the repository
     around the folder is another project's (the code is installed inside it and not tracked by it). `diff` holds the
-    changes to tracked files up to `DIFF_CAP` characters, `untracked` the names of new files.
+    changes to tracked files up to `MAX_DIFF_CHARACTERS` characters, `untracked` the names of new files.
     """
     unknown = {"revision": None, "dirty": None}
     try:
@@ -150,9 +150,9 @@ def git_state(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return unknown | {"why": f"git did not run: {error}"}
     state: dict[str, Any] = {"revision": head.stdout.strip(), "branch": branch, "dirty": bool(diff or new)}
-    state |= {"diff": diff[:DIFF_CAP], "untracked": new[:1000]}
-    if len(diff) > DIFF_CAP:
-        state["diff_cut_at"] = DIFF_CAP
+    state |= {"diff": diff[:MAX_DIFF_CHARACTERS], "untracked": new[:1000]}
+    if len(diff) > MAX_DIFF_CHARACTERS:
+        state["diff_cut_at"] = MAX_DIFF_CHARACTERS
     return state
 
 

@@ -27,7 +27,7 @@ def locked(run: pathlib.Path) -> Iterator[None]:
 
     Raises UserError when another process holds the lock, with its number, and when the path cannot be a run folder.
     """
-    experiments.refuse_foreign(run)
+    experiments.check_run_folder(run)
     with contextlib.ExitStack() as stack:
         try:
             run.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
     if has_begun(run):
         if not (run / "config.json").exists():
             raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
-        experiments.refuse_differences(experiment, run)
+        experiments.check_same_experiment(experiment, run)
     experiments.save(experiment, run)
 
 

@@ -32,7 +32,7 @@ class Row:
     moved_by: str
 
 
-def table(experiment: Experiment) -> list[Row]:
+def parameter_rows(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
@@ -45,7 +45,7 @@ def table(experiment: Experiment) -> list[Row]:
 
 def as_json(experiment: Experiment) -> list[dict[str, Any]]:
     """The rows as JSON values, for RUN/parameters.json."""
-    return [dataclasses.asdict(row) for row in table(experiment)]
+    return [dataclasses.asdict(row) for row in parameter_rows(experiment)]
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
@@ -68,29 +68,29 @@ def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[st
     return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 
 
-def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError for a state that alone takes more memory than there is, even if nothing else is in memory.
 
     Otherwise XLA ends the process for a shape whose size does not fit in 64 bits, and the system may end a process that
     fills its memory.
     """
-    held = bytes_per_device(experiment, mesh)
-    needed, device = held["parameters"] + held["optimizer"], jax.local_devices()[0]
+    memory = bytes_per_device(experiment, mesh)
+    needed, device = memory["parameters"] + memory["optimizer"], jax.local_devices()[0]
     if device.platform == "cpu":
-        needed, where, there = needed * jax.local_device_count(), "this machine", host_memory()
+        needed, owner, available = needed * jax.local_device_count(), "this machine", host_memory()
     else:
-        where, there = f"each {device.device_kind}", (device.memory_stats() or {}).get("bytes_limit")
-    if there is not None and needed > there:
+        owner, available = f"each {device.device_kind}", (device.memory_stats() or {}).get("bytes_limit")
+    if available is not None and needed > available:
         raise UserError(
-            f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {where} has "
-            f"{there / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of fewer "
+            f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {owner} has "
+            f"{available / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of fewer "
             "bits, or more devices (--mesh=fsdp=8)"
         )
 
 
 def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """The table as text, with totals, FLOPs per token and memory per device."""
-    rows = table(experiment)
+    rows = parameter_rows(experiment)
     header = ("parameter", "role", "shape", "axes", "mesh axes", "moved by", "count")
     cells = [header] + [
         (

@@ -13,7 +13,7 @@ from train.experiment import Experiment
 from train.files.paths import AnyPath, literal_path
 from train.files.remote import local_copy
 from train.run.folder import ORIGIN
-from train.run.loaded import load_params
+from train.run.loading import load_params
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:

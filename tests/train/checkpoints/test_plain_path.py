@@ -10,7 +10,7 @@ from model.errors import UserError
 from tests.train.states import abstract, assert_same_bits, at_step, shardings_on, store_of
 from train.checkpoints.plain_path import PlainPath, is_plain
 from train.loop import train
-from train.run.loaded import load_run
+from train.run.loading import load_run
 from train.run.metrics import read_status
 
 

@@ -20,7 +20,7 @@ from train.evaluation.evaluate import evaluate
 from train.evaluation.validation import SplitEvaluation
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
-from train.run.loaded import LoadedRun
+from train.run.loading import LoadedRun
 from train.state import StateConfig, init_state
 
 

@@ -24,7 +24,7 @@ from train.files.paths import user_path
 from train.files.remote import cache_folder, local_copy
 from train.loop import train
 from train.parallel.mesh import Mesh
-from train.run.loaded import load_params, load_run
+from train.run.loading import load_params, load_run
 from train.run.metrics import read_metrics, read_statistics, read_status
 from train.statistics import Statistics
 

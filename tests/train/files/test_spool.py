@@ -19,7 +19,7 @@ from train.files.paths import user_path
 from train.files.remote import cache_folder
 from train.files.spool import open_spool, spool_folder
 from train.loop import train
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 RUN = "gs://bucket/run"
 

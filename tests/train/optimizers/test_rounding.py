@@ -13,7 +13,7 @@ from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.optimizers.rounding import lost_updates, low_precision_arrays, share_unchanged_at, update_size, warnings
 from train.report.run import facts, load
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.run.metrics import read_metrics
 from train.state import StateConfig, init_state
 from train.step import train_step

@@ -7,7 +7,7 @@ from tests.train.report.pages import NASTY
 from train.report import summary
 from train.report.run import Series, comparison, load, smooth, state, training_seconds
 from train.run.metrics import MetricsWriter
-from train.terminal.formatting import visible
+from train.terminal.formatting import escape_unprintable
 
 
 def test_a_spike_leaves_the_rest_of_a_smoothed_curve_alone():
@@ -31,7 +31,7 @@ def test_summary_is_golden(run):
             f"{run}: finished, step 600 of 600",
             "  validation loss     2.0625  final evaluation",
             "  perplexity          7.8660  final evaluation",
-            f"  bits per byte       1.5000  final evaluation; {visible(NASTY)} 1.250, gzip -9 1.960",
+            f"  bits per byte       1.5000  final evaluation; {escape_unprintable(NASTY)} 1.250, gzip -9 1.960",
             "  training loss       2.0000  mean of the last 12 logged steps",
             "  tokens trained on    38.4k  192 per parameter",
             "  parameters             200  200",

@@ -9,7 +9,7 @@ import pytest
 from model.parameters.precision import Precision
 from train.parallel.mesh import Mesh
 from train.run import pretrained
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.run.pretrained import initial_params
 from train.state import StateConfig, init_sharded, state_shardings
 

@@ -14,7 +14,7 @@ from model.errors import UserError
 from train.data.config import Tail, Validation, WholeFiles
 from train.data.text.compression import compression_of
 from train.data.text.sources import Document
-from train.terminal.formatting import percent
+from train.terminal.formatting import format_percent
 
 # A line shorter than this (stripped) occurs in too many files to show that two of them are alike.
 SIGNIFICANT = 16
@@ -50,8 +50,8 @@ def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -
     whole = "a document is held out whole or not at all" if isinstance(option, WholeFiles) else "a text is cut once"
     other = "Tail(fraction=...)" if isinstance(option, WholeFiles) else "longer texts"
     return (
-        f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
-        f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {percent(option.fraction)}: {whole}, and "
+        f"WARNING: {format_percent(share)} of the text is held out for validation ({validation_bytes:,} of "
+        f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {format_percent(option.fraction)}: {whole}, and "
         f"they do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
     )
 

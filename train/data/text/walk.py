@@ -17,7 +17,7 @@ from train.data.text import own
 from train.data.text.compression import open_bytes
 from train.data.text.kinds import HEAD, kind_of
 from train.data.text.units import cannot_read, readable
-from train.terminal.formatting import count
+from train.terminal.formatting import format_count
 
 Key = tuple[int, int]  # device and inode, which identify a file or folder under all its names
 NO_TEXT = ("__pycache__",)
@@ -178,7 +178,7 @@ class Walk:
                     size += os.lstat(path).st_size if os.path.lexists(path) else 0
         if files:
             self._own.append(
-                f"{readable(name)} ({mark}, {files:,} {'file' if files == 1 else 'files'}, {count(size)}B)"
+                f"{readable(name)} ({mark}, {files:,} {'file' if files == 1 else 'files'}, {format_count(size)}B)"
             )
 
     def _is_entered(self, name: str) -> bool:

@@ -54,7 +54,7 @@ class LoadedRun:
         """The same run on another mesh of the devices here. Raises UserError when it does not fit them."""
         choice = requested_mesh(self.experiment.model, mesh, self.experiment.sharding)
         if choice.note is not None:
-            warn(choice.note)
+            print_to_stderr(choice.note)
         params = jax.device_put(self.params, model_shardings(self.experiment.model, choice.mesh, choice.table))
         return dataclasses.replace(self, params=params, mesh=choice.mesh, layout=choice.layout)
 
@@ -78,7 +78,7 @@ class LoadedParams:
     step: int
 
 
-def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
+def load_run(run: str | AnyPath, checkpoint: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
     Its parameters are read straight onto their devices: no device holds more of them than its share. The mesh is the
@@ -91,10 +91,10 @@ def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = N
     """
     run = user_path(run)
     with convert_read_errors(run):
-        return _load_run(run, which, mesh)
+        return _load_run(run, checkpoint, mesh)
 
 
-def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
+def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
     experiment = experiments.load(run)
     if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(
@@ -108,7 +108,7 @@ def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
             f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "
             "data there again, or write the folder that holds it into data.json"
         )
-    loaded = load_params(run, which, mesh=mesh)
+    loaded = load_params(run, checkpoint, mesh=mesh)
     return LoadedRun(
         folder=run,
         experiment=experiment,
@@ -121,13 +121,13 @@ def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
 
 
 def load_params(
-    run: AnyPath, which: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
+    run: AnyPath, checkpoint: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
 ) -> LoadedParams:
     """Loads only the parameters of a checkpoint; needs no dataset.
 
     Args:
       run: the run folder, on this machine or in a store.
-      which: latest, best, or a step.
+      checkpoint: latest, best, or a step.
       mesh: as for `load_run`.
       sharding: the sharding table for a given mesh; None for the run's own.
 
@@ -141,14 +141,16 @@ def load_params(
         shardings, abstract = (dataclasses.replace(state, opt_state={}) for state in (shardings, abstract))
     with (
         convert_read_errors(run),
-        CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store,
+        CheckpointStore(
+            local_checkpoints(run, checkpoint), experiment.checkpoints, say=print_to_stderr, read_only=True
+        ) as store,
     ):
-        if which == "latest":
+        if checkpoint == "latest":
             state = store.restore_latest(experiment, shardings, abstract)
             if state is None:
                 raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
         else:
-            state = store.restore(_step(store, run, which), experiment, shardings, abstract)
+            state = store.restore(_parse_step(store, run, checkpoint), experiment, shardings, abstract)
     params = evaluation_params(experiment.optimizer, state)
     return LoadedParams(experiment, params, choice.mesh, choice.layout, int(state.step))
 
@@ -164,11 +166,11 @@ def _choose_mesh(run: AnyPath, experiment: Experiment, mesh: Mesh | None, shardi
         count = devices.get("count") if isinstance(devices, dict) else None
         choice = run_mesh_or_fsdp(experiment.model, experiment.mesh, table, count if isinstance(count, int) else None)
     if choice.note is not None:
-        warn(choice.note)
+        print_to_stderr(choice.note)
     return choice
 
 
-def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
+def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
     """A run folder whose checkpoints orbax can read: the run's own, or a copy of the files that may be needed.
 
     Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores.
@@ -178,27 +180,27 @@ def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
     with convert_read_errors(run):
         folder = run / "checkpoints"
         steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
-    if not kept & set(steps):
-        kept = set(steps)  # the steps that are in the store
-    copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
+    needed = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(checkpoint, {checkpoint})
+    if not needed & set(steps):
+        needed = set(steps)  # the steps that are in the store
+    copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
     return copied
 
 
-def warn(line: str) -> None:
+def print_to_stderr(line: str) -> None:
     """Prints a line for the user on standard error."""
     print(line, file=sys.stderr)  # standard output is for results
 
 
-def _step(store: CheckpointStore, run: AnyPath, which: str) -> int:
+def _parse_step(store: CheckpointStore, run: AnyPath, checkpoint: str) -> int:
     steps = store.steps()
     listed = f"its checkpoints are {', '.join(map(str, steps))}" if steps else "it has none yet"
-    if which == "best":
+    if checkpoint == "best":
         best = store.best_step()
         if best is None:
             raise UserError(f"no checkpoint of {run} was evaluated, so none is best; {listed}")
         return best
-    named = {str(step): step for step in steps}
-    if which not in named:
-        raise UserError(f"{run} has no checkpoint {which[:40]!r}; use latest, best, or a step: {listed}")
-    return named[which]
+    by_name = {str(step): step for step in steps}
+    if checkpoint not in by_name:
+        raise UserError(f"{run} has no checkpoint {checkpoint[:40]!r}; use latest, best, or a step: {listed}")
+    return by_name[checkpoint]

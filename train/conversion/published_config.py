@@ -13,9 +13,9 @@ from train.files.files import read_json
 from train.files.paths import AnyPath, user_path
 
 # Keys of a config.json that describe its files and not the model.
-OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
+FILE_KEYS = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
 # The families' keys for the largest number of tokens in a sequence.
-LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
+CONTEXT_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 
 
 def family_for(name: str | None, run: AnyPath) -> Family:
@@ -35,7 +35,7 @@ def family_for(name: str | None, run: AnyPath) -> Family:
     return family
 
 
-def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+def config_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
     """The config.json of a run's model, made from another config.json.
 
     Args:
@@ -63,20 +63,20 @@ def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
         hint = "" if "/" in like else f"; {nearest(like, by_name)}"
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
     family = family_of(given)
-    own: dict[str, Any] = {"vocab_size": config.vocab_size}
-    for key in LENGTHS:
+    of_run: dict[str, Any] = {"vocab_size": config.vocab_size}
+    for key in CONTEXT_LENGTH_KEYS:
         with contextlib.suppress(UserError):  # a key that the family does not have
-            tried = own | {key: config.context_length}
-            if family.config_of(given | tried).context_length == config.context_length:
-                own = tried
+            candidate = of_run | {key: config.context_length}
+            if family.config_of(given | candidate).context_length == config.context_length:
+                of_run = candidate
                 break
-    lost = differences_of_models(family.config_of(given | own), config)
-    if lost:
-        listed = "\n  ".join(lost)
+    mismatches = differences_of_models(family.config_of(given | of_run), config)
+    if mismatches:
+        listed = "\n  ".join(mismatches)
         raise UserError(
             f"the model of {run} is not the one that --like={like} describes (its value -> this run's):\n  {listed}\n"
             "Give a config.json with this run's values; vocab_size and context_length may differ: the run's are written"
         )
-    kept = {k: v for k, v in given.items() if k not in OF_ITS_FILES and not k.endswith("_token_id")}
-    changed = {key: value for key, value in own.items() if given.get(key) != value}
-    return family, {"architectures": [family.architecture]} | kept | own, changed
+    model_values = {k: v for k, v in given.items() if k not in FILE_KEYS and not k.endswith("_token_id")}
+    changed = {key: value for key, value in of_run.items() if given.get(key) != value}
+    return family, {"architectures": [family.architecture]} | model_values | of_run, changed
