@@ -83,8 +83,8 @@ def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     if available is not None and needed > available:
         raise UserError(
             f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {owner} has "
-            f"{available / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of fewer "
-            "bits, or more devices (--mesh=fsdp=8)"
+            f"{available / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of "
+            "fewer bits, or more devices (--mesh=fsdp=8)"
         )
 
 

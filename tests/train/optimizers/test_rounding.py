@@ -12,7 +12,7 @@ from train.loop import train
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.optimizers.rounding import lost_updates, low_precision_arrays, share_unchanged_at, update_size, warnings
-from train.report.run import facts, load
+from train.report.run import headline_numbers, load
 from train.run.loading import load_params
 from train.run.metrics import read_metrics
 from train.state import StateConfig, init_state
@@ -119,7 +119,7 @@ def test_the_share_stands_in_the_metrics_and_in_the_report(small_rate):
     shares = [line["lost_updates"] for line in read_metrics(run) if line["kind"] == "train"]
     assert len(shares) == 60
     assert shares[0] == pytest.approx(float(share_unchanged_at(first_state(experiment).params, 1e-5)), abs=0.06)
-    (fact,) = (fact for fact in facts(load(run)) if fact.label == "Updates lost to rounding")
+    (fact,) = (fact for fact in headline_numbers(load(run)) if fact.label == "Updates lost to rounding")
     assert fact.value == f"{np.mean(shares):.1%}"
 
 

@@ -15,13 +15,13 @@ def test_a_spike_leaves_the_rest_of_a_smoothed_curve_alone():
     np.testing.assert_allclose(smooth(values)[2:], 3.0)
 
 
-def test_a_run_that_went_silent(run, monkeypatch):
+def test_a_stalled_run(run, monkeypatch):
     with MetricsWriter(run, tensorboard=False) as writer:
         writer.status("running", 600, total_steps=800)
     assert state(load(run)) == ("running", "step 600 of 800")
     later = time.time() + 7500
     monkeypatch.setattr(time, "time", lambda: later)
-    assert state(load(run))[0] == "silent"
+    assert state(load(run))[0] == "stalled"
     assert "wrote nothing for 2h 05m" in state(load(run))[1]
 
 
