@@ -85,12 +85,12 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
         parameter_dtype=cast(Dtype | None, PARAMETERS.value),
         compute_dtype=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
-        mesh=cli.given_mesh(MESH),
+        mesh=cli.mesh_from_flag(MESH),
     )
     from model.cost import count_parameters
 
     precision = experiment.model.precision
-    cli.say(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    cli.print_escaped(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
     if experiment.data.tokenizer is not None and (warning := load_tokenizer(run / "data").warning()) is not None:
         print(f"WARNING: {warning}", file=sys.stderr)
     if experiment.data.tokenizer is None:
@@ -108,12 +108,12 @@ def _write(run: AnyPath, target: pathlib.Path) -> int:
         checkpoint=CHECKPOINT.value or "latest",
         family=FAMILY.value,
         like=LIKE.value,
-        mesh=cli.given_mesh(MESH),
+        mesh=cli.mesh_from_flag(MESH),
     )
-    cli.say(f"{target}: written")
+    cli.print_escaped(f"{target}: written")
     if own:
         listed = ", ".join(f"{key}={value}" for key, value in own.items())
-        cli.say(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
+        cli.print_escaped(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
     return 0
 
 

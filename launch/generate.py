@@ -55,7 +55,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the
 MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
-MOST_TEXTS = 1_000_000
+MAX_TEXTS = 1_000_000
 
 
 def main(argv: list[str]) -> int:
@@ -77,7 +77,7 @@ def main(argv: list[str]) -> int:
     from train.generation.texts import check_prompts, generate_texts, largest_cache
     from train.run.loading import load_run
 
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
     texts, named = zip(*given, strict=True)
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
@@ -99,12 +99,12 @@ def main(argv: list[str]) -> int:
         )
     finally:  # a signal loses no token that was drawn before
         if results:
-            _show(run.step, prompts[: len(results)], printer, results)
+            _print_results(run.step, prompts[: len(results)], printer, results)
     printer.report(results)
     return 0
 
 
-def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[GeneratedText]") -> None:
+def _print_results(step: int, prompts: list[str], printer: "_Printer", results: "list[GeneratedText]") -> None:
     if JSON.value:
         print(streams.as_json(_as_json(step, prompts, results)))
     else:
@@ -142,9 +142,9 @@ def _prompts() -> "list[Prompt]":
     if PROMPTS_FILE.value is not None:
         prompts += read_prompts(local_copy(user_path(PROMPTS_FILE.value)))
     prompts = prompts or [Prompt("", "the prompt")]
-    if len(prompts) * NUM_SAMPLES.value > MOST_TEXTS:
+    if len(prompts) * NUM_SAMPLES.value > MAX_TEXTS:
         raise UserError(
-            f"--num_samples={NUM_SAMPLES.value} of {len(prompts)} prompts are more than {MOST_TEXTS:,} texts, which "
+            f"--num_samples={NUM_SAMPLES.value} of {len(prompts)} prompts are more than {MAX_TEXTS:,} texts, which "
             "are all held in memory; lower it, and draw more with another --seed"
         )
     return prompts

@@ -102,7 +102,7 @@ def train(
             check_init_from(experiment)
         run_folder.claim(run, experiment)
         try:
-            with stop.at_once():
+            with stop.raise_immediately():
                 dataset = _prepare(experiment, run, say)
         except KeyboardInterrupt:
             if stop.requested is None:

@@ -175,11 +175,11 @@ def test_prompts_become_ids(text, tiny_experiment):
 )
 def test_any_text_goes_to_any_stream(text, encoding, tmp_path, monkeypatch):
     with open(tmp_path / "out", "w", encoding=encoding) as stream:
-        streams.guard()
-        monkeypatch.setattr("sys.stdout", streams._steady(stream.fileno(), stream, None))
+        streams.replace_output_streams()
+        monkeypatch.setattr("sys.stdout", streams._non_raising_stream(stream.fileno(), stream, None))
         print(streams.as_json({"text": text}).replace("\n", ""))
         print(text)
-        assert streams.lost() is None
+        assert streams.output_error() is None
     first = (tmp_path / "out").read_bytes().decode(encoding).split("\n")[0]
     assert json.loads(first) == {"text": text}
 

@@ -23,6 +23,6 @@ class Stop:
         self.requested: str | None = None
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def raise_immediately(self) -> Iterator[None]:
         """Inside the context a request may raise KeyboardInterrupt, for long work that can stop anywhere."""
         yield

@@ -214,7 +214,7 @@ class HeadlineNumber:
 
 
 def state(run: RunData) -> tuple[str, str]:
-    """(state, a few words about it): "finished", "running", "stalled", "interrupted", "stopped", "failed", "unknown"."""
+    """(state, details): "finished", "running", "stalled", "interrupted", "stopped", "failed", or "unknown"."""
     total = run.status.get("total_steps")
     at = f"step {run.step:,}" + (f" of {total:,}" if isinstance(total, int) else "")
     found = str(run.status.get("state", "unknown"))
