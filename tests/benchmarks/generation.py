@@ -78,7 +78,7 @@ def process(program: str, root: pathlib.Path) -> subprocess.Popen[str]:
     return started
 
 
-def turn(one: subprocess.Popen[str]) -> tuple[float, list[list[int]]]:
+def time_one_round(one: subprocess.Popen[str]) -> tuple[float, list[list[int]]]:
     """The seconds and the tokens of one round."""
     assert one.stdin is not None
     assert one.stdout is not None
@@ -103,7 +103,7 @@ def main() -> None:
     texts = {}
     for _ in range(given.rounds):
         for name, one in processes.items():
-            took, texts[name] = turn(one)
+            took, texts[name] = time_one_round(one)
             seconds[name].append(took)
     for one in processes.values():
         one.communicate()

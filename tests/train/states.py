@@ -25,18 +25,18 @@ def at_step(state, step, shardings=None):
     return jax.device_put(numbered, shardings if shardings is not None else jax.devices()[0])
 
 
-def store_of(run, said=None, **options):
+def open_store(run, said=None, **options):
     say = said.append if said is not None else lambda line: None
     return CheckpointStore(run, Checkpoints(**options), say)
 
 
-def abstract(experiment):
+def abstract_state_of(experiment):
     return abstract_state(StateConfig.of(experiment))
 
 
-def latest(run, experiment, said=None, shardings=None):
-    with store_of(run, said) as store:
-        return store.restore_latest(experiment, shardings or shardings_on(experiment), abstract(experiment))
+def restore_latest(run, experiment, said=None, shardings=None):
+    with open_store(run, said) as store:
+        return store.restore_latest(experiment, shardings or shardings_on(experiment), abstract_state_of(experiment))
 
 
 def assert_same_bits(one, other):

@@ -24,7 +24,7 @@ from model.recompute import SaveOnly
 from model.recurrent.gru import GRU
 from model.transformer import specs
 from model.vocabulary.multi_token import MultiToken
-from tests.train.states import abstract, assert_same_bits, latest, shardings_on, store_of
+from tests.train.states import abstract_state_of, assert_same_bits, open_store, restore_latest, shardings_on
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.config_file import from_file
@@ -159,7 +159,7 @@ def earlier(experiment):
 
 
 def save_as_before(experiment, state, run, monkeypatch):
-    with monkeypatch.context() as patch, store_of(run) as store:
+    with monkeypatch.context() as patch, open_store(run) as store:
         patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 1)
         patch.setattr(train.checkpoints.store, "to_json", as_it_was)
         state = dataclasses.replace(state, params=named_before(state.params), opt_state=named_before(state.opt_state))
@@ -176,7 +176,7 @@ def test_a_checkpoint_with_load_biases_among_the_parameters_is_read(optimizer, t
     assert "load_bias" in old.params["blocks"]["ffn"]
     save_as_before(experiment, old, tmp_path, monkeypatch)
     said = []
-    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(now, jax.devices()[0]))
+    assert_same_bits(restore_latest(tmp_path, experiment, said), jax.device_put(now, jax.devices()[0]))
     assert said == []
     loaded = load_params(tmp_path)
     np.testing.assert_array_equal(loaded.params["blocks"]["ffn"]["load_bias"], old.params["blocks"]["ffn"]["load_bias"])
@@ -194,8 +194,8 @@ def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_eva
     words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.init_from=" + str(
         tmp_path
     )
-    with store_of(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
-        store.restore_latest(experiment, shardings_on(experiment), abstract(experiment))
+    with open_store(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
+        store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment))
     assert "damaged" not in str(caught.value)
     assert (tmp_path / "checkpoints" / "0").is_dir()
     np.testing.assert_array_equal(
@@ -211,7 +211,7 @@ def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment
     save_as_before(experiment, dataclasses.replace(old, params=less), tmp_path, monkeypatch)
     with CheckpointStore(tmp_path, Checkpoints(), read_only=True) as store:
         with pytest.raises(UserError, match=r"another version of this code \(it has no params.final_norm.scale\)"):
-            store.restore(0, experiment, shardings_on(experiment), abstract(experiment))
+            store.restore(0, experiment, shardings_on(experiment), abstract_state_of(experiment))
 
 
 @pytest.mark.parametrize("exceptions", [5, "all", None, {"layers": ":1"}])
@@ -285,13 +285,13 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
     assert from_json(Experiment, current_config(stored)) == experiment
     state_config = StateConfig.of(experiment)
     state = init_sharded(state_config, 0, shardings_on(experiment))
-    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+    with monkeypatch.context() as patch, open_store(tmp_path) as store:
         patch.setattr(train.checkpoints.store, "to_json", lambda e: with_z_loss_in_training(e, value))
         store.save(experiment, state, 0, loss=None)
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert experiments.load(tmp_path) == experiment
     experiments.check_same_experiment(experiment, tmp_path)
-    assert_same_bits(latest(tmp_path, experiment), state)
+    assert_same_bits(restore_latest(tmp_path, experiment), state)
     other = tiny_experiment(objective__z_loss=0.5)
     with pytest.raises(UserError, match="objective.z_loss: .* -> 0.5"):
         experiments.check_same_experiment(other, tmp_path)
@@ -352,14 +352,14 @@ def test_a_checkpoint_that_says_attention_for_mixers_is_read(optimizer, tiny_exp
     assert "attention" in before["blocks"]["1"]
     assert "attention" in before["multi_token"]["block"]
     assert "attention_gain" in before["blocks"]["1"]["residual"]
-    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+    with monkeypatch.context() as patch, open_store(tmp_path) as store:
         patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 2)
         patch.setattr(train.checkpoints.store, "to_json", with_attention)
         old = dataclasses.replace(state, params=before, opt_state=changed(state.opt_state, attention_for_mixer))
         store.save(experiment, jax.device_put(old, jax.devices()[0]), int(state.step), loss=None)
     (tmp_path / "config.json").write_text(json.dumps(with_attention(experiment)))
     said = []
-    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
+    assert_same_bits(restore_latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
     assert said == []
     loaded = load_params(tmp_path)
     assert jax.tree.structure(loaded.params) == jax.tree.structure(merge(state.params, state.untrained))

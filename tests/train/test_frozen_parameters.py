@@ -14,7 +14,7 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.parameters.specs import named
 from model.transformer import specs
-from tests.train.states import latest, shardings_on
+from tests.train.states import restore_latest, shardings_on
 from train import schedules
 from train.checkpoints.store import flatten
 from train.loop import train
@@ -225,7 +225,7 @@ def test_a_resumed_run_ends_the_same(frozen_run):
     experiment, folder = frozen_run
     metrics = [(folder / name / "metrics.jsonl").read_bytes() for name in ("whole", "halved")]
     assert metrics[0] == metrics[1]
-    states = [flatten(latest(folder / name, experiment)) for name in ("whole", "halved")]
+    states = [flatten(restore_latest(folder / name, experiment)) for name in ("whole", "halved")]
     for name, value in states[0].items():
         assert np.asarray(value).tobytes() == np.asarray(states[1][name]).tobytes(), name
     for name in STILL:

@@ -6,7 +6,7 @@ import zlib
 import pytest
 import tensorstore
 
-from tests.train.states import at_step, store_of
+from tests.train.states import at_step, open_store
 from train.checkpoints import files as checkpoint_files
 from train.checkpoints.files import (
     DIGESTS_FILE,
@@ -22,7 +22,7 @@ from train.checkpoints.store import flatten
 @pytest.fixture(scope="module")
 def saved(experiment, first, tmp_path_factory):
     run = tmp_path_factory.mktemp("saved")
-    with store_of(run) as store:
+    with open_store(run) as store:
         store.save(experiment, at_step(first, 10), 10, loss=None)
     return run / "checkpoints" / "10"
 

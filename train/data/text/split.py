@@ -52,8 +52,8 @@ def uneven(option: Validation | None, train_bytes: int, validation_bytes: int) -
     return (
         f"WARNING: {format_percent(share)} of the text is held out for validation ({validation_bytes:,} of "
         f"{train_bytes + validation_bytes:,} bytes), where {asked} asks for {format_percent(option.fraction)}: "
-        f"{whole}, and they do not add up to that share; more documents, {other} or SeparateText(path=...) give an even "
-        "split"
+        f"{whole}, and they do not add up to that share; more documents, {other} or SeparateText(path=...) give an "
+        "even split"
     )
 
 
