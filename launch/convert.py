@@ -102,7 +102,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 def _write(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
 
-    own = write_published(
+    changed_values = write_published(
         run,
         target,
         checkpoint=CHECKPOINT.value or "latest",
@@ -111,8 +111,8 @@ def _write(run: AnyPath, target: pathlib.Path) -> int:
         mesh=cli.mesh_from_flag(MESH),
     )
     cli.print_escaped(f"{target}: written")
-    if own:
-        listed = ", ".join(f"{key}={value}" for key, value in own.items())
+    if changed_values:
+        listed = ", ".join(f"{key}={value}" for key, value in changed_values.items())
         cli.print_escaped(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
     return 0
 

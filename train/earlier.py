@@ -126,8 +126,8 @@ def _current_optimizer(optimizer: Mapping[str, Any]) -> dict[str, Any]:
     decay_also = [role for pattern, roles in NO_DECAY.items() if pattern not in patterns for role in roles]
     decay_never = [re.sub(rf"\.{_OF_RESIDUAL}", r".residual.\1", p) for p in patterns]
     decay_never = [pattern for pattern in decay_never if pattern not in NO_DECAY]
-    kept = {name: value for name, value in optimizer.items() if name != "no_decay"}
-    return kept | {"decay_also": decay_also, "decay_never": decay_never}
+    others = {name: value for name, value in optimizer.items() if name != "no_decay"}
+    return others | {"decay_also": decay_also, "decay_never": decay_never}
 
 
 def _same_for_none(exception: Any) -> Any:
@@ -137,18 +137,18 @@ def _same_for_none(exception: Any) -> Any:
     return {name: "same" if value is None else value for name, value in exception.items()}
 
 
-def stored_names(of_format: int, wanted: Collection[str], stored: Collection[str]) -> dict[str, str]:
+def stored_names(of_format: int, names: Collection[str], stored: Collection[str]) -> dict[str, str]:
     """Maps the dotted name of each array of a state to its name in a checkpoint.
 
     Arrays that the checkpoint does not have are left out.
     """
     found = {}
-    for name in wanted:
-        there = name
+    for name in names:
+        stored_name = name
         for pattern, before in EARLIER_NAMES[of_format]:
-            there = re.sub(pattern, before, there)
-        if there in stored:
-            found[name] = there
+            stored_name = re.sub(pattern, before, stored_name)
+        if stored_name in stored:
+            found[name] = stored_name
     return found
 
 
@@ -157,5 +157,5 @@ def extra_arrays(of_format: int, names: Mapping[str, str], stored: Collection[st
     if of_format != 1:
         return set()
     # Moments of parameters that the optimizer does not update now: they end with the parameter's name.
-    still = tuple(there.removeprefix("params") for name, there in names.items() if name.startswith("untrained."))
-    return {name for name in stored if name.startswith("opt_state.") and name.endswith(still)}
+    suffixes = tuple(x.removeprefix("params") for name, x in names.items() if name.startswith("untrained."))
+    return {name for name in stored if name.startswith("opt_state.") and name.endswith(suffixes)}

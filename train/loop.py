@@ -209,11 +209,11 @@ class _Trainer:
 
     def _require_saved(self, step: int) -> None:
         """Raises UserError when the session ends at a step whose checkpoint could not be written."""
-        if step and step not in (kept := self.store.steps()):
+        if step and step not in (steps := self.store.steps()):
             raise UserError(
                 f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
                 f"{self.store.failure}; make room or fix that, and give the same command again: it continues from step "
-                f"{max(kept, default=0)}"
+                f"{max(steps, default=0)}"
             )
 
     def _start(self) -> TrainState:

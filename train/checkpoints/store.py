@@ -76,8 +76,8 @@ class CheckpointStore:
         self.failure: str | None = None
         if not self.read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self._remove_half_written():
-                self.say(f"checkpoint {left} was left half-written by an interrupted save; removing it")
+            for step in self._remove_half_written():
+                self.say(f"checkpoint {step} was left half-written by an interrupted save; removing it")
         self._losses: dict[int, float] = {}
         self._saving: int | None = None
         # The save in progress: the shapes of its arrays, by item and name, and its note.
@@ -139,7 +139,7 @@ class CheckpointStore:
         remains = [self.folder / name for name in self._list_names() if _TEMPORARY_SUFFIX in name]
         for path in remains:
             shutil.rmtree(path, ignore_errors=True)
-        return [left.name.split(".")[0] for left in remains]
+        return [path.name.split(".")[0] for path in remains]
 
     def _record_loss(self, step: int, loss: float | None) -> None:
         if loss is not None and math.isfinite(loss):
@@ -290,7 +290,7 @@ class CheckpointStore:
         params = self._read_arrays(step, "params", {name.removeprefix("params."): x for name, x in of_params.items()})
         arrays = {f"params.{name}": x for name, x in params.items()}
         arrays |= self._read_arrays(step, "rest", {name: x for name, x in wanted.items() if name not in of_params})
-        state: TrainState = unflatten(targets, {name: arrays[there] for name, there in names.items()})
+        state: TrainState = unflatten(targets, {name: arrays[stored] for name, stored in names.items()})
         found = checksums(state)
         wrong = [name for name, value in found.items() if note["checksums"][names[name]] != value]
         if wrong:

@@ -80,8 +80,8 @@ def _header_in_store(path: epath.Path) -> Header:
         length = path.stat().length
         with path.open("rb") as file:
             size = file.read(8)
-            held = int.from_bytes(size, "little")
-            header = Header(path.name, size + file.read(held if held <= length else 0))
+            header_bytes = int.from_bytes(size, "little")
+            header = Header(path.name, size + file.read(header_bytes if header_bytes <= length else 0))
     try:
         ends = [tensor.end for tensor in header.tensors]
     except (ValueError, KeyError, TypeError, AttributeError):

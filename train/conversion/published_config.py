@@ -63,14 +63,14 @@ def config_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
         hint = "" if "/" in like else f"; {nearest(like, by_name)}"
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
     family = family_of(given)
-    of_run: dict[str, Any] = {"vocab_size": config.vocab_size}
+    run_values: dict[str, Any] = {"vocab_size": config.vocab_size}
     for key in CONTEXT_LENGTH_KEYS:
         with contextlib.suppress(UserError):  # a key that the family does not have
-            candidate = of_run | {key: config.context_length}
+            candidate = run_values | {key: config.context_length}
             if family.config_of(given | candidate).context_length == config.context_length:
-                of_run = candidate
+                run_values = candidate
                 break
-    mismatches = differences_of_models(family.config_of(given | of_run), config)
+    mismatches = differences_of_models(family.config_of(given | run_values), config)
     if mismatches:
         listed = "\n  ".join(mismatches)
         raise UserError(
@@ -78,5 +78,5 @@ def config_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
             "Give a config.json with this run's values; vocab_size and context_length may differ: the run's are written"
         )
     model_values = {k: v for k, v in given.items() if k not in FILE_KEYS and not k.endswith("_token_id")}
-    changed = {key: value for key, value in of_run.items() if given.get(key) != value}
-    return family, {"architectures": [family.architecture]} | model_values | of_run, changed
+    changed = {key: value for key, value in run_values.items() if given.get(key) != value}
+    return family, {"architectures": [family.architecture]} | model_values | run_values, changed

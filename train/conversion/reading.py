@@ -116,7 +116,7 @@ def published_names(family: Family, config: ModelConfig, folder: HuggingFaceFold
     """
     table, problems = family.tensors(config), []
     names = family.names(config, folder.tensors)
-    found = {name: there for name, there in names.items() if there in folder.tensors}
+    found = {name: stored for name, stored in names.items() if stored in folder.tensors}
     for name, tensor in table.items():
         stored = folder.tensors.get(names[name])
         if stored is None and not tensor.copy:
@@ -142,7 +142,7 @@ def read_params(
     """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
     mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flatten(model_shardings(config, mesh, experiment.sharding))
+    shardings = flatten(model_shardings(config, mesh, experiment.sharding))
     leaves = flatten(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
@@ -152,12 +152,14 @@ def read_params(
             if tensor.copy:
                 copies.append((names[name], tensor, array))
                 continue
-            for part, piece in zip(tensor.parts, tensor.taken_apart(array), strict=True):
-                leaf, where = leaves[part.parameter], placed[part.parameter]
+            for part, array_part in zip(tensor.parts, tensor.taken_apart(array), strict=True):
+                leaf, sharding = leaves[part.parameter], shardings[part.parameter]
                 if part.parameter not in params:
-                    params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=where)
-                put = _slice_writer(where)
-                params[part.parameter] = put(params[part.parameter], _to_shards(piece, leaf.dtype, where), part.index)
+                    params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
+                write = _slice_writer(sharding)
+                params[part.parameter] = write(
+                    params[part.parameter], _to_shards(array_part, leaf.dtype, sharding), part.index
+                )
             progress.update(done)
     for name, tensor, array in copies:
         (part,) = tensor.parts
@@ -167,22 +169,22 @@ def read_params(
     return tree
 
 
-def _to_shards(piece: np.ndarray, dtype: Any, where: NamedSharding) -> jax.Array:
+def _to_shards(array: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
     """A slice of a stack on the devices; each device gets the part that it holds of the stack."""
-    inner = NamedSharding(where.mesh, PartitionSpec(*where.spec[len(where.spec) - piece.ndim :]))
-    return jax.make_array_from_callback(piece.shape, inner, lambda index: np.asarray(piece[index], dtype))
+    inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(sharding.spec) - array.ndim :]))
+    return jax.make_array_from_callback(array.shape, inner, lambda index: np.asarray(array[index], dtype))
 
 
 @functools.lru_cache(maxsize=64)
-def _slice_writer(where: Any) -> Any:
+def _slice_writer(sharding: Any) -> Any:
     """A program that writes a slice into a stack of parameters, in place."""
 
-    def put(stack: jax.Array, piece: jax.Array, index: tuple[int, ...]) -> jax.Array:
+    def write(stack: jax.Array, array: jax.Array, index: tuple[int, ...]) -> jax.Array:
         # For at[index].set XLA on CPUs copies a whole stack of bfloat16, to round its present values.
-        start = (*index, *(0,) * piece.ndim)
-        return jax.lax.dynamic_update_slice(stack, piece.reshape(*(1,) * len(index), *piece.shape), start)
+        start = (*index, *(0,) * array.ndim)
+        return jax.lax.dynamic_update_slice(stack, array.reshape(*(1,) * len(index), *array.shape), start)
 
-    return jax.jit(put, donate_argnums=0, out_shardings=where)
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
 def _smallest_dtype(

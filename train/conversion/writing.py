@@ -62,7 +62,7 @@ def write_published(
     """
     config = experiments.load(run).model
     origin = local_copy(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
-    of_run: dict[str, Any] = {}
+    changed_values: dict[str, Any] = {}
     if origin.is_dir():
         values = read_json(origin / "config.json")
         chosen = family_of(values)
@@ -75,7 +75,7 @@ def write_published(
             listed = "\n  ".join(changed)
             raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
     elif like is not None:
-        chosen, values, of_run = config_like(like, config, run)
+        chosen, values, changed_values = config_like(like, config, run)
     else:
         chosen = family_for(family, run)
         values = chosen.published(config)
@@ -86,7 +86,7 @@ def write_published(
         else:
             headers, buffers = _write_new_files(chosen, values, config, run, part), {}
         _write(chosen, config, load_params(run, checkpoint, mesh=mesh).params, headers, buffers, part)
-    return of_run
+    return changed_values
 
 
 def _copy_origin(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:

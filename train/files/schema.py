@@ -33,8 +33,8 @@ def violations(value: Any, schema: Any, path: str = "") -> Iterator[str]:
 
 def conforming(value: Any, schema: Any) -> Any:
     """A value without the parts that do not fit the schema; None if nothing is left."""
-    kept = _conforming_part(value, schema)
-    return None if kept is _MISSING else kept
+    part = _conforming_part(value, schema)
+    return None if part is _MISSING else part
 
 
 def _conforming_part(value: Any, schema: Any) -> Any:

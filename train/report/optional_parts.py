@@ -24,10 +24,10 @@ def text_headlines(run: RunData) -> Iterator[HeadlineNumber]:
     for name, lines in evaluations_by_name(run).items():
         last = lines[-1]
         bits = last.get("bits_per_byte")
-        beside = f"; {format_number(bits)} bits per byte" if isinstance(bits, int | float) else ""
+        extra = f"; {format_number(bits)} bits per byte" if isinstance(bits, int | float) else ""
         if isinstance(last.get("loss"), int | float):
             yield HeadlineNumber(
-                label=f"Loss of {name}", value=format_number(last["loss"]), note=f"step {last['step']:,}{beside}"
+                label=f"Loss of {name}", value=format_number(last["loss"]), note=f"step {last['step']:,}{extra}"
             )
 
 

@@ -61,7 +61,7 @@ def _content(run: RunData) -> dict[str, Any]:
         "samples_title": _earlier_title(len(samples)),
         "first_evaluation": _first_evaluation(run),
         "parameters": _parameters(run),
-        "placed": _devices(run) != 1,
+        "show_mesh_axes": _devices(run) != 1,
         "total": total_parameters(run),
         "config": list(_config_leaves(run.config, "")),
         "environment": list(_environment(run)),
@@ -135,8 +135,8 @@ def _known_first(names: list[str]) -> list[str]:
 def _final_evaluation(run: RunData) -> list[tuple[str, str]]:
     final = run.evaluation.get("validation")
     final = final if isinstance(final, dict) else {}
-    shown = {k: score(v) for k, v in final.items() if v is None or _is_number(v)}
-    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), shown[name]) for name in _known_first([*shown])]
+    texts = {k: score(v) for k, v in final.items() if v is None or _is_number(v)}
+    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), texts[name]) for name in _known_first([*texts])]
 
 
 def _evaluations(run: RunData) -> dict[str, Any]:

@@ -119,8 +119,8 @@ class RunData:
 
     def names(self) -> list[str]:
         """The names of the metrics in the train lines, in the order of their first appearance."""
-        seen = {name: None for line in self.train for name in line}
-        return [name for name in seen if name not in ("kind", "step")]
+        names = {name: None for line in self.train for name in line}
+        return [name for name in names if name not in ("kind", "step")]
 
 
 def load(run_folder: str | os.PathLike[str]) -> RunData:
@@ -144,8 +144,8 @@ def load(run_folder: str | os.PathLike[str]) -> RunData:
         if invalid:
             more = f", and {len(invalid) - 1} more" if invalid[1:] else ""
             notes.append(f"{folder / name} holds values that do not fit its schema, left out here: {invalid[0]}{more}")
-        kept = conforming(content, schema)
-        return type(schema)() if kept is None else kept
+        part = conforming(content, schema)
+        return type(schema)() if part is None else part
 
     def read_json(name: str) -> Any:
         path = folder / name
@@ -293,15 +293,15 @@ def _validation_numbers(run: RunData) -> list[HeadlineNumber]:
     found = []
     for name, label in _SCORES:
         points = run.metric(name, "eval")
-        beside = f"; {run.unrestored}" if name == "bits_per_byte" and run.unrestored else ""
+        extra = f"; {run.unrestored}" if name == "bits_per_byte" and run.unrestored else ""
         if name in final and isinstance(final[name], int | float | None):
-            found.append(HeadlineNumber(label=label, value=score(final[name]), note=f"final evaluation{beside}"))
+            found.append(HeadlineNumber(label=label, value=score(final[name]), note=f"final evaluation{extra}"))
         elif len(points):
             note = f"step {points.steps[-1]:,}"
             best = points.finite()
             if len(best) and (lowest := int(np.argmin(best.values))) != len(points) - 1:
                 note += f"; best {format_number(best.values[lowest])} at {best.steps[lowest]:,}"
-            found.append(HeadlineNumber(label=label, value=format_number(points.values[-1]), note=note + beside))
+            found.append(HeadlineNumber(label=label, value=format_number(points.values[-1]), note=note + extra))
     return found
 
 

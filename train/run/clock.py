@@ -59,9 +59,9 @@ class Clock:
         """Leaves out the time inside; call it when all earlier steps have ended."""
         began = time.monotonic()
         yield
-        away = time.monotonic() - began
-        self._since += away
-        self._end += away
+        duration = time.monotonic() - began
+        self._since += duration
+        self._end += duration
 
     def watch(self, results: Any) -> Callable[[], float]:
         """A function that waits for the arrays of the step just dispatched, and returns the time of their arrival."""

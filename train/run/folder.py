@@ -32,11 +32,11 @@ def locked(run: pathlib.Path) -> Iterator[None]:
         try:
             run.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(run / ".lock", wait=False))
-        except LockedError as held:
+        except LockedError as error:
             raise UserError(
-                f"{run} is in use by process {held.owner}; wait for it or stop it (kill {held.owner}), or give another "
-                "--run"
-            ) from held
+                f"{run} is in use by process {error.owner}; wait for it or stop it (kill {error.owner}), or give "
+                "another --run"
+            ) from error
         except OSError as error:
             raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
         yield

@@ -332,17 +332,17 @@ def _lines_until(data: bytes, limit: int, path: pathlib.Path) -> bytes:
 
 
 def _samples_until(data: bytes, limit: int) -> bytes:
-    kept: list[bytes] = []
+    lines: list[bytes] = []
     for line in _complete_lines(data):
         heading = _SAMPLE_HEADING.match(line.decode("utf-8", errors="replace"))
         if heading and int(heading[1]) > limit:
             break
-        kept.append(line + b"\n")
-    return b"".join(kept)
+        lines.append(line + b"\n")
+    return b"".join(lines)
 
 
-def _rewrite(path: pathlib.Path, keep: Callable[[bytes], bytes]) -> None:
+def _rewrite(path: pathlib.Path, select: Callable[[bytes], bytes]) -> None:
     data = _content(path)
-    kept = keep(data)
-    if kept != data:
-        replace_file(path, kept)
+    rest = select(data)
+    if rest != data:
+        replace_file(path, rest)
