@@ -137,7 +137,7 @@ def test_on_the_host_there_is_a_tensor_at_a_time_and_on_a_device_its_shards(tmp_
         held.append(max(s.data.nbytes for s in made.addressable_shards) * 8 / piece.nbytes)
         return made
 
-    monkeypatch.setattr(reading, "_shards", shards)
+    monkeypatch.setattr(reading, "_to_shards", shards)
     write_published(tmp_path / "own", tmp_path / "out", family="llama")  # once for what is imported and compiled
     read_published(tmp_path / "out", tmp_path / "run")
     assert sorted(set(held)) == [1.0]  # no device holds more than an eighth of a tensor, norms included

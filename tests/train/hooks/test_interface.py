@@ -35,14 +35,14 @@ class Largest(Hook):
         self.calls.append((info.step, self.before, info.validation is not None))
 
 
-def info(step, last=False):
+def step_info(step, last=False):
     return StepInfo(step=step, last=last, state=None, scalars={})
 
 
 def test_a_hook_is_due_every_so_many_steps_and_at_the_last():
     hook = Hook()
     hook.every = 3
-    assert [step for step in range(1, 8) if hook.due(info(step, last=step == 7))] == [3, 6, 7]
+    assert [step for step in range(1, 8) if hook.due(step_info(step, last=step == 7))] == [3, 6, 7]
 
 
 def test_a_hook_of_ones_own_is_called_once_for_each_step_in_the_files(tiny_experiment, tmp_path):
@@ -113,7 +113,7 @@ def test_a_hook_that_says_itself_when_it_is_due_needs_no_period():
             return info.step == 7
 
     hook = make_hook(lambda session: Mine(), types.SimpleNamespace())
-    assert [step for step in range(9) if hook.due(info(step))] == [7]
+    assert [step for step in range(9) if hook.due(step_info(step))] == [7]
 
 
 def test_a_hook_may_ask_for_the_end(tiny_experiment, tmp_path):

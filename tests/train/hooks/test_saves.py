@@ -22,22 +22,22 @@ def made(tiny_experiment):
     return make
 
 
-def info(step, **more):
+def step_info(step, **more):
     return StepInfo(step=step, state=f"state {step}", scalars={}, **({"last": False} | more))
 
 
 def test_it_is_due_every_so_many_steps_at_the_last_and_where_the_model_is_the_best(made):
     hook, _ = made(checkpoints__every=4)
-    assert [step for step in range(1, 10) if hook.due(info(step, last=step == 9))] == [4, 8, 9]
-    assert hook.due(info(5, best=True))
+    assert [step for step in range(1, 10) if hook.due(step_info(step, last=step == 9))] == [4, 8, 9]
+    assert hook.due(step_info(5, best=True))
     hook, _ = made(checkpoints__every=4, checkpoints__keep_best=0)
-    assert not hook.due(info(5, best=True))
-    assert hook.due(info(8, best=True))
+    assert not hook.due(step_info(5, best=True))
+    assert hook.due(step_info(8, best=True))
 
 
 def test_metrics_are_on_the_disk_before_the_save_begins(made):
     hook, done = made()
     assert hook.saved == 3
-    hook(info(5, validation=1.25))
+    hook(step_info(5, validation=1.25))
     assert done == ["flush", ("state 5", 5, 1.25)]
     assert hook.saved == 5
