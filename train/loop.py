@@ -22,7 +22,7 @@ from train.files.files import write_json
 from train.files.paths import AnyPath, absolute, expand_paths
 from train.files.spool import open_spool
 from train.generation.texts import check_prompts
-from train.hooks.evaluations import evaluations
+from train.hooks.evaluations import evaluation_hooks
 from train.hooks.interface import HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
 from train.hooks.samples import SamplesHook
@@ -165,7 +165,7 @@ class _Trainer:
             session = self._session()
             self.log = Log(session, self.batches, self.clock)
             self.hooks = [
-                *evaluations(session),
+                *evaluation_hooks(session),
                 *self._optional_hooks(session),
                 *(make_hook(make, session) for make in makers),
             ]

@@ -103,12 +103,12 @@ def test_characters_beyond_the_encoding_are_written_out(pipe, encoding, shown, m
 CLOSED = """
 import os, sys
 from launch import streams
-streams.guard()
+streams.replace_output_streams()
 opened = os.open(os.devnull, os.O_RDONLY)
 print("out"), print("err", file=sys.stderr), sys.stderr.write("more"), sys.stdout.flush()
 assert opened > 2, opened
 assert sys.stdout.isatty() is False
-os._exit(7) if streams.lost() else sys.exit(3)
+os._exit(7) if streams.output_error() else sys.exit(3)
 """
 
 

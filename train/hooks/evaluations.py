@@ -67,7 +67,7 @@ class NamedEvaluationHook(Hook):
         self._say(f"step {info.step}: {self._name} loss {loss}, {bits} bits per byte{self._note}")
 
 
-def evaluations(session: Session) -> list[Hook]:
+def evaluation_hooks(session: Session) -> list[Hook]:
     """The hook of the validation split and one for each further text, in the order of the config."""
     validation = ValidationHook(session)
     return [

@@ -126,7 +126,7 @@ def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(names or None for names in mesh_axes(table, axes)))
 
 
-def _parts(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
+def _num_shards(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
@@ -171,7 +171,7 @@ class MeshLayout(Layout):
 
     def ways(self, axis: str) -> int:
         """How many parts an axis of activations is split into."""
-        return _parts(self.mesh, self.mesh_axes(axis))
+        return _num_shards(self.mesh, self.mesh_axes(axis))
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """The mesh axes that an axis of activations is split over: the names for collectives inside `map`."""
@@ -201,7 +201,7 @@ def _axis_shardings(
     found = []
     for size, requested in zip(shape, mesh_axes, strict=True):
         names = tuple(name for name in requested if mesh.shape[name] > 1)
-        ways = _parts(mesh, names)
+        ways = _num_shards(mesh, names)
         found.append(AxisSharding(names, ways) if size % ways == 0 else AxisSharding())
     return tuple(found)
 
@@ -230,7 +230,7 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
 
     def placement(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
-            ways = _parts(mesh, over)
+            ways = _num_shards(mesh, over)
             if size % ways:
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
@@ -251,7 +251,7 @@ def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any
 
     def check(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
-            if size % _parts(mesh, over):
+            if size % _num_shards(mesh, over):
                 found.setdefault(name, set()).add(size)
 
     jax.tree.map(check, shapes, axes)

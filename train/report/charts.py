@@ -68,7 +68,7 @@ def loss_chart(run: RunData) -> Chart | None:
 def small_charts(run: RunData) -> list[Chart]:
     """Learning rate, gradient norm, throughput, and every other metric; skipped steps and padding if there are any."""
     charts = []
-    for name in [n for n in _known_first(run.names()) if n not in ("loss", "tokens")]:
+    for name in [n for n in _known_first(run.metric_names()) if n not in ("loss", "tokens")]:
         series = run.metric(name)
         if name in ("skipped", "padding") and not np.any(series.values > 0):
             continue

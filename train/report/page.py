@@ -10,7 +10,15 @@ from typing import Any
 
 from train.report import charts
 from train.report.optional_parts import text_headlines
-from train.report.run import RunData, comparison, headline_numbers, parsed_samples, score, state, total_parameters
+from train.report.run import (
+    RunData,
+    baseline_comparison,
+    format_score,
+    headline_numbers,
+    parsed_samples,
+    run_state,
+    total_parameters,
+)
 from train.terminal.formatting import format_fixed, format_number, format_percent
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
@@ -37,7 +45,7 @@ def render(run: RunData) -> str:
 
 
 def _content(run: RunData) -> dict[str, Any]:
-    word, details = state(run)
+    word, details = run_state(run)
     loss, small, charts_missing = None, [], None
     try:
         loss, small = charts.loss_chart(run), charts.small_charts(run)
@@ -135,7 +143,7 @@ def _known_first(names: list[str]) -> list[str]:
 def _final_evaluation(run: RunData) -> list[tuple[str, str]]:
     final = run.evaluation.get("validation")
     final = final if isinstance(final, dict) else {}
-    texts = {k: score(v) for k, v in final.items() if v is None or _is_number(v)}
+    texts = {k: format_score(v) for k, v in final.items() if v is None or _is_number(v)}
     return [(_SCORE_NAMES.get(name, name.replace("_", " ")), texts[name]) for name in _known_first([*texts])]
 
 
@@ -149,7 +157,7 @@ def _evaluations(run: RunData) -> dict[str, Any]:
     finite = [loss for loss in losses if _is_number(loss) and math.isfinite(loss)]
     rows = [
         {
-            "cells": [f"{line['step']:,}", *(_cell(line.get(name)) for name in columns)],
+            "cells": [f"{line['step']:,}", *(_format_cell(line.get(name)) for name in columns)],
             "best": bool(finite) and not _is_named(line) and line.get("loss") == min(finite),
         }
         for line in lines
@@ -165,7 +173,7 @@ def _is_named(line: dict[str, Any]) -> bool:
 
 
 def _bars(run: RunData) -> list[tuple[str, str, str, bool]]:
-    rows = comparison(run)
+    rows = baseline_comparison(run)
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
     return [(name, format_fixed(value), f"{value / longest * 100:.1f}", own) for name, value, own in rows]
 
@@ -178,7 +186,7 @@ def _parameters(run: RunData) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": str(entry.get("name", "?")) + (" (frozen)" if entry.get("moved_by") == "nothing" else ""),
-                "shape": " \u00d7 ".join(map(str, shape)) if isinstance(shape, list) else _cell(shape),
+                "shape": " \u00d7 ".join(map(str, shape)) if isinstance(shape, list) else _format_cell(shape),
                 "axes": _axes(entry.get("axes")),
                 "spec": _axes(entry.get("spec")),
                 "count": f"{size:,}" if isinstance(size, int) else "?",
@@ -192,7 +200,7 @@ def _axes(value: Any) -> str:
     if isinstance(value, list):
         names = ["+".join(map(str, v)) if isinstance(v, list) else "\u2013" if v is None else str(v) for v in value]
         return ", ".join(names)
-    return _cell(value)
+    return _format_cell(value)
 
 
 def _config_leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
@@ -247,7 +255,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "\u2013"
     return format_number(value) if _is_number(value) else str(value)

@@ -117,7 +117,7 @@ class RunData:
         steps = np.array([line["step"] for line in last], dtype=np.int64)
         return Series(steps=steps, values=np.array([line["seconds"] for line in last], dtype=np.float64))
 
-    def names(self) -> list[str]:
+    def metric_names(self) -> list[str]:
         """The names of the metrics in the train lines, in the order of their first appearance."""
         names = {name: None for line in self.train for name in line}
         return [name for name in names if name not in ("kind", "step")]
@@ -213,7 +213,7 @@ class HeadlineNumber:
     note: str = ""
 
 
-def state(run: RunData) -> tuple[str, str]:
+def run_state(run: RunData) -> tuple[str, str]:
     """(state, details): "finished", "running", "stalled", "interrupted", "stopped", "failed", or "unknown"."""
     total = run.status.get("total_steps")
     at = f"step {run.step:,}" + (f" of {total:,}" if isinstance(total, int) else "")
@@ -295,7 +295,7 @@ def _validation_numbers(run: RunData) -> list[HeadlineNumber]:
         points = run.metric(name, "eval")
         extra = f"; {run.unrestored}" if name == "bits_per_byte" and run.unrestored else ""
         if name in final and isinstance(final[name], int | float | None):
-            found.append(HeadlineNumber(label=label, value=score(final[name]), note=f"final evaluation{extra}"))
+            found.append(HeadlineNumber(label=label, value=format_score(final[name]), note=f"final evaluation{extra}"))
         elif len(points):
             note = f"step {points.steps[-1]:,}"
             best = points.finite()
@@ -305,7 +305,7 @@ def _validation_numbers(run: RunData) -> list[HeadlineNumber]:
     return found
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """A measure of evaluation.json, where None stands for one that is not finite."""
     return "not finite" if value is None else format_number(value)
 
@@ -338,7 +338,7 @@ def training_seconds(run: RunData) -> float:
     return float(points[-1] + run.restarts().values.sum())
 
 
-def comparison(run: RunData) -> list[tuple[str, float, bool]]:
+def baseline_comparison(run: RunData) -> list[tuple[str, float, bool]]:
     """(name, bits per byte, is it this run) of the run and its baselines, the best first; empty without a baseline."""
     baselines = run.evaluation.get("baselines")
     rows = [

@@ -33,7 +33,7 @@ from train.files.paths import AnyPath, literal_path, local_path
 from train.files.schema import violations
 from train.run.trackers import Trackers, require_installed
 
-State = Literal["running", "finished", "interrupted", "stopped", "failed"]
+RunState = Literal["running", "finished", "interrupted", "stopped", "failed"]
 PathLike = str | os.PathLike[str]
 
 # The order of the fields of a line. Fields that are not named here follow by name, so that the order never depends on
@@ -155,7 +155,7 @@ class MetricsWriter:
         self._file(_SAMPLES).append(block.encode("utf-8", errors="backslashreplace"))
         self._opened_trackers().text("samples", int(step), text)
 
-    def status(self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
+    def status(self, state: RunState, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
         """Replaces status.json with the current state of the run. `reason` is one line for a person."""
         content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
         write_json(self.folder / "status.json", content)
