@@ -190,9 +190,8 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
             momentum=option.momentum,
             multiply_by_parameter_scale=option.scale_by_parameter,
         )
-        weight_decay = optax.add_decayed_weights(
-            -option.weight_decay, decay
-        )  # adafactor's updates already point downhill
+        # Adafactor's updates already point downhill.
+        weight_decay = optax.add_decayed_weights(-option.weight_decay, decay)
         return optax.chain(unit, weight_decay, optax.scale(learning_rate))
     if isinstance(option, Muon):
         unit = optax.contrib.muon(

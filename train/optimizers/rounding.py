@@ -96,9 +96,8 @@ def _stuck_moments(experiment: Experiment) -> list[str]:
         if 1 - getattr(option, name) < _BFLOAT16_STEP
     ]
     if isinstance(option, Adafactor) and option.decay_rate > 0:
-        step = _BFLOAT16_STEP ** (
-            -1 / option.decay_rate
-        )  # where 1 - step^-decay_rate, by which it multiplies, passes the limit
+        # At this step the factor of the average, 1 - step^-decay_rate, passes the limit.
+        step = _BFLOAT16_STEP ** (-1 / option.decay_rate)
         if experiment.training.num_steps > step:
             given = f"optimizer.decay_rate={option.decay_rate}"
             lines.append(f"WARNING: {given}: from step {step:,.0f} on {why}; lower it, or {remedy}")

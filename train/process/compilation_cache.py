@@ -29,9 +29,8 @@ def remove_broken_entries(folder: pathlib.Path) -> list[str]:
     removed: list[str] = []
     with contextlib.suppress(OSError, UserError):  # no folder yet, or one that may only be read
         since = _last_check(folder)
-        with atomic_write(
-            folder / _LAST_CHECK_FILE
-        ):  # nothing is written into it: it is as old as the beginning of this check
+        # Nothing is written into this file: it is as old as the beginning of this check.
+        with atomic_write(folder / _LAST_CHECK_FILE):
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError):  # another process may have removed it
                     # The time of the inode's last change, which copying does not set back; file systems round it.
@@ -47,9 +46,8 @@ def remove_broken_entries(folder: pathlib.Path) -> list[str]:
 
 def _last_check(folder: pathlib.Path) -> float:
     try:
-        return (
-            (folder / _LAST_CHECK_FILE).stat().st_mtime
-        )  # set by the clock of the file system, as the entries' times are
+        # The clock of the file system sets this time, as it does those of the entries.
+        return (folder / _LAST_CHECK_FILE).stat().st_mtime
     except FileNotFoundError:
         return 0.0
 

@@ -53,9 +53,7 @@ def test_what_bfloat16_rounds_away():
     assert float(share_unchanged_at({"a": below}, 2**-8 * 1.01)) == 0
     assert float(share_unchanged_at({"a": above}, 2**-8 * 0.99)) == 1
     assert float(share_unchanged_at({"a": above}, 2**-8 * 1.01)) == 0
-    assert (
-        float(share_unchanged_at({"a": of(1)}, 2**-9 * 1.01)) == 0.5
-    )  # below 1 they lie closer together than above it
+    assert float(share_unchanged_at({"a": of(1)}, 2**-9 * 1.01)) == 0.5  # numbers are closer together below 1
     assert float(share_unchanged_at({"a": of(0, 1), "b": jnp.ones(5)}, 1e-5)) == 0.5
 
 

@@ -45,7 +45,7 @@ KEEP = (Tap("block_output", (2, 5)), Tap("mixer_heads", (0, 4)))
 
 @functools.cache
 def program(scan, taps, meshed=True, gradient=False):
-    """Loss, logits and taps, or the gradient of the loss: the function with its arguments, and how these are shardings."""
+    """Loss, logits and taps, or the gradient of the loss: the function with its arguments, and how these are placed."""
     config = dataclasses.replace(MODEL, scan_layers=scan)
     layout = layout_of(make_mesh(MESH), Sharding())
 

@@ -175,10 +175,8 @@ def _cached(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarray]]) ->
             return found
     arrays = build()
     mark = f".{os.getpid()}.{threading.get_ident()}"
-    with (
-        contextlib.suppress(OSError),
-        atomic_folder(folder, mark) as part,
-    ):  # a dataset that others own may be read-only
+    # A dataset that others own may be read-only.
+    with contextlib.suppress(OSError), atomic_folder(folder, mark) as part:
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array, allow_pickle=False)
     return arrays
