@@ -3,7 +3,7 @@
     python -m launch.data info --path=runs/quickstart/data
     python -m launch.data show --run=runs/quickstart --step=4012
 
-`show` prints every stretch of a document in the batch of that step: its row and columns in the batch, its file, its
+`show` prints every span of a document in the batch of that step: its row and columns in the batch, its file, its
 range of the file's tokens, and the beginning of its text. Step N is the update that made the step counter N. `info
 --verify` also compares every shard with the checksum that was written with it.
 """
@@ -17,7 +17,7 @@ from train.files.paths import user_path
 RUN = cli.define_path("run", None, "show: the run folder.")
 STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")
 ROWS = flags.DEFINE_list("rows", None, "show: the rows of the batch, such as 0,5; all when not given.")
-CHARACTERS = flags.DEFINE_integer("characters", 60, "show: characters of text of each stretch.", lower_bound=0)
+CHARACTERS = flags.DEFINE_integer("characters", 60, "show: characters of text of each span.", lower_bound=0)
 PATH = cli.define_path("path", None, "info: the dataset folder.")
 VERIFY = flags.DEFINE_bool("verify", False, "info: reads every shard and compares its checksum.")
 ACTIONS = ("show", "info")

@@ -39,7 +39,7 @@ class _WithWeightDecay:
         for name in ("b1", "b2", "momentum", "decay_rate", "adam_b1", "adam_b2"):
             value = getattr(self, name, None)
             if value is not None and not 0 <= value < 1:
-                yield name, f"must be from 0 up to but not 1, got {value}"
+                yield name, f"must be at least 0 and below 1, got {value}"
         if getattr(self, "epsilon", 1.0) <= 0:
             yield "epsilon", f"must be above 0, got {getattr(self, 'epsilon', None)}"
 

@@ -33,13 +33,13 @@ def render(run: RunData) -> str:
     def source(name: str) -> str:
         return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
 
-    def visible(value: Any) -> Any:
+    def escape_control(value: Any) -> Any:
         value = str(value) if isinstance(value, pathlib.PurePath) else value
         return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
 
     # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
     environment = jinja2.Environment(
-        autoescape=True, finalize=visible, undefined=jinja2.StrictUndefined, trim_blocks=True
+        autoescape=True, finalize=escape_control, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     return environment.from_string(source("page.html")).render(style=source("style.css"), **_content(run))
 

@@ -330,7 +330,7 @@ def test_parameters_keep_their_format(cls):
     ("option", "words"),
     [
         (AdamW(weight_decay=-1.0), "weight_decay: must be 0 or more, got -1.0"),
-        (AdamW(b2=1.0), "b2: must be from 0 up to but not 1, got 1.0"),
+        (AdamW(b2=1.0), "b2: must be at least 0 and below 1, got 1.0"),
         (AdamW(epsilon=0.0), "epsilon: must be above 0, got 0.0"),
         (SGD(momentum=1.5), "momentum: must be from 0"),
         (Muon(num_iterations=0), "num_iterations: must be at least 1, got 0"),
