@@ -3,9 +3,9 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # Python is about to find the command, and has imported nothing else of ours yet
-    from launch import shadows
+    from launch import import_shadowing
 
-    shadows.refuse()
+    import_shadowing.exit_if_shadowed()
 
     import signal
 

@@ -14,10 +14,10 @@ from absl import logging as absl_logging
 
 from launch import streams
 from launch.quiet_orbax import quiet_orbax
-from launch.signals import EXIT_PREEMPTED, Stopped, ends_politely
+from launch.signals import EXIT_PREEMPTED, SignalStop, raise_on_signals
 from model.errors import UserError
-from train.files.paths import expanded
-from train.terminal.formatting import visible_lines
+from train.files.paths import expand_home
+from train.terminal.formatting import escape_unprintable_lines
 
 if TYPE_CHECKING:
     from train.parallel.mesh import Mesh
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 flags.disclaim_key_flags()  # a flag of define_path belongs to the command that calls it
 
 EXIT_USER_ERROR = 2
-LONGEST_LINE = 2000  # characters of a line of an error: a flag may hold a megabyte
+MAX_LINE_LENGTH = 2000  # characters of a line of an error: a flag may hold a megabyte
 EXIT_INTERRUPTED = 130  # what shells report for a command that Ctrl-C ended
 
-_TOO_LARGE = (
+_OUT_OF_MEMORY = (
     "A device has too little memory for this. Lower data.batch_size, or raise training.gradient_accumulation, "
     "set model.remat to dots or full, or split the model over more devices (--mesh=fsdp=8)."
 )
@@ -49,51 +49,51 @@ def run(
 
     def guarded(argv: list[str]) -> int | None:
         try:
-            _refuse_empty(may_be_empty)
+            _check_not_empty(may_be_empty)
             status = main(argv)
         except UserError as error:
-            return _refused(str(error))
+            return _print_error(str(error))
         except streams.ReaderGoneError:
             return 0
-        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to mend it
+        except OSError as error:  # a disk, a quota, a path of the wrong kind: the user has to fix it
             if error.errno is None:
                 raise
-            return _refused(f"{error}; mend that, then give the same command again")
+            return _print_error(f"{error}; fix that, then give the same command again")
         except ValueError as error:  # from a path in a file of a run or of data; flags are checked earlier
             if not any(words in str(error) for words in ("embedded null", "surrogates not allowed")):
                 raise
-            return _refused(f"a path holds a character that no file name can have ({error}); give another path")
+            return _print_error(f"a path holds a character that no file name can have ({error}); give another path")
         except MemoryError as error:
-            return _refused(f"this machine has too little memory for that ({str(error) or 'no details given'})")
+            return _print_error(f"this machine has too little memory for that ({str(error) or 'no details given'})")
         except RuntimeError as error:  # jax raises it for a device
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            return _refused(f"{str(error).splitlines()[0]}\n{_TOO_LARGE}")
-        except Stopped as error:
+            return _print_error(f"{str(error).splitlines()[0]}\n{_OUT_OF_MEMORY}")
+        except SignalStop as error:
             print(f"interrupted by {error}; run the same command again", file=sys.stderr)
             return EXIT_PREEMPTED
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             return EXIT_INTERRUPTED
         finally:
-            if note := streams.note():
+            if note := streams.escape_note():
                 print(note, file=sys.stderr)
-        if prints_result and (failure := streams.lost()) is not None:
-            return _refused(f"standard output was not written ({failure.strerror}); the missing part is above")
+        if prints_result and (failure := streams.output_error()) is not None:
+            return _print_error(f"standard output was not written ({failure.strerror}); the missing part is above")
         return status
 
-    streams.guard()
+    streams.replace_output_streams()
     quiet_orbax()
     handler = absl_logging.get_absl_handler().python_handler
     if handler.stream in (None, sys.__stderr__):
         handler.stream = sys.stderr
     # Users need not know that Matplotlib has no folder for its settings.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    with ends_politely():
+    with raise_on_signals():
         app.run(guarded, flags_parser=_parse_flags)
 
 
-def _beyond_locale(arguments: list[str]) -> str | None:
+def _locale_error(arguments: list[str]) -> str | None:
     """An error if Python reads file names in another encoding than UTF-8, which libraries expect; None elsewhere."""
     encoding = sys.getfilesystemencoding()
     if encoding.lower().replace("-", "") == "utf8":
@@ -113,7 +113,7 @@ class _PathParser(flags.ArgumentParser[str]):
     syntactic_help = "a path"
 
     def parse(self, argument: str) -> str:
-        return expanded(argument)
+        return expand_home(argument)
 
     def flag_type(self) -> str:
         return "string"
@@ -130,7 +130,7 @@ def define_paths(name: str, help: str) -> flags.FlagHolder[Any]:
 
 
 def define_mesh() -> flags.FlagHolder[Any]:
-    """The flag --mesh, which every command has that holds a model; `given_mesh` reads it."""
+    """The flag --mesh, which every command has that holds a model; `mesh_from_flag` reads it."""
     return flags.DEFINE_string(
         "mesh",
         None,
@@ -140,29 +140,29 @@ def define_mesh() -> flags.FlagHolder[Any]:
     )
 
 
-def given_mesh(flag: flags.FlagHolder[Any]) -> "Mesh | None":
+def mesh_from_flag(flag: flags.FlagHolder[Any]) -> "Mesh | None":
     """The mesh that --mesh names; None when it was not given. Raises UserError for a text that names none."""
     from train.parallel.mesh import parse_mesh
 
     return None if flag.value is None else parse_mesh(flag.value)
 
 
-def _refused(message: str) -> int:
+def _print_error(message: str) -> int:
     # A path may hold any character: control characters, which could move the cursor, are shown as escapes.
-    lines = visible_lines(message).split("\n")
-    cut = [line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]}..." for line in lines]
+    lines = escape_unprintable_lines(message).split("\n")
+    cut = [line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]}..." for line in lines]
     print("error: " + "\n".join(cut), file=sys.stderr)
     return EXIT_USER_ERROR
 
 
-def say(message: str) -> None:
+def print_escaped(message: str) -> None:
     """Prints lines for a person, with control characters (a path may hold any) as escapes."""
-    print(visible_lines(message))
+    print(escape_unprintable_lines(message))
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-    if (refused := _beyond_locale(argv[1:])) is not None:
-        raise SystemExit(_refused(refused))
+    if (error_message := _locale_error(argv[1:])) is not None:
+        raise SystemExit(_print_error(error_message))
     # absl also prints the help page, but then exits with the status of a mistake.
     if any(argument.lstrip("-") in ("help", "h", "?") for argument in argv[1:] if argument.startswith("-")):
         app.usage(shorthelp=True, writeto_stdout=True)
@@ -170,10 +170,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, UnicodeError, OSError) as error:  # the last two come from a --flagfile
-        raise SystemExit(_refused(f"{error}\nSee --help for the flags of this command.")) from None
+        raise SystemExit(_print_error(f"{error}\nSee --help for the flags of this command.")) from None
 
 
-def _refuse_empty(may_be_empty: Collection[str]) -> None:
+def _check_not_empty(may_be_empty: Collection[str]) -> None:
     """Raises UserError for a flag with nothing after the equals sign, as an unset shell variable leaves it.
 
     Otherwise the empty text would mean the current folder, or would count as a flag that was not given.
@@ -220,14 +220,14 @@ def compilation_cache() -> str | None:
         return given
     folder = given or "~/.cache/cairn/xla"
     try:
-        folder = os.path.abspath(expanded(folder))
+        folder = os.path.abspath(expand_home(folder))
         os.makedirs(folder, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(1 << 16))
     except (UserError, OSError) as error:
         why = error.strerror if isinstance(error, OSError) else "no home folder is known"
-        mend = "give JAX_COMPILATION_CACHE_DIR a folder that can be written"
-        print(f"compiled programs are not kept for the next run in {folder}: {why}; {mend}", file=sys.stderr)
+        remedy = "give JAX_COMPILATION_CACHE_DIR a folder that can be written"
+        print(f"compiled programs are not kept for the next run in {folder}: {why}; {remedy}", file=sys.stderr)
         return None
     remove_broken_entries(pathlib.Path(folder))
     # A disk that fills up later costs time, and without this filter a warning for each program.

@@ -21,7 +21,7 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
-from train.files.paths import AnyPath, as_path, local_path
+from train.files.paths import AnyPath, local_path, user_path
 
 FROM = cli.define_path("from", None, "The Hugging Face folder to read.")
 TO = cli.define_path("to", None, "The Hugging Face folder to write; it must not exist.")
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
     cli.prepare_jax(keep_memory=False)
     if source:
-        return _read(as_path(source), local_path(RUN.value, "a run folder that is written"))
-    return _write(as_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
+        return _read(user_path(source), local_path(RUN.value, "a run folder that is written"))
+    return _write(user_path(RUN.value), local_path(target or "", "a folder of weights that is written"))
 
 
 def _read(source: AnyPath, run: pathlib.Path) -> int:
@@ -82,15 +82,15 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
     experiment = read_published(
         source,
         run,
-        stored_as=cast(Dtype | None, PARAMETERS.value),
-        compute=cast(Dtype | None, COMPUTE.value),
+        parameter_dtype=cast(Dtype | None, PARAMETERS.value),
+        compute_dtype=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
-        mesh=cli.given_mesh(MESH),
+        mesh=cli.mesh_from_flag(MESH),
     )
     from model.cost import count_parameters
 
     precision = experiment.model.precision
-    cli.say(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
+    cli.print_escaped(f"{run}: {count_parameters(experiment.model).total:,} parameters as {precision.parameters}")
     if experiment.data.tokenizer is not None and (warning := load_tokenizer(run / "data").warning()) is not None:
         print(f"WARNING: {warning}", file=sys.stderr)
     if experiment.data.tokenizer is None:
@@ -102,18 +102,18 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 def _write(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
 
-    own = write_published(
+    changed_values = write_published(
         run,
         target,
         checkpoint=CHECKPOINT.value or "latest",
         family=FAMILY.value,
         like=LIKE.value,
-        mesh=cli.given_mesh(MESH),
+        mesh=cli.mesh_from_flag(MESH),
     )
-    cli.say(f"{target}: written")
-    if own:
-        listed = ", ".join(f"{key}={value}" for key, value in own.items())
-        cli.say(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
+    cli.print_escaped(f"{target}: written")
+    if changed_values:
+        listed = ", ".join(f"{key}={value}" for key, value in changed_values.items())
+        cli.print_escaped(f"config.json is that of --like={LIKE.value}, with this run's {listed}")
     return 0
 
 

@@ -12,7 +12,7 @@ from absl import flags
 
 from launch import cli
 from model.errors import UserError
-from train.files.paths import as_path
+from train.files.paths import user_path
 
 RUN = cli.define_path("run", None, "show: the run folder.")
 STEP = flags.DEFINE_integer("step", None, "show: the step, from 1.")
@@ -41,9 +41,9 @@ def _info() -> int:
 
     if not PATH.value:
         raise UserError("--path is missing: the dataset folder, such as --path=runs/quickstart/data")
-    print(summary(as_path(PATH.value)))
+    print(summary(user_path(PATH.value)))
     if VERIFY.value:
-        print(f"verified: {verify(as_path(PATH.value))} shards match their checksums")
+        print(f"verified: {verify(user_path(PATH.value))} shards match their checksums")
     return 0
 
 
@@ -57,7 +57,7 @@ def _show() -> int:
     from train.data.prepare.summary import documents_of_step
     from train.data.shards.dataset import dataset_of_run
 
-    run = as_path(RUN.value)
+    run = user_path(RUN.value)
     experiment = experiments.load(run)
     data, last = experiment.data, experiment.training.num_steps
     if STEP.value > last:

@@ -25,7 +25,7 @@ from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
-from train.files.paths import expanded
+from train.files.paths import expand_home
 
 if TYPE_CHECKING:
     from train.evaluation.evaluate import Result
@@ -42,10 +42,10 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "Windows at a time; when n
 MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
 
-MOST_WINDOWS = 65_536  # at a time: together they are one array
+MAX_WINDOWS = 65_536  # at a time: together they are one array
 
 # Of each measure: its name in JSON, its printed name, its unit.
-WORDS = {
+MEASURES = {
     "loss": ("loss per token", "nats"),
     "perplexity": ("perplexity per token", ""),
     "word_loss": ("loss per word", "nats"),
@@ -63,17 +63,17 @@ def main(argv: list[str]) -> int:
     for name, flag in (("window", WINDOW), ("stride", STRIDE), ("batch_size", BATCH_SIZE)):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{name} must be at least 1, got {flag.value}")
-    if (BATCH_SIZE.value or 1) > MOST_WINDOWS:
-        raise UserError(f"--batch_size must be at most {MOST_WINDOWS:,}, got {BATCH_SIZE.value}")
-    paths = TEXT.value + [expanded(path) for path in argv[1:]]
+    if (BATCH_SIZE.value or 1) > MAX_WINDOWS:
+        raise UserError(f"--batch_size must be at most {MAX_WINDOWS:,}, got {BATCH_SIZE.value}")
+    paths = TEXT.value + [expand_home(path) for path in argv[1:]]
 
     cli.prepare_jax()
     from train.evaluation.documents import from_files
     from train.evaluation.evaluate import evaluate
-    from train.run.loaded import load_run
+    from train.run.loading import load_run
     from train.terminal.progress import Progress
 
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
     documents = from_files(run.tokenizer, paths, FIELD.value) if paths else None
     with Progress("evaluating, tokens", enabled=not JSON.value) as progress:
         result = evaluate(
@@ -93,16 +93,18 @@ def main(argv: list[str]) -> int:
 
 def table(result: "Result", text: str) -> str:
     """The result as lines for the terminal; `text` names the measured text."""
-    from train.terminal.formatting import visible
+    from train.terminal.formatting import escape_unprintable
 
     found = result.as_json()
-    lines = [f"{visible(str(result.run))}, step {result.step}, on {visible(text)}", ""]
-    lines += _aligned([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
+    lines = [f"{escape_unprintable(str(result.run))}, step {result.step}, on {escape_unprintable(text)}", ""]
+    lines += _align_columns([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
     rows = [["", "value", "standard error", ""]]
-    for name, (words, unit) in WORDS.items():
-        rows.append([words, _shown(found[name], "not finite"), _shown(found[f"{name}_standard_error"], "-"), unit])
-    lines += ["", *_aligned(rows), ""]
-    lines.append(f"  window {result.window} tokens, stride {result.stride}; {_first_tokens(result)}")
+    for name, (words, unit) in MEASURES.items():
+        rows.append(
+            [words, _format_value(found[name], "not finite"), _format_value(found[f"{name}_standard_error"], "-"), unit]
+        )
+    lines += ["", *_align_columns(rows), ""]
+    lines.append(f"  window {result.window} tokens, stride {result.stride}; {_first_token_note(result)}")
     if len(result.tally.entries) == 1:
         lines.append("  one document: there is no standard error over documents")
     if result.documents_not_restored:
@@ -113,13 +115,13 @@ def table(result: "Result", text: str) -> str:
     return "\n".join(lines)
 
 
-def _shown(value: float | None, otherwise: str) -> str:
-    from train.terminal.formatting import number
+def _format_value(value: float | None, otherwise: str) -> str:
+    from train.terminal.formatting import format_number
 
-    return otherwise if value is None else number(value)
+    return otherwise if value is None else format_number(value)
 
 
-def _aligned(rows: list[list[str]]) -> list[str]:
+def _align_columns(rows: list[list[str]]) -> list[str]:
     """Rows of a table: a name aligned left, at most two columns aligned right, and a unit after them."""
     least = (22, 12, 16, 0)
     widths = [max(least[k], *(len(row[k]) for row in rows)) for k in range(len(rows[0]))]
@@ -130,7 +132,7 @@ def _aligned(rows: list[list[str]]) -> list[str]:
     return lines
 
 
-def _first_tokens(result: "Result") -> str:
+def _first_token_note(result: "Result") -> str:
     if result.first_token == "left out":
         count, size = result.left_out_tokens, result.left_out_bytes
         return f"first tokens of documents, which nothing comes before, are not counted ({count:,}, of {size:,} bytes)"

@@ -55,7 +55,7 @@ BATCH_SIZE = flags.DEFINE_integer("batch_size", 16, "Texts that are drawn at the
 MESH = cli.define_mesh()
 JSON = flags.DEFINE_bool("json", False, "Prints one JSON object with all texts at the end, and nothing before.")
 
-MOST_TEXTS = 1_000_000
+MAX_TEXTS = 1_000_000
 
 
 def main(argv: list[str]) -> int:
@@ -75,9 +75,9 @@ def main(argv: list[str]) -> int:
 
     cli.prepare_jax()
     from train.generation.texts import check_prompts, generate_texts, largest_cache_bytes
-    from train.run.loaded import load_run
+    from train.run.loading import load_run
 
-    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.given_mesh(MESH))
+    run = load_run(RUN.value, CHECKPOINT.value, mesh=cli.mesh_from_flag(MESH))
     texts, named = zip(*given, strict=True)
     rows = check_prompts(run.experiment.model, run.tokenizer, texts, named)
     rows = [row for row in rows for _ in range(NUM_SAMPLES.value)]
@@ -99,12 +99,12 @@ def main(argv: list[str]) -> int:
         )
     finally:  # a signal loses no token that was drawn before
         if results:
-            _show(run.step, prompts[: len(results)], printer, results)
+            _print_results(run.step, prompts[: len(results)], printer, results)
     printer.report(results)
     return 0
 
 
-def _show(step: int, prompts: list[str], printer: "_Printer", results: "list[GeneratedText]") -> None:
+def _print_results(step: int, prompts: list[str], printer: "_Printer", results: "list[GeneratedText]") -> None:
     if JSON.value:
         print(streams.as_json(_as_json(step, prompts, results)))
     else:
@@ -133,18 +133,18 @@ def _sampling() -> "Sampling":
 
 def _prompts() -> "list[Prompt]":
     """The prompts from the flags and the file; one empty prompt if there are none. Raises UserError for bad prompts."""
-    from train.files.paths import as_path
-    from train.files.remote import fetched
+    from train.files.paths import user_path
+    from train.files.remote import local_copy
     from train.generation.prompts import Prompt, from_flags, read_prompts
 
     from_flags(STOP.value, "stop")
     prompts = from_flags(PROMPT.value, "prompt")
     if PROMPTS_FILE.value is not None:
-        prompts += read_prompts(fetched(as_path(PROMPTS_FILE.value)))
+        prompts += read_prompts(local_copy(user_path(PROMPTS_FILE.value)))
     prompts = prompts or [Prompt("", "the prompt")]
-    if len(prompts) * NUM_SAMPLES.value > MOST_TEXTS:
+    if len(prompts) * NUM_SAMPLES.value > MAX_TEXTS:
         raise UserError(
-            f"--num_samples={NUM_SAMPLES.value} of {len(prompts)} prompts are more than {MOST_TEXTS:,} texts, which "
+            f"--num_samples={NUM_SAMPLES.value} of {len(prompts)} prompts are more than {MAX_TEXTS:,} texts, which "
             "are all held in memory; lower it, and draw more with another --seed"
         )
     return prompts

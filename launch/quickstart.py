@@ -42,14 +42,14 @@ def main(argv: list[str]) -> int:
     run = local_path(RUN.value, "a run folder that is trained")
     experiment = from_file(CONFIG.value, SET.value)
     with StopRequest() as stop:
-        outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
+        outcome = train(experiment, run, hard_stop=HARD_STOP.value, say=cli.print_escaped, stop=stop)
     if outcome.state != "finished":
-        cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        cli.print_escaped(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
         return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
     compare_with_baselines(run, NUM_FILES.value, FILE_TOKENS.value)
     write_report(run)
     print(summary(run))
-    cli.say(f"report: {run / 'report.html'}")
+    cli.print_escaped(f"report: {run / 'report.html'}")
     return 0
 
 

@@ -15,20 +15,20 @@ def quiet_orbax() -> None:
     """
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     for logger in ("absl", "asyncio"):
-        logging.getLogger(logger).addFilter(_not_of_orbax)
+        logging.getLogger(logger).addFilter(_is_not_from_orbax)
     hook: Any = sys.unraisablehook
     while hook is not None:
-        if isinstance(hook, _NotOfLateWriters):
+        if isinstance(hook, _UnraisableFilter):
             return
         hook = getattr(hook, "before", None)
-    sys.unraisablehook = _NotOfLateWriters(sys.unraisablehook)
+    sys.unraisablehook = _UnraisableFilter(sys.unraisablehook)
 
 
-def _not_of_orbax(record: logging.LogRecord) -> bool:
+def _is_not_from_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname and "orbax" not in record.getMessage()
 
 
-class _NotOfLateWriters:
+class _UnraisableFilter:
     """A hook for exceptions that no code can catch; it passes on all except those of orbax's late writers."""
 
     def __init__(self, before: Callable[[Any], Any]) -> None:

@@ -26,10 +26,10 @@ def main(argv: list[str]) -> int:
     run = local_path(RUN.value, "a run folder whose report is written")
     path = write_report(run)
     print(summary(run))
-    cli.say(f"report: {path}")
+    cli.print_escaped(f"report: {path}")
     if CURVE.value is not None:
         write_curve_png(run, CURVE.value)
-        cli.say(f"curve: {CURVE.value}")
+        cli.print_escaped(f"curve: {CURVE.value}")
     return 0
 
 

@@ -22,32 +22,32 @@ class ReaderGoneError(Exception):
     """Nobody reads standard output any more. This is not a mistake, and the command may stop writing."""
 
 
-class _Steady(io.FileIO):
+class _NonRaisingFile(io.FileIO):
     """The lowest layer of a stream: data that cannot be written goes to another descriptor, or is dropped.
 
     Attributes:
       error: the first failure; None before any.
     """
 
-    def __init__(self, descriptor: int, instead: int | None) -> None:
+    def __init__(self, descriptor: int, fallback: int | None) -> None:
         super().__init__(descriptor, "w", closefd=False)
         self.error: OSError | None = None
-        self._instead = instead
+        self._fallback = fallback
 
     def write(self, data: Any, /) -> int:
         """Writes the data and returns its size in bytes, even when a write fails; `error` then holds the failure."""
-        left = memoryview(data).cast("B")
-        size = left.nbytes
+        rest = memoryview(data).cast("B")
+        size = rest.nbytes
         try:
-            while left:
-                if (written := super().write(left)) is None:  # a terminal that another program made non-blocking
+            while rest:
+                if (written := super().write(rest)) is None:  # a terminal that another program made non-blocking
                     select.select([], [self.fileno()], [])
-                left = left[written or 0 :]
+                rest = rest[written or 0 :]
         except OSError as error:
             if self.error is None:
                 self.error = error
-            if self._instead is not None and error.errno != errno.EPIPE:
-                _write_all(self._instead, bytes(left))
+            if self._fallback is not None and error.errno != errno.EPIPE:
+                _write_all(self._fallback, bytes(rest))
         return size
 
 
@@ -57,7 +57,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
             data = data[os.write(descriptor, data) :]
 
 
-def guard() -> None:
+def replace_output_streams() -> None:
     """Replaces the process's output streams by streams that never raise; streams that a program redirected stay."""
     for descriptor in range(3):
         try:
@@ -66,9 +66,9 @@ def guard() -> None:
             os.open(os.devnull, os.O_RDWR)
     codecs.register_error(_ESCAPE, _escape)
     if sys.stdout is None or sys.stdout is sys.__stdout__:
-        sys.stdout = _steady(1, sys.stdout, instead=2)
+        sys.stdout = _non_raising_stream(1, sys.stdout, fallback=2)
     if sys.stderr is None or sys.stderr is sys.__stderr__:
-        sys.stderr = _steady(2, sys.stderr, instead=None)
+        sys.stderr = _non_raising_stream(2, sys.stderr, fallback=None)
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -77,19 +77,19 @@ def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
     return codecs.backslashreplace_errors(error)
 
 
-def _steady(descriptor: int, before: TextIO | None, instead: int | None) -> TextIO:
+def _non_raising_stream(descriptor: int, previous: TextIO | None, fallback: int | None) -> TextIO:
     """A line-buffered stream, so that a killed process has shown its lines; unbuffered where Python's stream is."""
     encoding, through = "utf-8", False
     errors = _ESCAPE if descriptor == 1 else "backslashreplace"
-    if isinstance(before, io.TextIOWrapper):
-        encoding, through = before.encoding, before.write_through
-        if before.errors not in ("strict", "surrogateescape"):  # the user chose another error handler
-            errors = before.errors or errors
+    if isinstance(previous, io.TextIOWrapper):
+        encoding, through = previous.encoding, previous.write_through
+        if previous.errors not in ("strict", "surrogateescape"):  # the user chose another error handler
+            errors = previous.errors or errors
         with contextlib.suppress(OSError):
-            before.flush()
-    steady = _Steady(descriptor, instead)
+            previous.flush()
+    file = _NonRaisingFile(descriptor, fallback)
     return io.TextIOWrapper(
-        steady if through else io.BufferedWriter(steady),
+        file if through else io.BufferedWriter(file),
         encoding=encoding,
         errors=errors,
         line_buffering=True,
@@ -109,26 +109,26 @@ def as_json(value: object) -> str:
 
 def check_reader() -> None:
     """Raises ReaderGoneError when standard output is a pipe that nobody reads any more."""
-    error = _error()
+    error = _stdout_error()
     if error is not None and error.errno == errno.EPIPE:
         raise ReaderGoneError
 
 
-def lost() -> OSError | None:
+def output_error() -> OSError | None:
     """The error that kept printed text from standard output; None without one, or if the reader closed the pipe."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.flush()
-    error = _error()
+    error = _stdout_error()
     return error if error is not None and error.errno != errno.EPIPE else None
 
 
-def _error() -> OSError | None:
+def _stdout_error() -> OSError | None:
     buffer = getattr(sys.stdout, "buffer", None)
     error = getattr(getattr(buffer, "raw", buffer), "error", None)
     return error if isinstance(error, OSError) else None
 
 
-def note() -> str | None:
+def escape_note() -> str | None:
     """A line for the end of a command: some characters were escaped, and how to see them; None when none were."""
     if not _escaped:
         return None

@@ -18,7 +18,7 @@ from model.errors import UserError
 from model.options.assignments import parse_value
 from model.options.tree import check
 from train.data import config
-from train.files.paths import as_path
+from train.files.paths import user_path
 
 INPUT = cli.define_path("input", None, "The text: a file, a folder, a glob, hf:NAME, or stdlib.")
 FIELD = flags.DEFINE_string("field", "text", "The field with the text, in jsonl, json, parquet and hf datasets.")
@@ -65,12 +65,12 @@ def main(argv: list[str]) -> int:
     try:
         prepared = prepare(data, folder, TerminalReporter(), WORKERS.value)
     except UserError as error:
-        raise UserError(by_flags(str(error))) from error
+        raise UserError(with_flag_names(str(error))) from error
     print(summary(prepared))
     return 0
 
 
-def by_flags(message: str) -> str:
+def with_flag_names(message: str) -> str:
     """A message about fields of `Data`, with the flags that stand for them here."""
     fields = {"data.tokenizer.vocab_size": "--vocab_size", "data.validation": "--validation"}
     for field, flag in fields.items():
@@ -80,14 +80,14 @@ def by_flags(message: str) -> str:
 
 def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | config.TokenizerOf:
     """The option that --tokenizer and --vocab_size stand for. Raises UserError for any other value."""
-    words: dict[str, config.Tokenizer | config.TokenizerOf] = {
+    by_name: dict[str, config.Tokenizer | config.TokenizerOf] = {
         "sentencepiece": config.SentencePiece() if vocab_size is None else config.SentencePiece(vocab_size=vocab_size),
         "bytes": config.Bytes(),
         "characters": config.Characters(),
     }
-    path = as_path(text)
+    path = user_path(text)
     suffix = path.suffix.lower()
-    option = words.get(text.lower())
+    option = by_name.get(text.lower())
     if option is None and path.is_dir():
         option = config.TokenizerOf(path=text)
     elif option is None and suffix == ".model":
@@ -98,7 +98,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
         option = parse_value(text, config.Tokenizer, "--tokenizer")
     if not isinstance(option, config.Tokenizer | config.TokenizerOf):
         raise UserError(
-            f"--tokenizer={text}: expected {', '.join(words)}, a .model or .json file, a dataset folder, or an option"
+            f"--tokenizer={text}: expected {', '.join(by_name)}, a .model or .json file, a dataset folder, or an option"
             " such as 'SentencePiece(vocab_size=8192)'"
         )
     if vocab_size is not None and text.lower() != "sentencepiece":
@@ -110,7 +110,7 @@ def tokenizer_option(text: str, vocab_size: int | None) -> config.Tokenizer | co
 
 def validation_option(text: str, field: str) -> config.Validation | None:
     """The option that --validation stands for. Raises UserError for any other value."""
-    if as_path(text).exists():
+    if user_path(text).exists():
         return config.SeparateText(path=text, field=field)
     value = parse_value(text, config.Validation | None, "--validation")
     if value is None or text.lower() == "none":

@@ -42,25 +42,25 @@ def main(argv: list[str]) -> int:
     cli.prepare_jax()
     from train.config_file import from_file
 
-    mesh = cli.given_mesh(MESH)
+    mesh = cli.mesh_from_flag(MESH)
     changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
     experiment = from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
         return _print_config(experiment)
-    from train.files.paths import path_of
+    from train.files.paths import literal_path
     from train.files.spool import spool_folder
     from train.loop import train
     from train.report import summary
 
-    named = path_of(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    named = literal_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
     with StopRequest() as stop:
-        outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.say, stop=stop)
+        outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.print_escaped, stop=stop)
     run = named if isinstance(named, pathlib.Path) else spool_folder(named)
     if (run / "report.html").is_file():  # there is no report before the text is prepared
         print(summary(run))
-        cli.say(f"report: {run / 'report.html'}")
+        cli.print_escaped(f"report: {run / 'report.html'}")
     if outcome.reason:
-        cli.say(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
+        cli.print_escaped(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
     return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
 
 

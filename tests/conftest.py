@@ -14,11 +14,11 @@ import pytest
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
 # small run but an instant, so that what makes their machine code faster would take longer than all that it saves.
-QUICK_TO_COMPILE = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+FAST_COMPILE_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 # Later versions have no fusion emitters to leave out, and end at a flag that they do not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-    QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
+    FAST_COMPILE_FLAGS += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", FAST_COMPILE_FLAGS)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
@@ -118,7 +118,7 @@ def tiny_experiment(tiny_text):
             if isinstance(value, str):
                 experiment = override(experiment, f"{path}={value}")
             else:
-                experiment = replace_at(experiment, path.split("."), value)
+                experiment = replace_field(experiment, path.split("."), value)
         check(experiment)
         return experiment
 
@@ -203,10 +203,10 @@ def command(capsys):
     return run
 
 
-def replace_at(option, steps, value):
+def replace_field(option, steps, value):
     """A copy of a tree of options with the field at a path replaced."""
     name, *rest = steps
-    below = replace_at(getattr(option, name), rest, value) if rest else value
+    below = replace_field(getattr(option, name), rest, value) if rest else value
     return dataclasses.replace(option, **{name: below})
 
 

@@ -21,7 +21,7 @@ class Store(backend.Backend):
         self.root = pathlib.Path(root)
         self.opened = []
 
-    def here(self, path):
+    def local_path(self, path):
         """The file of this machine that stands for an object."""
         text = os.fspath(path)
         assert "://" in text, f"{text} is no path in a store"
@@ -30,37 +30,37 @@ class Store(backend.Backend):
     def open(self, path, mode):
         assert "a" not in mode, "a store has no appending"
         self.opened.append(os.fspath(path))
-        return open(self.here(path), mode)
+        return open(self.local_path(path), mode)
 
     def exists(self, path):
-        return os.path.exists(self.here(path))
+        return os.path.exists(self.local_path(path))
 
     def isdir(self, path):
-        return os.path.isdir(self.here(path))
+        return os.path.isdir(self.local_path(path))
 
     def listdir(self, path):
-        return os.listdir(self.here(path))
+        return os.listdir(self.local_path(path))
 
     def glob(self, path):
         back = lambda found: os.path.relpath(found, self.root).replace("/", "://", 1)  # noqa: E731
-        return [back(found) for found in glob.glob(self.here(path))]
+        return [back(found) for found in glob.glob(self.local_path(path))]
 
     def walk(self, top, *, top_down=True, on_error=None):
-        for where, folders, names in os.walk(self.here(top), topdown=top_down, onerror=on_error):
+        for where, folders, names in os.walk(self.local_path(top), topdown=top_down, onerror=on_error):
             yield os.path.relpath(where, self.root).replace("/", "://", 1), folders, names
 
     def makedirs(self, path, *, exist_ok=False, mode=None):
-        os.makedirs(self.here(path), exist_ok=exist_ok)
+        os.makedirs(self.local_path(path), exist_ok=exist_ok)
 
     def mkdir(self, path, *, exist_ok=False, mode=None):
         with contextlib.suppress(FileExistsError) if exist_ok else contextlib.nullcontext():
-            os.mkdir(self.here(path))
+            os.mkdir(self.local_path(path))
 
     def rmtree(self, path):
-        shutil.rmtree(self.here(path))
+        shutil.rmtree(self.local_path(path))
 
     def remove(self, path):
-        os.remove(self.here(path))
+        os.remove(self.local_path(path))
 
     def rename(self, path, dst):
         raise AssertionError("a store has no renaming")
@@ -68,12 +68,12 @@ class Store(backend.Backend):
     replace = rename
 
     def copy(self, path, dst, overwrite):
-        shutil.copyfile(self.here(path), self.here(dst))
+        shutil.copyfile(self.local_path(path), self.local_path(dst))
 
     def stat(self, path):
-        about = os.stat(self.here(path))
+        about = os.stat(self.local_path(path))
         return stat_utils.StatResult(
-            is_directory=os.path.isdir(self.here(path)), length=about.st_size, mtime=int(about.st_mtime)
+            is_directory=os.path.isdir(self.local_path(path)), length=about.st_size, mtime=int(about.st_mtime)
         )
 
 
@@ -85,7 +85,7 @@ def install(monkeypatch, tmp_path):
         monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, scheme, store)
 
     def kvstore(path):
-        return {"driver": "file", "path": store.here(path)}
+        return {"driver": "file", "path": store.local_path(path)}
 
     monkeypatch.setattr(gcs_utils, "get_kvstore_for_gcs", kvstore)
     monkeypatch.setattr(gcs_utils, "is_hierarchical_namespace_enabled", lambda path: False)

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports run one way, files stay short, every config loads and says how to run it."""
+"""The layout of the code: imports run one way, files stay short, every config loads and says how to run it."""
 
 import ast
 import pathlib
@@ -10,30 +10,30 @@ import pytest
 from train.config_file import from_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-STOREYS = ("model", "train", "configs", "launch")  # each may import itself and those before it
-LISTED = subprocess.run(["git", "ls-files", "--cached"], cwd=ROOT, capture_output=True, text=True, check=False)
-OWN = {ROOT / line for line in LISTED.stdout.splitlines()}
+TOP_PACKAGES = ("model", "train", "configs", "launch")  # each may import itself and those before it
+GIT_FILES = subprocess.run(["git", "ls-files", "--cached"], cwd=ROOT, capture_output=True, text=True, check=False)
+TRACKED_FILES = {ROOT / line for line in GIT_FILES.stdout.splitlines()}
 
 
-def own_modules(folder):
+def tracked_modules(folder):
     """The modules in a folder; in a git checkout without those that its user has added and not committed."""
-    return [path for path in sorted((ROOT / folder).rglob("*.py")) if path in OWN or LISTED.returncode]
+    return [path for path in sorted((ROOT / folder).rglob("*.py")) if path in TRACKED_FILES or GIT_FILES.returncode]
 
 
-MODULES = [path for name in STOREYS for path in own_modules(name)]
-TESTS = own_modules("tests")
+MODULES = [path for name in TOP_PACKAGES for path in tracked_modules(name)]
+TESTS = tracked_modules("tests")
 # Modules without a test file of their own, and why.
 UNTESTED = {
     "model/errors.py": "an exception without behaviour; tests/launch/test_bad_input.py sees what a command makes of it",
     "model/mixers.py": "a union; tests/model/test_interfaces.py asks each of its classes",
     "model/output.py": "two dataclasses without behaviour, the results of model/transformer.py",
 }
-LONGEST = 400  # lines of a file
-MOST_FILES, MOST_TESTS = 17, 20  # in a folder; tests of a folder include those about all of it, and their helpers
-# A room is a folder. The files of these folders are rooms of their own, and so is every __init__.py, a front door.
-HALLS = ("model", "train", "train.data")
-# Modules of a room that stand above or below the rest of it, and why.
-APART = {
+MAX_LINES = 400  # lines of a file
+MAX_FILES, MAX_TEST_FILES = 17, 20  # in a folder; tests of a folder include those about all of it, and their helpers
+# Imports between folders form no cycle. The files of these folders count by themselves, and so does every __init__.py.
+FLAT_FOLDERS = ("model", "train", "train.data")
+# Modules that also count by themselves, because they import more or less than the rest of their folder, and why.
+STANDALONE = {
     "model.attention.patterns": "options that import nothing; kernels read them too",
     "model.families.sizes": "sizes of all families by name, read by the families",
     "model.feedforward.loads": "reads the layers of a whole model, of which feed-forwards are parts",
@@ -42,10 +42,10 @@ APART = {
     "train.evaluation.named_evaluations": "an option of Experiment, and the datasets that it names",
     "train.optimizers.rounding": "reads an Experiment, of which optimizers are parts",
 }
-# The rooms of train/data: each may import itself and those before it.
-DATA = ("text", "tokenizers", "shards", "batches", "prepare")
-CONFIGS = [path for path in own_modules("configs") if path.name != "__init__.py"]
-DESIGNED = {"model", "train", "configs", "launch", "tests"}
+# The folders of train/data: each may import itself and those before it.
+DATA_FOLDERS = ("text", "tokenizers", "shards", "batches", "prepare")
+CONFIGS = [path for path in tracked_modules("configs") if path.name != "__init__.py"]
+TOP_FOLDERS = {"model", "train", "configs", "launch", "tests"}
 
 
 def relative(path):
@@ -65,19 +65,19 @@ def imported(tree):
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_imports_run_one_way(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    storey = path.relative_to(ROOT).parts[0]
-    above = set(STOREYS[STOREYS.index(storey) + 1 :]) | {"tests"}
+    package = path.relative_to(ROOT).parts[0]
+    above = set(TOP_PACKAGES[TOP_PACKAGES.index(package) + 1 :]) | {"tests"}
     assert not above & set(imported(tree)), f"{relative(path)} imports from above"
     assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.names[0].name == "*"]
 
 
-def name_of(path):
+def module_name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def imports_of(path):
     """The modules and packages that a module imports when it is imported itself, those for type checkers left out."""
-    known = {name_of(other) for other in MODULES}
+    known = {module_name(other) for other in MODULES}
 
     def at_top(statements):
         for node in statements:
@@ -94,18 +94,18 @@ def imports_of(path):
                 yield from at_top(node.body)
 
     for name in at_top(ast.parse(path.read_text(encoding="utf-8")).body):
-        if name.split(".")[0] in STOREYS:
+        if name.split(".")[0] in TOP_PACKAGES:
             yield f"{name}.__init__" if f"{name}.__init__" in known else name
 
 
-def room_of(name):
+def unit_of(name):
     folder = name.rpartition(".")[0]
-    alone = name in APART or folder in HALLS or name.endswith(".__init__")
+    alone = name in STANDALONE or folder in FLAT_FOLDERS or name.endswith(".__init__")
     return name if alone else folder
 
 
-def circle_in(graph):
-    """The nodes of a graph that no order of imports can serve; none if there is no circle."""
+def cycle_in(graph):
+    """The nodes of a graph that no order of imports can serve; none if there is no cycle."""
     left = {node: set(targets) for node, targets in graph.items()}
     while free := [node for node, targets in left.items() if not targets & left.keys()]:
         for node in free:
@@ -116,31 +116,31 @@ def circle_in(graph):
 def graph_of(paths, label):
     graph = {}
     for path in paths:
-        own = label(name_of(path))
+        own = label(module_name(path))
         graph.setdefault(own, set()).update(set(map(label, imports_of(path))) - {own})
     return graph
 
 
-def test_no_circle_of_imports_between_rooms_nor_between_files():
-    assert circle_in(graph_of(MODULES, room_of)) == {}
-    assert circle_in(graph_of(MODULES, str)) == {}
-    for name in APART:  # without one of them there is a circle, or it need not be named
-        assert circle_in(
-            graph_of(MODULES, lambda other, name=name: name.rpartition(".")[0] if other == name else room_of(other))
+def test_no_cycle_of_imports_between_folders_nor_between_files():
+    assert cycle_in(graph_of(MODULES, unit_of)) == {}
+    assert cycle_in(graph_of(MODULES, str)) == {}
+    for name in STANDALONE:  # without one of them there is a cycle, or it need not be named
+        assert cycle_in(
+            graph_of(MODULES, lambda other, name=name: name.rpartition(".")[0] if other == name else unit_of(other))
         )
 
 
-def test_circles_are_found():
-    assert circle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == {}
-    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}).keys() == {"a", "b", "c"}
+def test_cycles_are_found():
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": set()}) == {}
+    assert cycle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}).keys() == {"a", "b", "c"}
     assert "model.context" in imports_of(ROOT / "model" / "block.py")
     assert not any(name.startswith("model.attention") for name in imports_of(ROOT / "model" / "context.py"))
 
 
-@pytest.mark.parametrize("room", DATA)
-def test_rooms_of_data_import_those_before_them(room):
-    above = DATA[DATA.index(room) + 1 :]
-    for path in own_modules(f"train/data/{room}"):
+@pytest.mark.parametrize("folder", DATA_FOLDERS)
+def test_folders_of_data_import_those_before_them(folder):
+    above = DATA_FOLDERS[DATA_FOLDERS.index(folder) + 1 :]
+    for path in tracked_modules(f"train/data/{folder}"):
         for name in imports_of(path):
             assert not name.startswith(tuple(f"train.data.{other}." for other in above)), f"{relative(path)}: {name}"
 
@@ -148,13 +148,13 @@ def test_rooms_of_data_import_those_before_them(room):
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_a_file_is_one_mechanism_and_says_which(path):
     text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= LONGEST
+    assert len(text.splitlines()) <= MAX_LINES
     assert ast.get_docstring(ast.parse(text)), "no docstring says what it is for"
 
 
 @pytest.mark.parametrize("path", TESTS, ids=relative)
 def test_a_file_of_tests_is_short(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
 
 
 def test_every_module_has_its_test_file():
@@ -171,7 +171,7 @@ def test_no_folder_holds_too_many_files():
     for path in MODULES + TESTS:
         if path.name != "__init__.py" and path.parent.name != "architectures":
             counts[relative(path.parent)] = counts.get(relative(path.parent), 0) + 1
-    most = {folder: MOST_TESTS if folder.startswith("tests") else MOST_FILES for folder in counts}
+    most = {folder: MAX_TEST_FILES if folder.startswith("tests") else MAX_FILES for folder in counts}
     assert {folder: count for folder, count in counts.items() if count > most[folder]} == {}
 
 
@@ -179,11 +179,11 @@ def test_the_model_reads_as_one_page():
     assert len((ROOT / "model" / "transformer.py").read_text().splitlines()) < 200
 
 
-def test_no_rooms_beyond_the_design():
-    if LISTED.returncode:
+def test_no_top_folders_beyond_the_design():
+    if GIT_FILES.returncode:
         pytest.skip("not a git checkout")
-    folders = {line.split("/")[0] for line in LISTED.stdout.splitlines() if "/" in line}
-    assert {folder for folder in folders if not folder.startswith(".")} == DESIGNED
+    folders = {line.split("/")[0] for line in GIT_FILES.stdout.splitlines() if "/" in line}
+    assert {folder for folder in folders if not folder.startswith(".")} == TOP_FOLDERS
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)

@@ -18,7 +18,7 @@ from model.options.tree import check
 from model.options.words import nearest
 from train.earlier import MOVED, RENAMED_CLASSES
 from train.experiment import Experiment
-from train.files.paths import written_out
+from train.files.paths import expand_paths
 
 
 def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
@@ -43,18 +43,18 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
             f"{_position(error, path)}: the config exits Python ({error!r}); a config only assigns `experiment`"
         ) from error
     except BaseException as error:  # a mistake in a user's Python can raise anything
-        raise UserError(f"{_position(error, path)}: {_said(error)}{_hint(error)}") from error
+        raise UserError(f"{_position(error, path)}: {_describe_exception(error)}{_hint(error)}") from error
     if not isinstance(experiment, Experiment):
         raise UserError(f"{path} defines no `experiment = Experiment(...)`, got {type(experiment).__name__}")
     for assignment in overrides:
-        experiment = _overridden(experiment, assignment)
-    experiment = written_out(experiment)
+        experiment = _apply_override(experiment, assignment)
+    experiment = expand_paths(experiment)
     check(experiment)
     resolved: Experiment = from_json(Experiment, to_json(experiment))  # as a run reads it from its config.json
     return resolved
 
 
-def _overridden(experiment: Experiment, assignment: str) -> Experiment:
+def _apply_override(experiment: Experiment, assignment: str) -> Experiment:
     """Applies `override`; for a renamed field or class the error gives the new name."""
     try:
         return override(experiment, assignment)
@@ -79,7 +79,7 @@ def _position(error: BaseException, path: str) -> str:
     return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
 
 
-def _said(error: BaseException) -> str:
+def _describe_exception(error: BaseException) -> str:
     """The class and the message of an exception; the message may be missing, or reading it may fail."""
     # A SyntaxError gives its place first, so its last line is the message. Other exceptions have notes after it.
     lines = traceback.format_exception_only(error)
@@ -91,19 +91,19 @@ def _hint(error: BaseException) -> str:
 
     For an earlier name of a class: its name now.
     """
-    missing = re.search(r"(?:cannot import name|has no attribute) '(\w+)'", _said(error))
+    missing = re.search(r"(?:cannot import name|has no attribute) '(\w+)'", _describe_exception(error))
     if missing and missing[1] in RENAMED_CLASSES:
         return f"; it is {RENAMED_CLASSES[missing[1]]} now"
     if isinstance(error, ImportError):
-        return _hidden(error.name or "")
-    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _said(error))
-    if not found or (cls := every_option(Experiment).get(found[1])) is None:
+        return _shadowing_hint(error.name or "")
+    found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _describe_exception(error))
+    if not found or (cls := option_classes(Experiment).get(found[1])) is None:
         return ""
     now = MOVED.get(f"{found[1]}.{found[2]}")
     return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
 
 
-def _hidden(module: str) -> str:
+def _shadowing_hint(module: str) -> str:
     """The end of a message: the file that hides the Cairn package of a module; empty if none does."""
     name = module.partition(".")[0]
     own, found = pathlib.Path(__file__).parents[1] / name, sys.modules.get(name)
@@ -113,14 +113,14 @@ def _hidden(module: str) -> str:
     return f"; {paths[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
 
 
-def every_option(cls: type) -> dict[str, type]:
+def option_classes(cls: type) -> dict[str, type]:
     """The class and all option classes that its fields allow, by name."""
-    known, waiting = {}, [cls]
-    while waiting:
-        option = waiting.pop()
+    known, pending = {}, [cls]
+    while pending:
+        option = pending.pop()
         if option.__name__ not in known:
             known[option.__name__] = option
             for annotation in fields_of(option).values():
                 inside = [item for a in alternatives(annotation) for item in (a, *typing.get_args(a))]
-                waiting += [item for item in inside if dataclasses.is_dataclass(item) and isinstance(item, type)]
+                pending += [item for item in inside if dataclasses.is_dataclass(item) and isinstance(item, type)]
     return known

@@ -16,10 +16,10 @@ from train.data.config import Data, SentencePiece
 from train.earlier import current_config
 from train.evaluation.named_evaluations import NamedEvaluation, changed_texts, problems_of_names
 from train.files.files import read_json, write_json
-from train.files.paths import IS_PATH, AnyPath, written_out
-from train.files.remote import read_errors
+from train.files.paths import IS_PATH, AnyPath, expand_paths
+from train.files.remote import convert_read_errors
 from train.objectives.next_token import NextToken
-from train.optimizers.frozen import Frozen, frozen_in
+from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
@@ -189,11 +189,11 @@ class Experiment:
         parts = self.training.gradient_accumulation
         if parts >= 1 and self.data.batch_size % parts:
             yield "data.batch_size", f"{self.data.batch_size} does not split into gradient_accumulation={parts} parts"
-        made = self.data.tokenizer
-        if isinstance(made, SentencePiece) and made.vocab_size != self.model.vocab_size:
+        tokenizer = self.data.tokenizer
+        if isinstance(tokenizer, SentencePiece) and tokenizer.vocab_size != self.model.vocab_size:
             yield (
                 "data.tokenizer.vocab_size",
-                f"{made.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
+                f"{tokenizer.vocab_size}, but model.vocab_size={self.model.vocab_size}; set both to the same number",
             )
         yield from ((f"evaluations.{path}", message) for path, message in problems_of_names(self.evaluations))
         yield from self._problems_of_schedule()
@@ -215,12 +215,12 @@ class Experiment:
     def _problems_of_parameters(self) -> Iterator[tuple[str, str]]:
         """Yields the problems of `frozen` and weight decay that name parameters which the model does not have."""
         frozen, optimizer = self.training.frozen, self.optimizer
-        said = frozen.roles or frozen.parts or optimizer.decayed or optimizer.spared
-        if not said or find_problems(self.model):
+        named = frozen.roles or frozen.parts or optimizer.decay_also or optimizer.decay_never
+        if not named or find_problems(self.model):
             return
         known = specs(self.model)
         yield from ((f"training.frozen.{field}", message) for field, message in frozen.problems_with(known))
-        known = frozen_in(known, frozen)
+        known = mark_frozen(known, frozen)
         yield from ((f"optimizer.{field}", message) for field, message in optimizer.problems_with(known))
 
 
@@ -232,19 +232,19 @@ def save(experiment: Experiment, run: pathlib.Path) -> None:
 def load(run: AnyPath) -> Experiment:
     """The experiment of a run folder. Raises UserError when there is none, or when it no longer fits the code."""
     path = run / "config.json"
-    with read_errors(run):
+    with convert_read_errors(run):
         if not path.is_file():
             raise UserError(f"{run} is no run folder: it has no config.json; give the folder that launch.train wrote")
         stored = _read_config(run)
     try:
-        experiment: Experiment = written_out(from_json(Experiment, current_config(stored)))
+        experiment: Experiment = expand_paths(from_json(Experiment, current_config(stored)))
         check(experiment)
     except UserError as error:
         raise UserError(f"{path} does not fit this version of the code: {error}") from None
     return experiment
 
 
-def refuse_foreign(folder: pathlib.Path) -> None:
+def check_run_folder(folder: pathlib.Path) -> None:
     """Raises UserError when a folder has a config.json that no run wrote; a folder without config.json passes."""
     if (folder / "config.json").is_file():
         _read_config(folder)
@@ -253,7 +253,7 @@ def refuse_foreign(folder: pathlib.Path) -> None:
 def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
     """A folder's config.json. Raises UserError when no run wrote it."""
     path = folder / "config.json"
-    stored = read_json(path, mend="put a copy of it back")
+    stored = read_json(path, remedy="put a copy of it back")
     if {"model_type", "architectures"} & stored.keys():
         raise UserError(
             f"{folder} is a folder of published weights, not a run folder; read it into one first: "
@@ -264,7 +264,7 @@ def _read_config(folder: AnyPath) -> dict[str, typing.Any]:
     return stored
 
 
-def refuse_differences(experiment: Experiment, run: pathlib.Path) -> None:
+def check_same_experiment(experiment: Experiment, run: pathlib.Path) -> None:
     """Raises UserError, with a list of the fields, when a run folder belongs to another experiment."""
     before = load(run)
     found = exclude_paths(differences(to_json(before), to_json(experiment)), marked_fields(experiment, "execution"))

@@ -19,15 +19,15 @@ from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.evaluation.named_evaluations import prepare_texts, refuse_missing_texts
 from train.experiment import Experiment
 from train.files.files import write_json
-from train.files.paths import AnyPath, absolute, written_out
-from train.files.spool import spooled
+from train.files.paths import AnyPath, absolute, expand_paths
+from train.files.spool import open_spool
 from train.generation.texts import check_prompts
-from train.hooks.evaluations import evaluations
-from train.hooks.interface import HookMaker, Moment, Say, Session, made
+from train.hooks.evaluations import evaluation_hooks
+from train.hooks.interface import HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
-from train.hooks.samples import Samples
-from train.hooks.saves import Saves
-from train.hooks.statistics import StatisticsOfLayers
+from train.hooks.samples import SamplesHook
+from train.hooks.saves import SavesHook
+from train.hooks.statistics import StatisticsHook
 from train.optimizers import rounding
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
@@ -41,7 +41,7 @@ from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, read_metrics
 from train.run.pretrained import check_init_from, initial_params
-from train.state import Recipe, TrainState, abstract_state, init_sharded, state_shardings
+from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
 
@@ -79,16 +79,16 @@ def train(
       hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
 
     Raises:
-      UserError: for everything that the user can mend.
+      UserError: for everything that the user can fix.
     """
     if jax.process_count() > 1:
         raise UserError("launch.train runs on the devices of one host; start it in one process")
     if not isinstance(run, pathlib.Path):
-        with spooled(run, say) as spool:
+        with open_spool(run, say) as spool:
             return train(experiment, spool, hard_stop, say, stop, hooks)
-    experiment, stop = written_out(experiment), stop or Stop()
+    experiment, stop = expand_paths(experiment), stop or Stop()
     check_mesh(experiment)
-    parameters.refuse_too_large(experiment, make_mesh(experiment.mesh))
+    parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)
     sources = experiment.data.sources()
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
@@ -102,7 +102,7 @@ def train(
             check_init_from(experiment)
         run_folder.claim(run, experiment)
         try:
-            with stop.at_once():
+            with stop.raise_immediately():
                 dataset = _prepare(experiment, run, say)
         except KeyboardInterrupt:
             if stop.requested is None:
@@ -141,12 +141,12 @@ class _Trainer:
         self.mesh = make_mesh(experiment.mesh)
         self.layout = layout_of(self.mesh, experiment.sharding)
         self.rows = self.layout.placement(("batch", "sequence"))
-        self.recipe = Recipe.of(experiment)
-        self.placed = state_shardings(self.recipe, self.mesh, experiment.sharding)
+        self.state_config = StateConfig.of(experiment)
+        self.shardings = state_shardings(self.state_config, self.mesh, experiment.sharding)
         self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
-        self.measuring: StepFn | None = None
-        self.isolated = feed.isolated(experiment.data, experiment.model)
-        fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.isolated else ())
+        self.statistics_step_fn: StepFn | None = None
+        self.with_segments = feed.needs_segments(experiment.data, experiment.model)
+        fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.with_segments else ())
         self.batches = Batches(dataset, experiment.data, "train", fields)
         self.clock = Clock(experiment, self.mesh)
 
@@ -164,11 +164,15 @@ class _Trainer:
             )
             session = self._session()
             self.log = Log(session, self.batches, self.clock)
-            self.hooks = [*evaluations(session), *self._others(session), *(made(make, session) for make in makers)]
+            self.hooks = [
+                *evaluation_hooks(session),
+                *self._optional_hooks(session),
+                *(make_hook(make, session) for make in makers),
+            ]
             self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
             state = self._start()
             step = int(state.step)
-            self.saves = Saves(session, self.store, step)
+            self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
             for line in rounding.warnings(self.experiment, state.params, state.opt_state):
                 self.say(line)
@@ -196,32 +200,32 @@ class _Trainer:
             say=self.say,
         )
 
-    def _others(self, session: Session) -> Iterator[Samples | StatisticsOfLayers]:
+    def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
         """The optional hooks of an experiment."""
         if self.experiment.samples.prompts:
-            yield Samples(session)
+            yield SamplesHook(session)
         if self.experiment.statistics is not None:
-            yield StatisticsOfLayers(session, self.experiment.statistics.every)
+            yield StatisticsHook(session, self.experiment.statistics.every)
 
     def _require_saved(self, step: int) -> None:
         """Raises UserError when the session ends at a step whose checkpoint could not be written."""
-        if step and step not in (kept := self.store.steps()):
+        if step and step not in (steps := self.store.steps()):
             raise UserError(
                 f"the checkpoint of step {step}, where this session ends, could not be written to {self.store.folder}: "
-                f"{self.store.failure}; make room or mend that, and give the same command again: it goes on from step "
-                f"{max(kept, default=0)}"
+                f"{self.store.failure}; make room or fix that, and give the same command again: it continues from step "
+                f"{max(steps, default=0)}"
             )
 
     def _start(self) -> TrainState:
         """The state of the newest undamaged checkpoint, or the initial state; rewinds the metric files to its step."""
-        state = self.store.restore_latest(self.experiment, self.placed, abstract_state(self.recipe))
+        state = self.store.restore_latest(self.experiment, self.shardings, abstract_state(self.state_config))
         if state is None:
-            if self.metrics.set_aside():
+            if self.metrics.rename_old_files():
                 self.say(
                     f"{self.folder} has no checkpoint: starting over; what was logged before is in files named .old"
                 )
             params = initial_params(self.experiment, self.folder)
-            return init_sharded(self.recipe, self.experiment.training.seed, self.placed, params)
+            return init_sharded(self.state_config, self.experiment.training.seed, self.shardings, params)
         step = int(state.step)
         self.metrics.truncate(step)
         lines = read_metrics(self.folder)
@@ -236,7 +240,7 @@ class _Trainer:
         num_steps = self.experiment.training.num_steps
         batches = self._batches(step)
         self.log.start(step, self.progress)
-        moment = None
+        info = None
         while step < self.last_step and stop.requested is None:
             with self.clock.waiting():
                 batch = next(batches)
@@ -244,13 +248,13 @@ class _Trainer:
             state, scalars = self._step_fn(step, state, batch)(state, batch)
             self.log.dispatched(step, scalars)
             self.store.poll()
-            moment = Moment(step=step, last=step == num_steps, state=state, scalars=scalars)
-            if any(hook.due(moment) for hook in self.hooks):
-                self._pause(moment)
+            info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
+            if any(hook.due(info) for hook in self.hooks):
+                self._call_hooks(info)
         self.log.catch_up()
         self.log.time(step)
-        if moment is not None and self.saves.saved != step:
-            self.saves(moment)
+        if info is not None and self.saves.saved != step:
+            self.saves(info)
         if step >= num_steps:
             return Outcome("finished", step)
         if stop.requested is None:
@@ -261,23 +265,25 @@ class _Trainer:
         """Batches start, start + 1, ... on the mesh."""
         size = self.experiment.data.batch_size
         for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
-            yield feed.to_devices(batch, self.rows, size, isolated=self.isolated)
+            yield feed.to_devices(batch, self.rows, size, with_segments=self.with_segments)
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""
-        asked = self.experiment.statistics
-        if asked is None or not asked.is_due(step, self.experiment.training.num_steps):
+        statistics = self.experiment.statistics
+        if statistics is None or not statistics.is_due(step, self.experiment.training.num_steps):
             return self.step_fn
-        if self.measuring is None:
+        if self.statistics_step_fn is None:
             self.log.catch_up()
             with self.clock.paused(), self.progress.paused():
-                self.measuring = compile_train_step(self.experiment, self.mesh, asked).lower(state, batch).compile()
-        return self.measuring
+                self.statistics_step_fn = (
+                    compile_train_step(self.experiment, self.mesh, statistics).lower(state, batch).compile()
+                )
+        return self.statistics_step_fn
 
-    def _pause(self, moment: Moment) -> None:
+    def _call_hooks(self, info: StepInfo) -> None:
         """Calls the due hooks after the step has ended and its line is written."""
         self.log.catch_up()
         with self.clock.paused(), self.progress.paused():
             for hook in self.hooks:
-                if hook.due(moment):
-                    hook(moment)
+                if hook.due(info):
+                    hook(info)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Warmed:
+class _WithWarmup:
     peak: float
     warmup_steps: int = 0
 
@@ -30,31 +30,31 @@ class _Warmed:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Constant(_Warmed):
+class Constant(_WithWarmup):
     """Stays at the peak."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Cosine(_Warmed):
+class Cosine(_WithWarmup):
     """Half a cosine from the peak; it would reach `final` at step num_steps."""
 
     final: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Linear(_Warmed):
+class Linear(_WithWarmup):
     """A straight line from the peak; it would reach `final` at step num_steps."""
 
     final: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class InverseSquareRoot(_Warmed):
+class InverseSquareRoot(_WithWarmup):
     """peak * sqrt(w / s) after the warmup, with w the larger of warmup_steps and 1."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(_Warmed):
+class WarmupStableDecay(_WithWarmup):
     """Stays at the peak until the last `decay_steps`, then decays to `final`."""
 
     decay_steps: int
@@ -88,6 +88,8 @@ def _after_warmup(schedule: Schedule, step: jax.Array, num_steps: int) -> jax.Ar
         start, shape = num_steps - schedule.decay_steps, schedule.shape
     else:
         start, shape = schedule.warmup_steps, "cosine" if isinstance(schedule, Cosine) else "linear"
-    done = jnp.clip((step - start) / max(num_steps - start, 1), 0.0, 1.0)
-    left = {"linear": 1 - done, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "sqrt": 1 - jnp.sqrt(done)}[shape]
-    return schedule.final + (schedule.peak - schedule.final) * left
+    progress = jnp.clip((step - start) / max(num_steps - start, 1), 0.0, 1.0)
+    factor = {"linear": 1 - progress, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * progress)), "sqrt": 1 - jnp.sqrt(progress)}[
+        shape
+    ]
+    return schedule.final + (schedule.peak - schedule.final) * factor

@@ -15,13 +15,13 @@ from model.transformer import Params, abstract_params, init, logical_axes
 from model.transformer import specs as specs_of_model
 from train.experiment import Experiment
 from train.optimizers import options as optimizers
-from train.optimizers.frozen import Frozen, frozen_in
+from train.optimizers.frozen import Frozen, mark_frozen
 from train.optimizers.guard import Guard, GuardState, new_guard_state
-from train.parallel.table import Sharding, like_params, param_shardings, replicated
+from train.parallel.table import Sharding, optimizer_shardings, param_shardings, replicated
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class StateConfig:
     """The options that decide which arrays a state has.
 
     Attributes:
@@ -38,14 +38,14 @@ class Recipe:
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
-        """The recipe of an experiment."""
+        """The options of an experiment."""
         training = experiment.training
         return cls(experiment.model, experiment.optimizer, training.guard, training.frozen)
 
     @functools.cached_property
     def specs(self) -> Any:
         """The specs of all parameters (model/parameters/specs.py), with the frozen ones marked."""
-        return frozen_in(specs_of_model(self.model), self.frozen)
+        return mark_frozen(specs_of_model(self.model), self.frozen)
 
 
 @struct.dataclass
@@ -73,10 +73,10 @@ class TrainState:
     @property
     def all_params(self) -> Params:
         """The tree that `model.transformer.forward` takes."""
-        return with_trained(self, self.params)
+        return merge_trained(self, self.params)
 
 
-class Parts(NamedTuple):
+class PartitionedParams(NamedTuple):
     """A tree with one leaf per parameter, split as in the state."""
 
     params: Any
@@ -84,65 +84,65 @@ class Parts(NamedTuple):
     untrained: Any
 
 
-def partition_params(recipe: Recipe, tree: Any) -> Parts:
+def partition_params(state_config: StateConfig, tree: Any) -> PartitionedParams:
     """Splits a tree with one leaf per parameter as the state does."""
-    params, rest = partition(tree, recipe.specs, is_trained)
-    _, specs = partition(recipe.specs, recipe.specs, is_trained)
-    return Parts(params, *partition(rest, specs, is_frozen))
+    params, rest = partition(tree, state_config.specs, is_trained)
+    _, specs = partition(state_config.specs, state_config.specs, is_trained)
+    return PartitionedParams(params, *partition(rest, specs, is_frozen))
 
 
-def with_trained(state: TrainState, params: Any) -> Params:
+def merge_trained(state: TrainState, params: Any) -> Params:
     """The tree that `model.transformer.forward` takes, with the given trained parameters."""
     whole: Params = merge(params, merge(state.frozen, state.untrained))
     return whole
 
 
-def build_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+def build_optimizer(state_config: StateConfig) -> optax.GradientTransformation:
     """The optimizer of the parameters that are trained."""
-    return optimizers.build(recipe.optimizer, partition_params(recipe, recipe.specs).params)
+    return optimizers.build(state_config.optimizer, partition_params(state_config, state_config.specs).params)
 
 
 def evaluation_params(optimizer: optimizers.Optimizer, state: TrainState) -> Params:
     """The tree that `model.transformer.forward` takes, with the parameters to evaluate."""
-    return with_trained(state, optimizers.evaluation_params(optimizer, state.opt_state, state.params))
+    return merge_trained(state, optimizers.evaluation_params(optimizer, state.opt_state, state.params))
 
 
-def new_state(recipe: Recipe, seed: int, params: Any = None) -> TrainState:
+def init_state(state_config: StateConfig, seed: int, params: Any = None) -> TrainState:
     """The state before the first step; call it under jit with out_shardings from `state_shardings`.
 
     Its parameters, trained or not, are drawn from the seed, unless their tree is given.
     """
     init_key, run_key = jax.random.split(jax.random.key(seed))
-    parts = partition_params(recipe, init(recipe.model, init_key) if params is None else params)
+    parts = partition_params(state_config, init(state_config.model, init_key) if params is None else params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **parts._asdict(),
-        opt_state=build_optimizer(recipe).init(parts.params),
+        opt_state=build_optimizer(state_config).init(parts.params),
         key=jax.random.key_data(run_key),
-        guard=new_guard_state(recipe.guard),
+        guard=new_guard_state(state_config.guard),
     )
 
 
-def abstract_state(recipe: Recipe) -> TrainState:
+def abstract_state(state_config: StateConfig) -> TrainState:
     """Shapes and dtypes of the state, without making an array."""
-    return jax.eval_shape(lambda: new_state(recipe, 0))
+    return jax.eval_shape(lambda: init_state(state_config, 0))
 
 
-def state_shardings(recipe: Recipe, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
+def state_shardings(state_config: StateConfig, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
     """The sharding of every array of the state: moments are sharded as their parameters, scalars are replicated."""
-    placed = param_shardings(mesh, table, logical_axes(recipe.model), abstract_params(recipe.model))
-    parts, state = partition_params(recipe, placed), abstract_state(recipe)
+    params = param_shardings(mesh, table, logical_axes(state_config.model), abstract_params(state_config.model))
+    parts, state = partition_params(state_config, params), abstract_state(state_config)
     everywhere: Any = replicated(mesh)
     return TrainState(
         step=everywhere,
         **parts._asdict(),
-        opt_state=like_params(state.opt_state, state.params, parts.params, mesh),
+        opt_state=optimizer_shardings(state.opt_state, state.params, parts.params, mesh),
         key=everywhere,
         guard=jax.tree.map(lambda _: everywhere, state.guard),
     )
 
 
-def init_sharded(recipe: Recipe, seed: int, shardings: Any, params: Any = None) -> TrainState:
+def init_sharded(state_config: StateConfig, seed: int, shardings: Any, params: Any = None) -> TrainState:
     """The initial state: each device draws only its own shards; if `params` are given, their memory is reused."""
-    start = jax.jit(new_state, static_argnums=0, out_shardings=shardings, donate_argnums=2)
-    return start(recipe, seed, params)
+    start = jax.jit(init_state, static_argnums=0, out_shardings=shardings, donate_argnums=2)
+    return start(state_config, seed, params)

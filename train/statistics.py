@@ -58,7 +58,7 @@ class Key(NamedTuple):
     role: str
 
 
-def measured(
+def sums_of_squares(
     specs: Specs,
     trees: Mapping[str, Any],
     taps: Mapping[str, jax.Array],
@@ -89,18 +89,20 @@ def _squares(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     return jnp.sum(jnp.square(x.astype(jnp.float32)), axis=over)
 
 
-def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums) -> Iterator[dict[str, Any]]:
+def statistics_rows(
+    config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums
+) -> Iterator[dict[str, Any]]:
     """Yields the lines of one step, by part and layer.
 
     Args:
       config: the model's options.
       specs: the specs of its parameters, by dotted name.
       sizes: the number of elements of each parameter, by dotted name.
-      sums: the result of `measured`, on the host.
+      sums: the result of `sums_of_squares`, on the host.
     """
     totals: dict[Key, dict[str, float]] = {}
     for path, first in sums["parameters"].items():
-        layers = _layers_of(config, path, len(first)) if first.ndim else [None]
+        layers = _layer_numbers(config, path, len(first)) if first.ndim else [None]
         for i, layer in enumerate(layers):
             key = Key(path.partition(".")[0], layer, specs[path].role)
             total = totals.setdefault(key, dict.fromkeys(("count", *QUANTITIES), 0.0))
@@ -116,7 +118,7 @@ def rows(config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums
             yield Key("blocks", layer, "stream")._asdict() | {"stream": math.sqrt(float(square))}
 
 
-def _layers_of(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
+def _layer_numbers(config: ModelConfig, path: str, count: int) -> Sequence[int | None]:
     """The numbers of the layers that are stacked in a parameter."""
     part, stack = path.split(".")[:2]
     if part != "blocks":

@@ -14,29 +14,29 @@ from model.parameters.specs import specs_by_name
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.interface import Batch, Objective, Sums
-from train.optimizers.guard import judge
+from train.optimizers.guard import accept_step
 from train.optimizers.options import set_learning_rate
 from train.optimizers.rounding import lost_updates
 from train.parallel.table import layout_of, replicated
-from train.state import Recipe, TrainState, build_optimizer, state_shardings, with_trained
-from train.statistics import Statistics, measured
+from train.state import StateConfig, TrainState, build_optimizer, merge_trained, state_shardings
+from train.statistics import Statistics, sums_of_squares
 
 Metrics = dict[str, Any]  # scalars, and the sums of train/statistics.py under "statistics"
 StepFn = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def train_step(
-    experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, *, asked: Statistics | None = None
+    experiment: Experiment, layout: Layout, state: TrainState, batch: Batch, *, statistics: Statistics | None = None
 ) -> tuple[TrainState, Metrics]:
     """One update. Returns the next state and its scalars; a step that the guard skips leaves the parameters unchanged.
 
-    `asked` are the statistics to compute in this step.
+    `statistics` are the statistics to compute in this step.
     """
-    training, recipe = experiment.training, Recipe.of(experiment)
-    option: Objective = experiment.objective
-    taps = () if asked is None else asked.taps
-    sums, grads = _sums_and_grads(experiment, option, layout, state, batch, taps)
-    tokens = option.tokens(batch)
+    training, state_config = experiment.training, StateConfig.of(experiment)
+    objective: Objective = experiment.objective
+    taps = () if statistics is None else statistics.taps
+    sums, grads = _sums_and_grads(experiment, objective, layout, state, batch, taps)
+    tokens = objective.tokens(batch)
     # A batch in which no token counts has no loss: the guard skips its step.
     loss = jnp.where(tokens > 0, sums.loss, jnp.nan)
     grad_norm = optax.tree.norm(jax.tree.map(lambda g: g.astype(jnp.float32), grads))
@@ -45,11 +45,11 @@ def train_step(
         scale = jnp.minimum(1.0, training.clip_norm / (grad_norm + 1e-6))
         clipped = jax.tree.map(lambda g: g * scale.astype(g.dtype), grads)
     rate = schedules.learning_rate(experiment.schedule, state.step, training.num_steps)
-    good, guard = judge(training.guard, state.guard, loss, grad_norm)
-    optimizer = build_optimizer(recipe)
+    accepted, guard = accept_step(training.guard, state.guard, loss, grad_norm)
+    optimizer = build_optimizer(state_config)
     opt_state = set_learning_rate(state.opt_state, rate)
     updates, new_opt_state = optimizer.update(clipped, opt_state, state.params)
-    keep = functools.partial(jnp.where, good)
+    keep = functools.partial(jnp.where, accepted)
     params = optax.apply_updates(state.params, updates)
     lost = lost_updates(state.params, updates, params)
     params = jax.tree.map(keep, params, state.params)
@@ -67,10 +67,10 @@ def train_step(
         **sums.losses,
         **load_statistics(sums.measured),
     }
-    if asked is not None:
+    if statistics is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}
-        weight = jnp.maximum(option.weight(batch), 1.0)
-        metrics["statistics"] = measured(specs_by_name(recipe.specs), trees, sums.taps, weight)
+        weight = jnp.maximum(objective.weight(batch), 1.0)
+        metrics["statistics"] = sums_of_squares(specs_by_name(state_config.specs), trees, sums.taps, weight)
     next_state = TrainState(
         step=state.step + 1,
         params=params,
@@ -85,7 +85,7 @@ def train_step(
 
 def _sums_and_grads(
     experiment: Experiment,
-    option: Objective,
+    objective: Objective,
     layout: Layout,
     state: TrainState,
     batch: Batch,
@@ -93,17 +93,17 @@ def _sums_and_grads(
 ) -> tuple[Sums, Any]:
     """Mean losses per counted token, the sums of measurements, and the gradient, accumulated over micro-batches."""
     parts = experiment.training.gradient_accumulation
-    weight = jnp.maximum(option.weight(batch), 1.0)
+    weight = jnp.maximum(objective.weight(batch), 1.0)
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
-    def objective(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
+    def mean_loss(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
         dropout_key = jax.random.fold_in(key, index)
-        whole = with_trained(state, params)
-        total, sums = option.loss(experiment.model, whole, part, dropout_key=dropout_key, layout=layout, taps=taps)
+        whole = merge_trained(state, params)
+        total, sums = objective.loss(experiment.model, whole, part, dropout_key=dropout_key, layout=layout, taps=taps)
         losses = {name: loss / weight for name, loss in sums.losses.items()}
         return total / weight, sums._replace(loss=sums.loss / weight, losses=losses)
 
-    differentiate = jax.value_and_grad(objective, has_aux=True)
+    differentiate = jax.value_and_grad(mean_loss, has_aux=True)
     if parts == 1:
         (_, sums), grads = differentiate(state.params, batch, 0)
         return sums, grads
@@ -122,19 +122,19 @@ def _sums_and_grads(
 
 
 def compile_train_step(
-    experiment: Experiment, mesh: jax.sharding.Mesh, asked: Statistics | None = None
+    experiment: Experiment, mesh: jax.sharding.Mesh, statistics: Statistics | None = None
 ) -> jax.stages.Wrapped:
     """The jitted step on a mesh, with explicit input and output placements; the new state reuses the old one's memory.
 
-    `asked` are the statistics that the step computes.
+    `statistics` are the statistics that the step computes.
     """
     table = experiment.sharding
-    placed = state_shardings(Recipe.of(experiment), mesh, table)
+    shardings = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
     return jax.jit(
-        functools.partial(train_step, experiment, layout, asked=asked),
-        in_shardings=(placed, rows),
-        out_shardings=(placed, replicated(mesh)),
+        functools.partial(train_step, experiment, layout, statistics=statistics),
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -65,7 +65,7 @@ def documents(length: int, batch: int = 2) -> jax.Array:
 
 
 def request_values(request: Arrays, length: int, heads: int) -> Arrays:
-    """What all kernels are asked: visible pairs, scale, soft-cap, sinks and slopes."""
+    """The options of all kernels: visible pairs, scale, soft-cap, sinks and slopes."""
     index_BT = jnp.arange(length)[None]
     mask_BTS = index_BT[:, :, None] >= index_BT[:, None]
     segment_ids = documents(length) if request.get("packed") else None
@@ -83,44 +83,44 @@ def request_values(request: Arrays, length: int, heads: int) -> Arrays:
     }  # fmt: skip
 
 
-def reference(q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
+def reference(q: Any, k: Any, v: Any, options: Arrays) -> jax.Array:
     """Softmax(q k^T / sqrt(H)) v, pair by pair, in the dtype of its inputs."""
     groups = q.shape[2] // k.shape[2]
     k, v = (jnp.repeat(x, groups, axis=2) for x in (k, v))
     scores_BNTS = jnp.einsum("btnh,bsnh->bnts", q, k) * q.shape[-1] ** -0.5
-    if asked["softcap"]:
-        scores_BNTS = asked["softcap"] * jnp.tanh(scores_BNTS / asked["softcap"])
-    if asked["slopes"] is not None:
-        place = np.asarray(asked["index"])[0]
-        scores_BNTS += np.asarray(asked["slopes"])[:, None, None] * (place[None, :] - place[:, None])
-    scores_BNTS = jnp.where(np.asarray(asked["mask"])[:, None], scores_BNTS, -jnp.inf)
+    if options["softcap"]:
+        scores_BNTS = options["softcap"] * jnp.tanh(scores_BNTS / options["softcap"])
+    if options["slopes"] is not None:
+        positions = np.asarray(options["index"])[0]
+        scores_BNTS += np.asarray(options["slopes"])[:, None, None] * (positions[None, :] - positions[:, None])
+    scores_BNTS = jnp.where(np.asarray(options["mask"])[:, None], scores_BNTS, -jnp.inf)
     highest = jnp.max(scores_BNTS, -1, keepdims=True)
     weights_BNTS = jnp.exp(scores_BNTS - highest)
     total = weights_BNTS.sum(-1, keepdims=True)
-    if asked["sink"] is not None:
-        total += jnp.exp(np.asarray(asked["sink"], np.float64)[:, None, None] - highest)
+    if options["sink"] is not None:
+        total += jnp.exp(np.asarray(options["sink"], np.float64)[:, None, None] - highest)
     return jnp.einsum("bnts,bsnh->btnh", weights_BNTS / total, v)
 
 
-def cairn(kernels: tuple[Any, ...], q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
+def cairn(kernels: tuple[Any, ...], q: Any, k: Any, v: Any, options: Arrays) -> jax.Array:
     """The one door of the project, to the first of these kernels that takes the request."""
-    scoring = Scoring(scale=q.shape[-1] ** -0.5, softcap=asked["softcap"])
-    bias = None if asked["slopes"] is None else LinearBias(asked["slopes"])
-    return attend(q, k, v, asked["visibility"], scoring, bias=bias, sink_N=asked["sink"], kernels=kernels)
+    scoring = Scoring(scale=q.shape[-1] ** -0.5, softcap=options["softcap"])
+    bias = None if options["slopes"] is None else LinearBias(options["slopes"])
+    return attend(q, k, v, options["visibility"], scoring, bias=bias, sink_N=options["sink"], kernels=kernels)
 
 
-def chosen(q: Any, k: Any, v: Any, asked: Arrays) -> str:
+def chosen_kernel(q: Any, k: Any, v: Any, options: Arrays) -> str:
     """The name of the kernel that the door chooses."""
-    scoring, has_sinks = Scoring(scale=1.0, softcap=asked["softcap"]), asked["sink"] is not None
-    return choose(new_request(q, k, v, asked["visibility"], scoring, has_sinks=has_sinks)).kernel.name
+    scoring, has_sinks = Scoring(scale=1.0, softcap=options["softcap"]), options["sink"] is not None
+    return choose(new_request(q, k, v, options["visibility"], scoring, has_sinks=has_sinks)).kernel.name
 
 
-def library(implementation: str, q: Any, k: Any, v: Any, asked: Arrays) -> jax.Array:
+def library(implementation: str, q: Any, k: Any, v: Any, options: Arrays) -> jax.Array:
     """jax.nn.dot_product_attention; documents are told apart by a mask, T x T."""
-    if asked["softcap"] or asked["sink"] is not None or asked["slopes"] is not None or v.shape[-1] != q.shape[-1]:
+    if options["softcap"] or options["sink"] is not None or options["slopes"] is not None or v.shape[-1] != q.shape[-1]:
         raise UnsupportedError
-    mask = None if asked["segment_ids"] is None else asked["mask"][:, None]
-    window = (asked["window"] - 1, 0) if asked["window"] else None
+    mask = None if options["segment_ids"] is None else options["mask"][:, None]
+    window = (options["window"] - 1, 0) if options["window"] else None
     return jax.nn.dot_product_attention(
         q, k, v, mask=mask, is_causal=True, local_window_size=window, implementation=implementation
     )
@@ -134,11 +134,11 @@ KERNELS: dict[str, Callable[..., jax.Array]] = {
 }
 
 
-def with_gradients(kernel: Callable[..., jax.Array], asked: Arrays) -> Callable[..., Any]:
+def with_gradients(kernel: Callable[..., jax.Array], options: Arrays) -> Callable[..., Any]:
     """A function that gives the output and the gradients of its product with fixed random numbers."""
 
     def both(q: Any, k: Any, v: Any, weight: Any) -> Any:
-        y, pull = jax.vjp(lambda *x: kernel(*x, asked), q, k, v)
+        y, pull = jax.vjp(lambda *x: kernel(*x, options), q, k, v)
         return (y, *pull(weight.astype(y.dtype)))
 
     return both
@@ -159,24 +159,26 @@ def show_errors(dtype: str, precision: str | None, length: int = 512) -> None:
     for name, request in REQUESTS.items():
         shape = {key: request[key] for key in ("kv_heads", "value_width") if key in request}
         q, k, v = inputs(length, request.get("width", 64), dtype, **shape)
-        asked = request_values(request, length, q.shape[2])
+        options = request_values(request, length, q.shape[2])
         weight = jnp.asarray(np.random.default_rng(1).standard_normal((*q.shape[:3], v.shape[-1])), dtype)
         with jax.enable_x64(True), jax.default_device(cpu):
             exact = [jnp.asarray(np.asarray(x, np.float64)) for x in (q, k, v, weight)]
-            want = jax.jit(with_gradients(reference, asked))(*exact)
+            want = jax.jit(with_gradients(reference, options))(*exact)
             want = [np.asarray(x) for x in want]
         cells = []
         for kernel in KERNELS.values():
             try:
                 with jax.default_matmul_precision(precision):
-                    got = jax.jit(with_gradients(kernel, asked))(q, k, v, weight)
+                    got = jax.jit(with_gradients(kernel, options))(q, k, v, weight)
                 errors = [error(a, b) for a, b in zip(got, want, strict=True)]
                 cells.append(f"{errors[0]:.1e} / {max(errors[1:]):.1e}")
             except UnsupportedError:
                 cells.append("not taken")
             except Exception as problem:  # whatever a library raises for a device that it does not know
                 cells.append(type(problem).__name__)
-        print(f"{name:36}" + "".join(f"{cell:>22}" for cell in cells) + f"  {chosen(q, k, v, asked)}", flush=True)
+        print(
+            f"{name:36}" + "".join(f"{cell:>22}" for cell in cells) + f"  {chosen_kernel(q, k, v, options)}", flush=True
+        )
 
 
 def median_ms(function: Callable[..., Any], arguments: tuple[Any, ...], repeats: int) -> float:
@@ -198,11 +200,11 @@ def show_times(lengths: list[int], widths: list[int], repeats: int) -> None:
     for length in lengths:
         for width in widths:
             q, k, v = inputs(length, width, "bfloat16", heads=16, kv_heads=16)
-            asked = request_values({}, length, 16)
+            options = request_values({}, length, 16)
             flops = 2 * 16 * 2 * 2 * width * length * (length + 1) / 2
             for name, kernel in KERNELS.items():
-                forward = jax.jit(lambda q, k, v, kernel=kernel, asked=asked: kernel(q, k, v, asked))
-                both = jax.jit(with_gradients(kernel, asked))
+                forward = jax.jit(lambda q, k, v, kernel=kernel, options=options: kernel(q, k, v, options))
+                both = jax.jit(with_gradients(kernel, options))
                 try:
                     first = median_ms(forward, (q, k, v), repeats)
                     whole = median_ms(both, (q, k, v, v), repeats)

@@ -30,9 +30,9 @@ def fail(message: str) -> None:
 
 def path(text: str) -> pathlib.Path:
     """A path that was typed; `~` at its beginning is written out."""
-    from train.files.paths import expanded
+    from train.files.paths import expand_home
 
-    return pathlib.Path(expanded(text))
+    return pathlib.Path(expand_home(text))
 
 
 def run(main: Callable[[], None]) -> None:

@@ -50,15 +50,15 @@ def direct(params: dict, tokens: jax.Array) -> jax.Array:
     def norm(x, scale):
         return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + 1e-6) * scale
 
-    def turn(x):
+    def rotate(x):
         first, second = jnp.split(x, 2, axis=-1)
         return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
     def layer(x, w):
         a, f = w["mixer"], w["ffn"]
         y = norm(x, w["residual"]["mixer_norm"]["scale"])
-        q = turn(jnp.einsum("btd,dnh->btnh", y, a["query"])).reshape(b, t, KV_HEADS, -1, h)
-        k, v = turn(jnp.einsum("btd,dkh->btkh", y, a["key"])), jnp.einsum("btd,dkh->btkh", y, a["value"])
+        q = rotate(jnp.einsum("btd,dnh->btnh", y, a["query"])).reshape(b, t, KV_HEADS, -1, h)
+        k, v = rotate(jnp.einsum("btd,dkh->btkh", y, a["key"])), jnp.einsum("btd,dkh->btkh", y, a["value"])
         scores = jnp.where(mask, jnp.einsum("btkgh,bskh->bkgts", q, k) * h**-0.5, -jnp.inf)
         heads = jnp.einsum("bkgts,bskh->btkgh", jax.nn.softmax(scores, axis=-1), v).reshape(b, t, HEADS, h)
         x = x + jnp.einsum("btnh,nhd->btd", heads, a["output"])

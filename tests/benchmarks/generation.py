@@ -3,7 +3,7 @@
     python -m tests.benchmarks.generation [--other=../old] [--rounds=3] [--transformers]
 
 A random LLaMA of 55 million parameters (12 layers, width 512, 8 heads, vocabulary 32,000, tied) with a context of 2,048
-goes on from 4 prompts of 64 tokens for 128 more, greedily, in float32. Every process compiles first. Prints the
+continues 4 prompts of 64 tokens for 128 more, greedily, in float32. Every process compiles first. Prints the
 median, the least and the most of the rounds for each, and whether all checkouts wrote the same tokens.
 """
 
@@ -78,7 +78,7 @@ def process(program: str, root: pathlib.Path) -> subprocess.Popen[str]:
     return started
 
 
-def turn(one: subprocess.Popen[str]) -> tuple[float, list[list[int]]]:
+def time_one_round(one: subprocess.Popen[str]) -> tuple[float, list[list[int]]]:
     """The seconds and the tokens of one round."""
     assert one.stdin is not None
     assert one.stdout is not None
@@ -103,7 +103,7 @@ def main() -> None:
     texts = {}
     for _ in range(given.rounds):
         for name, one in processes.items():
-            took, texts[name] = turn(one)
+            took, texts[name] = time_one_round(one)
             seconds[name].append(took)
     for one in processes.values():
         one.communicate()

@@ -26,7 +26,7 @@ from model.transformer import forward, init
 from tests.benchmarks.command import ROOT, path, run
 from train.config_file import from_file
 from train.loop import train
-from train.run.loaded import load_run
+from train.run.loading import load_run
 from train.run.metrics import read_metrics
 
 CONFIGS = {

@@ -21,7 +21,7 @@ def estimate(folder: pathlib.Path, seed: int, num_batches: int = 20) -> float:
     import numpy as np
 
     from train.objectives.next_token import token_nll
-    from train.run.loaded import load_run
+    from train.run.loading import load_run
 
     loaded = load_run(folder)
     data = loaded.experiment.data

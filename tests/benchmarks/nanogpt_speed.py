@@ -58,7 +58,7 @@ class Ours:
         from train.parallel import feed
         from train.parallel.mesh import make_mesh
         from train.parallel.table import layout_of
-        from train.state import Recipe, init_sharded, state_shardings
+        from train.state import StateConfig, init_sharded, state_shardings
         from train.step import compile_train_step
 
         text = folder / "text.txt"
@@ -68,12 +68,12 @@ class Ours:
         experiment = from_file(str(ROOT / "configs" / f"{config}.py"), [f"data.path={text}", *changes, *overrides])
         mesh = make_mesh(experiment.mesh)
         rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-        recipe = Recipe.of(experiment)
-        self.state = init_sharded(recipe, 0, state_shardings(recipe, mesh, experiment.sharding))
+        state_config = StateConfig.of(experiment)
+        self.state = init_sharded(state_config, 0, state_shardings(state_config, mesh, experiment.sharding))
         self.step = compile_train_step(experiment, mesh)
         batches = Batches(open_dataset(prepare(experiment.data, folder / "data")), experiment.data)
         self.batches = batches.iterator(0)
-        self.to_devices = lambda b: feed.to_devices(b, rows, experiment.data.batch_size, isolated=False)
+        self.to_devices = lambda b: feed.to_devices(b, rows, experiment.data.batch_size, with_segments=False)
         self.get = jax.device_get
         self.device = mesh.devices.flat[0].device_kind
         self.pending: Any = None

@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4, help="sequences on a chip")
     parser.add_argument("--length", type=int, default=4096, help="tokens of a sequence")
     parser.add_argument("--set", action="append", default=[], metavar="path=value", help="changes a field")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     if importlib.util.find_spec("libtpu") is None:
         fail("this compiles with libtpu, which is not installed: pip install -e '.[tpu]'")
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1"}
@@ -105,14 +105,14 @@ def main() -> None:
     from train.optimizers.options import AdamW
     from train.parallel.mesh import Mesh, make_mesh
     from train.schedules import Cosine
-    from train.state import Recipe, abstract_state
+    from train.state import StateConfig, abstract_state
     from train.step import compile_train_step
 
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=asked.topology).devices
-    rows = asked.batch * len(devices)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=options.topology).devices
+    rows = options.batch * len(devices)
     precision = Precision(parameters="float32", compute="bfloat16")
-    model = dataclasses.replace(published(asked.model), precision=precision, remat="full")
-    fits = {"batch_size": rows, "sequence_length": asked.length}
+    model = dataclasses.replace(published(options.model), precision=precision, remat="full")
+    fits = {"batch_size": rows, "sequence_length": options.length}
     experiment = Experiment(
         model=model,
         data=Data(path="none", tokenizer=Bytes(), cross_document_attention=True, **fits),
@@ -121,12 +121,12 @@ def main() -> None:
         schedule=Cosine(peak=3e-4, final=3e-5, warmup_steps=100),
         mesh=Mesh(fsdp=len(devices)),
     )
-    for assignment in asked.set:
+    for assignment in options.set:
         experiment = override(experiment, assignment)
     check(experiment)
-    state = abstract_state(Recipe.of(experiment))
+    state = abstract_state(StateConfig.of(experiment))
     dtypes = {"tokens": jnp.int32, "targets": jnp.int32, "weights": jnp.float32}
-    batch = {name: jax.ShapeDtypeStruct((rows, asked.length), dtype) for name, dtype in dtypes.items()}
+    batch = {name: jax.ShapeDtypeStruct((rows, options.length), dtype) for name, dtype in dtypes.items()}
     began = time.perf_counter()
     lowered = compile_train_step(experiment, make_mesh(experiment.mesh, devices)).lower(state, batch)
     traced = time.perf_counter()
@@ -134,7 +134,9 @@ def main() -> None:
     ended = time.perf_counter()
 
     memory, gib = compiled.memory_analysis(), 2**30
-    print(f"{asked.model} on {len(devices)} chips ({asked.topology}), {asked.batch} x {asked.length} tokens a chip")
+    print(
+        f"{options.model} on {len(devices)} chips ({options.topology}), {options.batch} x {options.length} tokens a chip"
+    )
     for name, size in (
         ("peak", memory.peak_memory_in_bytes),
         ("arguments", memory.argument_size_in_bytes),

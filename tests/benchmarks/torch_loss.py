@@ -43,7 +43,7 @@ def draw(tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
 
 
-def whole(model: GPT, tokens: torch.Tensor) -> float:
+def full_loss(model: GPT, tokens: torch.Tensor) -> float:
     """The mean loss of every token but the first, each once; called without gradients."""
     count = (len(tokens) - 1) // LENGTH * LENGTH
     inputs = tokens[:count].view(-1, LENGTH)
@@ -76,7 +76,7 @@ def train(text: np.ndarray, seed: int, num_steps: int) -> tuple[float, float]:
         optimizer.zero_grad(set_to_none=True)
     with torch.no_grad():
         estimate = statistics.mean(float(model(*draw(validation))) for _ in range(20))
-        return estimate, whole(model, validation)
+        return estimate, full_loss(model, validation)
 
 
 def main() -> None:

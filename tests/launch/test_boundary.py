@@ -25,7 +25,7 @@ from train.generation.prompts import read_prompts
 from train.generation.texts import check_prompts
 from train.report import summary
 from train.run.environment import read_sessions
-from train.terminal.formatting import visible
+from train.terminal.formatting import escape_unprintable
 
 fuzzed = hypothesis.settings(
     max_examples=25,
@@ -175,11 +175,11 @@ def test_prompts_become_ids(text, tiny_experiment):
 )
 def test_any_text_goes_to_any_stream(text, encoding, tmp_path, monkeypatch):
     with open(tmp_path / "out", "w", encoding=encoding) as stream:
-        streams.guard()
-        monkeypatch.setattr("sys.stdout", streams._steady(stream.fileno(), stream, None))
+        streams.replace_output_streams()
+        monkeypatch.setattr("sys.stdout", streams._non_raising_stream(stream.fileno(), stream, None))
         print(streams.as_json({"text": text}).replace("\n", ""))
         print(text)
-        assert streams.lost() is None
+        assert streams.output_error() is None
     first = (tmp_path / "out").read_bytes().decode(encoding).split("\n")[0]
     assert json.loads(first) == {"text": text}
 
@@ -187,9 +187,9 @@ def test_any_text_goes_to_any_stream(text, encoding, tmp_path, monkeypatch):
 @fuzzed
 @hypothesis.given(text=texts)
 def test_a_name_is_one_line_of_characters(text):
-    assert len(visible(text).splitlines()) <= 1
-    visible(text).encode("utf-8")
-    assert "\x1b" not in visible(text)
+    assert len(escape_unprintable(text).splitlines()) <= 1
+    escape_unprintable(text).encode("utf-8")
+    assert "\x1b" not in escape_unprintable(text)
 
 
 FILES = (

@@ -123,12 +123,12 @@ def test_home_folders_in_flags_and_fields(command, tiny_experiment, tiny_text, w
 
 def test_a_locale_that_reads_names_otherwise_than_the_libraries(monkeypatch):
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "ascii")
-    assert cli._beyond_locale(["--run=plain"]) is None
-    assert "and the encoding of this locale is ascii; run the command in a locale with UTF-8" in cli._beyond_locale(
+    assert cli._locale_error(["--run=plain"]) is None
+    assert "and the encoding of this locale is ascii; run the command in a locale with UTF-8" in cli._locale_error(
         ["--run=é"]
     )
     monkeypatch.setattr(sys, "getfilesystemencoding", lambda: "utf-8")
-    assert cli._beyond_locale(["--run=é"]) is None
+    assert cli._locale_error(["--run=é"]) is None
 
 
 def test_a_signal_ends_what_saves_nothing_with_one_line(command, tiny_run, monkeypatch):
@@ -150,7 +150,7 @@ def test_a_result_that_was_not_written_is_an_error_and_a_log_is_none(prints_resu
 
     monkeypatch.setattr(sys, "argv", ["command"])
     with open("/dev/full", "wb") as full:
-        monkeypatch.setattr(sys, "stdout", streams._steady(full.fileno(), None, instead=None))
+        monkeypatch.setattr(sys, "stdout", streams._non_raising_stream(full.fileno(), None, fallback=None))
         with pytest.raises(SystemExit) as ended:
             cli.run(main, prints_result=prints_result)
         sys.stdout.flush()

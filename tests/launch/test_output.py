@@ -82,4 +82,4 @@ def test_json_for_a_stream_without_an_encoding(monkeypatch):
     assert json.loads(streams.as_json({"a": "\udcff\u00e9"})) == {"a": "\udcff\u00e9"}
     assert "\u00e9" in streams.as_json({"a": "\u00e9"})
     streams.check_reader()
-    assert streams.lost() is None
+    assert streams.output_error() is None

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from train.evaluation.evaluate import evaluate
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 
 def test_its_numbers_are_those_of_the_one_function(command, tiny_experiment, tiny_run, write_config, tmp_path):

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from launch.signals import EXIT_PREEMPTED, Stopped, StopRequest, ends_politely
-from train.process.stop import STOPS
+from launch.signals import EXIT_PREEMPTED, SignalStop, StopRequest, raise_on_signals
+from train.process.stop import STOP_SIGNALS
 
 
 def test_nothing_is_requested_before_a_signal():
@@ -14,7 +14,7 @@ def test_nothing_is_requested_before_a_signal():
         assert stop.requested is None
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_a_signal_is_noted_by_name_and_ends_nothing(number):
     with StopRequest() as stop:
         os.kill(os.getpid(), number)
@@ -36,13 +36,13 @@ def test_a_second_sigterm_does_not():
 
 
 def test_the_signals_are_those_of_terminals_and_schedulers():
-    assert {number.name for number in STOPS} == {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"}
+    assert {number.name for number in STOP_SIGNALS} == {"SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"}
 
 
 def test_under_nohup_a_terminal_that_closes_is_ignored():
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with ends_politely(), StopRequest() as stop:
+        with raise_on_signals(), StopRequest() as stop:
             signal.raise_signal(signal.SIGHUP)
             assert stop.requested is None
             signal.raise_signal(signal.SIGTERM)
@@ -52,11 +52,11 @@ def test_under_nohup_a_terminal_that_closes_is_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_what_saves_nothing_is_cut_and_can_put_away_what_it_began(number):
     before = signal.getsignal(number)
-    error, words = (KeyboardInterrupt, None) if number == signal.SIGINT else (Stopped, number.name)
-    with pytest.raises(error, match=words), ends_politely():
+    error, words = (KeyboardInterrupt, None) if number == signal.SIGINT else (SignalStop, number.name)
+    with pytest.raises(error, match=words), raise_on_signals():
         signal.raise_signal(number)
     assert signal.getsignal(number) == before
 
@@ -87,25 +87,25 @@ def until_cut(action, *arguments):
     threading.Event().wait(60)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_no_signal_cuts_the_loading_of_a_compiled_module(number):
     loading = Loading("name", number)
-    with pytest.raises(KeyboardInterrupt), ends_politely():
+    with pytest.raises(KeyboardInterrupt), raise_on_signals():
         until_cut(loading.create_module, None)
     assert loading.loaded
 
     loading = Loading("name", number)
-    with StopRequest() as stop, pytest.raises(KeyboardInterrupt), stop.at_once():
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt), stop.raise_immediately():
         until_cut(loading.create_module, None)
     assert loading.loaded
     assert stop.requested == number.name
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_no_signal_is_lost_to_the_garbage_collector(number, capsys):
-    with pytest.raises(KeyboardInterrupt), ends_politely():
+    with pytest.raises(KeyboardInterrupt), raise_on_signals():
         until_cut(Collected, number)
-    with StopRequest() as stop, pytest.raises(KeyboardInterrupt), stop.at_once():
+    with StopRequest() as stop, pytest.raises(KeyboardInterrupt), stop.raise_immediately():
         until_cut(Collected, number)
     assert stop.requested == number.name
     assert "ignored" not in capsys.readouterr().err
@@ -114,17 +114,17 @@ def test_no_signal_is_lost_to_the_garbage_collector(number, capsys):
 def test_ctrl_c_stays_ignored_where_it_is():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with ends_politely():
+        with raise_on_signals():
             signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("number", STOP_SIGNALS)
 def test_work_that_can_be_cut_anywhere_is_cut_at_once(number):
     with StopRequest() as stop:
-        with pytest.raises(KeyboardInterrupt), stop.at_once():
+        with pytest.raises(KeyboardInterrupt), stop.raise_immediately():
             signal.raise_signal(number)
         assert stop.requested == number.name
         signal.raise_signal(signal.SIGTERM)
@@ -163,5 +163,5 @@ def test_the_code_is_the_documented_one():
 def test_a_signal_that_came_before_cuts_work_that_can_be_cut():
     with StopRequest() as stop:
         signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(Stopped, match="SIGTERM"), stop.at_once():
+        with pytest.raises(SignalStop, match="SIGTERM"), stop.raise_immediately():
             raise AssertionError("it began")

@@ -18,7 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def stream(descriptor, instead=None, encoding="utf-8"):
     before = io.TextIOWrapper(io.FileIO(descriptor, "w", closefd=False), encoding=encoding)
-    return streams._steady(descriptor, before, instead)
+    return streams._non_raising_stream(descriptor, before, instead)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_a_reader_that_went_away_is_no_error(pipe, monkeypatch):
     print("x" * 100_000, file=out, flush=True)
     assert out.buffer.raw.error.errno == errno.EPIPE
     monkeypatch.setattr(sys, "stdout", out)
-    assert streams.lost() is None
+    assert streams.output_error() is None
 
 
 def test_lines_are_written_as_they_are_printed(pipe):
@@ -51,7 +51,7 @@ def test_lines_are_written_as_they_are_printed(pipe):
     print("a line", file=out)
     assert os.read(read, 100) == b"a line\n"
     raw = io.TextIOWrapper(io.FileIO(write, "w", closefd=False), encoding="utf-8", write_through=True)
-    out = streams._steady(write, raw, None)
+    out = streams._non_raising_stream(write, raw, None)
     print("half", end="", file=out)
     assert os.read(read, 100) == b"half"
 
@@ -62,7 +62,7 @@ def test_a_full_disk_is_told_and_what_it_lacks_is_on_the_other_stream(pipe, monk
         out = stream(full.fileno(), instead=write)
         monkeypatch.setattr(sys, "stdout", out)
         print("the only result")
-        assert streams.lost().errno == errno.ENOSPC
+        assert streams.output_error().errno == errno.ENOSPC
     assert os.read(read, 100) == b"the only result\n"
 
 
@@ -103,12 +103,12 @@ def test_characters_beyond_the_encoding_are_written_out(pipe, encoding, shown, m
 CLOSED = """
 import os, sys
 from launch import streams
-streams.guard()
+streams.replace_output_streams()
 opened = os.open(os.devnull, os.O_RDONLY)
 print("out"), print("err", file=sys.stderr), sys.stderr.write("more"), sys.stdout.flush()
 assert opened > 2, opened
 assert sys.stdout.isatty() is False
-os._exit(7) if streams.lost() else sys.exit(3)
+os._exit(7) if streams.output_error() else sys.exit(3)
 """
 
 
@@ -124,9 +124,9 @@ def test_the_streams_of_a_program_that_redirects_them_stay(monkeypatch):
     mine = io.StringIO()
     monkeypatch.setattr(sys, "stdout", mine)
     monkeypatch.setattr(sys, "stderr", mine)
-    streams.guard()
+    streams.replace_output_streams()
     assert sys.stdout is sys.stderr is mine
-    assert streams.lost() is None
+    assert streams.output_error() is None
 
 
 @pytest.mark.parametrize(("where", "status"), [(">/dev/full", 2), ("| true", 0), ("2>&-", 0), (">&- <&-", 0)])

@@ -123,7 +123,7 @@ def _attention(config, its, x):
     q, k, v = (
         (x @ its[f"attn.{name}_proj.weight"].T).reshape(length, n, -1) for name, n in zip("qkv", (heads, keys, keys))
     )
-    q, k, cap = _turned(q), _turned(k), config.get("max_attn_value", 30.0)
+    q, k, cap = _rotate(q), _rotate(k), config.get("max_attn_value", 30.0)
     seen, out = np.tril(np.ones((length, length), bool)), []
     for head in range(heads):
         key = head // (heads // keys)
@@ -133,7 +133,7 @@ def _attention(config, its, x):
     return np.concatenate(out, -1) @ its["attn.o_proj.weight"].T
 
 
-def _turned(x):
+def _rotate(x):
     half = x.shape[-1] // 2
     angle = np.arange(len(x))[:, None, None] * 10_000.0 ** (-np.arange(half) / half)
     a, b = x[..., :half], x[..., half:]

@@ -32,8 +32,8 @@ def compare(family, shape, greedy):
     with tempfile.TemporaryDirectory() as folder:
         source.save(model, folder)
         table, config, params = ours.load(folder)
-    logits = ours.logits_of(config, params, *ours.whole(ids))
-    gradient = ours.gradient_of(config, params, *ours.whole(ids))
+    logits = ours.logits_of(config, params, *ours.one_document_rows(ids))
+    gradient = ours.gradient_of(config, params, *ours.one_document_rows(ids))
     with tempfile.TemporaryDirectory() as folder:
         theirs = source.gradients(model, ids, folder)
     expected, halves = source.logits(model, ids), source.logits(model, ids[:, : reference.HALF])
@@ -46,7 +46,7 @@ def compare(family, shape, greedy):
         same = [int(np.equal(a, b).sum()) for a, b in pairs]
     return {
         "logits": np.abs(logits - expected).max() / expected.std(),
-        "packed": np.abs(ours.logits_of(config, params, *ours.packed(ids)) - both).max() / expected.std(),
+        "packed": np.abs(ours.logits_of(config, params, *ours.packed_rows(ids)) - both).max() / expected.std(),
         "gradient": largest_difference(*map(trained, (gradient, ours.params_of(table, config, theirs)))),
         "greedy": min(same, default=64),
     }

@@ -56,16 +56,16 @@ def params_of(family, config, arrays):
 
 
 # Each of these small programs runs once, so only its compile time matters.
-QUICK = {"xla_backend_optimization_level": 0}
+FAST_COMPILE_OPTIONS = {"xla_backend_optimization_level": 0}
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE_OPTIONS)
 def logits_of(config, params, tokens, positions, segment_ids):
     """Returns logits (B, T, V)."""
     return forward(config, params, tokens, positions_BT=positions, segment_ids_BT=segment_ids).logits_BTV
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_COMPILE_OPTIONS)
 def gradient_of(config, params, tokens, positions, segment_ids):
     """Returns the gradient of the mean next-token cross-entropy."""
 
@@ -77,19 +77,19 @@ def gradient_of(config, params, tokens, positions, segment_ids):
     return jax.grad(loss)(params)
 
 
-def whole(tokens):
+def one_document_rows(tokens):
     """Returns tokens, positions and segment ids of rows that are one document each."""
     tokens = jnp.asarray(tokens, jnp.int32)
     return tokens, jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape), jnp.ones_like(tokens)
 
 
-def packed(tokens):
+def packed_rows(tokens):
     """Returns the same for the first halves of two rows, packed into one row as two documents, in both orders."""
     half = tokens.shape[1] // 2
     tokens = jnp.concatenate([tokens[:, :half], tokens[::-1, :half]], axis=1).astype(jnp.int32)
-    places = jnp.tile(jnp.arange(half, dtype=jnp.int32), 2)
+    positions = jnp.tile(jnp.arange(half, dtype=jnp.int32), 2)
     segment_ids = jnp.repeat(jnp.arange(1, 3, dtype=jnp.int32), half)
-    return tokens, *(jnp.broadcast_to(x, tokens.shape) for x in (places, segment_ids))
+    return tokens, *(jnp.broadcast_to(x, tokens.shape) for x in (positions, segment_ids))
 
 
 def greedy(config, params, prompts, new_tokens):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.train.config_files import CONFIG
-from tests.train.states import placed_on
-from train.state import Recipe, init_sharded
+from tests.train.states import shardings_on
+from train.state import StateConfig, init_sharded
 
 
 @pytest.fixture(scope="module")
@@ -19,8 +19,8 @@ def experiment(tiny_experiment):
 @pytest.fixture(scope="module")
 def first(experiment):
     """A state on the host, its moments and counts filled with noise."""
-    recipe = Recipe.of(experiment)
-    state = jax.device_get(init_sharded(recipe, 0, placed_on(experiment)))
+    state_config = StateConfig.of(experiment)
+    state = jax.device_get(init_sharded(state_config, 0, shardings_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):

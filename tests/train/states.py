@@ -5,42 +5,42 @@ import dataclasses
 import jax
 import numpy as np
 
-from train.checkpoints.store import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flatten
 from train.experiment import Checkpoints
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import Recipe, abstract_state, state_shardings
+from train.state import StateConfig, abstract_state, state_shardings
 
 
-def placed_on(experiment, devices=1, **axes):
+def shardings_on(experiment, devices=1, **axes):
     """The placements of a state on a mesh of so many devices."""
     mesh = make_mesh(Mesh(**axes), jax.devices()[:devices])
-    return state_shardings(Recipe.of(experiment), mesh, experiment.sharding)
+    return state_shardings(StateConfig.of(experiment), mesh, experiment.sharding)
 
 
-def at_step(state, step, placed=None):
+def at_step(state, step, shardings=None):
     """The state as that of a step, every number moved, on the devices."""
     parts = {name: getattr(state, name) for name in ("params", "untrained", "opt_state")}
     moved = jax.tree.map(lambda x: np.asarray(x + np.asarray(step, x.dtype)), parts)
     numbered = dataclasses.replace(state, step=np.int32(step), **moved)
-    return jax.device_put(numbered, placed if placed is not None else jax.devices()[0])
+    return jax.device_put(numbered, shardings if shardings is not None else jax.devices()[0])
 
 
-def store_of(run, said=None, **options):
+def open_store(run, said=None, **options):
     say = said.append if said is not None else lambda line: None
     return CheckpointStore(run, Checkpoints(**options), say)
 
 
-def abstract(experiment):
-    return abstract_state(Recipe.of(experiment))
+def abstract_state_of(experiment):
+    return abstract_state(StateConfig.of(experiment))
 
 
-def latest(run, experiment, said=None, placed=None):
-    with store_of(run, said) as store:
-        return store.restore_latest(experiment, placed or placed_on(experiment), abstract(experiment))
+def restore_latest(run, experiment, said=None, shardings=None):
+    with open_store(run, said) as store:
+        return store.restore_latest(experiment, shardings or shardings_on(experiment), abstract_state_of(experiment))
 
 
 def assert_same_bits(one, other):
     assert jax.tree.structure(one) == jax.tree.structure(other)
-    for name, value in flat(one).items():
-        assert value.dtype == flat(other)[name].dtype
-        assert np.asarray(value).tobytes() == np.asarray(flat(other)[name]).tobytes(), name
+    for name, value in flatten(one).items():
+        assert value.dtype == flatten(other)[name].dtype
+        assert np.asarray(value).tobytes() == np.asarray(flatten(other)[name]).tobytes(), name

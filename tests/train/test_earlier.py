@@ -24,7 +24,7 @@ from model.recompute import SaveOnly
 from model.recurrent.gru import GRU
 from model.transformer import specs
 from model.vocabulary.multi_token import MultiToken
-from tests.train.states import abstract, assert_same_bits, latest, placed_on, store_of
+from tests.train.states import abstract_state_of, assert_same_bits, open_store, restore_latest, shardings_on
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.config_file import from_file
@@ -32,12 +32,19 @@ from train.earlier import current_config, current_sharding
 from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
 from train.optimizers.frozen import Frozen
-from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
+from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
-from train.run.loaded import load_params
-from train.state import Recipe, init_sharded, partition_params
+from train.run.loading import load_params
+from train.state import StateConfig, init_sharded, partition_params
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
+
+
+def with_decayed(stored):
+    """The JSON of an experiment with the earlier names of the exceptions from weight decay."""
+    names = {"decay_also": "decayed", "decay_never": "spared"}
+    stored["optimizer"] = {names.get(name, name): value for name, value in stored["optimizer"].items()}
+    return stored
 
 
 def with_attention(experiment):
@@ -45,7 +52,7 @@ def with_attention(experiment):
     stored = json.loads(json.dumps(to_json(experiment)))
     for option in (stored["model"], *stored["model"]["exceptions"]):
         option["attention"] = option.pop("mixer")
-    return stored
+    return with_decayed(stored)
 
 
 def as_it_was(experiment, no_decay=("*.scale", "*bias")):
@@ -88,16 +95,16 @@ def test_a_config_with_no_decay_is_read(tiny_experiment, tmp_path):
     assert from_json(Experiment, current_config(as_it_was(experiment))) == experiment
     (tmp_path / "config.json").write_text(json.dumps(as_it_was(experiment)))
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
+    experiments.check_same_experiment(experiment, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("no_decay", "fields"),
     [
-        ((), {"decayed": ("scale", "bias", "router_bias", "decay_bias")}),
-        (("*bias",), {"decayed": ("scale",)}),
-        (("*.scale", "*bias", "embedding.*"), {"spared": ("embedding.*",)}),
-        (("*.scale", "*bias", "blocks.ffn_gain"), {"spared": ("blocks.residual.ffn_gain",)}),
+        ((), {"decay_also": ("scale", "bias", "router_bias", "decay_bias")}),
+        (("*bias",), {"decay_also": ("scale",)}),
+        (("*.scale", "*bias", "embedding.*"), {"decay_never": ("embedding.*",)}),
+        (("*.scale", "*bias", "blocks.ffn_gain"), {"decay_never": ("blocks.residual.ffn_gain",)}),
     ],
 )
 def test_patterns_of_no_decay_become_roles(no_decay, fields, tiny_experiment):
@@ -125,14 +132,29 @@ def test_exceptions_with_none_for_what_is_the_same_are_read(tiny_experiment):
 
 
 def test_a_config_of_this_version_is_left_alone(tiny_experiment):
-    stored = to_json(tiny_experiment(optimizer=AdamW(spared=("embedding",))))
+    stored = to_json(tiny_experiment(optimizer=AdamW(decay_never=("embedding",))))
     assert current_config(stored) == stored
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        cls(weight_decay=0.3, decay_also=("scale",), decay_never=("embedding", "blocks.ffn.*"))
+        for cls in (AdamW, Adafactor, Lion, Muon, SGD, ScheduleFreeAdamW)
+    ],
+    ids=lambda option: type(option).__name__,
+)
+def test_the_earlier_names_of_exceptions_from_weight_decay_are_read(optimizer, tiny_experiment):
+    experiment = tiny_experiment(optimizer=optimizer)
+    stored = with_decayed(json.loads(json.dumps(to_json(experiment))))
+    assert stored["optimizer"]["spared"] == ["embedding", "blocks.ffn.*"]
+    assert from_json(Experiment, current_config(stored)) == experiment
 
 
 def earlier(experiment):
     """A state of the earlier structure, all numbers noise, and what it is now."""
-    recipe = Recipe.of(experiment)
-    state = jax.device_get(init_sharded(recipe, 0, placed_on(experiment)))
+    state_config = StateConfig.of(experiment)
+    state = jax.device_get(init_sharded(state_config, 0, shardings_on(experiment)))
     draw = np.random.default_rng(0)
 
     def noise(x):
@@ -142,14 +164,14 @@ def earlier(experiment):
     optimizer = optimizers.build(experiment.optimizer, specs(experiment.model))
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
-    parts = partition_params(recipe, everything)
-    without = {name: x for name, x in train.checkpoints.store.flat(moments).items() if "load_bias" not in name}
-    opt_state = train.checkpoints.store.unflat(state.opt_state, without)
+    parts = partition_params(state_config, everything)
+    without = {name: x for name, x in train.checkpoints.store.flatten(moments).items() if "load_bias" not in name}
+    opt_state = train.checkpoints.store.unflatten(state.opt_state, without)
     return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
 
 
 def save_as_before(experiment, state, run, monkeypatch):
-    with monkeypatch.context() as patch, store_of(run) as store:
+    with monkeypatch.context() as patch, open_store(run) as store:
         patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 1)
         patch.setattr(train.checkpoints.store, "to_json", as_it_was)
         state = dataclasses.replace(state, params=named_before(state.params), opt_state=named_before(state.opt_state))
@@ -166,7 +188,7 @@ def test_a_checkpoint_with_load_biases_among_the_parameters_is_read(optimizer, t
     assert "load_bias" in old.params["blocks"]["ffn"]
     save_as_before(experiment, old, tmp_path, monkeypatch)
     said = []
-    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(now, jax.devices()[0]))
+    assert_same_bits(restore_latest(tmp_path, experiment, said), jax.device_put(now, jax.devices()[0]))
     assert said == []
     loaded = load_params(tmp_path)
     np.testing.assert_array_equal(loaded.params["blocks"]["ffn"]["load_bias"], old.params["blocks"]["ffn"]["load_bias"])
@@ -184,8 +206,8 @@ def test_an_earlier_optimizer_that_kept_something_else_is_refused_and_can_be_eva
     words = r"checkpoint 0 in .* is of an earlier version .*\(it has no opt_state\..*training.init_from=" + str(
         tmp_path
     )
-    with store_of(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
-        store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+    with open_store(tmp_path) as store, pytest.raises(UserError, match=words) as caught:
+        store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment))
     assert "damaged" not in str(caught.value)
     assert (tmp_path / "checkpoints" / "0").is_dir()
     np.testing.assert_array_equal(
@@ -201,7 +223,7 @@ def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment
     save_as_before(experiment, dataclasses.replace(old, params=less), tmp_path, monkeypatch)
     with CheckpointStore(tmp_path, Checkpoints(), read_only=True) as store:
         with pytest.raises(UserError, match=r"another version of this code \(it has no params.final_norm.scale\)"):
-            store.restore(0, experiment, placed_on(experiment), abstract(experiment))
+            store.restore(0, experiment, shardings_on(experiment), abstract_state_of(experiment))
 
 
 @pytest.mark.parametrize("exceptions", [5, "all", None, {"layers": ":1"}])
@@ -273,18 +295,18 @@ def test_the_z_loss_of_training_is_that_of_the_objective(value, tiny_experiment,
     experiment = tiny_experiment(objective__z_loss=value)
     stored = with_z_loss_in_training(experiment, value)
     assert from_json(Experiment, current_config(stored)) == experiment
-    recipe = Recipe.of(experiment)
-    state = init_sharded(recipe, 0, placed_on(experiment))
-    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+    state_config = StateConfig.of(experiment)
+    state = init_sharded(state_config, 0, shardings_on(experiment))
+    with monkeypatch.context() as patch, open_store(tmp_path) as store:
         patch.setattr(train.checkpoints.store, "to_json", lambda e: with_z_loss_in_training(e, value))
         store.save(experiment, state, 0, loss=None)
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
-    assert_same_bits(latest(tmp_path, experiment), state)
+    experiments.check_same_experiment(experiment, tmp_path)
+    assert_same_bits(restore_latest(tmp_path, experiment), state)
     other = tiny_experiment(objective__z_loss=0.5)
     with pytest.raises(UserError, match="objective.z_loss: .* -> 0.5"):
-        experiments.refuse_differences(other, tmp_path)
+        experiments.check_same_experiment(other, tmp_path)
 
 
 def test_the_earlier_path_of_the_z_loss_is_answered_with_the_one_of_today(tiny_experiment, write_config, tmp_path):
@@ -305,15 +327,18 @@ def test_a_config_that_says_attention_for_mixers_is_read(tiny_experiment, tmp_pa
         model__exceptions=(Except(layers="0", mixer=GRU(num_heads=4)), Except(layers="1", ffn=None)),
         model__position=NoPositions(),
         model__remat=SaveOnly(taps=("mixer_heads", "query", "mixer_output")),
-        optimizer=AdamW(spared=("blocks.*.mixer.query", "*.residual.mixer_norm.*", "embedding")),
+        optimizer=AdamW(
+            decay_never=("blocks.*.mixer.query", "*.residual.mixer_norm.*", "embedding"), decay_also=("*.mixer.output",)
+        ),
     )
     stored = with_attention(experiment)
     stored["model"]["remat"]["taps"] = ["attention_heads", "query", "attention_output"]
+    stored["optimizer"]["decayed"] = ["*.attention.output"]
     stored["optimizer"]["spared"] = ["blocks.*.attention.query", "*.residual.attention_norm.*", "embedding"]
     assert from_json(Experiment, current_config(stored)) == experiment
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
+    experiments.check_same_experiment(experiment, tmp_path)
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "remat", "exceptions"])
@@ -332,21 +357,21 @@ def test_a_checkpoint_that_says_attention_for_mixers_is_read(optimizer, tiny_exp
         model__layer_scale=0.5, model__exceptions=(Except(layers="0", mixer=GRU(num_heads=4)),),
         model__multi_token=MultiToken(depth=1), optimizer=optimizer,
     )  # fmt: skip
-    state = jax.device_get(init_sharded(Recipe.of(experiment), 0, placed_on(experiment)))
+    state = jax.device_get(init_sharded(StateConfig.of(experiment), 0, shardings_on(experiment)))
     numbers = iter(range(10**6))
     state = jax.tree.map(lambda x: np.full_like(x, next(numbers)) if x.dtype.kind == "f" else x, state)
     before = changed(state.params, attention_for_mixer)
     assert "attention" in before["blocks"]["1"]
     assert "attention" in before["multi_token"]["block"]
     assert "attention_gain" in before["blocks"]["1"]["residual"]
-    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+    with monkeypatch.context() as patch, open_store(tmp_path) as store:
         patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 2)
         patch.setattr(train.checkpoints.store, "to_json", with_attention)
         old = dataclasses.replace(state, params=before, opt_state=changed(state.opt_state, attention_for_mixer))
         store.save(experiment, jax.device_put(old, jax.devices()[0]), int(state.step), loss=None)
     (tmp_path / "config.json").write_text(json.dumps(with_attention(experiment)))
     said = []
-    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
+    assert_same_bits(restore_latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
     assert said == []
     loaded = load_params(tmp_path)
     assert jax.tree.structure(loaded.params) == jax.tree.structure(merge(state.params, state.untrained))
@@ -388,6 +413,15 @@ def test_a_config_that_says_start_from_is_read(tiny_experiment, tmp_path):
     assert from_json(Experiment, current_config(stored)) == experiment
     (tmp_path / "config.json").write_text(json.dumps(stored))
     assert experiments.load(tmp_path) == experiment
+
+
+def test_exceptions_from_weight_decay_are_answered_with_the_names_of_today(tiny_experiment, write_config, tmp_path):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match=r"AdamW.decayed is optimizer.decay_also now"):
+        from_file(str(path), ["optimizer.decayed=('scale',)"])
+    path.write_text("from train.optimizers.options import Muon\nMuon(spared=('embedding',))\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'spared'; it is optimizer.decay_never now"):
+        from_file(str(path))
 
 
 def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_config, tmp_path):

@@ -14,18 +14,18 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.parameters.specs import specs_by_name
 from model.transformer import specs
-from tests.train.states import latest, placed_on
+from tests.train.states import restore_latest, shardings_on
 from train import schedules
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.loop import train
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
 from train.optimizers.options import Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
 from train.report import summary
-from train.run.loaded import load_params, load_run
-from train.run.parameter_table import bytes_per_device, describe, table
-from train.state import Recipe, abstract_state, evaluation_params, new_state
+from train.run.loading import load_params, load_run
+from train.run.parameter_table import bytes_per_device, describe, parameter_rows
+from train.state import StateConfig, abstract_state, evaluation_params, init_state
 from train.step import train_step
 
 FROZEN = Frozen(roles=("embedding",), parts=("final_norm",))
@@ -39,7 +39,7 @@ def compiled(experiment):
 
 @functools.cache
 def start(experiment, seed=0):
-    return jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), seed)
+    return jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), seed)
 
 
 def after(experiment, steps, random_batch):
@@ -68,21 +68,21 @@ def optimizer(request):
 
 def test_the_state_has_them_apart_and_no_moments_of_them(optimizer, tiny_experiment):
     experiment = tiny_experiment(training__frozen=FROZEN, optimizer=optimizer)
-    state = abstract_state(Recipe.of(experiment))
-    assert set(flat(state.frozen)) == STILL
-    assert not STILL & set(flat(state.params))
+    state = abstract_state(StateConfig.of(experiment))
+    assert set(flatten(state.frozen)) == STILL
+    assert not STILL & set(flatten(state.params))
     everything = set(specs_by_name(specs(experiment.model)))
-    assert set(flat(state.all_params)) == everything
-    assert not [name for name in flat(state.opt_state) if any(name.endswith(still) for still in STILL)]
-    assert [name for name in flat(state.opt_state) if name.endswith("mixer.query")]
+    assert set(flatten(state.all_params)) == everything
+    assert not [name for name in flatten(state.opt_state) if any(name.endswith(still) for still in STILL)]
+    assert [name for name in flatten(state.opt_state) if name.endswith("mixer.query")]
 
 
 def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_experiment, random_batch):
     """By hand: all gradients are taken, those of frozen parameters are set to zero, and so are their updates."""
     experiment = tiny_experiment(training__frozen=FROZEN, optimizer=optimizer, training__clip_norm=0.5)
     first, (state, _) = start(experiment), after(experiment, 3, random_batch)
-    for name, value in flat(first.frozen).items():
-        assert np.asarray(value).tobytes() == np.asarray(flat(state.frozen)[name]).tobytes(), name
+    for name, value in flatten(first.frozen).items():
+        assert np.asarray(value).tobytes() == np.asarray(flatten(state.frozen)[name]).tobytes(), name
     model, training = experiment.model, experiment.training
     names = specs(model)
     labels = jax.tree_util.tree_map_with_path(
@@ -111,9 +111,9 @@ def test_they_keep_their_bits_and_the_others_move_as_by_hand(optimizer, tiny_exp
         opt_state = opt_state._replace(inner_states=opt_state.inner_states | {"moves": inner})
         updates, opt_state = whole.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-    for name, value in flat(params).items():
-        np.testing.assert_allclose(flat(state.all_params)[name], value, rtol=2e-4, atol=2e-5, err_msg=name)
-        moved = np.any(np.asarray(value) != np.asarray(flat(first.all_params)[name]))
+    for name, value in flatten(params).items():
+        np.testing.assert_allclose(flatten(state.all_params)[name], value, rtol=2e-4, atol=2e-5, err_msg=name)
+        moved = np.any(np.asarray(value) != np.asarray(flatten(first.all_params)[name]))
         assert moved == (name not in STILL), name
 
 
@@ -132,7 +132,7 @@ def test_the_step_makes_no_gradient_of_them(tiny_experiment, random_batch):
     )
     shape, made = (257, 32), {}
     for experiment in (plain, frozen):
-        state = abstract_state(Recipe.of(experiment))
+        state = abstract_state(StateConfig.of(experiment))
         jaxpr = jax.make_jaxpr(functools.partial(train_step, experiment, ONE_DEVICE))(state, random_batch(experiment))
         made[experiment] = [s for s in shapes_made(jaxpr.jaxpr) if s in (shape, shape[::-1])]
     assert shape in made[plain]
@@ -140,7 +140,7 @@ def test_the_step_makes_no_gradient_of_them(tiny_experiment, random_batch):
     assert made[frozen].count(shape[::-1]) <= 1  # the table, turned for the logits
     cost = [
         jax.jit(functools.partial(train_step, e, ONE_DEVICE))
-        .lower(abstract_state(Recipe.of(e)), random_batch(e))
+        .lower(abstract_state(StateConfig.of(e)), random_batch(e))
         .cost_analysis()["flops"]
         for e in (plain, frozen)
     ]
@@ -157,15 +157,20 @@ def test_load_biases_of_frozen_layers_still_move(tiny_experiment, random_batch):
 
 
 def test_decay_leaves_them_alone_and_may_not_name_them(tiny_experiment, random_batch):
-    for optimizer in (AdamW(weight_decay=0.5, decayed=("scale",)), Lion(weight_decay=0.5), Adafactor(weight_decay=0.5)):
+    for optimizer in (
+        AdamW(weight_decay=0.5, decay_also=("scale",)),
+        Lion(weight_decay=0.5),
+        Adafactor(weight_decay=0.5),
+    ):
         experiment = tiny_experiment(training__frozen=Frozen(roles=("scale",)), optimizer=optimizer)
         state, _ = after(experiment, 2, random_batch)
         assert {float(x) for scale in jax.tree.leaves(state.frozen) for x in np.ravel(scale)} == {1.0}
     with pytest.raises(
-        UserError, match=r"optimizer.decayed: 'final_norm.scale' is not a role, and no trained parameter"
+        UserError, match=r"optimizer.decay_also: 'final_norm.scale' is not a role, and no trained parameter"
     ):
         tiny_experiment(
-            training__frozen=Frozen(roles=("scale",)), optimizer=AdamW(weight_decay=0.5, decayed=("final_norm.scale",))
+            training__frozen=Frozen(roles=("scale",)),
+            optimizer=AdamW(weight_decay=0.5, decay_also=("final_norm.scale",)),
         )
 
 
@@ -173,11 +178,11 @@ def test_accumulation_and_bfloat16_keep_every_shape_and_format(tiny_experiment, 
     experiment = tiny_experiment(
         training__frozen=FROZEN, training__gradient_accumulation=2, model__precision__parameters="bfloat16"
     )
-    before = abstract_state(Recipe.of(experiment))
+    before = abstract_state(StateConfig.of(experiment))
     next_state, _ = jax.eval_shape(
         functools.partial(train_step, experiment, ONE_DEVICE), before, random_batch(experiment)
     )
-    formats = [{name: (x.shape, x.dtype) for name, x in flat(state).items()} for state in (before, next_state)]
+    formats = [{name: (x.shape, x.dtype) for name, x in flatten(state).items()} for state in (before, next_state)]
     assert formats[0] == formats[1]
 
 
@@ -191,11 +196,11 @@ def test_a_config_is_refused_in_the_words_of_the_option(tiny_experiment):
 def test_averages_of_a_schedule_free_run_are_evaluated_beside_them(tiny_experiment, random_batch):
     experiment = tiny_experiment(training__frozen=FROZEN, optimizer=ScheduleFreeAdamW())
     state, _ = after(experiment, 3, random_batch)
-    evaluated = flat(evaluation_params(experiment.optimizer, state))
+    evaluated = flatten(evaluation_params(experiment.optimizer, state))
     assert set(evaluated) == set(specs_by_name(specs(experiment.model)))
     for name in STILL:
-        np.testing.assert_array_equal(evaluated[name], flat(start(experiment).all_params)[name])
-    assert not np.array_equal(evaluated["blocks.mixer.query"], flat(state.params)["blocks.mixer.query"])
+        np.testing.assert_array_equal(evaluated[name], flatten(start(experiment).all_params)[name])
+    assert not np.array_equal(evaluated["blocks.mixer.query"], flatten(state.params)["blocks.mixer.query"])
 
 
 # ------------------------------------------------------------------------------------------------------- whole runs
@@ -220,11 +225,11 @@ def test_a_resumed_run_ends_the_same(frozen_run):
     experiment, folder = frozen_run
     metrics = [(folder / name / "metrics.jsonl").read_bytes() for name in ("whole", "halved")]
     assert metrics[0] == metrics[1]
-    states = [flat(latest(folder / name, experiment)) for name in ("whole", "halved")]
+    states = [flatten(restore_latest(folder / name, experiment)) for name in ("whole", "halved")]
     for name, value in states[0].items():
         assert np.asarray(value).tobytes() == np.asarray(states[1][name]).tobytes(), name
     for name in STILL:
-        first = flat(start(experiment).all_params)[name]
+        first = flatten(start(experiment).all_params)[name]
         assert np.asarray(states[0][f"frozen.{name}"]).tobytes() == np.asarray(first).tobytes()
 
 
@@ -239,7 +244,7 @@ def test_evaluation_and_fine_tuning_take_all_parameters(frozen_run, tiny_experim
     """From a run with frozen parameters, and into one: what is frozen there is what was trained here."""
     experiment, folder = frozen_run
     loaded = load_run(folder / "whole")
-    assert set(flat(loaded.params)) == set(specs_by_name(specs(experiment.model)))
+    assert set(flatten(loaded.params)) == set(specs_by_name(specs(experiment.model)))
     further = tiny_experiment(
         training__init_from=str(folder / "whole"),
         training__frozen=Frozen(parts=("blocks",)),
@@ -247,14 +252,14 @@ def test_evaluation_and_fine_tuning_take_all_parameters(frozen_run, tiny_experim
         samples__prompts=(),
     )
     train(further, tmp_path / "further", say=silent)
-    ended = flat(load_params(tmp_path / "further").params)
-    for name, value in flat(loaded.params).items():
+    ended = flatten(load_params(tmp_path / "further").params)
+    for name, value in flatten(loaded.params).items():
         assert np.array_equal(ended[name], value) == name.startswith("blocks."), name
 
 
 def test_the_table_and_the_report_say_which(frozen_run):
     experiment, folder = frozen_run
-    moved_by = {row.name: row.moved_by for row in table(experiment)}
+    moved_by = {row.name: row.moved_by for row in parameter_rows(experiment)}
     assert {name for name, by in moved_by.items() if by == "nothing"} == STILL
     assert set(moved_by.values()) == {"nothing", "optimizer"}
     mesh = make_mesh(Mesh(), jax.devices()[:1])
@@ -275,8 +280,8 @@ def test_the_table_and_the_report_say_which(frozen_run):
 
 def test_frozen_parameters_lie_where_the_table_says(tiny_experiment):
     experiment = tiny_experiment(training__frozen=FROZEN)
-    placed = placed_on(experiment, devices=4, fsdp=4)
+    shardings = shardings_on(experiment, devices=4, fsdp=4)
     assert (
-        placed.frozen["embedding"]["table"].spec
-        == placed_on(tiny_experiment(), devices=4, fsdp=4).params["embedding"]["table"].spec
+        shardings.frozen["embedding"]["table"].spec
+        == shardings_on(tiny_experiment(), devices=4, fsdp=4).params["embedding"]["table"].spec
     )

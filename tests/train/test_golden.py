@@ -50,7 +50,7 @@ from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
 from train.schedules import Cosine
-from train.state import Recipe, init_sharded, state_shardings
+from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
 
 STEPS, BATCH, LENGTH, VOCAB = 30, 4, 32, 61
@@ -182,11 +182,11 @@ def train(name, folder, devices=1):
     check(made)
     batches = Batches(open_dataset(prepare(made.data, folder / "data")), made.data).rows if name == "packed" else drawn
     mesh = make_mesh(Mesh(), jax.devices()[:devices])
-    recipe = Recipe.of(made)
-    state = init_sharded(recipe, made.training.seed, state_shardings(recipe, mesh, made.sharding))
+    state_config = StateConfig.of(made)
+    state = init_sharded(state_config, made.training.seed, state_shardings(state_config, mesh, made.sharding))
     step, evaluate = compile_train_step(made, mesh), compile_eval_step(made, mesh)
     rows = layout_of(mesh, made.sharding).placement(("batch", "sequence"))
-    to_devices = functools.partial(feed.to_devices, rows=rows, batch_size=BATCH, isolated=name == "packed")
+    to_devices = functools.partial(feed.to_devices, rows=rows, batch_size=BATCH, with_segments=name == "packed")
     curve = {"start": summary(state.all_params), "loss": [], "grad_norm": []}
     for n in range(STEPS):
         state, metrics = step(state, to_devices(batches(n)))

@@ -19,7 +19,7 @@ from model.parameters.maker import Normal
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flat
+from train.checkpoints.store import CheckpointStore, flatten
 from train.data.config import BestFit, SentencePieceFile, SeparateText
 from train.evaluation.validation import SplitEvaluation
 from train.loop import train
@@ -28,7 +28,7 @@ from train.report import summary
 from train.report.run import load
 from train.run.checks import check_vocabulary
 from train.run.metrics import read_metrics, read_samples, read_status, read_throughput
-from train.state import Recipe, abstract_state, state_shardings
+from train.state import StateConfig, abstract_state, state_shardings
 
 
 def silent(line):
@@ -38,11 +38,11 @@ def silent(line):
 def parameters(run, step=None):
     """The bytes of every array of the state of a run's checkpoint, by name."""
     experiment = experiments.load(run)
-    recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, make_mesh(experiment.mesh), experiment.sharding)
     with CheckpointStore(run, experiment.checkpoints, silent, read_only=True) as store:
-        state = store.restore(step or store.steps()[-1], experiment, placed, abstract_state(recipe))
-    return {name: np.asarray(x).tobytes() for name, x in flat(jax.device_get(state)).items()}
+        state = store.restore(step or store.steps()[-1], experiment, shardings, abstract_state(state_config))
+    return {name: np.asarray(x).tobytes() for name, x in flatten(jax.device_get(state)).items()}
 
 
 def assert_ended_the_same(run, other):
@@ -181,7 +181,7 @@ def test_a_full_disk_at_the_last_save_is_no_good_end(tiny_experiment, tiny_run, 
         patch.setattr(ocp.CheckpointManager, "save", full)
         with pytest.raises(
             UserError,
-            match=r"the checkpoint of step 20.* could not be written .*: No space left on device; .* goes on from step 10",
+            match=r"the checkpoint of step 20.* could not be written .*: No space left on device; .* continues from step 10",
         ):
             train(tiny_experiment(), copied, say=silent)
     assert "WARNING: checkpoint 20 could not be written: No space left" in capsys.readouterr().err

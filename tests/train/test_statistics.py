@@ -12,13 +12,13 @@ from model.layout import ONE_DEVICE
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, forward
 from tests.train.parallel.test_collectives import KINDS, loop_bodies
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
 from train.parallel.mesh import make_mesh
-from train.state import Recipe, abstract_state, new_state
-from train.statistics import Statistics, by_name, rows
+from train.state import StateConfig, abstract_state, init_state
+from train.statistics import Statistics, by_name, statistics_rows
 from train.step import compile_train_step, train_step
 
 # Layers of one kind; of two kinds in turn, which makes two stacks; with a module for tokens further on.
@@ -35,15 +35,19 @@ MODELS = {
 
 @functools.cache
 def compiled(experiment, asked=None):
-    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE, asked=asked))
+    return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE, statistics=asked))
 
 
 def lines_of(experiment, state, batch):
     """The lines of a step, by part, layer and role; and the state after it."""
     after, metrics = compiled(experiment, experiment.statistics)(state, batch)
-    recipe = Recipe.of(experiment)
+    state_config = StateConfig.of(experiment)
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
-    lines = list(rows(experiment.model, specs_by_name(recipe.specs), sizes, jax.device_get(metrics["statistics"])))
+    lines = list(
+        statistics_rows(
+            experiment.model, specs_by_name(state_config.specs), sizes, jax.device_get(metrics["statistics"])
+        )
+    )
     return {(line["part"], line["layer"], line["role"]): line for line in lines}, after
 
 
@@ -62,7 +66,7 @@ def make(tiny_experiment):
 
 
 def start(experiment):
-    return jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
+    return jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), 0)
 
 
 def of_layers(experiment, tree):
@@ -72,10 +76,10 @@ def of_layers(experiment, tree):
     for number, layer in enumerate(kinds):
         first.setdefault(layer, number)
     found = {}
-    for name, spec in specs_by_name(Recipe.of(experiment).specs).items():
-        if name not in flat(tree):
+    for name, spec in specs_by_name(StateConfig.of(experiment).specs).items():
+        if name not in flatten(tree):
             continue
-        array, part = np.asarray(flat(tree)[name], np.float64), name.split(".")[0]
+        array, part = np.asarray(flatten(tree)[name], np.float64), name.split(".")[0]
         if spec.axes[:1] != ("layer",):
             found.setdefault((part, None, spec.role), []).append(array.ravel())
             continue
@@ -141,7 +145,7 @@ def test_they_are_due_every_so_many_steps_and_at_the_last():
 def test_nothing_of_them_is_in_the_step_without_them(make, random_batch):
     """Not even where others have them: it is the program of an experiment that asks for none."""
     plain, asked = (make(statistics=x) for x in (None, Statistics()))
-    state, batch = abstract_state(Recipe.of(plain)), random_batch(plain)
+    state, batch = abstract_state(StateConfig.of(plain)), random_batch(plain)
     programs = [compiled(e, x).lower(state, batch).as_text() for e in (plain, asked) for x in (None, Statistics())]
     assert programs[0] == programs[2]
     assert programs[1] == programs[3] != programs[0]
@@ -156,7 +160,7 @@ def test_no_loop_over_layers_sends_more_with_them(make, random_batch):
     experiment = make()
     mesh = make_mesh(experiment.mesh)
     assert mesh.size == 8
-    state, batch, sent = abstract_state(Recipe.of(experiment)), random_batch(experiment), []
+    state, batch, sent = abstract_state(StateConfig.of(experiment)), random_batch(experiment), []
     for asked in (None, experiment.statistics):
         text = compile_train_step(experiment, mesh, asked).lower(state, batch).compile().as_text()
         sent.append(sum(len(re.findall(rf" = .+? (?:{KINDS})(?:-start)?\(", body)) for body in loop_bodies(text)))
@@ -180,7 +184,7 @@ def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
     sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
     sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
     with pytest.raises(ValueError, match="zip"):
-        list(rows(experiment.model, specs_by_name(Recipe.of(experiment).specs), sizes, sums))
+        list(statistics_rows(experiment.model, specs_by_name(StateConfig.of(experiment).specs), sizes, sums))
 
 
 def test_a_period_without_sense_is_refused(make):

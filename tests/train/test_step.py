@@ -8,13 +8,13 @@ import pytest
 
 from model.layout import Layout
 from model.transformer import forward
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
-from train.state import Recipe, abstract_state, init_sharded, new_state, state_shardings
+from train.state import StateConfig, abstract_state, init_sharded, init_state, state_shardings
 from train.step import compile_train_step, train_step
 
 ONE = functools.cache(lambda: make_mesh(Mesh(), jax.devices()[:1]))
@@ -27,17 +27,17 @@ def compiled(experiment):
 
 
 def start(experiment, seed=0):
-    return _start(Recipe.of(experiment), seed)
+    return _start(StateConfig.of(experiment), seed)
 
 
 @functools.cache
-def _start(recipe, seed):
-    return jax.jit(new_state, static_argnums=0)(recipe, seed)
+def _start(state_config, seed):
+    return jax.jit(init_state, static_argnums=0)(state_config, seed)
 
 
 def assert_trees_close(one, other, **tolerance):
-    for name, value in flat(one).items():
-        np.testing.assert_allclose(flat(other)[name], value, err_msg=name, **tolerance)
+    for name, value in flatten(one).items():
+        np.testing.assert_allclose(flatten(other)[name], value, err_msg=name, **tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -146,14 +146,14 @@ def test_evaluation_takes_the_averaged_parameters(tiny_experiment, random_batch)
 
 def test_the_old_state_is_given_away_and_one_program_serves_all_steps(tiny_experiment, random_batch):
     experiment = tiny_experiment()
-    recipe = Recipe.of(experiment)
-    state = init_sharded(recipe, 0, state_shardings(recipe, ONE(), experiment.sharding))
+    state_config = StateConfig.of(experiment)
+    state = init_sharded(state_config, 0, state_shardings(state_config, ONE(), experiment.sharding))
     rows = layout_of(ONE(), experiment.sharding).placement(("batch", "sequence"))
     step = compile_train_step(experiment, ONE())
     for n in range(3):
         old = state
         state, _ = step(state, jax.device_put(random_batch(experiment, n), rows))
-        kept = {name for name, x in flat(old).items() if not x.is_deleted()}
+        kept = {name for name, x in flatten(old).items() if not x.is_deleted()}
         assert kept <= {"opt_state.hyperparams.learning_rate"}  # which the step does not read
     assert step._cache_size() == 1
 
@@ -163,7 +163,7 @@ def test_the_step_never_asks_the_host(tiny_experiment, random_batch):
         training__gradient_accumulation=2, training__guard="Guard(outliers=Outliers(sigma=3.0))"
     )
     traced = jax.jit(functools.partial(train_step, experiment, Layout())).trace(
-        abstract_state(Recipe.of(experiment)), random_batch(experiment)
+        abstract_state(StateConfig.of(experiment)), random_batch(experiment)
     )
     assert "callback" not in str(traced.jaxpr)
     lowered = traced.lower().as_text()
@@ -181,13 +181,13 @@ def test_a_step_keeps_every_shape_and_format(optimizer, dtype, tiny_experiment, 
     experiment = tiny_experiment(
         optimizer=optimizer, model__precision__parameters=dtype, training__gradient_accumulation=2
     )
-    before = abstract_state(Recipe.of(experiment))
+    before = abstract_state(StateConfig.of(experiment))
     after, metrics = jax.eval_shape(
         functools.partial(train_step, experiment, Layout()), before, random_batch(experiment)
     )
-    expected = {name: (x.shape, x.dtype) for name, x in flat(before).items()}
-    assert {name: (x.shape, x.dtype) for name, x in flat(after).items()} == expected
-    assert len(flat(before)) == len(jax.tree.leaves(before))  # no two arrays share a name
+    expected = {name: (x.shape, x.dtype) for name, x in flatten(before).items()}
+    assert {name: (x.shape, x.dtype) for name, x in flatten(after).items()} == expected
+    assert len(flatten(before)) == len(jax.tree.leaves(before))  # no two arrays share a name
     assert {str(metrics[name].dtype) for name in ("loss", "grad_norm", "learning_rate")} == {"float32"}
 
 

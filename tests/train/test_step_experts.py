@@ -9,12 +9,12 @@ import pytest
 
 from model.layout import ONE_DEVICE
 from model.transformer import abstract_params, forward
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken, with_model_losses
 from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import Recipe, evaluation_params, new_state
+from train.state import StateConfig, evaluation_params, init_state
 from train.step import train_step
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), {})"
@@ -26,12 +26,12 @@ def compiled(experiment):
     return jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))
 
 
-drawn = functools.cache(jax.jit(new_state, static_argnums=0))
+drawn = functools.cache(jax.jit(init_state, static_argnums=0))
 
 
 def start(experiment, scale=5.0):
     """The first state, its routers sharpened so that loads are uneven."""
-    state = drawn(Recipe.of(experiment), 0)
+    state = drawn(StateConfig.of(experiment), 0)
     blocks = state.params["blocks"]
     ffn = blocks["ffn"] | {"router": scale * blocks["ffn"]["router"]}
     return dataclasses.replace(state, params=state.params | {"blocks": blocks | {"ffn": ffn}})
@@ -96,8 +96,8 @@ def test_what_the_mask_leaves_out_changes_no_load_and_no_gradient(make, random_b
     (one, metrics), (two, same) = (compiled(experiment)(start(experiment), b) for b in (batch, other))
     for name in metrics:
         assert float(metrics[name]) == float(same[name]), name
-    for name, value in flat(one.all_params).items():
-        np.testing.assert_allclose(flat(two.all_params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, value in flatten(one.all_params).items():
+        np.testing.assert_allclose(flatten(two.all_params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_a_batch_of_padding_moves_nothing(make, random_batch):
@@ -106,8 +106,8 @@ def test_a_batch_of_padding_moves_nothing(make, random_batch):
     batch["weights"] = np.zeros_like(batch["weights"])
     state, metrics = compiled(experiment)(start(experiment), batch)
     assert float(metrics["grad_norm"]) == 0
-    for name, value in flat(start(experiment).all_params).items():
-        np.testing.assert_array_equal(flat(state.all_params)[name], value, err_msg=name)
+    for name, value in flatten(start(experiment).all_params).items():
+        np.testing.assert_array_equal(flatten(state.all_params)[name], value, err_msg=name)
 
 
 def test_accumulation_equals_the_large_batch(make, random_batch):
@@ -121,14 +121,14 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
     assert set(metrics) == set(expected)
     for name in metrics:
         assert float(metrics[name]) == pytest.approx(float(expected[name]), rel=1e-5), name
-    for name, value in flat(whole.all_params).items():
-        np.testing.assert_allclose(flat(summed.all_params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, value in flatten(whole.all_params).items():
+        np.testing.assert_allclose(flatten(summed.all_params)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
     assert np.unique(np.asarray(whole.untrained["blocks"]["ffn"]["load_bias"])).tolist() == [-0.5, 0.0, 0.5]
 
 
 @pytest.mark.parametrize(
     "optimizer",
-    [AdamW(weight_decay=0.5, decayed=("*",)), Muon(weight_decay=0.5, decayed=("*",)), ScheduleFreeAdamW()],
+    [AdamW(weight_decay=0.5, decay_also=("*",)), Muon(weight_decay=0.5, decay_also=("*",)), ScheduleFreeAdamW()],
     ids=lambda option: type(option).__name__,
 )
 def test_a_load_bias_is_moved_by_the_load_alone(optimizer, make, random_batch):
@@ -146,8 +146,8 @@ def test_a_load_bias_is_moved_by_the_load_alone(optimizer, make, random_batch):
     evaluated = evaluation_params(optimizer, state)
     np.testing.assert_array_equal(evaluated["blocks"]["ffn"]["load_bias"], expected)
     assert jax.tree.structure(evaluated) == jax.tree.structure(abstract_params(experiment.model))
-    assert "blocks.ffn.load_bias" not in flat(state.params)
-    assert not [name for name in flat(state.opt_state) if "load_bias" in name]
+    assert "blocks.ffn.load_bias" not in flatten(state.params)
+    assert not [name for name in flatten(state.opt_state) if "load_bias" in name]
 
 
 def test_evaluation_chooses_experts_by_the_biases(make, random_batch):

@@ -9,11 +9,11 @@ import pytest
 
 from model.layout import ONE_DEVICE
 from model.vocabulary.multi_token import MultiToken
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.optimizers.options import SGD
 from train.parallel.mesh import Mesh, make_mesh
-from train.state import Recipe, init_sharded, new_state, state_shardings
+from train.state import StateConfig, init_sharded, init_state, state_shardings
 from train.step import compile_train_step, train_step
 
 
@@ -24,7 +24,7 @@ def compiled(experiment):
 
 @functools.cache
 def start(experiment):
-    return jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
+    return jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), 0)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,8 @@ def make(tiny_experiment):
 
 
 def assert_close(one, other):
-    for name, value in flat(one).items():
-        np.testing.assert_allclose(flat(other)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
+    for name, value in flatten(one).items():
+        np.testing.assert_allclose(flatten(other)[name], value, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_the_loss_that_is_reported_and_validated_is_the_main_one(make, random_batch):
@@ -75,12 +75,12 @@ def test_accumulation_equals_the_large_batch(make, random_batch):
 def test_sharded_equals_one_device(make, random_batch):
     experiment = make(model__vocab_size=258, model__num_layers=1, model__multi_token=MultiToken())
     mesh, table = make_mesh(Mesh(fsdp=2, tensor=2), jax.devices()[:4]), experiment.sharding
-    recipe = Recipe.of(experiment)
-    state = init_sharded(recipe, 0, state_shardings(recipe, mesh, table))
+    state_config = StateConfig.of(experiment)
+    state = init_sharded(state_config, 0, state_shardings(state_config, mesh, table))
     assert state.params["multi_token"]["projection"].addressable_shards[0].data.shape == (1, 64 // 2, 32)
     batch = random_batch(experiment)
     expected, metrics = compiled(experiment)(start(experiment), batch)
     state, sharded = compile_train_step(experiment, mesh)(state, batch)
     assert float(sharded["multi_token_loss"]) == pytest.approx(float(metrics["multi_token_loss"]), rel=1e-5)
-    for name, value in flat(expected.params).items():
-        np.testing.assert_allclose(flat(state.params)[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    for name, value in flatten(expected.params).items():
+        np.testing.assert_allclose(flatten(state.params)[name], value, rtol=1e-5, atol=1e-5, err_msg=name)

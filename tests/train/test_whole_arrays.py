@@ -19,7 +19,7 @@ from tests.train.test_golden import EXPERIMENTS
 from train.evaluation.validation import compile_eval_step
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import MeshLayout
-from train.state import Recipe, abstract_state
+from train.state import StateConfig, abstract_state
 from train.step import compile_train_step
 
 ROWS, HEADS = 2, 4
@@ -53,7 +53,7 @@ def step_arrays(name, folder, length, pattern=None, compiled=compile_train_step,
     fields |= {"segment_ids": jnp.int32, "positions": jnp.int32} if name == "packed" else {}
     batch = {field: jax.ShapeDtypeStruct((ROWS, length), dtype) for field, dtype in fields.items()}
     step = compiled(made, make_mesh(Mesh(), jax.devices()[:1]))
-    state = abstract_state(Recipe.of(made))
+    state = abstract_state(StateConfig.of(made))
     shapes = set(arrays(jax.make_jaxpr(step)(state, batch).jaxpr))
     assert any(length in shape for shape in shapes), "the walk has seen the sequence"
     return shapes

@@ -11,46 +11,48 @@ import jax.numpy as jnp
 
 from train.parallel.table import path_name
 
-SHORT = 16  # the longest axis that is summed over first
+MAX_FIRST_AXIS = 16  # the longest axis that is summed over first
 
-Cut = tuple[tuple[int, ...], tuple[int, ...]]
+AxisSplit = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def checksums(tree: Any) -> dict[str, int]:
     """The checksum of every array, by dotted name: the sum of its bits, as words, times 1, 3, 5, ..., modulo 2^32."""
-    cuts = tuple(short_axis(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
-    return {name: int(value) for name, value in jax.device_get(folded(tree, cuts)).items()}
+    splits = tuple(split_short_axis(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
+    return {name: int(value) for name, value in jax.device_get(checksums_on_devices(tree, splits)).items()}
 
 
 @functools.partial(jax.jit, static_argnums=1)  # a program for each array would be too small for the cache of programs
-def folded(tree: Any, cuts: tuple[Cut, ...]) -> dict[str, jax.Array]:
-    """Computes the checksums on the devices, each array cut as `short_axis` says."""
+def checksums_on_devices(tree: Any, splits: tuple[AxisSplit, ...]) -> dict[str, jax.Array]:
+    """Computes the checksums on the devices, each array split as `split_short_axis` says."""
 
-    def fold(x: jax.Array, cut: Cut) -> jax.Array:
-        x = x.reshape(cut[0])
+    def checksum(x: jax.Array, split: AxisSplit) -> jax.Array:
+        x = x.reshape(split[0])
         bits = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}")).astype(jnp.uint32)
         weights = jax.lax.iota(jnp.uint32, bits.size).reshape(bits.shape) * 2 + 1
-        sums = jnp.sum(bits * weights, axis=cut[1], dtype=jnp.uint32)
+        sums = jnp.sum(bits * weights, axis=split[1], dtype=jnp.uint32)
         return jnp.sum(jax.lax.optimization_barrier(sums), dtype=jnp.uint32)
 
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return {path_name(path): fold(x, cut) for (path, x), cut in zip(named, cuts, strict=True)}
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(path): checksum(x, split) for (path, x), split in zip(leaves, splits, strict=True)}
 
 
-def short_axis(shape: tuple[int, ...], held: tuple[int, ...]) -> Cut:
-    """The shape with one axis cut in two, and the one of the two to sum over first; none if no axis can be cut.
+def split_short_axis(shape: tuple[int, ...], shard_shape: tuple[int, ...]) -> AxisSplit:
+    """The shape with one axis split in two, and the one of the two to sum over first; none if no axis can be split.
 
     Before XLA sums over a long axis on CPUs, it stores all products: as many words as the state has, at a tenth of the
     speed. Over a short axis it sums without storing them. The axis that is summed first is whole on one device, whose
-    part of the array has the shape `held`, so only sums move between devices.
+    part of the array has the shape `shard_shape`, so only sums move between devices.
     """
-    factor = lambda size: max(n for n in range(1, SHORT + 1) if size % n == 0)  # noqa: E731
-    ways = [(factor(part), part == size, -axis) for axis, (size, part) in enumerate(zip(shape, held, strict=True))]
-    n, whole, before = max(ways, default=(1, True, 0))
+    factor = lambda size: max(n for n in range(1, MAX_FIRST_AXIS + 1) if size % n == 0)  # noqa: E731
+    candidates = [
+        (factor(part), part == size, -axis) for axis, (size, part) in enumerate(zip(shape, shard_shape, strict=True))
+    ]
+    n, whole, before = max(candidates, default=(1, True, 0))
     if n == 1:
         return shape, ()
     axis = -before
     # Memory is read in runs of the last axis. They stay long if this axis is not split over devices.
     runs = whole and axis == len(shape) - 1
-    cut = (n, shape[axis] // n) if runs else (shape[axis] // n, n)
-    return (*shape[:axis], *cut, *shape[axis + 1 :]), (axis if runs else axis + 1,)
+    split = (n, shape[axis] // n) if runs else (shape[axis] // n, n)
+    return (*shape[:axis], *split, *shape[axis + 1 :]), (axis if runs else axis + 1,)

@@ -12,13 +12,13 @@ import re
 from collections.abc import Callable
 
 from model.errors import UserError
-from train.checkpoints.files import MissingError, difference
-from train.files.files import AS_IT_WAS
+from train.checkpoints.files import MissingError, first_difference
+from train.files.files import NOTHING_CHANGED
 from train.files.paths import AnyPath
 
 # Words in tensorstore's errors: for wrong or missing content, and for a system error.
-_FOUND_WRONG = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
-_OF_THE_SYSTEM = re.compile("os_error_code|OS error")
+_WRONG_CONTENT = re.compile("DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION|NOT_FOUND|Error reading")
+_SYSTEM_ERROR = re.compile("os_error_code|OS error")
 _DETAILS = re.compile(r" \[[\w ]+(\[\d+\])?='.*$")  # the end of these errors, for tensorstore's developers
 
 
@@ -30,54 +30,59 @@ class UnreadableError(UserError):
     """A checkpoint that cannot be read now; its bytes may be right."""
 
 
-def damaged(checkpoint: AnyPath, how: str) -> DamagedError:
+def damaged_error(checkpoint: AnyPath, how: str) -> DamagedError:
     """The error for a checkpoint's folder that is damaged in some way."""
     return DamagedError(f"checkpoint {checkpoint.name} in {checkpoint.parent} is damaged ({how})")
 
 
-def unreadable(checkpoint: AnyPath, cause: str) -> UnreadableError:
+def unreadable_error(checkpoint: AnyPath, cause: str) -> UnreadableError:
     """The error for a checkpoint's folder that cannot be read for a cause."""
-    return UnreadableError(f"checkpoint {checkpoint.name} in {checkpoint.parent} cannot be read: {cause}; {AS_IT_WAS}")
+    return UnreadableError(
+        f"checkpoint {checkpoint.name} in {checkpoint.parent} cannot be read: {cause}; {NOTHING_CHANGED}"
+    )
 
 
-def explain(checkpoint: AnyPath, error: Exception, named: Callable[[str], str] = str) -> DamagedError | UnreadableError:
-    """The meaning of a library's error, after a check of the files that it read; `named` restores the user's paths."""
+def diagnose(
+    checkpoint: AnyPath, error: Exception, restore_paths: Callable[[str], str] = str
+) -> DamagedError | UnreadableError:
+    """The meaning of a library's error, after a check of the files; `restore_paths` restores the user's paths in it."""
     if not isinstance(checkpoint, pathlib.Path):  # a store returns the bytes that it was given
-        return (damaged if _found_wrong(error) else unreadable)(checkpoint, cause(error, named))
+        make_error = damaged_error if _reports_wrong_content(error) else unreadable_error
+        return make_error(checkpoint, cause_message(error, restore_paths))
     try:
-        wrong, compared = difference(checkpoint)
+        wrong, compared = first_difference(checkpoint)
     except OSError as refused:
         error, wrong, compared = refused, None, True
     if not os.path.isdir(checkpoint) and not isinstance(error, PermissionError):
-        return unreadable(checkpoint, "another process has removed it")
+        return unreadable_error(checkpoint, "another process has removed it")
     if wrong is not None:
-        return damaged(checkpoint, wrong)
-    if not compared and _found_wrong(error):
-        return damaged(checkpoint, cause(error, named))
-    return unreadable(checkpoint, cause(error, named))
+        return damaged_error(checkpoint, wrong)
+    if not compared and _reports_wrong_content(error):
+        return damaged_error(checkpoint, cause_message(error, restore_paths))
+    return unreadable_error(checkpoint, cause_message(error, restore_paths))
 
 
-def cause(error: BaseException, named: Callable[[str], str] = str) -> str:
+def cause_message(error: BaseException, restore_paths: Callable[[str], str] = str) -> str:
     """The message of the first error in a chain of errors, on one line."""
-    error = _bottom(error)
+    error = _root_cause(error)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror + (f": {named(os.fsdecode(error.filename))}" if error.filename else "")
-    text = _DETAILS.sub("", re.sub(r"\s+", " ", named(str(error))).strip())
+        return error.strerror + (f": {restore_paths(os.fsdecode(error.filename))}" if error.filename else "")
+    text = _DETAILS.sub("", re.sub(r"\s+", " ", restore_paths(str(error))).strip())
     if not isinstance(error, UserError | ValueError | MissingError):  # other errors may have only a name as their text
         text = f"{type(error).__name__}: {text}".removesuffix(": ")
     return text if len(text) <= 400 else f"{text[:150]} ... {text[-245:]}"  # libraries put the cause at the end
 
 
-def _bottom(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
-def _found_wrong(error: BaseException) -> bool:
+def _reports_wrong_content(error: BaseException) -> bool:
     """Whether a library's error reports wrong content or a missing file."""
-    error = _bottom(error)
+    error = _root_cause(error)
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError | FileNotFoundError):
         return True
     text = str(error)
-    return isinstance(error, ValueError) and not _OF_THE_SYSTEM.search(text) and bool(_FOUND_WRONG.search(text))
+    return isinstance(error, ValueError) and not _SYSTEM_ERROR.search(text) and bool(_WRONG_CONTENT.search(text))

@@ -16,9 +16,9 @@ from typing import Any
 import tensorstore
 
 ITEMS = ("params", "rest", "note")
-RECORD = "files.json"
+DIGESTS_FILE = "files.json"
 # Larger files are recorded with a CRC-32, which takes less time than a SHA-256.
-SMALL = 1 << 20
+SMALL_FILE_BYTES = 1 << 20
 
 
 class MissingError(Exception):
@@ -26,7 +26,7 @@ class MissingError(Exception):
 
 
 def require_arrays(item: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises MissingError unless a folder has every array completely: its description, and the end of every piece.
+    """Raises MissingError unless a folder has every array completely: its description, and the end of every chunk.
 
     No array is read. Takes a folder in orbax's format (tensorstore's OCDBT, arrays in zarr) with a plain path.
     """
@@ -36,21 +36,21 @@ def require_arrays(item: pathlib.Path, shapes: Mapping[str, tuple[int, ...]]) ->
     database = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{item}/"}}
     store = tensorstore.KvStore.open(database).result()
     stored = {key.decode() for key in store.list().result()}
-    if lacking := [name for name in shapes if f"{name}/.zarray" not in stored]:
-        raise MissingError(f"{lacking[0]} is not in {item.name}")
-    described = {name: store.read(f"{name}/.zarray") for name in shapes}
-    pieces: list[str] = []
+    if missing := [name for name in shapes if f"{name}/.zarray" not in stored]:
+        raise MissingError(f"{missing[0]} is not in {item.name}")
+    metadata_reads = {name: store.read(f"{name}/.zarray") for name in shapes}
+    chunks: list[str] = []
     for name, shape in shapes.items():
-        about = json.loads(described[name].result().value)
-        if tuple(about["shape"]) != shape:
-            raise MissingError(f"{name} is in {item.name} with shape {about['shape']}, expected {list(shape)}")
-        counts = [math.ceil(size / piece) for size, piece in zip(shape, about["chunks"], strict=True)]
+        metadata = json.loads(metadata_reads[name].result().value)
+        if tuple(metadata["shape"]) != shape:
+            raise MissingError(f"{name} is in {item.name} with shape {metadata['shape']}, expected {list(shape)}")
+        counts = [math.ceil(size / chunk) for size, chunk in zip(shape, metadata["chunks"], strict=True)]
         indices = itertools.product(*(range(n) for n in counts))
-        pieces += [f"{name}/{'.'.join(map(str, index)) or '0'}" for index in indices]
-    last = {piece: store.read(piece, byte_range=slice(-1, None)) for piece in pieces if piece in stored}
-    for piece in pieces:
-        if piece not in last or len(last[piece].result().value) != 1:
-            raise MissingError(f"the piece {piece} is not in {item.name}")
+        chunks += [f"{name}/{'.'.join(map(str, index)) or '0'}" for index in indices]
+    last_bytes = {chunk: store.read(chunk, byte_range=slice(-1, None)) for chunk in chunks if chunk in stored}
+    for chunk in chunks:
+        if chunk not in last_bytes or len(last_bytes[chunk].result().value) != 1:
+            raise MissingError(f"the chunk {chunk} is not in {item.name}")
 
 
 def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
@@ -63,39 +63,43 @@ def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
         raise MissingError(f"{item.name} is not the one that was given")
 
 
-def record(checkpoint: pathlib.Path) -> None:
+def record_digests(checkpoint: pathlib.Path) -> None:
     """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached."""
-    found = {str(path.relative_to(checkpoint)): _read(path) for item in ITEMS for path in _files(checkpoint / item)}
-    (checkpoint / RECORD).write_text(json.dumps(found, indent=1), encoding="ascii")
+    digests = {
+        str(path.relative_to(checkpoint)): _size_and_digest(path)
+        for item in ITEMS
+        for path in _files(checkpoint / item)
+    }
+    (checkpoint / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="ascii")
 
 
-def difference(checkpoint: pathlib.Path) -> tuple[str | None, bool]:
+def first_difference(checkpoint: pathlib.Path) -> tuple[str | None, bool]:
     """The first difference of a checkpoint from its record, or None; and whether every byte was compared.
 
     Every file is read to its end with plain system calls. Raises OSError for a file that cannot be read. Until November
     2026 no digest of a larger file was recorded: then only its size is compared.
     """
-    seen = {str(path.relative_to(checkpoint)): _read(path) for path in _files(checkpoint)}
-    if lacking := [item for item in ITEMS if not (checkpoint / item).is_dir()]:
-        return f"{lacking[0]} is missing", False
-    if RECORD not in seen:  # written before there were records
+    present = {str(path.relative_to(checkpoint)): _size_and_digest(path) for path in _files(checkpoint)}
+    if missing := [item for item in ITEMS if not (checkpoint / item).is_dir()]:
+        return f"{missing[0]} is missing", False
+    if DIGESTS_FILE not in present:  # written before digests were recorded
         return None, False
     try:
-        recorded = {name: (int(size), digest) for name, (size, digest) in _recorded(checkpoint).items()}
+        recorded = {name: (int(size), digest) for name, (size, digest) in _read_digests(checkpoint).items()}
     except (ValueError, AttributeError, TypeError):
-        return f"{RECORD} is not what was written", False
+        return f"{DIGESTS_FILE} is not what was written", False
     for name, (size, digest) in recorded.items():
-        if name not in seen:
+        if name not in present:
             return f"{name} is missing", False
-        if seen[name][0] != size:
-            return f"{name} has {seen[name][0]} bytes, expected {size}", False
-        if digest is not None and seen[name][1] != digest:
+        if present[name][0] != size:
+            return f"{name} has {present[name][0]} bytes, expected {size}", False
+        if digest is not None and present[name][1] != digest:
             return f"{name} is not what was written", False
     return None, all(digest is not None for _, digest in recorded.values())
 
 
-def _recorded(checkpoint: pathlib.Path) -> Mapping[str, tuple[int, str | None]]:
-    recorded: dict[str, tuple[int, str | None]] = json.loads((checkpoint / RECORD).read_bytes())
+def _read_digests(checkpoint: pathlib.Path) -> Mapping[str, tuple[int, str | None]]:
+    recorded: dict[str, tuple[int, str | None]] = json.loads((checkpoint / DIGESTS_FILE).read_bytes())
     return recorded
 
 
@@ -107,13 +111,13 @@ def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
         yield from (pathlib.Path(where, name) for name in sorted(names))
 
 
-def _read(path: pathlib.Path) -> tuple[int, str]:
+def _size_and_digest(path: pathlib.Path) -> tuple[int, str]:
     """A file's size and its digest; reads it to its end."""
     with open(path, "rb") as file:
-        data, size, crc = file.read(SMALL + 1), 0, 0
-        if len(data) <= SMALL:
+        data, size, crc = file.read(SMALL_FILE_BYTES + 1), 0, 0
+        if len(data) <= SMALL_FILE_BYTES:
             return len(data), hashlib.sha256(data).hexdigest()
         while data:
             size, crc = size + len(data), zlib.crc32(data, crc)
-            data = file.read(SMALL)
+            data = file.read(SMALL_FILE_BYTES)
     return size, f"crc32 {crc:08x}"

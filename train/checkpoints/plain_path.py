@@ -16,18 +16,18 @@ import weakref
 from model.errors import UserError
 from train.files.paths import AnyPath
 
-_MARKS = frozenset("._+=@,~ /-")  # like letters and digits, these have no special meaning in a path
-_BUCKETS = frozenset({"gs", "s3", "az", "hf"})
+_PUNCTUATION = frozenset("._+=@,~ /-")  # like letters and digits, these have no special meaning in a path
+_BUCKET_ROOTS = frozenset({"gs", "s3", "az", "hf"})
 
 
 def is_plain(path: pathlib.Path) -> bool:
     """Whether an absolute path has only characters that every library reads literally."""
     text = str(path)
-    if not all(c in _MARKS or c.isalnum() for c in text):
+    if not all(c in _PUNCTUATION or c.isalnum() for c in text):
         return False
     if not text.isascii() and sys.getfilesystemencoding() != "utf-8":
         return False
-    return path.root == "/" and path.parts[1:2] != () and path.parts[1] not in _BUCKETS
+    return path.root == "/" and path.parts[1:2] != () and path.parts[1] not in _BUCKET_ROOTS
 
 
 class PlainPath:
@@ -65,10 +65,10 @@ class PlainPath:
     def _name(self) -> str:
         return self._folder.name if is_plain(pathlib.Path("/", "-", self._folder.name)) else "folder"
 
-    def intact(self) -> bool:
+    def is_intact(self) -> bool:
         """Whether the path still leads to the folder: the system may remove links from its temporary folder."""
         return self.path == self._folder or os.path.islink(self.path)
 
-    def named(self, text: str) -> str:
+    def restore_paths(self, text: str) -> str:
         """A message of a library, with the folder's own path in place of the plain path."""
         return text.replace(str(self.path), str(self._folder))

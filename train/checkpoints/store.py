@@ -22,30 +22,30 @@ from model.options.difference import differences
 from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import from_json, to_json
 from train.checkpoints.checksums import checksums
-from train.checkpoints.faults import DamagedError, UnreadableError, cause, damaged, explain
-from train.checkpoints.files import difference, record, require_arrays, require_note
-from train.checkpoints.kept import kept
+from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
+from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
 from train.checkpoints.plain_path import PlainPath
-from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
+from train.checkpoints.retention import preservation_policy
+from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extra_arrays, stored_names
 from train.experiment import Checkpoints, Experiment
-from train.files.files import AS_IT_WAS, set_aside
+from train.files.files import NOTHING_CHANGED, move_replacing
 from train.files.paths import AnyPath, is_remote
 from train.parallel.table import path_name
 from train.state import TrainState
 
-_HALF_WRITTEN = ".orbax-checkpoint-tmp"
-# An array file has FILE bytes, or this SHARE of all bytes if that is more; PIECE bytes are compressed at a time.
-FILE, SHARE, PIECE = 32 << 20, 1 / 256, 4 << 20
-TOGETHER = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
+_TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
+# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more; CHUNK_BYTES are compressed at a time.
+FILE_BYTES, FILE_SHARE, CHUNK_BYTES = 32 << 20, 1 / 256, 4 << 20
+READ_BYTES = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
 
-def flat(tree: Any) -> dict[str, Any]:
+def flatten(tree: Any) -> dict[str, Any]:
     """A tree as one dict from dotted names to arrays, the form on disk."""
     return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def unflat(like: Any, arrays: dict[str, Any]) -> Any:
-    """The inverse of `flat`, for a tree of the same structure."""
+def unflatten(like: Any, arrays: dict[str, Any]) -> Any:
+    """The inverse of `flatten`, for a tree of the same structure."""
     paths, structure = jax.tree_util.tree_flatten_with_path(like)
     return jax.tree.unflatten(structure, [arrays[path_name(path)] for path, _ in paths])
 
@@ -76,13 +76,13 @@ class CheckpointStore:
         self.failure: str | None = None
         if not self.read_only:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for left in self._remove_half_written():
-                self.say(f"checkpoint {left} was left half-written by an interrupted save; removing it")
+            for step in self._remove_half_written():
+                self.say(f"checkpoint {step} was left half-written by an interrupted save; removing it")
         self._losses: dict[int, float] = {}
         self._saving: int | None = None
         # The save in progress: the shapes of its arrays, by item and name, and its note.
-        self._shapes: dict[str, dict[str, tuple[int, ...]]] = {}
-        self._given: dict[str, Any] = {}
+        self._saving_shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+        self._saving_note: dict[str, Any] = {}
         self._manager = self._open()
 
     def __enter__(self) -> Self:
@@ -93,7 +93,7 @@ class CheckpointStore:
 
     def _open(self) -> ocp.CheckpointManager:
         manager_options = ocp.CheckpointManagerOptions(
-            preservation_policy=kept(self.options, self._losses),
+            preservation_policy=preservation_policy(self.options, self._losses),
             cleanup_tmp_directories=False,  # see _remove_half_written
             read_only=self.read_only,
             create=not self.read_only,
@@ -101,32 +101,34 @@ class CheckpointStore:
             atomicity_options=ocp.options.AtomicityOptions(allow_legacy_atomic_rename=is_remote(self.run)),
             async_options=None if self.read_only else ocp.AsyncOptions(post_finalization_callback=self._check_written),
         )
-        self._plain = PlainPath(self.folder)
-        there = {int(name) for name in self._listed() if name.isdigit() and not (self.folder / name).is_file()}
-        self._manager = ocp.CheckpointManager(self._plain.path, options=manager_options)
-        if unlisted := sorted(there - set(self.steps())):
-            raise explain(self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain.named)
+        self._plain_path = PlainPath(self.folder)
+        found = {int(name) for name in self._list_names() if name.isdigit() and not (self.folder / name).is_file()}
+        self._manager = ocp.CheckpointManager(self._plain_path.path, options=manager_options)
+        if unlisted := sorted(found - set(self.steps())):
+            raise diagnose(
+                self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain_path.restore_paths
+            )
         self._losses.clear()
-        self._unjudged: UnreadableError | None = None
+        self._loss_error: UnreadableError | None = None
         for step in self.steps():
             try:
-                self._remember(step, self._note(step).get("loss"))
+                self._record_loss(step, self._note(step).get("loss"))
             except DamagedError:
                 continue
             except UnreadableError as error:
                 if not self.read_only:  # without its loss the best checkpoint might be removed
                     raise
-                self._unjudged = error
+                self._loss_error = error
         return self._manager
 
-    def _listed(self) -> list[str]:
+    def _list_names(self) -> list[str]:
         """The names in the folder, none when there is no folder. Raises UnreadableError when it cannot be read."""
         try:
             return sorted(path.name for path in self.folder.iterdir())
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise UnreadableError(f"{self.folder} cannot be read: {error.strerror}; {AS_IT_WAS}") from error
+            raise UnreadableError(f"{self.folder} cannot be read: {error.strerror}; {NOTHING_CHANGED}") from error
 
     def _remove_half_written(self) -> list[str]:
         """Removes the remains of unfinished saves, and returns their steps.
@@ -134,12 +136,12 @@ class CheckpointStore:
         Writers of a failed save may still run. If a removal races them and fails, the next save must not fail for it,
         as it would with orbax's own clean-up.
         """
-        found = [self.folder / name for name in self._listed() if _HALF_WRITTEN in name]
-        for left in found:
-            shutil.rmtree(left, ignore_errors=True)
-        return [left.name.split(".")[0] for left in found]
+        remains = [self.folder / name for name in self._list_names() if _TEMPORARY_SUFFIX in name]
+        for path in remains:
+            shutil.rmtree(path, ignore_errors=True)
+        return [path.name.split(".")[0] for path in remains]
 
-    def _remember(self, step: int, loss: float | None) -> None:
+    def _record_loss(self, step: int, loss: float | None) -> None:
         if loss is not None and math.isfinite(loss):
             self._losses[step] = loss
 
@@ -147,7 +149,7 @@ class CheckpointStore:
         """The steps of complete checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
-    def is_whole(self, step: int) -> bool | None:
+    def is_intact(self, step: int) -> bool | None:
         """Whether a step has a checkpoint whose files all have the bytes that were written; loads no array.
 
         None if a file has no recorded digest, as before November 2026: then only restoring it can tell. Raises
@@ -156,9 +158,9 @@ class CheckpointStore:
         if step not in self.steps():
             return False
         try:
-            wrong, compared = difference(self.folder / str(step))
+            wrong, compared = first_difference(self.folder / str(step))
         except OSError as error:
-            raise explain(self.folder / str(step), error, self._plain.named) from error
+            raise diagnose(self.folder / str(step), error, self._plain_path.restore_paths) from error
         return False if wrong is not None else compared or None
 
     def best_step(self) -> int | None:
@@ -166,8 +168,8 @@ class CheckpointStore:
 
         Raises UnreadableError when the loss of a checkpoint cannot be read.
         """
-        if self._unjudged is not None:
-            raise self._unjudged
+        if self._loss_error is not None:
+            raise self._loss_error
         known = [step for step in self.steps() if step in self._losses]
         return min(known, key=self._losses.__getitem__, default=None)
 
@@ -178,22 +180,22 @@ class CheckpointStore:
         cannot be read back has failed; no older checkpoint is removed until the new one is known to be readable.
         """
         self.finish()
-        if not self._plain.intact():
+        if not self._plain_path.is_intact():
             self._manager.close()
             self._manager = self._open()
         self.failure = None
         note = {"format": CHECKPOINT_FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
         note |= {"checksums": checksums(state)}
-        self._given = note | {"digest": _digest(note)}
-        arrays = {"params": flat(state.params), "rest": flat(dataclasses.replace(state, params={}))}
-        self._shapes = {item: {name: x.shape for name, x in named.items()} for item, named in arrays.items()}
+        self._saving_note = note | {"digest": _digest(note)}
+        arrays = {"params": flatten(state.params), "rest": flatten(dataclasses.replace(state, params={}))}
+        self._saving_shapes = {item: {name: x.shape for name, x in named.items()} for item, named in arrays.items()}
         arguments = ocp.args.Composite(
-            params=_in_pieces(arrays["params"]),
-            rest=_in_pieces(arrays["rest"]),
-            note=ocp.args.JsonSave(self._given),
+            params=_chunked_save(arrays["params"]),
+            rest=_chunked_save(arrays["rest"]),
+            note=ocp.args.JsonSave(self._saving_note),
         )
         self._saving = step
-        self._remember(step, loss)
+        self._record_loss(step, loss)
         self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
 
     def _check_written(self) -> None:
@@ -204,12 +206,12 @@ class CheckpointStore:
         """
         if jax.process_index() > 0:
             return
-        names = [name for name in self._listed() if name.split(_HALF_WRITTEN)[0] == str(self._saving)]
-        written = max((self._plain.path / name for name in names), key=lambda path: path.stat().st_mtime_ns)
-        for item, shapes in self._shapes.items():
+        names = [name for name in self._list_names() if name.split(_TEMPORARY_SUFFIX)[0] == str(self._saving)]
+        written = max((self._plain_path.path / name for name in names), key=lambda path: path.stat().st_mtime_ns)
+        for item, shapes in self._saving_shapes.items():
             require_arrays(written / item, shapes)
-        require_note(written / "note", self._given)
-        record(written)
+        require_note(written / "note", self._saving_note)
+        record_digests(written)
 
     def poll(self) -> None:
         """Reports the save in progress if it has failed, without waiting; called at every step."""
@@ -235,10 +237,10 @@ class CheckpointStore:
                 self._manager.close()
             self._remove_half_written()
             self._manager = self._open()  # forgets the step that failed
-            left = self.steps()
-            good = f"checkpoint {left[-1]} is intact" if left else "there is no earlier one"
-            self.failure = cause(error, self._plain.named)
-            self.say(f"WARNING: checkpoint {failed} could not be written: {self.failure}; {good}")
+            steps = self.steps()
+            advice = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier one"
+            self.failure = cause_message(error, self._plain_path.restore_paths)
+            self.say(f"WARNING: checkpoint {failed} could not be written: {self.failure}; {advice}")
 
     def restore_latest(self, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState | None:
         """The state of the newest undamaged checkpoint, placed by `shardings`; None when there is no checkpoint.
@@ -246,31 +248,31 @@ class CheckpointStore:
         Damaged checkpoints are reported and skipped. Raises UserError when all are damaged, when one cannot be read for
         another reason, and when they belong to another model; then nothing is changed.
         """
-        bad: list[int] = []
+        damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
                 state = self.restore(step, experiment, shardings, abstract)
             except DamagedError as error:
                 self.say(f"WARNING: {error}; trying the one before it")
-                bad.append(step)
+                damaged.append(step)
             else:
-                self._put_aside(bad)
+                self._move_damaged(damaged)
                 return state
-        if bad:
+        if damaged:
             raise UserError(
-                f"none of the checkpoints {bad[::-1]} in {self.folder} is whole; "
+                f"none of the checkpoints {damaged[::-1]} in {self.folder} is whole; "
                 "move the folder away to start again from step 0"
             )
         return None
 
-    def _put_aside(self, bad: list[int]) -> None:
+    def _move_damaged(self, damaged: list[int]) -> None:
         """Moves damaged checkpoints to RUN/damaged, so that the run can save those steps again."""
-        if not bad or self.read_only:
+        if not damaged or self.read_only:
             return
         self._manager.close()
-        for step in bad:
+        for step in damaged:
             target = self.run / "damaged" / str(step)
-            set_aside(self.folder / str(step), target)
+            move_replacing(self.folder / str(step), target)
             self.say(f"checkpoint {step} was moved to {target}")
         self._manager = self._open()
 
@@ -280,68 +282,68 @@ class CheckpointStore:
         Raises DamagedError, UnreadableError, or another UserError for another model's checkpoint.
         """
         note = self._note(step)
-        refuse_other_model(note, experiment, self.folder / str(step))
-        placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
-        names = self._names(step, note, placed)
-        wanted = {names[name]: leaf for name, leaf in flat(placed).items()}
-        apart = {name: leaf for name, leaf in wanted.items() if name.startswith("params.")}  # a separate item
-        params = self._read_arrays(step, "params", {name.removeprefix("params."): x for name, x in apart.items()})
+        check_same_model(note, experiment, self.folder / str(step))
+        targets = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
+        names = self._stored_names(step, note, targets)
+        wanted = {names[name]: leaf for name, leaf in flatten(targets).items()}
+        of_params = {name: leaf for name, leaf in wanted.items() if name.startswith("params.")}  # a separate item
+        params = self._read_arrays(step, "params", {name.removeprefix("params."): x for name, x in of_params.items()})
         arrays = {f"params.{name}": x for name, x in params.items()}
-        arrays |= self._read_arrays(step, "rest", {name: x for name, x in wanted.items() if name not in apart})
-        state: TrainState = unflat(placed, {name: arrays[there] for name, there in names.items()})
+        arrays |= self._read_arrays(step, "rest", {name: x for name, x in wanted.items() if name not in of_params})
+        state: TrainState = unflatten(targets, {name: arrays[stored] for name, stored in names.items()})
         found = checksums(state)
         wrong = [name for name, value in found.items() if note["checksums"][names[name]] != value]
         if wrong:
             more = f", and {len(wrong) - 1} more" if wrong[1:] else ""
-            raise damaged(self.folder / str(step), f"the checksum of {wrong[0]} is wrong{more}")
+            raise damaged_error(self.folder / str(step), f"the checksum of {wrong[0]} is wrong{more}")
         return state
 
-    def _names(self, step: int, note: dict[str, Any], state: TrainState) -> dict[str, str]:
+    def _stored_names(self, step: int, note: dict[str, Any], state: TrainState) -> dict[str, str]:
         """The name in a checkpoint of every array of a state.
 
         Raises UserError when the checkpoint lacks an array of the state, or has an array that the state lacks: then
         another version of this code wrote it.
         """
-        wanted, stored = flat(state), set(note["checksums"])
+        wanted, stored = flatten(state), set(note["checksums"])
         names = stored_names(note["format"], wanted, stored)
-        unknown = stored - set(names.values()) - surplus(note["format"], names, stored)
+        unknown = stored - set(names.values()) - extra_arrays(note["format"], names, stored)
         if not jax.tree.leaves(state.opt_state):
             unknown = {name for name in unknown if not name.startswith("opt_state.")}
         for name in sorted((wanted.keys() - names.keys()) | unknown):
-            what = f"it has no {name}" if name in wanted else f"it has {name}, which is no part of the state"
+            reason = f"it has no {name}" if name in wanted else f"it has {name}, which is no part of the state"
             if note["format"] != CHECKPOINT_FORMAT and name.startswith("opt_state."):
                 raise UserError(
                     f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
-                    f"some parameters differently ({what}); this run cannot continue. It can be evaluated, and another "
-                    f"run can start from its parameters: --run=... --set training.init_from={self.run}"
+                    f"some parameters differently ({reason}); this run cannot continue. It can be evaluated, and "
+                    f"another run can start from its parameters: --run=... --set training.init_from={self.run}"
                 )
-            raise self._other_code(step, what)
+            raise self._other_version(step, reason)
         return names
 
-    def _other_code(self, step: int, how: str) -> UserError:
+    def _other_version(self, step: int, reason: str) -> UserError:
         return UserError(
-            f"checkpoint {step} in {self.folder} was written by another version of this code ({how}); take the version "
-            "that wrote it, which environment.json in the run folder names, or give another --run"
+            f"checkpoint {step} in {self.folder} was written by another version of this code ({reason}); take the "
+            "version that wrote it, which environment.json in the run folder names, or give another --run"
         )
 
     def _note(self, step: int) -> dict[str, Any]:
         note = self._read(step, note=ocp.args.JsonRestore())["note"]
         if not isinstance(note, dict) or note.pop("digest", None) != _digest(note):
-            raise damaged(self.folder / str(step), "its note is not what was written")
+            raise damaged_error(self.folder / str(step), "its note is not what was written")
         if note["format"] not in EARLIER_NAMES:
             known = ", ".join(map(str, EARLIER_NAMES))
-            raise self._other_code(step, f"its format is {note['format']}; known here: {known}")
+            raise self._other_version(step, f"its format is {note['format']}; known here: {known}")
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
         """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice."""
         arrays: dict[str, Any] = {}
-        for some in _together(abstract):
-            restore_args = ocp.checkpoint_utils.construct_restore_args(some)
-            wanted = ocp.args.PyTreeRestore(some, restore_args=restore_args, partial_restore=True)
+        for group in _read_groups(abstract):
+            restore_args = ocp.checkpoint_utils.construct_restore_args(group)
+            wanted = ocp.args.PyTreeRestore(group, restore_args=restore_args, partial_restore=True)
             arrays |= self._read(step, **{item: wanted})[item]
         if empty := [name for name, x in arrays.items() if not isinstance(x, jax.Array)]:  # without its _METADATA
-            raise explain(self.folder / str(step), ValueError(f"NOT_FOUND: orbax gave no array for {empty[0]}"))
+            raise diagnose(self.folder / str(step), ValueError(f"NOT_FOUND: orbax gave no array for {empty[0]}"))
         return arrays
 
     def _read(self, step: int, **items: Any) -> dict[str, Any]:
@@ -351,32 +353,32 @@ class CheckpointStore:
         except Exception as error:  # the place of the damage in a file decides which error is raised
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise  # the commands say what to do about too little memory on a device
-            raise explain(self.folder / str(step), error, self._plain.named) from error
+            raise diagnose(self.folder / str(step), error, self._plain_path.restore_paths) from error
 
 
-def _together(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
+def _read_groups(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
     """Yields groups of arrays to read at a time."""
     group: dict[str, jax.ShapeDtypeStruct] = {}
     for name, x in arrays.items():
-        if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > TOGETHER:
+        if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > READ_BYTES:
             yield group
             group = {}
         group[name] = x
     yield group
 
 
-def _in_pieces(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
+def _chunked_save(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
     """A save that holds little more than a file's arrays in memory at a time: it gathers them before it writes."""
-    pieces = {name: ocp.SaveArgs(chunk_byte_size=PIECE) for name in arrays}
-    size = max(FILE, int(SHARE * sum(x.nbytes for x in arrays.values())))
-    return ocp.args.PyTreeSave(arrays, save_args=pieces, ocdbt_target_data_file_size=size)
+    save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
+    file_bytes = max(FILE_BYTES, int(FILE_SHARE * sum(x.nbytes for x in arrays.values())))
+    return ocp.args.PyTreeSave(arrays, save_args=save_args, ocdbt_target_data_file_size=file_bytes)
 
 
 def _digest(note: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
 
 
-def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: pathlib.Path) -> None:
+def check_same_model(note: dict[str, Any], experiment: Experiment, checkpoint: pathlib.Path) -> None:
     """Raises UserError when a checkpoint's parameters belong to another model or optimizer than the experiment's."""
     stored, given = note["experiment"], to_json(experiment)
     with contextlib.suppress(UserError):  # options that were added since have their defaults
@@ -385,4 +387,4 @@ def refuse_other_model(note: dict[str, Any], experiment: Experiment, where: path
     changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
     if changed := exclude_paths(changed, marked_fields(experiment.model, "execution", path="model")):
         listed = "\n  ".join(changed)
-        raise UserError(f"{where} is a checkpoint of another model (its value -> this run's):\n  {listed}")
+        raise UserError(f"{checkpoint} is a checkpoint of another model (its value -> this run's):\n  {listed}")

@@ -17,9 +17,9 @@ import safetensors
 from etils import epath
 
 from model.errors import UserError
-from train.files.files import cannot_read, filled, read_json, replaced
+from train.files.files import atomic_folder, atomic_write, cannot_read, read_json
 from train.files.paths import AnyPath, require_utf8
-from train.files.remote import read_errors
+from train.files.remote import convert_read_errors
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -30,7 +30,7 @@ OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class StoredTensor:
     """The description of a tensor in a header."""
 
     name: str
@@ -49,12 +49,12 @@ class Header:
     content: bytes
 
     @property
-    def tensors(self) -> tuple[Stored, ...]:
+    def tensors(self) -> tuple[StoredTensor, ...]:
         """The tensors, in the order of the file."""
         described = json.loads(self.content[8:])
         described.pop("__metadata__", None)
         found = [
-            Stored(name, self.file, about["dtype"], tuple(about["shape"]), *about["data_offsets"])
+            StoredTensor(name, self.file, about["dtype"], tuple(about["shape"]), *about["data_offsets"])
             for name, about in described.items()
         ]
         return tuple(sorted(found, key=lambda tensor: (tensor.begin, tensor.end)))
@@ -76,12 +76,12 @@ def read_header(path: AnyPath) -> Header:
 
 def _header_in_store(path: epath.Path) -> Header:
     """The header of a file in a store; reads only the header."""
-    with read_errors(path):
+    with convert_read_errors(path):
         length = path.stat().length
         with path.open("rb") as file:
             size = file.read(8)
-            held = int.from_bytes(size, "little")
-            header = Header(path.name, size + file.read(held if held <= length else 0))
+            header_bytes = int.from_bytes(size, "little")
+            header = Header(path.name, size + file.read(header_bytes if header_bytes <= length else 0))
     try:
         ends = [tensor.end for tensor in header.tensors]
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -103,9 +103,11 @@ def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) 
     return Header(file, len(text).to_bytes(8, "little") + text)
 
 
-def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored], np.ndarray]) -> Iterator[Stored]:
+def write_tensors(
+    folder: pathlib.Path, header: Header, tensor: Callable[[StoredTensor], np.ndarray]
+) -> Iterator[StoredTensor]:
     """Writes a file with this header, tensor by tensor, and yields each written tensor."""
-    with replaced(folder / header.file) as file:
+    with atomic_write(folder / header.file) as file:
         file.write(header.content)
         for stored in header.tensors:
             x = np.ascontiguousarray(tensor(stored), dtype=DTYPES[stored.dtype])
@@ -114,7 +116,7 @@ def write_tensors(folder: pathlib.Path, header: Header, tensor: Callable[[Stored
             yield stored
 
 
-class Folder:
+class HuggingFaceFolder:
     """A folder that was opened for reading."""
 
     def __init__(self, path: AnyPath) -> None:
@@ -122,14 +124,14 @@ class Folder:
         self.path = path
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
-        self.config = read_json(path / "config.json", mend="get it again")
+        self.config = read_json(path / "config.json", remedy="get it again")
         self.headers = [read_header(path / name) for name in self._weight_files()]
         self._files = {header.file: header for header in self.headers}
         self.tensors = {stored.name: stored for header in self.headers for stored in header.tensors}
 
     def _weight_files(self) -> list[str]:
         if (self.path / INDEX).is_file():
-            index = read_json(self.path / INDEX, mend="get it again", form={"weight_map": {...: str}})
+            index = read_json(self.path / INDEX, remedy="get it again", schema={"weight_map": {...: str}})
             names = sorted(set(index["weight_map"].values()))
         else:
             names = sorted(path.name for path in self.path.iterdir() if path.name.endswith(".safetensors"))
@@ -147,18 +149,18 @@ class Folder:
             raise UserError(f"{self.path} has no *.safetensors file")
         return names
 
-    def beside(self) -> list[AnyPath]:
+    def other_files(self) -> list[AnyPath]:
         """The files without weights that are directly in the folder."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
 
-    def read(self, stored: Stored) -> np.ndarray:
+    def read(self, stored: StoredTensor) -> np.ndarray:
         """A tensor. No other part of its file is read into memory or stays mapped."""
         offset = len(self._files[stored.file].content) + stored.begin
         dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
         path = self.path / stored.file
         if isinstance(path, pathlib.Path):
             return np.fromfile(path, dtype, count, offset=offset).reshape(stored.shape)
-        with read_errors(path), path.open("rb") as file:
+        with convert_read_errors(path), path.open("rb") as file:
             file.seek(offset)
             return np.frombuffer(file.read(stored.end - stored.begin), dtype, count).reshape(stored.shape)
 
@@ -176,7 +178,7 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
         raise UserError(f"{path} is no name for a new folder; give it one, such as {path / 'mine'}")
     with contextlib.ExitStack() as stack:
         try:
-            part = stack.enter_context(filled(path))
+            part = stack.enter_context(atomic_folder(path))
         except OSError as error:
             raise UserError(f"cannot make the folder {path}: {error.strerror}; name another one") from None
         yield part

@@ -27,8 +27,8 @@ from model.parameters.precision import Dtype, Precision
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flat, unflat
-from train.conversion.folder import Folder, Stored, new_folder
+from train.checkpoints.store import CheckpointStore, flatten, unflatten
+from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
@@ -36,31 +36,31 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.files.files import write_json
 from train.files.paths import AnyPath
-from train.files.remote import fetched
+from train.files.remote import local_copy
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
-from train.parallel.fitting import asked_for, fsdp, placements
 from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.folder import ORIGIN
-from train.run.loaded import warn
+from train.run.loading import print_to_stderr
 from train.schedules import Constant
-from train.state import Recipe, TrainState, build_optimizer, partition_params
+from train.state import StateConfig, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
 BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest default window of launch.evaluate.
-LONGEST_WINDOW = 2048
+MAX_WINDOW = 2048
 
 
 def read_published(
     source: AnyPath,
     run: pathlib.Path,
     *,
-    stored_as: Dtype | None = None,
-    compute: Dtype | None = None,
+    parameter_dtype: Dtype | None = None,
+    compute_dtype: Dtype | None = None,
     context_length: int | None = None,
     mesh: Mesh | None = None,
 ) -> Experiment:
@@ -69,8 +69,8 @@ def read_published(
     Args:
       source: the Hugging Face folder, on this machine or in a store.
       run: the run folder, on this machine; it must not exist.
-      stored_as: the format of parameters; None for the smallest that holds the published ones exactly.
-      compute: the format of matrix products; None for that of parameters.
+      parameter_dtype: the format of parameters; None for the smallest that holds the published ones exactly.
+      compute_dtype: the format of matrix products; None for that of parameters.
       context_length: the largest number of tokens in a sequence; None for the value in config.json.
       mesh: the mesh of the devices here, recorded as the run's own; None for FSDP over all of them.
 
@@ -78,22 +78,23 @@ def read_published(
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
         devices or the model; then nothing is written.
     """
-    folder = Folder(source)
+    folder = HuggingFaceFolder(source)
     family = family_of(folder.config)
     config = family.model_config(folder.config)
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     names = published_names(family, config, folder)
-    stored_as = stored_as or _smallest(config, family.tensors(config), names, folder)
-    config = dataclasses.replace(config, precision=Precision(parameters=stored_as, compute=compute or stored_as))
+    parameter_dtype = parameter_dtype or _smallest_dtype(config, family.tensors(config), names, folder)
+    precision = Precision(parameters=parameter_dtype, compute=compute_dtype or parameter_dtype)
+    config = dataclasses.replace(config, precision=precision)
     option = tokenizer_option(source, config.vocab_size)
-    fitted = fsdp(config, Sharding()) if mesh is None else asked_for(config, mesh, Sharding())
-    if fitted.note is not None:
-        warn(fitted.note)
-    experiment = dataclasses.replace(_experiment(config, run, option), mesh=fitted.option, sharding=fitted.table)
+    choice = fsdp_mesh(config, Sharding()) if mesh is None else requested_mesh(config, mesh, Sharding())
+    if choice.note is not None:
+        print_to_stderr(choice.note)
+    experiment = dataclasses.replace(_experiment(config, run, option), mesh=choice.option, sharding=choice.table)
     check(experiment)
     with new_folder(run) as part:
-        _keep_origin(folder, set(names.values()), part / ORIGIN)
+        _write_origin(folder, set(names.values()), part / ORIGIN)
         _write_tokenizer(option, part / "data")
         experiments.save(experiment, part)
         record_session(part)
@@ -108,14 +109,14 @@ def read_published(
     return experiment
 
 
-def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict[str, str]:
+def published_names(family: Family, config: ModelConfig, folder: HuggingFaceFolder) -> dict[str, str]:
     """Maps every tensor of the table that the files have to its name in the files.
 
     Raises UserError that lists every tensor that is missing, has another shape, or does not belong to the model.
     """
     table, problems = family.tensors(config), []
     names = family.file_names(config, folder.tensors)
-    found = {name: there for name, there in names.items() if there in folder.tensors}
+    found = {name: stored for name, stored in names.items() if stored in folder.tensors}
     for name, tensor in table.items():
         stored = folder.tensors.get(names[name])
         if stored is None and not tensor.copy:
@@ -136,13 +137,13 @@ def published_names(family: Family, config: ModelConfig, folder: Folder) -> dict
 
 
 def read_params(
-    folder: Folder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
+    folder: HuggingFaceFolder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
 ) -> dict[str, Any]:
     """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
     mesh = make_mesh(experiment.mesh)
     shapes = abstract_params(config)
-    placed = flat(placements(config, mesh, experiment.sharding))
-    leaves = flat(shapes)
+    shardings = flatten(model_shardings(config, mesh, experiment.sharding))
+    leaves = flatten(shapes)
     params: dict[str, jax.Array] = {}
     copies = []
     with Progress("reading tensors", len(names)) as progress:
@@ -151,44 +152,48 @@ def read_params(
             if tensor.copy:
                 copies.append((names[name], tensor, array))
                 continue
-            for part, piece in zip(tensor.parts, tensor.split(array), strict=True):
-                leaf, where = leaves[part.parameter], placed[part.parameter]
+            for part, array_part in zip(tensor.parts, tensor.split(array), strict=True):
+                leaf, sharding = leaves[part.parameter], shardings[part.parameter]
                 if part.parameter not in params:
-                    params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=where)
-                put = _put(where)
-                params[part.parameter] = put(params[part.parameter], _shards(piece, leaf.dtype, where), part.index)
+                    params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
+                write = _slice_writer(sharding)
+                params[part.parameter] = write(
+                    params[part.parameter], _to_shards(array_part, leaf.dtype, sharding), part.index
+                )
             progress.update(done)
     for name, tensor, array in copies:
         (part,) = tensor.parts
         if not np.array_equal(tensor.join([np.asarray(params[part.parameter])]).astype(array.dtype), array):
             raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
-    tree: dict[str, Any] = unflat(shapes, params)
+    tree: dict[str, Any] = unflatten(shapes, params)
     return tree
 
 
-def _shards(piece: np.ndarray, dtype: Any, where: NamedSharding) -> jax.Array:
+def _to_shards(array: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
     """A slice of a stack on the devices; each device gets the part that it holds of the stack."""
-    inner = NamedSharding(where.mesh, PartitionSpec(*where.spec[len(where.spec) - piece.ndim :]))
-    return jax.make_array_from_callback(piece.shape, inner, lambda index: np.asarray(piece[index], dtype))
+    inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(sharding.spec) - array.ndim :]))
+    return jax.make_array_from_callback(array.shape, inner, lambda index: np.asarray(array[index], dtype))
 
 
 @functools.lru_cache(maxsize=64)
-def _put(where: Any) -> Any:
+def _slice_writer(sharding: Any) -> Any:
     """A program that writes a slice into a stack of parameters, in place."""
 
-    def put(stack: jax.Array, piece: jax.Array, index: tuple[int, ...]) -> jax.Array:
+    def write(stack: jax.Array, array: jax.Array, index: tuple[int, ...]) -> jax.Array:
         # For at[index].set XLA on CPUs copies a whole stack of bfloat16, to round its present values.
-        start = (*index, *(0,) * piece.ndim)
-        return jax.lax.dynamic_update_slice(stack, piece.reshape(*(1,) * len(index), *piece.shape), start)
+        start = (*index, *(0,) * array.ndim)
+        return jax.lax.dynamic_update_slice(stack, array.reshape(*(1,) * len(index), *array.shape), start)
 
-    return jax.jit(put, donate_argnums=0, out_shardings=where)
+    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
 
 
-def _smallest(config: ModelConfig, table: dict[str, Tensor], names: dict[str, str], folder: Folder) -> Dtype:
+def _smallest_dtype(
+    config: ModelConfig, table: dict[str, Tensor], names: dict[str, str], folder: HuggingFaceFolder
+) -> Dtype:
     """The smallest format that holds every tensor exactly, except the tensors that are always float32."""
     known = specs_by_name(specs(config))
-    held = [name for name in names if known[table[name].parts[0].parameter].traits.storage_dtype == "parameters"]
-    return "bfloat16" if {folder.tensors[names[name]].dtype for name in held} == {"BF16"} else "float32"
+    weights = [name for name in names if known[table[name].parts[0].parameter].traits.storage_dtype == "parameters"]
+    return "bfloat16" if {folder.tensors[names[name]].dtype for name in weights} == {"BF16"} else "float32"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -204,7 +209,7 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
             tokenizer=option,
             validation=None,
             batch_size=8,
-            sequence_length=min(config.context_length, LONGEST_WINDOW),
+            sequence_length=min(config.context_length, MAX_WINDOW),
         ),
         training=Training(num_steps=1),
         optimizer=optimizers.SGD(momentum=0.0),
@@ -215,25 +220,25 @@ def _experiment(config: ModelConfig, run: pathlib.Path, option: HuggingFace | Se
 
 def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
     """The state before the first step, with these parameters; plain gradient descent keeps no arrays of their size."""
-    recipe = Recipe.of(experiment)
-    parts = partition_params(recipe, params)
+    state_config = StateConfig.of(experiment)
+    parts = partition_params(state_config, params)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         **parts._asdict(),
-        opt_state=build_optimizer(recipe).init(parts.params),
+        opt_state=build_optimizer(state_config).init(parts.params),
         key=jax.random.key_data(jax.random.key(experiment.training.seed)),
         guard=new_guard_state(experiment.training.guard),
     )
 
 
-def _keep_origin(folder: Folder, known: set[str], into: pathlib.Path) -> None:
+def _write_origin(folder: HuggingFaceFolder, known: set[str], into: pathlib.Path) -> None:
     """Writes RUN/origin."""
     into.mkdir()
-    for path in folder.beside():
-        shutil.copyfile(fetched(path), into / path.name)
+    for path in folder.other_files():
+        shutil.copyfile(local_copy(path), into / path.name)
     for header in folder.headers:
         (into / (header.file + HEADER)).write_bytes(header.content)
-    others: list[Stored] = [stored for name, stored in folder.tensors.items() if name not in known]
+    others: list[StoredTensor] = [stored for name, stored in folder.tensors.items() if name not in known]
     if others:
         save_file({stored.name: folder.read(stored) for stored in others}, into / BUFFERS)
 

@@ -10,16 +10,16 @@ from train.files.paths import AnyPath
 
 def tokenizer_option(folder: AnyPath, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
     """The tokenizer in a folder, with as many ids as the model has; None if the folder has no tokenizer file."""
-    about = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
     if (folder / "tokenizer.json").is_file():
-        return _of_tokenizer_json(folder, about, vocab_size)
+        return _of_tokenizer_json(folder, config, vocab_size)
     if (folder / "tokenizer.model").is_file():
-        begin = (_content(about.get("bos_token")) or "<s>") if about.get("add_bos_token", True) else None
+        begin = (_content(config.get("bos_token")) or "<s>") if config.get("add_bos_token", True) else None
         return SentencePieceFile(path=str(folder / "tokenizer.model"), begin_of_document=begin, vocab_size=vocab_size)
     return None
 
 
-def _of_tokenizer_json(folder: AnyPath, about: dict[str, Any], vocab_size: int) -> HuggingFace:
+def _of_tokenizer_json(folder: AnyPath, config: dict[str, Any], vocab_size: int) -> HuggingFace:
     path = folder / "tokenizer.json"
     try:
         content = path.read_bytes()
@@ -33,7 +33,7 @@ def _of_tokenizer_json(folder: AnyPath, about: dict[str, Any], vocab_size: int) 
     return HuggingFace(
         path=str(path),
         begin_of_document=None if begin is None else tokenizer.id_to_token(begin),
-        end_of_document=tokenizer.id_to_token(end) if isinstance(end, int) else _content(about.get("eos_token")),
+        end_of_document=tokenizer.id_to_token(end) if isinstance(end, int) else _content(config.get("eos_token")),
         vocab_size=vocab_size,
     )
 

@@ -15,20 +15,20 @@ from model.families import family_of
 from model.families.family import Family
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flat
-from train.conversion.describing import family_for, values_like
-from train.conversion.folder import INDEX, Header, Stored, make_header, new_folder, write_tensors
+from train.checkpoints.store import flatten
+from train.conversion.folder import INDEX, Header, StoredTensor, make_header, new_folder, write_tensors
+from train.conversion.published_config import config_like, family_for
 from train.conversion.reading import BUFFERS, HEADER
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
-from train.files.remote import fetched
+from train.files.remote import local_copy
 from train.parallel.mesh import Mesh
 from train.run.folder import ORIGIN
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.terminal.progress import Progress
 
-LARGEST_FILE = 5 * 10**9  # bytes, the default of transformers
+MAX_FILE_BYTES = 5 * 10**9  # bytes, the default of transformers
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
@@ -52,7 +52,7 @@ def write_published(
       checkpoint: latest, best, or a step.
       family: the name of a family that makes a config.json from a model.
       like: a config.json that describes the model, its folder, or the name of a published model.
-      mesh: the mesh of the devices here; None as for `train.run.loaded.load_run`.
+      mesh: the mesh of the devices here; None as for `train.run.loading.load_run`.
 
     Returns:
       The values of config.json in which the run differs from `like`: the size of its vocabulary, its context length.
@@ -61,8 +61,8 @@ def write_published(
       UserError: for a model that the family cannot describe, or that differs from `like`; then nothing is written.
     """
     config = experiments.load(run).model
-    origin = fetched(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
-    own: dict[str, Any] = {}
+    origin = local_copy(run / ORIGIN) if (run / ORIGIN).is_dir() else pathlib.Path(run / ORIGIN)
+    changed_values: dict[str, Any] = {}
     if origin.is_dir():
         values = read_json(origin / "config.json")
         chosen = family_of(values)
@@ -75,21 +75,21 @@ def write_published(
             listed = "\n  ".join(changed)
             raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
     elif like is not None:
-        chosen, values, own = values_like(like, config, run)
+        chosen, values, changed_values = config_like(like, config, run)
     else:
         chosen = family_for(family, run)
         values = chosen.config_json(config)
     with new_folder(target) as part:
         if origin.is_dir():
-            headers = _as_it_was(origin, part)
+            headers = _copy_origin(origin, part)
             buffers = load_file(origin / BUFFERS) if (origin / BUFFERS).is_file() else {}
         else:
-            headers, buffers = _anew(chosen, values, config, run, part), {}
+            headers, buffers = _write_new_files(chosen, values, config, run, part), {}
         _write(chosen, config, load_params(run, checkpoint, mesh=mesh).params, headers, buffers, part)
-    return own
+    return changed_values
 
 
-def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
+def _copy_origin(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
     """Copies the files beside the weights; returns the headers of the weight files."""
     headers = []
     for path in sorted(origin.iterdir()):
@@ -100,7 +100,7 @@ def _as_it_was(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
     return headers
 
 
-def _anew(
+def _write_new_files(
     family: Family, values: dict[str, Any], config: ModelConfig, run: AnyPath, into: pathlib.Path
 ) -> list[Header]:
     """Writes config.json, the tokenizer, and an index if there are several files; returns the headers of the files."""
@@ -109,7 +109,7 @@ def _anew(
     values |= {"bos_token_id": tokenizer.begin_of_document}
     write_json(into / "config.json", values)
     tokenizer.save(into)
-    leaves = flat(abstract_params(config))
+    leaves = flatten(abstract_params(config))
     files: list[list[tuple[str, str, tuple[int, ...]]]] = [[]]
     size = 0
     for name, tensor in family.tensors(config).items():
@@ -117,7 +117,7 @@ def _anew(
             continue
         dtype = leaves[tensor.parts[0].parameter].dtype  # a load bias is always float32
         bytes_here = int(np.prod(tensor.shape, dtype=np.int64)) * dtype.itemsize
-        if files[-1] and size + bytes_here > LARGEST_FILE:
+        if files[-1] and size + bytes_here > MAX_FILE_BYTES:
             files.append([])
             size = 0
         files[-1].append((name, FORMATS[dtype.name], tensor.shape))
@@ -142,15 +142,15 @@ def _write(
     stored = {tensor.name for header in headers for tensor in header.tensors}
     tensors, names = family.tensors(config), family.file_names(config, stored)
     table = {names[name]: tensor for name, tensor in tensors.items()}
-    arrays = flat(params)
+    arrays = flatten(params)
 
-    def tensor(stored: Stored) -> np.ndarray:
+    def tensor(stored: StoredTensor) -> np.ndarray:
         if stored.name in buffers:
             return buffers[stored.name]
         parts = table[stored.name].parts
         return table[stored.name].join([_slice(arrays[part.parameter], part.index) for part in parts])
 
-    def written() -> Iterator[Stored]:
+    def written() -> Iterator[StoredTensor]:
         for header in headers:
             yield from write_tensors(into, header, tensor)
 
@@ -166,8 +166,8 @@ def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
         return np.asarray(x[index] if index else x)  # x[()] would copy the whole array
     found = np.empty(x.shape[len(index) :], x.dtype)
     for shard in x.addressable_shards:
-        held = [range(*part.indices(size)) for part, size in zip(shard.index, x.shape, strict=True)]
-        if shard.replica_id == 0 and all(i in at for i, at in zip(index, held, strict=False)):
-            own = tuple(i - at.start for i, at in zip(index, held, strict=False))
-            found[shard.index[len(index) :]] = np.asarray(shard.data[own] if own else shard.data)
+        ranges = [range(*part.indices(size)) for part, size in zip(shard.index, x.shape, strict=True)]
+        if shard.replica_id == 0 and all(i in at for i, at in zip(index, ranges, strict=False)):
+            local_index = tuple(i - at.start for i, at in zip(index, ranges, strict=False))
+            found[shard.index[len(index) :]] = np.asarray(shard.data[local_index] if local_index else shard.data)
     return found

@@ -14,7 +14,7 @@ from train.evaluation.evaluate import MEASURES, evaluate
 from train.evaluation.parsing import parse_share
 from train.files.files import read_json, replace_file, write_json
 from train.generation.samples import Sample, draw_samples
-from train.run.loaded import LoadedRun, load_run
+from train.run.loading import LoadedRun, load_run
 
 
 def compare_with_baselines(

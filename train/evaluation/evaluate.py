@@ -21,7 +21,7 @@ from train.evaluation.documents import Document, from_split, from_text
 from train.evaluation.measures import Estimate, Tally
 from train.evaluation.perplexity import score
 from train.parallel.mesh import Mesh
-from train.run.loaded import LoadedRun
+from train.run.loading import LoadedRun
 
 MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte")
 UNKNOWN = Estimate(math.nan, None)
@@ -84,7 +84,7 @@ def evaluate(
     """Measures a run on documents, by a window that slides over each of them (see train.evaluation.perplexity).
 
     Args:
-      run: the result of `train.run.loaded.load_run`.
+      run: the result of `train.run.loading.load_run`.
       documents: texts, or documents of `train.evaluation.documents`; None for the validation split of the run's data.
       window: tokens in the window; None for the length of the training sequences.
       stride: tokens that the window moves by; None for half of the window.

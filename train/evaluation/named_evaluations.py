@@ -13,7 +13,7 @@ from train.data.prepare.progress import Reporter
 from train.data.shards.dataset import Dataset, is_dataset, open_dataset
 from train.data.text.sources import list_units
 from train.files.files import read_json
-from train.files.paths import IS_PATH, AnyPath, path_of
+from train.files.paths import IS_PATH, AnyPath, literal_path
 
 FOLDER = "evaluations"  # in a run folder
 _NAME_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -72,7 +72,7 @@ def changed_texts(earlier: Sequence[NamedEvaluation], now: Sequence[NamedEvaluat
 
 def dataset_folder(option: NamedEvaluation, run: pathlib.Path) -> AnyPath:
     """The folder of a text's tokens: the dataset at its path, or the dataset that the run makes."""
-    return path_of(option.path) if is_dataset(option.path) else run / FOLDER / option.name
+    return literal_path(option.path) if is_dataset(option.path) else run / FOLDER / option.name
 
 
 def refuse_missing_texts(options: Sequence[NamedEvaluation], run: pathlib.Path) -> None:
@@ -109,7 +109,7 @@ def prepare_texts(options: Sequence[NamedEvaluation], run: pathlib.Path, dataset
 def _refuse_other_text(option: NamedEvaluation, folder: pathlib.Path) -> None:
     """Raises UserError when a folder has the tokens of an earlier text of the same name, not of the option's text."""
     path = folder / settings.FILE
-    stored_settings = read_json(path, form=settings.SCHEMA) if path.is_file() else {}
+    stored_settings = read_json(path, schema=settings.SCHEMA) if path.is_file() else {}
     for source in stored_settings.get("sources", []):
         if (source["path"], source.get("field", option.field)) != (option.path, option.field):
             raise UserError(

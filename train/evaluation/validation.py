@@ -16,7 +16,7 @@ from train.objectives.interface import Batch
 from train.objectives.next_token import token_nll
 from train.parallel import feed
 from train.parallel.table import layout_of, replicated
-from train.state import Recipe, TrainState, evaluation_params, state_shardings
+from train.state import StateConfig, TrainState, evaluation_params, state_shardings
 
 
 class BatchLimit(NamedTuple):
@@ -62,7 +62,7 @@ class SplitEvaluation:
         limit = limit or BatchLimit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
         self._batch_size = experiment.data.batch_size
-        self._isolated = feed.isolated(experiment.data, experiment.model)
+        self._isolated = feed.needs_segments(experiment.data, experiment.model)
         self._batches = EvaluationBatches(
             dataset,
             experiment.data,
@@ -107,7 +107,7 @@ def compile_eval_step(experiment: Experiment, mesh: jax.sharding.Mesh, end: int 
     `end_nll` is the part of `nll` from targets that equal `end`, the mark that ends documents.
     """
     table = experiment.sharding
-    state_sharding = state_shardings(Recipe.of(experiment), mesh, table)
+    state_sharding = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
 

@@ -16,13 +16,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from model.errors import UserError
-from train.files.forms import misfits
 from train.files.paths import AnyPath
+from train.files.schema import violations
 
-DEEPEST = 100  # levels of a JSON value, several times more than Cairn writes
+MAX_DEPTH = 100  # levels of a JSON value, several times more than Cairn writes
 
 # The advice after a fault that is no damage of the files: a permission, a disk that does not answer, a library.
-AS_IT_WAS = "nothing was changed: mend that, then give the same command again"
+NOTHING_CHANGED = "nothing was changed: fix that, then give the same command again"
 
 
 class LineFile:
@@ -36,17 +36,17 @@ class LineFile:
         try:
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             self._end = os.fstat(self._descriptor).st_size
-            self._drop_torn_line()
+            self._drop_partial_line()
         except OSError as error:
             raise cannot_write(path, error) from error
 
-    def _drop_torn_line(self) -> None:
+    def _drop_partial_line(self) -> None:
         """Removes the text after the last line break, which a process was writing when it died."""
         start = max(0, self._end - 1_000_000)
         tail = os.pread(self._descriptor, self._end - start, start)
-        torn = len(tail) - (tail.rfind(b"\n") + 1)
-        if torn:
-            self._end -= torn
+        partial = len(tail) - (tail.rfind(b"\n") + 1)
+        if partial:
+            self._end -= partial
             os.ftruncate(self._descriptor, self._end)
 
     def append(self, data: bytes) -> None:
@@ -72,7 +72,7 @@ class LineFile:
         os.close(self._descriptor)
 
 
-def unfinished(path: pathlib.Path, mark: str = "") -> pathlib.Path:
+def temporary_path(path: pathlib.Path, mark: str = "") -> pathlib.Path:
     """The hidden path of a file or folder, beside its final path, until it is finished.
 
     The hidden name has a fixed length: a name of 250 bytes with a suffix would be too long for the file system.
@@ -81,16 +81,16 @@ def unfinished(path: pathlib.Path, mark: str = "") -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
+def atomic_write(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file to write into; when it is on the disk, it replaces `path` atomically.
 
     Raises UserError when it cannot be written; then the earlier file is unchanged.
     """
-    temporary = unfinished(path, f".{os.getpid()}")
+    temporary = temporary_path(path, f".{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
             yield file
-        take_place(temporary, path)
+        rename_into_place(temporary, path)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -98,7 +98,7 @@ def replaced(path: pathlib.Path) -> Iterator[BinaryIO]:
             temporary.unlink()
 
 
-def take_place(finished: pathlib.Path, path: pathlib.Path) -> None:
+def rename_into_place(finished: pathlib.Path, path: pathlib.Path) -> None:
     """Renames a finished file or folder to `path` atomically; syncs a file before and the name afterwards."""
     if not finished.is_dir():
         _sync(finished)
@@ -116,23 +116,23 @@ def _sync(path: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def filled(path: pathlib.Path, mark: str = "") -> Iterator[pathlib.Path]:
+def atomic_folder(path: pathlib.Path, mark: str = "") -> Iterator[pathlib.Path]:
     """Yields a folder to fill, which is renamed to `path` when it is complete; `path` must not exist or be empty.
 
     Processes and threads that may make the same folder at the same time each give a mark of their own. An interrupted
     call leaves no folder at `path`. Raises OSError.
     """
-    part = unfinished(path, mark)
+    part = temporary_path(path, mark)
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir(parents=True)
         yield part
-        take_place(part, path)
+        rename_into_place(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def set_aside(path: pathlib.Path, target: pathlib.Path) -> None:
+def move_replacing(path: pathlib.Path, target: pathlib.Path) -> None:
     """Moves a file or folder to `target`; removes an earlier file or folder there."""
     if path.is_dir():
         shutil.rmtree(target, ignore_errors=True)
@@ -140,7 +140,7 @@ def set_aside(path: pathlib.Path, target: pathlib.Path) -> None:
     os.replace(path, target)
 
 
-class HeldError(Exception):
+class LockedError(Exception):
     """Another process holds a lock; `owner` is its process number, or "unknown"."""
 
     def __init__(self, owner: str) -> None:
@@ -160,7 +160,7 @@ def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             file.seek(0)
-            raise HeldError(file.read().strip() or "unknown") from None
+            raise LockedError(file.read().strip() or "unknown") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -168,8 +168,8 @@ def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
 
 
 def replace_file(path: pathlib.Path, data: bytes) -> None:
-    """Replaces the content of a file atomically; see `replaced`."""
-    with replaced(path) as file:
+    """Replaces the content of a file atomically; see `atomic_write`."""
+    with atomic_write(path) as file:
         file.write(data)
 
 
@@ -180,12 +180,12 @@ def write_json(path: pathlib.Path, value: object) -> None:
 
 def write_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Writes an array as .npy, atomically."""
-    with replaced(path) as file:
+    with atomic_write(path) as file:
         np.save(file, array, allow_pickle=False)
 
 
-def read_json(path: AnyPath, mend: str = "delete it and make it again", form: Any = dict) -> dict[str, Any]:
-    """The JSON object in a file, checked against a form (train/files/forms.py).
+def read_json(path: AnyPath, remedy: str = "delete it and make it again", schema: Any = dict) -> dict[str, Any]:
+    """The JSON object in a file, checked against a schema (train/files/schema.py).
 
     Raises UserError that names the file, the damaged place and the remedy, or the reason why it cannot be read.
     """
@@ -196,11 +196,11 @@ def read_json(path: AnyPath, mend: str = "delete it and make it again", form: An
     except OSError as error:
         raise cannot_read(path, error) from error
     except ValueError as error:
-        raise UserError(f"{path} is damaged: expected JSON, got {error}; {mend}") from None
+        raise UserError(f"{path} is damaged: expected JSON, got {error}; {remedy}") from None
     if not isinstance(value, dict):
-        raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {mend}")
-    for misfit in misfits(value, form):
-        raise UserError(f"{path} is damaged: {misfit}; {mend}")
+        raise UserError(f"{path} is damaged: expected a JSON object, got {type(value).__name__}; {remedy}")
+    for violation in violations(value, schema):
+        raise UserError(f"{path} is damaged: {violation}; {remedy}")
     return value
 
 
@@ -214,7 +214,7 @@ def parse_json(data: bytes | str) -> Any:
     except RecursionError:
         raise ValueError("values nested too deeply") from None
     level = [value]
-    for _ in range(DEEPEST):
+    for _ in range(MAX_DEPTH):
         level = [
             inside
             for outside in level
@@ -223,19 +223,19 @@ def parse_json(data: bytes | str) -> Any:
         ]
         if not level:
             return value
-    raise ValueError(f"values nested more than {DEEPEST} deep")
+    raise ValueError(f"values nested more than {MAX_DEPTH} deep")
 
 
 def cannot_read(path: AnyPath, error: Exception) -> UserError:
     """The error for a file that cannot be read, for a reason other than wrong bytes."""
     why = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return UserError(f"cannot read {path}: {why}; {AS_IT_WAS}")
+    return UserError(f"cannot read {path}: {why}; {NOTHING_CHANGED}")
 
 
 def cannot_write(path: pathlib.Path, error: Exception) -> UserError:
     """The error for a file that cannot be written, with the reason."""
     why = getattr(error, "strerror", None) or error
     return UserError(
-        f"cannot write {path}: {why}. Make room or mend the folder, then give the same command again: it goes on from "
+        f"cannot write {path}: {why}. Make room or fix the folder, then give the same command again: it continues from "
         "what is whole"
     )

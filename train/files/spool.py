@@ -8,9 +8,9 @@ A machine may be lost at any moment, so the order matters: first the files besid
 lines up to every listed checkpoint; then the checkpoints, each with its files.json last. A checkpoint without
 files.json did not arrive completely, and is not fetched.
 
-Two marks lie beside them. RUN/.spool says whose spool wrote the run last: on the same machine a run continues from its
-spool; on another machine, or if the spool is gone, the run is fetched first. RUN/.lock names the process that trains
-the run. It is only advisory: two commands that start at the same time may both find no lock.
+Two marker files lie beside them. RUN/.spool says whose spool wrote the run last: on the same machine a run continues
+from its spool; on another machine, or if the spool is gone, the run is fetched first. RUN/.lock names the process that
+trains the run. It is only advisory: two commands that start at the same time may both find no lock.
 """
 
 import contextlib
@@ -29,13 +29,13 @@ from typing import Any
 from etils import epath
 
 from model.errors import UserError
-from train.files.files import read_json, replace_file, set_aside, write_json
-from train.files.remote import cache_folder, copy_into, files_of, read_errors
+from train.files.files import move_replacing, read_json, replace_file, write_json
+from train.files.remote import cache_folder, convert_read_errors, copy_into, list_files
 
-EVERY = 60.0  # seconds between uploads
-MARK, LOCK, SENT = ".spool", ".lock", ".uploaded.json"
+UPLOAD_SECONDS = 60.0  # seconds between uploads
+SPOOL_ID, LOCK, UPLOADED = ".spool", ".lock", ".uploaded.json"
 CHECKPOINTS = "checkpoints/"
-RECORD = "files.json"  # of a checkpoint's files, uploaded after them
+DIGESTS_FILE = "files.json"  # of a checkpoint's files, uploaded after them
 
 Say = Callable[[str], None]
 
@@ -46,15 +46,15 @@ def spool_folder(run: epath.Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def spooled(run: epath.Path, say: Say) -> Iterator[pathlib.Path]:
+def open_spool(run: epath.Path, say: Say) -> Iterator[pathlib.Path]:
     """Yields the spool of a run: brings it up to date with the store at the start, and the store with it at the end.
 
     Raises UserError when another process trains the run, when the store cannot be read, and when the last upload fails:
     then everything is in the spool, and the same command continues from there.
     """
     folder = spool_folder(run)
-    say(f"{run}: written to {folder}, and uploaded every {EVERY:.0f} seconds and at the end")
-    with _held(run):
+    say(f"{run}: written to {folder}, and uploaded every {UPLOAD_SECONDS:.0f} seconds and at the end")
+    with _advisory_lock(run):
         _fetch(run, folder, say)
         upload = _Upload(run, folder, say)
         try:
@@ -67,28 +67,28 @@ def spooled(run: epath.Path, say: Say) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def _held(run: epath.Path) -> Iterator[None]:
+def _advisory_lock(run: epath.Path) -> Iterator[None]:
     """Holds RUN/.lock. Raises UserError that names the process when another process holds it."""
-    mark, own = run / LOCK, f"{socket.gethostname()} {os.getpid()}"
-    with read_errors(run):
-        owner = mark.read_text() if mark.exists() else ""
-        if owner and owner != own and not _is_dead(owner):
+    lock_file, own = run / LOCK, f"{socket.gethostname()} {os.getpid()}"
+    with convert_read_errors(run):
+        owner = lock_file.read_text() if lock_file.exists() else ""
+        if owner and owner != own and not _has_ended(owner):
             host, _, number = owner.partition(" ")
             raise UserError(
                 f"{run} is in use by process {number} of {host}; wait for it or stop it, or give another --run. "
-                f"If there is no such process any more, delete {mark}"
+                f"If there is no such process any more, delete {lock_file}"
             )
         run.mkdir(parents=True, exist_ok=True)
-        mark.write_text(own)
+        lock_file.write_text(own)
     try:
         yield
     finally:
-        with contextlib.suppress(Exception):  # a remaining mark names a process that has ended
-            if mark.read_text() == own:  # a user may have deleted it and started another process
-                mark.unlink()
+        with contextlib.suppress(Exception):  # a remaining lock names a process that has ended
+            if lock_file.read_text() == own:  # a user may have deleted it and started another process
+                lock_file.unlink()
 
 
-def _is_dead(owner: str) -> bool:
+def _has_ended(owner: str) -> bool:
     """Whether a process of this machine has ended; False for other machines, whose processes are unknown."""
     host, _, number = owner.partition(" ")
     if host != socket.gethostname() or not number.isdigit():
@@ -103,37 +103,37 @@ def _is_dead(owner: str) -> bool:
 
 
 def _fetch(run: epath.Path, folder: pathlib.Path, say: Say) -> None:
-    """Fetches the run into the spool, unless this spool wrote the run last; an outdated spool is set aside."""
+    """Fetches the run into the spool, unless this spool wrote the run last; an outdated spool is moved away."""
     home = folder.parent
-    with read_errors(run):
-        theirs = (run / MARK).read_text() if (run / MARK).exists() else None
-        if theirs is not None and (folder / MARK).is_file() and (folder / MARK).read_text() == theirs:
+    with convert_read_errors(run):
+        stored_id = (run / SPOOL_ID).read_text() if (run / SPOOL_ID).exists() else None
+        if stored_id is not None and (folder / SPOOL_ID).is_file() and (folder / SPOOL_ID).read_text() == stored_id:
             return
-        files = [found for found in files_of(run) if found.name not in (MARK, LOCK)]
-    # Without the mark no spool wrote the run: it was copied there, and checkpoints of old runs have no record.
-    partial = _partial({found.name for found in files}) if theirs is not None else set()
-    files = [found for found in files if found.name not in partial]
+        files = [found for found in list_files(run) if found.name not in (SPOOL_ID, LOCK)]
+    # Without .spool no spool wrote the run: it was copied there, and checkpoints of old runs have no record.
+    incomplete = _incomplete_checkpoint_files({found.name for found in files}) if stored_id is not None else set()
+    files = [found for found in files if found.name not in incomplete]
     if folder.exists():
         old = home.with_name(home.name + ".old")
-        set_aside(home, old)
+        move_replacing(home, old)
         say(f"{run} was written by another machine since, or deleted: the earlier files are in {old}")
     if files:
         say(f"{run}: fetching {sum(found.size for found in files) / 2**20:,.0f} MiB")
     copy_into(run, files, home)
-    replace_file(folder / MARK, uuid.uuid4().hex.encode())
+    replace_file(folder / SPOOL_ID, uuid.uuid4().hex.encode())
     # The next upload removes the files that were left out, unless they are written again.
-    write_json(folder / SENT, _stamps(folder) | dict.fromkeys(sorted(partial)))
-    with read_errors(run):
-        (run / MARK).write_bytes((folder / MARK).read_bytes())
+    write_json(folder / UPLOADED, _sizes_and_times(folder) | dict.fromkeys(sorted(incomplete)))
+    with convert_read_errors(run):
+        (run / SPOOL_ID).write_bytes((folder / SPOOL_ID).read_bytes())
 
 
-def _partial(names: set[str]) -> set[str]:
+def _incomplete_checkpoint_files(names: set[str]) -> set[str]:
     """The files of checkpoints that did not arrive completely in the store: their record is missing."""
     steps = {name: "/".join(name.split("/")[:2]) for name in names if name.startswith(CHECKPOINTS)}
-    return {name for name, step in steps.items() if f"{step}/{RECORD}" not in names}
+    return {name for name, step in steps.items() if f"{step}/{DIGESTS_FILE}" not in names}
 
 
-def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
+def _sizes_and_times(folder: pathlib.Path) -> dict[str, list[int]]:
     """Sizes and times of the files of a spool that are uploaded, by their path in the spool.
 
     Checkpoints are listed first: the lines up to a checkpoint were written before it, so the later listing has them.
@@ -147,7 +147,7 @@ def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
             below[:] = [name for name in below if name != CHECKPOINTS.rstrip("/")]
         for name in names:
             path = here / name
-            if name in (LOCK, MARK, SENT) or name.endswith(".part"):
+            if name in (LOCK, SPOOL_ID, UPLOADED) or name.endswith(".part"):
                 continue
             with contextlib.suppress(FileNotFoundError):  # removed in the meantime
                 about = path.stat()
@@ -155,9 +155,9 @@ def _stamps(folder: pathlib.Path) -> dict[str, list[int]]:
     return found
 
 
-def _turn(name: str) -> tuple[bool, bool, str]:
+def _upload_order(name: str) -> tuple[bool, bool, str]:
     """The place of a file in the order of an upload."""
-    return name.startswith(CHECKPOINTS), name.endswith(f"/{RECORD}"), name
+    return name.startswith(CHECKPOINTS), name.endswith(f"/{DIGESTS_FILE}"), name
 
 
 class _Upload:
@@ -165,16 +165,16 @@ class _Upload:
 
     def __init__(self, run: epath.Path, folder: pathlib.Path, say: Say) -> None:
         self._run, self._folder, self._say = run, folder, say
-        self._sent: dict[str, Any] = read_json(folder / SENT) if (folder / SENT).is_file() else {}
-        self._said: str | None = None
+        self._uploaded: dict[str, Any] = read_json(folder / UPLOADED) if (folder / UPLOADED).is_file() else {}
+        self._last_warning: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="upload", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        while not self._ended.wait(EVERY):
+        while not self._ended.wait(UPLOAD_SECONDS):
             with contextlib.suppress(UserError):
-                self._pass()
+                self._upload_changes()
 
     def finish(self) -> None:
         """Uploads the rest. Raises UserError when that fails."""
@@ -182,35 +182,35 @@ class _Upload:
         self._thread.join()
         for attempt in range(3):
             try:
-                return self._pass()
+                return self._upload_changes()
             except UserError:
                 if attempt == 2:
                     raise
                 time.sleep(attempt + 1)
 
-    def _pass(self) -> None:
+    def _upload_changes(self) -> None:
         """Uploads changed files, then removes deleted files from the store. On failure prints and raises UserError."""
         try:
-            now = _stamps(self._folder)
-            changed = [name for name, stamp in now.items() if self._sent.get(name) != stamp]
-            for name in sorted(changed, key=_turn):
-                self._send(name)
-                self._sent[name] = now[name]
-            for name in sorted(self._sent.keys() - now.keys(), key=_turn, reverse=True):  # records first
+            now = _sizes_and_times(self._folder)
+            changed = [name for name, version in now.items() if self._uploaded.get(name) != version]
+            for name in sorted(changed, key=_upload_order):
+                self._upload_file(name)
+                self._uploaded[name] = now[name]
+            for name in sorted(self._uploaded.keys() - now.keys(), key=_upload_order, reverse=True):  # records first
                 (self._run / name).unlink(missing_ok=True)
-                del self._sent[name]
-            write_json(self._folder / SENT, self._sent)
+                del self._uploaded[name]
+            write_json(self._folder / UPLOADED, self._uploaded)
         except Exception as error:  # every store has errors of its own
             why = str(error).strip().splitlines() or [type(error).__name__]
             line = f"{self._run} could not be uploaded: {why[0][:300]}"
-            if line != self._said:
-                self._said = line
+            if line != self._last_warning:
+                self._last_warning = line
                 self._say(f"WARNING: {line}; it is tried again")
             raise UserError(
-                f"{line}; everything is in {self._folder}: mend that and give the same command again, which goes on"
+                f"{line}; everything is in {self._folder}: fix that and give the same command again, which continues"
             ) from error
 
-    def _send(self, name: str) -> None:
+    def _upload_file(self, name: str) -> None:
         target = self._run / name
         try:
             source = open(self._folder / name, "rb")  # noqa: SIM115 - closed below

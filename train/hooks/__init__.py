@@ -2,4 +2,4 @@
 
 from model.exports import exports
 
-__all__, __getattr__ = exports(__name__, interface="Hook Moment Session")
+__all__, __getattr__ = exports(__name__, interface="Hook Session StepInfo")

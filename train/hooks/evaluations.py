@@ -5,13 +5,13 @@ from typing import Any
 
 from train.evaluation.named_evaluations import NamedEvaluation, evaluated_split
 from train.evaluation.validation import BatchLimit, SplitEvaluation
-from train.hooks.interface import Hook, Moment, Session
-from train.terminal.formatting import fixed
+from train.hooks.interface import Hook, Session, StepInfo
+from train.terminal.formatting import format_fixed
 
 VALIDATION = "validation"
 
 
-class Validation(Hook):
+class ValidationHook(Hook):
     """Measures the validation split; its loss decides which checkpoint is the best."""
 
     def __init__(self, session: Session) -> None:
@@ -20,9 +20,9 @@ class Validation(Hook):
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
         self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh)
         lost = session.dataset.unrestored(VALIDATION)
-        self._lost = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
+        self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
-        self._beside = "" if words is None else f" ({words})"
+        self._note = "" if words is None else f" ({words})"
         self._lowest = math.inf
 
     def resumed(self, step: int, lines: list[dict[str, Any]]) -> None:
@@ -30,20 +30,20 @@ class Validation(Hook):
         losses = [line.get("loss") for line in lines if line.get("kind") == "eval" and "name" not in line]
         self._lowest = min((loss for loss in losses if loss is not None and not math.isnan(loss)), default=math.inf)
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        values = self.measure(moment.state) | self._lost
-        self._metrics.evaluation(moment.step, values)
-        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
-        self._say(f"step {moment.step}: validation loss {loss}, {bits} bits per byte{self._beside}")
-        moment.validation, moment.best = values["loss"], values["loss"] < self._lowest
+        values = self.measure(info.state) | self._unrestored
+        self._metrics.evaluation(info.step, values)
+        loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
+        self._say(f"step {info.step}: validation loss {loss}, {bits} bits per byte{self._note}")
+        info.validation, info.best = values["loss"], values["loss"] < self._lowest
         self._lowest = min(self._lowest, values["loss"])
 
 
-class OfText(Hook):
+class NamedEvaluationHook(Hook):
     """Measures one further text; see `NamedEvaluation`."""
 
-    def __init__(self, session: Session, option: NamedEvaluation, validation: Validation) -> None:
+    def __init__(self, session: Session, option: NamedEvaluation, validation: ValidationHook) -> None:
         """Args: the session, with prepared texts; the option; the validation hook, to share its compiled program."""
         self.every, self._name, self._metrics, self._say = option.every, option.name, session.metrics, session.say
         dataset, split = evaluated_split(option, session.folder)
@@ -56,18 +56,21 @@ class OfText(Hook):
             step=validation.measure.step,
         )
         lost, words = dataset.unrestored(split), dataset.unrestored_in_words(split)
-        self._lost = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
-        self._beside = "" if words is None else f" ({words})"
+        self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
+        self._note = "" if words is None else f" ({words})"
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        values = self._measure(moment.state) | self._lost
-        self._metrics.evaluation(moment.step, values, name=self._name)
-        loss, bits = fixed(values["loss"]), fixed(values["bits_per_byte"])
-        self._say(f"step {moment.step}: {self._name} loss {loss}, {bits} bits per byte{self._beside}")
+        values = self._measure(info.state) | self._unrestored
+        self._metrics.evaluation(info.step, values, name=self._name)
+        loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
+        self._say(f"step {info.step}: {self._name} loss {loss}, {bits} bits per byte{self._note}")
 
 
-def evaluations(session: Session) -> list[Hook]:
+def evaluation_hooks(session: Session) -> list[Hook]:
     """The hook of the validation split and one for each further text, in the order of the config."""
-    validation = Validation(session)
-    return [validation, *(OfText(session, option, validation) for option in session.experiment.evaluations)]
+    validation = ValidationHook(session)
+    return [
+        validation,
+        *(NamedEvaluationHook(session, option, validation) for option in session.experiment.evaluations),
+    ]

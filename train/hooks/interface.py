@@ -1,19 +1,19 @@
-"""A hook: a small object that is due every n steps, and the moment that it is given.
+"""A hook: a small object that is due every n steps, and the information about a step that it is given.
 
     class Largest(Hook):
         def __init__(self, session):
             self.every, self.metrics = 100, session.metrics
 
-        def __call__(self, moment):
-            largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(moment.state.params))
-            self.metrics.line("largest", moment.step, {"parameter": largest})
+        def __call__(self, info):
+            largest = max(float(jnp.max(jnp.abs(x))) for x in jax.tree.leaves(info.state.params))
+            self.metrics.line("largest", info.step, {"parameter": largest})
 
     train(experiment, run, hooks=[Largest])
 
 The loop calls the due hooks one after another, in the order of its list; saves come last. The lines of a hook reach the
 disk before the checkpoint of their step. A run that continues from that checkpoint does not call the hook for that step
 again; a run that continues from an earlier checkpoint removes the lines and calls it again. So the files hold the
-result of exactly one call per due step, if the hook depends on the moment alone.
+result of exactly one call per due step, if the hook depends on this information alone.
 """
 
 import dataclasses
@@ -57,15 +57,15 @@ class Session:
 
 
 @dataclasses.dataclass(kw_only=True)
-class Moment:
-    """The time between a step and the next one.
+class StepInfo:
+    """Information about a step that has ended, for hooks.
 
     Attributes:
       step: the number of updates so far.
       last: whether this is the last step of the run, at which every hook is due.
       state: the state after the step. The next step reuses its memory, so a hook must not keep it.
       scalars: the metrics of the step, on the devices.
-      validation: the loss of the validation split, if a hook measured it at this moment.
+      validation: the loss of the validation split, if a hook measured it at this step.
       best: whether that loss is the lowest so far.
     """
 
@@ -82,11 +82,11 @@ class Hook:
 
     every: int
 
-    def due(self, moment: Moment) -> bool:
-        """Whether the hook is called at a moment."""
-        return moment.last or moment.step % self.every == 0
+    def due(self, info: StepInfo) -> bool:
+        """Whether the hook is called after a step."""
+        return info.last or info.step % self.every == 0
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, info: StepInfo) -> None:
         """Acts. The step has ended, its line is written, and the clock is paused."""
         raise NotImplementedError
 
@@ -97,9 +97,9 @@ class Hook:
 HookMaker = Callable[[Session], Hook]
 
 
-def made(make: HookMaker, session: Session) -> Hook:
+def make_hook(maker: HookMaker, session: Session) -> Hook:
     """The hook that a maker returns. Raises UserError for a hook without a period."""
-    hook = make(session)
+    hook = maker(session)
     every = getattr(hook, "every", None)
     if type(hook).due is Hook.due and not (isinstance(every, numbers.Integral) and int(every) >= 1):
         raise UserError(

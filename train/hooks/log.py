@@ -26,7 +26,7 @@ class _Dispatched(NamedTuple):
 
     step: int
     scalars: dict[str, jax.Array]
-    ended: Callable[[], float]
+    wait_for_end: Callable[[], float]
 
 
 class Log:
@@ -40,8 +40,8 @@ class Log:
         """Args: the session, its batches, its clock."""
         experiment = session.experiment
         self.every, self._last = experiment.logging.every, experiment.training.num_steps
-        self._patience = experiment.training.guard.max_consecutive
-        self._places = experiment.data.batch_size * experiment.data.sequence_length
+        self._max_skipped = experiment.training.guard.max_consecutive
+        self._positions_per_step = experiment.data.batch_size * experiment.data.sequence_length
         self._session, self._batches, self._clock = session, batches, clock
         self._progress: Progress | None = None
         self._waiting: collections.deque[_Dispatched] = collections.deque()
@@ -63,11 +63,11 @@ class Log:
         before = len(self._waiting)
         numbers = {name: x for name, x in scalars.items() if not isinstance(x, dict)}  # the rest is for hooks
         self._waiting.append(_Dispatched(step, numbers, self._clock.watch(scalars)))
-        if before and (self._has_line(step - 1) or self._clock.compiling or before >= self._patience):
+        if before and (self._has_line(step - 1) or self._clock.compiling or before >= self._max_skipped):
             self._fetch(before)
         if len(self._waiting) > IN_FLIGHT:
             behind = self._waiting[-1 - IN_FLIGHT]
-            behind.ended()
+            behind.wait_for_end()
             assert self._progress is not None
             self._progress.update(behind.step)
 
@@ -94,25 +94,25 @@ class Log:
             return
         steps = [self._waiting.popleft() for _ in range(count)]
         for step, scalars in zip(steps, jax.device_get([step.scalars for step in steps]), strict=True):
-            self._take(step.step, scalars, step.ended())
+            self._take(step.step, scalars, step.wait_for_end())
 
-    def _take(self, step: int, scalars: dict[str, Any], ended: float) -> None:
+    def _take(self, step: int, scalars: dict[str, Any], end_time: float) -> None:
         """Counts a step and writes its line if one is due. Raises UserError after too many skipped steps in a row."""
         tokens, consecutive = int(scalars.pop("tokens")), int(scalars.pop("consecutive"))
         if step == 1:
-            self._session.say(f"first step {ended - PROCESS_START:.1f} s after the command")
-        if consecutive >= self._patience:
+            self._session.say(f"first step {end_time - PROCESS_START:.1f} s after the command")
+        if consecutive >= self._max_skipped:
             raise UserError(
                 f"steps {step - consecutive + 1} to {step} were all skipped: loss or gradient norm not finite, or an "
                 f"outlier (last loss {scalars['loss']}, gradient norm {scalars['grad_norm']}). Lower "
                 "schedule.peak or training.clip_norm, or look at these batches with launch.data show"
             )
-        self._clock.ended(step, ended, tokens)
+        self._clock.record_end(step, end_time, tokens)
         self.tokens += tokens
         assert self._progress is not None
         self._progress.update(step, loss=float(scalars["loss"]))
         if self._has_line(step):
-            padding = 1 - tokens / self._places
+            padding = 1 - tokens / self._positions_per_step
             self._session.metrics.train(step, scalars | {"tokens": self.tokens, "padding": padding})
         if self._has_line(step) or self._clock.compiling:
             self.time(step)

@@ -4,22 +4,22 @@ import jax
 
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params
-from train.hooks.interface import Hook, Moment, Session
-from train.state import Recipe
-from train.statistics import by_name, rows
+from train.hooks.interface import Hook, Session, StepInfo
+from train.state import StateConfig
+from train.statistics import by_name, statistics_rows
 
 
-class StatisticsOfLayers(Hook):
+class StatisticsHook(Hook):
     """Fetches the statistics of a step and writes a line of statistics.jsonl for every layer and role."""
 
     def __init__(self, session: Session, every: int) -> None:
         """Args: the session; the steps between statistics, the same as in the compiled step."""
         self.every, self._metrics, self._model = every, session.metrics, session.experiment.model
-        self._specs = specs_by_name(Recipe.of(session.experiment).specs)
+        self._specs = specs_by_name(StateConfig.of(session.experiment).specs)
         self._sizes = {path: x.size for path, x in by_name(abstract_params(self._model)).items()}
 
-    def __call__(self, moment: Moment) -> None:
+    def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        sums = jax.device_get(moment.scalars["statistics"])
-        for row in rows(self._model, self._specs, self._sizes, sums):
-            self._metrics.statistics(moment.step, row)
+        sums = jax.device_get(info.scalars["statistics"])
+        for row in statistics_rows(self._model, self._specs, self._sizes, sums):
+            self._metrics.statistics(info.step, row)

@@ -26,7 +26,7 @@ class Frozen:
     roles: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
 
-    def holds(self, part: str, spec: Spec) -> bool:
+    def freezes(self, part: str, spec: Spec) -> bool:
         """Whether a parameter is frozen. State that the step itself updates, such as load biases, never is."""
         return spec.traits.trained and (spec.role in self.roles or part in self.parts)
 
@@ -46,13 +46,13 @@ class Frozen:
         for entry in self.parts:
             if entry not in specs:
                 yield "parts", f"nothing is called {entry!r}; parts are {', '.join(specs)}; {nearest(entry, specs)}"
-        if all(self.holds(name.partition(".")[0], spec) for name, spec in known.items() if spec.traits.trained):
+        if all(self.freezes(name.partition(".")[0], spec) for name, spec in known.items() if spec.traits.trained):
             yield ("parts" if self.parts else "roles"), "every parameter is frozen, so that there is nothing to train"
 
 
-def frozen_in(specs: Any, frozen: Frozen) -> Any:
+def mark_frozen(specs: Any, frozen: Frozen) -> Any:
     """The tree of a model's specs, with the frozen ones marked."""
     return {
-        part: jax.tree.map(lambda s: dataclasses.replace(s, frozen=True) if frozen.holds(part, s) else s, tree)  # noqa: B023
+        part: jax.tree.map(lambda s: dataclasses.replace(s, frozen=True) if frozen.freezes(part, s) else s, tree)  # noqa: B023
         for part, tree in specs.items()
     }

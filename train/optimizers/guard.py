@@ -67,20 +67,20 @@ def new_guard_state(guard: Guard) -> GuardState:
     return GuardState(recent=recent, accepted=zero, skipped=zero, consecutive=zero)
 
 
-def judge(guard: Guard, state: GuardState, loss: jax.Array, grad_norm: jax.Array) -> tuple[jax.Array, GuardState]:
+def accept_step(guard: Guard, state: GuardState, loss: jax.Array, grad_norm: jax.Array) -> tuple[jax.Array, GuardState]:
     """Whether the step may be taken (a boolean scalar), and the state after it."""
-    seen = jnp.stack([loss, grad_norm])
-    good = jnp.all(jnp.isfinite(seen))
+    values = jnp.stack([loss, grad_norm])
+    accepted = jnp.all(jnp.isfinite(values))
     recent = state.recent
     if guard.outliers and recent is not None:
         limit = jnp.mean(recent, axis=0) + guard.outliers.sigma * jnp.std(recent, axis=0)
-        good = good & ((state.accepted < guard.outliers.window) | jnp.all(seen <= limit))
+        accepted = accepted & ((state.accepted < guard.outliers.window) | jnp.all(values <= limit))
         slot = state.accepted % guard.outliers.window
-        recent = recent.at[slot].set(jnp.where(good, seen, recent[slot]))
-    one = good.astype(jnp.int32)
-    return good, GuardState(
+        recent = recent.at[slot].set(jnp.where(accepted, values, recent[slot]))
+    increment = accepted.astype(jnp.int32)
+    return accepted, GuardState(
         recent=recent,
-        accepted=state.accepted + one,
-        skipped=state.skipped + 1 - one,
-        consecutive=jnp.where(good, 0, state.consecutive + 1),
+        accepted=state.accepted + increment,
+        skipped=state.skipped + 1 - increment,
+        consecutive=jnp.where(accepted, 0, state.consecutive + 1),
     )

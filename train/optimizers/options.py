@@ -5,9 +5,9 @@ update size of Liu et al. 2025, "Muon is Scalable for LLM Training". Schedule-fr
 
 Weight decay is decoupled and multiplied by the learning rate. It applies to matrices, tables and filters, and not to
 parameters that only scale or shift (norm scales, biases, layer-scale gains, attention sinks, decay rates): see the
-column `weight_decay` of the roles in model/parameters/specs.py. `decayed` and `spared` change that for a role, such as
-"embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell wildcards);
-`spared` overrides `decayed`.
+column `weight_decay` of the roles in model/parameters/specs.py. `decay_also` and `decay_never` change that for a
+role, such as "embedding", or for the parameters whose dotted name matches a pattern, such as "blocks.ffn.*" (shell
+wildcards); `decay_never` overrides `decay_also`.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Decayed:
+class _WithWeightDecay:
     weight_decay: float = 0.0
-    decayed: tuple[str, ...] = ()
-    spared: tuple[str, ...] = ()
+    decay_also: tuple[str, ...] = ()
+    decay_never: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -39,33 +39,33 @@ class _Decayed:
         for name in ("b1", "b2", "momentum", "decay_rate", "adam_b1", "adam_b2"):
             value = getattr(self, name, None)
             if value is not None and not 0 <= value < 1:
-                yield name, f"must be from 0 up to but not 1, got {value}"
+                yield name, f"must be at least 0 and below 1, got {value}"
         if getattr(self, "epsilon", 1.0) <= 0:
             yield "epsilon", f"must be above 0, got {getattr(self, 'epsilon', None)}"
 
     def problems_with(self, specs: Any) -> Iterator[tuple[str, str]]:
-        """Yields the entries of `decayed` and `spared` that are no trained role and match no trained parameter."""
+        """Yields the entries of `decay_also` and `decay_never` that are no trained role and match no parameter."""
         known = {name: spec for name, spec in specs_by_name(specs).items() if spec.trained}
-        for field in ("decayed", "spared"):
+        for field in ("decay_also", "decay_never"):
             for entry in getattr(self, field):
-                if entry not in TRAINED_ROLES and not any(_is_meant(entry, *one) for one in known.items()):
+                if entry not in TRAINED_ROLES and not any(_matches(entry, *one) for one in known.items()):
                     hint = nearest(entry, known if "." in entry else TRAINED_ROLES)
                     yield field, f"{entry!r} is not a role, and no trained parameter of this model matches it; {hint}"
 
     def decays(self, name: str, spec: Spec) -> bool:
         """Whether weight decay applies to a parameter."""
-        if any(_is_meant(entry, name, spec) for entry in self.spared):
+        if any(_matches(entry, name, spec) for entry in self.decay_never):
             return False
-        return spec.traits.weight_decay or any(_is_meant(entry, name, spec) for entry in self.decayed)
+        return spec.traits.weight_decay or any(_matches(entry, name, spec) for entry in self.decay_also)
 
 
-def _is_meant(entry: str, name: str, spec: Spec) -> bool:
-    """Whether an entry of `decayed` or `spared`, a role or a pattern of dotted names, matches a parameter."""
+def _matches(entry: str, name: str, spec: Spec) -> bool:
+    """Whether an entry of `decay_also` or `decay_never`, a role or a pattern of dotted names, matches a parameter."""
     return spec.role == entry if entry in ROLES else fnmatch.fnmatchcase(name, entry)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AdamW(_Decayed):
+class AdamW(_WithWeightDecay):
     """Adam with decoupled weight decay."""
 
     b1: float = 0.9
@@ -74,7 +74,7 @@ class AdamW(_Decayed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Adafactor(_Decayed):
+class Adafactor(_WithWeightDecay):
     """Factored second moments; `momentum` None keeps no first moment."""
 
     decay_rate: float = 0.8
@@ -83,7 +83,7 @@ class Adafactor(_Decayed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lion(_Decayed):
+class Lion(_WithWeightDecay):
     """The sign of an interpolated momentum."""
 
     b1: float = 0.9
@@ -91,7 +91,7 @@ class Lion(_Decayed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Muon(_Decayed):
+class Muon(_WithWeightDecay):
     """Orthogonalised momentum for hidden matrices; Adam for tables, filters, norms and biases; both Nesterov.
 
     The matrix of each layer, expert and recurrent head is orthogonalised by itself, from all inputs to all outputs.
@@ -114,7 +114,7 @@ class Muon(_Decayed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SGD(_Decayed):
+class SGD(_WithWeightDecay):
     """Stochastic gradient descent; `momentum` 0 is plain."""
 
     momentum: float = 0.9
@@ -122,7 +122,7 @@ class SGD(_Decayed):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ScheduleFreeAdamW(_Decayed):
+class ScheduleFreeAdamW(_WithWeightDecay):
     """AdamW with averaging in place of a decaying schedule; give it a `Constant` one."""
 
     b1: float = 0.9
@@ -182,16 +182,17 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
     if isinstance(option, SGD):
         # Momentum 0 needs no trace at all.
         trace = [optax.trace(option.momentum, option.nesterov)] if option.momentum else []
-        decayed = optax.add_decayed_weights(option.weight_decay, decay)
-        return optax.chain(*trace, decayed, optax.scale_by_learning_rate(learning_rate))
+        weight_decay = optax.add_decayed_weights(option.weight_decay, decay)
+        return optax.chain(*trace, weight_decay, optax.scale_by_learning_rate(learning_rate))
     if isinstance(option, Adafactor):
         unit = optax.adafactor(
             decay_rate=option.decay_rate,
             momentum=option.momentum,
             multiply_by_parameter_scale=option.scale_by_parameter,
         )
-        decayed = optax.add_decayed_weights(-option.weight_decay, decay)  # adafactor's updates already point downhill
-        return optax.chain(unit, decayed, optax.scale(learning_rate))
+        # Adafactor's updates already point downhill.
+        weight_decay = optax.add_decayed_weights(-option.weight_decay, decay)
+        return optax.chain(unit, weight_decay, optax.scale(learning_rate))
     if isinstance(option, Muon):
         unit = optax.contrib.muon(
             learning_rate=1.0,
@@ -203,8 +204,8 @@ def _chain(option: Optimizer, specs: Any, learning_rate: Any) -> optax.GradientT
             muon_weight_dimension_numbers=lambda params: muon_dimensions(specs),
         )
         # Decay is applied outside: optax's Muon would decay every parameter that Adam updates, also norms and biases.
-        decayed = optax.add_decayed_weights(-option.weight_decay, decay)
-        return optax.chain(unit, decayed, optax.scale(learning_rate))
+        weight_decay = optax.add_decayed_weights(-option.weight_decay, decay)
+        return optax.chain(unit, weight_decay, optax.scale(learning_rate))
     inner = optax.chain(
         optax.scale_by_rms(decay=option.b2, eps=option.epsilon, eps_in_sqrt=False, bias_correction=True),
         optax.add_decayed_weights(option.weight_decay, decay),

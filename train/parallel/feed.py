@@ -14,7 +14,7 @@ HostBatch = dict[str, np.ndarray]
 DOCUMENT_FIELDS = ("segment_ids", "positions")
 
 
-def isolated(data: Data, model: ModelConfig) -> bool:
+def needs_segments(data: Data, model: ModelConfig) -> bool:
     """Whether a model needs the segments of its rows, in training and in evaluation alike.
 
     It needs them if documents do not see each other, and if it reads their lengths: then documents that see each other
@@ -23,7 +23,7 @@ def isolated(data: Data, model: ModelConfig) -> bool:
     return not data.cross_document_attention or model.reads_lengths
 
 
-def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
+def check_batch_size(batch_size: int, parts: int, rows: NamedSharding) -> None:
     """Raises UserError when the mesh does not divide the (micro-)batch."""
     ways = _ways(rows, 0)
     if (batch_size // parts) % ways:
@@ -34,7 +34,7 @@ def check_divides(batch_size: int, parts: int, rows: NamedSharding) -> None:
         )
 
 
-def check_length(sequence_length: int, rows: NamedSharding) -> None:
+def check_sequence_length(sequence_length: int, rows: NamedSharding) -> None:
     """Raises UserError when sequences are split and the mesh does not divide them."""
     ways = _ways(rows, 1)
     if sequence_length % ways:
@@ -59,16 +59,16 @@ def local_rows(rows: NamedSharding, batch_size: int) -> list[int]:
     return sorted(needed)
 
 
-def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, isolated: bool) -> dict[str, jax.Array]:
+def to_devices(batch: HostBatch, rows: NamedSharding, batch_size: int, with_segments: bool) -> dict[str, jax.Array]:
     """A host's rows as global arrays on the mesh.
 
     Args:
       batch: this process's rows of every field, each (rows, T).
       rows: the placement of (batch, sequence).
       batch_size: rows of the global batch.
-      isolated: whether the model needs the segments (see `isolated`).
+      with_segments: whether the model needs the segments (see `with_segments`).
     """
-    wanted = {name: x for name, x in batch.items() if isolated or name not in DOCUMENT_FIELDS}
+    wanted = {name: x for name, x in batch.items() if with_segments or name not in DOCUMENT_FIELDS}
     if jax.process_count() == 1:
         return jax.device_put(wanted, rows)
     length = next(iter(wanted.values())).shape[1]

@@ -53,7 +53,7 @@ def parse_mesh(text: str) -> Mesh:
     return Mesh(**sizes)
 
 
-def in_words(mesh: Mesh | jax.sharding.Mesh) -> str:
+def format_mesh(mesh: Mesh | jax.sharding.Mesh) -> str:
     """A mesh in the form that `parse_mesh` reads, without the axes that have one device."""
     sizes = mesh.shape if isinstance(mesh, jax.sharding.Mesh) else dataclasses.asdict(mesh)
     named = [f"{name}={size}" for name, size in sizes.items() if size is not None and size > 1]
@@ -68,9 +68,9 @@ def make_mesh(mesh: Mesh, devices: Sequence[jax.Device] | None = None) -> jax.sh
     if sizes["data"] is None and len(devices) % known == 0:
         sizes["data"] = len(devices) // known
     if math.prod(size or 1 for size in sizes.values()) != len(devices) or sizes["data"] is None:
-        asked = " x ".join(f"{name}={size}" for name, size in sizes.items())
+        requested = " x ".join(f"{name}={size}" for name, size in sizes.items())
         raise UserError(
-            f"mesh: {asked} does not multiply to the {len(devices)} devices here; "
+            f"mesh: {requested} does not multiply to the {len(devices)} devices here; "
             "change mesh.data, mesh.fsdp or mesh.tensor, by --mesh=fsdp=4,tensor=2 (data takes what the others leave); "
             "XLA_FLAGS=--xla_force_host_platform_device_count=8 makes eight of a CPU, to try"
         )

@@ -115,8 +115,8 @@ def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[s
     used: set[str] = set()
     found = []
     for axis in axes:
-        asked = axis.mesh_axes if isinstance(axis, AxisSharding) else getattr(table, axis) if axis else ()
-        free = tuple(m for m in asked if m not in used)
+        requested = axis.mesh_axes if isinstance(axis, AxisSharding) else getattr(table, axis) if axis else ()
+        free = tuple(m for m in requested if m not in used)
         used.update(free)
         found.append(free)
     return found
@@ -126,7 +126,7 @@ def _spec(table: ParameterAxes | ActivationAxes, axes: Axes) -> PartitionSpec:
     return PartitionSpec(*(names or None for names in mesh_axes(table, axes)))
 
 
-def _parts(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
+def _num_shards(mesh: jax.sharding.Mesh, names: Sequence[str]) -> int:
     return math.prod(mesh.shape[name] for name in names)
 
 
@@ -171,7 +171,7 @@ class MeshLayout(Layout):
 
     def ways(self, axis: str) -> int:
         """How many parts an axis of activations is split into."""
-        return _parts(self.mesh, self.mesh_axes(axis))
+        return _num_shards(self.mesh, self.mesh_axes(axis))
 
     def mesh_axes(self, axis: str) -> tuple[str, ...]:
         """The mesh axes that an axis of activations is split over: the names for collectives inside `shard_map`."""
@@ -195,13 +195,13 @@ class MeshLayout(Layout):
 
 
 def _axis_shardings(
-    mesh: jax.sharding.Mesh, shape: tuple[int, ...], over: Sequence[tuple[str, ...]]
+    mesh: jax.sharding.Mesh, shape: tuple[int, ...], mesh_axes: Sequence[tuple[str, ...]]
 ) -> tuple[AxisSharding, ...]:
     """The mesh axes, of more than one part, that divide each axis of an array; none if they do not divide it."""
     found = []
-    for size, asked in zip(shape, over, strict=True):
-        names = tuple(name for name in asked if mesh.shape[name] > 1)
-        ways = _parts(mesh, names)
+    for size, requested in zip(shape, mesh_axes, strict=True):
+        names = tuple(name for name in requested if mesh.shape[name] > 1)
+        ways = _num_shards(mesh, names)
         found.append(AxisSharding(names, ways) if size % ways == 0 else AxisSharding())
     return tuple(found)
 
@@ -230,7 +230,7 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
 
     def placement(path: Any, shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> NamedSharding:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
-            ways = _parts(mesh, over)
+            ways = _num_shards(mesh, over)
             if size % ways:
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
@@ -249,16 +249,16 @@ def uneven_axes(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any
     """
     found: dict[str, set[int]] = {}
 
-    def look(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
+    def check(shape: jax.ShapeDtypeStruct, names: tuple[str, ...]) -> None:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
-            if size % _parts(mesh, over):
+            if size % _num_shards(mesh, over):
                 found.setdefault(name, set()).add(size)
 
-    jax.tree.map(look, shapes, axes)
+    jax.tree.map(check, shapes, axes)
     return {name: sorted(sizes) for name, sizes in found.items()}
 
 
-def like_params(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
+def optimizer_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: jax.sharding.Mesh) -> Any:
     """Placements for optimizer state: arrays that mirror a parameter get its placement, all others are replicated."""
     leaves = zip(jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True)
     known = {path_name(path): (leaf.shape, sharding) for (path, leaf), sharding in leaves}

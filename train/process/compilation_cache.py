@@ -13,11 +13,11 @@ import zlib
 from typing import Any
 
 from model.errors import UserError
-from train.files.files import replaced
+from train.files.files import atomic_write
 
-_ENTRY = "-cache"  # the end of an entry's file name
-_CHECKED = ".cairn-checked"  # an empty file, written at the last check of the entries
-_ZSTD, _PIECE = b"\x28\xb5\x2f\xfd", 1 << 20
+_ENTRY_SUFFIX = "-cache"  # the end of an entry's file name
+_LAST_CHECK_FILE = ".cairn-checked"  # an empty file, written at the last check of the entries
+_ZSTD, _CHUNK_BYTES = b"\x28\xb5\x2f\xfd", 1 << 20
 
 
 def remove_broken_entries(folder: pathlib.Path) -> list[str]:
@@ -28,20 +28,26 @@ def remove_broken_entries(folder: pathlib.Path) -> list[str]:
     """
     removed: list[str] = []
     with contextlib.suppress(OSError, UserError):  # no folder yet, or one that may only be read
-        since = _last_look(folder)
-        with replaced(folder / _CHECKED):  # nothing is written into it: it is as old as the beginning of this look
+        since = _last_check(folder)
+        # Nothing is written into this file: it is as old as the beginning of this check.
+        with atomic_write(folder / _LAST_CHECK_FILE):
             for entry in os.scandir(folder):
                 with contextlib.suppress(OSError):  # another process may have removed it
                     # The time of the inode's last change, which copying does not set back; file systems round it.
-                    if entry.name.endswith(_ENTRY) and entry.stat().st_ctime >= since - 2 and _is_broken(entry.path):
+                    if (
+                        entry.name.endswith(_ENTRY_SUFFIX)
+                        and entry.stat().st_ctime >= since - 2
+                        and _is_broken(entry.path)
+                    ):
                         os.unlink(entry.path)
                         removed.append(entry.name)
     return sorted(removed)
 
 
-def _last_look(folder: pathlib.Path) -> float:
+def _last_check(folder: pathlib.Path) -> float:
     try:
-        return (folder / _CHECKED).stat().st_mtime  # set by the clock of the file system, as the entries' times are
+        # The clock of the file system sets this time, as it does those of the entries.
+        return (folder / _LAST_CHECK_FILE).stat().st_mtime
     except FileNotFoundError:
         return 0.0
 
@@ -49,7 +55,7 @@ def _last_look(folder: pathlib.Path) -> float:
 def _is_broken(path: str) -> bool:
     """Whether a file's compressed bytes are cut short or wrong; False where this is unknown."""
     with open(path, "rb") as file:
-        data = file.read(_PIECE)
+        data = file.read(_CHUNK_BYTES)
         if data.strip(b"\0") == b"":  # nothing was written, or only zeros before a power failure
             return True
         decompressor: Any = zlib.decompressobj()
@@ -64,7 +70,7 @@ def _is_broken(path: str) -> bool:
         try:
             while data and not decompressor.eof:
                 decompressor.decompress(data)
-                data = file.read(_PIECE)
+                data = file.read(_CHUNK_BYTES)
         except errors:
             return True
     return not decompressor.eof

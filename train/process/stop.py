@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 # The signals that ask a command to end; see launch/signals.py.
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-STOPS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
+STOP_SIGNALS = tuple(signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__)
 
 
 class Stop:
@@ -23,6 +23,6 @@ class Stop:
         self.requested: str | None = None
 
     @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
+    def raise_immediately(self) -> Iterator[None]:
         """Inside the context a request may raise KeyboardInterrupt, for long work that can stop anywhere."""
         yield

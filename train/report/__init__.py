@@ -6,9 +6,9 @@ import pathlib
 from model.errors import UserError
 from train.files.files import replace_file
 from train.files.paths import local_path
-from train.report.further import facts_of_texts
-from train.report.run import comparison, facts, load, parsed_samples, state
-from train.terminal.formatting import fixed, visible
+from train.report.optional_parts import text_headlines
+from train.report.run import baseline_comparison, headline_numbers, load, parsed_samples, run_state
+from train.terminal.formatting import escape_unprintable, format_fixed
 
 __all__ = ["summary", "write_curve_png", "write_report"]
 
@@ -43,13 +43,15 @@ def write_curve_png(run_folder: str | os.PathLike[str], path: str | os.PathLike[
 def summary(run_folder: str | os.PathLike[str]) -> str:
     """The headline numbers of a run as a short aligned table of plain text, without a final line break."""
     run = load(run_folder)
-    word, details = state(run)
-    headlines = [*facts(run), *facts_of_texts(run)]
-    rows = [(fact.label.lower(), fact.value, fact.note) for fact in headlines]
-    if others := ", ".join(f"{name} {fixed(value, 3)}" for name, value, own in comparison(run) if not own):
+    word, details = run_state(run)
+    headlines = [*headline_numbers(run), *text_headlines(run)]
+    rows = [(number.label.lower(), number.value, number.note) for number in headlines]
+    if others := ", ".join(
+        f"{name} {format_fixed(value, 3)}" for name, value, own in baseline_comparison(run) if not own
+    ):
         rows = [(a, b, f"{note}; {others}" if a == "bits per byte" else note) for a, b, note in rows]
     if parsed := parsed_samples(run):
         rows.append(("samples that parse", *parsed))
     left, middle = (max((len(row[column]) for row in rows), default=0) for column in (0, 1))
     lines = [f"  {a:<{left}}  {b:>{middle}}  {note}".rstrip() for a, b, note in rows]
-    return "\n".join(map(visible, [f"{run.folder}: {word}, {details}", *lines]))
+    return "\n".join(map(escape_unprintable, [f"{run.folder}: {word}, {details}", *lines]))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from train.report.further import losses_of_texts, ratios, streams
-from train.report.run import Run, Series, smooth
-from train.terminal.formatting import count, fixed
+from train.report.optional_parts import stream_norms, text_losses, update_ratios
+from train.report.run import RunData, Series, smooth
+from train.terminal.formatting import format_count, format_fixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ class Palette:
 LIGHT = Palette(ink="#22252a", muted="#6c717a", rule="#e3e2de", train="#2f6690", validation="#c4572c", bad="#b3261e")
 
 # Placeholders for the page's colours: in the SVG each becomes var(--name), so one picture serves light and dark.
-_STAND_INS = Palette(
+_PLACEHOLDERS = Palette(
     ink="#010203", muted="#010204", rule="#010205", train="#010206", validation="#010207", bad="#010208"
 )
 
@@ -52,7 +52,7 @@ class Chart:
 # ------------------------------------------------------------------------------------------------- what is drawn
 
 
-def loss_chart(run: Run) -> Chart | None:
+def loss_chart(run: RunData) -> Chart | None:
     """Training loss, raw and smoothed, with the validation points; None when nothing was logged."""
     if not len(run.metric("loss")) and not len(run.metric("loss", "eval")):
         return None
@@ -65,28 +65,28 @@ def loss_chart(run: Run) -> Chart | None:
     return Chart(title="Loss", caption=caption[0], svg=svg)
 
 
-def small_charts(run: Run) -> list[Chart]:
+def small_charts(run: RunData) -> list[Chart]:
     """Learning rate, gradient norm, throughput, and every other metric; skipped steps and padding if there are any."""
     charts = []
-    for name in [n for n in _known_first(run.names()) if n not in ("loss", "tokens")]:
+    for name in [n for n in _known_first(run.metric_names()) if n not in ("loss", "tokens")]:
         series = run.metric(name)
         if name in ("skipped", "padding") and not np.any(series.values > 0):
             continue
         charts.append(_curve(name, _TITLES.get(name, name.replace("_", " ").capitalize()), series, run.step))
     for name, title in (("tokens_per_second", "Tokens per second"), ("mfu", "Model FLOPs utilization")):
         charts.append(_curve(name, title, run.metric(name, "throughput"), run.step, baseline=True))
-    for label, series in losses_of_texts(run):
+    for label, series in text_losses(run):
         charts.append(_curve(f"loss-{label}", f"Loss of {label}, nats per token", series, run.step))
-    for role, series in ratios(run):
+    for role, series in update_ratios(run):
         charts.append(_curve(f"ratio-{role}", f"Update over parameter: {role}", series, run.step))
-    for label, series in streams(run):
+    for label, series in stream_norms(run):
         charts.append(_curve(f"stream-{label}", f"Residual stream, RMS after {label}", series, run.step))
     waits = run.metric("data_wait_fraction", "throughput")
     charts.append(_curve("data_wait_fraction", "Waiting for data, share of a step", waits, run.step, baseline=True))
     return [chart for chart in charts if chart is not None]
 
 
-def loss_png(run: Run) -> bytes:
+def loss_png(run: RunData) -> bytes:
     """The loss chart as a PNG of 1720 x 740 pixels on white."""
     buffer = io.BytesIO()
     with _style(LIGHT):
@@ -119,18 +119,20 @@ def _known_first(names: list[str]) -> list[str]:
     return known + [name for name in names if name not in known]
 
 
-def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
+def _draw_losses(axes: "Axes", colors: Palette, run: RunData) -> str:
     """Draws the loss chart; returns its caption."""
-    train, validation = _within(run.metric("loss")), _within(run.metric("loss", "eval")).finite()
+    train, validation = _clip_to_plottable(run.metric("loss")), _clip_to_plottable(run.metric("loss", "eval")).finite()
     finite = train.finite()
     caption = []
     if len(finite) > 20:
-        _draw_raw(axes, finite, colors.train)
+        _draw_points(axes, finite, colors.train)
         smoothed = smooth(smooth(finite.values))  # twice, so that one spike makes a hill and not a box
-        keep = _thinned(len(finite))
+        keep = _subsample(len(finite))
         axes.plot(finite.steps[keep], smoothed[keep], color=colors.train, linewidth=1.6, label="training, smoothed")
     elif len(finite):
-        axes.plot(finite.steps, finite.values, _mark(finite), color=colors.train, linewidth=1.6, label="training")
+        axes.plot(
+            finite.steps, finite.values, _line_format(finite), color=colors.train, linewidth=1.6, label="training"
+        )
     if len(validation):
         axes.plot(
             validation.steps,
@@ -142,8 +144,8 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
             markeredgewidth=0,
             label="validation",
         )
-    if cut := _limit_top(axes, finite.values, validation.values):
-        caption.append(f"The first steps start at {fixed(cut, 2)}, above the picture.")
+    if cut := _clip_top(axes, finite.values, validation.values):
+        caption.append(f"The first steps start at {format_fixed(cut, 2)}, above the picture.")
     caption += _mark_not_finite(axes, train, colors)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(frameon=False, loc="upper right", labelcolor=colors.muted, handlelength=1.4)
@@ -152,7 +154,7 @@ def _draw_losses(axes: "Axes", colors: Palette, run: Run) -> str:
         axes.axvline(step, color=colors.muted, linewidth=0.8, linestyle=":")
     if len(restarts):
         caption.append("Dotted lines: the run stopped and continued.")
-    _end_at(axes, run.step)
+    _set_step_axis(axes, run.step)
     axes.set_xlabel("step")
     axes.set_ylabel("loss, nats per token")
     return " ".join(caption)
@@ -162,16 +164,16 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
     """A small chart of one metric; on a log scale where it spans more than a factor of 50; None without a point."""
     if not len(series):
         return None
-    series = _within(series)
+    series = _clip_to_plottable(series)
     finite, caption = series.finite(), []
 
     def draw(axes: "Axes", colors: Palette) -> None:
         line = finite
         if len(finite) > _POINTS:
             # The median of each group, not a mean: one spike must not look like a plateau.
-            line = _draw_raw(axes, finite, colors.train)
-        axes.plot(line.steps, line.values, _mark(line), color=colors.train, linewidth=1.4)
-        _end_at(axes, last_step)
+            line = _draw_points(axes, finite, colors.train)
+        axes.plot(line.steps, line.values, _line_format(line), color=colors.train, linewidth=1.4)
+        _set_step_axis(axes, last_step)
         positive = finite.values[finite.values > 0]
         spread = np.max(positive) / np.quantile(positive, 0.02) if len(positive) else 1.0
         if name == "grad_norm" and len(positive) == len(finite) and spread > 50:
@@ -187,12 +189,12 @@ def _curve(name: str, title: str, series: Series, last_step: int, baseline: bool
     return Chart(title=title, caption=" ".join(caption), svg=svg)
 
 
-def _within(series: Series) -> Series:
+def _clip_to_plottable(series: Series) -> Series:
     """A series whose values that are too large for plotting are infinite; no float32 is so large."""
     return Series(steps=series.steps, values=np.where(np.abs(series.values) > 1e100, np.inf, series.values))
 
 
-def _end_at(axes: "Axes", last_step: int) -> None:
+def _set_step_axis(axes: "Axes", last_step: int) -> None:
     """Makes the axis of steps run from 0 to the last step, which has its own tick."""
     last = max(last_step, 1)
     axes.set_xlim(0, 1.01 * last)
@@ -200,7 +202,7 @@ def _end_at(axes: "Axes", last_step: int) -> None:
     axes.set_xticks([*ticks, last])
 
 
-def _draw_raw(axes: "Axes", series: Series, color: str) -> Series:
+def _draw_points(axes: "Axes", series: Series, color: str) -> Series:
     """Draws every point faintly: a line when there are few, else the band between the extremes of successive groups.
 
     Returns the points, or the medians of the groups.
@@ -217,16 +219,16 @@ def _draw_raw(axes: "Axes", series: Series, color: str) -> Series:
     return Series(steps=middles, values=np.array([np.median(group) for group in groups]))
 
 
-def _mark(series: Series) -> str:
+def _line_format(series: Series) -> str:
     """The format of a line; a single point, which makes no line, is a dot."""
     return "." if len(series) == 1 else "-"
 
 
-def _thinned(length: int) -> np.ndarray:
+def _subsample(length: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, min(length, _POINTS)).round().astype(int))
 
 
-def _limit_top(axes: "Axes", train: np.ndarray, validation: np.ndarray) -> float | None:
+def _clip_top(axes: "Axes", train: np.ndarray, validation: np.ndarray) -> float | None:
     """Cuts off the high values of the first steps, which would flatten the rest; returns the highest if it did."""
     if len(train) < 50:
         return None
@@ -299,15 +301,15 @@ def _figure(width: float, height: float) -> tuple[Any, "Axes"]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
     return figure, axes
 
 
-def _tick(value: float) -> str:
+def _format_tick(value: float) -> str:
     if abs(value) >= 1000:
-        text = count(value)
+        text = format_count(value)
         return re.sub(r"\.?0+(?=[kMBT]$)", "", text) if "." in text else text
     if value == 0 or abs(value) >= 0.01:
         return f"{value:.4g}"
@@ -321,16 +323,16 @@ def _svg(name: str, draw: "Callable[[Axes, Palette], None]", *, width: float, he
 
     # The salt decides the ids inside the SVG. It is fixed, so that the same run gives the same page, and different for
     # each chart, because several charts share the page.
-    with _style(_STAND_INS), matplotlib.rc_context({"svg.hashsalt": f"cairn-{name}"}):
+    with _style(_PLACEHOLDERS), matplotlib.rc_context({"svg.hashsalt": f"cairn-{name}"}):
         figure, axes = _figure(width, height)
-        draw(axes, _STAND_INS)
+        draw(axes, _PLACEHOLDERS)
         buffer = io.StringIO()
         nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
     text = buffer.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
     for field in dataclasses.fields(Palette):
-        body = body.replace(getattr(_STAND_INS, field.name), f"var(--{field.name})")
+        body = body.replace(getattr(_PLACEHOLDERS, field.name), f"var(--{field.name})")
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r"<style.*?</style>", "", body, flags=re.DOTALL)  # it would style the whole page
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", body)  # the page names the family

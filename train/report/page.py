@@ -9,35 +9,43 @@ from collections.abc import Iterator
 from typing import Any
 
 from train.report import charts
-from train.report.further import facts_of_texts
-from train.report.run import Run, comparison, facts, parsed_samples, score, state, total_parameters
-from train.terminal.formatting import fixed, number, percent
+from train.report.optional_parts import text_headlines
+from train.report.run import (
+    RunData,
+    baseline_comparison,
+    format_score,
+    headline_numbers,
+    parsed_samples,
+    run_state,
+    total_parameters,
+)
+from train.terminal.formatting import format_fixed, format_number, format_percent
 
 _DIFF_SHOWN = 200_000  # characters; environment.json has more
 _STEPS_SHOWN = 41  # steps with samples; samples.txt has more
 _CONTROL = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n"} | {0x7F: "\u2421"}
 
 
-def render(run: Run) -> str:
+def render(run: RunData) -> str:
     """The report as one HTML document that refers to nothing outside itself."""
     import jinja2
 
     def source(name: str) -> str:
         return importlib.resources.files("train.report").joinpath(name).read_text(encoding="utf-8")
 
-    def visible(value: Any) -> Any:
+    def escape_control(value: Any) -> Any:
         value = str(value) if isinstance(value, pathlib.PurePath) else value
         return value.translate(_CONTROL) if type(value) is str else value  # not the Markup of our style and our SVG
 
     # Control characters, which HTML may not hold, are shown as symbols: a sample may hold any text.
     environment = jinja2.Environment(
-        autoescape=True, finalize=visible, undefined=jinja2.StrictUndefined, trim_blocks=True
+        autoescape=True, finalize=escape_control, undefined=jinja2.StrictUndefined, trim_blocks=True
     )
     return environment.from_string(source("page.html")).render(style=source("style.css"), **_content(run))
 
 
-def _content(run: Run) -> dict[str, Any]:
-    word, details = state(run)
+def _content(run: RunData) -> dict[str, Any]:
+    word, details = run_state(run)
     loss, small, charts_missing = None, [], None
     try:
         loss, small = charts.loss_chart(run), charts.small_charts(run)
@@ -49,7 +57,7 @@ def _content(run: Run) -> dict[str, Any]:
         "run": run,
         "state": word,
         "about": " \u00b7 ".join([details, *_origin(run)]),
-        "facts": [*facts(run), *facts_of_texts(run)],
+        "headline_numbers": [*headline_numbers(run), *text_headlines(run)],
         "loss": loss,
         "small": small,
         "charts_missing": charts_missing,
@@ -61,9 +69,9 @@ def _content(run: Run) -> dict[str, Any]:
         "samples_title": _earlier_title(len(samples)),
         "first_evaluation": _first_evaluation(run),
         "parameters": _parameters(run),
-        "placed": _devices(run) != 1,
+        "show_mesh_axes": _devices(run) != 1,
         "total": total_parameters(run),
-        "config": list(_flat(run.config, "")),
+        "config": list(_config_leaves(run.config, "")),
         "environment": list(_environment(run)),
         "environment_title": _environment_title(run),
         "diff": diff[:_DIFF_SHOWN] + ("\n... cut here" if len(diff) > _DIFF_SHOWN else ""),
@@ -71,7 +79,7 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _samples(run: Run) -> list[tuple[int, list[str]]]:
+def _samples(run: RunData) -> list[tuple[int, list[str]]]:
     """The texts of every step that has samples, the last step first."""
     groups = itertools.groupby(run.samples, key=lambda sample: sample[0])
     return [(step, [text for _, text in group]) for step, group in groups][::-1]
@@ -83,23 +91,23 @@ def _earlier_title(steps: int) -> str:
     return f"From the {_STEPS_SHOWN - 1} steps before; samples.txt has those of {steps - _STEPS_SHOWN:,} more"
 
 
-def _first_evaluation(run: Run) -> str:
+def _first_evaluation(run: RunData) -> str:
     every = (run.config.get("evaluation") or {}).get("every")
     return f": the first evaluation comes at step {every:,}" if isinstance(every, int) else ""
 
 
-def _devices(run: Run) -> int:
+def _devices(run: RunData) -> int:
     """The devices of the last session; 0 when that is not known."""
     devices = run.sessions[-1].get("devices") if run.sessions else None
     return int(devices.get("count", 0)) if isinstance(devices, dict) else 0
 
 
-def _git(run: Run) -> dict[str, Any]:
+def _git(run: RunData) -> dict[str, Any]:
     git = run.sessions[-1].get("git") if run.sessions else None
     return git if isinstance(git, dict) else {}
 
 
-def _origin(run: Run) -> Iterator[str]:
+def _origin(run: RunData) -> Iterator[str]:
     """The rest of the line under the title: start time, device, code revision, sessions."""
     if not run.sessions:
         return
@@ -132,25 +140,25 @@ def _known_first(names: list[str]) -> list[str]:
     return known + [name for name in names if name not in known]
 
 
-def _final_evaluation(run: Run) -> list[tuple[str, str]]:
+def _final_evaluation(run: RunData) -> list[tuple[str, str]]:
     final = run.evaluation.get("validation")
     final = final if isinstance(final, dict) else {}
-    shown = {k: score(v) for k, v in final.items() if v is None or _is_number(v)}
-    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), shown[name]) for name in _known_first([*shown])]
+    texts = {k: format_score(v) for k, v in final.items() if v is None or _is_number(v)}
+    return [(_SCORE_NAMES.get(name, name.replace("_", " ")), texts[name]) for name in _known_first([*texts])]
 
 
-def _evaluations(run: Run) -> dict[str, Any]:
+def _evaluations(run: RunData) -> dict[str, Any]:
     """The evaluations made during training: a head and rows of text, the row of the lowest validation loss marked."""
-    lines = sorted([*run.evaluations, *run.further], key=lambda line: line["step"])
+    lines = sorted([*run.evaluations, *run.named_evaluations], key=lambda line: line["step"])
     columns = _known_first(list(dict.fromkeys(n for line in lines for n in line if n not in ("kind", "step", "name"))))
-    if run.further:
+    if run.named_evaluations:
         lines, columns = [{"name": "validation"} | line for line in lines], ["name", *columns]
     losses = [line.get("loss", math.inf) for line in run.evaluations]
     finite = [loss for loss in losses if _is_number(loss) and math.isfinite(loss)]
     rows = [
         {
-            "cells": [f"{line['step']:,}", *(_cell(line.get(name)) for name in columns)],
-            "best": bool(finite) and not _is_further(line) and line.get("loss") == min(finite),
+            "cells": [f"{line['step']:,}", *(_format_cell(line.get(name)) for name in columns)],
+            "best": bool(finite) and not _is_named(line) and line.get("loss") == min(finite),
         }
         for line in lines
     ]
@@ -160,17 +168,17 @@ def _evaluations(run: Run) -> dict[str, Any]:
     }
 
 
-def _is_further(line: dict[str, Any]) -> bool:
+def _is_named(line: dict[str, Any]) -> bool:
     return line.get("name", "validation") != "validation"
 
 
-def _bars(run: Run) -> list[tuple[str, str, str, bool]]:
-    rows = comparison(run)
+def _bars(run: RunData) -> list[tuple[str, str, str, bool]]:
+    rows = baseline_comparison(run)
     longest = max((value for _, value, _ in rows), default=0.0) or 1.0
-    return [(name, fixed(value), f"{value / longest * 100:.1f}", own) for name, value, own in rows]
+    return [(name, format_fixed(value), f"{value / longest * 100:.1f}", own) for name, value, own in rows]
 
 
-def _parameters(run: Run) -> list[dict[str, str]]:
+def _parameters(run: RunData) -> list[dict[str, str]]:
     total = total_parameters(run)
     rows = []
     for entry in run.parameters:
@@ -178,11 +186,11 @@ def _parameters(run: Run) -> list[dict[str, str]]:
         rows.append(
             {
                 "name": str(entry.get("name", "?")) + (" (frozen)" if entry.get("moved_by") == "nothing" else ""),
-                "shape": " \u00d7 ".join(map(str, shape)) if isinstance(shape, list) else _cell(shape),
+                "shape": " \u00d7 ".join(map(str, shape)) if isinstance(shape, list) else _format_cell(shape),
                 "axes": _axes(entry.get("axes")),
                 "spec": _axes(entry.get("spec")),
                 "count": f"{size:,}" if isinstance(size, int) else "?",
-                "share": percent(size / total) if isinstance(size, int) and total else "",
+                "share": format_percent(size / total) if isinstance(size, int) and total else "",
             }
         )
     return rows
@@ -192,25 +200,25 @@ def _axes(value: Any) -> str:
     if isinstance(value, list):
         names = ["+".join(map(str, v)) if isinstance(v, list) else "\u2013" if v is None else str(v) for v in value]
         return ", ".join(names)
-    return _cell(value)
+    return _format_cell(value)
 
 
-def _flat(value: Any, path: str) -> Iterator[tuple[str, str]]:
+def _config_leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
     """The leaves of a resolved config with their paths; an option's own path gives its class."""
     if isinstance(value, dict):
         if path and "type" in value:
             yield path, str(value["type"])
         for name, inside in value.items():
             if name != "type":
-                yield from _flat(inside, f"{path}.{name}" if path else name)
+                yield from _config_leaves(inside, f"{path}.{name}" if path else name)
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         for i, item in enumerate(value):
-            yield from _flat(item, f"{path}.{i}")
+            yield from _config_leaves(item, f"{path}.{i}")
     else:
         yield path, str(tuple(value)) if isinstance(value, list) else repr(value)
 
 
-def _environment_title(run: Run) -> str:
+def _environment_title(run: RunData) -> str:
     if not run.sessions:
         return ""
     packages = run.sessions[-1].get("packages") or {}
@@ -221,7 +229,7 @@ def _environment_title(run: Run) -> str:
     return ", ".join([*parts, str((run.sessions[-1].get("devices") or {}).get("kind", "unknown device"))])
 
 
-def _environment(run: Run) -> Iterator[tuple[str, str]]:
+def _environment(run: RunData) -> Iterator[tuple[str, str]]:
     """Rows about the last session, then one for every earlier start."""
     if not run.sessions:
         return
@@ -247,7 +255,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _cell(value: Any) -> str:
+def _format_cell(value: Any) -> str:
     if value is None:
         return "\u2013"
-    return number(value) if _is_number(value) else str(value)
+    return format_number(value) if _is_number(value) else str(value)

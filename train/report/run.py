@@ -13,13 +13,13 @@ import numpy as np
 from model.errors import UserError
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import parse_json
-from train.files.forms import fitted, misfits
 from train.files.paths import local_path
+from train.files.schema import conforming, violations
 from train.run.environment import read_sessions
 from train.run.metrics import read_metrics, read_samples, read_statistics, read_status, read_throughput
-from train.terminal.formatting import count, duration, number, percent
+from train.terminal.formatting import format_count, format_duration, format_number, format_percent
 
-_SILENCE = 600.0  # seconds without a new line after which a run that says it is running is "silent"
+_STALL_SECONDS = 600.0  # seconds without a new line after which a run that says it is running is "stalled"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class Series:
 
 
 _NUMBER, _TEXT = (float, type(None)), (str, type(None))
-# The forms of the values in a run's files that the report reads; see train/files/forms.py.
-_FORMS: dict[str, Any] = {
+# The schemas of the values in a run's files that the report reads; see train/files/schema.py.
+_SCHEMAS: dict[str, Any] = {
     "status.json": {"state?": str, "step?": int, "total_steps?": (int, type(None)), "reason?": _TEXT},
     "parameters.json": [{"name?": str, "count?": int, "moved_by?": str}],
     "config.json": {"evaluation?": {"every?": int}},
@@ -64,17 +64,17 @@ _TOTALS = ("seconds", "tokens")  # totals in a throughput line; all other fields
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class RunData:
     """The contents of the files of a run folder; `notes` names the files that could not be read.
 
-    `evaluations` are those of the validation split, `further` those of other texts, which have names.
-    `lost` describes the validation text that the tokenizer loses, in words; None where it loses none.
+    `evaluations` are those of the validation split, `named_evaluations` those of other texts, which have names.
+    `unrestored` describes the validation text that the tokenizer loses, in words; None where it loses none.
     """
 
     folder: pathlib.Path
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
-    further: list[dict[str, Any]]
+    named_evaluations: list[dict[str, Any]]
     statistics: list[dict[str, Any]]
     throughput: list[dict[str, Any]]
     samples: list[tuple[int, str]]
@@ -84,7 +84,7 @@ class Run:
     sessions: list[dict[str, Any]]
     status: dict[str, Any]
     notes: list[str]
-    lost: str | None = None
+    unrestored: str | None = None
     _series: dict[tuple[str, str], Series] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -117,13 +117,13 @@ class Run:
         steps = np.array([line["step"] for line in last], dtype=np.int64)
         return Series(steps=steps, values=np.array([line["seconds"] for line in last], dtype=np.float64))
 
-    def names(self) -> list[str]:
+    def metric_names(self) -> list[str]:
         """The names of the metrics in the train lines, in the order of their first appearance."""
-        seen = {name: None for line in self.train for name in line}
-        return [name for name in seen if name not in ("kind", "step")]
+        names = {name: None for line in self.train for name in line}
+        return [name for name in names if name not in ("kind", "step")]
 
 
-def load(run_folder: str | os.PathLike[str]) -> Run:
+def load(run_folder: str | os.PathLike[str]) -> RunData:
     """Reads a run folder. Raises UserError when there is no such folder."""
     folder = local_path(run_folder, "a run folder whose report is written")
     if not folder.is_dir():
@@ -137,46 +137,46 @@ def load(run_folder: str | os.PathLike[str]) -> Run:
             notes.append(str(error))
             return default
 
-    def fitting(name: str, content: Any) -> Any:
-        """The parts of a file's content that have the right form; adds a note about the others."""
-        form = _FORMS[name]
-        odd = list(misfits(content, form))
-        if odd:
-            more = f", and {len(odd) - 1} more" if odd[1:] else ""
-            notes.append(f"{folder / name} holds values of the wrong form, left out here: {odd[0]}{more}")
-        kept = fitted(content, form)
-        return type(form)() if kept is None else kept
+    def conforming_part(name: str, content: Any) -> Any:
+        """The parts of a content that fit the schema of its file; adds a note about the others."""
+        schema = _SCHEMAS[name]
+        invalid = list(violations(content, schema))
+        if invalid:
+            more = f", and {len(invalid) - 1} more" if invalid[1:] else ""
+            notes.append(f"{folder / name} holds values that do not fit its schema, left out here: {invalid[0]}{more}")
+        part = conforming(content, schema)
+        return type(schema)() if part is None else part
 
     def read_json(name: str) -> Any:
         path = folder / name
         try:
-            return fitting(name, parse_json(path.read_bytes()))
+            return conforming_part(name, parse_json(path.read_bytes()))
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             notes.append(f"{path} could not be read: {error}")
-        return type(_FORMS[name])()
+        return type(_SCHEMAS[name])()
 
     lines = attempt(read_metrics, [])
-    return Run(
+    return RunData(
         folder=folder,
         train=[line for line in lines if line.get("kind") == "train"],
         evaluations=[line for line in lines if line.get("kind") == "eval" and "name" not in line],
-        further=[line for line in lines if line.get("kind") == "eval" and "name" in line],
+        named_evaluations=[line for line in lines if line.get("kind") == "eval" and "name" in line],
         statistics=attempt(read_statistics, []),
         throughput=attempt(read_throughput, []),
         samples=attempt(read_samples, []),
         parameters=read_json("parameters.json"),
         config=read_json("config.json"),
         evaluation=read_json("evaluation.json"),
-        sessions=fitting("environment.json", attempt(read_sessions, [])),
-        status=fitting("status.json", attempt(read_status, None) or {}),
+        sessions=conforming_part("environment.json", attempt(read_sessions, [])),
+        status=conforming_part("status.json", attempt(read_status, None) or {}),
         notes=notes,
-        lost=_lost(folder),
+        unrestored=_unrestored(folder),
     )
 
 
-def _lost(folder: pathlib.Path) -> str | None:
+def _unrestored(folder: pathlib.Path) -> str | None:
     """The validation text that the tokenizer loses, in words; None if it loses none, or if the dataset is gone."""
     try:
         dataset = dataset_of_run(folder)
@@ -205,7 +205,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Fact:
+class HeadlineNumber:
     """One headline number, as text; `note` says where it comes from."""
 
     label: str
@@ -213,94 +213,104 @@ class Fact:
     note: str = ""
 
 
-def state(run: Run) -> tuple[str, str]:
-    """(state, a few words about it): "finished", "running", "silent", "interrupted", "stopped", "failed", "unknown"."""
+def run_state(run: RunData) -> tuple[str, str]:
+    """(state, details): "finished", "running", "stalled", "interrupted", "stopped", "failed", or "unknown"."""
     total = run.status.get("total_steps")
     at = f"step {run.step:,}" + (f" of {total:,}" if isinstance(total, int) else "")
     found = str(run.status.get("state", "unknown"))
-    if found == "running" and (silence := _seconds_since_last_line(run)) > _SILENCE:
-        return "silent", f"{at}; says it is running, but wrote nothing for {duration(silence)}"
+    if found == "running" and (seconds := _seconds_since_last_line(run)) > _STALL_SECONDS:
+        return "stalled", f"{at}; says it is running, but wrote nothing for {format_duration(seconds)}"
     reason = run.status.get("reason")
     return found, f"{at}; {reason}" if reason else at
 
 
-def _seconds_since_last_line(run: Run) -> float:
-    written = [path.stat().st_mtime for path in map(run.folder.joinpath, _LIVE_FILES) if path.exists()]
-    return time.time() - max(written) if written else 0.0
+def _seconds_since_last_line(run: RunData) -> float:
+    times = [path.stat().st_mtime for path in map(run.folder.joinpath, _LIVE_FILES) if path.exists()]
+    return time.time() - max(times) if times else 0.0
 
 
 _LIVE_FILES = ("metrics.jsonl", "throughput.jsonl", "status.json")
 
 
-def facts(run: Run) -> list[Fact]:
+def headline_numbers(run: RunData) -> list[HeadlineNumber]:
     """The headline numbers of a run, the most important first, without unknown numbers."""
-    found = _validation_facts(run)
+    numbers = _validation_numbers(run)
     loss = run.metric("loss").finite()
     if len(loss):
         averaged = max(1, len(loss) // 50)
         note = f"mean of the last {averaged} logged steps" if averaged > 1 else "last logged step"
-        found.append(Fact(label="Training loss", value=number((loss.values[-averaged:] / averaged).sum()), note=note))
+        numbers.append(
+            HeadlineNumber(
+                label="Training loss", value=format_number((loss.values[-averaged:] / averaged).sum()), note=note
+            )
+        )
     broken = int(np.sum(~np.isfinite(run.metric("loss").values)))
     if broken:
-        found.append(Fact(label="Steps with no finite loss", value=f"{broken:,}"))
+        numbers.append(HeadlineNumber(label="Steps with no finite loss", value=f"{broken:,}"))
     trained, parameters = tokens_trained_on(run), total_parameters(run)
     if trained:
         per = f"{trained / parameters:.3g} per parameter" if parameters else ""
-        found.append(Fact(label="Tokens trained on", value=count(trained), note=per))
+        numbers.append(HeadlineNumber(label="Tokens trained on", value=format_count(trained), note=per))
     padding = run.metric("padding").values
     if padding.any():
-        found.append(
-            Fact(label="Padding", value=f"{padding.mean():.1%}", note="positions in the batches without a target")
+        numbers.append(
+            HeadlineNumber(
+                label="Padding", value=f"{padding.mean():.1%}", note="positions in the batches without a target"
+            )
         )
     if parameters:
         frozen = frozen_parameters(run)
         still = f", {frozen:,} of them frozen" if frozen else ""
-        found.append(Fact(label="Parameters", value=count(parameters), note=f"{parameters:,}{still}"))
+        numbers.append(
+            HeadlineNumber(label="Parameters", value=format_count(parameters), note=f"{parameters:,}{still}")
+        )
     seconds, speed = training_seconds(run), run.metric("tokens_per_second", "throughput").finite()
     if seconds:
-        found.append(Fact(label="Training time", value=duration(seconds)))
+        numbers.append(HeadlineNumber(label="Training time", value=format_duration(seconds)))
     if len(speed):
         mfu = run.metric("mfu", "throughput").finite()
-        note = "median" + (f"; MFU {percent(float(np.median(mfu.values)))}" if len(mfu) else "")
-        found.append(Fact(label="Tokens per second", value=count(float(np.median(speed.values))), note=note))
+        note = "median" + (f"; MFU {format_percent(float(np.median(mfu.values)))}" if len(mfu) else "")
+        numbers.append(
+            HeadlineNumber(label="Tokens per second", value=format_count(float(np.median(speed.values))), note=note)
+        )
     skipped = run.metric("skipped")
     if len(skipped) and skipped.values[-1] > 0:
-        found.append(Fact(label="Skipped steps", value=f"{skipped.values[-1]:,.0f}", note="NaN or outlier"))
+        numbers.append(HeadlineNumber(label="Skipped steps", value=f"{skipped.values[-1]:,.0f}", note="NaN or outlier"))
     lost = run.metric("lost_updates").finite()
     if len(lost) and np.any(lost.values > 0):
         note = "mean of the logged steps; see model.precision.parameters"
-        found.append(Fact(label="Updates lost to rounding", value=f"{lost.values.mean():.1%}", note=note))
-    return found
+        numbers.append(HeadlineNumber(label="Updates lost to rounding", value=f"{lost.values.mean():.1%}", note=note))
+    return numbers
 
 
 _SCORES = (("loss", "Validation loss"), ("perplexity", "Perplexity"), ("bits_per_byte", "Bits per byte"))
 
 
-def _validation_facts(run: Run) -> list[Fact]:
+def _validation_numbers(run: RunData) -> list[HeadlineNumber]:
     """Loss, perplexity and bits per byte: from evaluation.json where it has them, else from the last evaluation."""
     final = run.evaluation.get("validation")
     final = final if isinstance(final, dict) else {}
     found = []
     for name, label in _SCORES:
         points = run.metric(name, "eval")
-        beside = f"; {run.lost}" if name == "bits_per_byte" and run.lost else ""
+        extra = f"; {run.unrestored}" if name == "bits_per_byte" and run.unrestored else ""
         if name in final and isinstance(final[name], int | float | None):
-            found.append(Fact(label=label, value=score(final[name]), note=f"final evaluation{beside}"))
+            found.append(HeadlineNumber(label=label, value=format_score(final[name]), note=f"final evaluation{extra}"))
         elif len(points):
             note = f"step {points.steps[-1]:,}"
             best = points.finite()
             if len(best) and (lowest := int(np.argmin(best.values))) != len(points) - 1:
-                note += f"; best {number(best.values[lowest])} at {best.steps[lowest]:,}"
-            found.append(Fact(label=label, value=number(points.values[-1]), note=note + beside))
+                note += f"; best {format_number(best.values[lowest])} at {best.steps[lowest]:,}"
+            found.append(HeadlineNumber(label=label, value=format_number(points.values[-1]), note=note + extra))
     return found
 
 
-def score(value: float | None) -> str:
+def format_score(value: float | None) -> str:
     """A measure of evaluation.json, where None stands for one that is not finite."""
-    return "not finite" if value is None else number(value)
+    return "not finite" if value is None else format_number(value)
 
 
-def tokens_trained_on(run: Run) -> float:
+def tokens_trained_on(run: RunData) -> float:
     """The number of targets up to the last step, extrapolated from the last line that counts them."""
     counts = [series for series in (run.metric("tokens"), run.metric("tokens", "throughput")) if len(series)]
     last = max(counts, key=lambda series: int(series.steps[-1]), default=None)
@@ -309,18 +319,18 @@ def tokens_trained_on(run: Run) -> float:
     return float(last.values[-1] / last.steps[-1] * run.step)
 
 
-def total_parameters(run: Run) -> int:
+def total_parameters(run: RunData) -> int:
     """The number of parameters, as parameters.json counts them."""
     return sum(entry["count"] for entry in run.parameters if isinstance(entry.get("count"), int))
 
 
-def frozen_parameters(run: Run) -> int:
+def frozen_parameters(run: RunData) -> int:
     """The number of frozen parameters, from parameters.json."""
     frozen = [entry for entry in run.parameters if entry.get("moved_by") == "nothing"]
     return sum(entry["count"] for entry in frozen if isinstance(entry.get("count"), int))
 
 
-def training_seconds(run: Run) -> float:
+def training_seconds(run: RunData) -> float:
     """The time spent training, summed over all sessions; `seconds` begins at 0 in each."""
     points = run.metric("seconds", "throughput").finite().values
     if not len(points):
@@ -328,7 +338,7 @@ def training_seconds(run: Run) -> float:
     return float(points[-1] + run.restarts().values.sum())
 
 
-def comparison(run: Run) -> list[tuple[str, float, bool]]:
+def baseline_comparison(run: RunData) -> list[tuple[str, float, bool]]:
     """(name, bits per byte, is it this run) of the run and its baselines, the best first; empty without a baseline."""
     baselines = run.evaluation.get("baselines")
     rows = [
@@ -343,7 +353,7 @@ def comparison(run: Run) -> list[tuple[str, float, bool]]:
     return sorted((row for row in rows if math.isfinite(row[1])), key=lambda row: row[1])
 
 
-def parsed_samples(run: Run) -> tuple[str, str] | None:
+def parsed_samples(run: RunData) -> tuple[str, str] | None:
     """The share of the sampled files that parse, and how many they are, in words; None when it was not measured."""
     samples = run.evaluation.get("samples")
     if not isinstance(samples, dict) or not isinstance(samples.get("count"), int) or not samples["count"]:

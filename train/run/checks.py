@@ -14,7 +14,7 @@ from train.files.paths import AnyPath
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of, param_shardings
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.run.metrics import read_status
 
 
@@ -22,8 +22,8 @@ def check_mesh(experiment: Experiment) -> None:
     """Raises UserError when the devices, the batch or a parameter do not fit the mesh; allocates no array."""
     mesh = make_mesh(experiment.mesh)
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-    feed.check_divides(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
-    feed.check_length(experiment.data.sequence_length, rows)
+    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    feed.check_sequence_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     param_shardings(mesh, experiment.sharding, axes, shapes)
 
@@ -50,11 +50,11 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
     status, last = read_status(run) or {}, experiment.training.num_steps
     if status.get("state") != "finished" or not (run / "config.json").is_file():
         return False
-    experiments.refuse_differences(experiment, run)
+    experiments.check_same_experiment(experiment, run)
     with CheckpointStore(run, experiment.checkpoints, say=lambda line: None, read_only=True) as store:
-        whole = store.is_whole(last)
-    if whole is not None:
-        return whole
+        intact = store.is_intact(last)
+    if intact is not None:
+        return intact
     try:
         return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
     except UnreadableError:

@@ -44,7 +44,7 @@ class Clock:
         self.step, self.compiling = step, True
         self._since = self._end = time.monotonic()
         self._ended = step
-        self._tokens, self._stalled = 0, 0.0
+        self._tokens, self._data_wait = 0, 0.0
         self._waits: collections.deque[tuple[float, float]] = collections.deque()
 
     @contextlib.contextmanager
@@ -59,9 +59,9 @@ class Clock:
         """Leaves out the time inside; call it when all earlier steps have ended."""
         began = time.monotonic()
         yield
-        away = time.monotonic() - began
-        self._since += away
-        self._end += away
+        duration = time.monotonic() - began
+        self._since += duration
+        self._end += duration
 
     def watch(self, results: Any) -> Callable[[], float]:
         """A function that waits for the arrays of the step just dispatched, and returns the time of their arrival."""
@@ -70,13 +70,13 @@ class Clock:
             return lambda: now
         return self._watcher.submit(_when_ready, results).result
 
-    def ended(self, step: int, moment: float, tokens: int) -> None:
+    def record_end(self, step: int, end_time: float, tokens: int) -> None:
         """Records the end of the next step and the tokens in its batch."""
         if self._waits:
             began, arrived = self._waits.popleft()
             # While an earlier step is computed, a wait for data costs nothing.
-            self._stalled += max(0.0, min(arrived, moment) - max(began, self._end))
-        self._ended, self._end = step, moment
+            self._data_wait += max(0.0, min(arrived, end_time) - max(began, self._end))
+        self._ended, self._end = step, end_time
         self._tokens += tokens
 
     def read(self) -> dict[str, bool | float | None]:
@@ -88,11 +88,11 @@ class Clock:
             "step_seconds": elapsed / steps,
             "tokens_per_second": rate,
             "mfu": None if self._peak is None else rate * self._flops_per_token / self._peak,
-            "data_wait_fraction": self._stalled / elapsed,
+            "data_wait_fraction": self._data_wait / elapsed,
             "includes_compilation": self.compiling,
         }
         self.step, self.compiling = self._ended, False
-        self._since, self._tokens, self._stalled = self._end, 0, 0.0
+        self._since, self._tokens, self._data_wait = self._end, 0, 0.0
         return values
 
 

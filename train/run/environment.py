@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import Any
 
-from train.files.files import cannot_read, parse_json, set_aside, write_json
-from train.files.paths import AnyPath, path_of
+from train.files.files import cannot_read, move_replacing, parse_json, write_json
+from train.files.paths import AnyPath, literal_path
 
 # Packages whose version can change a number or a speed; packages that are not installed are left out.
 _PACKAGES = (
@@ -28,7 +28,7 @@ _VARIABLES = (
     "XLA_PYTHON_CLIENT_PREALLOCATE CUDA_VISIBLE_DEVICES NVIDIA_TF32_OVERRIDE NCCL_DEBUG OMP_NUM_THREADS"
 )
 
-DIFF_CAP = 1_000_000  # characters of `git diff` that are kept
+MAX_DIFF_CHARACTERS = 1_000_000  # characters of `git diff` that are kept
 
 
 def record_session(run_folder: str | pathlib.Path) -> int:
@@ -41,7 +41,7 @@ def record_session(run_folder: str | pathlib.Path) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     sessions = read_sessions(run_folder)
     if not sessions and path.exists():
-        set_aside(path, path.with_name("environment.json.damaged"))
+        move_replacing(path, path.with_name("environment.json.damaged"))
     sessions.append({"session": len(sessions) + 1} | describe_session())
     write_json(path, sessions)
     return len(sessions)
@@ -52,7 +52,7 @@ def read_sessions(run_folder: str | AnyPath) -> list[dict[str, Any]]:
 
     Raises UserError when it cannot be read.
     """
-    path = path_of(run_folder) / "environment.json"
+    path = literal_path(run_folder) / "environment.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -134,7 +134,7 @@ def git_state(folder: pathlib.Path) -> dict[str, Any]:
 
     `revision` is None, and `why` says so, where there is no git, no repository, or no commit, or where the repository
     around the folder is another project's (the code is installed inside it and not tracked by it). `diff` holds the
-    changes to tracked files up to `DIFF_CAP` characters, `untracked` the names of new files.
+    changes to tracked files up to `MAX_DIFF_CHARACTERS` characters, `untracked` the names of new files.
     """
     unknown = {"revision": None, "dirty": None}
     try:
@@ -150,9 +150,9 @@ def git_state(folder: pathlib.Path) -> dict[str, Any]:
     except (OSError, subprocess.TimeoutExpired) as error:
         return unknown | {"why": f"git did not run: {error}"}
     state: dict[str, Any] = {"revision": head.stdout.strip(), "branch": branch, "dirty": bool(diff or new)}
-    state |= {"diff": diff[:DIFF_CAP], "untracked": new[:1000]}
-    if len(diff) > DIFF_CAP:
-        state["diff_cut_at"] = DIFF_CAP
+    state |= {"diff": diff[:MAX_DIFF_CHARACTERS], "untracked": new[:1000]}
+    if len(diff) > MAX_DIFF_CHARACTERS:
+        state["diff_cut_at"] = MAX_DIFF_CHARACTERS
     return state
 
 

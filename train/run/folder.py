@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from model.errors import UserError
 from train import experiment as experiments
 from train.experiment import Experiment
-from train.files.files import HeldError, lock
+from train.files.files import LockedError, lock
 
 ORIGIN = "origin"
 
@@ -27,16 +27,16 @@ def locked(run: pathlib.Path) -> Iterator[None]:
 
     Raises UserError when another process holds the lock, with its number, and when the path cannot be a run folder.
     """
-    experiments.refuse_foreign(run)
+    experiments.check_run_folder(run)
     with contextlib.ExitStack() as stack:
         try:
             run.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock(run / ".lock", wait=False))
-        except HeldError as held:
+        except LockedError as error:
             raise UserError(
-                f"{run} is in use by process {held.owner}; wait for it or stop it (kill {held.owner}), or give another "
-                "--run"
-            ) from held
+                f"{run} is in use by process {error.owner}; wait for it or stop it (kill {error.owner}), or give "
+                "another --run"
+            ) from error
         except OSError as error:
             raise UserError(f"{run} cannot be a run folder: {error.strerror}; give another --run") from error
         yield
@@ -51,7 +51,7 @@ def claim(run: pathlib.Path, experiment: Experiment) -> None:
     if has_begun(run):
         if not (run / "config.json").exists():
             raise UserError(f"{run} holds checkpoints but no config.json; give another --run, or put its config back")
-        experiments.refuse_differences(experiment, run)
+        experiments.check_same_experiment(experiment, run)
     experiments.save(experiment, run)
 
 

@@ -28,13 +28,13 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from model.errors import UserError
-from train.files.files import LineFile, cannot_read, parse_json, replace_file, set_aside, write_json
-from train.files.forms import misfits
-from train.files.paths import AnyPath, local_path, path_of
+from train.files.files import LineFile, cannot_read, move_replacing, parse_json, replace_file, write_json
+from train.files.paths import AnyPath, literal_path, local_path
+from train.files.schema import violations
 from train.run.trackers import Trackers, require_installed
 
-State = Literal["running", "finished", "interrupted", "stopped", "failed"]
-Path = str | os.PathLike[str]
+RunState = Literal["running", "finished", "interrupted", "stopped", "failed"]
+PathLike = str | os.PathLike[str]
 
 # The order of the fields of a line. Fields that are not named here follow by name, so that the order never depends on
 # the order of a dictionary that jit returned.
@@ -56,10 +56,10 @@ _ORDER = (
 _INDEX = {name: index for index, name in enumerate(_ORDER)}
 _NOT_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 # Fields that hold text, which may be a word for NaN as well, and the kinds of the lines that others may not write.
-_TEXTS = {"kind", "name", "part", "role"}
-_OWN_KINDS = {"train", "eval", "throughput"}
-# The forms of a line and of its other fields; see train/files/forms.py.
-_LINE, _VALUE = {"step": int, "kind?": str}, (float, bool, type(None))
+_TEXT_FIELDS = {"kind", "name", "part", "role"}
+_RESERVED_KINDS = {"train", "eval", "throughput"}
+# The schemas of a line and of its other fields; see train/files/schema.py.
+_LINE_SCHEMA, _VALUE_SCHEMA = {"step": int, "kind?": str}, (float, bool, type(None))
 _STATISTICS = "statistics.jsonl"
 _LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl", _STATISTICS), "samples.txt"
 _SAMPLE_HEADING = re.compile(r"^=== step ([0-9]{1,15}) ===$")
@@ -76,7 +76,7 @@ class MetricsWriter:
 
     def __init__(
         self,
-        run_folder: Path,
+        run_folder: PathLike,
         *,
         session: int = 1,
         tensorboard: bool = True,
@@ -103,14 +103,14 @@ class MetricsWriter:
             _rewrite(path, functools.partial(_lines_until, limit=step, path=path))
         _rewrite(self.folder / _SAMPLES, functools.partial(_samples_until, limit=step))
 
-    def set_aside(self) -> bool:
+    def rename_old_files(self) -> bool:
         """For a run that starts over: renames the existing files to NAME.old; returns whether there were any."""
         self.close()
         self._purge_step = 0
         named = (self.folder / name for name in (*_LINE_FILES, _SAMPLES))
         found = [path for path in named if path.is_file() and path.stat().st_size]
         for path in found:
-            set_aside(path, path.with_name(path.name + ".old"))
+            move_replacing(path, path.with_name(path.name + ".old"))
         return bool(found)
 
     def train(self, step: int, values: Mapping[str, Any]) -> None:
@@ -129,20 +129,22 @@ class MetricsWriter:
 
         `values` are scalars, as those of `train`. Raises UserError for a kind and for names that the files use already.
         """
-        if kind in _OWN_KINDS or not kind:
+        if kind in _RESERVED_KINDS or not kind:
             raise UserError(f"a line of metrics.jsonl: the kind {kind!r} is the run's own; take another word")
-        if taken := sorted(_TEXTS & values.keys() | {"step"} & values.keys()):
+        if taken := sorted(_TEXT_FIELDS & values.keys() | {"step"} & values.keys()):
             raise UserError(f"a line of kind {kind!r}: {taken[0]!r} is no name of a value; take another one")
         self._metrics(kind, step, values)
 
     def statistics(self, step: int, fields: Mapping[str, str | int | float | None]) -> None:
         """Writes a line of statistics.jsonl: a layer, a role and their numbers, in the order given."""
-        plain = {name: value if isinstance(value, str) else _plain(name, value) for name, value in fields.items()}
-        self._line(_STATISTICS, {"step": int(step)} | plain)
+        scalars = {
+            name: value if isinstance(value, str) else _to_python_scalar(name, value) for name, value in fields.items()
+        }
+        self._line(_STATISTICS, {"step": int(step)} | scalars)
 
     def throughput(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes a line of wall-clock measurements; None where a value is not known. Adds the session."""
-        fields = {name: _plain(name, value) for name, value in values.items()}
+        fields = {name: _to_python_scalar(name, value) for name, value in values.items()}
         self._line("throughput.jsonl", {"step": int(step)} | fields | {"session": self.session})
         self._track("throughput", step, fields)
 
@@ -153,7 +155,7 @@ class MetricsWriter:
         self._file(_SAMPLES).append(block.encode("utf-8", errors="backslashreplace"))
         self._opened_trackers().text("samples", int(step), text)
 
-    def status(self, state: State, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
+    def status(self, state: RunState, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
         """Replaces status.json with the current state of the run. `reason` is one line for a person."""
         content = {"state": state, "step": int(step), "total_steps": total_steps, "reason": reason}
         write_json(self.folder / "status.json", content)
@@ -180,15 +182,15 @@ class MetricsWriter:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _metrics(self, kind: str, step: int, values: Mapping[str, Any], of: str | None = None) -> None:
+    def _metrics(self, kind: str, step: int, values: Mapping[str, Any], text_name: str | None = None) -> None:
         names = sorted(values, key=lambda name: (_INDEX.get(name, len(_INDEX)), name))
-        fields = {name: _plain(name, values[name]) for name in names}
-        head = {"kind": kind, "step": int(step)} | ({} if of is None else {"name": of})
+        fields = {name: _to_python_scalar(name, values[name]) for name in names}
+        head = {"kind": kind, "step": int(step)} | ({} if text_name is None else {"name": text_name})
         self._line("metrics.jsonl", head | fields)
-        self._track(kind if of is None else f"{kind}/{of}", step, fields)
+        self._track(kind if text_name is None else f"{kind}/{text_name}", step, fields)
 
     def _line(self, name: str, fields: Mapping[str, Any]) -> None:
-        written = {key: _in_json(value) for key, value in fields.items()}
+        written = {key: _to_json(value) for key, value in fields.items()}
         self._file(name).append((json.dumps(written, allow_nan=False) + "\n").encode())
 
     def _file(self, name: str) -> LineFile:
@@ -209,28 +211,28 @@ class MetricsWriter:
 # ------------------------------------------------------------------------------------------------------ reading
 
 
-def read_metrics(run_folder: Path) -> list[dict[str, Any]]:
+def read_metrics(run_folder: PathLike) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl in order, NaN and infinities as floats; empty when there is no file.
 
     A half-written last line is left out, so a run that is still going can be read. Raises UserError for any other
     damaged line, naming it.
     """
-    return _read_lines(path_of(run_folder) / "metrics.jsonl")
+    return _read_lines(literal_path(run_folder) / "metrics.jsonl")
 
 
-def read_throughput(run_folder: Path) -> list[dict[str, Any]]:
+def read_throughput(run_folder: PathLike) -> list[dict[str, Any]]:
     """The lines of throughput.jsonl, as `read_metrics` reads."""
-    return _read_lines(path_of(run_folder) / "throughput.jsonl")
+    return _read_lines(literal_path(run_folder) / "throughput.jsonl")
 
 
-def read_statistics(run_folder: Path) -> list[dict[str, Any]]:
+def read_statistics(run_folder: PathLike) -> list[dict[str, Any]]:
     """The lines of statistics.jsonl, as `read_metrics` reads."""
-    return _read_lines(path_of(run_folder) / _STATISTICS)
+    return _read_lines(literal_path(run_folder) / _STATISTICS)
 
 
-def read_samples(run_folder: Path) -> list[tuple[int, str]]:
+def read_samples(run_folder: PathLike) -> list[tuple[int, str]]:
     """The blocks of samples.txt: (step, text), in order."""
-    path = path_of(run_folder) / "samples.txt"
+    path = literal_path(run_folder) / "samples.txt"
     blocks: list[tuple[int, list[str]]] = []
     for line in _content(path).decode("utf-8", errors="replace").split("\n"):
         heading = _SAMPLE_HEADING.match(line)
@@ -241,9 +243,9 @@ def read_samples(run_folder: Path) -> list[tuple[int, str]]:
     return [(step, "\n".join(lines).rstrip("\n")) for step, lines in blocks]
 
 
-def read_status(run_folder: Path) -> dict[str, Any] | None:
+def read_status(run_folder: PathLike) -> dict[str, Any] | None:
     """The content of status.json, None when there is none or it is damaged. Raises UserError when it cannot be read."""
-    path = path_of(run_folder) / "status.json"
+    path = literal_path(run_folder) / "status.json"
     try:
         content = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -255,9 +257,9 @@ def read_status(run_folder: Path) -> dict[str, Any] | None:
 
 def _read_lines(path: AnyPath) -> list[dict[str, Any]]:
     objects = []
-    for line_number, line in enumerate(_whole_lines(_content(path)), start=1):
+    for line_number, line in enumerate(_complete_lines(_content(path)), start=1):
         fields = _parse(line, line_number, path)
-        objects.append({key: v if key in _TEXTS else _number(v) for key, v in fields.items()})
+        objects.append({key: v if key in _TEXT_FIELDS else _number(v) for key, v in fields.items()})
     return objects
 
 
@@ -276,14 +278,14 @@ def _content(path: AnyPath) -> bytes:
         raise cannot_read(path, error) from error
 
 
-def _whole_lines(data: bytes) -> list[bytes]:
+def _complete_lines(data: bytes) -> list[bytes]:
     return data.split(b"\n")[:-1]  # the part after the last line break is a line that was being written
 
 
 def _parse(line: bytes, line_number: int, path: AnyPath) -> dict[str, Any]:
     try:
         fields = json.loads(line)
-        if not any(True for _ in misfits(fields, _LINE)) and all(map(_is_value, fields.items())):
+        if not any(True for _ in violations(fields, _LINE_SCHEMA)) and all(map(_is_value, fields.items())):
             return dict(fields)
     except (ValueError, RecursionError):
         pass
@@ -299,13 +301,13 @@ def _is_value(field: tuple[str, Any]) -> bool:
     name, value = field
     if isinstance(value, str):
         return name not in _INDEX or value in _NOT_FINITE
-    return not any(True for _ in misfits(value, _VALUE))
+    return not any(True for _ in violations(value, _VALUE_SCHEMA))
 
 
 # ------------------------------------------------------------------------------------------- writing and rewinding
 
 
-def _plain(name: str, value: Any) -> bool | int | float | None:
+def _to_python_scalar(name: str, value: Any) -> bool | int | float | None:
     """A scalar of any library as a Python number. Raises ValueError for an array of more than one element."""
     if value is None or type(value) in (bool, int, float):
         return value
@@ -318,29 +320,29 @@ def _plain(name: str, value: Any) -> bool | int | float | None:
     return int(scalar) if scalar.dtype.kind in "iu" else float(scalar)
 
 
-def _in_json(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value
 
 
 def _lines_until(data: bytes, limit: int, path: pathlib.Path) -> bytes:
-    lines = enumerate(_whole_lines(data), start=1)
+    lines = enumerate(_complete_lines(data), start=1)
     return b"".join(line + b"\n" for n, line in lines if _parse(line, n, path)["step"] <= limit)
 
 
 def _samples_until(data: bytes, limit: int) -> bytes:
-    kept: list[bytes] = []
-    for line in _whole_lines(data):
+    lines: list[bytes] = []
+    for line in _complete_lines(data):
         heading = _SAMPLE_HEADING.match(line.decode("utf-8", errors="replace"))
         if heading and int(heading[1]) > limit:
             break
-        kept.append(line + b"\n")
-    return b"".join(kept)
+        lines.append(line + b"\n")
+    return b"".join(lines)
 
 
-def _rewrite(path: pathlib.Path, keep: Callable[[bytes], bytes]) -> None:
+def _rewrite(path: pathlib.Path, select: Callable[[bytes], bytes]) -> None:
     data = _content(path)
-    kept = keep(data)
-    if kept != data:
-        replace_file(path, kept)
+    rest = select(data)
+    if rest != data:
+        replace_file(path, rest)

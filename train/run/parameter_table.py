@@ -16,7 +16,7 @@ from model.transformer import abstract_params
 from train.experiment import Experiment
 from train.parallel.table import mesh_axes
 from train.run.environment import host_memory
-from train.state import Recipe, abstract_state, state_shardings
+from train.state import StateConfig, abstract_state, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Row:
     moved_by: str
 
 
-def table(experiment: Experiment) -> list[Row]:
+def parameter_rows(experiment: Experiment) -> list[Row]:
     """A row for every parameter, in the order of the tree."""
     shapes = jax.tree_util.tree_leaves_with_path(abstract_params(experiment.model))
     rows = []
-    for (_, leaf), (name, spec) in zip(shapes, specs_by_name(Recipe.of(experiment).specs).items(), strict=True):
+    for (_, leaf), (name, spec) in zip(shapes, specs_by_name(StateConfig.of(experiment).specs).items(), strict=True):
         parts = ["+".join(names) or "-" for names in mesh_axes(experiment.sharding.parameters, spec.axes)]
         moved_by = "optimizer" if spec.trained else "nothing" if spec.frozen else "step"
         rows.append(Row(name, spec.role, leaf.shape, spec.axes, " ".join(parts), math.prod(leaf.shape), moved_by))
@@ -45,48 +45,52 @@ def table(experiment: Experiment) -> list[Row]:
 
 def as_json(experiment: Experiment) -> list[dict[str, Any]]:
     """The rows as JSON values, for RUN/parameters.json."""
-    return [dataclasses.asdict(row) for row in table(experiment)]
+    return [dataclasses.asdict(row) for row in parameter_rows(experiment)]
 
 
 def bytes_per_device(experiment: Experiment, mesh: jax.sharding.Mesh) -> dict[str, int]:
     """Bytes that one device holds: parameters, the rest of the state (moments), and gradients of trained parameters."""
-    recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, mesh, experiment.sharding)
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, mesh, experiment.sharding)
 
-    def held(x: jax.ShapeDtypeStruct, s: jax.sharding.NamedSharding) -> int:
+    def device_bytes(x: jax.ShapeDtypeStruct, s: jax.sharding.NamedSharding) -> int:
         return math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
 
-    state = abstract_state(recipe)
+    state = abstract_state(state_config)
     trained, params, everything = (
-        sum(jax.tree.leaves(jax.tree.map(held, tree, placements)))
-        for tree, placements in ((state.params, placed.params), (state.all_params, placed.all_params), (state, placed))
+        sum(jax.tree.leaves(jax.tree.map(device_bytes, tree, placements)))
+        for tree, placements in (
+            (state.params, shardings.params),
+            (state.all_params, shardings.all_params),
+            (state, shardings),
+        )
     )
     return {"parameters": params, "optimizer": everything - params, "gradients": trained}
 
 
-def refuse_too_large(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
+def check_memory(experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
     """Raises UserError for a state that alone takes more memory than there is, even if nothing else is in memory.
 
     Otherwise XLA ends the process for a shape whose size does not fit in 64 bits, and the system may end a process that
     fills its memory.
     """
-    held = bytes_per_device(experiment, mesh)
-    needed, device = held["parameters"] + held["optimizer"], jax.local_devices()[0]
+    memory = bytes_per_device(experiment, mesh)
+    needed, device = memory["parameters"] + memory["optimizer"], jax.local_devices()[0]
     if device.platform == "cpu":
-        needed, where, there = needed * jax.local_device_count(), "this machine", host_memory()
+        needed, owner, available = needed * jax.local_device_count(), "this machine", host_memory()
     else:
-        where, there = f"each {device.device_kind}", (device.memory_stats() or {}).get("bytes_limit")
-    if there is not None and needed > there:
+        owner, available = f"each {device.device_kind}", (device.memory_stats() or {}).get("bytes_limit")
+    if available is not None and needed > available:
         raise UserError(
-            f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {where} has "
-            f"{there / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of fewer "
-            "bits, or more devices (--mesh=fsdp=8)"
+            f"the parameters and the optimizer's state take {needed / 2**30:,.1f} GiB, and {owner} has "
+            f"{available / 2**30:,.1f} GiB; take a smaller model (--print_config lists its parameters), a format of "
+            "fewer bits, or more devices (--mesh=fsdp=8)"
         )
 
 
 def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     """The table as text, with totals, FLOPs per token and memory per device."""
-    rows = table(experiment)
+    rows = parameter_rows(experiment)
     header = ("parameter", "role", "shape", "axes", "mesh axes", "moved by", "count")
     cells = [header] + [
         (

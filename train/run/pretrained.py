@@ -8,17 +8,17 @@ from model.config import model_differences
 from model.errors import UserError
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flat, unflat
+from train.checkpoints.store import flatten, unflatten
 from train.experiment import Experiment
-from train.files.paths import AnyPath, path_of
-from train.files.remote import fetched
+from train.files.paths import AnyPath, literal_path
+from train.files.remote import local_copy
 from train.run.folder import ORIGIN
-from train.run.loaded import load_params
+from train.run.loading import load_params
 
 
 def check_init_from(experiment: Experiment) -> AnyPath:
     """The run that `training.init_from` names. Raises UserError when it is not a run, or has another model."""
-    source = path_of(experiment.training.init_from or "")
+    source = literal_path(experiment.training.init_from or "")
     if changed := model_differences(experiments.load(source).model, experiment.model):
         listed = "\n  ".join(changed)
         raise UserError(
@@ -38,10 +38,10 @@ def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
     if experiment.training.init_from is None:
         return None
     source = check_init_from(experiment)
-    arrays = flat(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
+    arrays = flatten(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
     if (source / ORIGIN).is_dir():
-        shutil.copytree(fetched(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
+        shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
-    for name, like in flat(shapes).items():
+    for name, like in flatten(shapes).items():
         arrays[name] = arrays[name].astype(like.dtype)  # the array in the earlier format is freed
-    return unflat(shapes, arrays)
+    return unflatten(shapes, arrays)

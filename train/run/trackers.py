@@ -59,13 +59,13 @@ class Trackers:
     def __init__(
         self, run_folder: pathlib.Path, tensorboard: bool, wandb_project: str | None, purge_step: int | None
     ) -> None:
-        self._live: list[Tracker] = []
+        self._active: list[Tracker] = []
         if wandb_project is not None:
-            self._live.append(WeightsAndBiases(run_folder, wandb_project))
+            self._active.append(WeightsAndBiases(run_folder, wandb_project))
         if tensorboard:
             try:
                 # Absolute, or a relative path such as gs:/runs would be taken for a bucket.
-                self._live.append(TensorBoard(run_folder.absolute() / "tensorboard", purge_step))
+                self._active.append(TensorBoard(run_folder.absolute() / "tensorboard", purge_step))
             except Exception as error:  # its errors have no common base
                 logging.warning("TensorBoard logging is off: %s", error)
 
@@ -86,12 +86,12 @@ class Trackers:
         self._each(lambda tracker: tracker.close())
 
     def _each(self, action: Callable[[Tracker], None]) -> None:
-        for tracker in list(self._live):
+        for tracker in list(self._active):
             try:
                 action(tracker)
             except Exception as error:  # no error of a library or a server may end a run
                 logging.warning("%s logging is off from here on: %r", type(tracker).__name__, error)
-                self._live.remove(tracker)
+                self._active.remove(tracker)
                 with contextlib.suppress(Exception):
                     tracker.close()
 

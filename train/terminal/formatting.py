@@ -8,13 +8,13 @@ import math
 import unicodedata
 
 # Marks that change the direction of the text around them: a name with such a mark would look like another name.
-_TURNING = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_BIDI_MARKS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
-def count(value: float) -> str:
+def format_count(value: float) -> str:
     """A count in three digits and a letter: 950, 12.3k, 4.56M, 7.9B, 1.2T; from 1000T on as 1e+15."""
     if not _is_finite(value):
-        return number(value)
+        return format_number(value)
     if abs(value) >= 999.5e12:
         return _scientific(value, 3)
     for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
@@ -26,14 +26,14 @@ def count(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A time in its two largest units: 8.1s, 45s, 3m 20s, 2h 05m, 4d 06h; from 100,000 days on in years."""
     if not _is_finite(seconds):
         return "?"
     if seconds < 9.95:
-        return f"{seconds or 0:.1f}s" if seconds > -1e6 else f"{count(seconds)}s"
+        return f"{seconds or 0:.1f}s" if seconds > -1e6 else f"{format_count(seconds)}s"
     if seconds >= 8.64e9:
-        return f"{count(seconds // 31_557_600)} years"
+        return f"{format_count(seconds // 31_557_600)} years"
     whole = round(seconds)
     for unit, size, below, part in (("d", 86_400, "h", 3_600), ("h", 3_600, "m", 60), ("m", 60, "s", 1)):
         if whole >= size:
@@ -41,7 +41,7 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
-def number(value: float) -> str:
+def format_number(value: float) -> str:
     """A measured value: 4 decimals near 1, more significant digits when tiny, separated thousands when large.
 
     From 10^15 on it is written as 1.014e+304.
@@ -57,35 +57,35 @@ def number(value: float) -> str:
         return f"{value:.3g}"
     if size < 10:
         return f"{value:.4f}"
-    return f"{value:,.2f}" if size < 1e6 else count(value)
+    return f"{value:,.2f}" if size < 1e6 else format_count(value)
 
 
-def fixed(value: float, decimals: int = 4) -> str:
-    """A loss, or another value near 1, always with `decimals` decimals; far from 1 as `number` writes it."""
-    return f"{value or 0:.{decimals}f}" if _is_finite(value) and abs(value) < 1e6 else number(value)
+def format_fixed(value: float, decimals: int = 4) -> str:
+    """A loss, or another value near 1, always with `decimals` decimals; far from 1 as `format_number` writes it."""
+    return f"{value or 0:.{decimals}f}" if _is_finite(value) and abs(value) < 1e6 else format_number(value)
 
 
-def percent(share: float) -> str:
+def format_percent(share: float) -> str:
     """A share in percent with one decimal: 31.2%."""
     if not _is_finite(share):
-        return number(share)
-    return f"{share or 0:.1%}" if abs(share) < 1e4 else f"{number(share)} x 100%"
+        return format_number(share)
+    return f"{share or 0:.1%}" if abs(share) < 1e4 else f"{format_number(share)} x 100%"
 
 
-def phrase(name: str, value: float | str) -> str:
+def format_metric(name: str, value: float | str) -> str:
     """A named value as the progress bar and the log lines show it: "loss 2.3456", "12.3k tokens/s", "MFU 31.2%"."""
     words = name.replace("_", " ")
     if isinstance(value, str):
         return f"{words} {value}"
     if name.endswith("_per_second"):
-        return f"{count(value)} {name.removesuffix('_per_second').replace('_', ' ')}/s"
+        return f"{format_count(value)} {name.removesuffix('_per_second').replace('_', ' ')}/s"
     if name == "mfu":
-        return f"MFU {percent(value)}"
+        return f"MFU {format_percent(value)}"
     if name.endswith("_fraction"):
-        return f"{words.removesuffix(' fraction')} {percent(value)}"
+        return f"{words.removesuffix(' fraction')} {format_percent(value)}"
     if name == "loss" or name.endswith("_loss"):
-        return f"{words} {fixed(value)}"
-    return f"{words} {count(value) if isinstance(value, int) else number(value)}"
+        return f"{words} {format_fixed(value)}"
+    return f"{words} {format_count(value) if isinstance(value, int) else format_number(value)}"
 
 
 def _is_finite(value: float) -> bool:
@@ -100,7 +100,7 @@ def _scientific(value: float, digits: int) -> str:
     return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
 
 
-def visible(name: object) -> str:
+def escape_unprintable(name: object) -> str:
     """A name or a path for one line of a terminal: characters that cannot be shown are escaped as in a Python string.
 
     These are control characters (among them line breaks and escape sequences), bytes of a path that are not UTF-8
@@ -109,15 +109,15 @@ def visible(name: object) -> str:
     text = str(name)
     if text.isprintable():  # most names are, and there may be very many documents
         return text
-    return "".join(_escaped(c) if unicodedata.category(c) in _HIDDEN or c in _TURNING else c for c in text)
+    return "".join(_escaped(c) if unicodedata.category(c) in _UNPRINTABLE or c in _BIDI_MARKS else c for c in text)
 
 
-def visible_lines(message: str) -> str:
-    """A message of one or more lines, each as `visible` shows it."""
-    return "\n".join(visible(line) for line in message.split("\n"))
+def escape_unprintable_lines(message: str) -> str:
+    """A message of one or more lines, each escaped as in `escape_unprintable`."""
+    return "\n".join(escape_unprintable(line) for line in message.split("\n"))
 
 
-_HIDDEN = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, separators of lines and paragraphs
+_UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # controls, surrogates, separators of lines and paragraphs
 
 
 def _escaped(character: str) -> str:

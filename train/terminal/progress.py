@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-from train.terminal.formatting import duration, phrase, visible_lines
+from train.terminal.formatting import escape_unprintable_lines, format_duration, format_metric
 
 _NO_CURSOR = ("", "dumb", "unknown")  # values of TERM
-_NARROWEST = 20  # columns
+_MIN_COLUMNS = 20  # columns
 _RATE_WINDOW = 60.0  # seconds over which the speed behind the remaining time is measured
 
 
@@ -74,7 +74,7 @@ class Progress:
 
     def message(self, text: str) -> None:
         """Prints a line of text above the bar, or among the plain lines."""
-        text = visible_lines(text)
+        text = escape_unprintable_lines(text)
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         elif self._enabled:
@@ -86,7 +86,7 @@ class Progress:
         began = time.monotonic()
         yield
         away = time.monotonic() - began
-        self._history = collections.deque((moment + away, done) for moment, done in self._history)
+        self._history = collections.deque((when + away, done) for when, done in self._history)
 
     def close(self) -> None:
         """Leaves the last state on the screen. A second call does nothing."""
@@ -109,13 +109,13 @@ class Progress:
 
     def describe(self) -> str:
         """The values and the time: "loss 3.2100  12.3k tokens/s  ETA 1m 40s"."""
-        shown = list(self._values.items())  # a copy: the bar's thread reads while the loop writes
-        parts = [phrase(name, value) for name, value in shown if value is not None]
+        values = list(self._values.items())  # a copy: the bar's thread reads while the loop writes
+        parts = [format_metric(name, value) for name, value in values if value is not None]
         remaining = self._seconds_remaining()
         if self._until is not None and self.done >= self._until:
-            parts.append(f"in {duration(time.monotonic() - self._began)}")
+            parts.append(f"in {format_duration(time.monotonic() - self._began)}")
         elif remaining is not None:
-            parts.append(f"ETA {duration(remaining)}")
+            parts.append(f"ETA {format_duration(remaining)}")
         return "  ".join(parts)
 
     def _seconds_remaining(self) -> float | None:
@@ -156,7 +156,7 @@ def _start_bar(progress: Progress) -> Any:
             return Text(f"{progress.position()}  {progress.describe()}")
 
     console = Console(file=progress._stream, highlight=False)
-    if console.width < _NARROWEST:
+    if console.width < _MIN_COLUMNS:
         return None
     bar = RichProgress(
         TextColumn("{task.description}", markup=False),

@@ -29,10 +29,10 @@ def test_logits_and_weights(folder):
     family, config, params = ours.load(folder)
     expected = np.load(folder / "expected.npz")
     bound = 1e-4 * expected["logits"].std()
-    logits = ours.logits_of(config, params, *ours.whole(expected["tokens"]))
+    logits = ours.logits_of(config, params, *ours.one_document_rows(expected["tokens"]))
     assert np.abs(logits - expected["logits"]).max() < bound
     halves = np.concatenate([expected["halves"], expected["halves"][::-1]], axis=1)
-    assert np.abs(ours.logits_of(config, params, *ours.packed(expected["tokens"])) - halves).max() < bound
+    assert np.abs(ours.logits_of(config, params, *ours.packed_rows(expected["tokens"])) - halves).max() < bound
     tensors = ours.tensors_of(family, config, params)
     for name, x in load_file(folder / "model.safetensors").items():
         if name in tensors:
@@ -52,7 +52,7 @@ def test_gradients(family):
     folder = FIXTURES / family.name / "1"
     _, config, params = ours.load(folder)
     expected = np.load(folder / "expected.npz")
-    gradient = ours.gradient_of(config, params, *ours.whole(expected["tokens"]))
+    gradient = ours.gradient_of(config, params, *ours.one_document_rows(expected["tokens"]))
     gradients = ours.tensors_of(family, config, gradient)
     recorded = {name for name in expected if name.startswith(ours.GRADIENT_OF)}
     assert {ours.GRADIENT_OF + name for name in gradients if "correction_bias" not in name} <= recorded

@@ -6,8 +6,8 @@ from model.config import ModelConfig, model_differences
 from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, exclude_paths, marked_fields
 from train import experiment as experiments
-from train.checkpoints.store import refuse_other_model
-from train.config_file import every_option
+from train.checkpoints.store import check_same_model
+from train.config_file import option_classes
 from train.experiment import Experiment
 
 
@@ -50,18 +50,18 @@ def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, mon
     experiments.save(one, tmp_path)
     note = {"experiment": experiments.to_json(one)}
     with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
-        experiments.refuse_differences(other, tmp_path)
+        experiments.check_same_experiment(other, tmp_path)
     with pytest.raises(UserError, match="model.final_logit_softcap: None -> 20"):
-        refuse_other_model(note, other, tmp_path)
+        check_same_model(note, other, tmp_path)
     assert model_differences(one.model, other.model)
     field = next(field for field in dataclasses.fields(ModelConfig) if field.name == "final_logit_softcap")
     monkeypatch.setattr(field, "metadata", EXECUTION_ONLY)
-    experiments.refuse_differences(other, tmp_path)
-    refuse_other_model(note, other, tmp_path)
+    experiments.check_same_experiment(other, tmp_path)
+    check_same_model(note, other, tmp_path)
     assert not model_differences(one.model, other.model)
 
 
 def test_no_option_has_a_mark_that_nobody_reads():
     known = {"execution", "training", None}
-    classes = every_option(Experiment).values()
+    classes = option_classes(Experiment).values()
     assert {field.metadata.get("changes") for cls in classes for field in dataclasses.fields(cls)} == known

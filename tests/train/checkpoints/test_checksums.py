@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train.checkpoints.checksums import checksums, folded, short_axis
+from train.checkpoints.checksums import checksums, checksums_on_devices, split_short_axis
 
 
 def test_every_bit_counts_in_a_checksum():
@@ -40,7 +40,7 @@ def test_checksums_are_those_that_were_always_written():
 def test_they_take_little_memory(shape):
     """The program does not store all products, which have as many words as the state."""
     x = jax.ShapeDtypeStruct(shape, jnp.bfloat16)
-    program = folded.lower({"x": x}, (short_axis(shape, shape),)).compile()
+    program = checksums_on_devices.lower({"x": x}, (split_short_axis(shape, shape),)).compile()
     assert program.memory_analysis().temp_size_in_bytes < 4 * np.prod(shape) / 8
 
 
@@ -51,11 +51,15 @@ def test_they_take_little_memory(shape):
 )
 def test_only_sums_go_from_one_device_to_another(shape, spec):
     mesh = jax.make_mesh((8,), ("all",), axis_types=(jax.sharding.AxisType.Auto,))
-    placed = NamedSharding(mesh, PartitionSpec(*spec))
+    shardings = NamedSharding(mesh, PartitionSpec(*spec))
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
-    cut = short_axis(shape, placed.shard_shape(shape))
+    cut = split_short_axis(shape, shardings.shard_shape(shape))
     assert cut[1]
-    text = folded.lower({"x": jax.ShapeDtypeStruct(shape, x.dtype, sharding=placed)}, (cut,)).compile().as_text()
+    text = (
+        checksums_on_devices.lower({"x": jax.ShapeDtypeStruct(shape, x.dtype, sharding=shardings)}, (cut,))
+        .compile()
+        .as_text()
+    )
     assert "all-gather" not in text
     assert "u32[] all-reduce" in text.replace("u32[]{} all-reduce", "u32[] all-reduce")
-    assert checksums({"x": jax.device_put(x, placed)}) == checksums({"x": x})
+    assert checksums({"x": jax.device_put(x, shardings)}) == checksums({"x": x})

@@ -8,9 +8,9 @@ import orbax.checkpoint as ocp
 import pytest
 
 from model.errors import UserError
-from tests.train.states import abstract, assert_same_bits, at_step, placed_on, store_of
-from train.checkpoints.faults import DamagedError, UnreadableError, cause, explain
-from train.checkpoints.files import RECORD
+from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, shardings_on
+from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, diagnose
+from train.checkpoints.files import DIGESTS_FILE
 from train.checkpoints.store import CheckpointStore
 from train.experiment import Checkpoints
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.fixture(scope="module")
 def two_saved(experiment, first, tmp_path_factory):
     run = tmp_path_factory.mktemp("two")
-    with store_of(run) as store:
+    with open_store(run) as store:
         for step in (10, 20):
             store.save(experiment, at_step(first, step), step, loss=float(step))
     return run
@@ -63,32 +63,32 @@ FAULTS = [
 def test_a_fault_of_something_else_is_said_and_leaves_all_as_it_is(error, experiment, two, monkeypatch):
     """Every file has its recorded bytes, so no error of a library means damage."""
     said, before = [], contents(two)
-    with store_of(two, said) as store:
+    with open_store(two, said) as store:
 
         def fail(*arguments, **options):
             raise error
 
         monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
         with pytest.raises(UnreadableError) as caught:
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+            store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment))
     told = str(caught.value)
-    assert told.startswith(f"checkpoint 20 in {two / 'checkpoints'} cannot be read: {cause(error)}")
-    assert told.endswith("; nothing was changed: mend that, then give the same command again")
+    assert told.startswith(f"checkpoint 20 in {two / 'checkpoints'} cannot be read: {cause_message(error)}")
+    assert told.endswith("; nothing was changed: fix that, then give the same command again")
     assert said == []
     assert contents(two) == before
     monkeypatch.undo()
-    with store_of(two, said) as store:
-        assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 20
+    with open_store(two, said) as store:
+        assert int(store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment)).step) == 20
 
 
 def test_too_little_memory_on_a_device_is_left_to_the_commands(experiment, two, monkeypatch):
     def fail(*arguments, **options):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-    with store_of(two) as store:
+    with open_store(two) as store:
         monkeypatch.setattr(ocp.CheckpointManager, "restore", fail)
         with pytest.raises(jax.errors.JaxRuntimeError):
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+            store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment))
 
 
 def without_permission(monkeypatch, denied, code=errno.EACCES):
@@ -108,9 +108,9 @@ def without_permission(monkeypatch, denied, code=errno.EACCES):
 def test_a_file_that_may_not_be_read_is_not_damaged(recorded, code, two, monkeypatch):
     """With or without a record of the files, and for every error of the library."""
     if not recorded:
-        (two / "checkpoints/20" / RECORD).unlink()
+        (two / "checkpoints/20" / DIGESTS_FILE).unlink()
     without_permission(monkeypatch, lambda path: path.endswith("20/params/manifest.ocdbt"), code)
-    told = explain(two / "checkpoints" / "20", ValueError("DATA_LOSS: Error reading local file"))
+    told = diagnose(two / "checkpoints" / "20", ValueError("DATA_LOSS: Error reading local file"))
     assert isinstance(told, UnreadableError)
     assert f"cannot be read: {os.strerror(code)}: {two}/checkpoints/20/params/manifest.ocdbt; nothing" in str(told)
 
@@ -132,14 +132,14 @@ def test_a_file_that_may_not_be_read_is_not_damaged(recorded, code, two, monkeyp
     ids=str,
 )
 def test_without_a_record_the_library_has_to_say_what_it_read(error, damage, two):
-    (two / "checkpoints/20" / RECORD).unlink()
-    told = explain(two / "checkpoints" / "20", error)
+    (two / "checkpoints/20" / DIGESTS_FILE).unlink()
+    told = diagnose(two / "checkpoints" / "20", error)
     assert isinstance(told, DamagedError if damage else UnreadableError)
 
 
 def test_a_checkpoint_that_another_process_has_removed_is_not_damaged(two):
     shutil.rmtree(two / "checkpoints" / "20")
-    told = explain(two / "checkpoints" / "20", FileNotFoundError("File note/metadata not found."))
+    told = diagnose(two / "checkpoints" / "20", FileNotFoundError("File note/metadata not found."))
     assert isinstance(told, UnreadableError)
     assert "cannot be read: another process has removed it;" in str(told)
 
@@ -173,7 +173,7 @@ def test_an_older_one_that_cannot_be_judged_ends_a_training_and_the_search_for_t
     with pytest.raises(UnreadableError, match="checkpoint 10 .* cannot be read: Permission denied: /a/file"):
         CheckpointStore(two, Checkpoints())  # it might remove the best checkpoint
     with CheckpointStore(two, Checkpoints(), read_only=True) as store:
-        assert int(store.restore_latest(experiment, placed_on(experiment), abstract(experiment)).step) == 20
+        assert int(store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment)).step) == 20
         with pytest.raises(UnreadableError, match="checkpoint 10"):
             store.best_step()
 
@@ -200,14 +200,14 @@ def broken(after):
 
 LOSSES = {
     "manifest": (lambda folder: (folder / "manifest.ocdbt").unlink(), "has no manifest.ocdbt"),
-    "files": (lambda folder: shutil.rmtree(folder / "ocdbt.process_0"), "the piece "),
+    "files": (lambda folder: shutil.rmtree(folder / "ocdbt.process_0"), "the chunk "),
 }
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_save_that_cannot_be_read_has_failed_and_costs_no_older_one(loss, experiment, first, tmp_path, monkeypatch):
     said = []
-    with store_of(tmp_path, said, keep_last=1, keep_best=0) as store:
+    with open_store(tmp_path, said, keep_last=1, keep_best=0) as store:
         store.save(experiment, at_step(first, 10), 10, loss=None)
         store.finish()
         monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", broken(LOSSES[loss][0]))
@@ -224,14 +224,15 @@ def test_a_save_that_cannot_be_read_has_failed_and_costs_no_older_one(loss, expe
         store.finish()
         assert (store.steps(), store.failure, len(said)) == ([30], None, 1)
         assert_same_bits(
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment)), at_step(first, 30)
+            store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment)),
+            at_step(first, 30),
         )
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["30"]
 
 
 def test_a_failed_save_is_said_at_the_next_step(experiment, first, tmp_path, monkeypatch):
     said = []
-    with store_of(tmp_path, said) as store:
+    with open_store(tmp_path, said) as store:
         monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "finalize", broken(LOSSES["manifest"][0]))
         store.save(experiment, at_step(first, 10), 10, loss=None)
         while not said:

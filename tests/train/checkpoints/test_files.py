@@ -6,16 +6,23 @@ import zlib
 import pytest
 import tensorstore
 
-from tests.train.states import at_step, store_of
+from tests.train.states import at_step, open_store
 from train.checkpoints import files as checkpoint_files
-from train.checkpoints.files import RECORD, MissingError, difference, record, require_arrays, require_note
-from train.checkpoints.store import flat
+from train.checkpoints.files import (
+    DIGESTS_FILE,
+    MissingError,
+    first_difference,
+    record_digests,
+    require_arrays,
+    require_note,
+)
+from train.checkpoints.store import flatten
 
 
 @pytest.fixture(scope="module")
 def saved(experiment, first, tmp_path_factory):
     run = tmp_path_factory.mktemp("saved")
-    with store_of(run) as store:
+    with open_store(run) as store:
         store.save(experiment, at_step(first, 10), 10, loss=None)
     return run / "checkpoints" / "10"
 
@@ -27,7 +34,7 @@ def copied(saved, tmp_path):
 
 @pytest.fixture(scope="module")
 def shapes(first):
-    return {name: x.shape for name, x in flat(first.params).items()}
+    return {name: x.shape for name, x in flatten(first.params).items()}
 
 
 def database(item):
@@ -39,7 +46,7 @@ def database(item):
 
 def test_a_save_has_every_array(copied, shapes, first):
     require_arrays(copied / "params", shapes)
-    scalars = {name: x.shape for name, x in flat(first).items() if not name.startswith("params.")}
+    scalars = {name: x.shape for name, x in flatten(first).items() if not name.startswith("params.")}
     require_arrays(copied / "rest", scalars)
 
 
@@ -51,7 +58,7 @@ def test_what_is_missing_is_named(copied, shapes):
     store = database(copied / "params")
     (piece,) = (key for key in store.list().result() if key.startswith(b"embedding.table/") and b"zarray" not in key)
     del store[piece]
-    with pytest.raises(MissingError, match=r"^the piece embedding.table/0.0 is not in params$"):
+    with pytest.raises(MissingError, match=r"^the chunk embedding.table/0.0 is not in params$"):
         require_arrays(copied / "params", shapes)
     del store[b"embedding.table/.zarray"]
     with pytest.raises(MissingError, match=r"^embedding.table is not in params$"):
@@ -90,11 +97,11 @@ def test_a_piece_whose_file_is_gone_or_short_is_missing(copied, shapes):
 
 
 def test_a_save_is_recorded(copied):
-    recorded = json.loads((copied / RECORD).read_text())
+    recorded = json.loads((copied / DIGESTS_FILE).read_text())
     written = {str(path.relative_to(copied)) for path in copied.glob("*/**/*") if path.is_file()}
     assert set(recorded) == written
     assert all(size == (copied / name).stat().st_size and digest for name, (size, digest) in recorded.items())
-    assert difference(copied) == (None, True)
+    assert first_difference(copied) == (None, True)
 
 
 @pytest.mark.parametrize(
@@ -109,51 +116,51 @@ def test_a_save_is_recorded(copied):
 @pytest.mark.parametrize("name", ["params/_METADATA", "rest/manifest.ocdbt", "note/metadata"])
 def test_a_file_that_is_not_as_it_was_recorded_is_named(name, change, expected, copied):
     change(copied / name)
-    wrong, _ = difference(copied)
+    wrong, _ = first_difference(copied)
     assert wrong.startswith(f"{name} ")
     assert expected in wrong
 
 
 def test_a_missing_item_is_named_whatever_is_recorded(copied):
-    (copied / RECORD).unlink()
-    assert difference(copied) == (None, False)  # as before there were records
+    (copied / DIGESTS_FILE).unlink()
+    assert first_difference(copied) == (None, False)  # as before there were records
     shutil.rmtree(copied / "rest")
-    assert difference(copied) == ("rest is missing", False)
+    assert first_difference(copied) == ("rest is missing", False)
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b'{"note/metadata": 3}', b"\xff"])
 def test_a_record_that_is_damaged_is_named(content, copied):
-    (copied / RECORD).write_bytes(content)
-    assert difference(copied) == (f"{RECORD} is not what was written", False)
+    (copied / DIGESTS_FILE).write_bytes(content)
+    assert first_difference(copied) == (f"{DIGESTS_FILE} is not what was written", False)
 
 
 def test_a_large_file_is_compared_too(copied, monkeypatch):
-    monkeypatch.setattr(checkpoint_files, "SMALL", 5000)
-    record(copied)
-    recorded = json.loads((copied / RECORD).read_text())
+    monkeypatch.setattr(checkpoint_files, "SMALL_FILE_BYTES", 5000)
+    record_digests(copied)
+    recorded = json.loads((copied / DIGESTS_FILE).read_text())
     large = {name for name, (_, digest) in recorded.items() if digest.startswith("crc32 ")}
     assert large == {name for name, (size, _) in recorded.items() if size > 5000}
     assert large
-    assert difference(copied) == (None, True)
+    assert first_difference(copied) == (None, True)
     path = copied / min(large)
     data = bytearray(path.read_bytes())
     assert recorded[min(large)][1] == f"crc32 {zlib.crc32(data):08x}"
     data[-1] ^= 1
     path.write_bytes(data)
-    assert difference(copied) == (f"{min(large)} is not what was written", False)
+    assert first_difference(copied) == (f"{min(large)} is not what was written", False)
     os.truncate(path, 5001)
-    assert difference(copied)[0].startswith(f"{min(large)} has 5001 bytes, expected ")
+    assert first_difference(copied)[0].startswith(f"{min(large)} has 5001 bytes, expected ")
 
 
 def test_of_a_large_file_without_a_digest_the_size_alone_is_compared(copied):
     """As in the records that were written before November 2026."""
-    recorded = json.loads((copied / RECORD).read_text())
+    recorded = json.loads((copied / DIGESTS_FILE).read_text())
     large = max(recorded, key=lambda name: recorded[name][0])
     recorded[large][1] = None
-    (copied / RECORD).write_text(json.dumps(recorded))
-    assert difference(copied) == (None, False)
+    (copied / DIGESTS_FILE).write_text(json.dumps(recorded))
+    assert first_difference(copied) == (None, False)
     os.truncate(copied / large, 5001)
-    assert difference(copied)[0].startswith(f"{large} has 5001 bytes, expected ")
+    assert first_difference(copied)[0].startswith(f"{large} has 5001 bytes, expected ")
 
 
 def test_a_file_that_cannot_be_read_is_an_error_of_the_system(copied):
@@ -161,4 +168,4 @@ def test_a_file_that_cannot_be_read_is_an_error_of_the_system(copied):
     path.unlink()
     path.symlink_to(path)  # a loop
     with pytest.raises(OSError, match="Too many levels"):
-        difference(copied)
+        first_difference(copied)

@@ -7,10 +7,10 @@ import tempfile
 import pytest
 
 from model.errors import UserError
-from tests.train.states import abstract, assert_same_bits, at_step, placed_on, store_of
+from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, shardings_on
 from train.checkpoints.plain_path import PlainPath, is_plain
 from train.loop import train
-from train.run.loaded import load_run
+from train.run.loading import load_run
 from train.run.metrics import read_status
 
 
@@ -46,24 +46,24 @@ def test_letters_of_another_alphabet_are_plain_where_names_are_utf8(monkeypatch)
 
 
 def test_a_plain_folder_is_its_own_way(tmp_path):
-    way = PlainPath(tmp_path)
-    assert way.path == tmp_path
-    assert way.intact()
+    plain = PlainPath(tmp_path)
+    assert plain.path == tmp_path
+    assert plain.is_intact()
 
 
 def test_a_link_leads_to_a_folder_that_comes_later_and_goes_with_its_user(tmp_path):
-    way = PlainPath(tmp_path / "s[1]")
-    link = way.path
+    plain = PlainPath(tmp_path / "s[1]")
+    link = plain.path
     assert is_plain(link)
     assert not link.exists()
     (tmp_path / "s[1]").mkdir()
     (link / "a").write_text("1")
     assert (tmp_path / "s[1]" / "a").read_text() == "1"
-    assert way.named(f"cannot open {link}/a") == f"cannot open {tmp_path}/s[1]/a"
-    assert way.intact()
+    assert plain.restore_paths(f"cannot open {link}/a") == f"cannot open {tmp_path}/s[1]/a"
+    assert plain.is_intact()
     link.unlink()
-    assert not way.intact()
-    del way
+    assert not plain.is_intact()
+    del plain
     gc.collect()
     assert not link.parent.exists()
     assert (tmp_path / "s[1]" / "a").exists()
@@ -111,12 +111,12 @@ def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path)
     (tmp_path / "a1").mkdir()
     before = set(os.listdir(os.fsencode(tmp_path)))
     for step in (5, 10):
-        with store_of(run, said) as store:
+        with open_store(run, said) as store:
             store.save(experiment, at_step(first, step), step, loss=1.0)
-    with store_of(run, said) as store:
+    with open_store(run, said) as store:
         assert store.steps() == [5, 10]
         for step in (5, 10):
-            restored = store.restore(step, experiment, placed_on(experiment), abstract(experiment))
+            restored = store.restore(step, experiment, shardings_on(experiment), abstract_state_of(experiment))
             assert_same_bits(restored, at_step(first, step))
     assert said == []
     assert set(os.listdir(os.fsencode(tmp_path))) == before
@@ -124,23 +124,23 @@ def test_checkpoints_below_any_name_come_back(name, experiment, first, tmp_path)
 
 def test_a_link_that_was_cleared_away_is_made_again(experiment, first, tmp_path):
     run = tmp_path / "s[1]"
-    with store_of(run) as store:
-        store._plain.path.unlink()
+    with open_store(run) as store:
+        store._plain_path.path.unlink()
         store.save(experiment, at_step(first, 5), 5, loss=None)
-    with store_of(run) as store:
+    with open_store(run) as store:
         assert_same_bits(
-            store.restore_latest(experiment, placed_on(experiment), abstract(experiment)), at_step(first, 5)
+            store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment)), at_step(first, 5)
         )
 
 
 def test_a_message_has_the_path_that_was_given(experiment, first, tmp_path):
     said = []
-    with store_of(tmp_path / "s[1]", said) as store:
+    with open_store(tmp_path / "s[1]", said) as store:
         store.save(experiment, at_step(first, 5), 5, loss=None)
     (tmp_path / "s[1]/checkpoints/5/files.json").unlink()
     (tmp_path / "s[1]/checkpoints/5/params/manifest.ocdbt").write_bytes(b"")
-    with store_of(tmp_path / "s[1]", said) as store, pytest.raises(UserError):
-        store.restore_latest(experiment, placed_on(experiment), abstract(experiment))
+    with open_store(tmp_path / "s[1]", said) as store, pytest.raises(UserError):
+        store.restore_latest(experiment, shardings_on(experiment), abstract_state_of(experiment))
     assert '/s[1]/checkpoints/5/params/manifest.ocdbt": Error decoding manifest: Encoded length' in said[0]
     assert "tensorstore_spec" not in said[0]
     assert "cairn-" not in said[0]

@@ -9,7 +9,7 @@ from tests.train.conversion.folders import FIXTURES, contents, published
 from train.conversion.folder import INDEX
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 
 def test_files_with_an_index_of_any_order_and_dtype(tmp_path):

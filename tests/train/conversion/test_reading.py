@@ -18,16 +18,16 @@ from model.transformer import forward
 from tests.train.conversion.folders import FIXTURES, contents, published, trained_here
 from train import experiment as experiments
 from train.conversion import reading, writing
-from train.conversion.folder import Folder
+from train.conversion.folder import HuggingFaceFolder
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.parallel.mesh import Mesh, make_mesh
-from train.run.loaded import load_params, load_run
+from train.run.loading import load_params, load_run
 
 
 def test_a_run_folder_like_any_other(tmp_path):
     folder = published(tmp_path)
-    read_published(folder, tmp_path / "run", stored_as="float32", context_length=64)
+    read_published(folder, tmp_path / "run", parameter_dtype="float32", context_length=64)
     run = load_run(tmp_path / "run")
     assert run.step == 0
     assert run.tokenizer.vocab_size == run.experiment.model.vocab_size == 64
@@ -98,7 +98,7 @@ def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_slice_is_written_into_its_stack_in_place(dtype):
     stack, piece = np.zeros((4, 8, 16), dtype), np.ones(16, dtype)
-    put = reading._put(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    put = reading._slice_writer(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     assert put.lower(stack, piece, (2, 5)).compile().memory_analysis().temp_size_in_bytes < stack.nbytes / 4
     written = np.asarray(put(jax.device_put(stack), piece, (2, 5)))
     assert written[2, 5].all()
@@ -130,18 +130,18 @@ def test_on_the_host_there_is_a_tensor_at_a_time_and_on_a_device_its_shards(tmp_
     trained_here(tmp_path / "own", "llama", num_layers=12, width=256, ffn=Gated(width=1024))
     largest, total = 1 << 20, 12 * 4 * (4 * 256 * 256 + 3 * 256 * 1024)
     held = []
-    plain = reading._shards
+    plain = reading._to_shards
 
     def shards(piece, dtype, where):
         made = plain(piece, dtype, where)
         held.append(max(s.data.nbytes for s in made.addressable_shards) * 8 / piece.nbytes)
         return made
 
-    monkeypatch.setattr(reading, "_shards", shards)
+    monkeypatch.setattr(reading, "_to_shards", shards)
     write_published(tmp_path / "own", tmp_path / "out", family="llama")  # once for what is imported and compiled
     read_published(tmp_path / "out", tmp_path / "run")
     assert sorted(set(held)) == [1.0]  # no device holds more than an eighth of a tensor, norms included
-    folder = Folder(tmp_path / "out")
+    folder = HuggingFaceFolder(tmp_path / "out")
     family = family_of(folder.config)
     experiment = experiments.load(tmp_path / "run")
     names = reading.published_names(family, experiment.model, folder)
@@ -168,8 +168,8 @@ def test_a_slice_is_written_into_a_stack_without_a_word_between_devices():
     mesh = make_mesh(Mesh(fsdp=4, tensor=2))
     where = NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
     stack = jax.device_put(jnp.zeros((3, 8, 4), jnp.bfloat16), where)
-    piece = reading._shards(np.arange(32.0).reshape(8, 4), jnp.bfloat16, where)
-    put = reading._put(where)
+    piece = reading._to_shards(np.arange(32.0).reshape(8, 4), jnp.bfloat16, where)
+    put = reading._slice_writer(where)
     program = put.lower(stack, piece, (1,)).compile().as_text()
     assert not re.search("all-gather|all-to-all|all-reduce|collective-permute", program)
     np.testing.assert_array_equal(put(stack, piece, (1,))[1], np.arange(32.0).reshape(8, 4))

@@ -6,7 +6,7 @@ from model.errors import UserError
 from tests.train.conversion.folders import FIXTURES, contents, published
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 
 @pytest.mark.parametrize("direction", ["Left", "Right"])

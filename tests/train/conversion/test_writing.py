@@ -14,7 +14,7 @@ from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.data.config import TokenizerOf
 from train.loop import train
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.schedules import Constant
 
 # Names of several prefixes, parts joined in every way, experts one by one and together;

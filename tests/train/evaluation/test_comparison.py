@@ -9,7 +9,7 @@ from train.evaluation.baselines import text_baselines
 from train.evaluation.comparison import compare_with_baselines
 from train.evaluation.documents import split_text
 from train.evaluation.evaluate import evaluate
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 SAID = ["measuring the validation files", "compressing the same files", "letting the model write"]
 

@@ -17,7 +17,7 @@ from train.evaluation.evaluate import MEASURES, Result, evaluate
 from train.evaluation.measures import LossSums, Tally
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import Sharding, layout_of
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 
 def one_device():

@@ -20,8 +20,8 @@ from train.evaluation.evaluate import evaluate
 from train.evaluation.validation import SplitEvaluation
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
-from train.run.loaded import LoadedRun
-from train.state import Recipe, new_state
+from train.run.loading import LoadedRun
+from train.state import StateConfig, init_state
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def opened(tiny_experiment, tokenizer, size, path, into, **changes):
     )
     dataset = open_dataset(prepare(experiment.data, into / "data"))
     mesh = make_mesh(Mesh(), jax.devices()[:1])
-    state = new_state(Recipe.of(experiment), 0)
+    state = init_state(StateConfig.of(experiment), 0)
     return experiment, dataset, mesh, state
 
 

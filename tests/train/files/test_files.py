@@ -11,15 +11,15 @@ import pytest
 
 from model.errors import UserError
 from train.files.files import (
-    HeldError,
     LineFile,
-    filled,
+    LockedError,
+    atomic_folder,
     lock,
+    move_replacing,
     parse_json,
     read_json,
+    rename_into_place,
     replace_file,
-    set_aside,
-    take_place,
     write_array,
     write_json,
 )
@@ -134,7 +134,7 @@ def test_a_json_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
 
 def test_a_folder_has_its_name_when_it_is_filled_and_not_before(tmp_path):
     path = tmp_path / "below" / "folder"
-    with filled(path) as part:
+    with atomic_folder(path) as part:
         (part / "file").write_text("x")
         assert not path.exists()
     assert [p.name for p in path.parent.iterdir()] == ["folder"]
@@ -143,7 +143,7 @@ def test_a_folder_has_its_name_when_it_is_filled_and_not_before(tmp_path):
 
 def test_a_folder_whose_filling_ends_half_way_is_none(tmp_path):
     def interrupted():
-        with filled(tmp_path / "folder") as part:
+        with atomic_folder(tmp_path / "folder") as part:
             (part / "file").write_text("x")
             raise KeyboardInterrupt
 
@@ -154,7 +154,7 @@ def test_a_folder_whose_filling_ends_half_way_is_none(tmp_path):
 
 def test_a_folder_that_came_first_stays(tmp_path):
     def fill():
-        with filled(tmp_path / "folder", ".1") as part:
+        with atomic_folder(tmp_path / "folder", ".1") as part:
             (tmp_path / "folder").mkdir()
             (tmp_path / "folder" / "theirs").touch()
             (part / "ours").touch()
@@ -171,7 +171,7 @@ def test_what_takes_a_place_is_on_the_disk_before_its_name(tmp_path, monkeypatch
         plain = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, name=name, plain=plain: order.append(name) or plain(*a))
     (tmp_path / "part").write_text("x")
-    take_place(tmp_path / "part", tmp_path / "whole")
+    rename_into_place(tmp_path / "part", tmp_path / "whole")
     assert order == ["fsync", "replace", "fsync"]
     assert [p.name for p in tmp_path.iterdir()] == ["whole"]
 
@@ -179,10 +179,10 @@ def test_what_takes_a_place_is_on_the_disk_before_its_name(tmp_path, monkeypatch
 def test_what_is_set_aside_goes_over_what_was_set_aside_before(tmp_path):
     for content in ("old", "new"):
         (tmp_path / "file").write_text(content)
-        set_aside(tmp_path / "file", tmp_path / "file.old")
+        move_replacing(tmp_path / "file", tmp_path / "file.old")
         (tmp_path / "folder").mkdir()
         (tmp_path / "folder" / content).touch()
-        set_aside(tmp_path / "folder", tmp_path / "damaged" / "folder")
+        move_replacing(tmp_path / "folder", tmp_path / "damaged" / "folder")
     assert (tmp_path / "file.old").read_text() == "new"
     assert [p.name for p in (tmp_path / "damaged" / "folder").iterdir()] == ["new"]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged", "file.old"]
@@ -202,7 +202,7 @@ def test_a_lock_is_held_by_one_process_which_it_names(tmp_path):
     command = [sys.executable, "-c", HOLDS, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(HeldError) as held, lock(path, wait=False):
+        with pytest.raises(LockedError) as held, lock(path, wait=False):
             pass
         assert held.value.owner == str(other.pid)
         got = threading.Event()

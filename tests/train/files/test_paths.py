@@ -6,13 +6,13 @@ import pwd
 import pytest
 
 from model.errors import UserError
-from train.config_file import every_option
+from train.config_file import option_classes
 from train.data.config import Bytes, Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
 from train.data.shards.dataset import is_dataset
 from train.data.tokenizers.interface import BytesTokenizer, make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Training
-from train.files.paths import as_path, expanded, require_utf8, written_out
-from train.run.loaded import load_run
+from train.files.paths import expand_home, expand_paths, require_utf8, user_path
+from train.run.loading import load_run
 
 
 @pytest.fixture
@@ -22,17 +22,17 @@ def home(monkeypatch, tmp_path):
 
 
 def test_home_is_written_out_at_the_beginning_alone(home):
-    assert expanded("~") == home
-    assert expanded("~/a b/[c]") == f"{home}/a b/[c]"
-    assert expanded(f"~{pwd.getpwuid(os.getuid()).pw_name}/x") == pwd.getpwuid(os.getuid()).pw_dir + "/x"
+    assert expand_home("~") == home
+    assert expand_home("~/a b/[c]") == f"{home}/a b/[c]"
+    assert expand_home(f"~{pwd.getpwuid(os.getuid()).pw_name}/x") == pwd.getpwuid(os.getuid()).pw_dir + "/x"
     for path in ("a/~/b", "./~", "/~", "", "stdlib", "hf:x", "a~"):
-        assert expanded(path) == path
+        assert expand_home(path) == path
 
 
 def test_a_name_that_begins_with_a_tilde(home, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert as_path("~/x") == pathlib.Path(f"{home}/x")
-    assert as_path("./~nobody-here") == as_path(as_path("./~nobody-here")) == pathlib.Path("~nobody-here")
+    assert user_path("~/x") == pathlib.Path(f"{home}/x")
+    assert user_path("./~nobody-here") == user_path(user_path("./~nobody-here")) == pathlib.Path("~nobody-here")
     save_tokenizer(BytesTokenizer(Bytes()), tmp_path / "~nobody-here")
     assert make_tokenizer(TokenizerOf(path="./~nobody-here"), ()).vocab_size == 257
     assert not is_dataset("./~nobody-here")
@@ -53,7 +53,7 @@ def test_an_unknown_user_is_named(home):
     with pytest.raises(
         UserError, match=r"~nobody-here/x: this system knows no user 'nobody-here'; .* \./~nobody-here/x"
     ):
-        expanded("~nobody-here/x")
+        expand_home("~nobody-here/x")
 
 
 def test_without_a_home_it_is_said(monkeypatch):
@@ -65,26 +65,26 @@ def test_without_a_home_it_is_said(monkeypatch):
     with pytest.raises(
         UserError, match=f"~/x: HOME is not set, and this system knows no user with the .* {os.getuid()}"
     ):
-        expanded("~/x")
+        expand_home("~/x")
     monkeypatch.setenv("HOME", "")
     with pytest.raises(UserError, match="~/x: HOME is '', expected an absolute path"):
-        expanded("~/x")
+        expand_home("~/x")
 
 
 def test_every_field_that_is_a_path_is_written_out(home):
-    training = written_out(Training(num_steps=1, init_from="~/run"))
+    training = expand_paths(Training(num_steps=1, init_from="~/run"))
     assert training.init_from == f"{home}/run"
     for option in (SentencePieceFile, HuggingFace, SeparateText, Source, TokenizerOf, Data):
-        assert written_out(option(path="~/x")) == option(path=f"{home}/x")
+        assert expand_paths(option(path="~/x")) == option(path=f"{home}/x")
     mixture = Data(path=(Source(path="a"), Source(path="~/b")), tokenizer=TokenizerOf(path="~/c"))
-    assert [source.path for source in written_out(mixture).path] == ["a", f"{home}/b"]
-    assert written_out(mixture).tokenizer.path == f"{home}/c"
+    assert [source.path for source in expand_paths(mixture).path] == ["a", f"{home}/b"]
+    assert expand_paths(mixture).tokenizer.path == f"{home}/c"
     plain = Data(path="~")
-    assert written_out(dataclasses.replace(plain, path="x")) == dataclasses.replace(plain, path="x")
+    assert expand_paths(dataclasses.replace(plain, path="x")) == dataclasses.replace(plain, path="x")
 
 
 def test_no_field_of_that_name_is_forgotten():
-    fields = [(cls, field) for cls in every_option(Experiment).values() for field in dataclasses.fields(cls)]
+    fields = [(cls, field) for cls in option_classes(Experiment).values() for field in dataclasses.fields(cls)]
     named = {(cls.__name__, f.name) for cls, f in fields if f.name in ("path", "init_from", "folder", "file")}
     marked = {(cls.__name__, f.name) for cls, f in fields if f.metadata.get("path")}
     assert named == marked
@@ -94,4 +94,4 @@ def test_no_field_of_that_name_is_forgotten():
 def test_an_error_names_the_field(home):
     mixture = Data(path=(Source(path="a"), Source(path="~no-one/b")))
     with pytest.raises(UserError, match=r"data\.path\[1\]\.path=~no-one/b: this system knows no user 'no-one'"):
-        written_out(mixture, "data")
+        expand_paths(mixture, "data")

@@ -20,11 +20,11 @@ from train.data.text.sources import fingerprint, list_units, read_unit
 from train.evaluation.documents import from_files
 from train.evaluation.evaluate import evaluate
 from train.evaluation.named_evaluations import NamedEvaluation
-from train.files.paths import as_path
-from train.files.remote import cache_folder, fetched
+from train.files.paths import user_path
+from train.files.remote import cache_folder, local_copy
 from train.loop import train
 from train.parallel.mesh import Mesh
-from train.run.loaded import load_params, load_run
+from train.run.loading import load_params, load_run
 from train.run.metrics import read_metrics, read_statistics, read_status
 from train.statistics import Statistics
 
@@ -48,21 +48,21 @@ def stored_run(request, store, tiny_run):
 
 
 def test_a_file_of_this_machine_is_itself(tmp_path):
-    assert fetched(tmp_path / "gs:") == tmp_path / "gs:"
+    assert local_copy(tmp_path / "gs:") == tmp_path / "gs:"
 
 
 def test_a_copy_is_made_once_and_again_when_the_file_changes(store):
     path = store.root / "gs" / "b" / "x.txt"
     path.parent.mkdir(parents=True)
     path.write_text("one")
-    first = fetched(as_path("gs://b/x.txt"))
+    first = local_copy(user_path("gs://b/x.txt"))
     assert first.name == "x.txt"
     assert first.read_text() == "one"
     assert first.is_relative_to(cache_folder())
-    assert fetched(as_path("gs://b/x.txt")) == first
+    assert local_copy(user_path("gs://b/x.txt")) == first
     assert store.opened == ["gs://b/x.txt"]
     path.write_text("longer")
-    assert fetched(as_path("gs://b/x.txt")).read_text() == "longer"
+    assert local_copy(user_path("gs://b/x.txt")).read_text() == "longer"
     assert first.read_text() == "one"
 
 
@@ -76,7 +76,7 @@ def test_a_copy_that_fails_half_way_is_none(store, monkeypatch):
 
     monkeypatch.setattr(shutil, "copyfileobj", broken)
     with pytest.raises(UserError, match="cannot write .*cache.*: No space left on device"):
-        fetched(as_path("gs://b/x.txt"))
+        local_copy(user_path("gs://b/x.txt"))
     monkeypatch.undo()
     assert not any(cache_folder().rglob("x.txt"))
 
@@ -85,13 +85,13 @@ def test_large_copies_are_said(store, capsys):
     path = store.root / "gs" / "b" / "x.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(bytes(3 << 20))
-    fetched(as_path("gs://b/x.txt"))
+    local_copy(user_path("gs://b/x.txt"))
     assert capsys.readouterr().err.startswith("gs://b/x.txt: copying 3 MiB to ")
 
 
 def test_what_is_not_there_and_stores_without_their_package_are_errors_of_the_user(store, monkeypatch):
     with pytest.raises(UserError, match="gs://b/nothing is not there"):
-        fetched(as_path("gs://b/nothing"))
+        local_copy(user_path("gs://b/nothing"))
 
     def missing(path):
         raise ImportError("Please install gcsfs to access Google Storage")
@@ -101,10 +101,10 @@ def test_what_is_not_there_and_stores_without_their_package_are_errors_of_the_us
 
     monkeypatch.setattr(store, "isdir", missing)
     with pytest.raises(UserError, match="gs://b/x needs the package gcsfs: pip install gcsfs"):
-        fetched(as_path("gs://b/x"))
+        local_copy(user_path("gs://b/x"))
     monkeypatch.setattr(store, "isdir", refused)
     with pytest.raises(UserError, match="cannot read gs://b/x: 403: no access; nothing was changed"):
-        fetched(as_path("gs://b/x"))
+        local_copy(user_path("gs://b/x"))
 
 
 # ------------------------------------------------------------------------------------------------- texts and datasets
@@ -190,7 +190,7 @@ def test_a_run_trains_on_text_data_and_tokenizer_of_a_store(store, tiny_text, ti
     train(ready, tmp_path / "ready", say=lambda _: None)
     losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("plain", "text", "ready")]
     assert losses[0] == losses[1] == losses[2]
-    assert dataset_of_run(tmp_path / "ready").folder == as_path("gs://bucket/data")
+    assert dataset_of_run(tmp_path / "ready").folder == user_path("gs://bucket/data")
 
 
 # --------------------------------------------------------------------------------------------------------------- runs
@@ -218,7 +218,7 @@ def test_steps_and_meshes_are_chosen_as_for_any_other(stored_run, store):
 
 
 def test_arrays_of_gs_are_read_in_place_and_those_of_other_stores_are_copied(stored_run, store):
-    load_params(as_path(stored_run))
+    load_params(user_path(stored_run))
     copied = any(cache_folder().rglob("manifest.ocdbt"))
     assert copied == stored_run.startswith("s3")
 
@@ -241,23 +241,23 @@ def test_another_run_starts_from_it(stored_run, tiny_experiment, tmp_path):
 
 
 def test_weights_in_a_store_become_a_run_and_a_run_in_a_store_becomes_weights(stored_run, store, tiny_run, tmp_path):
-    write_published(as_path(stored_run), tmp_path / "out", family="llama")
+    write_published(user_path(stored_run), tmp_path / "out", family="llama")
     write_published(tiny_run, tmp_path / "same", family="llama")
     for path in (tmp_path / "same").iterdir():
         assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name
     shutil.copytree(tmp_path / "out", store.root / "gs" / "hub" / "llama")
-    read_published(as_path("gs://hub/llama"), tmp_path / "run")
+    read_published(user_path("gs://hub/llama"), tmp_path / "run")
     jax.tree.map(
-        np.testing.assert_array_equal, load_params(tmp_path / "run").params, load_params(as_path(stored_run)).params
+        np.testing.assert_array_equal, load_params(tmp_path / "run").params, load_params(user_path(stored_run)).params
     )
     shutil.copytree(tmp_path / "run", store.root / "gs" / "bucket" / "converted")
-    write_published(as_path("gs://bucket/converted"), tmp_path / "again")
+    write_published(user_path("gs://bucket/converted"), tmp_path / "again")
     for path in (tmp_path / "out").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes(), path.name
     damaged = store.root / "gs" / "hub" / "llama" / "model.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(UserError, match="gs://hub/llama/model.safetensors is damaged: it has .* bytes"):
-        read_published(as_path("gs://hub/llama"), tmp_path / "other")
+        read_published(user_path("gs://hub/llama"), tmp_path / "other")
 
 
 # ------------------------------------------------------------------------------------------------- what is not written

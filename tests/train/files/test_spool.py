@@ -15,11 +15,11 @@ import pytest
 from model.errors import UserError
 from tests import stores
 from train.files import spool
-from train.files.paths import as_path
+from train.files.paths import user_path
 from train.files.remote import cache_folder
-from train.files.spool import spool_folder, spooled
+from train.files.spool import open_spool, spool_folder
 from train.loop import train
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 RUN = "gs://bucket/run"
 
@@ -50,21 +50,21 @@ def test_a_run_in_a_store_is_the_run_that_it_would_be_here(store, there, tiny_ex
     experiment = tiny_experiment()
     train(experiment, tmp_path / "plain", say=lambda _: None)
     said = []
-    assert train(experiment, as_path(RUN), hard_stop=10, say=said.append).step == 10
-    assert said[0] == f"{RUN}: written to {spool_folder(as_path(RUN))}, and uploaded every 60 seconds and at the end"
-    assert contents(there) == contents(spool_folder(as_path(RUN)))
+    assert train(experiment, user_path(RUN), hard_stop=10, say=said.append).step == 10
+    assert said[0] == f"{RUN}: written to {spool_folder(user_path(RUN))}, and uploaded every 60 seconds and at the end"
+    assert contents(there) == contents(spool_folder(user_path(RUN)))
     assert not (there / ".lock").exists()
     shutil.rmtree(cache_folder())
-    outcome = train(experiment, as_path(RUN), say=said.append)
+    outcome = train(experiment, user_path(RUN), say=said.append)
     assert (outcome.state, outcome.step) == ("finished", 20)
     assert any("fetching" in line for line in said)
-    assert contents(there) == contents(spool_folder(as_path(RUN)))
+    assert contents(there) == contents(spool_folder(user_path(RUN)))
     for name in ("metrics.jsonl", "samples.txt", "config.json"):
         assert (there / name).read_bytes() == (tmp_path / "plain" / name).read_bytes(), name
     here = load_run(tmp_path / "plain")
     jax.tree.map(np.testing.assert_array_equal, load_run(RUN).params, here.params)
     shutil.rmtree(cache_folder())
-    assert load_run(RUN).dataset().folder == as_path(f"{RUN}/data")
+    assert load_run(RUN).dataset().folder == user_path(f"{RUN}/data")
 
 
 def test_the_command_trains_into_a_store(store, there, command, tiny_experiment, write_config, tmp_path):
@@ -84,14 +84,14 @@ def write(folder, **files):
 
 def test_only_what_has_changed_goes_up_and_what_is_gone_goes(store, there, monkeypatch):
     sent = []
-    plain = spool._Upload._send
-    monkeypatch.setattr(spool._Upload, "_send", lambda self, name: sent.append(name) or plain(self, name))
-    with spooled(as_path(RUN), print) as folder:
+    plain = spool._Upload._upload_file
+    monkeypatch.setattr(spool._Upload, "_upload_file", lambda self, name: sent.append(name) or plain(self, name))
+    with open_spool(user_path(RUN), print) as folder:
         write(folder, metrics="1", checkpoints__1__files_json="r", checkpoints__1__params__a="p")
         (folder / "checkpoints" / "1" / "files_json").rename(folder / "checkpoints" / "1" / "files.json")
     assert sent == ["metrics", "checkpoints/1/params/a", "checkpoints/1/files.json"]
     del sent[:]
-    with spooled(as_path(RUN), print) as again:
+    with open_spool(user_path(RUN), print) as again:
         assert again == folder
         write(folder, metrics="12", checkpoints__2__params__a="q")
         shutil.rmtree(folder / "checkpoints" / "1")
@@ -120,7 +120,7 @@ def until(monkeypatch, allowed):
 
         return change
 
-    monkeypatch.setattr(spool._Upload, "_send", counted(spool._Upload._send))
+    monkeypatch.setattr(spool._Upload, "_upload_file", counted(spool._Upload._upload_file))
     monkeypatch.setattr(stores.Store, "remove", counted(stores.Store.remove))
     return done
 
@@ -135,7 +135,7 @@ def save(folder, step):
 
 def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoint(store, there, monkeypatch):
     """Step 10 is uploaded and step 5 removed; the machine is lost after each number of changes."""
-    with spooled(as_path(RUN), print) as folder:
+    with open_spool(user_path(RUN), print) as folder:
         save(folder, 5)
     shutil.copytree(cache_folder(), before := store.root.parent / "before")
     shutil.copytree(there, stored := store.root.parent / "stored")
@@ -147,7 +147,7 @@ def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoin
         with monkeypatch.context() as patch:
             done = until(patch, allowed)
             try:
-                with spooled(as_path(RUN), print) as folder:
+                with open_spool(user_path(RUN), print) as folder:
                     save(folder, 10)
                     shutil.rmtree(folder / "checkpoints" / "5")
                 ended = True
@@ -155,7 +155,7 @@ def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoin
                 ended = False
         (there / ".lock").unlink(missing_ok=True)
         shutil.rmtree(cache_folder())
-        with spooled(as_path(RUN), print) as folder:
+        with open_spool(user_path(RUN), print) as folder:
             steps = sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
             lines = (folder / "metrics.jsonl").read_text().split()
         for step in steps:
@@ -172,9 +172,9 @@ def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoin
 
 def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpoint(store, there, monkeypatch):
     """The loop commits step 10 just before `checkpoints` is listed: then the lines are listed afterwards."""
-    with spooled(as_path(RUN), print) as folder:
+    with open_spool(user_path(RUN), print) as folder:
         save(folder, 5)
-    sent, plain, walk = [], spool._Upload._send, os.walk
+    sent, plain, walk = [], spool._Upload._upload_file, os.walk
 
     def saving(top, *args, **named):
         for where, below, names in walk(top, *args, **named):
@@ -182,8 +182,8 @@ def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpo
             if not (folder / "checkpoints" / "10").exists():
                 save(folder, 10)
 
-    monkeypatch.setattr(spool._Upload, "_send", lambda self, name: sent.append(name) or plain(self, name))
-    with spooled(as_path(RUN), print):
+    monkeypatch.setattr(spool._Upload, "_upload_file", lambda self, name: sent.append(name) or plain(self, name))
+    with open_spool(user_path(RUN), print):
         monkeypatch.setattr(os, "walk", saving)
     steps = [name for name in sent if name.startswith("checkpoints/10/")]
     assert not steps or sent.index("metrics.jsonl") < sent.index(steps[0])
@@ -192,14 +192,14 @@ def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpo
 
 def test_an_old_run_that_was_copied_there_keeps_its_checkpoints_without_records(store, there):
     write(there, metrics="1", checkpoints__5__params__a="p")
-    with spooled(as_path(RUN), print) as folder:
+    with open_spool(user_path(RUN), print) as folder:
         assert (folder / "checkpoints" / "5" / "params" / "a").read_text() == "p"
 
 
 def test_a_run_goes_on_exactly_after_a_machine_was_lost(store, there, tiny_experiment, tmp_path, monkeypatch):
     experiment = tiny_experiment(training__num_steps=12, checkpoints__every=4, samples__prompts=())
     train(experiment, tmp_path / "plain", say=lambda line: None)
-    plain = spool._Upload._send
+    plain = spool._Upload._upload_file
     for stop, lost, resumed in ((4, "never", 0), (8, "checkpoints/8/files.json", 4), (12, "metrics.jsonl", 4)):
         said = []
         with monkeypatch.context() as patch:
@@ -209,22 +209,22 @@ def test_a_run_goes_on_exactly_after_a_machine_was_lost(store, there, tiny_exper
                     raise LostError
                 plain(self, name)
 
-            patch.setattr(spool._Upload, "_send", send)
+            patch.setattr(spool._Upload, "_upload_file", send)
             with contextlib.nullcontext() if lost == "never" else pytest.raises(LostError):
-                train(experiment, as_path(RUN), hard_stop=stop, say=said.append)
+                train(experiment, user_path(RUN), hard_stop=stop, say=said.append)
         assert any(f"at step {resumed} of" in line for line in said) or not resumed
         shutil.rmtree(cache_folder())
-    train(experiment, as_path(RUN), say=lambda line: None)
+    train(experiment, user_path(RUN), say=lambda line: None)
     assert (there / "metrics.jsonl").read_bytes() == (tmp_path / "plain" / "metrics.jsonl").read_bytes()
     here = load_run(tmp_path / "plain")
     jax.tree.map(np.testing.assert_array_equal, load_run(RUN).params, here.params)
 
 
 def test_files_go_up_while_the_run_goes_on(store, there, monkeypatch):
-    monkeypatch.setattr(spool, "EVERY", 0.02)
+    monkeypatch.setattr(spool, "UPLOAD_SECONDS", 0.02)
     import time
 
-    with spooled(as_path(RUN), print) as folder:
+    with open_spool(user_path(RUN), print) as folder:
         write(folder, metrics="1")
         for _ in range(500):
             if (there / "metrics").exists():
@@ -234,18 +234,18 @@ def test_files_go_up_while_the_run_goes_on(store, there, monkeypatch):
 
 
 def test_a_spool_that_did_not_write_last_is_set_aside(store, there):
-    with spooled(as_path(RUN), print) as folder:
+    with open_spool(user_path(RUN), print) as folder:
         write(folder, metrics="1")
     other = folder.parent.with_name("other")
     shutil.copytree(folder.parent, other)
     (there / ".spool").write_text("another machine")
     (there / "metrics").write_text("1 and more")
     said = []
-    with spooled(as_path(RUN), said.append) as folder:
+    with open_spool(user_path(RUN), said.append) as folder:
         assert (folder / "metrics").read_text() == "1 and more"
     assert any("was written by another machine since, or deleted: the earlier files are in" in line for line in said)
     shutil.rmtree(there)  # to begin anew
-    with spooled(as_path(RUN), said.append) as folder:
+    with open_spool(user_path(RUN), said.append) as folder:
         assert not (folder / "metrics").exists()
 
 
@@ -253,28 +253,28 @@ def test_one_process_trains_a_run(store, there):
     there.mkdir(parents=True)
     (there / ".lock").write_text("elsewhere 17")
     with pytest.raises(UserError, match=f"{RUN} is in use by process 17 of elsewhere; .* delete {RUN}/.lock"):
-        with spooled(as_path(RUN), print):
+        with open_spool(user_path(RUN), print):
             pass
     done = subprocess.Popen([sys.executable, "-c", ""])
     done.wait()
     for owner in (f"{socket.gethostname()} {done.pid}", f"{socket.gethostname()} {os.getpid()}"):
         (there / ".lock").write_text(owner)
-        with spooled(as_path(RUN), print):
+        with open_spool(user_path(RUN), print):
             assert (there / ".lock").read_text() == f"{socket.gethostname()} {os.getpid()}"
         assert not (there / ".lock").exists()
     (there / ".lock").write_text(f"{socket.gethostname()} {os.getppid()}")
     with pytest.raises(UserError, match="is in use by process"):
-        with spooled(as_path(RUN), print):
+        with open_spool(user_path(RUN), print):
             pass
 
 
 def test_the_lock_of_another_process_stays(store, there):
     """A user deleted our lock by hand, as the message advises, and started elsewhere; or only deleted it."""
-    with spooled(as_path(RUN), print):
+    with open_spool(user_path(RUN), print):
         (there / ".lock").write_text("elsewhere 17")
     assert (there / ".lock").read_text() == "elsewhere 17"
     (there / ".lock").unlink()
-    with spooled(as_path(RUN), print):
+    with open_spool(user_path(RUN), print):
         (there / ".lock").unlink()
     assert not (there / ".lock").exists()
 
@@ -290,13 +290,13 @@ def test_an_upload_that_fails_loses_nothing(store, there, monkeypatch):
         return plain(path, mode)
 
     monkeypatch.setattr(store, "open", broken)
-    with pytest.raises(UserError, match="could not be uploaded: 503: try later; everything is in .*: mend that"):
-        with spooled(as_path(RUN), said.append) as folder:
+    with pytest.raises(UserError, match="could not be uploaded: 503: try later; everything is in .*: fix that"):
+        with open_spool(user_path(RUN), said.append) as folder:
             write(folder, metrics="1", other="2")
     assert sum("WARNING" in line for line in said) == 1
-    with pytest.raises(KeyError, match="mine"), spooled(as_path(RUN), said.append):
+    with pytest.raises(KeyError, match="mine"), open_spool(user_path(RUN), said.append):
         raise KeyError("mine")
     monkeypatch.setattr(store, "open", plain)
-    with spooled(as_path(RUN), said.append) as folder:
+    with open_spool(user_path(RUN), said.append) as folder:
         assert (folder / "metrics").read_text() == "1"
     assert contents(there) == {"metrics": b"1", "other": b"2"}

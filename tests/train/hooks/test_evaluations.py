@@ -16,10 +16,10 @@ from train.data.prepare.prepare import prepare
 from train.evaluation.named_evaluations import NamedEvaluation
 from train.loop import train
 from train.report import summary, write_report
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.run.metrics import read_metrics, read_samples, read_statistics
 from train.statistics import Statistics
-from train.terminal.formatting import number
+from train.terminal.formatting import format_number
 
 
 def silent(line):
@@ -127,7 +127,7 @@ def test_the_report_shows_them(run):
     _, folder, _ = run
     text = summary(folder)
     last = of(folder, "digits")[10]
-    loss, bits = (re.escape(number(last[name])) for name in ("loss", "bits_per_byte"))
+    loss, bits = (re.escape(format_number(last[name])) for name in ("loss", "bits_per_byte"))
     assert re.search(rf"loss of digits +{loss}  step 10; {bits} bits per byte", text), text
     page = write_report(folder).read_text()
     assert "Loss of tail-of-digits, nats per token" in page

@@ -11,7 +11,7 @@ import pytest
 
 from model.errors import UserError
 from train.hooks import interface
-from train.hooks.interface import Hook, Moment, made
+from train.hooks.interface import Hook, StepInfo, make_hook
 from train.loop import train
 from train.run.metrics import read_metrics
 
@@ -29,20 +29,20 @@ class Largest(Hook):
     def resumed(self, step, lines):
         self.before = (step, len(lines))
 
-    def __call__(self, moment):
-        size = max(float(np.abs(x).max()) for x in map(np.asarray, moment.state.params["embedding"].values()))
-        self.session.metrics.train(moment.step, {"largest": size})
-        self.calls.append((moment.step, self.before, moment.validation is not None))
+    def __call__(self, info):
+        size = max(float(np.abs(x).max()) for x in map(np.asarray, info.state.params["embedding"].values()))
+        self.session.metrics.train(info.step, {"largest": size})
+        self.calls.append((info.step, self.before, info.validation is not None))
 
 
-def moment(step, last=False):
-    return Moment(step=step, last=last, state=None, scalars={})
+def step_info(step, last=False):
+    return StepInfo(step=step, last=last, state=None, scalars={})
 
 
 def test_a_hook_is_due_every_so_many_steps_and_at_the_last():
     hook = Hook()
     hook.every = 3
-    assert [step for step in range(1, 8) if hook.due(moment(step, last=step == 7))] == [3, 6, 7]
+    assert [step for step in range(1, 8) if hook.due(step_info(step, last=step == 7))] == [3, 6, 7]
 
 
 def test_a_hook_of_ones_own_is_called_once_for_each_step_in_the_files(tiny_experiment, tmp_path):
@@ -52,7 +52,7 @@ def test_a_hook_of_ones_own_is_called_once_for_each_step_in_the_files(tiny_exper
     )
     train(experiment, tmp_path / "whole", say=silent, hooks=hooks)
     assert [call[0] for call in calls] == [3, 6, 8]
-    assert [call[2] for call in calls] == [True] * 3  # it comes after the evaluations of its moment
+    assert [call[2] for call in calls] == [True] * 3  # it comes after the evaluations of its step
     kinds = [(line["step"], line["kind"], "largest" in line) for line in read_metrics(tmp_path / "whole")]
     assert kinds == [
         (3, "eval", False), (3, "train", True),
@@ -101,7 +101,7 @@ def test_a_period_without_sense_is_refused_at_the_start(every, tiny_experiment, 
 
     words = f"the hook Mine: `every` must be a whole number of steps, at least 1, got {every!r}"
     with pytest.raises(UserError, match=words):
-        made(Mine, None)
+        make_hook(Mine, None)
     if every == 0:
         with pytest.raises(UserError, match=words):
             train(tiny_experiment(samples__prompts=()), tmp_path, say=silent, hooks=[Mine])
@@ -109,11 +109,11 @@ def test_a_period_without_sense_is_refused_at_the_start(every, tiny_experiment, 
 
 def test_a_hook_that_says_itself_when_it_is_due_needs_no_period():
     class Mine(Hook):
-        def due(self, moment):
-            return moment.step == 7
+        def due(self, info):
+            return info.step == 7
 
-    hook = made(lambda session: Mine(), types.SimpleNamespace())
-    assert [step for step in range(9) if hook.due(moment(step))] == [7]
+    hook = make_hook(lambda session: Mine(), types.SimpleNamespace())
+    assert [step for step in range(9) if hook.due(step_info(step))] == [7]
 
 
 def test_a_hook_may_ask_for_the_end(tiny_experiment, tmp_path):
@@ -125,7 +125,7 @@ def test_a_hook_may_ask_for_the_end(tiny_experiment, tmp_path):
         def __init__(self, session):
             self.every = 5
 
-        def __call__(self, moment):
+        def __call__(self, info):
             stop.requested = "enough was seen"
 
     outcome = train(tiny_experiment(samples__prompts=()), tmp_path, say=silent, stop=stop, hooks=[Enough])

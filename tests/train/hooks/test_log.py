@@ -26,7 +26,7 @@ class Clock:
         number = int(results["number"])
         return lambda: self.waited.append(number) or float(number)
 
-    def ended(self, step, moment, tokens):
+    def record_end(self, step, end_time, tokens):
         self.ends.append((step, tokens))
 
     def read(self):

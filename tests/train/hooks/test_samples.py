@@ -8,11 +8,11 @@ import pytest
 from train.data.prepare.prepare import prepare
 from train.data.shards.dataset import open_dataset
 from train.generation.samples import draw_samples
-from train.hooks.interface import Moment
-from train.hooks.samples import Samples
+from train.hooks.interface import StepInfo
+from train.hooks.samples import SamplesHook
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import layout_of
-from train.state import Recipe, evaluation_params, new_state
+from train.state import StateConfig, evaluation_params, init_state
 
 
 @pytest.mark.parametrize("optimizer", ["AdamW()", "ScheduleFreeAdamW()"])
@@ -23,11 +23,11 @@ def test_texts_are_those_of_the_evaluated_parameters_at_the_step(optimizer, tiny
     written = []
     metrics = types.SimpleNamespace(sample=lambda step, text: written.append((step, text)))
     session = types.SimpleNamespace(experiment=experiment, dataset=dataset, layout=layout, metrics=metrics)
-    state = jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
-    hook = Samples(session)
+    state = jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), 0)
+    hook = SamplesHook(session)
     assert hook.every == 7
     for step in (7, 14, 7):
-        hook(Moment(step=step, last=False, state=state, scalars={}))
+        hook(StepInfo(step=step, last=False, state=state, scalars={}))
     assert [step for step, _ in written] == [7, 7, 14, 14, 7, 7]
     assert written[:2] == written[4:]
     assert written[:2] != [(7, text) for _, text in written[2:4]]

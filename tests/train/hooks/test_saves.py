@@ -4,8 +4,8 @@ import types
 
 import pytest
 
-from train.hooks.interface import Moment
-from train.hooks.saves import Saves
+from train.hooks.interface import StepInfo
+from train.hooks.saves import SavesHook
 
 
 @pytest.fixture
@@ -17,27 +17,27 @@ def made(tiny_experiment):
         metrics = types.SimpleNamespace(flush=lambda: done.append("flush"))
         store = types.SimpleNamespace(save=lambda experiment, state, step, loss: done.append((state, step, loss)))
         session = types.SimpleNamespace(experiment=tiny_experiment(**changes), metrics=metrics)
-        return Saves(session, store, 3), done
+        return SavesHook(session, store, 3), done
 
     return make
 
 
-def moment(step, **more):
-    return Moment(step=step, state=f"state {step}", scalars={}, **({"last": False} | more))
+def step_info(step, **more):
+    return StepInfo(step=step, state=f"state {step}", scalars={}, **({"last": False} | more))
 
 
 def test_it_is_due_every_so_many_steps_at_the_last_and_where_the_model_is_the_best(made):
     hook, _ = made(checkpoints__every=4)
-    assert [step for step in range(1, 10) if hook.due(moment(step, last=step == 9))] == [4, 8, 9]
-    assert hook.due(moment(5, best=True))
+    assert [step for step in range(1, 10) if hook.due(step_info(step, last=step == 9))] == [4, 8, 9]
+    assert hook.due(step_info(5, best=True))
     hook, _ = made(checkpoints__every=4, checkpoints__keep_best=0)
-    assert not hook.due(moment(5, best=True))
-    assert hook.due(moment(8, best=True))
+    assert not hook.due(step_info(5, best=True))
+    assert hook.due(step_info(8, best=True))
 
 
 def test_metrics_are_on_the_disk_before_the_save_begins(made):
     hook, done = made()
     assert hook.saved == 3
-    hook(moment(5, validation=1.25))
+    hook(step_info(5, validation=1.25))
     assert done == ["flush", ("state 5", 5, 1.25)]
     assert hook.saved == 5

@@ -17,7 +17,7 @@ from train import step
 from train.experiment import Experiment
 from train.objectives.interface import Objective, Sums
 from train.objectives.next_token import NextToken
-from train.state import Recipe, new_state
+from train.state import StateConfig, init_state
 from train.step import train_step
 
 
@@ -50,7 +50,7 @@ def test_another_objective_is_minimised_and_reported(parts, tiny_experiment, ran
     )
     experiment = dataclasses.replace(base, objective=Shorten(scale=3.0))
     batch = {"tokens": random_batch(base)["tokens"]}
-    state = jax.jit(new_state, static_argnums=0)(Recipe.of(experiment), 0)
+    state = jax.jit(init_state, static_argnums=0)(StateConfig.of(experiment), 0)
     after, metrics = jax.jit(functools.partial(train_step, experiment, ONE_DEVICE))(state, batch)
     size = batch["tokens"].size
 

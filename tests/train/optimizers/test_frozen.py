@@ -4,7 +4,7 @@ import pytest
 
 from model.parameters.specs import Spec, specs_by_name
 from model.transformer import specs
-from train.optimizers.frozen import Frozen, frozen_in
+from train.optimizers.frozen import Frozen, mark_frozen
 
 FFN = "Experts(num_experts=4, top_k=2, expert=Gated(width=16), load_bias=LoadBias())"
 
@@ -15,7 +15,7 @@ def known(tiny_experiment):
 
 
 def still(known, **fields):
-    return {name for name, spec in specs_by_name(frozen_in(known, Frozen(**fields))).items() if spec.frozen}
+    return {name for name, spec in specs_by_name(mark_frozen(known, Frozen(**fields))).items() if spec.frozen}
 
 
 def test_a_role_and_a_part_of_one_name_are_two_things(known):
@@ -30,10 +30,10 @@ def test_a_role_and_a_part_of_one_name_are_two_things(known):
 
 def test_what_is_not_trained_anyway_is_not_frozen(known):
     """A load bias is moved by the step, in a part that is frozen too."""
-    marked = specs_by_name(frozen_in(known, Frozen(parts=("blocks",))))
+    marked = specs_by_name(mark_frozen(known, Frozen(parts=("blocks",))))
     assert not marked["blocks.ffn.load_bias"].frozen
     assert marked["blocks.ffn.router"].frozen
-    assert not Frozen(roles=("load_bias",)).holds("blocks", Spec(role="load_bias", axes=()))
+    assert not Frozen(roles=("load_bias",)).freezes("blocks", Spec(role="load_bias", axes=()))
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import pytest
 from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.options.tree import check
-from train.optimizers.guard import Guard, Outliers, judge, new_guard_state
-from train.state import Recipe, new_state
+from train.optimizers.guard import Guard, Outliers, accept_step, new_guard_state
+from train.state import StateConfig, init_state
 from train.step import train_step
 
 
 def judged(guard, pairs):
     """The decision about each (loss, gradient norm) in turn, and the state after them."""
-    step = jax.jit(lambda state, loss, norm: judge(guard, state, loss, norm))
+    step = jax.jit(lambda state, loss, norm: accept_step(guard, state, loss, norm))
     state, verdicts = new_guard_state(guard), []
     for loss, norm in pairs:
         good, state = step(state, jnp.float32(loss), jnp.float32(norm))
@@ -91,7 +91,7 @@ def leaves(*trees):
 
 @pytest.mark.parametrize("spoil", [poisoned, wild])
 def test_a_skipped_step_leaves_everything_but_the_counts(spoil, experiment, step, random_batch):
-    state = new_state(Recipe.of(experiment), 0)
+    state = init_state(StateConfig.of(experiment), 0)
     for n in range(4):
         state, metrics = step(state, random_batch(experiment, n))
     assert int(metrics["skipped"]) == 0

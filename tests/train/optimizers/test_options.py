@@ -14,7 +14,7 @@ from model.errors import UserError
 from model.options.annotations import fields_of
 from model.options.tree import check
 from model.parameters.specs import Spec
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.optimizers.options import (
     SGD,
     Adafactor,
@@ -89,7 +89,7 @@ def each(rule, decay=0.0):
 
 
 def assert_same(params, expected, rtol=2e-5):
-    for name, value in flat(params).items():
+    for name, value in flatten(params).items():
         np.testing.assert_allclose(value, expected[name], rtol=rtol, atol=rtol, err_msg=name)
 
 
@@ -192,8 +192,8 @@ def test_muon():
 
 def test_muon_updates_are_orthogonal_layer_by_layer():
     start = {name: np.zeros(shape) for name, shape in SHAPES.items()}
-    end = flat(run(Muon(rms=1.0), start)[0])
-    first = flat(run(Muon(rms=1.0), start, [*[dict.fromkeys(SHAPES, 0.0) | start for _ in RATES[:-1]], GRADS[0]])[0])
+    end = flatten(run(Muon(rms=1.0), start)[0])
+    first = flatten(run(Muon(rms=1.0), start, [*[dict.fromkeys(SHAPES, 0.0) | start for _ in RATES[:-1]], GRADS[0]])[0])
     assert not np.allclose(end["blocks.ffn.up"], 0)
     for layer in np.asarray(first["blocks.ffn.up"]) / (RATES[-1] * np.sqrt(6)):
         singular = np.linalg.svd(layer, compute_uv=False)
@@ -201,7 +201,7 @@ def test_muon_updates_are_orthogonal_layer_by_layer():
         assert singular.max() < 1.3
     # The same matrix in both layers gets the same update: layers are not mixed.
     twice = {name: np.stack([g[0], g[0]]) if name.startswith("blocks") else g for name, g in GRADS[0].items()}
-    both = flat(run(Muon(), start, [twice] * len(RATES))[0])["blocks.mixer.output"]
+    both = flatten(run(Muon(), start, [twice] * len(RATES))[0])["blocks.mixer.output"]
     np.testing.assert_allclose(both[0], both[1], rtol=1e-5)
 
 
@@ -232,7 +232,7 @@ def test_others_evaluate_what_they_train(option):
     assert evaluation_params(option, state, params) is params
 
 
-# For every field of every optimizer, a value that is not its default; `spared` has an effect only with a decay.
+# For every field of every optimizer, a value that is not its default; `decay_never` has an effect only with a decay.
 OTHER_VALUES = {
     "weight_decay": 0.1,
     "b1": 0.5,
@@ -262,33 +262,36 @@ def end_of(option):
     ids=lambda x: getattr(x, "__name__", x),
 )
 def test_every_field_is_live(cls, field):
-    if field in ("spared", "decayed"):
+    if field in ("decay_never", "decay_also"):
         one = cls(weight_decay=0.1)
-        other = dataclasses.replace(one, **{field: ("embedding" if field == "spared" else "scale",)})
+        other = dataclasses.replace(one, **{field: ("embedding" if field == "decay_never" else "scale",)})
     else:
         one, other = cls(), dataclasses.replace(cls(), **{field: OTHER_VALUES[field]})
     assert not np.allclose(end_of(one), end_of(other), rtol=1e-5, atol=1e-6)
 
 
 def decayed_by(**fields):
-    return {name for name, decays in flat(decay_mask(AdamW(**fields), nested(SPECS))).items() if decays}
+    return {name for name, decays in flatten(decay_mask(AdamW(**fields), nested(SPECS))).items() if decays}
 
 
 def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
     assert decayed_by() == DECAYED
-    assert decayed_by(spared=("embedding",)) == DECAYED - {"embedding.table"}
-    assert decayed_by(spared=("blocks.ffn.*", "residual")) == {"embedding.table"}
-    assert decayed_by(decayed=("bias", "final_norm.scale")) == set(SPECS)
-    assert decayed_by(decayed=("*",), spared=("*.scale",)) == set(SPECS) - {"final_norm.scale"}
+    assert decayed_by(decay_never=("embedding",)) == DECAYED - {"embedding.table"}
+    assert decayed_by(decay_never=("blocks.ffn.*", "residual")) == {"embedding.table"}
+    assert decayed_by(decay_also=("bias", "final_norm.scale")) == set(SPECS)
+    assert decayed_by(decay_also=("*",), decay_never=("*.scale",)) == set(SPECS) - {"final_norm.scale"}
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"spared": ("*.scalle",)}, "spared: '*.scalle' is not a role, and no trained parameter"),
-        ({"decayed": ("gains",)}, "decayed: 'gains' is not a role.*did you mean 'gain'"),
-        ({"decayed": ("load_bias",)}, "decayed: 'load_bias' is not a role"),
-        ({"spared": ("blocks.ffn.load_bias",)}, "spared: 'blocks.ffn.load_bias' is not a role, and no trained"),
+        ({"decay_never": ("*.scalle",)}, "decay_never: '*.scalle' is not a role, and no trained parameter"),
+        ({"decay_also": ("gains",)}, "decay_also: 'gains' is not a role.*did you mean 'gain'"),
+        ({"decay_also": ("load_bias",)}, "decay_also: 'load_bias' is not a role"),
+        (
+            {"decay_never": ("blocks.ffn.load_bias",)},
+            "decay_never: 'blocks.ffn.load_bias' is not a role, and no trained",
+        ),
     ],
 )
 def test_entries_that_name_nothing_are_refused(fields, words):
@@ -298,7 +301,7 @@ def test_entries_that_name_nothing_are_refused(fields, words):
 
 
 def test_a_role_that_a_model_does_not_have_and_names_that_it_has_are_accepted():
-    option = AdamW(spared=("sink", "embedding", "blocks.*"), decayed=("final_norm.scale",))
+    option = AdamW(decay_never=("sink", "embedding", "blocks.*"), decay_also=("final_norm.scale",))
     assert not list(option.problems_with(nested(SPECS)))
 
 
@@ -307,7 +310,7 @@ def test_decay_shrinks_what_the_mask_names_and_nothing_else(cls):
     still = [{name: np.zeros(shape) for name, shape in SHAPES.items()}] * len(RATES)
     params, _ = run(cls(weight_decay=0.5), grads=still)
     shrunk = np.prod([1 - 0.5 * rate for rate in RATES])
-    for name, value in flat(params).items():
+    for name, value in flatten(params).items():
         if name not in DECAYED:
             np.testing.assert_allclose(value, START[name], rtol=1e-6)
         elif cls is ScheduleFreeAdamW:
@@ -327,7 +330,7 @@ def test_parameters_keep_their_format(cls):
     ("option", "words"),
     [
         (AdamW(weight_decay=-1.0), "weight_decay: must be 0 or more, got -1.0"),
-        (AdamW(b2=1.0), "b2: must be from 0 up to but not 1, got 1.0"),
+        (AdamW(b2=1.0), "b2: must be at least 0 and below 1, got 1.0"),
         (AdamW(epsilon=0.0), "epsilon: must be above 0, got 0.0"),
         (SGD(momentum=1.5), "momentum: must be from 0"),
         (Muon(num_iterations=0), "num_iterations: must be at least 1, got 0"),

@@ -11,11 +11,11 @@ from model.parameters.specs import Spec
 from train.loop import train
 from train.optimizers import options as optimizers
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.optimizers.rounding import lost_at, lost_updates, narrow, update_size, warnings
-from train.report.run import facts, load
-from train.run.loaded import load_params
+from train.optimizers.rounding import lost_updates, low_precision_arrays, share_unchanged_at, update_size, warnings
+from train.report.run import headline_numbers, load
+from train.run.loading import load_params
 from train.run.metrics import read_metrics
-from train.state import Recipe, new_state
+from train.state import StateConfig, init_state
 from train.step import train_step
 
 BF16 = dict(model__precision__parameters="bfloat16")
@@ -26,8 +26,8 @@ def of(*numbers, dtype=jnp.bfloat16):
 
 
 def first_state(experiment):
-    recipe = Recipe.of(experiment)
-    return new_state(recipe, experiment.training.seed)
+    state_config = StateConfig.of(experiment)
+    return init_state(state_config, experiment.training.seed)
 
 
 # ------------------------------------------------------------------------------------------------------- the share
@@ -37,24 +37,24 @@ def test_an_update_is_lost_where_it_is_not_zero_and_changes_nothing():
     before = {"a": of(1, 1, 1, 0), "b": of(1, dtype=jnp.float32)}
     updates = {"a": of(0.001, 0.01, 0, 0.001), "b": of(1e-12, dtype=jnp.float32)}
     after = jax.tree.map(lambda p, u: (p + u).astype(p.dtype), before, updates)
-    assert float(lost_updates(before, updates, after)["lost_updates"]) == 1 / 4  # of those that are narrow
+    assert float(lost_updates(before, updates, after)["lost_updates"]) == 1 / 4  # of those of low precision
 
 
 def test_float32_parameters_lose_nothing_that_is_counted():
     ones = {"a": jnp.ones(3)}
     assert lost_updates(ones, ones, ones) == {}
-    assert narrow({"a": jnp.ones(3), "b": of(1), "c": jnp.ones(3, jnp.int8)}) == [of(1)]
+    assert low_precision_arrays({"a": jnp.ones(3), "b": of(1), "c": jnp.ones(3, jnp.int8)}) == [of(1)]
 
 
 def test_what_bfloat16_rounds_away():
     """A 512th of a number just below a power of two, a 256th of one just above it: half of the space between two."""
     below, above = of(2 - 2**-7), of(1 + 2**-7)
-    assert float(lost_at({"a": below}, 2**-8 * 0.99)) == 1
-    assert float(lost_at({"a": below}, 2**-8 * 1.01)) == 0
-    assert float(lost_at({"a": above}, 2**-8 * 0.99)) == 1
-    assert float(lost_at({"a": above}, 2**-8 * 1.01)) == 0
-    assert float(lost_at({"a": of(1)}, 2**-9 * 1.01)) == 0.5  # below 1 they lie closer together than above it
-    assert float(lost_at({"a": of(0, 1), "b": jnp.ones(5)}, 1e-5)) == 0.5
+    assert float(share_unchanged_at({"a": below}, 2**-8 * 0.99)) == 1
+    assert float(share_unchanged_at({"a": below}, 2**-8 * 1.01)) == 0
+    assert float(share_unchanged_at({"a": above}, 2**-8 * 0.99)) == 1
+    assert float(share_unchanged_at({"a": above}, 2**-8 * 1.01)) == 0
+    assert float(share_unchanged_at({"a": of(1)}, 2**-9 * 1.01)) == 0.5  # numbers are closer together below 1
+    assert float(share_unchanged_at({"a": of(0, 1), "b": jnp.ones(5)}, 1e-5)) == 0.5
 
 
 @pytest.mark.parametrize("scan", [True, False])
@@ -101,7 +101,7 @@ def test_the_share_that_is_said_at_the_start_is_the_share_that_never_moves(small
     before, after = first_state(experiment).params, load_params(run).params
     same = sum(int(np.sum(p == q)) for p, q in zip(*map(jax.tree.leaves, (before, after)), strict=True))
     unchanged = same / sum(p.size for p in jax.tree.leaves(before))
-    told = float(lost_at(before, 1e-5))
+    told = float(share_unchanged_at(before, 1e-5))
     assert 0.8 < unchanged < 0.95
     assert told == pytest.approx(unchanged, abs=0.005)
     (warning,) = (line for line in said if line.startswith("WARNING"))
@@ -116,8 +116,8 @@ def test_the_share_stands_in_the_metrics_and_in_the_report(small_rate):
     experiment, run, _ = small_rate
     shares = [line["lost_updates"] for line in read_metrics(run) if line["kind"] == "train"]
     assert len(shares) == 60
-    assert shares[0] == pytest.approx(float(lost_at(first_state(experiment).params, 1e-5)), abs=0.06)
-    (fact,) = (fact for fact in facts(load(run)) if fact.label == "Updates lost to rounding")
+    assert shares[0] == pytest.approx(float(share_unchanged_at(first_state(experiment).params, 1e-5)), abs=0.06)
+    (fact,) = (fact for fact in headline_numbers(load(run)) if fact.label == "Updates lost to rounding")
     assert fact.value == f"{np.mean(shares):.1%}"
 
 

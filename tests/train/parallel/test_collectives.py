@@ -121,7 +121,7 @@ def lowered(table, gradient, mesh=MESH, **changes):
     """The sum of the losses of a batch, or its gradient, before it is compiled."""
     config, devices = small(**changes), make_mesh(mesh)
     layout = layout_of(devices, table)
-    placed = param_shardings(devices, table, logical_axes(config), abstract_params(config))
+    shardings = param_shardings(devices, table, logical_axes(config), abstract_params(config))
     rows = layout.placement(("batch", "sequence"))
 
     def loss(params, tokens, targets):
@@ -130,7 +130,7 @@ def lowered(table, gradient, mesh=MESH, **changes):
 
     function = jax.grad(loss) if gradient else loss
     tokens = jax.ShapeDtypeStruct((B, T), jnp.int32)
-    program = jax.jit(function, in_shardings=(placed, rows, rows), out_shardings=placed if gradient else None)
+    program = jax.jit(function, in_shardings=(shardings, rows, rows), out_shardings=shardings if gradient else None)
     return program.lower(abstract_params(config), tokens, tokens)
 
 

@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from model.errors import UserError
-from train.parallel.mesh import Mesh, in_words, make_mesh, parse_mesh
+from train.parallel.mesh import Mesh, format_mesh, make_mesh, parse_mesh
 
 
 def test_the_data_axis_takes_the_devices_that_are_left():
@@ -27,8 +27,8 @@ def test_a_mesh_that_does_not_multiply_is_refused(option):
 )
 def test_a_flag_names_a_mesh_and_a_mesh_its_flag(text, expected):
     assert parse_mesh(text) == expected
-    assert parse_mesh(in_words(expected)) == (expected if expected != Mesh() else Mesh(data=1))
-    assert in_words(make_mesh(Mesh(fsdp=2, tensor=2))) == "data=2,fsdp=2,tensor=2"
+    assert parse_mesh(format_mesh(expected)) == (expected if expected != Mesh() else Mesh(data=1))
+    assert format_mesh(make_mesh(Mesh(fsdp=2, tensor=2))) == "data=2,fsdp=2,tensor=2"
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from model.options.assignments import override
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of
-from train.state import Recipe, init_sharded, state_shardings
+from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
 
 # The residual stream split along the sequence; heads, feed-forward width and vocabulary inside sublayers.
@@ -47,14 +47,14 @@ def devices_of(mesh):
 
 def train(experiment, mesh, start, batches):
     """Losses of the steps from a state on the host, and the parameters after them, by name."""
-    recipe = Recipe.of(experiment)
-    state = jax.device_put(start, state_shardings(recipe, mesh, experiment.sharding))
+    state_config = StateConfig.of(experiment)
+    state = jax.device_put(start, state_shardings(state_config, mesh, experiment.sharding))
     step, losses = compile_train_step(experiment, mesh), []
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     for batch in batches:
-        state, metrics = step(state, feed.to_devices(batch, rows, experiment.data.batch_size, isolated=True))
+        state, metrics = step(state, feed.to_devices(batch, rows, experiment.data.batch_size, with_segments=True))
         losses.append(float(metrics["loss"]))
-    return losses, {name: np.asarray(x) for name, x in flat(state.all_params).items()}
+    return losses, {name: np.asarray(x) for name, x in flatten(state.all_params).items()}
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +66,9 @@ def alone(experiment):
 @functools.cache
 def on_one_device(experiment):
     mesh = make_mesh(Mesh(), jax.devices()[:1])
-    recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, mesh, experiment.sharding)
-    start = jax.device_get(init_sharded(recipe, experiment.training.seed, placed))
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, mesh, experiment.sharding)
+    start = jax.device_get(init_sharded(state_config, experiment.training.seed, shardings))
     batches = [numbered_batch(experiment, n) for n in range(4)]
     return start, batches, *train(experiment, mesh, start, batches)
 
@@ -76,9 +76,9 @@ def on_one_device(experiment):
 @pytest.fixture(scope="module")
 def sharded_start(experiment):
     """The first state, made on eight devices."""
-    recipe = Recipe.of(experiment)
-    placed = state_shardings(recipe, make_mesh(MESHES["mix"][0]), Sharding())
-    return init_sharded(recipe, experiment.training.seed, placed)
+    state_config = StateConfig.of(experiment)
+    shardings = state_shardings(state_config, make_mesh(MESHES["mix"][0]), Sharding())
+    return init_sharded(state_config, experiment.training.seed, shardings)
 
 
 def numbered_batch(experiment, n):
@@ -170,13 +170,13 @@ def test_accumulated_on_a_mesh_it_equals_one_device_with_the_large_batch(experim
 
 def test_parameters_and_moments_start_in_their_shards(sharded_start):
     state = sharded_start
-    shards = {name: {s.data.shape for s in x.addressable_shards} for name, x in flat(state.params).items()}
+    shards = {name: {s.data.shape for s in x.addressable_shards} for name, x in flatten(state.params).items()}
     assert shards["embedding.table"] == {(64 // 2, 32 // 2)}  # vocab over tensor, embed over fsdp
     assert shards["blocks.mixer.query"] == {(2, 32 // 2, 4 // 2, 8)}
     assert shards["blocks.mixer.output"] == {(2, 4 // 2, 8, 32 // 2)}
     assert shards["blocks.ffn.down"] == {(2, 64 // 2, 32 // 2)}
     assert shards["final_norm.scale"] == {(32 // 2,)}
-    moments = {name: x for name, x in flat(state.opt_state).items() if name.endswith("nu.blocks.ffn.down")}
+    moments = {name: x for name, x in flatten(state.opt_state).items() if name.endswith("nu.blocks.ffn.down")}
     assert [{s.data.shape for s in x.addressable_shards} for x in moments.values()] == [{(2, 32, 16)}]
     # Two copies (data) of each of four shards, on eight devices.
     table = state.params["embedding"]["table"]
@@ -185,7 +185,7 @@ def test_parameters_and_moments_start_in_their_shards(sharded_start):
 
 
 def test_shards_hold_the_values_of_one_device(alone, sharded_start):
-    sharded = flat(sharded_start.all_params)
-    for name, value in flat(alone[0].all_params).items():
+    sharded = flatten(sharded_start.all_params)
+    for name, value in flatten(alone[0].all_params).items():
         np.testing.assert_array_equal(sharded[name], value, err_msg=name)
     assert len(np.unique(sharded["embedding.table"])) > 2000  # drawn at random, not filled

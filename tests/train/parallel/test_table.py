@@ -8,7 +8,7 @@ from model.layout import AxisSharding
 from model.options.assignments import override
 from model.options.tree import check
 from model.transformer import abstract_params, init, logical_axes
-from train.checkpoints.store import flat
+from train.checkpoints.store import flatten
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import (
     ActivationAxes,
@@ -19,7 +19,7 @@ from train.parallel.table import (
     param_shardings,
     replicated,
 )
-from train.state import Recipe, state_shardings
+from train.state import StateConfig, state_shardings
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def test_experts_lie_on_the_axis_that_the_table_names(experiment):
 def test_no_device_makes_a_whole_parameter(experiment):
     """The compiled initialisation has no array of the full size of a sharded matrix."""
     mesh = make_mesh(Mesh(data=1, fsdp=8))
-    placed = param_shardings(mesh, Sharding(), logical_axes(experiment.model), abstract_params(experiment.model))
-    program = jax.jit(lambda key: init(experiment.model, key), out_shardings=placed)
+    shardings = param_shardings(mesh, Sharding(), logical_axes(experiment.model), abstract_params(experiment.model))
+    program = jax.jit(lambda key: init(experiment.model, key), out_shardings=shardings)
     text = program.lower(jax.random.key(0)).compile().as_text()
     assert "f32[64,4]" in text  # a shard of the embedding table
     assert "f32[64,32]" not in text
@@ -58,11 +58,11 @@ def test_an_array_uses_a_mesh_axis_once():
 
 def test_every_parameter_can_be_placed_on_every_mesh(experiment):
     for option in (Mesh(data=8), Mesh(data=1, fsdp=8), Mesh(data=2, tensor=4), Mesh(data=2, fsdp=2, tensor=2)):
-        placed = param_shardings(
+        shardings = param_shardings(
             make_mesh(option), Sharding(), logical_axes(experiment.model), abstract_params(experiment.model)
         )
         for shape, place in zip(
-            jax.tree.leaves(abstract_params(experiment.model)), jax.tree.leaves(placed), strict=True
+            jax.tree.leaves(abstract_params(experiment.model)), jax.tree.leaves(shardings), strict=True
         ):
             place.shard_shape(shape.shape)  # raises where a mesh axis is used twice or does not divide
 
@@ -98,10 +98,10 @@ def test_values_without_sense_are_refused(option, words):
 
 def test_optimizer_state_that_mirrors_no_parameter_is_replicated(experiment):
     mesh = make_mesh(Mesh(fsdp=8))
-    placed = state_shardings(Recipe.of(experiment), mesh, Sharding())
-    spec = {name: s.spec for name, s in flat(placed.opt_state).items()}
+    shardings = state_shardings(StateConfig.of(experiment), mesh, Sharding())
+    spec = {name: s.spec for name, s in flatten(shardings.opt_state).items()}
     assert all(s == replicated(mesh).spec for name, s in spec.items() if name.endswith(("count", "rate")))
-    assert sum("fsdp" in str(s) for s in spec.values()) == 2 * len(jax.tree.leaves(placed.params))  # both moments
+    assert sum("fsdp" in str(s) for s in spec.values()) == 2 * len(jax.tree.leaves(shardings.params))  # both moments
 
 
 # ---------------------------------------------------------------------------------------------------- activations

@@ -57,8 +57,8 @@ def program(scan, taps, meshed=True, gradient=False):
     function, places = jax.grad(run, has_aux=True) if gradient else run, {}
     if meshed:
         axes = logical_axes(config)
-        placed = param_shardings(layout.mesh, Sharding(), axes, params)
-        places = {"in_shardings": (placed, layout.placement(("batch", "sequence")))}
+        shardings = param_shardings(layout.mesh, Sharding(), axes, params)
+        places = {"in_shardings": (shardings, layout.placement(("batch", "sequence")))}
     return jax.jit(function, **places).lower(params, TOKENS).compile(), params
 
 

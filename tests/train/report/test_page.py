@@ -150,7 +150,7 @@ def test_padding_is_shown_where_there_is_some(run, tmp_path):
 def test_what_has_another_form_is_named_and_left_out(name, content, said, run):
     (run / name).write_text(json.dumps(content))
     text = page_of(run).text
-    assert f"{name} holds values of the wrong form, left out here: {said}" in text
+    assert f"{name} holds values that do not fit its schema, left out here: {said}" in text
     assert "Gradient norm" in text
     summary(run)
 

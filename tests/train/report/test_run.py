@@ -5,9 +5,9 @@ import numpy as np
 
 from tests.train.report.pages import NASTY
 from train.report import summary
-from train.report.run import Series, comparison, load, smooth, state, training_seconds
+from train.report.run import Series, baseline_comparison, load, run_state, smooth, training_seconds
 from train.run.metrics import MetricsWriter
-from train.terminal.formatting import visible
+from train.terminal.formatting import escape_unprintable
 
 
 def test_a_spike_leaves_the_rest_of_a_smoothed_curve_alone():
@@ -15,14 +15,14 @@ def test_a_spike_leaves_the_rest_of_a_smoothed_curve_alone():
     np.testing.assert_allclose(smooth(values)[2:], 3.0)
 
 
-def test_a_run_that_went_silent(run, monkeypatch):
+def test_a_stalled_run(run, monkeypatch):
     with MetricsWriter(run, tensorboard=False) as writer:
         writer.status("running", 600, total_steps=800)
-    assert state(load(run)) == ("running", "step 600 of 800")
+    assert run_state(load(run)) == ("running", "step 600 of 800")
     later = time.time() + 7500
     monkeypatch.setattr(time, "time", lambda: later)
-    assert state(load(run))[0] == "silent"
-    assert "wrote nothing for 2h 05m" in state(load(run))[1]
+    assert run_state(load(run))[0] == "stalled"
+    assert "wrote nothing for 2h 05m" in run_state(load(run))[1]
 
 
 def test_summary_is_golden(run):
@@ -31,7 +31,7 @@ def test_summary_is_golden(run):
             f"{run}: finished, step 600 of 600",
             "  validation loss     2.0625  final evaluation",
             "  perplexity          7.8660  final evaluation",
-            f"  bits per byte       1.5000  final evaluation; {visible(NASTY)} 1.250, gzip -9 1.960",
+            f"  bits per byte       1.5000  final evaluation; {escape_unprintable(NASTY)} 1.250, gzip -9 1.960",
             "  training loss       2.0000  mean of the last 12 logged steps",
             "  tokens trained on    38.4k  192 per parameter",
             "  parameters             200  200",
@@ -60,7 +60,7 @@ def test_the_best_evaluation_is_named_when_it_was_not_the_last(run):
 
 
 def test_the_comparison_is_sorted_with_this_run_in_it(run):
-    assert comparison(load(run)) == [(NASTY, 1.25, False), ("this run", 1.5, True), ("gzip -9", 1.96, False)]
+    assert baseline_comparison(load(run)) == [(NASTY, 1.25, False), ("this run", 1.5, True), ("gzip -9", 1.96, False)]
 
 
 def test_training_time_over_sessions(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from model.errors import UserError
 from train.checkpoints.faults import UnreadableError
-from train.checkpoints.files import RECORD
+from train.checkpoints.files import DIGESTS_FILE
 from train.checkpoints.store import CheckpointStore
 from train.run import checks
 from train.run.checks import is_finished
@@ -58,7 +58,7 @@ def test_a_damaged_last_checkpoint_is_no_end(damage, tiny_experiment, copied, no
     elif damage == "gone":
         shutil.rmtree(copied / "checkpoints" / "20")
     elif damage == "record":
-        (copied / "checkpoints" / "20" / RECORD).write_text("{")
+        (copied / "checkpoints" / "20" / DIGESTS_FILE).write_text("{")
     else:
         (copied / "checkpoints" / "20" / "note" / "metadata").write_text("{}")
     assert not is_finished(tiny_experiment(), copied)
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_read_is_said(tiny_experiment, copied, no_arrays):
 @pytest.mark.parametrize("flipped", [False, True])
 def test_files_without_digests_are_restored_to_know(flipped, tiny_experiment, copied):
     """Checkpoints that were written before November 2026 have sizes alone of their larger files."""
-    record = copied / "checkpoints" / "20" / RECORD
+    record = copied / "checkpoints" / "20" / DIGESTS_FILE
     recorded = {name: (size, None) for name, (size, _) in json.loads(record.read_text()).items()}
     record.write_text(json.dumps(recorded))
     if flipped:

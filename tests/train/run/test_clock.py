@@ -39,7 +39,7 @@ def clock(at, tiny_experiment):
     clock.start(0)
     take_batch(clock, at, 0)
     at.now += 50
-    clock.ended(1, clock.watch(np.ones(()))(), 128)
+    clock.record_end(1, clock.watch(np.ones(()))(), 128)
     assert clock.compiling
     assert clock.read()["includes_compilation"]
     return clock
@@ -77,12 +77,12 @@ def test_where_a_step_is_computed_while_it_is_dispatched(clock, at):
         at.now += 9
         dispatched = clock.watch(np.ones(()))
         if pending is not None:
-            clock.ended(step - 1, pending(), 100)
+            clock.record_end(step - 1, pending(), 100)
             values = clock.read()
             assert (values["step_seconds"], values["tokens_per_second"]) == (10, 10)
             assert values["data_wait_fraction"] == 0.1
         pending = dispatched
-    clock.ended(5, pending(), 100)
+    clock.record_end(5, pending(), 100)
     values = clock.read()
     assert (values["step_seconds"], values["tokens_per_second"], values["seconds"]) == (10, 10, 90)
     assert values["includes_compilation"] is False
@@ -99,7 +99,7 @@ def test_where_a_device_computes_on_after_the_dispatch(clock, at):
         dispatched = clock.watch(following)
         at.now = 151 + 20 * (step - 2)
         assert result.ends(pending) == at.now
-        clock.ended(step - 1, pending(), 100)
+        clock.record_end(step - 1, pending(), 100)
         values = clock.read()
         assert values["step_seconds"] == (21 if step == 3 else 20)
         assert values["data_wait_fraction"] == (pytest.approx(1 / 21) if step == 3 else 0)
@@ -118,14 +118,14 @@ def test_a_device_that_waits_for_data(clock, at):
             at.now += 8
         following = Result()
         dispatched = clock.watch(following)
-        clock.ended(step - 1, pending(), 100)
+        clock.record_end(step - 1, pending(), 100)
         values = clock.read()
         assert values["step_seconds"] == (12 if step == 3 else 10)
         assert values["data_wait_fraction"] == pytest.approx(10 / 12 if step == 3 else 0.8)
         result, pending = following, dispatched
     at.now += 2
     result.ends(pending)
-    clock.ended(5, pending(), 100)
+    clock.record_end(5, pending(), 100)
     assert clock.read()["step_seconds"] == 10
 
 
@@ -133,12 +133,12 @@ def test_pauses_are_no_part_of_an_interval(clock, at):
     for seconds in (10, 0):  # between two readings, and right after one
         take_batch(clock, at, 1)
         at.now += 9
-        clock.ended(2, at(), 100)
+        clock.record_end(2, at(), 100)
         with clock.paused():
             at.now += 1000
         at.now += seconds
         if seconds:
-            clock.ended(3, at(), 100)
+            clock.record_end(3, at(), 100)
         values = clock.read()
         assert values["tokens_per_second"] == 10
         clock.step = 1
@@ -147,7 +147,7 @@ def test_pauses_are_no_part_of_an_interval(clock, at):
 def test_tokens_are_those_of_the_batches(clock, at):
     for step, tokens in ((2, 30), (3, 50)):
         at.now += 4
-        clock.ended(step, at(), tokens)
+        clock.record_end(step, at(), tokens)
     values = clock.read()
     assert (values["tokens_per_second"], values["step_seconds"]) == (10, 4)
 

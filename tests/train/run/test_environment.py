@@ -102,7 +102,7 @@ def test_a_clean_and_a_changed_tree(repository, monkeypatch):
     assert "-x = 1\n+x = 2\n" in changed["diff"]
     assert changed["untracked"] == ["new.py"]
 
-    monkeypatch.setattr(environment, "DIFF_CAP", 10)
+    monkeypatch.setattr(environment, "MAX_DIFF_CHARACTERS", 10)
     cut = git_state(folder)
     assert (len(cut["diff"]), cut["diff_cut_at"]) == (10, 10)
 

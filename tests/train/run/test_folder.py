@@ -39,7 +39,7 @@ def test_claiming_writes_the_config_that_loads_back(tiny_experiment, tmp_path):
     experiment = tiny_experiment(model__position="Learned()", optimizer="Muon(rms=0.3)")
     run_folder.claim(tmp_path, experiment)
     assert load(tmp_path) == experiment
-    run_folder.claim(tmp_path, experiment)  # the same again goes on
+    run_folder.claim(tmp_path, experiment)  # the same again continues
     assert load(tmp_path) == experiment
 
 

@@ -132,13 +132,13 @@ def test_starting_over_sets_everything_aside_even_step_0(tmp_path):
         write_steps(writer, 1, 3)
         writer.flush()
         before = {name: (tmp_path / name).read_bytes() for name in FILES}
-        assert writer.set_aside()
+        assert writer.rename_old_files()
         assert {name: (tmp_path / f"{name}.old").read_bytes() for name in FILES} == before
         assert read_metrics(tmp_path) == read_throughput(tmp_path) == read_samples(tmp_path) == []
         writer.evaluation(0, {"loss": 8.0})
     assert len(read_metrics(tmp_path)) == 1
     with writer_of(tmp_path / "new") as writer:
-        assert not writer.set_aside()
+        assert not writer.rename_old_files()
 
 
 def test_rewinding_to_the_last_step_leaves_the_files_alone(tmp_path):

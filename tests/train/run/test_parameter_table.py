@@ -3,12 +3,12 @@
 import jax
 
 from train.parallel.mesh import Mesh, make_mesh
-from train.run.parameter_table import bytes_per_device, describe, table
+from train.run.parameter_table import bytes_per_device, describe, parameter_rows
 
 
 def test_a_row_has_the_role_and_axes_without_a_name(tiny_experiment):
     experiment = tiny_experiment(model__mixer="LSTM(num_heads=2)", model__position="NoPositions()")
-    rows = {row.name: row for row in table(experiment)}
+    rows = {row.name: row for row in parameter_rows(experiment)}
     assert rows["blocks.mixer.recurrent"].role == "recurrent"
     assert rows["blocks.mixer.recurrent"].axes == ("layer", "heads", "head_dim", None, None)
     assert rows["final_norm.scale"].role == "scale"

@@ -9,14 +9,14 @@ import pytest
 from model.parameters.precision import Precision
 from train.parallel.mesh import Mesh
 from train.run import pretrained
-from train.run.loaded import load_params
+from train.run.loading import load_params
 from train.run.pretrained import initial_params
-from train.state import Recipe, init_sharded, state_shardings
+from train.state import StateConfig, init_sharded, state_shardings
 
 
 @pytest.fixture
 def experiment(tiny_experiment, tiny_run):
-    """One that goes on from the tiny run, whose parameters eight devices hold whole, split over them."""
+    """One that continues from the tiny run, whose parameters eight devices hold whole, split over them."""
     return tiny_experiment(training__init_from=str(tiny_run), mesh=Mesh(fsdp=8))
 
 
@@ -40,11 +40,11 @@ def test_they_are_read_into_the_places_of_the_new_run(experiment, tiny_run, tmp_
 def test_the_first_state_takes_the_arrays_over(experiment, tmp_path):
     params = initial_params(experiment, tmp_path)
     expected = jax.tree.map(np.asarray, jax.tree.map(lambda x: x + 0, params))
-    recipe = Recipe.of(experiment)
+    state_config = StateConfig.of(experiment)
     from train.parallel.mesh import make_mesh
 
-    placed = state_shardings(recipe, make_mesh(experiment.mesh), experiment.sharding)
-    state = init_sharded(recipe, 0, placed, params)
+    shardings = state_shardings(state_config, make_mesh(experiment.mesh), experiment.sharding)
+    state = init_sharded(state_config, 0, shardings, params)
     jax.tree.map(np.testing.assert_array_equal, state.all_params, expected)
     assert all(x.is_deleted() for x in jax.tree.leaves(params))
 

@@ -3,7 +3,16 @@ import math
 import numpy as np
 import pytest
 
-from train.terminal.formatting import count, duration, fixed, number, percent, phrase, visible, visible_lines
+from train.terminal.formatting import (
+    escape_unprintable,
+    escape_unprintable_lines,
+    format_count,
+    format_duration,
+    format_fixed,
+    format_metric,
+    format_number,
+    format_percent,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +38,7 @@ from train.terminal.formatting import count, duration, fixed, number, percent, p
     ],
 )
 def test_count(value, text):
-    assert count(value) == text
+    assert format_count(value) == text
 
 
 @pytest.mark.parametrize(
@@ -50,7 +59,7 @@ def test_count(value, text):
     ],
 )
 def test_duration(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_duration(seconds, text):
     ],
 )
 def test_number(value, text):
-    assert number(value) == text
+    assert format_number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -96,14 +105,14 @@ def test_number(value, text):
     ],
 )
 def test_phrase(name, value, text):
-    assert phrase(name, value) == text
+    assert format_metric(name, value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(2.0, "2.0000"), (-0.0, "0.0000"), (1e6, "1,000,000"), (math.inf, "infinite")]
 )
 def test_fixed(value, text):
-    assert fixed(value) == text
+    assert format_fixed(value) == text
 
 
 def test_no_number_breaks_a_table():
@@ -112,10 +121,10 @@ def test_no_number_breaks_a_table():
         10.0**-k for k in range(330)
     ]
     for value in [*values, math.nan, math.inf, -math.inf, 10**5000]:
-        for form in (count, number, fixed):
+        for form in (format_count, format_number, format_fixed):
             assert len(form(value)) <= 20, (form, value)
-        assert len(duration(value)) <= 20
-        assert len(percent(value)) <= 20 + len(" x 100%")
+        assert len(format_duration(value)) <= 20
+        assert len(format_percent(value)) <= 20 + len(" x 100%")
 
 
 @pytest.mark.parametrize(
@@ -131,8 +140,8 @@ def test_no_number_breaks_a_table():
     ],
 )
 def test_visible(name, shown):
-    assert visible(name) == shown
+    assert escape_unprintable(name) == shown
 
 
 def test_visible_lines_keep_their_breaks():
-    assert visible_lines("one\r\ntwo\x1b[2J") == "one\\r\ntwo\\x1b[2J"
+    assert escape_unprintable_lines("one\r\ntwo\x1b[2J") == "one\\r\ntwo\\x1b[2J"

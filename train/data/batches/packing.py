@@ -22,7 +22,7 @@ import numpy as np
 
 from model.options.json import to_json
 from train.data import config
-from train.files.files import filled
+from train.files.files import atomic_folder
 
 
 class Span(NamedTuple):
@@ -176,7 +176,8 @@ def _load_or_build(folder: pathlib.Path, build: Callable[[], dict[str, np.ndarra
             return found
     arrays = build()
     suffix = f".{os.getpid()}.{threading.get_ident()}"
-    with contextlib.suppress(OSError), filled(folder, suffix) as part:  # a dataset that others own may be read-only
+    # A dataset that others own may be read-only.
+    with contextlib.suppress(OSError), atomic_folder(folder, suffix) as part:
         for name, array in arrays.items():
             np.save(part / f"{name}.npy", array, allow_pickle=False)
     return arrays

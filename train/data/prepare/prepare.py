@@ -32,7 +32,7 @@ from train.data.tokenizers.interface import (
     save_tokenizer,
 )
 from train.files.files import lock
-from train.files.paths import AnyPath, local_path, path_of, written_out
+from train.files.paths import AnyPath, expand_paths, literal_path, local_path
 
 # Shards hold a 64th of the text each, within these bounds, so that their number never depends on the machine.
 MIN_SHARD_BYTES, MAX_SHARD_BYTES = 4 << 20, 256 << 20
@@ -58,10 +58,10 @@ def prepare(
     text is tokenized, and may raise. Raises UserError when the folder was made with other settings, or when the text
     cannot be read.
     """
-    data = written_out(data, "data")
+    data = expand_paths(data, "data")
     given = data.sources()
     if len(given) == 1 and dataset.is_dataset(given[0].path):
-        dataset_path = path_of(given[0].path)
+        dataset_path = literal_path(given[0].path)
         settings.refuse_other_settings(data, dataset_path)
         return dataset_path
     folder = local_path(into, "a dataset that is made")
@@ -94,7 +94,7 @@ class _Preparation:
         self.folder = folder
         self.progress = progress
         self.workers = workers
-        self.paths = [path_of(source.path) for source in data.sources()]
+        self.paths = [literal_path(source.path) for source in data.sources()]
         self.raw_units = {k: units for k, units in enumerate(listed) if units is not None}
         self.held_out: dict[int, split.ChosenDocuments | None] = {}
 

@@ -14,7 +14,7 @@ from train.data.shards import dataset
 from train.data.text import sources
 from train.earlier import current_class
 from train.files.files import read_json, write_json
-from train.files.paths import AnyPath, path_of
+from train.files.paths import AnyPath, literal_path
 
 FILE = "settings.json"
 SCHEMA = {"sources?": [{"path": str}], "texts?": {...: object}}
@@ -116,7 +116,7 @@ def write_or_check(folder: pathlib.Path, settings: dict[str, Any], finished: boo
 
 def read_settings(folder: AnyPath) -> dict[str, Any]:
     """The settings of a folder, with today's names of options."""
-    settings = read_json(folder / FILE, form=SCHEMA)
+    settings = read_json(folder / FILE, schema=SCHEMA)
     return settings | {"validation": current_class(settings.get("validation"))}
 
 
@@ -137,7 +137,7 @@ def refuse_other_settings(data: Data, folder: AnyPath) -> None:
         "tokenizer": [settings.get("tokenizer"), description.get("tokenizer")],
         "validation": [settings.get("validation")],
     }
-    if isinstance(data.tokenizer, TokenizerOf) and _resolved(path_of(data.tokenizer.path)) == _resolved(folder):
+    if isinstance(data.tokenizer, TokenizerOf) and _resolved(literal_path(data.tokenizer.path)) == _resolved(folder):
         recorded["tokenizer"].append(to_json(data.tokenizer))
     for name, values in recorded.items():
         asked = to_json(getattr(data, name))

@@ -10,7 +10,7 @@ from train.data.batches.pipeline import Batches
 from train.data.shards.dataset import COUNTS, open_dataset
 from train.data.shards.shards import HOW_TO_FIX
 from train.files.paths import AnyPath
-from train.terminal.formatting import visible
+from train.terminal.formatting import escape_unprintable
 
 
 def summary(folder: AnyPath) -> str:
@@ -19,7 +19,7 @@ def summary(folder: AnyPath) -> str:
     description = dataset.description
     end = "none" if dataset.end_of_document is None else str(dataset.end_of_document)
     lines = [
-        visible(folder),
+        escape_unprintable(folder),
         f"tokenizer: {description['tokenizer']['type']}, {dataset.vocab_size:,} ids, end of document: {end}",
     ]
     rows = [["split", *COUNTS, "bytes/token", "shards"]]
@@ -36,7 +36,7 @@ def summary(folder: AnyPath) -> str:
     lines += [f"WARNING: {name}: {words}" for name, words in unrestored.items() if words is not None]
     if len(dataset.members) > 1:
         pairs = zip(description["weights"], dataset.members, strict=True)
-        lines += [f"member of weight {weight:g}: {visible(member.folder)}" for weight, member in pairs]
+        lines += [f"member of weight {weight:g}: {escape_unprintable(member.folder)}" for weight, member in pairs]
     return "\n".join(lines)
 
 
@@ -63,7 +63,7 @@ def verify(folder: AnyPath) -> int:
 def documents_of_step(batches: Batches, step: int, rows: Sequence[int] | None, characters: int) -> str:
     """The spans of documents in the batch of the update to step `step`, one line each."""
     spans = batches.documents(step - 1, rows, characters)
-    names = [visible(span.name) for span in spans]
+    names = [escape_unprintable(span.name) for span in spans]
     wide = max(map(len, names), default=0)
     sources = len(batches.dataset.members) > 1
     lines = [f"step {step}: batch {step - 1}, {len(spans)} spans of {len({span.name for span in spans})} documents"]

@@ -116,7 +116,7 @@ def finished_result(folder: pathlib.Path, job: str) -> dict[str, Any] | None:
     path = result_path(folder, job)
     if not path.is_file():
         return None
-    result = read_json(path, form={"name": str, "shards": {...: SHARD_SCHEMA}})
+    result = read_json(path, schema={"name": str, "shards": {...: SHARD_SCHEMA}})
     for description in result["shards"].values():
         shard = Shard(**description)
         file = folder / shard.file

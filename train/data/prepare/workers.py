@@ -21,7 +21,7 @@ from typing import Any
 
 from model.errors import UserError
 from train.data.prepare.tokenizing import JobRunner
-from train.process.stop import STOPS
+from train.process.stop import STOP_SIGNALS
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 Json = dict[str, Any]
@@ -62,7 +62,7 @@ def _signals_blocked() -> Iterator[None]:
 
     They end when their input pipe closes, because this process ended, or this process kills them.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:

@@ -16,8 +16,8 @@ from train.data.shards.shards import DOCUMENT_DTYPE, HOW_TO_FIX, RECORD_TOKENS, 
 from train.data.tokenizers.interface import TOKENIZER_OPTION_FILE, Tokenizer, load_tokenizer
 from train.data.tokenizers.unrestored import UnrestoredText
 from train.files.files import cannot_read, read_json, write_array, write_json
-from train.files.paths import AnyPath, as_path, is_remote, path_of
-from train.files.remote import fetched, read_errors
+from train.files.paths import AnyPath, is_remote, literal_path, user_path
+from train.files.remote import convert_read_errors, local_copy
 
 FORMAT = 1
 DATASET_FILE = "dataset.json"
@@ -53,7 +53,7 @@ class Split:
     def local(self) -> pathlib.Path:
         """The folder, or a copy of the split's files where it lies in a store; its shards' checksums decide which."""
         files = {shard.file for shard in self.shards} | {f"{self.name}.documents.npy"}
-        return fetched(self.folder, files.__contains__, json.dumps([self.name, self._description]))
+        return local_copy(self.folder, files.__contains__, json.dumps([self.name, self._description]))
 
     @functools.cached_property
     def documents(self) -> np.ndarray:
@@ -163,14 +163,14 @@ class Dataset:
 
 def is_dataset(path: str | AnyPath) -> bool:
     """Whether a folder is a finished dataset; a folder of text may have a dataset.json too, but no tokenizer."""
-    folder = as_path(path)
-    with read_errors(folder):
+    folder = user_path(path)
+    with convert_read_errors(folder):
         return (folder / DATASET_FILE).is_file() and (folder / TOKENIZER_OPTION_FILE).is_file()
 
 
 def open_dataset(path: str | AnyPath) -> Dataset:
     """Opens a dataset folder. Raises UserError when it is no dataset, or unfinished, damaged or of another format."""
-    folder = as_path(path)
+    folder = user_path(path)
     if not is_dataset(folder):
         raise UserError(f"{folder} is not a finished dataset: it has no {DATASET_FILE}; make one with launch.tokenize")
     description = read_json(folder / DATASET_FILE)
@@ -218,7 +218,7 @@ def dataset_of_run(run: AnyPath) -> Dataset:
         path = read_json(run / "data.json").get("dataset")
         if not isinstance(path, str):
             raise UserError(f"{run / 'data.json'} is damaged: expected the path of a folder as 'dataset', got {path!r}")
-        candidates.insert(0, path_of(path))
+        candidates.insert(0, literal_path(path))
     for folder in candidates:
         if is_dataset(folder):
             return open_dataset(folder)

@@ -18,7 +18,7 @@ import numpy as np
 from model.errors import UserError
 from train.data.shards import records
 from train.data.shards.records import Record
-from train.files.files import cannot_read, cannot_write, take_place, unfinished
+from train.files.files import cannot_read, cannot_write, rename_into_place, temporary_path
 
 # A document is cut into records of this many tokens, so that reads from a long document stay short.
 RECORD_TOKENS = 8192
@@ -51,7 +51,7 @@ class ShardWriter:
 
     def __init__(self, path: pathlib.Path, vocab_size: int) -> None:
         self._path = path
-        self._temporary = unfinished(path, f".{os.getpid()}")
+        self._temporary = temporary_path(path, f".{os.getpid()}")
         self._width = records.token_bytes(vocab_size)
         self._writer: Any = None
         self._documents: list[tuple[int, int, int, int]] = []
@@ -89,7 +89,7 @@ class ShardWriter:
         with open(self._temporary, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             size = os.fstat(file.fileno()).st_size
-        take_place(self._temporary, self._path)
+        rename_into_place(self._temporary, self._path)
         table = np.array(self._documents, DOCUMENT_DTYPE)
         tokens, num_bytes, words = (int(table[column].sum()) for column in ("tokens", "bytes", "words"))
         return Shard(self._path.name, self._records, len(table), tokens, num_bytes, words, size, digest), table

@@ -14,8 +14,8 @@ from model.errors import UserError
 from train.data.text import cairn_files
 from train.data.text.units import cannot_read, printable
 from train.data.text.walk import Walk, matches, may_be_empty
-from train.files.paths import as_path, is_remote
-from train.files.remote import fetched, read_errors
+from train.files.paths import is_remote, user_path
+from train.files.remote import convert_read_errors, local_copy
 
 STDLIB = "stdlib"
 # Folders of the standard library that hold its tests, or no sources of its own.
@@ -70,15 +70,15 @@ def list_files(text: str) -> Listing:
 
 def _remote_files(text: str) -> Listing:
     """The files that a path in a store stands for, copied to this machine; they have the names that they have there."""
-    remote_path = as_path(text)
+    remote_path = user_path(text)
     first_wildcard = next((i for i, part in enumerate(remote_path.parts) if glob.has_magic(part)), None)
-    with read_errors(remote_path):
+    with convert_read_errors(remote_path):
         if first_wildcard is None or remote_path.exists():
-            return list_files(str(fetched(remote_path)))
+            return list_files(str(local_copy(remote_path)))
     root, pattern = type(remote_path)(*remote_path.parts[:first_wildcard]), list(remote_path.parts[first_wildcard:])
     if text.endswith("/"):
         pattern += ["**", "*"]
-    copy = fetched(root, lambda name: matches(name.split("/"), pattern))
+    copy = local_copy(root, lambda name: matches(name.split("/"), pattern))
     return list_files(os.path.join(glob.escape(str(copy)), *pattern))
 
 

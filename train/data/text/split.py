@@ -14,7 +14,7 @@ from model.errors import UserError
 from train.data.config import HeldOutDocuments, Tail, Validation
 from train.data.text.compression import compression_of
 from train.data.text.sources import Document
-from train.terminal.formatting import percent
+from train.terminal.formatting import format_percent
 
 # A line shorter than this (stripped) occurs in too many files to show that two of them are alike.
 MIN_LINE_LENGTH = 16
@@ -52,9 +52,10 @@ def uneven_warning(option: Validation | None, train_bytes: int, validation_bytes
     else:
         whole, other = "a text is cut once", "longer texts"
     return (
-        f"WARNING: {percent(share)} of the text is held out for validation ({validation_bytes:,} of "
-        f"{train_bytes + validation_bytes:,} bytes), where {requested} asks for {percent(option.fraction)}: {whole}, "
-        f"and they do not add up to that share; more documents, {other} or SeparateText(path=...) give an even split"
+        f"WARNING: {format_percent(share)} of the text is held out for validation ({validation_bytes:,} of "
+        f"{train_bytes + validation_bytes:,} bytes), where {requested} asks for {format_percent(option.fraction)}: "
+        f"{whole}, and they do not add up to that share; more documents, {other} or SeparateText(path=...) give "
+        "an even split"
     )
 
 

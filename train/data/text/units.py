@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 from model.errors import UserError
-from train.terminal.formatting import visible
+from train.terminal.formatting import escape_unprintable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ def printable(path: str | os.PathLike[str]) -> str:
         text = os.fsencode(path).decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # characters that no file name of this machine can have
         text = os.fspath(path)
-    return visible(text)
+    return escape_unprintable(text)
 
 
 def file_version(path: str) -> str:

@@ -17,7 +17,7 @@ from train.data.text import cairn_files
 from train.data.text.compression import open_bytes
 from train.data.text.file_types import HEAD, file_type_of
 from train.data.text.units import cannot_read, printable
-from train.terminal.formatting import count
+from train.terminal.formatting import format_count
 
 FileId = tuple[int, int]  # device and inode, which identify a file or folder under all its names
 SKIPPED_FOLDERS = ("__pycache__",)
@@ -178,7 +178,7 @@ class Walk:
                     size += os.lstat(path).st_size if os.path.lexists(path) else 0
         if files:
             self._cairn_files.append(
-                f"{printable(name)} ({kind}, {files:,} {'file' if files == 1 else 'files'}, {count(size)}B)"
+                f"{printable(name)} ({kind}, {files:,} {'file' if files == 1 else 'files'}, {format_count(size)}B)"
             )
 
     def _is_entered(self, name: str) -> bool:

@@ -15,8 +15,8 @@ from model.options.json import option_from_json, to_json
 from train.data import config
 from train.data.tokenizers.streaming import BytesDecoder, IncrementalDecoder, PerTokenDecoder
 from train.files.files import read_json, write_json
-from train.files.paths import AnyPath, as_path, is_remote
-from train.files.remote import fetched
+from train.files.paths import AnyPath, is_remote, user_path
+from train.files.remote import local_copy
 
 TOKENIZER_OPTION_FILE = "tokenizer_option.json"
 
@@ -197,7 +197,7 @@ def tokenizer_class(option: config.Tokenizer) -> type[Tokenizer]:
 def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterable[str]) -> Tokenizer:
     """Trains the tokenizer of an option on texts, or opens the tokenizer that the option names and reads no text."""
     if isinstance(option, config.TokenizerOf):
-        return load_tokenizer(as_path(option.path))
+        return load_tokenizer(user_path(option.path))
     if isinstance(option, config.SentencePiece):
         from train.data.tokenizers.sentencepieces import train_sentencepiece
 
@@ -208,7 +208,7 @@ def make_tokenizer(option: config.Tokenizer | config.TokenizerOf, texts: Iterabl
             found.update(text)
         return CharactersTokenizer(option, found)
     if isinstance(option, (config.SentencePieceFile, config.HuggingFace)):
-        path = fetched(as_path(option.path))
+        path = local_copy(user_path(option.path))
         if not path.is_file():
             raise UserError(f"no tokenizer file at {option.path!r}; expected the path of one")
         return tokenizer_class(option).load(option, path)
@@ -226,7 +226,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: pathlib.Path | str) -> None:
 def load_tokenizer(folder: AnyPath | str) -> Tokenizer:
     """The tokenizer that `save_tokenizer` wrote into a folder (every dataset folder has one). Raises UserError."""
     if is_remote(folder):
-        return load_tokenizer(fetched(as_path(folder), lambda name: "/" not in name and "tokenizer" in name))
+        return load_tokenizer(local_copy(user_path(folder), lambda name: "/" not in name and "tokenizer" in name))
     folder = pathlib.Path(folder)
     if not (folder / TOKENIZER_OPTION_FILE).is_file():
         raise UserError(

@@ -7,7 +7,7 @@ import pytest
 
 from train.data import prepare
 from train.data.prepare.workers import _Process
-from train.process.stop import STOPS
+from train.process.stop import STOP_SIGNALS
 
 
 def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):
@@ -15,7 +15,7 @@ def test_signals_that_end_a_command_do_not_reach_its_workers(dataset):
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with _Process(setup) as worker:
         for name in ("empty", "again"):
-            for number in STOPS:
+            for number in STOP_SIGNALS:
                 os.kill(worker._process.pid, number)
             answer = worker.run({"name": name, "split": "train", "units": []})
             assert (answer["name"], answer["shards"]) == (name, {})

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from launch import shadows
+from launch import import_shadowing
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -34,18 +34,18 @@ def make(path):
 
 
 def test_cairns_own_packages(here, not_imported):
-    assert shadows.hidden_by("model") is None
+    assert import_shadowing.shadowed_by("model") is None
     (here / "model").mkdir()  # Python does not import a folder of data when there is a package of that name elsewhere
-    assert shadows.hidden_by("model") is None
-    assert shadows.hidden_by("train") is None
-    assert shadows.hidden_by("model") is None
+    assert import_shadowing.shadowed_by("model") is None
+    assert import_shadowing.shadowed_by("train") is None
+    assert import_shadowing.shadowed_by("model") is None
     path = make(here / "train.py")
-    assert shadows.hidden_by("train") == path
+    assert import_shadowing.shadowed_by("train") == path
 
 
 def test_a_package_in_the_place_of_one(here, not_imported):
     path = make(here / "model" / "__init__.py")
-    assert shadows.hidden_by("model") == path
+    assert import_shadowing.shadowed_by("model") == path
 
 
 def test_modules_of_pythons_and_of_others(here):
@@ -53,19 +53,19 @@ def test_modules_of_pythons_and_of_others(here):
         make(here / name)
     make(here / "numpy" / "__init__.py")
     (here / "flax").mkdir()
-    assert shadows.lookalikes(str(here), sys.path[1:]) == {
+    assert import_shadowing.shadowing_modules(str(here), sys.path[1:]) == {
         "random": (str(here / "random.py"), "a module of Python's own library"),
         "jax": (str(here / "jax.py"), "an installed package"),
         "numpy": (str(here / "numpy"), "an installed package"),
     }
-    assert shadows.lookalikes(str(here / "nowhere"), []) == {}
+    assert import_shadowing.shadowing_modules(str(here / "nowhere"), []) == {}
 
 
 def test_a_module_that_a_file_of_the_users_own_asks_for_is_meant(here, monkeypatch):
     """A config may import a module beside it, whatever the module's name."""
     make(here / "random.py")
     monkeypatch.setattr(
-        sys, "meta_path", [shadows._Refusing({"random": ("random.py", "it")}, str(here)), *sys.meta_path]
+        sys, "meta_path", [import_shadowing._ImportGuard({"random": ("random.py", "it")}, str(here)), *sys.meta_path]
     )
     monkeypatch.delitem(sys.modules, "random")
     exec(compile("import random; assert random.x == 1", str(here / "config.py"), "exec"), {})
@@ -86,7 +86,7 @@ def imported_by(importer, name):
 def test_an_optional_package_that_is_not_installed_is_not_found_in_the_folder(file, here, monkeypatch):
     """A folder with the name of a package, such as datasets/ or wandb/, holds the user's files."""
     make(here / file)
-    monkeypatch.setattr(sys, "meta_path", [shadows._Refusing({}, str(here)), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [import_shadowing._ImportGuard({}, str(here)), *sys.meta_path])
     library = pathlib.Path(pytest.__file__)
     for importer in (library, ROOT / "train" / "trackers.py"):
         assert imported_by(importer, "not_installed") is None
@@ -95,8 +95,8 @@ def test_an_optional_package_that_is_not_installed_is_not_found_in_the_folder(fi
 
 
 def test_cairns_own_packages_are_found_in_a_checkout(monkeypatch):
-    refusing = shadows._Refusing({}, str(ROOT))
-    assert not any(refusing._is_here(name) for name in shadows.ROOMS)
+    refusing = import_shadowing._ImportGuard({}, str(ROOT))
+    assert not any(refusing._is_here(name) for name in import_shadowing.TOP_PACKAGES)
 
 
 def test_ctrl_c_while_modules_are_imported_leaves_no_traceback():

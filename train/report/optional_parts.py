@@ -7,35 +7,37 @@ from typing import Any
 
 import numpy as np
 
-from train.report.run import Fact, Run, Series
-from train.terminal.formatting import number
+from train.report.run import HeadlineNumber, RunData, Series
+from train.terminal.formatting import format_number
 
 
-def named_evaluations(run: Run) -> dict[str, list[dict[str, Any]]]:
+def evaluations_by_name(run: RunData) -> dict[str, list[dict[str, Any]]]:
     """The lines of each further text, by its name, in the order of their first appearance."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in run.further:
-        found.setdefault(str(line["name"]), []).append(line)
-    return found
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in run.named_evaluations:
+        groups.setdefault(str(line["name"]), []).append(line)
+    return groups
 
 
-def facts_of_texts(run: Run) -> Iterator[Fact]:
+def text_headlines(run: RunData) -> Iterator[HeadlineNumber]:
     """A headline for each further text: its last loss and bits per byte."""
-    for name, lines in named_evaluations(run).items():
+    for name, lines in evaluations_by_name(run).items():
         last = lines[-1]
         bits = last.get("bits_per_byte")
-        beside = f"; {number(bits)} bits per byte" if isinstance(bits, int | float) else ""
+        extra = f"; {format_number(bits)} bits per byte" if isinstance(bits, int | float) else ""
         if isinstance(last.get("loss"), int | float):
-            yield Fact(label=f"Loss of {name}", value=number(last["loss"]), note=f"step {last['step']:,}{beside}")
+            yield HeadlineNumber(
+                label=f"Loss of {name}", value=format_number(last["loss"]), note=f"step {last['step']:,}{extra}"
+            )
 
 
-def losses_of_texts(run: Run) -> Iterator[tuple[str, Series]]:
+def text_losses(run: RunData) -> Iterator[tuple[str, Series]]:
     """The loss of each further text over the steps."""
-    for name, lines in named_evaluations(run).items():
+    for name, lines in evaluations_by_name(run).items():
         yield name, _series({line["step"]: [line["loss"]] for line in lines if _is_number(line.get("loss"))})
 
 
-def ratios(run: Run) -> Iterator[tuple[str, Series]]:
+def update_ratios(run: RunData) -> Iterator[tuple[str, Series]]:
     """Update over parameter over the steps for each role, the geometric mean over its layers."""
     lines = [line for line in run.statistics if _is_number(line.get("ratio")) and line["ratio"] > 0]
     for role in dict.fromkeys(line.get("role") for line in lines):
@@ -47,7 +49,7 @@ def ratios(run: Run) -> Iterator[tuple[str, Series]]:
         yield str(role), Series(steps=means.steps, values=np.exp(means.values))
 
 
-def streams(run: Run) -> Iterator[tuple[str, Series]]:
+def stream_norms(run: RunData) -> Iterator[tuple[str, Series]]:
     """The root mean square of the residual stream over the steps, after the first and after the last layer."""
     lines = [line for line in run.statistics if _is_number(line.get("stream")) and isinstance(line.get("layer"), int)]
     layers = sorted({line["layer"] for line in lines})

@@ -23,9 +23,9 @@ class LowestLosses:
         return [c.step in best for c in checkpoints]
 
 
-def kept(options: Checkpoints, losses: dict[int, float]) -> checkpoint_managers.PreservationPolicy:
+def preservation_policy(options: Checkpoints, losses: dict[int, float]) -> checkpoint_managers.PreservationPolicy:
     """The orbax preservation policy for the options; `losses` may still grow, and is read at every save."""
-    keep: list[Any] = [checkpoint_managers.LatestN(options.keep_last), LowestLosses(options.keep_best, losses)]
+    policies: list[Any] = [checkpoint_managers.LatestN(options.keep_last), LowestLosses(options.keep_best, losses)]
     if options.keep_every is not None:
-        keep.append(checkpoint_managers.EveryNSteps(options.keep_every))
-    return checkpoint_managers.AnyPreservationPolicy(keep)
+        policies.append(checkpoint_managers.EveryNSteps(options.keep_every))
+    return checkpoint_managers.AnyPreservationPolicy(policies)

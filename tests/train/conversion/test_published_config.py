@@ -12,18 +12,18 @@ from model.families.sizes import SIZES
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.norms import RMSNorm
 from tests.train.conversion.folders import FIXTURES, trained_here, values_of
-from train.checkpoints.store import flat
-from train.conversion.describing import values_like
+from train.checkpoints.store import flatten
 from train.conversion.folder import INDEX
+from train.conversion.published_config import config_like
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
-from train.run.loaded import load_params
+from train.run.loading import load_params
 
 
 def test_a_run_that_was_trained_here_as_a_family_or_not(tmp_path, tiny_run, monkeypatch):
     with pytest.raises(UserError, match=r"describe its config.json: with --like=.*; or with --family, .* for: llama$"):
         write_published(tiny_run, tmp_path / "out")
-    monkeypatch.setattr("train.conversion.writing.LARGEST_FILE", 30_000)
+    monkeypatch.setattr("train.conversion.writing.MAX_FILE_BYTES", 30_000)
     write_published(tiny_run, tmp_path / "out", family="llama")
     assert (tmp_path / "out" / INDEX).is_file()
     read_published(tmp_path / "out", tmp_path / "run")
@@ -62,9 +62,9 @@ def test_a_run_that_was_trained_here_like_a_config_json(family, stored_as, lengt
     back = load_params(tmp_path / "back")
     assert model_differences(back.experiment.model, config) == []
     assert back.experiment.model.precision == config.precision
-    for name, x in flat(params).items():
-        assert flat(back.params)[name].dtype == x.dtype
-        np.testing.assert_array_equal(flat(back.params)[name], x)
+    for name, x in flatten(params).items():
+        assert flatten(back.params)[name].dtype == x.dtype
+        np.testing.assert_array_equal(flatten(back.params)[name], x)
 
 
 def test_another_model_than_the_one_described_is_refused_field_by_field(tmp_path):
@@ -104,11 +104,11 @@ def balanced(ffn, **changes):
 def test_what_balances_experts_while_training_is_in_no_config_json(tmp_path):
     config = model_config(values_of("mixtral"))
     trained = dataclasses.replace(config, ffn=balanced(config.ffn))
-    assert values_like(str(FIXTURES / "mixtral" / "0"), trained, tmp_path)[2] == {}
+    assert config_like(str(FIXTURES / "mixtral" / "0"), trained, tmp_path)[2] == {}
     config = model_config(values_of("deepseek_v3"))
     (layers,) = config.exceptions
     trained = dataclasses.replace(config, exceptions=(dataclasses.replace(layers, ffn=balanced(layers.ffn)),))
-    assert values_like(str(FIXTURES / "deepseek_v3" / "0"), trained, tmp_path)[2] == {}
+    assert config_like(str(FIXTURES / "deepseek_v3" / "0"), trained, tmp_path)[2] == {}
     changed = dataclasses.replace(layers, ffn=balanced(layers.ffn, top_k=3))
     with pytest.raises(UserError, match=r"model.exceptions: .*'top_k': 2.* -> .*'top_k': 3"):
-        values_like(str(FIXTURES / "deepseek_v3" / "0"), dataclasses.replace(config, exceptions=(changed,)), tmp_path)
+        config_like(str(FIXTURES / "deepseek_v3" / "0"), dataclasses.replace(config, exceptions=(changed,)), tmp_path)

@@ -13,15 +13,15 @@ from train.checkpoints.store import CheckpointStore
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
-from train.files.paths import AnyPath, as_path
-from train.files.remote import fetched, read_errors
+from train.files.paths import AnyPath, user_path
+from train.files.remote import convert_read_errors, local_copy
 from train.optimizers.options import ScheduleFreeAdamW
-from train.parallel.fitting import Fitted, asked_for, own_or_fsdp, placements
 from train.parallel.mesh import Mesh
+from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import MeshLayout, Sharding
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
-from train.state import Recipe, abstract_state, evaluation_params, state_shardings
+from train.state import StateConfig, abstract_state, evaluation_params, state_shardings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class LoadedRun:
       folder: the run folder, on this machine or in a store.
       experiment: the run's options.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, arranged as train/parallel/fitting.py says.
+      mesh: the devices here, arranged as train/parallel/mesh_choice.py says.
       layout: the sharding of activations.
       tokenizer: the tokenizer of the run's dataset.
       step: the step of the checkpoint.
@@ -52,11 +52,11 @@ class LoadedRun:
 
     def on(self, mesh: Mesh) -> "LoadedRun":
         """The same run on another mesh of the devices here. Raises UserError when it does not fit them."""
-        fitted = asked_for(self.experiment.model, mesh, self.experiment.sharding)
-        if fitted.note is not None:
-            warn(fitted.note)
-        params = jax.device_put(self.params, placements(self.experiment.model, fitted.mesh, fitted.table))
-        return dataclasses.replace(self, params=params, mesh=fitted.mesh, layout=fitted.layout)
+        choice = requested_mesh(self.experiment.model, mesh, self.experiment.sharding)
+        if choice.note is not None:
+            print_to_stderr(choice.note)
+        params = jax.device_put(self.params, model_shardings(self.experiment.model, choice.mesh, choice.table))
+        return dataclasses.replace(self, params=params, mesh=choice.mesh, layout=choice.layout)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class LoadedParams:
     Attributes:
       experiment: the run's options.
       params: the parameters to evaluate, on the mesh.
-      mesh: the devices here, arranged as train/parallel/fitting.py says.
+      mesh: the devices here, arranged as train/parallel/mesh_choice.py says.
       layout: the sharding of activations.
       step: the step of the checkpoint.
     """
@@ -78,7 +78,7 @@ class LoadedParams:
     step: int
 
 
-def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
+def load_run(run: str | AnyPath, checkpoint: str = "latest", *, mesh: Mesh | None = None) -> LoadedRun:
     """Loads a checkpoint of a run: "latest", "best" (lowest validation loss) or a step.
 
     Its parameters are read straight onto their devices: no device holds more of them than its share. The mesh is the
@@ -89,12 +89,12 @@ def load_run(run: str | AnyPath, which: str = "latest", *, mesh: Mesh | None = N
     another vocabulary than the model, and when the mesh does not fit the devices or the model. Only the parameters are
     read, so a damaged optimizer state is not noticed.
     """
-    run = as_path(run)
-    with read_errors(run):
-        return _load_run(run, which, mesh)
+    run = user_path(run)
+    with convert_read_errors(run):
+        return _load_run(run, checkpoint, mesh)
 
 
-def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
+def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
     experiment = experiments.load(run)
     if experiment.data.tokenizer is None and (run / ORIGIN).is_dir() and not is_dataset(run / "data"):
         raise UserError(
@@ -108,7 +108,7 @@ def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
             f"trained with {experiment.model.vocab_size}: another tokenizer made this dataset; prepare the run's own "
             "data there again, or write the folder that holds it into data.json"
         )
-    loaded = load_params(run, which, mesh=mesh)
+    loaded = load_params(run, checkpoint, mesh=mesh)
     return LoadedRun(
         folder=run,
         experiment=experiment,
@@ -121,84 +121,86 @@ def _load_run(run: AnyPath, which: str, mesh: Mesh | None) -> LoadedRun:
 
 
 def load_params(
-    run: AnyPath, which: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
+    run: AnyPath, checkpoint: str = "latest", *, mesh: Mesh | None = None, sharding: Sharding | None = None
 ) -> LoadedParams:
     """Loads only the parameters of a checkpoint; needs no dataset.
 
     Args:
       run: the run folder, on this machine or in a store.
-      which: latest, best, or a step.
+      checkpoint: latest, best, or a step.
       mesh: as for `load_run`.
       sharding: the sharding table for a given mesh; None for the run's own.
 
     Raises UserError as `load_run` does.
     """
     experiment = experiments.load(run)
-    fitted = _fitted(run, experiment, mesh, sharding)
-    recipe = Recipe.of(experiment)
-    placed, abstract = state_shardings(recipe, fitted.mesh, fitted.table), abstract_state(recipe)
+    choice = _choose_mesh(run, experiment, mesh, sharding)
+    state_config = StateConfig.of(experiment)
+    shardings, abstract = state_shardings(state_config, choice.mesh, choice.table), abstract_state(state_config)
     if not isinstance(experiment.optimizer, ScheduleFreeAdamW):  # it computes the parameters to evaluate from its state
-        placed, abstract = (dataclasses.replace(state, opt_state={}) for state in (placed, abstract))
+        shardings, abstract = (dataclasses.replace(state, opt_state={}) for state in (shardings, abstract))
     with (
-        read_errors(run),
-        CheckpointStore(checkpoints_of(run, which), experiment.checkpoints, say=warn, read_only=True) as store,
+        convert_read_errors(run),
+        CheckpointStore(
+            local_checkpoints(run, checkpoint), experiment.checkpoints, say=print_to_stderr, read_only=True
+        ) as store,
     ):
-        if which == "latest":
-            state = store.restore_latest(experiment, placed, abstract)
+        if checkpoint == "latest":
+            state = store.restore_latest(experiment, shardings, abstract)
             if state is None:
                 raise UserError(f"{run} has no checkpoint yet; train it further, or wait for the first save")
         else:
-            state = store.restore(_step(store, run, which), experiment, placed, abstract)
+            state = store.restore(_parse_step(store, run, checkpoint), experiment, shardings, abstract)
     params = evaluation_params(experiment.optimizer, state)
-    return LoadedParams(experiment, params, fitted.mesh, fitted.layout, int(state.step))
+    return LoadedParams(experiment, params, choice.mesh, choice.layout, int(state.step))
 
 
-def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
+def _choose_mesh(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> MeshChoice:
     """The devices, arranged for a run's model; prints a line if this is not the run's own mesh."""
     table = sharding or experiment.sharding
     if mesh is not None:
-        fitted = asked_for(experiment.model, mesh, table)
+        choice = requested_mesh(experiment.model, mesh, table)
     else:
         sessions = read_sessions(run)
         devices = sessions[-1].get("devices") if sessions else None
         count = devices.get("count") if isinstance(devices, dict) else None
-        fitted = own_or_fsdp(experiment.model, experiment.mesh, table, count if isinstance(count, int) else None)
-    if fitted.note is not None:
-        warn(fitted.note)
-    return fitted
+        choice = run_mesh_or_fsdp(experiment.model, experiment.mesh, table, count if isinstance(count, int) else None)
+    if choice.note is not None:
+        print_to_stderr(choice.note)
+    return choice
 
 
-def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
+def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
     """A run folder whose checkpoints orbax can read: the run's own, or a copy of the files that may be needed.
 
     Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores.
     """
     if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
         return run
-    with read_errors(run):
+    with convert_read_errors(run):
         folder = run / "checkpoints"
         steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
-    if not kept & set(steps):
-        kept = set(steps)  # the steps that are in the store
-    copied = fetched(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
+    needed = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(checkpoint, {checkpoint})
+    if not needed & set(steps):
+        needed = set(steps)  # the steps that are in the store
+    copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
     return copied
 
 
-def warn(line: str) -> None:
+def print_to_stderr(line: str) -> None:
     """Prints a line for the user on standard error."""
     print(line, file=sys.stderr)  # standard output is for results
 
 
-def _step(store: CheckpointStore, run: AnyPath, which: str) -> int:
+def _parse_step(store: CheckpointStore, run: AnyPath, checkpoint: str) -> int:
     steps = store.steps()
     listed = f"its checkpoints are {', '.join(map(str, steps))}" if steps else "it has none yet"
-    if which == "best":
+    if checkpoint == "best":
         best = store.best_step()
         if best is None:
             raise UserError(f"no checkpoint of {run} was evaluated, so none is best; {listed}")
         return best
-    named = {str(step): step for step in steps}
-    if which not in named:
-        raise UserError(f"{run} has no checkpoint {which[:40]!r}; use latest, best, or a step: {listed}")
-    return named[which]
+    by_name = {str(step): step for step in steps}
+    if checkpoint not in by_name:
+        raise UserError(f"{run} has no checkpoint {checkpoint[:40]!r}; use latest, best, or a step: {listed}")
+    return by_name[checkpoint]

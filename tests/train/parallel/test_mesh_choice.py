@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from model.errors import UserError
-from train.parallel.fitting import asked_for, fsdp, own_or_fsdp, placements
 from train.parallel.mesh import Mesh
+from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import ParameterAxes, Sharding
 
 
@@ -16,8 +16,8 @@ def model(tiny_experiment):
     return tiny_experiment().model
 
 
-def shape(fitted):
-    return tuple(fitted.mesh.shape.values())
+def shape(choice):
+    return tuple(choice.mesh.shape.values())
 
 
 @pytest.mark.parametrize(
@@ -31,9 +31,9 @@ def shape(fitted):
     ],
 )
 def test_a_runs_own_mesh_is_taken_where_it_fits(model, own, then, expected):
-    fitted = own_or_fsdp(model, own, Sharding(), then)
-    assert shape(fitted) == expected
-    assert fitted.note is None
+    choice = run_mesh_or_fsdp(model, own, Sharding(), then)
+    assert shape(choice) == expected
+    assert choice.note is None
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,19 @@ def test_a_runs_own_mesh_is_taken_where_it_fits(model, own, then, expected):
     ],
 )
 def test_another_number_of_devices_is_fsdp_over_all_and_said(model, own, then, was):
-    fitted = own_or_fsdp(model, own, Sharding(), then)
-    assert shape(fitted) == (1, 8, 1)
-    assert fitted.note == f"the run's mesh was {was}; taking --mesh=fsdp=8 for the 8 here"
-    for spec, leaf in zip(*bytes_held(model, fitted), strict=True):
+    choice = run_mesh_or_fsdp(model, own, Sharding(), then)
+    assert shape(choice) == (1, 8, 1)
+    assert choice.note == f"the run's mesh was {was}; taking --mesh=fsdp=8 for the 8 here"
+    for spec, leaf in zip(*bytes_held(model, choice), strict=True):
         assert spec * 8 == leaf
 
 
-def bytes_held(model, fitted):
+def bytes_held(model, choice):
     """The sizes of the shards of the parameters that have a model width, and their whole sizes."""
     from model.transformer import abstract_params
 
     leaves = jax.tree.leaves(abstract_params(model))
-    places = jax.tree.leaves(placements(model, fitted.mesh, fitted.table))
+    places = jax.tree.leaves(model_shardings(model, choice.mesh, choice.table))
     size = lambda shape: int(jax.numpy.prod(jax.numpy.array(shape)))  # noqa: E731
     return [size(p.shard_shape(x.shape)) for x, p in zip(leaves, places, strict=True)], [size(x.shape) for x in leaves]
 
@@ -68,36 +68,36 @@ def test_what_eight_ways_do_not_divide_is_split_the_most_ways_that_do(tiny_exper
     model = tiny_experiment(
         model__width=60, model__mixer="GroupedQuery(num_heads=3, num_kv_heads=3, head_dim=20)"
     ).model
-    fitted = fsdp(model, Sharding())
-    assert shape(fitted) == (2, 4, 1)
-    assert fitted.note == "each parameter is held 2 times, since fsdp=8 does not divide embed of 60"
-    said = own_or_fsdp(model, Mesh(), Sharding(), 1).note
-    assert said.endswith(f"taking --mesh=data=2,fsdp=4 for the 8 here; {fitted.note}")
+    choice = fsdp_mesh(model, Sharding())
+    assert shape(choice) == (2, 4, 1)
+    assert choice.note == "each parameter is held 2 times, since fsdp=8 does not divide embed of 60"
+    said = run_mesh_or_fsdp(model, Mesh(), Sharding(), 1).note
+    assert said.endswith(f"taking --mesh=data=2,fsdp=4 for the 8 here; {choice.note}")
 
 
 def test_a_table_without_fsdp_gives_way_to_one_that_splits_all(model):
     table = Sharding(parameters=ParameterAxes(embed=()))
-    assert fsdp(model, table).table == Sharding()
+    assert fsdp_mesh(model, table).table == Sharding()
     kept = Sharding(parameters=ParameterAxes(embed=(), ffn=("fsdp",)))
-    assert fsdp(model, kept).table == kept
+    assert fsdp_mesh(model, kept).table == kept
 
 
 def test_a_mesh_that_is_asked_for_keeps_whole_what_tensor_does_not_divide(model):
     """A vocabulary of 257 bytes and marks, and the two key heads if they would be split four ways."""
-    fitted = asked_for(model, Mesh(fsdp=4, tensor=2), Sharding())
-    assert shape(fitted) == (1, 4, 2)
-    assert fitted.table.parameters == ParameterAxes(vocab=())
-    assert fitted.note == "tensor=2 does not divide vocab of 257: not split over tensor"
-    four = asked_for(model, Mesh(tensor=4), Sharding())
+    choice = requested_mesh(model, Mesh(fsdp=4, tensor=2), Sharding())
+    assert shape(choice) == (1, 4, 2)
+    assert choice.table.parameters == ParameterAxes(vocab=())
+    assert choice.note == "tensor=2 does not divide vocab of 257: not split over tensor"
+    four = requested_mesh(model, Mesh(tensor=4), Sharding())
     assert four.table.parameters == ParameterAxes(vocab=(), kv_heads=())
     assert "kv_heads of 2" in four.note
     even = dataclasses.replace(model, vocab_size=256)
-    assert asked_for(even, Mesh(tensor=2), Sharding()).note is None
+    assert requested_mesh(even, Mesh(tensor=2), Sharding()).note is None
 
 
 def test_a_mesh_that_cannot_be_is_refused(model, tiny_experiment):
     with pytest.raises(UserError, match="does not multiply to the 8 devices"):
-        asked_for(model, Mesh(fsdp=3), Sharding())
+        requested_mesh(model, Mesh(fsdp=3), Sharding())
     narrow = tiny_experiment(model__width=60, model__mixer="GroupedQuery(num_heads=3, head_dim=20)").model
     with pytest.raises(UserError, match="embed axis of 60 cannot be split 8 ways"):
-        asked_for(narrow, Mesh(fsdp=8), Sharding())
+        requested_mesh(narrow, Mesh(fsdp=8), Sharding())

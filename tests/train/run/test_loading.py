@@ -18,7 +18,7 @@ from train.data import Characters, Data, Tail, prepare
 from train.data.shards.dataset import dataset_of_run
 from train.experiment import load
 from train.parallel.mesh import Mesh
-from train.run.loaded import load_run
+from train.run.loading import load_run
 
 # Reads that fail half-way leave coroutines behind in orbax.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

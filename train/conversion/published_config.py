@@ -10,12 +10,12 @@ from model.families.family import Family
 from model.families.sizes import SIZES
 from model.options.words import nearest
 from train.files.files import read_json
-from train.files.paths import AnyPath, as_path
+from train.files.paths import AnyPath, user_path
 
 # Keys of a config.json that describe its files and not the model.
-OF_ITS_FILES = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
+FILE_KEYS = ("_name_or_path", "auto_map", "dtype", "prefix", "tokenizer_class", "transformers_version")
 # The families' keys for the largest number of tokens in a sequence.
-LENGTHS = ("max_position_embeddings", "n_positions", "seq_length")
+CONTEXT_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "seq_length")
 
 
 def family_for(name: str | None, run: AnyPath) -> Family:
@@ -35,7 +35,7 @@ def family_for(name: str | None, run: AnyPath) -> Family:
     return family
 
 
-def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+def config_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
     """The config.json of a run's model, made from another config.json.
 
     Args:
@@ -50,11 +50,11 @@ def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
     Raises:
       UserError: when `like` is none of these, or describes another model; it lists every field that differs.
     """
-    path = as_path(like)
+    path = user_path(like)
     path = path / "config.json" if path.is_dir() else path
     by_name = {name: values for name, values in SIZES.items() if not isinstance(values, ModelConfig)}
     if path.is_file():
-        given = read_json(path, mend="get it again")
+        given = read_json(path, remedy="get it again")
     elif like in by_name:
         given = by_name[like]
     elif like in SIZES:
@@ -63,20 +63,20 @@ def values_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
         hint = "" if "/" in like else f"; {nearest(like, by_name)}"
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
     family = family_of(given)
-    own: dict[str, Any] = {"vocab_size": config.vocab_size}
-    for key in LENGTHS:
+    run_values: dict[str, Any] = {"vocab_size": config.vocab_size}
+    for key in CONTEXT_LENGTH_KEYS:
         with contextlib.suppress(UserError):  # a key that the family does not have
-            tried = own | {key: config.context_length}
-            if family.model_config(given | tried).context_length == config.context_length:
-                own = tried
+            candidate = run_values | {key: config.context_length}
+            if family.model_config(given | candidate).context_length == config.context_length:
+                run_values = candidate
                 break
-    lost = model_differences(family.model_config(given | own), config)
-    if lost:
-        listed = "\n  ".join(lost)
+    mismatches = model_differences(family.model_config(given | run_values), config)
+    if mismatches:
+        listed = "\n  ".join(mismatches)
         raise UserError(
             f"the model of {run} is not the one that --like={like} describes (its value -> this run's):\n  {listed}\n"
             "Give a config.json with this run's values; vocab_size and context_length may differ: the run's are written"
         )
-    kept = {k: v for k, v in given.items() if k not in OF_ITS_FILES and not k.endswith("_token_id")}
-    changed = {key: value for key, value in own.items() if given.get(key) != value}
-    return family, {"architectures": [family.architecture]} | kept | own, changed
+    model_values = {k: v for k, v in given.items() if k not in FILE_KEYS and not k.endswith("_token_id")}
+    changed = {key: value for key, value in run_values.items() if given.get(key) != value}
+    return family, {"architectures": [family.architecture]} | model_values | run_values, changed

@@ -15,22 +15,22 @@ TYPE_CHECKING = False  # not imported from typing: only modules that Python has 
 if TYPE_CHECKING:
     from typing import NoReturn
 
-PACKAGES = ("model", "train")  # every command imports these
+LIBRARY_PACKAGES = ("model", "train")  # every command imports these
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-ROOMS = ("model", "train", "configs", "launch", "tests")
+TOP_PACKAGES = ("model", "train", "configs", "launch", "tests")
 
 
-def refuse() -> None:
+def exit_if_shadowed() -> None:
     """Ends the process when Cairn's own packages are hidden, and from now on when an import would take a wrong file."""
     if sys.flags.safe_path:  # python -P: Python does not look in that folder
         return
-    for name in PACKAGES:
-        if (path := hidden_by(name)) is not None:
-            _end(name, path, f"Cairn's own package {os.path.join(ROOT, name)}")
-    sys.meta_path.insert(0, _Refusing(lookalikes(sys.path[0], sys.path[1:]), sys.path[0]))
+    for name in LIBRARY_PACKAGES:
+        if (path := shadowed_by(name)) is not None:
+            _exit(name, path, f"Cairn's own package {os.path.join(ROOT, name)}")
+    sys.meta_path.insert(0, _ImportGuard(shadowing_modules(sys.path[0], sys.path[1:]), sys.path[0]))
 
 
-def hidden_by(name: str) -> str | None:
+def shadowed_by(name: str) -> str | None:
     """The file or folder that hides Cairn's package `name`; None if `import name` finds Cairn's package."""
     specs = (finder.find_spec(name, None) for finder in sys.meta_path)
     spec = next((spec for spec in specs if spec is not None), None)
@@ -42,7 +42,7 @@ def hidden_by(name: str) -> str | None:
     return wrong[0] if wrong else None
 
 
-def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
+def shadowing_modules(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
     """Maps modules of a folder that hide a module of Python or an installed package to (path, kind of the latter)."""
     found: dict[str, tuple[str, str]] = {}
     try:
@@ -55,7 +55,7 @@ def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
         is_package = os.path.isfile(os.path.join(path, "__init__.py"))
         if not name.isidentifier() or not (is_module or is_package):
             continue
-        if os.path.realpath(folder) == os.path.realpath(ROOT) and name in ROOMS:
+        if os.path.realpath(folder) == os.path.realpath(ROOT) and name in TOP_PACKAGES:
             continue
         if name in sys.stdlib_module_names:
             found[name] = path, "a module of Python's own library"
@@ -64,32 +64,32 @@ def lookalikes(folder: str, others: list[str]) -> dict[str, tuple[str, str]]:
     return found
 
 
-class _Refusing:
+class _ImportGuard:
     """The first import finder: ends the process when a library or Cairn would import a file that hides a module.
 
     An optional package that is not installed is not found in the current folder either: a folder `datasets` there is
     the user's data.
     """
 
-    def __init__(self, hiding: dict[str, tuple[str, str]], folder: str) -> None:
-        self._hiding, self._folder = hiding, os.path.realpath(folder)
+    def __init__(self, shadowing: dict[str, tuple[str, str]], folder: str) -> None:
+        self._shadowing, self._folder = shadowing, os.path.realpath(folder)
         self._libraries = {os.path.realpath(path) for path in sys.path[1:] if _is_library(path)}
-        self._rooms = {os.path.realpath(os.path.join(ROOT, room)) for room in ("model", "train", "launch")}
+        self._package_folders = {os.path.realpath(os.path.join(ROOT, name)) for name in ("model", "train", "launch")}
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         if path is not None:
             return
-        if name in self._hiding:
+        if name in self._shadowing:
             if self._importer() != self._folder:
-                path, meant = self._hiding[name]
-                _end(name, path, meant)
-        elif self._is_here(name) and self._importer() in self._libraries | self._rooms:
+                path, shadowed = self._shadowing[name]
+                _exit(name, path, shadowed)
+        elif self._is_here(name) and self._importer() in self._libraries | self._package_folders:
             elsewhere = importlib.machinery.PathFinder.find_spec(name, [p for p in sys.path if not self._is_folder(p)])
             if elsewhere is None:
                 raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 
     def _is_here(self, name: str) -> bool:
-        if name in ROOMS and self._is_folder(ROOT):
+        if name in TOP_PACKAGES and self._is_folder(ROOT):
             return False
         path = os.path.join(self._folder, name)
         return os.path.isdir(path) or any(os.path.isfile(path + s) for s in importlib.machinery.all_suffixes())
@@ -103,7 +103,7 @@ class _Refusing:
         while frame.f_back is not None and "importlib" in frame.f_code.co_filename:
             frame = frame.f_back
         importer = os.path.realpath(frame.f_code.co_filename)
-        known = {*(os.path.realpath(path) for path in sys.path), *self._rooms}
+        known = {*(os.path.realpath(path) for path in sys.path), *self._package_folders}
         return max((path for path in known if importer.startswith(os.path.join(path, ""))), key=len, default="")
 
 
@@ -112,9 +112,9 @@ def _is_library(path: str) -> bool:
     return os.path.basename(path) in ("site-packages", "dist-packages") or path == os.path.dirname(os.__file__)
 
 
-def _end(name: str, path: str, meant: str) -> NoReturn:
+def _exit(name: str, path: str, shadowed: str) -> NoReturn:
     print(
-        f"error: {path} hides {meant}: `import {name}` finds it first, because Python looks into the folder that a "
+        f"error: {path} hides {shadowed}: `import {name}` finds it first, because Python looks into the folder that a "
         "command is started in before all others. Rename it, or start the command in another folder",
         file=sys.stderr,
     )

@@ -12,12 +12,12 @@ import jax
 from model.config import ModelConfig
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
-from train.parallel.mesh import Mesh, in_words, make_mesh
+from train.parallel.mesh import Mesh, format_mesh, make_mesh
 from train.parallel.table import MeshLayout, Sharding, layout_of, param_shardings, uneven_axes
 
 
 @dataclasses.dataclass(frozen=True)
-class Fitted:
+class MeshChoice:
     """Devices laid out for a model.
 
     Attributes:
@@ -38,7 +38,7 @@ class Fitted:
         return layout_of(self.mesh, self.table)
 
 
-def asked_for(model: ModelConfig, option: Mesh, table: Sharding) -> Fitted:
+def requested_mesh(model: ModelConfig, option: Mesh, table: Sharding) -> MeshChoice:
     """The requested mesh. Axes that `tensor` does not divide, such as an odd vocabulary, stay whole.
 
     Raises UserError when the mesh does not fit the devices here, or `fsdp` does not divide the model.
@@ -48,15 +48,15 @@ def asked_for(model: ModelConfig, option: Mesh, table: Sharding) -> Fitted:
     named = {name: tuple(axis for axis in getattr(table.parameters, name) if axis != "tensor") for name in uneven}
     whole = {name: axes for name, axes in named.items() if axes != getattr(table.parameters, name)}
     if not whole:
-        placements(model, mesh, table)
-        return Fitted(option, mesh, table)
+        model_shardings(model, mesh, table)
+        return MeshChoice(option, mesh, table)
     table = dataclasses.replace(table, parameters=dataclasses.replace(table.parameters, **whole))
-    placements(model, mesh, table)
+    model_shardings(model, mesh, table)
     listed = ", ".join(f"{name} of {' and '.join(map(str, uneven[name]))}" for name in whole)
-    return Fitted(option, mesh, table, f"tensor={option.tensor} does not divide {listed}: not split over tensor")
+    return MeshChoice(option, mesh, table, f"tensor={option.tensor} does not divide {listed}: not split over tensor")
 
 
-def own_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_then: int | None) -> Fitted:
+def run_mesh_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_then: int | None) -> MeshChoice:
     """A run's own mesh if it fits the devices here, otherwise FSDP over all of them.
 
     Args:
@@ -69,20 +69,22 @@ def own_or_fsdp(model: ModelConfig, option: Mesh, table: Sharding, devices_then:
     here = jax.device_count()
     if option.data is not None or option.fsdp * option.tensor == here or devices_then == here:
         try:
-            placements(model, mesh := make_mesh(option), table)
+            model_shardings(model, mesh := make_mesh(option), table)
         except UserError:
             pass
         else:
-            return Fitted(option, mesh, table)
-    found = fsdp(model, table)
+            return MeshChoice(option, mesh, table)
+    found = fsdp_mesh(model, table)
     if here == 1:
         return found
     then = "" if devices_then is None else f" on {devices_then} device{'s' if devices_then > 1 else ''}"
-    line = f"the run's mesh was {in_words(option)}{then}; taking --mesh={in_words(found.option)} for the {here} here"
+    line = (
+        f"the run's mesh was {format_mesh(option)}{then}; taking --mesh={format_mesh(found.option)} for the {here} here"
+    )
     return dataclasses.replace(found, note=f"{line}; {found.note}" if found.note else line)
 
 
-def fsdp(model: ModelConfig, table: Sharding) -> Fitted:
+def fsdp_mesh(model: ModelConfig, table: Sharding) -> MeshChoice:
     """FSDP over all devices, or over the largest number that divides every split axis; the other devices hold copies.
 
     If the table splits no parameter over `fsdp`, the default table is used: with it no device holds all parameters.
@@ -99,13 +101,13 @@ def fsdp(model: ModelConfig, table: Sharding) -> Fitted:
             uneven = uneven or found
             continue
         if ways == here:
-            return Fitted(option, mesh, table)
+            return MeshChoice(option, mesh, table)
         listed = ", ".join(f"{name} of {' and '.join(map(str, sizes))}" for name, sizes in uneven.items())
         times = f"each parameter is held {here // ways} times, since fsdp={here} does not divide {listed}"
-        return Fitted(option, mesh, table, times)
+        return MeshChoice(option, mesh, table, times)
     raise AssertionError("one part is a split of every axis")
 
 
-def placements(model: ModelConfig, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
+def model_shardings(model: ModelConfig, mesh: jax.sharding.Mesh, table: Sharding) -> Any:
     """A placement for every parameter of a model. Raises UserError if the mesh does not divide a parameter."""
     return param_shardings(mesh, table, logical_axes(model), abstract_params(model))

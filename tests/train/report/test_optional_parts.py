@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from train.report import summary, write_report
-from train.report.further import facts_of_texts, losses_of_texts, ratios, streams
+from train.report.optional_parts import stream_norms, text_headlines, text_losses, update_ratios
 from train.report.run import load
 from train.run.metrics import MetricsWriter
 
@@ -30,24 +30,24 @@ def filled(tmp_path):
 def test_texts_are_apart_from_the_validation_split(filled):
     run = load(filled)
     assert [line["loss"] for line in run.evaluations] == [1.0, 0.5]
-    ((name, series),) = losses_of_texts(run)
+    ((name, series),) = text_losses(run)
     assert (name, series.steps.tolist(), series.values.tolist()) == ("code", [2, 4], [7.0, 5.0])
-    (fact,) = facts_of_texts(run)
-    assert (fact.label, fact.value, fact.note) == ("Loss of code", "5.0000", "step 4; 4.0000 bits per byte") or (
-        fact.label,
-        float(fact.value),
+    (number,) = text_headlines(run)
+    assert (number.label, number.value, number.note) == ("Loss of code", "5.0000", "step 4; 4.0000 bits per byte") or (
+        number.label,
+        float(number.value),
     ) == ("Loss of code", 5.0)
     assert "loss of code" in summary(filled)
 
 
 def test_ratios_are_geometric_means_over_layers(filled):
-    ((role, series),) = ratios(load(filled))  # a parameter of zeros has no ratio
+    ((role, series),) = update_ratios(load(filled))  # a parameter of zeros has no ratio
     assert role == "projection"
     np.testing.assert_allclose(series.values, [2 * math.sqrt(0.01 * 0.04), 4 * math.sqrt(0.01 * 0.04)])
 
 
 def test_the_stream_is_shown_after_the_first_and_the_last_layer(filled):
-    found = {name: series.values.tolist() for name, series in streams(load(filled))}
+    found = {name: series.values.tolist() for name, series in stream_norms(load(filled))}
     assert found == {"layer 0": [2.0, 4.0], "layer 1": [3.0, 5.0]}
 
 
@@ -63,5 +63,5 @@ def test_damaged_values_are_left_out(filled):
         file.write('{"step": 6, "role": "x", "ratio": "much"}\n{"step": 6, "layer": "y", "stream": 1.0}\n')
         file.write('{"step": 6, "role": "z", "ratio": "NaN"}\n')
     run = load(filled)
-    assert [role for role, _ in ratios(run)] == ["projection"]
-    assert len(list(streams(run))) == 2
+    assert [role for role, _ in update_ratios(run)] == ["projection"]
+    assert len(list(stream_norms(run))) == 2

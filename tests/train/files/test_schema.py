@@ -3,14 +3,14 @@ import math
 import pytest
 
 from model.options.words import format_value
-from train.files.forms import fitted, misfits
+from train.files.schema import conforming, violations
 
 STATUS = {"state": str, "step": int, "reason?": (str, type(None))}
 TABLE = [{"name?": str, "loss?": float}]
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "found"),
+    ("value", "schema", "found"),
     [
         ({"state": "finished", "step": 3}, STATUS, []),
         ({"state": "finished", "step": 3, "reason": None, "more": [1]}, STATUS, []),
@@ -27,12 +27,12 @@ TABLE = [{"name?": str, "loss?": float}]
         ({"a": [{}]}, {"a": object}, []),
     ],
 )
-def test_misfits_name_each_place(value, form, found):
-    assert list(misfits(value, form)) == found
+def test_violations_name_each_path(value, schema, found):
+    assert list(violations(value, schema)) == found
 
 
 @pytest.mark.parametrize(
-    ("value", "form", "kept"),
+    ("value", "schema", "kept"),
     [
         (
             {"state": "finished", "step": "x", "reason": None, "more": 1},
@@ -45,5 +45,5 @@ def test_misfits_name_each_place(value, form, found):
         ({"a": 1, "b": "x"}, {...: int}, {"a": 1}),
     ],
 )
-def test_what_fits_is_kept(value, form, kept):
-    assert fitted(value, form) == kept
+def test_conforming_keeps_valid_parts(value, schema, kept):
+    assert conforming(value, schema) == kept

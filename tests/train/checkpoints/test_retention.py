@@ -2,13 +2,13 @@
 
 import dataclasses
 
-from tests.train.states import at_step, store_of
+from tests.train.states import at_step, open_store
 
 
 def kept_after(run, experiment, first, losses, **options):
     """The kept steps, and the best of them, after saves at steps 1, 2, ... with these losses."""
     small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
-    with store_of(run, **options) as store:
+    with open_store(run, **options) as store:
         for step, loss in enumerate(losses, start=1):
             store.save(experiment, at_step(small, step), step, loss)
         store.finish()
@@ -34,7 +34,7 @@ def test_the_best_is_kept(experiment, first, tmp_path):
 def test_the_best_is_known_to_the_next_session(experiment, first, tmp_path):
     assert kept_after(tmp_path, experiment, first, [2.0, 1.0, 3.0], keep_last=1, keep_best=1) == ([2, 3], 2)
     small = dataclasses.replace(first, opt_state={}, params={"w": first.params["final_norm"]["scale"]})
-    with store_of(tmp_path, keep_last=1, keep_best=1) as store:
+    with open_store(tmp_path, keep_last=1, keep_best=1) as store:
         assert store.best_step() == 2
         for step, loss in ((4, 2.5), (5, 1.2)):
             store.save(experiment, at_step(small, step), step, loss)
