@@ -153,6 +153,17 @@ def load_params(
     return LoadedParams(experiment, params, fitted.mesh, fitted.layout, int(state.step))
 
 
+def latest_step(run: pathlib.Path) -> int | None:
+    """The step of the newest checkpoint of a run, None if it has none; reads no array.
+
+    `load_run` loads that step, or an earlier one if that checkpoint is damaged. Raises UserError when there is no such
+    run, and when its checkpoints cannot be listed.
+    """
+    options = experiments.load(run).checkpoints
+    with CheckpointStore(run, options, say=lambda line: None, read_only=True) as store:
+        return max(store.steps(), default=None)
+
+
 def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> Fitted:
     """The devices, arranged for a run's model; prints a line if this is not the run's own mesh."""
     table = sharding or experiment.sharding
