@@ -26,6 +26,7 @@ from train.checkpoints.faults import DamagedError, UnreadableError, cause, damag
 from train.checkpoints.files import difference, record, require_arrays, require_note
 from train.checkpoints.kept import kept
 from train.checkpoints.plain_path import PlainPath
+from train.checkpoints.uploads import complete_steps
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, stored_names, surplus
 from train.experiment import Checkpoints, Experiment
 from train.files.files import AS_IT_WAS, set_aside
@@ -103,8 +104,10 @@ class CheckpointStore:
         )
         self._plain = PlainPath(self.folder)
         there = {int(name) for name in self._listed() if name.isdigit() and not (self.folder / name).is_file()}
+        # None on a disk, where a checkpoint gets its name when it is complete.
+        self._complete = complete_steps(self.folder, there, self.say) if is_remote(self.run) else None
         self._manager = ocp.CheckpointManager(self._plain.path, options=manager_options)
-        if unlisted := sorted(there - set(self.steps())):
+        if unlisted := sorted((there if self._complete is None else self._complete) - set(self.steps())):
             raise explain(self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain.named)
         self._losses.clear()
         self._unjudged: UnreadableError | None = None
@@ -145,7 +148,8 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps of complete checkpoints, in order."""
-        return sorted(self._manager.all_steps())
+        listed = set(self._manager.all_steps())
+        return sorted(listed if self._complete is None else listed & self._complete)
 
     def is_whole(self, step: int) -> bool | None:
         """Whether a step has a checkpoint whose files all have the bytes that were written; loads no array.

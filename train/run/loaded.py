@@ -10,6 +10,7 @@ import jax
 from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
+from train.checkpoints.uploads import complete_steps
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
@@ -182,16 +183,18 @@ def _fitted(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: S
 def checkpoints_of(run: AnyPath, which: str) -> AnyPath:
     """A run folder whose checkpoints orbax can read: the run's own, or a copy of the files that may be needed.
 
-    Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores.
+    Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores. Only complete
+    checkpoints are copied.
     """
     if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
         return run
     with read_errors(run):
         folder = run / "checkpoints"
-        steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    kept = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(which, {which})
-    if not kept & set(steps):
-        kept = set(steps)  # the steps that are in the store
+        there = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        steps = {str(step) for step in complete_steps(folder, there, warn)}
+    kept = {"latest": {max(steps, key=int, default="")}, "best": steps}.get(which, {which})
+    if not kept & steps:
+        kept = steps  # to list them in the error
     copied = fetched(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in kept)
     return copied
 
