@@ -12,6 +12,9 @@ the modules that predict tokens further ahead, which run over all T tokens and o
 counts the router, the experts of each token and the shared expert, but no additional work of its dispatch. Recurrent
 mixers count token by token, even if they compute in chunks: for a memory, the matrix-vector products that write to it
 and read from it; for a short convolution, each of its multiplications.
+
+The gradient of a frozen matrix is not computed, so its product is not counted. The product for the gradient of the
+matrix's input is always counted, even if nothing before the matrix is trained.
 """
 
 import dataclasses
@@ -22,7 +25,9 @@ import jax
 
 from model.config import ModelConfig
 from model.layers import Layer, by_stack, group_layers
+from model.parameters.specs import partition
 from model.transformer import abstract_params
+from model.vocabulary.embedding import Tied
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,20 +66,13 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
     tree = abstract_params(config)
     table = {name: part for name, part in tree["embedding"].items() if name in ("table", "norm")}
-    groups, blocks, multi_token = group_layers(config.layers), tree["blocks"], tree.get("multi_token", {})
-    inactive = _inactive(config.layers[-1], multi_token["block"]) if multi_token else 0
-    for group in groups:
-        stacks = by_stack(blocks, groups)
-        inactive += sum(
-            _inactive(layer, stacks[name]) for name, layer in zip(group.stack_names, group.pattern, strict=True)
-        )
     return ParameterCount(
         embedding=_count(table) + _count(tree.get("position", {})),
-        blocks=_count(blocks),
+        blocks=_count(tree["blocks"]),
         final_norm=_count(tree.get("final_norm", {})),
         unembedding=_count(tree["embedding"]) - _count(table),
-        multi_token=_count(multi_token),
-        inactive=inactive,
+        multi_token=_count(tree.get("multi_token", {})),
+        inactive=_count_inactive(config, tree),
     )
 
 
@@ -83,7 +81,18 @@ def _count(tree: Any) -> int:
 
 
 def _inactive(layer: Layer, block: Any) -> int:
-    return 0 if layer.ffn is None else layer.ffn.inactive_parameters(block["ffn"])
+    return 0 if layer.ffn is None else layer.ffn.inactive_parameters(block.get("ffn", {}))
+
+
+def _count_inactive(config: ModelConfig, tree: Any) -> int:
+    """Counts the parameters in a tree, or in a part of it, of experts that a token does not use."""
+    groups = group_layers(config.layers)
+    stacks = by_stack(tree.get("blocks", {}), groups)
+    inactive = _inactive(config.layers[-1], tree.get("multi_token", {}).get("block", {}))
+    for group in groups:
+        layers = zip(group.stack_names, group.pattern, strict=True)
+        inactive += sum(_inactive(layer, stacks.get(name, {})) for name, layer in layers)
+    return inactive
 
 
 def forward_flops(config: ModelConfig, length: int) -> int:
@@ -101,15 +110,31 @@ def _logits_flops(config: ModelConfig, length: int) -> int:
     return config.unembedding.cost(config.width, config.vocab_size, length)
 
 
-def training_flops(config: ModelConfig, length: int) -> int:
-    """Counts the operations of a forward and backward pass over one causal sequence of `length` tokens."""
+def training_flops(config: ModelConfig, length: int, specs: Any = None) -> int:
+    """Counts the operations of a forward and backward pass over one causal sequence.
+
+    Args:
+      config: the model's options.
+      length: the number of tokens.
+      specs: the tree of the parameters' specs, in which the frozen ones are marked; None if none is frozen.
+    """
     forward = forward_flops(config, length)
     if config.multi_token is not None:
         block, logits = _layer_flops(config, config.layers[-1], length), _logits_flops(config, length)
         forward += config.multi_token.cost(block, logits, config.width, length)
-    return 3 * forward
+    frozen = 0 if specs is None else _frozen_factors(config, specs)
+    return 3 * forward - 2 * length * frozen
 
 
-def training_flops_per_token(config: ModelConfig, length: int) -> float:
-    """Returns the mean per token of `length` tokens; times tokens per second, this is the numerator of MFU."""
-    return training_flops(config, length) / length
+def _frozen_factors(config: ModelConfig, specs: Any) -> int:
+    """Counts the elements of frozen matrices by which each token is multiplied."""
+    tree, _ = partition(abstract_params(config), specs, lambda _, spec: spec.frozen and bool(spec.inputs))
+    layers = {part: tree[part] for part in ("blocks", "multi_token") if part in tree}
+    logits = tree.get("embedding", {}).get("table" if isinstance(config.unembedding, Tied) else "output")
+    uses = 1 if config.multi_token is None else 1 + config.multi_token.depth
+    return _count(layers) - _count_inactive(config, layers) + uses * _count(logits)
+
+
+def training_flops_per_token(config: ModelConfig, length: int, specs: Any = None) -> float:
+    """Returns the mean per token of `training_flops`; times tokens per second, this is the numerator of MFU."""
+    return training_flops(config, length, specs) / length

@@ -19,6 +19,7 @@ from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import SigmoidRouter
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
+from model.parameters.specs import is_trained, merge, partition
 from model.positions.absolute import Learned, NoPositions, Sinusoidal
 from model.positions.alibi import ALiBi
 from model.positions.relative import RelativeBias
@@ -30,7 +31,7 @@ from model.recurrent.lstm import LSTM
 from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Parallel, PostNorm, PreNorm, Reordered, Sandwich
 from model.stack import empty_caches
-from model.transformer import abstract_params, forward
+from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
 
@@ -259,6 +260,55 @@ def test_flops_by_hand():
     assert forward_flops(HAND, 6) == 2 * products == 24288
     assert training_flops(HAND, 6) == 3 * 24288 == 72864
     assert training_flops_per_token(HAND, 6) == 72864 / 6 == 12144.0
+
+
+def frozen_by_role(config, *roles):
+    """The specs of a model's parameters, with those of some roles frozen."""
+    return jax.tree.map(lambda spec: dataclasses.replace(spec, frozen=spec.role in roles), specs(config))
+
+
+def test_a_frozen_matrix_has_no_gradient_by_hand():
+    query_and_key, gate, length = 8 * 12 + 8 * 6, 8 * 10, 6
+    frozen = frozen_by_role(HAND, "projection", "embedding", "position", "scale")  # look-ups and norms are not counted
+    assert training_flops(HAND, length) - training_flops(HAND, length, frozen) == (
+        2 * length * 2 * (query_and_key + gate)  # two layers, a multiplication and an addition
+    )
+    assert training_flops(HAND, length, frozen_by_role(HAND)) == training_flops(HAND, length)
+    assert training_flops_per_token(HAND, length, frozen) == training_flops(HAND, length, frozen) / length
+
+
+@pytest.mark.parametrize(
+    ("changes", "roles"),
+    [
+        ({}, ("projection", "unembedding")),
+        ({"unembedding": Tied()}, ("embedding", "residual")),
+        ({"ffn": MLP(width=20), "exceptions": (Except(layers="0", ffn=None),)}, ("value",)),
+        (
+            {"ffn": Experts(num_experts=4, top_k=2, expert=Gated(width=6), shared=Shared(ffn=MLP(width=5), gate=True))},
+            ("value", "projection", "router"),
+        ),
+        ({"multi_token": MultiToken(depth=2)}, ("projection", "unembedding")),
+    ],
+    ids=["untied", "tied", "layers that differ", "experts", "multi-token"],
+)
+def test_gradients_of_frozen_matrices_are_no_products_of_the_traced_model(changes, roles):
+    """The trained position table makes every layer compute the gradient of its input."""
+    config = dataclasses.replace(HAND, scan_layers=False, **changes)
+    length, batch = 6, 3
+    tokens, weights = jnp.zeros((batch, length), int), jnp.ones((batch, length))
+
+    def loss(trained, rest):
+        output = forward(config, merge(trained, rest), tokens, targets_BT=tokens, weights_BT=weights)
+        return output.logits_BTV.sum() + sum(output.losses.values())
+
+    def traced(marked):
+        parts = partition(abstract_params(config), marked, is_trained)
+        return matmul_flops(jax.make_jaxpr(jax.grad(loss))(*parts).jaxpr)
+
+    plain, marked = frozen_by_role(config), frozen_by_role(config, *roles)
+    saved = training_flops(config, length) - training_flops(config, length, marked)
+    assert saved > 0
+    assert traced(plain) - traced(marked) == batch * saved
 
 
 def test_a_token_uses_some_of_the_experts():

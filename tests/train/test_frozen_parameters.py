@@ -266,6 +266,11 @@ def test_the_table_and_the_report_say_which(frozen_run):
     still = 257 * 32 + 32
     assert f"{still:,} frozen" in describe(experiment, mesh)
     plain = dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, frozen=Frozen()))
+    flops = [
+        int(re.search(r"FLOPs per token +([\d,]+) ", describe(e, mesh))[1].replace(",", ""))
+        for e in (plain, experiment)
+    ]
+    assert flops[0] - flops[1] == 2 * 257 * 32  # the gradient of the table, which is also the matrix of the logits
     before, now = (bytes_per_device(e, mesh) for e in (plain, experiment))
     assert now == {
         "parameters": before["parameters"],

@@ -26,6 +26,7 @@ from train.checkpoints.faults import DamagedError, UnreadableError, cause_messag
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
+from train.checkpoints.uploads import complete_steps
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extra_arrays, stored_names
 from train.experiment import Checkpoints, Experiment
 from train.files.files import NOTHING_CHANGED, move_replacing
@@ -103,8 +104,10 @@ class CheckpointStore:
         )
         self._plain_path = PlainPath(self.folder)
         found = {int(name) for name in self._list_names() if name.isdigit() and not (self.folder / name).is_file()}
+        # None on a disk, where a checkpoint gets its name when it is complete.
+        self._complete = complete_steps(self.folder, found, self.say) if is_remote(self.run) else None
         self._manager = ocp.CheckpointManager(self._plain_path.path, options=manager_options)
-        if unlisted := sorted(found - set(self.steps())):
+        if unlisted := sorted((found if self._complete is None else self._complete) - set(self.steps())):
             raise diagnose(
                 self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain_path.restore_paths
             )
@@ -147,7 +150,8 @@ class CheckpointStore:
 
     def steps(self) -> list[int]:
         """The steps of complete checkpoints, in order."""
-        return sorted(self._manager.all_steps())
+        listed = set(self._manager.all_steps())
+        return sorted(listed if self._complete is None else listed & self._complete)
 
     def is_intact(self, step: int) -> bool | None:
         """Whether a step has a checkpoint whose files all have the bytes that were written; loads no array.

@@ -14,7 +14,7 @@ from train.evaluation.evaluate import MEASURES, evaluate
 from train.evaluation.parsing import parse_share
 from train.files.files import read_json, replace_file, write_json
 from train.generation.samples import Sample, draw_samples
-from train.run.loading import LoadedRun, load_run
+from train.run.loading import LoadedRun, latest_step, load_run
 
 
 def compare_with_baselines(
@@ -32,9 +32,13 @@ def compare_with_baselines(
     Raises:
       UserError: for a run that cannot be loaded, and for the errors of `train.evaluation.evaluate.evaluate`.
     """
+    sizes = {"num_files": num_files, "file_tokens": file_tokens}
+    newest = latest_step(folder)
+    if newest is not None and _is_current(folder, {"step": newest} | sizes):
+        return
     run = load_run(folder)
-    request = {"step": run.step, "num_files": num_files, "file_tokens": file_tokens}
-    if _is_current(folder, request):
+    request = {"step": run.step} | sizes
+    if _is_current(folder, request):  # the newest checkpoint is damaged, and the one before it was compared
         return
     dataset = run.dataset()
     say("measuring the validation files, window by window")

@@ -10,6 +10,7 @@ import jax
 from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
+from train.checkpoints.uploads import complete_steps
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
@@ -155,6 +156,17 @@ def load_params(
     return LoadedParams(experiment, params, choice.mesh, choice.layout, int(state.step))
 
 
+def latest_step(run: pathlib.Path) -> int | None:
+    """The step of the newest checkpoint of a run, None if it has none; reads no array.
+
+    `load_run` loads that step, or an earlier one if that checkpoint is damaged. Raises UserError when there is no such
+    run, and when its checkpoints cannot be listed.
+    """
+    options = experiments.load(run).checkpoints
+    with CheckpointStore(run, options, say=lambda line: None, read_only=True) as store:
+        return max(store.steps(), default=None)
+
+
 def _choose_mesh(run: AnyPath, experiment: Experiment, mesh: Mesh | None, sharding: Sharding | None) -> MeshChoice:
     """The devices, arranged for a run's model; prints a line if this is not the run's own mesh."""
     table = sharding or experiment.sharding
@@ -173,16 +185,18 @@ def _choose_mesh(run: AnyPath, experiment: Experiment, mesh: Mesh | None, shardi
 def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
     """A run folder whose checkpoints orbax can read: the run's own, or a copy of the files that may be needed.
 
-    Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores.
+    Orbax reads gs:// in place, each device its shards; it cannot read arrays from other stores. Only complete
+    checkpoints are copied.
     """
     if isinstance(run, pathlib.Path) or str(run).startswith("gs://"):
         return run
     with convert_read_errors(run):
         folder = run / "checkpoints"
-        steps = [path.name for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-    needed = {"latest": {max(steps, key=int, default="")}, "best": set(steps)}.get(checkpoint, {checkpoint})
-    if not needed & set(steps):
-        needed = set(steps)  # the steps that are in the store
+        there = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        steps = {str(step) for step in complete_steps(folder, there, warn)}
+    needed = {"latest": {max(steps, key=int, default="")}, "best": steps}.get(checkpoint, {checkpoint})
+    if not needed & steps:
+        needed = steps  # to list them in the error
     copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
     return copied
 

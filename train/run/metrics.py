@@ -61,6 +61,7 @@ _RESERVED_KINDS = {"train", "eval", "throughput"}
 # The schemas of a line and of its other fields; see train/files/schema.py.
 _LINE_SCHEMA, _VALUE_SCHEMA = {"step": int, "kind?": str}, (float, bool, type(None))
 _STATISTICS = "statistics.jsonl"
+_WHERE = ("part", "layer", "role")  # the fields of a line of statistics that say where its numbers were measured
 _LINE_FILES, _SAMPLES = ("metrics.jsonl", "throughput.jsonl", _STATISTICS), "samples.txt"
 _SAMPLE_HEADING = re.compile(r"^=== step ([0-9]{1,15}) ===$")
 
@@ -136,11 +137,17 @@ class MetricsWriter:
         self._metrics(kind, step, values)
 
     def statistics(self, step: int, fields: Mapping[str, str | int | float | None]) -> None:
-        """Writes a line of statistics.jsonl: a layer, a role and their numbers, in the order given."""
+        """Writes a line of statistics.jsonl: a part, a layer, a role and their numbers, in the order given.
+
+        Trackers get the numbers in a group such as "statistics/blocks/3/projection".
+        """
         scalars = {
             name: value if isinstance(value, str) else _to_python_scalar(name, value) for name, value in fields.items()
         }
         self._line(_STATISTICS, {"step": int(step)} | scalars)
+        where = [str(plain[name]) for name in _WHERE if plain.get(name) is not None]
+        numbers = {name: value for name, value in plain.items() if name not in _WHERE and not isinstance(value, str)}
+        self._track("/".join(["statistics", *where]), step, numbers)
 
     def throughput(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes a line of wall-clock measurements; None where a value is not known. Adds the session."""

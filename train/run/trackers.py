@@ -24,7 +24,7 @@ class Tracker(Protocol):
     """A view of the metrics of a run; every value is a number, NaN and infinities included."""
 
     def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
-        """Takes the values of one group ("train", "eval", "throughput") at one step."""
+        """Takes the values of one group ("train", "eval", "throughput", "statistics/blocks/3/value") at one step."""
 
     def text(self, name: str, step: int, text: str) -> None:
         """Takes a text under a name, such as a sample."""

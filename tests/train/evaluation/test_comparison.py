@@ -5,11 +5,12 @@ import shutil
 
 import pytest
 
+from train.checkpoints.store import CheckpointStore
 from train.evaluation.baselines import text_baselines
 from train.evaluation.comparison import compare_with_baselines
 from train.evaluation.documents import split_text
 from train.evaluation.evaluate import evaluate
-from train.run.loading import load_run
+from train.run.loading import latest_step, load_run
 
 SAID = ["measuring the validation files", "compressing the same files", "letting the model write"]
 
@@ -38,3 +39,25 @@ def test_it_is_made_once_for_a_checkpoint_and_its_sizes(tiny_run, tmp_path):
     compare_with_baselines(folder, num_files=0, file_tokens=4, say=said.append)
     assert len(said) == 9
     assert (folder / "files.txt").read_text() == ""
+
+
+def test_a_comparison_that_is_current_restores_nothing(tiny_run, tmp_path, monkeypatch):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    asked = {"step": 20, "num_files": 2, "file_tokens": 4}
+    (folder / "evaluation.json").write_text(json.dumps(asked))
+    read = []
+    monkeypatch.setattr(CheckpointStore, "_read_arrays", lambda self, step, item, abstract: read.append(step))
+    compare(folder, num_files=2, file_tokens=4)
+    assert not read
+    assert json.loads((folder / "evaluation.json").read_text()) == asked
+
+
+def test_a_comparison_of_the_checkpoint_before_a_damaged_one_is_current(tiny_run, tmp_path):
+    folder = shutil.copytree(tiny_run, tmp_path / "run")
+    assert latest_step(folder) == 20
+    (folder / "checkpoints" / "20" / "note" / "metadata").write_text("{")
+    (folder / "evaluation.json").write_text(json.dumps({"step": 10, "num_files": 2, "file_tokens": 4}))
+    said = []
+    compare(folder, num_files=2, file_tokens=4, say=said.append)
+    assert not said
+    assert load_run(folder).step == 10

@@ -4,7 +4,6 @@ import textwrap
 
 import pytest
 
-from train.evaluation import parsing
 from train.evaluation.parsing import ParseShare, is_python, parse_share
 from train.generation.samples import Sample
 
@@ -72,4 +71,3 @@ def test_the_share():
     assert share == ParseShare(count=4, parsed=2)
     assert share.share == 0.5
     assert parse_share([]).share == 0.0
-    assert parsing.__doc__

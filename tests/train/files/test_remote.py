@@ -217,6 +217,25 @@ def test_steps_and_meshes_are_chosen_as_for_any_other(stored_run, store):
     assert not [name for name in store.opened if "opt_state" in name]
 
 
+@pytest.mark.parametrize("missing", ["params", "files.json"])
+def test_a_checkpoint_that_is_being_uploaded_is_ignored(stored_run, store, missing, capsys):
+    """The newest one: its largest array file, or its record, is not there yet."""
+    checkpoint = store.root / stored_run.replace("://", "/") / "checkpoints" / "20"
+    found = [path for path in checkpoint.rglob("*") if path.is_file() and missing in path.parts]
+    late = max(found, key=lambda path: path.stat().st_size)
+    late.rename(store.root / "late")
+    assert load_run(stored_run).step == 10
+    said = capsys.readouterr().err
+    assert f"checkpoint 20 in {stored_run}/checkpoints is ignored because {late.relative_to(checkpoint)} is not" in said
+    assert "damaged" not in said
+    with pytest.raises(UserError, match=r"no checkpoint '20'; use latest, best, or a step: its checkpoints are 10$"):
+        load_run(stored_run, "20")
+    (store.root / "late").rename(late)
+    capsys.readouterr()
+    assert load_run(stored_run).step == 20
+    assert "ignored" not in capsys.readouterr().err
+
+
 def test_arrays_of_gs_are_read_in_place_and_those_of_other_stores_are_copied(stored_run, store):
     load_params(user_path(stored_run))
     copied = any(cache_folder().rglob("manifest.ocdbt"))

@@ -11,6 +11,7 @@ import pytest
 from train import loop
 from train.evaluation.validation import SplitEvaluation
 from train.loop import train
+from train.optimizers.frozen import Frozen
 from train.parallel.mesh import Mesh, make_mesh
 from train.report import summary
 from train.run.clock import Clock
@@ -67,6 +68,18 @@ class Result:
         """Makes it ready now, and waits until the clock has seen it."""
         self.there.set()
         return ended()
+
+
+def test_mfu_counts_no_gradients_of_frozen_matrices(at, tiny_experiment, monkeypatch):
+    """The embedding table, 257 x 32, is also the matrix of the logits."""
+    monkeypatch.setattr("train.run.clock.peak_flops", lambda *_: 1e9)
+    flops_per_token = []
+    for frozen in (Frozen(), Frozen(parts=("embedding",))):
+        clock = Clock(tiny_experiment(training__frozen=frozen), make_mesh(Mesh(), jax.devices()[:1]))
+        at.now += 1
+        clock.ended(1, at.now, 100)
+        flops_per_token.append(clock.read()["mfu"] * 1e9 / 100)
+    assert flops_per_token[0] - flops_per_token[1] == pytest.approx(2 * 257 * 32)
 
 
 def test_where_a_step_is_computed_while_it_is_dispatched(clock, at):

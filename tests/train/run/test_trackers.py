@@ -54,6 +54,36 @@ def test_tensorboard_gets_every_value_and_hides_what_a_resumed_run_repeats(tmp_p
     assert [e.step for e in found if e.session_log.status == e.session_log.START] == [2]
 
 
+STATISTICS = [
+    {"part": "blocks", "layer": 3, "role": "projection", "parameters": 0.5, "ratio": None},
+    {"part": "embedding", "layer": None, "role": "embedding", "ratio": 0.25},
+    {"part": "blocks", "layer": 3, "role": "stream", "stream": 2.0},
+]
+STATISTICS_AS_SCALARS = {
+    "statistics/blocks/3/projection/parameters": 0.5,
+    "statistics/embedding/embedding/ratio": 0.25,
+    "statistics/blocks/3/stream/stream": 2.0,
+}
+
+
+def test_tensorboard_gets_the_statistics_of_layers_and_roles(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        for line in STATISTICS:
+            writer.statistics(7, line)
+    values = [(event.step, value) for event in events(tmp_path) for value in event.summary.value]
+    assert {value.tag: value.simple_value for _, value in values} == STATISTICS_AS_SCALARS
+    assert {step for step, _ in values} == {7}
+
+
+def test_wandb_gets_the_statistics_of_layers_and_roles(tmp_path, fake_wandb):
+    with MetricsWriter(tmp_path / "run", tensorboard=False, wandb_project="project") as writer:
+        for line in STATISTICS:
+            writer.statistics(7, line)
+    _, *calls = json.loads(fake_wandb.read_text())
+    assert {name: value for _, values in calls for name, value in values.items()} == STATISTICS_AS_SCALARS
+    assert {step for step, _ in calls} == {7}
+
+
 def test_a_relative_path_like_that_of_a_bucket_is_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trackers = Trackers(pathlib.Path("gs:/run"), True, None, None)
