@@ -9,7 +9,7 @@ files that the record names must be there too. A store shows a file only after a
 import json
 from collections.abc import Callable, Iterable
 
-from train.checkpoints.files import RECORD
+from train.checkpoints.files import DIGESTS_FILE
 from train.files.paths import AnyPath
 
 
@@ -33,10 +33,10 @@ def complete_steps(folder: AnyPath, steps: Iterable[int], say: Callable[[str], N
 
 def missing_file(checkpoint: AnyPath) -> str | None:
     """The first file of a checkpoint that is not there; None if the checkpoint is complete."""
-    if not (checkpoint / RECORD).exists():
-        return None if _had_no_record(checkpoint) else RECORD
+    if not (checkpoint / DIGESTS_FILE).exists():
+        return None if _had_no_record(checkpoint) else DIGESTS_FILE
     try:
-        names = sorted(json.loads((checkpoint / RECORD).read_bytes()))
+        names = sorted(json.loads((checkpoint / DIGESTS_FILE).read_bytes()))
     except (ValueError, TypeError):  # damage, which is named when the checkpoint is read
         return None
     listed: dict[str, set[str]] = {}

@@ -13,7 +13,7 @@ import psutil
 from model.cost import training_flops_per_token
 from train.experiment import Experiment
 from train.run.environment import peak_flops
-from train.state import Recipe
+from train.state import StateConfig
 
 # When this process began, on the monotonic clock, so that imports count in the time to the first step.
 PROCESS_START = time.monotonic() - (time.time() - psutil.Process().create_time())
@@ -33,7 +33,7 @@ class Clock:
 
     def __init__(self, experiment: Experiment, mesh: jax.sharding.Mesh) -> None:
         """Args: the experiment, for the FLOPs of a token, and the mesh, for the devices' peak."""
-        length, specs = experiment.data.sequence_length, Recipe.of(experiment).specs
+        length, specs = experiment.data.sequence_length, StateConfig.of(experiment).specs
         self._flops_per_token = training_flops_per_token(experiment.model, length, specs)
         peak = peak_flops(mesh.devices.flat[0].device_kind, experiment.model.precision.compute)
         self._peak = None if peak is None else peak * mesh.size

@@ -192,8 +192,8 @@ def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
         return run
     with convert_read_errors(run):
         folder = run / "checkpoints"
-        there = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
-        steps = {str(step) for step in complete_steps(folder, there, warn)}
+        uploaded = [int(path.name) for path in folder.iterdir() if path.name.isdigit()] if folder.is_dir() else []
+        steps = {str(step) for step in complete_steps(folder, uploaded, print_to_stderr)}
     needed = {"latest": {max(steps, key=int, default="")}, "best": steps}.get(checkpoint, {checkpoint})
     if not needed & steps:
         needed = steps  # to list them in the error

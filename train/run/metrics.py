@@ -145,8 +145,8 @@ class MetricsWriter:
             name: value if isinstance(value, str) else _to_python_scalar(name, value) for name, value in fields.items()
         }
         self._line(_STATISTICS, {"step": int(step)} | scalars)
-        where = [str(plain[name]) for name in _WHERE if plain.get(name) is not None]
-        numbers = {name: value for name, value in plain.items() if name not in _WHERE and not isinstance(value, str)}
+        where = [str(scalars[name]) for name in _WHERE if scalars.get(name) is not None]
+        numbers = {name: value for name, value in scalars.items() if name not in _WHERE and not isinstance(value, str)}
         self._track("/".join(["statistics", *where]), step, numbers)
 
     def throughput(self, step: int, values: Mapping[str, Any]) -> None:

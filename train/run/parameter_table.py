@@ -112,7 +112,7 @@ def describe(experiment: Experiment, mesh: jax.sharding.Mesh) -> str:
     frozen = sum(row.count for row in rows if row.moved_by == "nothing")
     still = f", {frozen:,} frozen" if frozen else ""
     length = experiment.data.sequence_length
-    flops = training_flops_per_token(experiment.model, length, Recipe.of(experiment).specs)
+    flops = training_flops_per_token(experiment.model, length, StateConfig.of(experiment).specs)
     memory = bytes_per_device(experiment, mesh)
     mesh_text = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
     lines += [
