@@ -47,7 +47,7 @@ def test_a_comparison_that_is_current_restores_nothing(tiny_run, tmp_path, monke
     (folder / "evaluation.json").write_text(json.dumps(asked))
     read = []
     monkeypatch.setattr(CheckpointStore, "_read_arrays", lambda self, step, item, abstract: read.append(step))
-    compare(folder, num_files=2, file_tokens=4)
+    compare_with_baselines(folder, num_files=2, file_tokens=4)
     assert not read
     assert json.loads((folder / "evaluation.json").read_text()) == asked
 
@@ -58,6 +58,6 @@ def test_a_comparison_of_the_checkpoint_before_a_damaged_one_is_current(tiny_run
     (folder / "checkpoints" / "20" / "note" / "metadata").write_text("{")
     (folder / "evaluation.json").write_text(json.dumps({"step": 10, "num_files": 2, "file_tokens": 4}))
     said = []
-    compare(folder, num_files=2, file_tokens=4, say=said.append)
+    compare_with_baselines(folder, num_files=2, file_tokens=4, say=said.append)
     assert not said
     assert load_run(folder).step == 10
