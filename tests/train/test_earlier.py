@@ -116,11 +116,13 @@ def test_patterns_of_no_decay_become_roles(no_decay, fields, tiny_experiment):
 def test_earlier_roles_are_read(tiny_experiment):
     experiment = tiny_experiment(
         model__residual="HyperConnections(streams=2)",
-        optimizer=AdamW(weight_decay=0.3, decayed=("bias",), spared=("dynamic_mixing", "embedding.*")),
+        optimizer=AdamW(weight_decay=0.3, decay_also=("bias",), decay_never=("dynamic_mixing", "embedding.*")),
         training__frozen=Frozen(roles=("scale", "dynamic_mixing")),
     )
     stored = to_json(experiment)
-    stored["optimizer"]["spared"][0] = stored["training"]["frozen"]["roles"][1] = "follower"
+    optimizer = stored["optimizer"]
+    optimizer["decayed"], optimizer["spared"] = optimizer.pop("decay_also"), list(optimizer.pop("decay_never"))
+    optimizer["spared"][0] = stored["training"]["frozen"]["roles"][1] = "follower"
     assert from_json(Experiment, current_config(stored)) == experiment
 
 

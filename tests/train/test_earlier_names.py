@@ -20,14 +20,14 @@ from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
 from model.positions.relative import RelativeBias
 from model.residual import HyperConnections
-from tests.train.states import assert_same_bits, latest, placed_on, store_of
+from tests.train.states import assert_same_bits, open_store, restore_latest, shardings_on
 from train import experiment as experiments
 from train.config_file import from_file
 from train.earlier import RENAMED_FIELDS, RENAMED_VALUES, current_config
 from train.experiment import Experiment
 from train.optimizers.options import AdamW, Muon
-from train.run.loaded import load_params
-from train.state import Recipe, init_sharded
+from train.run.loading import load_params
+from train.state import StateConfig, init_sharded
 
 
 def with_earlier_fields(stored):
@@ -67,7 +67,7 @@ def test_fields_of_the_model_with_earlier_names_are_read(tiny_experiment, tmp_pa
     assert from_json(Experiment, current_config(stored)) == experiment
     (tmp_path / "config.json").write_text(text)
     assert experiments.load(tmp_path) == experiment
-    experiments.refuse_differences(experiment, tmp_path)
+    experiments.check_same_experiment(experiment, tmp_path)
 
 
 def test_fields_of_the_same_name_in_other_options_are_left_alone():
@@ -111,18 +111,18 @@ def with_follow(tree):
 @pytest.mark.parametrize("optimizer", [AdamW(), Muon()], ids=lambda o: type(o).__name__)
 def test_a_checkpoint_that_says_follow_for_dynamic_weights_is_read(optimizer, tiny_experiment, tmp_path, monkeypatch):
     experiment = tiny_experiment(model__residual=HyperConnections(streams=2), optimizer=optimizer)
-    state = jax.device_get(init_sharded(Recipe.of(experiment), 0, placed_on(experiment)))
+    state = jax.device_get(init_sharded(StateConfig.of(experiment), 0, shardings_on(experiment)))
     numbers = iter(range(10**6))
     state = jax.tree.map(lambda x: np.full_like(x, next(numbers)) if x.dtype.kind == "f" else x, state)
     before = with_follow(state.params)
     assert {"mixer_follow", "ffn_follow", "ffn_follow_norm"} <= set(before["blocks"]["residual"])
-    with monkeypatch.context() as patch, store_of(tmp_path) as store:
+    with monkeypatch.context() as patch, open_store(tmp_path) as store:
         patch.setattr(train.checkpoints.store, "CHECKPOINT_FORMAT", 3)
         old = dataclasses.replace(state, params=before, opt_state=with_follow(state.opt_state))
         store.save(experiment, jax.device_put(old, jax.devices()[0]), int(state.step), loss=None)
     (tmp_path / "config.json").write_text(json.dumps(to_json(experiment)))
     said = []
-    assert_same_bits(latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
+    assert_same_bits(restore_latest(tmp_path, experiment, said), jax.device_put(state, jax.devices()[0]))
     assert said == []
     np.testing.assert_array_equal(
         load_params(tmp_path).params["blocks"]["residual"]["ffn_dynamic"], before["blocks"]["residual"]["ffn_follow"]
@@ -131,8 +131,9 @@ def test_a_checkpoint_that_says_follow_for_dynamic_weights_is_read(optimizer, ti
 
 def test_patterns_of_weight_decay_that_say_follow_are_read(tiny_experiment):
     experiment = tiny_experiment(
-        model__residual=HyperConnections(streams=2), optimizer=AdamW(spared=("*.ffn_dynamic", "*_dynamic_norm.*"))
+        model__residual=HyperConnections(streams=2), optimizer=AdamW(decay_never=("*.ffn_dynamic", "*_dynamic_norm.*"))
     )
     stored = json.loads(json.dumps(to_json(experiment)))
+    del stored["optimizer"]["decay_never"]
     stored["optimizer"]["spared"] = ["*.ffn_follow", "*_follow_norm.*"]
     assert from_json(Experiment, current_config(stored)) == experiment

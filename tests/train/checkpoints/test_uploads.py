@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from train.checkpoints.files import RECORD
+from train.checkpoints.files import DIGESTS_FILE
 from train.checkpoints.uploads import complete_steps, missing_file
 
 
@@ -17,8 +17,8 @@ def folder(tiny_run, tmp_path):
 def test_every_file_of_the_record_is_needed(folder):
     checkpoint = folder / "20"
     assert missing_file(checkpoint) is None
-    names = [RECORD, *json.loads((checkpoint / RECORD).read_text())]
-    assert {name.partition("/")[0] for name in names} == {RECORD, "params", "rest", "note"}
+    names = [DIGESTS_FILE, *json.loads((checkpoint / DIGESTS_FILE).read_text())]
+    assert {name.partition("/")[0] for name in names} == {DIGESTS_FILE, "params", "rest", "note"}
     for name in names:
         (checkpoint / name).rename(folder / "away")
         assert missing_file(checkpoint) == name
@@ -39,19 +39,19 @@ def test_steps_that_are_not_complete_are_named_and_left_out(folder):
 
 def test_only_checkpoints_of_the_first_format_may_have_no_record(folder):
     checkpoint = folder / "20"
-    (checkpoint / RECORD).unlink()
+    (checkpoint / DIGESTS_FILE).unlink()
     note = checkpoint / "note" / "metadata"
     stored = json.loads(note.read_text())
-    for number, missing in ((1, None), (2, RECORD), (stored["format"], RECORD)):
+    for number, missing in ((1, None), (2, DIGESTS_FILE), (stored["format"], DIGESTS_FILE)):
         note.write_text(json.dumps(stored | {"format": number}))
         assert missing_file(checkpoint) == missing
     for content in ("[1]", "{"):
         note.write_text(content)
-        assert missing_file(checkpoint) == RECORD
+        assert missing_file(checkpoint) == DIGESTS_FILE
     note.unlink()
-    assert missing_file(checkpoint) == RECORD
+    assert missing_file(checkpoint) == DIGESTS_FILE
 
 
 def test_a_damaged_record_is_no_missing_file(folder):
-    (folder / "20" / RECORD).write_text("{")
+    (folder / "20" / DIGESTS_FILE).write_text("{")
     assert missing_file(folder / "20") is None
