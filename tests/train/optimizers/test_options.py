@@ -39,7 +39,7 @@ SPECS = {
     "embedding.table": Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), initializer=None),
     "blocks.ffn.up": Spec(role="value", axes=("layer", "embed", "ffn"), inputs=(1,), outputs=(2,), initializer=None),
     "blocks.mixer.output": Spec(
-        role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), start=None
+        role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), initializer=None
     ),
     "blocks.mixer.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), initializer=None),
     "final_norm.scale": Spec(role="scale", axes=("embed",), initializer=None),
@@ -332,7 +332,7 @@ def test_parameters_keep_their_format(cls):
         (AdamW(weight_decay=-1.0), "weight_decay: must be 0 or more, got -1.0"),
         (AdamW(b2=1.0), "b2: must be at least 0 and below 1, got 1.0"),
         (AdamW(epsilon=0.0), "epsilon: must be above 0, got 0.0"),
-        (SGD(momentum=1.5), "momentum: must be from 0"),
+        (SGD(momentum=1.5), "momentum: must be at least 0"),
         (Muon(num_iterations=0), "num_iterations: must be at least 1, got 0"),
         (Muon(rms=0.0), "rms: must be above 0, got 0.0"),
         (ScheduleFreeAdamW(b1=0.0), "b1: interpolates between two sequences"),
