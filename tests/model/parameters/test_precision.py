@@ -31,8 +31,8 @@ def test_parameters_are_given_in_the_format_of_gradients_which_come_back_in_the_
     precision = Precision(parameters=parameters, compute="bfloat16", gradients=gradients)
     params = {"a": jnp.asarray([1.0, 2.0], parameters), "b": {"c": jnp.asarray(3.0, parameters)}}
     specs = {
-        "a": Spec(role="scale", axes=(None,), start=Constant(1.0)),
-        "b": {"c": Spec(role="bias", axes=(), start=Constant(0.0))},
+        "a": Spec(role="scale", axes=(None,), initializer=Constant(1.0)),
+        "b": {"c": Spec(role="bias", axes=(), initializer=Constant(0.0))},
     }
     assert {leaf.dtype for leaf in jax.tree.leaves(for_compute(params, specs, precision))} == {jnp.dtype(gradients)}
     assert {leaf.dtype for leaf in jax.tree.leaves(for_inference(params, specs, precision))} == {jnp.dtype("bfloat16")}

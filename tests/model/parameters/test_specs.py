@@ -57,19 +57,21 @@ def test_a_start_is_recorded(config):
 
 
 def test_layers_in_front_count_matrices():
-    spec = Spec(role="residual", axes=("heads", "head_dim", "embed"), inputs=(0, 1), outputs=(2,), start=Constant(0.0))
+    spec = Spec(
+        role="residual", axes=("heads", "head_dim", "embed"), inputs=(0, 1), outputs=(2,), initializer=Constant(0.0)
+    )
     assert spec.stacked("layer") == Spec(
         role="residual",
         axes=("layer", "heads", "head_dim", "embed"),
         inputs=(1, 2),
         outputs=(3,),
-        start=Constant(0.0),
+        initializer=Constant(0.0),
     )
 
 
 def test_a_vector_to_one_number_is_no_hidden_matrix():
-    assert not Spec(role="projection", axes=("embed",), inputs=(0,), start=Constant(0.0)).is_hidden_matrix
-    table = Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), start=Constant(0.0))
+    assert not Spec(role="projection", axes=("embed",), inputs=(0,), initializer=Constant(0.0)).is_hidden_matrix
+    table = Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), initializer=Constant(0.0))
     assert not table.is_hidden_matrix
 
 

@@ -36,13 +36,13 @@ SHAPES = {
     "final_norm.scale": (4,),
 }
 SPECS = {
-    "embedding.table": Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), start=None),
-    "blocks.ffn.up": Spec(role="value", axes=("layer", "embed", "ffn"), inputs=(1,), outputs=(2,), start=None),
+    "embedding.table": Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), initializer=None),
+    "blocks.ffn.up": Spec(role="value", axes=("layer", "embed", "ffn"), inputs=(1,), outputs=(2,), initializer=None),
     "blocks.mixer.output": Spec(
         role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), start=None
     ),
-    "blocks.mixer.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), start=None),
-    "final_norm.scale": Spec(role="scale", axes=("embed",), start=None),
+    "blocks.mixer.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), initializer=None),
+    "final_norm.scale": Spec(role="scale", axes=("embed",), initializer=None),
 }
 DECAYED = {"embedding.table", "blocks.ffn.up", "blocks.mixer.output"}
 RATES = (0.1, 0.05, 0.2, 0.02)
@@ -292,7 +292,7 @@ def test_decay_goes_by_role_and_what_the_option_adds_or_takes_away():
     ],
 )
 def test_entries_that_name_nothing_are_refused(fields, words):
-    specs = nested(SPECS | {"blocks.ffn.load_bias": Spec(role="load_bias", axes=("layer", "expert"), start=None)})
+    specs = nested(SPECS | {"blocks.ffn.load_bias": Spec(role="load_bias", axes=("layer", "expert"), initializer=None)})
     ((field, message),) = AdamW(**fields).problems_with(specs)
     assert re.match(words.replace("*.s", r"\*\.s"), f"{field}: {message}")
 
