@@ -39,7 +39,7 @@ SPECS = {
     "embedding.table": Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), initializer=None),
     "blocks.ffn.up": Spec(role="value", axes=("layer", "embed", "ffn"), inputs=(1,), outputs=(2,), initializer=None),
     "blocks.mixer.output": Spec(
-        role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), start=None
+        role="residual", axes=("layer", "heads", "head_dim", "embed"), inputs=(1, 2), outputs=(3,), initializer=None
     ),
     "blocks.mixer.query_bias": Spec(role="bias", axes=("layer", "heads", "head_dim"), initializer=None),
     "final_norm.scale": Spec(role="scale", axes=("embed",), initializer=None),
