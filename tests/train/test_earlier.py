@@ -28,11 +28,10 @@ from tests.train.states import abstract_state_of, assert_same_bits, open_store, 
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.config_file import from_file
-from train.earlier import current_config, current_sharding
+from train.earlier import current_config
 from train.experiment import Checkpoints, Experiment
 from train.optimizers import options as optimizers
-from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW
-from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, mesh_axes
+from train.optimizers.options import AdamW, Muon, ScheduleFreeAdamW
 from train.run.loading import load_params
 from train.state import StateConfig, init_sharded, partition_params
 
@@ -124,21 +123,6 @@ def test_a_config_of_this_version_is_left_alone(tiny_experiment):
     assert current_config(stored) == stored
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        cls(weight_decay=0.3, decay_also=("scale",), decay_never=("embedding", "blocks.ffn.*"))
-        for cls in (AdamW, Adafactor, Lion, Muon, SGD, ScheduleFreeAdamW)
-    ],
-    ids=lambda option: type(option).__name__,
-)
-def test_the_earlier_names_of_exceptions_from_weight_decay_are_read(optimizer, tiny_experiment):
-    experiment = tiny_experiment(optimizer=optimizer)
-    stored = with_decayed(json.loads(json.dumps(to_json(experiment))))
-    assert stored["optimizer"]["spared"] == ["embedding", "blocks.ffn.*"]
-    assert from_json(Experiment, current_config(stored)) == experiment
-
-
 def earlier(experiment):
     """A state of the earlier structure, all numbers noise, and what it is now."""
     state_config = StateConfig.of(experiment)
@@ -218,50 +202,6 @@ def test_an_earlier_checkpoint_that_lacks_a_parameter_is_refused(tiny_experiment
 def test_exceptions_that_are_no_list_are_left_to_the_reader_of_options(exceptions):
     stored = {"optimizer": {"no_decay": []}, "model": {"exceptions": exceptions}}
     assert current_config(stored)["model"] == {"exceptions": exceptions}
-
-
-# ---------------------------------------------------------------------------------------- the table of sharding
-
-
-def test_a_table_of_one_vocabulary_is_read_as_two():
-    former = {
-        "type": "Sharding",
-        "batch": ["data"],
-        "embed": ["fsdp"],
-        "heads": [],
-        "sequence": ["tensor"],
-        "vocab": [],
-    }
-    whole = {"position": [], "kv_heads": [], "head_dim": [], "rank": [], "ffn": [], "expert": [], "layer": []}
-    table = from_json(Sharding, current_sharding(former | whole))
-    positions = dict.fromkeys(("sequence", "query_sequence", "ffn_sequence", "vocab_sequence"), ("tensor",))
-    none = dict.fromkeys(("heads", "kv_heads", "head_dim", "ffn", "expert", "vocab", "layer"), ())
-    assert table == Sharding(
-        parameters=ParameterAxes(embed=("fsdp",), rank=(), position=(), **none),
-        activations=ActivationAxes(batch=("data",), embed=("fsdp",), key_sequence=(), **positions, **none),
-    )
-
-
-def test_the_former_default_is_the_default_but_for_a_width_that_was_never_split():
-    """Rows took the mesh axis first, so that no activation had its width split."""
-    former = {
-        "batch": ["data", "fsdp"], "sequence": [], "position": [], "embed": ["fsdp"], "heads": ["tensor"],
-        "kv_heads": ["tensor"], "head_dim": [], "rank": [], "ffn": ["tensor"], "expert": [], "vocab": ["tensor"],
-        "layer": [],
-    }  # fmt: skip
-    table = from_json(Sharding, current_sharding(former))
-    assert table == Sharding(activations=ActivationAxes(embed=("fsdp",)))
-    axes = ("batch", "sequence", "embed")
-    assert mesh_axes(table.activations, axes) == mesh_axes(ActivationAxes(), axes)
-
-
-def test_a_table_of_today_is_read_as_it_is():
-    table = override(
-        Sharding(activations=ActivationAxes(sequence=("tensor",), query_sequence=("tensor",))), "parameters.embed=()"
-    )
-    assert from_json(Sharding, current_sharding(to_json(table))) == table
-    with pytest.raises(UserError, match="Sharding has no such field"):
-        from_json(Sharding, current_sharding({"colour": []}))
 
 
 # ------------------------------------------------------------------------------------------------- the z-loss
@@ -388,34 +328,4 @@ def test_a_config_file_with_the_earlier_name_of_mixers_is_told_the_one_of_today(
         from_file(str(path))
     path.write_text("from model.layers import Except\none = Except(layers='0', attention=None)\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is mixer now"):
-        from_file(str(path))
-
-
-# ---------------------------------------------------------------------------------------------------- init_from
-
-
-def test_a_config_that_says_start_from_is_read(tiny_experiment, tmp_path):
-    experiment = tiny_experiment(training__init_from="/a/run")
-    stored = to_json(experiment)
-    stored["training"]["start_from"] = stored["training"].pop("init_from")
-    assert from_json(Experiment, current_config(stored)) == experiment
-    (tmp_path / "config.json").write_text(json.dumps(stored))
-    assert experiments.load(tmp_path) == experiment
-
-
-def test_exceptions_from_weight_decay_are_answered_with_the_names_of_today(tiny_experiment, write_config, tmp_path):
-    path = write_config(tiny_experiment(), tmp_path / "config.py")
-    with pytest.raises(UserError, match=r"AdamW.decayed is optimizer.decay_also now"):
-        from_file(str(path), ["optimizer.decayed=('scale',)"])
-    path.write_text("from train.optimizers.options import Muon\nMuon(spared=('embedding',))\n")
-    with pytest.raises(UserError, match="unexpected keyword argument 'spared'; it is optimizer.decay_never now"):
-        from_file(str(path))
-
-
-def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_config, tmp_path):
-    path = write_config(tiny_experiment(), tmp_path / "config.py")
-    with pytest.raises(UserError, match=r"--set training.start_from=x: Training.start_from is training.init_from now"):
-        from_file(str(path), ["training.start_from=x"])
-    path.write_text("from train.experiment import Training\nTraining(num_steps=1, start_from='x')\n")
-    with pytest.raises(UserError, match="unexpected keyword argument 'start_from'; it is training.init_from now"):
         from_file(str(path))
