@@ -58,7 +58,14 @@ class Transformer(nnx.Module):
         width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
         embedding_norm, maker = norm(config.embedding_norm), make(embedding_key)
         self.embedding = Embedding(
-            config.unembedding, config.vocab_size, width, cap, multipliers, maker, embedding_norm
+            config.unembedding,
+            config.vocab_size,
+            width,
+            cap,
+            multipliers,
+            maker,
+            embedding_norm,
+            table_width=config.embedding_width,
         )
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)

@@ -70,6 +70,8 @@ class GroupedQuery(AttentionOption):
       qkv_clip: c, so that entries of queries, keys and values outside [-c, c] become -c or c; or None. It comes before
         rotary positions, and after norms unless these come after positions (MPT, DBRX, OLMo).
       scale: the factor on products of queries and keys; None for H^-1/2.
+      scale_by_layer: whether scores of layer l, counted from 1, are divided by l too (the GPT-2 models of Mistral,
+        Stanford CRFM).
       logit_softcap: c of c * tanh(score / c), or None.
       output_gate: multiplies the output of heads by a sigmoid of a projection of the layer's input: one number per
         "head" or per "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for no gate.
@@ -87,6 +89,7 @@ class GroupedQuery(AttentionOption):
     qk_norm: QKNorm | None = None
     qkv_clip: float | None = None
     scale: float | None = None
+    scale_by_layer: bool = False
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
     sinks: bool = False
@@ -237,6 +240,9 @@ class GroupedQueryAttention(nnx.Module):
         v_BTKH = self._clip(v_BTKH)
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._norm_and_rotate(q_BTNH, self.query_norm, context)
+        if self.option.scale_by_layer:
+            assert context.layer is not None
+            q_BTNH = (q_BTNH.astype(jnp.float32) / (context.layer + 1)).astype(q_BTNH.dtype)
         if self.option.temperature is not None:
             assert context.visibility is not None
             q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())

@@ -104,6 +104,8 @@ CONFIGS = {
         "norm": LayerNorm(),
         "embedding_norm": RMSNorm(),
         "ffn": MLP(width=24, bias=True),
+        "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, scale_by_layer=True),
+        "embedding_width": 6,
     },
     "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {

@@ -1,5 +1,7 @@
 """The attention layer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -125,6 +127,18 @@ def test_layer(option, rotated):
         np.testing.assert_allclose(
             got[row], by_hand(option, weights, x[row], positions[row], rotated), rtol=2e-5, atol=2e-5
         )
+
+
+@pytest.mark.parametrize("scale", [None, 0.2])
+def test_scores_divided_by_the_number_of_the_layer(scale):
+    option = GroupedQuery(num_heads=2, qkv_bias=True, scale=scale, scale_by_layer=True)
+    layer, weights = build(option)
+    x = np.random.default_rng(1).normal(size=(1, 5, 8))
+    for number in range(3):
+        context = Context(index_BT=np.arange(5)[None], layer=number, visibility=causal(Coordinates(5)))
+        alone = dataclasses.replace(option, scale=(scale or 0.5) / (number + 1))
+        expected = by_hand(alone, weights, x[0], np.arange(5), rotated=False)
+        np.testing.assert_allclose(layer(x.astype(np.float32), context, None)[0][0], expected, rtol=2e-5, atol=2e-5)
 
 
 def test_shapes_and_axes():

@@ -18,6 +18,7 @@ CASES = {
     "GroupedQuery.qkv_clip": ([], "mixer.qkv_clip=0.1", "output"),
     "GroupedQuery.sinks": ([], "mixer.sinks=True", "parameters"),
     "GroupedQuery.scale": ([], "mixer.scale=0.2", "output"),
+    "GroupedQuery.scale_by_layer": ([], "mixer.scale_by_layer=True", "output"),
     "GroupedQuery.output_gate": ([], "mixer.output_gate=head", "parameters"),
     "GroupedQuery.logit_softcap": ([], "mixer.logit_softcap=0.3", "output"),
     "GroupedQuery.pattern": ([], "mixer.pattern=SlidingWindow(size=3)", "output"),
