@@ -68,7 +68,8 @@ CASES = {
         | {"model_type": "mistral", "sliding_window": 5, "num_hidden_layers": 3, "rope_scaling": YARN},
     },
     "mixtral": {
-        "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "mixtral", "num_local_experts": 4},
+        "1 of 4 experts chosen": LLAMA_LIKE
+        | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1},
         "window, one key head, 3 chosen": LLAMA_LIKE
         | {
             "model_type": "mixtral",
@@ -77,10 +78,11 @@ CASES = {
             "sliding_window": 6,
             "num_key_value_heads": 1,
         },
-        "tied, wide heads, linear": LLAMA_LIKE
+        "all of 3 chosen, tied, wide heads, linear": LLAMA_LIKE
         | {
             "model_type": "mixtral",
             "num_local_experts": 3,
+            "num_experts_per_tok": 3,
             "tie_word_embeddings": True,
             "head_dim": 6,
             "rope_scaling": {"rope_type": "linear", "factor": 2.0},
@@ -222,22 +224,24 @@ CASES = {
     },
     "olmoe": {
         "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2},
-        "renormalised, one key head": LLAMA_LIKE
+        "renormalised, one key head, clipped": LLAMA_LIKE
         | {
             "model_type": "olmoe",
+            "clip_qkv": 0.7,
             "num_experts": 5,
             "num_experts_per_tok": 3,
             "norm_topk_prob": True,
             "num_key_value_heads": 1,
         },
-        "biases, tied, yarn": LLAMA_LIKE
+        "biases, tied, yarn with a step": LLAMA_LIKE
         | {
             "model_type": "olmoe",
             "num_experts": 3,
             "num_experts_per_tok": 1,
+            "norm_topk_prob": True,
             "attention_bias": True,
             "tie_word_embeddings": True,
-            "rope_scaling": YARN,
+            "rope_scaling": YARN | {"beta_fast": 0.9, "beta_slow": 0.9},
         },
     },
     "deepseek_v2": {

@@ -44,8 +44,21 @@ GROK = {
 CASES = {
     "gpt2": {
         "tied": GPT2,
-        "untied, other width": GPT2 | {"n_inner": 20, "tie_word_embeddings": False, "activation_function": "gelu"},
-        "three layers, one head": GPT2 | {"n_layer": 3, "n_head": 1, "activation_function": "relu"},
+        "untied, other width, unscaled": GPT2
+        | {
+            "n_inner": 20,
+            "tie_word_embeddings": False,
+            "activation_function": "gelu",
+            "scale_attn_weights": False,
+        },
+        "three layers, scaled by layer": GPT2
+        | {
+            "n_layer": 3,
+            "n_head": 1,
+            "activation_function": "relu",
+            "scale_attn_by_inverse_layer_idx": True,
+            "reorder_and_upcast_attn": True,
+        },
     },
     "gpt1": {
         "tied": GPT1,
@@ -173,8 +186,10 @@ CASES = {
     "opt": {
         "norms before": OPT,
         "norms after, no biases": OPT | {"do_layer_norm_before": False, "enable_bias": False, "num_hidden_layers": 3},
-        "norms without weights, untied": OPT
+        "350M: narrow embedding, norms after": OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 10},
+        "narrow, norms without weights, untied": OPT
         | {
+            "word_embed_proj_dim": 12,
             "layer_norm_elementwise_affine": False,
             "tie_word_embeddings": False,
             "num_attention_heads": 1,

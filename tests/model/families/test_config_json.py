@@ -1,6 +1,9 @@
 """config.json files of published models as first uploaded, and the values in them that families must refuse."""
 
+import dataclasses
+import json
 import math
+import pathlib
 
 import jax
 import numpy as np
@@ -29,6 +32,7 @@ from tests.model.families.published_configs import (
     GRANITE_2B,
     GROK_1,
     OPT_125M,
+    OPT_350M,
     PHI_3_MINI_128K,
     PHI_4_MINI,
     PYTHIA_70M,
@@ -37,6 +41,8 @@ from tests.model.families.published_configs import (
     STARCODER2_3B,
 )
 from tests.parity import grok, ours
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
 
 
 def size_of(config):
@@ -60,6 +66,7 @@ def size_of(config):
         (GPT_J_6B, 6_050_882_784),
         (BLOOM_176B, 176_247_271_424),
         (OPT_125M, 125_239_296),
+        (OPT_350M, 331_196_416),
         (COMMAND_R7B, 8_028_033_024),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
@@ -88,6 +95,31 @@ def test_pythia_gptj_and_opt():
     assert (gptj.position, gptj.residual) == (Rotary(fraction=0.25, interleaved=True), Parallel())
     assert gptj.unembedding == Untied(bias=True)
     assert (opt.position, opt.dropout.residual) == (Learned(offset=2), 0.1)
+
+
+def test_opt_350m():
+    config = model_config(OPT_350M)
+    assert (config.width, config.embedding_width, config.residual) == (1024, 512, PostNorm())
+    assert "final_norm" not in abstract_params(config)
+    assert model_config(OPT_350M | {"_remove_final_layer_norm": True}) == config  # there is none to remove
+
+
+def test_what_only_training_does_refuses_no_weights():
+    assert model_config(OPT_125M | {"layerdrop": 0.1, "activation_dropout": 0.1}) == model_config(OPT_125M)
+    alone = json.loads((FIXTURES / "mixtral" / "0" / "config.json").read_text()) | {"num_experts_per_tok": 1}
+    for count in (1, 4):
+        experts = model_config(alone | {"num_local_experts": count}).ffn
+        assert (experts.num_experts, experts.top_k, experts.router.renormalize) == (count, 1, True)
+
+
+def test_gpt_2_with_scores_divided_by_the_number_of_the_layer():
+    """Mistral's models (Stanford CRFM); their order and format of operations is that of every model here."""
+    published = GPT_2_MEDIUM | {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+    plain = model_config(GPT_2_MEDIUM)
+    assert model_config(published) == dataclasses.replace(
+        plain, mixer=dataclasses.replace(plain.mixer, scale_by_layer=True)
+    )
+    assert model_config(GPT_2_MEDIUM | {"scale_attn_weights": False}).mixer.scale == 1
 
 
 def test_gpt_1_is_what_its_paper_says():
@@ -132,9 +164,7 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
 @pytest.mark.parametrize(
     ("published", "changes", "message"),
     [
-        (OPT_125M, {"word_embed_proj_dim": 512}, "word_embed_proj_dim=512"),
         (OPT_125M, {"_remove_final_layer_norm": True}, "_remove_final_layer_norm=True"),
-        (OPT_125M, {"layerdrop": 0.1}, "layerdrop=0.1"),
         (PHI_3_MINI_128K, {"rope_scaling": {"type": "yarn", "factor": 32.0}}, "the type to 'longrope'"),
         (PHI_3_MINI_128K, {"rope_scaling": {"type": "longrope"}}, "no value for rope_scaling.short_factor"),
         (PYTHIA_70M, {"rope_theta": 500.0}, "rope_theta=500.0"),
