@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from model import kernels
@@ -66,6 +67,8 @@ class GroupedQuery(AttentionOption):
       head_dim: head width H; None for model width / N.
       qkv_bias, output_bias: whether the projections to heads, and the output projection, have biases.
       qk_norm: norms on queries and keys, or None.
+      qkv_clip: c, so that entries of queries, keys and values outside [-c, c] become -c or c; or None. It comes before
+        rotary positions, and after norms unless these come after positions (MPT, DBRX, OLMo).
       scale: the factor on products of queries and keys; None for H^-1/2.
       logit_softcap: c of c * tanh(score / c), or None.
       output_gate: multiplies the output of heads by a sigmoid of a projection of the layer's input: one number per
@@ -82,6 +85,7 @@ class GroupedQuery(AttentionOption):
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: QKNorm | None = None
+    qkv_clip: float | None = None
     scale: float | None = None
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
@@ -99,6 +103,8 @@ class GroupedQuery(AttentionOption):
             yield "num_kv_heads", f"{message}; use one of {divisors(self.num_heads)}"
         if self.head_dim is not None and self.head_dim < 1:
             yield "head_dim", f"must be at least 1, got {self.head_dim}"
+        if self.qkv_clip is not None and self.qkv_clip <= 0:
+            yield "qkv_clip", f"must be above 0, or None for no limit, got {self.qkv_clip}"
         if self.logit_softcap is not None and self.logit_softcap <= 0:
             yield "logit_softcap", f"must be above 0, or None for no cap, got {self.logit_softcap}"
         if self.scale is not None and self.scale <= 0:
@@ -228,6 +234,7 @@ class GroupedQueryAttention(nnx.Module):
         k_BTKH, v_BTKH = (
             context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
         )
+        v_BTKH = self._clip(v_BTKH)
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._norm_and_rotate(q_BTNH, self.query_norm, context)
         if self.option.temperature is not None:
@@ -277,10 +284,14 @@ class GroupedQueryAttention(nnx.Module):
         )
 
     def _norm_and_rotate(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
-        """Returns queries or keys, normalised and rotated by their positions."""
+        """Returns queries or keys: normalised, clipped, and rotated by their positions."""
         if norm is None:
-            return rotate(x_BTNH, context.rotary)
+            return rotate(self._clip(x_BTNH), context.rotary)
         assert self.option.qk_norm is not None
         if self.option.qk_norm.after_positions:
-            return norm(rotate(x_BTNH, context.rotary))
-        return rotate(norm(x_BTNH), context.rotary)
+            return norm(rotate(self._clip(x_BTNH), context.rotary))
+        return rotate(self._clip(norm(x_BTNH)), context.rotary)
+
+    def _clip(self, x_BTNH: jax.Array) -> jax.Array:
+        limit = self.option.qkv_clip
+        return x_BTNH if limit is None else jnp.clip(x_BTNH, -limit, limit)

@@ -102,6 +102,7 @@ def long(**changes):
         ),
         ({"mixer": GroupedQuery(num_heads=4, num_kv_heads=0)}, "mixer.num_kv_heads: 0 does not divide"),
         ({"mixer": GroupedQuery(num_heads=4, head_dim=0)}, "mixer.head_dim: must be at least 1, got 0"),
+        ({"mixer": GroupedQuery(num_heads=4, qkv_clip=0.0)}, "mixer.qkv_clip: must be above 0, or None for no limit"),
         ({"mixer": GroupedQuery(num_heads=4, logit_softcap=-1.0)}, "mixer.logit_softcap: must be above 0"),
         (
             {"mixer": GroupedQuery(num_heads=5)},

@@ -222,9 +222,10 @@ CASES = {
     },
     "olmoe": {
         "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2},
-        "renormalised, one key head": LLAMA_LIKE
+        "renormalised, one key head, clipped": LLAMA_LIKE
         | {
             "model_type": "olmoe",
+            "clip_qkv": 0.7,
             "num_experts": 5,
             "num_experts_per_tok": 3,
             "norm_topk_prob": True,

@@ -172,7 +172,7 @@ CONFIGS = {
     "linear biases": {
         "num_layers": 3,
         "position": ALiBi(),
-        "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
+        "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0, qkv_clip=0.5),
         "exceptions": (
             Except(layers="1", position=Rotary()),
             Except(layers="2", position=ALiBi(scale=0.5, round_to_bfloat16=True)),

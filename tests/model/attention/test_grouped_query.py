@@ -62,10 +62,14 @@ def by_hand(option, w, x, positions, rotated):
             y = (y - y.mean(axes, keepdims=True)) / np.sqrt(y.var(axes, keepdims=True) + kind.epsilon)
         return y * w.get(f"{name}_scale", 1) + w.get(f"{name}_shift", 0)
 
+    def clipped(y):
+        return y if option.qkv_clip is None else np.minimum(np.maximum(y, -option.qkv_clip), option.qkv_clip)
+
     q, k, v = project("query"), project("key"), project("value")
     late = option.qk_norm is not None and option.qk_norm.after_positions
     if not late:
         q, k = normed("query", q), normed("key", k)
+    q, k, v = clipped(q), clipped(k), clipped(v)
     if rotated:
         q, k = rotate_by_hand(q, positions), rotate_by_hand(k, positions)
     if late:
@@ -89,6 +93,9 @@ def by_hand(option, w, x, positions, rotated):
         GroupedQuery(num_heads=4, num_kv_heads=2, output_bias=True, output_gate="channel"),
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False), over="each_head")),
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection")),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qkv_bias=True, qkv_clip=0.7),
+        GroupedQuery(num_heads=2, head_dim=6, qk_norm=QKNorm(after_positions=True), qkv_clip=0.8),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection"), qkv_clip=0.9),
         GroupedQuery(num_heads=2, head_dim=6, qk_norm=QKNorm(after_positions=True)),
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
         GroupedQuery(

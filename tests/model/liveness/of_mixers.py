@@ -15,6 +15,7 @@ CASES = {
     "GroupedQuery.qkv_bias": ([], "mixer.qkv_bias=True", "parameters"),
     "GroupedQuery.output_bias": ([], "mixer.output_bias=True", "parameters"),
     "GroupedQuery.qk_norm": ([], "mixer.qk_norm=QKNorm", "parameters"),
+    "GroupedQuery.qkv_clip": ([], "mixer.qkv_clip=0.1", "output"),
     "GroupedQuery.sinks": ([], "mixer.sinks=True", "parameters"),
     "GroupedQuery.scale": ([], "mixer.scale=0.2", "output"),
     "GroupedQuery.output_gate": ([], "mixer.output_gate=head", "parameters"),
