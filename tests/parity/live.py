@@ -21,14 +21,15 @@ from tests.parity.cases import CASES
 from tests.parity.shapes import PROMPTS
 
 answer_help(__name__, __doc__)
-from tests.parity import grok, ours, reference  # noqa: E402
+from tests.parity import ours, reference  # noqa: E402
+from tests.parity.sources import source_of  # noqa: E402
 
 LOGITS, GRADIENT = 1e-4, 1e-3
 
 
 def compare(family, shape, greedy):
     """Returns the numbers of one row of the table."""
-    source = grok if family == "grok" else reference  # transformers has no Grok
+    source = source_of(family)
     model, ids = source.make(family, shape), reference.tokens(family, shape)
     with tempfile.TemporaryDirectory() as folder:
         source.save(model, folder)

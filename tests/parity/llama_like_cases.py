@@ -188,6 +188,19 @@ CASES = {
             "layer_types": ["full_attention", "sliding_attention"],
         },
     },
+    "olmo": {
+        "clipped, untied": LLAMA_LIKE | {"model_type": "olmo", "clip_qkv": 0.7},
+        "tied, one key head, yarn": LLAMA_LIKE
+        | {"model_type": "olmo", "tie_word_embeddings": True, "num_key_value_heads": 1, "rope_scaling": YARN},
+        "biases, four key heads, 3 layers": LLAMA_LIKE
+        | {
+            "model_type": "olmo",
+            "attention_bias": True,
+            "num_key_value_heads": 4,
+            "num_hidden_layers": 3,
+            "clip_qkv": 1.5,
+        },
+    },
     "olmo2": {
         "untied": LLAMA_LIKE | {"model_type": "olmo2", "num_key_value_heads": 4},
         "one key head, yarn": LLAMA_LIKE | {"model_type": "olmo2", "num_key_value_heads": 1, "rope_scaling": YARN},

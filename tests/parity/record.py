@@ -19,7 +19,8 @@ from tests.parity.cases import CASES
 from tests.parity.ours import GRADIENT_OF, fingerprint
 
 answer_help(__name__, __doc__)
-from tests.parity import grok, reference  # noqa: E402
+from tests.parity import reference  # noqa: E402
+from tests.parity.sources import source_of  # noqa: E402
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 
@@ -32,7 +33,7 @@ def reads_lengths(shape):
 
 def record(family):
     """Writes the fixtures of a family."""
-    source = grok if family == "grok" else reference  # transformers has no Grok
+    source = source_of(family)
     shutil.rmtree(FIXTURES / family, ignore_errors=True)
     for number, shape in enumerate(CASES[family]):
         model, ids = source.make(family, shape), reference.tokens(family, shape)

@@ -20,10 +20,13 @@ transformers.utils.logging.disable_progress_bar()
 BATCH, LENGTH, HALF, NEW_TOKENS = 2, 20, 10, 64
 
 
-def make(family, shape):
-    """Returns the model of a case in float32, with weights that bfloat16 stores exactly."""
+def make(family, shape, fields=None):
+    """Returns the model of a case in float32, with weights that bfloat16 stores exactly.
+
+    `fields` are the values of its config where the case itself has keys that `transformers` does not know.
+    """
     # A padding token's row of the embedding would have no gradient.
-    fields = CASES[family][shape] | {"pad_token_id": None}
+    fields = (fields or CASES[family][shape]) | {"pad_token_id": None}
     config = transformers.AutoConfig.for_model(**fields)
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
