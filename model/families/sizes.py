@@ -117,6 +117,17 @@ GPT_OSS = {
 }
 OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
 OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+GRANITE_4_H = {
+    "model_type": "granitemoehybrid",
+    "vocab_size": 100352,
+    "mamba_n_heads": 48,
+    "mamba_d_state": 128,
+    "embedding_multiplier": 12.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+QWEN_3_NEXT = {"model_type": "qwen3_next", "max_position_embeddings": 262144, "rope_theta": 1e7}
+QWEN_3_NEXT |= {"vocab_size": 151936, "head_dim": 256, "moe_intermediate_size": 512}
 
 SIZES: dict[str, Values | ModelConfig] = {
     "gpt1": {"model_type": "openai-gpt"},
@@ -171,6 +182,12 @@ SIZES: dict[str, Values | ModelConfig] = {
     "gpt-oss-120b": GPT_OSS | _llama(2880, 36, 64, 8, 2880, num_local_experts=128),
     "olmo-2-7b": OLMO_2 | _llama(4096, 32, 32, 32, 11008),
     "olmo-2-13b": OLMO_2 | _llama(5120, 40, 40, 40, 13824),
+    "codestral-mamba-7b": {"model_type": "mamba2"},
+    "granite-4.0-h-350m": GRANITE_4_H
+    | _llama(768, 32, 12, 4, 2048, shared_intermediate_size=2048, num_local_experts=0, max_position_embeddings=32768)
+    | {"attention_multiplier": 1 / 64, "residual_multiplier": 0.246, "logits_scaling": 3.0}
+    | {"layer_types": ["attention" if i in (10, 13, 17, 27) else "mamba" for i in range(32)]},
+    "qwen3-next-80b-a3b": QWEN_3_NEXT | _llama(2048, 48, 16, 2, 5120, shared_expert_intermediate_size=512),
 } | paper_models.MODELS
 
 

@@ -1,5 +1,7 @@
 """Small models of published families with random weights, made and run by `transformers`."""
 
+import copy
+import inspect
 import pathlib
 import zlib
 
@@ -24,7 +26,7 @@ def make(family, shape):
     """Returns the model of a case in float32, with weights that bfloat16 stores exactly."""
     # A padding token's row of the embedding would have no gradient.
     fields = CASES[family][shape] | {"pad_token_id": None}
-    config = transformers.AutoConfig.for_model(**fields)
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(fields))  # it changes dicts, which shapes share
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
@@ -77,13 +79,13 @@ def gradients(model, ids, folder):
 
 def greedy(model, ids):
     """Returns the greedily generated tokens of both prompts, each alone, through the cache where the model has one."""
-    rows = []
+    rows, name = [], "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     for row, length in zip(ids, PROMPTS, strict=True):
         given, cache, new = torch.tensor(row[None, :length]), None, []
         for _ in range(NEW_TOKENS):
             with torch.no_grad():
-                output = model(given, past_key_values=cache, use_cache=True)
-            cache, next_one = getattr(output, "past_key_values", None), output.logits[:, -1:].argmax(-1)
+                output = model(given, **{name: cache}, use_cache=True)
+            cache, next_one = getattr(output, name, None), output.logits[:, -1:].argmax(-1)
             given = torch.cat([given, next_one], dim=1) if cache is None else next_one
             new.append(int(next_one))
         rows.append(new)
