@@ -68,7 +68,11 @@ GRID = {
         Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=4, value_head_dim=3, norm=LayerNorm()),
         GroupedQuery(num_heads=4, num_kv_heads=2, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection")),
         GroupedQuery(
-            num_heads=4, num_kv_heads=2, output_gate="head", qk_norm=QKNorm(norm=LayerNorm(), over="each_head")
+            num_heads=4,
+            num_kv_heads=2,
+            output_gate="head",
+            gate_bias=True,
+            qk_norm=QKNorm(norm=LayerNorm(), over="each_head"),
         ),
         GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
     ],
@@ -183,6 +187,7 @@ MIXERS = [
     GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None, output_gate=False),
     StateSpace(num_heads=4, state_dim=5),
     StateSpace(num_heads=4, num_groups=2, head_dim=3, state_dim=6, convolution=None, output_norm=None),
+    StateSpace(num_heads=4, state_dim=5, bias=True, convolution_bias=False),
     LSTM(),
     LSTM(num_heads=2, head_dim=5, forget_bias=None),
     GRU(),

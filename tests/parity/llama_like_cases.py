@@ -8,6 +8,16 @@ QWEN_MOE = LLAMA_LIKE | {
     "moe_intermediate_size": 10,
 }
 QWEN2_MOE = QWEN_MOE | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 14}
+QWEN3_NEXT = QWEN_MOE | {
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "shared_expert_intermediate_size": 14,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 5,
+}
 GEMMA2 = LLAMA_LIKE | {"model_type": "gemma2", "head_dim": 6, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GEMMA2 |= {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0}
 GEMMA3 = LLAMA_LIKE | {"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 6, "num_hidden_layers": 6}
@@ -142,6 +152,33 @@ CASES = {
             "attention_bias": True,
             "rope_scaling": YARN,
             "tie_word_embeddings": True,
+        },
+    },
+    "qwen3_next": {
+        "fourth layer attends": QWEN3_NEXT,
+        "one key head, first dense, biases": QWEN3_NEXT
+        | {
+            "num_hidden_layers": 2,
+            "layer_types": ["full_attention", "linear_attention"],
+            "mlp_only_layers": [0],
+            "attention_bias": True,
+            "num_key_value_heads": 1,
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 3,
+            "linear_conv_kernel_dim": 2,
+            "tie_word_embeddings": True,
+            "norm_topk_prob": False,
+        },
+        "half turned, yarn, second sparse": QWEN3_NEXT
+        | {
+            "num_hidden_layers": 2,
+            "full_attention_interval": 2,
+            "decoder_sparse_step": 2,
+            "linear_num_value_heads": 2,
+            "linear_conv_kernel_dim": 3,
+            "partial_rotary_factor": 0.5,
+            "rope_scaling": YARN,
+            "rms_norm_eps": 1e-4,
         },
     },
     "gemma": {

@@ -1,5 +1,6 @@
 """Small models of published families with random weights, made and run by `transformers`."""
 
+import copy
 import pathlib
 import zlib
 
@@ -27,7 +28,7 @@ def make(family, shape, fields=None):
     """
     # A padding token's row of the embedding would have no gradient.
     fields = (fields or CASES[family][shape]) | {"pad_token_id": None}
-    config = transformers.AutoConfig.for_model(**fields)
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(fields))  # it changes dicts, which shapes share
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)

@@ -231,7 +231,7 @@ CONFIGS = {
     },
     "state space": {
         "num_layers": 3,
-        "mixer": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=3),
+        "mixer": StateSpace(num_heads=4, num_groups=2, state_dim=6, bias=True, chunk=3),
         "exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=4)), Except(layers="::2", ffn=None)),
     },
     "recurrent": {

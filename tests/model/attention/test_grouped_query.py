@@ -80,9 +80,9 @@ def by_hand(option, w, x, positions, rotated):
     scale = option.scale or 1 / np.sqrt(q.shape[-1])
     y, _ = naive(q[None], k[None], v[None], mask[None], scale, option.logit_softcap)
     if option.output_gate == "head":
-        y = y / (1 + np.exp(-x @ w["gate"]))[..., None]
+        y = y / (1 + np.exp(-x @ w["gate"] - w.get("gate_bias", 0)))[..., None]
     elif option.output_gate == "channel":
-        y = y / (1 + np.exp(-np.einsum("td,dnh->tnh", x, w["gate"])))
+        y = y / (1 + np.exp(-project("gate")))
     return np.einsum("tnh,nhd->td", y[0], w["output"]) + w.get("output_bias", 0)
 
 
@@ -92,7 +92,9 @@ def by_hand(option, w, x, positions, rotated):
         GroupedQuery(num_heads=2),
         GroupedQuery(num_heads=2, qkv_bias=True, output_bias=True),
         GroupedQuery(num_heads=2, qkv_bias=True, scale=0.2, output_gate="head"),
+        GroupedQuery(num_heads=2, output_gate="head", gate_bias=True),
         GroupedQuery(num_heads=4, num_kv_heads=2, output_bias=True, output_gate="channel"),
+        GroupedQuery(num_heads=4, num_kv_heads=2, output_gate="channel", gate_bias=True),
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False), over="each_head")),
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection")),
         GroupedQuery(num_heads=4, num_kv_heads=2, qkv_bias=True, qkv_clip=0.7),

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import Chunked, Everything, SlidingWindow
 from model.errors import UserError
 from model.families import model_config
@@ -16,6 +17,8 @@ from model.parameters.maker import Normal
 from model.positions.absolute import Learned, NoPositions
 from model.positions.rotary import Rotary
 from model.positions.scaling import LongRoPE
+from model.recurrent.delta import GatedDelta
+from model.recurrent.state_space import StateSpace
 from model.residual import Parallel, PostNorm
 from model.transformer import abstract_params
 from model.vocabulary.embedding import Untied
@@ -39,6 +42,12 @@ from tests.model.families.published_configs import (
     SCOUT,
     SMOLLM3_3B,
     STARCODER2_3B,
+)
+from tests.model.families.published_hybrids import (
+    CODESTRAL_MAMBA,
+    GRANITE_4_H_350M,
+    GRANITE_4_H_TINY,
+    QWEN3_NEXT_80B,
 )
 from tests.parity import grok, ours
 
@@ -68,6 +77,10 @@ def size_of(config):
         (OPT_125M, 125_239_296),
         (OPT_350M, 331_196_416),
         (COMMAND_R7B, 8_028_033_024),
+        (CODESTRAL_MAMBA, 7_285_403_648),
+        (GRANITE_4_H_350M, 340_332_224),
+        (GRANITE_4_H_TINY, 6_939_037_248),
+        (QWEN3_NEXT_80B, 79_674_391_296),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
@@ -142,6 +155,29 @@ def test_command_r7b_and_scout_have_global_layers_without_positions():
         assert (layer.mixer.qk_norm is None) == everywhere
 
 
+def test_codestral_mamba_has_no_attention_and_no_feed_forward_layer():
+    config = model_config(CODESTRAL_MAMBA)
+    assert (config.ffn, config.position, config.context_length) == (None, NoPositions(), 2048)
+    assert config.mixer == StateSpace(num_heads=128, num_groups=8, head_dim=64, output_norm=config.norm)
+    newer = {"time_step_limit": [0.0, {"__float__": "Infinity"}], "num_heads": None}
+    assert model_config(CODESTRAL_MAMBA | newer) == config
+
+
+def test_which_layers_of_granite_4_and_qwen3_next_attend():
+    granite, qwen = model_config(GRANITE_4_H_350M), model_config(QWEN3_NEXT_80B)
+    attends = [isinstance(layer.mixer, GroupedQuery) for layer in granite.layers]
+    assert [number for number, here in enumerate(attends) if here] == [10, 13, 17, 27]
+    assert (granite.position, granite.ffn.width) == (NoPositions(), 2048)
+    recurrent = model_config(GRANITE_4_H_350M | {"layer_types": None, "attention_dropout": 0.1})
+    assert {type(layer.mixer) for layer in recurrent.layers} == {StateSpace}
+    for number, layer in enumerate(qwen.layers):
+        everywhere = number % 4 == 3
+        assert isinstance(layer.mixer, GroupedQuery if everywhere else GatedDelta)
+        assert layer.mixer.output_gate == ("channel" if everywhere else True)
+        assert layer.ffn.shared.gate
+    assert (qwen.position, qwen.norm.scale) == (Rotary(theta=1e7, fraction=0.25), "zero")
+
+
 def test_grok_is_what_its_release_says():
     config = model_config(GROK_1)
     assert (config.num_layers, config.width, config.mixer.head_width(config.width)) == (64, 6144, 128)
@@ -192,6 +228,15 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (COMMAND_R7B, {"sliding_window": None}, "layers with windows need their size"),
         (SCOUT, {"layer_types": 48 * ["sliding_attention"]}, "layer_types="),
         (GROK_1, {"attention_bias": True}, "attention_bias=True"),
+        (CODESTRAL_MAMBA, {"time_step_limit": [0.0, 0.1]}, r"time_step_limit=\[0.0, 0.1\]"),
+        (CODESTRAL_MAMBA, {"num_heads": 64}, "num_heads=64 .* to make expand \\* hidden_size = 8192"),
+        (CODESTRAL_MAMBA, {"hidden_act": "relu"}, "hidden_act='relu'"),
+        (GRANITE_4_H_350M, {"layer_types": 31 * ["mamba"]}, "expected one of each of the 32 layers"),
+        (GRANITE_4_H_350M, {"layer_types": 32 * ["moe"]}, "layer_types=.*known: linear_attention, mamba"),
+        (GRANITE_4_H_350M, {"mamba_d_head": 64}, "mamba_n_heads=48"),
+        (GRANITE_4_H_350M, {"position_embedding_type": "alibi"}, "position_embedding_type='alibi'"),
+        (QWEN3_NEXT_80B, {"layer_types": 48 * ["sliding_attention"]}, "layer_types="),
+        (QWEN3_NEXT_80B, {"attn_output_gate": False}, "attn_output_gate=False"),
     ],
 )
 def test_what_these_families_do_not_have_is_refused(published, changes, message):

@@ -59,7 +59,19 @@ def test_the_families_with_scaling_by_length_are_recorded():
 # Logits are compared for all families and fix the derivatives; these families together have the mechanisms of all.
 DIFFERENTIATED = [
     family_named(name)
-    for name in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt1", "gpt_oss", "llama", "llama4", "olmo2")
+    for name in (
+        "bloom",
+        "cohere2",
+        "deepseek_v3",
+        "gemma2",
+        "gpt1",
+        "gpt_oss",
+        "granitemoehybrid",
+        "llama",
+        "llama4",
+        "olmo2",
+        "qwen3_next",
+    )
 ]
 
 
