@@ -88,7 +88,7 @@ CASES = {
             "sliding_window": 6,
             "num_key_value_heads": 1,
         },
-        "all of 3 chosen, tied, wide heads, linear": LLAMA_LIKE
+        "all of 3, tied, wide heads, linear": LLAMA_LIKE
         | {
             "model_type": "mixtral",
             "num_local_experts": 3,
@@ -274,7 +274,7 @@ CASES = {
     },
     "olmoe": {
         "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2},
-        "renormalised, one key head, clipped": LLAMA_LIKE
+        "renormalised, one key, clipped": LLAMA_LIKE
         | {
             "model_type": "olmoe",
             "clip_qkv": 0.7,

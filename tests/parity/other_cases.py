@@ -213,8 +213,8 @@ CASES = {
     "opt": {
         "norms before": OPT,
         "norms after, no biases": OPT | {"do_layer_norm_before": False, "enable_bias": False, "num_hidden_layers": 3},
-        "350M: narrow embedding, norms after": OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 10},
-        "narrow, norms without weights, untied": OPT
+        "350M: narrow table, norms after": OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 10},
+        "narrow table, plain norms, untied": OPT
         | {
             "word_embed_proj_dim": 12,
             "layer_norm_elementwise_affine": False,
