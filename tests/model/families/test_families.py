@@ -120,7 +120,7 @@ def test_an_unknown_family_says_which_are_known():
         ({"rope_parameters": {"rope_theta": 1e4, "twist": 3}}, r"rope_parameters.twist=3"),
         ({"rope_scaling": {"type": "linear"}}, "config.json has no value for rope_scaling.factor"),
         ({"hidden_size": None}, "config.json has no value for hidden_size"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised with awq .4 bits. are not read"),
         ({"num_key_value_heads": 3}, "model.mixer.num_kv_heads: 3 does not divide"),
     ],
 )
