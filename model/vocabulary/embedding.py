@@ -53,7 +53,6 @@ class Embedding(nnx.Module):
         multipliers: Multipliers,
         make: ParameterMaker,
         norm: Norm | None = None,
-        *,
         table_width: int | None = None,
     ) -> None:
         """Draws the parameters.

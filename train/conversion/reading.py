@@ -39,6 +39,7 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.files.files import write_json
 from train.files.paths import AnyPath
+from train.files.remote import print_to_stderr
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.mesh import Mesh, make_mesh
@@ -47,7 +48,6 @@ from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
 from train.run.environment import record_session
 from train.run.folder import ORIGIN
-from train.run.loading import print_to_stderr
 from train.schedules import Constant
 from train.state import StateConfig, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress

@@ -20,10 +20,10 @@ from train.conversion.published_config import config_like, family_for
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
-from train.files.remote import local_copy
+from train.files.remote import local_copy, print_to_stderr
 from train.parallel.mesh import Mesh
 from train.run.folder import ORIGIN
-from train.run.loading import load_params, print_to_stderr
+from train.run.loading import load_params
 from train.terminal.progress import Progress
 
 MAX_FILE_BYTES = 5 * 10**9  # bytes, the default of transformers

@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
 from train.files.paths import AnyPath, user_path
-from train.files.remote import convert_read_errors, local_copy
+from train.files.remote import convert_read_errors, local_copy, print_to_stderr
 from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
@@ -199,11 +198,6 @@ def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
         needed = steps  # to list them in the error
     copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
     return copied
-
-
-def print_to_stderr(line: str) -> None:
-    """Prints a line for the user on standard error."""
-    print(line, file=sys.stderr)  # standard output is for results
 
 
 def _parse_step(store: CheckpointStore, run: AnyPath, checkpoint: str) -> int:
