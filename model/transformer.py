@@ -57,7 +57,16 @@ class Transformer(nnx.Module):
         self.config = config
         width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
         token_norm, maker = norm(config.embedding_norm), make(embedding_key)
-        self.embedding = Embedding(config.unembedding, config.vocab_size, width, cap, multipliers, maker, token_norm)
+        self.embedding = Embedding(
+            config.unembedding,
+            config.vocab_size,
+            width,
+            cap,
+            multipliers,
+            maker,
+            token_norm,
+            table_width=config.embedding_width,
+        )
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)

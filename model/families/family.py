@@ -7,6 +7,7 @@ from typing import Any
 from model.config import MAX_LAYERS, ModelConfig, model_differences
 from model.errors import UserError
 from model.families.config_json import ConfigJson
+from model.families.quantization import quantization_of, without_quantization
 from model.families.weights import Tensor, Weight, tensors
 from model.options.tree import check
 
@@ -36,7 +37,12 @@ class Family:
     write_config: Callable[[ModelConfig], dict[str, Any]] | None = None
 
     def model_config(self, values: Mapping[str, Any]) -> ModelConfig:
-        """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped."""
+        """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped.
+
+        A quantisation of the weights that is read is no part of the model; any other is refused.
+        """
+        quantization_of(values)
+        values = without_quantization(values)
         config_json = ConfigJson(values)
         if config_json.get("architectures", []) not in ([], [self.architecture]):
             raise config_json.refusal("architectures", f"expected {self.architecture}, a language model")

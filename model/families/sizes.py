@@ -127,6 +127,17 @@ PHI = {"model_type": "phi", "vocab_size": 51200, "max_position_embeddings": 2048
 STARCODER = {"model_type": "gpt_bigcode", "vocab_size": 49152, "n_positions": 8192, "activation_function": "gelu"}
 STARCODER |= {"n_embd": 6144, "n_layer": 40, "n_head": 48}
 STABLELM_2 = {"model_type": "stablelm", "vocab_size": 100352, "max_position_embeddings": 4096, "use_qkv_bias": True}
+GRANITE_4_H = {
+    "model_type": "granitemoehybrid",
+    "vocab_size": 100352,
+    "mamba_n_heads": 48,
+    "mamba_d_state": 128,
+    "embedding_multiplier": 12.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+QWEN_3_NEXT = {"model_type": "qwen3_next", "max_position_embeddings": 262144, "rope_theta": 1e7}
+QWEN_3_NEXT |= {"vocab_size": 151936, "head_dim": 256, "moe_intermediate_size": 512}
 
 SIZES: dict[str, Values | ModelConfig] = {
     "gpt1": {"model_type": "openai-gpt"},
@@ -191,6 +202,12 @@ SIZES: dict[str, Values | ModelConfig] = {
     "phi-2": PHI | _llama(2560, 32, 32, 32, 10240, partial_rotary_factor=0.4, resid_pdrop=0.1),
     "stablelm-2-1.6b": STABLELM_2 | _llama(2048, 24, 32, 32, 5632),
     "starcoder": STARCODER,
+    "codestral-mamba-7b": {"model_type": "mamba2"},
+    "granite-4.0-h-350m": GRANITE_4_H
+    | _llama(768, 32, 12, 4, 2048, shared_intermediate_size=2048, num_local_experts=0, max_position_embeddings=32768)
+    | {"attention_multiplier": 1 / 64, "residual_multiplier": 0.246, "logits_scaling": 3.0}
+    | {"layer_types": ["attention" if i in (10, 13, 17, 27) else "mamba" for i in range(32)]},
+    "qwen3-next-80b-a3b": QWEN_3_NEXT | _llama(2048, 48, 16, 2, 5120, shared_expert_intermediate_size=512),
 } | paper_models.MODELS
 
 

@@ -18,6 +18,7 @@ from model.parameters.specs import is_trained, partition
 from model.transformer import specs
 from tests.benchmarks.command import answer_help, fail
 from tests.parity.cases import CASES
+from tests.parity.shapes import PROMPTS
 
 answer_help(__name__, __doc__)
 from tests.parity import ours, reference  # noqa: E402
@@ -42,7 +43,7 @@ def compare(family, shape, greedy):
     both = np.concatenate([halves, halves[::-1]], axis=1)
     same = []
     if greedy:
-        prompts = [row[:n].tolist() for row, n in zip(ids, reference.PROMPTS, strict=True)]
+        prompts = [row[:n].tolist() for row, n in zip(ids, PROMPTS, strict=True)]
         pairs = zip(ours.greedy(config, params, prompts, 64), source.greedy(model, ids), strict=True)
         same = [int(np.equal(a, b).sum()) for a, b in pairs]
     return {

@@ -36,6 +36,25 @@ PHI = LLAMA_LIKE | {"model_type": "phi", "hidden_size": 32}
 PHI_MSFT = {"model_type": "phi-msft", "vocab_size": 64, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4}
 STABLELM = LLAMA_LIKE | {"model_type": "stablelm", "hidden_size": 32}
 STABLELM_EPOCH = STABLELM | {"model_type": "stablelm_epoch"}
+MAMBA2 = SMALL | {
+    "model_type": "mamba2",
+    "num_heads": 4,
+    "head_dim": 8,
+    "n_groups": 2,
+    "state_size": 6,
+    "chunk_size": 8,  # of the library: rows have several chunks
+}
+GRANITE_HYBRID = LLAMA_LIKE | {
+    "model_type": "granitemoehybrid",
+    "mamba_n_heads": 4,
+    "mamba_d_state": 6,
+    "mamba_chunk_size": 8,
+    "intermediate_size": 10,
+    "shared_intermediate_size": 14,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "position_embedding_type": "nope",
+}
 GROK = {
     "model_type": "grok-1",
     "vocab_size": 32,
@@ -52,8 +71,21 @@ GROK = {
 CASES = {
     "gpt2": {
         "tied": GPT2,
-        "untied, other width": GPT2 | {"n_inner": 20, "tie_word_embeddings": False, "activation_function": "gelu"},
-        "three layers, one head": GPT2 | {"n_layer": 3, "n_head": 1, "activation_function": "relu"},
+        "untied, other width, unscaled": GPT2
+        | {
+            "n_inner": 20,
+            "tie_word_embeddings": False,
+            "activation_function": "gelu",
+            "scale_attn_weights": False,
+        },
+        "three layers, scaled by layer": GPT2
+        | {
+            "n_layer": 3,
+            "n_head": 1,
+            "activation_function": "relu",
+            "scale_attn_by_inverse_layer_idx": True,
+            "reorder_and_upcast_attn": True,
+        },
     },
     "gpt1": {
         "tied": GPT1,
@@ -181,8 +213,10 @@ CASES = {
     "opt": {
         "norms before": OPT,
         "norms after, no biases": OPT | {"do_layer_norm_before": False, "enable_bias": False, "num_hidden_layers": 3},
-        "norms without weights, untied": OPT
+        "350M: narrow table, norms after": OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 10},
+        "narrow table, plain norms, untied": OPT
         | {
+            "word_embed_proj_dim": 12,
             "layer_norm_elementwise_affine": False,
             "tie_word_embeddings": False,
             "num_attention_heads": 1,
@@ -311,6 +345,55 @@ CASES = {
         "half turned, one key head, tied": STABLELM_EPOCH
         | {"rope_pct": 0.5, "num_key_value_heads": 1, "tie_word_embeddings": True, "rope_theta": 500.0},
         "all turned, 3 layers": STABLELM_EPOCH | {"rope_pct": 1.0, "num_hidden_layers": 3, "num_key_value_heads": 4},
+    },
+    "mamba2": {
+        "two groups": MAMBA2,
+        "one group, wide, no tap biases": MAMBA2
+        | {
+            "expand": 3,
+            "num_heads": 3,
+            "head_dim": 16,
+            "n_groups": 1,
+            "conv_kernel": 3,
+            "use_conv_bias": False,
+            "num_hidden_layers": 3,
+            "tie_word_embeddings": True,
+            "layer_norm_epsilon": 1e-3,
+        },
+        "biases, a head a group": MAMBA2 | {"n_groups": 4, "use_bias": True, "conv_kernel": 2, "chunk_size": 256},
+    },
+    "granitemoehybrid": {
+        "second layer attends": GRANITE_HYBRID
+        | MULTIPLIERS
+        | {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"]},
+        "rotary, biases, tied, no experts": GRANITE_HYBRID
+        | {
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "layer_types": ["attention", "mamba"],
+            "attention_bias": True,
+            "mamba_proj_bias": True,
+            "mamba_conv_bias": False,
+            "mamba_n_groups": 2,
+            "tie_word_embeddings": True,
+        },
+        "last layer attends, 3 of 5 experts": GRANITE_HYBRID
+        | {
+            "layer_types": ["mamba", "attention"],
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "mamba_expand": 3,
+            "mamba_n_heads": 3,
+            "mamba_d_conv": 3,
+        },
+        "all layers attend, yarn": GRANITE_HYBRID
+        | {
+            "num_local_experts": 0,
+            "layer_types": 2 * ["attention"],
+            "position_embedding_type": "rope",
+            "rope_scaling": YARN,
+            "num_key_value_heads": 1,
+        },
     },
     "grok": {
         "two of four experts": GROK,

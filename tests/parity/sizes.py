@@ -67,6 +67,9 @@ PUBLISHED = {
     "phi-2": 2_779_683_840,
     "stablelm-2-1.6b": 1_644_515_328,
     "starcoder": 15_517_456_384,
+    "codestral-mamba-7b": 7_285_403_648,
+    "granite-4.0-h-350m": 340_332_224,
+    "qwen3-next-80b-a3b": 79_674_391_296,
 }
 # Brown et al. 2020, table 2.1; some of its rows are inconsistent: see model/families/paper_models.py.
 ROUNDED = {
@@ -91,6 +94,7 @@ ACTIVE = {
     "deepseek-v2-lite": "2.4",
     "gpt-oss-20b": "3.6",
     "gpt-oss-120b": "5.1",
+    "qwen3-next-80b-a3b": "3",
 }
 # These counts leave out the embedding table, because a token only looks up one row of it.
 WITHOUT_EMBEDDING = ("deepseek-v2-lite", "gpt-oss-20b", "gpt-oss-120b")
