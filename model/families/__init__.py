@@ -79,6 +79,7 @@ FAMILIES: tuple[Family, ...] = (
     mistral.FAMILY,
     mixtral.FAMILY,
     olmo.FAMILY,
+    olmo.HF,
     olmo2.FAMILY,
     olmo3.FAMILY,
     olmoe.FAMILY,

@@ -2,7 +2,7 @@
 
 from tests.parity import grok, older, reference
 
-SOURCES = {"grok": grok, "phi_msft": older, "stablelm_epoch": older}
+SOURCES = {"grok": grok, "hf_olmo": older, "phi_msft": older, "stablelm_epoch": older}
 
 
 def source_of(family):
