@@ -229,7 +229,7 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (SCOUT, {"layer_types": 48 * ["sliding_attention"]}, "layer_types="),
         (GROK_1, {"attention_bias": True}, "attention_bias=True"),
         (CODESTRAL_MAMBA, {"time_step_limit": [0.0, 0.1]}, r"time_step_limit=\[0.0, 0.1\]"),
-        (CODESTRAL_MAMBA, {"num_heads": 64}, "num_heads=64 .* to make expand \\* hidden_size = 8192"),
+        (CODESTRAL_MAMBA, {"num_heads": 64}, "num_heads=64 .* must make expand \\* hidden_size = 8192"),
         (CODESTRAL_MAMBA, {"hidden_act": "relu"}, "hidden_act='relu'"),
         (GRANITE_4_H_350M, {"layer_types": 31 * ["mamba"]}, "expected one of each of the 32 layers"),
         (GRANITE_4_H_350M, {"layer_types": 32 * ["moe"]}, "layer_types=.*known: linear_attention, mamba"),
