@@ -34,7 +34,7 @@ from model.stack import empty_caches
 from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
-from tests.model.traced_flops import matmul_flops
+from tests.traced_flops import matmul_flops
 
 GRID = {
     "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi(), RelativeBias()],
