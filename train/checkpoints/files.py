@@ -16,8 +16,9 @@ from typing import Any
 
 import tensorstore
 
+from train.files.spool import DIGESTS_FILE
+
 ITEMS = ("params", "rest", "note")
-DIGESTS_FILE = "files.json"
 # Larger files are recorded with a CRC-32, which takes less time than a SHA-256.
 SMALL_FILE_BYTES = 1 << 20
 MAX_THREADS = 8  # they wait for the memory and the disk
