@@ -10,9 +10,9 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from model.families import family_of
-from model.families.weights import flatten
 from model.inference.generate import generate
 from model.inference.sampling import Sampling
+from model.parameters.names import flatten
 from model.transformer import abstract_params, forward
 
 GRADIENT_OF = "gradient of "  # a prefix of the names of recorded numbers

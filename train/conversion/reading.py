@@ -23,11 +23,12 @@ from model.families.quantization import quantization_of
 from model.families.regions import Bounds, region, select, union
 from model.families.weights import Part, Tensor
 from model.options.tree import check
+from model.parameters.names import flatten, unflatten
 from model.parameters.precision import Dtype, Precision
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flatten, unflatten
+from train.checkpoints.store import CheckpointStore
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors

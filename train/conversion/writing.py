@@ -11,9 +11,9 @@ from model.config import ModelConfig, model_differences
 from model.errors import UserError
 from model.families import family_of
 from model.families.family import Family
+from model.parameters.names import flatten
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flatten
 from train.conversion.folder import INDEX, Header, StoredTensor, TensorFiles, make_header, new_folder, write_tensors
 from train.conversion.origin import FORMATS, buffers, copy_origin, was_quantized
 from train.conversion.published_config import config_like, family_for

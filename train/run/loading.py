@@ -196,8 +196,7 @@ def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
     needed = {"latest": {max(steps, key=int, default="")}, "best": steps}.get(checkpoint, {checkpoint})
     if not needed & steps:
         needed = steps  # to list them in the error
-    copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
-    return copied
+    return local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
 
 
 def _parse_step(store: CheckpointStore, run: AnyPath, checkpoint: str) -> int:

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save_file
 from model.errors import UserError
 from model.families import family_of
 from model.feedforward.mlp import Gated
+from model.parameters.names import flatten
 from model.parameters.precision import Precision
 from model.transformer import forward
 from tests.train.conversion.folders import FIXTURES, contents, published, trained_here
 from train import experiment as experiments
-from train.checkpoints.store import flatten
 from train.conversion import reading, writing
 from train.conversion.folder import HuggingFaceFolder, TensorFiles
 from train.conversion.reading import read_published
