@@ -127,8 +127,8 @@ class YaRN:
             mscale=self.mscale,
             mscale_all_dim=self.mscale_all_dim,
         )
-        if self.beta_fast <= self.beta_slow:
-            yield "beta_fast", f"must be above beta_slow={self.beta_slow}, got {self.beta_fast}"
+        if self.beta_fast < self.beta_slow:
+            yield "beta_fast", f"must be at least beta_slow={self.beta_slow}, got {self.beta_fast}"
         if (self.mscale is None) != (self.mscale_all_dim is None):
             given, other = ("mscale", "mscale_all_dim")[:: 1 if self.mscale_all_dim is None else -1]
             yield given, f"has no effect without {other}; give both or none"

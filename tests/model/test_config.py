@@ -83,6 +83,10 @@ def long(**changes):
             {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=4, scale=0.0))},
             "mixer.temperature.scale: must be above 0, got 0.0; use temperature=None for factors of 1",
         ),
+        (
+            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=4, scale=0.1, offset=-1))},
+            "mixer.temperature.offset: must be 0 or more, got -1",
+        ),
         ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),
         ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
         (
@@ -136,7 +140,10 @@ def long(**changes):
         ({"position": rotary(yarn(factor=0.0))}, "position.scaling.factor: must be at least 1, got 0.0"),
         ({"position": rotary(yarn(original_length=0))}, "position.scaling.original_length: must be at least 1, got 0"),
         ({"position": rotary(yarn(beta_slow=0.0))}, "position.scaling.beta_slow: must be above 0, got 0.0"),
-        ({"position": rotary(yarn(beta_fast=1.0))}, "position.scaling.beta_fast: must be above beta_slow=1.0, got 1.0"),
+        (
+            {"position": rotary(yarn(beta_fast=0.9))},
+            "position.scaling.beta_fast: must be at least beta_slow=1.0, got 0.9",
+        ),
         ({"position": rotary(yarn(attention_factor=0.0))}, "position.scaling.attention_factor: must be above 0"),
         ({"position": rotary(yarn(mscale=1.0))}, "position.scaling.mscale: has no effect without mscale_all_dim"),
         (
