@@ -115,6 +115,32 @@ GPT_OSS = {
         "original_max_position_embeddings": 4096,
     },
 }
+KIMI_K2: Values = {
+    "model_type": "kimi_k2",
+    "vocab_size": 163840,
+    "max_position_embeddings": 131072,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 2048,
+    "n_group": 1,
+    "n_routed_experts": 384,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "routed_scaling_factor": 2.827,
+    "topk_group": 1,
+    "rope_theta": 50000.0,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 1.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+    },
+}
+BAICHUAN_2 = {"model_type": "baichuan", "vocab_size": 125696, "model_max_length": 4096, "tie_word_embeddings": False}
+INTERNLM_2 = {"model_type": "internlm2", "vocab_size": 92544, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5}
+INTERNLM_2 |= {"bias": False, "rope_theta": 1e6, "tie_word_embeddings": False}
 OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
 OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 
@@ -167,6 +193,10 @@ SIZES: dict[str, Values | ModelConfig] = {
     | {"num_experts_per_tok": 8, "n_group": 8, "topk_group": 4, "routed_scaling_factor": 2.5, "norm_topk_prob": True}
     | {"rope_scaling": DEEPSEEK_V2["rope_scaling"] | {"mscale": 1.0, "mscale_all_dim": 1.0}},
     "grok-1": {"model_type": "grok-1"},
+    "baichuan2-7b": BAICHUAN_2 | _llama(4096, 32, 32, 32, 11008, max_position_embeddings=4096),
+    "baichuan2-13b": BAICHUAN_2 | _llama(5120, 40, 40, 40, 13696),
+    "internlm2-7b": INTERNLM_2 | _llama(4096, 32, 32, 8, 14336),
+    "kimi-k2": KIMI_K2 | _llama(7168, 61, 64, 64, 18432),
     "gpt-oss-20b": GPT_OSS | _llama(2880, 24, 64, 8, 2880, num_local_experts=32),
     "gpt-oss-120b": GPT_OSS | _llama(2880, 36, 64, 8, 2880, num_local_experts=128),
     "olmo-2-7b": OLMO_2 | _llama(4096, 32, 32, 32, 11008),

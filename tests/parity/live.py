@@ -20,14 +20,15 @@ from tests.benchmarks.command import answer_help, fail
 from tests.parity.cases import CASES
 
 answer_help(__name__, __doc__)
-from tests.parity import grok, ours, reference  # noqa: E402
+from tests.parity import ours, reference  # noqa: E402
+from tests.parity.equations import SOURCES  # noqa: E402
 
 LOGITS, GRADIENT = 1e-4, 1e-3
 
 
 def compare(family, shape, greedy):
     """Returns the numbers of one row of the table."""
-    source = grok if family == "grok" else reference  # transformers has no Grok
+    source = SOURCES.get(family, reference)
     model, ids = source.make(family, shape), reference.tokens(family, shape)
     with tempfile.TemporaryDirectory() as folder:
         source.save(model, folder)

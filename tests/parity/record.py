@@ -19,14 +19,15 @@ from tests.parity.cases import CASES
 from tests.parity.ours import GRADIENT_OF, fingerprint
 
 answer_help(__name__, __doc__)
-from tests.parity import grok, reference  # noqa: E402
+from tests.parity import reference  # noqa: E402
+from tests.parity.equations import SOURCES  # noqa: E402
 
 FIXTURES = pathlib.Path(__file__).parent.parent / "fixtures" / "families"
 
 
 def record(family):
     """Writes the fixtures of a family."""
-    source = grok if family == "grok" else reference  # transformers has no Grok
+    source = SOURCES.get(family, reference)
     shutil.rmtree(FIXTURES / family, ignore_errors=True)
     for number, shape in enumerate(CASES[family]):
         model, ids = source.make(family, shape), reference.tokens(family, shape)

@@ -1,5 +1,7 @@
 """Small models of published families with random weights, made and run by `transformers`."""
 
+import copy
+import json
 import pathlib
 import zlib
 
@@ -18,12 +20,14 @@ transformers.utils.logging.disable_progress_bar()
 
 BATCH, LENGTH, HALF, NEW_TOKENS = 2, 20, 10, 64
 PROMPTS = (6, 9)  # the lengths of two prompts of one batch
+CLASSES = {"kimi_k2": "deepseek_v3"}  # model types without a class of their own: the type whose class they use
 
 
 def make(family, shape):
     """Returns the model of a case in float32, with weights that bfloat16 stores exactly."""
     # A padding token's row of the embedding would have no gradient.
-    fields = CASES[family][shape] | {"pad_token_id": None}
+    fields = copy.deepcopy(CASES[family][shape]) | {"pad_token_id": None}  # a config may change the objects in it
+    fields["model_type"] = CLASSES.get(family, fields["model_type"])
     config = transformers.AutoConfig.for_model(**fields)
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
@@ -38,6 +42,7 @@ def make(family, shape):
             else:
                 x *= 1.2 / np.sqrt(16 if "embed" in name or "wte" in name else tensor.shape[-1])
             tensor.copy_(torch.tensor(x, dtype=torch.bfloat16))
+    model.published_type = CASES[family][shape]["model_type"]
     return model.eval()
 
 
@@ -55,8 +60,10 @@ def tokens(family, shape):
 def save(model, folder, dtype=torch.bfloat16):
     """Writes the model in the format of published models."""
     model.save_pretrained(folder, state_dict={name: x.to(dtype) for name, x in model.state_dict().items()})
-    for path in pathlib.Path(folder).glob("generation_config.json"):
-        path.unlink()
+    (pathlib.Path(folder) / "generation_config.json").unlink(missing_ok=True)
+    path = pathlib.Path(folder) / "config.json"
+    if (fields := json.loads(path.read_text()))["model_type"] != model.published_type:
+        path.write_text(json.dumps(fields | {"model_type": model.published_type}, indent=2) + "\n")
 
 
 def logits(model, ids):

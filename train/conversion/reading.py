@@ -126,7 +126,7 @@ def published_names(family: Family, config: ModelConfig, folder: HuggingFaceFold
         elif stored is not None and stored.dtype not in ("BF16", "F16", "F32"):
             problems.append(f"{stored.name} is {stored.dtype}, expected BF16, F16 or F32")
     for name in folder.tensors.keys() - found.values():
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in family.buffers):
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in family.buffer_patterns(config)):
             problems.append(f"{name} {_shape(folder.tensors[name].shape)} is no tensor of such a model")
     if problems:
         listed = "\n  ".join(sorted(problems))

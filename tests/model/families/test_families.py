@@ -42,7 +42,18 @@ def test_logits_and_weights(folder):
 # Logits are compared for all families and fix the derivatives; these families together have the mechanisms of all.
 DIFFERENTIATED = [
     family_named(name)
-    for name in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt1", "gpt_oss", "llama", "llama4", "olmo2")
+    for name in (
+        "baichuan",
+        "bloom",
+        "cohere2",
+        "deepseek_v3",
+        "gemma2",
+        "gpt1",
+        "gpt_oss",
+        "llama",
+        "llama4",
+        "olmo2",
+    )
 ]
 
 
