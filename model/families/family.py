@@ -23,7 +23,8 @@ class Family:
       read_config: returns the model that a config.json describes; values that it does not read are refused.
       weights: the table of its weights, or a function from a model to the table, where names depend on the model.
       prefix: a prefix that files may leave out of the names of tensors.
-      buffers: shell patterns of tensors that files may have and that hold no weights.
+      buffers: shell patterns of tensors that files may have and that hold no weights of the model; {num_layers} in them
+        stands for the number of layers, and so for the first layer that the model does not have.
       write_config: returns the values of a config.json from a model; None where the user has to give a config.json.
     """
 
@@ -70,6 +71,10 @@ class Family:
         """Maps each tensor's name to its name in files that have the names `present`, which may lack the prefix."""
         bare = self.prefix and not any(name.startswith(self.prefix) for name in present)
         return {name: name.removeprefix(self.prefix) if bare else name for name in self.tensors(config)}
+
+    def buffer_patterns(self, config: ModelConfig) -> tuple[str, ...]:
+        """Returns the patterns of `buffers` for a model."""
+        return tuple(pattern.replace("{num_layers}", str(config.num_layers)) for pattern in self.buffers)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """Returns a config.json that describes a model. Raises UserError, with the differences, where none can."""

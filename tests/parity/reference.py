@@ -1,6 +1,7 @@
 """Small models of published families with random weights, made and run by `transformers`."""
 
 import copy
+import json
 import pathlib
 import zlib
 
@@ -19,6 +20,7 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 BATCH, LENGTH, HALF, NEW_TOKENS = 2, 20, 10, 64
+CLASSES = {"kimi_k2": "deepseek_v3"}  # model types without a class of their own: the type whose class they use
 
 
 def make(family, shape, fields=None):
@@ -27,8 +29,11 @@ def make(family, shape, fields=None):
     `fields` are the values of its config where the case itself has keys that `transformers` does not know.
     """
     # A padding token's row of the embedding would have no gradient.
-    fields = (fields or CASES[family][shape]) | {"pad_token_id": None}
-    config = transformers.AutoConfig.for_model(**copy.deepcopy(fields))  # it changes dicts, which shapes share
+    fields = copy.deepcopy(fields or CASES[family][shape]) | {
+        "pad_token_id": None
+    }  # a config changes dicts, which shapes share
+    fields["model_type"] = CLASSES.get(family, fields["model_type"])
+    config = transformers.AutoConfig.for_model(**fields)
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
@@ -42,6 +47,7 @@ def make(family, shape, fields=None):
             else:
                 x *= 1.2 / np.sqrt(16 if "embed" in name or "wte" in name else tensor.shape[-1])
             tensor.copy_(torch.tensor(x, dtype=torch.bfloat16))
+    model.published_type = CASES[family][shape]["model_type"]
     return model.eval()
 
 
@@ -59,8 +65,10 @@ def tokens(family, shape):
 def save(model, folder, dtype=torch.bfloat16):
     """Writes the model in the format of published models."""
     model.save_pretrained(folder, state_dict={name: x.to(dtype) for name, x in model.state_dict().items()})
-    for path in pathlib.Path(folder).glob("generation_config.json"):
-        path.unlink()
+    (pathlib.Path(folder) / "generation_config.json").unlink(missing_ok=True)
+    path = pathlib.Path(folder) / "config.json"
+    if (fields := json.loads(path.read_text()))["model_type"] != model.published_type:
+        path.write_text(json.dumps(fields | {"model_type": model.published_type}, indent=2) + "\n")
 
 
 def logits(model, ids):

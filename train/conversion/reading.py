@@ -153,7 +153,7 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
     known = {stored.name for stored in weights.values()}
     others = [stored for name, stored in present.items() if name not in known]
     for stored in others:
-        if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffers):
+        if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffer_patterns(config)):
             problems.append(f"{stored.name} {_shape(stored.shape)} is no tensor of such a model")
     if problems:
         listed = "\n  ".join(sorted(problems))

@@ -60,6 +60,7 @@ def test_the_families_with_scaling_by_length_are_recorded():
 DIFFERENTIATED = [
     family_named(name)
     for name in (
+        "baichuan",
         "bloom",
         "cohere2",
         "deepseek_v3",
