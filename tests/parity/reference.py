@@ -4,10 +4,11 @@ import pathlib
 import zlib
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from tests.benchmarks.command import require_torch
+from tests.parity import ours
 from tests.parity.cases import CASES
+from train.conversion.language_model import LanguageModelFolder
 
 require_torch("parity")
 import torch  # noqa: E402
@@ -23,11 +24,14 @@ PROMPTS = (6, 9)  # the lengths of two prompts of one batch
 def make(family, shape):
     """Returns the model of a case in float32, with weights that bfloat16 stores exactly."""
     # A padding token's row of the embedding would have no gradient.
-    fields = CASES[family][shape] | {"pad_token_id": None}
+    fields = CASES[family][shape]
+    text = fields.get("text_config")
+    fields = fields | ({"pad_token_id": None} if text is None else {"text_config": text | {"pad_token_id": None}})
     config = transformers.AutoConfig.for_model(**fields)
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
+    kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
+    model = kind.from_config(config, dtype=torch.float32, **plain)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     tensors = dict(model.named_parameters()) | _moved(model)
     with torch.no_grad():
@@ -49,7 +53,10 @@ def _moved(model):
 def tokens(family, shape):
     """Returns the tokens of a case, (B, T)."""
     rng = np.random.default_rng(zlib.crc32(f"{shape} {family}".encode()))
-    return rng.integers(0, CASES[family][shape]["vocab_size"], (BATCH, LENGTH))
+    fields = CASES[family][shape]
+    # The last numbers are those of images in multimodal models.
+    count = fields["text_config"]["vocab_size"] - 4 if "text_config" in fields else fields["vocab_size"]
+    return rng.integers(0, count, (BATCH, LENGTH))
 
 
 def save(model, folder, dtype=torch.bfloat16):
@@ -62,17 +69,22 @@ def save(model, folder, dtype=torch.bfloat16):
 def logits(model, ids):
     """Returns logits (B, T, V)."""
     with torch.no_grad():
-        return model(torch.tensor(ids), use_cache=False).logits.numpy()
+        return _takes_text(model)(torch.tensor(ids), use_cache=False).logits.numpy()
+
+
+def _takes_text(model):
+    """Returns the model, or the language model in a Llama 4, which fails without images in transformers 5.24."""
+    return model.language_model if model.config.model_type == "llama4" else model
 
 
 def gradients(model, ids, folder):
     """Returns the gradient of the mean next-token cross-entropy, by the names that tensors have in files."""
     model.zero_grad()
-    out = model(torch.tensor(ids), use_cache=False).logits[:, :-1]
+    out = _takes_text(model)(torch.tensor(ids), use_cache=False).logits[:, :-1]
     torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
     gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
     model.save_pretrained(folder, state_dict={n: torch.zeros_like(b) for n, b in _moved(model).items()} | gradient)
-    return {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
+    return ours.arrays_of(LanguageModelFolder(pathlib.Path(folder)))
 
 
 def greedy(model, ids):
@@ -82,7 +94,7 @@ def greedy(model, ids):
         given, cache, new = torch.tensor(row[None, :length]), None, []
         for _ in range(NEW_TOKENS):
             with torch.no_grad():
-                output = model(given, past_key_values=cache, use_cache=True)
+                output = _takes_text(model)(given, past_key_values=cache, use_cache=True)
             cache, next_one = getattr(output, "past_key_values", None), output.logits[:, -1:].argmax(-1)
             given = torch.cat([given, next_one], dim=1) if cache is None else next_one
             new.append(int(next_one))

@@ -9,6 +9,7 @@ import fnmatch
 import functools
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,7 +20,6 @@ from safetensors.numpy import save_file
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import family_of
 from model.families.family import Family
 from model.families.weights import Tensor
 from model.options.tree import check
@@ -29,6 +29,8 @@ from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flatten, unflatten
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
+from train.conversion.language_model import LanguageModelFolder, record_of
+from train.conversion.record import RECORD, reading_notes
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
@@ -63,6 +65,7 @@ def read_published(
     compute_dtype: Dtype | None = None,
     context_length: int | None = None,
     mesh: Mesh | None = None,
+    accept: Sequence[str] = (),
 ) -> Experiment:
     """Writes a run folder whose checkpoint 0 holds published weights.
 
@@ -73,14 +76,16 @@ def read_published(
       compute_dtype: the format of matrix products; None for that of parameters.
       context_length: the largest number of tokens in a sequence; None for the value in config.json.
       mesh: the mesh of the devices here, recorded as the run's own; None for FSDP over all of them.
+      accept: refused keys of config.json that are read as if it did not have them (rope_scaling.factor); RUN/origin
+        records them.
 
     Raises:
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
         devices or the model; then nothing is written.
     """
-    folder = HuggingFaceFolder(source)
-    family = family_of(folder.config)
-    config = family.model_config(folder.config)
+    folder = LanguageModelFolder(source)
+    family, reading = folder.model.family, folder.model.read(accept)
+    config = reading.config
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     names = published_names(family, config, folder)
@@ -91,10 +96,14 @@ def read_published(
     choice = fsdp_mesh(config, Sharding()) if mesh is None else requested_mesh(config, mesh, Sharding())
     if choice.note is not None:
         print_to_stderr(choice.note)
+    record = record_of(folder, reading)
+    for note in reading_notes(record, family.architecture):
+        print_to_stderr(f"{source}: {note}")
     experiment = dataclasses.replace(_experiment(config, run, option), mesh=choice.option, sharding=choice.table)
     check(experiment)
     with new_folder(run) as part:
         _write_origin(folder, set(names.values()), part / ORIGIN)
+        write_json(part / ORIGIN / RECORD, record)
         _write_tokenizer(option, part / "data")
         experiments.save(experiment, part)
         record_session(part)
@@ -231,11 +240,12 @@ def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
     )
 
 
-def _write_origin(folder: HuggingFaceFolder, known: set[str], into: pathlib.Path) -> None:
+def _write_origin(folder: LanguageModelFolder, known: set[str], into: pathlib.Path) -> None:
     """Writes RUN/origin."""
     into.mkdir()
     for path in folder.other_files():
         shutil.copyfile(local_copy(path), into / path.name)
+    folder.write_descriptions(into)
     for header in folder.headers:
         (into / (header.file + HEADER)).write_bytes(header.content)
     others: list[StoredTensor] = [stored for name, stored in folder.tensors.items() if name not in known]

@@ -125,6 +125,7 @@ V2 = Family(
     read_config=read_config_v2,
     weights=WEIGHTS,
     buffers=llama_like.BUFFERS,
+    aliases={"num_experts": "n_routed_experts"},
 )
 V3 = Family(
     name="deepseek_v3",
@@ -133,4 +134,5 @@ V3 = Family(
     read_config=read_config_v3,
     weights=WEIGHTS,
     buffers=(*llama_like.BUFFERS, "model.layers.61.*"),
+    aliases={"num_local_experts": "n_routed_experts"},
 )

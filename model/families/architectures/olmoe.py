@@ -49,4 +49,5 @@ FAMILY = Family(
         *llama_like.EXPERTS,
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_local_experts": "num_experts"},
 )

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
-from model.families import family_of
+from model.families import published_model
 from model.feedforward.mlp import Gated
 from model.transformer import forward
 from tests.train.conversion.folders import FIXTURES, contents, published, trained_here
@@ -142,7 +142,7 @@ def test_on_the_host_there_is_a_tensor_at_a_time_and_on_a_device_its_shards(tmp_
     read_published(tmp_path / "out", tmp_path / "run")
     assert sorted(set(held)) == [1.0]  # no device holds more than an eighth of a tensor, norms included
     folder = HuggingFaceFolder(tmp_path / "out")
-    family = family_of(folder.config)
+    family = published_model(folder.config).family
     experiment = experiments.load(tmp_path / "run")
     names = reading.published_names(family, experiment.model, folder)
     tracemalloc.start()
