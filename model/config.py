@@ -44,6 +44,8 @@ class ModelConfig:
         for layers without a feed-forward.
       embedding_norm: a norm on token embeddings, before positions are added to them, or None (BLOOM; Dettmers et al.
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
+      embedding_width: the width E of the token table, from and to which matrices project (OPT-350M; Lan et al. 2020,
+        "ALBERT", section 3.1); None for D and no such matrices.
       exceptions: layers that have another mixer, ffn or position; if several name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual/.
       multipliers: constant factors on embeddings, sublayers and logits.
@@ -70,6 +72,7 @@ class ModelConfig:
     exceptions: tuple[Except, ...] = ()
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
+    embedding_width: int | None = None
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
@@ -114,6 +117,8 @@ class ModelConfig:
                 yield name, f"must be at least 1, got {getattr(self, name)}"
         if self.num_layers > MAX_LAYERS:
             yield "num_layers", f"must be at most {MAX_LAYERS:,}, got {self.num_layers:,}"
+        if self.embedding_width is not None and self.embedding_width < 1:
+            yield "embedding_width", f"must be at least 1, or None for that of the layers, got {self.embedding_width}"
         yield from (("position", message) for message in self.position.problems_of_width(self.width))
         if self.final_logit_softcap is not None and self.final_logit_softcap <= 0:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"

@@ -65,7 +65,7 @@ class ParameterCount:
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
     tree = abstract_params(config)
-    table = {name: part for name, part in tree["embedding"].items() if name in ("table", "norm")}
+    table = {name: part for name, part in tree["embedding"].items() if not name.startswith("output")}
     return ParameterCount(
         embedding=_count(table) + _count(tree.get("position", {})),
         blocks=_count(tree["blocks"]),
@@ -97,7 +97,8 @@ def _count_inactive(config: ModelConfig, tree: Any) -> int:
 
 def forward_flops(config: ModelConfig, length: int) -> int:
     """Counts the operations of one forward pass over one causal sequence of `length` tokens."""
-    return sum(_layer_flops(config, layer, length) for layer in config.layers) + _logits_flops(config, length)
+    layers = sum(_layer_flops(config, layer, length) for layer in config.layers)
+    return _projection_flops(config, length) + layers + _logits_flops(config, length)
 
 
 def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
@@ -107,7 +108,13 @@ def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
 
 
 def _logits_flops(config: ModelConfig, length: int) -> int:
-    return config.unembedding.cost(config.width, config.vocab_size, length)
+    width = config.width if config.embedding_width is None else config.embedding_width
+    return _projection_flops(config, length) + config.unembedding.cost(width, config.vocab_size, length)
+
+
+def _projection_flops(config: ModelConfig, length: int) -> int:
+    """Counts the operations between the stream and a narrower token table, in one direction."""
+    return 0 if config.embedding_width is None else 2 * length * config.width * config.embedding_width
 
 
 def training_flops(config: ModelConfig, length: int, specs: Any = None) -> int:
@@ -121,6 +128,7 @@ def training_flops(config: ModelConfig, length: int, specs: Any = None) -> int:
     forward = forward_flops(config, length)
     if config.multi_token is not None:
         block, logits = _layer_flops(config, config.layers[-1], length), _logits_flops(config, length)
+        block += _projection_flops(config, length)  # of the token that a module reads
         forward += config.multi_token.cost(block, logits, config.width, length)
     frozen = 0 if specs is None else _frozen_factors(config, specs)
     return 3 * forward - 2 * length * frozen
@@ -130,9 +138,10 @@ def _frozen_factors(config: ModelConfig, specs: Any) -> int:
     """Counts the elements of frozen matrices by which each token is multiplied."""
     tree, _ = partition(abstract_params(config), specs, lambda _, spec: spec.frozen and bool(spec.inputs))
     layers = {part: tree[part] for part in ("blocks", "multi_token") if part in tree}
-    logits = tree.get("embedding", {}).get("table" if isinstance(config.unembedding, Tied) else "output")
+    logits = "table" if isinstance(config.unembedding, Tied) else "output"
+    used = [tree.get("embedding", {}).get(name) for name in (logits, "input_projection", "output_projection")]
     uses = 1 if config.multi_token is None else 1 + config.multi_token.depth
-    return _count(layers) - _count_inactive(config, layers) + uses * _count(logits)
+    return _count(layers) - _count_inactive(config, layers) + uses * _count(used)
 
 
 def training_flops_per_token(config: ModelConfig, length: int, specs: Any = None) -> float:

@@ -32,7 +32,7 @@ from model.stack import LayerCaches, new_blocks, run_layers
 from model.taps.request import Tap, Taps, TapSite, refuse_unused, resolve
 from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
-from model.vocabulary.multi_token import TokenBatch
+from model.vocabulary.multi_token import Batch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.unembedding import Unembedding
 
@@ -56,18 +56,23 @@ class Transformer(nnx.Module):
 
         self.config = config
         width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
-        embedding_norm, maker = norm(config.embedding_norm), make(embedding_key)
+        token_norm, maker = norm(config.embedding_norm), make(embedding_key)
         self.embedding = Embedding(
-            config.unembedding, config.vocab_size, width, cap, multipliers, maker, embedding_norm
+            config.unembedding,
+            config.vocab_size,
+            width,
+            cap,
+            multipliers,
+            maker,
+            token_norm,
+            table_width=config.embedding_width,
         )
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
-    def __call__(
-        self, batch: TokenBatch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
-    ) -> Output:
+    def __call__(self, batch: Batch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
@@ -179,7 +184,7 @@ def stream(
         site=TapSite(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
-    output = model(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
+    output = model(Batch(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 

@@ -8,6 +8,7 @@ import os
 import pathlib
 import random
 import runpy
+import signal
 import sys
 
 import pytest
@@ -48,6 +49,12 @@ WORDS = [
     "house",
     "tree",
 ]
+
+
+def pytest_configure(config):
+    """Gives signals their usual effect: `nohup make test`, or a job in the background, would start with some ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -125,9 +125,8 @@ def _with_renamed_fields(stored: Any) -> Any:
 
 def current_class(option: Any) -> Any:
     """The JSON of an option with today's name of its class."""
-    if not isinstance(option, Mapping) or option.get("type") not in RENAMED_CLASSES:
-        return option
-    return {**option, "type": RENAMED_CLASSES[option["type"]]}
+    name = option.get("type") if isinstance(option, Mapping) else None
+    return {**option, "type": RENAMED_CLASSES[name]} if isinstance(name, str) and name in RENAMED_CLASSES else option
 
 
 def _current_value(option: str, field: str, value: Any) -> Any:

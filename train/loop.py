@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 
 from model.errors import UserError
+from model.options.tree import find_warnings
 from train.checkpoints.store import CheckpointStore
 from train.data.batches.pipeline import Batches
 from train.data.prepare import settings
@@ -174,6 +175,8 @@ class _Trainer:
             step = int(state.step)
             self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
+            for line in find_warnings(self.experiment.model, "model"):
+                self.say(f"WARNING: {line}")
             for line in rounding.warnings(self.experiment, state.params, state.opt_state):
                 self.say(line)
             with Progress("training", total, start=step, until=self.last_step) as self.progress:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, Self
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from model import kernels
@@ -66,10 +67,15 @@ class GroupedQuery(AttentionOption):
       head_dim: head width H; None for model width / N.
       qkv_bias, output_bias: whether the projections to heads, and the output projection, have biases.
       qk_norm: norms on queries and keys, or None.
+      qkv_clip: c, so that entries of queries, keys and values outside [-c, c] become -c or c; or None. It comes before
+        rotary positions, and after norms unless these come after positions (MPT, DBRX, OLMo).
       scale: the factor on products of queries and keys; None for H^-1/2.
+      scale_by_layer: whether scores of layer l, counted from 1, are divided by l too (the GPT-2 models of Mistral,
+        Stanford CRFM).
       logit_softcap: c of c * tanh(score / c), or None.
       output_gate: multiplies the output of heads by a sigmoid of a projection of the layer's input: one number per
         "head" or per "channel" (Qiu et al. 2025, "Gated Attention for Large Language Models"); "none" for no gate.
+      gate_bias: whether the projection to the output gate has a bias.
       sinks: whether the softmax of every head has an additional trained score that belongs to no key (GPT-OSS).
       value_residual: mixes the values of the first layer with this option into those of later layers; or None.
       temperature: a factor on queries that grows with position, or None.
@@ -82,9 +88,12 @@ class GroupedQuery(AttentionOption):
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: QKNorm | None = None
+    qkv_clip: float | None = None
     scale: float | None = None
+    scale_by_layer: bool = False
     logit_softcap: float | None = None
     output_gate: Literal["none", "head", "channel"] = "none"
+    gate_bias: bool = False
     sinks: bool = False
     value_residual: ValueResidual | None = None
     temperature: LogTemperature | None = None
@@ -99,8 +108,12 @@ class GroupedQuery(AttentionOption):
             yield "num_kv_heads", f"{message}; use one of {divisors(self.num_heads)}"
         if self.head_dim is not None and self.head_dim < 1:
             yield "head_dim", f"must be at least 1, got {self.head_dim}"
+        if self.qkv_clip is not None and self.qkv_clip <= 0:
+            yield "qkv_clip", f"must be above 0, or None for no limit, got {self.qkv_clip}"
         if self.logit_softcap is not None and self.logit_softcap <= 0:
             yield "logit_softcap", f"must be above 0, or None for no cap, got {self.logit_softcap}"
+        if self.gate_bias and self.output_gate == "none":
+            yield "gate_bias", "there is no gate to have a bias; set it False, or choose an output_gate"
         if self.scale is not None and self.scale <= 0:
             yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
 
@@ -203,19 +216,20 @@ class GroupedQueryAttention(nnx.Module):
         norm = option.qk_norm
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
-        self.gate = self._make_gate(width, n, h, make)
+        self.gate, self.gate_bias = self._make_gate(width, n, h, make)
         values = option.value_residual
         self.value_residual = None if values is None else values.build(make)
         self.sink = make.zeros((n,), ("heads",), "sink") if option.sinks else None
         self.position_bias = position.bias_table(n, make)
 
-    def _make_gate(self, width: int, n: int, h: int, make: ParameterMaker) -> nnx.Param | None:
-        match self.option.output_gate:
-            case "head":
-                return make.matrix("projection", (width, n), ("embed", "heads"))
-            case "channel":
-                return make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
-        return None
+    def _make_gate(self, width: int, n: int, h: int, make: ParameterMaker) -> tuple[nnx.Param | None, nnx.Param | None]:
+        """Returns the projection to the output gate and its bias; None for each that the option does not have."""
+        if self.option.output_gate == "none":
+            return None, None
+        per_head = self.option.output_gate == "head"
+        size, axes = ((n,), ("heads",)) if per_head else ((n, h), ("heads", "head_dim"))
+        gate = make.matrix("projection", (width, *size), ("embed", *axes))
+        return gate, make.zeros(size, axes) if self.option.gate_bias else None
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
@@ -228,8 +242,12 @@ class GroupedQueryAttention(nnx.Module):
         k_BTKH, v_BTKH = (
             context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
         )
+        v_BTKH = self._clip(v_BTKH)
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._norm_and_rotate(q_BTNH, self.query_norm, context)
+        if self.option.scale_by_layer:
+            assert context.layer is not None
+            q_BTNH = (q_BTNH.astype(jnp.float32) / (context.layer + 1)).astype(q_BTNH.dtype)
         if self.option.temperature is not None:
             assert context.visibility is not None
             q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())
@@ -244,7 +262,7 @@ class GroupedQueryAttention(nnx.Module):
             k_BTKH, v_BTKH, visibility = view.arrays["k"], view.arrays["v"], visibility.with_keys(view.keys)
         y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, visibility.with_pattern(self.option.pattern), context)
         if self.gate is not None:
-            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout))
+            gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout, self.gate_bias))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
         y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
@@ -277,10 +295,14 @@ class GroupedQueryAttention(nnx.Module):
         )
 
     def _norm_and_rotate(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:
-        """Returns queries or keys, normalised and rotated by their positions."""
+        """Returns queries or keys: normalised, clipped, and rotated by their positions."""
         if norm is None:
-            return rotate(x_BTNH, context.rotary)
+            return rotate(self._clip(x_BTNH), context.rotary)
         assert self.option.qk_norm is not None
         if self.option.qk_norm.after_positions:
-            return norm(rotate(x_BTNH, context.rotary))
-        return rotate(norm(x_BTNH), context.rotary)
+            return norm(rotate(self._clip(x_BTNH), context.rotary))
+        return rotate(self._clip(norm(x_BTNH)), context.rotary)
+
+    def _clip(self, x_BTNH: jax.Array) -> jax.Array:
+        limit = self.option.qkv_clip
+        return x_BTNH if limit is None else jnp.clip(x_BTNH, -limit, limit)

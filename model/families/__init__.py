@@ -12,6 +12,7 @@ from model.config import ModelConfig
 from model.errors import UserError
 from model.families.architectures import (
     bloom,
+    cohere,
     cohere2,
     deepseek,
     falcon,
@@ -21,25 +22,33 @@ from model.families.architectures import (
     glm4,
     gpt1,
     gpt2,
+    gpt_bigcode,
+    gpt_neo,
     gpt_neox,
     gpt_oss,
     gptj,
     granite,
+    granitemoehybrid,
     grok,
     llama,
     llama4,
+    mamba2,
     mistral,
     mixtral,
+    olmo,
     olmo2,
     olmo3,
     olmoe,
     opt,
+    phi,
     phi3,
     qwen2,
     qwen2_moe,
     qwen3,
     qwen3_moe,
+    qwen3_next,
     smollm3,
+    stablelm,
     starcoder2,
 )
 from model.families.early_files import modern
@@ -49,6 +58,7 @@ from model.options.words import nearest
 
 FAMILIES: tuple[Family, ...] = (
     bloom.FAMILY,
+    cohere.FAMILY,
     cohere2.FAMILY,
     deepseek.V2,
     deepseek.V3,
@@ -59,25 +69,35 @@ FAMILIES: tuple[Family, ...] = (
     glm4.FAMILY,
     gpt1.FAMILY,
     gpt2.FAMILY,
+    gpt_bigcode.FAMILY,
+    gpt_neo.FAMILY,
     gpt_neox.FAMILY,
     gpt_oss.FAMILY,
     gptj.FAMILY,
     granite.FAMILY,
+    granitemoehybrid.FAMILY,
     grok.FAMILY,
     llama.FAMILY,
     llama4.FAMILY,
+    mamba2.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
+    olmo.FAMILY,
     olmo2.FAMILY,
     olmo3.FAMILY,
     olmoe.FAMILY,
     opt.FAMILY,
+    phi.FAMILY,
+    phi.MSFT,
     phi3.FAMILY,
     qwen2.FAMILY,
     qwen2_moe.FAMILY,
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
+    qwen3_next.FAMILY,
     smollm3.FAMILY,
+    stablelm.FAMILY,
+    stablelm.EPOCH,
     starcoder2.FAMILY,
 )
 
@@ -138,6 +158,11 @@ def published_model(values: Mapping[str, Any], tensors: Collection[str] | None =
     family = families[kind.text_types[text_type]]
     text = text_values(kind, values, text_type, family.aliases, tensors)
     return PublishedModel(family, {"architectures": [family.architecture], **text}, kind)
+
+
+def family_of(values: Mapping[str, Any]) -> Family:
+    """Returns the family of the language model that a config.json describes; see `published_model`."""
+    return published_model(values).family
 
 
 def family_named(name: str) -> Family:

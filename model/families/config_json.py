@@ -42,7 +42,6 @@ IRRELEVANT = frozenset(_IRRELEVANT_KEYS.split())
 SHARED: dict[str, tuple[Any, ...]] = {
     "add_cross_attention": (),
     "attention_chunk_size": (),
-    "compression_config": (),
     "cross_attention_hidden_size": (),
     "is_causal": (True,),
     "is_encoder_decoder": (),
@@ -51,7 +50,6 @@ SHARED: dict[str, tuple[Any, ...]] = {
     "num_kv_shared_layers": (),
     "per_layer_config": (),
     "pruned_heads": (),
-    "quantization_config": (),
     "sliding_window": (),
     "tie_encoder_decoder": (),
 }
@@ -78,6 +76,7 @@ class Log:
 
     Attributes:
       read: the keys that the family read.
+      ignored: the keys among them that it named without reading; what is in their objects is ignored too.
       refused: why a key is refused, in the order of reading.
       objects: the objects in the file that the family read, by the path of their keys.
       last: the key that was read last, for messages.
@@ -86,6 +85,7 @@ class Log:
     def __init__(self) -> None:
         """Nothing was read yet."""
         self.read: set[str] = set()
+        self.ignored: set[str] = set()
         self.refused: dict[str, str] = {}
         self.objects: dict[str, Mapping[str, Any]] = {}
         self.last = ""
@@ -98,7 +98,8 @@ class ConfigJson:
         """Args: the values, the path of the object that holds them, and the log of the whole file."""
         self._values, self._path = values, path
         self.log = Log() if log is None else log
-        self.log.objects[path] = values
+        if path.removesuffix(".") not in self.log.ignored:
+            self.log.objects[path] = values
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
         """Returns a value, or the default where it is missing or null. Raises UserError if there is no default."""
@@ -117,7 +118,11 @@ class ConfigJson:
 
     def ignore(self, *keys: str) -> None:
         """Marks values as read that follow from others, or matter only in training, which has its own options."""
-        self.log.read.update(self._path + key for key in keys)
+        paths = {self._path + key for key in keys}
+        self.log.read |= paths
+        self.log.ignored |= paths
+        for path in paths:
+            self.log.objects.pop(path + ".", None)
 
     def require(self, key: str, *allowed: Any, default: Any = REQUIRED) -> None:
         """Refuses a value that is not one of `allowed`; a missing value counts as the default, or else as the first."""

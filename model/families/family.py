@@ -7,6 +7,7 @@ from typing import Any
 from model.config import MAX_LAYERS, ModelConfig, model_differences
 from model.errors import UserError
 from model.families.config_json import ConfigJson
+from model.families.quantization import quantization_of, without_quantization
 from model.families.weights import Tensor, Weight, tensors
 from model.options.tree import check
 
@@ -81,6 +82,8 @@ class Family:
         return dataclasses.replace(reading, accepted={path: _value(values, path) for path in accepted})
 
     def _read(self, values: Mapping[str, Any]) -> Reading:
+        quantization_of(values)  # the quantisation of the weights is no part of the model; some are refused
+        values = without_quantization(values)
         config_json = ConfigJson(self._canonical(values))
         names = config_json.get("architectures", [])
         if [str(name).lower() for name in names] not in ([], [self.architecture.lower()]):  # early: LLaMAForCausalLM

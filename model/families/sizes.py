@@ -32,6 +32,11 @@ def _gpt2(width: int, layers: int, heads: int, context: int = 1024) -> Values:
     return {"model_type": "gpt2", "vocab_size": 50257} | sizes
 
 
+def _gpt_neo(width: int, layers: int, heads: int) -> Values:
+    sizes = {"hidden_size": width, "num_layers": layers, "num_heads": heads}
+    return {"model_type": "gpt_neo", "attention_types": [[["global", "local"], layers // 2]]} | sizes
+
+
 def _pythia(width: int, layers: int, heads: int, vocab_size: int = 50304) -> Values:
     sizes = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
     fixed = {"model_type": "gpt_neox", "max_position_embeddings": 2048, "rotary_pct": 0.25, "hidden_act": "gelu"}
@@ -116,8 +121,24 @@ GPT_OSS = {
         "original_max_position_embeddings": 4096,
     },
 }
+OLMO = {"model_type": "olmo", "vocab_size": 50304, "max_position_embeddings": 2048}
 OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
 OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
+PHI = {"model_type": "phi", "vocab_size": 51200, "max_position_embeddings": 2048}
+STARCODER = {"model_type": "gpt_bigcode", "vocab_size": 49152, "n_positions": 8192, "activation_function": "gelu"}
+STARCODER |= {"n_embd": 6144, "n_layer": 40, "n_head": 48}
+STABLELM_2 = {"model_type": "stablelm", "vocab_size": 100352, "max_position_embeddings": 4096, "use_qkv_bias": True}
+GRANITE_4_H = {
+    "model_type": "granitemoehybrid",
+    "vocab_size": 100352,
+    "mamba_n_heads": 48,
+    "mamba_d_state": 128,
+    "embedding_multiplier": 12.0,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+}
+QWEN_3_NEXT = {"model_type": "qwen3_next", "max_position_embeddings": 262144, "rope_theta": 1e7}
+QWEN_3_NEXT |= {"vocab_size": 151936, "head_dim": 256, "moe_intermediate_size": 512}
 
 SIZES: dict[str, Values | ModelConfig] = {
     "gpt1": {"model_type": "openai-gpt"},
@@ -125,6 +146,10 @@ SIZES: dict[str, Values | ModelConfig] = {
     "gpt2-medium": _gpt2(1024, 24, 16),
     "gpt2-large": _gpt2(1280, 36, 20),
     "gpt2-xl": _gpt2(1600, 48, 25),
+    "gpt-neo-125m": _gpt_neo(768, 12, 12),
+    "gpt-neo-1.3b": _gpt_neo(2048, 24, 16),
+    "gpt-neo-2.7b": _gpt_neo(2560, 32, 20),
+    "tinystories-33m": _gpt_neo(768, 4, 16),
     "pythia-70m": _pythia(512, 6, 8),
     "pythia-160m": _pythia(768, 12, 12),
     "pythia-410m": _pythia(1024, 24, 16),
@@ -171,8 +196,20 @@ SIZES: dict[str, Values | ModelConfig] = {
     "grok-1": {"model_type": "grok-1"},
     "gpt-oss-20b": GPT_OSS | _llama(2880, 24, 64, 8, 2880, num_local_experts=32),
     "gpt-oss-120b": GPT_OSS | _llama(2880, 36, 64, 8, 2880, num_local_experts=128),
+    "olmo-1b": OLMO | _llama(2048, 16, 16, 16, 8192, tie_word_embeddings=True),
+    "olmo-7b": OLMO | _llama(4096, 32, 32, 32, 11008),
     "olmo-2-7b": OLMO_2 | _llama(4096, 32, 32, 32, 11008),
     "olmo-2-13b": OLMO_2 | _llama(5120, 40, 40, 40, 13824),
+    "phi-1.5": PHI | _llama(2048, 24, 32, 32, 8192, partial_rotary_factor=0.5),
+    "phi-2": PHI | _llama(2560, 32, 32, 32, 10240, partial_rotary_factor=0.4, resid_pdrop=0.1),
+    "stablelm-2-1.6b": STABLELM_2 | _llama(2048, 24, 32, 32, 5632),
+    "starcoder": STARCODER,
+    "codestral-mamba-7b": {"model_type": "mamba2"},
+    "granite-4.0-h-350m": GRANITE_4_H
+    | _llama(768, 32, 12, 4, 2048, shared_intermediate_size=2048, num_local_experts=0, max_position_embeddings=32768)
+    | {"attention_multiplier": 1 / 64, "residual_multiplier": 0.246, "logits_scaling": 3.0}
+    | {"layer_types": ["attention" if i in (10, 13, 17, 27) else "mamba" for i in range(32)]},
+    "qwen3-next-80b-a3b": QWEN_3_NEXT | _llama(2048, 48, 16, 2, 5120, shared_expert_intermediate_size=512),
 } | paper_models.MODELS
 
 

@@ -9,7 +9,8 @@ key heads, and 1 for an axis of size 1:
 Rows that name the same tensor are its parts, in order. `+` stands before the axis, or the parenthesis, along which they
 are joined: "+(n h) d" puts all queries before all keys, "(n +h) d" puts the query of each head before its key. Where
 rows of one tensor have different numbers of such pieces, the smallest number counts: if there are fewer key heads,
-"(k +h) d", the queries of all heads that share a key head lie together before that key.
+"(k +h) d", the queries of all heads that share a key head lie together before that key. `~` stands before an axis that
+the tensor has in the opposite order: the last tap of `nn.Conv1d` is that of the current token, "+(n h) 1 ~j -> j n h".
 
 A row is skipped if the model does not have its parameter, or if the parameter has another number of axes: one table
 serves a family's models with and without biases, with and without experts.
@@ -30,6 +31,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.layers import group_layers
+from model.recurrent.delta import GatedDelta
 from model.transformer import abstract_params
 
 
@@ -65,6 +67,7 @@ class Part:
       split_ranks: for each axis of the tensor, how many axes of `split_shape` it combines.
       join_axis: the axis of the tensor along which its parts are joined.
       sections: the number of sections of that axis, each of which holds a piece of every part; see `Tensor.sections`.
+      reversed_axes: the axes of `split_shape` that the tensor has in the opposite order.
     """
 
     parameter: str
@@ -75,6 +78,7 @@ class Part:
     split_ranks: tuple[int, ...]
     join_axis: int
     sections: int
+    reversed_axes: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,12 +88,16 @@ class Part:
 
     def from_tensor(self, x: np.ndarray) -> np.ndarray:
         """Returns the parameter's slice from this part of a tensor."""
-        return x.reshape(self.split_shape).transpose(self.permutation).reshape(self.slice_shape)
+        split = self._reverse(x.reshape(self.split_shape))
+        return split.transpose(self.permutation).reshape(self.slice_shape)
 
     def to_tensor(self, x: np.ndarray) -> np.ndarray:
         """The inverse of `from_tensor`."""
         split = x.reshape([self.split_shape[i] for i in self.permutation])
-        return split.transpose(np.argsort(self.permutation)).reshape(self.shape)
+        return self._reverse(split.transpose(np.argsort(self.permutation))).reshape(self.shape)
+
+    def _reverse(self, split: np.ndarray) -> np.ndarray:
+        return np.flip(split, self.reversed_axes) if self.reversed_axes else split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,8 +191,9 @@ def _parts(
     if weight.axes is not None and len(_axes(weight.axes.partition("->")[2])) != len(slice_shape):
         return []
     weight, known_sizes = dataclasses.replace(weight, parameter=parameter), {}
-    if layer is not None and isinstance(attention := config.layers[layer].mixer, GroupedQuery):
-        known_sizes = {"k": attention.kv_heads}
+    mixer = None if layer is None else config.layers[layer].mixer
+    if isinstance(mixer, GroupedQuery | GatedDelta):
+        known_sizes = {"k": mixer.kv_heads if isinstance(mixer, GroupedQuery) else mixer.key_heads}
     parts = [_part(weight, slice_shape, i, known_sizes) for i in indices]
     names = [weight.tensor.format(layer=layer, expert=i[-1] if i else 0) for i in indices]
     return list(zip(names, parts, strict=True))
@@ -221,6 +230,7 @@ def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known_
     before, plus, _ = axes[join_axis].partition("+")
     groups = [re.findall(r"\w+", axis) for axis in axes]
     tensor_axes = [name for group in groups for name in group]
+    backwards = re.findall(r"~(\w+)", tensor_side)
     permutation = [tensor_axes.index(name) for name in parameter_axes]
     return Part(
         parameter=weight.parameter,
@@ -231,6 +241,7 @@ def _part(weight: Weight, shape: tuple[int, ...], index: tuple[int, ...], known_
         split_ranks=tuple(map(len, groups)),
         join_axis=join_axis,
         sections=math.prod(sizes[name] for name in re.findall(r"\w+", before)) if plus else 1,
+        reversed_axes=tuple(i for i, name in enumerate(tensor_axes) if name in backwards),
     )
 
 

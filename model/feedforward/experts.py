@@ -68,17 +68,27 @@ class Experts(FeedForwardOption):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if self.num_experts < 2:
-            yield "num_experts", f"must be at least 2, got {self.num_experts}; for one expert, use it as the ffn itself"
-        elif not 1 <= self.top_k < self.num_experts:
-            yield "top_k", f"must be at least 1 and below num_experts={self.num_experts}, got {self.top_k}"
+        if self.num_experts < 1:
+            yield "num_experts", f"must be at least 1, got {self.num_experts}"
+        elif not 1 <= self.top_k <= self.num_experts:
+            yield "top_k", f"must be at least 1 and at most num_experts={self.num_experts}, got {self.top_k}"
         elif self.router.groups is not None:
             for name, message in self.router.groups.problems_with(self.num_experts, self.top_k):
                 yield f"router.groups.{name}", message
-        if self.top_k == 1 and self.router.renormalize:
-            yield "router.renormalize", "one expert's weight would be 1 whatever its score; top_k=1 needs False"
         if self.router_z_loss < 0:
             yield "router_z_loss", f"must be 0 or more, got {self.router_z_loss}"
+
+    def warnings(self) -> Iterator[tuple[str, str]]:
+        """Yields fields with which training is pointless: a published model may have them all the same."""
+        if self.top_k == 1 and self.router.renormalize:
+            yield (
+                "router.renormalize",
+                "with top_k=1 each weight is 1 whatever its score, so cross-entropy does not train the router; "
+                "False keeps the scores as weights",
+            )
+        for name in ("balance_loss", "load_bias"):
+            if self.top_k == self.num_experts and getattr(self, name) is not None:
+                yield name, f"has no effect: every token uses all {self.num_experts} experts"
 
     def build(self, width: int, make: ParameterMaker) -> "MixtureOfExperts":
         """Builds the module of one layer."""

@@ -3,13 +3,17 @@
 The cache is as long as prompts and budgets need, rounded up to one of a few sizes, and both programs have one shape for
 each size: `prefill` takes chunks of a fixed number of tokens, padded on the right, and computes no logits; `decode`
 takes one token of every row at that row's own position. No query sees padding (model/attention/cache.py).
+
+Where positions depend on the length of the text (model/positions/scaling.py), a cache holds keys of the length at which
+they were read. A row whose next token changes its positions is read again: once in a text with LongRoPE, and with
+DynamicNTK, past its original length, at every token.
 """
 
 import collections
 import dataclasses
 import functools
 import zlib
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +28,7 @@ from model.inference.sampling import Rules, Sampling, sample_token
 from model.layout import ONE_DEVICE, Layout
 from model.options.tree import check
 from model.parameters.precision import for_inference
+from model.positions.absolute import LayerPosition
 from model.stack import LayerCaches, empty_caches
 from model.transformer import Params, logits, specs, stream
 
@@ -141,8 +146,16 @@ def generate(
             if stop or token == end or len(generated[row]) == budgets[row]:
                 running.remove(row)
 
+    scaled = {layer.position for layer in config.layers if layer.position.reads_lengths}
     previous = None
-    for _ in range(max(budgets)):
+    for step in range(max(budgets)):
+        if previous is not None and _outgrown(scaled, prompts, running, step):
+            record_tokens(previous)  # now, not later: these tokens are read again too
+            previous = None
+            texts = {row: [*prompts[row], *generated[row]] for row in _outgrown(scaled, prompts, running, step)}
+            state = _read_again(config, layout, weights, state, texts, length, min(chunk, length))
+            if not running:
+                break
         state, tokens_B = decode(config, layout, weights, rules, state)
         if previous is not None:  # read one step late, so that the host works while the device computes
             record_tokens(previous)
@@ -221,6 +234,13 @@ def decode(
     return _constrain_state(after, layout), layout.constrain(token_B, (None,))
 
 
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _replace_caches(layout: Layout, state: DecodeState, cache: LayerCaches, rows_R: jax.Array) -> DecodeState:
+    """Returns the state with R caches in place of those of `rows_R`; a row past the last is left out."""
+    replaced = jax.tree.map(lambda x, new: x.at[rows_R].set(new, mode="drop"), state.cache, cache)
+    return _constrain_state(dataclasses.replace(state, cache=replaced), layout)
+
+
 def _constrain_state(state: DecodeState, layout: Layout) -> DecodeState:
     """Returns the state with a fixed layout over the mesh: another layout would need another program."""
     return DecodeState(
@@ -238,6 +258,46 @@ def _cast_for_inference(config: ModelConfig, params: Params) -> Params:
 
 
 # ------------------------------------------------------------------------------------------------------ on the host
+
+
+def _outgrown(
+    positions: Iterable[LayerPosition], prompts: Sequence[Sequence[int]], rows: Iterable[int], new_tokens: int
+) -> list[int]:
+    """Returns the rows whose positions change with their last token, when each has `new_tokens` after its prompt."""
+    lengths = {row: len(prompts[row]) + new_tokens for row in rows} if positions else {}
+    return [row for row, length in lengths.items() if any(position.changes_at(length) for position in positions)]
+
+
+def _read_again(
+    config: ModelConfig,
+    layout: Layout,
+    params: Params,
+    state: DecodeState,
+    texts: Mapping[int, list[int]],
+    length: int,
+    chunk: int,
+) -> DecodeState:
+    """Returns the state with new caches for some rows: of all their tokens but the last, as positions are by now.
+
+    They are read in a cache of their own, as few at once as the layout allows: most often one row changes at a time.
+
+    Args:
+      config, layout, params, state: see `prefill`.
+      texts: the tokens of these rows.
+      length: the slots of a row of the cache.
+      chunk: the number of tokens of a row that one prefill step takes.
+    """
+    rows, group = sorted(texts), layout.ways("batch")
+    for first in range(0, len(rows), group):
+        some = rows[first : first + group]
+        padding = group - len(some)
+        read = [texts[row] for row in some] + [[0]] * padding
+        inputs = initial_inputs(read, None, Sampling().rules(), 0, config.vocab_size)
+        part = init_state(config, layout, length, **inputs)
+        for tokens_BC, first_position in prefill_chunks(read, chunk):
+            part = prefill(config, layout, params, part, tokens_BC, first_position)
+        state = _replace_caches(layout, state, part.cache, np.array(some + [len(state.token_B)] * padding, np.int32))
+    return state
 
 
 def initial_inputs(

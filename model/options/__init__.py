@@ -1,6 +1,6 @@
 """Options: frozen, keyword-only dataclasses, of which the class chooses a mechanism, in one tree.
 
-tree.py         walks a tree, finds its problems, checks it
+tree.py         walks a tree, finds its problems and warnings, checks it
 annotations.py  which classes and values the annotation of a field allows
 json.py         a tree as JSON, and back
 assignments.py  --set path.to.field=value
@@ -18,6 +18,6 @@ __all__, __getattr__ = exports(
     difference="differences",
     field_marks="exclude_paths marked_fields",
     json="from_json option_from_json to_json",
-    tree="check find_problems walk",
+    tree="check find_problems find_warnings walk",
     words="describe format_value nearest",
 )

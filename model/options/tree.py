@@ -1,4 +1,4 @@
-"""Trees of options: walk them, find their problems.
+"""Trees of options: walk them, find their problems and what deserves a warning.
 
 The annotation of a field says which values it may hold: numbers, strings, `Literal`, `tuple[X, ...]`, option classes,
 unions of these. An option may define `problems()`, which yields `(field, message)` for values that make no sense.
@@ -75,6 +75,20 @@ def find_problems(option: Any, path: str = "") -> list[str]:
         if types_are_valid and hasattr(node, "problems"):
             found += [f"{join_path(below, name)}: {message}" for name, message in node.problems()]
     return found
+
+
+def find_warnings(option: Any, path: str = "") -> list[str]:
+    """Lists the fields of a valid tree with which training makes little sense, one line each, starting with its path.
+
+    An option may define `warnings()`, which yields `(field, message)`. A rule of training warns and does not refuse:
+    a published model may break it.
+    """
+    return [
+        f"{join_path(below, name)}: {message}"
+        for below, node in walk(option, path)
+        if hasattr(node, "warnings")
+        for name, message in node.warnings()
+    ]
 
 
 def check(option: Any, path: str = "") -> None:

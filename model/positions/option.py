@@ -20,6 +20,10 @@ class PositionOption:
         """Whether positions depend on the length of a token's document too, which must then not include padding."""
         return False
 
+    def changes_at(self, length: int) -> bool:
+        """Whether the positions of a text of `length` tokens differ from those that it had without its last token."""
+        return False
+
     def problems_of_width(self, width: int) -> Iterator[str]:
         """Yields why these positions cannot be added to a residual stream of this width."""
         yield from ()

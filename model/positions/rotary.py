@@ -40,6 +40,10 @@ class Rotary(AttentionPosition):
         """See `PositionOption`."""
         return isinstance(self.scaling, DynamicNTK | LongRoPE)
 
+    def changes_at(self, length: int) -> bool:
+        """See `PositionOption`."""
+        return isinstance(self.scaling, DynamicNTK | LongRoPE) and self.scaling.changes_at(length)
+
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         if self.theta <= 0:

@@ -10,9 +10,9 @@ in float64.
 
 `DynamicNTK` and `LongRoPE` depend on the length of a token's document, which `lengths` counts in the traced program for
 the classes that ask. It counts the document's real tokens: the rest of the batch and of the row, and padding, do not
-matter. A prompt is rotated by its whole length, in however many chunks it is read. With a cache, keys keep the rotation
-that they had when they were read, while later queries are rotated by the length that the text has then: past
-`original_length`, decoding token by token is not the same function as one pass over the whole text.
+matter. A prompt is rotated by its whole length, in however many chunks it is read. A cache keeps the rotation that keys
+had when they were read, so a text whose positions change with a new token (`changes_at`) must be read again, as
+model/inference/generate.py does: then decoding equals one pass over the whole text at every length.
 """
 
 import dataclasses
@@ -69,7 +69,8 @@ class NTK:
 class DynamicNTK:
     """NTK with a factor that grows with the sequence: 1 up to length L, then s * length / L - (s - 1).
 
-    emozilla 2023, "Dynamically scaled RoPE"; Peng et al. 2023, section 3.3. See the head of this file about caches.
+    emozilla 2023, "Dynamically scaled RoPE"; Peng et al. 2023, section 3.3. Past length L every new token changes the
+    angles of all others: see the head of this file about caches.
     """
 
     factor: float
@@ -79,6 +80,10 @@ class DynamicNTK:
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
         yield from _at_least_one(factor=self.factor, original_length=self.original_length)
+
+    def changes_at(self, length: int) -> bool:
+        """Whether a text of `length` tokens is rotated otherwise than one that lacks its last token."""
+        return length > self.original_length
 
     def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""
@@ -100,7 +105,8 @@ class YaRN:
       factor: s.
       original_length: L.
       beta_fast, beta_slow: full rotations in L tokens; pairs with more than beta_fast keep their frequency, pairs with
-        fewer than beta_slow are divided by s.
+        fewer than beta_slow are divided by s; if both are the same there is a step in place of the ramp, or with
+        `truncate` a ramp to the next pair.
       truncate: whether the ends of the ramp are rounded outwards to whole pairs, as in the paper's code; GPT-OSS does
         not round them.
       attention_factor: the amplitude; None for the paper's 0.1 ln s + 1 (equation 22), or for the next two fields.
@@ -127,8 +133,8 @@ class YaRN:
             mscale=self.mscale,
             mscale_all_dim=self.mscale_all_dim,
         )
-        if self.beta_fast <= self.beta_slow:
-            yield "beta_fast", f"must be above beta_slow={self.beta_slow}, got {self.beta_fast}"
+        if self.beta_fast < self.beta_slow:
+            yield "beta_fast", f"must be at least beta_slow={self.beta_slow}, got {self.beta_fast}"
         if (self.mscale is None) != (self.mscale_all_dim is None):
             given, other = ("mscale", "mscale_all_dim")[:: 1 if self.mscale_all_dim is None else -1]
             yield given, f"has no effect without {other}; give both or none"
@@ -240,6 +246,10 @@ class LongRoPE:
             return self.attention_factor
         assert self.factor is not None
         return math.sqrt(1 + math.log(self.factor) / math.log(self.original_length))
+
+    def changes_at(self, length: int) -> bool:
+        """Whether a text of `length` tokens is rotated otherwise than one that lacks its last token."""
+        return length == self.original_length + 1
 
     def frequencies(self, theta: float, size: int, lengths: DocumentLengths) -> jax.Array:
         """See the head of this file."""

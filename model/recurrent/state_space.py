@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from model.context import Context
+from model.layout import Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import cast_like
@@ -53,6 +54,8 @@ class StateSpace(RecurrentOption):
       head_dim: the width P of the input of a head; None for 2 * model width / N, the paper's expansion.
       state_dim: H, the width of B and C.
       convolution: the tokens that short causal convolutions of x, B and C span; None for no convolution.
+      convolution_bias: whether the convolutions have biases.
+      bias: whether the projections of the input, and the output projection, have biases.
       output_norm: a norm on the outputs of each group's heads, after the gate; None for no norm.
       chunk: the number of tokens in a chunk, whose pairs are computed at once; changes speed and memory use, and the
         result only by rounding.
@@ -63,6 +66,8 @@ class StateSpace(RecurrentOption):
     head_dim: int | None = None
     state_dim: int = 128
     convolution: int | None = 4
+    convolution_bias: bool = True
+    bias: bool = False
     output_norm: LayerNorm | RMSNorm | None = RMSNorm(epsilon=1e-5)
     chunk: int = 64
 
@@ -74,6 +79,8 @@ class StateSpace(RecurrentOption):
             yield "num_groups", f"{self.num_groups} does not divide num_heads={self.num_heads}; use one of {divisors}"
         if self.convolution is not None and self.convolution < 2:
             yield "convolution", f"must span at least 2 tokens, got {self.convolution}; use None for no convolution"
+        if self.convolution is None and not self.convolution_bias:
+            yield "convolution_bias", "there is no convolution to have biases; leave it out"
 
     def problems_with(self, width: int, position: Position, path: str, position_path: str) -> Iterator[tuple[str, str]]:
         """Yields fields that clash with a model width, by path."""
@@ -127,14 +134,20 @@ class StateSpaceMixer(nnx.Module):
         self.decay_rate = make.decay_rate((n,), ("heads",))
         self.decay_bias = make.decay_bias((n,), ("heads",))
         self.skip = make.constant("skip", 1.0, (n,), ("heads",))
-        sizes = {"value": (n, p), "key": (g, h), "query": (g, h)} if option.convolution is not None else {}
-        for name, size in sizes.items():
-            axes = ("heads" if name == "value" else None, "head_dim")
-            setattr(self, f"{name}_filter", make.filter((option.convolution or 0, *size), (None, *axes)))
-            setattr(self, f"{name}_bias", make.zeros(size, axes))
+        axes: tuple[str | None, ...]
+        for name, size in {"value": (n, p), "key": (g, h), "query": (g, h)}.items():
+            if option.convolution is not None:
+                axes = ("heads" if name == "value" else None, "head_dim")
+                setattr(self, f"{name}_filter", make.filter((option.convolution, *size), (None, *axes)))
+                setattr(self, f"{name}_bias", make.zeros(size, axes) if option.convolution_bias else None)
+        for name in ("gate", "value", "key", "query", "step"):
+            size = getattr(self, name).shape[1:]
+            axes = (None if name in ("key", "query") else "heads", "head_dim")[: len(size)]
+            setattr(self, f"{name}_projection_bias", make.zeros(size, axes) if option.bias else None)
         norm, shape, norm_axes = option.output_norm, (g, n // g, p), (None, "heads", "head_dim")
         self.output_norm = None if norm is None else Norm(norm, shape, norm_axes, make, reductions, num_axes=2)
         self.output = make.matrix("residual", (n, p, width), ("heads", "head_dim", "embed"), inputs=2)
+        self.output_bias = make.zeros((width,), ("embed",)) if option.bias else None
 
     def __call__(
         self, x_BTD: jax.Array, context: Context, state: RecurrentState | None
@@ -145,7 +158,7 @@ class StateSpaceMixer(nnx.Module):
         k_BTGH, new_conv_states["key"] = self._convolve("key", x_BTD, context, state)
         q_BTGH, new_conv_states["query"] = self._convolve("query", x_BTD, context, state)
         k_BTNH, q_BTNH = (jnp.repeat(x, option.num_heads // option.num_groups, axis=2) for x in (k_BTGH, q_BTGH))
-        step_BTN = project(x_BTD, self.step, layout).astype(self.reductions)
+        step_BTN = self._project("step", x_BTD, layout).astype(self.reductions)
         step_BTN = step_BTN + self.decay_bias[...].astype(self.reductions)
         step_BTN = mask_padding(context.tap("step", jax.nn.softplus(step_BTN)), context)
         log_decay_BTN = -jnp.exp(self.decay_rate[...].astype(self.reductions)) * step_BTN
@@ -162,7 +175,7 @@ class StateSpaceMixer(nnx.Module):
             chunk_decays(log_decay_BTN, size, context),
         )
         y_BTNP = merge_chunks(y_ZBNCP, length) + self.skip[...].astype(self.reductions)[:, None] * x_BTNP
-        y_BTNP = y_BTNP.astype(x_BTD.dtype) * jax.nn.silu(project(x_BTD, self.gate, layout))
+        y_BTNP = y_BTNP.astype(x_BTD.dtype) * jax.nn.silu(self._project("gate", x_BTD, layout))
         if self.output_norm is not None:
             grouped = y_BTNP.reshape(batch, length, option.num_groups, -1, p)
             y_BTNP = self.output_norm(grouped).reshape(y_BTNP.shape)
@@ -170,18 +183,23 @@ class StateSpaceMixer(nnx.Module):
             conv_states = {name: conv_state for name, conv_state in new_conv_states.items() if conv_state is not None}
             state = RecurrentState({"memory": memory_BNHP.astype(jnp.float32), **conv_states})
         y_BTNP = context.shard(context.tap("mixer_heads", y_BTNP), ("batch", "query_sequence", "heads", "head_dim"))
-        return project(y_BTNP, self.output, layout, contract=2), state
+        return project(y_BTNP, self.output, layout, self.output_bias, contract=2), state
+
+    def _project(self, name: str, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """Returns one of the five projections of the layer's input, with its bias if it has one."""
+        return project(x_BTD, getattr(self, name), layout, getattr(self, f"{name}_projection_bias"))
 
     def _convolve(
         self, name: str, x_BTD: jax.Array, context: Context, state: RecurrentState | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """Returns x, B or C in the reduction dtype, and the state of the convolution for the next tokens."""
         heads = "heads" if name == "value" else None
-        y_BTNH = project(x_BTD, getattr(self, name), context.layout)
+        y_BTNH = self._project(name, x_BTD, context.layout)
         y_BTNH = context.shard(y_BTNH, ("batch", "query_sequence", heads, "head_dim"))
         new_conv_state = None
         if self.option.convolution is not None:
             conv_state_BNJH = None if state is None else state.arrays[name]
             y_BTNH, new_conv_state = convolve(y_BTNH, getattr(self, f"{name}_filter")[...], context, conv_state_BNJH)
-            y_BTNH = y_BTNH + cast_like(getattr(self, f"{name}_bias")[...], y_BTNH)
+            bias_NH = getattr(self, f"{name}_bias")
+            y_BTNH = y_BTNH if bias_NH is None else y_BTNH + cast_like(bias_NH[...], y_BTNH)
         return context.tap(name, jax.nn.silu(y_BTNH)).astype(self.reductions), new_conv_state

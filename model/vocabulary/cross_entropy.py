@@ -53,7 +53,8 @@ def nll(
     plan = _make_plan(unembedding, targets_BT, layout)
     if plan is None:
         return cross_entropy(unembedding.logits(stream_BTD, layout), targets_BT)
-    return chunked_cross_entropy.nll(plan, stream_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT)
+    x_BTD = unembedding.projected(stream_BTD, layout)
+    return chunked_cross_entropy.nll(plan, x_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT)
 
 
 def total_nll(
@@ -77,8 +78,9 @@ def total_nll(
     """
     plan = _make_plan(unembedding, targets_BT, layout)
     if plan is not None and not plan.vocab.mesh_axes:
+        x_BTD = unembedding.projected(stream_BTD, layout)
         reported, minimised = chunked_cross_entropy.total_nll(
-            plan, z_loss, stream_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT, weights_BT
+            plan, z_loss, x_BTD, unembedding.w_DV, unembedding.bias_V, targets_BT, weights_BT
         )
     else:
         reported, minimised = chunked_cross_entropy.weighted_sums(

@@ -1,5 +1,8 @@
 """Token embedding and its unembedding (model/vocabulary/unembedding.py); the two may share one table.
 
+The table may be narrower than the stream: then a matrix maps its rows to the stream, and another one maps the stream to
+the width of the table, before the logits.
+
 Press, Wolf 2017, "Using the Output Embedding to Improve Language Models" (tied).
 """
 
@@ -13,6 +16,7 @@ from model.layout import Layout
 from model.norms import Norm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import lookup
+from model.parameters.projections import project
 from model.residual import Multipliers
 from model.vocabulary.unembedding import LogitTransform, Unembedding
 
@@ -49,21 +53,39 @@ class Embedding(nnx.Module):
         multipliers: Multipliers,
         make: ParameterMaker,
         norm: Norm | None = None,
+        *,
+        table_width: int | None = None,
     ) -> None:
-        """Args: the unembedding, V, D, the logits' soft-cap or None, the factors, the maker, the norm of embeddings."""
+        """Draws the parameters.
+
+        Args:
+          unembedding: the option of the unembedding.
+          vocab_size, width: V and D.
+          softcap: the soft-cap of logits, or None.
+          multipliers: the factors on embeddings and logits.
+          make: the maker.
+          norm: the norm of embeddings, or None.
+          table_width: E, the width of the table; None for D.
+        """
         self.softcap, self.multipliers, self.norm = softcap, multipliers, norm
+        stream_width, width = width, width if table_width is None else table_width
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
         biased = isinstance(unembedding, Untied) and unembedding.bias
         self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab")) if untied else None
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
+        narrow, axes = table_width is not None, ("embed", "embed")
+        self.input_projection = make.matrix("projection", (width, stream_width), axes) if narrow else None
+        self.output_projection = make.matrix("projection", (stream_width, width), axes) if narrow else None
 
     def embed(self, tokens_BT: jax.Array, dtype: str, layout: Layout) -> jax.Array:
-        """Looks up, normalises and scales embeddings: (B, T) ids to (B, T, D), in the given dtype."""
+        """Looks up, projects, normalises and scales embeddings: (B, T) ids to (B, T, D), in the given dtype."""
         # If the same devices split positions and vocabulary, each device would gather the whole table.
         tokens_BT = layout.constrain(tokens_BT, ("batch", "vocab_sequence"))
-        x_BTD = layout.constrain(lookup(self.table[...], tokens_BT, dtype), ("batch", "vocab_sequence", "embed"))
-        x_BTD = layout.constrain(x_BTD, ("batch", "sequence", "embed"))
+        x_BTE = layout.constrain(lookup(self.table[...], tokens_BT, dtype), ("batch", "vocab_sequence", "embed"))
+        x_BTD = layout.constrain(x_BTE, ("batch", "sequence", "embed"))
+        if self.input_projection is not None:
+            x_BTD = layout.constrain(project(x_BTD, self.input_projection, layout), ("batch", "sequence", "embed"))
         x_BTD = x_BTD if self.norm is None else self.norm(x_BTD)
         factor = self.multipliers.embedding
         return x_BTD if factor == 1 else x_BTD * jnp.asarray(factor, x_BTD.dtype)
@@ -71,6 +93,7 @@ class Embedding(nnx.Module):
     def unembedding(self, dtype: str) -> Unembedding:
         """Returns the map from the stream to logits, which accumulates and returns them in the given dtype."""
         return Unembedding(
+            projection_DE=None if self.output_projection is None else self.output_projection[...],
             w_DV=self.table[...].T if self.output is None else self.output[...],
             bias_V=None if self.output_bias is None else self.output_bias[...],
             transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),

@@ -43,15 +43,23 @@ class Unembedding:
       w_DV: the weight; the transposed embedding table if the two are tied.
       bias_V: the bias, or None.
       transform: the map from products to logits.
+      projection_DE: the matrix from the stream to the width E of a narrower table, whose weight is (E, V); or None.
     """
 
     w_DV: jax.Array
     bias_V: jax.Array | None
     transform: LogitTransform
+    projection_DE: jax.Array | None = None
+
+    def projected(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """Returns a stream at the width of the weight, (B, T, D) or (B, T, E)."""
+        if self.projection_DE is None:
+            return x_BTD
+        return layout.constrain(matmul(x_BTD, self.projection_DE, layout), ("batch", "sequence", "embed"))
 
     def logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns the logits of a stream, (B, T, V)."""
-        x_BTD = layout.constrain(x_BTD, ("batch", "vocab_sequence", "embed"))
+        x_BTD = layout.constrain(self.projected(x_BTD, layout), ("batch", "vocab_sequence", "embed"))
         products_BTV = matmul(x_BTD, self.w_DV, layout, dtype=jnp.dtype(self.transform.dtype))
         products_BTV = layout.constrain(products_BTV, ("batch", "vocab_sequence", "vocab"))
         bias_V = None if self.bias_V is None else round_to_dtype(self.bias_V, x_BTD.dtype)

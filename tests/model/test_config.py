@@ -65,6 +65,7 @@ def long(**changes):
         ({"num_layers": 0}, "num_layers: must be at least 1, got 0"),
         ({"width": 0}, "width: must be at least 1, got 0"),
         ({"width": 16.0}, "width: expected int, got 16.0 (float)"),
+        ({"embedding_width": 0}, "embedding_width: must be at least 1, or None for that of the layers, got 0"),
         ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
         ({"layer_scale": 0.0}, "layer_scale: must be above 0, or None for no such factors, got 0.0"),
         (
@@ -102,6 +103,7 @@ def long(**changes):
         ),
         ({"mixer": GroupedQuery(num_heads=4, num_kv_heads=0)}, "mixer.num_kv_heads: 0 does not divide"),
         ({"mixer": GroupedQuery(num_heads=4, head_dim=0)}, "mixer.head_dim: must be at least 1, got 0"),
+        ({"mixer": GroupedQuery(num_heads=4, qkv_clip=0.0)}, "mixer.qkv_clip: must be above 0, or None for no limit"),
         ({"mixer": GroupedQuery(num_heads=4, logit_softcap=-1.0)}, "mixer.logit_softcap: must be above 0"),
         (
             {"mixer": GroupedQuery(num_heads=5)},
@@ -136,7 +138,10 @@ def long(**changes):
         ({"position": rotary(yarn(factor=0.0))}, "position.scaling.factor: must be at least 1, got 0.0"),
         ({"position": rotary(yarn(original_length=0))}, "position.scaling.original_length: must be at least 1, got 0"),
         ({"position": rotary(yarn(beta_slow=0.0))}, "position.scaling.beta_slow: must be above 0, got 0.0"),
-        ({"position": rotary(yarn(beta_fast=1.0))}, "position.scaling.beta_fast: must be above beta_slow=1.0, got 1.0"),
+        (
+            {"position": rotary(yarn(beta_fast=0.9))},
+            "position.scaling.beta_fast: must be at least beta_slow=1.0, got 0.9",
+        ),
         ({"position": rotary(yarn(attention_factor=0.0))}, "position.scaling.attention_factor: must be above 0"),
         ({"position": rotary(yarn(mscale=1.0))}, "position.scaling.mscale: has no effect without mscale_all_dim"),
         (

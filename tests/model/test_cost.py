@@ -39,6 +39,7 @@ GRID = {
     "position": [NoPositions(), Learned(), Learned(offset=2), Sinusoidal(), Rotary(), ALiBi(), RelativeBias()],
     "norm": [LayerNorm(), LayerNorm(bias=False), LayerNorm(scale=False), RMSNorm(), RMSNorm(scale="none")],
     "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
+    "embedding_width": [None, 5],
     "layer_scale": [None, 0.1],
     "residual": [
         PreNorm(),
@@ -67,7 +68,11 @@ GRID = {
         Latent(num_heads=2, kv_rank=3, head_dim=2, rotary_head_dim=4, value_head_dim=3, norm=LayerNorm()),
         GroupedQuery(num_heads=4, num_kv_heads=2, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection")),
         GroupedQuery(
-            num_heads=4, num_kv_heads=2, output_gate="head", qk_norm=QKNorm(norm=LayerNorm(), over="each_head")
+            num_heads=4,
+            num_kv_heads=2,
+            output_gate="head",
+            gate_bias=True,
+            qk_norm=QKNorm(norm=LayerNorm(), over="each_head"),
         ),
         GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
     ],
@@ -113,7 +118,7 @@ def test_parameters_equal_those_of_the_tree(part):
         tree = abstract_params(config)
         size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
         count = count_parameters(config)
-        table = math.prod(tree["embedding"]["table"].shape) + size(tree["embedding"].get("norm", {}))
+        table = sum(size(tree["embedding"].get(name, {})) for name in ("table", "norm", "input_projection"))
         assert count.total == size(tree), config
         assert count.embedding == table + size(tree.get("position", {})), config
         assert count.blocks == size(tree["blocks"]), config
@@ -182,6 +187,7 @@ MIXERS = [
     GatedDelta(num_heads=2, decay=False, convolution=None, output_norm=None, output_gate=False),
     StateSpace(num_heads=4, state_dim=5),
     StateSpace(num_heads=4, num_groups=2, head_dim=3, state_dim=6, convolution=None, output_norm=None),
+    StateSpace(num_heads=4, state_dim=5, bias=True, convolution_bias=False),
     LSTM(),
     LSTM(num_heads=2, head_dim=5, forget_bias=None),
     GRU(),
@@ -288,8 +294,12 @@ def test_a_frozen_matrix_has_no_gradient_by_hand():
             ("value", "projection", "router"),
         ),
         ({"multi_token": MultiToken(depth=2)}, ("projection", "unembedding")),
+        (
+            {"multi_token": MultiToken(depth=2), "embedding_width": 5, "unembedding": Tied()},
+            ("projection",),
+        ),
     ],
-    ids=["untied", "tied", "layers that differ", "experts", "multi-token"],
+    ids=["untied", "tied", "layers that differ", "experts", "multi-token", "narrow table"],
 )
 def test_gradients_of_frozen_matrices_are_no_products_of_the_traced_model(changes, roles):
     """The trained position table makes every layer compute the gradient of its input."""
@@ -374,9 +384,10 @@ def ragged_flops(equation):
         {},
         {"ffn": Experts(num_experts=4, top_k=2, expert=Gated(width=6), shared=Shared(ffn=MLP(width=5), gate=True))},
         {"unembedding": Tied(), "residual": PostNorm()},
+        {"unembedding": Tied(), "residual": PostNorm(), "embedding_width": 5},
         {"ffn": MLP(width=20), "position": Rotary(), "mixer": GroupedQuery(num_heads=4)},
     ],
-    ids=["by hand", "experts", "tied", "mlp"],
+    ids=["by hand", "experts", "tied", "narrow table", "mlp"],
 )
 def test_flops_equal_the_matrix_products_of_the_traced_model(changes):
     config = dataclasses.replace(HAND, scan_layers=False, **changes)

@@ -8,6 +8,16 @@ QWEN_MOE = LLAMA_LIKE | {
     "moe_intermediate_size": 10,
 }
 QWEN2_MOE = QWEN_MOE | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 14}
+QWEN3_NEXT = QWEN_MOE | {
+    "model_type": "qwen3_next",
+    "num_hidden_layers": 4,
+    "head_dim": 8,
+    "shared_expert_intermediate_size": 14,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 6,
+    "linear_value_head_dim": 5,
+}
 GEMMA2 = LLAMA_LIKE | {"model_type": "gemma2", "head_dim": 6, "sliding_window": 6, "query_pre_attn_scalar": 16}
 GEMMA2 |= {"final_logit_softcapping": 3.0, "attn_logit_softcapping": 2.0}
 GEMMA3 = LLAMA_LIKE | {"model_type": "gemma3_text", "head_dim": 6, "sliding_window": 6, "num_hidden_layers": 6}
@@ -68,7 +78,8 @@ CASES = {
         | {"model_type": "mistral", "sliding_window": 5, "num_hidden_layers": 3, "rope_scaling": YARN},
     },
     "mixtral": {
-        "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "mixtral", "num_local_experts": 4},
+        "1 of 4 experts chosen": LLAMA_LIKE
+        | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 1},
         "window, one key head, 3 chosen": LLAMA_LIKE
         | {
             "model_type": "mixtral",
@@ -77,10 +88,11 @@ CASES = {
             "sliding_window": 6,
             "num_key_value_heads": 1,
         },
-        "tied, wide heads, linear": LLAMA_LIKE
+        "all of 3, tied, wide heads, linear": LLAMA_LIKE
         | {
             "model_type": "mixtral",
             "num_local_experts": 3,
+            "num_experts_per_tok": 3,
             "tie_word_embeddings": True,
             "head_dim": 6,
             "rope_scaling": {"rope_type": "linear", "factor": 2.0},
@@ -142,6 +154,33 @@ CASES = {
             "tie_word_embeddings": True,
         },
     },
+    "qwen3_next": {
+        "fourth layer attends": QWEN3_NEXT,
+        "one key head, first dense, biases": QWEN3_NEXT
+        | {
+            "num_hidden_layers": 2,
+            "layer_types": ["full_attention", "linear_attention"],
+            "mlp_only_layers": [0],
+            "attention_bias": True,
+            "num_key_value_heads": 1,
+            "linear_num_key_heads": 1,
+            "linear_num_value_heads": 3,
+            "linear_conv_kernel_dim": 2,
+            "tie_word_embeddings": True,
+            "norm_topk_prob": False,
+        },
+        "half turned, yarn, second sparse": QWEN3_NEXT
+        | {
+            "num_hidden_layers": 2,
+            "full_attention_interval": 2,
+            "decoder_sparse_step": 2,
+            "linear_num_value_heads": 2,
+            "linear_conv_kernel_dim": 3,
+            "partial_rotary_factor": 0.5,
+            "rope_scaling": YARN,
+            "rms_norm_eps": 1e-4,
+        },
+    },
     "gemma": {
         "one key head, wide heads": LLAMA_LIKE | {"model_type": "gemma", "num_key_value_heads": 1, "head_dim": 8},
         "biases, untied": LLAMA_LIKE
@@ -186,6 +225,19 @@ CASES = {
             "layer_types": ["full_attention", "sliding_attention"],
         },
     },
+    "olmo": {
+        "clipped, untied": LLAMA_LIKE | {"model_type": "olmo", "clip_qkv": 0.7},
+        "tied, one key head, yarn": LLAMA_LIKE
+        | {"model_type": "olmo", "tie_word_embeddings": True, "num_key_value_heads": 1, "rope_scaling": YARN},
+        "biases, four key heads, 3 layers": LLAMA_LIKE
+        | {
+            "model_type": "olmo",
+            "attention_bias": True,
+            "num_key_value_heads": 4,
+            "num_hidden_layers": 3,
+            "clip_qkv": 1.5,
+        },
+    },
     "olmo2": {
         "untied": LLAMA_LIKE | {"model_type": "olmo2", "num_key_value_heads": 4},
         "one key head, yarn": LLAMA_LIKE | {"model_type": "olmo2", "num_key_value_heads": 1, "rope_scaling": YARN},
@@ -222,22 +274,24 @@ CASES = {
     },
     "olmoe": {
         "4 experts, 2 chosen": LLAMA_LIKE | {"model_type": "olmoe", "num_experts": 4, "num_experts_per_tok": 2},
-        "renormalised, one key head": LLAMA_LIKE
+        "renormalised, one key, clipped": LLAMA_LIKE
         | {
             "model_type": "olmoe",
+            "clip_qkv": 0.7,
             "num_experts": 5,
             "num_experts_per_tok": 3,
             "norm_topk_prob": True,
             "num_key_value_heads": 1,
         },
-        "biases, tied, yarn": LLAMA_LIKE
+        "biases, tied, yarn with a step": LLAMA_LIKE
         | {
             "model_type": "olmoe",
             "num_experts": 3,
             "num_experts_per_tok": 1,
+            "norm_topk_prob": True,
             "attention_bias": True,
             "tie_word_embeddings": True,
-            "rope_scaling": YARN,
+            "rope_scaling": YARN | {"beta_fast": 0.9, "beta_slow": 0.9},
         },
     },
     "deepseek_v2": {

@@ -80,7 +80,7 @@ CASES = {
         ),
     },
     "multimodal_qwen2_vl": {
-        "three axes": _whole(
+        "positions of three axes": _whole(
             "qwen2_vl",
             LLAMA_LIKE | {"num_attention_heads": 2, "rope_scaling": {"type": "mrope"} | MROPE},
             QWEN_2_VISION,
@@ -88,7 +88,7 @@ CASES = {
         ),
     },
     "multimodal_qwen2_5_vl": {
-        "three axes, yarn, tied": _whole(
+        "positions of three axes, yarn, tied": _whole(
             "qwen2_5_vl",
             LLAMA_LIKE
             | {"num_attention_heads": 2, "num_key_value_heads": 1, "rope_scaling": YARN | MROPE, "rms_norm_eps": 1e-6},
@@ -107,7 +107,7 @@ CASES = {
         ),
     },
     "multimodal_qwen3_vl_moe": {
-        "axes interleaved, first dense": _whole(
+        "axes interleaved, first layer dense": _whole(
             "qwen3_vl_moe",
             QWEN_MOE
             | {

@@ -28,6 +28,33 @@ LLAMA4 = LLAMA_LIKE | {
     "floor_scale": 4,
     "attn_scale": 0.3,
 }
+GPT_NEO = {"model_type": "gpt_neo", "vocab_size": 64, "hidden_size": 16, "max_position_embeddings": 128}
+GPT_NEO |= {"num_heads": 4, "window_size": 6}
+GPT_BIGCODE = GPT2 | {"model_type": "gpt_bigcode"}
+COHERE = LLAMA_LIKE | {"model_type": "cohere"}
+PHI = LLAMA_LIKE | {"model_type": "phi", "hidden_size": 32}
+PHI_MSFT = {"model_type": "phi-msft", "vocab_size": 64, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4}
+STABLELM = LLAMA_LIKE | {"model_type": "stablelm", "hidden_size": 32}
+STABLELM_EPOCH = STABLELM | {"model_type": "stablelm_epoch"}
+MAMBA2 = SMALL | {
+    "model_type": "mamba2",
+    "num_heads": 4,
+    "head_dim": 8,
+    "n_groups": 2,
+    "state_size": 6,
+    "chunk_size": 8,  # of the library: rows have several chunks
+}
+GRANITE_HYBRID = LLAMA_LIKE | {
+    "model_type": "granitemoehybrid",
+    "mamba_n_heads": 4,
+    "mamba_d_state": 6,
+    "mamba_chunk_size": 8,
+    "intermediate_size": 10,
+    "shared_intermediate_size": 14,
+    "num_local_experts": 4,
+    "num_experts_per_tok": 2,
+    "position_embedding_type": "nope",
+}
 GROK = {
     "model_type": "grok-1",
     "vocab_size": 32,
@@ -44,8 +71,21 @@ GROK = {
 CASES = {
     "gpt2": {
         "tied": GPT2,
-        "untied, other width": GPT2 | {"n_inner": 20, "tie_word_embeddings": False, "activation_function": "gelu"},
-        "three layers, one head": GPT2 | {"n_layer": 3, "n_head": 1, "activation_function": "relu"},
+        "untied, other width, unscaled": GPT2
+        | {
+            "n_inner": 20,
+            "tie_word_embeddings": False,
+            "activation_function": "gelu",
+            "scale_attn_weights": False,
+        },
+        "three layers, scaled by layer": GPT2
+        | {
+            "n_layer": 3,
+            "n_head": 1,
+            "activation_function": "relu",
+            "scale_attn_by_inverse_layer_idx": True,
+            "reorder_and_upcast_attn": True,
+        },
     },
     "gpt1": {
         "tied": GPT1,
@@ -173,8 +213,10 @@ CASES = {
     "opt": {
         "norms before": OPT,
         "norms after, no biases": OPT | {"do_layer_norm_before": False, "enable_bias": False, "num_hidden_layers": 3},
-        "norms without weights, untied": OPT
+        "350M: narrow table, norms after": OPT | {"do_layer_norm_before": False, "word_embed_proj_dim": 10},
+        "narrow table, plain norms, untied": OPT
         | {
+            "word_embed_proj_dim": 12,
             "layer_norm_elementwise_affine": False,
             "tie_word_embeddings": False,
             "num_attention_heads": 1,
@@ -224,6 +266,133 @@ CASES = {
             "rope_scaling": LLAMA_3_SCALING | {"high_freq_factor": 1.0},
             "tie_word_embeddings": True,
             "attn_temperature_tuning": False,
+        },
+    },
+    "gpt_neo": {
+        "every second with a window": GPT_NEO | {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
+        "windows of 3, untied, one head": GPT_NEO
+        | {
+            "num_layers": 2,
+            "attention_types": [[["local"], 2]],
+            "window_size": 3,
+            "num_heads": 1,
+            "tie_word_embeddings": False,
+            "activation_function": "relu",
+        },
+        "one of 3 with a window, wider": GPT_NEO
+        | {
+            "num_layers": 3,
+            "attention_types": [[["global"], 2], [["local"], 1]],
+            "intermediate_size": 20,
+            "layer_norm_epsilon": 1e-3,
+        },
+    },
+    "gpt_bigcode": {
+        "one key head": GPT_BIGCODE,
+        "four key heads, untied, exact gelu": GPT_BIGCODE
+        | {"multi_query": False, "tie_word_embeddings": False, "activation_function": "gelu"},
+        "unscaled, 3 layers, other width": GPT_BIGCODE
+        | {"scale_attn_weights": False, "n_layer": 3, "n_inner": 20, "layer_norm_epsilon": 1e-3},
+    },
+    "cohere": {
+        "all heads have keys": COHERE | {"num_key_value_heads": 4, "logit_scale": 0.3},
+        "norms on queries and keys, untied": COHERE
+        | {"use_qk_norm": True, "tie_word_embeddings": False, "attention_bias": True},
+        "norms, one key head, yarn, deeper": COHERE
+        | {
+            "use_qk_norm": True,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 3,
+            "rope_scaling": YARN,
+            "layer_norm_eps": 1e-3,
+        },
+    },
+    "phi": {
+        "half of each head turns": PHI,
+        "norms on queries, one key head": PHI
+        | {"qk_layernorm": True, "num_key_value_heads": 1, "partial_rotary_factor": 0.25, "layer_norm_eps": 1e-3},
+        "linear, all turned, 3 layers": PHI
+        | {
+            "partial_rotary_factor": 1.0,
+            "num_hidden_layers": 3,
+            "num_key_value_heads": 4,
+            "hidden_act": "relu",
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+        },
+    },
+    "phi_msft": {
+        "half of each head turns": PHI_MSFT | {"rotary_dim": 4},
+        "one key head, words padded to 64": PHI_MSFT | {"rotary_dim": 2, "n_head_kv": 1, "vocab_size": 60},
+        "other width, all turned": PHI_MSFT
+        | {"rotary_dim": 8, "n_inner": 40, "n_layer": 3, "layer_norm_epsilon": 1e-3},
+    },
+    "stablelm": {
+        "a quarter turned": STABLELM,
+        "parallel, norm a head, biases": STABLELM
+        | {"use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True, "partial_rotary_factor": 0.5},
+        "norm a head, one key head, tied": STABLELM
+        | {
+            "qk_layernorm": True,
+            "num_key_value_heads": 1,
+            "tie_word_embeddings": True,
+            "num_hidden_layers": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
+            "layer_norm_eps": 1e-3,
+        },
+    },
+    "stablelm_epoch": {
+        "a quarter turned, biases": STABLELM_EPOCH | {"rope_pct": 0.25, "norm_eps": 1e-3, "use_qkv_bias": True},
+        "half turned, one key head, tied": STABLELM_EPOCH
+        | {"rope_pct": 0.5, "num_key_value_heads": 1, "tie_word_embeddings": True, "rope_theta": 500.0},
+        "all turned, 3 layers": STABLELM_EPOCH | {"rope_pct": 1.0, "num_hidden_layers": 3, "num_key_value_heads": 4},
+    },
+    "mamba2": {
+        "two groups": MAMBA2,
+        "one group, wide, no tap biases": MAMBA2
+        | {
+            "expand": 3,
+            "num_heads": 3,
+            "head_dim": 16,
+            "n_groups": 1,
+            "conv_kernel": 3,
+            "use_conv_bias": False,
+            "num_hidden_layers": 3,
+            "tie_word_embeddings": True,
+            "layer_norm_epsilon": 1e-3,
+        },
+        "biases, a head a group": MAMBA2 | {"n_groups": 4, "use_bias": True, "conv_kernel": 2, "chunk_size": 256},
+    },
+    "granitemoehybrid": {
+        "second layer attends": GRANITE_HYBRID
+        | MULTIPLIERS
+        | {"num_hidden_layers": 3, "layer_types": ["mamba", "attention", "mamba"]},
+        "rotary, biases, tied, no experts": GRANITE_HYBRID
+        | {
+            "num_local_experts": 0,
+            "position_embedding_type": "rope",
+            "layer_types": ["attention", "mamba"],
+            "attention_bias": True,
+            "mamba_proj_bias": True,
+            "mamba_conv_bias": False,
+            "mamba_n_groups": 2,
+            "tie_word_embeddings": True,
+        },
+        "last layer attends, 3 of 5 experts": GRANITE_HYBRID
+        | {
+            "layer_types": ["mamba", "attention"],
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "mamba_expand": 3,
+            "mamba_n_heads": 3,
+            "mamba_d_conv": 3,
+        },
+        "all layers attend, yarn": GRANITE_HYBRID
+        | {
+            "num_local_experts": 0,
+            "layer_types": 2 * ["attention"],
+            "position_embedding_type": "rope",
+            "rope_scaling": YARN,
+            "num_key_value_heads": 1,
         },
     },
     "grok": {

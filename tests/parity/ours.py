@@ -31,7 +31,7 @@ def load(folder):
 
 def arrays_of(opened):
     """Returns the tensors of the language model in a folder, by name."""
-    return {name: opened.read(stored) for name, stored in opened.tensors.items()}
+    return {name: opened.whole(name) for name in opened.tensors}
 
 
 def tensors_of(family, config, params):

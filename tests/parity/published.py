@@ -33,12 +33,17 @@ a file may be an edited one. Only config.json was read; the weights of small mod
 
 
 def outcome(values):
-    """Returns (family, parameters, ignored) of a file that is read, or the first line of the error."""
+    """Returns (model, family, ignored keys) of a file that is read, or the reason why it is not."""
     try:
         model = published_model(values)
         reading = model.read()
     except UserError as error:
-        return str(error).partition("\n")[0].removeprefix("config.json: ")
+        first, *others = str(error).removeprefix("config.json: ").splitlines()
+        reason = first.partition("; known:")[0]
+        detail = (
+            f": {others[0].strip()}" if others and reason.endswith(("mapped", "built:")) and "=" not in reason else ""
+        )
+        return (reason.rstrip(":") + detail)[:160]
     whole = "" if model.multimodal is None else f" in {model.multimodal.model_type}"
     return reading.config, model.family.name + whole, ", ".join(reading.ignored)
 
@@ -75,12 +80,14 @@ def _sizes(configs):
     """Yields each name with the models whose files describe it; of files that were not found there is none."""
     for name, values in SIZES.items():
         if not isinstance(values, ModelConfig):
-            same = [
-                model
-                for model, found in configs.items()
-                if any(not model_differences(published(name), c) for c in found)
-            ]
+            config = published(name)
+            same = [model for model, found in configs.items() if any(_equal(config, one) for one in found)]
             yield name, ", ".join(same) or "not among these files"
+
+
+def _equal(config, other):
+    alike = (config.num_layers, config.width, config.vocab_size) == (other.num_layers, other.width, other.vocab_size)
+    return alike and not model_differences(config, other)
 
 
 if __name__ == "__main__":

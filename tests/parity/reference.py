@@ -1,5 +1,6 @@
 """Small models of published families with random weights, made and run by `transformers`."""
 
+import copy
 import pathlib
 import zlib
 
@@ -8,6 +9,7 @@ import numpy as np
 from tests.benchmarks.command import require_torch
 from tests.parity import ours
 from tests.parity.cases import CASES
+from tests.parity.shapes import PROMPTS
 from train.conversion.language_model import LanguageModelFolder
 
 require_torch("parity")
@@ -18,16 +20,18 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 
 BATCH, LENGTH, HALF, NEW_TOKENS = 2, 20, 10, 64
-PROMPTS = (6, 9)  # the lengths of two prompts of one batch
 
 
-def make(family, shape):
-    """Returns the model of a case in float32, with weights that bfloat16 stores exactly."""
+def make(family, shape, fields=None):
+    """Returns the model of a case in float32, with weights that bfloat16 stores exactly.
+
+    `fields` are the values of its config where the case itself has keys that `transformers` does not know.
+    """
     # A padding token's row of the embedding would have no gradient.
-    fields = CASES[family][shape]
+    fields = fields or CASES[family][shape]
     text = fields.get("text_config")
     fields = fields | ({"pad_token_id": None} if text is None else {"text_config": text | {"pad_token_id": None}})
-    config = transformers.AutoConfig.for_model(**fields)
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(fields))  # it changes dicts, which shapes share
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
@@ -88,15 +92,18 @@ def gradients(model, ids, folder):
 
 
 def greedy(model, ids):
-    """Returns the greedily generated tokens of both prompts, each alone, through the cache where the model has one."""
-    rows = []
-    for row, length in zip(ids, PROMPTS, strict=True):
-        given, cache, new = torch.tensor(row[None, :length]), None, []
-        for _ in range(NEW_TOKENS):
-            with torch.no_grad():
-                output = _takes_text(model)(given, past_key_values=cache, use_cache=True)
-            cache, next_one = getattr(output, "past_key_values", None), output.logits[:, -1:].argmax(-1)
-            given = torch.cat([given, next_one], dim=1) if cache is None else next_one
-            new.append(int(next_one))
-        rows.append(new)
-    return rows
+    """Returns the greedily generated tokens of both prompts, each alone, by the model's own `generate`.
+
+    It drops Phi-3's cache where a text passes the original length. With "dynamic" scaling it keeps the keys of shorter
+    texts, which is another function than the forward pass: there it runs without a cache.
+    """
+    model = _takes_text(model)
+    scaling = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    model.generation_config = transformers.GenerationConfig(
+        max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=scaling.get("rope_type") != "dynamic"
+    )
+    prompts = [torch.tensor(row[None, :length]) for row, length in zip(ids, PROMPTS, strict=True)]
+    return [
+        model.generate(prompt, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :].tolist()
+        for prompt in prompts
+    ]

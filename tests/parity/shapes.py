@@ -1,5 +1,7 @@
 """Values that most of the compared shapes share; see tests/parity/cases.py."""
 
+PROMPTS = (6, 9)  # the lengths of the prompts of generated texts, which are one batch
+
 SMALL = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "max_position_embeddings": 128}
 LLAMA_LIKE = SMALL | {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24}
 

@@ -20,6 +20,10 @@ PUBLISHED = {
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
+    "gpt-neo-125m": 125_198_592,
+    "gpt-neo-1.3b": 1_315_575_808,
+    "gpt-neo-2.7b": 2_651_307_520,
+    "tinystories-33m": 68_514_048,
     "pythia-70m": 70_426_624,
     "pythia-160m": 162_322_944,
     "pythia-410m": 405_334_016,
@@ -55,8 +59,17 @@ PUBLISHED = {
     "deepseek-v3": 671_026_419_200,
     "gpt-oss-20b": 20_914_757_184,
     "gpt-oss-120b": 116_829_156_672,
+    "olmo-1b": 1_176_764_416,
+    "olmo-7b": 6_888_095_744,
     "olmo-2-7b": 7_298_617_344,
     "olmo-2-13b": 13_716_198_400,
+    "phi-1.5": 1_418_270_720,
+    "phi-2": 2_779_683_840,
+    "stablelm-2-1.6b": 1_644_515_328,
+    "starcoder": 15_517_456_384,
+    "codestral-mamba-7b": 7_285_403_648,
+    "granite-4.0-h-350m": 340_332_224,
+    "qwen3-next-80b-a3b": 79_674_391_296,
 }
 # Brown et al. 2020, table 2.1; some of its rows are inconsistent: see model/families/paper_models.py.
 ROUNDED = {
@@ -81,6 +94,7 @@ ACTIVE = {
     "deepseek-v2-lite": "2.4",
     "gpt-oss-20b": "3.6",
     "gpt-oss-120b": "5.1",
+    "qwen3-next-80b-a3b": "3",
 }
 # These counts leave out the embedding table, because a token only looks up one row of it.
 WITHOUT_EMBEDDING = ("deepseek-v2-lite", "gpt-oss-20b", "gpt-oss-120b")

@@ -137,3 +137,56 @@ def test_patterns_of_weight_decay_that_say_follow_are_read(tiny_experiment):
     del stored["optimizer"]["decay_never"]
     stored["optimizer"]["spared"] = ["*.ffn_follow", "*_follow_norm.*"]
     assert from_json(Experiment, current_config(stored)) == experiment
+
+
+@pytest.mark.parametrize(
+    ("assignment", "words"),
+    [
+        ("model.attention=GRU(num_heads=2)", "ModelConfig.attention is model.mixer now"),
+        ("model.attention.num_heads=2", "ModelConfig.attention is model.mixer now"),
+        ("model.exceptions=(Except(layers='0', attention=GRU(num_heads=2)),)", "Except.attention is mixer now"),
+    ],
+)
+def test_the_earlier_name_of_mixers_is_answered_with_the_one_of_today(
+    assignment, words, tiny_experiment, write_config, tmp_path
+):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match="^" + re.escape(f"--set {assignment}: {words}")):
+        from_file(str(path), [assignment])
+
+
+def test_a_config_file_with_the_earlier_name_of_mixers_is_told_the_one_of_today(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text("from model.config import ModelConfig\nmodel = ModelConfig(attention=None)\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is model.mixer now"):
+        from_file(str(path))
+    path.write_text("from model.layers import Except\none = Except(layers='0', attention=None)\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'attention'; it is mixer now"):
+        from_file(str(path))
+
+
+def test_a_config_that_says_start_from_is_read(tiny_experiment, tmp_path):
+    experiment = tiny_experiment(training__init_from="/a/run")
+    stored = to_json(experiment)
+    stored["training"]["start_from"] = stored["training"].pop("init_from")
+    assert from_json(Experiment, current_config(stored)) == experiment
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert experiments.load(tmp_path) == experiment
+
+
+def test_exceptions_from_weight_decay_are_answered_with_the_names_of_today(tiny_experiment, write_config, tmp_path):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match=r"AdamW.decayed is optimizer.decay_also now"):
+        from_file(str(path), ["optimizer.decayed=('scale',)"])
+    path.write_text("from train.optimizers.options import Muon\nMuon(spared=('embedding',))\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'spared'; it is optimizer.decay_never now"):
+        from_file(str(path))
+
+
+def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_config, tmp_path):
+    path = write_config(tiny_experiment(), tmp_path / "config.py")
+    with pytest.raises(UserError, match=r"--set training.start_from=x: Training.start_from is training.init_from now"):
+        from_file(str(path), ["training.start_from=x"])
+    path.write_text("from train.experiment import Training\nTraining(num_steps=1, start_from='x')\n")
+    with pytest.raises(UserError, match="unexpected keyword argument 'start_from'; it is training.init_from now"):
+        from_file(str(path))

@@ -218,6 +218,13 @@ def test_steps_between_two_lines_of_the_log_are_timed_and_counted(tiny_experimen
     assert load(tmp_path).restarts().steps.tolist() == [13]
 
 
+def test_options_that_make_little_sense_in_training_are_warned_of(tiny_experiment, tmp_path):
+    said, experts = [], "Experts(num_experts=2, top_k=1, expert=Gated(width=8))"
+    train(tiny_experiment(model__ffn=experts, samples__prompts=()), tmp_path, hard_stop=1, say=said.append)
+    (line,) = [line for line in said if line.startswith("WARNING")]
+    assert line.startswith("WARNING: model.ffn.router.renormalize: with top_k=1 each weight is 1")
+
+
 def test_a_run_needs_text_that_is_held_out(tiny_experiment, tmp_path):
     with pytest.raises(UserError, match=r"data.validation: .*held out, got None; .*Tail\(fraction=0.1\)"):
         train(tiny_experiment(data__validation=None), tmp_path / "run", say=silent)

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import math
 import pathlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -17,6 +17,8 @@ import safetensors
 from etils import epath
 
 from model.errors import UserError
+from model.families.regions import select
+from train.conversion.memory import Memory, copy
 from train.files.files import atomic_folder, atomic_write, cannot_read, read_json
 from train.files.paths import AnyPath, require_utf8
 from train.files.remote import convert_read_errors
@@ -25,6 +27,8 @@ INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
 DTYPES |= {"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I64": np.int64}
 DTYPES |= {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
+DTYPES |= {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu}
+Positions = Sequence[np.ndarray]  # for each axis of a tensor, positions in increasing order
 # Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
@@ -39,6 +43,15 @@ class StoredTensor:
     shape: tuple[int, ...]
     begin: int
     end: int
+
+    @property
+    def stored(self) -> tuple["StoredTensor", ...]:
+        """The stored tensors that it is made of, as of a quantised tensor: itself."""
+        return (self,)
+
+    def read(self, folder: "TensorFiles", positions: Positions, dtype: Any) -> np.ndarray:
+        """The entries at these positions of the axes, in the stored format, whatever the wanted one is."""
+        return folder.read(self, positions)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,62 +120,135 @@ def write_tensors(
     folder: pathlib.Path, header: Header, tensor: Callable[[StoredTensor], np.ndarray]
 ) -> Iterator[StoredTensor]:
     """Writes a file with this header, tensor by tensor, and yields each written tensor."""
+    memory = Memory()
     with atomic_write(folder / header.file) as file:
         file.write(header.content)
         for stored in header.tensors:
-            x = np.ascontiguousarray(tensor(stored), dtype=DTYPES[stored.dtype])
+            x = tensor(stored)
             assert x.shape == stored.shape, stored
-            file.write(x.reshape(-1).view(np.uint8).data)
+            written = memory.take(stored.end - stored.begin)
+            copy(written.view(DTYPES[stored.dtype]).reshape(stored.shape), x)
+            file.write(written.data)
             yield stored
 
 
-class HuggingFaceFolder:
+class TensorFiles:
+    """The safetensors files of a folder.
+
+    Attributes:
+      path: the folder.
+      headers: the headers of the files.
+      tensors: the tensors of all files, by name.
+    """
+
+    def __init__(self, path: AnyPath, headers: Sequence[Header]) -> None:
+        self.path, self.headers = path, list(headers)
+        self._files = {header.file: header for header in self.headers}
+        self.tensors = {stored.name: stored for header in self.headers for stored in header.tensors}
+        self._memory = Memory()
+
+    def read(self, stored: StoredTensor, positions: Positions | None = None) -> np.ndarray:
+        """A tensor, or its entries at these positions of its axes; no others are read.
+
+        The array is valid until the next call. Nothing stays in memory, or mapped, for each tensor.
+        """
+        dtype = np.dtype(DTYPES[stored.dtype])
+        offset = len(self._files[stored.file].content) + stored.begin
+        positions = [np.arange(size) for size in stored.shape] if positions is None else positions
+        shape = tuple(map(len, positions))
+        row = math.prod(stored.shape[1:]) * dtype.itemsize
+        if shape[1:] == stored.shape[1:]:  # whole rows, in as few pieces as there are
+            out = self._memory.take(math.prod(shape) * dtype.itemsize)
+            runs = [(0, 1)] if not shape else _runs(positions[0])
+            self._read_into(stored.file, out, [(offset + first * row, (last - first) * row) for first, last in runs])
+            return out.view(dtype).reshape(shape)
+        return self._read_within_rows(stored, positions, offset, dtype)
+
+    def release(self) -> None:
+        """Gives back the memory of the array that was read last."""
+        self._memory = Memory()
+
+    def _read_within_rows(self, stored: StoredTensor, positions: Positions, offset: int, dtype: Any) -> np.ndarray:
+        """Entries that are parts of rows."""
+        path = self.path / stored.file
+        ends = [(int(at[0]), int(at[-1]) + 1) for at in positions]
+        if isinstance(path, pathlib.Path):
+            try:
+                mapped = np.memmap(path, dtype, "r", offset, stored.shape)
+            except OSError as error:
+                raise cannot_read(path, error) from error
+            box = mapped[tuple(slice(*one) for one in ends)]
+        else:  # a store has no pages: the rows are read whole
+            row, (first, last) = math.prod(stored.shape[1:]) * dtype.itemsize, ends[0]
+            rows = self._memory.take((last - first) * row)
+            self._read_into(stored.file, rows, [(offset + first * row, len(rows))])
+            box = rows.view(dtype).reshape(last - first, *stored.shape[1:])
+            box = box[(slice(None), *(slice(*one) for one in ends[1:]))]
+        whole = [np.arange(*one) for one in ends]
+        return np.array(select(box, whole, positions))
+
+    def _read_into(self, file: str, out: np.ndarray, pieces: Iterable[tuple[int, int]]) -> None:
+        """Reads pieces of a file, given by offset and length, one after the other. Raises UserError if it ends."""
+        path, rest = self.path / file, out.data
+        try:
+            with convert_read_errors(path), path.open("rb") as opened:
+                for offset, length in pieces:
+                    opened.seek(offset)
+                    while length:
+                        count = opened.readinto(rest[:length])
+                        if not count:
+                            raise UserError(f"{path} ends before its last tensor; get it again")
+                        rest, length = rest[count:], length - count
+        except OSError as error:
+            raise cannot_read(path, error) from error
+
+
+class HuggingFaceFolder(TensorFiles):
     """A folder that was opened for reading."""
 
     def __init__(self, path: AnyPath) -> None:
         """Raises UserError when it is no Hugging Face folder, or has no weights in safetensors files."""
-        self.path = path
         if not (path / "config.json").is_file():
             raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
         self.config = read_json(path / "config.json", remedy="get it again")
-        self.headers = [read_header(path / name) for name in self._weight_files()]
-        self._files = {header.file: header for header in self.headers}
-        self.tensors = {stored.name: stored for header in self.headers for stored in header.tensors}
-
-    def _weight_files(self) -> list[str]:
-        if (self.path / INDEX).is_file():
-            index = read_json(self.path / INDEX, remedy="get it again", schema={"weight_map": {...: str}})
-            names = sorted(set(index["weight_map"].values()))
-        else:
-            names = sorted(path.name for path in self.path.iterdir() if path.name.endswith(".safetensors"))
-        missing = [name for name in names if not (self.path / name).exists()]
-        if missing:
-            raise UserError(f"{self.path} lacks files that its {INDEX} names: {', '.join(missing)}")
-        if not names:
-            pickles = sorted(path.name for path in self.path.glob("*.bin"))
-            if pickles:
-                raise UserError(
-                    f"{self.path} has its weights in {', '.join(pickles)}: pickle files, which can run any code when "
-                    "they are opened, so they are not read; take the safetensors files of the same model, or load it "
-                    "once with transformers where that is safe and save it with save_pretrained"
-                )
-            raise UserError(f"{self.path} has no *.safetensors file")
-        return names
+        super().__init__(path, [read_header(path / name) for name in _weight_files(path)])
 
     def other_files(self) -> list[AnyPath]:
         """The files without weights that are directly in the folder."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
 
-    def read(self, stored: StoredTensor) -> np.ndarray:
-        """A tensor. No other part of its file is read into memory or stays mapped."""
-        offset = len(self._files[stored.file].content) + stored.begin
-        dtype, count = DTYPES[stored.dtype], math.prod(stored.shape)
-        path = self.path / stored.file
-        if isinstance(path, pathlib.Path):
-            return np.fromfile(path, dtype, count, offset=offset).reshape(stored.shape)
-        with convert_read_errors(path), path.open("rb") as file:
-            file.seek(offset)
-            return np.frombuffer(file.read(stored.end - stored.begin), dtype, count).reshape(stored.shape)
+
+def _weight_files(folder: AnyPath) -> list[str]:
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX, remedy="get it again", schema={"weight_map": {...: str}})
+        names = sorted(set(index["weight_map"].values()))
+    else:
+        names = sorted(path.name for path in folder.iterdir() if path.name.endswith(".safetensors"))
+    missing = [name for name in names if not (folder / name).exists()]
+    if missing:
+        raise UserError(f"{folder} lacks files that its {INDEX} names: {', '.join(missing)}")
+    if not names:
+        if any(path.name.endswith(".gguf") for path in folder.iterdir()):
+            raise UserError(
+                f"{folder} has its weights in GGUF files, which are not read; take the model's repository with "
+                "safetensors files"
+            )
+        pickles = sorted(path.name for path in folder.glob("*.bin"))
+        if pickles:
+            raise UserError(
+                f"{folder} has its weights in {', '.join(pickles)}: pickle files, which can run any code when "
+                "they are opened, so they are not read; take the safetensors files of the same model, or load it "
+                "once with transformers where that is safe and save it with save_pretrained"
+            )
+        raise UserError(f"{folder} has no *.safetensors file")
+    return names
+
+
+def _runs(positions: np.ndarray) -> list[tuple[int, int]]:
+    """The first position of each run of consecutive positions, and the one after its last."""
+    breaks = np.flatnonzero(np.diff(positions) != 1) + 1
+    starts, ends = positions[[0, *breaks]], positions[[*(breaks - 1), -1]] + 1
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import numpy as np
 from model.families import PublishedModel, published_model
 from model.families.family import Reading
 from model.families.multimodal import left_out_prefix, text_names
-from train.conversion.folder import INDEX, HuggingFaceFolder, StoredTensor, make_header
+from train.conversion.folder import INDEX, HuggingFaceFolder, Positions, StoredTensor, TensorFiles, make_header
 from train.files.files import write_json
 from train.files.paths import AnyPath
 
@@ -35,6 +35,13 @@ class ExpertTensor(StoredTensor):
     source: StoredTensor
     outputs: slice
     inputs_first: bool
+
+    def read(self, folder: TensorFiles, positions: Positions, dtype: Any) -> np.ndarray:
+        """The entries at these positions of the axes, in the stored format, whatever the wanted one is."""
+        outputs, inputs = positions[0] + self.outputs.start, positions[1]
+        if self.inputs_first:
+            return folder.read(self.source, (inputs, outputs)).T
+        return folder.read(self.source, (outputs, inputs))
 
 
 class LanguageModelFolder(HuggingFaceFolder):
@@ -79,12 +86,10 @@ class LanguageModelFolder(HuggingFaceFolder):
         width, inner = self.config["hidden_size"], self.config["moe_intermediate_size"]
         return {"gate_up_proj": (2 * inner, width), "down_proj": (width, inner)}
 
-    def read(self, stored: StoredTensor) -> np.ndarray:
-        """A tensor. No other part of its file is read into memory or stays mapped."""
-        if isinstance(stored, ExpertTensor):
-            source = super().read(stored.source)
-            return (source.T if stored.inputs_first else source)[stored.outputs]
-        return super().read(stored)
+    def whole(self, name: str) -> np.ndarray:
+        """A whole tensor, in the stored format."""
+        stored = self.tensors[name]
+        return np.array(stored.read(self, [np.arange(size) for size in stored.shape], None))
 
     def other_files(self) -> list[AnyPath]:
         """The files without weights that are directly in the folder and that a folder of the language model has."""

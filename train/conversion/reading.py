@@ -1,27 +1,26 @@
 """Converts a Hugging Face folder to a run folder, tensor by tensor.
 
 RUN/origin keeps the other contents of the folder: config.json and all files beside the weights, the headers of the
-safetensors files, and the tensors that are not weights, so that the same files can be written again.
+safetensors files, and the tensors that are not weights, so that the same files can be written again. Of quantised
+weights it keeps the headers and the config.json that files have which hold them in the run's format.
 """
 
 import dataclasses
 import fnmatch
-import functools
 import pathlib
-import shutil
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from safetensors.numpy import save_file
 
 from model.config import ModelConfig
 from model.errors import UserError
 from model.families.family import Family
-from model.families.weights import Tensor
+from model.families.quantization import quantization_of
+from model.families.regions import Bounds, region, select, union
+from model.families.weights import Part, Tensor
 from model.options.tree import check
 from model.parameters.precision import Dtype, Precision
 from model.parameters.specs import specs_by_name
@@ -30,7 +29,10 @@ from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flatten, unflatten
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.language_model import LanguageModelFolder, record_of
+from train.conversion.origin import Source, method_of, write_origin
+from train.conversion.quantized import FP8, quantized_tensors
 from train.conversion.record import RECORD, reading_notes
+from train.conversion.shards import Shards, new_shards
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
@@ -38,7 +40,6 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.files.files import write_json
 from train.files.paths import AnyPath
-from train.files.remote import local_copy
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.mesh import Mesh, make_mesh
@@ -52,9 +53,22 @@ from train.schedules import Constant
 from train.state import StateConfig, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
-BUFFERS, HEADER = "buffers.safetensors", ".header"
 # The longest default window of launch.evaluate.
 MAX_WINDOW = 2048
+
+
+class PublishedTensors(NamedTuple):
+    """The tensors of a folder.
+
+    Attributes:
+      weights: the weights, by their names in the family's table.
+      others: the tensors that hold no weights.
+      quantized: whether any is quantised.
+    """
+
+    weights: dict[str, Source]
+    others: list[Source]
+    quantized: bool
 
 
 def read_published(
@@ -88,8 +102,8 @@ def read_published(
     config = reading.config
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
-    names = published_names(family, config, folder)
-    parameter_dtype = parameter_dtype or _smallest_dtype(config, family.tensors(config), names, folder)
+    tensors = published_tensors(family, config, folder)
+    parameter_dtype = parameter_dtype or _smallest_dtype(config, family.tensors(config), tensors, folder)
     precision = Precision(parameters=parameter_dtype, compute=compute_dtype or parameter_dtype)
     config = dataclasses.replace(config, precision=precision)
     option = tokenizer_option(source, config.vocab_size)
@@ -99,16 +113,21 @@ def read_published(
     record = record_of(folder, reading)
     for note in reading_notes(record, family.architecture):
         print_to_stderr(f"{source}: {note}")
+    if tensors.quantized:
+        print_to_stderr(
+            f"{source} has weights in {method_of(folder.config)}: they become {parameter_dtype}, and are written back "
+            "so, without quantization_config"
+        )
     experiment = dataclasses.replace(_experiment(config, run, option), mesh=choice.option, sharding=choice.table)
     check(experiment)
     with new_folder(run) as part:
-        _write_origin(folder, set(names.values()), part / ORIGIN)
+        write_origin(folder, tensors.weights.values(), tensors.others, parameter_dtype, part / ORIGIN)
         write_json(part / ORIGIN / RECORD, record)
         _write_tokenizer(option, part / "data")
         experiments.save(experiment, part)
         record_session(part)
         write_json(part / "parameters.json", parameters.as_json(experiment))
-        state = _state(experiment, read_params(folder, family, config, names, experiment))
+        state = _state(experiment, read_params(folder, family, tensors, experiment))
         failures: list[str] = []
         with CheckpointStore(part, experiment.checkpoints, failures.append) as store:
             store.save(experiment, state, 0, None)
@@ -118,91 +137,117 @@ def read_published(
     return experiment
 
 
-def published_names(family: Family, config: ModelConfig, folder: HuggingFaceFolder) -> dict[str, str]:
-    """Maps every tensor of the table that the files have to its name in the files.
+def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFolder) -> PublishedTensors:
+    """The tensors of a folder: the weights of this model, and the others.
 
     Raises UserError that lists every tensor that is missing, has another shape, or does not belong to the model.
     """
-    table, problems = family.tensors(config), []
-    names = family.file_names(config, folder.tensors)
-    found = {name: stored for name, stored in names.items() if stored in folder.tensors}
+    quantized, left_out, problems = quantized_tensors(folder.tensors, quantization_of(folder.config))
+    scales = left_out | {part.name for tensor in quantized.values() for part in tensor.stored}
+    present: dict[str, Source] = {name: x for name, x in folder.tensors.items() if name not in scales}
+    present |= quantized
+    table, weights = family.tensors(config), {}
+    names = family.file_names(config, present)
     for name, tensor in table.items():
-        stored = folder.tensors.get(names[name])
+        stored = present.get(names[name])
         if stored is None and not tensor.copy:
             problems.append(f"{names[name]} is missing, expected {_shape(tensor.shape)}")
         elif stored is not None and stored.shape != tensor.shape:
             problems.append(f"{stored.name} is {_shape(stored.shape)}, expected {_shape(tensor.shape)}")
-        elif stored is not None and stored.dtype not in ("BF16", "F16", "F32"):
+        elif isinstance(stored, StoredTensor) and stored.dtype not in ("BF16", "F16", "F32", *FP8):
             problems.append(f"{stored.name} is {stored.dtype}, expected BF16, F16 or F32")
-    for name in folder.tensors.keys() - found.values():
-        if not any(fnmatch.fnmatch(name, pattern) for pattern in family.buffers):
-            problems.append(f"{name} {_shape(folder.tensors[name].shape)} is no tensor of such a model")
+        if stored is not None:
+            weights[name] = stored
+    known = {stored.name for stored in weights.values()}
+    others = [stored for name, stored in present.items() if name not in known]
+    for stored in others:
+        if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffers):
+            problems.append(f"{stored.name} {_shape(stored.shape)} is no tensor of such a model")
     if problems:
         listed = "\n  ".join(sorted(problems))
         raise UserError(
             f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems):\n  {listed}"
         )
-    return found
+    return PublishedTensors(weights, others, bool(quantized))
 
 
 def read_params(
-    folder: HuggingFaceFolder, family: Family, config: ModelConfig, names: dict[str, str], experiment: Experiment
+    folder: HuggingFaceFolder, family: Family, tensors: PublishedTensors, experiment: Experiment
 ) -> dict[str, Any]:
     """The parameters on the experiment's mesh: the host holds one tensor at a time, a device its shards."""
-    mesh = make_mesh(experiment.mesh)
-    shapes = abstract_params(config)
-    shardings = flatten(model_shardings(config, mesh, experiment.sharding))
-    leaves = flatten(shapes)
-    params: dict[str, jax.Array] = {}
-    copies = []
-    with Progress("reading tensors", len(names)) as progress:
-        for done, (name, tensor) in enumerate(((n, t) for n, t in family.tensors(config).items() if n in names), 1):
-            array = folder.read(folder.tensors[names[name]])
-            if tensor.copy:
-                copies.append((names[name], tensor, array))
-                continue
-            for part, array_part in zip(tensor.parts, tensor.split(array), strict=True):
-                leaf, sharding = leaves[part.parameter], shardings[part.parameter]
-                if part.parameter not in params:
-                    params[part.parameter] = jnp.zeros(leaf.shape, leaf.dtype, device=sharding)
-                write = _slice_writer(sharding)
-                params[part.parameter] = write(
-                    params[part.parameter], _to_shards(array_part, leaf.dtype, sharding), part.index
-                )
-            progress.update(done)
-    for name, tensor, array in copies:
-        (part,) = tensor.parts
-        if not np.array_equal(tensor.join([np.asarray(params[part.parameter])]).astype(array.dtype), array):
-            raise UserError(f"{name} is tied to another tensor by config.json, and differs from it")
-    tree: dict[str, Any] = unflatten(shapes, params)
+    shapes = abstract_params(experiment.model)
+    placements = flatten(model_shardings(experiment.model, make_mesh(experiment.mesh), experiment.sharding))
+    shards = {name: new_shards(leaf.shape, leaf.dtype, placements[name]) for name, leaf in flatten(shapes).items()}
+    fill(folder, family.tensors(experiment.model), tensors.weights, shards)
+    tree: dict[str, Any] = unflatten(shapes, {name: one.array() for name, one in shards.items()})
     return tree
 
 
-def _to_shards(array: np.ndarray, dtype: Any, sharding: NamedSharding) -> jax.Array:
-    """A slice of a stack on the devices; each device gets the part that it holds of the stack."""
-    inner = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[len(sharding.spec) - array.ndim :]))
-    return jax.make_array_from_callback(array.shape, inner, lambda index: np.asarray(array[index], dtype))
+def fill(
+    folder: HuggingFaceFolder,
+    table: Mapping[str, Tensor],
+    weights: Mapping[str, Source],
+    shards: Mapping[str, Shards],
+) -> None:
+    """Fills the shards of this process's devices, and reads no more of the files than these hold.
+
+    Raises UserError for a copy of a tensor that differs from it.
+    """
+    read = {name: tensor for copied in (False, True) for name, tensor in table.items() if tensor.copy == copied}
+    sizes = {name: sum(stored.end - stored.begin for stored in source.stored) for name, source in weights.items()}
+    done = 0
+    with Progress("reading", sum(sizes.values()), unit="bytes") as progress:
+        for name, tensor in read.items():
+            if name not in weights:
+                continue
+            for part, bounds, x in _pieces(folder, tensor, weights[name], shards):
+                held = shards[part.parameter]
+                if not tensor.copy:
+                    held.write(part.index, bounds, x)
+                elif not held.equal(part.index, bounds, x):
+                    raise UserError(
+                        f"{weights[name].name} is tied to another tensor by config.json, and differs from it"
+                    )
+            done += sizes[name]
+            progress.update(done)
+    folder.release()
 
 
-@functools.lru_cache(maxsize=64)
-def _slice_writer(sharding: Any) -> Any:
-    """A program that writes a slice into a stack of parameters, in place."""
-
-    def write(stack: jax.Array, array: jax.Array, index: tuple[int, ...]) -> jax.Array:
-        # For at[index].set XLA on CPUs copies a whole stack of bfloat16, to round its present values.
-        start = (*index, *(0,) * array.ndim)
-        return jax.lax.dynamic_update_slice(stack, array.reshape(*(1,) * len(index), *array.shape), start)
-
-    return jax.jit(write, donate_argnums=0, out_shardings=sharding)
+def _pieces(
+    folder: HuggingFaceFolder, tensor: Tensor, source: Source, shards: Mapping[str, Shards]
+) -> Iterator[tuple[Part, Bounds, np.ndarray]]:
+    """Reads the entries of a tensor that the devices here hold, once; yields them as slices of parameters."""
+    wanted = [
+        (part, bounds, region(tensor, number, bounds))
+        for number, part in enumerate(tensor.parts)
+        for bounds in shards[part.parameter].regions(part.index)
+    ]
+    if wanted:
+        held = union(tensor.shape, [one for _, _, one in wanted])
+        entries = source.read(folder, held, shards[tensor.parts[0].parameter].dtype)
+        for part, bounds, one in wanted:
+            yield part, bounds, one.arrange(select(entries, held, one.positions))
 
 
 def _smallest_dtype(
-    config: ModelConfig, table: dict[str, Tensor], names: dict[str, str], folder: HuggingFaceFolder
+    config: ModelConfig, table: dict[str, Tensor], tensors: PublishedTensors, folder: HuggingFaceFolder
 ) -> Dtype:
-    """The smallest format that holds every tensor exactly, except the tensors that are always float32."""
+    """The smallest format that holds every tensor exactly, except the tensors that are always float32.
+
+    For quantised weights it is the format that config.json names, into which `transformers` turns them.
+    """
+    if tensors.quantized:
+        language_model = folder.config.get("text_config") or {}
+        named = [values.get(key) for values in (folder.config, language_model) for key in ("dtype", "torch_dtype")]
+        return "bfloat16" if next((name for name in named if name), "bfloat16") == "bfloat16" else "float32"
     known = specs_by_name(specs(config))
-    weights = [name for name in names if known[table[name].parts[0].parameter].traits.storage_dtype == "parameters"]
-    return "bfloat16" if {folder.tensors[names[name]].dtype for name in weights} == {"BF16"} else "float32"
+    weights = [
+        source.dtype
+        for name, source in tensors.weights.items()
+        if known[table[name].parts[0].parameter].traits.storage_dtype == "parameters"
+        and isinstance(source, StoredTensor)
+    ]
+    return "bfloat16" if set(weights) == {"BF16"} else "float32"
 
 
 def _shape(shape: tuple[int, ...]) -> str:
@@ -238,19 +283,6 @@ def _state(experiment: Experiment, params: dict[str, Any]) -> TrainState:
         key=jax.random.key_data(jax.random.key(experiment.training.seed)),
         guard=new_guard_state(experiment.training.guard),
     )
-
-
-def _write_origin(folder: LanguageModelFolder, known: set[str], into: pathlib.Path) -> None:
-    """Writes RUN/origin."""
-    into.mkdir()
-    for path in folder.other_files():
-        shutil.copyfile(local_copy(path), into / path.name)
-    folder.write_descriptions(into)
-    for header in folder.headers:
-        (into / (header.file + HEADER)).write_bytes(header.content)
-    others: list[StoredTensor] = [stored for name, stored in folder.tensors.items() if name not in known]
-    if others:
-        save_file({stored.name: folder.read(stored) for stored in others}, into / BUFFERS)
 
 
 def _write_tokenizer(option: HuggingFace | SentencePieceFile | None, into: pathlib.Path) -> None:

@@ -1,13 +1,11 @@
 """Converts a run folder to a Hugging Face folder, tensor by tensor: the files that it was read from, or new files."""
 
 import pathlib
-import shutil
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
 
 from model.config import ModelConfig, model_differences
 from model.errors import UserError
@@ -16,21 +14,20 @@ from model.families.family import Family
 from model.transformer import abstract_params
 from train import experiment as experiments
 from train.checkpoints.store import flatten
-from train.conversion.folder import INDEX, Header, StoredTensor, make_header, new_folder, write_tensors
+from train.conversion.folder import INDEX, Header, StoredTensor, TensorFiles, make_header, new_folder, write_tensors
+from train.conversion.origin import FORMATS, buffers, copy_origin, was_quantized
 from train.conversion.published_config import config_like, family_for
-from train.conversion.reading import BUFFERS, HEADER
-from train.conversion.record import RECORD, read_record
+from train.conversion.record import read_record
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
 from train.files.remote import local_copy
 from train.parallel.mesh import Mesh
 from train.run.folder import ORIGIN
-from train.run.loading import load_params
+from train.run.loading import load_params, print_to_stderr
 from train.terminal.progress import Progress
 
 MAX_FILE_BYTES = 5 * 10**9  # bytes, the default of transformers
-FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def write_published(
@@ -85,23 +82,16 @@ def write_published(
         values = chosen.config_json(config)
     with new_folder(target) as part:
         if origin.is_dir():
-            headers = _copy_origin(origin, part)
-            buffers = load_file(origin / BUFFERS) if (origin / BUFFERS).is_file() else {}
+            headers = copy_origin(origin, part)
         else:
-            headers, buffers = _write_new_files(chosen, values, config, run, part), {}
-        _write(chosen, config, load_params(run, checkpoint, mesh=mesh).params, headers, buffers, part)
+            headers = _write_new_files(chosen, values, config, run, part)
+        _write(chosen, config, load_params(run, checkpoint, mesh=mesh).params, headers, buffers(origin), part)
+    if (method := was_quantized(origin)) is not None:
+        print_to_stderr(
+            f"{run} was read from weights in {method}: {target} has them as {config.precision.parameters}, and its "
+            "config.json has no quantization_config"
+        )
     return changed_values
-
-
-def _copy_origin(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
-    """Copies the files beside the weights; returns the headers of the weight files."""
-    headers = []
-    for path in sorted(origin.iterdir()):
-        if path.name.endswith(HEADER):
-            headers.append(Header(path.name.removesuffix(HEADER), path.read_bytes()))
-        elif path.name not in (BUFFERS, RECORD):
-            shutil.copyfile(path, into / path.name)
-    return headers
 
 
 def _write_new_files(
@@ -139,7 +129,7 @@ def _write(
     config: ModelConfig,
     params: dict[str, Any],
     headers: list[Header],
-    buffers: dict[str, np.ndarray],
+    others: TensorFiles,
     into: pathlib.Path,
 ) -> None:
     """Writes the files; the host holds one tensor at a time."""
@@ -149,8 +139,8 @@ def _write(
     arrays = flatten(params)
 
     def tensor(stored: StoredTensor) -> np.ndarray:
-        if stored.name in buffers:
-            return buffers[stored.name]
+        if stored.name in others.tensors:
+            return others.read(others.tensors[stored.name])
         parts = table[stored.name].parts
         return table[stored.name].join([_slice(arrays[part.parameter], part.index) for part in parts])
 
@@ -158,20 +148,30 @@ def _write(
         for header in headers:
             yield from write_tensors(into, header, tensor)
 
-    with Progress("writing tensors", len(stored)) as progress:
-        for done, _ in enumerate(written(), start=1):
+    total = sum(tensor.end - tensor.begin for header in headers for tensor in header.tensors)
+    with Progress("writing", total, unit="bytes") as progress:
+        done = 0
+        for tensor_written in written():
+            done += tensor_written.end - tensor_written.begin
             progress.update(done)
 
 
 def _slice(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
     """A slice of a stack, assembled on the host from the shards; no data moves between devices."""
     if x.is_fully_replicated:
-        x = x.addressable_shards[0].data
-        return np.asarray(x[index] if index else x)  # x[()] would copy the whole array
+        return _on_host(x.addressable_shards[0].data, index)
     found = np.empty(x.shape[len(index) :], x.dtype)
     for shard in x.addressable_shards:
         ranges = [range(*part.indices(size)) for part, size in zip(shard.index, x.shape, strict=True)]
         if shard.replica_id == 0 and all(i in at for i, at in zip(index, ranges, strict=False)):
             local_index = tuple(i - at.start for i, at in zip(index, ranges, strict=False))
-            found[shard.index[len(index) :]] = np.asarray(shard.data[local_index] if local_index else shard.data)
+            found[shard.index[len(index) :]] = _on_host(shard.data, local_index)
     return found
+
+
+def _on_host(x: jax.Array, index: tuple[int, ...]) -> np.ndarray:
+    """A slice of an array of one device; no more of it comes to the host."""
+    (device,) = x.devices()
+    if device.platform == "cpu" or not index:  # the host's memory is the device's; x[()] would copy the whole array
+        return np.asarray(x)[index]
+    return np.asarray(x[index])

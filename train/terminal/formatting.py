@@ -26,6 +26,13 @@ def format_count(value: float) -> str:
     return f"{value:.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
 
 
+def format_bytes(value: float) -> str:
+    """A number of bytes in three digits and a unit: 950 B, 12.3 kB, 4.56 MB, 7.90 GB."""
+    text = format_count(value)
+    number, letter = (text[:-1], text[-1]) if text[-1:].isalpha() else (text, "")
+    return f"{number} {letter.replace('B', 'G')}B"
+
+
 def format_duration(seconds: float) -> str:
     """A time in its two largest units: 8.1s, 45s, 3m 20s, 2h 05m, 4d 06h; from 100,000 days on in years."""
     if not _is_finite(seconds):

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Self, TextIO
 
-from train.terminal.formatting import escape_unprintable_lines, format_duration, format_metric
+from train.terminal.formatting import escape_unprintable_lines, format_bytes, format_duration, format_metric
 
 _NO_CURSOR = ("", "dumb", "unknown")  # values of TERM
 _MIN_COLUMNS = 20  # columns
@@ -25,7 +25,8 @@ _RATE_WINDOW = 60.0  # seconds over which the speed behind the remaining time is
 class Progress:
     """The progress of one piece of work of `total` units (None when unknown), begun at unit `start`.
 
-    The remaining time is the time until unit `until` (by default `total`); time spent `paused` does not count.
+    The remaining time is the time until unit `until` (by default `total`); time spent `paused` does not count. Units
+    named "bytes" are shown in MB or GB, with the mean speed since the start.
 
     On a terminal: one bar that redraws itself four times a second; messages, and all other output of Python, appear
     above it in whole lines. Elsewhere: one line at the first update, every `every` seconds and at the end.
@@ -41,10 +42,12 @@ class Progress:
         until: int | None = None,
         every: float = 10.0,
         enabled: bool = True,
+        unit: str = "",
         stream: TextIO | None = None,
     ) -> None:
         self.title, self.total, self.done = title, total, start
         self._until = total if until is None else until
+        self._unit, self._start = unit, start
         self._stream = sys.stderr if stream is None else stream
         self._every, self._enabled = every, enabled and self._stream is not None  # a process may have none
         self._values: dict[str, float | str | None] = {}
@@ -104,13 +107,18 @@ class Progress:
         self.close()
 
     def position(self) -> str:
-        """The position: "120/2000", or "120" when the total is not known."""
+        """The position: "120/2000", or "120" when the total is not known; in bytes "1.20 GB / 13.5 GB"."""
+        if self._unit == "bytes":
+            return " / ".join(format_bytes(n) for n in (self.done, self.total) if n is not None)
         return f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
 
     def describe(self) -> str:
         """The values and the time: "loss 3.2100  12.3k tokens/s  ETA 1m 40s"."""
         values = list(self._values.items())  # a copy: the bar's thread reads while the loop writes
         parts = [format_metric(name, value) for name, value in values if value is not None]
+        elapsed = time.monotonic() - self._began
+        if self._unit == "bytes" and elapsed > 0 and self.done > self._start:
+            parts.append(f"{format_bytes((self.done - self._start) / elapsed)}/s")
         remaining = self._seconds_remaining()
         if self._until is not None and self.done >= self._until:
             parts.append(f"in {format_duration(time.monotonic() - self._began)}")
@@ -127,7 +135,7 @@ class Progress:
 
     def _print_line(self, now: float) -> None:
         self._line_time, self._line_done = now, self.done
-        width = len(f"{self.total:,}") * 2 + 1 if self.total is not None else 0
+        width = len(f"{self.total:,}") * 2 + 1 if self.total is not None and not self._unit else 0
         print(
             f"{self.title}  {self.position():>{width}}  {self.describe()}".rstrip(),
             file=self._stream,

@@ -47,12 +47,11 @@ ALIASES = {
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
-    config_json.require("scale_attn_weights", True)
-    config_json.require("scale_attn_by_inverse_layer_idx", False)
     config_json.require("add_cross_attention", False)
     config_json.require("n_special", 0)
     config_json.require("predict_special_tokens", True)
-    config_json.ignore("n_ctx", "reorder_and_upcast_attn", *llama_like.SUMMARY_KEYS)
+    config_json.ignore("n_ctx", *llama_like.SUMMARY_KEYS)
+    config_json.ignore("reorder_and_upcast_attn")  # scores in float32, as here
     width = config_json.get("n_embd", 768)
     return ModelConfig(
         vocab_size=config_json.get("vocab_size", 50257),
@@ -60,7 +59,13 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         num_layers=config_json.get("n_layer", 12),
         width=width,
         position=Learned(),
-        mixer=GroupedQuery(num_heads=config_json.get("n_head", 12), qkv_bias=True, output_bias=True),
+        mixer=GroupedQuery(
+            num_heads=config_json.get("n_head", 12),
+            qkv_bias=True,
+            output_bias=True,
+            scale=None if config_json.get("scale_attn_weights", True) else 1.0,
+            scale_by_layer=config_json.get("scale_attn_by_inverse_layer_idx", False),
+        ),
         ffn=MLP(
             width=config_json.get("n_inner", 4 * width),
             activation=config_json.activation("activation_function", "gelu_new"),

@@ -1,6 +1,7 @@
 """OLMoE: 64 small experts in every layer, weights of chosen experts not renormalised, norms on queries and keys.
 
-Muennighoff et al. 2024, "OLMoE: Open Mixture-of-Experts Language Models".
+A variant limits the entries of queries, keys and values (`clip_qkv`). Muennighoff et al. 2024, "OLMoE: Open
+Mixture-of-Experts Language Models".
 """
 
 from model.attention.grouped_query import GroupedQuery, QKNorm
@@ -15,7 +16,6 @@ from model.feedforward.routing import SoftmaxRouter
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
-    config_json.require("clip_qkv", None)
     config_json.ignore("router_aux_loss_coef")
     base, bias = llama_like.base(config_json, epsilon=1e-5), config_json.get("attention_bias", False)
     return ModelConfig(
@@ -26,6 +26,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             qkv_bias=bias,
             output_bias=bias,
             qk_norm=QKNorm(norm=base["norm"], over="projection"),
+            qkv_clip=config_json.get("clip_qkv", None),
         ),
         ffn=Experts(
             num_experts=config_json.get("num_experts", 64),

@@ -1,7 +1,7 @@
 """OPT: learned positions that start at row 2, ReLU, biases; norms before sublayers, or after them in one size.
 
-Zhang et al. 2022, "OPT: Open Pre-trained Transformer Language Models", section 2.1. The 350M model is refused: its
-token embeddings are narrower than its layers, and no option here does that.
+Zhang et al. 2022, "OPT: Open Pre-trained Transformer Language Models", section 2.1. The token table of the 350M model
+is narrower than its layers.
 """
 
 from model.attention.grouped_query import GroupedQuery
@@ -23,11 +23,12 @@ LAYER = MODEL + "layers.{layer}."
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     dimensions = llama_like.dimensions(config_json)
-    config_json.require("word_embed_proj_dim", dimensions["width"])
-    config_json.require("_remove_final_layer_norm", False)
-    config_json.require("activation_dropout", 0.0)
-    config_json.require("layerdrop", 0.0)
-    config_json.ignore("init_std")
+    table_width = config_json.get("word_embed_proj_dim", dimensions["width"])
+    norm_before = config_json.get("do_layer_norm_before", True)
+    if norm_before:  # without it no model has a final norm
+        config_json.require("_remove_final_layer_norm", False)
+    config_json.ignore("_remove_final_layer_norm", "init_std")
+    config_json.ignore("activation_dropout", "layerdrop")  # of training
     bias, affine = config_json.get("enable_bias", True), config_json.get("layer_norm_elementwise_affine", True)
     return ModelConfig(
         **dimensions,
@@ -40,7 +41,8 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             bias=bias,
         ),
         norm=LayerNorm(scale=affine, bias=affine),
-        residual=PreNorm() if config_json.get("do_layer_norm_before", True) else PostNorm(),
+        residual=PreNorm() if norm_before else PostNorm(),
+        embedding_width=None if table_width == dimensions["width"] else table_width,
         unembedding=llama_like.unembedding(config_json, tied=True),
         dropout=Dropout(attention=config_json.get("attention_dropout", 0.0), residual=config_json.get("dropout", 0.1)),
     )
@@ -53,6 +55,8 @@ FAMILY = Family(
     read_config=read_config,
     weights=(
         Weight("embedding.table", MODEL + "embed_tokens.weight"),
+        Weight("embedding.input_projection", MODEL + "project_in.weight", "d e -> e d"),
+        Weight("embedding.output_projection", MODEL + "project_out.weight", "e d -> d e"),
         Weight("position.table", MODEL + "embed_positions.weight"),
         Weight("final_norm.scale", MODEL + "final_layer_norm.weight"),
         Weight("final_norm.bias", MODEL + "final_layer_norm.bias"),

@@ -48,6 +48,13 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     )
 
 
+SHARED_EXPERT = (
+    Weight("blocks.ffn.shared.gate", LAYER + "mlp.shared_expert.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.up", LAYER + "mlp.shared_expert.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.down", LAYER + "mlp.shared_expert.down_proj.weight", "d f -> f d"),
+    Weight("blocks.ffn.shared_gate", LAYER + "mlp.shared_expert_gate.weight", "1 d -> d"),
+)
+
 FAMILY = Family(
     name="qwen2_moe",
     model_types=("qwen2_moe",),
@@ -59,10 +66,7 @@ FAMILY = Family(
         *llama_like.ATTENTION,
         *llama_like.FEED_FORWARD,
         *llama_like.EXPERTS,
-        Weight("blocks.ffn.shared.gate", LAYER + "mlp.shared_expert.gate_proj.weight", "f d -> d f"),
-        Weight("blocks.ffn.shared.up", LAYER + "mlp.shared_expert.up_proj.weight", "f d -> d f"),
-        Weight("blocks.ffn.shared.down", LAYER + "mlp.shared_expert.down_proj.weight", "d f -> f d"),
-        Weight("blocks.ffn.shared_gate", LAYER + "mlp.shared_expert_gate.weight", "1 d -> d"),
+        *SHARED_EXPERT,
     ),
     buffers=llama_like.BUFFERS,
 )

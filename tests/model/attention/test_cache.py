@@ -104,6 +104,8 @@ CONFIGS = {
         "norm": LayerNorm(),
         "embedding_norm": RMSNorm(),
         "ffn": MLP(width=24, bias=True),
+        "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, scale_by_layer=True),
+        "embedding_width": 6,
     },
     "sinusoidal": {"position": Sinusoidal(), "residual": PostNorm(), "scan_layers": False},
     "none": {
@@ -172,7 +174,7 @@ CONFIGS = {
     "linear biases": {
         "num_layers": 3,
         "position": ALiBi(),
-        "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0),
+        "mixer": GroupedQuery(num_heads=6, num_kv_heads=2, head_dim=4, logit_softcap=2.0, qkv_clip=0.5),
         "exceptions": (
             Except(layers="1", position=Rotary()),
             Except(layers="2", position=ALiBi(scale=0.5, round_to_bfloat16=True)),
@@ -229,7 +231,7 @@ CONFIGS = {
     },
     "state space": {
         "num_layers": 3,
-        "mixer": StateSpace(num_heads=4, num_groups=2, state_dim=6, chunk=3),
+        "mixer": StateSpace(num_heads=4, num_groups=2, state_dim=6, bias=True, chunk=3),
         "exceptions": (Except(layers="1", mixer=GroupedQuery(num_heads=4)), Except(layers="::2", ffn=None)),
     },
     "recurrent": {

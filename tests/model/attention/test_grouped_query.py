@@ -1,5 +1,7 @@
 """The attention layer."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -62,10 +64,14 @@ def by_hand(option, w, x, positions, rotated):
             y = (y - y.mean(axes, keepdims=True)) / np.sqrt(y.var(axes, keepdims=True) + kind.epsilon)
         return y * w.get(f"{name}_scale", 1) + w.get(f"{name}_shift", 0)
 
+    def clipped(y):
+        return y if option.qkv_clip is None else np.minimum(np.maximum(y, -option.qkv_clip), option.qkv_clip)
+
     q, k, v = project("query"), project("key"), project("value")
     late = option.qk_norm is not None and option.qk_norm.after_positions
     if not late:
         q, k = normed("query", q), normed("key", k)
+    q, k, v = clipped(q), clipped(k), clipped(v)
     if rotated:
         q, k = rotate_by_hand(q, positions), rotate_by_hand(k, positions)
     if late:
@@ -74,9 +80,9 @@ def by_hand(option, w, x, positions, rotated):
     scale = option.scale or 1 / np.sqrt(q.shape[-1])
     y, _ = naive(q[None], k[None], v[None], mask[None], scale, option.logit_softcap)
     if option.output_gate == "head":
-        y = y / (1 + np.exp(-x @ w["gate"]))[..., None]
+        y = y / (1 + np.exp(-x @ w["gate"] - w.get("gate_bias", 0)))[..., None]
     elif option.output_gate == "channel":
-        y = y / (1 + np.exp(-np.einsum("td,dnh->tnh", x, w["gate"])))
+        y = y / (1 + np.exp(-project("gate")))
     return np.einsum("tnh,nhd->td", y[0], w["output"]) + w.get("output_bias", 0)
 
 
@@ -86,9 +92,14 @@ def by_hand(option, w, x, positions, rotated):
         GroupedQuery(num_heads=2),
         GroupedQuery(num_heads=2, qkv_bias=True, output_bias=True),
         GroupedQuery(num_heads=2, qkv_bias=True, scale=0.2, output_gate="head"),
+        GroupedQuery(num_heads=2, output_gate="head", gate_bias=True),
         GroupedQuery(num_heads=4, num_kv_heads=2, output_bias=True, output_gate="channel"),
+        GroupedQuery(num_heads=4, num_kv_heads=2, output_gate="channel", gate_bias=True),
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(norm=LayerNorm(bias=False), over="each_head")),
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection")),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qkv_bias=True, qkv_clip=0.7),
+        GroupedQuery(num_heads=2, head_dim=6, qk_norm=QKNorm(after_positions=True), qkv_clip=0.8),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection"), qkv_clip=0.9),
         GroupedQuery(num_heads=2, head_dim=6, qk_norm=QKNorm(after_positions=True)),
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
         GroupedQuery(
@@ -118,6 +129,18 @@ def test_layer(option, rotated):
         np.testing.assert_allclose(
             got[row], by_hand(option, weights, x[row], positions[row], rotated), rtol=2e-5, atol=2e-5
         )
+
+
+@pytest.mark.parametrize("scale", [None, 0.2])
+def test_scores_divided_by_the_number_of_the_layer(scale):
+    option = GroupedQuery(num_heads=2, qkv_bias=True, scale=scale, scale_by_layer=True)
+    layer, weights = build(option)
+    x = np.random.default_rng(1).normal(size=(1, 5, 8))
+    for number in range(3):
+        context = Context(index_BT=np.arange(5)[None], layer=number, visibility=causal(Coordinates(5)))
+        alone = dataclasses.replace(option, scale=(scale or 0.5) / (number + 1))
+        expected = by_hand(alone, weights, x[0], np.arange(5), rotated=False)
+        np.testing.assert_allclose(layer(x.astype(np.float32), context, None)[0][0], expected, rtol=2e-5, atol=2e-5)
 
 
 def test_shapes_and_axes():

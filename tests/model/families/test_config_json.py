@@ -1,11 +1,15 @@
 """config.json files of published models as first uploaded, and the values in them that families must refuse."""
 
+import dataclasses
+import json
 import math
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
+from model.attention.grouped_query import GroupedQuery
 from model.attention.patterns import Chunked, Everything, SlidingWindow
 from model.errors import UserError
 from model.families import model_config
@@ -13,6 +17,8 @@ from model.parameters.maker import Normal
 from model.positions.absolute import Learned, NoPositions
 from model.positions.rotary import Rotary
 from model.positions.scaling import LongRoPE
+from model.recurrent.delta import GatedDelta
+from model.recurrent.state_space import StateSpace
 from model.residual import Parallel, PostNorm
 from model.transformer import abstract_params
 from model.vocabulary.embedding import Untied
@@ -29,6 +35,7 @@ from tests.model.families.published_configs import (
     GRANITE_2B,
     GROK_1,
     OPT_125M,
+    OPT_350M,
     PHI_3_MINI_128K,
     PHI_4_MINI,
     PYTHIA_70M,
@@ -36,7 +43,15 @@ from tests.model.families.published_configs import (
     SMOLLM3_3B,
     STARCODER2_3B,
 )
+from tests.model.families.published_hybrids import (
+    CODESTRAL_MAMBA,
+    GRANITE_4_H_350M,
+    GRANITE_4_H_TINY,
+    QWEN3_NEXT_80B,
+)
 from tests.parity import grok, ours
+
+FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
 
 
 def size_of(config):
@@ -60,7 +75,12 @@ def size_of(config):
         (GPT_J_6B, 6_050_882_784),
         (BLOOM_176B, 176_247_271_424),
         (OPT_125M, 125_239_296),
+        (OPT_350M, 331_196_416),
         (COMMAND_R7B, 8_028_033_024),
+        (CODESTRAL_MAMBA, 7_285_403_648),
+        (GRANITE_4_H_350M, 340_332_224),
+        (GRANITE_4_H_TINY, 6_939_037_248),
+        (QWEN3_NEXT_80B, 79_674_391_296),
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
@@ -90,6 +110,31 @@ def test_pythia_gptj_and_opt():
     assert (opt.position, opt.dropout.residual) == (Learned(offset=2), 0.1)
 
 
+def test_opt_350m():
+    config = model_config(OPT_350M)
+    assert (config.width, config.embedding_width, config.residual) == (1024, 512, PostNorm())
+    assert "final_norm" not in abstract_params(config)
+    assert model_config(OPT_350M | {"_remove_final_layer_norm": True}) == config  # there is none to remove
+
+
+def test_what_only_training_does_refuses_no_weights():
+    assert model_config(OPT_125M | {"layerdrop": 0.1, "activation_dropout": 0.1}) == model_config(OPT_125M)
+    alone = json.loads((FIXTURES / "mixtral" / "0" / "config.json").read_text()) | {"num_experts_per_tok": 1}
+    for count in (1, 4):
+        experts = model_config(alone | {"num_local_experts": count}).ffn
+        assert (experts.num_experts, experts.top_k, experts.router.renormalize) == (count, 1, True)
+
+
+def test_gpt_2_with_scores_divided_by_the_number_of_the_layer():
+    """Mistral's models (Stanford CRFM); their order and format of operations is that of every model here."""
+    published = GPT_2_MEDIUM | {"scale_attn_by_inverse_layer_idx": True, "reorder_and_upcast_attn": True}
+    plain = model_config(GPT_2_MEDIUM)
+    assert model_config(published) == dataclasses.replace(
+        plain, mixer=dataclasses.replace(plain.mixer, scale_by_layer=True)
+    )
+    assert model_config(GPT_2_MEDIUM | {"scale_attn_weights": False}).mixer.scale == 1
+
+
 def test_gpt_1_is_what_its_paper_says():
     config = model_config(GPT_1)
     assert (config.position, config.residual, config.ffn.activation) == (Learned(), PostNorm(), "gelu_tanh")
@@ -108,6 +153,29 @@ def test_command_r7b_and_scout_have_global_layers_without_positions():
         assert layer.mixer.pattern == (Everything() if everywhere else Chunked(size=8192))
         assert (layer.mixer.temperature is not None) == everywhere
         assert (layer.mixer.qk_norm is None) == everywhere
+
+
+def test_codestral_mamba_has_no_attention_and_no_feed_forward_layer():
+    config = model_config(CODESTRAL_MAMBA)
+    assert (config.ffn, config.position, config.context_length) == (None, NoPositions(), 2048)
+    assert config.mixer == StateSpace(num_heads=128, num_groups=8, head_dim=64, output_norm=config.norm)
+    newer = {"time_step_limit": [0.0, {"__float__": "Infinity"}], "num_heads": None}
+    assert model_config(CODESTRAL_MAMBA | newer) == config
+
+
+def test_which_layers_of_granite_4_and_qwen3_next_attend():
+    granite, qwen = model_config(GRANITE_4_H_350M), model_config(QWEN3_NEXT_80B)
+    attends = [isinstance(layer.mixer, GroupedQuery) for layer in granite.layers]
+    assert [number for number, here in enumerate(attends) if here] == [10, 13, 17, 27]
+    assert (granite.position, granite.ffn.width) == (NoPositions(), 2048)
+    recurrent = model_config(GRANITE_4_H_350M | {"layer_types": None, "attention_dropout": 0.1})
+    assert {type(layer.mixer) for layer in recurrent.layers} == {StateSpace}
+    for number, layer in enumerate(qwen.layers):
+        everywhere = number % 4 == 3
+        assert isinstance(layer.mixer, GroupedQuery if everywhere else GatedDelta)
+        assert layer.mixer.output_gate == ("channel" if everywhere else True)
+        assert layer.ffn.shared.gate
+    assert (qwen.position, qwen.norm.scale) == (Rotary(theta=1e7, fraction=0.25), "zero")
 
 
 def test_grok_is_what_its_release_says():
@@ -132,9 +200,7 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
 @pytest.mark.parametrize(
     ("published", "changes", "message"),
     [
-        (OPT_125M, {"word_embed_proj_dim": 512}, "word_embed_proj_dim=512"),
         (OPT_125M, {"_remove_final_layer_norm": True}, "_remove_final_layer_norm=True"),
-        (OPT_125M, {"layerdrop": 0.1}, "layerdrop=0.1"),
         (PHI_3_MINI_128K, {"rope_scaling": {"type": "yarn", "factor": 32.0}}, "the type to 'longrope'"),
         (PHI_3_MINI_128K, {"rope_scaling": {"type": "longrope"}}, "no value for rope_scaling.short_factor"),
         (PYTHIA_70M, {"rope_theta": 500.0}, "rope_theta=500.0"),
@@ -162,6 +228,15 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (COMMAND_R7B, {"sliding_window": None}, "layers with windows need their size"),
         (SCOUT, {"layer_types": 48 * ["sliding_attention"]}, "layer_types="),
         (GROK_1, {"attention_bias": True}, "attention_bias=True"),
+        (CODESTRAL_MAMBA, {"time_step_limit": [0.0, 0.1]}, r"time_step_limit=\[0.0, 0.1\]"),
+        (CODESTRAL_MAMBA, {"num_heads": 64}, "num_heads=64 .* to make expand \\* hidden_size = 8192"),
+        (CODESTRAL_MAMBA, {"hidden_act": "relu"}, "hidden_act='relu'"),
+        (GRANITE_4_H_350M, {"layer_types": 31 * ["mamba"]}, "expected one of each of the 32 layers"),
+        (GRANITE_4_H_350M, {"layer_types": 32 * ["moe"]}, "layer_types=.*known: linear_attention, mamba"),
+        (GRANITE_4_H_350M, {"mamba_d_head": 64}, "mamba_n_heads=48"),
+        (GRANITE_4_H_350M, {"position_embedding_type": "alibi"}, "position_embedding_type='alibi'"),
+        (QWEN3_NEXT_80B, {"layer_types": 48 * ["sliding_attention"]}, "layer_types="),
+        (QWEN3_NEXT_80B, {"attn_output_gate": False}, "attn_output_gate=False"),
     ],
 )
 def test_what_these_families_do_not_have_is_refused(published, changes, message):

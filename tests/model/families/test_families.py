@@ -9,6 +9,7 @@ import pytest
 from model.errors import UserError
 from model.families import FAMILIES, family_named, model_config, published_model
 from tests.parity import ours
+from tests.parity.shapes import PROMPTS
 from train.conversion.language_model import LanguageModelFolder
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
@@ -39,10 +40,38 @@ def test_logits_and_weights(folder):
             np.testing.assert_array_equal(tensors[name], x.astype(np.float32), err_msg=name)
 
 
+SCALED_BY_LENGTH = [folder for folder in CASES if model_config(read(folder)).reads_lengths]
+
+
+@pytest.mark.parametrize("folder", SCALED_BY_LENGTH, ids=name_of)
+def test_greedy_texts_past_the_original_length(folder):
+    """The `generate` of `transformers`: two texts that pass the original length of 16 at different steps."""
+    _, config, params = ours.load(folder)
+    expected = np.load(folder / "expected.npz")
+    prompts = [row[:length].tolist() for row, length in zip(expected["tokens"], PROMPTS, strict=True)]
+    assert ours.greedy(config, params, prompts, expected["greedy"].shape[1]) == expected["greedy"].tolist()
+
+
+def test_the_families_with_scaling_by_length_are_recorded():
+    assert {folder.parent.name for folder in SCALED_BY_LENGTH} == {"llama", "phi3"}
+
+
 # Logits are compared for all families and fix the derivatives; these families together have the mechanisms of all.
 DIFFERENTIATED = [
     family_named(name)
-    for name in ("bloom", "cohere2", "deepseek_v3", "gemma2", "gpt1", "gpt_oss", "llama", "llama4", "olmo2")
+    for name in (
+        "bloom",
+        "cohere2",
+        "deepseek_v3",
+        "gemma2",
+        "gpt1",
+        "gpt_oss",
+        "granitemoehybrid",
+        "llama",
+        "llama4",
+        "olmo2",
+        "qwen3_next",
+    )
 ]
 
 
@@ -98,7 +127,7 @@ def test_an_unknown_family_says_which_are_known():
         ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, r"rope_parameters.rope_type='spiral'"),
         ({"rope_scaling": {"type": "linear"}}, "config.json has no value for rope_scaling.factor"),
         ({"hidden_size": None}, "config.json has no value for hidden_size"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config={'bits': 4}"),
+        ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised with awq .4 bits. are not read"),
         ({"num_key_value_heads": 3}, "model.mixer.num_kv_heads: 3 does not divide"),
     ],
 )

@@ -32,7 +32,9 @@ WITHOUT_EFFECT = frozenset(
     "device device_map device_mesh disable_mmap disk_offload_folder distributed_config enable_expert_parallel "
     "experts_implementation fusion_config compile_config config_class sharded_metadata transformers_weights "
     "weight_mapping weights_only xla_device ignore_mismatched_sizes is_composition name_or_path "
-    "pretrained_model_name_or_path alibi use_alibi".split()
+    "pretrained_model_name_or_path alibi use_alibi "
+    # model/families/quantization.py reads these.
+    "quantization_config compression_config".split()
 )
 
 

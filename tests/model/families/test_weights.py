@@ -1,12 +1,25 @@
 import numpy as np
 
-from model.families import model_config
+from model.families import family_of, model_config
 from model.families.weights import Weight, flatten, tensors
 from model.transformer import abstract_params
 from tests.model.families.published_configs import (
     FALCON_40B,
     QKV,
 )
+from tests.model.families.published_hybrids import QWEN3_NEXT_80B
+
+SMALL_DELTA = {
+    "hidden_size": 8,
+    "num_hidden_layers": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "vocab_size": 9,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 3,
+    "linear_value_head_dim": 5,
+}
 
 
 def test_queries_of_a_key_head_lie_together_in_falcons_fused_projection():
@@ -24,3 +37,21 @@ def test_queries_of_a_key_head_lie_together_in_falcons_fused_projection():
     query_DNH, key_DKH, value_DKH = tensor.split(x)
     assert [list(part[0, :, 0]) for part in (query_DNH, key_DKH, value_DKH)] == [[0, 1, 4, 5], [2, 6], [3, 7]]
     np.testing.assert_array_equal(tensor.join([query_DNH, key_DKH, value_DKH]), x)
+
+
+def test_taps_are_reversed_and_the_pieces_of_a_key_head_lie_together():
+    """conv1d holds the taps of queries, keys and values, the current token last; in_proj_ba is by key head."""
+    family, config = family_of(QWEN3_NEXT_80B), model_config(QWEN3_NEXT_80B | SMALL_DELTA)
+    taps = family.tensors(config)["model.layers.0.linear_attn.conv1d.weight"]
+    assert taps.shape == (2 * 2 * 3 + 4 * 5, 1, 4)
+    x = np.arange(32)[:, None, None] * 10 + np.arange(4)  # tens: the channel; units: the tap
+    query_JKH, key_JKH, value_JNP = taps.split(x)
+    assert [list(part[:, 0, 0]) for part in (query_JKH, key_JKH, value_JNP)] == [
+        [3, 2, 1, 0],
+        [63, 62, 61, 60],
+        [123, 122, 121, 120],
+    ]
+    np.testing.assert_array_equal(taps.join([query_JKH, key_JKH, value_JNP]), x)
+    pairs = family.tensors(config)["model.layers.0.linear_attn.in_proj_ba.weight"]
+    strength_DN, decay_DN = pairs.split(np.arange(8)[:, None] * np.ones(8))
+    assert [list(part[0]) for part in (strength_DN, decay_DN)] == [[0, 1, 4, 5], [2, 3, 6, 7]]

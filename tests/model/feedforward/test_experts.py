@@ -12,7 +12,7 @@ from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import Groups, SigmoidRouter, SoftmaxRouter
 from model.layers import Except
-from model.options.tree import check
+from model.options.tree import check, find_warnings
 from model.parameters.precision import Precision
 from model.transformer import abstract_params, forward, init
 
@@ -34,6 +34,10 @@ VARIANTS = {
         router=SigmoidRouter(renormalize=False),
         shared=Shared(ffn=MLP(width=12, activation="relu")),
     ),
+    "one expert of each token, at full weight": dataclasses.replace(PLAIN, top_k=1),
+    "one expert, by sigmoid": dataclasses.replace(PLAIN, top_k=1, router=SigmoidRouter(scale=1.5)),
+    "all experts": dataclasses.replace(PLAIN, num_experts=3, top_k=3, load_bias=LoadBias()),
+    "a single expert": dataclasses.replace(PLAIN, num_experts=1, top_k=1, router=SoftmaxRouter(renormalize=False)),
 }
 
 
@@ -192,13 +196,26 @@ def test_an_expert_starts_as_a_feed_forward_layer_does(small):
         assert float(jnp.std(ffn[name])) == pytest.approx(std, rel=0.05)
 
 
+def test_what_is_pointless_to_train_is_a_warning_and_no_error(small):
+    single = dataclasses.replace(PLAIN, top_k=1)
+    config = small(ffn=single, exceptions=(Except(layers="1", ffn=dataclasses.replace(single, top_k=2)),))
+    check(config, "model")
+    (line,) = find_warnings(config, "model")
+    assert line.startswith("model.ffn.router.renormalize: with top_k=1 each weight is 1 whatever its score")
+    everything = dataclasses.replace(PLAIN, top_k=6, balance_loss=BalanceLoss(coefficient=0.1), load_bias=LoadBias())
+    assert find_warnings(small(ffn=everything)) == [
+        "ffn.balance_loss: has no effect: every token uses all 6 experts",
+        "ffn.load_bias: has no effect: every token uses all 6 experts",
+    ]
+    assert not find_warnings(small(ffn=PLAIN))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_experts": 1}, "num_experts: must be at least 2, got 1"),
-        ({"top_k": 0}, "top_k: must be at least 1 and below num_experts=6, got 0"),
-        ({"top_k": 6}, "top_k: must be at least 1 and below num_experts=6, got 6"),
-        ({"top_k": 1}, "router.renormalize: one expert's weight would be 1 whatever its score"),
+        ({"num_experts": 0}, "num_experts: must be at least 1, got 0"),
+        ({"top_k": 0}, "top_k: must be at least 1 and at most num_experts=6, got 0"),
+        ({"top_k": 7}, "top_k: must be at least 1 and at most num_experts=6, got 7"),
         ({"router": SoftmaxRouter(scale=0.0)}, "router.scale: must be above 0"),
         ({"router": SoftmaxRouter(groups=Groups(count=1, top_k=1))}, "router.groups.count: must be at least 2"),
         (

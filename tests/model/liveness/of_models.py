@@ -13,6 +13,7 @@ CASES = {
     "ModelConfig.exceptions": ([], "exceptions=(Except(layers='1', ffn=Gated(width=20)),)", "parameters"),
     "ModelConfig.norm": ([], "norm=LayerNorm(bias=False)", "output"),
     "ModelConfig.embedding_norm": ([], "embedding_norm=RMSNorm", "parameters"),
+    "ModelConfig.embedding_width": ([], "embedding_width=5", "parameters"),
     "ModelConfig.residual": ([], "residual=PostNorm", "parameters"),
     "ModelConfig.multipliers": ([], "multipliers=Multipliers(residual=2.0)", "output"),
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),

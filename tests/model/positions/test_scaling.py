@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.positions.rotary import Rotary
 from model.positions.scaling import (
     NTK,
     DynamicNTK,
@@ -93,6 +94,27 @@ def test_yarn_where_both_ends_of_its_ramp_meet():
     np.testing.assert_allclose(scaled(fast, 10.0, 8), plain(10.0, 8), rtol=2e-7)
     slow = scaled(YaRN(factor=8.0, original_length=2), 1e4, 8)
     np.testing.assert_allclose(slow[1:], np.array(plain(1e4, 8))[1:] / 8, rtol=2e-7)
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_yarn_with_a_step_in_place_of_a_ramp(truncate):
+    """Of 8 pairs the third makes 8.1 rotations in 512 tokens and the fourth 2.6, so 5 rotations lie between them."""
+    option = YaRN(factor=8.0, original_length=512, beta_fast=5.0, beta_slow=5.0, truncate=truncate)
+    assert not list(option.problems())
+    base = np.array(plain(1e4, 16))
+    rotations = 512 * base / (2 * math.pi)
+    assert rotations[2] > 5 > rotations[3]
+    np.testing.assert_allclose(scaled(option, 1e4, 16), np.where(rotations > 5, base, base / 8), rtol=2e-7)
+
+
+def test_where_positions_of_earlier_tokens_change():
+    long = LongRoPE(short_factors=(1.0, 1.0), long_factors=(3.0, 9.0), original_length=8, factor=4.0)
+    for option, expected in ((long, [9]), (DynamicNTK(factor=4.0, original_length=8), [9, 10, 11])):
+        angles = {n: scaled(option, 9.0, 4, n) for n in range(1, 12)}
+        assert [n for n in range(2, 12) if not np.array_equal(angles[n], angles[n - 1])] == expected
+        assert [n for n in range(1, 12) if Rotary(scaling=option).changes_at(n)] == expected
+    for option in (None, NTK(factor=2.0)):
+        assert not any(Rotary(scaling=option).changes_at(n) for n in range(1, 12))
 
 
 @pytest.mark.parametrize(

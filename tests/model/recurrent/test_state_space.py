@@ -22,24 +22,27 @@ def by_hand(option):
     silu = lambda v: v / (1 + np.exp(-v))  # noqa: E731
 
     def run(w, x):
+        def projected(name, x, head):
+            return x @ w[name][:, head] + (w[f"{name}_projection_bias"][head] if option.bias else 0)
+
         def convolved(name, head):
-            y = x @ w[name][:, head]
+            y = projected(name, x, head)
             if option.convolution is None:
                 return silu(y)
-            taps, bias = w[f"{name}_filter"][:, head], w[f"{name}_bias"][head]
+            taps, bias = w[f"{name}_filter"][:, head], w[f"{name}_bias"][head] if option.convolution_bias else 0
             rows = [sum(taps[j] * y[t - j] for j in range(min(t + 1, len(taps)))) for t in range(len(y))]
             return silu(np.stack(rows) + bias)
 
         each, heads = option.num_heads // option.num_groups, []
         for n in range(option.num_heads):
             given, b, c = convolved("value", n), convolved("key", n // each), convolved("query", n // each)
-            step = np.log1p(np.exp(x @ w["step"][:, n] + w["decay_bias"][n]))
+            step = np.log1p(np.exp(projected("step", x, n) + w["decay_bias"][n]))
             state, out = np.zeros((b.shape[1], given.shape[1])), []
             for t in range(len(x)):
                 state = np.exp(-np.exp(w["decay_rate"][n]) * step[t]) * state + np.outer(b[t], step[t] * given[t])
                 out.append(state.T @ c[t] + w["skip"][n] * given[t])
-            heads.append(np.stack(out) * silu(x @ w["gate"][:, n]))
-        y = np.zeros((len(x), w["output"].shape[-1]))
+            heads.append(np.stack(out) * silu(projected("gate", x, n)))
+        y = np.zeros((len(x), w["output"].shape[-1])) + (w["output_bias"] if option.bias else 0)
         for g in range(option.num_groups):
             group = np.stack(heads[g * each : (g + 1) * each], axis=1)
             if option.output_norm is not None:
@@ -58,10 +61,11 @@ OPTIONS = [
     StateSpace(num_heads=2, state_dim=5, chunk=4),
     StateSpace(num_heads=4, num_groups=2, head_dim=3, state_dim=4, convolution=2, output_norm=LayerNorm()),
     StateSpace(num_heads=2, state_dim=3, convolution=None, output_norm=None, chunk=1),
+    StateSpace(num_heads=4, num_groups=2, state_dim=3, bias=True, convolution_bias=False),
 ]
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=range(3))
+@pytest.mark.parametrize("option", OPTIONS, ids=range(4))
 def test_layer(maker, against_loop, option):
     against_loop(StateSpaceMixer(option, 8, "float32", maker(Normal())), by_hand(option))
 
@@ -171,6 +175,7 @@ def test_axes_and_starting_values(small):
     [
         ({"num_groups": 3}, "mixer.num_groups: 3 does not divide num_heads=4; use one of \\[1, 2, 4\\]"),
         ({"num_heads": 3}, "mixer.num_heads: 3 heads do not divide 2 \\* width=32; change one of them, or set mix"),
+        ({"convolution": None, "convolution_bias": False}, "mixer.convolution_bias: there is no convolution to have"),
         ({"convolution": 1}, "mixer.convolution: must span at least 2 tokens, got 1; use None"),
         ({"state_dim": 0}, "mixer.state_dim: must be at least 1, got 0"),
         ({"chunk": 0}, "mixer.chunk: must be at least 1, got 0"),

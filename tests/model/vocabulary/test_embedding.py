@@ -1,12 +1,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from model.layout import ONE_DEVICE
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import Normal, ParameterMaker
 from model.positions.absolute import Learned
 from model.residual import Multipliers
+from model.transformer import stream, unembedding
+from model.vocabulary import cross_entropy
+from model.vocabulary.cross_entropy import nll, total_nll
 from model.vocabulary.embedding import Embedding, Tied, Untied
 
 
@@ -61,6 +65,42 @@ def test_the_model_adds_positions_to_normalised_embeddings(small, drawn, run, to
     x = x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * np.asarray(params["embedding"]["norm"]["scale"])
     found = run(config, params, tokens, taps=["embedding"])[2]["embedding"]
     np.testing.assert_allclose(found, x + np.asarray(params["position"]["table"])[:12], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("unembedding", [Tied(), Untied(bias=True)], ids=repr)
+def test_a_table_narrower_than_the_stream(unembedding):
+    make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
+    embedding = Embedding(unembedding, 7, 4, None, Multipliers(embedding=2.5), make, table_width=3)
+    into, out = (np.asarray(p[...], np.float64) for p in (embedding.input_projection, embedding.output_projection))
+    table, tokens = np.asarray(embedding.table[...], np.float64), np.array([[0, 6, 3]])
+    assert (table.shape, into.shape, out.shape) == ((7, 3), (3, 4), (4, 3))
+    found = embedding.embed(tokens, "float32", ONE_DEVICE)
+    np.testing.assert_allclose(found, 2.5 * table[tokens] @ into, rtol=1e-5, atol=1e-5)
+    w = table.T if unembedding == Tied() else np.asarray(embedding.output[...])
+    np.testing.assert_allclose(
+        embedding.unembedding("float32").logits(X, ONE_DEVICE), X @ out @ w, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_losses_by_chunks_read_a_narrow_table(small, drawn, tokens, monkeypatch):
+    """Whole logits and chunks of them give one loss and one gradient, which reaches both projections."""
+    config = small(embedding_width=5)
+    params, targets, weights = drawn(config), np.roll(tokens, -1, axis=1), np.ones(tokens.shape, np.float32)
+
+    def losses(params):
+        output = stream(config, params, tokens)
+        arguments = output.stream_BTD, unembedding(config, params), targets
+        return total_nll(*arguments, weights, ONE_DEVICE, 0.1)[1], nll(*arguments, ONE_DEVICE)[0]
+
+    def both():
+        return jax.jit(jax.value_and_grad(lambda params: losses(params), has_aux=True))(params)
+
+    whole = both()
+    monkeypatch.setattr(cross_entropy, "MAX_LOGITS", 8 * 17)
+    chunked = both()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), whole, chunked)
+    gradient = chunked[1]["embedding"]
+    assert min(float(np.abs(gradient[name]).max()) for name in ("input_projection", "output_projection")) > 0.1
 
 
 def test_parameters():

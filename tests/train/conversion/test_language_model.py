@@ -36,8 +36,8 @@ def test_there_and_back(family, tmp_path, capfd):
     assert alone.model.multimodal is None
     assert alone.model.read().config == whole.model.read().config
     assert alone.tensors.keys() == whole.tensors.keys()
-    for name, stored in alone.tensors.items():
-        np.testing.assert_array_equal(alone.read(stored), whole.read(whole.tensors[name]), err_msg=name)
+    for name in alone.tensors:
+        np.testing.assert_array_equal(alone.whole(name), whole.whole(name), err_msg=name)
     for prefix, (count, size) in whole.left_out.items():
         assert f"{prefix} ({count} tensors, {size / 1e6:,.1f} MB)" in said
     stored = load_file(folder / "model.safetensors")

@@ -1,27 +1,29 @@
 """Hugging Face folders to run folders and back, on the recorded models of tests/fixtures/families."""
 
-import re
+import dataclasses
 import tracemalloc
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
 from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
 from model.families import published_model
 from model.feedforward.mlp import Gated
+from model.parameters.precision import Precision
 from model.transformer import forward
 from tests.train.conversion.folders import FIXTURES, contents, published, trained_here
 from train import experiment as experiments
+from train.checkpoints.store import flatten
 from train.conversion import reading, writing
-from train.conversion.folder import HuggingFaceFolder
+from train.conversion.folder import HuggingFaceFolder, TensorFiles
 from train.conversion.reading import read_published
+from train.conversion.shards import HostShards
 from train.conversion.writing import write_published
-from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.mesh import Mesh
+from train.parallel.table import ParameterAxes, Sharding
 from train.run.loading import load_params, load_run
 
 
@@ -95,16 +97,6 @@ def test_what_is_interrupted_leaves_no_run(tmp_path, monkeypatch):
         write_published(tmp_path / "run", folder)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_slice_is_written_into_its_stack_in_place(dtype):
-    stack, piece = np.zeros((4, 8, 16), dtype), np.ones(16, dtype)
-    put = reading._slice_writer(jax.sharding.SingleDeviceSharding(jax.devices()[0]))
-    assert put.lower(stack, piece, (2, 5)).compile().memory_analysis().temp_size_in_bytes < stack.nbytes / 4
-    written = np.asarray(put(jax.device_put(stack), piece, (2, 5)))
-    assert written[2, 5].all()
-    assert written.sum() == 16
-
-
 @pytest.mark.parametrize(
     ("mesh", "recorded"),
     [
@@ -125,51 +117,72 @@ def test_on_a_mesh_each_device_has_its_shards_there_and_back(mesh, recorded, tmp
     assert contents(tmp_path / "back") == contents(folder)
 
 
-def test_on_the_host_there_is_a_tensor_at_a_time_and_on_a_device_its_shards(tmp_path, monkeypatch):
+def test_the_host_holds_the_shards_and_one_tensor(tmp_path):
     """Weights of 13 MiB in tensors of at most 1 MiB, read and written on eight devices."""
     trained_here(tmp_path / "own", "llama", num_layers=12, width=256, ffn=Gated(width=1024))
     largest, total = 1 << 20, 12 * 4 * (4 * 256 * 256 + 3 * 256 * 1024)
-    held = []
-    plain = reading._to_shards
-
-    def shards(piece, dtype, where):
-        made = plain(piece, dtype, where)
-        held.append(max(s.data.nbytes for s in made.addressable_shards) * 8 / piece.nbytes)
-        return made
-
-    monkeypatch.setattr(reading, "_to_shards", shards)
     write_published(tmp_path / "own", tmp_path / "out", family="llama")  # once for what is imported and compiled
     read_published(tmp_path / "out", tmp_path / "run")
-    assert sorted(set(held)) == [1.0]  # no device holds more than an eighth of a tensor, norms included
     folder = HuggingFaceFolder(tmp_path / "out")
     family = published_model(folder.config).family
     experiment = experiments.load(tmp_path / "run")
-    names = reading.published_names(family, experiment.model, folder)
+    tensors = reading.published_tensors(family, experiment.model, folder)
     tracemalloc.start()
     try:
-        params = reading.read_params(folder, family, experiment.model, names, experiment)
+        params = reading.read_params(folder, family, tensors, experiment)
         jax.block_until_ready(params)
         read = tracemalloc.get_traced_memory()[1]
         tracemalloc.reset_peak()
         before = tracemalloc.get_traced_memory()[0]
-        headers = folder.headers
         (tmp_path / "again").mkdir()
-        writing._write(family, experiment.model, params, headers, {}, tmp_path / "again")
+        writing._write(family, experiment.model, params, folder.headers, TensorFiles(tmp_path, []), tmp_path / "again")
         written = tracemalloc.get_traced_memory()[1] - before
     finally:
         tracemalloc.stop()
     assert total > 36 * largest
-    assert read < 3 * largest
+    assert read < total + 2 * largest
     assert written < 4 * largest  # the slice, the tensor, and the bytes of it
     assert contents(tmp_path / "again")["model.safetensors"] == contents(tmp_path / "out")["model.safetensors"]
 
 
-def test_a_slice_is_written_into_a_stack_without_a_word_between_devices():
-    mesh = make_mesh(Mesh(fsdp=4, tensor=2))
-    where = NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
-    stack = jax.device_put(jnp.zeros((3, 8, 4), jnp.bfloat16), where)
-    piece = reading._to_shards(np.arange(32.0).reshape(8, 4), jnp.bfloat16, where)
-    put = reading._slice_writer(where)
-    program = put.lower(stack, piece, (1,)).compile().as_text()
-    assert not re.search("all-gather|all-to-all|all-reduce|collective-permute", program)
-    np.testing.assert_array_equal(put(stack, piece, (1,))[1], np.arange(32.0).reshape(8, 4))
+EXPERTS = Sharding(parameters=ParameterAxes(expert=("fsdp",)))
+ONE_KEY_HEAD = Sharding(parameters=ParameterAxes(kv_heads=()))
+
+
+@pytest.mark.parametrize(
+    ("family", "mesh", "sharding"),
+    [
+        ("llama", Mesh(fsdp=8), Sharding()),
+        ("llama", Mesh(data=2, fsdp=2, tensor=2), ONE_KEY_HEAD),  # heads in rows, the width in columns
+        ("phi3", Mesh(fsdp=2, tensor=4), ONE_KEY_HEAD),  # gate and up in one tensor, each split over its rows
+        ("gpt_oss", Mesh(data=2, fsdp=4), Sharding()),  # gate and up in turn along the last axis
+        ("mixtral", Mesh(data=2, fsdp=4), EXPERTS),  # a tensor an expert: those of others are not read
+    ],
+)
+def test_each_host_reads_what_its_device_holds_and_no_more(family, mesh, sharding, monkeypatch):
+    """Eight hosts of a device each, one after the other."""
+    folder = HuggingFaceFolder(FIXTURES / family / "0")
+    known = published_model(folder.config).family
+    config = known.model_config(folder.config)
+    config = dataclasses.replace(config, precision=Precision(parameters="bfloat16", compute="bfloat16"))
+    tensors = reading.published_tensors(known, config, folder)
+    experiment = dataclasses.replace(reading._experiment(config, folder.path, None), mesh=mesh, sharding=sharding)
+    whole = flatten(reading.read_params(folder, known, tensors, experiment))
+    numbers_read = []
+    plain = TensorFiles.read
+
+    def counting(self, stored, positions=None):
+        x = plain(self, stored, positions)
+        numbers_read.append(x.size)
+        return x
+
+    monkeypatch.setattr(TensorFiles, "read", counting)
+    for device in jax.devices():
+        numbers_read.clear()
+        here = {name: HostShards(x.shape, x.dtype, x.sharding, [device]) for name, x in whole.items()}
+        reading.fill(folder, known.tensors(config), tensors.weights, here)
+        held = {name: next(s.data for s in x.addressable_shards if s.device == device) for name, x in whole.items()}
+        assert sum(numbers_read) == sum(x.size for x in held.values())
+        for name, x in held.items():
+            np.testing.assert_array_equal(here[name].shard(device), x, err_msg=name)
+    assert sum(numbers_read) < sum(x.size for x in whole.values()) / 2

@@ -58,7 +58,7 @@ def test_texts_of_flags():
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (gzip.compress(b"a prompt"), "is not UTF-8 text, but gzip data under another name; unpack it"),
+        (gzip.compress(b"a prompt", mtime=0), "is not UTF-8 text, but gzip data under another name; unpack it"),
         ("a prompt".encode("utf-16"), "is not UTF-8 text, but UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8"),
         (b"ok\ncaf\xe9\n", "is not UTF-8 at byte 6, line 2; convert it: iconv -f OLD -t UTF-8"),
     ],

@@ -58,6 +58,7 @@ def attention():
         ffn=MLP(width=12, bias=True),
         norm=LayerNorm(),
         embedding_norm=LayerNorm(),
+        embedding_width=4,
         layer_scale=0.1,
         residual=Sandwich(),
         position=Learned(),
@@ -172,9 +173,11 @@ blocks.0.residual.ffn_norm.bias                bias
 blocks.0.residual.ffn_norm.scale               scale
 blocks.0.residual.ffn_output_norm.bias         bias
 blocks.0.residual.ffn_output_norm.scale        scale
+embedding.input_projection            projection decayed [embed -> embed]
 embedding.norm.bias                   bias
 embedding.norm.scale                  scale
 embedding.output                      unembedding decayed
+embedding.output_projection           projection decayed [embed -> embed]
 embedding.output_bias                 bias
 embedding.table                       embedding decayed
 final_norm.bias                       bias

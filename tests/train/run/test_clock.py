@@ -77,7 +77,7 @@ def test_mfu_counts_no_gradients_of_frozen_matrices(at, tiny_experiment, monkeyp
     for frozen in (Frozen(), Frozen(parts=("embedding",))):
         clock = Clock(tiny_experiment(training__frozen=frozen), make_mesh(Mesh(), jax.devices()[:1]))
         at.now += 1
-        clock.ended(1, at.now, 100)
+        clock.record_end(1, at.now, 100)
         flops_per_token.append(clock.read()["mfu"] * 1e9 / 100)
     assert flops_per_token[0] - flops_per_token[1] == pytest.approx(2 * 257 * 32)
 

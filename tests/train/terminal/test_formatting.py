@@ -6,6 +6,7 @@ import pytest
 from train.terminal.formatting import (
     escape_unprintable,
     escape_unprintable_lines,
+    format_bytes,
     format_count,
     format_duration,
     format_fixed,
@@ -39,6 +40,16 @@ from train.terminal.formatting import (
 )
 def test_count(value, text):
     assert format_count(value) == text
+
+
+def test_bytes():
+    assert [format_bytes(n) for n in (0, 950, 12_345, 4.56e6, 7.9e9)] == [
+        "0 B",
+        "950 B",
+        "12.3 kB",
+        "4.56 MB",
+        "7.90 GB",
+    ]
 
 
 @pytest.mark.parametrize(

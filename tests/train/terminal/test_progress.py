@@ -52,6 +52,19 @@ def test_plain_lines_are_golden(clock):
     )
 
 
+def test_bytes_have_units_and_a_speed(clock):
+    stream = io.StringIO()
+    with Progress("reading", total=13_476_839_424, unit="bytes", stream=stream) as progress:
+        for done in (131_072_000, 4_000_000_000, 13_476_839_424):
+            clock.now += 10.0
+            progress.update(done)
+    assert stream.getvalue() == (
+        "reading  131 MB / 13.5 GB  13.1 MB/s\n"
+        "reading  4.00 GB / 13.5 GB  200 MB/s  ETA 24s\n"
+        "reading  13.5 GB / 13.5 GB  449 MB/s  in 30s\n"
+    )
+
+
 def test_the_last_line_is_always_there_and_only_once(clock):
     stream = io.StringIO()
     with Progress("files", total=3, stream=stream) as progress:

@@ -28,8 +28,8 @@ def test_documents_keep_names_text_and_counts(corpus, data, dataset):
 
 def test_damaged_folders_are_named(data, tmp_path):
     folder = prepare(data, tmp_path / "d")
-    description = (folder / "dataset.json").read_text()
-    description = json.loads(description)
+    text = (folder / "dataset.json").read_text()
+    description = json.loads(text)
     train = description["splits"]["train"] | {"not_restored": {"documents": 1}}
     for content, message in [
         ("{", "dataset.json is damaged: expected JSON"),
@@ -40,7 +40,7 @@ def test_damaged_folders_are_named(data, tmp_path):
         (folder / "dataset.json").write_text(content)
         with pytest.raises(UserError, match=message):
             open_dataset(folder)
-    (folder / "dataset.json").write_text(description)
+    (folder / "dataset.json").write_text(text)
     np.save(folder / "train.documents.npy", np.array([{"a": 1}], object), allow_pickle=True)
     with pytest.raises(UserError, match=r"train.documents.npy is missing or damaged"):
         _ = open_dataset(folder).splits["train"].documents

@@ -91,7 +91,7 @@ def test_a_shard_that_cannot_be_read_is_not_damaged(written, monkeypatch):
     def fail(number):
         raise RuntimeError("a bug of the library")
 
-    monkeypatch.setattr(reader, "_opened", fail)
+    monkeypatch.setattr(reader, "_open_shard", fail)
     with pytest.raises(UserError, match=r"^cannot read .*a.array_record: a bug of the library; nothing was changed"):
         reader.read(0)
     (folder / shard.file).unlink()

@@ -75,10 +75,10 @@ def test_a_wrong_checksum_is_damage(tmp_path):
         read_range(str(tmp_path / "a.gz"), 0, len(TEXT))
 
 
-def test_stretches_read_in_order_cost_one_pass(tmp_path, monkeypatch):
+def test_ranges_read_in_order_cost_one_pass(tmp_path, monkeypatch):
     (tmp_path / "a.gz").write_bytes(gzip.compress(TEXT))
     begun = []
-    begin = compression._DecompressedFile._begin
+    begin = compression._DecompressedFile._restart
     monkeypatch.setattr(compression._DecompressedFile, "_restart", lambda self: (begun.append(1), begin(self)))
     for k in range(0, len(TEXT), 10_000):
         read_range(str(tmp_path / "a.gz"), k, k + 10_000)

@@ -1,0 +1,125 @@
+"""How a config.json says that its weights are quantised: the methods that are read, and a line for any other."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from model.errors import UserError
+
+# Keys of config.json, or of the language model's object in it, that describe the quantisation.
+KEYS = ("quantization_config", "compression_config", "quantization")
+READ = "fp8, fbgemm_fp8, mxfp4, and fp8 of compressed-tensors and modelopt"
+# Formats of compressed-tensors whose weights are stored one by one, as 8-bit floats.
+FLOAT_FORMATS = ("float-quantized", "naive-quantized")
+REMEDIES = {
+    "bitsandbytes": "load it with transformers where bitsandbytes runs, call model.dequantize(), and save it with "
+    "save_pretrained",
+    "mlx": "undo it with mlx_lm.convert --dequantize",
+}
+OTHER_REMEDY = "undo it with the library that quantised it, and save the model in bfloat16"
+
+
+@dataclasses.dataclass(frozen=True)
+class Quantization:
+    """A method that is read.
+
+    Attributes:
+      method: its name, for messages.
+      block: the rows and columns that share a scale, where config.json says so.
+      rounds_like_scale: whether a product of weight and scale is rounded to the scale's format.
+    """
+
+    method: str
+    block: tuple[int, int] | None = None
+    rounds_like_scale: bool = False
+
+
+def quantization_of(values: Mapping[str, Any]) -> Quantization | None:
+    """Returns the quantisation that a config.json describes; None if it describes none.
+
+    Raises UserError, a line, for a method that is not read.
+    """
+    for path, described in _descriptions(values):
+        found = _quantization(described)
+        if isinstance(found, Quantization):
+            return found
+        remedy = REMEDIES.get(found.split(" ")[0], OTHER_REMEDY)
+        raise UserError(
+            f"config.json: {path}: weights quantised with {found} are not read: take the model's repository that is "
+            f"not quantised, or {remedy}; read are {READ}"
+        )
+    return None
+
+
+def description_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a config.json that describe the quantisation of its weights, under one key."""
+    described = next((described for _, described in _descriptions(values)), None)
+    return {} if described is None else {KEYS[0]: dict(described)}
+
+
+def without_quantization(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a config.json that describe its model, not the quantisation of its weights."""
+    plain = {key: value for key, value in values.items() if key not in KEYS}
+    if isinstance(inner := plain.get("text_config"), Mapping):
+        plain["text_config"] = {key: value for key, value in inner.items() if key not in KEYS}
+    return plain
+
+
+def _descriptions(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields the path and the values of each description, the outermost first."""
+    for path, holder in (("", values), ("text_config.", values.get("text_config"))):
+        for key in KEYS:
+            described = holder.get(key) if isinstance(holder, Mapping) else None
+            if described is not None and not isinstance(described, Mapping):
+                raise UserError(f"config.json: {path}{key} is no object; correct it or download the file again")
+            if described:
+                yield f"{path}{key}", described
+
+
+def _quantization(described: Mapping[str, Any]) -> Quantization | str:
+    """Returns the method that is read, or the name of the one that is not."""
+    method, algorithm = described.get("quant_method"), described.get("quant_algo")
+    if method is None:
+        if algorithm is None and not described.get("config_groups"):
+            return "mlx" + _bits(described) if {"bits", "group_size"} & described.keys() else "a method without a name"
+        method = "compressed-tensors" if algorithm is None else "modelopt"
+    if algorithm is not None:  # of modelopt, also where its files call the method fp8
+        return Quantization("modelopt fp8") if algorithm == "FP8" else f"modelopt {algorithm}"
+    if method == "fp8":
+        return Quantization("fp8", _block(described.get("weight_block_size")))
+    if method in ("fbgemm_fp8", "mxfp4"):
+        return Quantization(method)
+    if method == "compressed-tensors":
+        return _compressed_tensors(described)
+    return f"{method}{_bits(described)}"
+
+
+def _compressed_tensors(described: Mapping[str, Any]) -> Quantization | str:
+    """The same for compressed-tensors, whose groups of layers may have different formats."""
+    if (described.get("sparsity_config") or {}).get("format", "dense") != "dense":
+        return f"compressed-tensors {described['sparsity_config']['format']}"
+    if (described.get("transform_config") or {}).get("config_groups"):
+        return "compressed-tensors with a transform_config, which rotates weights,"
+    blocks = set()
+    for group in described.get("config_groups", {}).values():
+        weights, given = group.get("weights") or {}, group.get("format") or described.get("format")
+        if given not in FLOAT_FORMATS or (weights.get("type"), weights.get("num_bits")) != ("float", 8):
+            return f"compressed-tensors {given}{_bits({'bits': weights.get('num_bits')})}"
+        blocks.add(_block(weights.get("block_structure")))
+    if len(blocks) != 1:
+        return "compressed-tensors with groups of different blocks" if blocks else "compressed-tensors without groups"
+    return Quantization("compressed-tensors fp8", blocks.pop(), rounds_like_scale=True)
+
+
+def _block(size: Any) -> tuple[int, int] | None:
+    """The rows and columns of a block; None where config.json names none. Raises UserError for anything else."""
+    if size is None:
+        return None
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+        raise UserError(f"config.json: the block of weights that share a scale is {size!r}, expected two numbers")
+    return size[0], size[1]
+
+
+def _bits(described: Mapping[str, Any]) -> str:
+    bits = described.get("bits") or next((n for n in (4, 8) if described.get(f"load_in_{n}bit")), None)
+    return f" ({bits} bits)" if bits else ""

@@ -1,0 +1,122 @@
+"""config.json files of published models of 2021 to 2024, and the values in them that families must refuse."""
+
+import math
+
+import jax
+import pytest
+
+from model.attention.grouped_query import QKNorm
+from model.attention.patterns import Everything, SlidingWindow
+from model.config import model_differences
+from model.errors import UserError
+from model.families import model_config
+from model.norms import LayerNorm
+from model.positions.rotary import Rotary
+from model.residual import Parallel, PreNorm
+from model.transformer import abstract_params
+from tests.model.families.published_classics import (
+    COMMAND_R,
+    GPT_J_AS_GPT_NEO,
+    OLMO_1B,
+    PHI_1,
+    PHI_2,
+    PHI_2_MSFT,
+    SANTACODER,
+    STABLELM_2_EPOCH,
+    STABLELM_3B,
+    STARCODER,
+    TINYSTORIES_8M,
+)
+
+
+@pytest.mark.parametrize(
+    ("published", "size"),
+    [
+        (TINYSTORIES_8M, 19_702_528),
+        (SANTACODER, 1_124_886_528),
+        (STARCODER, 15_517_456_384),
+        (OLMO_1B, 1_176_764_416),
+        (COMMAND_R, 34_980_831_232),
+        (STABLELM_3B, 2_795_443_200),
+        (STABLELM_2_EPOCH, 1_644_515_328),
+        (PHI_1, 1_414_562_935),
+        (PHI_2, 2_779_683_840),
+        (PHI_2_MSFT, 2_779_683_840),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_the_number_of_parameters(published, size):
+    params = abstract_params(model_config(published))
+    assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) == size
+
+
+def test_tinystories_has_windows_in_every_second_layer_and_no_scale():
+    config = model_config(TINYSTORIES_8M)
+    for number, layer in enumerate(config.layers):
+        assert layer.mixer.pattern == (SlidingWindow(size=256) if number % 2 else Everything())
+        assert (layer.mixer.scale, layer.mixer.qkv_bias, layer.mixer.output_bias) == (1.0, False, True)
+    # What the file says about every layer counts before the types, as in `transformers`.
+    others = model_config(TINYSTORIES_8M | {"attention_layers": 8 * ["local"]})
+    assert others.mixer.pattern == SlidingWindow(size=256)
+    assert not others.exceptions
+
+
+def test_starcoder_has_one_key_head():
+    config = model_config(STARCODER)
+    assert (config.mixer.kv_heads, config.mixer.scale, config.ffn.activation) == (1, None, "gelu")
+    assert model_config(STARCODER | {"multi_query": False}).mixer.kv_heads == 48
+    assert model_config(STARCODER | {"scale_attn_weights": False}).mixer.scale == 1.0
+
+
+def test_olmo_norms_have_no_weights_and_larger_models_clip():
+    config = model_config(OLMO_1B)
+    assert config.norm == LayerNorm(epsilon=1e-5, scale=False, bias=False)
+    assert config.mixer.qkv_clip is None
+    assert model_config(OLMO_1B | {"clip_qkv": 8.0}).mixer.qkv_clip == 8.0
+
+
+def test_command_r_and_command_r_plus():
+    config = model_config(COMMAND_R)
+    assert (config.position, config.residual) == (Rotary(theta=8e6, interleaved=True), Parallel())
+    assert (config.multipliers.logits, config.mixer.qk_norm) == (0.0625, None)
+    plus = model_config(COMMAND_R | {"use_qk_norm": True})
+    assert plus.mixer.qk_norm == QKNorm(norm=LayerNorm(bias=False), over="each_head")
+
+
+def test_stablelm_one_after_the_other_or_parallel():
+    config = model_config(STABLELM_3B)
+    assert (config.position, config.residual) == (Rotary(fraction=0.25), PreNorm())
+    parallel = model_config(STABLELM_3B | {"use_parallel_residual": True, "qk_layernorm": True})
+    assert parallel.residual == Parallel()
+    assert parallel.mixer.qk_norm == QKNorm(norm=LayerNorm(bias=False), over="each_head")
+
+
+def test_older_files_describe_the_models_of_newer_ones():
+    assert model_differences(model_config(PHI_2), model_config(PHI_2_MSFT)) == []
+    newer = STABLELM_3B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24}
+    newer |= {"use_qkv_bias": True, "vocab_size": 100352}
+    assert model_differences(model_config(newer), model_config(STABLELM_2_EPOCH)) == []
+
+
+def test_vocabularies_of_phi_msft_are_padded():
+    assert model_config(PHI_2_MSFT | {"vocab_size": 50295}).vocab_size == 50304
+    assert model_config(PHI_2_MSFT | {"vocab_size": 50295, "pad_vocab_size_multiple": 1}).vocab_size == 50295
+
+
+@pytest.mark.parametrize(
+    ("published", "changes", "message"),
+    [
+        (GPT_J_AS_GPT_NEO, {}, "rotary=True cannot be mapped: this is GPT-J as of early 2021"),
+        (TINYSTORIES_8M, {"num_layers": 6}, "it names 8 layers, and the model has 6"),
+        (TINYSTORIES_8M, {"attention_layers": 8 * ["dilated"]}, "known: 'global', 'local'"),
+        (SANTACODER, {"add_cross_attention": True}, "add_cross_attention=True"),
+        (STABLELM_3B, {"head_dim": 64}, "head_dim=64 cannot be mapped: expected 80"),
+        (STABLELM_2_EPOCH, {"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        (PHI_1, {"tie_word_embeddings": True}, "tie_word_embeddings=True"),
+        (PHI_2_MSFT, {"tie_word_embeddings": True}, "tie_word_embeddings=True"),
+        (PHI_2_MSFT, {"num_local_experts": 4, "num_experts_per_tok": 2}, "this is Phixtral"),
+    ],
+)
+def test_refused(published, changes, message):
+    with pytest.raises(UserError, match=message):
+        model_config(published | changes)

@@ -1,0 +1,82 @@
+"""Memory of the host for tensors that are read and written: used again, aligned, and copied in tiles."""
+
+import collections
+import concurrent.futures
+import functools
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64  # bytes: XLA on CPUs takes an array of the host as it is if it begins at a multiple of this
+# Numbers that a copy in another order of axes gathers at a time, each from a cache line of its own: few enough that the
+# lines are still in the cache for their other numbers.
+TILE = 256
+MAX_THREADS = 8  # more do not make the memory faster
+MANY_BYTES = 1 << 20  # from here on threads are worth starting
+
+
+class Memory:
+    """Bytes that are used again, so that the system need not clear new memory for every tensor."""
+
+    def __init__(self) -> None:
+        self._bytes = np.empty(0, np.uint8)
+
+    def take(self, size: int) -> np.ndarray:
+        """Bytes, which are valid until the next call."""
+        if len(self._bytes) < size:
+            self._bytes = np.empty(0, np.uint8)  # frees the old ones first
+            self._bytes = np.empty(size, np.uint8)
+        return self._bytes[:size]
+
+
+def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """An array, without values, that a CPU device can use as it is."""
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def copy(target: np.ndarray, x: np.ndarray) -> None:
+    """Copies an array, converted to the format of the target; fast also where the order of axes differs."""
+    if x.dtype == target.dtype:  # as integers: NumPy copies formats that it does not know slowly
+        target, x = target.view(f"u{target.itemsize}"), x.view(f"u{x.itemsize}")
+
+    def copy_part(part: Any) -> None:
+        target[part] = x[part].astype(target.dtype, order="K", copy=False)
+
+    parts = _tiles(target, x)
+    if x.nbytes < MANY_BYTES:
+        for part in parts:
+            copy_part(part)
+    else:  # NumPy lets other threads run while it copies
+        collections.deque(_threads().map(copy_part, parts), maxlen=0)
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
+
+
+def _tiles(target: np.ndarray, x: np.ndarray) -> Iterator[Any]:
+    """Parts of two arrays such that a part of each stays in the processor's cache while it is copied."""
+    shape = target.shape
+    axes = [axis for axis in range(x.ndim) if shape[axis] > 1]
+    fastest = min(axes, key=lambda axis: abs(x.strides[axis]), default=0)
+    if not axes or fastest == axes[-1]:  # both are copied in long runs
+        axis = axes[0] if axes else 0
+        step = -(-shape[axis] // MAX_THREADS) if axes else 1
+        for first in range(0, shape[axis] if axes else 1, step):
+            yield (*(slice(None),) * axis, slice(first, first + step)) if axes else ...
+        return
+    axis, length = axes[-1], 1
+    while axis > fastest + 1 and length * shape[axis] < TILE:
+        length, axis = length * shape[axis], axis - 1
+    step = max(1, TILE // length)
+    for outer in np.ndindex(shape[fastest + 1 : axis]):
+        for first in range(0, shape[axis], step):
+            between = tuple(slice(i, i + 1) for i in outer)
+            yield (*(slice(None),) * (fastest + 1), *between, slice(first, first + step))
