@@ -16,7 +16,6 @@ def rotary(
     interleaved: bool = False,
     layer_type: str | None = None,
     legacy_keys: bool = True,
-    other_keys: tuple[str, ...] = (),
 ) -> Rotary:
     """Returns the rotary positions that a config.json describes.
 
@@ -26,12 +25,11 @@ def rotary(
       interleaved: whether the family pairs neighbouring dimensions.
       layer_type: the type of layer, in families whose types of layers have rotary parameters of their own.
       legacy_keys: whether the older keys apply to this type too.
-      other_keys: keys of `rope_parameters` that are about something else than positions; the family reads them.
     """
     parameters = config_json.sub_object("rope_parameters")
     if layer_type is not None and parameters.get(layer_type, None) is not None:
         parameters = parameters.sub_object(layer_type)
-    scaling = config_json.sub_object("rope_scaling") if legacy_keys else ConfigJson({})
+    scaling = config_json.sub_object("rope_scaling") if legacy_keys else ConfigJson({}, "rope_scaling.")
     theta = parameters.get(
         "rope_theta", scaling.get("rope_theta", config_json.get("rope_theta", theta) if legacy_keys else theta)
     )
@@ -42,9 +40,6 @@ def rotary(
         interleaved=interleaved,
         scaling=_scaling(config_json, parameters) or _scaling(config_json, scaling),
     )
-    parameters.ignore(*other_keys)
-    parameters.refuse_unread()
-    scaling.refuse_unread()
     return option
 
 

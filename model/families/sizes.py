@@ -69,7 +69,8 @@ GEMMA_2 = {
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
 }
-GEMMA_3 = {"model_type": "gemma3_text", "max_position_embeddings": 131072, "rope_theta": 1e6, "head_dim": 256}
+GEMMA_3 = {"model_type": "gemma3_text", "rope_theta": 1e6, "head_dim": 256}
+GEMMA_3_LONG = GEMMA_3 | {"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 QWEN_3 = {"model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 40960, "rope_theta": 1e6}
 QWEN_3 |= {"head_dim": 128, "tie_word_embeddings": False}
 QWEN_3_MOE = QWEN_3 | {
@@ -196,8 +197,9 @@ SIZES: dict[str, Values | ModelConfig] = {
     "gemma-2-9b": GEMMA_2 | _llama(3584, 42, 16, 8, 14336, head_dim=256, query_pre_attn_scalar=256),
     "gemma-2-27b": GEMMA_2 | _llama(4608, 46, 32, 16, 36864, head_dim=128, query_pre_attn_scalar=144),
     "gemma-3-1b": GEMMA_3
-    | _llama(1152, 26, 4, 1, 6912, vocab_size=262144, sliding_window=512, query_pre_attn_scalar=256),
-    "gemma-3-4b": GEMMA_3
+    | _llama(1152, 26, 4, 1, 6912, vocab_size=262144, sliding_window=512, query_pre_attn_scalar=256)
+    | {"max_position_embeddings": 32768},
+    "gemma-3-4b": GEMMA_3_LONG
     | _llama(2560, 34, 8, 4, 10240, vocab_size=262208, sliding_window=1024, query_pre_attn_scalar=256),
     "qwen3-0.6b": QWEN_3 | _llama(1024, 28, 16, 8, 3072, tie_word_embeddings=True),
     "qwen3-1.7b": QWEN_3 | _llama(2048, 28, 16, 8, 6144, tie_word_embeddings=True),

@@ -8,7 +8,7 @@ weights it keeps the headers and the config.json that files have which hold them
 import dataclasses
 import fnmatch
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,6 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import family_of
 from model.families.family import Family
 from model.families.quantization import quantization_of
 from model.families.regions import Bounds, region, select, union
@@ -29,8 +28,10 @@ from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flatten, unflatten
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
+from train.conversion.language_model import LanguageModelFolder, record_of
 from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors
+from train.conversion.record import RECORD, reading_notes
 from train.conversion.shards import Shards, new_shards
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
@@ -78,6 +79,7 @@ def read_published(
     compute_dtype: Dtype | None = None,
     context_length: int | None = None,
     mesh: Mesh | None = None,
+    accept: Sequence[str] = (),
 ) -> Experiment:
     """Writes a run folder whose checkpoint 0 holds published weights.
 
@@ -88,14 +90,16 @@ def read_published(
       compute_dtype: the format of matrix products; None for that of parameters.
       context_length: the largest number of tokens in a sequence; None for the value in config.json.
       mesh: the mesh of the devices here, recorded as the run's own; None for FSDP over all of them.
+      accept: refused keys of config.json that are read as if it did not have them (rope_scaling.factor); RUN/origin
+        records them.
 
     Raises:
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
         devices or the model; then nothing is written.
     """
-    folder = HuggingFaceFolder(source)
-    family = family_of(folder.config)
-    config = family.model_config(folder.config)
+    folder = LanguageModelFolder(source)
+    family, reading = folder.model.family, folder.model.read(accept)
+    config = reading.config
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tensors = published_tensors(family, config, folder)
@@ -106,6 +110,9 @@ def read_published(
     choice = fsdp_mesh(config, Sharding()) if mesh is None else requested_mesh(config, mesh, Sharding())
     if choice.note is not None:
         print_to_stderr(choice.note)
+    record = record_of(folder, reading)
+    for note in reading_notes(record, family.architecture):
+        print_to_stderr(f"{source}: {note}")
     if tensors.quantized:
         print_to_stderr(
             f"{source} has weights in {method_of(folder.config)}: they become {parameter_dtype}, and are written back "
@@ -115,6 +122,7 @@ def read_published(
     check(experiment)
     with new_folder(run) as part:
         write_origin(folder, tensors.weights.values(), tensors.others, parameter_dtype, part / ORIGIN)
+        write_json(part / ORIGIN / RECORD, record)
         _write_tokenizer(option, part / "data")
         experiments.save(experiment, part)
         record_session(part)

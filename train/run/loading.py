@@ -10,6 +10,7 @@ from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.checkpoints.uploads import complete_steps
+from train.conversion.record import accepted_notes, read_record
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
@@ -101,6 +102,8 @@ def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
             f"{run} was read from a folder without tokenizer.json or tokenizer.model, and text needs one; "
             "put it there, delete the run and convert again"
         )
+    for note in accepted_notes(read_record(run / ORIGIN)):
+        print_to_stderr(f"{run}: {note}")
     dataset = dataset_of_run(run)
     if dataset.tokenizer.vocab_size != experiment.model.vocab_size:
         raise UserError(

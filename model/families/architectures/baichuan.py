@@ -66,4 +66,5 @@ FAMILY = Family(
         *llama_like.FEED_FORWARD,
     ),
     buffers=llama_like.BUFFERS,
+    in_transformers=False,
 )

@@ -154,6 +154,7 @@ V2 = Family(
     read_config=read_config_v2,
     weights=WEIGHTS,
     buffers=llama_like.BUFFERS,
+    aliases={"num_experts": "n_routed_experts"},
 )
 V3 = Family(
     name="deepseek_v3",
@@ -162,5 +163,6 @@ V3 = Family(
     read_config=read_config_v3,
     weights=WEIGHTS,
     buffers=(*llama_like.BUFFERS, "model.layers.{num_layers}.*"),
+    aliases={"num_local_experts": "n_routed_experts"},
 )
 KIMI_K2 = dataclasses.replace(V3, name="kimi_k2", model_types=("kimi_k2",), buffers=llama_like.BUFFERS)

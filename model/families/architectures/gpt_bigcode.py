@@ -7,6 +7,7 @@ be with you!", section 5.
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.families import llama_like
+from model.families.architectures import gpt2
 from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.weights import Weight
@@ -90,4 +91,5 @@ FAMILY = Family(
         Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
     ),
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
 )

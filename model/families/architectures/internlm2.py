@@ -57,4 +57,5 @@ FAMILY = Family(
         Weight("blocks.ffn.down", FEED_FORWARD + "w2.weight", "d f -> f d"),
     ),
     buffers=llama_like.BUFFERS,
+    in_transformers=False,
 )

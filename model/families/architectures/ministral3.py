@@ -23,7 +23,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     window = llama_like.window_pattern(config_json.get("sliding_window", None))
     return ModelConfig(
         **llama_like.base(config_json, epsilon=1e-5),
-        position=rotary(config_json, other_keys=("llama_4_scaling_beta", "max_position_embeddings")),
+        position=rotary(config_json),
         mixer=GroupedQuery(
             **llama_like.heads(config_json, num_kv_heads=8, head_dim=128), temperature=temperature, pattern=window
         ),
