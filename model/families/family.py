@@ -44,6 +44,8 @@ class Family:
         stands for the number of layers, and so for the first layer that the model does not have.
       write_config: returns the values of a config.json from a model; None where the user has to give a config.json.
       aliases: other names of keys in config.json (the `attribute_map` of the class in `transformers`).
+      experts_apart: whether quantised files hold the projections of single experts, (outputs, inputs), where the table
+        has all experts of a layer in one tensor, inputs first.
       in_transformers: whether `transformers` has a class for it; see model/families/config_json.py.
     """
 
@@ -56,6 +58,7 @@ class Family:
     buffers: tuple[str, ...] = ()
     write_config: Callable[[ModelConfig], dict[str, Any]] | None = None
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    experts_apart: bool = False
     in_transformers: bool = True
 
     def model_config(self, values: Mapping[str, Any]) -> ModelConfig:

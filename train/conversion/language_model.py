@@ -6,7 +6,6 @@ Its tensors get the names that they have in a folder of the language model alone
 import collections
 import dataclasses
 import pathlib
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,34 +13,14 @@ import numpy as np
 from model.families import PublishedModel, published_model
 from model.families.family import Reading
 from model.families.multimodal import left_out_prefix, text_names
-from train.conversion.folder import INDEX, HuggingFaceFolder, Positions, StoredTensor, TensorFiles, make_header
+from model.families.quantization import quantization_of
+from train.conversion.expert_tensors import split_experts
+from train.conversion.folder import INDEX, HuggingFaceFolder, make_header
 from train.files.files import write_json
 from train.files.paths import AnyPath
 
 # Files beside the weights that describe the input of the whole model.
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
-
-
-@dataclasses.dataclass(frozen=True)
-class ExpertTensor(StoredTensor):
-    """A projection of one expert, (outputs, inputs), from a tensor that holds all experts of a layer.
-
-    Attributes:
-      source: the part of the tensor that belongs to the expert: (outputs, inputs), or (inputs, outputs) as published.
-      outputs: the outputs among those of the source.
-      inputs_first: whether inputs come first in the source.
-    """
-
-    source: StoredTensor
-    outputs: slice
-    inputs_first: bool
-
-    def read(self, folder: TensorFiles, positions: Positions, dtype: Any) -> np.ndarray:
-        """The entries at these positions of the axes, in the stored format, whatever the wanted one is."""
-        outputs, inputs = positions[0] + self.outputs.start, positions[1]
-        if self.inputs_first:
-            return folder.read(self.source, (inputs, outputs)).T
-        return folder.read(self.source, (outputs, inputs))
 
 
 class LanguageModelFolder(HuggingFaceFolder):
@@ -67,12 +46,15 @@ class LanguageModelFolder(HuggingFaceFolder):
             sizes[left_out_prefix(name)] += self.tensors[name].end - self.tensors[name].begin
         self.left_out = {prefix: (counts[prefix], sizes[prefix]) for prefix in sorted(counts)}
         shapes = self._expert_shapes() if self.model.multimodal.stacked_experts else {}
+        found = quantization_of(self.config)
+        block = None if found is None else found.block
+        text = {new: dataclasses.replace(self.tensors[name], name=new) for name, new in names.items()}
         kept = [
             (header.file, tensor)
             for header in self.headers
             for stored in header.tensors
             if stored.name in names
-            for tensor in _of_language_model(dataclasses.replace(stored, name=names[stored.name]), shapes)
+            for tensor in split_experts(text[names[stored.name]], text, shapes, block)
         ]
         self.tensors = {tensor.name: tensor for _, tensor in kept}
         self.headers = [
@@ -106,33 +88,6 @@ class LanguageModelFolder(HuggingFaceFolder):
         if len(self.headers) > 1:
             weight_map = {tensor.name: header.file for header in self.headers for tensor in header.tensors}
             write_json(into / INDEX, {"metadata": {}, "weight_map": weight_map})
-
-
-def _of_language_model(stored: StoredTensor, expert_shapes: Mapping[str, tuple[int, int]]) -> Iterator[StoredTensor]:
-    """Yields the tensors that a stored tensor holds: itself, or the projections of all its experts."""
-    layer, _, name = stored.name.partition(".mlp.experts.")
-    if name not in expert_shapes:
-        yield stored
-        return
-    experts, *shape = stored.shape
-    outputs, inputs = expert_shapes[name]
-    size = (stored.end - stored.begin) // experts
-    parts = {"gate_proj": slice(0, outputs // 2), "up_proj": slice(outputs // 2, outputs)}
-    for expert in range(experts):
-        begin = stored.begin + expert * size
-        source = dataclasses.replace(stored, shape=tuple(shape), begin=begin, end=begin + size)
-        for projection, rows in parts.items() if name == "gate_up_proj" else [(name, slice(0, outputs))]:
-            yield ExpertTensor(
-                name=f"{layer}.mlp.experts.{expert}.{projection}.weight",
-                file=stored.file,
-                dtype=stored.dtype,
-                shape=(rows.stop - rows.start, inputs),
-                begin=begin,
-                end=begin + size * (rows.stop - rows.start) // outputs,
-                source=source,
-                outputs=rows,
-                inputs_first=tuple(shape) != (outputs, inputs),
-            )
 
 
 def record_of(folder: LanguageModelFolder, reading: Reading) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from model.families.quantization import description_of, quantization_of, without_quantization
 from model.parameters.precision import Dtype
+from train.conversion.expert_tensors import JoinedExperts
 from train.conversion.folder import (
     DTYPES,
     INDEX,
@@ -33,7 +34,7 @@ from train.files.remote import local_copy
 BUFFERS, HEADER, QUANTIZATION = "buffers.safetensors", ".header", "quantization.json"
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 OTHER_DESCRIPTIONS = ("hf_quant_config.json",)  # of the quantisation, beside config.json
-Source = StoredTensor | Quantized
+Source = StoredTensor | Quantized | JoinedExperts
 
 
 def write_origin(

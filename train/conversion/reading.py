@@ -27,6 +27,7 @@ from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore, flatten, unflatten
+from train.conversion.expert_tensors import join_experts
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.language_model import LanguageModelFolder, record_of
 from train.conversion.origin import Source, method_of, write_origin
@@ -55,6 +56,7 @@ from train.terminal.progress import Progress
 
 # The longest default window of launch.evaluate.
 MAX_WINDOW = 2048
+MAX_LISTED = 20  # lines about the tensors of a folder
 
 
 class PublishedTensors(NamedTuple):
@@ -140,13 +142,13 @@ def read_published(
 def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFolder) -> PublishedTensors:
     """The tensors of a folder: the weights of this model, and the others.
 
-    Raises UserError that lists every tensor that is missing, has another shape, or does not belong to the model.
+    Raises UserError that lists tensors that are missing, have another shape, or do not belong to the model.
     """
     quantized, left_out, problems = quantized_tensors(folder.tensors, quantization_of(folder.config))
     scales = left_out | {part.name for tensor in quantized.values() for part in tensor.stored}
     present: dict[str, Source] = {name: x for name, x in folder.tensors.items() if name not in scales}
-    present |= quantized
     table, weights = family.tensors(config), {}
+    present |= join_experts(quantized, table) if family.experts_apart else quantized
     names = family.file_names(config, present)
     for name, tensor in table.items():
         stored = present.get(names[name])
@@ -164,7 +166,9 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
         if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffer_patterns(config)):
             problems.append(f"{stored.name} {_shape(stored.shape)} is no tensor of such a model")
     if problems:
-        listed = "\n  ".join(sorted(problems))
+        listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
+        if len(problems) > MAX_LISTED:
+            listed += f"\n  and {len(problems) - MAX_LISTED} more"
         raise UserError(
             f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems):\n  {listed}"
         )
