@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from model.families import quantization
+
 Values = Mapping[str, Any]
 
 
@@ -168,13 +170,12 @@ MULTIMODAL = (
 # Keys of the whole model that are about its language model too.
 OUTER_KEYS = (
     "bos_token_id",
-    "compression_config",
     "dtype",
     "eos_token_id",
     "pad_token_id",
-    "quantization_config",
     "torch_dtype",
     "transformers_version",
+    *quantization.KEYS,
 )
 
 

@@ -165,6 +165,7 @@ def join_experts(
         experts = [[quantized.get(one) for one in expert] for expert in names]
         whole = tuple(tuple(one for one in expert if isinstance(one, ScaledTensor)) for expert in experts)
         if len({tuple(one.shape for one in expert) for expert in whole}) == 1 and len(whole[0]) == len(JOINED[kind]):
-            found = {name: one for name, one in found.items() if not any(name in expert for expert in names)}
+            parts = {one for expert in names for one in expert}
+            found = {other: one for other, one in found.items() if other not in parts}
             found[name] = JoinedExperts(name, whole)
     return found

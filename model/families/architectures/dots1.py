@@ -54,4 +54,5 @@ FAMILY = Family(
         *deepseek.EXPERTS,
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_local_experts": "n_routed_experts"},
 )

@@ -52,4 +52,5 @@ FAMILY = Family(
         *deepseek.EXPERTS,
     ),
     buffers=(*llama_like.BUFFERS, "model.layers.{num_layers}.*"),
+    aliases={"num_local_experts": "n_routed_experts"},
 )

@@ -31,6 +31,7 @@ def read_config_shared(config_json: ConfigJson) -> ModelConfig:
 
 
 def _experts(config_json: ConfigJson) -> Experts:
+    config_json.require("position_embedding_type", "rope")
     config_json.ignore("router_aux_loss_coef")
     return Experts(
         num_experts=config_json.get("num_local_experts", 8),

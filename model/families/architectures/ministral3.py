@@ -16,6 +16,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.get("rope_parameters")  # without it, the scaling is unknown
     parameters = config_json.sub_object("rope_parameters")
+    parameters.ignore("max_position_embeddings")  # transformers writes a copy here, and does not read it
     growth, temperature = parameters.get("llama_4_scaling_beta", 0.0), None
     if growth:
         length = parameters.get("original_max_position_embeddings")
