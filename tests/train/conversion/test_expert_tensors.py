@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 
 from model.errors import UserError
 from model.families.multimodal import text_names
-from tests.train.conversion.folders import published
+from tests.train.conversion.folders import published, values_of
 from tests.train.conversion.test_quantized import quantize, write_file
 from train.conversion.expert_tensors import JoinedExperts
 from train.conversion.language_model import LanguageModelFolder
@@ -28,7 +28,8 @@ LLAMA4, QWEN3_MOE = "multimodal_llama4", "multimodal_qwen3_vl_moe"
 def quantized_folder(tmp_path, family, *, inputs_first=False, block=(5, 8)):
     """A folder whose projections are quantised, and its unquantised tensors by their names in the language model."""
     described = ROWS if family == LLAMA4 else BLOCKS | {"weight_block_size": block}
-    folder = published(tmp_path, family, dtype="bfloat16", quantization_config=described)
+    text = values_of(family)["text_config"] | {"dtype": "bfloat16"}
+    folder = published(tmp_path, family, text_config=text, quantization_config=described)
     plain = load_file(folder / "model.safetensors")
     stored = dict(plain)
     for name, x in plain.items():
