@@ -111,8 +111,8 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 
 
 def _write(run: AnyPath, target: pathlib.Path) -> int:
-    from train.conversion.record import written_notes
     from train.conversion.writing import write_published
+    from train.run.conversion_record import written_notes
 
     changed_values = write_published(
         run,

@@ -27,9 +27,9 @@ from train.conversion.folder import (
 )
 from train.conversion.language_model import LanguageModelFolder
 from train.conversion.quantized import Quantized
-from train.conversion.record import RECORD
 from train.files.files import read_json, write_json
 from train.files.remote import local_copy
+from train.run.conversion_record import RECORD
 
 BUFFERS, HEADER, QUANTIZATION = "buffers.safetensors", ".header", "quantization.json"
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}

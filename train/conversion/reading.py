@@ -32,7 +32,6 @@ from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.language_model import LanguageModelFolder, record_of
 from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors
-from train.conversion.record import RECORD, reading_notes
 from train.conversion.shards import Shards, new_shards
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
@@ -48,6 +47,7 @@ from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
+from train.run.conversion_record import RECORD, reading_notes
 from train.run.environment import record_session
 from train.run.folder import ORIGIN
 from train.schedules import Constant

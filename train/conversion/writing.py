@@ -17,12 +17,12 @@ from train.checkpoints.store import flatten
 from train.conversion.folder import INDEX, Header, StoredTensor, TensorFiles, make_header, new_folder, write_tensors
 from train.conversion.origin import FORMATS, buffers, copy_origin, was_quantized
 from train.conversion.published_config import config_like, family_for
-from train.conversion.record import read_record
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
 from train.files.remote import local_copy, print_to_stderr
 from train.parallel.mesh import Mesh
+from train.run.conversion_record import read_record
 from train.run.folder import ORIGIN
 from train.run.loading import load_params
 from train.terminal.progress import Progress

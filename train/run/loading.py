@@ -10,7 +10,6 @@ from model.errors import UserError
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
 from train.checkpoints.uploads import complete_steps
-from train.conversion.record import accepted_notes, read_record
 from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
@@ -20,6 +19,7 @@ from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import MeshLayout, Sharding
+from train.run.conversion_record import accepted_notes, read_record
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
 from train.state import StateConfig, abstract_state, evaluation_params, state_shardings

@@ -4,8 +4,8 @@ import json
 
 from tests.train.conversion.folders import contents, published
 from train.conversion.reading import read_published
-from train.conversion.record import read_record, reading_notes, written_notes
 from train.conversion.writing import write_published
+from train.run.conversion_record import read_record, reading_notes, written_notes
 from train.run.loading import load_run
 
 
