@@ -11,6 +11,7 @@ import csv
 import json
 import pathlib
 import sys
+import textwrap
 
 from model.config import ModelConfig, model_differences
 from model.cost import count_parameters
@@ -43,7 +44,7 @@ def outcome(values):
         detail = (
             f": {others[0].strip()}" if others and reason.endswith(("mapped", "built:")) and "=" not in reason else ""
         )
-        return (reason.rstrip(":") + detail)[:160]
+        return textwrap.shorten(reason.rstrip(":") + detail, 160, placeholder=" ...")
     whole = "" if model.multimodal is None else f" in {model.multimodal.model_type}"
     return reading.config, model.family.name + whole, ", ".join(reading.ignored)
 
