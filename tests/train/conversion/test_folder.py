@@ -42,9 +42,7 @@ def test_layers_for_multi_token_prediction_are_kept_in_the_files(tmp_path):
     write_published(tmp_path / "run", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
     save_file(tensors | {f"model.layers.{layers + 1}.eh_proj.weight": np.ones(3)}, folder / "model.safetensors")
-    with pytest.raises(
-        UserError, match=rf"model.layers.{layers + 1}.eh_proj.weight \(3\) is no tensor of such a model"
-    ):
+    with pytest.raises(UserError, match=rf"model.layers.{layers + 1}.eh_proj.weight 3 is no tensor of such a model"):
         read_published(folder, tmp_path / "another")
 
 
