@@ -53,6 +53,12 @@ LIKE = cli.define_path(
 FAMILY = flags.DEFINE_string(
     "family", None, "With --to, instead of --like: a family that makes a config.json from a model (llama)."
 )
+ACCEPT = flags.DEFINE_multi_string(
+    "accept",
+    [],
+    "With --from or --like: a key of config.json that is refused, and that is read as if the file did not have it "
+    "(rope_scaling.factor); give the flag once for each key. The run folder records them.",
+)
 MESH = cli.define_mesh()
 
 
@@ -70,6 +76,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{flag.name} has no effect with --{'from' if source else 'to'}; leave it out")
     if LIKE.value is not None and FAMILY.value is not None:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
+    if ACCEPT.value and not source and LIKE.value is None:
+        raise UserError("--accept is about the config.json of --from or --like; leave it out")
     cli.prepare_jax(keep_memory=False)
     if source:
         return _read(user_path(source), local_path(RUN.value, "a run folder that is written"))
@@ -88,6 +96,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
         compute_dtype=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
         mesh=cli.mesh_from_flag(MESH),
+        accept=ACCEPT.value,
     )
     from model.cost import count_parameters
 
@@ -103,6 +112,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 
 def _write(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
+    from train.run.conversion_record import written_notes
 
     changed_values = write_published(
         run,
@@ -111,8 +121,11 @@ def _write(run: AnyPath, target: pathlib.Path) -> int:
         family=FAMILY.value,
         like=LIKE.value,
         mesh=cli.mesh_from_flag(MESH),
+        accept=ACCEPT.value,
     )
     cli.print_escaped(f"{target}: written")
+    for note in written_notes(run):
+        cli.print_escaped(note)
     if changed_values:
         listed = ", ".join(f"{key}={value}" for key, value in changed_values.items())
         cli.print_escaped(f"config.json is that of --like={LIKE.value}, with this run's {listed}")

@@ -52,7 +52,7 @@ GRID = {
         HyperConnections(streams=3),
         HyperConnections(streams=2, dynamic=None),
     ],
-    "unembedding": [Tied(), Untied(), Untied(bias=True)],
+    "unembedding": [Tied(), Untied(), Untied(bias=True), Untied(unit_norm=True)],
     "mixer": [
         GroupedQuery(num_heads=4),
         GroupedQuery(num_heads=4, qkv_bias=True, output_bias=True),

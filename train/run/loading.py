@@ -19,6 +19,7 @@ from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import MeshLayout, Sharding
+from train.run.conversion_record import accepted_notes, read_record
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
 from train.state import StateConfig, abstract_state, evaluation_params, state_shardings
@@ -101,6 +102,8 @@ def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
             f"{run} was read from a folder without tokenizer.json or tokenizer.model, and text needs one; "
             "put it there, delete the run and convert again"
         )
+    for note in accepted_notes(read_record(run / ORIGIN)):
+        print_to_stderr(f"{run}: {note}")
     dataset = dataset_of_run(run)
     if dataset.tokenizer.vocab_size != experiment.model.vocab_size:
         raise UserError(

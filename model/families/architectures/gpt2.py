@@ -60,6 +60,14 @@ WEIGHTS = (
 )
 
 
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
+
+
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("add_cross_attention", False)
@@ -102,5 +110,6 @@ FAMILY = Family(
         *WEIGHTS,
     ),
     prefix="transformer.",
+    aliases=ALIASES,
     buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
 )

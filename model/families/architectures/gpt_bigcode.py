@@ -82,4 +82,5 @@ FAMILY = Family(
         *gpt2.LINEAR_FEED_FORWARD,
     ),
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
 )

@@ -80,4 +80,5 @@ FAMILY = Family(
     ),
     prefix="transformer.",
     buffers=("*h.*.attn.attention.bias", "*h.*.attn.attention.masked_bias"),
+    aliases={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
 )

@@ -72,4 +72,5 @@ FAMILY = Family(
         Weight("blocks.ffn.down_bias", LAYER + "mlp.experts.down_proj_bias"),
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_experts": "num_local_experts"},
 )

@@ -135,4 +135,5 @@ HF = Family(
         Weight("blocks.ffn.gate", HF_LAYER + "ff_proj.weight", "+f d -> d f"),
         Weight("blocks.ffn.down", HF_LAYER + "ff_out.weight", "d f -> f d"),
     ),
+    in_transformers=False,
 )
