@@ -1,0 +1,316 @@
+"""Published training speeds as jobs of the planner: rows of pod_speeds.csv with shapes of model_shapes.json.
+
+Both files are described in the README beside them. A row says what it says in columns; some facts stand in `notes`
+alone (micro-batches, virtual stages, capacity, attention without a kernel) and are read from there.
+"""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+
+from model.attention.grouped_query import GroupedQuery
+from model.attention.latent import Latent
+from model.attention.patterns import Chunked, Everything, SlidingWindow
+from model.config import ModelConfig
+from model.errors import UserError
+from model.feedforward.dispatch import Capacity, Dropless
+from model.feedforward.experts import Experts, Shared
+from model.feedforward.mlp import MLP, Gated
+from model.layers import Except
+from model.vocabulary.embedding import Tied, Untied
+from train.parallel.planner.chips import CHIPS, Cluster, cluster_of
+from train.parallel.planner.job import Job, Ways
+from train.parallel.planner.work import KEPT, ModelWork, work_of
+
+AXIS_NAMES = {"fsdp_transpose": "fsdp", "pipeline": "stage"}
+# Names of products in the `remat` column -> names of `work.KEPT`.
+PRODUCTS = {
+    "query_proj": ("query",),
+    "key_proj": ("key",),
+    "value_proj": ("value",),
+    "qkv_proj": ("query", "key", "value"),
+    "context": ("attention",),
+    "out_proj": ("mixer_output",),
+    "mlpwi_0": ("ffn_gate",),
+    "mlpwi_1": ("ffn_up",),
+    "mlpwi": ("ffn_gate", "ffn_up"),
+    "mlpwo": ("ffn_output",),
+}
+QKV = frozenset({"query", "key", "value"})
+# Policies by name, as their projects define them.
+POLICIES = {
+    "none": frozenset(KEPT),
+    "full": frozenset(),
+    "minimal": frozenset(KEPT) - {"attention"},
+    "minimal_flash": frozenset(KEPT),
+    "save_qkv_proj": QKV,
+    "qkv_proj_offloaded": QKV,
+    "SAVE_DOT_WITH_NO_BATCH_DIM": frozenset(KEPT) - {"attention"},
+    "activation_checkpointing: true": frozenset(),
+    "selective (op list)": frozenset({"key", "attention", "mixer_output", "ffn_up"}),  # every second product
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """A published speed and its job.
+
+    Attributes:
+      name, model, chip, family, source: as the file says; family is dense or moe.
+      seconds: of a step, published; derived from tokens/s or the model FLOPs where only those are.
+      job: the planner's job.
+    """
+
+    name: str
+    model: str
+    chip: str
+    family: str
+    source: str
+    seconds: float
+    job: Job
+
+
+def read_rows(path: pathlib.Path) -> tuple[list[Row], list[str]]:
+    """Reads a file of speeds and the shapes beside it; returns the rows, and a line for each row left out."""
+    shapes_path = path.parent / "model_shapes.json"
+    for needed in (path, shapes_path):
+        if not needed.is_file():
+            raise UserError(f"{needed} is not there; give the path of pod_speeds.csv, with model_shapes.json beside it")
+    shapes = json.loads(shapes_path.read_text(encoding="utf-8"))
+    rows, left_out = [], []
+    with path.open(encoding="utf-8", newline="") as file:
+        for given in csv.DictReader(file):
+            try:
+                rows.append(row_of(given, shapes))
+            except UserError as error:
+                left_out.append(f"{given.get('name')}: {error}")
+    return rows, left_out
+
+
+def row_of(given: dict[str, str], shapes: dict[str, dict]) -> Row:
+    """Returns a row. Raises UserError for a row that cannot be predicted, with the reason."""
+    job = job_of_row(given, shapes)
+    return Row(
+        name=given["name"],
+        model=given["model"],
+        chip=given["chip"],
+        family=given["family"],
+        source=given["source"],
+        seconds=published_seconds(given, job),
+        job=job,
+    )
+
+
+def published_seconds(given: dict[str, str], job: Job) -> float:
+    """The published seconds of a step; from tokens/s, or from MFU with full attention, where there are none."""
+    if given["step_seconds"]:
+        return float(given["step_seconds"])
+    if given["tokens_per_s_per_chip"]:
+        return job.tokens / (job.cluster.chips * float(given["tokens_per_s_per_chip"]))
+    if not given["mfu_percent"]:
+        raise UserError("gives neither the time of a step nor tokens a second nor MFU")
+    pairs = sum(layer.repeats * layer.attention.flops for layer in job.work.layers if layer.attention)
+    flops = 3 * (job.work.forward_flops + pairs) * job.tokens / job.cluster.chips  # full attention counts pairs twice
+    return flops / (float(given["mfu_percent"]) / 100 * job.cluster.chip.rate("bf16"))
+
+
+def job_of_row(given: dict[str, str], shapes: dict[str, dict]) -> Job:
+    """Returns the job of a row."""
+    if given["model"] not in shapes:
+        raise UserError(f"model_shapes.json has no model {given['model']!r}")
+    notes, length = given["notes"], int(given["sequence_length"])
+    cluster = _cluster(given)
+    ways, dcn = _ways(given, cluster)
+    batch = int(given["global_batch_sequences"])
+    capacity = _number(r"capacity_factor (\d+(?:\.\d+)?)", notes)
+    return Job(
+        work=_work(json.dumps(shapes[given["model"]], sort_keys=True), length, capacity),
+        cluster=cluster,
+        ways=ways,
+        batch=batch,
+        microbatches=_microbatches(notes, batch, ways),
+        virtual_stages=int(_number(r"virtual pipeline (\d+)", notes) or 1),
+        across_slices=dcn,
+        kept=_kept(given["remat"], cluster),
+        number_format={"bf16": "bf16", "fp8": "fp8", "int8": "int8"}.get(given["precision"], "bf16"),
+        flash="no flash attention" not in notes,
+        parameter_bytes=2 if "bf16 weights" in notes else 4,
+        gradient_bytes=2 if cluster.is_tpu else 4,
+        moments=0 if "sgd" in notes else 2,
+        logits_limit=1 << 40,
+    )
+
+
+def _number(pattern: str, text: str) -> float | None:
+    found = re.search(pattern, text)
+    return float(found[1]) if found else None
+
+
+def _cluster(given: dict[str, str]) -> Cluster:
+    chip, chips, slices = given["chip"], int(given["chips"]), int(given["slices"] or 1)
+    topology = given["topology"].removeprefix("nodes=")
+    if chip in CHIPS and topology:
+        shape = tuple(map(int, topology.split("x")))
+        return Cluster(chip=CHIPS[chip], shape=shape, slices=slices)
+    return cluster_of(chip, chips, slices)
+
+
+def _ways(given: dict[str, str], cluster: Cluster) -> tuple[Ways, str]:
+    """Returns the mesh in chips, and the axis that spans slices.
+
+    GPU rows count expert groups inside the data and tensor ranks; here the expert axis is one of its own.
+    """
+    sizes, dcn = dict.fromkeys(("data", "fsdp", "tensor", "context", "expert", "stage"), 1), "data"
+    for item in filter(None, given["parallelism"].split(",")):
+        name, _, size = item.partition("=")
+        if name.startswith("dcn_"):
+            dcn = name = AXIS_NAMES.get(name.removeprefix("dcn_"), name.removeprefix("dcn_"))
+        sizes[AXIS_NAMES.get(name, name)] *= int(size)
+    if not cluster.is_tpu:
+        left = sizes["expert"]
+        for name in ("data", "fsdp", "tensor"):
+            shared = _common(left, sizes[name])
+            sizes[name], left = sizes[name] // shared, left // shared
+        sizes["expert"] //= left
+    ways = Ways(**sizes)
+    if ways.chips == cluster.chips * cluster.chip.devices:
+        largest = max(("fsdp", "data"), key=lambda name: sizes[name])
+        sizes[largest] //= cluster.chip.devices
+        ways = Ways(**sizes)
+    if ways.chips != cluster.chips:
+        raise UserError(f"the mesh {given['parallelism']} does not multiply to {cluster.chips} chips")
+    return ways, dcn
+
+
+def _common(a: int, b: int) -> int:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+def _microbatches(notes: str, batch: int, ways: Ways) -> int:
+    if count := _number(r"gradient accumulation (\d+)", notes):
+        return int(count)
+    rows = max(1, batch // ways.rows)
+    if size := _number(r"(?:microbatch|local batch) (\d+)", notes):
+        return max(1, rows // int(size))
+    return rows if ways.stage > 1 else 1
+
+
+def _kept(remat: str, cluster: Cluster) -> frozenset[str]:
+    """The products that a policy keeps. Rows that name none keep what fits: all, as Megatron does by default."""
+    if remat in POLICIES:
+        return POLICIES[remat]
+    if not remat:
+        return frozenset(KEPT)
+    if "feed-forward names" in remat:
+        return frozenset(KEPT)
+    if "save q,k,v,context,o" in remat or "q,k,v,context,o" in remat:
+        return QKV | {"attention", "mixer_output"}
+    if "save q,k,v,qkv,out projections and mlpwo" in remat:
+        return QKV | {"mixer_output", "ffn_output"}
+    kept = set()
+    for part in remat.removeprefix("custom:").split(";"):
+        if "recompute" not in part:
+            words = re.findall(r"[a-z_0-9]+", part)
+            kept.update(name for word in words for name in PRODUCTS.get(word, ()))
+    return frozenset(kept)
+
+
+# ------------------------------------------------------------------------------------------------------------- shapes
+
+_WORKS: dict[tuple[str, int, float | None], ModelWork] = {}
+
+
+def _work(shape: str, length: int, capacity: float | None) -> ModelWork:
+    key = (shape, length, capacity)
+    if key not in _WORKS:
+        _WORKS[key] = work_of(config_of(json.loads(shape), length, capacity), length)
+    return _WORKS[key]
+
+
+def config_of(shape: dict, length: int, capacity: float | None = None) -> ModelConfig:
+    """Returns a model of a shape, with all that matters for its cost.
+
+    Per-layer embeddings of Gemma 4 are left out: look-ups, with few operations.
+    """
+    mixer = _mixer(shape)
+    ffn, exceptions = _feedforward(shape, capacity), []
+    if first := shape.get("first_dense_layers"):
+        exceptions.append(Except(layers=f":{first}", ffn=_dense(shape, shape["dense_ffn"])))
+    elif shape.get("moe_every", 1) > 1:
+        exceptions.append(Except(layers=f"::{shape['moe_every']}", ffn=_dense(shape, shape["dense_ffn"])))
+    if shared := shape.get("kv_shared_layers"):
+        if "double-width" in shape.get("note", ""):
+            exceptions.append(Except(layers=f"-{shared}:", ffn=_dense(shape, 2 * shape["ffn"])))
+    pattern = shape.get("attention_pattern", "")
+    if every := _period(pattern):
+        mixer = dataclasses.replace(mixer, pattern=_local_pattern(shape, pattern))
+        exceptions.append(Except(layers=f"{every - 1}::{every}", mixer=_global_mixer(shape)))
+    return ModelConfig(
+        vocab_size=shape["vocab"],
+        context_length=length,
+        num_layers=shape["layers"],
+        width=shape["width"],
+        mixer=mixer,
+        ffn=ffn,
+        exceptions=tuple(exceptions),
+        unembedding=Tied() if shape["tied"] else Untied(),
+    )
+
+
+def _period(pattern: str) -> int | None:
+    """The number of layers after which an attention pattern repeats; its last layer sees everything."""
+    if found := re.match(r"(\d+) sliding, (\d+) (?:global|full)", pattern):
+        return int(found[1]) + int(found[2])
+    if found := re.search(r"every (\d+)(?:st|nd|rd|th) layer full", pattern):
+        return int(found[1])
+    return None
+
+
+def _local_pattern(shape: dict, pattern: str) -> SlidingWindow | Chunked:
+    if found := re.match(r"chunked (\d+)", pattern):
+        return Chunked(size=int(found[1]))
+    return SlidingWindow(size=shape["sliding_window"])
+
+
+def _mixer(shape: dict) -> GroupedQuery | Latent:
+    if "mla" in shape:
+        mla = shape["mla"]
+        return Latent(
+            num_heads=shape["heads"],
+            kv_rank=mla["kv_lora_rank"],
+            query_rank=mla["q_lora_rank"] or None,
+            head_dim=mla["qk_nope_head_dim"],
+            rotary_head_dim=mla["qk_rope_head_dim"],
+            value_head_dim=mla["v_head_dim"],
+        )
+    return GroupedQuery(num_heads=shape["heads"], num_kv_heads=shape["kv_heads"], head_dim=shape["head_dim"])
+
+
+def _global_mixer(shape: dict) -> GroupedQuery | Latent:
+    mixer = _mixer(shape)
+    if "global_head_dim" not in shape:
+        return dataclasses.replace(mixer, pattern=Everything())
+    heads = shape.get("global_kv_heads", shape["kv_heads"])
+    return dataclasses.replace(mixer, head_dim=shape["global_head_dim"], num_kv_heads=heads)
+
+
+def _dense(shape: dict, width: int) -> MLP | Gated:
+    return Gated(width=width) if shape["gated"] else MLP(width=width)
+
+
+def _feedforward(shape: dict, capacity: float | None) -> MLP | Gated | Experts:
+    if not shape["experts"]:
+        return _dense(shape, shape["ffn"])
+    shared = shape.get("shared_experts", 0)
+    width = shape.get("shared_ffn", shape["ffn"])
+    return Experts(
+        num_experts=shape["experts"],
+        top_k=shape["top_k"],
+        expert=_dense(shape, shape["ffn"]),
+        dispatch=Dropless() if capacity is None else Capacity(factor=capacity),
+        shared=Shared(ffn=_dense(shape, shared * width)) if shared else None,
+    )

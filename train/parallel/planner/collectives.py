@@ -1,0 +1,193 @@
+"""Bytes that a chip receives in a step, by mesh axis and purpose, and their time on the links of the cluster.
+
+FSDP gathers the weights of a layer for the forward and for the backward pass, and scatters the sum of gradients: Rajbhandari
+et al. 2020, "ZeRO", section 7. Tensor parallelism reduces the output of each sublayer: Shoeybi et al. 2019,
+"Megatron-LM", section 3. An all-reduce among n receives 2 (n - 1) / n of the array, a gather or a scatter (n - 1) / n.
+"""
+
+import dataclasses
+import math
+from typing import Literal
+
+from train.parallel.planner.chips import Cluster, Switched, Torus
+from train.parallel.planner.job import Job
+
+# From the innermost axis to the outermost: an inner axis has neighbours closer together.
+INNER_FIRST = ("tensor", "context", "expert", "fsdp", "data", "stage")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """Bytes that one chip receives in one step.
+
+    Attributes:
+      axis: the mesh axis; "slices" for the part between slices.
+      purpose: the reason.
+      received: bytes.
+      seconds: the time at the rates of the data sheet.
+      network: "links" (a torus, or the switch of a node) or "network" (between slices or nodes).
+      hidden: whether other layers' computation can run meanwhile; otherwise the next operation waits for it.
+    """
+
+    axis: str
+    purpose: str
+    received: float
+    seconds: float
+    network: Literal["links", "network"]
+    hidden: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Route:
+    """How the chips of one mesh axis are connected.
+
+    Attributes:
+      size: chips along the axis.
+      rate: bytes a second that one chip can receive in a gather, a scatter or a reduction.
+      exchange_rate: the same when every chip sends something else to every other (all-to-all).
+      network: the network that limits it.
+    """
+
+    size: int
+    rate: float
+    exchange_rate: float
+    network: Literal["links", "network"]
+
+
+def routes(job: Job) -> dict[str, Route]:
+    """Returns the connection of every mesh axis, inside one slice, by the axis's name."""
+    sizes = {name: getattr(job.ways, name) for name in INNER_FIRST}
+    sizes[job.across_slices] //= job.cluster.slices
+    chip = job.cluster.chip
+    if isinstance(chip.interconnect, Torus):
+        return _torus_routes(job.cluster, chip.interconnect, sizes)
+    return _switched_routes(job.cluster, chip.interconnect, sizes)
+
+
+def _torus_routes(cluster: Cluster, torus: Torus, sizes: dict[str, int]) -> dict[str, Route]:
+    """Gives dimensions of the torus to axes, the shortest ones first; a whole ring has two links, a line has one."""
+    free = {number: size for number, size in enumerate(cluster.shape)}
+    found = {}
+    for name in INNER_FIRST:
+        left, links, hops = sizes[name], 0, 0.0
+        whole_first = sorted(free, key=lambda number: (left % free[number] != 0, -free[number]))
+        for number in whole_first:
+            part = math.gcd(left, free[number])
+            if part == 1:
+                continue
+            ring = part == cluster.shape[number] and part % torus.ring == 0
+            links += 2 if ring else 1
+            hops += part / 4 if ring else part / 3  # the mean distance of two chips along it
+            left //= part
+            free[number] //= part
+        links = max(links, 1)
+        rate = links * torus.link
+        found[name] = Route(size=sizes[name], rate=rate, exchange_rate=rate / max(hops, 1.0), network="links")
+    return found
+
+
+def _switched_routes(cluster: Cluster, switch: Switched, sizes: dict[str, int]) -> dict[str, Route]:
+    """Fills nodes from the innermost axis; GPUs of a node share their adapters in a collective of all of them."""
+    inner, found = 1, {}
+    for name in INNER_FIRST:
+        size = sizes[name]
+        room = max(1, cluster.shape[1] // inner)
+        local = math.gcd(size, room)
+        inside = local == size
+        network = cluster.chip.network
+        rate = switch.link if inside else min(switch.link, network * local)
+        exchange = switch.link if inside else network / (1 - local / size)
+        found[name] = Route(size=size, rate=rate, exchange_rate=exchange, network="links" if inside else "network")
+        inner *= size
+    return found
+
+
+def transfers(job: Job) -> list[Transfer]:
+    """Returns all transfers of a step that move anything."""
+    found = [*_parameter_transfers(job), *_activation_transfers(job)]
+    return [transfer for transfer in found if transfer.received > 0]
+
+
+def local_parameters(job: Job) -> tuple[float, float]:
+    """Returns the parameters of a chip's stage and tensor part before FSDP splits them: all but experts', experts'."""
+    ways, work = job.ways, job.work
+    experts = sum(layer.repeats * layer.expert_parameters for layer in work.layers)
+    rest = work.parameters - experts
+    return rest / (ways.tensor * ways.stage), experts / (ways.tensor * ways.stage * ways.expert)
+
+
+def _parameter_transfers(job: Job) -> list[Transfer]:
+    ways, route = job.ways, routes(job)
+    slices = job.cluster.slices
+    rest, experts = local_parameters(job)
+    found = []
+    for name, gathered in (("fsdp", rest / ways.expert + experts), ("expert", rest)):
+        size = route[name].size
+        moved = gathered * (size - 1) / size * job.microbatches
+        for purpose, width in (
+            ("gathers of weights, forward and backward", 2 * job.compute_bytes),
+            ("scatters of gradients", job.gradient_bytes),
+        ):
+            found.append(_transfer(name, purpose, moved * width, route[name], hidden=True))
+    held = (rest / ways.expert + experts) / route["fsdp"].size  # a chip's part inside its slice
+    size = route["data"].size
+    reduced = 2 * (size - 1) / size * held * job.gradient_bytes
+    found.append(_transfer("data", "all-reduce of gradients", reduced, route["data"], hidden=True))
+    if slices > 1:
+        between = Route(size=slices, rate=job.cluster.chip.network, exchange_rate=1.0, network="network")
+        if job.across_slices == "fsdp":
+            part = held * (slices - 1) / slices
+            received = part * job.microbatches * (2 * job.compute_bytes + job.gradient_bytes)
+            found.append(_transfer("slices", "gathers and scatter between slices", received, between, hidden=True))
+        else:
+            received = 2 * (slices - 1) / slices * held / route["data"].size * job.gradient_bytes
+            found.append(_transfer("slices", "all-reduce of gradients between slices", received, between, hidden=True))
+    return found
+
+
+def _activation_transfers(job: Job) -> list[Transfer]:
+    ways, work, route = job.ways, job.work, routes(job)
+    found = []
+    stream = job.chip_tokens * work.width * job.compute_bytes  # one activation of a step, in bytes
+    layers = work.num_layers / ways.stage
+    recomputed = 0 if "mixer_output" in job.kept else 1
+    if ways.tensor > 1:
+        share = 2 * (ways.tensor - 1) / ways.tensor
+        received = layers * (4 + recomputed) * share * stream
+        found.append(_transfer("tensor", "all-reduce of sublayers' outputs", received, route["tensor"], hidden=False))
+    if ways.context > 1:
+        keys = sum(layer.repeats * layer.key_width for layer in work.layers) / (ways.stage * ways.tensor)
+        passes = 3 if "attention" in job.kept else 4  # forward, recomputed, backward, gradients
+        received = keys * job.chip_tokens * job.compute_bytes * (ways.context - 1) * passes
+        found.append(_transfer("context", "keys and values of other parts", received, route["context"], hidden=True))
+    if ways.expert > 1:
+        rows = sum(layer.repeats * layer.expert_rows for layer in work.layers) / ways.stage
+        share = (ways.expert - 1) / ways.expert
+        again = 0 if {"ffn_gate", "ffn_up"} <= job.kept else 1
+        received = rows * stream / ways.tensor * share * (4 + again)
+        seconds = received / route["expert"].exchange_rate
+        found.append(
+            Transfer(
+                axis="expert",
+                purpose="all-to-all of tokens",
+                received=received,
+                seconds=seconds,
+                network=route["expert"].network,
+                hidden=False,
+            )
+        )
+    if ways.stage > 1:
+        received = 2 * stream * job.virtual_stages / ways.tensor
+        found.append(_transfer("stage", "activations between stages", received, route["stage"], hidden=True))
+    return found
+
+
+def _transfer(axis: str, purpose: str, received: float, route: Route, hidden: bool) -> Transfer:
+    return Transfer(
+        axis=axis,
+        purpose=purpose,
+        received=received,
+        seconds=received / route.rate,
+        network=route.network,
+        hidden=hidden,
+    )

@@ -1,0 +1,124 @@
+"""The time of a training step, from the loads of a chip and the constants of efficiency.py.
+
+A product takes the longer of its operations at the attainable rate and its bytes at the memory's rate. Products,
+attention, memory traffic and the optimizer follow each other, so their times add up. Transfers that nothing can hide
+(tensor and expert parallelism) add up too. The others run beside the computation: a share of them stays exposed, and
+all that is longer than the computation.
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from train.parallel.planner.chips import Chip, Torus
+from train.parallel.planner.collectives import Transfer
+from train.parallel.planner.efficiency import (
+    ATTENTION_SHARE,
+    BACKWARD_SHARE,
+    FITTED,
+    HBM_SHARE,
+    TILE,
+    Efficiency,
+)
+from train.parallel.planner.job import Job
+from train.parallel.planner.loads import AttentionLoad, Loads, loads_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepTime:
+    """Seconds of a step.
+
+    Attributes:
+      products, attention, memory, optimizer: of computation: matrix products, attention kernels, traffic of operations
+        between them, the update.
+      waiting: of transfers that computation has to wait for.
+      beside: of transfers that run beside computation; `exposed` of it is not hidden.
+      bubble: of an idle pipeline.
+      slices: of slices that wait for each other.
+    """
+
+    products: float
+    attention: float
+    memory: float
+    optimizer: float
+    waiting: float
+    beside: float
+    exposed: float
+    bubble: float
+    slices: float
+
+    @property
+    def computation(self) -> float:
+        """The time of all computation."""
+        return self.products + self.attention + self.memory + self.optimizer
+
+    @property
+    def total(self) -> float:
+        """The time of the step."""
+        return self.computation + self.waiting + self.exposed + self.bubble + self.slices
+
+
+def step_time(job: Job, constants: Efficiency = FITTED) -> StepTime:
+    """Estimates the time of a job's step."""
+    return time_of(loads_of(job), job.cluster.chip, job.cluster.slices, constants)
+
+
+def time_of(loads: Loads, chip: Chip, slices: int, constants: Efficiency = FITTED) -> StepTime:
+    """Estimates the time of a step with these loads on chips of a kind."""
+    tpu = isinstance(chip.interconnect, Torus)
+    memory_rate = chip.hbm_rate * HBM_SHARE
+    products = _products_time(loads, chip, constants, memory_rate)
+    attention = sum(_attention_time(load, chip) for load in loads.attention)
+    traffic = constants.traffic * (loads.elementwise + loads.scores) + constants.dispatch * loads.dispatch
+    memory, optimizer = traffic / memory_rate, loads.optimizer / memory_rate
+    computed = products + attention + memory
+    waiting = sum(_transfer_time(t, tpu, constants) for t in loads.transfers if not t.hidden)
+    beside = sum(_transfer_time(t, tpu, constants) for t in loads.transfers if t.hidden)
+    share = constants.exposed_tpu if tpu else constants.exposed_gpu
+    exposed = share * beside + max(0.0, (1 - share) * beside - computed)
+    bubble = loads.bubble * (computed + waiting)
+    busy = computed + optimizer + waiting + exposed + bubble
+    return StepTime(
+        products=products,
+        attention=attention,
+        memory=memory,
+        optimizer=optimizer,
+        waiting=waiting,
+        beside=beside,
+        exposed=exposed,
+        bubble=bubble,
+        slices=busy * constants.waiting * math.log2(slices),
+    )
+
+
+def attainable(chip: Chip, number_format: str, grouped: bool, constants: Efficiency) -> float:
+    """Returns operations a second of matrix products in a format; in one without support, those of bf16."""
+    bf16 = chip.rate("bf16")
+    rate = bf16 + constants.narrow * (chip.peak.get(number_format, bf16) - bf16)
+    tpu = isinstance(chip.interconnect, Torus)
+    slower = (constants.grouped_tpu if tpu else constants.grouped_gpu) if grouped else 1.0
+    return rate * constants.matmul[chip.family] * slower
+
+
+def _products_time(loads: Loads, chip: Chip, constants: Efficiency, memory_rate: float) -> float:
+    total = 0.0
+    for load in loads.products:
+        rate = attainable(chip, load.number_format, load.grouped, constants)
+        total += max(load.flops / rate, load.moved / memory_rate)
+    return total
+
+
+def _attention_time(load: AttentionLoad, chip: Chip) -> float:
+    """Kernels work on square tiles, so that a query computes some keys that it does not see."""
+    shares = ATTENTION_SHARE[chip.family]
+    share = float(np.interp(load.head_width, list(shares), list(shares.values())))
+    tile = TILE["tpu" if isinstance(chip.interconnect, Torus) else "gpu"]
+    useful = load.pairs / (load.pairs + (tile / 2 if load.causal else tile))
+    rate = chip.rate("bf16") * share * useful
+    return load.forward / rate + load.backward / (rate * BACKWARD_SHARE)
+
+
+def _transfer_time(transfer: Transfer, tpu: bool, constants: Efficiency) -> float:
+    links = constants.links_tpu if tpu else constants.links_gpu
+    return transfer.seconds / (constants.network if transfer.network == "network" else links)

@@ -1,0 +1,275 @@
+"""The work of one training step of a model, read from its options and from the specs of its parameters.
+
+Every matrix of the model is one product: its spec says which axes a product contracts. Attention adds the products over
+pairs of a query and a key, which are the part of a mixer's cost that grows faster than the sequence.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+
+from model.attention.patterns import Everything
+from model.config import ModelConfig
+from model.feedforward.dispatch import Capacity
+from model.feedforward.experts import Experts
+from model.interfaces import AttentionOption
+from model.layers import Layer, by_stack, group_layers
+from model.parameters.specs import Spec
+from model.recompute import Remat, saved_taps
+from model.transformer import abstract_params, specs
+
+# What a layer may keep for the backward pass, by the taps of model/taps/meanings.py where a tap is that product.
+KEPT = ("query", "key", "value", "latent", "attention", "mixer_output", "ffn_gate", "ffn_up", "ffn_output")
+_TAPS = {"mixer_heads": "attention"}  # taps under another name
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Product:
+    """A matrix product of every token.
+
+    Attributes:
+      keeps: its output, as a name of `KEPT`; "" for the logits.
+      inputs, outputs: the sides of the matrix.
+      copies: matrices of this kind in a layer (experts).
+      rows: how many of the copies a token uses; above the model's number where an expert's slots stay empty.
+    """
+
+    keeps: str
+    inputs: int
+    outputs: int
+    copies: int = 1
+    rows: float = 1.0
+
+    @property
+    def parameters(self) -> int:
+        """The number of parameters in all copies."""
+        return self.inputs * self.outputs * self.copies
+
+    @property
+    def flops(self) -> float:
+        """The operations of one token."""
+        return 2 * self.inputs * self.outputs * self.rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Attention:
+    """The products of queries, keys and values of one layer.
+
+    Attributes:
+      heads: N.
+      pair_flops: the operations of all heads for one visible pair of a query and a key.
+      pairs: the visible pairs of a query, the mean over the sequence.
+      causal: whether a query sees all earlier keys.
+    """
+
+    heads: int
+    pair_flops: int
+    pairs: float
+    causal: bool
+
+    @property
+    def head_width(self) -> float:
+        """The mean of the widths of a key and of a value."""
+        return self.pair_flops / (4 * self.heads)
+
+    @property
+    def flops(self) -> float:
+        """The operations of one token in the forward pass, over visible pairs."""
+        return self.pair_flops * self.pairs
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerWork:
+    """The work of equal layers.
+
+    Attributes:
+      repeats: the number of layers.
+      products: of each token.
+      attention: None for a recurrent mixer or none.
+      other_flops: the operations of one token in neither (recurrences).
+      parameters: in one layer; of these, `expert_parameters` in routed experts.
+      expert_rows: experts of a token; 0 without experts.
+      key_width: the widths of a token's keys and values together.
+    """
+
+    repeats: int
+    products: tuple[Product, ...]
+    attention: Attention | None
+    other_flops: float
+    parameters: int
+    expert_parameters: int
+    expert_rows: float
+    key_width: int
+
+    @property
+    def flops(self) -> float:
+        """The operations of one token in the forward pass of one layer."""
+        attention = self.attention.flops if self.attention else 0.0
+        return sum(product.flops for product in self.products) + attention + self.other_flops
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelWork:
+    """The work of a model at one sequence length.
+
+    Attributes:
+      width: D.
+      vocab: V.
+      length: T.
+      layers: all layers, in groups of equal ones.
+      logits: the product with the unembedding.
+      logit_passes: how often logits are computed for each token (more than once with multi-token prediction).
+      vocabulary_parameters: embedding, unembedding, positions and final norm.
+      tied: whether the unembedding is the embedding.
+    """
+
+    width: int
+    vocab: int
+    length: int
+    layers: tuple[LayerWork, ...]
+    logits: Product
+    logit_passes: int
+    vocabulary_parameters: int
+    tied: bool
+
+    @property
+    def parameters(self) -> int:
+        """The number of all parameters."""
+        return sum(layer.repeats * layer.parameters for layer in self.layers) + self.vocabulary_parameters
+
+    @property
+    def num_layers(self) -> int:
+        """L, with the layers of modules for multi-token prediction."""
+        return sum(layer.repeats for layer in self.layers)
+
+    @property
+    def forward_flops(self) -> float:
+        """The operations of one token in the forward pass."""
+        layers = sum(layer.repeats * layer.flops for layer in self.layers)
+        return layers + self.logit_passes * self.logits.flops
+
+
+def kept_by(remat: Remat) -> frozenset[str]:
+    """Returns the products that a layer keeps for the backward pass; it always keeps its input."""
+    if remat == "none":
+        return frozenset(KEPT)
+    if remat == "dots":  # products of weights, and not those of attention
+        return frozenset(KEPT) - {"attention"}
+    return frozenset(_TAPS.get(tap, tap) for tap in saved_taps(remat)) & frozenset(KEPT)
+
+
+def work_of(config: ModelConfig, length: int) -> ModelWork:
+    """Returns the work of a model on sequences of `length` tokens. Raises UserError for options that clash."""
+    tree, table = abstract_params(config), specs(config)
+    groups = group_layers(config.layers)
+    stacks, stack_specs = by_stack(tree["blocks"], groups), by_stack(table["blocks"], groups)
+    layers = []
+    for group in groups:
+        for name, layer in zip(group.stack_names, group.pattern, strict=True):
+            layers.append(_layer_work(config, layer, length, stacks[name], stack_specs[name], group.repeats))
+    depth = 0 if config.multi_token is None else config.multi_token.depth
+    if depth:
+        layers.append(dataclasses.replace(layers[-1], repeats=depth))
+    width = config.width if config.embedding_width is None else config.embedding_width
+    rest = {name: part for name, part in tree.items() if name not in ("blocks", "multi_token")}
+    return ModelWork(
+        width=config.width,
+        vocab=config.vocab_size,
+        length=length,
+        layers=tuple(layers),
+        logits=Product(keeps="", inputs=width, outputs=config.vocab_size),
+        logit_passes=1 + depth,
+        vocabulary_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(rest)),
+        tied="output" not in tree["embedding"],
+    )
+
+
+def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, table: Any, repeats: int) -> LayerWork:
+    ffn = layer.ffn
+    rows = _expert_rows(ffn, length)
+    products, parameters, key_width = [], 0, 0
+    for part in stack:
+        named = zip(jax.tree.leaves(stack[part]), jax.tree.leaves(table[part]), strict=True)
+        for leaf, spec in named:
+            shape, axes = _of_one_layer(leaf, spec)
+            parameters += math.prod(shape.values())
+            if spec.inputs:
+                product = _product(part, shape, axes, spec, rows)
+                products.append(product)
+                if product.keeps in ("key", "value"):
+                    key_width += product.outputs
+    attention = _attention(layer, config.width, length)
+    counted = attention.flops if attention else 0.0
+    counted += sum(p.flops for p in products if p.keeps not in _FFN)
+    mixer = 0.0 if layer.mixer is None else layer.mixer.cost(config.width, length) / length
+    return LayerWork(
+        repeats=repeats,
+        products=tuple(products),
+        attention=attention,
+        other_flops=max(0.0, mixer - counted),
+        parameters=parameters,
+        expert_parameters=sum(p.parameters for p in products if p.copies > 1),
+        expert_rows=rows if isinstance(ffn, Experts) else 0.0,
+        key_width=key_width,
+    )
+
+
+_FFN = ("ffn_gate", "ffn_up", "ffn_output", "router")
+
+
+def _of_one_layer(leaf: Any, spec: Spec) -> tuple[dict[int, int], dict[int, str | None]]:
+    """Returns the sizes and names of a parameter's axes by their numbers, without the axis of layers."""
+    kept = [i for i, axis in enumerate(spec.axes) if axis != "layer"]
+    return {i: leaf.shape[i] for i in kept}, {i: spec.axes[i] for i in kept}
+
+
+def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec: Spec, rows: float) -> Product:
+    inputs = math.prod(shape[i] for i in spec.inputs)
+    outputs = math.prod(shape[i] for i in spec.outputs)
+    copies = math.prod(shape.values()) // (inputs * outputs)
+    routed = "expert" in axes.values() and spec.role != "router"
+    names = {axes[i] for i in spec.outputs}
+    return Product(
+        keeps=_kept_name(part, spec.role, names),
+        inputs=inputs,
+        outputs=outputs,
+        copies=copies,
+        rows=rows if routed else float(copies),
+    )
+
+
+def _kept_name(part: str, role: str, outputs: set[str | None]) -> str:
+    """Returns the name in `KEPT` of a matrix's output, from its role and the axes of its output."""
+    if part == "ffn":
+        return {"residual": "ffn_output", "value": "ffn_up", "router": "router"}.get(role, "ffn_gate")
+    if role == "residual":
+        return "mixer_output"
+    if "rank" in outputs:
+        return "latent"
+    if role == "value":
+        return "value"
+    return "query" if "heads" in outputs else "key"
+
+
+def _expert_rows(ffn: Any, length: int) -> float:
+    """Returns how many rows of experts a token fills, empty slots included."""
+    if not isinstance(ffn, Experts):
+        return 1.0
+    if isinstance(ffn.dispatch, Capacity):
+        return ffn.num_experts * ffn.dispatch.slots(ffn.num_experts, ffn.top_k, length) / length
+    return float(ffn.top_k)
+
+
+def _attention(layer: Layer, width: int, length: int) -> Attention | None:
+    mixer = layer.mixer
+    if not isinstance(mixer, AttentionOption):
+        return None
+    whole = dataclasses.replace(mixer, pattern=Everything())  # type: ignore[type-var]
+    return Attention(
+        heads=mixer.num_heads,  # type: ignore[attr-defined]
+        pair_flops=whole.cost(width, 2) - 2 * whole.cost(width, 1),  # 3 pairs less 2 times 1 pair
+        pairs=mixer.pattern.num_visible_pairs(length) / length,
+        causal=isinstance(mixer.pattern, Everything),
+    )
