@@ -20,7 +20,7 @@ from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.layers import Except
 from model.vocabulary.embedding import Tied, Untied
-from train.parallel.planner.chips import CHIPS, Cluster, cluster_of
+from train.parallel.planner.chips import Chip, Cluster, cluster_of, power_limited
 from train.parallel.planner.job import Job, Ways
 from train.parallel.planner.work import KEPT, ModelWork, work_of
 
@@ -131,11 +131,11 @@ def job_of_row(given: dict[str, str], shapes: dict[str, dict]) -> Job:
         ways=ways,
         batch=batch,
         microbatches=_microbatches(notes, batch, ways),
-        virtual_stages=int(_number(r"virtual pipeline (\d+)", notes) or 1),
+        virtual_stages=_virtual_stages(notes),
         across_slices=dcn,
         kept=_kept(given["remat"], cluster),
         number_format={"bf16": "bf16", "fp8": "fp8", "int8": "int8"}.get(given["precision"], "bf16"),
-        flash="no flash attention" not in notes,
+        attention=_attention(given),
         parameter_bytes=2 if "bf16 weights" in notes else 4,
         gradient_bytes=2 if cluster.is_tpu else 4,
         moments=0 if "sgd" in notes else 2,
@@ -149,12 +149,11 @@ def _number(pattern: str, text: str) -> float | None:
 
 
 def _cluster(given: dict[str, str]) -> Cluster:
-    chip, chips, slices = given["chip"], int(given["chips"]), int(given["slices"] or 1)
-    topology = given["topology"].removeprefix("nodes=")
-    if chip in CHIPS and topology:
-        shape = tuple(map(int, topology.split("x")))
-        return Cluster(chip=CHIPS[chip], shape=shape, slices=slices)
-    return cluster_of(chip, chips, slices)
+    name, slices = given["chip"], int(given["slices"] or 1)
+    cluster = cluster_of(name, int(given["chips"]), slices)
+    if topology := given["topology"].removeprefix("nodes="):
+        cluster = dataclasses.replace(cluster, shape=tuple(map(int, topology.split("x"))))
+    return dataclasses.replace(cluster, chip=_limited(cluster.chip, given["notes"]))
 
 
 def _ways(given: dict[str, str], cluster: Cluster) -> tuple[Ways, str]:
@@ -197,6 +196,29 @@ def _microbatches(notes: str, batch: int, ways: Ways) -> int:
     if size := _number(r"(?:microbatch|local batch) (\d+)", notes):
         return max(1, rows // int(size))
     return rows if ways.stage > 1 else 1
+
+
+def _virtual_stages(notes: str) -> int:
+    """Chunks of layers of a stage: as stated, 1 in a plain schedule, otherwise 4, which interleaved schedules often have."""
+    if count := _number(r"virtual pipeline (\d+)", notes):
+        return int(count)
+    return 1 if "1F1B" in notes else 4
+
+
+def _attention(given: dict[str, str]) -> str:
+    """The attention kernel. Plain PyTorch projects call `scaled_dot_product_attention`, which is FlashAttention-2."""
+    if "no flash attention" in given["notes"]:
+        return "arrays"
+    return "older tiles" if given["source"].startswith(("pytorch/torchtitan", "KempnerInstitute/")) else "tiles"
+
+
+def _limited(chip: Chip, notes: str) -> Chip:
+    """The chip of a row whose notes name another power limit or memory."""
+    if watts := _number(r"at (\d+) W", notes):
+        chip = power_limited(chip, watts)
+    if rate := _number(r"(\d+(?:\.\d+)?) TB/s", notes):
+        chip = dataclasses.replace(chip, hbm_rate=rate * 1e12)
+    return chip
 
 
 def _kept(remat: str, cluster: Cluster) -> frozenset[str]:

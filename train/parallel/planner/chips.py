@@ -58,6 +58,7 @@ class Chip:
       network: bytes a second of one chip to the slow network (between slices or domains), in one direction.
       matrix_unit: the sides of the matrix unit are padded to multiples of this; 1 where no padding shows.
       devices: JAX devices of one chip; a mesh counts devices.
+      watts: the power limit of a GPU.
       source: the data sheet.
     """
 
@@ -70,6 +71,7 @@ class Chip:
     network: float
     matrix_unit: int = 1
     devices: int = 1
+    watts: float | None = None
     source: str
 
     def rate(self, number_format: str) -> float:
@@ -152,6 +154,7 @@ _CHIPS = (
         hbm_rate=2039 * GB,
         interconnect=Switched(link=300 * GB, domain=8),
         network=25 * GB,
+        watts=400,
         source=f"{_NVIDIA}a100/ (80 GB SXM; DGX A100: one 200 Gbit/s adapter a GPU)",
     ),
     Chip(
@@ -162,6 +165,7 @@ _CHIPS = (
         hbm_rate=3350 * GB,
         interconnect=Switched(link=450 * GB, domain=8),
         network=50 * GB,
+        watts=700,
         source=f"{_NVIDIA}h100/ (SXM; DGX H100: one 400 Gbit/s adapter a GPU)",
     ),
     Chip(
@@ -172,6 +176,7 @@ _CHIPS = (
         hbm_rate=4800 * GB,
         interconnect=Switched(link=450 * GB, domain=8),
         network=50 * GB,
+        watts=700,
         source=f"{_NVIDIA}h200/ (SXM; DGX H200: one 400 Gbit/s adapter a GPU)",
     ),
     Chip(
@@ -182,6 +187,7 @@ _CHIPS = (
         hbm_rate=8000 * GB,
         interconnect=Switched(link=900 * GB, domain=8),
         network=50 * GB,
+        watts=1000,
         source=f"{_NVIDIA}dgx-b200/ (one 400 Gbit/s adapter a GPU)",
     ),
     Chip(
@@ -192,6 +198,7 @@ _CHIPS = (
         hbm_rate=8000 * GB,
         interconnect=Switched(link=900 * GB, domain=72),
         network=50 * GB,
+        watts=1200,
         source=f"{_NVIDIA}gb200-nvl72/ (one 400 Gbit/s adapter a GPU)",
     ),
 )
@@ -245,6 +252,14 @@ def parse_cluster(text: str, slices: int = 1) -> Cluster:
         raise UserError(f"slices: must be at least 1, got {slices}")
     _check_shape(chip, shape, slices, text, example)
     return Cluster(chip=chip, shape=shape, slices=slices)
+
+
+def power_limited(chip: Chip, watts: float) -> Chip:
+    """Returns a GPU under a lower power limit; its clock is taken to follow the square root of the power."""
+    if chip.watts is None or watts >= chip.watts:
+        return chip
+    slower = math.sqrt(watts / chip.watts)
+    return dataclasses.replace(chip, peak={name: rate * slower for name, rate in chip.peak.items()}, watts=watts)
 
 
 def _check_shape(chip: Chip, shape: tuple[int, ...], slices: int, text: str, example: str) -> None:

@@ -46,12 +46,14 @@ class Route:
       rate: bytes a second that one chip can receive in a gather, a scatter or a reduction.
       exchange_rate: the same when every chip sends something else to every other (all-to-all).
       network: the network that limits it.
+      local: how many chips of the axis the fast network connects.
     """
 
     size: int
     rate: float
     exchange_rate: float
     network: Literal["links", "network"]
+    local: int
 
 
 def routes(job: Job) -> dict[str, Route]:
@@ -82,7 +84,7 @@ def _torus_routes(cluster: Cluster, torus: Torus, sizes: dict[str, int]) -> dict
             free[number] //= part
         links = max(links, 1)
         rate = links * torus.link
-        found[name] = Route(size=sizes[name], rate=rate, exchange_rate=rate / max(hops, 1.0), network="links")
+        found[name] = Route(size=sizes[name], rate=rate, exchange_rate=rate / max(hops, 1.0), network="links", local=sizes[name])
     return found
 
 
@@ -96,8 +98,9 @@ def _switched_routes(cluster: Cluster, switch: Switched, sizes: dict[str, int]) 
         inside = local == size
         network = cluster.chip.network
         rate = switch.link if inside else min(switch.link, network * local)
-        exchange = switch.link if inside else network / (1 - local / size)
-        found[name] = Route(size=size, rate=rate, exchange_rate=exchange, network="links" if inside else "network")
+        exchange = switch.link if inside else network
+        kind: Literal["links", "network"] = "links" if inside else "network"
+        found[name] = Route(size=size, rate=rate, exchange_rate=exchange, network=kind, local=local)
         inner *= size
     return found
 
@@ -123,7 +126,8 @@ def _parameter_transfers(job: Job) -> list[Transfer]:
     found = []
     for name, gathered in (("fsdp", rest / ways.expert + experts), ("expert", rest)):
         size = route[name].size
-        moved = gathered * (size - 1) / size * job.microbatches
+        # A pipeline keeps its weights gathered from the first micro-batch to the last.
+        moved = gathered * (size - 1) / size * (job.microbatches if ways.stage == 1 else 1)
         for purpose, width in (
             ("gathers of weights, forward and backward", 2 * job.compute_bytes),
             ("scatters of gradients", job.gradient_bytes),
@@ -132,9 +136,9 @@ def _parameter_transfers(job: Job) -> list[Transfer]:
     held = (rest / ways.expert + experts) / route["fsdp"].size  # a chip's part inside its slice
     size = route["data"].size
     reduced = 2 * (size - 1) / size * held * job.gradient_bytes
-    found.append(_transfer("data", "all-reduce of gradients", reduced, route["data"], hidden=True))
+    found.append(_transfer("data", "all-reduce of gradients", reduced, route["data"], hidden=False))
     if slices > 1:
-        between = Route(size=slices, rate=job.cluster.chip.network, exchange_rate=1.0, network="network")
+        between = Route(size=slices, rate=job.cluster.chip.network, exchange_rate=1.0, network="network", local=1)
         if job.across_slices == "fsdp":
             part = held * (slices - 1) / slices
             received = part * job.microbatches * (2 * job.compute_bytes + job.gradient_bytes)
@@ -161,10 +165,10 @@ def _activation_transfers(job: Job) -> list[Transfer]:
         received = keys * job.chip_tokens * job.compute_bytes * (ways.context - 1) * passes
         found.append(_transfer("context", "keys and values of other parts", received, route["context"], hidden=True))
     if ways.expert > 1:
-        rows = sum(layer.repeats * layer.expert_rows for layer in work.layers) / ways.stage
-        share = (ways.expert - 1) / ways.expert
         again = 0 if {"ffn_gate", "ffn_up"} <= job.kept else 1
-        received = rows * stream / ways.tensor * share * (4 + again)
+        received = stream / ways.tensor * (4 + again) * sum(
+            layer.repeats / ways.stage * _sent(layer.expert_rows, route["expert"]) for layer in work.layers
+        )
         seconds = received / route["expert"].exchange_rate
         found.append(
             Transfer(
@@ -180,6 +184,17 @@ def _activation_transfers(job: Job) -> list[Transfer]:
         received = 2 * stream * job.virtual_stages / ways.tensor
         found.append(_transfer("stage", "activations between stages", received, route["stage"], hidden=True))
     return found
+
+
+def _sent(rows: float, route: Route) -> float:
+    """Returns how many copies of a token leave its chip, or its node where experts are spread over several nodes.
+
+    A node gets one copy of a token, however many of the token's experts it has.
+    """
+    groups = route.size // route.local
+    if groups == 1:
+        return rows * (route.size - 1) / route.size
+    return (groups - 1) * (1 - (1 - 1 / groups) ** rows)
 
 
 def _transfer(axis: str, purpose: str, received: float, route: Route, hidden: bool) -> Transfer:

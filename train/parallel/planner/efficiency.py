@@ -22,6 +22,9 @@ ATTENTION_SHARE: dict[str, dict[int, float]] = {
 # Keys that a kernel computes in vain for each query, because its tiles are square: from the kernel times at 4,096 and
 # at 16,384 tokens (v5p: 222 and 343 TFLOP/s; H100: 595 and 645).
 TILE = {"tpu": 3700.0, "gpu": 500.0}
+# FlashAttention-2 on Hopper by the fastest kernel, forward and backward: tokamax's Triton kernel reaches 344 to 366
+# TFLOP/s forward (cuDNN: 595 to 645) and 314 to 338 backward (Mosaic: 408 to 452).
+OLDER_FORWARD, OLDER_BACKWARD = 0.57, 0.76
 BACKWARD_SHARE = 0.74  # speed of the backward kernel by that of the forward one (H100, tokamax Mosaic: 438 of 595)
 HBM_SHARE = 0.8  # the share of the memory's rate that a long copy reaches
 
@@ -38,7 +41,9 @@ class Efficiency:
       dispatch: the same of the way to experts and back.
       links_tpu, links_gpu: the share of the rate of a torus' links, or of a node's switch, that collectives reach.
       network: the share of the slow network's rate.
-      exposed_tpu, exposed_gpu: the share of a transfer that could be hidden and is not.
+      exposed_tpu, exposed_gpu: the share of a transfer of weights that is not hidden.
+      blocking_tpu, blocking_gpu: the same of transfers inside a layer and of all-reduces after the last layer.
+      attention_tpu, attention_gpu: the speed of attention in a step by that of its kernel alone.
       waiting: the share by which each doubling of the number of slices lengthens a step.
     """
 
@@ -53,6 +58,10 @@ class Efficiency:
     network: float
     exposed_tpu: float
     exposed_gpu: float
+    blocking_tpu: float
+    blocking_gpu: float
+    attention_tpu: float
+    attention_gpu: float
     waiting: float
 
 
@@ -70,5 +79,9 @@ FITTED = Efficiency(
     network=0.6,
     exposed_tpu=0.1,
     exposed_gpu=0.2,
+    blocking_tpu=0.3,
+    blocking_gpu=0.7,
+    attention_tpu=1.0,
+    attention_gpu=0.9,
     waiting=0.04,
 )

@@ -66,7 +66,8 @@ class Job:
       across_slices: the mesh axis that spans slices.
       kept: products that a layer keeps for the backward pass (`work.KEPT`).
       number_format: of products with weights, except for logits.
-      flash: whether attention runs in tiles; otherwise its scores are arrays of T x T in memory.
+      attention: "tiles" for the fastest kernel of the chip, "older tiles" for FlashAttention-2 on newer GPUs, "arrays"
+        where scores are arrays of T x T in memory.
       parameter_bytes, gradient_bytes, compute_bytes: bytes of a number.
       moments: numbers that the optimizer keeps for each parameter, in the format of parameters.
       moment_bytes: bytes of all moments of a parameter; None for `moments` numbers of `parameter_bytes`.
@@ -82,7 +83,7 @@ class Job:
     across_slices: Literal["data", "fsdp"] = "data"
     kept: frozenset[str] = frozenset()
     number_format: Literal["bf16", "fp8", "int8"] = "bf16"
-    flash: bool = True
+    attention: Literal["tiles", "older tiles", "arrays"] = "tiles"
     parameter_bytes: int = 4
     gradient_bytes: int = 4
     compute_bytes: int = 2

@@ -24,7 +24,7 @@ class ProductLoad:
     Attributes:
       flops: operations, sides padded to the matrix unit.
       moved: bytes between memory and chip.
-      grouped: whether rows go to different matrices (experts).
+      grouped: whether groups of rows, of any sizes, go to different matrices (experts without a capacity).
       number_format: of the factors.
     """
 
@@ -43,6 +43,7 @@ class AttentionLoad:
       head_width: the mean of the widths of keys and values.
       pairs: visible pairs of a query.
       causal: whether a query sees all earlier keys.
+      older: whether the kernel is FlashAttention-2.
     """
 
     forward: float
@@ -50,6 +51,7 @@ class AttentionLoad:
     head_width: float
     pairs: float
     causal: bool
+    older: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def loads_of(job: Job) -> Loads:
         for product in layer.products:
             products.append(_product_load(job, product, count * passes(job, product.keeps), count))
         if layer.attention is not None:
-            if job.flash:
+            if job.attention != "arrays":
                 attention.append(_attention_load(job, layer.attention, count))
             else:
                 products.append(_whole_attention(job, layer.attention, count))
@@ -138,11 +140,11 @@ def _product_load(job: Job, product: Product, times: float, layers: float) -> Pr
     padded = math.ceil(inputs / unit) * math.ceil(outputs / unit) * unit**2
     number_format = job.number_format if product.keeps not in ("", "router") else "bf16"
     width = job.compute_bytes if number_format == "bf16" else 1
-    grouped = product.copies > 1
-    matrices = product.copies / (ways.expert if grouped else 1) * job.microbatches
+    routed = product.copies > 1
+    matrices = product.copies / (ways.expert if routed else 1) * job.microbatches
     moved = rows * (inputs * width + outputs * job.compute_bytes) + matrices * inputs * outputs * width
     return ProductLoad(
-        flops=2 * rows * padded * times, moved=moved * times, grouped=grouped, number_format=number_format
+        flops=2 * rows * padded * times, moved=moved * times, grouped=routed and product.ragged, number_format=number_format
     )
 
 
@@ -154,6 +156,7 @@ def _attention_load(job: Job, attention: Attention, count: float) -> AttentionLo
         head_width=attention.head_width,
         pairs=attention.pairs,
         causal=attention.causal,
+        older=job.attention == "older tiles",
     )
 
 

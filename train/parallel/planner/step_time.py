@@ -18,6 +18,8 @@ from train.parallel.planner.efficiency import (
     BACKWARD_SHARE,
     FITTED,
     HBM_SHARE,
+    OLDER_BACKWARD,
+    OLDER_FORWARD,
     TILE,
     Efficiency,
 )
@@ -69,11 +71,12 @@ def time_of(loads: Loads, chip: Chip, slices: int, constants: Efficiency = FITTE
     tpu = isinstance(chip.interconnect, Torus)
     memory_rate = chip.hbm_rate * HBM_SHARE
     products = _products_time(loads, chip, constants, memory_rate)
-    attention = sum(_attention_time(load, chip) for load in loads.attention)
+    attention = sum(_attention_time(load, chip, constants) for load in loads.attention)
     traffic = constants.traffic * (loads.elementwise + loads.scores) + constants.dispatch * loads.dispatch
     memory, optimizer = traffic / memory_rate, loads.optimizer / memory_rate
     computed = products + attention + memory
     waiting = sum(_transfer_time(t, tpu, constants) for t in loads.transfers if not t.hidden)
+    waiting *= constants.blocking_tpu if tpu else constants.blocking_gpu
     beside = sum(_transfer_time(t, tpu, constants) for t in loads.transfers if t.hidden)
     share = constants.exposed_tpu if tpu else constants.exposed_gpu
     exposed = share * beside + max(0.0, (1 - share) * beside - computed)
@@ -109,14 +112,18 @@ def _products_time(loads: Loads, chip: Chip, constants: Efficiency, memory_rate:
     return total
 
 
-def _attention_time(load: AttentionLoad, chip: Chip) -> float:
+def _attention_time(load: AttentionLoad, chip: Chip, constants: Efficiency) -> float:
     """Kernels work on square tiles, so that a query computes some keys that it does not see."""
     shares = ATTENTION_SHARE[chip.family]
     share = float(np.interp(load.head_width, list(shares), list(shares.values())))
-    tile = TILE["tpu" if isinstance(chip.interconnect, Torus) else "gpu"]
+    tpu = isinstance(chip.interconnect, Torus)
+    tile = TILE["tpu" if tpu else "gpu"]
     useful = load.pairs / (load.pairs + (tile / 2 if load.causal else tile))
-    rate = chip.rate("bf16") * share * useful
-    return load.forward / rate + load.backward / (rate * BACKWARD_SHARE)
+    rate = chip.rate("bf16") * share * useful * (constants.attention_tpu if tpu else constants.attention_gpu)
+    older = load.older and chip.family in ("hopper", "blackwell")
+    forward = load.forward / (OLDER_FORWARD if older else 1)
+    backward = load.backward / (OLDER_BACKWARD if older else 1)
+    return (forward + backward / BACKWARD_SHARE) / rate
 
 
 def _transfer_time(transfer: Transfer, tpu: bool, constants: Efficiency) -> float:

@@ -12,7 +12,7 @@ import jax
 
 from model.attention.patterns import Everything
 from model.config import ModelConfig
-from model.feedforward.dispatch import Capacity
+from model.feedforward.dispatch import Capacity, Dropless
 from model.feedforward.experts import Experts
 from model.interfaces import AttentionOption
 from model.layers import Layer, by_stack, group_layers
@@ -34,6 +34,7 @@ class Product:
       inputs, outputs: the sides of the matrix.
       copies: matrices of this kind in a layer (experts).
       rows: how many of the copies a token uses; above the model's number where an expert's slots stay empty.
+      ragged: whether the copies get different numbers of rows.
     """
 
     keeps: str
@@ -41,6 +42,7 @@ class Product:
     outputs: int
     copies: int = 1
     rows: float = 1.0
+    ragged: bool = False
 
     @property
     def parameters(self) -> int:
@@ -188,7 +190,7 @@ def work_of(config: ModelConfig, length: int) -> ModelWork:
 
 def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, table: Any, repeats: int) -> LayerWork:
     ffn = layer.ffn
-    rows = _expert_rows(ffn, length)
+    rows, ragged = _expert_rows(ffn, length), isinstance(ffn, Experts) and isinstance(ffn.dispatch, Dropless)
     products, parameters, key_width = [], 0, 0
     for part in stack:
         named = zip(jax.tree.leaves(stack[part]), jax.tree.leaves(table[part]), strict=True)
@@ -196,7 +198,7 @@ def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, tabl
             shape, axes = _of_one_layer(leaf, spec)
             parameters += math.prod(shape.values())
             if spec.inputs:
-                product = _product(part, shape, axes, spec, rows)
+                product = _product(part, shape, axes, spec, rows, ragged)
                 products.append(product)
                 if product.keeps in ("key", "value"):
                     key_width += product.outputs
@@ -225,7 +227,7 @@ def _of_one_layer(leaf: Any, spec: Spec) -> tuple[dict[int, int], dict[int, str 
     return {i: leaf.shape[i] for i in kept}, {i: spec.axes[i] for i in kept}
 
 
-def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec: Spec, rows: float) -> Product:
+def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec: Spec, rows: float, ragged: bool) -> Product:
     inputs = math.prod(shape[i] for i in spec.inputs)
     outputs = math.prod(shape[i] for i in spec.outputs)
     copies = math.prod(shape.values()) // (inputs * outputs)
@@ -237,6 +239,7 @@ def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec
         outputs=outputs,
         copies=copies,
         rows=rows if routed else float(copies),
+        ragged=routed and ragged,
     )
 
 
