@@ -65,15 +65,15 @@ class Efficiency:
     waiting: float
 
 
-FITTED = Efficiency(
+GUESS = Efficiency(
     matmul={
         "v4": 0.8, "v5e": 0.85, "v5p": 0.8, "v6e": 0.65, "v7x": 0.75, "ampere": 0.7, "hopper": 0.7, "blackwell": 0.7,
     },
-    grouped_tpu=0.7,
-    grouped_gpu=0.7,
+    grouped_tpu=0.8,
+    grouped_gpu=0.8,
     narrow=0.6,
     traffic=1.0,
-    dispatch=1.0,
+    dispatch=2.0,
     links_tpu=0.8,
     links_gpu=0.7,
     network=0.6,
@@ -85,3 +85,4 @@ FITTED = Efficiency(
     attention_gpu=0.9,
     waiting=0.04,
 )
+FITTED = GUESS

@@ -64,6 +64,7 @@ class Job:
       microbatches: parts of a chip's rows that are processed one after the other (accumulation, or a pipeline).
       virtual_stages: chunks of layers of each pipeline stage (interleaved schedule).
       across_slices: the mesh axis that spans slices.
+      stream_split: whether the axis `tensor` splits the residual stream too, along the sequence or the width.
       kept: products that a layer keeps for the backward pass (`work.KEPT`).
       number_format: of products with weights, except for logits.
       attention: "tiles" for the fastest kernel of the chip, "older tiles" for FlashAttention-2 on newer GPUs, "arrays"
@@ -81,6 +82,7 @@ class Job:
     microbatches: int = 1
     virtual_stages: int = 1
     across_slices: Literal["data", "fsdp"] = "data"
+    stream_split: bool = True
     kept: frozenset[str] = frozenset()
     number_format: Literal["bf16", "fp8", "int8"] = "bf16"
     attention: Literal["tiles", "older tiles", "arrays"] = "tiles"
@@ -167,6 +169,7 @@ def job_of(experiment: Experiment, cluster: Cluster) -> Job:
         ways=ways_of(dataclasses.asdict(experiment.mesh), cluster),
         batch=experiment.data.batch_size,
         microbatches=experiment.training.gradient_accumulation,
+        stream_split="tensor" in experiment.sharding.activations.sequence + experiment.sharding.activations.embed,
         kept=kept_by(experiment.model.remat),
         parameter_bytes=BYTES[precision.parameters],
         gradient_bytes=BYTES[precision.gradients],

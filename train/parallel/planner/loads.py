@@ -134,7 +134,7 @@ def _product_load(job: Job, product: Product, times: float, layers: float) -> Pr
         inputs /= ways.tensor
     elif product.keeps != "latent":
         outputs /= ways.tensor
-    rows = job.chip_tokens * product.rows
+    rows = job.chip_tokens * product.slots
     if product.keeps == "":
         rows /= ways.stage  # of the logits, which the last stage alone makes
     padded = math.ceil(inputs / unit) * math.ceil(outputs / unit) * unit**2
@@ -183,7 +183,8 @@ def _stream_bytes(job: Job, layer: LayerWork) -> float:
         if product.keeps in ("query", "key"):
             split += 2 * product.outputs
         elif product.keeps in ("ffn_gate", "ffn_up"):
-            split += product.outputs * product.rows
+            split += product.outputs * product.slots
         elif product.keeps == "ffn_output":
-            split += product.inputs * product.rows
-    return (8 * job.work.width + split / job.ways.tensor) * job.compute_bytes
+            split += product.inputs * product.slots
+    stream = 8 * job.work.width / (job.ways.tensor if job.stream_split else 1)
+    return (stream + split / job.ways.tensor) * job.compute_bytes

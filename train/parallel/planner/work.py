@@ -6,7 +6,7 @@ pairs of a query and a key, which are the part of a mixer's cost that grows fast
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -33,7 +33,8 @@ class Product:
       keeps: its output, as a name of `KEPT`; "" for the logits.
       inputs, outputs: the sides of the matrix.
       copies: matrices of this kind in a layer (experts).
-      rows: how many of the copies a token uses; above the model's number where an expert's slots stay empty.
+      rows: how many of the copies a token uses.
+      slots: how many rows are multiplied for a token: above `rows` where experts have a fixed capacity.
       ragged: whether the copies get different numbers of rows.
     """
 
@@ -42,6 +43,7 @@ class Product:
     outputs: int
     copies: int = 1
     rows: float = 1.0
+    slots: float = 1.0
     ragged: bool = False
 
     @property
@@ -53,6 +55,14 @@ class Product:
     def flops(self) -> float:
         """The operations of one token."""
         return 2 * self.inputs * self.outputs * self.rows
+
+
+class Routing(NamedTuple):
+    """How tokens meet experts: see `Product`."""
+
+    rows: float
+    slots: float
+    ragged: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -190,7 +200,7 @@ def work_of(config: ModelConfig, length: int) -> ModelWork:
 
 def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, table: Any, repeats: int) -> LayerWork:
     ffn = layer.ffn
-    rows, ragged = _expert_rows(ffn, length), isinstance(ffn, Experts) and isinstance(ffn.dispatch, Dropless)
+    routing = _routing(ffn, length)
     products, parameters, key_width = [], 0, 0
     for part in stack:
         named = zip(jax.tree.leaves(stack[part]), jax.tree.leaves(table[part]), strict=True)
@@ -198,7 +208,7 @@ def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, tabl
             shape, axes = _of_one_layer(leaf, spec)
             parameters += math.prod(shape.values())
             if spec.inputs:
-                product = _product(part, shape, axes, spec, rows, ragged)
+                product = _product(part, shape, axes, spec, routing)
                 products.append(product)
                 if product.keeps in ("key", "value"):
                     key_width += product.outputs
@@ -213,7 +223,7 @@ def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, tabl
         other_flops=max(0.0, mixer - counted),
         parameters=parameters,
         expert_parameters=sum(p.parameters for p in products if p.copies > 1),
-        expert_rows=rows if isinstance(ffn, Experts) else 0.0,
+        expert_rows=routing.rows if isinstance(ffn, Experts) else 0.0,
         key_width=key_width,
     )
 
@@ -227,7 +237,7 @@ def _of_one_layer(leaf: Any, spec: Spec) -> tuple[dict[int, int], dict[int, str 
     return {i: leaf.shape[i] for i in kept}, {i: spec.axes[i] for i in kept}
 
 
-def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec: Spec, rows: float, ragged: bool) -> Product:
+def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec: Spec, routing: Routing) -> Product:
     inputs = math.prod(shape[i] for i in spec.inputs)
     outputs = math.prod(shape[i] for i in spec.outputs)
     copies = math.prod(shape.values()) // (inputs * outputs)
@@ -238,8 +248,9 @@ def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec
         inputs=inputs,
         outputs=outputs,
         copies=copies,
-        rows=rows if routed else float(copies),
-        ragged=routed and ragged,
+        rows=routing.rows if routed else float(copies),
+        slots=routing.slots if routed else float(copies),
+        ragged=routed and routing.ragged,
     )
 
 
@@ -256,13 +267,14 @@ def _kept_name(part: str, role: str, outputs: set[str | None]) -> str:
     return "query" if "heads" in outputs else "key"
 
 
-def _expert_rows(ffn: Any, length: int) -> float:
-    """Returns how many rows of experts a token fills, empty slots included."""
+def _routing(ffn: Any, length: int) -> Routing:
+    """Returns how tokens meet the experts of a layer."""
     if not isinstance(ffn, Experts):
-        return 1.0
+        return Routing(rows=1.0, slots=1.0, ragged=False)
+    slots = float(ffn.top_k)
     if isinstance(ffn.dispatch, Capacity):
-        return ffn.num_experts * ffn.dispatch.slots(ffn.num_experts, ffn.top_k, length) / length
-    return float(ffn.top_k)
+        slots = ffn.num_experts * ffn.dispatch.slots(ffn.num_experts, ffn.top_k, length) / length
+    return Routing(rows=float(ffn.top_k), slots=slots, ragged=isinstance(ffn.dispatch, Dropless))
 
 
 def _attention(layer: Layer, width: int, length: int) -> Attention | None:
