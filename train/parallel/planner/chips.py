@@ -74,6 +74,11 @@ class Chip:
     watts: float | None = None
     source: str
 
+    @property
+    def kind(self) -> str:
+        """The word tpu (chips on a torus) or gpu, by which constants of efficiency.py are named."""
+        return "tpu" if isinstance(self.interconnect, Torus) else "gpu"
+
     def rate(self, number_format: str) -> float:
         """Returns operations a second. Raises UserError for a format that the chip does not multiply."""
         if number_format not in self.peak:
@@ -227,7 +232,7 @@ class Cluster:
     @property
     def is_tpu(self) -> bool:
         """Whether a torus connects the chips."""
-        return isinstance(self.chip.interconnect, Torus)
+        return self.chip.kind == "tpu"
 
     def __str__(self) -> str:
         text = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"

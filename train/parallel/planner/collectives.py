@@ -84,7 +84,9 @@ def _torus_routes(cluster: Cluster, torus: Torus, sizes: dict[str, int]) -> dict
             free[number] //= part
         links = max(links, 1)
         rate = links * torus.link
-        found[name] = Route(size=sizes[name], rate=rate, exchange_rate=rate / max(hops, 1.0), network="links", local=sizes[name])
+        found[name] = Route(
+            size=sizes[name], rate=rate, exchange_rate=rate / max(hops, 1.0), network="links", local=sizes[name]
+        )
     return found
 
 
@@ -166,8 +168,11 @@ def _activation_transfers(job: Job) -> list[Transfer]:
         found.append(_transfer("context", "keys and values of other parts", received, route["context"], hidden=True))
     if ways.expert > 1:
         again = 0 if {"ffn_gate", "ffn_up"} <= job.kept else 1
-        received = stream / ways.tensor * (4 + again) * sum(
-            layer.repeats / ways.stage * _sent(layer.expert_rows, route["expert"]) for layer in work.layers
+        received = (
+            stream
+            / ways.tensor
+            * (4 + again)
+            * sum(layer.repeats / ways.stage * _sent(layer.expert_rows, route["expert"]) for layer in work.layers)
         )
         seconds = received / route["expert"].exchange_rate
         found.append(

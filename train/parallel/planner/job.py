@@ -118,7 +118,7 @@ def check_job(job: Job) -> None:
             f"slices; use a multiple"
         )
     heads = min((layer.attention.heads for layer in work.layers if layer.attention), default=ways.tensor)
-    experts = min((p.copies for layer in work.layers for p in layer.products if p.copies > 1), default=0)
+    experts = min((p.copies for layer in work.layers for p in layer.products if p.routed), default=0)
     for axis, size, number, of in (
         ("rows", ways.rows * job.microbatches, job.batch, "sequences of the batch"),
         ("tensor", ways.tensor, heads, "heads"),

@@ -140,11 +140,10 @@ def _product_load(job: Job, product: Product, times: float, layers: float) -> Pr
     padded = math.ceil(inputs / unit) * math.ceil(outputs / unit) * unit**2
     number_format = job.number_format if product.keeps not in ("", "router") else "bf16"
     width = job.compute_bytes if number_format == "bf16" else 1
-    routed = product.copies > 1
-    matrices = product.copies / (ways.expert if routed else 1) * job.microbatches
+    matrices = product.copies / (ways.expert if product.routed else 1) * job.microbatches
     moved = rows * (inputs * width + outputs * job.compute_bytes) + matrices * inputs * outputs * width
     return ProductLoad(
-        flops=2 * rows * padded * times, moved=moved * times, grouped=routed and product.ragged, number_format=number_format
+        flops=2 * rows * padded * times, moved=moved * times, grouped=product.ragged, number_format=number_format
     )
 
 

@@ -11,13 +11,15 @@ import math
 
 import numpy as np
 
-from train.parallel.planner.chips import Chip, Torus
+from train.parallel.planner.chips import Chip
 from train.parallel.planner.collectives import Transfer
 from train.parallel.planner.efficiency import (
     ATTENTION_SHARE,
     BACKWARD_SHARE,
     FITTED,
     HBM_SHARE,
+    LINKS_SHARE,
+    NETWORK_SHARE,
     OLDER_BACKWARD,
     OLDER_FORWARD,
     TILE,
@@ -60,6 +62,20 @@ class StepTime:
         """The time of the step."""
         return self.computation + self.waiting + self.exposed + self.bubble + self.slices
 
+    def describe(self) -> str:
+        """Returns one line: the share of each part in the step."""
+        parts = {
+            "products": self.products,
+            "attention": self.attention,
+            "memory traffic": self.memory,
+            "optimizer": self.optimizer,
+            "waiting for transfers": self.waiting,
+            "transfers not hidden": self.exposed,
+            "pipeline bubble": self.bubble,
+            "slices": self.slices,
+        }
+        return ", ".join(f"{name} {100 * part / self.total:.0f}%" for name, part in parts.items() if part > 0)
+
 
 def step_time(job: Job, constants: Efficiency = FITTED) -> StepTime:
     """Estimates the time of a job's step."""
@@ -68,17 +84,17 @@ def step_time(job: Job, constants: Efficiency = FITTED) -> StepTime:
 
 def time_of(loads: Loads, chip: Chip, slices: int, constants: Efficiency = FITTED) -> StepTime:
     """Estimates the time of a step with these loads on chips of a kind."""
-    tpu = isinstance(chip.interconnect, Torus)
+    kind = chip.kind
     memory_rate = chip.hbm_rate * HBM_SHARE
     products = _products_time(loads, chip, constants, memory_rate)
     attention = sum(_attention_time(load, chip, constants) for load in loads.attention)
     traffic = constants.traffic * (loads.elementwise + loads.scores) + constants.dispatch * loads.dispatch
     memory, optimizer = traffic / memory_rate, loads.optimizer / memory_rate
     computed = products + attention + memory
-    waiting = sum(_transfer_time(t, tpu, constants) for t in loads.transfers if not t.hidden)
-    waiting *= constants.blocking_tpu if tpu else constants.blocking_gpu
-    beside = sum(_transfer_time(t, tpu, constants) for t in loads.transfers if t.hidden)
-    share = constants.exposed_tpu if tpu else constants.exposed_gpu
+    waiting = sum(_transfer_time(t, kind) for t in loads.transfers if not t.hidden)
+    waiting *= constants.blocking[kind]
+    beside = sum(_transfer_time(t, kind) for t in loads.transfers if t.hidden)
+    share = constants.exposed[kind]
     exposed = share * beside + max(0.0, (1 - share) * beside - computed)
     bubble = loads.bubble * (computed + waiting)
     busy = computed + optimizer + waiting + exposed + bubble
@@ -99,8 +115,7 @@ def attainable(chip: Chip, number_format: str, grouped: bool, constants: Efficie
     """Returns operations a second of matrix products in a format; in one without support, those of bf16."""
     bf16 = chip.rate("bf16")
     rate = bf16 + constants.narrow * (chip.peak.get(number_format, bf16) - bf16)
-    tpu = isinstance(chip.interconnect, Torus)
-    slower = (constants.grouped_tpu if tpu else constants.grouped_gpu) if grouped else 1.0
+    slower = constants.grouped[chip.kind] if grouped else 1.0
     return rate * constants.matmul[chip.family] * slower
 
 
@@ -116,16 +131,14 @@ def _attention_time(load: AttentionLoad, chip: Chip, constants: Efficiency) -> f
     """Kernels work on square tiles, so that a query computes some keys that it does not see."""
     shares = ATTENTION_SHARE[chip.family]
     share = float(np.interp(load.head_width, list(shares), list(shares.values())))
-    tpu = isinstance(chip.interconnect, Torus)
-    tile = TILE["tpu" if tpu else "gpu"]
+    tile = TILE[chip.kind]
     useful = load.pairs / (load.pairs + (tile / 2 if load.causal else tile))
-    rate = chip.rate("bf16") * share * useful * (constants.attention_tpu if tpu else constants.attention_gpu)
+    rate = chip.rate("bf16") * share * useful * constants.attention[chip.kind]
     older = load.older and chip.family in ("hopper", "blackwell")
     forward = load.forward / (OLDER_FORWARD if older else 1)
     backward = load.backward / (OLDER_BACKWARD if older else 1)
     return (forward + backward / BACKWARD_SHARE) / rate
 
 
-def _transfer_time(transfer: Transfer, tpu: bool, constants: Efficiency) -> float:
-    links = constants.links_tpu if tpu else constants.links_gpu
-    return transfer.seconds / (constants.network if transfer.network == "network" else links)
+def _transfer_time(transfer: Transfer, kind: str) -> float:
+    return transfer.seconds / (NETWORK_SHARE if transfer.network == "network" else LINKS_SHARE[kind])

@@ -32,8 +32,9 @@ class Product:
     Attributes:
       keeps: its output, as a name of `KEPT`; "" for the logits.
       inputs, outputs: the sides of the matrix.
-      copies: matrices of this kind in a layer (experts).
+      copies: matrices of this kind in a layer: experts, or heads of a recurrent matrix.
       rows: how many of the copies a token uses.
+      routed: whether the copies are experts, of which a token uses some.
       slots: how many rows are multiplied for a token: above `rows` where experts have a fixed capacity.
       ragged: whether the copies get different numbers of rows.
     """
@@ -43,6 +44,7 @@ class Product:
     outputs: int
     copies: int = 1
     rows: float = 1.0
+    routed: bool = False
     slots: float = 1.0
     ragged: bool = False
 
@@ -222,7 +224,7 @@ def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, tabl
         attention=attention,
         other_flops=max(0.0, mixer - counted),
         parameters=parameters,
-        expert_parameters=sum(p.parameters for p in products if p.copies > 1),
+        expert_parameters=sum(p.parameters for p in products if p.routed),
         expert_rows=routing.rows if isinstance(ffn, Experts) else 0.0,
         key_width=key_width,
     )
@@ -249,6 +251,7 @@ def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec
         outputs=outputs,
         copies=copies,
         rows=routing.rows if routed else float(copies),
+        routed=routed,
         slots=routing.slots if routed else float(copies),
         ragged=routed and routing.ragged,
     )
