@@ -264,9 +264,8 @@ def config_of(shape: dict, length: int, capacity: float | None = None) -> ModelC
         exceptions.append(Except(layers=f":{first}", ffn=_dense(shape, shape["dense_ffn"])))
     elif shape.get("moe_every", 1) > 1:
         exceptions.append(Except(layers=f"::{shape['moe_every']}", ffn=_dense(shape, shape["dense_ffn"])))
-    if shared := shape.get("kv_shared_layers"):
-        if "double-width" in shape.get("note", ""):
-            exceptions.append(Except(layers=f"-{shared}:", ffn=_dense(shape, 2 * shape["ffn"])))
+    if (shared := shape.get("kv_shared_layers")) and "double-width" in shape.get("note", ""):
+        exceptions.append(Except(layers=f"-{shared}:", ffn=_dense(shape, 2 * shape["ffn"])))
     pattern = shape.get("attention_pattern", "")
     if every := _period(pattern):
         mixer = dataclasses.replace(mixer, pattern=_local_pattern(shape, pattern))

@@ -1,7 +1,7 @@
 """Bytes that a chip receives in a step, by mesh axis and purpose, and their time on the links of the cluster.
 
-FSDP gathers the weights of a layer for the forward and for the backward pass, and scatters the sum of gradients: Rajbhandari
-et al. 2020, "ZeRO", section 7. Tensor parallelism reduces the output of each sublayer: Shoeybi et al. 2019,
+FSDP gathers the weights of a layer for the forward and for the backward pass, and scatters the sum of gradients:
+Rajbhandari et al. 2020, "ZeRO", section 7. Tensor parallelism reduces the output of each sublayer: Shoeybi et al. 2019,
 "Megatron-LM", section 3. An all-reduce among n receives 2 (n - 1) / n of the array, a gather or a scatter (n - 1) / n.
 """
 
@@ -67,8 +67,8 @@ def routes(job: Job) -> dict[str, Route]:
 
 
 def _torus_routes(cluster: Cluster, torus: Torus, sizes: dict[str, int]) -> dict[str, Route]:
-    """Gives dimensions of the torus to axes, the shortest ones first; a whole ring has two links, a line has one."""
-    free = {number: size for number, size in enumerate(cluster.shape)}
+    """Gives dimensions of the torus to axes, whole ones where they fit; a ring has two links, a line or a part has one."""
+    free = dict(enumerate(cluster.shape))
     found = {}
     for name in INNER_FIRST:
         left, links, hops = sizes[name], 0, 0.0
@@ -136,9 +136,10 @@ def _parameter_transfers(job: Job) -> list[Transfer]:
         ):
             found.append(_transfer(name, purpose, moved * width, route[name], hidden=True))
     held = (rest / ways.expert + experts) / route["fsdp"].size  # a chip's part inside its slice
-    size = route["data"].size
-    reduced = 2 * (size - 1) / size * held * job.gradient_bytes
-    found.append(_transfer("data", "all-reduce of gradients", reduced, route["data"], hidden=False))
+    for name in ("data", "context"):  # the chips of both hold the same parameters
+        size = route[name].size
+        reduced = 2 * (size - 1) / size * held * job.gradient_bytes
+        found.append(_transfer(name, "all-reduce of gradients", reduced, route[name], hidden=False))
     if slices > 1:
         between = Route(size=slices, rate=job.cluster.chip.network, exchange_rate=1.0, network="network", local=1)
         if job.across_slices == "fsdp":
@@ -167,28 +168,26 @@ def _activation_transfers(job: Job) -> list[Transfer]:
         received = keys * job.chip_tokens * job.compute_bytes * (ways.context - 1) * passes
         found.append(_transfer("context", "keys and values of other parts", received, route["context"], hidden=True))
     if ways.expert > 1:
-        again = 0 if {"ffn_gate", "ffn_up"} <= job.kept else 1
-        received = (
-            stream
-            / ways.tensor
-            * (4 + again)
-            * sum(layer.repeats / ways.stage * _sent(layer.expert_rows, route["expert"]) for layer in work.layers)
-        )
-        seconds = received / route["expert"].exchange_rate
-        found.append(
-            Transfer(
-                axis="expert",
-                purpose="all-to-all of tokens",
-                received=received,
-                seconds=seconds,
-                network=route["expert"].network,
-                hidden=False,
-            )
-        )
+        found.append(_exchange_of_tokens(job, stream / ways.tensor, route["expert"]))
     if ways.stage > 1:
         received = 2 * stream * job.virtual_stages / ways.tensor
         found.append(_transfer("stage", "activations between stages", received, route["stage"], hidden=True))
     return found
+
+
+def _exchange_of_tokens(job: Job, stream: float, route: Route) -> Transfer:
+    """The way of tokens to experts on other chips and back, forward and backward; `stream` in bytes."""
+    again = 0 if {"ffn_gate", "ffn_up"} <= job.kept else 1
+    copies = sum(layer.repeats * _sent(layer.expert_rows, route) for layer in job.work.layers) / job.ways.stage
+    received = stream * copies * (4 + again)
+    return Transfer(
+        axis="expert",
+        purpose="all-to-all of tokens",
+        received=received,
+        seconds=received / route.exchange_rate,
+        network=route.network,
+        hidden=False,
+    )
 
 
 def _sent(rows: float, route: Route) -> float:

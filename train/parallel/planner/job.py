@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
+from model.attention.heads import divisors
 from model.errors import UserError
 from model.parameters.precision import Dtype
 from train.experiment import Experiment
@@ -126,14 +127,12 @@ def check_job(job: Job) -> None:
         ("stage", ways.stage * job.virtual_stages, work.num_layers, "layers"),
         ("expert", ways.expert, experts, "experts"),
     ):
-        if number % size or number < size:
-            fits = [str(d) for d in range(1, number + 1) if number % d == 0][:24]
+        if number == 0 and size > 1:
+            raise UserError(f"mesh: {axis}={size}, and the model has no {of}; leave the axis out")
+        if number % size or (number < size and size > 1):
+            fits = [str(divisor) for divisor in divisors(number)[:24]]
             parts = "data x fsdp x expert x micro-batches" if axis == "rows" else axis
-            raise UserError(
-                f"mesh: {parts}={size} does not divide the {number:,} {of}; {', '.join(fits) or 'only 1'} would"
-                if number
-                else f"mesh: expert={size}, and the model has no experts; leave the axis out"
-            )
+            raise UserError(f"mesh: {parts}={size} does not divide the {number:,} {of}; {', '.join(fits)} would")
 
 
 def ways_of(sizes: dict[str, int | None], cluster: Cluster) -> Ways:

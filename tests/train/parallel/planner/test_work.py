@@ -69,7 +69,7 @@ def test_parameters_are_those_of_the_exact_count(name):
     counted = count_parameters(config)
     if config.multi_token is None:
         assert work.parameters == counted.total
-        assert sum(l.repeats * l.expert_parameters for l in work.layers) * 3 / 4 == counted.inactive
+        assert sum(layer.repeats * layer.expert_parameters for layer in work.layers) * 3 / 4 == counted.inactive
     assert work.vocabulary_parameters == counted.embedding + counted.final_norm + counted.unembedding
 
 
