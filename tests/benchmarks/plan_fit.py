@@ -31,12 +31,10 @@ GUESS = Efficiency(
         "hopper": 0.70,
         "blackwell": 0.70,
     },
-    grouped={"tpu": 0.8, "gpu": 0.8},
     narrow=0.6,
     attention={"tpu": 1.0, "gpu": 0.9},
     traffic=1.0,
     dispatch=2.0,
-    exposed={"tpu": 0.1, "gpu": 0.2},
     blocking={"tpu": 0.3, "gpu": 0.7},
     waiting=0.04,
 )

@@ -67,7 +67,7 @@ def routes(job: Job) -> dict[str, Route]:
 
 
 def _torus_routes(cluster: Cluster, torus: Torus, sizes: dict[str, int]) -> dict[str, Route]:
-    """Gives dimensions of the torus to axes, whole ones where they fit; a ring has two links, a line or a part has one."""
+    """Gives dimensions of the torus to axes, whole ones where they fit; a ring has two links, a line has one."""
     free = dict(enumerate(cluster.shape))
     found = {}
     for name in INNER_FIRST:

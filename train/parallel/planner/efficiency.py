@@ -26,11 +26,14 @@ TILE = {"tpu": 3700.0, "gpu": 500.0}
 # TFLOP/s forward (cuDNN: 595 to 645) and 314 to 338 backward (Mosaic: 408 to 452).
 OLDER_FORWARD, OLDER_BACKWARD = 0.57, 0.76
 BACKWARD_SHARE = 0.74  # speed of the backward kernel by that of the forward one (H100, tokamax Mosaic: 438 of 595)
-# Assumed: the share of a data sheet's rate that long transfers reach. Fitting the last three to published speeds gave
-# 0.69, 0.62 and 0.58, and predicted rows that had no part in the fit no better (tests/benchmarks/README.md).
-HBM_SHARE = 0.8
-LINKS_SHARE = {"tpu": 0.8, "gpu": 0.7}
-NETWORK_SHARE = 0.6
+# Assumed. Fitted to published speeds these came out at 0.69, 0.62 and 0.58 (links, network), 0.11 and 0.23 (exposed),
+# 0.55 (grouped), and rows without a part in the fit were predicted no better, those of mixtures of experts worse
+# (tests/benchmarks/README.md).
+HBM_SHARE = 0.8  # of the memory's rate that long copies reach
+LINKS_SHARE = {"tpu": 0.8, "gpu": 0.7}  # of the rate of a torus, or of a node's switch, that collectives reach
+NETWORK_SHARE = 0.6  # of the rate between slices or nodes
+EXPOSED_SHARE = {"tpu": 0.1, "gpu": 0.2}  # of transfers of weights that computation does not hide
+GROUPED_SHARE = 0.8  # the speed of grouped products (experts without a capacity) by that of plain ones
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,23 +42,20 @@ class Efficiency:
 
     Attributes:
       matmul: the share of the peak that large matrix products reach, by family.
-      grouped: the speed of grouped products (experts without a capacity) by that of plain ones, by kind of chip.
       narrow: the share of the additional peak of fp8 and int8 that products reach, casts and scales included.
       attention: the speed of attention in a step by that of its kernel alone, by kind of chip.
       traffic: the bytes that operations between products move, by the count in loads.py.
       dispatch: the bytes that the way to experts and back moves, by the count in loads.py.
-      exposed: the share of transfers of weights that computation does not hide, by kind of chip.
-      blocking: the share of transfers inside a layer, and of all-reduces after the last, likewise.
+      blocking: the share of transfers inside a layer, and of all-reduces after the last, that computation does not
+        hide, by kind of chip.
       waiting: the share by which each doubling of the number of slices lengthens a step.
     """
 
     matmul: dict[str, float]
-    grouped: dict[str, float]
     narrow: float
     attention: dict[str, float]
     traffic: float
     dispatch: float
-    exposed: dict[str, float]
     blocking: dict[str, float]
     waiting: float
 
@@ -71,12 +71,10 @@ FITTED = Efficiency(
         "hopper": 0.654,
         "blackwell": 0.642,
     },
-    grouped={"tpu": 0.548, "gpu": 0.557},
     narrow=0.777,
     attention={"tpu": 1.36, "gpu": 0.658},
     traffic=1.66,
     dispatch=3.42,
-    exposed={"tpu": 0.113, "gpu": 0.234},
     blocking={"tpu": 0.309, "gpu": 0.693},
     waiting=0.0397,
 )

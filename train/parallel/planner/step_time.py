@@ -16,7 +16,9 @@ from train.parallel.planner.collectives import Transfer
 from train.parallel.planner.efficiency import (
     ATTENTION_SHARE,
     BACKWARD_SHARE,
+    EXPOSED_SHARE,
     FITTED,
+    GROUPED_SHARE,
     HBM_SHARE,
     LINKS_SHARE,
     NETWORK_SHARE,
@@ -94,7 +96,7 @@ def time_of(loads: Loads, chip: Chip, slices: int, constants: Efficiency = FITTE
     waiting = sum(_transfer_time(t, kind) for t in loads.transfers if not t.hidden)
     waiting *= constants.blocking[kind]
     beside = sum(_transfer_time(t, kind) for t in loads.transfers if t.hidden)
-    share = constants.exposed[kind]
+    share = EXPOSED_SHARE[kind]
     exposed = share * beside + max(0.0, (1 - share) * beside - computed)
     bubble = loads.bubble * (computed + waiting)
     busy = computed + optimizer + waiting + exposed + bubble
@@ -115,7 +117,7 @@ def attainable(chip: Chip, number_format: str, grouped: bool, constants: Efficie
     """Returns operations a second of matrix products in a format; in one without support, those of bf16."""
     bf16 = chip.rate("bf16")
     rate = bf16 + constants.narrow * (chip.peak.get(number_format, bf16) - bf16)
-    slower = constants.grouped[chip.kind] if grouped else 1.0
+    slower = GROUPED_SHARE if grouped else 1.0
     return rate * constants.matmul[chip.family] * slower
 
 

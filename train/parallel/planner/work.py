@@ -284,9 +284,9 @@ def _attention(layer: Layer, width: int, length: int) -> Attention | None:
     mixer = layer.mixer
     if not isinstance(mixer, AttentionOption):
         return None
-    whole = dataclasses.replace(mixer, pattern=Everything())  # type: ignore[type-var]
+    whole = dataclasses.replace(mixer, pattern=Everything())
     return Attention(
-        heads=mixer.num_heads,  # type: ignore[attr-defined]
+        heads=mixer.num_heads,
         pair_flops=whole.cost(width, 2) - 2 * whole.cost(width, 1),  # 3 pairs less 2 times 1 pair
         pairs=mixer.pattern.num_visible_pairs(length) / length,
         causal=isinstance(mixer.pattern, Everything),
