@@ -9,6 +9,7 @@ from model.errors import UserError
 from model.parameters.precision import Dtype
 from train.experiment import Experiment
 from train.optimizers.options import SGD, Adafactor, Lion, Muon
+from train.parallel.mesh import Mesh
 from train.parallel.planner.chips import Cluster
 from train.parallel.planner.work import ModelWork, kept_by, work_of
 
@@ -157,6 +158,18 @@ def ways_of(sizes: dict[str, int | None], cluster: Cluster) -> Ways:
     if counted[largest] % cluster.chip.devices == 0:
         counted[largest] //= cluster.chip.devices
     return Ways(**counted)
+
+
+def mesh_for(option: Mesh, cluster: Cluster) -> Mesh:
+    """Returns a config's mesh if it names axes that fit the cluster, or else FSDP over each slice."""
+    if option != Mesh():
+        try:
+            ways_of(dataclasses.asdict(option), cluster)
+        except UserError:
+            pass
+        else:
+            return option
+    return Mesh(data=cluster.slices, fsdp=math.prod(cluster.shape) * cluster.chip.devices)
 
 
 def job_of(experiment: Experiment, cluster: Cluster) -> Job:

@@ -20,7 +20,7 @@ class Memory:
       gathered: the weights of one layer, and their gradient before it is scattered.
       kept: what all layers keep for the backward pass: their inputs, and the products that `Job.kept` names.
       layer: the arrays of the layer whose backward pass runs.
-      logits: logits and their gradient, of one chunk, in float32.
+      logits: logits and their gradient, of one chunk of each device, in float32.
     """
 
     parameters: float
@@ -48,7 +48,7 @@ def memory_of(job: Job) -> Memory:
     in_flight = min(job.microbatches, ways.stage)
     kept = sum(layer.repeats * _kept_numbers(job, layer) for layer in work.layers) / ways.stage
     largest = max(work.layers, key=lambda layer: _layer_numbers(job, layer))
-    logits = min(tokens * work.vocab / ways.tensor, job.logits_limit)
+    logits = min(tokens * work.vocab / ways.tensor, job.logits_limit * job.cluster.chip.devices)
     return Memory(
         parameters=held * job.parameter_bytes,
         moments=held * moments,
@@ -61,7 +61,7 @@ def memory_of(job: Job) -> Memory:
 
 
 def _gathered(job: Job) -> float:
-    """The bytes of a layer that is gathered, and of its gradient."""
+    """The bytes of a layer that each device of the chip gathers, and of its gradient."""
     ways = job.ways
     if ways.fsdp * ways.expert == 1:
         return 0.0
@@ -69,7 +69,7 @@ def _gathered(job: Job) -> float:
         (layer.parameters - layer.expert_parameters) + layer.expert_parameters / ways.expert
         for layer in job.work.layers
     )
-    return largest / ways.tensor * (job.compute_bytes + job.gradient_bytes)
+    return largest / ways.tensor * (job.compute_bytes + job.gradient_bytes) * job.cluster.chip.devices
 
 
 def _kept_numbers(job: Job, layer: LayerWork) -> float:
