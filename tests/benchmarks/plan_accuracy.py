@@ -6,7 +6,8 @@ The file has the columns of pod_speeds.csv, and model_shapes.json lies beside it
 tried. Prints each row, then the median absolute error and Spearman's rank correlations of step time and of tokens a
 second a chip: over all rows, by kind of model, and by chip.
 
-`--cross_validate` adds the errors of rows whose model, source file, or project had no part in the fit of the constants.
+`--cross_validate` adds the errors with guessed constants, and those of rows whose model, source file, or project had no
+part in the fit (some minutes).
 `--fit` fits the constants to the file and prints them as train/parallel/planner/efficiency.py states them.
 `--breakdown` prints where each predicted step spends its time.
 """
@@ -98,6 +99,8 @@ def main() -> None:
         print(f"left out: {line}")
     print("\n".join(summaries("\nwith all constants fitted to these rows" if options.fit else "", rows, errors, True)))
     if options.cross_validate:
+        guessed = plan_fit.log_errors(items, plan_fit.GUESS)
+        print("\n".join(summaries("\nwith the guesses, nothing fitted", rows, guessed, False)))
         for name, group in plan_fit.GROUPS.items():
             found = plan_fit.cross_validate(items, group)
             print("\n".join(summaries(f"\nleaving out one {name} at a time", rows, found, False)))

@@ -130,7 +130,7 @@ def job_of_row(given: dict[str, str], shapes: dict[str, dict]) -> Job:
         cluster=cluster,
         ways=ways,
         batch=batch,
-        microbatches=_microbatches(notes, batch, ways),
+        microbatches=_microbatches(given, batch, ways),
         virtual_stages=_virtual_stages(notes),
         across_slices=dcn,
         kept=_kept(given["remat"], cluster),
@@ -189,20 +189,23 @@ def _common(a: int, b: int) -> int:
     return a
 
 
-def _microbatches(notes: str, batch: int, ways: Ways) -> int:
+def _microbatches(given: dict[str, str], batch: int, ways: Ways) -> int:
+    """Parts of a rank's rows: as stated; in a pipeline one row each, and in torchtitan as many as stages (its default)."""
+    notes, rows = given["notes"], max(1, batch // ways.rows)
     if count := _number(r"gradient accumulation (\d+)", notes):
         return int(count)
-    rows = max(1, batch // ways.rows)
     if size := _number(r"(?:microbatch|local batch) (\d+)", notes):
         return max(1, rows // int(size))
-    return rows if ways.stage > 1 else 1
+    if ways.stage == 1:
+        return 1
+    return min(rows, ways.stage) if given["source"].startswith("pytorch/torchtitan") else rows
 
 
 def _virtual_stages(notes: str) -> int:
-    """Chunks of layers of a stage: as stated, 1 in a plain schedule, otherwise 4, which interleaved schedules often have."""
+    """Chunks of layers of a stage: as stated; 1 in a plain schedule, 2 if it is interleaved, 4 if nothing is said."""
     if count := _number(r"virtual pipeline (\d+)", notes):
         return int(count)
-    return 1 if "1F1B" in notes else 4
+    return 2 if "interleaved" in notes.lower() else 1 if "1F1B" in notes else 4
 
 
 def _attention(given: dict[str, str]) -> str:
