@@ -35,7 +35,6 @@ GUESS = Efficiency(
     attention={"tpu": 1.0, "gpu": 0.9},
     traffic=1.0,
     dispatch=2.0,
-    blocking={"tpu": 0.3, "gpu": 0.7},
     waiting=0.04,
 )
 ROW_SPREAD, GUESS_SPREAD = 0.10, 0.33  # of logarithms

@@ -16,6 +16,7 @@ from train.parallel.planner.collectives import Transfer
 from train.parallel.planner.efficiency import (
     ATTENTION_SHARE,
     BACKWARD_SHARE,
+    BLOCKING_SHARE,
     EXPOSED_SHARE,
     FITTED,
     GROUPED_SHARE,
@@ -94,7 +95,7 @@ def time_of(loads: Loads, chip: Chip, slices: int, constants: Efficiency = FITTE
     memory, optimizer = traffic / memory_rate, loads.optimizer / memory_rate
     computed = products + attention + memory
     waiting = sum(_transfer_time(t, kind) for t in loads.transfers if not t.hidden)
-    waiting *= constants.blocking[kind]
+    waiting *= BLOCKING_SHARE[kind]
     beside = sum(_transfer_time(t, kind) for t in loads.transfers if t.hidden)
     share = EXPOSED_SHARE[kind]
     exposed = share * beside + max(0.0, (1 - share) * beside - computed)

@@ -17,7 +17,6 @@ PERFECT = Efficiency(
     attention={"tpu": 1.0, "gpu": 1.0},
     traffic=0.0,
     dispatch=0.0,
-    blocking={"tpu": 0.0, "gpu": 0.0},
     waiting=0.0,
 )
 
