@@ -39,18 +39,28 @@ PRODUCTS = {
     "mlpwo": ("ffn_output",),
 }
 QKV = frozenset({"query", "key", "value"})
-# Policies by name, as their projects define them.
+ALL, ALL_BUT_ATTENTION = frozenset(KEPT), frozenset(KEPT) - {"attention"}
+# Policies by name, in lower case, as their projects define them.
 POLICIES = {
-    "none": frozenset(KEPT),
+    "": ALL,  # rows that name no policy: Megatron keeps everything that fits
+    "none": ALL,
     "full": frozenset(),
-    "minimal": frozenset(KEPT) - {"attention"},
-    "minimal_flash": frozenset(KEPT),
+    "minimal": ALL_BUT_ATTENTION,
+    "minimal_offloaded": ALL_BUT_ATTENTION,
+    "minimal_flash": ALL,
+    "minimal_with_context": ALL,
+    "save_dot_with_no_batch_dim": ALL_BUT_ATTENTION,
+    "save_dot_except_mlp": QKV | {"mixer_output"},
+    "save_dot_except_mlpwi": QKV | {"mixer_output", "ffn_output"},
+    "save_dot_with_context_except_mlp": QKV | {"attention", "mixer_output"},
+    "save_out_proj": frozenset({"mixer_output"}),
     "save_qkv_proj": QKV,
     "qkv_proj_offloaded": QKV,
-    "SAVE_DOT_WITH_NO_BATCH_DIM": frozenset(KEPT) - {"attention"},
     "activation_checkpointing: true": frozenset(),
-    "selective (op list)": frozenset({"key", "attention", "mixer_output", "ffn_up"}),  # every second product
+    "activation_checkpointing: false": ALL,
+    "selective": frozenset({"key", "attention", "mixer_output", "ffn_up"}),  # torchtitan: every second product
 }
+FORMATS = {"bf16": "bf16", "fp8": "fp8", "int8": "int8"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +130,8 @@ def job_of_row(given: dict[str, str], shapes: dict[str, dict]) -> Job:
     """Returns the job of a row."""
     if given["model"] not in shapes:
         raise UserError(f"model_shapes.json has no model {given['model']!r}")
+    if given["precision"] not in FORMATS:
+        raise UserError(f"precision {given['precision']!r} is not known; known: {', '.join(FORMATS)}")
     notes, length = given["notes"], int(given["sequence_length"])
     cluster = _cluster(given)
     ways, dcn = _ways(given, cluster)
@@ -133,8 +145,8 @@ def job_of_row(given: dict[str, str], shapes: dict[str, dict]) -> Job:
         microbatches=_microbatches(given, batch, ways),
         virtual_stages=_virtual_stages(notes),
         across_slices=dcn,
-        kept=_kept(given["remat"], cluster),
-        number_format={"bf16": "bf16", "fp8": "fp8", "int8": "int8"}.get(given["precision"], "bf16"),
+        kept=_kept(given["remat"]),
+        number_format=FORMATS[given["precision"]],
         attention=_attention(given),
         parameter_bytes=2 if "bf16 weights" in notes else 4,
         gradient_bytes=2 if cluster.is_tpu else 4,
@@ -224,23 +236,22 @@ def _limited(chip: Chip, notes: str) -> Chip:
     return chip
 
 
-def _kept(remat: str, cluster: Cluster) -> frozenset[str]:
-    """The products that a policy keeps. Rows that name none keep what fits: all, as Megatron does by default."""
-    if remat in POLICIES:
-        return POLICIES[remat]
-    if not remat:
-        return frozenset(KEPT)
+def _kept(remat: str) -> frozenset[str]:
+    """The products that a policy keeps, by its name or by the products that its text names."""
+    name = remat.split(" (")[0].strip().lower()
+    if name in POLICIES:
+        return POLICIES[name]
+    if policy := re.search(r"\(policy (\w+)\)", remat):
+        return POLICIES.get(policy[1], frozenset())
     if "feed-forward names" in remat:
-        return frozenset(KEPT)
-    if "save q,k,v,context,o" in remat or "q,k,v,context,o" in remat:
+        return ALL
+    if "q,k,v,context,o" in remat:
         return QKV | {"attention", "mixer_output"}
-    if "save q,k,v,qkv,out projections and mlpwo" in remat:
-        return QKV | {"mixer_output", "ffn_output"}
-    kept = set()
+    kept: set[str] = set()
     for part in remat.removeprefix("custom:").split(";"):
         if "recompute" not in part:
             words = re.findall(r"[a-z_0-9]+", part)
-            kept.update(name for word in words for name in PRODUCTS.get(word, ()))
+            kept.update(product for word in words for product in PRODUCTS.get(word, ()))
     return frozenset(kept)
 
 

@@ -140,16 +140,21 @@ def _parameter_transfers(job: Job) -> list[Transfer]:
         size = route[name].size
         reduced = 2 * (size - 1) / size * held * job.gradient_bytes
         found.append(_transfer(name, "all-reduce of gradients", reduced, route[name], hidden=False))
-    if slices > 1:
-        between = Route(size=slices, rate=job.cluster.chip.network, exchange_rate=1.0, network="network", local=1)
+    if slices > 1 and job.across_slices != "stage":
+        between = _between_slices(job)
         if job.across_slices == "fsdp":
             part = held * (slices - 1) / slices
             received = part * job.microbatches * (2 * job.compute_bytes + job.gradient_bytes)
-            found.append(_transfer("slices", "gathers and scatter between slices", received, between, hidden=True))
+            found.append(_transfer("slices", "gathers and scatters between slices", received, between, hidden=True))
         else:
             received = 2 * (slices - 1) / slices * held / route["data"].size * job.gradient_bytes
             found.append(_transfer("slices", "all-reduce of gradients between slices", received, between, hidden=True))
     return found
+
+
+def _between_slices(job: Job) -> Route:
+    rate = job.cluster.chip.network
+    return Route(size=job.cluster.slices, rate=rate, exchange_rate=rate, network="network", local=1)
 
 
 def _activation_transfers(job: Job) -> list[Transfer]:
@@ -171,7 +176,9 @@ def _activation_transfers(job: Job) -> list[Transfer]:
         found.append(_exchange_of_tokens(job, stream / ways.tensor, route["expert"]))
     if ways.stage > 1:
         received = 2 * stream * job.virtual_stages / ways.tensor
-        found.append(_transfer("stage", "activations between stages", received, route["stage"], hidden=True))
+        crosses = job.cluster.slices > 1 and job.across_slices == "stage"
+        way = _between_slices(job) if crosses else route["stage"]
+        found.append(_transfer("stage", "activations between stages", received, way, hidden=True))
     return found
 
 

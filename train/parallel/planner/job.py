@@ -83,7 +83,7 @@ class Job:
     batch: int
     microbatches: int = 1
     virtual_stages: int = 1
-    across_slices: Literal["data", "fsdp"] = "data"
+    across_slices: Literal["data", "fsdp", "stage"] = "data"
     stream_split: bool = True
     kept: frozenset[str] = frozenset()
     number_format: Literal["bf16", "fp8", "int8"] = "bf16"

@@ -99,6 +99,14 @@ def test_slices_reduce_the_parts_of_gradients_over_the_slow_network():
     assert received(spread, "fsdp") == pytest.approx(8 * LLAMA * 255 / 256)
 
 
+def test_a_pipeline_over_slices_sends_activations_over_the_slow_network():
+    one = job("v5e:2x2", experts(), 2, slices=2, ways={"fsdp": 4, "stage": 2}, microbatches=2, across_slices="stage")
+    assert received(one, "slices") == 0
+    (between,) = (t for t in transfers(one) if t.axis == "stage")
+    assert between.network == "network"
+    assert between.received == 2 * 16 / 4 * 2048 * 1024 * 2
+
+
 @pytest.mark.parametrize(
     ("cluster", "ways", "axis", "links"),
     [

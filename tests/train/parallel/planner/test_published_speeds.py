@@ -52,6 +52,14 @@ def test_a_row_becomes_a_job():
         ({"notes": "bf16 weights"}, "parameter_bytes", 2),
         ({"remat": "custom: offload query_proj; recompute key_proj"}, "kept", frozenset({"query"})),
         ({"remat": "custom: save decoder_layer_input,context,mlpwi_0"}, "kept", frozenset({"attention", "ffn_gate"})),
+        (
+            {"remat": "save q,k,v,out projections (policy save_dot_except_mlp)"},
+            "kept",
+            {"query", "key", "value", "mixer_output"},
+        ),
+        ({"remat": "minimal (offloaded)"}, "kept", frozenset(published_jobs.KEPT) - {"attention"}),
+        ({"remat": "save q,k,v,context,o projections"}, "kept", published_jobs.QKV | {"attention", "mixer_output"}),
+        ({"precision": "int8"}, "number_format", "int8"),
         ({"parallelism": "fsdp=64,expert=4"}, "ways", Ways(fsdp=64, expert=4)),
         ({"slices": "2", "chips": "512", "parallelism": "fsdp=256,dcn_fsdp=2"}, "across_slices", "fsdp"),
     ],
@@ -84,6 +92,7 @@ def test_a_step_without_seconds_is_derived():
     ("changes", "words"),
     [
         ({"model": "gpt-5"}, "model_shapes.json has no model 'gpt-5'"),
+        ({"precision": "fp4"}, "precision 'fp4' is not known; known: bf16, fp8, int8"),
         ({"chip": "v3"}, "'v3' is no known chip"),
         ({"parallelism": "fsdp=16"}, "the mesh fsdp=16 does not multiply to 256 chips"),
         ({"step_seconds": "", "tokens_per_s_per_chip": "", "mfu_percent": ""}, "neither the time of a step nor"),

@@ -18,8 +18,9 @@ def test_a_plan_says_what_was_computed():
     for words in (
         "6.74B parameters, 32 layers, 256 x 4,096 tokens a step",
         "v5p:4x4x4: 64 chips, mesh fsdp=64 (in chips)",
-        f"{memory_of(LLAMA).total / 2**30:9.2f} of 95.0",
+        f"{memory_of(LLAMA).total / 2**30:.2f} GiB of 95.00 GiB",
         "GiB are left",
+        "logits                        512.00 MiB",
         f"MFU {100 * loads_of(LLAMA).model_flops / 459e12 / seconds:.1f}% of 459 TFLOP/s",
         f"{256 * 4096 / seconds:,.0f} tokens/s",
         f"{1000 * seconds / 3600 * 64:,.1f} chip-hours",
