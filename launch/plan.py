@@ -37,9 +37,10 @@ def main(argv: list[str]) -> int:
     """Reads the flags and prints the plan."""
     if argv[1:]:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --topology=v5p:4x4x4")
-    for flag, example in ((CONFIG, "--config=configs/quickstart.py"), (TOPOLOGY, "--topology=v5p:4x4x4")):
-        if flag.value is None:
-            raise UserError(f"--{flag.name} is missing; try {example}")
+    if CONFIG.value is None:
+        raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
+    if TOPOLOGY.value is None:
+        raise UserError("--topology is missing: which chips? Try --topology=v5p:4x4x4")
     from train.config_file import from_file
     from train.parallel.planner.chips import parse_cluster
     from train.parallel.planner.job import job_of, mesh_for

@@ -42,7 +42,7 @@ def test_plans_and_refusals(call, config):
         (
             "fsdp=4,tensor=4 does not multiply to the 8 devices of v5p:2x2x2",
             "'v9' is no known chip",
-            "--topology is missing; try --topology=v5p:4x4x4",
+            "--topology is missing: which chips? Try --topology=v5p:4x4x4",
             "--config is missing",
             "unexpected argument 'more'",
             "is no size of an axis",

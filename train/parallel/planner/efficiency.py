@@ -45,7 +45,7 @@ class Efficiency:
       matmul: the share of the peak that large matrix products reach, by family.
       narrow: the share of the additional peak of fp8 and int8 that products reach, casts and scales included.
       attention: the speed of attention in a step by that of its kernel alone, by kind of chip.
-      traffic: the bytes that operations between products move, by the count in loads.py.
+      traffic: the bytes that operations between products move, by the count in loads.py, without scores.
       dispatch: the bytes that the way to experts and back moves, by the count in loads.py.
       waiting: the share by which each doubling of the number of slices lengthens a step.
     """
@@ -62,18 +62,18 @@ class Efficiency:
 #     python -m tests.benchmarks.plan_accuracy pod_speeds.csv --fit
 FITTED = Efficiency(
     matmul={
-        "v4": 0.800,
-        "v5e": 0.828,
-        "v5p": 0.759,
-        "v6e": 0.680,
-        "v7x": 0.800,
-        "ampere": 0.609,
-        "hopper": 0.640,
-        "blackwell": 0.617,
+        "v4": 0.786,
+        "v5e": 0.814,
+        "v5p": 0.752,
+        "v6e": 0.654,
+        "v7x": 0.779,
+        "ampere": 0.606,
+        "hopper": 0.623,
+        "blackwell": 0.600,
     },
-    narrow=0.815,
-    attention={"tpu": 1.31, "gpu": 0.658},
-    traffic=1.67,
-    dispatch=5.36,
-    waiting=0.0397,
+    narrow=0.816,
+    attention={"tpu": 1.27, "gpu": 0.641},
+    traffic=1.23,
+    dispatch=5.48,
+    waiting=0.04,
 )

@@ -73,7 +73,6 @@ class Job:
         where scores are arrays of T x T in memory.
       parameter_bytes, gradient_bytes, compute_bytes: bytes of a number.
       moments: numbers that the optimizer keeps for each parameter, in the format of parameters.
-      moment_bytes: bytes of all moments of a parameter; None for `moments` numbers of `parameter_bytes`.
       logits_limit: the most logits that a chip makes at once.
     """
 
@@ -92,7 +91,6 @@ class Job:
     gradient_bytes: int = 4
     compute_bytes: int = 2
     moments: int = 2
-    moment_bytes: int | None = None
     logits_limit: int = 1 << 26
 
     @property

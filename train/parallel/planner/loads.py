@@ -14,7 +14,10 @@ from train.parallel.planner.job import Job
 from train.parallel.planner.work import Attention, LayerWork, Product
 
 LAST = "ffn_output"  # of a layer
-SCORE_PASSES = 14  # times that scores of T x T are written or read: 4 forward, 10 backward, in `compute_bytes`
+# Bytes that one score of T x T moves where scores are arrays: float32 is written and read three times by the softmax of
+# the forward pass (16), and its bfloat16 result written and read (4); the backward pass makes that again (16) and moves
+# the derivatives of both (12).
+SCORE_BYTES = 48
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -102,14 +105,13 @@ def loads_of(job: Job) -> Loads:
     elementwise += 4 * tokens * work.vocab / ways.tensor / ways.stage * 4 * work.logit_passes  # float32 logits
     rest, experts = local_parameters(job)
     held = rest / (ways.fsdp * ways.expert) + experts / ways.fsdp
-    moments = job.moments * job.parameter_bytes if job.moment_bytes is None else job.moment_bytes
     return Loads(
         products=tuple(products),
         attention=tuple(attention),
         elementwise=elementwise,
         scores=scores,
         dispatch=dispatch,
-        optimizer=held * (2 * (job.parameter_bytes + moments) + 2 * job.gradient_bytes),
+        optimizer=held * (2 * (1 + job.moments) * job.parameter_bytes + 2 * job.gradient_bytes),
         transfers=tuple(transfers(job)),
         bubble=(ways.stage - 1) / (job.virtual_stages * job.microbatches),
         model_flops=3 * work.forward_flops * job.tokens / job.cluster.chips,
@@ -168,7 +170,7 @@ def _whole_attention(job: Job, attention: Attention, count: float) -> ProductLoa
 
 def _score_bytes(job: Job, attention: Attention, count: float) -> float:
     scores = count * job.chip_tokens * attention.heads * job.work.length / job.ways.tensor
-    return scores * SCORE_PASSES * job.compute_bytes
+    return scores * SCORE_BYTES
 
 
 def _stream_bytes(job: Job, layer: LayerWork) -> float:

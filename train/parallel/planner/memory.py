@@ -43,7 +43,6 @@ def memory_of(job: Job) -> Memory:
     ways, work = job.ways, job.work
     rest, experts = local_parameters(job)
     held = rest / (ways.fsdp * ways.expert) + experts / ways.fsdp
-    moments = job.moments * job.parameter_bytes if job.moment_bytes is None else job.moment_bytes
     tokens = job.chip_tokens / job.microbatches
     in_flight = min(job.microbatches, ways.stage)
     kept = sum(layer.repeats * _kept_numbers(job, layer) for layer in work.layers) / ways.stage
@@ -51,7 +50,7 @@ def memory_of(job: Job) -> Memory:
     logits = min(tokens * work.vocab / ways.tensor, job.logits_limit * job.cluster.chip.devices)
     return Memory(
         parameters=held * job.parameter_bytes,
-        moments=held * moments,
+        moments=held * job.moments * job.parameter_bytes,
         gradients=held * job.gradient_bytes,
         gathered=_gathered(job),
         kept=kept * tokens * in_flight * job.compute_bytes,

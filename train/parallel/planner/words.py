@@ -15,10 +15,10 @@ MOST_TIMES_THE_CHIPS = 64  # the largest cluster that is proposed for a job that
 ASSUMPTIONS = (
     "memory is the sum of the arrays that must live in the backward pass of a layer; a compiler may need more or less "
     "(peaks of 11 compiled programs: up to 17% off)",
-    "step time is an estimate from counted operations and bytes and 14 constants, fitted to 111 published speeds; rows "
-    "without a part in the fit are 10% off in the median, and one of ten by more than 25%",
-    "attention and experts run in the fastest kernels known for the chip (splash, cuDNN, grouped products); Cairn's own "
-    "loops in XLA are slower",
+    "step time is an estimate from counted operations and bytes and 14 constants, fitted to 111 published speeds; for "
+    "models without a part in the fit it is 9% off in the median, and for one of ten by more than 25%",
+    "attention and experts run in the fastest kernels known for the chip (splash, cuDNN, grouped products); loops in "
+    "XLA are slower",
     "rates are those of data sheets; float32 products count as bf16; the mesh is split as the default sharding table "
     "does; experts have equal loads; reading data, evaluation, checkpoints and failures take no time",
 )
@@ -84,8 +84,8 @@ def nearest_fit(job: Job) -> str:
             settings = ["model.remat=full", f"data.batch_size={larger.batch}"]
             if larger.microbatches > 1:
                 settings.append(f"training.gradient_accumulation={larger.microbatches}")
-            given = " ".join(f"--set {setting}" for setting in settings)
-            return f"it fits on {larger.cluster} with --mesh={mesh} {given}"
+            flags = " ".join(f"--set {setting}" for setting in settings)
+            return f"it fits on {larger.cluster} with --mesh={mesh} {flags}"
         times *= 2
     return (
         f"it does not fit on {MOST_TIMES_THE_CHIPS} times the chips either: split layers with the axis tensor or stage"

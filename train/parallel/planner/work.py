@@ -136,7 +136,6 @@ class ModelWork:
       logits: the product with the unembedding.
       logit_passes: how often logits are computed for each token (more than once with multi-token prediction).
       vocabulary_parameters: embedding, unembedding, positions and final norm.
-      tied: whether the unembedding is the embedding.
     """
 
     width: int
@@ -146,7 +145,6 @@ class ModelWork:
     logits: Product
     logit_passes: int
     vocabulary_parameters: int
-    tied: bool
 
     @property
     def parameters(self) -> int:
@@ -196,7 +194,6 @@ def work_of(config: ModelConfig, length: int) -> ModelWork:
         logits=Product(keeps="", inputs=width, outputs=config.vocab_size),
         logit_passes=1 + depth,
         vocabulary_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(rest)),
-        tied="output" not in tree["embedding"],
     )
 
 
