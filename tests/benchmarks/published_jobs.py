@@ -101,7 +101,10 @@ def read_rows(path: pathlib.Path) -> tuple[list[Row], list[str]]:
 
 def row_of(given: dict[str, str], shapes: dict[str, dict]) -> Row:
     """Returns a row. Raises UserError for a row that cannot be predicted, with the reason."""
-    job = job_of_row(given, shapes)
+    try:
+        job = job_of_row(given, shapes)
+    except (KeyError, ValueError) as error:  # a column that is missing, or is no number
+        raise UserError(f"cannot be read ({type(error).__name__}: {error})") from None
     return Row(
         name=given["name"],
         model=given["model"],

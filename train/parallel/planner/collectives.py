@@ -123,7 +123,6 @@ def local_parameters(job: Job) -> tuple[float, float]:
 
 def _parameter_transfers(job: Job) -> list[Transfer]:
     ways, route = job.ways, routes(job)
-    slices = job.cluster.slices
     rest, experts = local_parameters(job)
     found = []
     for name, gathered in (("fsdp", rest / ways.expert + experts), ("expert", rest)):
@@ -140,16 +139,20 @@ def _parameter_transfers(job: Job) -> list[Transfer]:
         size = route[name].size
         reduced = 2 * (size - 1) / size * held * job.gradient_bytes
         found.append(_transfer(name, "all-reduce of gradients", reduced, route[name], hidden=False))
-    if slices > 1 and job.across_slices != "stage":
-        between = _between_slices(job)
-        if job.across_slices == "fsdp":
-            part = held * (slices - 1) / slices
-            received = part * job.microbatches * (2 * job.compute_bytes + job.gradient_bytes)
-            found.append(_transfer("slices", "gathers and scatters between slices", received, between, hidden=True))
-        else:
-            received = 2 * (slices - 1) / slices * held / route["data"].size * job.gradient_bytes
-            found.append(_transfer("slices", "all-reduce of gradients between slices", received, between, hidden=True))
-    return found
+    return [*found, *_slice_transfers(job, held)]
+
+
+def _slice_transfers(job: Job, held: float) -> list[Transfer]:
+    """What parameters send between slices; a chip holds `held` of them inside its slice."""
+    slices, between = job.cluster.slices, _between_slices(job)
+    if slices == 1 or job.across_slices == "stage":
+        return []
+    if job.across_slices == "fsdp":
+        received = held * (slices - 1) / slices * job.microbatches * (2 * job.compute_bytes + job.gradient_bytes)
+        return [_transfer("slices", "gathers and scatters between slices", received, between, hidden=True)]
+    copies = job.ways.data // slices  # inside a slice, which share the reduction
+    received = 2 * (slices - 1) / slices * held / copies * job.gradient_bytes
+    return [_transfer("slices", "all-reduce of gradients between slices", received, between, hidden=True)]
 
 
 def _between_slices(job: Job) -> Route:

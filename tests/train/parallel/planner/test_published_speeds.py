@@ -93,6 +93,7 @@ def test_a_step_without_seconds_is_derived():
     [
         ({"model": "gpt-5"}, "model_shapes.json has no model 'gpt-5'"),
         ({"precision": "fp4"}, "precision 'fp4' is not known; known: bf16, fp8, int8"),
+        ({"chips": ""}, "cannot be read .ValueError: invalid literal"),
         ({"chip": "v3"}, "'v3' is no known chip"),
         ({"parallelism": "fsdp=16"}, "the mesh fsdp=16 does not multiply to 256 chips"),
         ({"step_seconds": "", "tokens_per_s_per_chip": "", "mfu_percent": ""}, "neither the time of a step nor"),
@@ -101,6 +102,11 @@ def test_a_step_without_seconds_is_derived():
 def test_rows_that_cannot_be_predicted_say_why(changes, words):
     with pytest.raises(UserError, match=words):
         published_jobs.row_of(MIXTRAL | changes, SHAPES)
+
+
+def test_a_missing_column_is_named():
+    with pytest.raises(UserError, match="cannot be read .KeyError: 'remat'"):
+        published_jobs.row_of({name: value for name, value in MIXTRAL.items() if name != "remat"}, SHAPES)
 
 
 def test_shapes_become_models():
