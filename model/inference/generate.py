@@ -308,7 +308,10 @@ def initial_inputs(
     vocab_size: int,
     marks: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Returns the arguments of `init_decode_state` for rows of prompt ids; the repetition penalty does not count `marks`."""
+    """Returns the arguments of `init_decode_state` for rows of prompt ids.
+
+    The repetition penalty does not count `marks`.
+    """
     sample_indices = occurrence_indices([tuple(row) for row in rows]) if sample_indices is None else sample_indices
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, sample_index in enumerate(sample_indices):

@@ -83,7 +83,9 @@ def test_an_import_of_an_earlier_module_says_where_its_classes_are(earlier, tmp_
         importlib.import_module(earlier)
     assert error.value.name == earlier  # it is missing, and not a module that it imports
     modules = MOVED_MODULES[earlier]
-    classes = {name: cls.__module__ for name, cls in all_option_classes(Experiment).items() if cls.__module__ in modules}
+    classes = {
+        name: cls.__module__ for name, cls in all_option_classes(Experiment).items() if cls.__module__ in modules
+    }
     assert set(classes.values()) == set(modules)
     for name, module in classes.items():
         (tmp_path / "mine.py").write_text(f"\n\nfrom {earlier} import {name}\n")

@@ -213,7 +213,7 @@ class _Upload:
             ) from error
 
     def _remove_old_records(self, changed: list[str]) -> set[str]:
-        """Removes from the store the records of the checkpoints of changed files; lists the records of these checkpoints.
+        """Removes from the store the records of the checkpoints that have changed files; returns these records.
 
         The store has one if another checkpoint of the same step was uploaded and then found to be damaged. That record
         describes files that are about to be replaced, and would make a mixture of old and new files look complete.

@@ -58,7 +58,11 @@ def test_a_start_is_recorded(config):
 
 def test_layers_in_front_count_matrices():
     spec = Spec(
-        role="residual", axes=("heads", "head_dim", "embed"), inputs=(0, 1), outputs=(2,), initializer=ConstantValue(0.0)
+        role="residual",
+        axes=("heads", "head_dim", "embed"),
+        inputs=(0, 1),
+        outputs=(2,),
+        initializer=ConstantValue(0.0),
     )
     assert spec.stacked("layer") == Spec(
         role="residual",

@@ -207,7 +207,9 @@ def test_a_checkpoint_that_is_uploaded_again_never_has_the_record_of_the_earlier
         assert contents(there) == contents(folder), allowed
         if ended:
             break
-    assert ended and complete and seen == {True, False}
+    assert ended
+    assert complete
+    assert seen == {True, False}
 
 
 def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpoint(store, there, monkeypatch):

@@ -14,7 +14,6 @@ from train.experiment import load
 from train.loop import train
 from train.run import folder as run_folder
 
-
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 # How the code calls a run folder: in any module, and in modules where `folder` is one.
 RUN_FOLDER = {
