@@ -7,7 +7,9 @@ import shlex
 
 import pytest
 
+from tests import stores
 from train.config_file import from_file
+from train.data import open_dataset, prepare
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("model/**/*.md"), *ROOT.glob("configs/**/*.py"), *ROOT.glob("launch/*.py")]
@@ -68,8 +70,17 @@ def test_every_documented_setting_fits_its_config(path, words):
             assert experiment.data.path == value
 
 
-def test_text_in_a_store_is_trained_on_with_the_config_of_the_readme():
+def test_the_text_in_a_store_of_the_readme_is_prepared(monkeypatch, tmp_path):
+    """Its config takes the path of the command, has a tokenizer that needs no training, and holds out a part."""
     (words,) = (
         words for path, words in COMMANDS if path == "README.md" and "gs://bucket/corpora/all.txt" in str(words)
     )
-    assert {"--config=configs/text_file.py", "data.path=gs://bucket/corpora/all.txt"} <= set(words)
+    (config,) = (word.removeprefix("--config=") for word in words if word.startswith("--config="))
+    store = stores.install(monkeypatch, tmp_path)
+    text = "All that is in the corpora of a bucket.\n" * 200
+    (store.root / "gs" / "bucket" / "corpora").mkdir(parents=True)
+    (store.root / "gs" / "bucket" / "corpora" / "all.txt").write_text(text)
+    experiment = from_file(str(ROOT / config), [words[words.index("--set") + 1]])
+    dataset = open_dataset(prepare(experiment.data, tmp_path / "data"))
+    assert sum(dataset.count(split, "bytes") for split in ("train", "validation")) == len(text)
+    assert dataset.count("validation", "bytes") == pytest.approx(len(text) / 10, abs=50)
