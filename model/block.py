@@ -10,6 +10,7 @@ from model.config import ModelConfig
 from model.context import Context
 from model.layers import Layer
 from model.parameters.maker import ParameterMaker
+from model.parameters.mixed_precision import cast_like
 from model.residual.scheme import LayerSettings
 
 # The axes of the residual stream. Sublayers may have another layout of positions: the constraint before a sublayer
@@ -39,6 +40,8 @@ class Block(nnx.Module):
         self.ffn = None if ffn is None else ffn.build(width, make)
         # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
         self.residual = config.residual.build(settings, make, sublayers_before)
+        start = config.stream_scale
+        self.stream_scale = None if start is None else make.constant("gain", start, (1,), (None,))
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
         """Returns the residual stream after this layer, and the cache of this layer."""
@@ -50,6 +53,8 @@ class Block(nnx.Module):
             x_BTD, stream = self.residual.read(stream, "ffn")
             y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "ffn", context)
+        if (scale := self.stream_scale) is not None:
+            stream = jax.tree.map(lambda x: x * cast_like(scale[...], x), stream)
         stream = context.tap("block_output", stream)
         context.offer("stream_squares", lambda: _mean_square(stream))
         return stream, cache

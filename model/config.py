@@ -51,6 +51,8 @@ class ModelConfig:
       multipliers: constant factors on embeddings, sublayers and logits.
       layer_scale: the initial value of a trained factor on each channel of a sublayer's output (Touvron et al. 2021,
         "CaiT", equation 4), or None for no factors.
+      stream_scale: the initial value of a trained factor on the residual stream after every layer, one number for all
+        channels (Gemma 4), or None for no such factors.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further ahead in training, or None.
@@ -76,6 +78,7 @@ class ModelConfig:
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
+    stream_scale: float | None = None
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
@@ -124,6 +127,8 @@ class ModelConfig:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
         if self.layer_scale is not None and self.layer_scale <= 0:
             yield "layer_scale", f"must be above 0, or None for no such factors, got {self.layer_scale}"
+        if self.stream_scale is not None and self.stream_scale <= 0:
+            yield "stream_scale", f"must be above 0, or None for no such factors, got {self.stream_scale}"
         if self.multi_token is not None:
             yield from self.multi_token.problems_with(self.context_length, "multi_token")
         yield from self._problems_of_layers()

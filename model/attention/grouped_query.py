@@ -67,6 +67,9 @@ class GroupedQuery(AttentionOption):
       head_dim: head width H; None for model width / N.
       qkv_bias, output_bias: whether the projections to heads, and the output projection, have biases.
       qk_norm: norms on queries and keys, or None.
+      value_norm: a norm of the values of each head, all heads with the same weights if it has any; or None (Gemma 4).
+      values_from_keys: whether values are the projected keys, before the norm and the positions of these, in place of a
+        projection of their own (the global layers of Gemma 4).
       qkv_clip: c, so that entries of queries, keys and values outside [-c, c] become -c or c; or None. It comes before
         rotary positions, and after norms unless these come after positions (MPT, DBRX, OLMo).
       scale: the factor on products of queries and keys; None for H^-1/2.
@@ -88,6 +91,8 @@ class GroupedQuery(AttentionOption):
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: QKNorm | None = None
+    value_norm: LayerNorm | RMSNorm | None = None
+    values_from_keys: bool = False
     qkv_clip: float | None = None
     scale: float | None = None
     scale_by_layer: bool = False
@@ -158,7 +163,7 @@ class GroupedQuery(AttentionOption):
         """Returns the operations of a forward pass: projections, then scores and sums of values over all pairs."""
         n, k, h = self.num_heads, self.kv_heads, self.head_width(width)
         gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
-        matrices = width * (h * (2 * n + 2 * k) + gates)
+        matrices = width * (h * (2 * n + (1 if self.values_from_keys else 2) * k) + gates)
         return 2 * (length * matrices + 2 * n * h * self.pattern.num_visible_pairs(length))
 
     @property
@@ -206,16 +211,19 @@ class GroupedQueryAttention(nnx.Module):
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
         self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
         self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"))
-        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"))
+        own_values = not option.values_from_keys
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim")) if own_values else None
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
         biased, out = option.qkv_bias, option.output_bias
         self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None
         self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
-        self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
+        self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased and own_values else None
         self.output_bias = make.zeros((width,), ("embed",)) if out else None
         norm = option.qk_norm
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
         self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
+        norm_of_values = None if option.value_norm is None else QKNorm(norm=option.value_norm)
+        self.value_norm = None if norm_of_values is None else norm_of_values.build(k, h, "kv_heads", make, reductions)
         self.gate, self.gate_bias = self._make_gate(width, n, h, make)
         values = option.value_residual
         self.value_residual = None if values is None else values.build(make)
@@ -237,12 +245,12 @@ class GroupedQueryAttention(nnx.Module):
         """Maps (B, T, D) to (B, T, D); with a cache, queries see the keys that the cache returns."""
         q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
         k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
-        v_BTKH = project(x_BTD, self.value, context.layout, self.value_bias)
+        v_BTKH = k_BTKH if self.value is None else project(x_BTD, self.value, context.layout, self.value_bias)
         # Sharded like x; otherwise the compiler may gather x, which is wider, to compute the keys of all positions.
         k_BTKH, v_BTKH = (
             context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
         )
-        v_BTKH = self._clip(v_BTKH)
+        v_BTKH = self._clip(v_BTKH if self.value_norm is None else self.value_norm(v_BTKH))
         v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
         q_BTNH = self._norm_and_rotate(q_BTNH, self.query_norm, context)
         if self.option.scale_by_layer:

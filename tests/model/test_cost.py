@@ -41,6 +41,7 @@ GRID = {
     "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "embedding_width": [None, 5],
     "layer_scale": [None, 0.1],
+    "stream_scale": [None, 1.0],
     "residual": [
         PreNorm(),
         PostNorm(),
@@ -75,6 +76,7 @@ GRID = {
             qk_norm=QKNorm(norm=LayerNorm(), over="each_head"),
         ),
         GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qkv_bias=True, value_norm=RMSNorm(), values_from_keys=True),
     ],
     "ffn": [
         MLP(width=20),

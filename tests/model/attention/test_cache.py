@@ -135,6 +135,13 @@ CONFIGS = {
             num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
     },
+    "values from keys": {
+        "position": Rotary(fraction=0.5, rotated="fastest"),
+        "mixer": GroupedQuery(
+            num_heads=4, num_kv_heads=2, values_from_keys=True, qk_norm=QKNorm(), value_norm=RMSNorm(scale="none")
+        ),
+        "stream_scale": 0.7,
+    },
     "value residuals": {
         "num_layers": 3,
         "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True)),

@@ -16,6 +16,7 @@ CASES = {
     "ModelConfig.embedding_width": ([], "embedding_width=5", "parameters"),
     "ModelConfig.residual": ([], "residual=PostNorm", "parameters"),
     "ModelConfig.multipliers": ([], "multipliers=Multipliers(residual=2.0)", "output"),
+    "ModelConfig.stream_scale": ([], "stream_scale=0.5", "parameters"),
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
     "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),

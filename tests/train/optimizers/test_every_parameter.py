@@ -16,7 +16,7 @@ from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import SigmoidRouter
 from model.layers import Except
 from model.mixers import Mixer
-from model.norms import LayerNorm
+from model.norms import LayerNorm, RMSNorm
 from model.options.annotations import alternatives, fields_of
 from model.options.tree import check
 from model.parameters.precision import Precision, for_inference
@@ -91,11 +91,12 @@ def between_layers():
     """Weights of streams, and of the values of layers, all of them trained."""
     return ModelConfig(
         num_layers=2,
-        mixer=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
+        mixer=GroupedQuery(num_heads=2, value_norm=RMSNorm(), value_residual=ValueResidual(trained=True)),
         ffn=MLP(width=12),
         position=RelativeBias(buckets=4, max_distance=6),
         residual=HyperConnections(streams=3),
         layer_scale=0.1,
+        stream_scale=1.0,
         **SIZES,
     )
 
@@ -253,6 +254,7 @@ blocks.mixer.output                     residual decayed [heads head_dim -> embe
 blocks.mixer.position_bias              bias
 blocks.mixer.query                      projection decayed [embed -> heads head_dim]
 blocks.mixer.value                      value decayed [embed -> kv_heads head_dim]
+blocks.mixer.value_norm.scale           scale
 blocks.mixer.value_residual.weights     mixing
 blocks.ffn.down                             residual decayed [ffn -> embed]
 blocks.ffn.up                               value decayed [embed -> ffn]
@@ -274,6 +276,7 @@ blocks.residual.ffn_pass                    mixing
 blocks.residual.ffn_read                    mixing
 blocks.residual.ffn_write                   mixing
 blocks.residual.ffn_write_scale             dynamic_mixing decayed
+blocks.stream_scale                     gain
 embedding.table                             embedding decayed
 final_norm.scale                            scale
 """

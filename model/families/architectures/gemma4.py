@@ -1,0 +1,125 @@
+"""Gemma 4, its text models: Gemma 3 with wider global heads, normalised values, and a factor after each layer.
+
+Gemma Team 2026, by the code released in `transformers`. In global layers the fastest pairs of dimensions rotate alone,
+and in the larger models values are the keys before their norm. The factor on the stream after each layer is a buffer
+there, which no optimizer updates; here it is trained like any other parameter unless a run freezes it.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from model.attention.grouped_query import GroupedQuery, QKNorm
+from model.config import ModelConfig
+from model.families import llama_like
+from model.families.config_json import ConfigJson
+from model.families.family import Family
+from model.families.rotary import fastest_pairs, rotary
+from model.families.weights import Weight
+from model.feedforward.mlp import Gated
+from model.norms import RMSNorm
+from model.positions.absolute import LayerPosition
+from model.residual import Multipliers, Sandwich
+
+LOCAL, GLOBAL = "sliding_attention", "full_attention"
+
+
+class Kind(NamedTuple):
+    """The values in which layers differ."""
+
+    type: str
+    num_kv_heads: int
+    head_dim: int
+
+
+def read_config(config_json: ConfigJson) -> ModelConfig:
+    """Returns the model that a config.json describes."""
+    config_json.require("use_bidirectional_attention", False, "vision")  # text is causal in both
+    config_json.require("enable_moe_block", False)
+    config_json.require("hidden_size_per_layer_input", 0, default=256)
+    config_json.require("num_kv_shared_layers", 0)
+    # Keys of mechanisms that the values above switch off.
+    config_json.ignore("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
+    config_json.ignore("use_double_wide_mlp", "vocab_size_per_layer_input")
+    base, bias = llama_like.base(config_json, tied=True), config_json.get("attention_bias", False)
+    norm: RMSNorm = base["norm"]
+    window, keys_are_values = config_json.get("sliding_window", 512), config_json.get("attention_k_eq_v", False)
+    shared = {
+        "num_heads": config_json.get("num_attention_heads"),
+        "qkv_bias": bias,
+        "output_bias": bias,
+        "qk_norm": QKNorm(norm=norm),
+        "value_norm": dataclasses.replace(norm, scale="none"),
+        "scale": 1.0,
+    }
+
+    def layer(kind: Kind) -> dict[str, Any]:
+        mixer = GroupedQuery(
+            **shared,
+            num_kv_heads=kind.num_kv_heads,
+            head_dim=kind.head_dim,
+            values_from_keys=keys_are_values and kind.type == GLOBAL,
+            pattern=llama_like.window_pattern(window if kind.type == LOCAL else None),
+        )
+        return {"mixer": mixer, "position": _position(config_json, kind)}
+
+    return ModelConfig(
+        **base,
+        **llama_like.by_layer(_kinds(config_json, keys_are_values), layer),
+        residual=Sandwich(),
+        multipliers=Multipliers(embedding=base["width"] ** 0.5),
+        stream_scale=1.0,
+        ffn=Gated(
+            width=config_json.get("intermediate_size"),
+            activation=config_json.activation("hidden_activation", "gelu_pytorch_tanh"),
+        ),
+        final_logit_softcap=config_json.get("final_logit_softcapping", None),
+    )
+
+
+def _kinds(config_json: ConfigJson, keys_are_values: bool) -> list[Kind]:
+    """Returns the kind of every layer; the last one is global, whatever the file says.
+
+    Files of later versions of `transformers` name the heads of single layers in `per_layer_config`, earlier ones those
+    of all global layers.
+    """
+    types = [*llama_like.layer_types(config_json, lambda i: (i + 1) % 6 != 0)[:-1], GLOBAL]
+    usual = {
+        "num_key_value_heads": config_json.get("num_key_value_heads", 4),
+        "head_dim": config_json.get("head_dim", 256),
+    }
+    wide = {"head_dim": config_json.get("global_head_dim", 512)}
+    if (heads := config_json.get("num_global_key_value_heads", None)) and keys_are_values:
+        wide["num_key_value_heads"] = heads
+    by_number = config_json.get("per_layer_config", None)
+    if by_number is None:
+        by_number = {str(i): wide for i, kind in enumerate(types) if kind == GLOBAL}
+    elif any(not isinstance(values, dict) or values.keys() - usual.keys() for values in by_number.values()):
+        raise config_json.refusal("per_layer_config", "known: 'head_dim', 'num_key_value_heads'")
+    heads_of = [usual | by_number.get(str(i), {}) for i in range(len(types))]
+    return [Kind(t, h["num_key_value_heads"], h["head_dim"]) for t, h in zip(types, heads_of, strict=True)]
+
+
+def _position(config_json: ConfigJson, kind: Kind) -> LayerPosition:
+    if config_json.get("rope_parameters", None) is None:
+        local = rotary(config_json, legacy_keys=False)
+        return (
+            local if kind.type == LOCAL else fastest_pairs(dataclasses.replace(local, theta=1e6), 0.25, kind.head_dim)
+        )
+    return rotary(config_json, layer_type=kind.type, legacy_keys=False, head_dim=kind.head_dim)
+
+
+FAMILY = Family(
+    name="gemma4",
+    model_types=("gemma4_text",),
+    architecture="Gemma4ForCausalLM",
+    read_config=read_config,
+    weights=(
+        *llama_like.EMBEDDING,
+        *llama_like.SANDWICH_NORMS,
+        *llama_like.ATTENTION,
+        *llama_like.QK_NORMS,
+        *llama_like.FEED_FORWARD,
+        Weight("blocks.stream_scale", llama_like.LAYER + "layer_scalar"),
+    ),
+    buffers=llama_like.BUFFERS,
+)
