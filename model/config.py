@@ -161,6 +161,7 @@ class ModelConfig:
         yield from clashes
         yield from self._problems_of_sublayers(layers)
         yield from self._problems_of_cross_layer_arrays(mixing)
+        yield from dict.fromkeys(self._problems_of_taken_arrays(layers))
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
             same_mixer = [layer for layer in layers if layer["mixer"][0] == where]
             positions = [
@@ -197,6 +198,24 @@ class ModelConfig:
                         f"the first layer that has it shares {first} numbers a token and this one has {these}; "
                         f"give them the same heads, or set it None",
                     )
+
+    def _problems_of_taken_arrays(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
+        """Yields layers that take keys and values from a layer that is not before them, or that has no such ones."""
+        for number, (where, mixer) in enumerate(layer["mixer"] for layer in layers):
+            if mixer is None or any(mixer.problems()) or (taken := mixer.taken_arrays(self.width)) is None:
+                continue
+            source, path = taken[0], f"{where}.kv_from_layer"
+            if not 0 <= source < number:
+                yield path, f"must be the number of a layer before layer {number}, the first is 0; got {source}"
+                continue
+            other = layers[source]["mixer"][1]
+            offered = {} if other is None or any(other.problems()) else other.arrays_to_hand_on(self.width)
+            if not offered:
+                yield path, f"layer {source} has no keys and values of its own; name a layer of attention that has"
+            elif offered != taken[1]:
+                yield path, f"layer {source} has other numbers or widths of key heads; give both layers the same"
+            elif other.pattern != mixer.pattern:
+                yield path, f"layer {source} has another pattern, so that its cache may lack keys; give both the same"
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields options that act inside attention and are chosen for recurrent layers alone."""

@@ -29,6 +29,11 @@ class CrossLayerArray(NamedTuple):
     is_set: jax.Array
 
 
+def array_of_layer(name: str, number: int) -> str:
+    """Returns the name among cross-layer arrays of an array that a given layer hands on."""
+    return f"{name} of layer {number}"
+
+
 @dataclasses.dataclass(kw_only=True)
 class LayerInputs:
     """The inputs that all layers of a kind share.
@@ -142,6 +147,26 @@ class Context(LayerInputs):
         value = jnp.where(before.is_set, before.value, value.astype(before.value.dtype))
         self.cross_layer[name] = CrossLayerArray(value, jnp.ones((), bool))
         return value, ~before.is_set
+
+    def hand_on(self, **arrays: Any) -> None:
+        """Gives arrays of this layer to the later layers that take them, where any do (`MixerOption.taken_arrays`).
+
+        In a pass without a cache they have the shapes that the option of the layer declares; in a pass with one, whose
+        layers are not scanned, they may be any trees of arrays.
+        """
+        for number in self.traced_layers or ():
+            for name, value in arrays.items():
+                key = array_of_layer(name, number)
+                if (before := self.cross_layer.get(key)) is None:
+                    continue
+                is_this = jnp.asarray(self.layer == number)
+                if len(self.traced_layers or ()) > 1:
+                    value = jnp.where(is_this, value.astype(before.value.dtype), before.value)
+                self.cross_layer[key] = CrossLayerArray(value, before.is_set | is_this)
+
+    def take(self, name: str, number: int) -> Any:
+        """Returns what an earlier layer handed on under a name."""
+        return self.cross_layer[array_of_layer(name, number)].value
 
     def next_dropout_key(self) -> jax.Array | None:
         """Returns a new key for each use of dropout in training, None in evaluation."""

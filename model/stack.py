@@ -16,7 +16,7 @@ from flax import nnx
 
 from model.block import Block
 from model.config import ModelConfig
-from model.context import Context, CrossLayerArray
+from model.context import Context, CrossLayerArray, array_of_layer
 from model.interfaces import CrossLayerShape
 from model.layers import Group, Layer, by_stack, from_stacks, group_layers
 from model.mixers import MixerCache
@@ -90,11 +90,11 @@ def _stack_blocks(
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
     """Returns a cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
-    compute = config.precision.compute
+    compute, mixers = config.precision.compute, {str(i): layer.mixer for i, layer in enumerate(config.layers)}
     return {
-        str(number): layer.mixer.empty_cache(config.width, batch, length, compute)
-        for number, layer in enumerate(config.layers)
-        if layer.mixer is not None
+        number: mixer.empty_cache(config.width, batch, length, compute)
+        for number, mixer in mixers.items()
+        if mixer is not None and mixer.taken_arrays(config.width) is None
     }
 
 
@@ -136,7 +136,10 @@ def _empty_cross_layer_arrays(config: ModelConfig, x_BTD: jax.Array, context: Co
     """Returns the arrays that layers share, before the first layer runs: zeros of the shapes that they declare."""
     declared: dict[str, CrossLayerShape] = {}
     for layer in config.layers:
-        declared |= {} if layer.mixer is None else layer.mixer.cross_layer_arrays(config.width)
+        if layer.mixer is not None:
+            declared |= layer.mixer.cross_layer_arrays(config.width)
+            number, taken = layer.mixer.taken_arrays(config.width) or (0, {})
+            declared |= {array_of_layer(name, number): shape for name, shape in taken.items()}
     return {
         name: CrossLayerArray(
             context.shard(jnp.zeros((*x_BTD.shape[:2], *shape), x_BTD.dtype), ("batch", "sequence", *axes)),

@@ -259,12 +259,14 @@ CASES = {
             },
             "tie_word_embeddings": False,
         },
-        "four local to one global, ReLU": GEMMA4
+        "late ones take keys, wide, ReLU": GEMMA4
         | {
-            "num_hidden_layers": 4,
+            "num_hidden_layers": 5,
             "num_key_value_heads": 1,
             "num_global_key_value_heads": 2,
-            "layer_types": [*3 * ["sliding_attention"], "full_attention"],
+            "num_kv_shared_layers": 3,
+            "use_double_wide_mlp": True,
+            "layer_types": ["full_attention", *3 * ["sliding_attention"], "full_attention"],
             "hidden_activation": "relu",
         },
     },

@@ -1,8 +1,10 @@
 """Gemma 4, its text models: Gemma 3 with wider global heads, normalised values, and a factor after each layer.
 
 Gemma Team 2026, by the code released in `transformers`. In global layers the fastest pairs of dimensions rotate alone,
-and in the larger models values are the keys before their norm. The factor on the stream after each layer is a buffer
-there, which no optimizer updates; here it is trained like any other parameter unless a run freezes it.
+and in the larger models values are the keys before their norm. In the smaller models late layers see the keys and
+values of the last earlier layer of their type, and may have a feed-forward layer of twice the width. The factor on the
+stream after each layer is a buffer there, which no optimizer updates; here it is trained like any other parameter
+unless a run freezes it.
 """
 
 import dataclasses
@@ -29,6 +31,7 @@ class Kind(NamedTuple):
     type: str
     num_kv_heads: int
     head_dim: int
+    kv_from_layer: int | None
 
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
@@ -36,10 +39,9 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     config_json.require("use_bidirectional_attention", False, "vision")  # text is causal in both
     config_json.require("enable_moe_block", False)
     config_json.require("hidden_size_per_layer_input", 0, default=256)
-    config_json.require("num_kv_shared_layers", 0)
     # Keys of mechanisms that the values above switch off.
     config_json.ignore("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
-    config_json.ignore("use_double_wide_mlp", "vocab_size_per_layer_input")
+    config_json.ignore("vocab_size_per_layer_input")
     base, bias = llama_like.base(config_json, tied=True), config_json.get("attention_bias", False)
     norm: RMSNorm = base["norm"]
     window, keys_are_values = config_json.get("sliding_window", 512), config_json.get("attention_k_eq_v", False)
@@ -48,19 +50,26 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         "qkv_bias": bias,
         "output_bias": bias,
         "qk_norm": QKNorm(norm=norm),
-        "value_norm": dataclasses.replace(norm, scale="none"),
         "scale": 1.0,
     }
+    ffn = Gated(
+        width=config_json.get("intermediate_size"),
+        activation=config_json.activation("hidden_activation", "gelu_pytorch_tanh"),
+    )
+    wide_ffn = dataclasses.replace(ffn, width=ffn.width * (2 if config_json.get("use_double_wide_mlp", False) else 1))
 
     def layer(kind: Kind) -> dict[str, Any]:
+        own = kind.kv_from_layer is None
         mixer = GroupedQuery(
             **shared,
+            kv_from_layer=kind.kv_from_layer,
+            value_norm=dataclasses.replace(norm, scale="none") if own else None,
             num_kv_heads=kind.num_kv_heads,
             head_dim=kind.head_dim,
-            values_from_keys=keys_are_values and kind.type == GLOBAL,
+            values_from_keys=own and keys_are_values and kind.type == GLOBAL,
             pattern=llama_like.window_pattern(window if kind.type == LOCAL else None),
         )
-        return {"mixer": mixer, "position": _position(config_json, kind)}
+        return {"mixer": mixer, "ffn": ffn if own else wide_ffn, "position": _position(config_json, kind)}
 
     return ModelConfig(
         **base,
@@ -68,10 +77,6 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         residual=Sandwich(),
         multipliers=Multipliers(embedding=base["width"] ** 0.5),
         stream_scale=1.0,
-        ffn=Gated(
-            width=config_json.get("intermediate_size"),
-            activation=config_json.activation("hidden_activation", "gelu_pytorch_tanh"),
-        ),
         final_logit_softcap=config_json.get("final_logit_softcapping", None),
     )
 
@@ -96,7 +101,17 @@ def _kinds(config_json: ConfigJson, keys_are_values: bool) -> list[Kind]:
     elif any(not isinstance(values, dict) or values.keys() - usual.keys() for values in by_number.values()):
         raise config_json.refusal("per_layer_config", "known: 'head_dim', 'num_key_value_heads'")
     heads_of = [usual | by_number.get(str(i), {}) for i in range(len(types))]
-    return [Kind(t, h["num_key_value_heads"], h["head_dim"]) for t, h in zip(types, heads_of, strict=True)]
+    layers = zip(types, heads_of, _sources(config_json, types), strict=True)
+    return [Kind(t, h["num_key_value_heads"], h["head_dim"], source) for t, h, source in layers]
+
+
+def _sources(config_json: ConfigJson, types: list[str]) -> list[int | None]:
+    """Returns the number of the layer whose keys and values each layer sees; None for its own."""
+    own = types[: len(types) - config_json.get("num_kv_shared_layers", 0)]
+    if set(own) != set(types):
+        raise config_json.refusal("num_kv_shared_layers", "each type of layer needs one with its own keys and values")
+    last = {kind: max(i for i, other in enumerate(own) if other == kind) for kind in own}
+    return [None if i < len(own) else last[kind] for i, kind in enumerate(types)]
 
 
 def _position(config_json: ConfigJson, kind: Kind) -> LayerPosition:
@@ -121,5 +136,6 @@ FAMILY = Family(
         *llama_like.FEED_FORWARD,
         Weight("blocks.stream_scale", llama_like.LAYER + "layer_scalar"),
     ),
-    buffers=llama_like.BUFFERS,
+    # Files have keys and values of all layers, also of those that use those of another layer.
+    buffers=(*llama_like.BUFFERS, "*.self_attn.[kv]_proj.*", "*.self_attn.[kv]_norm.*"),
 )

@@ -142,6 +142,18 @@ CONFIGS = {
         ),
         "stream_scale": 0.7,
     },
+    "keys of earlier layers": {
+        "num_layers": 4,
+        "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=4)),
+        "exceptions": (
+            Except(layers="1", mixer=GroupedQuery(num_heads=4, num_kv_heads=1)),
+            Except(
+                layers="2",
+                mixer=GroupedQuery(num_heads=4, num_kv_heads=2, pattern=SlidingWindow(size=4), kv_from_layer=0),
+            ),
+            Except(layers="3", mixer=GroupedQuery(num_heads=4, num_kv_heads=1, kv_from_layer=1)),
+        ),
+    },
     "value residuals": {
         "num_layers": 3,
         "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True)),
