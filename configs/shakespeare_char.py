@@ -3,7 +3,7 @@
     python -m launch.train --config=configs/shakespeare_char.py --run=runs/shakespeare \
         --set data.path=tinyshakespeare.txt
 
-Hardware: 2 CPU cores, 2 minutes. Validation loss over seeds: see "Measured" in README.md. Layers are written out
+Hardware: 2 CPU cores, 2 minutes. Validation loss over seeds: see "Measured" in README.md. Layers are unrolled
 instead of scanned, which is faster on a CPU (tests/benchmarks/README.md).
 
 nanoGPT draws windows of the text at random, with replacement. Here every epoch cuts the text again, at another random

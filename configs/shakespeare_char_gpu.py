@@ -5,7 +5,7 @@
 
 Hardware: one GPU (`ACCELERATOR=cuda12` or `cuda13`); 1 min 09 s on an H100. Best validation loss 1.459, at about step
 2,000 (mean of four runs of three seeds: 1.4560 to 1.4623); nanoGPT's README gives 1.4697. After that the model learns
-the training text by heart: 1.69 at the end. Layers are written out: a step takes 8.9 ms, and 11.0 ms with layers
+the training text by heart: 1.69 at the end. Layers are unrolled: a step takes 8.9 ms, and 11.0 ms with layers
 scanned.
 python -m launch.evaluate --run=... --checkpoint=best measures the best checkpoint.
 """

@@ -3,8 +3,9 @@
     python -m launch.convert --from=models/Llama-3.2-1B --run=runs/llama-1b
     python -m launch.convert --run=runs/llama-1b --to=models/mine
 
---from and --to take a Hugging Face folder: config.json, safetensors files, and a tokenizer.json or tokenizer.model. The
-run folder that is read from it works with launch.evaluate and launch.generate, and a config with
+Quantised weights (fp8, MXFP4 and others, see the README) become the format of the run's parameters, and are written
+back in it. --from and --to take a Hugging Face folder: config.json, safetensors files, and a tokenizer.json or
+tokenizer.model. The run folder that is read from it works with launch.evaluate and launch.generate, and a config with
 `training=Training(init_from="runs/llama-1b", ...)` trains it further. Written back, its files are the same byte for
 byte, or hold the run's present weights. A run that was not read from such a folder is written with --like, a
 config.json that describes its model or the name of a published model, or with --family. Only the parameters of a
@@ -30,7 +31,8 @@ PARAMETERS = flags.DEFINE_enum(
     "parameters",
     None,
     ["float32", "bfloat16"],
-    "With --from: the format of parameters; the smallest that holds the published ones exactly when not given.",
+    "With --from: the format of parameters; when not given, the smallest that holds the published ones exactly, and "
+    "for quantised ones that of config.json.",
 )
 COMPUTE = flags.DEFINE_enum(
     "compute",
@@ -51,6 +53,12 @@ LIKE = cli.define_path(
 FAMILY = flags.DEFINE_string(
     "family", None, "With --to, instead of --like: a family that makes a config.json from a model (llama)."
 )
+ACCEPT = flags.DEFINE_multi_string(
+    "accept",
+    [],
+    "With --from or --like: a key of config.json that is refused, and that is read as if the file did not have it "
+    "(rope_scaling.factor); give the flag once for each key. The run folder records them.",
+)
 MESH = cli.define_mesh()
 
 
@@ -68,6 +76,8 @@ def main(argv: list[str]) -> int:
             raise UserError(f"--{flag.name} has no effect with --{'from' if source else 'to'}; leave it out")
     if LIKE.value is not None and FAMILY.value is not None:
         raise UserError(f"--like={LIKE.value} names the family too; leave out --family={FAMILY.value}")
+    if ACCEPT.value and not source and LIKE.value is None:
+        raise UserError("--accept is about the config.json of --from or --like; leave it out")
     cli.prepare_jax(keep_memory=False)
     if source:
         return _read(user_path(source), local_path(RUN.value, "a run folder that is written"))
@@ -86,6 +96,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
         compute_dtype=cast(Dtype | None, COMPUTE.value),
         context_length=CONTEXT_LENGTH.value,
         mesh=cli.mesh_from_flag(MESH),
+        accept=ACCEPT.value,
     )
     from model.cost import count_parameters
 
@@ -101,6 +112,7 @@ def _read(source: AnyPath, run: pathlib.Path) -> int:
 
 def _write(run: AnyPath, target: pathlib.Path) -> int:
     from train.conversion.writing import write_published
+    from train.run.conversion_record import written_notes
 
     changed_values = write_published(
         run,
@@ -109,8 +121,11 @@ def _write(run: AnyPath, target: pathlib.Path) -> int:
         family=FAMILY.value,
         like=LIKE.value,
         mesh=cli.mesh_from_flag(MESH),
+        accept=ACCEPT.value,
     )
     cli.print_escaped(f"{target}: written")
+    for note in written_notes(run):
+        cli.print_escaped(note)
     if changed_values:
         listed = ", ".join(f"{key}={value}" for key, value in changed_values.items())
         cli.print_escaped(f"config.json is that of --like={LIKE.value}, with this run's {listed}")

@@ -59,7 +59,8 @@ class ModelConfig:
       dropout: the dropout rates.
       initialization: the distribution of initial parameters.
       precision: the number formats.
-      scan_layers: traces one layer and runs it L times; False traces every layer, for debugging, on equal parameters.
+      scan_layers: traces one layer and runs it L times; False unrolls the layers, on the same parameters: a longer
+        compilation, and for small models a faster step (tests/benchmarks/README.md).
       remat: the intermediates that the backward pass recomputes: "none", "dots" (all but matrix products of weights),
         "full" (all of a layer but its inputs), or all but the inputs and the taps that `SaveOnly` names.
     """

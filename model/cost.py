@@ -14,7 +14,8 @@ mixers count token by token, even if they compute in chunks: for a memory, the m
 and read from it; for a short convolution, each of its multiplications.
 
 The gradient of a frozen matrix is not computed, so its product is not counted. The product for the gradient of the
-matrix's input is always counted, even if nothing before the matrix is trained.
+matrix's input is always counted, even if nothing before the matrix is trained. So are all products with parameters that
+are no matrices by their specs: filters of convolutions, and weights of hyper-connections.
 """
 
 import dataclasses

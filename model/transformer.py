@@ -32,7 +32,7 @@ from model.stack import LayerCaches, new_blocks, run_layers
 from model.taps.request import Tap, Taps, TapSite, refuse_unused, resolve
 from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
-from model.vocabulary.multi_token import Batch
+from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
 from model.vocabulary.unembedding import Unembedding
 
@@ -58,21 +58,16 @@ class Transformer(nnx.Module):
         width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
         token_norm, maker = norm(config.embedding_norm), make(embedding_key)
         self.embedding = Embedding(
-            config.unembedding,
-            config.vocab_size,
-            width,
-            cap,
-            multipliers,
-            maker,
-            token_norm,
-            table_width=config.embedding_width,
+            config.unembedding, config.vocab_size, width, cap, multipliers, maker, token_norm, config.embedding_width
         )
         self.position = PositionEmbedding(config.position, config.context_length, width, make(position_key))
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
 
-    def __call__(self, batch: Batch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None) -> Output:
+    def __call__(
+        self, batch: TokenBatch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
+    ) -> Output:
         """Runs the model on token ids; see `stream`."""
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
@@ -105,8 +100,7 @@ def abstract_params(config: ModelConfig) -> Params:
 
 def specs(config: ModelConfig) -> Params:
     """Returns the `model.parameters.specs.Spec` of every parameter, in the tree that `init` returns."""
-    found: Params = specs_of(_abstract_model(config)[1])
-    return found
+    return dict(specs_of(_abstract_model(config)[1]))
 
 
 def logical_axes(config: ModelConfig) -> Params:
@@ -164,9 +158,7 @@ def stream(
     """
     length = tokens_BT.shape[1]
     if length > config.context_length:
-        raise UserError(
-            f"a sequence of {length} tokens is longer than the model's context_length={config.context_length}"
-        )
+        raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
     if cache is not None and segment_ids_BT is not None:
         raise UserError("segment_ids_BT and a cache exclude each other: a cached row is one document; leave out one")
     cached, shape = cache is not None, (len(tokens_BT), length)
@@ -184,7 +176,7 @@ def stream(
         site=TapSite(tokens_BT=tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=segment_ids_BT),
     )
     model = _model(config, params)
-    output = model(Batch(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
+    output = model(TokenBatch(tokens_BT, targets_BT, segment_ids_BT), token_positions.positions(), context, cache)
     refuse_unused(context.taps, context.saved_taps, context.offered_taps)
     return output
 
@@ -204,5 +196,4 @@ def forward(
 ) -> OutputWithLogits:
     """Runs `stream` and computes the logits of all its tokens; the arguments are those of `stream`."""
     output = stream(config, params, tokens_BT, layout=layout, **options)
-    logits_BTV = logits(config, params, output.stream_BTD, layout=layout)
-    return OutputWithLogits(**vars(output), logits_BTV=logits_BTV)
+    return OutputWithLogits(**vars(output), logits_BTV=logits(config, params, output.stream_BTD, layout=layout))

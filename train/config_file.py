@@ -97,7 +97,7 @@ def _hint(error: BaseException) -> str:
     if isinstance(error, ImportError):
         return _shadowing_hint(error.name or "")
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _describe_exception(error))
-    if not found or (cls := option_classes(Experiment).get(found[1])) is None:
+    if not found or (cls := all_option_classes(Experiment).get(found[1])) is None:
         return ""
     now = MOVED.get(f"{found[1]}.{found[2]}")
     return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
@@ -113,7 +113,7 @@ def _shadowing_hint(module: str) -> str:
     return f"; {paths[0]} hides Cairn's own package {own}: rename it, or start the command in another folder"
 
 
-def option_classes(cls: type) -> dict[str, type]:
+def all_option_classes(cls: type) -> dict[str, type]:
     """The class and all option classes that its fields allow, by name."""
     known, pending = {}, [cls]
     while pending:

@@ -13,7 +13,7 @@ The tables below have the options, their fields and their values that had other 
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from model.taps.meanings import EARLIER
@@ -93,7 +93,7 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
         exceptions = model.get("exceptions") if isinstance(model, Mapping) else None
         if "no_decay" in stored["optimizer"] and isinstance(model, Mapping) and isinstance(exceptions, list | tuple):
             current["model"] = {**model, "exceptions": [_same_for_none(one) for one in exceptions]}
-        current["optimizer"] = _with_roles(current["optimizer"], *_DECAY.values())
+        current["optimizer"] = _with_roles(current["optimizer"], _DECAY.values())
     training = stored.get("training")
     if isinstance(training, Mapping) and "z_loss" in training:
         training = {name: value for name, value in training.items() if name != "z_loss"}
@@ -101,7 +101,7 @@ def current_config(stored: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(training, Mapping):
         current["training"] = _renamed(training, {"start_from": "init_from"})
         if isinstance(frozen := training.get("frozen"), Mapping):
-            current["training"]["frozen"] = _with_roles(frozen, "roles")
+            current["training"]["frozen"] = _with_roles(frozen, ["roles"])
     if isinstance(current.get("model"), Mapping) and "attention" in current["model"]:
         current = _rename_attention(current)
     if isinstance(optimizer := current.get("optimizer"), Mapping):
@@ -140,8 +140,8 @@ def _rename_attention(stored: Mapping[str, Any]) -> dict[str, Any]:
     current, model = dict(stored), dict(_renamed(stored["model"], {"attention": "mixer"}))
     if isinstance(model.get("exceptions"), list | tuple):
         model["exceptions"] = [_renamed(one, {"attention": "mixer"}) for one in model["exceptions"]]
-    if isinstance(model.get("remat"), Mapping) and isinstance(taps := model["remat"].get("taps"), list | tuple):
-        model["remat"] = {**model["remat"], "taps": [EARLIER.get(name, name) for name in taps]}
+    if isinstance(remat := model.get("remat"), Mapping):
+        model["remat"] = _with_words(remat, ["taps"], lambda name: EARLIER.get(name, name))
     current["model"] = model
     if isinstance(optimizer := stored.get("optimizer"), Mapping):
         current["optimizer"] = _renamed_in_patterns(optimizer, "attention", "mixer")
@@ -155,18 +155,21 @@ def _renamed(option: Any, names: Mapping[str, str]) -> Any:
 
 def _renamed_in_patterns(optimizer: Mapping[str, Any], old: str, new: str) -> dict[str, Any]:
     """The JSON of an optimizer whose patterns of parameter names have a renamed part, which no other names contain."""
-    lists = {name: optimizer[name] for name in _DECAY.values() if isinstance(optimizer.get(name), list | tuple)}
-    renamed = {
-        name: [one.replace(old, new) if isinstance(one, str) else one for one in patterns]
-        for name, patterns in lists.items()
-    }
-    return {**optimizer, **renamed}
+    return _with_words(optimizer, _DECAY.values(), lambda pattern: pattern.replace(old, new))
 
 
-def _with_roles(option: Mapping[str, Any], *fields: str) -> dict[str, Any]:
+def _with_roles(option: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
     """The JSON of an option with today's roles in the fields that list roles."""
+    return _with_words(option, fields, lambda role: ROLES.get(role, role))
+
+
+def _with_words(option: Mapping[str, Any], fields: Iterable[str], change: Callable[[str], str]) -> dict[str, Any]:
+    """The JSON of an option with the words of some lists changed; all else is left to the reader of options."""
     lists = {name: option[name] for name in fields if isinstance(option.get(name), list | tuple)}
-    return {**option, **{name: [ROLES.get(one, one) for one in listed] for name, listed in lists.items()}}
+    return {
+        **option,
+        **{name: [change(one) if isinstance(one, str) else one for one in listed] for name, listed in lists.items()},
+    }
 
 
 def current_sharding(stored: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.layers import group_layers
+from model.parameters.names import flatten
 from model.parameters.specs import Spec
 
 STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
@@ -73,14 +74,9 @@ def sums_of_squares(
       weight: the divisor of sums over tokens.
     """
     found = {
-        name: {path: _squares(x, specs[path].axes) for path, x in by_name(tree).items()} for name, tree in trees.items()
+        name: {path: _squares(x, specs[path].axes) for path, x in flatten(tree).items()} for name, tree in trees.items()
     }
     return found | {"stream": {name: total / weight for name, total in taps.items()}}
-
-
-def by_name(tree: Any) -> dict[str, jax.Array]:
-    """The arrays of a tree like the parameters, or their shapes, by dotted name."""
-    return {".".join(str(key.key) for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _squares(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:

@@ -53,7 +53,7 @@ def train_step(
     params = optax.apply_updates(state.params, updates)
     lost = lost_updates(state.params, updates, params)
     params = jax.tree.map(keep, params, state.params)
-    untrained = update_load_biases(experiment.model, state.untrained, sums.measured)
+    untrained = update_load_biases(experiment.model, state.untrained, sums.measurements)
     untrained = jax.tree.map(keep, untrained, state.untrained)
     new_opt_state = jax.tree.map(keep, new_opt_state, opt_state)
     metrics = {
@@ -65,7 +65,7 @@ def train_step(
         "tokens": tokens,
         **lost,
         **sums.losses,
-        **load_statistics(sums.measured),
+        **load_statistics(sums.measurements),
     }
     if statistics is not None:
         trees = {"parameters": state.params, "gradients": grads, "updates": updates}

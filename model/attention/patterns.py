@@ -1,7 +1,7 @@
 """Attention patterns: the keys that a layer's queries see, as options of a config.
 
 For two tokens of one document, a pattern says by their positions whether the later token sees the earlier one. All
-other conditions, above all the causal order of tokens, are in visibility.py.
+other conditions, above all the causal order of tokens, are in model/kernels/visibility.py.
 
 Beltagy et al. 2020, "Longformer", section 3.1 (sliding window); Child et al. 2019, "Generating Long Sequences with
 Sparse Transformers", section 4.3 (strided and fixed). Xiao et al. 2024, "Efficient Streaming Language Models with

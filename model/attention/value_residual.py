@@ -60,7 +60,7 @@ class ValueMixing(nnx.Module):
         self.weights = make.from_values("mixing", start, (None,)) if option.trained else None
 
     def __call__(self, v_BTKH: jax.Array, context: Context) -> jax.Array:
-        """Returns the values to attend to; the first layer hands on its own."""
+        """Returns the values to attend to; the first layer shares its own."""
         first_BTKH, is_first = context.share_first("value_residual", v_BTKH)
         if self.weights is None:
             return jnp.where(is_first, v_BTKH, self.option.first * first_BTKH + self.option.own * v_BTKH)

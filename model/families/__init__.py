@@ -3,22 +3,27 @@
 To add a family, write its file (model/families/architectures/llama.py is the example) and name it in `FAMILIES`.
 """
 
-from collections.abc import Mapping
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from model.config import ModelConfig
 from model.errors import UserError
 from model.families.architectures import (
+    baichuan,
     bloom,
     cohere,
     cohere2,
     deepseek,
+    dots1,
     falcon,
     gemma,
     gemma2,
     gemma3,
     gemma4,
     glm4,
+    glm4_moe,
     gpt1,
     gpt2,
     gpt_bigcode,
@@ -27,11 +32,14 @@ from model.families.architectures import (
     gpt_oss,
     gptj,
     granite,
+    granite_moe,
     granitemoehybrid,
     grok,
+    internlm2,
     llama,
     llama4,
     mamba2,
+    ministral3,
     mistral,
     mixtral,
     olmo,
@@ -46,25 +54,31 @@ from model.families.architectures import (
     qwen3,
     qwen3_moe,
     qwen3_next,
+    seed_oss,
     smollm3,
     stablelm,
     starcoder2,
 )
-from model.families.family import Family
+from model.families.early_files import modern
+from model.families.family import Family, Reading
+from model.families.multimodal import MULTIMODAL, Multimodal, text_type_of, text_values
 from model.options.words import nearest
 
 FAMILIES: tuple[Family, ...] = (
+    baichuan.FAMILY,
     bloom.FAMILY,
     cohere.FAMILY,
     cohere2.FAMILY,
     deepseek.V2,
     deepseek.V3,
+    dots1.FAMILY,
     falcon.FAMILY,
     gemma.FAMILY,
     gemma2.FAMILY,
     gemma3.FAMILY,
     gemma4.FAMILY,
     glm4.FAMILY,
+    glm4_moe.FAMILY,
     gpt1.FAMILY,
     gpt2.FAMILY,
     gpt_bigcode.FAMILY,
@@ -74,13 +88,19 @@ FAMILIES: tuple[Family, ...] = (
     gptj.FAMILY,
     granite.FAMILY,
     granitemoehybrid.FAMILY,
+    granite_moe.PLAIN,
+    granite_moe.SHARED,
     grok.FAMILY,
+    internlm2.FAMILY,
+    deepseek.KIMI_K2,
     llama.FAMILY,
     llama4.FAMILY,
     mamba2.FAMILY,
+    ministral3.FAMILY,
     mistral.FAMILY,
     mixtral.FAMILY,
     olmo.FAMILY,
+    olmo.HF,
     olmo2.FAMILY,
     olmo3.FAMILY,
     olmoe.FAMILY,
@@ -93,6 +113,7 @@ FAMILIES: tuple[Family, ...] = (
     qwen3.FAMILY,
     qwen3_moe.FAMILY,
     qwen3_next.FAMILY,
+    seed_oss.FAMILY,
     smollm3.FAMILY,
     stablelm.FAMILY,
     stablelm.EPOCH,
@@ -100,13 +121,67 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """A language model as a config.json describes it.
+
+    Attributes:
+      family: its family.
+      values: the values of its config.json; those of the language model where the file describes a multimodal model.
+      multimodal: the multimodal model, if the file describes one.
+    """
+
+    family: Family
+    values: dict[str, Any]
+    multimodal: Multimodal | None = None
+
+    def read(self, accepted: Collection[str] = ()) -> Reading:
+        """Returns the model and what happened to the keys; see `Family.read`."""
+        return self.family.read(self.values, [path.removeprefix("text_config.") for path in accepted])
+
+
+def published_model(values: Mapping[str, Any], tensors: Collection[str] | None = None) -> PublishedModel:
+    """Returns the language model that a config.json describes.
+
+    Args:
+      values: the values of the config.json.
+      tensors: the names of the tensors beside it, where they are known; see `model.families.multimodal.text_values`.
+
+    Raises:
+      UserError: for an unknown `model_type`; the error lists the known ones.
+    """
+    values = modern(values, FAMILIES)
+    families = {model_type: family for family in FAMILIES for model_type in family.model_types}
+    kinds = {kind.model_type: kind for kind in MULTIMODAL}
+    name = values["model_type"]
+    if isinstance(name, str) and name in families:
+        return PublishedModel(families[name], values)
+    if not isinstance(name, str) or name not in kinds:
+        known = sorted({*families, *kinds})
+        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise UserError(f"config.json: no family has model_type={name!r}{hint}\nknown: {', '.join(known)}")
+    kind = kinds[name]
+    if values.get("architectures", []) not in ([], [kind.architecture]):
+        raise UserError(
+            f"config.json: architectures={values['architectures']!r}, expected {kind.architecture} for "
+            f"model_type={name!r}"
+        )
+    text_type = text_type_of(kind, values)
+    if text_type is None or kind.text_types[text_type] not in families:
+        raise UserError(
+            f"config.json: the language model of this {name} has "
+            f"model_type={values['text_config'].get('model_type')!r} in text_config; known: "
+            + ", ".join(known for known, family_type in kind.text_types.items() if family_type in families)
+        )
+    family = families[kind.text_types[text_type]]
+    text = text_values(kind, values, text_type, family.aliases, tensors)
+    return PublishedModel(family, {"architectures": [family.architecture], **text}, kind)
+
+
 def family_of(values: Mapping[str, Any]) -> Family:
-    """Returns the family of a config.json. Raises UserError, naming the nearest, for an unknown `model_type`."""
-    known = {model_type: family for family in FAMILIES for model_type in family.model_types}
-    name = values.get("model_type")
-    if not isinstance(name, str) or name not in known:
-        raise UserError(f"config.json: no family has model_type={name!r}; {nearest(str(name), known)}")
-    return known[name]
+    """Returns the family of the language model that a config.json describes; see `published_model`."""
+    return published_model(values).family
 
 
 def family_named(name: str) -> Family:
@@ -119,4 +194,4 @@ def family_named(name: str) -> Family:
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped."""
-    return family_of(values).model_config(values)
+    return published_model(values).read().config

@@ -1,16 +1,23 @@
-"""Reading a published config.json so that no value in it is silently ignored.
+"""Reading a published config.json so that no value that could change a number is silently ignored.
 
-Every value that a family reads is marked as read. A value that the family did not read is refused at the end, unless it
-is null or is known to change no number (`IRRELEVANT`).
+Every key that a family's config function reads is marked as read. What happens to the other keys:
+
+- A key that changes no number in any model (`IRRELEVANT`), and a value that switches nothing on (null, false, 0, an
+  empty list), are ignored.
+- A key that the code of all models in `transformers` reads (`SHARED`) is refused, unless its value is the inert one.
+- Any other key is read by no released class of that model: it is ignored, and the reading names it. The test
+  tests/model/families/test_keys.py proves this: it compares the keys that a family reads with the keys that its class
+  reads. The code of a model that has no class in `transformers`, and modelling code that belongs to the file
+  (`auto_map`), may read any key, so there these keys are refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward.mlp import Activation
-from model.options.words import nearest
+from model.options.words import format_value, nearest
 
 REQUIRED: Any = object()
 
@@ -18,13 +25,34 @@ REQUIRED: Any = object()
 _IRRELEVANT_KEYS = """
 _name_or_path architectures auto_map dtype gradient_checkpointing initializer_range model_type pretraining_tp
 torch_dtype torchscript transformers_version use_bfloat16
-_attn_implementation_autoset attn_implementation cache_implementation chunk_size_feed_forward output_attentions
-output_hidden_states output_past output_router_logits return_dict use_cache
+_attn_implementation _attn_implementation_autoset attn_implementation cache_implementation chunk_size_feed_forward
+output_attentions output_hidden_states output_past output_router_logits return_dict use_cache
 bos_token_id eos_token_id forced_bos_token_id forced_eos_token_id pad_token_id prefix sep_token_id task_specific_params
 tokenizer_class
+bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+exponential_decay_length_penalty length_penalty max_length max_new_tokens min_length no_repeat_ngram_size
+num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values repetition_penalty
+return_dict_in_generate
+suppress_tokens temperature top_k top_p typical_p
 _num_labels finetuning_task id2label is_decoder is_encoder_decoder label2id num_labels problem_type
 """
 IRRELEVANT = frozenset(_IRRELEVANT_KEYS.split())
+
+# Keys that the code of all models reads, and their values that change no number. A family may read them itself.
+SHARED: dict[str, tuple[Any, ...]] = {
+    "add_cross_attention": (),
+    "attention_chunk_size": (),
+    "cross_attention_hidden_size": (),
+    "is_causal": (True,),
+    "is_encoder_decoder": (),
+    "kv_sharing_modes": (),
+    "layer_types": ("full_attention",),
+    "num_kv_shared_layers": (),
+    "per_layer_config": (),
+    "pruned_heads": (),
+    "sliding_window": (),
+    "tie_encoder_decoder": (),
+}
 
 ACTIVATIONS: dict[str, Activation] = {
     "gelu": "gelu",
@@ -43,20 +71,39 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+class Log:
+    """What happened to the keys of a config.json, by their paths.
+
+    Attributes:
+      read: the keys that the family read.
+      ignored: the keys among them that it named without reading; what is in their objects is ignored too.
+      refused: why a key is refused, in the order of reading.
+      objects: the objects in the file that the family read, by the path of their keys.
+      last: the key that was read last, for messages.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was read yet."""
+        self.read: set[str] = set()
+        self.ignored: set[str] = set()
+        self.refused: dict[str, str] = {}
+        self.objects: dict[str, Mapping[str, Any]] = {}
+        self.last = ""
+
+
 class ConfigJson:
     """The values of a config.json, or of an object in it."""
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
-        """Args: the values, and the path of the object that holds them."""
+    def __init__(self, values: Mapping[str, Any], path: str = "", log: Log | None = None) -> None:
+        """Args: the values, the path of the object that holds them, and the log of the whole file."""
         self._values, self._path = values, path
-        self._read: set[str] = set()
-        self.last_key = ""  # the key that was read last, for messages
+        self.log = Log() if log is None else log
+        if path.removesuffix(".") not in self.log.ignored:
+            self.log.objects[path] = values
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
         """Returns a value, or the default where it is missing or null. Raises UserError if there is no default."""
-        self._read.add(key)
-        self.last_key = key
-        value = self._values.get(key)
+        value = self.get_or_null(key, None)
         if value is not None:
             return value
         if default is REQUIRED:
@@ -65,19 +112,23 @@ class ConfigJson:
 
     def get_or_null(self, key: str, default: Any) -> Any:
         """Returns a value, None where it is null, or the default where it is missing."""
-        self._read.add(key)
-        self.last_key = key
+        self.log.read.add(self._path + key)
+        self.log.last = self._path + key
         return self._values.get(key, default)
 
     def ignore(self, *keys: str) -> None:
         """Marks values as read that follow from others, or matter only in training, which has its own options."""
-        self._read.update(keys)
+        paths = {self._path + key for key in keys}
+        self.log.read |= paths
+        self.log.ignored |= paths
+        for path in paths:
+            self.log.objects.pop(path + ".", None)
 
     def require(self, key: str, *allowed: Any, default: Any = REQUIRED) -> None:
         """Refuses a value that is not one of `allowed`; a missing value counts as the default, or else as the first."""
         value = self.get(key, allowed[0] if default is REQUIRED else default)
         if value not in allowed:
-            raise self.refusal(key, f"expected {' or '.join(map(repr, allowed))}")
+            self._refuse(key, f"expected {' or '.join(map(repr, allowed))}")
 
     def lookup(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
         """Returns the choice that a word stands for. Raises UserError for an unknown word."""
@@ -97,19 +148,55 @@ class ConfigJson:
 
     def sub_object(self, key: str) -> "ConfigJson":
         """Returns the values of an object inside this one; no values where it is missing."""
-        return ConfigJson(self.get(key, {}), f"{self._path}{key}.")
+        return ConfigJson(self.get(key, {}), f"{self._path}{key}.", self.log)
 
     def refusal(self, key: str, why: str) -> UserError:
         """Returns the error for a value that cannot be mapped."""
-        return UserError(f"config.json: {self._path}{key}={self._values.get(key)!r} cannot be mapped: {why}")
+        self._refuse(key, why)
+        return refused(self.log)
 
-    def refuse_unread(self) -> None:
-        """Refuses every value that the family did not read."""
-        unread = [
-            f"{self._path}{key}={value!r}"
-            for key, value in self._values.items()
-            if value is not None and key not in self._read and key not in IRRELEVANT
-        ]
-        if unread:
-            listed = "\n  ".join(unread)
-            raise UserError(f"config.json has values that this family does not know:\n  {listed}")
+    def _refuse(self, key: str, why: str) -> None:
+        value = format_value(self._values.get(key))
+        self.log.refused[self._path + key] = f"{self._path}{key}={value} cannot be mapped: {why}"
+
+    def finish(self, *, refuse_unknown: bool) -> dict[str, Any]:
+        """Returns the ignored values that are not inert, by path. Raises UserError that names all refused values.
+
+        `refuse_unknown` says that some code, which is not in `transformers`, may read any key.
+        """
+        ignored = {}
+        for path, key, value in self._unread():
+            if key in SHARED and not _is_inert(key, value):
+                known = "".join(f" or {word!r}" for word in SHARED[key])
+                self.log.refused[path] = f"{path}={format_value(value)} cannot be mapped: expected null{known}"
+            elif path != key and isinstance(value, Mapping):
+                self.log.refused[path] = f"{path}={format_value(value)} cannot be mapped: expected no object"
+            elif key not in SHARED and refuse_unknown and value:
+                self.log.refused[path] = f"{path}={format_value(value)} is unknown to this family"
+            elif value and key not in SHARED:
+                ignored[path] = value
+        if self.log.refused:
+            raise refused(self.log)
+        return ignored
+
+    def _unread(self) -> Iterator[tuple[str, str, Any]]:
+        """Yields path, key and value of every value that nobody read and that may matter."""
+        for path, values in self.log.objects.items():
+            for key, value in values.items():
+                if value is not None and path + key not in self.log.read and key not in IRRELEVANT:
+                    yield path + key, key, value
+
+
+def _is_inert(key: str, value: Any) -> bool:
+    """Returns whether a value of a key of `SHARED` changes no number; a list does if all its elements do."""
+    if not SHARED[key]:
+        return not value
+    return all(one in SHARED[key] for one in (value if isinstance(value, list) else [value]))
+
+
+def refused(log: Log) -> UserError:
+    """Returns the error that names all values that were refused so far."""
+    first, *others = log.refused.values()
+    mend = " or ".join(f"--accept={path}" for path in list(log.refused)[:3])
+    text = "config.json: " + (first if not others else "\n  ".join(["these values cannot be mapped", first, *others]))
+    return UserError(f"{text}\n{mend} reads the file as if it did not have the key")

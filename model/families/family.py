@@ -13,6 +13,23 @@ from model.options.tree import check
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A model as read from a config.json.
+
+    Attributes:
+      config: the model.
+      ignored: the values of keys that no class of this model in `transformers` reads, except inert values, by path.
+      accepted: the values of refused keys that the user accepted, by path.
+      read: the paths of all keys that the family read.
+    """
+
+    config: ModelConfig
+    ignored: Mapping[str, Any]
+    accepted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    read: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family:
     """A family of published models.
 
@@ -23,8 +40,13 @@ class Family:
       read_config: returns the model that a config.json describes; values that it does not read are refused.
       weights: the table of its weights, or a function from a model to the table, where names depend on the model.
       prefix: a prefix that files may leave out of the names of tensors.
-      buffers: shell patterns of tensors that files may have and that hold no weights.
+      buffers: shell patterns of tensors that files may have and that hold no weights of the model; {num_layers} in them
+        stands for the number of layers, and so for the first layer that the model does not have.
       write_config: returns the values of a config.json from a model; None where the user has to give a config.json.
+      aliases: other names of keys in config.json (the `attribute_map` of the class in `transformers`).
+      experts_apart: whether quantised files hold the projections of single experts, (outputs, inputs), where the table
+        has all experts of a layer in one tensor, inputs first.
+      in_transformers: whether `transformers` has a class for it; see model/families/config_json.py.
     """
 
     name: str
@@ -35,16 +57,40 @@ class Family:
     prefix: str = ""
     buffers: tuple[str, ...] = ()
     write_config: Callable[[ModelConfig], dict[str, Any]] | None = None
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    experts_apart: bool = False
+    in_transformers: bool = True
 
     def model_config(self, values: Mapping[str, Any]) -> ModelConfig:
-        """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped.
+        """Returns the model that a config.json describes. Raises UserError for a value that cannot be mapped."""
+        return self.read(values).config
 
-        A quantisation of the weights that is read is no part of the model; any other is refused.
+    def read(self, values: Mapping[str, Any], accepted: Collection[str] = ()) -> Reading:
+        """Returns the model that a config.json describes, and what happened to the keys.
+
+        Args:
+          values: the values of the config.json.
+          accepted: refused keys that are read as if the file did not have them, as paths (rope_scaling.factor).
+
+        Raises:
+          UserError: for values that cannot be mapped, and for an accepted key that the file does not have or that is
+            not refused.
         """
-        quantization_of(values)
+        reading = self._read(_without(values, accepted))
+        for path in accepted:
+            try:
+                self._read(_without(values, [other for other in accepted if other != path]))
+            except UserError:
+                continue
+            raise UserError(f"--accept={path}: this key is not refused, so leave the flag out")
+        return dataclasses.replace(reading, accepted={path: _value(values, path) for path in accepted})
+
+    def _read(self, values: Mapping[str, Any]) -> Reading:
+        quantization_of(values)  # the quantisation of the weights is no part of the model; some are refused
         values = without_quantization(values)
-        config_json = ConfigJson(values)
-        if config_json.get("architectures", []) not in ([], [self.architecture]):
+        config_json = ConfigJson(self._canonical(values))
+        names = config_json.get("architectures", [])
+        if [str(name).lower() for name in names] not in ([], [self.architecture.lower()]):  # early: LLaMAForCausalLM
             raise config_json.refusal("architectures", f"expected {self.architecture}, a language model")
         for key, value in values.items():
             if "layers" in key and isinstance(value, int) and value > MAX_LAYERS:
@@ -55,12 +101,24 @@ class Family:
             raise
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # text for a number, ...
             raise UserError(
-                f"config.json holds a value of the wrong type for the family {self.name}, in {config_json.last_key!r} "
+                f"config.json holds a value of the wrong type for the family {self.name}, in {config_json.log.last!r} "
                 f"or near it ({error}); correct it or download the file again"
             ) from error
-        config_json.refuse_unread()
+        ignored = config_json.finish(refuse_unknown=not self.in_transformers or _has_own_code(values))
         check(config, "model")
-        return config
+        return Reading(config=config, ignored=ignored, read=frozenset(config_json.log.read))
+
+    def _canonical(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values with every key under its first name."""
+        renamed = dict(values)
+        for other, key in self.aliases.items():
+            value = renamed.pop(other, None)
+            if value is not None and renamed.get(key) not in (None, value):
+                raise UserError(
+                    f"config.json: {other}={value!r} and {key}={renamed[key]!r} are two names of one value; delete one"
+                )
+            renamed |= {} if value is None else {key: value}
+        return renamed
 
     def tensors(self, config: ModelConfig) -> dict[str, Tensor]:
         """Returns the tensors of a model by name. Raises UserError where a parameter has none in this family."""
@@ -70,6 +128,10 @@ class Family:
         """Maps each tensor's name to its name in files that have the names `present`, which may lack the prefix."""
         bare = self.prefix and not any(name.startswith(self.prefix) for name in present)
         return {name: name.removeprefix(self.prefix) if bare else name for name in self.tensors(config)}
+
+    def buffer_patterns(self, config: ModelConfig) -> tuple[str, ...]:
+        """Returns the patterns of `buffers` for a model."""
+        return tuple(pattern.replace("{num_layers}", str(config.num_layers)) for pattern in self.buffers)
 
     def config_json(self, config: ModelConfig) -> dict[str, Any]:
         """Returns a config.json that describes a model. Raises UserError, with the differences, where none can."""
@@ -82,3 +144,32 @@ class Family:
             listed = "\n  ".join(differences)
             raise UserError(f"the family {self.name} has no such model (this model -> the family's):\n  {listed}")
         return values
+
+
+def _has_own_code(values: Mapping[str, Any]) -> bool:
+    """Returns whether a config.json names modelling code of its own, which may read any key."""
+    own = values.get("auto_map")
+    return isinstance(own, Mapping) and not own.keys().isdisjoint({"AutoModel", "AutoModelForCausalLM"})
+
+
+def _value(values: Mapping[str, Any], path: str) -> Any:
+    """Returns the value of a path. Raises UserError where there is none."""
+    value: Any = values
+    for key in path.split("."):
+        if not isinstance(value, Mapping) or key not in value:
+            raise UserError(f"--accept={path}: config.json has no such key")
+        value = value[key]
+    return value
+
+
+def _without(values: Mapping[str, Any], paths: Collection[str]) -> dict[str, Any]:
+    """Returns the values without those of some paths. Raises UserError where a path has no value."""
+    kept = dict(values)
+    for path in paths:
+        _value(kept, path)
+        key, dot, rest = path.partition(".")
+        if dot:
+            kept[key] = _without(kept[key], [rest])
+        else:
+            del kept[key]
+    return kept

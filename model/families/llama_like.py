@@ -88,11 +88,13 @@ EXPERTS = (
 )
 
 
-def base(config_json: ConfigJson, *, epsilon: float = 1e-6, tied: bool = False) -> dict[str, Any]:
+def base(
+    config_json: ConfigJson, *, epsilon: float = 1e-6, tied: bool = False, length: int | None = None
+) -> dict[str, Any]:
     """Returns the fields of a ModelConfig that are not about its layers' mechanisms, with the family's defaults."""
     return {
         **dimensions(config_json),
-        "context_length": context_length(config_json),
+        "context_length": context_length(config_json, length),
         "norm": RMSNorm(epsilon=config_json.get("rms_norm_eps", epsilon)),
         "unembedding": unembedding(config_json, tied=tied),
         "dropout": config_json.dropout(attention="attention_dropout"),

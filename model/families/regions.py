@@ -1,7 +1,7 @@
 """Regions of published tensors: the entries that hold a slice of a parameter, so that a process reads no others.
 
 A device holds a slice of a parameter. In a published tensor the same numbers are a product of positions, some on each
-axis, because an arrangement only splits, permutes and joins axes.
+axis, because an arrangement only splits, permutes, reverses and joins axes.
 """
 
 import dataclasses
@@ -24,6 +24,7 @@ class Region:
     Attributes:
       positions: for each axis of the tensor, the positions of these entries, in increasing order.
       split_shape: their shape with all combined axes split, in the tensor's order.
+      reversed_axes: the axes of `split_shape` that the tensor has in the opposite order.
       permutation: the same axes in the parameter's order.
       arranged_shape: their shape in the parameter's order.
       cut: the slice within them; they are more than the slice if it divides a combined axis unevenly.
@@ -31,13 +32,15 @@ class Region:
 
     positions: tuple[np.ndarray, ...]
     split_shape: tuple[int, ...]
+    reversed_axes: tuple[int, ...]
     permutation: tuple[int, ...]
     arranged_shape: tuple[int, ...]
     cut: tuple[slice, ...]
 
     def arrange(self, entries: np.ndarray) -> np.ndarray:
         """Returns the slice of the parameter, as a view where that is possible; `entries` has one axis a tensor's."""
-        return entries.reshape(self.split_shape).transpose(self.permutation).reshape(self.arranged_shape)[self.cut]
+        split = np.flip(entries.reshape(self.split_shape), self.reversed_axes)
+        return split.transpose(self.permutation).reshape(self.arranged_shape)[self.cut]
 
 
 def region(tensor: Tensor, number: int, bounds: Bounds) -> Region:
@@ -55,7 +58,8 @@ def _region(parts: tuple[Part, ...], number: int, bounds: Bounds) -> Region:
         outer = next((axis for axis in combined if part.split_shape[axis] > 1), combined[0])
         inner = size // part.split_shape[outer]  # the slice is along the outer axis; the inner ones stay whole
         first, last = start // inner, -(-stop // inner)
-        ranges[outer] = (first, last)
+        whole = part.split_shape[outer]
+        ranges[outer] = (whole - last, whole - first) if outer in part.reversed_axes else (first, last)
         arranged.append((last - first) * inner)
         cut.append(slice(start - first * inner, stop - first * inner))
     positions = []
@@ -66,6 +70,7 @@ def _region(parts: tuple[Part, ...], number: int, bounds: Bounds) -> Region:
     return Region(
         positions=tuple(positions),
         split_shape=tuple(stop - start for start, stop in ranges),
+        reversed_axes=part.reversed_axes,
         permutation=part.permutation,
         arranged_shape=tuple(arranged),
         cut=tuple(cut),

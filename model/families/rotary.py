@@ -33,7 +33,7 @@ def rotary(
     parameters = config_json.sub_object("rope_parameters")
     if layer_type is not None and parameters.get(layer_type, None) is not None:
         parameters = parameters.sub_object(layer_type)
-    scaling = config_json.sub_object("rope_scaling") if legacy_keys else ConfigJson({})
+    scaling = config_json.sub_object("rope_scaling") if legacy_keys else ConfigJson({}, "rope_scaling.")
     theta = parameters.get(
         "rope_theta", scaling.get("rope_theta", config_json.get("rope_theta", theta) if legacy_keys else theta)
     )
@@ -44,8 +44,6 @@ def rotary(
         interleaved=interleaved,
         scaling=_scaling(config_json, parameters) or _scaling(config_json, scaling),
     )
-    parameters.refuse_unread()
-    scaling.refuse_unread()
     if head_dim is None:
         return option
     proportional = parameters.get("rope_type", "default") == "proportional"

@@ -69,7 +69,8 @@ GEMMA_2 = {
     "attn_logit_softcapping": 50.0,
     "final_logit_softcapping": 30.0,
 }
-GEMMA_3 = {"model_type": "gemma3_text", "max_position_embeddings": 131072, "rope_theta": 1e6, "head_dim": 256}
+GEMMA_3 = {"model_type": "gemma3_text", "rope_theta": 1e6, "head_dim": 256}
+GEMMA_3_LONG = GEMMA_3 | {"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
 QWEN_3 = {"model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 40960, "rope_theta": 1e6}
 QWEN_3 |= {"head_dim": 128, "tie_word_embeddings": False}
 QWEN_3_MOE = QWEN_3 | {
@@ -121,6 +122,32 @@ GPT_OSS = {
     },
 }
 OLMO = {"model_type": "olmo", "vocab_size": 50304, "max_position_embeddings": 2048}
+KIMI_K2: Values = {
+    "model_type": "kimi_k2",
+    "vocab_size": 163840,
+    "max_position_embeddings": 131072,
+    "first_k_dense_replace": 1,
+    "moe_intermediate_size": 2048,
+    "n_group": 1,
+    "n_routed_experts": 384,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 8,
+    "routed_scaling_factor": 2.827,
+    "topk_group": 1,
+    "rope_theta": 50000.0,
+    "rope_scaling": {
+        "type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 1.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "original_max_position_embeddings": 4096,
+    },
+}
+BAICHUAN_2 = {"model_type": "baichuan", "vocab_size": 125696, "model_max_length": 4096, "tie_word_embeddings": False}
+INTERNLM_2 = {"model_type": "internlm2", "vocab_size": 92544, "max_position_embeddings": 32768, "rms_norm_eps": 1e-5}
+INTERNLM_2 |= {"bias": False, "rope_theta": 1e6, "tie_word_embeddings": False}
 OLMO_2 = {"model_type": "olmo2", "vocab_size": 100352, "max_position_embeddings": 4096, "rope_theta": 500000.0}
 OLMO_2 |= {"rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 PHI = {"model_type": "phi", "vocab_size": 51200, "max_position_embeddings": 2048}
@@ -170,8 +197,9 @@ SIZES: dict[str, Values | ModelConfig] = {
     "gemma-2-9b": GEMMA_2 | _llama(3584, 42, 16, 8, 14336, head_dim=256, query_pre_attn_scalar=256),
     "gemma-2-27b": GEMMA_2 | _llama(4608, 46, 32, 16, 36864, head_dim=128, query_pre_attn_scalar=144),
     "gemma-3-1b": GEMMA_3
-    | _llama(1152, 26, 4, 1, 6912, vocab_size=262144, sliding_window=512, query_pre_attn_scalar=256),
-    "gemma-3-4b": GEMMA_3
+    | _llama(1152, 26, 4, 1, 6912, vocab_size=262144, sliding_window=512, query_pre_attn_scalar=256)
+    | {"max_position_embeddings": 32768},
+    "gemma-3-4b": GEMMA_3_LONG
     | _llama(2560, 34, 8, 4, 10240, vocab_size=262208, sliding_window=1024, query_pre_attn_scalar=256),
     "qwen3-0.6b": QWEN_3 | _llama(1024, 28, 16, 8, 3072, tie_word_embeddings=True),
     "qwen3-1.7b": QWEN_3 | _llama(2048, 28, 16, 8, 6144, tie_word_embeddings=True),
@@ -203,6 +231,10 @@ SIZES: dict[str, Values | ModelConfig] = {
     "stablelm-2-1.6b": STABLELM_2 | _llama(2048, 24, 32, 32, 5632),
     "starcoder": STARCODER,
     "codestral-mamba-7b": {"model_type": "mamba2"},
+    "baichuan2-7b": BAICHUAN_2 | _llama(4096, 32, 32, 32, 11008, max_position_embeddings=4096),
+    "baichuan2-13b": BAICHUAN_2 | _llama(5120, 40, 40, 40, 13696),
+    "internlm2-7b": INTERNLM_2 | _llama(4096, 32, 32, 8, 14336),
+    "kimi-k2": KIMI_K2 | _llama(7168, 61, 64, 64, 18432),
     "granite-4.0-h-350m": GRANITE_4_H
     | _llama(768, 32, 12, 4, 2048, shared_intermediate_size=2048, num_local_experts=0, max_position_embeddings=32768)
     | {"attention_multiplier": 1 / 64, "residual_multiplier": 0.246, "logits_scaling": 3.0}

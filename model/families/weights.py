@@ -23,7 +23,6 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -31,6 +30,7 @@ from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.errors import UserError
 from model.layers import group_layers
+from model.parameters.names import flatten
 from model.recurrent.delta import GatedDelta
 from model.transformer import abstract_params
 
@@ -138,14 +138,6 @@ class Tensor:
         """Returns the shape of an array whose join axis is split into sections and their entries."""
         axis, sections = self.parts[0].join_axis, self.sections
         return (*shape[:axis], sections, shape[axis] // sections, *shape[axis + 1 :])
-
-
-def flatten(params: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Returns a tree of parameters as one flat dict with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in params.items():
-        flat |= flatten(value, f"{path}{name}.") if isinstance(value, Mapping) else {f"{path}{name}": value}
-    return flat
 
 
 @functools.lru_cache(maxsize=8)

@@ -18,9 +18,9 @@ from model.kernels.request import Request
 from model.kernels.scoring import Bias, Scoring
 from model.kernels.visibility import Visibility
 
-# For platforms without a file of their own: the queries of a block, the maximum number of blocks that are written out,
-# and the maximum number of scores of a block for each row and head. A compiler may hold the scores of several blocks at
-# once, so these are for sequences of which all scores fit: up to 1,024 tokens that see each other.
+# For platforms without a file of their own: the queries of a block, the maximum number of unrolled blocks, and the
+# maximum number of scores of a block for each row and head. A compiler may hold the scores of several blocks at once,
+# so these are for sequences of which all scores fit: up to 1,024 tokens that see each other.
 BLOCK_SIZE, MAX_BLOCKS, MAX_SCORES = 256, 4, 2**18
 
 
@@ -31,7 +31,7 @@ class Blocks:
     name: str = "blocks"
 
     def supports(self, request: Request) -> str | None:
-        """Returns None unless there are too many scores for blocks that are written out."""
+        """Returns None unless there are too many scores for unrolled blocks."""
         plan, max_scores = self.plan(request), cpu.MAX_SCORES if request.platform == "cpu" else MAX_SCORES
         largest = max((b - a) * (d - c) for (a, b), (c, d) in plan) // request.query_shards
         if largest > max_scores:
@@ -94,7 +94,7 @@ def _attend(
     """Computes one block of queries. Its derivative keeps no T x S array: it recomputes weights from queries and keys.
 
     Dao et al. 2022, "FlashAttention", appendix B, without the tiles. Normalising the output instead of the weights, and
-    row sums of dY * Y in place of sums over keys, also come from that paper. Where layers are written out instead of
+    row sums of dY * Y in place of sums over keys, also come from that paper. Where layers are unrolled instead of
     scanned, a compiler may find the scores of the forward pass and keep them; preventing this cost a fifth of a step on
     a CPU and saved no memory there (tests/benchmarks/README.md).
     """

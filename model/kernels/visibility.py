@@ -1,8 +1,8 @@
 """Which keys each query may see, as a value: structure that a kernel asks about, and the mask of one block at a time.
 
 A query sees a key if all conditions of the value allow it: the order of tokens (causal, a prefix seen from both sides,
-or none), the patterns (patterns.py), the documents, and an array for all other conditions. The whole mask (B, T, S) is
-made only on request.
+or none), the patterns (model/attention/patterns.py), the documents, and an array for all other conditions. The whole
+mask (B, T, S) is made only on request.
 
 An index numbers a token in its row, or its slot in a cache; a position numbers it in its document. The order and
 the reach are about indices, patterns and prefixes about positions. A pattern holds for the later and the earlier of two

@@ -11,6 +11,8 @@ from typing import Any, Literal, Protocol
 
 import jax
 
+from model.parameters.names import flatten
+
 Role = Literal[
     "embedding",
     "position",
@@ -149,8 +151,7 @@ def is_frozen(name: str, spec: Spec) -> bool:
 
 def specs_by_name(specs: Any) -> dict[str, Spec]:
     """Returns the specs of a tree by dotted name, such as `blocks.mixer.query`."""
-    paths = jax.tree_util.tree_leaves_with_path(specs)
-    return {".".join(str(key.key) for key in path): spec for path, spec in paths}
+    return flatten(specs)
 
 
 def partition(tree: Any, specs: Any, chosen: Callable[[str, Spec], bool], prefix: str = "") -> tuple[Any, Any]:

@@ -14,15 +14,17 @@ import jax.numpy as jnp
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogTemperature:
-    """Multiplies a query at position p by 1 + scale * ln(1 + floor((p + 1) / `step_length`)).
+    """Multiplies a query at position p by 1 + scale * ln(1 + floor((p + offset) / `step_length`)).
 
     Attributes:
       step_length: the number of positions in a step; positions before the first step have factor 1 (Llama 4: 8192).
       scale: how much the factor grows (Llama 4: 0.1).
+      offset: 1 counts the tokens up to the query itself (Llama 4), 0 those before it (Ministral 3).
     """
 
     step_length: int
     scale: float
+    offset: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -30,9 +32,11 @@ class LogTemperature:
             yield "step_length", f"must be at least 1, got {self.step_length}"
         if self.scale <= 0:
             yield "scale", f"must be above 0, got {self.scale}; use temperature=None for factors of 1"
+        if self.offset < 0:
+            yield "offset", f"must be 0 or more, got {self.offset}"
 
     def apply(self, q_BTNH: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """Returns the queries times their factors, computed in float32, in the shape and dtype of the queries."""
-        steps_BT = ((positions_BT + 1) // self.step_length).astype(jnp.float32)
+        steps_BT = ((positions_BT + self.offset) // self.step_length).astype(jnp.float32)
         factor_BT11 = (1 + self.scale * jnp.log1p(steps_BT))[:, :, None, None]
         return (q_BTNH.astype(jnp.float32) * factor_BT11).astype(q_BTNH.dtype)

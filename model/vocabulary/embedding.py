@@ -36,9 +36,16 @@ class Tied(_UnembeddingOption):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Untied(_UnembeddingOption):
-    """Logits are products with a separate matrix."""
+    """Logits are products with a separate matrix.
+
+    Attributes:
+      bias: whether logits have a bias.
+      unit_norm: whether the vector of every token is divided by its Euclidean norm, so that logits compare directions
+        alone (Yang et al. 2023, "Baichuan 2: Open Large-scale Language Models", section 3.3).
+    """
 
     bias: bool = False
+    unit_norm: bool = False
 
 
 class Embedding(nnx.Module):
@@ -53,7 +60,6 @@ class Embedding(nnx.Module):
         multipliers: Multipliers,
         make: ParameterMaker,
         norm: Norm | None = None,
-        *,
         table_width: int | None = None,
     ) -> None:
         """Draws the parameters.
@@ -72,6 +78,7 @@ class Embedding(nnx.Module):
         self.table = make.matrix("embedding", (vocab_size, width), ("vocab", "embed"))
         untied = isinstance(unembedding, Untied)
         biased = isinstance(unembedding, Untied) and unembedding.bias
+        self.unit_norm = isinstance(unembedding, Untied) and unembedding.unit_norm
         self.output = make.matrix("unembedding", (width, vocab_size), ("embed", "vocab")) if untied else None
         self.output_bias = make.zeros((vocab_size,), ("vocab",)) if biased else None
         narrow, axes = table_width is not None, ("embed", "embed")
@@ -92,9 +99,16 @@ class Embedding(nnx.Module):
 
     def unembedding(self, dtype: str) -> Unembedding:
         """Returns the map from the stream to logits, which accumulates and returns them in the given dtype."""
+        w_DV = self.table[...].T if self.output is None else self.output[...]
         return Unembedding(
             projection_DE=None if self.output_projection is None else self.output_projection[...],
-            w_DV=self.table[...].T if self.output is None else self.output[...],
+            w_DV=unit_columns(w_DV) if self.unit_norm else w_DV,
             bias_V=None if self.output_bias is None else self.output_bias[...],
             transform=LogitTransform(factor=self.multipliers.logits, softcap=self.softcap, dtype=dtype),
         )
+
+
+def unit_columns(w_DV: jax.Array) -> jax.Array:
+    """Returns a matrix with columns of Euclidean norm 1, computed in float32, in the dtype of the matrix."""
+    w = w_DV.astype(jnp.float32)
+    return (w * jax.lax.rsqrt(jnp.maximum(jnp.sum(w * w, axis=0), 1e-24))).astype(w_DV.dtype)

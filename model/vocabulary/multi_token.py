@@ -55,7 +55,7 @@ class MultiToken:
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class TokenBatch:
     """The tokens that modules are trained on: tokens, next tokens, and documents, all (B, T).
 
     Attributes:

@@ -20,7 +20,7 @@ from model.recompute import rematerialized
 from model.stack import AuxOutputs, is_scanned, scan_or_unroll
 from model.vocabulary.cross_entropy import total_nll
 from model.vocabulary.embedding import Embedding
-from model.vocabulary.multi_token import Batch, shift_left
+from model.vocabulary.multi_token import TokenBatch, shift_left
 
 
 class MultiTokenModule(nnx.Module):
@@ -64,7 +64,7 @@ def add_multi_token_loss(
     modules: nnx.Module | None,
     embedding: Embedding,
     x_BTD: jax.Array,
-    batch: Batch,
+    batch: TokenBatch,
     context: Context,
     aux: AuxOutputs,
 ) -> AuxOutputs:

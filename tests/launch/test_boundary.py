@@ -116,7 +116,7 @@ COMMANDS = {
     "launch.tokenize": "input field output tokenizer vocab_size validation workers",
     "launch.data": "run step rows characters path verify",
     "launch.report": "run curve",
-    "launch.convert": "from to run parameters compute context_length checkpoint like family",
+    "launch.convert": "from to run parameters compute context_length checkpoint like family accept",
     "launch.quickstart": "set hard_stop num_files file_tokens",
 }
 # An argument that ends each command before it works: a folder, a file or a value that does not exist.

@@ -38,6 +38,8 @@ def test_convert(call, folders, tiny_run):
         "like what": (f"--run={tiny_run}", f"--to={folders}/other"),
         "like another": (f"--run={tiny_run}", f"--to={folders}/other", "--like=qwen3-0.6b"),
         "like and family": (f"--run={tiny_run}", f"--to={folders}/other", "--like=gpt2", "--family=llama"),
+        "accept": (f"--from={folders}/llama", f"--run={folders}/other", "--accept=mlp_bias"),
+        "accept, writing": (f"--run={run}", f"--to={folders}/other", "--accept=mlp_bias"),
         "like, reading": (f"--from={folders}/llama", f"--run={folders}/other", "--like=gpt2"),
     }
     about = family_named("llama").config_json(experiments.load(tiny_run).model) | {"vocab_size": 32000}
@@ -55,6 +57,8 @@ def test_convert(call, folders, tiny_run):
     assert "model.width: 1024 -> 32\n" in answers["like another"].err
     assert "--like=gpt2 names the family too; leave out --family=llama" in answers["like and family"].err
     assert "--like has no effect with --from" in answers["like, reading"].err
+    assert "--accept=mlp_bias: this key is not refused, so leave the flag out" in answers["accept"].err
+    assert "--accept is about the config.json of --from or --like" in answers["accept, writing"].err
     assert "exists already" in answers["again"].err
     assert "no family has model_type='lama'; did you mean 'llama'?" in answers["unknown"].err
     assert "--run is missing" in answers["no run"].err

@@ -86,6 +86,10 @@ def long(**changes):
             {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=4, scale=0.0))},
             "mixer.temperature.scale: must be above 0, got 0.0; use temperature=None for factors of 1",
         ),
+        (
+            {"mixer": GroupedQuery(num_heads=4, temperature=LogTemperature(step_length=4, scale=0.1, offset=-1))},
+            "mixer.temperature.offset: must be 0 or more, got -1",
+        ),
         ({"multi_token": MultiToken(depth=0)}, "multi_token.depth: must be at least 1, or multi_token=None for none"),
         ({"multi_token": MultiToken(weight=0.0)}, "multi_token.weight: must be above 0, or multi_token=None for none"),
         (

@@ -282,7 +282,7 @@ def test_post_norm_has_no_last_norm(small):
 
 def test_a_sequence_longer_than_the_context_is_refused(small, drawn):
     config = small()
-    with pytest.raises(UserError, match="a sequence of 17 tokens is longer than the model's context_length=16"):
+    with pytest.raises(UserError, match="a sequence of 17 tokens is longer than context_length=16"):
         forward(config, drawn(config), np.zeros((1, 17), np.int32))
 
 

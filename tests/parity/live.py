@@ -21,7 +21,7 @@ from tests.parity.cases import CASES
 from tests.parity.shapes import PROMPTS
 
 answer_help(__name__, __doc__)
-from tests.parity import ours, reference  # noqa: E402
+from tests.parity import keys, ours, reference  # noqa: E402
 from tests.parity.sources import source_of  # noqa: E402
 
 LOGITS, GRADIENT = 1e-4, 1e-3
@@ -74,20 +74,23 @@ def main(names):
     for name in names:
         if name not in CASES:
             fail(f"no family {name!r} to compare; {nearest(name, CASES)}")
-    print(f"| {'family':<12} | {'shape':<34} | {'logits':>7} | {'packed':>7} | gradient | greedy |")
-    print(f"|{'-' * 14}|{'-' * 36}|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 7}:|")
+    for name, new in ({} if names else keys.unrecorded()).items():
+        print(f"{name}: transformers reads keys of config.json that keys.py did not record: {', '.join(new)}")
+        ended = 1
+    print(f"| {'family':<23} | {'shape':<35} | {'logits':>7} | {'packed':>7} | gradient | greedy |")
+    print(f"|{'-' * 25}|{'-' * 37}|{'-' * 8}:|{'-' * 8}:|{'-' * 9}:|{'-' * 7}:|")
     for family in names or CASES:
         for shape in CASES[family]:
             try:
                 row = compare(family, shape, greedy)
             except Exception as error:
-                print(f"| {family:<12} | {shape:<34} | {type(error).__name__}: {error}", flush=True)
+                print(f"| {family:<23} | {shape:<35} | {type(error).__name__}: {error}", flush=True)
                 ended = 1
                 continue
             good = max(row["logits"], row["packed"]) < LOGITS and row["gradient"] < GRADIENT and row["greedy"] == 64
             ended |= not good
             numbers = f"{row['logits']:7.1e} | {row['packed']:7.1e} | {row['gradient']:8.1e} | {row['greedy']:>6}"
-            print(f"| {family:<12} | {shape:<34} | {numbers} |{'' if good else ' OVER'}", flush=True)
+            print(f"| {family:<23} | {shape:<35} | {numbers} |{'' if good else ' OVER'}", flush=True)
             jax.clear_caches()  # a process cannot map the programs of all shapes into its memory
     return ended
 

@@ -45,6 +45,16 @@ DEEPSEEK = SMALL | {
     "v_head_dim": 8,
     "hidden_size": 18,
 }
+HF_OLMO = {
+    "model_type": "hf_olmo",
+    "vocab_size": 64,
+    "d_model": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "max_sequence_length": 128,
+    "rope": True,
+    "include_bias": False,
+}
 ONE_HEAD = {"num_attention_heads": 1, "num_key_value_heads": 1}
 V3_GROUPS = {"n_group": 3, "topk_group": 2, "routed_scaling_factor": 1.7}
 GPT_OSS = LLAMA_LIKE | {
@@ -281,6 +291,21 @@ CASES = {
             "num_key_value_heads": 4,
             "num_hidden_layers": 3,
             "clip_qkv": 1.5,
+        },
+    },
+    "hf_olmo": {
+        "norms without weights, clipped": HF_OLMO
+        | {"layer_norm_with_affine": False, "clip_qkv": 0.7, "mlp_ratio": 3, "weight_tying": False},
+        "RMSNorm, tied, one key head": HF_OLMO
+        | {"layer_norm_type": "rms", "layer_norm_eps": 1e-3, "mlp_hidden_size": 40, "multi_query_attention": True},
+        "words padded to 72, 3 layers": HF_OLMO
+        | {
+            "layer_norm_type": "rms",
+            "embedding_size": 72,
+            "n_kv_heads": 2,
+            "n_layers": 3,
+            "rope_theta": 500.0,
+            "weight_tying": False,
         },
     },
     "olmo2": {

@@ -28,14 +28,6 @@ LLAMA4 = LLAMA_LIKE | {
     "floor_scale": 4,
     "attn_scale": 0.3,
 }
-GPT_NEO = {"model_type": "gpt_neo", "vocab_size": 64, "hidden_size": 16, "max_position_embeddings": 128}
-GPT_NEO |= {"num_heads": 4, "window_size": 6}
-GPT_BIGCODE = GPT2 | {"model_type": "gpt_bigcode"}
-COHERE = LLAMA_LIKE | {"model_type": "cohere"}
-PHI = LLAMA_LIKE | {"model_type": "phi", "hidden_size": 32}
-PHI_MSFT = {"model_type": "phi-msft", "vocab_size": 64, "n_positions": 128, "n_embd": 32, "n_layer": 2, "n_head": 4}
-STABLELM = LLAMA_LIKE | {"model_type": "stablelm", "hidden_size": 32}
-STABLELM_EPOCH = STABLELM | {"model_type": "stablelm_epoch"}
 MAMBA2 = SMALL | {
     "model_type": "mamba2",
     "num_heads": 4,
@@ -267,84 +259,6 @@ CASES = {
             "tie_word_embeddings": True,
             "attn_temperature_tuning": False,
         },
-    },
-    "gpt_neo": {
-        "every second with a window": GPT_NEO | {"num_layers": 4, "attention_types": [[["global", "local"], 2]]},
-        "windows of 3, untied, one head": GPT_NEO
-        | {
-            "num_layers": 2,
-            "attention_types": [[["local"], 2]],
-            "window_size": 3,
-            "num_heads": 1,
-            "tie_word_embeddings": False,
-            "activation_function": "relu",
-        },
-        "one of 3 with a window, wider": GPT_NEO
-        | {
-            "num_layers": 3,
-            "attention_types": [[["global"], 2], [["local"], 1]],
-            "intermediate_size": 20,
-            "layer_norm_epsilon": 1e-3,
-        },
-    },
-    "gpt_bigcode": {
-        "one key head": GPT_BIGCODE,
-        "four key heads, untied, exact gelu": GPT_BIGCODE
-        | {"multi_query": False, "tie_word_embeddings": False, "activation_function": "gelu"},
-        "unscaled, 3 layers, other width": GPT_BIGCODE
-        | {"scale_attn_weights": False, "n_layer": 3, "n_inner": 20, "layer_norm_epsilon": 1e-3},
-    },
-    "cohere": {
-        "all heads have keys": COHERE | {"num_key_value_heads": 4, "logit_scale": 0.3},
-        "norms on queries and keys, untied": COHERE
-        | {"use_qk_norm": True, "tie_word_embeddings": False, "attention_bias": True},
-        "norms, one key head, yarn, deeper": COHERE
-        | {
-            "use_qk_norm": True,
-            "num_key_value_heads": 1,
-            "num_hidden_layers": 3,
-            "rope_scaling": YARN,
-            "layer_norm_eps": 1e-3,
-        },
-    },
-    "phi": {
-        "half of each head turns": PHI,
-        "norms on queries, one key head": PHI
-        | {"qk_layernorm": True, "num_key_value_heads": 1, "partial_rotary_factor": 0.25, "layer_norm_eps": 1e-3},
-        "linear, all turned, 3 layers": PHI
-        | {
-            "partial_rotary_factor": 1.0,
-            "num_hidden_layers": 3,
-            "num_key_value_heads": 4,
-            "hidden_act": "relu",
-            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
-        },
-    },
-    "phi_msft": {
-        "half of each head turns": PHI_MSFT | {"rotary_dim": 4},
-        "one key head, words padded to 64": PHI_MSFT | {"rotary_dim": 2, "n_head_kv": 1, "vocab_size": 60},
-        "other width, all turned": PHI_MSFT
-        | {"rotary_dim": 8, "n_inner": 40, "n_layer": 3, "layer_norm_epsilon": 1e-3},
-    },
-    "stablelm": {
-        "a quarter turned": STABLELM,
-        "parallel, norm a head, biases": STABLELM
-        | {"use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True, "partial_rotary_factor": 0.5},
-        "norm a head, one key head, tied": STABLELM
-        | {
-            "qk_layernorm": True,
-            "num_key_value_heads": 1,
-            "tie_word_embeddings": True,
-            "num_hidden_layers": 3,
-            "rope_scaling": {"rope_type": "linear", "factor": 4.0},
-            "layer_norm_eps": 1e-3,
-        },
-    },
-    "stablelm_epoch": {
-        "a quarter turned, biases": STABLELM_EPOCH | {"rope_pct": 0.25, "norm_eps": 1e-3, "use_qkv_bias": True},
-        "half turned, one key head, tied": STABLELM_EPOCH
-        | {"rope_pct": 0.5, "num_key_value_heads": 1, "tie_word_embeddings": True, "rope_theta": 500.0},
-        "all turned, 3 layers": STABLELM_EPOCH | {"rope_pct": 1.0, "num_hidden_layers": 3, "num_key_value_heads": 4},
     },
     "mamba2": {
         "two groups": MAMBA2,

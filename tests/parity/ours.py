@@ -1,19 +1,17 @@
 """Cairn's side of the comparison: reads a Hugging Face folder; computes logits, gradients and greedily generated tokens."""
 
 import functools
-import json
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import load_file
 
-from model.families import family_of
-from model.families.weights import flatten
 from model.inference.generate import generate
 from model.inference.sampling import Sampling
+from model.parameters.names import flatten
 from model.transformer import abstract_params, forward
+from train.conversion.language_model import LanguageModelFolder
 
 GRADIENT_OF = "gradient of "  # a prefix of the names of recorded numbers
 
@@ -26,11 +24,14 @@ def fingerprint(x):
 
 def load(folder):
     """Returns family, config and float32 parameters of a folder."""
-    published = json.loads((pathlib.Path(folder) / "config.json").read_text())
-    arrays = {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
-    family = family_of(published)
-    config = family.model_config(published)
-    return family, config, params_of(family, config, arrays)
+    opened = LanguageModelFolder(pathlib.Path(folder))
+    family, config = opened.model.family, opened.model.read().config
+    return family, config, params_of(family, config, arrays_of(opened))
+
+
+def arrays_of(opened):
+    """Returns the tensors of the language model in a folder, by name."""
+    return {name: opened.whole(name) for name in opened.tensors}
 
 
 def tensors_of(family, config, params):

@@ -1,15 +1,17 @@
 """Small models of published families with random weights, made and run by `transformers`."""
 
 import copy
+import json
 import pathlib
 import zlib
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from tests.benchmarks.command import require_torch
+from tests.parity import ours
 from tests.parity.cases import CASES
-from tests.parity.shapes import PROMPTS
+from tests.parity.shapes import CLASSES, PROMPTS
+from train.conversion.language_model import LanguageModelFolder
 
 require_torch("parity")
 import torch  # noqa: E402
@@ -27,11 +29,15 @@ def make(family, shape, fields=None):
     `fields` are the values of its config where the case itself has keys that `transformers` does not know.
     """
     # A padding token's row of the embedding would have no gradient.
-    fields = (fields or CASES[family][shape]) | {"pad_token_id": None}
-    config = transformers.AutoConfig.for_model(**copy.deepcopy(fields))  # it changes dicts, which shapes share
+    fields = copy.deepcopy(fields or CASES[family][shape])  # a config changes dicts, which shapes share
+    text = fields.get("text_config")
+    fields |= {"pad_token_id": None} if text is None else {"text_config": text | {"pad_token_id": None}}
+    fields["model_type"] = CLASSES.get(family, fields["model_type"])
+    config = transformers.AutoConfig.for_model(**fields)
     # Falcon's eager attention adds its biases twice in transformers 5.23.
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **plain)
+    kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
+    model = kind.from_config(config, dtype=torch.float32, **plain)
     _train_buffers(model)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     tensors = dict(model.named_parameters()) | _moved(model)
@@ -45,6 +51,7 @@ def make(family, shape, fields=None):
             else:
                 x *= 1.2 / np.sqrt(16 if "embed" in name or "wte" in name else tensor.shape[-1])
             tensor.copy_(torch.tensor(x, dtype=torch.bfloat16))
+    model.published_type = CASES[family][shape]["model_type"]
     return model.eval()
 
 
@@ -63,30 +70,40 @@ def _moved(model):
 def tokens(family, shape):
     """Returns the tokens of a case, (B, T)."""
     rng = np.random.default_rng(zlib.crc32(f"{shape} {family}".encode()))
-    return rng.integers(0, CASES[family][shape]["vocab_size"], (BATCH, LENGTH))
+    fields = CASES[family][shape]
+    # The last numbers are those of images in multimodal models.
+    count = fields["text_config"]["vocab_size"] - 4 if "text_config" in fields else fields["vocab_size"]
+    return rng.integers(0, count, (BATCH, LENGTH))
 
 
 def save(model, folder, dtype=torch.bfloat16):
     """Writes the model in the format of published models."""
     model.save_pretrained(folder, state_dict={name: x.to(dtype) for name, x in model.state_dict().items()})
-    for path in pathlib.Path(folder).glob("generation_config.json"):
-        path.unlink()
+    (pathlib.Path(folder) / "generation_config.json").unlink(missing_ok=True)
+    path = pathlib.Path(folder) / "config.json"
+    if (fields := json.loads(path.read_text()))["model_type"] != model.published_type:
+        path.write_text(json.dumps(fields | {"model_type": model.published_type}, indent=2) + "\n")
 
 
 def logits(model, ids):
     """Returns logits (B, T, V)."""
     with torch.no_grad():
-        return model(torch.tensor(ids), use_cache=False).logits.numpy()
+        return _takes_text(model)(torch.tensor(ids), use_cache=False).logits.numpy()
+
+
+def _takes_text(model):
+    """Returns the model, or the language model in a Llama 4, which fails without images in transformers 5.24."""
+    return model.language_model if model.config.model_type == "llama4" else model
 
 
 def gradients(model, ids, folder):
     """Returns the gradient of the mean next-token cross-entropy, by the names that tensors have in files."""
     model.zero_grad()
-    out = model(torch.tensor(ids), use_cache=False).logits[:, :-1]
+    out = _takes_text(model)(torch.tensor(ids), use_cache=False).logits[:, :-1]
     torch.nn.functional.cross_entropy(out.reshape(-1, out.shape[-1]), torch.tensor(ids)[:, 1:].reshape(-1)).backward()
     gradient = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
     model.save_pretrained(folder, state_dict={n: torch.zeros_like(b) for n, b in _moved(model).items()} | gradient)
-    return {name: x for path in pathlib.Path(folder).glob("*.safetensors") for name, x in load_file(path).items()}
+    return ours.arrays_of(LanguageModelFolder(pathlib.Path(folder)))
 
 
 def greedy(model, ids):
@@ -95,7 +112,8 @@ def greedy(model, ids):
     It drops Phi-3's cache where a text passes the original length. With "dynamic" scaling it keeps the keys of shorter
     texts, which is another function than the forward pass: there it runs without a cache.
     """
-    scaling = getattr(model.config, "rope_parameters", None) or {}
+    model = _takes_text(model)
+    scaling = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     model.generation_config = transformers.GenerationConfig(
         max_new_tokens=NEW_TOKENS, do_sample=False, use_cache=scaling.get("rope_type") != "dynamic"
     )

@@ -57,6 +57,9 @@ PUBLISHED = {
     "deepseek-v2-lite": 15_706_484_224,
     "deepseek-v2": 235_741_434_880,
     "deepseek-v3": 671_026_419_200,
+    "baichuan2-7b": 7_505_973_248,
+    "baichuan2-13b": 13_896_668_160,
+    "internlm2-7b": 7_737_708_544,
     "gpt-oss-20b": 20_914_757_184,
     "gpt-oss-120b": 116_829_156_672,
     "olmo-1b": 1_176_764_416,
@@ -82,7 +85,7 @@ ROUNDED = {
     "gpt3-13b": "13.0B",
     "gpt3-175b": "175.0B",
 }
-CARD = {"grok-1": "314B"}  # the card gives no exact number
+CARD = {"grok-1": "314B", "kimi-k2": "1T"}  # the cards give no exact number
 # Active parameters of a token in billions, as papers and cards round them; some cut off the last digit.
 ACTIVE = {
     "mixtral-8x7b": "12.9",
@@ -92,12 +95,13 @@ ACTIVE = {
     "deepseek-v2": "21",
     "deepseek-v3": "37",
     "deepseek-v2-lite": "2.4",
+    "kimi-k2": "32",
     "gpt-oss-20b": "3.6",
     "gpt-oss-120b": "5.1",
     "qwen3-next-80b-a3b": "3",
 }
 # These counts leave out the embedding table, because a token only looks up one row of it.
-WITHOUT_EMBEDDING = ("deepseek-v2-lite", "gpt-oss-20b", "gpt-oss-120b")
+WITHOUT_EMBEDDING = ("deepseek-v2-lite", "kimi-k2", "gpt-oss-20b", "gpt-oss-120b")
 
 
 def total(name: str) -> int:

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from train.checkpoints.store import CheckpointStore, flatten
+from model.parameters.names import flatten
+from train.checkpoints.store import CheckpointStore
 from train.experiment import Checkpoints
 from train.parallel.mesh import Mesh, make_mesh
 from train.state import StateConfig, abstract_state, state_shardings

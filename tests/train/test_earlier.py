@@ -18,6 +18,7 @@ from model.layers import Except
 from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check
+from model.parameters.names import flatten, unflatten
 from model.parameters.specs import merge
 from model.positions.absolute import NoPositions
 from model.recompute import SaveOnly
@@ -167,8 +168,8 @@ def earlier(experiment):
     moments = jax.tree.map(lambda x: noise(np.asarray(x)), optimizer.init(everything))
     old = dataclasses.replace(state, params=everything, untrained={}, opt_state=moments)
     parts = partition_params(state_config, everything)
-    without = {name: x for name, x in train.checkpoints.store.flatten(moments).items() if "load_bias" not in name}
-    opt_state = train.checkpoints.store.unflatten(state.opt_state, without)
+    without = {name: x for name, x in flatten(moments).items() if "load_bias" not in name}
+    opt_state = unflatten(state.opt_state, without)
     return old, dataclasses.replace(state, **parts._asdict(), opt_state=opt_state)
 
 

@@ -190,3 +190,15 @@ def test_start_from_is_answered_with_the_name_of_today(tiny_experiment, write_co
     path.write_text("from train.experiment import Training\nTraining(num_steps=1, start_from='x')\n")
     with pytest.raises(UserError, match="unexpected keyword argument 'start_from'; it is training.init_from now"):
         from_file(str(path))
+
+
+@pytest.mark.parametrize("listed", [[[]], [{"a": 1}], [None, 3]])
+def test_something_else_among_roles_patterns_and_taps_is_left_to_the_reader_of_options(listed, tiny_experiment):
+    stored = json.loads(json.dumps(to_json(tiny_experiment())))
+    stored["optimizer"]["decay_also"] = stored["optimizer"]["decay_never"] = listed
+    stored["training"]["frozen"] = {"roles": listed}
+    stored["model"]["attention"] = stored["model"].pop("mixer")
+    stored["model"]["remat"] = {"type": "SaveOnly", "taps": listed}
+    current = current_config(stored)
+    assert current["optimizer"]["decay_also"] == current["optimizer"]["decay_never"] == listed
+    assert current["training"]["frozen"]["roles"] == current["model"]["remat"]["taps"] == listed

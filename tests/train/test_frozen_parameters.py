@@ -12,11 +12,11 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
+from model.parameters.names import flatten
 from model.parameters.specs import specs_by_name
 from model.transformer import specs
 from tests.train.states import restore_latest, shardings_on
 from train import schedules
-from train.checkpoints.store import flatten
 from train.loop import train
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen

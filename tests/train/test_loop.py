@@ -16,10 +16,11 @@ import pytest
 from launch.signals import StopRequest
 from model.errors import UserError
 from model.parameters.maker import Normal
+from model.parameters.names import flatten
 from model.positions.rotary import Rotary
 from model.positions.scaling import DynamicNTK
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flatten
+from train.checkpoints.store import CheckpointStore
 from train.data.config import BestFit, SentencePieceFile, SeparateText
 from train.evaluation.validation import SplitEvaluation
 from train.loop import train

@@ -9,16 +9,16 @@ import pytest
 
 from model.errors import UserError
 from model.layout import ONE_DEVICE
+from model.parameters.names import flatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, forward
 from tests.train.parallel.test_collectives import KINDS, loop_bodies
-from train.checkpoints.store import flatten
 from train.objectives.next_token import NextToken
 from train.optimizers.frozen import Frozen
 from train.optimizers.options import SGD
 from train.parallel.mesh import make_mesh
 from train.state import StateConfig, abstract_state, init_state
-from train.statistics import Statistics, by_name, statistics_rows
+from train.statistics import Statistics, statistics_rows
 from train.step import compile_train_step, train_step
 
 # Layers of one kind; of two kinds in turn, which makes two stacks; with a module for tokens further on.
@@ -42,7 +42,7 @@ def lines_of(experiment, state, batch):
     """The lines of a step, by part, layer and role; and the state after it."""
     after, metrics = compiled(experiment, experiment.statistics)(state, batch)
     state_config = StateConfig.of(experiment)
-    sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
+    sizes = {name: x.size for name, x in flatten(abstract_params(experiment.model)).items()}
     lines = list(
         statistics_rows(
             experiment.model, specs_by_name(state_config.specs), sizes, jax.device_get(metrics["statistics"])
@@ -182,7 +182,7 @@ def test_a_stream_that_not_every_layer_has_is_not_numbered(make, random_batch):
     _, metrics = compiled(experiment, experiment.statistics)(start(experiment), random_batch(experiment))
     sums = jax.device_get(metrics["statistics"])
     sums = sums | {"stream": {name: squares[1:] for name, squares in sums["stream"].items()}}
-    sizes = {name: x.size for name, x in by_name(abstract_params(experiment.model)).items()}
+    sizes = {name: x.size for name, x in flatten(abstract_params(experiment.model)).items()}
     with pytest.raises(ValueError, match="zip"):
         list(statistics_rows(experiment.model, specs_by_name(StateConfig.of(experiment).specs), sizes, sums))
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from model.layout import Layout
+from model.parameters.names import flatten
 from model.transformer import forward
-from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken
 from train.optimizers.options import SGD, Adafactor, AdamW, Lion, Muon, ScheduleFreeAdamW

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model.layout import ONE_DEVICE
+from model.parameters.names import flatten
 from model.transformer import abstract_params, forward
-from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.objectives.next_token import NextToken, with_model_losses
 from train.optimizers.options import SGD, AdamW, Muon, ScheduleFreeAdamW

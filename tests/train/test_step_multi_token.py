@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model.layout import ONE_DEVICE
+from model.parameters.names import flatten
 from model.vocabulary.multi_token import MultiToken
-from train.checkpoints.store import flatten
 from train.evaluation.validation import compile_eval_step
 from train.optimizers.options import SGD
 from train.parallel.mesh import Mesh, make_mesh

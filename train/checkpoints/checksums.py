@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from train.parallel.table import path_name
+from model.parameters.names import path_name
 
 MAX_FIRST_AXIS = 16  # the longest axis that is summed over first
 

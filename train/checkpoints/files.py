@@ -3,6 +3,7 @@
 Both checks work without orbax, so that they can tell a library's fault from damage on the disk.
 """
 
+import concurrent.futures
 import hashlib
 import itertools
 import json
@@ -10,15 +11,17 @@ import math
 import os
 import pathlib
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import tensorstore
 
+from train.files.spool import DIGESTS_FILE
+
 ITEMS = ("params", "rest", "note")
-DIGESTS_FILE = "files.json"
 # Larger files are recorded with a CRC-32, which takes less time than a SHA-256.
 SMALL_FILE_BYTES = 1 << 20
+MAX_THREADS = 8  # they wait for the memory and the disk
 
 
 class MissingError(Exception):
@@ -65,11 +68,7 @@ def require_note(item: pathlib.Path, note: Mapping[str, Any]) -> None:
 
 def record_digests(checkpoint: pathlib.Path) -> None:
     """Writes sizes and digests of the files of a checkpoint's items beside them; reads each while it is cached."""
-    digests = {
-        str(path.relative_to(checkpoint)): _size_and_digest(path)
-        for item in ITEMS
-        for path in _files(checkpoint / item)
-    }
+    digests = _digests(checkpoint, (path for item in ITEMS for path in _files(checkpoint / item)))
     (checkpoint / DIGESTS_FILE).write_text(json.dumps(digests, indent=1), encoding="ascii")
 
 
@@ -79,7 +78,7 @@ def first_difference(checkpoint: pathlib.Path) -> tuple[str | None, bool]:
     Every file is read to its end with plain system calls. Raises OSError for a file that cannot be read. Until November
     2026 no digest of a larger file was recorded: then only its size is compared.
     """
-    present = {str(path.relative_to(checkpoint)): _size_and_digest(path) for path in _files(checkpoint)}
+    present = _digests(checkpoint, _files(checkpoint))
     if missing := [item for item in ITEMS if not (checkpoint / item).is_dir()]:
         return f"{missing[0]} is missing", False
     if DIGESTS_FILE not in present:  # written before digests were recorded
@@ -109,6 +108,14 @@ def _files(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
     for where, _, names in os.walk(folder, onerror=refuse):
         yield from (pathlib.Path(where, name) for name in sorted(names))
+
+
+def _digests(checkpoint: pathlib.Path, paths: Iterable[pathlib.Path]) -> dict[str, tuple[int, str]]:
+    """Sizes and digests of files by their paths below the checkpoint, of several files at a time."""
+    listed = list(paths)
+    with concurrent.futures.ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
+        found = threads.map(_size_and_digest, listed)
+        return {str(path.relative_to(checkpoint)): digest for path, digest in zip(listed, found, strict=True)}
 
 
 def _size_and_digest(path: pathlib.Path) -> tuple[int, str]:

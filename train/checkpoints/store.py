@@ -21,6 +21,7 @@ from model.errors import UserError
 from model.options.difference import differences
 from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import from_json, to_json
+from model.parameters.names import flatten, unflatten
 from train.checkpoints.checksums import checksums
 from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
@@ -31,24 +32,12 @@ from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extr
 from train.experiment import Checkpoints, Experiment
 from train.files.files import NOTHING_CHANGED, move_replacing
 from train.files.paths import AnyPath, is_remote
-from train.parallel.table import path_name
 from train.state import TrainState
 
 _TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
 # An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more; CHUNK_BYTES are compressed at a time.
 FILE_BYTES, FILE_SHARE, CHUNK_BYTES = 32 << 20, 1 / 256, 4 << 20
 READ_BYTES = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
-
-
-def flatten(tree: Any) -> dict[str, Any]:
-    """A tree as one dict from dotted names to arrays, the form on disk."""
-    return {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def unflatten(like: Any, arrays: dict[str, Any]) -> Any:
-    """The inverse of `flatten`, for a tree of the same structure."""
-    paths, structure = jax.tree_util.tree_flatten_with_path(like)
-    return jax.tree.unflatten(structure, [arrays[path_name(path)] for path, _ in paths])
 
 
 @dataclasses.dataclass

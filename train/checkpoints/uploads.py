@@ -33,14 +33,16 @@ def complete_steps(folder: AnyPath, steps: Iterable[int], say: Callable[[str], N
 
 def missing_file(checkpoint: AnyPath) -> str | None:
     """The first file of a checkpoint that is not there; None if the checkpoint is complete."""
-    if not (checkpoint / DIGESTS_FILE).exists():
-        return None if _had_no_record(checkpoint) else DIGESTS_FILE
     try:
-        names = sorted(json.loads((checkpoint / DIGESTS_FILE).read_bytes()))
-    except (ValueError, TypeError):  # damage, which is named when the checkpoint is read
+        record = json.loads((checkpoint / DIGESTS_FILE).read_bytes())
+    except FileNotFoundError:  # never uploaded, or another process has just begun to remove the checkpoint
+        return None if _had_no_record(checkpoint) else DIGESTS_FILE
+    except ValueError:  # damage, which is named when the checkpoint is read
+        return None
+    if not isinstance(record, dict):  # damage too
         return None
     listed: dict[str, set[str]] = {}
-    for name in names:
+    for name in sorted(record):
         folder, _, file = name.rpartition("/")
         if folder not in listed:
             listed[folder] = _names_in(checkpoint / folder)
@@ -51,15 +53,15 @@ def missing_file(checkpoint: AnyPath) -> str | None:
 
 def _had_no_record(checkpoint: AnyPath) -> bool:
     """Whether a checkpoint has format 1, whose first checkpoints were saved without a record."""
-    note = checkpoint / "note" / "metadata"
-    if not note.exists():
-        return False
     try:
-        stored = json.loads(note.read_bytes())
-    except ValueError:
+        stored = json.loads((checkpoint / "note" / "metadata").read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return False
     return isinstance(stored, dict) and stored.get("format") == 1
 
 
 def _names_in(folder: AnyPath) -> set[str]:
-    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    try:
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    except FileNotFoundError:  # removed in the meantime
+        return set()

@@ -14,29 +14,35 @@ import numpy as np
 
 from model.families.quantization import description_of, quantization_of, without_quantization
 from model.parameters.precision import Dtype
+from train.conversion.expert_tensors import JoinedExperts
 from train.conversion.folder import (
     DTYPES,
     INDEX,
     Header,
-    HuggingFaceFolder,
     StoredTensor,
     TensorFiles,
     make_header,
     read_header,
     write_tensors,
 )
+from train.conversion.language_model import LanguageModelFolder
 from train.conversion.quantized import Quantized
 from train.files.files import read_json, write_json
 from train.files.remote import local_copy
+from train.run.conversion_record import RECORD
 
 BUFFERS, HEADER, QUANTIZATION = "buffers.safetensors", ".header", "quantization.json"
 FORMATS = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 OTHER_DESCRIPTIONS = ("hf_quant_config.json",)  # of the quantisation, beside config.json
-Source = StoredTensor | Quantized
+Source = StoredTensor | Quantized | JoinedExperts
 
 
 def write_origin(
-    folder: HuggingFaceFolder, weights: Collection[Source], others: Collection[Source], dtype: Dtype, into: pathlib.Path
+    folder: LanguageModelFolder,
+    weights: Collection[Source],
+    others: Collection[Source],
+    dtype: Dtype,
+    into: pathlib.Path,
 ) -> None:
     """Writes RUN/origin.
 
@@ -52,6 +58,7 @@ def write_origin(
     for path in folder.other_files():
         if not quantized or path.name not in OTHER_DESCRIPTIONS:
             shutil.copyfile(local_copy(path), into / path.name)
+    folder.write_descriptions(into)
     headers = folder.headers
     if quantized:
         headers = _headers_without_quantization(folder, [*weights, *others], FORMATS[dtype])
@@ -76,7 +83,7 @@ def write_origin(
 
 
 def _headers_without_quantization(
-    folder: HuggingFaceFolder, sources: Collection[Source], quantized_format: str
+    folder: LanguageModelFolder, sources: Collection[Source], quantized_format: str
 ) -> list[Header]:
     """The headers of files with the same tensors, in which the quantised ones have this format, and no scales."""
     first = {source.stored[0].name: source for source in sources}
@@ -99,7 +106,7 @@ def copy_origin(origin: pathlib.Path, into: pathlib.Path) -> list[Header]:
     for path in sorted(origin.iterdir()):
         if path.name.endswith(HEADER):
             headers.append(Header(path.name.removesuffix(HEADER), path.read_bytes()))
-        elif path.name not in (BUFFERS, QUANTIZATION):
+        elif path.name not in (BUFFERS, QUANTIZATION, RECORD):
             shutil.copyfile(path, into / path.name)
     return headers
 

@@ -1,11 +1,12 @@
 """Makes the config.json of a run that has none of its own, from its model or from another config.json."""
 
 import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 from model.config import ModelConfig, model_differences
 from model.errors import UserError
-from model.families import FAMILIES, family_named, family_of
+from model.families import FAMILIES, family_named, published_model
 from model.families.family import Family
 from model.families.sizes import SIZES
 from model.options.words import nearest
@@ -35,13 +36,16 @@ def family_for(name: str | None, run: AnyPath) -> Family:
     return family
 
 
-def config_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, dict[str, Any], dict[str, Any]]:
+def config_like(
+    like: str, config: ModelConfig, run: AnyPath, accept: Sequence[str] = ()
+) -> tuple[Family, dict[str, Any], dict[str, Any]]:
     """The config.json of a run's model, made from another config.json.
 
     Args:
       like: a config.json that describes the model, its folder, or the name of a published model.
       config: the model's options.
       run: the run folder, for messages.
+      accept: refused keys of the config.json that are left out.
 
     Returns:
       Its family, its values, and the values in which the run differs from `like`: the size of the vocabulary and the
@@ -62,7 +66,10 @@ def config_like(like: str, config: ModelConfig, run: AnyPath) -> tuple[Family, d
     else:
         hint = "" if "/" in like else f"; {nearest(like, by_name)}"
         raise UserError(f"--like={like} is no config.json, no folder with one, and no published model's name{hint}")
-    family = family_of(given)
+    published = published_model(given)
+    family, given = published.family, published.values
+    family.read(given, accept)  # raises for keys that need not be accepted
+    given = {key: value for key, value in given.items() if key not in accept}
     run_values: dict[str, Any] = {"vocab_size": config.vocab_size}
     for key in CONTEXT_LENGTH_KEYS:
         with contextlib.suppress(UserError):  # a key that the family does not have

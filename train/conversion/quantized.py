@@ -63,8 +63,9 @@ class ScaledTensor:
 
     def read(self, folder: TensorFiles, positions: Positions, dtype: Any) -> np.ndarray:
         """The entries at these positions of the axes, in a format."""
-        scale = _scale_values(folder.read(self.scale), self.scale.dtype)
-        codes = folder.read(self.weight, positions).view(np.uint8)
+        everywhere = [np.arange(size) for size in self.scale.shape]
+        scale = _scale_values(self.scale.read(folder, everywhere, None), self.scale.dtype)
+        codes = self.weight.read(folder, positions, None).view(np.uint8)
         out = np.empty(codes.shape, dtype)
         *leading, rows, columns = (np.zeros(1, np.int64),) * (2 - len(self.shape)) + tuple(positions)
         matrices, flat = (x.reshape(-1, len(rows), len(columns)) for x in (codes, out))

@@ -8,7 +8,7 @@ weights it keeps the headers and the config.json that files have which hold them
 import dataclasses
 import fnmatch
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,18 +17,20 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import UserError
-from model.families import family_of
 from model.families.family import Family
 from model.families.quantization import quantization_of
 from model.families.regions import Bounds, region, select, union
 from model.families.weights import Part, Tensor
 from model.options.tree import check
+from model.parameters.names import flatten, unflatten
 from model.parameters.precision import Dtype, Precision
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
-from train.checkpoints.store import CheckpointStore, flatten, unflatten
+from train.checkpoints.store import CheckpointStore
+from train.conversion.expert_tensors import join_experts
 from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
+from train.conversion.language_model import LanguageModelFolder, record_of
 from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors
 from train.conversion.shards import Shards, new_shards
@@ -39,21 +41,23 @@ from train.data.tokenizers.interface import make_tokenizer, save_tokenizer
 from train.experiment import Experiment, Samples, Training
 from train.files.files import write_json
 from train.files.paths import AnyPath
+from train.files.remote import print_to_stderr
 from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
+from train.run.conversion_record import RECORD, reading_notes
 from train.run.environment import record_session
 from train.run.folder import ORIGIN
-from train.run.loading import print_to_stderr
 from train.schedules import Constant
 from train.state import StateConfig, TrainState, build_optimizer, partition_params
 from train.terminal.progress import Progress
 
 # The longest default window of launch.evaluate.
 MAX_WINDOW = 2048
+MAX_LISTED = 20  # lines about the tensors of a folder
 
 
 class PublishedTensors(NamedTuple):
@@ -78,6 +82,7 @@ def read_published(
     compute_dtype: Dtype | None = None,
     context_length: int | None = None,
     mesh: Mesh | None = None,
+    accept: Sequence[str] = (),
 ) -> Experiment:
     """Writes a run folder whose checkpoint 0 holds published weights.
 
@@ -88,14 +93,16 @@ def read_published(
       compute_dtype: the format of matrix products; None for that of parameters.
       context_length: the largest number of tokens in a sequence; None for the value in config.json.
       mesh: the mesh of the devices here, recorded as the run's own; None for FSDP over all of them.
+      accept: refused keys of config.json that are read as if it did not have them (rope_scaling.factor); RUN/origin
+        records them.
 
     Raises:
       UserError: for a family, a mechanism or a tensor that cannot be mapped, and for a mesh that does not fit the
         devices or the model; then nothing is written.
     """
-    folder = HuggingFaceFolder(source)
-    family = family_of(folder.config)
-    config = family.model_config(folder.config)
+    folder = LanguageModelFolder(source)
+    family, reading = folder.model.family, folder.model.read(accept)
+    config = reading.config
     if context_length is not None:
         config = dataclasses.replace(config, context_length=context_length)
     tensors = published_tensors(family, config, folder)
@@ -106,6 +113,9 @@ def read_published(
     choice = fsdp_mesh(config, Sharding()) if mesh is None else requested_mesh(config, mesh, Sharding())
     if choice.note is not None:
         print_to_stderr(choice.note)
+    record = record_of(folder, reading)
+    for note in reading_notes(record, family.architecture):
+        print_to_stderr(f"{source}: {note}")
     if tensors.quantized:
         print_to_stderr(
             f"{source} has weights in {method_of(folder.config)}: they become {parameter_dtype}, and are written back "
@@ -115,6 +125,7 @@ def read_published(
     check(experiment)
     with new_folder(run) as part:
         write_origin(folder, tensors.weights.values(), tensors.others, parameter_dtype, part / ORIGIN)
+        write_json(part / ORIGIN / RECORD, record)
         _write_tokenizer(option, part / "data")
         experiments.save(experiment, part)
         record_session(part)
@@ -132,13 +143,13 @@ def read_published(
 def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFolder) -> PublishedTensors:
     """The tensors of a folder: the weights of this model, and the others.
 
-    Raises UserError that lists every tensor that is missing, has another shape, or does not belong to the model.
+    Raises UserError that lists tensors that are missing, have another shape, or do not belong to the model.
     """
     quantized, left_out, problems = quantized_tensors(folder.tensors, quantization_of(folder.config))
     scales = left_out | {part.name for tensor in quantized.values() for part in tensor.stored}
     present: dict[str, Source] = {name: x for name, x in folder.tensors.items() if name not in scales}
-    present |= quantized
     table, weights = family.tensors(config), {}
+    present |= join_experts(quantized, table) if family.experts_apart else quantized
     names = family.file_names(config, present)
     for name, tensor in table.items():
         stored = present.get(names[name])
@@ -153,10 +164,12 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
     known = {stored.name for stored in weights.values()}
     others = [stored for name, stored in present.items() if name not in known]
     for stored in others:
-        if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffers):
+        if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffer_patterns(config)):
             problems.append(f"{stored.name} {_shape(stored.shape)} is no tensor of such a model")
     if problems:
-        listed = "\n  ".join(sorted(problems))
+        listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
+        if len(problems) > MAX_LISTED:
+            listed += f"\n  and {len(problems) - MAX_LISTED} more"
         raise UserError(
             f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems):\n  {listed}"
         )

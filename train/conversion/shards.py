@@ -38,6 +38,8 @@ class Shards(Protocol):
 class _Held:
     """The parts of a parameter that the devices of this process hold."""
 
+    _shards: dict[jax.Device, Any]
+
     def __init__(
         self, shape: tuple[int, ...], dtype: Any, sharding: NamedSharding, devices: Collection[jax.Device] | None = None
     ) -> None:
@@ -62,6 +64,11 @@ class _Held:
         """The index of a slice within a device's shard."""
         return tuple(i - start for i, (start, _) in zip(index, self.bounds[device], strict=False))
 
+    def equal(self, index: tuple[int, ...], bounds: Bounds, x: np.ndarray) -> bool:
+        """See `Shards`."""
+        held = (self._shards[device][self.local_index(device, index)] for device in self.regions(index)[bounds])
+        return all(np.array_equal(np.asarray(there).astype(x.dtype, copy=False), x) for there in held)
+
     def joined(self, shards: dict[jax.Device, jax.Array]) -> jax.Array:
         """The parameter whose shards these are."""
         return jax.make_array_from_single_device_arrays(self.shape, self.sharding, list(shards.values()))
@@ -80,11 +87,6 @@ class HostShards(_Held):
         """See `Shards`."""
         for device in self.regions(index)[bounds]:
             copy(self._shards[device][self.local_index(device, index)], x)
-
-    def equal(self, index: tuple[int, ...], bounds: Bounds, x: np.ndarray) -> bool:
-        """See `Shards`."""
-        held = (self._shards[device][self.local_index(device, index)] for device in self.regions(index)[bounds])
-        return all(np.array_equal(there.astype(x.dtype, copy=False), x) for there in held)
 
     def shard(self, device: jax.Device) -> np.ndarray:
         """The part that a device holds."""
@@ -113,11 +115,6 @@ class DeviceShards(_Held):
         for device in devices:
             local_index = self.local_index(device, index)
             self._shards[device] = _write_slice(self._shards[device], jax.device_put(piece, device), local_index)
-
-    def equal(self, index: tuple[int, ...], bounds: Bounds, x: np.ndarray) -> bool:
-        """See `Shards`."""
-        held = (self._shards[device][self.local_index(device, index)] for device in self.regions(index)[bounds])
-        return all(np.array_equal(np.asarray(there).astype(x.dtype, copy=False), x) for there in held)
 
     def array(self) -> jax.Array:
         """See `Shards`."""

@@ -26,7 +26,8 @@ def _of_tokenizer_json(folder: AnyPath, config: dict[str, Any], vocab_size: int)
     except OSError as error:
         raise cannot_read(path, error) from error
     tokenizer, _ = read_tokenizer(content, str(path))
-    end = read_json(folder / "config.json").get("eos_token_id")
+    values = read_json(folder / "config.json")
+    end = values.get("eos_token_id", (values.get("text_config") or {}).get("eos_token_id"))
     end = end[0] if isinstance(end, list) and end else end
     plain, marked = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     begin = marked[0] if marked[:1] != plain[:1] else None

@@ -1,7 +1,7 @@
 """Converts a run folder to a Hugging Face folder, tensor by tensor: the files that it was read from, or new files."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -9,21 +9,22 @@ import numpy as np
 
 from model.config import ModelConfig, model_differences
 from model.errors import UserError
-from model.families import family_of
+from model.families import published_model
 from model.families.family import Family
+from model.parameters.names import flatten
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flatten
 from train.conversion.folder import INDEX, Header, StoredTensor, TensorFiles, make_header, new_folder, write_tensors
 from train.conversion.origin import FORMATS, buffers, copy_origin, was_quantized
 from train.conversion.published_config import config_like, family_for
 from train.data.shards.dataset import dataset_of_run
 from train.files.files import read_json, write_json
 from train.files.paths import AnyPath
-from train.files.remote import local_copy
+from train.files.remote import local_copy, print_to_stderr
 from train.parallel.mesh import Mesh
+from train.run.conversion_record import read_record
 from train.run.folder import ORIGIN
-from train.run.loading import load_params, print_to_stderr
+from train.run.loading import load_params
 from train.terminal.progress import Progress
 
 MAX_FILE_BYTES = 5 * 10**9  # bytes, the default of transformers
@@ -37,6 +38,7 @@ def write_published(
     family: str | None = None,
     like: str | None = None,
     mesh: Mesh | None = None,
+    accept: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the parameters of a checkpoint as published weights.
 
@@ -50,6 +52,7 @@ def write_published(
       family: the name of a family that makes a config.json from a model.
       like: a config.json that describes the model, its folder, or the name of a published model.
       mesh: the mesh of the devices here; None as for `train.run.loading.load_run`.
+      accept: refused keys of the config.json of `like`, which are left out.
 
     Returns:
       The values of config.json in which the run differs from `like`: the size of its vocabulary, its context length.
@@ -62,17 +65,18 @@ def write_published(
     changed_values: dict[str, Any] = {}
     if origin.is_dir():
         values = read_json(origin / "config.json")
-        chosen = family_of(values)
+        published, record = published_model(values), read_record(origin)
+        chosen = published.family
         if family not in (None, chosen.name):
             raise UserError(f"--family={family}, but {run} was read from the family {chosen.name}; leave it out")
         if like is not None:
             raise UserError(f"--like={like}, but {run} has the config.json that it was read with; leave it out")
         # --context_length may have set the context length.
-        if changed := model_differences(chosen.model_config(values), config, "context_length"):
+        if changed := model_differences(published.read(record["accepted"]).config, config, "context_length"):
             listed = "\n  ".join(changed)
             raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
     elif like is not None:
-        chosen, values, changed_values = config_like(like, config, run)
+        chosen, values, changed_values = config_like(like, config, run, accept)
     else:
         chosen = family_for(family, run)
         values = chosen.config_json(config)

@@ -152,7 +152,7 @@ class LockedError(Exception):
 def lock(path: pathlib.Path, *, wait: bool) -> Iterator[None]:
     """Holds a lock, which the system releases when the process ends; the file contains the process number.
 
-    Raises HeldError when another process holds the lock and `wait` is false, and OSError when the file cannot be made
+    Raises LockedError when another process holds the lock and `wait` is false, and OSError when the file cannot be made
     or its file system has no locks.
     """
     with open(path, "a+") as file:

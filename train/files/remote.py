@@ -55,7 +55,7 @@ def convert_read_errors(path: AnyPath) -> Iterator[None]:
 
 def print_to_stderr(line: str) -> None:
     """Prints a line for the user on standard error."""
-    print(line, file=sys.stderr)
+    print(line, file=sys.stderr)  # standard output is for results
 
 
 def cache_folder() -> pathlib.Path:

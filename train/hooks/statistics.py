@@ -2,11 +2,12 @@
 
 import jax
 
+from model.parameters.names import flatten
 from model.parameters.specs import specs_by_name
 from model.transformer import abstract_params
 from train.hooks.interface import Hook, Session, StepInfo
 from train.state import StateConfig
-from train.statistics import by_name, statistics_rows
+from train.statistics import statistics_rows
 
 
 class StatisticsHook(Hook):
@@ -16,7 +17,7 @@ class StatisticsHook(Hook):
         """Args: the session; the steps between statistics, the same as in the compiled step."""
         self.every, self._metrics, self._model = every, session.metrics, session.experiment.model
         self._specs = specs_by_name(StateConfig.of(session.experiment).specs)
-        self._sizes = {path: x.size for path, x in by_name(abstract_params(self._model)).items()}
+        self._sizes = {path: x.size for path, x in flatten(abstract_params(self._model)).items()}
 
     def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""

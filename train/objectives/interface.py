@@ -21,13 +21,13 @@ class Sums(NamedTuple):
     Attributes:
       loss: the reported loss.
       losses: the model's own losses, by name.
-      measured: the model's measurements, by stack of layers and name.
+      measurements: the model's measurements, by stack of layers and name.
       taps: for each requested tap, the sums over counted tokens, one per layer.
     """
 
     loss: jax.Array
     losses: dict[str, jax.Array]
-    measured: dict[str, dict[str, jax.Array]]
+    measurements: dict[str, dict[str, jax.Array]]
     taps: dict[str, jax.Array]
 
 

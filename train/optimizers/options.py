@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import optax
 
 from model.options.words import nearest
+from model.parameters.names import path_name
 from model.parameters.specs import ROLES, Spec, specs_by_name
-from train.parallel.table import path_name
 
 TRAINED_ROLES = tuple(role for role, traits in ROLES.items() if traits.trained)
 

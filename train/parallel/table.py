@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
 from model.layout import Axes, AxisSharding, Layout
+from model.parameters.names import path_name
 from train.parallel.mesh import MESH_AXES
 
 
@@ -271,8 +272,3 @@ def optimizer_shardings(abstract_state: Any, params: Any, shardings: Any, mesh: 
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(placement, abstract_state)
-
-
-def path_name(path: Any) -> str:
-    """A tree path as dotted text: blocks.mixer.query."""
-    return ".".join(str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path)

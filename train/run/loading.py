@@ -2,7 +2,6 @@
 
 import dataclasses
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -15,11 +14,12 @@ from train.data.shards.dataset import Dataset, dataset_of_run, is_dataset
 from train.data.tokenizers.interface import Tokenizer
 from train.experiment import Experiment
 from train.files.paths import AnyPath, user_path
-from train.files.remote import convert_read_errors, local_copy
+from train.files.remote import convert_read_errors, local_copy, print_to_stderr
 from train.optimizers.options import ScheduleFreeAdamW
 from train.parallel.mesh import Mesh
 from train.parallel.mesh_choice import MeshChoice, model_shardings, requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import MeshLayout, Sharding
+from train.run.conversion_record import accepted_notes, read_record
 from train.run.environment import read_sessions
 from train.run.folder import ORIGIN
 from train.state import StateConfig, abstract_state, evaluation_params, state_shardings
@@ -102,6 +102,8 @@ def _load_run(run: AnyPath, checkpoint: str, mesh: Mesh | None) -> LoadedRun:
             f"{run} was read from a folder without tokenizer.json or tokenizer.model, and text needs one; "
             "put it there, delete the run and convert again"
         )
+    for note in accepted_notes(read_record(run / ORIGIN)):
+        print_to_stderr(f"{run}: {note}")
     dataset = dataset_of_run(run)
     if dataset.tokenizer.vocab_size != experiment.model.vocab_size:
         raise UserError(
@@ -197,13 +199,7 @@ def local_checkpoints(run: AnyPath, checkpoint: str) -> AnyPath:
     needed = {"latest": {max(steps, key=int, default="")}, "best": steps}.get(checkpoint, {checkpoint})
     if not needed & steps:
         needed = steps  # to list them in the error
-    copied = local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
-    return copied
-
-
-def print_to_stderr(line: str) -> None:
-    """Prints a line for the user on standard error."""
-    print(line, file=sys.stderr)  # standard output is for results
+    return local_copy(run, lambda name: name.split("/")[0] == "checkpoints" and name.split("/")[1] in needed)
 
 
 def _parse_step(store: CheckpointStore, run: AnyPath, checkpoint: str) -> int:

@@ -6,9 +6,9 @@ from typing import Any
 
 from model.config import model_differences
 from model.errors import UserError
+from model.parameters.names import flatten, unflatten
 from model.transformer import abstract_params
 from train import experiment as experiments
-from train.checkpoints.store import flatten, unflatten
 from train.experiment import Experiment
 from train.files.paths import AnyPath, literal_path
 from train.files.remote import local_copy

@@ -97,7 +97,7 @@ class Trackers:
 
 
 class TensorBoard:
-    """TensorBoard event files in a folder; one event a step holds all of that step's values.
+    """TensorBoard event files in a folder; one event holds all values of a group at a step.
 
     `purge_step` tells TensorBoard that a resumed run starts there, and that the events of an earlier session at that
     step or later are void.

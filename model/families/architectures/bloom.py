@@ -36,11 +36,11 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     width = config_json.get("n_embed", config_json.get("hidden_size", 64))
     config_json.require("n_inner", 4 * width)
     norm = LayerNorm(epsilon=config_json.get("layer_norm_epsilon", 1e-5))
-    heads = config_json.get("n_head", config_json.get("num_attention_heads", 8))
+    heads = config_json.get("n_head", 8)
     return ModelConfig(
         vocab_size=config_json.get("vocab_size", 250880),
         context_length=config_json.get("seq_length", 2048),
-        num_layers=config_json.get("n_layer", config_json.get("num_hidden_layers", 2)),
+        num_layers=config_json.get("n_layer", 2),
         width=width,
         position=ALiBi(),
         mixer=GroupedQuery(num_heads=heads, qkv_bias=True, output_bias=True),
@@ -85,4 +85,5 @@ FAMILY = Family(
     read_config=read_config,
     weights=WEIGHTS,
     prefix="transformer.",
+    aliases={"num_attention_heads": "n_head", "num_hidden_layers": "n_layer"},
 )

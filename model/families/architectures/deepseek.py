@@ -1,7 +1,8 @@
-"""DeepSeek-V2 and V3 (and R1): latent attention, first layers dense, the others with many small experts.
+"""DeepSeek-V2 and V3 (and R1), Kimi K2: latent attention, first layers dense, the others with many small experts.
 
-DeepSeek-AI 2024, "DeepSeek-V2"; 2024, "DeepSeek-V3 Technical Report". V2 and V3 differ in how experts are chosen. The
-layers for multi-token prediction in V3's files are ignored, as `transformers` ignores them.
+DeepSeek-AI 2024, "DeepSeek-V2"; 2024, "DeepSeek-V3 Technical Report"; Kimi Team 2025, "Kimi K2: Open Agentic
+Intelligence". V2 and V3 differ in how experts are chosen. Kimi K2 is V3 with other sizes; its files name the class of
+V3. The layers for multi-token prediction in V3's files are ignored, as `transformers` ignores them.
 """
 
 import dataclasses
@@ -10,7 +11,7 @@ from typing import Any
 from model.attention.latent import Latent
 from model.config import ModelConfig
 from model.families import llama_like
-from model.families.config_json import ConfigJson
+from model.families.config_json import REQUIRED, ConfigJson
 from model.families.family import Family
 from model.families.llama_like import LAYER
 from model.families.rotary import attention_factor, rotary
@@ -41,19 +42,44 @@ def read_config_v2(config_json: ConfigJson) -> ModelConfig:
 
 
 def read_config_v3(config_json: ConfigJson) -> ModelConfig:
-    """Returns the model that a config.json of V3 describes."""
+    """Returns the model that a config.json of V3, or of Kimi K2, describes."""
     config_json.require("scoring_func", "sigmoid")
+    experts = sigmoid_experts(
+        config_json, groups=(8, 4), renormalize=True, scale=2.5, count=256, top_k=8, width=2048, shared=1
+    )
+    return _model_config(config_json, experts, dense=3, interleaved=config_json.get("rope_interleave", True))
+
+
+def sigmoid_experts(
+    config_json: ConfigJson,
+    *,
+    groups: tuple[int, int],
+    renormalize: bool,
+    scale: float,
+    count: int = REQUIRED,
+    top_k: int = REQUIRED,
+    width: int,
+    shared: int = REQUIRED,
+) -> Experts:
+    """Returns the experts of V3, and of families that took them over; the arguments are the family's defaults.
+
+    Args:
+      config_json: the values.
+      groups: the number of groups of experts, and how many of them a token chooses.
+      renormalize, scale: whether the weights of a token's experts sum to 1, and a factor on these weights.
+      count, top_k, width: the number of experts, of a token's experts, and the width of one.
+      shared: the number of experts that all tokens use.
+    """
     config_json.require("topk_method", "noaux_tc")
     config_json.ignore("num_nextn_predict_layers", "num_mtp_layers")
-    count, kept = config_json.get("n_group", 8), config_json.get("topk_group", 4)
+    num_groups, kept = config_json.get("n_group", groups[0]), config_json.get("topk_group", groups[1])
     router = SigmoidRouter(
-        renormalize=config_json.get("norm_topk_prob", True),
-        scale=config_json.get("routed_scaling_factor", 2.5),
-        groups=Groups(count=count, top_k=kept, score="top2_sum") if kept < count else None,
+        renormalize=config_json.get("norm_topk_prob", renormalize),
+        scale=config_json.get("routed_scaling_factor", scale),
+        groups=Groups(count=num_groups, top_k=kept, score="top2_sum") if kept < num_groups else None,
     )
-    experts = _experts(config_json, router, count=256, top_k=8, width=2048, shared=1)
-    experts = dataclasses.replace(experts, load_bias=LoadBias(rate=0.0))
-    return _model_config(config_json, experts, dense=3, interleaved=config_json.get("rope_interleave", True))
+    experts = _experts(config_json, router, count=count, top_k=top_k, width=width, shared=shared)
+    return dataclasses.replace(experts, load_bias=LoadBias(rate=0.0))
 
 
 def _experts(
@@ -98,6 +124,14 @@ def _model_config(config_json: ConfigJson, experts: Experts, *, dense: int, inte
     )
 
 
+EXPERTS = (
+    *llama_like.FEED_FORWARD,
+    *llama_like.EXPERTS,
+    Weight("blocks.ffn.load_bias", LAYER + "mlp.gate.e_score_correction_bias"),
+    Weight("blocks.ffn.shared.gate", LAYER + "mlp.shared_experts.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.up", LAYER + "mlp.shared_experts.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.down", LAYER + "mlp.shared_experts.down_proj.weight", "d f -> f d"),
+)
 WEIGHTS = (
     *llama_like.EMBEDDING,
     *llama_like.PRE_NORMS,
@@ -111,12 +145,7 @@ WEIGHTS = (
     Weight("blocks.mixer.key_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
     Weight("blocks.mixer.value_up", ATTENTION + "kv_b_proj.weight", "(n +h) r -> r n h"),
     Weight("blocks.mixer.output", ATTENTION + "o_proj.weight", "d (n h) -> n h d"),
-    *llama_like.FEED_FORWARD,
-    *llama_like.EXPERTS,
-    Weight("blocks.ffn.load_bias", LAYER + "mlp.gate.e_score_correction_bias"),
-    Weight("blocks.ffn.shared.gate", LAYER + "mlp.shared_experts.gate_proj.weight", "f d -> d f"),
-    Weight("blocks.ffn.shared.up", LAYER + "mlp.shared_experts.up_proj.weight", "f d -> d f"),
-    Weight("blocks.ffn.shared.down", LAYER + "mlp.shared_experts.down_proj.weight", "d f -> f d"),
+    *EXPERTS,
 )
 V2 = Family(
     name="deepseek_v2",
@@ -125,6 +154,7 @@ V2 = Family(
     read_config=read_config_v2,
     weights=WEIGHTS,
     buffers=llama_like.BUFFERS,
+    aliases={"num_experts": "n_routed_experts"},
 )
 V3 = Family(
     name="deepseek_v3",
@@ -132,5 +162,7 @@ V3 = Family(
     architecture="DeepseekV3ForCausalLM",
     read_config=read_config_v3,
     weights=WEIGHTS,
-    buffers=(*llama_like.BUFFERS, "model.layers.61.*"),
+    buffers=(*llama_like.BUFFERS, "model.layers.{num_layers}.*"),
+    aliases={"num_local_experts": "n_routed_experts"},
 )
+KIMI_K2 = dataclasses.replace(V3, name="kimi_k2", model_types=("kimi_k2",), buffers=llama_like.BUFFERS)

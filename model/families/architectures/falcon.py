@@ -27,7 +27,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     width = config_json.get("n_embed", config_json.get("hidden_size"))
     alibi = config_json.get("alibi", False)
     if alibi:
-        config_json.ignore("rope_parameters", "rope_theta")
+        config_json.ignore("rope_parameters", "rope_scaling", "rope_theta")
     return ModelConfig(
         vocab_size=config_json.get("vocab_size"),
         num_layers=config_json.get("num_hidden_layers"),

@@ -19,6 +19,7 @@ from model.residual import Multipliers, Sandwich
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("use_bidirectional_attention", False)
+    config_json.ignore("attn_logit_softcapping")  # Gemma 3's code stores it and never uses it
     base, bias = llama_like.base(config_json, tied=True), config_json.get("attention_bias", False)
     norm = RMSNorm(epsilon=base["norm"].epsilon, scale="zero")
     heads = llama_like.heads(config_json, num_kv_heads=4, head_dim=256)
@@ -34,7 +35,6 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         "output_bias": bias,
         "qk_norm": QKNorm(norm=norm),
         "scale": config_json.get("query_pre_attn_scalar", 256) ** -0.5,
-        "logit_softcap": config_json.get("attn_logit_softcapping", None),
     }
 
     def layer(kind: str) -> dict[str, Any]:

@@ -53,5 +53,6 @@ FAMILY = Family(
         *gpt2.WEIGHTS,
     ),
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
     buffers=("*h.*.attn.bias", "*position_ids"),
 )

@@ -14,12 +14,36 @@ from model.norms import LayerNorm
 from model.positions.absolute import Learned
 
 LAYER = "transformer.h.{layer}."
-# GPT-1 has these too.
-WEIGHTS = (
+# Rows that GPT-Neo and GPT-BigCode have too.
+EMBEDDING = (
+    Weight("embedding.table", "transformer.wte.weight"),
+    Weight("position.table", "transformer.wpe.weight"),
+    Weight("final_norm.scale", "transformer.ln_f.weight"),
+    Weight("final_norm.bias", "transformer.ln_f.bias"),
+)
+UNEMBEDDING = (
     Weight("embedding.output", "lm_head.weight", "v d -> d v"),
     Weight("embedding.table", "lm_head.weight", copy=True),
+)
+MIXER_NORM = (
     Weight("blocks.residual.mixer_norm.scale", LAYER + "ln_1.weight"),
     Weight("blocks.residual.mixer_norm.bias", LAYER + "ln_1.bias"),
+)
+FFN_NORM = (
+    Weight("blocks.residual.ffn_norm.scale", LAYER + "ln_2.weight"),
+    Weight("blocks.residual.ffn_norm.bias", LAYER + "ln_2.bias"),
+)
+# Theirs are stored as outputs by inputs.
+LINEAR_FEED_FORWARD = (
+    Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight", "f d -> d f"),
+    Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
+    Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight", "d f -> f d"),
+    Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+)
+# GPT-1 has these too.
+WEIGHTS = (
+    *UNEMBEDDING,
+    *MIXER_NORM,
     Weight("blocks.mixer.query", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
     Weight("blocks.mixer.key", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
     Weight("blocks.mixer.value", LAYER + "attn.c_attn.weight", "d +(n h) -> d n h"),
@@ -28,13 +52,20 @@ WEIGHTS = (
     Weight("blocks.mixer.value_bias", LAYER + "attn.c_attn.bias", "+(n h) -> n h"),
     Weight("blocks.mixer.output", LAYER + "attn.c_proj.weight", "(n h) d -> n h d"),
     Weight("blocks.mixer.output_bias", LAYER + "attn.c_proj.bias"),
-    Weight("blocks.residual.ffn_norm.scale", LAYER + "ln_2.weight"),
-    Weight("blocks.residual.ffn_norm.bias", LAYER + "ln_2.bias"),
+    *FFN_NORM,
     Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight"),
     Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
     Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight"),
     Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
 )
+
+
+ALIASES = {
+    "hidden_size": "n_embd",
+    "max_position_embeddings": "n_positions",
+    "num_attention_heads": "n_head",
+    "num_hidden_layers": "n_layer",
+}
 
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
@@ -75,12 +106,10 @@ FAMILY = Family(
     architecture="GPT2LMHeadModel",
     read_config=read_config,
     weights=(
-        Weight("embedding.table", "transformer.wte.weight"),
-        Weight("position.table", "transformer.wpe.weight"),
-        Weight("final_norm.scale", "transformer.ln_f.weight"),
-        Weight("final_norm.bias", "transformer.ln_f.bias"),
+        *EMBEDDING,
         *WEIGHTS,
     ),
     prefix="transformer.",
+    aliases=ALIASES,
     buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
 )

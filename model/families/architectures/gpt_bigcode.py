@@ -7,6 +7,8 @@ be with you!", section 5.
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.families import llama_like
+from model.families.architectures import gpt2
+from model.families.architectures.gpt2 import LAYER
 from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.weights import Weight
@@ -14,7 +16,6 @@ from model.feedforward.mlp import MLP
 from model.norms import LayerNorm
 from model.positions.absolute import Learned
 
-LAYER = "transformer.h.{layer}."
 # How the publishers' code was to run; `multi_query` gives the number of key heads.
 IGNORED_KEYS = (
     "attention_softmax_in_fp32",
@@ -65,14 +66,9 @@ FAMILY = Family(
     architecture="GPTBigCodeForCausalLM",
     read_config=read_config,
     weights=(
-        Weight("embedding.table", "transformer.wte.weight"),
-        Weight("position.table", "transformer.wpe.weight"),
-        Weight("final_norm.scale", "transformer.ln_f.weight"),
-        Weight("final_norm.bias", "transformer.ln_f.bias"),
-        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
-        Weight("embedding.table", "lm_head.weight", copy=True),
-        Weight("blocks.residual.mixer_norm.scale", LAYER + "ln_1.weight"),
-        Weight("blocks.residual.mixer_norm.bias", LAYER + "ln_1.bias"),
+        *gpt2.EMBEDDING,
+        *gpt2.UNEMBEDDING,
+        *gpt2.MIXER_NORM,
         # With one key head: all queries, the key, the value. With one for every query head: head by head.
         Weight("blocks.mixer.query", LAYER + "attn.c_attn.weight", "(n +h) d -> d n h"),
         Weight("blocks.mixer.key", LAYER + "attn.c_attn.weight", "(k +h) d -> d k h"),
@@ -82,12 +78,9 @@ FAMILY = Family(
         Weight("blocks.mixer.value_bias", LAYER + "attn.c_attn.bias", "(k +h) -> k h"),
         Weight("blocks.mixer.output", LAYER + "attn.c_proj.weight", "d (n h) -> n h d"),
         Weight("blocks.mixer.output_bias", LAYER + "attn.c_proj.bias"),
-        Weight("blocks.residual.ffn_norm.scale", LAYER + "ln_2.weight"),
-        Weight("blocks.residual.ffn_norm.bias", LAYER + "ln_2.bias"),
-        Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight", "f d -> d f"),
-        Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
-        Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight", "d f -> f d"),
-        Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+        *gpt2.FFN_NORM,
+        *gpt2.LINEAR_FEED_FORWARD,
     ),
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
 )

@@ -9,14 +9,14 @@ from typing import Any
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.families import llama_like
+from model.families.architectures import gpt2
+from model.families.architectures.gpt2 import LAYER
 from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.weights import Weight
 from model.feedforward.mlp import MLP
 from model.norms import LayerNorm
 from model.positions.absolute import Learned
-
-LAYER = "transformer.h.{layer}."
 
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
@@ -67,26 +67,18 @@ FAMILY = Family(
     architecture="GPTNeoForCausalLM",
     read_config=read_config,
     weights=(
-        Weight("embedding.table", "transformer.wte.weight"),
-        Weight("position.table", "transformer.wpe.weight"),
-        Weight("final_norm.scale", "transformer.ln_f.weight"),
-        Weight("final_norm.bias", "transformer.ln_f.bias"),
-        Weight("embedding.output", "lm_head.weight", "v d -> d v"),
-        Weight("embedding.table", "lm_head.weight", copy=True),
-        Weight("blocks.residual.mixer_norm.scale", LAYER + "ln_1.weight"),
-        Weight("blocks.residual.mixer_norm.bias", LAYER + "ln_1.bias"),
+        *gpt2.EMBEDDING,
+        *gpt2.UNEMBEDDING,
+        *gpt2.MIXER_NORM,
         Weight("blocks.mixer.query", LAYER + "attn.attention.q_proj.weight", "(n h) d -> d n h"),
         Weight("blocks.mixer.key", LAYER + "attn.attention.k_proj.weight", "(k h) d -> d k h"),
         Weight("blocks.mixer.value", LAYER + "attn.attention.v_proj.weight", "(k h) d -> d k h"),
         Weight("blocks.mixer.output", LAYER + "attn.attention.out_proj.weight", "d (n h) -> n h d"),
         Weight("blocks.mixer.output_bias", LAYER + "attn.attention.out_proj.bias"),
-        Weight("blocks.residual.ffn_norm.scale", LAYER + "ln_2.weight"),
-        Weight("blocks.residual.ffn_norm.bias", LAYER + "ln_2.bias"),
-        Weight("blocks.ffn.up", LAYER + "mlp.c_fc.weight", "f d -> d f"),
-        Weight("blocks.ffn.up_bias", LAYER + "mlp.c_fc.bias"),
-        Weight("blocks.ffn.down", LAYER + "mlp.c_proj.weight", "d f -> f d"),
-        Weight("blocks.ffn.down_bias", LAYER + "mlp.c_proj.bias"),
+        *gpt2.FFN_NORM,
+        *gpt2.LINEAR_FEED_FORWARD,
     ),
     prefix="transformer.",
     buffers=("*h.*.attn.attention.bias", "*h.*.attn.attention.masked_bias"),
+    aliases={"num_attention_heads": "num_heads", "num_hidden_layers": "num_layers"},
 )

@@ -22,9 +22,10 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("rope_theta", None)  # this family calls it rotary_emb_base
     config_json.require("partial_rotary_factor", None)  # and rotary_pct
+    config_json.require("head_dim", None)  # it changes the rotary positions alone
     config_json.require("attention_probs_dropout_prob", 0)
     config_json.require("hidden_dropout_prob", 0)
-    config_json.ignore("classifier_dropout")
+    config_json.ignore("classifier_dropout", "rms_norm_eps")  # no class of the model has such a norm
     theta, fraction = config_json.get("rotary_emb_base", 1e4), config_json.get("rotary_pct", 0.25)
     bias = config_json.get("attention_bias", True)
     return ModelConfig(

@@ -1,7 +1,7 @@
 """GPT-OSS: attention sinks, windows in every other layer, experts with clamped SwiGLU and biases everywhere.
 
-OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card". Its published files hold the experts in MXFP4, which Cairn cannot
-read: use a copy in bfloat16.
+OpenAI 2025, "gpt-oss-120b & gpt-oss-20b Model Card". Its published files hold the experts in MXFP4
+(train/conversion/quantized.py).
 """
 
 from typing import Any
@@ -72,4 +72,5 @@ FAMILY = Family(
         Weight("blocks.ffn.down_bias", LAYER + "mlp.experts.down_proj_bias"),
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_experts": "num_local_experts"},
 )

@@ -6,6 +6,7 @@ Wang, Komatsuzaki 2021, "GPT-J-6B: A 6 Billion Parameter Autoregressive Language
 from model.attention.grouped_query import GroupedQuery
 from model.config import ModelConfig
 from model.families import llama_like
+from model.families.architectures import gpt2
 from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.weights import Weight
@@ -67,5 +68,6 @@ FAMILY = Family(
         Weight("blocks.ffn.down_bias", LAYER + "mlp.fc_out.bias"),
     ),
     prefix="transformer.",
+    aliases=gpt2.ALIASES,
     buffers=("*h.*.attn.bias", "*h.*.attn.masked_bias"),
 )

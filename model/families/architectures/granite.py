@@ -1,4 +1,4 @@
-"""Granite 3: LLaMA with constant factors on embeddings, sublayers, attention scores and logits.
+"""Granite 3 and PowerLM: LLaMA with constant factors on embeddings, sublayers, attention scores and logits.
 
 Granite Team, IBM 2024, "Granite 3.0 Language Models", section 2.
 """
@@ -9,11 +9,18 @@ from model.families import llama_like
 from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.rotary import rotary
+from model.feedforward.experts import Experts
+from model.feedforward.mlp import Gated
 from model.residual import Multipliers
 
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
+    return with_multipliers(config_json, llama_like.gated_ffn(config_json, bias=config_json.get("mlp_bias", False)))
+
+
+def with_multipliers(config_json: ConfigJson, ffn: Gated | Experts) -> ModelConfig:
+    """Returns the model that a config.json describes, with this feed-forward layer."""
     bias = config_json.get("attention_bias", False)
     return ModelConfig(
         **llama_like.base(config_json),
@@ -24,7 +31,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             output_bias=bias,
             scale=float(config_json.get("attention_multiplier", 1.0)),
         ),
-        ffn=llama_like.gated_ffn(config_json, bias=config_json.get("mlp_bias", False)),
+        ffn=ffn,
         multipliers=Multipliers(
             embedding=float(config_json.get("embedding_multiplier", 1.0)),
             residual=float(config_json.get("residual_multiplier", 1.0)),

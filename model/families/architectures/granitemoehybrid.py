@@ -85,7 +85,8 @@ def _state_space(config_json: ConfigJson, base: dict[str, Any]) -> StateSpace:
     heads, inner = config_json.get("mamba_n_heads", 128), int(config_json.get("mamba_expand", 2) * base["width"])
     head_dim = config_json.get("mamba_d_head", "auto")
     if heads * (inner // heads if head_dim == "auto" else head_dim) != inner:
-        raise config_json.refusal("mamba_n_heads", f"heads of {head_dim} need to make mamba_expand * width = {inner}")
+        fix = f"with mamba_d_head={head_dim} it must make mamba_expand * hidden_size = {inner}"
+        raise config_json.refusal("mamba_n_heads", fix)
     return StateSpace(
         num_heads=heads,
         num_groups=config_json.get("mamba_n_groups", 1),

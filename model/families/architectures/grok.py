@@ -60,6 +60,7 @@ FAMILY = Family(
     name="grok",
     model_types=("grok-1",),
     architecture="Grok1ModelForCausalLM",
+    in_transformers=False,
     read_config=read_config,
     weights=(
         Weight("embedding.table", "model.embed_tokens.weight"),

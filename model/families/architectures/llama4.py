@@ -108,4 +108,5 @@ FAMILY = Family(
         Weight("blocks.ffn.down", LAYER + "feed_forward.down_proj.weight", "d f -> f d"),
     ),
     buffers=llama_like.BUFFERS,
+    experts_apart=True,
 )

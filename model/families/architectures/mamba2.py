@@ -21,7 +21,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     head_dim, inner = config_json.get("head_dim", 64), int(config_json.get("expand", 2) * width)
     heads = config_json.get("num_heads", inner // head_dim)
     if heads * head_dim != inner:
-        raise config_json.refusal("num_heads", f"heads of {head_dim} need to make expand * hidden_size = {inner}")
+        raise config_json.refusal("num_heads", f"with head_dim={head_dim} it must make expand * hidden_size = {inner}")
     refuse_other_functions(config_json)
     # Older files name these values, which no release of the library computes with.
     config_json.ignore("intermediate_size", "norm_before_gate", "rms_norm", "use_mem_eff_path")

@@ -45,4 +45,5 @@ FAMILY = Family(
         Weight("blocks.ffn.down", LAYER + "block_sparse_moe.experts.{expert}.w2.weight", "d f -> f d"),
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_experts": "num_local_experts"},
 )

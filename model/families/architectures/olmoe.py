@@ -50,4 +50,5 @@ FAMILY = Family(
         *llama_like.EXPERTS,
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_local_experts": "num_experts"},
 )

@@ -134,4 +134,5 @@ MSFT = Family(
         Weight("blocks.ffn.down_bias", MSFT_LAYER + "mlp.fc2.bias"),
     ),
     buffers=llama_like.BUFFERS,
+    in_transformers=False,
 )

@@ -21,7 +21,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     window = llama_like.active_window(config_json)
     dense = llama_like.gated_ffn(config_json)
     experts = Experts(
-        num_experts=config_json.get("num_experts", config_json.get("num_local_experts", 128)),
+        num_experts=config_json.get("num_experts", 128),
         top_k=config_json.get("num_experts_per_tok", 8),
         expert=llama_like.gated_ffn(config_json, width="moe_intermediate_size"),
         router=SoftmaxRouter(renormalize=config_json.get("norm_topk_prob", False)),
@@ -59,4 +59,5 @@ FAMILY = Family(
         *llama_like.EXPERTS,
     ),
     buffers=llama_like.BUFFERS,
+    aliases={"num_local_experts": "num_experts"},
 )

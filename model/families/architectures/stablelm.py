@@ -95,4 +95,5 @@ EPOCH = Family(
     read_config=read_epoch_config,
     weights=WEIGHTS,
     buffers=llama_like.BUFFERS,
+    in_transformers=False,
 )

@@ -282,7 +282,7 @@ CONFIGS = {
             Except(layers="5", mixer=GroupedQuery(num_heads=4, pattern=SlidingWindow(size=3, first=1))),
         ),
     },
-    "rings and what is handed on": {
+    "rings and shared values": {
         "residual": HyperConnections(streams=2),
         "mixer": GroupedQuery(
             num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True), pattern=SlidingWindow(size=4)
@@ -342,7 +342,7 @@ ROWS = (
     "latent",
     "linear biases",
     "rings",
-    "rings and what is handed on",
+    "rings and shared values",
     "recurrent and attention",
 )
 

@@ -50,7 +50,8 @@ from tests.model.families.published_hybrids import (
     GRANITE_4_H_TINY,
     QWEN3_NEXT_80B,
 )
-from tests.parity import grok, ours
+from tests.parity import ours
+from tests.parity.equations import EQUATIONS
 
 FIXTURES = pathlib.Path(__file__).parents[2] / "fixtures" / "families"
 
@@ -205,13 +206,23 @@ def test_grok_is_what_its_release_says():
     assert config.multipliers.logits == pytest.approx(3**-0.5)
 
 
-@pytest.mark.parametrize("shape", ["two of four experts", "one key head, wide heads, capped"])
-def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
-    model = grok.make("grok", shape)
-    grok.save(model, tmp_path)
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [
+        ("grok", "two of four experts"),
+        ("grok", "one key head, wide heads, capped"),
+        ("internlm2", "two key heads"),
+        ("baichuan", "7B: rotary"),
+        ("baichuan", "13B: ALiBi, six heads"),
+    ],
+)
+def test_families_without_a_class_against_a_loop_of_their_equations(family, shape, tmp_path):
+    source = EQUATIONS[family]
+    model = source.make(family, shape)
+    source.save(model, tmp_path)
     _, config, params = ours.load(tmp_path)
     ids = np.random.default_rng(3).integers(0, config.vocab_size, (2, 13))
-    expected = grok.logits(model, ids)
+    expected = source.logits(model, ids)
     got = ours.logits_of(config, params, *ours.one_document_rows(ids))
     assert np.abs(got - expected).max() < 1e-4 * expected.std()
 
@@ -248,7 +259,7 @@ def test_grok_against_a_loop_of_its_equations(shape, tmp_path):
         (SCOUT, {"layer_types": 48 * ["sliding_attention"]}, "layer_types="),
         (GROK_1, {"attention_bias": True}, "attention_bias=True"),
         (CODESTRAL_MAMBA, {"time_step_limit": [0.0, 0.1]}, r"time_step_limit=\[0.0, 0.1\]"),
-        (CODESTRAL_MAMBA, {"num_heads": 64}, "num_heads=64 .* to make expand \\* hidden_size = 8192"),
+        (CODESTRAL_MAMBA, {"num_heads": 64}, "num_heads=64 .* must make expand \\* hidden_size = 8192"),
         (CODESTRAL_MAMBA, {"hidden_act": "relu"}, "hidden_act='relu'"),
         (GRANITE_4_H_350M, {"layer_types": 31 * ["mamba"]}, "expected one of each of the 32 layers"),
         (GRANITE_4_H_350M, {"layer_types": 32 * ["moe"]}, "layer_types=.*known: linear_attention, mamba"),

@@ -17,6 +17,7 @@ from model.transformer import abstract_params
 from tests.model.families.published_classics import (
     COMMAND_R,
     GPT_J_AS_GPT_NEO,
+    HF_OLMO_1B,
     OLMO_1B,
     PHI_1,
     PHI_2,
@@ -36,6 +37,7 @@ from tests.model.families.published_classics import (
         (SANTACODER, 1_124_886_528),
         (STARCODER, 15_517_456_384),
         (OLMO_1B, 1_176_764_416),
+        (HF_OLMO_1B, 1_176_764_416),
         (COMMAND_R, 34_980_831_232),
         (STABLELM_3B, 2_795_443_200),
         (STABLELM_2_EPOCH, 1_644_515_328),
@@ -93,6 +95,7 @@ def test_stablelm_one_after_the_other_or_parallel():
 
 def test_older_files_describe_the_models_of_newer_ones():
     assert model_differences(model_config(PHI_2), model_config(PHI_2_MSFT)) == []
+    assert model_differences(model_config(OLMO_1B), model_config(HF_OLMO_1B)) == []
     newer = STABLELM_3B | {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24}
     newer |= {"use_qkv_bias": True, "vocab_size": 100352}
     assert model_differences(model_config(newer), model_config(STABLELM_2_EPOCH)) == []
@@ -110,6 +113,10 @@ def test_vocabularies_of_phi_msft_are_padded():
         (TINYSTORIES_8M, {"num_layers": 6}, "it names 8 layers, and the model has 6"),
         (TINYSTORIES_8M, {"attention_layers": 8 * ["dilated"]}, "known: 'global', 'local'"),
         (SANTACODER, {"add_cross_attention": True}, "add_cross_attention=True"),
+        (OLMO_1B, {"d_model": 2048}, "change its model_type to 'hf_olmo'"),
+        (HF_OLMO_1B, {"block_type": "parallel"}, "block_type='parallel'"),
+        (HF_OLMO_1B, {"rope": False}, "rope=False"),
+        (HF_OLMO_1B, {"layer_norm_type": "l2"}, "layer_norm_type='l2'"),
         (STABLELM_3B, {"head_dim": 64}, "head_dim=64 cannot be mapped: expected 80"),
         (STABLELM_2_EPOCH, {"hidden_act": "gelu"}, "hidden_act='gelu'"),
         (PHI_1, {"tie_word_embeddings": True}, "tie_word_embeddings=True"),

@@ -15,6 +15,14 @@ from tests.parity.sizes import ACTIVE, PUBLISHED, active, total
 # Counted by hand, where no exact count is published.
 COUNTED = {
     "grok-1": 315_684_820_992,  # its publishers say 314 billion and give no exact number
+    # Embeddings, 61 layers of attention and norms, one dense layer, 60 of 384 experts, a shared one, and routers.
+    "kimi-k2": (
+        2 * 163_840 * 7168
+        + 7168
+        + 61 * (7168 * 1536 + 1536 + 1536 * 64 * 192 + 7168 * 576 + 512 + 512 * 64 * 256 + 64 * 128 * 7168 + 2 * 7168)
+        + 3 * 7168 * 18_432
+        + 60 * (385 * 3 * 7168 * 2048 + 384 * 7168 + 384)
+    ),
     "gpt3-small": 125_226_240,
     "gpt3-medium": 355_871_744,
     "gpt3-large": 760_300_032,

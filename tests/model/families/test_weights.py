@@ -1,7 +1,8 @@
 import numpy as np
 
 from model.families import family_of, model_config
-from model.families.weights import Weight, flatten, tensors
+from model.families.weights import Weight, tensors
+from model.parameters.names import flatten
 from model.transformer import abstract_params
 from tests.model.families.published_configs import (
     FALCON_40B,

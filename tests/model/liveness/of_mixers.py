@@ -44,6 +44,7 @@ CASES = {
     ),
     "LogTemperature.step_length": ([TEMPERATURE], "mixer.temperature.step_length=4", "output"),
     "LogTemperature.scale": ([TEMPERATURE], "mixer.temperature.scale=0.2", "output"),
+    "LogTemperature.offset": ([TEMPERATURE], "mixer.temperature.offset=0", "output"),
     "Latent.num_heads": ([LATENT], "mixer.num_heads=2", "parameters"),
     "Latent.kv_rank": ([LATENT], "mixer.kv_rank=4", "parameters"),
     "Latent.query_rank": ([LATENT], "mixer.query_rank=None", "parameters"),

@@ -63,6 +63,7 @@ CASES = {
     "RMSNorm.scale": ([], "norm.scale=zero", "initial"),
     "RMSNorm.epsilon": ([], "norm.epsilon=0.1", "output"),
     "Untied.bias": (["unembedding=Untied"], "unembedding.bias=True", "parameters"),
+    "Untied.unit_norm": (["unembedding=Untied"], "unembedding.unit_norm=True", "output"),
     "Dropout.embedding": ([], "dropout.embedding=0.3", "output"),
     "Dropout.attention": ([], "dropout.attention=0.3", "output"),
     "Dropout.residual": ([], "dropout.residual=0.3", "output"),

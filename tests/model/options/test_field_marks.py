@@ -7,7 +7,7 @@ from model.errors import UserError
 from model.options.field_marks import EXECUTION_ONLY, TRAINING_ONLY, exclude_paths, marked_fields
 from train import experiment as experiments
 from train.checkpoints.store import check_same_model
-from train.config_file import option_classes
+from train.config_file import all_option_classes
 from train.experiment import Experiment
 
 
@@ -63,5 +63,5 @@ def test_a_mark_is_all_that_the_three_places_need(tiny_experiment, tmp_path, mon
 
 def test_no_option_has_a_mark_that_nobody_reads():
     known = {"execution", "training", None}
-    classes = option_classes(Experiment).values()
+    classes = all_option_classes(Experiment).values()
     assert {field.metadata.get("changes") for cls in classes for field in dataclasses.fields(cls)} == known

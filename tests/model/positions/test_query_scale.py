@@ -19,6 +19,9 @@ def test_factors_by_hand():
     got = LogTemperature(step_length=4, scale=0.3).apply(q, positions)
     for t, step in enumerate(steps):
         np.testing.assert_allclose(got[:, t], q[:, t] * (1 + 0.3 * math.log(1 + step)), rtol=1e-6)
+    later = LogTemperature(step_length=4, scale=0.3, offset=0).apply(q, positions)
+    for t, step in enumerate([0, 0, 0, 1, 1, 2, 2]):  # positions 0 to 3 are in step 0, 4 to 7 in step 1, 8 to 11 in 2
+        np.testing.assert_allclose(later[:, t], q[:, t] * (1 + 0.3 * math.log(1 + step)), rtol=1e-6)
     half = LogTemperature(step_length=4, scale=0.3).apply(q.astype(jnp.bfloat16), positions)
     assert half.dtype == jnp.bfloat16
 

@@ -8,7 +8,7 @@ import pytest
 from model.layout import ONE_DEVICE
 from model.parameters.maker import Normal, ParameterMaker
 from model.residual import Multipliers
-from model.vocabulary.embedding import Embedding, Tied, Untied
+from model.vocabulary.embedding import Embedding, Tied, Untied, unit_columns
 from model.vocabulary.unembedding import LogitTransform, Unembedding
 
 RNG = np.random.default_rng(0)
@@ -33,7 +33,9 @@ def test_logits(bias, factor, softcap):
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("option", [Tied(), Untied(), Untied(bias=True)], ids=repr)
+@pytest.mark.parametrize(
+    "option", [Tied(), Untied(), Untied(bias=True), Untied(unit_norm=True), Untied(bias=True, unit_norm=True)], ids=repr
+)
 def test_the_parameters_of_each_option(option):
     make = ParameterMaker(jax.random.key(0), Normal(std=1.0), 1, "float32")
     embedding = Embedding(option, 7, 4, None, Multipliers(), make)
@@ -42,10 +44,21 @@ def test_the_parameters_of_each_option(option):
     expected = np.zeros((2, 3, 7))
     for b, t, v in np.ndindex(2, 3, 7):
         column = embedding.table[...][v] if option == Tied() else embedding.output[...][:, v]
-        added = float(BIAS[v]) if option == Untied(bias=True) else 0.0
-        expected[b, t, v] = np.dot(X[b, t], np.asarray(column, np.float64)) + added
+        norm = np.linalg.norm(np.asarray(column, np.float64)) if option != Tied() and option.unit_norm else 1.0
+        added = float(BIAS[v]) if option != Tied() and option.bias else 0.0
+        expected[b, t, v] = np.dot(X[b, t], np.asarray(column, np.float64)) / norm + added
     logits = embedding.unembedding("float32").logits(jnp.asarray(X), ONE_DEVICE)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_directions_in_bfloat16_are_computed_in_float32_and_have_gradients_where_a_vector_is_zero():
+    w = jnp.asarray(np.random.default_rng(1).normal(size=(512, 7)), jnp.bfloat16)
+    exact = np.asarray(w, np.float64) / np.linalg.norm(np.asarray(w, np.float64), axis=0)
+    got = unit_columns(w)
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_allclose(got.astype(jnp.float32), exact, rtol=2**-8)
+    gradient = jax.grad(lambda w: unit_columns(w).astype(jnp.float32).sum())(w.at[:, 3].set(0))
+    assert jnp.isfinite(gradient.astype(jnp.float32)).all()
 
 
 def test_logits_are_accumulated_in_the_dtype_given():

@@ -6,6 +6,7 @@ import zlib
 import pytest
 import tensorstore
 
+from model.parameters.names import flatten
 from tests.train.states import at_step, open_store
 from train.checkpoints import files as checkpoint_files
 from train.checkpoints.files import (
@@ -16,7 +17,6 @@ from train.checkpoints.files import (
     require_arrays,
     require_note,
 )
-from train.checkpoints.store import flatten
 
 
 @pytest.fixture(scope="module")

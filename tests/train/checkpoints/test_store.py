@@ -14,9 +14,10 @@ import pytest
 import train.checkpoints.store
 from model.errors import UserError
 from model.options.json import to_json
+from model.parameters.names import flatten, unflatten
 from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, restore_latest, shardings_on
 from train.checkpoints.checksums import checksums
-from train.checkpoints.store import CheckpointStore, check_same_model, flatten, unflatten
+from train.checkpoints.store import CheckpointStore, check_same_model
 from train.experiment import Checkpoints
 
 # Reads that fail half-way leave coroutines behind in orbax.

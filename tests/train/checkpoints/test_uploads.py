@@ -1,6 +1,7 @@
 """A checkpoint in a store without one of its files is not complete, whichever file is missing."""
 
 import json
+import pathlib
 import shutil
 
 import pytest
@@ -52,6 +53,18 @@ def test_only_checkpoints_of_the_first_format_may_have_no_record(folder):
     assert missing_file(checkpoint) == DIGESTS_FILE
 
 
-def test_a_damaged_record_is_no_missing_file(folder):
-    (folder / "20" / DIGESTS_FILE).write_text("{")
+@pytest.mark.parametrize("content", ["{", "[1]", "1", '"a"'])
+def test_a_damaged_record_is_no_missing_file(content, folder):
+    (folder / "20" / DIGESTS_FILE).write_text(content)
     assert missing_file(folder / "20") is None
+
+
+def test_a_file_that_was_there_a_moment_ago_is_missing(folder, monkeypatch):
+    """Another process removes a checkpoint while its files are looked for: the record first."""
+    for name in ("exists", "is_dir"):
+        monkeypatch.setattr(pathlib.Path, name, lambda path: True)
+    shutil.rmtree(folder / "10" / "rest")
+    assert missing_file(folder / "10").startswith("rest/")
+    (folder / "20" / DIGESTS_FILE).unlink()
+    assert missing_file(folder / "20") == DIGESTS_FILE
+    assert complete_steps(folder, (20, 10), [].append) == set()

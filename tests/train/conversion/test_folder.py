@@ -31,6 +31,21 @@ def test_files_with_an_index_of_any_order_and_dtype(tmp_path):
     assert contents(tmp_path / "back") == contents(folder)
 
 
+def test_layers_for_multi_token_prediction_are_kept_in_the_files(tmp_path):
+    """They lie after the last layer; those of another number are no tensors of the model."""
+    folder = published(tmp_path, "glm4_moe")
+    layers = json.loads((folder / "config.json").read_text())["num_hidden_layers"]
+    tensors = load_file(folder / "model.safetensors")
+    extra = {f"model.layers.{layers}.eh_proj.weight": np.ones((3, 6), np.float32)}
+    save_file(tensors | extra, folder / "model.safetensors")
+    read_published(folder, tmp_path / "run")
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
+    save_file(tensors | {f"model.layers.{layers + 1}.eh_proj.weight": np.ones(3)}, folder / "model.safetensors")
+    with pytest.raises(UserError, match=rf"model.layers.{layers + 1}.eh_proj.weight 3 is no tensor of such a model"):
+        read_published(folder, tmp_path / "another")
+
+
 def test_folders_that_are_none(tmp_path):
     folder = published(tmp_path)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

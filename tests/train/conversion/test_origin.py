@@ -7,13 +7,13 @@ from safetensors.numpy import load_file
 from model.families.quantization import quantization_of
 from tests.train.conversion.folders import contents, published
 from tests.train.conversion.test_quantized import quantize, write_file
-from train.conversion.folder import HuggingFaceFolder
+from train.conversion.language_model import LanguageModelFolder
 from train.conversion.origin import BUFFERS, HEADER, QUANTIZATION, buffers, copy_origin, was_quantized, write_origin
 from train.conversion.quantized import quantized_tensors
 
 
 def test_all_but_the_weights(tmp_path):
-    folder = HuggingFaceFolder(published(tmp_path))
+    folder = LanguageModelFolder(published(tmp_path))
     weights = dict(folder.tensors)
     norm = weights.pop("model.norm.weight")
     write_origin(folder, list(weights.values()), [norm], "bfloat16", tmp_path / "origin")
@@ -37,7 +37,7 @@ def test_quantised_tensors_that_hold_no_weights_are_kept_unquantised(tmp_path):
     codes, scale, expected = quantize(np.random.default_rng(0).normal(size=(16, 24)), (8, 6))
     plain = load_file(path / "model.safetensors")
     write_file(path, plain | {"mtp.weight": codes, "mtp.weight_scale_inv": scale})
-    folder = HuggingFaceFolder(path)
+    folder = LanguageModelFolder(path)
     found, _, _ = quantized_tensors(folder.tensors, quantization_of(folder.config))
     weights = [stored for name, stored in folder.tensors.items() if name in plain]
     write_origin(folder, weights, list(found.values()), "bfloat16", tmp_path / "origin")

@@ -11,8 +11,8 @@ from model.families import model_config
 from model.families.sizes import SIZES
 from model.feedforward.balance import BalanceLoss, LoadBias
 from model.norms import RMSNorm
+from model.parameters.names import flatten
 from tests.train.conversion.folders import FIXTURES, trained_here, values_of
-from train.checkpoints.store import flatten
 from train.conversion.folder import INDEX
 from train.conversion.published_config import config_like
 from train.conversion.reading import read_published

@@ -10,13 +10,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
-from model.families import family_of
+from model.families import published_model
 from model.feedforward.mlp import Gated
+from model.parameters.names import flatten
 from model.parameters.precision import Precision
 from model.transformer import forward
 from tests.train.conversion.folders import FIXTURES, contents, published, trained_here
 from train import experiment as experiments
-from train.checkpoints.store import flatten
 from train.conversion import reading, writing
 from train.conversion.folder import HuggingFaceFolder, TensorFiles
 from train.conversion.reading import read_published
@@ -124,7 +124,7 @@ def test_the_host_holds_the_shards_and_one_tensor(tmp_path):
     write_published(tmp_path / "own", tmp_path / "out", family="llama")  # once for what is imported and compiled
     read_published(tmp_path / "out", tmp_path / "run")
     folder = HuggingFaceFolder(tmp_path / "out")
-    family = family_of(folder.config)
+    family = published_model(folder.config).family
     experiment = experiments.load(tmp_path / "run")
     tensors = reading.published_tensors(family, experiment.model, folder)
     tracemalloc.start()
@@ -162,7 +162,7 @@ ONE_KEY_HEAD = Sharding(parameters=ParameterAxes(kv_heads=()))
 def test_each_host_reads_what_its_device_holds_and_no_more(family, mesh, sharding, monkeypatch):
     """Eight hosts of a device each, one after the other."""
     folder = HuggingFaceFolder(FIXTURES / family / "0")
-    known = family_of(folder.config)
+    known = published_model(folder.config).family
     config = known.model_config(folder.config)
     config = dataclasses.replace(config, precision=Precision(parameters="bfloat16", compute="bfloat16"))
     tensors = reading.published_tensors(known, config, folder)

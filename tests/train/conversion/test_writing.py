@@ -20,7 +20,8 @@ from train.schedules import Constant
 # Names of several prefixes, parts joined in every way, experts one by one and together;
 # tests/model/families/test_families.py has the tensors of all families.
 FOLDERS = [FIXTURES / name / "0" for name in ("bloom", "deepseek_v3", "falcon", "gpt2", "gpt_neox", "gpt_oss", "llama")]
-FOLDERS += [FIXTURES / name / "0" for name in ("granitemoehybrid", "mamba2", "qwen2_moe", "qwen3_next")]
+FOLDERS += [FIXTURES / name / "0" for name in ("granitemoehybrid", "granitemoeshared", "internlm2", "mamba2")]
+FOLDERS += [FIXTURES / name / "0" for name in ("qwen2_moe", "qwen3_next")]
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.parent.name)

@@ -6,7 +6,7 @@ import pwd
 import pytest
 
 from model.errors import UserError
-from train.config_file import option_classes
+from train.config_file import all_option_classes
 from train.data.config import Bytes, Data, HuggingFace, SentencePieceFile, SeparateText, Source, TokenizerOf
 from train.data.shards.dataset import is_dataset
 from train.data.tokenizers.interface import BytesTokenizer, make_tokenizer, save_tokenizer
@@ -84,7 +84,7 @@ def test_every_field_that_is_a_path_is_written_out(home):
 
 
 def test_no_field_of_that_name_is_forgotten():
-    fields = [(cls, field) for cls in option_classes(Experiment).values() for field in dataclasses.fields(cls)]
+    fields = [(cls, field) for cls in all_option_classes(Experiment).values() for field in dataclasses.fields(cls)]
     named = {(cls.__name__, f.name) for cls, f in fields if f.name in ("path", "init_from", "folder", "file")}
     marked = {(cls.__name__, f.name) for cls, f in fields if f.metadata.get("path")}
     assert named == marked

@@ -13,8 +13,8 @@ import pytest
 from model.errors import UserError
 from model.options.annotations import fields_of
 from model.options.tree import check
+from model.parameters.names import flatten
 from model.parameters.specs import Spec
-from train.checkpoints.store import flatten
 from train.optimizers.options import (
     SGD,
     Adafactor,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.options.assignments import override
-from train.checkpoints.store import flatten
+from model.parameters.names import flatten
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, ParameterAxes, Sharding, layout_of

@@ -7,8 +7,8 @@ from model.errors import UserError
 from model.layout import AxisSharding
 from model.options.assignments import override
 from model.options.tree import check
+from model.parameters.names import flatten
 from model.transformer import abstract_params, init, logical_axes
-from train.checkpoints.store import flatten
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import (
     ActivationAxes,
