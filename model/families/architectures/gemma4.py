@@ -107,8 +107,9 @@ def _kinds(config_json: ConfigJson, keys_are_values: bool) -> list[Kind]:
 
 def _sources(config_json: ConfigJson, types: list[str]) -> list[int | None]:
     """Returns the number of the layer whose keys and values each layer sees; None for its own."""
-    own = types[: len(types) - config_json.get("num_kv_shared_layers", 0)]
-    if set(own) != set(types):
+    shared = config_json.get("num_kv_shared_layers", 0)
+    own = types[: len(types) - shared]
+    if shared < 0 or shared > len(types) or set(own) != set(types):
         raise config_json.refusal("num_kv_shared_layers", "each type of layer needs one with its own keys and values")
     last = {kind: max(i for i, other in enumerate(own) if other == kind) for kind in own}
     return [None if i < len(own) else last[kind] for i, kind in enumerate(types)]

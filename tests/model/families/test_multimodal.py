@@ -12,6 +12,7 @@ from model.positions.scaling import LinearScaling, YaRN
 from model.vocabulary.embedding import Tied, Untied
 from tests.model.families.published_multimodal import (
     GEMMA_3_4B,
+    GEMMA_4_31B,
     LLAMA_4_SCOUT,
     MISTRAL_SMALL_3_1,
     QWEN_2_5_VL_3B,
@@ -26,6 +27,7 @@ from tests.parity.keys import FIXTURE
     ("published", "family", "size"),
     [
         (GEMMA_3_4B, "gemma3", 3_880_263_168),
+        (GEMMA_4_31B, "gemma4", 30_697_345_340),
         (LLAMA_4_SCOUT, "llama4", 107_769_861_120),
         (MISTRAL_SMALL_3_1, "mistral", 23_572_403_200),
         (QWEN_2_5_VL_3B, "qwen2", 3_085_938_688),
