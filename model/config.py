@@ -23,6 +23,7 @@ from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 
 # More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
 MAX_LAYERS = 10_000
@@ -46,6 +47,7 @@ class ModelConfig:
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       embedding_width: the width E of the token table, from and to which matrices project (OPT-350M; Lan et al. 2020,
         "ALBERT", section 3.1); None for D and no such matrices.
+      per_layer_embedding: vectors of tokens that each layer reads from a table of its own; or None.
       exceptions: layers that have another mixer, ffn or position; if several name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual/.
       multipliers: constant factors on embeddings, sublayers and logits.
@@ -76,6 +78,7 @@ class ModelConfig:
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
     embedding_width: int | None = None
+    per_layer_embedding: PerLayerEmbedding | None = None
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
@@ -132,7 +135,16 @@ class ModelConfig:
             yield "stream_scale", f"must be above 0, or None for no such factors, got {self.stream_scale}"
         if self.multi_token is not None:
             yield from self.multi_token.problems_with(self.context_length, "multi_token")
+        if self.per_layer_embedding is not None:
+            yield from self._problems_of_per_layer_embedding()
         yield from self._problems_of_layers()
+
+    def _problems_of_per_layer_embedding(self) -> Iterator[tuple[str, str]]:
+        if not self.residual.one_vector:
+            name = type(self.residual).__name__
+            yield "per_layer_embedding", f"adds to a stream of one vector a token, and {name} has several; set it None"
+        if self.multi_token is not None:
+            yield "per_layer_embedding", "has no vectors for the modules of multi_token; set one of them None"
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:
         if not 1 <= self.num_layers <= MAX_LAYERS or any(

@@ -74,6 +74,7 @@ class Context(LayerInputs):
       weights_BT: how much each token counts in losses and measurements (float32), or None.
       losses: the auxiliary losses of training, by name: scalars, summed over tokens that count.
       measurements: sums over tokens that count, by name.
+      per_layer_BTP: the vectors of the tokens for this layer (model/vocabulary/per_layer.py); None in a model without.
       cross_layer: the arrays that earlier layers share, by name; mixers declare the names (`cross_layer_arrays`).
     """
 
@@ -93,6 +94,7 @@ class Context(LayerInputs):
     weights_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measurements: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
 
     @property
@@ -185,6 +187,7 @@ class Context(LayerInputs):
         kind: Any,
         cross_layer: Mapping[str, CrossLayerArray] | None = None,
         traced_layers: tuple[int, ...] = (),
+        per_layer_BTP: jax.Array | None = None,
     ) -> "Context":
         """Returns the context of one layer: its inputs, cross-layer arrays, key, taps, losses and measurements.
 
@@ -194,6 +197,7 @@ class Context(LayerInputs):
           cross_layer: the arrays that earlier layers share.
           traced_layers: all layers for which this code is traced; () for a module that is no layer of the model, whose
             taps cannot be asked for.
+          per_layer_BTP: the vectors of the tokens for this layer.
         """
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         own: dict[str, Any] = {
@@ -204,5 +208,6 @@ class Context(LayerInputs):
             "cross_layer": dict(cross_layer or {}),
             "layer": number,
             "traced_layers": traced_layers,
+            "per_layer_BTP": per_layer_BTP,
         }
         return dataclasses.replace(self, **vars(self.layer_inputs[kind]), **own)

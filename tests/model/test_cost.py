@@ -34,6 +34,7 @@ from model.stack import empty_caches
 from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 from tests.traced_flops import matmul_flops
 
 GRID = {
@@ -43,6 +44,7 @@ GRID = {
     "embedding_width": [None, 5],
     "layer_scale": [None, 0.1],
     "stream_scale": [None, 1.0],
+    "per_layer_embedding": [None, PerLayerEmbedding(width=5)],
     "residual": [
         PreNorm(),
         PostNorm(),

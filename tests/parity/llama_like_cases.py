@@ -275,6 +275,8 @@ CASES = {
             "num_key_value_heads": 1,
             "num_global_key_value_heads": 2,
             "num_kv_shared_layers": 3,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": 64,
             "use_double_wide_mlp": True,
             "layer_types": ["full_attention", *3 * ["sliding_attention"], "full_attention"],
             "hidden_activation": "relu",

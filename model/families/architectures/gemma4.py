@@ -17,10 +17,11 @@ from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.rotary import fastest_pairs, rotary
 from model.families.weights import Weight
-from model.feedforward.mlp import Gated
+from model.feedforward.mlp import Activation, Gated
 from model.norms import RMSNorm
 from model.positions.absolute import LayerPosition
 from model.residual import Multipliers, Sandwich
+from model.vocabulary.per_layer import PerLayerEmbedding
 
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
@@ -38,10 +39,8 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("use_bidirectional_attention", False, "vision")  # text is causal in both
     config_json.require("enable_moe_block", False)
-    config_json.require("hidden_size_per_layer_input", 0, default=256)
     # Keys of mechanisms that the values above switch off.
     config_json.ignore("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
-    config_json.ignore("vocab_size_per_layer_input")
     base, bias = llama_like.base(config_json, tied=True), config_json.get("attention_bias", False)
     norm: RMSNorm = base["norm"]
     window, keys_are_values = config_json.get("sliding_window", 512), config_json.get("attention_k_eq_v", False)
@@ -56,6 +55,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         width=config_json.get("intermediate_size"),
         activation=config_json.activation("hidden_activation", "gelu_pytorch_tanh"),
     )
+    vectors = _per_layer_embedding(config_json, base["vocab_size"], ffn.activation)
     wide_ffn = dataclasses.replace(ffn, width=ffn.width * (2 if config_json.get("use_double_wide_mlp", False) else 1))
 
     def layer(kind: Kind) -> dict[str, Any]:
@@ -77,8 +77,17 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         residual=Sandwich(),
         multipliers=Multipliers(embedding=base["width"] ** 0.5),
         stream_scale=1.0,
+        per_layer_embedding=vectors,
         final_logit_softcap=config_json.get("final_logit_softcapping", None),
     )
+
+
+def _per_layer_embedding(config_json: ConfigJson, vocab_size: int, activation: Activation) -> PerLayerEmbedding | None:
+    width = config_json.get("hidden_size_per_layer_input", 256)
+    rows = config_json.get("vocab_size_per_layer_input", 262_144)
+    if width and rows != vocab_size:
+        raise config_json.refusal("vocab_size_per_layer_input", f"expected vocab_size={vocab_size}")
+    return PerLayerEmbedding(width=width, activation=activation) if width else None
 
 
 def _kinds(config_json: ConfigJson, keys_are_values: bool) -> list[Kind]:
@@ -136,6 +145,12 @@ FAMILY = Family(
         *llama_like.QK_NORMS,
         *llama_like.FEED_FORWARD,
         Weight("blocks.stream_scale", llama_like.LAYER + "layer_scalar"),
+        Weight("per_layer.table", "model.embed_tokens_per_layer.weight", "v (l p) -> v l p"),
+        Weight("per_layer.projection", "model.per_layer_model_projection.weight", "(l p) d -> d l p"),
+        Weight("per_layer.norm.scale", "model.per_layer_projection_norm.weight"),
+        Weight("blocks.per_layer.gate", llama_like.LAYER + "per_layer_input_gate.weight", "p d -> d p"),
+        Weight("blocks.per_layer.output", llama_like.LAYER + "per_layer_projection.weight", "d p -> p d"),
+        Weight("blocks.per_layer.norm.scale", llama_like.LAYER + "post_per_layer_input_norm.weight"),
     ),
     # Files have keys and values of all layers, also of those that use those of another layer.
     buffers=(*llama_like.BUFFERS, "*.self_attn.[kv]_proj.*", "*.self_attn.[kv]_norm.*"),

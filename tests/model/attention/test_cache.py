@@ -29,6 +29,7 @@ from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Multipliers, Parallel, PostNorm, Reordered, Sandwich
 from model.stack import empty_caches
 from model.vocabulary.embedding import Untied
+from model.vocabulary.per_layer import PerLayerEmbedding
 
 
 def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
@@ -141,6 +142,7 @@ CONFIGS = {
             num_heads=4, num_kv_heads=2, values_from_keys=True, qk_norm=QKNorm(), value_norm=RMSNorm(scale="none")
         ),
         "stream_scale": 0.7,
+        "per_layer_embedding": PerLayerEmbedding(width=3),
     },
     "keys of earlier layers": {
         "num_layers": 4,

@@ -32,6 +32,7 @@ from model.residual import HyperConnections, Residual, Sandwich
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 from train.optimizers.options import AdamW, decay_mask, muon_dimensions
 
 HALF = Precision(parameters="bfloat16", compute="bfloat16")
@@ -60,6 +61,7 @@ def attention():
         embedding_norm=LayerNorm(),
         embedding_width=4,
         layer_scale=0.1,
+        per_layer_embedding=PerLayerEmbedding(width=5),
         residual=Sandwich(),
         position=Learned(),
         unembedding=Untied(bias=True),
@@ -165,6 +167,10 @@ blocks.0.residual.mixer_norm.bias          bias
 blocks.0.residual.mixer_norm.scale         scale
 blocks.0.residual.mixer_output_norm.bias   bias
 blocks.0.residual.mixer_output_norm.scale  scale
+blocks.0.per_layer.gate               projection decayed [embed -> ffn]
+blocks.0.per_layer.norm.bias          bias
+blocks.0.per_layer.norm.scale         scale
+blocks.0.per_layer.output             residual decayed [ffn -> embed]
 blocks.0.ffn.down                     residual decayed [ffn -> embed]
 blocks.0.ffn.down_bias                bias
 blocks.0.ffn.up                       value decayed [embed -> ffn]
@@ -183,6 +189,10 @@ embedding.output_bias                 bias
 embedding.table                       embedding decayed
 final_norm.bias                       bias
 final_norm.scale                      scale
+per_layer.norm.bias                   bias
+per_layer.norm.scale                  scale
+per_layer.projection                  projection decayed [embed -> None None]
+per_layer.table                       embedding decayed
 position.table                        position decayed
 """
 
