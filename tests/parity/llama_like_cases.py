@@ -269,7 +269,7 @@ CASES = {
             },
             "tie_word_embeddings": False,
         },
-        "late ones take keys, wide, ReLU": GEMMA4
+        "late ones take keys, wide, SiLU": GEMMA4
         | {
             "num_hidden_layers": 5,
             "num_key_value_heads": 1,
@@ -279,7 +279,17 @@ CASES = {
             "vocab_size_per_layer_input": 64,
             "use_double_wide_mlp": True,
             "layer_types": ["full_attention", *3 * ["sliding_attention"], "full_attention"],
-            "hidden_activation": "relu",
+            "hidden_activation": "silu",
+        },
+        "vectors of layers, untied, capped": GEMMA4
+        | {
+            "attention_k_eq_v": False,
+            "hidden_size_per_layer_input": 10,
+            "vocab_size_per_layer_input": 64,
+            "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+            "rms_norm_eps": 1e-3,
+            "final_logit_softcapping": 3.0,
+            "tie_word_embeddings": False,
         },
     },
     "olmo": {

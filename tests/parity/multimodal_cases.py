@@ -71,12 +71,14 @@ CASES = {
         ),
     },
     "multimodal_gemma4": {
-        "two local to one global, capped": _whole(
+        "vectors of layers, keys of earlier ones": _whole(
             "gemma4",
             GEMMA4
             | {
-                "layer_types": [*2 * ["sliding_attention"], "full_attention"],
-                "final_logit_softcapping": 3.0,
+                "num_hidden_layers": 4,
+                "num_kv_shared_layers": 2,
+                "layer_types": 2 * ["sliding_attention", "full_attention"],
+                "hidden_size_per_layer_input": 6,
                 "vocab_size_per_layer_input": 64,
             },
             GEMMA_4_VISION,

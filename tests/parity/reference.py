@@ -38,6 +38,8 @@ def make(family, shape, fields=None):
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
     model = kind.from_config(config, dtype=torch.float32, **plain)
+    if fields["model_type"] == "gemma4":
+        model.config.text_config.pad_token_id = 0  # the whole model puts it in the place of images
     _train_buffers(model)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     tensors = dict(model.named_parameters()) | _moved(model)

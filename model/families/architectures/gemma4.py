@@ -41,9 +41,11 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     config_json.require("enable_moe_block", False)
     # Keys of mechanisms that the values above switch off.
     config_json.ignore("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
+    kinds = _kinds(config_json)
+    config_json.sub_object("rope_parameters").ignore(*{LOCAL, GLOBAL} - {kind.type for kind in kinds})
     base, bias = llama_like.base(config_json, tied=True), config_json.get("attention_bias", False)
     norm: RMSNorm = base["norm"]
-    window, keys_are_values = config_json.get("sliding_window", 512), config_json.get("attention_k_eq_v", False)
+    window = config_json.get("sliding_window", 512)
     shared = {
         "num_heads": config_json.get("num_attention_heads"),
         "qkv_bias": bias,
@@ -66,14 +68,14 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             value_norm=dataclasses.replace(norm, scale="none") if own else None,
             num_kv_heads=kind.num_kv_heads,
             head_dim=kind.head_dim,
-            values_from_keys=own and keys_are_values and kind.type == GLOBAL,
+            values_from_keys=own and kind.type == GLOBAL and config_json.get("attention_k_eq_v", False),
             pattern=llama_like.window_pattern(window if kind.type == LOCAL else None),
         )
         return {"mixer": mixer, "ffn": ffn if own else wide_ffn, "position": _position(config_json, kind)}
 
     return ModelConfig(
         **base,
-        **llama_like.by_layer(_kinds(config_json, keys_are_values), layer),
+        **llama_like.by_layer(kinds, layer),
         residual=Sandwich(),
         multipliers=Multipliers(embedding=base["width"] ** 0.5),
         stream_scale=1.0,
@@ -90,7 +92,7 @@ def _per_layer_embedding(config_json: ConfigJson, vocab_size: int, activation: A
     return PerLayerEmbedding(width=width, activation=activation) if width else None
 
 
-def _kinds(config_json: ConfigJson, keys_are_values: bool) -> list[Kind]:
+def _kinds(config_json: ConfigJson) -> list[Kind]:
     """Returns the kind of every layer; the last one is global, whatever the file says.
 
     Files of later versions of `transformers` name the heads of single layers in `per_layer_config`, earlier ones those
@@ -102,7 +104,11 @@ def _kinds(config_json: ConfigJson, keys_are_values: bool) -> list[Kind]:
         "head_dim": config_json.get("head_dim", 256),
     }
     wide = {"head_dim": config_json.get("global_head_dim", 512)}
-    if (heads := config_json.get("num_global_key_value_heads", None)) and keys_are_values:
+    heads, keys_are_values = (
+        config_json.get("num_global_key_value_heads", None),
+        config_json.get("attention_k_eq_v", False),
+    )
+    if heads and keys_are_values:
         wide["num_key_value_heads"] = heads
     by_number = config_json.get("per_layer_config", None)
     if by_number is None:
