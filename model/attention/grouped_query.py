@@ -295,6 +295,7 @@ class GroupedQueryAttention(nnx.Module):
                 k_BSKH, coordinates = k_BSKH
                 visibility = visibility.with_keys(coordinates)
             return k_BSKH, v_BSKH, visibility, None
+        assert self.key is not None
         k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
         v_BTKH = k_BTKH if self.value is None else project(x_BTD, self.value, context.layout, self.value_bias)
         # Sharded like x; otherwise the compiler may gather x, which is wider, to compute the keys of all positions.

@@ -71,7 +71,7 @@ CASES = {
         ),
     },
     "multimodal_gemma4": {
-        "vectors of layers, keys of earlier ones": _whole(
+        "vectors of layers, shared keys": _whole(
             "gemma4",
             GEMMA4
             | {
