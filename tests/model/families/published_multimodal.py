@@ -42,6 +42,26 @@ GEMMA_4_31B = {
     "vision_config": {"model_type": "gemma4_vision"},
     "vision_soft_tokens_per_image": 280,
 }
+GEMMA_4_E2B = GEMMA_4_31B | {
+    "audio_config": {"model_type": "gemma4_audio"},
+    "text_config": published_configs.GEMMA_4_31B
+    | {
+        "attention_k_eq_v": False,
+        "hidden_size": 1536,
+        "hidden_size_per_layer_input": 256,
+        "intermediate_size": 6144,
+        "layer_types": 7 * [*4 * ["sliding_attention"], "full_attention"],
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 8,
+        "num_global_key_value_heads": None,
+        "num_hidden_layers": 35,
+        "num_key_value_heads": 1,
+        "num_kv_shared_layers": 20,
+        "sliding_window": 512,
+        "use_bidirectional_attention": None,
+        "use_double_wide_mlp": True,
+    },
+}
 LLAMA_4_SCOUT = {
     "architectures": ["Llama4ForConditionalGeneration"],
     "model_type": "llama4",
