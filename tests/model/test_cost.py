@@ -103,12 +103,20 @@ SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
 
 def grid():
-    """Yields configs with every value of every field three times, and random values in the other fields."""
+    """Yields configs with every value of every field three times, and random values in the other fields.
+
+    Vectors of layers give way to the two mechanisms that exclude them, or these to the vectors whose turn it is.
+    """
     chance = random.Random(0)
     for name, values in GRID.items():
         for value in values:
             for _ in range(3):
-                yield ModelConfig(**SIZES, **{n: chance.choice(v) for n, v in GRID.items()} | {name: value})
+                fields = {n: chance.choice(v) for n, v in GRID.items()} | {name: value}
+                if name == "per_layer_embedding" and value is not None:
+                    fields |= {"multi_token": None, "residual": chance.choice([PreNorm(), Sandwich()])}
+                elif fields["multi_token"] is not None or not fields["residual"].one_vector:
+                    fields["per_layer_embedding"] = None
+                yield ModelConfig(**SIZES, **fields)
 
 
 def test_the_grid_meets_every_pair_of_a_norm_and_a_placement():
@@ -124,9 +132,10 @@ def test_parameters_equal_those_of_the_tree(part):
         size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
         count = count_parameters(config)
         table = sum(size(tree["embedding"].get(name, {})) for name in ("table", "norm", "input_projection"))
+        vectors = tree.get("per_layer", {"table": {}})
         assert count.total == size(tree), config
-        assert count.embedding == table + size(tree.get("position", {})), config
-        assert count.blocks == size(tree["blocks"]), config
+        assert count.embedding == table + size(tree.get("position", {})) + size(vectors["table"]), config
+        assert count.blocks == size(tree["blocks"]) + size(vectors) - size(vectors["table"]), config
         assert count.multi_token == size(tree.get("multi_token", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config
         assert count.unembedding == size(tree["embedding"]) - table, config
