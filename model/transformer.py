@@ -34,6 +34,7 @@ from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
+from model.vocabulary.per_layer import PerLayerVectors
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
@@ -64,15 +65,19 @@ class Transformer(nnx.Module):
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
+        sizes, maker = (config.vocab_size, config.num_layers, width), make(jax.random.fold_in(key, 1))
+        vectors, reductions = config.per_layer_embedding, config.precision.reductions
+        self.per_layer = None if vectors is None else PerLayerVectors(vectors, sizes, config.norm, maker, reductions)
 
     def __call__(
         self, batch: TokenBatch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
     ) -> Output:
         """Runs the model on token ids; see `stream`."""
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
+        vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache)
+        x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache, vectors)
         aux = add_multi_token_loss(self.config, self.multi_token, self.embedding, x_BTD, batch, context, aux)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)

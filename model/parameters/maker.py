@@ -16,7 +16,7 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 |                |                                         |                         | zero_residual; * beta      |
 | unembedding    | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
 | scale          | norm weights                            | 1                       | 1                          |
-| gain           | layer scale                             | layer_scale             | layer_scale                |
+| gain           | layer scale, stream scale               | as these options say    | the same                   |
 | sink           | attention sinks: scores without a value | 0                       | 0                          |
 | bias           | every bias, of routers and loads too    | 0                       | 0                          |
 | filter         | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |
@@ -94,7 +94,7 @@ def _problems_of_beta(beta: float, **others: bool) -> Iterator[tuple[str, str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class ConstantValue:
     """The same value in every entry."""
 
     value: float
@@ -195,7 +195,7 @@ class ParameterMaker:
         if role in ("embedding", "position"):
             return Gaussian(scheme.embedding_std, factor)
         if role == "residual" and scheme.zero_residual:
-            return Constant(0.0)
+            return ConstantValue(0.0)
         return LecunNormal(fan_in, factor)
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
@@ -215,7 +215,7 @@ class ParameterMaker:
 
     def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter whose entries all start at one value, such as a norm's scale."""
-        return self._make(Spec(role=role, axes=axes, initializer=Constant(value)), shape)
+        return self._make(Spec(role=role, axes=axes, initializer=ConstantValue(value)), shape)
 
     def from_values(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter with initial values from its module; they may differ from layer to layer."""

@@ -49,9 +49,11 @@ class ResidualOption:
 
     Attributes:
       final_norm: whether the stream is normalised once more before the logits.
+      one_vector: whether the stream between layers is one vector for each token, (B, T, D).
     """
 
     final_norm: ClassVar[bool] = True
+    one_vector: ClassVar[bool] = True
 
     def build(
         self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int

@@ -67,6 +67,8 @@ def long(**changes):
         ({"width": 16.0}, "width: expected int, got 16.0 (float)"),
         ({"embedding_width": 0}, "embedding_width: must be at least 1, or None for that of the layers, got 0"),
         ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
+        ({"stream_scale": 0.0}, "stream_scale: must be above 0, or None for no such factors, got 0.0"),
+        ({"position": Rotary(rotated="fastest")}, "position.rotated: all pairs rotate with fraction=1"),
         ({"layer_scale": 0.0}, "layer_scale: must be above 0, or None for no such factors, got 0.0"),
         (
             {"mixer": GroupedQuery(num_heads=4, scale=0.0)},

@@ -3,6 +3,8 @@
 Keys that change no number are left out.
 """
 
+from tests.model.families import published_configs
+
 GEMMA_3_4B = {
     "architectures": ["Gemma3ForConditionalGeneration"],
     "boi_token_index": 255999,
@@ -21,6 +23,44 @@ GEMMA_3_4B = {
         "sliding_window": 1024,
     },
     "vision_config": {"model_type": "siglip_vision_model"},
+}
+GEMMA_4_31B = {
+    "architectures": ["Gemma4ForConditionalGeneration"],
+    "audio_token_id": 258881,
+    "boa_token_id": 256000,
+    "boi_token_id": 255999,
+    "dtype": "bfloat16",
+    "eoa_token_id": 258883,
+    "eoa_token_index": 258883,
+    "eoi_token_id": 258882,
+    "eos_token_id": [1, 106],
+    "image_token_id": 258880,
+    "model_type": "gemma4",
+    "text_config": published_configs.GEMMA_4_31B,
+    "tie_word_embeddings": True,
+    "video_token_id": 258884,
+    "vision_config": {"model_type": "gemma4_vision"},
+    "vision_soft_tokens_per_image": 280,
+}
+GEMMA_4_E2B = GEMMA_4_31B | {
+    "audio_config": {"model_type": "gemma4_audio"},
+    "text_config": published_configs.GEMMA_4_31B
+    | {
+        "attention_k_eq_v": False,
+        "hidden_size": 1536,
+        "hidden_size_per_layer_input": 256,
+        "intermediate_size": 6144,
+        "layer_types": 7 * [*4 * ["sliding_attention"], "full_attention"],
+        "max_position_embeddings": 131072,
+        "num_attention_heads": 8,
+        "num_global_key_value_heads": None,
+        "num_hidden_layers": 35,
+        "num_key_value_heads": 1,
+        "num_kv_shared_layers": 20,
+        "sliding_window": 512,
+        "use_bidirectional_attention": None,
+        "use_double_wide_mlp": True,
+    },
 }
 LLAMA_4_SCOUT = {
     "architectures": ["Llama4ForConditionalGeneration"],

@@ -10,8 +10,11 @@ from model.families import published_model
 from model.families.multimodal import MULTIMODAL, left_out_prefix, text_names
 from model.positions.scaling import LinearScaling, YaRN
 from model.vocabulary.embedding import Tied, Untied
+from model.vocabulary.per_layer import PerLayerEmbedding
 from tests.model.families.published_multimodal import (
     GEMMA_3_4B,
+    GEMMA_4_31B,
+    GEMMA_4_E2B,
     LLAMA_4_SCOUT,
     MISTRAL_SMALL_3_1,
     QWEN_2_5_VL_3B,
@@ -26,6 +29,8 @@ from tests.parity.keys import FIXTURE
     ("published", "family", "size"),
     [
         (GEMMA_3_4B, "gemma3", 3_880_263_168),
+        (GEMMA_4_31B, "gemma4", 30_697_345_340),
+        (GEMMA_4_E2B, "gemma4", 4_628_569_379),
         (LLAMA_4_SCOUT, "llama4", 107_769_861_120),
         (MISTRAL_SMALL_3_1, "mistral", 23_572_403_200),
         (QWEN_2_5_VL_3B, "qwen2", 3_085_938_688),
@@ -52,6 +57,14 @@ def test_gemma_3_4b_has_what_its_file_leaves_out():
     assert (local.mixer.pattern, everywhere.mixer.pattern) == (SlidingWindow(size=1024), Everything())
     assert (local.position.theta, local.position.scaling) == (1e4, None)
     assert (everywhere.position.theta, everywhere.position.scaling) == (1e6, LinearScaling(factor=8.0))
+
+
+def test_gemma_4_e2b():
+    """Late layers see the keys of the last earlier layer of their type, and have a feed-forward layer twice as wide."""
+    config = published_model(GEMMA_4_E2B).read().config
+    assert [layer.mixer.kv_from_layer for layer in config.layers] == 15 * [None] + 4 * [13, 13, 13, 13, 14]
+    assert [layer.ffn.width for layer in config.layers] == 15 * [6144] + 20 * [12288]
+    assert config.per_layer_embedding == PerLayerEmbedding(width=256, activation="gelu_tanh")
 
 
 def test_positions_of_several_axes_are_plain_positions_of_text():
