@@ -87,12 +87,13 @@ class Loads:
 def loads_of(job: Job) -> Loads:
     """Counts the loads of a job on each of its chips."""
     ways, work, tokens = job.ways, job.work, job.chip_tokens
-    products, attention = [_product_load(job, work.logits, 3 * work.logit_passes, 1.0)], []
+    products, attention = [_product_load(job, work.logits, 3 * work.logit_passes)], []
+    products += [_product_load(job, product, 3) for product in work.outside]
     elementwise = scores = dispatch = 0.0
     for layer in work.layers:
         count = layer.repeats / ways.stage
         for product in layer.products:
-            products.append(_product_load(job, product, count * passes(job, product.keeps), count))
+            products.append(_product_load(job, product, count * passes(job, product.keeps)))
         if layer.attention is not None:
             if job.attention != "arrays":
                 attention.append(_attention_load(job, layer.attention, count))
@@ -129,7 +130,7 @@ def recomputed_share(job: Job, layer: LayerWork) -> float:
     return again / sum(product.flops for product in layer.products)
 
 
-def _product_load(job: Job, product: Product, times: float, layers: float) -> ProductLoad:
+def _product_load(job: Job, product: Product, times: float) -> ProductLoad:
     ways, unit = job.ways, job.cluster.chip.matrix_unit
     inputs, outputs = float(product.inputs), float(product.outputs)
     if product.keeps in ("mixer_output", "ffn_output"):
@@ -138,7 +139,7 @@ def _product_load(job: Job, product: Product, times: float, layers: float) -> Pr
         outputs /= ways.tensor
     rows = job.chip_tokens * product.slots
     if product.keeps == "":
-        rows /= ways.stage  # of the logits, which the last stage alone makes
+        rows /= ways.stage  # outside the layers, which one stage alone makes
     padded = math.ceil(inputs / unit) * math.ceil(outputs / unit) * unit**2
     number_format = job.number_format if product.keeps not in ("", "router") else "bf16"
     width = job.compute_bytes if number_format == "bf16" else 1

@@ -6,6 +6,7 @@ pairs of a query and a key, which are the part of a mixer's cost that grows fast
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -30,7 +31,7 @@ class Product:
     """A matrix product of every token.
 
     Attributes:
-      keeps: its output, as a name of `KEPT`; "" for the logits.
+      keeps: its output, as a name of `KEPT`; "router" and "other" for outputs that have none, "" outside the layers.
       inputs, outputs: the sides of the matrix.
       copies: matrices of this kind in a layer: experts, or heads of a recurrent matrix.
       rows: how many of the copies a token uses.
@@ -65,6 +66,9 @@ class Routing(NamedTuple):
     rows: float
     slots: float
     ragged: bool
+
+
+_NO_EXPERTS = Routing(rows=1.0, slots=1.0, ragged=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,23 +137,25 @@ class ModelWork:
       vocab: V.
       length: T.
       layers: all layers, in groups of equal ones.
+      outside: products outside the layers, such as those between the stream and a narrower token table; not logits.
       logits: the product with the unembedding.
       logit_passes: how often logits are computed for each token (more than once with multi-token prediction).
-      vocabulary_parameters: embedding, unembedding, positions and final norm.
+      outer_parameters: outside the layers: embedding, unembedding, positions, norms.
     """
 
     width: int
     vocab: int
     length: int
     layers: tuple[LayerWork, ...]
+    outside: tuple[Product, ...]
     logits: Product
     logit_passes: int
-    vocabulary_parameters: int
+    outer_parameters: int
 
     @property
     def parameters(self) -> int:
         """The number of all parameters."""
-        return sum(layer.repeats * layer.parameters for layer in self.layers) + self.vocabulary_parameters
+        return sum(layer.repeats * layer.parameters for layer in self.layers) + self.outer_parameters
 
     @property
     def num_layers(self) -> int:
@@ -160,7 +166,8 @@ class ModelWork:
     def forward_flops(self) -> float:
         """The operations of one token in the forward pass."""
         layers = sum(layer.repeats * layer.flops for layer in self.layers)
-        return layers + self.logit_passes * self.logits.flops
+        outside = sum(product.flops for product in self.outside)
+        return layers + outside + self.logit_passes * self.logits.flops
 
 
 def kept_by(remat: Remat) -> frozenset[str]:
@@ -191,10 +198,19 @@ def work_of(config: ModelConfig, length: int) -> ModelWork:
         vocab=config.vocab_size,
         length=length,
         layers=tuple(layers),
+        outside=tuple(_outside(rest, {name: table[name] for name in rest})),
         logits=Product(keeps="", inputs=width, outputs=config.vocab_size),
         logit_passes=1 + depth,
-        vocabulary_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(rest)),
+        outer_parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(rest)),
     )
+
+
+def _outside(tree: Any, table: Any) -> Iterator[Product]:
+    """Yields the products with matrices that are no tables of tokens or positions."""
+    for leaf, spec in zip(jax.tree.leaves(tree), jax.tree.leaves(table), strict=True):
+        if spec.inputs and spec.role not in ("embedding", "unembedding", "position"):
+            shape, axes = _of_one_layer(leaf, spec)
+            yield dataclasses.replace(_product("", shape, axes, spec, _NO_EXPERTS), keeps="")
 
 
 def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, table: Any, repeats: int) -> LayerWork:
@@ -213,7 +229,7 @@ def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, tabl
                     key_width += product.outputs
     attention = _attention(layer, config.width, length)
     counted = attention.flops if attention else 0.0
-    counted += sum(p.flops for p in products if p.keeps not in _FFN)
+    counted += sum(p.flops for p in products if p.keeps not in _NOT_OF_MIXERS)
     mixer = 0.0 if layer.mixer is None else layer.mixer.cost(config.width, length) / length
     return LayerWork(
         repeats=repeats,
@@ -227,7 +243,7 @@ def _layer_work(config: ModelConfig, layer: Layer, length: int, stack: Any, tabl
     )
 
 
-_FFN = ("ffn_gate", "ffn_up", "ffn_output", "router")
+_NOT_OF_MIXERS = ("ffn_gate", "ffn_up", "ffn_output", "router", "other")
 
 
 def _of_one_layer(leaf: Any, spec: Spec) -> tuple[dict[int, int], dict[int, str | None]]:
@@ -255,7 +271,9 @@ def _product(part: str, shape: dict[int, int], axes: dict[int, str | None], spec
 
 
 def _kept_name(part: str, role: str, outputs: set[str | None]) -> str:
-    """Returns the name in `KEPT` of a matrix's output, from its role and the axes of its output."""
+    """Returns the name of a matrix's output, as in `Product`, from its role and the axes of its output."""
+    if part not in ("mixer", "ffn"):
+        return "other"
     if part == "ffn":
         return {"residual": "ffn_output", "value": "ffn_up", "router": "router"}.get(role, "ffn_gate")
     if role == "residual":
@@ -270,7 +288,7 @@ def _kept_name(part: str, role: str, outputs: set[str | None]) -> str:
 def _routing(ffn: Any, length: int) -> Routing:
     """Returns how tokens meet the experts of a layer."""
     if not isinstance(ffn, Experts):
-        return Routing(rows=1.0, slots=1.0, ragged=False)
+        return _NO_EXPERTS
     slots = float(ffn.top_k)
     if isinstance(ffn.dispatch, Capacity):
         slots = ffn.num_experts * ffn.dispatch.slots(ffn.num_experts, ffn.top_k, length) / length

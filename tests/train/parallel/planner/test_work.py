@@ -18,6 +18,7 @@ from model.recurrent.delta import GatedDelta
 from model.recurrent.lstm import LSTM
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 from train.parallel.planner.work import KEPT, kept_by, work_of
 
 LENGTH = 64
@@ -45,6 +46,7 @@ MODELS = {
     "multi token": dataclasses.replace(SMALL, multi_token=MultiToken(depth=2)),
     "recurrent": dataclasses.replace(SMALL, mixer=LSTM(num_heads=4), position=NoPositions()),
     "delta": dataclasses.replace(SMALL, mixer=GatedDelta(num_heads=4), position=NoPositions()),
+    "per-layer vectors": dataclasses.replace(SMALL, per_layer_embedding=PerLayerEmbedding(width=8)),
     "narrow table": dataclasses.replace(SMALL, embedding_width=8),
 }
 
@@ -57,10 +59,8 @@ def test_operations_are_those_of_the_exact_count(name):
     if config.multi_token is not None:  # whose modules run in training alone
         block = work.layers[-1].flops * LENGTH
         assert work.forward_flops * LENGTH == pytest.approx(expected + 2 * (block + work.logits.flops * LENGTH))
-    elif config.embedding_width is None:
+    else:
         assert work.forward_flops * LENGTH == pytest.approx(expected)
-    else:  # two small products between table and stream are left out
-        assert work.forward_flops * LENGTH == pytest.approx(expected - 2 * 2 * LENGTH * 32 * 8)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -70,7 +70,7 @@ def test_parameters_are_those_of_the_exact_count(name):
     if config.multi_token is None:
         assert work.parameters == counted.total
         assert sum(layer.repeats * layer.expert_parameters for layer in work.layers) * 3 / 4 == counted.inactive
-    assert work.vocabulary_parameters == counted.embedding + counted.final_norm + counted.unembedding
+    assert work.outer_parameters == counted.total - counted.blocks - counted.multi_token
 
 
 def test_llama_2_7b_by_hand():
@@ -103,7 +103,7 @@ def test_slots_of_a_capacity_are_work_and_no_model_operations():
 def test_every_product_has_a_name():
     for config in MODELS.values():
         for layer in work_of(config, LENGTH).layers:
-            assert {product.keeps for product in layer.products} <= {*KEPT, "router"}
+            assert {product.keeps for product in layer.products} <= {*KEPT, "router", "other"}
     names = {product.keeps for product in work_of(MODELS["latent"], LENGTH).layers[0].products}
     assert {"latent", "query", "value", "mixer_output"} <= names
 
@@ -117,4 +117,4 @@ def test_what_rematerialisation_keeps():
 
 def test_a_tied_table_is_counted_once():
     untied = work_of(dataclasses.replace(SMALL, unembedding=Untied()), LENGTH)
-    assert untied.vocabulary_parameters - work_of(SMALL, LENGTH).vocabulary_parameters == 32 * 96
+    assert untied.outer_parameters - work_of(SMALL, LENGTH).outer_parameters == 32 * 96
