@@ -4,7 +4,6 @@ To add a family, write its file (model/families/architectures/llama.py is the ex
 """
 
 import dataclasses
-import difflib
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -59,10 +58,12 @@ from model.families.architectures import (
     stablelm,
     starcoder2,
 )
+from model.families.config_json import as_json
 from model.families.early_files import modern
 from model.families.family import Family, Reading
 from model.families.multimodal import MULTIMODAL, Multimodal, text_type_of, text_values
-from model.options.words import nearest
+from model.families.quantization import method_not_read, quantization_of
+from model.options.words import misspelt, nearest
 
 FAMILIES: tuple[Family, ...] = (
     baichuan.FAMILY,
@@ -157,26 +158,37 @@ def published_model(values: Mapping[str, Any], tensors: Collection[str] | None =
     if isinstance(name, str) and name in families:
         return PublishedModel(families[name], values)
     if not isinstance(name, str) or name not in kinds:
-        known = sorted({*families, *kinds})
-        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise UserError(f"config.json: no family has model_type={name!r}{hint}\nknown: {', '.join(known)}")
+        raise _unknown_type(values, sorted({*families, *kinds}))
     kind = kinds[name]
-    if values.get("architectures", []) not in ([], [kind.architecture]):
+    if (architectures := values.get("architectures") or []) not in ([], [kind.architecture]):
+        quantization_of(values)  # one that is not read is the first thing to say
+        alone = [text for text in kind.text_types.values() if architectures == [families[text].architecture]]
+        remedy = "take the model in that form, which transformers reads"
+        if alone:
+            remedy = f"or, for a language model alone, model_type={as_json(alone[0])}; correct the wrong one"
         raise UserError(
-            f"config.json: architectures={values['architectures']!r}, expected {kind.architecture} for "
-            f"model_type={name!r}"
+            f"config.json: architectures={as_json(architectures)}, expected {kind.architecture} for model_type="
+            f"{as_json(name)}; {remedy}"
         )
     text_type = text_type_of(kind, values)
-    if text_type is None or kind.text_types[text_type] not in families:
+    if text_type is None:
+        quantization_of(values)
         raise UserError(
-            f"config.json: the language model of this {name} has "
-            f"model_type={values['text_config'].get('model_type')!r} in text_config; known: "
-            + ", ".join(known for known, family_type in kind.text_types.items() if family_type in families)
+            f"config.json: text_config.model_type={as_json(values['text_config']['model_type'])} is not supported in a "
+            f"{name}: expected {' or '.join(kind.text_types)}"
         )
     family = families[kind.text_types[text_type]]
     text = text_values(kind, values, text_type, family.aliases, tensors)
     return PublishedModel(family, {"architectures": [family.architecture], **text}, kind)
+
+
+def _unknown_type(values: Mapping[str, Any], known: Collection[str]) -> UserError:
+    """Returns the error for a `model_type` that no family reads. A misspelt one gets the name that is meant."""
+    name, method = values["model_type"], method_not_read(values)
+    meant = misspelt(name, known) if isinstance(name, str) else None
+    hint = "" if meant is None else f"; did you mean {meant!r}?"
+    also = "" if method is None else f", and weights quantised with {method} are not read either"
+    return UserError(f"config.json: no family reads model_type={as_json(name)}{hint}{also}\nknown: {', '.join(known)}")
 
 
 def family_of(values: Mapping[str, Any]) -> Family:

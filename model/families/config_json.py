@@ -11,15 +11,17 @@ Every key that a family's config function reads is marked as read. What happens 
   (`auto_map`), may read any key, so there these keys are refused.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from model.dropout import Dropout
 from model.errors import UserError
 from model.feedforward.mlp import Activation
-from model.options.words import format_value, nearest
+from model.options.words import cut, format_value
 
 REQUIRED: Any = object()
+MEND = "correct it or download the file again"
 
 # Keys about how a model was made, stored, run or sampled from, not about its computation.
 _IRRELEVANT_KEYS = """
@@ -77,18 +79,18 @@ class Log:
     Attributes:
       read: the keys that the family read.
       ignored: the keys among them that it named without reading; what is in their objects is ignored too.
-      refused: why a key is refused, in the order of reading.
+      refused: the value of a refused key, and why it is refused, in the order of reading.
       objects: the objects in the file that the family read, by the path of their keys.
-      last: the key that was read last, for messages.
+      last: the key that was read last with its value, for messages.
     """
 
     def __init__(self) -> None:
         """Nothing was read yet."""
         self.read: set[str] = set()
         self.ignored: set[str] = set()
-        self.refused: dict[str, str] = {}
+        self.refused: dict[str, tuple[Any, str]] = {}
         self.objects: dict[str, Mapping[str, Any]] = {}
-        self.last = ""
+        self.last: tuple[str, Any] = ("", None)
 
 
 class ConfigJson:
@@ -102,19 +104,32 @@ class ConfigJson:
             self.log.objects[path] = values
 
     def get(self, key: str, default: Any = REQUIRED) -> Any:
-        """Returns a value, or the default where it is missing or null. Raises UserError if there is no default."""
+        """Returns a value, or the default where it is missing or null; a value without a default is a number.
+
+        Raises UserError where there is no value and no default, and for a value of another kind than the default.
+        """
         value = self.get_or_null(key, None)
-        if value is not None:
-            return value
-        if default is REQUIRED:
-            raise UserError(f"config.json has no value for {self._path}{key}")
-        return default
+        if value is None and default is REQUIRED:
+            raise self._missing(key)
+        if value is not None and (kind := _expected_kind(value, default)) is not None:
+            raise self._of_another_kind(key, kind)
+        return default if value is None else value
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """Returns a list of numbers. Raises UserError where it is missing or anything else."""
+        values = self.get_or_null(key, None)
+        if values is None:
+            raise self._missing(key)
+        if not isinstance(values, list | tuple) or not all(_is_number(value) for value in values):
+            raise self._of_another_kind(key, "a list of numbers")
+        return tuple(map(float, values))
 
     def get_or_null(self, key: str, default: Any) -> Any:
         """Returns a value, None where it is null, or the default where it is missing."""
         self.log.read.add(self._path + key)
-        self.log.last = self._path + key
-        return self._values.get(key, default)
+        value = self._values.get(key, default)
+        self.log.last = self._path + key, value
+        return value
 
     def ignore(self, *keys: str) -> None:
         """Marks values as read that follow from others, or matter only in training, which has its own options."""
@@ -126,15 +141,17 @@ class ConfigJson:
 
     def require(self, key: str, *allowed: Any, default: Any = REQUIRED) -> None:
         """Refuses a value that is not one of `allowed`; a missing value counts as the default, or else as the first."""
-        value = self.get(key, allowed[0] if default is REQUIRED else default)
+        value = self.get_or_null(key, None)
+        if value is None:
+            value = allowed[0] if default is REQUIRED else default
         if value not in allowed:
-            self._refuse(key, f"expected {' or '.join(map(repr, allowed))}")
+            self._refuse(key, f"expected {' or '.join(map(as_json, allowed))}")
 
     def lookup(self, key: str, choices: Mapping[str, Any], default: str) -> Any:
         """Returns the choice that a word stands for. Raises UserError for an unknown word."""
         word = self.get(key, default)
         if word not in choices:
-            raise self.refusal(key, nearest(str(word), choices))
+            raise self.refusal(key, f"expected one of {', '.join(choices)}")
         return choices[word]
 
     def activation(self, key: str, default: str) -> Activation:
@@ -146,18 +163,26 @@ class ConfigJson:
         """Returns the dropout rates: `keys` maps each field of `Dropout` to its key; a missing rate is the default."""
         return Dropout(**{name: float(self.get(key, default)) for name, key in keys.items()})
 
-    def sub_object(self, key: str) -> "ConfigJson":
-        """Returns the values of an object inside this one; no values where it is missing."""
+    def sub_object(self, key: str, *, required: bool = False) -> "ConfigJson":
+        """Returns the values of an object inside this one; where it is missing, no values, or UserError if required."""
+        if required and self.get_or_null(key, None) is None:
+            raise self._missing(key)
         return ConfigJson(self.get(key, {}), f"{self._path}{key}.", self.log)
 
     def refusal(self, key: str, why: str) -> UserError:
-        """Returns the error for a value that cannot be mapped."""
+        """Returns the error for a value that is not supported."""
         self._refuse(key, why)
         return refused(self.log)
 
     def _refuse(self, key: str, why: str) -> None:
-        value = format_value(self._values.get(key))
-        self.log.refused[self._path + key] = f"{self._path}{key}={value} cannot be mapped: {why}"
+        self.log.refused[self._path + key] = self._values.get(key), why
+
+    def _missing(self, key: str) -> UserError:
+        return UserError(f"config.json has no value for {self._path}{key}; add it, or download the file again")
+
+    def _of_another_kind(self, key: str, kind: str) -> UserError:
+        value = as_json(self._values[key])
+        return UserError(f"config.json: {self._path}{key}={value}, expected {kind}; {MEND}")
 
     def finish(self, *, refuse_unknown: bool) -> dict[str, Any]:
         """Returns the ignored values that are not inert, by path. Raises UserError that names all refused values.
@@ -167,12 +192,11 @@ class ConfigJson:
         ignored = {}
         for path, key, value in self._unread():
             if key in SHARED and not _is_inert(key, value):
-                known = "".join(f" or {word!r}" for word in SHARED[key])
-                self.log.refused[path] = f"{path}={format_value(value)} cannot be mapped: expected null{known}"
+                self.log.refused[path] = value, " or ".join(["expected null", *map(as_json, SHARED[key])])
             elif path != key and isinstance(value, Mapping):
-                self.log.refused[path] = f"{path}={format_value(value)} cannot be mapped: expected no object"
+                self.log.refused[path] = value, "expected no object"
             elif key not in SHARED and refuse_unknown and value:
-                self.log.refused[path] = f"{path}={format_value(value)} is unknown to this family"
+                self.log.refused[path] = value, "unknown to this family, and the model's own code may read it"
             elif value and key not in SHARED:
                 ignored[path] = value
         if self.log.refused:
@@ -194,9 +218,42 @@ def _is_inert(key: str, value: Any) -> bool:
     return all(one in SHARED[key] for one in (value if isinstance(value, list) else [value]))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _expected_kind(value: Any, default: Any) -> str | None:
+    """Returns the kind of value that the default shows to be right; None where the value is of that kind."""
+    if isinstance(default, bool):  # some files have 0 and 1
+        return None if value in (True, False) else "true or false"
+    if default is REQUIRED or _is_number(default):
+        return None if _is_number(value) else "a number"
+    if isinstance(default, str):  # in some families a number may stand in the place of a word
+        return "text" if isinstance(value, list | Mapping) else None
+    if isinstance(default, Mapping):
+        return None if isinstance(value, Mapping) else "an object"
+    if isinstance(default, Collection):
+        return None if isinstance(value, list | tuple) else "a list"
+    return None
+
+
+def as_json(value: Any) -> str:
+    """Formats a value as config.json writes it, shortened if it is long."""
+    try:
+        return cut(json.dumps(value, ensure_ascii=False))
+    except (TypeError, ValueError):  # Python writes no whole number of more than 4,300 digits
+        return format_value(value)
+
+
 def refused(log: Log) -> UserError:
     """Returns the error that names all values that were refused so far."""
-    first, *others = log.refused.values()
-    mend = " or ".join(f"--accept={path}" for path in list(log.refused)[:3])
-    text = "config.json: " + (first if not others else "\n  ".join(["these values cannot be mapped", first, *others]))
-    return UserError(f"{text}\n{mend} reads the file as if it did not have the key")
+    found = [(f"{path}={as_json(value)}", why) for path, (value, why) in log.refused.items()]
+    flags = " ".join(f"--accept={path}" for path in log.refused)
+    if len(found) == 1:
+        ((value, why),) = found
+        text, it, key = f"{value} is not supported: {why}", "it", "the key"
+    else:
+        text = "\n  ".join(["these values are not supported:", *(f"{value}: {why}" for value, why in found)])
+        it, key = "them", "these keys"
+    mend = f"{flags} reads the file as if it did not have {key}; right only if the model computes the same without {it}"
+    return UserError(f"config.json: {text}\n{mend}")

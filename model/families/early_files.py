@@ -1,9 +1,10 @@
 """Early config.json files, from before `transformers` had today's names for a model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from model.errors import UserError
+from model.families.config_json import as_json
 from model.families.family import Family
 
 # Falcon's first files, by their `model_type`, with the values that today's files give explicitly.
@@ -28,11 +29,27 @@ def modern(values: Mapping[str, Any], families: Iterable[Family]) -> dict[str, A
     if model_type == "llama" and values.get("max_position_embeddings") is None and "max_sequence_length" in values:
         return {EARLY_LLAMA_KEYS.get(key, key): value for key, value in values.items()}
     if model_type is None:
+        families = tuple(families)
         named = [family for family in families if values.get("architectures") == [family.architecture]]
         if len(named) != 1:
-            raise UserError(
-                f"config.json has no model_type, and its architectures={values.get('architectures')!r} is no class of "
-                f"one family; known: {', '.join(sorted(family.architecture for family in families))}"
-            )
+            raise _without_model_type(values.get("architectures"), [family.name for family in named], families)
         return {**values, "model_type": named[0].model_types[0]}
     return dict(values)
+
+
+def _without_model_type(architectures: Any, named: Collection[str], families: Iterable[Family]) -> UserError:
+    """Returns the error for a file whose `architectures` is the class of no family, or of several."""
+    if named:
+        return UserError(
+            f"config.json has no model_type, and {architectures[0]} is the class of {' and '.join(named)}; add the "
+            "model_type of the right one"
+        )
+    if not architectures:
+        return UserError(
+            "config.json has neither model_type nor architectures, so its family is unknown; add its model_type, or "
+            "download the file again"
+        )
+    known = ", ".join(sorted({family.architecture for family in families}))
+    return UserError(
+        f"config.json has no model_type, and no family reads architectures={as_json(architectures)}\nknown: {known}"
+    )

@@ -6,10 +6,10 @@ from typing import Any
 
 from model.config import MAX_LAYERS, ModelConfig, model_differences
 from model.errors import UserError
-from model.families.config_json import ConfigJson
+from model.families.config_json import MEND, ConfigJson, as_json
 from model.families.quantization import quantization_of, without_quantization
 from model.families.weights import Tensor, Weight, tensors
-from model.options.tree import check
+from model.options.tree import find_problems
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,9 @@ class Family:
         config_json = ConfigJson(self._canonical(values))
         names = config_json.get("architectures", [])
         if [str(name).lower() for name in names] not in ([], [self.architecture.lower()]):  # early: LLaMAForCausalLM
-            raise config_json.refusal("architectures", f"expected {self.architecture}, a language model")
+            raise config_json.refusal(
+                "architectures", f"expected {self.architecture} for {self.name}, a language model"
+            )
         for key, value in values.items():
             if "layers" in key and isinstance(value, int) and value > MAX_LAYERS:
                 raise config_json.refusal(key, f"expected at most {MAX_LAYERS:,}")
@@ -100,12 +102,14 @@ class Family:
         except UserError:
             raise
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # text for a number, ...
+            key, value = config_json.log.last
             raise UserError(
-                f"config.json holds a value of the wrong type for the family {self.name}, in {config_json.log.last!r} "
-                f"or near it ({error}); correct it or download the file again"
+                f"config.json: the family {self.name} cannot read a value, probably {key}={as_json(value)}; {MEND}"
             ) from error
         ignored = config_json.finish(refuse_unknown=not self.in_transformers or _has_own_code(values))
-        check(config, "model")
+        if problems := find_problems(config, "model"):
+            listed = "\n  ".join([f"config.json describes no model of the family {self.name}; {MEND}:", *problems])
+            raise UserError(listed)
         return Reading(config=config, ignored=ignored, read=frozenset(config_json.log.read))
 
     def _canonical(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +119,8 @@ class Family:
             value = renamed.pop(other, None)
             if value is not None and renamed.get(key) not in (None, value):
                 raise UserError(
-                    f"config.json: {other}={value!r} and {key}={renamed[key]!r} are two names of one value; delete one"
+                    f"config.json: {other}={as_json(value)} and {key}={as_json(renamed[key])} are two names of one "
+                    "value; delete the wrong one"
                 )
             renamed |= {} if value is None else {key: value}
         return renamed
@@ -157,7 +162,7 @@ def _value(values: Mapping[str, Any], path: str) -> Any:
     value: Any = values
     for key in path.split("."):
         if not isinstance(value, Mapping) or key not in value:
-            raise UserError(f"--accept={path}: config.json has no such key")
+            raise UserError(f"--accept={path}: config.json has no such key; correct the flag or leave it out")
         value = value[key]
     return value
 

@@ -140,7 +140,7 @@ def layer_types(config_json: ConfigJson, sliding: Callable[[int], bool]) -> list
         "sliding_attention" if sliding(i) else "full_attention" for i in range(config_json.get("num_hidden_layers"))
     ]
     if set(kinds) - {"sliding_attention", "full_attention"}:
-        raise config_json.refusal("layer_types", "known: 'sliding_attention', 'full_attention'")
+        raise config_json.refusal("layer_types", "expected sliding_attention or full_attention for each layer")
     return kinds
 
 

@@ -1,10 +1,11 @@
 """How a config.json says that its weights are quantised: the methods that are read, and a line for any other."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from model.errors import UserError
+from model.families.config_json import MEND, as_json
 
 # Keys of config.json, or of the language model's object in it, that describe the quantisation.
 KEYS = ("quantization_config", "compression_config", "quantization")
@@ -15,6 +16,13 @@ REMEDIES = {
     "bitsandbytes": "load it with transformers where bitsandbytes runs, call model.dequantize(), and save it with "
     "save_pretrained",
     "mlx": "undo it with mlx_lm.convert --dequantize",
+}
+# How names of tensors end that belong to a method, for files whose config.json does not say it.
+METHOD_OF_TENSORS = {
+    "qweight": "GPTQ or AWQ",
+    "absmax": "bitsandbytes (4 bits)",
+    "SCB": "bitsandbytes (8 bits)",
+    "weight_packed": "compressed-tensors pack-quantized",
 }
 OTHER_REMEDY = "undo it with the library that quantised it, and save the model in bfloat16"
 
@@ -43,12 +51,29 @@ def quantization_of(values: Mapping[str, Any]) -> Quantization | None:
         found = _quantization(described)
         if isinstance(found, Quantization):
             return found
-        remedy = REMEDIES.get(found.split(" ")[0], OTHER_REMEDY)
-        raise UserError(
-            f"config.json: {path}: weights quantised with {found} are not read: take the model's repository that is "
-            f"not quantised, or {remedy}; read are {READ}"
-        )
+        raise not_read(f"config.json: {path}", found)
     return None
+
+
+def method_not_read(values: Mapping[str, Any]) -> str | None:
+    """Returns the name of the method, where a config.json describes one that is not read."""
+    found = next((_quantization(described) for _, described in _descriptions(values)), None)
+    return found if isinstance(found, str) else None
+
+
+def not_read(where: str, method: str) -> UserError:
+    """Returns the error, a line, for weights that are quantised with a method that is not read."""
+    remedy = REMEDIES.get(method.split(" ")[0], OTHER_REMEDY)
+    return UserError(
+        f"{where}: weights quantised with {method} are not read: take the model's repository that is not quantised, or "
+        f"{remedy}; read are {READ}"
+    )
+
+
+def method_of_tensors(names: Iterable[str]) -> str | None:
+    """Returns the method, not read, whose tensors have such names, where config.json does not say it."""
+    ends = {name.rpartition(".")[2] for name in names}
+    return next((method for end, method in METHOD_OF_TENSORS.items() if end in ends), None)
 
 
 def description_of(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,7 +96,7 @@ def _descriptions(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
         for key in KEYS:
             described = holder.get(key) if isinstance(holder, Mapping) else None
             if described is not None and not isinstance(described, Mapping):
-                raise UserError(f"config.json: {path}{key} is no object; correct it or download the file again")
+                raise UserError(f"config.json: {path}{key} is no object; {MEND}")
             if described:
                 yield f"{path}{key}", described
 
@@ -96,13 +121,14 @@ def _quantization(described: Mapping[str, Any]) -> Quantization | str:
 
 def _compressed_tensors(described: Mapping[str, Any]) -> Quantization | str:
     """The same for compressed-tensors, whose groups of layers may have different formats."""
-    if (described.get("sparsity_config") or {}).get("format", "dense") != "dense":
-        return f"compressed-tensors {described['sparsity_config']['format']}"
-    if (described.get("transform_config") or {}).get("config_groups"):
-        return "compressed-tensors with a transform_config, which rotates weights,"
+    if (sparsity := _object(described, "sparsity_config").get("format", "dense")) != "dense":
+        return f"compressed-tensors {sparsity}"
+    if _object(described, "transform_config").get("config_groups"):
+        return "compressed-tensors with a transform_config (rotated weights)"
     blocks = set()
-    for group in described.get("config_groups", {}).values():
-        weights, given = group.get("weights") or {}, group.get("format") or described.get("format")
+    groups = _object(described, "config_groups")
+    for group in (_object(groups, name) for name in groups):
+        weights, given = _object(group, "weights"), group.get("format") or described.get("format")
         if given not in FLOAT_FORMATS or (weights.get("type"), weights.get("num_bits")) != ("float", 8):
             return f"compressed-tensors {given}{_bits({'bits': weights.get('num_bits')})}"
         blocks.add(_block(weights.get("block_structure")))
@@ -116,8 +142,17 @@ def _block(size: Any) -> tuple[int, int] | None:
     if size is None:
         return None
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-        raise UserError(f"config.json: the block of weights that share a scale is {size!r}, expected two numbers")
+        wanted = f"expected two numbers above 0; {MEND}"
+        raise UserError(f"config.json: the block of weights that share a scale is {as_json(size)}, {wanted}")
     return size[0], size[1]
+
+
+def _object(holder: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The object under a key, empty where there is none. Raises UserError for anything else."""
+    found = holder.get(key) or {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"config.json: {key} in the description of the quantisation is no object; {MEND}")
+    return found
 
 
 def _bits(described: Mapping[str, Any]) -> str:

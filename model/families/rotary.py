@@ -137,7 +137,8 @@ def _scaling(config_json: ConfigJson, parameters: ConfigJson) -> Scaling | None:
             return _yarn(parameters, length)
         case "longrope" | "su":
             return _longrope(config_json, parameters, length)
-    raise parameters.refusal("rope_type" if name else "type", "known: default, linear, dynamic, llama3, yarn, longrope")
+    known = "default, linear, dynamic, llama3, yarn or longrope"
+    raise parameters.refusal("rope_type" if name else "type", f"expected {known}")
 
 
 def _yarn(parameters: ConfigJson, length: int) -> YaRN:
@@ -162,8 +163,8 @@ def _longrope(config_json: ConfigJson, parameters: ConfigJson, length: int) -> L
     original = config_json.get("original_max_position_embeddings", default)
     amplitude, factor = parameters.get("attention_factor", None), parameters.get("factor", length / original)
     return LongRoPE(
-        short_factors=tuple(map(float, parameters.get("short_factor"))),
-        long_factors=tuple(map(float, parameters.get("long_factor"))),
+        short_factors=parameters.numbers("short_factor"),
+        long_factors=parameters.numbers("long_factor"),
         original_length=original,
         attention_factor=amplitude,
         factor=None if amplitude is not None else max(1.0, float(factor)),

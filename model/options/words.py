@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import string
 import typing
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from model.options.annotations import alternatives
@@ -32,12 +34,40 @@ def nearest(name: str, known: Any) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
+def misspelt(name: str, known: Iterable[str]) -> str | None:
+    """Returns the known word of which `name` is a misspelling; None where it may be a word of its own.
+
+    A misspelling has the same letters and digits but for their case, or lacks, doubles or swaps a letter within the
+    word: a near name is often that of another model (mllama and llama, phi4 and phi3).
+    """
+    plain = {"".join(filter(str.isalnum, word.lower())): word for word in known}
+    letters = "".join(filter(str.isalnum, name.lower()))
+    return next((plain[one] for one in (letters, *_one_slip_away(letters)) if one in plain), None)
+
+
+def _one_slip_away(word: str) -> Iterator[str]:
+    """Yields the words from which one slip within the word makes this one."""
+    for i in range(1, len(word)):
+        before, after = word[:i], word[i:]
+        if before[-1] == after[0] and after[0].isalpha():
+            yield before + after[1:]  # a letter twice
+        if len(after) > 1 and after[:2].isalpha():
+            yield before + after[1] + after[0] + after[2:]
+        for letter in string.ascii_lowercase if after[0].isalpha() else "":
+            yield before + letter + after
+
+
 def format_value(value: Any) -> str:
     """Formats any value for an error message, shortened if it is long."""
     try:
         text = repr(value)
     except ValueError:  # Python writes no whole number of more than 4,300 digits
         return "a number of thousands of digits"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """Shortens the text of a value for an error message."""
     return text if len(text) <= 200 else f"{text[:160]}... ({len(text):,} characters)"
 
 

@@ -30,6 +30,7 @@ DTYPES |= {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 DTYPES |= {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu}
 Positions = Sequence[np.ndarray]  # for each axis of a tensor, positions in increasing order
 # Weights in formats that are not read here; they are not copied with the other files.
+GGUF = " are not read; take the model's repository with safetensors files"
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
 
@@ -82,7 +83,7 @@ def read_header(path: AnyPath) -> Header:
             size = file.read(8)
             return Header(path.name, size + file.read(int.from_bytes(size, "little")))
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is no safetensors file, or a damaged one: {error}") from None
+        raise UserError(f"{path} is no safetensors file, or a damaged one: {error}; get it again") from None
     except OSError as error:
         raise cannot_read(path, error) from error
 
@@ -98,9 +99,9 @@ def _header_in_store(path: epath.Path) -> Header:
     try:
         ends = [tensor.end for tensor in header.tensors]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is no safetensors file, or a damaged one: it has no header") from None
+        raise UserError(f"{path} is no safetensors file, or a damaged one: it has no header; get it again") from None
     if len(header.content) + max(ends, default=0) != length:
-        raise UserError(f"{path} is damaged: it has {length} bytes, and its header says otherwise")
+        raise UserError(f"{path} is damaged: it has {length:,} bytes, and its header says otherwise; get it again")
     return header
 
 
@@ -209,13 +210,29 @@ class HuggingFaceFolder(TensorFiles):
     def __init__(self, path: AnyPath) -> None:
         """Raises UserError when it is no Hugging Face folder, or has no weights in safetensors files."""
         if not (path / "config.json").is_file():
-            raise UserError(f"{path} is no Hugging Face folder: it has no config.json")
+            raise _no_folder(path)
         self.config = read_json(path / "config.json", remedy="get it again")
         super().__init__(path, [read_header(path / name) for name in _weight_files(path)])
 
     def other_files(self) -> list[AnyPath]:
         """The files without weights that are directly in the folder."""
         return [p for p in sorted(self.path.iterdir()) if p.is_file() and p.suffix not in OTHER_WEIGHTS]
+
+
+def _no_folder(path: AnyPath) -> UserError:
+    """The error for a path that is no Hugging Face folder."""
+    if path.name.endswith(".gguf") or (path.is_dir() and any(path.glob("*.gguf"))):
+        return UserError(f"{path}: weights in GGUF files{GGUF}")
+    if path.is_file():
+        return UserError(f"{path} is a file; give the Hugging Face folder, with config.json and safetensors files")
+    if not path.exists():
+        return UserError(f"{path} does not exist; give the folder into which the model was downloaded")
+    if (path / "adapter_config.json").is_file():
+        return UserError(
+            f"{path} holds an adapter (adapter_config.json), not a model; merge it into its model with peft's "
+            "merge_and_unload, and save that with save_pretrained"
+        )
+    return UserError(f"{path} is no Hugging Face folder: it has no config.json; download that file too")
 
 
 def _weight_files(folder: AnyPath) -> list[str]:
@@ -226,13 +243,11 @@ def _weight_files(folder: AnyPath) -> list[str]:
         names = sorted(path.name for path in folder.iterdir() if path.name.endswith(".safetensors"))
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise UserError(f"{folder} lacks files that its {INDEX} names: {', '.join(missing)}")
+        listed = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise UserError(f"{folder} lacks files that its {INDEX} names: {listed}; download them too")
     if not names:
-        if any(path.name.endswith(".gguf") for path in folder.iterdir()):
-            raise UserError(
-                f"{folder} has its weights in GGUF files, which are not read; take the model's repository with "
-                "safetensors files"
-            )
+        if any(folder.glob("*.gguf")):
+            raise UserError(f"{folder} has its weights in GGUF files{GGUF}")
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         if pickles:
             raise UserError(
@@ -240,7 +255,7 @@ def _weight_files(folder: AnyPath) -> list[str]:
                 "they are opened, so they are not read; take the safetensors files of the same model, or load it "
                 "once with transformers where that is safe and save it with save_pretrained"
             )
-        raise UserError(f"{folder} has no *.safetensors file")
+        raise UserError(f"{folder} has no *.safetensors file; download the weights too")
     return names
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from model.config import ModelConfig
 from model.errors import UserError
 from model.families.family import Family
-from model.families.quantization import quantization_of
+from model.families.quantization import method_of_tensors, not_read, quantization_of
 from model.families.regions import Bounds, region, select, union
 from model.families.weights import Part, Tensor
 from model.options.tree import check
@@ -167,11 +167,14 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
         if not any(fnmatch.fnmatch(stored.name, pattern) for pattern in family.buffer_patterns(config)):
             problems.append(f"{stored.name} {_shape(stored.shape)} is no tensor of such a model")
     if problems:
+        if (method := method_of_tensors(folder.tensors)) is not None:
+            raise not_read(str(folder.path), method)
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
         if len(problems) > MAX_LISTED:
             listed += f"\n  and {len(problems) - MAX_LISTED} more"
         raise UserError(
-            f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems):\n  {listed}"
+            f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems); take both from one model:"
+            f"\n  {listed}"
         )
     return PublishedTensors(weights, others, bool(quantized))
 
@@ -211,7 +214,8 @@ def fill(
                     held.write(part.index, bounds, x)
                 elif not held.equal(part.index, bounds, x):
                     raise UserError(
-                        f"{weights[name].name} is tied to another tensor by config.json, and differs from it"
+                        f"{weights[name].name} is tied to another tensor by config.json, and differs from it; if the "
+                        "tensor is right, write tie_word_embeddings=false there"
                     )
             done += sizes[name]
             progress.update(done)

@@ -114,7 +114,7 @@ def _kinds(config_json: ConfigJson) -> list[Kind]:
     if by_number is None:
         by_number = {str(i): wide for i, kind in enumerate(types) if kind == GLOBAL}
     elif any(not isinstance(values, dict) or values.keys() - usual.keys() for values in by_number.values()):
-        raise config_json.refusal("per_layer_config", "known: 'head_dim', 'num_key_value_heads'")
+        raise config_json.refusal("per_layer_config", "expected head_dim and num_key_value_heads alone, by layer")
     heads_of = [usual | by_number.get(str(i), {}) for i in range(len(types))]
     layers = zip(types, heads_of, _sources(config_json, types), strict=True)
     return [Kind(t, h["num_key_value_heads"], h["head_dim"], source) for t, h, source in layers]

@@ -22,7 +22,9 @@ from model.positions.absolute import Learned
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     if config_json.get("rotary", False):  # the class of GPT-Neo in `transformers` would ignore it
-        raise config_json.refusal("rotary", "this is GPT-J as of early 2021; download the files of model_type 'gptj'")
+        raise config_json.refusal(
+            "rotary", "this is GPT-J as of early 2021; download its present files, of model_type gptj"
+        )
     config_json.ignore("classifier_dropout", *llama_like.SUMMARY_KEYS)
     width, heads = config_json.get("hidden_size", 2048), config_json.get("num_heads", 16)
     window = config_json.get("window_size", 256)
@@ -57,7 +59,7 @@ def _kinds(config_json: ConfigJson) -> list[str]:
     if len(kinds) != layers:
         raise config_json.refusal("attention_types", f"it names {len(kinds)} layers, and the model has {layers}")
     if set(kinds) - {"global", "local"}:
-        raise config_json.refusal("attention_types", "known: 'global', 'local'")
+        raise config_json.refusal("attention_types", "expected global or local for each layer")
     return kinds
 
 

@@ -27,7 +27,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     heads, bias = llama_like.heads(config_json, num_kv_heads=8, head_dim=64), config_json.get("attention_bias", True)
     window_size = config_json.get("sliding_window", 128)
     if config_json.get("rope_scaling", None) is None:
-        config_json.get("rope_parameters")  # without both keys, the scaling is unknown
+        config_json.sub_object("rope_parameters", required=True)  # without both keys, the scaling is unknown
 
     def layer(kind: str) -> dict[str, Any]:
         window = llama_like.window_pattern(window_size if kind == "sliding_attention" else None)

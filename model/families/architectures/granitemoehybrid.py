@@ -65,7 +65,7 @@ def _layer_types(config_json: ConfigJson) -> list[str]:
     default = [RECURRENT[0]] * config_json.get("num_hidden_layers")
     kinds: list[str] = config_json.get("layer_types", config_json.get("layers_block_type", default))
     if set(kinds) - {*RECURRENT, *ATTENTION}:
-        raise config_json.refusal("layer_types", f"known: {', '.join((*RECURRENT, *ATTENTION))}")
+        raise config_json.refusal("layer_types", f"expected {' or '.join((*RECURRENT, *ATTENTION))}")
     if len(kinds) != len(default):
         raise config_json.refusal("layer_types", f"expected one of each of the {len(default)} layers")
     return [kind if kind in ATTENTION else RECURRENT[0] for kind in kinds]

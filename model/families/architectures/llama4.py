@@ -72,7 +72,7 @@ def _kinds(config_json: ConfigJson, layers: int) -> list[Kind]:
         "chunked_attention" if has_rope[i] else "full_attention" for i in range(layers)
     ]
     if set(types) - {"chunked_attention", "full_attention"}:
-        raise config_json.refusal("layer_types", "known: 'chunked_attention', 'full_attention'")
+        raise config_json.refusal("layer_types", "expected chunked_attention or full_attention for each layer")
     return [(bool(has_rope[i]), types[i] == "chunked_attention", i in sparse) for i in range(layers)]
 
 

@@ -14,8 +14,7 @@ from model.positions.query_scale import LogTemperature
 
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
-    config_json.get("rope_parameters")  # without it, the scaling is unknown
-    parameters = config_json.sub_object("rope_parameters")
+    parameters = config_json.sub_object("rope_parameters", required=True)  # without it, the scaling is unknown
     parameters.ignore("max_position_embeddings")  # transformers writes a copy here, and does not read it
     growth, temperature = parameters.get("llama_4_scaling_beta", 0.0), None
     if growth:

@@ -18,7 +18,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
     for key in ("rope_scaling", "rope_parameters"):
         parameters = config_json.sub_object(key)
         if parameters.get("rope_type", parameters.get("type", None)) == "yarn":
-            raise config_json.refusal(key, "early files use this name for LongRoPE; change the type to 'longrope'")
+            raise config_json.refusal(key, "early files use this name for LongRoPE; change the type to longrope")
     for key in ("attention_bias", "mlp_bias", "lm_head_bias"):
         config_json.require(key, False)
     config_json.require("full_attn_mod", 1)

@@ -80,7 +80,7 @@ def _layer_types(config_json: ConfigJson) -> list[str]:
     default = [DELTA if (i + 1) % interval else ATTENTION for i in range(layers)]
     kinds: list[str] = config_json.get("layer_types", default)
     if set(kinds) - {DELTA, ATTENTION} or len(kinds) != layers:
-        raise config_json.refusal("layer_types", f"expected {DELTA!r} or {ATTENTION!r} for each of {layers} layers")
+        raise config_json.refusal("layer_types", f"expected {DELTA} or {ATTENTION} for each of {layers} layers")
     return kinds
 
 
