@@ -169,8 +169,10 @@ class ConfigJson:
             raise self._missing(key)
         return ConfigJson(self.get(key, {}), f"{self._path}{key}.", self.log)
 
-    def refusal(self, key: str, why: str) -> UserError:
-        """Returns the error for a value that is not supported."""
+    def refusal(self, key: str, why: str, *, another_model: bool = False) -> UserError:
+        """Returns the error for a value that is not supported; a sign of another model cannot be accepted away."""
+        if another_model:
+            return UserError(f"config.json: {self._path}{key}={as_json(self._values.get(key))}: {why}")
         self._refuse(key, why)
         return refused(self.log)
 

@@ -76,13 +76,14 @@ class Family:
           UserError: for values that cannot be mapped, and for an accepted key that the file does not have or that is
             not refused.
         """
-        reading = self._read(_without(values, accepted))
+        kept = _without(values, accepted)
         for path in accepted:
             try:
                 self._read(_without(values, [other for other in accepted if other != path]))
             except UserError:
                 continue
             raise UserError(f"--accept={path}: this key is not refused, so leave the flag out")
+        reading = self._read(kept)
         return dataclasses.replace(reading, accepted={path: _value(values, path) for path in accepted})
 
     def _read(self, values: Mapping[str, Any]) -> Reading:
@@ -91,9 +92,8 @@ class Family:
         config_json = ConfigJson(self._canonical(values))
         names = config_json.get("architectures", [])
         if [str(name).lower() for name in names] not in ([], [self.architecture.lower()]):  # early: LLaMAForCausalLM
-            raise config_json.refusal(
-                "architectures", f"expected {self.architecture} for {self.name}, a language model"
-            )
+            expected = f"expected {self.architecture}, the language model of {self.name}"
+            raise config_json.refusal("architectures", expected)
         for key, value in values.items():
             if "layers" in key and isinstance(value, int) and value > MAX_LAYERS:
                 raise config_json.refusal(key, f"expected at most {MAX_LAYERS:,}")
@@ -142,12 +142,15 @@ class Family:
         """Returns a config.json that describes a model. Raises UserError, with the differences, where none can."""
         if self.write_config is None:
             raise UserError(
-                f"Cairn cannot make a config.json from a model of the family {self.name}; give one that describes it"
+                f"Cairn cannot make a config.json from a model of the family {self.name}; give one with --like"
             )
         values = {"architectures": [self.architecture], "model_type": self.model_types[0], **self.write_config(config)}
         if differences := model_differences(config, self.model_config(values)):
             listed = "\n  ".join(differences)
-            raise UserError(f"the family {self.name} has no such model (this model -> the family's):\n  {listed}")
+            raise UserError(
+                f"the family {self.name} has no such model (this model -> the family's):\n  {listed}\n"
+                "Give a config.json that describes this model with --like"
+            )
         return values
 
 

@@ -200,7 +200,9 @@ def write_config(model: ModelConfig) -> dict[str, Any]:
     attention, ffn, norm = model.mixer, model.ffn, model.norm
     if not isinstance(attention, GroupedQuery) or not isinstance(ffn, Gated) or not isinstance(norm, RMSNorm):
         found = ", ".join(type(option).__name__ for option in (attention, ffn, norm))
-        raise UserError(f"models of this family have GroupedQuery attention, a Gated ffn and RMSNorm, got {found}")
+        raise UserError(
+            f"models of this family have GroupedQuery, Gated and RMSNorm, got {found}; give a config.json with --like"
+        )
     return {
         "vocab_size": model.vocab_size,
         "hidden_size": model.width,

@@ -200,7 +200,7 @@ def text_type_of(kind: Multimodal, values: Values) -> str | None:
     given = values.get("text_config")
     named = given.get("model_type") if isinstance(given, Mapping) else None
     text_type = next(iter(kind.text_types)) if named is None else named
-    return text_type if text_type in kind.text_types else None
+    return text_type if isinstance(text_type, str) and text_type in kind.text_types else None
 
 
 def text_values(
@@ -233,14 +233,16 @@ def text_values(
     return result | {"tie_word_embeddings": _tied(kind, values, text, tensors)}
 
 
-def _tied(kind: Multimodal, values: Values, text: Values, tensors: Collection[str] | None) -> bool:
+def _tied(kind: Multimodal, values: Values, text: Values, tensors: Collection[str] | None) -> Any:
     """Returns whether the unembedding is tied, also where config.json is silent or contradicts itself."""
     says = [one["tie_word_embeddings"] for one in (values, text) if one.get("tie_word_embeddings") is not None]
+    if any(not isinstance(said, bool) for said in says):
+        return next(said for said in says if not isinstance(said, bool))  # the family refuses it
     if len(set(says)) == 1:
-        return bool(says[0])
+        return says[0]
     if tensors is not None:
         return not any(name.endswith("lm_head.weight") for name in tensors)
-    return bool(says[0]) if says else kind.tied
+    return says[0] if says else kind.tied
 
 
 def _without_images(values: Values) -> dict[str, Any]:

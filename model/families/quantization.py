@@ -66,7 +66,7 @@ def not_read(where: str, method: str) -> UserError:
     remedy = REMEDIES.get(method.split(" ")[0], OTHER_REMEDY)
     return UserError(
         f"{where}: weights quantised with {method} are not read: take the model's repository that is not quantised, or "
-        f"{remedy}; read are {READ}"
+        f"{remedy}; the methods that are read: {READ}"
     )
 
 

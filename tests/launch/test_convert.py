@@ -60,11 +60,11 @@ def test_convert(call, folders, tiny_run):
     assert "--accept=mlp_bias: this key is not refused, so leave the flag out" in answers["accept"].err
     assert "--accept is about the config.json of --from or --like" in answers["accept, writing"].err
     assert "exists already" in answers["again"].err
-    assert "no family has model_type='lama'; did you mean 'llama'?" in answers["unknown"].err
+    assert "no family reads model_type=\"lama\"; did you mean 'llama'?" in answers["unknown"].err
     assert "--run is missing" in answers["no run"].err
     assert "either --from" in answers["both"].err
     assert "--parameters has no effect with --to" in answers["misplaced"].err
-    assert "no config.json" in answers["no folder"].err
+    assert "nowhere does not exist; give the folder into which the model was downloaded" in answers["no folder"].err
     for path in back.iterdir():
         assert path.read_bytes() == (folders / "llama" / path.name).read_bytes()
     assert not (folders / "other").exists()

@@ -25,6 +25,7 @@ from model.options.tree import check
 from model.parameters.names import flatten, unflatten
 from model.parameters.precision import Dtype, Precision
 from model.parameters.specs import specs_by_name
+from model.positions.absolute import Learned
 from model.transformer import abstract_params, specs
 from train import experiment as experiments
 from train.checkpoints.store import CheckpointStore
@@ -104,7 +105,7 @@ def read_published(
     family, reading = folder.model.family, folder.model.read(accept)
     config = reading.config
     if context_length is not None:
-        config = dataclasses.replace(config, context_length=context_length)
+        config = _with_context_length(config, context_length)
     tensors = published_tensors(family, config, folder)
     parameter_dtype = parameter_dtype or _smallest_dtype(config, family.tensors(config), tensors, folder)
     precision = Precision(parameters=parameter_dtype, compute=compute_dtype or parameter_dtype)
@@ -140,6 +141,18 @@ def read_published(
     return experiment
 
 
+def _with_context_length(config: ModelConfig, length: int) -> ModelConfig:
+    """The model with another context length. Raises UserError for one that it cannot have."""
+    if length < 1:
+        raise UserError(f"--context_length={length}, expected at least 1")
+    if isinstance(config.position, Learned) and length != config.context_length:
+        raise UserError(
+            f"--context_length={length}, but this model has learned a table of {config.context_length} positions; "
+            "leave the flag out"
+        )
+    return dataclasses.replace(config, context_length=length)
+
+
 def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFolder) -> PublishedTensors:
     """The tensors of a folder: the weights of this model, and the others.
 
@@ -172,10 +185,9 @@ def published_tensors(family: Family, config: ModelConfig, folder: HuggingFaceFo
         listed = "\n  ".join(sorted(problems)[:MAX_LISTED])
         if len(problems) > MAX_LISTED:
             listed += f"\n  and {len(problems) - MAX_LISTED} more"
-        raise UserError(
-            f"{folder.path}: the tensors do not fit its config.json ({len(problems)} problems); take both from one model:"
-            f"\n  {listed}"
-        )
+        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        heading = f"{folder.path}: the tensors do not fit its config.json ({count}); take both from the same model:"
+        raise UserError(f"{heading}\n  {listed}")
     return PublishedTensors(weights, others, bool(quantized))
 
 

@@ -10,7 +10,7 @@ from train.files.paths import AnyPath
 
 def tokenizer_option(folder: AnyPath, vocab_size: int) -> HuggingFace | SentencePieceFile | None:
     """The tokenizer in a folder, with as many ids as the model has; None if the folder has no tokenizer file."""
-    config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    config = _optional_json(folder / "tokenizer_config.json")
     if (folder / "tokenizer.json").is_file():
         return _of_tokenizer_json(folder, config, vocab_size)
     if (folder / "tokenizer.model").is_file():
@@ -27,7 +27,8 @@ def _of_tokenizer_json(folder: AnyPath, config: dict[str, Any], vocab_size: int)
         raise cannot_read(path, error) from error
     tokenizer, _ = read_tokenizer(content, str(path))
     values = read_json(folder / "config.json")
-    end = values.get("eos_token_id", (values.get("text_config") or {}).get("eos_token_id"))
+    inner = values.get("text_config")
+    end = values.get("eos_token_id", inner.get("eos_token_id") if isinstance(inner, dict) else None)
     end = end[0] if isinstance(end, list) and end else end
     plain, marked = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     begin = marked[0] if marked[:1] != plain[:1] else None
@@ -37,6 +38,10 @@ def _of_tokenizer_json(folder: AnyPath, config: dict[str, Any], vocab_size: int)
         end_of_document=tokenizer.id_to_token(end) if isinstance(end, int) else _content(config.get("eos_token")),
         vocab_size=vocab_size,
     )
+
+
+def _optional_json(path: AnyPath) -> dict[str, Any]:
+    return read_json(path, remedy="get it again") if path.is_file() else {}
 
 
 def _content(token: Any) -> str | None:

@@ -74,7 +74,10 @@ def write_published(
         # --context_length may have set the context length.
         if changed := model_differences(published.read(record["accepted"]).config, config, "context_length"):
             listed = "\n  ".join(changed)
-            raise UserError(f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}")
+            raise UserError(
+                f"the model is not the one of {origin}/config.json (its value -> this run's):\n  {listed}\n"
+                f"Move {origin} away, and give a config.json that describes the run's model with --like"
+            )
     elif like is not None:
         chosen, values, changed_values = config_like(like, config, run, accept)
     else:

@@ -7,7 +7,7 @@ language model of a multimodal model, the kind of that model and the tensors tha
 from collections.abc import Mapping
 from typing import Any
 
-from model.options.words import format_value
+from model.families.config_json import as_json
 from train.files.files import read_json
 from train.files.paths import AnyPath
 from train.run.folder import ORIGIN
@@ -57,4 +57,4 @@ def written_notes(run: AnyPath) -> list[str]:
 
 
 def _listed(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={format_value(value)}" for key, value in values.items())
+    return ", ".join(f"{key}={as_json(value)}" for key, value in values.items())

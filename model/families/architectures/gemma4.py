@@ -38,7 +38,9 @@ class Kind(NamedTuple):
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("use_bidirectional_attention", False, "vision")  # text is causal in both
-    config_json.require("enable_moe_block", False)
+    if config_json.get("enable_moe_block", False):
+        why = "a Gemma 4 with experts is not read; take one without, such as gemma-4-31B or gemma-4-E2B"
+        raise config_json.refusal("enable_moe_block", why, another_model=True)
     # Keys of mechanisms that the values above switch off.
     config_json.ignore("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
     kinds = _kinds(config_json)

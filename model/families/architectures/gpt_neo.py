@@ -22,9 +22,8 @@ from model.positions.absolute import Learned
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     if config_json.get("rotary", False):  # the class of GPT-Neo in `transformers` would ignore it
-        raise config_json.refusal(
-            "rotary", "this is GPT-J as of early 2021; download its present files, of model_type gptj"
-        )
+        why = "this is GPT-J as of early 2021; download its present files, of model_type gptj"
+        raise config_json.refusal("rotary", why, another_model=True)
     config_json.ignore("classifier_dropout", *llama_like.SUMMARY_KEYS)
     width, heads = config_json.get("hidden_size", 2048), config_json.get("num_heads", 16)
     window = config_json.get("window_size", 256)
@@ -55,11 +54,13 @@ def _kinds(config_json: ConfigJson) -> list[str]:
     """Returns "global" or "local" for every layer, from `attention_layers` where a file has it, else from the types."""
     types = config_json.get("attention_types", [[["global", "local"], 12]])
     kinds: list[str] = config_json.get("attention_layers", [kind for kinds, times in types for kind in times * kinds])
-    layers = config_json.get("num_layers", 24)
+    layers, key = config_json.get("num_layers", 24), "attention_layers"
+    if config_json.get(key, None) is None:
+        key = "attention_types"
     if len(kinds) != layers:
-        raise config_json.refusal("attention_types", f"it names {len(kinds)} layers, and the model has {layers}")
+        raise config_json.refusal(key, f"it names {len(kinds)} layers, and the model has {layers}")
     if set(kinds) - {"global", "local"}:
-        raise config_json.refusal("attention_types", "expected global or local for each layer")
+        raise config_json.refusal(key, "expected global or local for each layer")
     return kinds
 
 

@@ -48,7 +48,8 @@ HF_IGNORED = (
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     if config_json.get("d_model", None) is not None:  # the first uploads have the model_type of later ones
-        raise config_json.refusal("d_model", "the file has the keys of hf_olmo; change its model_type to hf_olmo")
+        why = "the file has the keys of hf_olmo; change its model_type to hf_olmo"
+        raise config_json.refusal("d_model", why, another_model=True)
     bias = config_json.get("attention_bias", False)
     return ModelConfig(
         **llama_like.dimensions(config_json),

@@ -55,7 +55,7 @@ def read_msft_config(config_json: ConfigJson) -> ModelConfig:
     config_json.require("tie_word_embeddings", False)
     config_json.ignore("flash_attn", "flash_rotary", "fused_dense")  # which kernels run
     if config_json.get("num_local_experts", None) is not None:
-        raise config_json.refusal("num_local_experts", "this is Phixtral, a mixture of several Phi models")
+        raise config_json.refusal("num_local_experts", "this is Phixtral, which is not read", another_model=True)
     width, heads = config_json.get("n_embd", 1024), config_json.get("n_head", 16)
     multiple = config_json.get("pad_vocab_size_multiple", 64)
     return ModelConfig(

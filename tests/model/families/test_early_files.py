@@ -48,11 +48,13 @@ def test_a_file_without_model_type_is_known_by_its_class():
     plain = {key: value for key, value in GPT_2_MEDIUM.items() if key != "model_type"}
     assert model_config(plain) == model_config(GPT_2_MEDIUM)
     with pytest.raises(
-        UserError, match=r"no model_type, and its architectures=\['BertModel'\] is no class of one family"
+        UserError, match=r'no model_type, and no family reads architectures=\["BertModel"\]\nknown: Baichuan'
     ):
         model_config(plain | {"architectures": ["BertModel"]})
-    with pytest.raises(UserError, match="no model_type, and its architectures=None"):
+    with pytest.raises(UserError, match="neither model_type nor architectures, .*; add its model_type"):
         published_model({})
+    with pytest.raises(UserError, match="PhiForCausalLM is the class of phi and phi_msft; add the model_type"):
+        published_model({"architectures": ["PhiForCausalLM"]})
 
 
 def test_llama_of_march_2023():

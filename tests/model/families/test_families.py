@@ -105,7 +105,7 @@ def test_what_is_not_mapped_is_refused(family):
     if family.in_transformers:  # no class of it reads this key
         assert family.read(twisted).ignored == {"hidden_twist": "sideways"}
     else:
-        with pytest.raises(UserError, match=r"hidden_twist='sideways'"):
+        with pytest.raises(UserError, match=r'hidden_twist="sideways"'):
             model_config(twisted)
     with pytest.raises(UserError, match="architectures="):
         model_config(read(folder) | {"architectures": ["SomethingForSequenceClassification"]})
@@ -113,11 +113,16 @@ def test_what_is_not_mapped_is_refused(family):
 
 def test_an_unknown_family_says_which_are_known():
     with pytest.raises(
-        UserError, match=r"model_type='llamb'; did you mean 'llama'\?\nknown: baichuan, bloom, .*gemma3, .*starcoder2"
+        UserError, match=r"model_type=\"lama\"; did you mean 'llama'\?\nknown: baichuan, bloom, .*gemma3, .*starcoder2"
     ):
-        published_model({"model_type": "llamb"})
-    with pytest.raises(UserError, match=r"model_type='mambo'\nknown: baichuan, bloom, "):
+        published_model({"model_type": "lama"})
+    with pytest.raises(UserError, match=r'model_type="mambo"\nknown: baichuan, bloom, '):
         published_model({"model_type": "mambo"})
+    awq = {"model_type": "mpt", "quantization_config": {"quant_method": "awq", "bits": 4}}
+    with pytest.raises(
+        UserError, match=r'="mpt", and weights quantised with awq \(4 bits\) are not read either\nknown: baichuan'
+    ):
+        published_model(awq)
     with pytest.raises(UserError, match="no family is called 'zzz'; known: .*llama"):
         family_named("zzz")
 
@@ -125,8 +130,8 @@ def test_an_unknown_family_says_which_are_known():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_act": "softplus"}, "hidden_act='softplus' cannot be mapped"),
-        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, r"rope_parameters.rope_type='spiral'"),
+        ({"hidden_act": "softplus"}, 'hidden_act="softplus" is not supported'),
+        ({"rope_parameters": {"rope_type": "spiral", "rope_theta": 1e4}}, r'rope_parameters.rope_type="spiral"'),
         ({"rope_scaling": {"type": "linear"}}, "config.json has no value for rope_scaling.factor"),
         ({"hidden_size": None}, "config.json has no value for hidden_size"),
         ({"quantization_config": {"quant_method": "awq", "bits": 4}}, "quantised with awq .4 bits. are not read"),
@@ -142,14 +147,31 @@ def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("model_type", ["llama"], "config.json: no family has model_type=['llama']"),
+        ("model_type", ["llama"], 'config.json: no family reads model_type=["llama"]\n'),
+        ("architectures", 7, "config.json: architectures=7, expected a list; correct it or download the file again"),
+        ("hidden_act", [], "config.json: hidden_act=[], expected text; correct it"),
+        ("attention_bias", "False", 'config.json: attention_bias="False", expected true or false; correct it'),
+        ("rope_scaling", "None", 'config.json: rope_scaling="None", expected an object; correct it'),
+        ("rms_norm_eps", "1e-6", 'config.json: rms_norm_eps="1e-6", expected a number; correct it'),
+        ("intermediate_size", 0, "config.json describes no model of the family llama; correct it or download the file"),
+        (
+            "rope_scaling",
+            {"type": "longrope", "short_factor": 1.0},
+            "rope_scaling.short_factor=1.0, expected a list of",
+        ),
+        ("num_attention_heads", 0, "the family llama cannot read a value, probably "),
         (
             "num_hidden_layers",
             2**40,
-            "config.json: num_hidden_layers=1099511627776 cannot be mapped: expected at most 10,000",
+            "config.json: num_hidden_layers=1099511627776 is not supported: expected at most 10,000",
         ),
-        ("hidden_size", "64", "model.width: expected int, got '64' (str)"),
-        ("rope_scaling", [1], "config.json holds a value of the wrong type for the family llama"),
+        (
+            "hidden_size",
+            "64",
+            'config.json: hidden_size="64", expected a number; correct it or download the file again',
+        ),
+        ("hidden_size", 64.5, "model.width: expected int, got 64.5 (float)"),
+        ("rope_scaling", [1], "config.json: rope_scaling=[1], expected an object; correct it"),
         ("rms_norm_eps", float("nan"), "expected a finite number"),
     ],
 )

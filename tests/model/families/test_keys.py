@@ -90,7 +90,7 @@ def test_a_key_that_no_class_reads_is_ignored_and_named_unless_it_is_inert():
     [
         ({"sliding_window": 8}, "sliding_window=8"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types="),
-        ({"is_causal": False}, "is_causal=False"),
+        ({"is_causal": False}, "is_causal=false"),
         ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "rope_parameters.full_attention="),
         ({"auto_map": {"AutoModelForCausalLM": "modeling_mine.Mine"}, "scale_depth": 1.4}, "scale_depth=1.4"),
     ],
@@ -109,7 +109,12 @@ def test_all_refused_values_are_named_at_once():
     values = read(FIXTURES / "gpt2" / "0") | {"add_cross_attention": True, "n_special": 3, "is_causal": False}
     with pytest.raises(UserError) as error:
         family_named("gpt2").read(values)
-    for text in ("add_cross_attention=True", "n_special=3", "is_causal=False", "--accept=n_special"):
+    for text in (
+        "add_cross_attention=true",
+        "n_special=3",
+        "is_causal=false",
+        "--accept=add_cross_attention --accept=n_special",
+    ):
         assert text in str(error.value)
 
 
@@ -131,6 +136,8 @@ def test_accepted_keys_are_read_as_if_they_were_missing():
         family.read(values, ["no_such_key"])
     with pytest.raises(UserError, match="--accept=hidden_size.x: config.json has no such key"):
         family.read(values, ["hidden_size.x"])
+    with pytest.raises(UserError, match="--accept=hidden_size: this key is not refused"):
+        family.read(read(LLAMA), ["hidden_size"])
     with pytest.raises(UserError, match="--accept=mlp_bias: this key is not refused"):
         family.read(read(LLAMA) | {"mlp_bias": False}, ["mlp_bias"])
 

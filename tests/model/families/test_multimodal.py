@@ -116,9 +116,25 @@ def test_names_of_tensors_in_all_layouts():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["Gemma3ForSequenceClassification"]}, "expected Gemma3ForConditionalGeneration"),
-        ({"text_config": {"model_type": "bert"}}, "has model_type='bert' in text_config; known: gemma3_text"),
-        ({"text_config": GEMMA_3_4B["text_config"] | {"is_causal": False}}, "is_causal=False"),
+        (
+            {"architectures": ["Gemma3ForSequenceClassification"]},
+            'expected Gemma3ForConditionalGeneration for model_type="gemma3"; take the model in that form',
+        ),
+        (  # a language model alone, under the name of the whole model
+            {"architectures": ["Gemma3ForCausalLM"]},
+            'or, for a language model alone, model_type="gemma3_text"; correct the wrong one',
+        ),
+        (  # before the form of the model
+            {"architectures": ["Gemma3Model"], "quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r"quantised with gptq \(4 bits\) are not read",
+        ),
+        (
+            {"text_config": {"model_type": "bert"}},
+            'text_config.model_type="bert" is not supported in a gemma3: expected gemma3_text',
+        ),
+        ({"text_config": {"model_type": []}}, r"text_config.model_type=\[\] is not supported in a gemma3"),
+        ({"tie_word_embeddings": "False"}, 'tie_word_embeddings="False", expected true or false'),
+        ({"text_config": GEMMA_3_4B["text_config"] | {"is_causal": False}}, "is_causal=false"),
     ],
 )
 def test_other_language_models_are_refused(changes, message):

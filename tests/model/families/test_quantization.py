@@ -3,7 +3,14 @@
 import pytest
 
 from model.errors import UserError
-from model.families.quantization import Quantization, description_of, quantization_of, without_quantization
+from model.families.quantization import (
+    Quantization,
+    description_of,
+    method_not_read,
+    method_of_tensors,
+    quantization_of,
+    without_quantization,
+)
 
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True}
 GROUP = {"targets": ["Linear"], "weights": FP8_WEIGHTS, "input_activations": {"num_bits": 8, "type": "float"}}
@@ -61,6 +68,7 @@ def test_other_methods_are_refused_in_a_line(described, name):
     assert "take the model's repository that is not quantised, or " in str(error.value)
     assert len(str(error.value)) < 400
     assert "\n" not in str(error.value)
+    assert method_not_read({"quantization_config": described}).startswith(name)
 
 
 def test_the_remedy_is_the_one_of_the_method():
@@ -75,6 +83,23 @@ def test_values_of_another_kind():
         quantization_of({"quantization_config": "fp8"})
     with pytest.raises(UserError, match=r"a scale is \[128\], expected two numbers"):
         quantization_of({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128]}})
+
+
+@pytest.mark.parametrize(
+    "changes", [{"config_groups": [1]}, {"config_groups": {"g": 1}}, {"sparsity_config": "x"}, {"transform_config": 3}]
+)
+def test_parts_of_another_kind(changes):
+    with pytest.raises(
+        UserError, match=r"(config_groups|g|_config) in the description of the quantisation is no object"
+    ):
+        quantization_of({"quantization_config": FLOAT | changes})
+
+
+def test_a_method_is_known_by_the_names_of_its_tensors():
+    layer = "model.layers.0.mlp.down_proj"
+    assert method_of_tensors([f"{layer}.qweight", f"{layer}.scales"]) == "GPTQ or AWQ"
+    assert method_of_tensors([f"{layer}.weight", f"{layer}.weight.absmax"]) == "bitsandbytes (4 bits)"
+    assert method_of_tensors([f"{layer}.weight", f"{layer}.weight_scale_inv"]) is None
 
 
 def test_the_model_without_its_quantisation():

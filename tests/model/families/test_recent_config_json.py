@@ -131,15 +131,15 @@ def test_a_shared_expert_of_granite_may_be_missing():
 @pytest.mark.parametrize(
     ("published", "changes", "message"),
     [
-        (KIMI_K2, {"scoring_func": "softmax"}, "scoring_func='softmax'"),
+        (KIMI_K2, {"scoring_func": "softmax"}, 'scoring_func="softmax"'),
         (KIMI_K2, {"moe_layer_freq": 2}, "moe_layer_freq=2"),
-        (GLM_4_5, {"topk_method": "greedy"}, "topk_method='greedy'"),
+        (GLM_4_5, {"topk_method": "greedy"}, 'topk_method="greedy"'),
         (DOTS_LLM1, {"n_routed_experts": None}, "no value for n_routed_experts"),
         (DOTS_LLM1, {"moe_layer_freq": 2}, "moe_layer_freq=2"),
         (DEVSTRAL_2_123B, {"rope_parameters": None}, "no value for rope_parameters"),
-        (BAICHUAN_2_7B, {"tie_word_embeddings": True}, "tie_word_embeddings=True"),
+        (BAICHUAN_2_7B, {"tie_word_embeddings": True}, "tie_word_embeddings=true"),
         (BAICHUAN_2_7B, {"rope_theta": 5e5}, "rope_theta=500000.0"),
-        (INTERNLM2_7B, {"rope_scaling": {"type": "spiral"}}, "rope_scaling.type='spiral'"),
+        (INTERNLM2_7B, {"rope_scaling": {"type": "spiral"}}, 'rope_scaling.type="spiral"'),
     ],
 )
 def test_what_these_families_do_not_have_is_refused(published, changes, message):

@@ -52,20 +52,40 @@ def test_folders_that_are_none(tmp_path):
     with pytest.raises(UserError, match=r"pytorch_model.bin: pickle files, which can run any code"):
         read_published(folder, tmp_path / "run")
     (folder / "pytorch_model.bin").unlink()
-    with pytest.raises(UserError, match=r"has no \*.safetensors file"):
+    with pytest.raises(UserError, match=r"has no \*.safetensors file; download the weights too"):
         read_published(folder, tmp_path / "run")
     (folder / INDEX).write_text(json.dumps({"weight_map": {"x": "model-1.safetensors"}}))
-    with pytest.raises(UserError, match=r"lacks files that its .* names: model-1.safetensors"):
+    with pytest.raises(UserError, match=r"lacks files that its .* names: model-1.safetensors; download them too"):
         read_published(folder, tmp_path / "run")
     (folder / "model-1.safetensors").write_bytes(b"\x10" * 40)
-    with pytest.raises(UserError, match="no safetensors file, or a damaged one"):
+    with pytest.raises(UserError, match="no safetensors file, or a damaged one: .*; get it again"):
         read_published(folder, tmp_path / "run")
     (folder / "model-1.safetensors").unlink()
     (folder / "model-1.safetensors").mkdir()
     with pytest.raises(UserError, match="cannot read .*model-1.safetensors: "):
         read_published(folder, tmp_path / "run")
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="it has no config.json"):
+    with pytest.raises(UserError, match="it has no config.json; download that file too"):
+        read_published(folder, tmp_path / "run")
+    (folder / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match="holds an adapter .*, not a model; merge it into its model"):
+        read_published(folder, tmp_path / "run")
+    (folder / "model.Q4_K.gguf").write_bytes(b"")
+    with pytest.raises(UserError, match="published: weights in GGUF files are not read; take the model's repository"):
+        read_published(folder, tmp_path / "run")
+    with pytest.raises(UserError, match="Q4_K.gguf: weights in GGUF files are not read"):
+        read_published(folder / "model.Q4_K.gguf", tmp_path / "run")
+    with pytest.raises(UserError, match="is a file; give the Hugging Face folder"):
+        read_published(folder / "adapter_config.json", tmp_path / "run")
+
+
+def test_many_missing_files_are_counted(tmp_path):
+    folder = published(tmp_path)
+    names = {f"x{i}": f"model-{i:05d}-of-00163.safetensors" for i in range(1, 164)}
+    (folder / INDEX).write_text(json.dumps({"weight_map": names}))
+    with pytest.raises(
+        UserError, match=r"names: model-00001-.*, model-00003-of-00163.safetensors and 160 more; download"
+    ):
         read_published(folder, tmp_path / "run")
 
 

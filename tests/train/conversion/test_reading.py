@@ -1,6 +1,7 @@
 """Hugging Face folders to run folders and back, on the recorded models of tests/fixtures/families."""
 
 import dataclasses
+import shutil
 import tracemalloc
 
 import jax
@@ -54,7 +55,7 @@ def test_tensors_that_do_not_fit_are_all_named_and_nothing_is_left(tmp_path):
     with pytest.raises(UserError) as error:
         read_published(folder, tmp_path / "run")
     for line in (
-        "4 problems",
+        "(4 problems); take both from the same model:",
         "model.layers.1.mlp.up_proj.weight is missing, expected 24x16",
         "model.norm.weight is 17, expected 16",
         "model.norm.bias 16 is no tensor of such a model",
@@ -62,6 +63,27 @@ def test_tensors_that_do_not_fit_are_all_named_and_nothing_is_left(tmp_path):
     ):
         assert line in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["published"]
+
+
+def test_quantised_tensors_are_named_where_config_json_does_not_say_it(tmp_path):
+    folder = published(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj"
+    tensors[f"{name}.qweight"] = np.zeros((2, 24), np.int32)
+    del tensors[f"{name}.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(
+        UserError, match=r"published: weights quantised with GPTQ or AWQ are not read: take the model's"
+    ):
+        read_published(folder, tmp_path / "run")
+
+
+def test_context_lengths_that_a_model_cannot_have(tmp_path):
+    with pytest.raises(UserError, match="--context_length=0, expected at least 1"):
+        read_published(published(tmp_path), tmp_path / "run", context_length=0)
+    shutil.copytree(FIXTURES / "gpt2" / "0", tmp_path / "gpt2")
+    with pytest.raises(UserError, match="--context_length=500, but .* a table of 128 positions; leave the flag out"):
+        read_published(tmp_path / "gpt2", tmp_path / "run", context_length=500)
 
 
 def test_tied_weights_that_differ_are_refused(tmp_path):
@@ -74,7 +96,7 @@ def test_tied_weights_that_differ_are_refused(tmp_path):
     assert contents(tmp_path / "back") == contents(folder)
     tensors["lm_head.weight"] = -tensors["lm_head.weight"]
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"lm_head.weight is tied to another tensor by config.json, and differs"):
+    with pytest.raises(UserError, match=r"lm_head.weight is tied .* and differs from it; .*tie_word_embeddings=false"):
         read_published(folder, tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -40,7 +40,7 @@ def read_tokenizer(content: bytes, where: str) -> tuple[tokenizers.Tokenizer, tu
     try:
         tokenizer = tokenizers.Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises a plain Exception for any damage
-        raise UserError(f"{where} is not a tokenizer.json, or is damaged: {error}") from None
+        raise UserError(f"{where} is not a tokenizer.json, or is damaged: {error}; get it again") from None
     disabled = []
     if tokenizer.truncation is not None:
         disabled.append(f"truncation to {tokenizer.truncation['max_length']} tokens")
