@@ -103,9 +103,8 @@ class Family:
             raise
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:  # text for a number, ...
             key, value = config_json.log.last
-            raise UserError(
-                f"config.json: the family {self.name} cannot read a value, probably {key}={as_json(value)}; {MEND}"
-            ) from error
+            which = f"{key}={as_json(value)} or one that goes with it"
+            raise UserError(f"config.json: the family {self.name} cannot read a value, {which}; {MEND}") from error
         ignored = config_json.finish(refuse_unknown=not self.in_transformers or _has_own_code(values))
         if problems := find_problems(config, "model"):
             listed = "\n  ".join([f"config.json describes no model of the family {self.name}; {MEND}:", *problems])

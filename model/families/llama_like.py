@@ -136,7 +136,7 @@ def window_pattern(size: int | None) -> Pattern:
 
 def layer_types(config_json: ConfigJson, sliding: Callable[[int], bool]) -> list[str]:
     """Returns "sliding_attention" or "full_attention" for every layer; `sliding` decides where config.json does not."""
-    kinds: list[str] = config_json.get("layer_types", None) or [
+    kinds: list[str] = config_json.get("layer_types", []) or [
         "sliding_attention" if sliding(i) else "full_attention" for i in range(config_json.get("num_hidden_layers"))
     ]
     if set(kinds) - {"sliding_attention", "full_attention"}:

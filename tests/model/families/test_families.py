@@ -159,7 +159,11 @@ def test_a_mechanism_that_cannot_be_mapped_is_named(changes, message):
             {"type": "longrope", "short_factor": 1.0},
             "rope_scaling.short_factor=1.0, expected a list of",
         ),
-        ("num_attention_heads", 0, "the family llama cannot read a value, probably "),
+        (
+            "rope_scaling",
+            {"type": "yarn", "original_max_position_embeddings": 0},
+            "config.json: the family llama cannot read a value, rope_scaling.mscale_all_dim=null or one that goes with it",
+        ),
         (
             "num_hidden_layers",
             2**40,
