@@ -40,11 +40,9 @@ def outcome(values):
         reading = model.read()
     except UserError as error:
         first, *others = str(error).removeprefix("config.json: ").splitlines()
-        reason = first.partition("; known:")[0]
-        detail = (
-            f": {others[0].strip()}" if others and reason.endswith(("mapped", "built:")) and "=" not in reason else ""
-        )
-        return textwrap.shorten(reason.rstrip(":") + detail, 160, placeholder=" ...")
+        reason = first.partition(", and weights quantised")[0]  # also the next reason, where the family is unknown
+        detail = f" {others[0].strip()}" if reason.endswith(":") else ""
+        return textwrap.shorten(reason + detail, 160, placeholder=" ...")
     whole = "" if model.multimodal is None else f" in {model.multimodal.model_type}"
     return reading.config, model.family.name + whole, ", ".join(reading.ignored)
 
