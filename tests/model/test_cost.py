@@ -16,7 +16,7 @@ from model.cost import count_parameters, forward_flops, training_flops, training
 from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
-from model.feedforward.routing import SigmoidRouter
+from model.feedforward.routing import SigmoidRouter, SoftmaxRouter
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.parameters.specs import is_trained, merge, partition
@@ -51,6 +51,7 @@ GRID = {
         Sandwich(),
         Reordered(),
         Parallel(),
+        Sandwich(ffn_input_norm=False),
         Parallel(shared_norm=False),
         HyperConnections(streams=3),
         HyperConnections(streams=2, dynamic=None),
@@ -94,6 +95,14 @@ GRID = {
             router=SigmoidRouter(bias=True),
             shared=Shared(ffn=Gated(width=10, bias=True), gate=True),
             load_bias=LoadBias(),
+        ),
+        Experts(
+            num_experts=4,
+            top_k=2,
+            expert=Gated(width=6),
+            router=SoftmaxRouter(norm=RMSNorm(), expert_scale=True),
+            shared=Shared(ffn=Gated(width=10)),
+            branch_norms=LayerNorm(),
         ),
     ],
     "num_layers": [1, 3],

@@ -30,6 +30,13 @@ GEMMA4 = LLAMA_LIKE | {
     "hidden_size_per_layer_input": 0,
     "attention_k_eq_v": True,
 }
+GEMMA4_EXPERTS = GEMMA4 | {
+    "num_hidden_layers": 2,
+    "enable_moe_block": True,
+    "num_experts": 5,
+    "top_k_experts": 2,
+    "moe_intermediate_size": 10,
+}
 DEEPSEEK = SMALL | {
     "num_attention_heads": 3,
     "num_key_value_heads": 3,
@@ -290,6 +297,27 @@ CASES = {
             "rms_norm_eps": 1e-3,
             "final_logit_softcapping": 3.0,
             "tie_word_embeddings": False,
+        },
+        "experts": GEMMA4_EXPERTS | {"layer_types": ["sliding_attention", "full_attention"]},
+        "experts, vectors of layers, keys of earlier ones": GEMMA4_EXPERTS
+        | {
+            "num_hidden_layers": 4,
+            "num_experts": 3,
+            "top_k_experts": 1,
+            "num_kv_shared_layers": 2,
+            "use_double_wide_mlp": True,
+            "hidden_size_per_layer_input": 6,
+            "vocab_size_per_layer_input": 64,
+            "layer_types": 2 * ["sliding_attention", "full_attention"],
+        },
+        "all experts, biases of heads, untied": GEMMA4_EXPERTS
+        | {
+            "num_experts": 3,
+            "top_k_experts": 3,
+            "moe_intermediate_size": 9,
+            "attention_bias": True,
+            "tie_word_embeddings": False,
+            "layer_types": ["sliding_attention", "full_attention"],
         },
     },
     "olmo": {

@@ -126,8 +126,8 @@ EXPERT_MESHES = {
     ],
 )
 def test_sharded_experts_equal_those_of_one_device(dispatch, name, experiment):
-    ffn = f"""Experts(num_experts=8, top_k=2, expert=Gated(width=16, bias=True), router=SigmoidRouter(bias=True),
-        dispatch={dispatch}, shared=Shared(ffn=Gated(width=16), gate=True),
+    ffn = f"""Experts(num_experts=8, top_k=2, expert=Gated(width=16, bias=True), router=SigmoidRouter(bias=True, norm=RMSNorm, expert_scale=True),
+        dispatch={dispatch}, shared=Shared(ffn=Gated(width=16), gate=True), branch_norms=RMSNorm,
         balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.01, load_bias=LoadBias(rate=0.01))"""
     experiment = override(override(experiment, f"model.ffn={ffn}"), "model.initialization=Normal(std=0.2)")
     start, batches, expected_losses, expected = on_one_device(experiment)
