@@ -299,7 +299,7 @@ CASES = {
             "tie_word_embeddings": False,
         },
         "experts": GEMMA4_EXPERTS | {"layer_types": ["sliding_attention", "full_attention"]},
-        "experts, vectors of layers, keys of earlier ones": GEMMA4_EXPERTS
+        "experts, vectors, shared keys": GEMMA4_EXPERTS
         | {
             "num_hidden_layers": 4,
             "num_experts": 3,
@@ -310,7 +310,7 @@ CASES = {
             "vocab_size_per_layer_input": 64,
             "layer_types": 2 * ["sliding_attention", "full_attention"],
         },
-        "all experts, biases of heads, untied": GEMMA4_EXPERTS
+        "all experts, biases, untied": GEMMA4_EXPERTS
         | {
             "num_experts": 3,
             "top_k_experts": 3,

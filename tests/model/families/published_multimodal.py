@@ -62,6 +62,23 @@ GEMMA_4_E2B = GEMMA_4_31B | {
         "use_double_wide_mlp": True,
     },
 }
+GEMMA_4_26B_A4B = GEMMA_4_31B | {
+    "audio_config": None,
+    "text_config": published_configs.GEMMA_4_31B
+    | {
+        "enable_moe_block": True,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "layer_types": 5 * [*5 * ["sliding_attention"], "full_attention"],
+        "moe_intermediate_size": 704,
+        "num_attention_heads": 16,
+        "num_experts": 128,
+        "num_global_key_value_heads": 2,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 8,
+        "top_k_experts": 8,
+    },
+}
 LLAMA_4_SCOUT = {
     "architectures": ["Llama4ForConditionalGeneration"],
     "model_type": "llama4",
