@@ -16,7 +16,7 @@ from model.cost import count_parameters, forward_flops, training_flops, training
 from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
-from model.feedforward.routing import SigmoidRouter, SoftmaxRouter
+from model.feedforward.routing import SigmoidRouter
 from model.layers import Except
 from model.norms import LayerNorm, RMSNorm
 from model.parameters.specs import is_trained, merge, partition
@@ -92,16 +92,9 @@ GRID = {
             num_experts=4,
             top_k=3,
             expert=MLP(width=6, bias=True),
-            router=SigmoidRouter(bias=True),
+            router=SigmoidRouter(bias=True, norm=RMSNorm(), expert_scale=True),
             shared=Shared(ffn=Gated(width=10, bias=True), gate=True),
             load_bias=LoadBias(),
-        ),
-        Experts(
-            num_experts=4,
-            top_k=2,
-            expert=Gated(width=6),
-            router=SoftmaxRouter(norm=RMSNorm(), expert_scale=True),
-            shared=Shared(ffn=Gated(width=10)),
             branch_norms=LayerNorm(),
         ),
     ],
