@@ -45,7 +45,7 @@ JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a tab
 MAX_WINDOWS = 65_536  # at a time: together they are one array
 
 # Of each measure: its name in JSON, its printed name, its unit.
-MEASURES = {
+MEASURE_WORDS = {
     "loss": ("loss per token", "nats"),
     "perplexity": ("perplexity per token", ""),
     "word_loss": ("loss per word", "nats"),
@@ -99,7 +99,7 @@ def table(result: "Result", text: str) -> str:
     lines = [f"{escape_unprintable(str(result.run))}, step {result.step}, on {escape_unprintable(text)}", ""]
     lines += _align_columns([[name, f"{found[name]:,}"] for name in ("documents", "tokens", "words", "bytes")])
     rows = [["", "value", "standard error", ""]]
-    for name, (words, unit) in MEASURES.items():
+    for name, (words, unit) in MEASURE_WORDS.items():
         rows.append(
             [words, _format_value(found[name], "not finite"), _format_value(found[f"{name}_standard_error"], "-"), unit]
         )

@@ -25,6 +25,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "xla"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# No test outlives a failure of power; hundreds of small runs would wait for the disk. Commands that tests start do sync.
+os.fsync = lambda descriptor: None
 
 WORDS = [
     "the",
@@ -55,6 +57,13 @@ def pytest_configure(config):
     """Gives signals their usual effect: `nohup make test`, or a job in the background, would start with some ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish(session):
+    """Takes what the test modules import out of the garbage collector's sight: it would be walked after each of them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_runtest_teardown(item, nextitem):

@@ -1,6 +1,7 @@
 """The layout of the code: imports run one way, files stay short, every config loads and says how to run it."""
 
 import ast
+import functools
 import pathlib
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def imported(tree):
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)
 def test_imports_run_one_way(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     package = path.relative_to(ROOT).parts[0]
     above = set(TOP_PACKAGES[TOP_PACKAGES.index(package) + 1 :]) | {"tests"}
     assert not above & set(imported(tree)), f"{relative(path)} imports from above"
@@ -75,6 +76,27 @@ def module_name(path):
     return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
+@functools.cache
+def tree_of(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def exported_from(package):
+    """{name: module} of the names that a package exports as model/exports.py does: on first use, from its modules."""
+    path = ROOT.joinpath(*package.split("."), "__init__.py")
+    if not path.exists():
+        return {}
+    calls = [n for n in ast.walk(tree_of(path)) if isinstance(n, ast.Call) and ast.unparse(n.func) == "exports"]
+    return {
+        name: f"{package}.{module.arg}"
+        for call in calls
+        for module in call.keywords
+        for name in ast.literal_eval(module.value).split()
+    }
+
+
+@functools.cache
 def imports_of(path):
     """The modules and packages that a module imports when it is imported itself, those for type checkers left out."""
     known = {module_name(other) for other in MODULES}
@@ -85,7 +107,7 @@ def imports_of(path):
                 for alias in node.names:
                     inside = f"{node.module}.{alias.name}"
                     is_module = inside in known or f"{inside}.__init__" in known
-                    yield inside if is_module else node.module
+                    yield inside if is_module else exported_from(node.module).get(alias.name, node.module)
             elif isinstance(node, ast.Import):
                 yield from (alias.name for alias in node.names)
             elif isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
@@ -93,9 +115,8 @@ def imports_of(path):
             elif isinstance(node, ast.Try | ast.With):
                 yield from at_top(node.body)
 
-    for name in at_top(ast.parse(path.read_text(encoding="utf-8")).body):
-        if name.split(".")[0] in TOP_PACKAGES:
-            yield f"{name}.__init__" if f"{name}.__init__" in known else name
+    own = [name for name in at_top(tree_of(path).body) if name.split(".")[0] in TOP_PACKAGES]
+    return {f"{name}.__init__" if f"{name}.__init__" in known else name for name in own}
 
 
 def unit_of(name):
@@ -122,6 +143,7 @@ def graph_of(paths, label):
 
 
 def test_no_cycle_of_imports_between_folders_nor_between_files():
+    """Hence every module can be the first one that is imported."""
     assert cycle_in(graph_of(MODULES, unit_of)) == {}
     assert cycle_in(graph_of(MODULES, str)) == {}
     for name in STANDALONE:  # without one of them there is a cycle, or it need not be named
@@ -189,7 +211,7 @@ def test_no_top_folders_beyond_the_design():
 @pytest.mark.parametrize("path", CONFIGS, ids=relative)
 def test_every_config_loads_and_says_how_to_run_it(path):
     from_file(str(path))
-    said = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    said = ast.get_docstring(tree_of(path)) or ""
     named = f"--config={relative(path)}"
     assert named in said or ("quickstart" in path.name and "make quickstart" in said), f"its docstring lacks {named}"
 

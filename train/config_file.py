@@ -1,5 +1,6 @@
 """Config files: Python that assigns `experiment = Experiment(...)`, read with the overrides of `--set`, and checked."""
 
+import ast
 import dataclasses
 import pathlib
 import re
@@ -16,7 +17,7 @@ from model.options.assignments import override
 from model.options.json import from_json, to_json
 from model.options.tree import check
 from model.options.words import nearest
-from train.earlier import MOVED, RENAMED_CLASSES
+from train.earlier import MOVED, MOVED_MODULES, RENAMED_CLASSES, RENAMED_VALUES
 from train.experiment import Experiment
 from train.files.paths import expand_paths
 
@@ -55,7 +56,7 @@ def from_file(path: str, overrides: Sequence[str] = ()) -> Experiment:
 
 
 def _apply_override(experiment: Experiment, assignment: str) -> Experiment:
-    """Applies `override`; for a renamed field or class the error gives the new name."""
+    """Applies `override`; for a renamed field, class or value the error gives the new name."""
     try:
         return override(experiment, assignment)
     except UserError as error:
@@ -65,18 +66,33 @@ def _apply_override(experiment: Experiment, assignment: str) -> Experiment:
             earlier = renamed[1]
         now = MOVED.get(earlier) or RENAMED_CLASSES.get(earlier)
         if now is None:
-            raise
+            raise UserError(f"{error}{_earlier_value_hint(str(error))}") from None
         raise UserError(f"--set {assignment}: {earlier} is {now} now") from None
+
+
+def _earlier_value_hint(error: str) -> str:
+    """The end of a message about a word that is no choice of a field: the present word, if it is an earlier one."""
+    found = re.search(r"\.(\w+): expected .*, got '(\w+)' \(str\)$", error)
+    for (_, field), values in RENAMED_VALUES.items():
+        if found and found[1] == field and found[2] in values:
+            return f"; {found[2]!r} is {values[found[2]]!r} now"
+    return ""
 
 
 def _position(error: BaseException, path: str) -> str:
     """The file and line at which a config file raised an error."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         return f"{error.filename}, line {error.lineno}"
+    frame = _last_frame(error)
+    return f"{frame.filename}, line {frame.lineno}" if frame else path
+
+
+def _last_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The last call of a config file's error that is neither in Python nor in an installed package."""
     called = traceback.extract_tb(error.__traceback__)[1:]  # without the first frame, that of `from_file`
     not_ours = ("<", sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"))
     frames = [f for f in called if not f.filename.startswith(not_ours)]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else path
+    return frames[-1] if frames else None
 
 
 def _describe_exception(error: BaseException) -> str:
@@ -89,18 +105,44 @@ def _describe_exception(error: BaseException) -> str:
 def _hint(error: BaseException) -> str:
     """For an argument that an option does not have: the closest name. For an import: the file that hides the module.
 
-    For an earlier name of a class: its name now.
+    For an earlier name of a class or a module: its name now.
     """
     missing = re.search(r"(?:cannot import name|has no attribute) '(\w+)'", _describe_exception(error))
     if missing and missing[1] in RENAMED_CLASSES:
         return f"; it is {RENAMED_CLASSES[missing[1]]} now"
     if isinstance(error, ImportError):
-        return _shadowing_hint(error.name or "")
+        return _shadowing_hint(error.name or "") or _moved_module_hint(error)
     found = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", _describe_exception(error))
     if not found or (cls := all_option_classes(Experiment).get(found[1])) is None:
         return ""
     now = MOVED.get(f"{found[1]}.{found[2]}")
     return f"; it is {now} now" if now else f"; {nearest(found[2], fields_of(cls))}"
+
+
+def _moved_module_hint(error: ImportError) -> str:
+    """The end of a message: the present modules of an earlier module, and the import to write; empty for others."""
+    modules = MOVED_MODULES.get(error.name or "")
+    if modules is None:
+        return ""
+    hint = f"; it is {' and '.join(modules)} now"
+    frame = _last_frame(error)
+    lines = [ast.unparse(one) for one in _present_imports(frame, modules)] if frame else []
+    return f"{hint}; write: {'; '.join(lines)}" if lines else hint
+
+
+def _present_imports(frame: traceback.FrameSummary, modules: Sequence[str]) -> list[ast.ImportFrom]:
+    """The imports that replace `from earlier.module import A, B` at the line of a frame; `modules` have its classes."""
+    tree = ast.parse(pathlib.Path(frame.filename).read_bytes())
+    known, found = all_option_classes(Experiment), dict[str, ast.ImportFrom]()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node.lineno != frame.lineno:
+            continue
+        for alias in node.names:
+            name = RENAMED_CLASSES.get(alias.name, alias.name)
+            option = known.get(name)
+            module = option.__module__ if option is not None and option.__module__ in modules else modules[0]
+            found.setdefault(module, ast.ImportFrom(module, [], 0)).names.append(ast.alias(name, alias.asname))
+    return list(found.values())
 
 
 def _shadowing_hint(module: str) -> str:

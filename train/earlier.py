@@ -21,6 +21,32 @@ from model.taps.meanings import EARLIER
 CHECKPOINT_FORMAT = 4
 # Earlier names of option classes, and their names now.
 RENAMED_CLASSES = {"WholeFiles": "HeldOutDocuments"}
+# Earlier modules of option classes, which configs import, and the modules that have these classes now.
+MOVED_MODULES = {
+    "model.alibi": ("model.positions.alibi",),
+    "model.balance": ("model.feedforward.balance",),
+    "model.delta_rule": ("model.recurrent.delta",),
+    "model.dispatch": ("model.feedforward.dispatch",),
+    "model.embedding": ("model.vocabulary.embedding",),
+    "model.experts": ("model.feedforward.experts",),
+    "model.gru": ("model.recurrent.gru",),
+    "model.initialization": ("model.parameters.maker",),
+    "model.latent_attention": ("model.attention.latent",),
+    "model.linear_attention": ("model.recurrent.linear",),
+    "model.lstm": ("model.recurrent.lstm",),
+    "model.masks": ("model.attention.patterns",),
+    "model.multi_token": ("model.vocabulary.multi_token",),
+    "model.precision": ("model.parameters.precision",),
+    "model.rotary": ("model.positions.rotary",),
+    "model.rotary_scaling": ("model.positions.scaling",),
+    "model.routing": ("model.feedforward.routing",),
+    "model.temperature": ("model.positions.query_scale",),
+    "train.evaluation.named": ("train.evaluation.named_evaluations",),
+    "train.guard": ("train.optimizers.guard",),
+    "train.optimizers.schedules": ("train.schedules",),
+    "train.parallel.sharding": ("train.parallel.mesh", "train.parallel.table"),
+    "train.sharding": ("train.parallel.mesh", "train.parallel.table"),
+}
 # Fields of every optimizer.
 _DECAY = {"decayed": "decay_also", "spared": "decay_never"}
 _OPTIMIZERS = ("AdamW", "Adafactor", "Lion", "Muon", "SGD", "ScheduleFreeAdamW")

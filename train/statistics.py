@@ -20,7 +20,7 @@ from model.parameters.specs import Spec
 
 STREAM = "stream_squares"  # the tap: the mean square of the residual stream at each token
 QUANTITIES = ("parameters", "gradients", "updates")
-Sums = dict[str, dict[str, jax.Array]]
+SumsOfSquares = dict[str, dict[str, jax.Array]]
 Specs = Mapping[str, Spec]
 
 
@@ -64,7 +64,7 @@ def sums_of_squares(
     trees: Mapping[str, Any],
     taps: Mapping[str, jax.Array],
     weight: jax.Array,
-) -> Sums:
+) -> SumsOfSquares:
     """The sums of squares from which the statistics are computed, by quantity and dotted name.
 
     Args:
@@ -86,7 +86,7 @@ def _squares(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
 
 
 def statistics_rows(
-    config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: Sums
+    config: ModelConfig, specs: Specs, sizes: Mapping[str, int], sums: SumsOfSquares
 ) -> Iterator[dict[str, Any]]:
     """Yields the lines of one step, by part and layer.
 

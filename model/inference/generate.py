@@ -128,7 +128,7 @@ def generate(
     rows += [[0]] * (-len(rows) % (row_multiple or layout.ways("batch")))
     marks = [mark for mark in (begin, end) if mark is not None]
     inputs = initial_inputs(rows, sample_indices, rules, sampling.seed, config.vocab_size, marks)
-    state = init_state(config, layout, length, **inputs)
+    state = init_decode_state(config, layout, length, **inputs)
     for tokens_BC, first_position in prefill_chunks(rows, min(chunk, length)):
         state = prefill(config, layout, weights, state, tokens_BC, first_position)
 
@@ -171,7 +171,7 @@ def generate(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def init_state(
+def init_decode_state(
     config: ModelConfig,
     layout: Layout,
     length: int,
@@ -293,7 +293,7 @@ def _read_again(
         padding = group - len(some)
         read = [texts[row] for row in some] + [[0]] * padding
         inputs = initial_inputs(read, None, Sampling().rules(), 0, config.vocab_size)
-        part = init_state(config, layout, length, **inputs)
+        part = init_decode_state(config, layout, length, **inputs)
         for tokens_BC, first_position in prefill_chunks(read, chunk):
             part = prefill(config, layout, params, part, tokens_BC, first_position)
         state = _replace_caches(layout, state, part.cache, np.array(some + [len(state.token_B)] * padding, np.int32))
@@ -308,7 +308,10 @@ def initial_inputs(
     vocab_size: int,
     marks: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Returns the arguments of `init_state` for rows of prompt ids; the repetition penalty does not count `marks`."""
+    """Returns the arguments of `init_decode_state` for rows of prompt ids.
+
+    The repetition penalty does not count `marks`.
+    """
     sample_indices = occurrence_indices([tuple(row) for row in rows]) if sample_indices is None else sample_indices
     fold_B2 = np.zeros((len(rows), 2), np.uint32)
     for i, sample_index in enumerate(sample_indices):

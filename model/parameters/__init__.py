@@ -13,7 +13,8 @@ from model.exports import exports
 __all__, __getattr__ = exports(
     __name__,
     maker=(
-        "Constant FanIn Gaussian InverseSoftplus LecunNormal LogOfUniform Normal ParameterMaker specs_of stack_modules"
+        "ConstantValue FanIn Gaussian InverseSoftplus LecunNormal LogOfUniform Normal ParameterMaker "
+        "specs_of stack_modules"
     ),
     mixed_precision="cast_like grouped_matmul lookup round_to_dtype weight_einsum",
     precision="Precision for_compute for_inference",

@@ -95,7 +95,7 @@ def _problems_of_beta(beta: float, **others: bool) -> Iterator[tuple[str, str]]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Constant:
+class ConstantValue:
     """The same value in every entry."""
 
     value: float
@@ -196,7 +196,7 @@ class ParameterMaker:
         if role in ("embedding", "position"):
             return Gaussian(scheme.embedding_std, factor)
         if role == "residual" and scheme.zero_residual:
-            return Constant(0.0)
+            return ConstantValue(0.0)
         return LecunNormal(fan_in, factor)
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
@@ -216,7 +216,7 @@ class ParameterMaker:
 
     def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter whose entries all start at one value, such as a norm's scale."""
-        return self._make(Spec(role=role, axes=axes, initializer=Constant(value)), shape)
+        return self._make(Spec(role=role, axes=axes, initializer=ConstantValue(value)), shape)
 
     def from_values(self, role: Role, values: jax.Array, axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter with initial values from its module; they may differ from layer to layer."""

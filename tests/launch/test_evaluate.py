@@ -4,12 +4,11 @@ import math
 import pytest
 
 from launch.evaluate import table
-from train.evaluation.evaluate import Result
+from train.evaluation.evaluate import MEASURES, Result
 from train.evaluation.measures import LossSums, Tally
 from train.run.loading import load_run
 
 MODULE = "launch.evaluate"
-MEASURES = ("loss", "perplexity", "word_loss", "word_perplexity", "bits_per_byte")
 
 
 @pytest.fixture(scope="module")

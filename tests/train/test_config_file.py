@@ -1,7 +1,15 @@
+import importlib
+import typing
+
 import pytest
 
+from model.errors import UserError
+from model.options.annotations import alternatives, fields_of
+from model.options.assignments import override
 from tests.train.config_files import CONFIG, refusal
-from train.config_file import from_file
+from train.config_file import all_option_classes, from_file
+from train.earlier import MOVED_MODULES
+from train.experiment import Experiment
 
 
 def test_a_config_file_is_python_that_assigns_experiment(config):
@@ -69,6 +77,42 @@ def test_a_value_of_the_wrong_type_in_the_file_is_named_with_its_field(old, new,
         assert word in text, text
 
 
+@pytest.mark.parametrize("earlier", MOVED_MODULES)
+def test_an_import_of_an_earlier_module_says_where_its_classes_are(earlier, tmp_path):
+    with pytest.raises(ModuleNotFoundError) as error:
+        importlib.import_module(earlier)
+    assert error.value.name == earlier  # it is missing, and not a module that it imports
+    modules = MOVED_MODULES[earlier]
+    classes = {
+        name: cls.__module__ for name, cls in all_option_classes(Experiment).items() if cls.__module__ in modules
+    }
+    assert set(classes.values()) == set(modules)
+    for name, module in classes.items():
+        (tmp_path / "mine.py").write_text(f"\n\nfrom {earlier} import {name}\n")
+        text = refusal(str(tmp_path / "mine.py"))
+        line = f"from {module} import {name}"
+        assert text.endswith(f"; it is {' and '.join(modules)} now; write: {line}")
+        assert f"mine.py, line 3: ModuleNotFoundError: No module named '{earlier}'" in text
+        assert hasattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            "from train.sharding import (\n    Sharding,\n    Mesh as M,\n)\n",
+            "; it is train.parallel.mesh and train.parallel.table now; write: from train.parallel.table import Sharding; "
+            "from train.parallel.mesh import Mesh as M",
+        ),
+        ("from model.rotary import helper\n", "; write: from model.positions.rotary import helper"),
+        ("import model.rotary as rotary\n", "named 'model.rotary'; it is model.positions.rotary now"),
+    ],
+)
+def test_the_import_to_write_keeps_the_names_of_the_statement(source, words, tmp_path):
+    (tmp_path / "mine.py").write_text(source)
+    assert refusal(str(tmp_path / "mine.py")).endswith(words)
+
+
 def test_a_file_without_an_experiment(config):
     assert "defines no `experiment = Experiment(...)`, got NoneType" in refusal(config("experiment = ", "other = "))
 
@@ -89,6 +133,46 @@ def test_a_file_without_an_experiment(config):
 )
 def test_an_override_that_does_not_fit(assignment, words, config):
     assert words in refusal(config(), [assignment])
+
+
+def words_of(annotation):
+    """The words that an annotation allows, those of a tuple's items included."""
+    for one in alternatives(annotation):
+        if typing.get_origin(one) is typing.Literal:
+            yield from typing.get_args(one)
+        elif typing.get_origin(one) is tuple:
+            yield from words_of(typing.get_args(one)[0])
+
+
+WITH_CHOICES = {
+    (cls, field): choices
+    for cls in all_option_classes(Experiment).values()
+    for field, annotation in fields_of(cls).items()
+    if (choices := list(words_of(annotation)))
+}
+
+
+@pytest.mark.parametrize(("cls", "field"), WITH_CHOICES, ids=lambda x: x if isinstance(x, str) else x.__name__)
+def test_an_unknown_word_for_a_field_with_choices_lists_all_of_them(cls, field):
+    option = object.__new__(cls)  # without the other fields
+    object.__setattr__(option, field, None)
+    with pytest.raises(UserError) as error:
+        override(option, f"{field}=no_such_word")
+    assert str(error.value).startswith(f"--set {field}: expected ")
+    assert str(error.value).endswith(", got 'no_such_word' (str)")
+    assert all(repr(choice) in str(error.value) for choice in WITH_CHOICES[cls, field])
+
+
+EXPERTS = "model.ffn=Experts(num_experts=4, top_k=2, expert=Gated(width=16), router=SigmoidRouter(groups=Groups({})))"
+
+
+def test_an_earlier_word_is_refused_with_the_choices_and_its_word_now(config):
+    groups = EXPERTS.format("count=2, top_k=1")
+    for word, hint in (("two_best", "; 'two_best' is 'top2_sum' now"), ("three_best", "")):
+        said = f"model.ffn.router.groups.score: expected 'max' or 'top2_sum', got '{word}' (str)"
+        text = refusal(config(), [groups, f"model.ffn.router.groups.score={word}"])
+        assert text == f"--set {said}{hint}"
+        assert refusal(config(), [EXPERTS.format(f"count=2, top_k=1, score={word}")]).endswith(f"\n  {said}")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def start(config, run):
     """The command, begun on one device; what it prints is added to run.txt beside the folder."""
     arguments = [sys.executable, "-m", "launch.train", f"--config={config}", f"--run={run}"]
     # Programs of its own: what is killed while it stores one leaves half of it for all who come after.
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(config.parent / "xla")}
+    one_device = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=8", "")
+    environment = os.environ | {"XLA_FLAGS": one_device, "JAX_COMPILATION_CACHE_DIR": str(config.parent / "xla")}
     with open(f"{run}.txt", "ab") as output:
         return subprocess.Popen(arguments, cwd=ROOT, env=environment, stdout=output, stderr=output)
 
@@ -71,6 +72,7 @@ def kill_when(process, condition, run):
                 assert process.wait(PATIENCE) == -signal.SIGKILL
                 return
             process.send_signal(signal.SIGCONT)
+        time.sleep(0.0002)
     process.kill()
     raise AssertionError(printed(run))
 

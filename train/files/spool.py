@@ -6,7 +6,8 @@ checkpoints are uploaded; checkpoints that were removed from the spool are remov
 
 A machine may be lost at any moment, so the order matters: first the files beside the checkpoints, which include the
 lines up to every listed checkpoint; then the checkpoints, each with its files.json last. A checkpoint without
-files.json did not arrive completely, and is not fetched.
+files.json did not arrive completely, and is not fetched. Before a checkpoint is uploaded again, after another of the
+same step was damaged, the files.json of the earlier one is removed.
 
 Two marker files lie beside them. RUN/.spool says whose spool wrote the run last: on the same machine a run continues
 from its spool; on another machine, or if the spool is gone, the run is fetched first. RUN/.lock names the process that
@@ -193,7 +194,8 @@ class _Upload:
         try:
             now = _sizes_and_times(self._folder)
             changed = [name for name, version in now.items() if self._uploaded.get(name) != version]
-            for name in sorted(changed, key=_upload_order):
+            records = self._remove_old_records(changed) & now.keys()
+            for name in sorted({*changed, *records}, key=_upload_order):
                 self._upload_file(name)
                 self._uploaded[name] = now[name]
             for name in sorted(self._uploaded.keys() - now.keys(), key=_upload_order, reverse=True):  # records first
@@ -209,6 +211,20 @@ class _Upload:
             raise UserError(
                 f"{line}; everything is in {self._folder}: fix that and give the same command again, which continues"
             ) from error
+
+    def _remove_old_records(self, changed: list[str]) -> set[str]:
+        """Removes from the store the records of the checkpoints that have changed files; returns these records.
+
+        The store has one if another checkpoint of the same step was uploaded and then found to be damaged. That record
+        describes files that are about to be replaced, and would make a mixture of old and new files look complete.
+        """
+        steps = {"/".join(name.split("/")[:2]) for name in changed if name.startswith(CHECKPOINTS)}
+        records = {f"{step}/{DIGESTS_FILE}" for step in steps}
+        for record in sorted(records):
+            # An upload that ended early is not listed, so the store is asked too.
+            if self._uploaded.pop(record, None) is not None or (self._run / record).exists():
+                (self._run / record).unlink(missing_ok=True)
+        return records
 
     def _upload_file(self, name: str) -> None:
         target = self._run / name

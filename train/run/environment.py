@@ -1,5 +1,6 @@
 """The environment of a run: code, packages, machine, devices. RUN/environment.json lists an entry for every start."""
 
+import contextlib
 import datetime
 import importlib.metadata
 import os
@@ -96,13 +97,10 @@ def package_versions() -> dict[str, str]:
 
 def cpu_model() -> str:
     """The name of the processor, as the system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:  # Linux alone has this file
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 

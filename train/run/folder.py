@@ -1,12 +1,30 @@
 """The run folder: its files, its lock, and the experiment that it belongs to.
 
 config.json        the resolved experiment, which loads back to the same one
-data.json          where the dataset is
 environment.json   versions, devices, git revision, one entry for every start
-parameters.json    name, role, shape, axes, placement and count of every parameter, and what updates it
+data/              the tokens of its text, unless the text was a dataset already
+data.json          where the dataset is
 evaluations/       the tokens of further texts that the run is evaluated on
 origin/            the files beside published weights, if the run was read from them or started from such a run
-metrics.jsonl  statistics.jsonl  throughput.jsonl  tensorboard/  samples.txt  status.json  report.html  checkpoints/
+parameters.json    name, role, shape, axes, placement and count of every parameter, and what updates it
+metrics.jsonl      losses and the other computed numbers
+statistics.jsonl   the statistics of layers and roles, if the experiment asks for them
+throughput.jsonl   times
+samples.txt        generated text
+NAME.old           one of these four files, of a run that had no checkpoint and started over
+tensorboard/       the metrics for TensorBoard, if the experiment asks for it
+wandb.json         the id of the Weights & Biases run, if there is one
+wandb/             the files of the package wandb
+status.json        running, finished, stopped, interrupted or failed, and at which step
+checkpoints/       the states from which the run continues
+damaged/           checkpoints that were found to be damaged
+environment.json.damaged   the same of that file
+evaluation.json    of the quickstart: the final measures beside gzip and xz
+files.txt          of the quickstart: the files that the model wrote
+report.html        the report
+
+The files whose names begin with a dot are locks, and notes about uploads to a store (train/files/spool.py). The names
+are listed in train/data/text/cairn_files.py: text that is learned from never includes these files.
 """
 
 import contextlib

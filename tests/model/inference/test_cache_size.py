@@ -70,5 +70,5 @@ def test_few_programs_for_texts_of_all_lengths(caplog):
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(")]
     slots = {cache_slots(config, [[1] * length], budget) for length in lengths for budget in budgets}
     assert slots == {64, 96, 128, 192, 256, 384, 512, 768, 1536, 2000}
-    for name in ("init_state", "prefill", "decode"):
+    for name in ("init_decode_state", "prefill", "decode"):
         assert sum(f"jit({name})" in message for message in compiled) <= len(slots), name

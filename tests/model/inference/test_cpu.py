@@ -13,7 +13,7 @@ from model.attention.patterns import SlidingWindow
 from model.config import ModelConfig
 from model.feedforward.mlp import MLP
 from model.inference import cpu
-from model.inference.generate import decode, generate, init_state, initial_inputs, prefill, prepare_params
+from model.inference.generate import decode, generate, init_decode_state, initial_inputs, prefill, prepare_params
 from model.inference.sampling import Sampling
 from model.layers import Except
 from model.layout import ONE_DEVICE, Layout
@@ -52,7 +52,7 @@ CONFIGS = {
 def compiled(config, step):
     """A program of `decode` or `prefill` for abstract arguments, and the bytes of its cache."""
     inputs = initial_inputs([[1, 2, 3]] * ROWS, None, RULES, 0, config.vocab_size)
-    state = jax.eval_shape(lambda **inputs: init_state(config, ONE_DEVICE, SLOTS, **inputs), **inputs)
+    state = jax.eval_shape(lambda **inputs: init_decode_state(config, ONE_DEVICE, SLOTS, **inputs), **inputs)
     params = jax.eval_shape(unstack_layers, abstract_params(config))
     if step == "decode":
         lowered = decode.lower(config, ONE_DEVICE, params, RULES, state)

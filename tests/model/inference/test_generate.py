@@ -116,7 +116,7 @@ def test_prefill_and_decode_are_compiled_once_for_all_lengths(monkeypatch, caplo
             generate(config, params, prompts_of(*lengths), Sampling(temperature=temperature), chunk=8)
     assert sorted(traces) == [(2, 1), (2, 8)]
     compiled = [r.getMessage() for r in caplog.records if r.getMessage().startswith("Compiling jit(")]
-    for name in ("init_state", "prefill", "decode"):
+    for name in ("init_decode_state", "prefill", "decode"):
         assert sum(f"jit({name})" in message for message in compiled) == 1, compiled
 
 

@@ -11,7 +11,7 @@ from model.context import Context
 from model.errors import UserError
 from model.options.assignments import override
 from model.options.tree import check
-from model.parameters.maker import Constant
+from model.parameters.maker import ConstantValue
 from model.parameters.precision import Precision, for_compute, for_inference
 from model.parameters.specs import Spec
 from model.transformer import abstract_params, forward
@@ -31,8 +31,8 @@ def test_parameters_are_given_in_the_format_of_gradients_which_come_back_in_the_
     precision = Precision(parameters=parameters, compute="bfloat16", gradients=gradients)
     params = {"a": jnp.asarray([1.0, 2.0], parameters), "b": {"c": jnp.asarray(3.0, parameters)}}
     specs = {
-        "a": Spec(role="scale", axes=(None,), initializer=Constant(1.0)),
-        "b": {"c": Spec(role="bias", axes=(), initializer=Constant(0.0))},
+        "a": Spec(role="scale", axes=(None,), initializer=ConstantValue(1.0)),
+        "b": {"c": Spec(role="bias", axes=(), initializer=ConstantValue(0.0))},
     }
     assert {leaf.dtype for leaf in jax.tree.leaves(for_compute(params, specs, precision))} == {jnp.dtype(gradients)}
     assert {leaf.dtype for leaf in jax.tree.leaves(for_inference(params, specs, precision))} == {jnp.dtype("bfloat16")}

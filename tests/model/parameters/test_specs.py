@@ -10,7 +10,7 @@ from model.feedforward.balance import LoadBias
 from model.feedforward.experts import Experts
 from model.feedforward.mlp import Gated
 from model.layers import Except
-from model.parameters.maker import Constant, FanIn, Gaussian, LecunNormal
+from model.parameters.maker import ConstantValue, FanIn, Gaussian, LecunNormal
 from model.parameters.specs import Spec, is_trained, merge, partition, specs_by_name
 from model.positions.absolute import Learned
 from model.transformer import abstract_params, init, logical_axes, specs
@@ -52,26 +52,30 @@ def test_a_start_is_recorded(config):
     assert found["blocks.0.mixer.query"] == LecunNormal(16)
     assert found["blocks.0.ffn.down"] == LecunNormal(8, 1 / math.sqrt(6))
     assert found["blocks.1.ffn.down"] == LecunNormal(24, 1 / math.sqrt(6))
-    assert found["blocks.0.ffn.load_bias"] == Constant(0.0)
-    assert found["final_norm.scale"] == Constant(1.0)
+    assert found["blocks.0.ffn.load_bias"] == ConstantValue(0.0)
+    assert found["final_norm.scale"] == ConstantValue(1.0)
 
 
 def test_layers_in_front_count_matrices():
     spec = Spec(
-        role="residual", axes=("heads", "head_dim", "embed"), inputs=(0, 1), outputs=(2,), initializer=Constant(0.0)
+        role="residual",
+        axes=("heads", "head_dim", "embed"),
+        inputs=(0, 1),
+        outputs=(2,),
+        initializer=ConstantValue(0.0),
     )
     assert spec.stacked("layer") == Spec(
         role="residual",
         axes=("layer", "heads", "head_dim", "embed"),
         inputs=(1, 2),
         outputs=(3,),
-        initializer=Constant(0.0),
+        initializer=ConstantValue(0.0),
     )
 
 
 def test_a_vector_to_one_number_is_no_hidden_matrix():
-    assert not Spec(role="projection", axes=("embed",), inputs=(0,), initializer=Constant(0.0)).is_hidden_matrix
-    table = Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), initializer=Constant(0.0))
+    assert not Spec(role="projection", axes=("embed",), inputs=(0,), initializer=ConstantValue(0.0)).is_hidden_matrix
+    table = Spec(role="embedding", axes=("vocab", "embed"), inputs=(0,), outputs=(1,), initializer=ConstantValue(0.0))
     assert not table.is_hidden_matrix
 
 

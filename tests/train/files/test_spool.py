@@ -125,12 +125,12 @@ def until(monkeypatch, allowed):
     return done
 
 
-def save(folder, step):
+def save(folder, step, content=""):
     """Lines up to a step, then its checkpoint, as the loop writes them."""
     lines = "".join(f"{n}\n" for n in range(1, step + 1))
     write(folder, **{"metrics.jsonl": lines, "samples.txt": lines})
     for name in ("params__a", "params__d__b", "files.json"):
-        write(folder, **{f"checkpoints__{step}__{name}": f"{name} {step}"})
+        write(folder, **{f"checkpoints__{step}__{name}": f"{name} {step}{content}"})
 
 
 def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoint(store, there, monkeypatch):
@@ -168,6 +168,48 @@ def test_wherever_an_upload_ends_what_is_fetched_is_the_run_of_a_whole_checkpoin
             break
     assert len(done) == 8
     assert steps_seen == [[5]] * 5 + [[5, 10]] + [[10]] * 3
+
+
+@pytest.mark.parametrize("first_upload", ["whole", "lost before its end was noted"])
+@pytest.mark.parametrize("changed", [("params/a", "params/d/b", "files.json"), ("params/a",)])
+def test_a_checkpoint_that_is_uploaded_again_never_has_the_record_of_the_earlier_one(
+    first_upload, changed, store, there, monkeypatch
+):
+    """The machine is lost after each number of changes: a checkpoint with a record has all files of one version."""
+    with open_spool(user_path(RUN), print) as folder:
+        noted = (folder / ".uploaded.json").read_bytes() if (folder / ".uploaded.json").exists() else b"{}"
+        save(folder, 5)
+    if first_upload != "whole":
+        (folder / ".uploaded.json").write_bytes(noted)
+    shutil.copytree(cache_folder(), before := store.root.parent / "before")
+    shutil.copytree(there, stored := store.root.parent / "stored")
+    names, seen = ("params/a", "params/d/b", "files.json"), set()
+    for allowed in range(12):
+        for target, source in ((cache_folder(), before), (there, stored)):
+            shutil.rmtree(target)
+            shutil.copytree(source, target)
+        with monkeypatch.context() as patch:
+            until(patch, allowed)
+            try:
+                with open_spool(user_path(RUN), print) as folder:
+                    for name in changed:
+                        (folder / "checkpoints" / "5" / name).write_text(f"again {name}")
+                ended = True
+            except LostError:
+                ended = False
+        (there / ".lock").unlink(missing_ok=True)
+        found = {name: path.read_text() for name in names if (path := there / "checkpoints" / "5" / name).exists()}
+        seen.add(complete := "files.json" in found)
+        if complete:
+            assert {found[name].startswith("again") for name in changed} == {ended}, (allowed, found)
+        with open_spool(user_path(RUN), print) as folder:
+            pass
+        assert contents(there) == contents(folder), allowed
+        if ended:
+            break
+    assert ended
+    assert complete
+    assert seen == {True, False}
 
 
 def test_lines_that_reach_the_disk_during_the_listing_go_up_before_their_checkpoint(store, there, monkeypatch):

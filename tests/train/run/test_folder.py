@@ -1,13 +1,64 @@
+import ast
+import importlib
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
 
 from model.errors import UserError
+from train.data.text.cairn_files import RUN_FILES, RUN_FOLDERS
 from train.experiment import load
 from train.loop import train
 from train.run import folder as run_folder
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+# How the code calls a run folder: in any module, and in modules where `folder` is one.
+RUN_FOLDER = {
+    *("run", "self.run", "self._run", "run.folder", "run_folder", "run_folder.absolute()"),
+    *("literal_path(run_folder)", "pathlib.Path(run_folder)"),
+}
+IN_MODULES = {"train/evaluation/comparison.py": "folder", "train/run/metrics.py": "self.folder"}
+
+
+def names_in_code():
+    """The names of files and folders that the code looks for in a run folder: `run / "name"`, `run / NAME`."""
+    found = set()
+    for path in [*ROOT.glob("train/**/*.py"), *ROOT.glob("launch/*.py")]:
+        name = path.relative_to(ROOT).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.BinOp) or not isinstance(node.op, ast.Div):
+                continue
+            if ast.unparse(node.left) not in RUN_FOLDER | {IN_MODULES.get(name)}:
+                continue
+            if isinstance(node.right, ast.Constant):
+                found.add(node.right.value)
+            elif isinstance(node.right, ast.Name) and node.right.id.isupper():
+                found.add(getattr(importlib.import_module(name[:-3].replace("/", ".")), node.right.id))
+    return {name for name in found if not name.startswith(".")}
+
+
+def test_every_file_of_a_run_is_listed_and_documented():
+    """The list for the readers of text, the docstring, the README and the code have the same names."""
+    listed = {*RUN_FILES, *RUN_FOLDERS}
+    of_lines = {name.removesuffix(".old") for name in listed if name.endswith(".old")}
+    assert of_lines == {"metrics.jsonl", "statistics.jsonl", "throughput.jsonl", "samples.txt"}
+    listed = {name for name in listed if not name.endswith(".old")}
+    used = names_in_code()
+    assert {"config.json", "checkpoints", "evaluations", "origin", "damaged", "files.txt", "status.json"} <= used
+    assert used <= listed
+    written_otherwise = {"wandb", "environment.json.damaged", *of_lines}  # by the package wandb, by moving, by line
+    assert listed - used <= written_otherwise
+    rows = re.findall(r"^(\S+?)/?  +\S", run_folder.__doc__, re.MULTILINE)
+    assert len(rows) == len(set(rows))
+    assert set(rows) == listed | {"NAME.old"}
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## A run is a folder")[1].split("\n\n")[1]
+    in_table = [name for row in table.splitlines()[2:] for name in re.findall(r"`(.+?)/?`", row.split("|")[1])]
+    assert len(in_table) == len(set(in_table))
+    assert set(in_table) == listed | {"NAME.old"}
 
 
 def test_one_process_holds_it(tmp_path):

@@ -12,14 +12,14 @@ DATASET = "a dataset folder"
 _PUBLISHED = "a folder of weights"
 _CACHE = "a cache of compiled programs"
 # The files and folders of a run folder; a user may keep text beside them.
-_LOGS = ("metrics.jsonl", "throughput.jsonl", "samples.txt")
+_LOGS = ("metrics.jsonl", "throughput.jsonl", "statistics.jsonl", "samples.txt")
 RUN_FILES = (
     *("config.json", "data.json", "environment.json", "parameters.json", "status.json", "wandb.json"),
-    *("evaluation.json", "files.txt", "report.html"),
+    *("environment.json.damaged", "evaluation.json", "files.txt", "report.html"),
     *_LOGS,
     *(f"{name}.old" for name in _LOGS),
 )
-RUN_FOLDERS = ("data", "checkpoints", "tensorboard", "origin", "damaged", "wandb")
+RUN_FOLDERS = ("data", "evaluations", "checkpoints", "tensorboard", "origin", "damaged", "wandb")
 # The marks that train.report writes into a page and into a picture.
 REPORT_MARK = re.compile(rb"<title>[^<{]*: Cairn report</title>")
 PICTURE_MARK = b"Software\0Cairn"

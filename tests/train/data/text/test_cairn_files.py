@@ -113,11 +113,17 @@ def test_links_into_runs_are_left_out(text, tiny_run):
 
 def test_a_run_in_the_very_folder_of_the_text(text, tiny_run):
     shutil.copytree(tiny_run, text, dirs_exist_ok=True)  # its samples.txt takes the place of the other
+    for name in cairn_files.RUN_FILES:
+        if not (text / name).exists():
+            (text / name).write_text('{"step": 1}\n')
+    for name in cairn_files.RUN_FOLDERS:
+        (text / name).mkdir(exist_ok=True)
+        (text / name / "part.txt").write_text("not a text to learn from")
     names, said = read(text)
     assert names == ["a.txt"]
     assert "of the run" in said[0]
     assert read(text / "a.txt")[0] == ["a.txt"]
-    for name in ("samples.txt", "metrics.jsonl", "checkpoints", "data"):
+    for name in ("samples.txt", "metrics.jsonl", "statistics.jsonl", "checkpoints", "data", "evaluations"):
         with pytest.raises(UserError, match=rf"{name}: the (file|folder) was written by the run {text}"):
             read(text / name)
 

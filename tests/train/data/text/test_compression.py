@@ -4,6 +4,7 @@ import lzma
 import random
 import sys
 
+import pyarrow
 import pytest
 
 from model.errors import UserError
@@ -12,7 +13,6 @@ from train.data.text.compression import CHUNK, open_bytes, read_range
 
 
 def zstd(content):
-    pyarrow = pytest.importorskip("pyarrow")
     return pyarrow.Codec("zstd").compress(content, asbytes=True)
 
 

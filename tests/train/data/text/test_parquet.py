@@ -4,14 +4,13 @@ import lzma
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from model.errors import UserError
 from train.data.config import Source
 from train.data.text.sources import list_units, read_unit
-
-pa = pytest.importorskip("pyarrow")
-pq = pytest.importorskip("pyarrow.parquet")
 
 
 def documents(path, **options):

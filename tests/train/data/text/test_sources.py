@@ -3,6 +3,8 @@ import json
 import os
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from model.errors import UserError
@@ -76,9 +78,6 @@ def test_jsonl_errors_name_line_and_byte(tmp_path, line, message):
 
 
 def test_parquet(tmp_path):
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
     table = pa.table({"text": [f"row {k}" for k in range(10)], "n": list(range(10))})
     pq.write_table(table, tmp_path / "t.parquet", row_group_size=4)
     assert [(d.name, d.text) for d in documents(tmp_path / "t.parquet")] == [

@@ -11,7 +11,8 @@ import os
 import re
 import tempfile
 
-import pytest
+import pyarrow as pa
+import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -173,9 +174,6 @@ def test_any_bytes_in_a_table_are_read_or_an_error_names_the_file(lines, suffix)
     suffix=st.sampled_from(list(PACK)),
 )
 def test_rows_of_parquet_are_their_texts_or_an_error_with_the_first_bad_one(rows, kind, size, suffix):
-    pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq
-
     if kind != "binary":
         rows = [row for row in rows if not isinstance(row, bytes)]
     column = pa.array(

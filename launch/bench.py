@@ -1,0 +1,88 @@
+"""Measures the training step of a config on random tokens: step time, tokens per second, MFU, memory, compile time.
+
+    python -m launch.bench --config=configs/shakespeare_char_gpu.py
+    python -m launch.bench --config=configs/quickstart.py --set model.remat=dots --steps=50 --json
+
+No text is read and nothing is written. The step is that of launch.train, and --config, --set and --mesh mean what they
+mean there. The time of a step is the median over --steps, from the end of one step to the end of the next, after
+--warmup steps; the range beside it has the quartiles. Two batches of random tokens take turns, each row one document
+without padding.
+
+MFU is the share of the devices' published peak (dense, in the format of model.precision.compute) that the model's own
+operations take: recomputation counts as nothing, and a causal pair of positions counts once (model/cost.py). No peak is
+known of a CPU. Memory is that of one device, as the compiler plans it, and as the device measured it, if it does.
+"""
+
+from typing import TYPE_CHECKING
+
+from absl import flags
+
+from launch import cli, streams
+from model.errors import UserError
+
+if TYPE_CHECKING:
+    from train.speed import Speed
+
+CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
+SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
+MESH = cli.define_mesh()
+STEPS = flags.DEFINE_integer("steps", 20, "The number of steps to measure.", lower_bound=1)
+WARMUP = flags.DEFINE_integer("warmup", 3, "The number of steps before them.", lower_bound=1)
+JSON = flags.DEFINE_bool("json", False, "Prints one JSON object instead of a table.")
+
+
+def main(argv: list[str]) -> int:
+    """Reads the flags and measures."""
+    if argv[1:]:
+        raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
+    if CONFIG.value is None:
+        raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
+    cli.prepare_jax()
+    from train.config_file import from_file
+    from train.speed import measure
+    from train.terminal.progress import Progress
+
+    mesh = cli.mesh_from_flag(MESH)
+    changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
+    experiment = from_file(CONFIG.value, changes)
+    with Progress("measuring, steps", STEPS.value + WARMUP.value, enabled=not JSON.value) as progress:
+        speed = measure(experiment, STEPS.value, WARMUP.value, progress.update)
+    print(streams.as_json(speed.as_json() | {"config": CONFIG.value, "set": SET.value}) if JSON.value else table(speed))
+    return 0
+
+
+def table(speed: "Speed") -> str:
+    """The result as lines for the terminal."""
+    from train.terminal.formatting import format_bytes, format_count, format_duration, format_percent
+
+    low, high = speed.quartiles()
+    spread = f"median; quartiles {1e3 * low:,.1f} and {1e3 * high:,.1f}, n={len(speed.step_seconds)}"
+    active = (
+        "" if speed.active_parameters == speed.parameters else f"{format_count(speed.active_parameters)} of a token"
+    )
+    rows = [
+        ("devices", f"{speed.devices:,}", speed.device),
+        ("parameters", format_count(speed.parameters), active),
+        ("step", f"{1e3 * speed.seconds:,.1f} ms", spread),
+        ("tokens per second", format_count(speed.tokens_per_second), f"{speed.tokens:,} tokens in a step"),
+        ("TFLOP/s per device", f"{speed.flops_per_second / 1e12:,.3g}", "the model's own, without recomputation"),
+        ("MFU", "-" if speed.mfu is None else format_percent(speed.mfu), _peak_note(speed)),
+        (
+            "compilation",
+            format_duration(speed.compile_seconds),
+            f"after {format_duration(speed.trace_seconds)} of tracing",
+        ),
+    ]
+    rows += [(f"memory, {name}", format_bytes(size), "a device") for name, size in speed.memory.items()]
+    rows.append(("loss", f"{speed.losses[-1]:.4f}", f"at the first step {speed.losses[0]:.4f}; of random tokens"))
+    return "\n".join(f"  {name:<20}{value:>12}  {note}".rstrip() for name, value, note in rows)
+
+
+def _peak_note(speed: "Speed") -> str:
+    if speed.peak is None:
+        return "no peak is known of this device"
+    return f"of {speed.peak / speed.devices / 1e12:,.4g} TFLOP/s a device"
+
+
+if __name__ == "__main__":
+    cli.run(main, prints_result=True)

@@ -1,0 +1,61 @@
+"""The command that measures a training step."""
+
+import json
+
+import pytest
+
+from launch.bench import table
+from tests.train.test_speed import SPEED
+
+
+@pytest.fixture(scope="module")
+def config(tiny_experiment, write_config, tmp_path_factory):
+    return write_config(tiny_experiment(), tmp_path_factory.mktemp("config") / "tiny.py")
+
+
+def test_prints_a_table(config, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, printed = command("launch.bench", f"--config={config}", "--steps=2", "--warmup=1", "--mesh=fsdp=8")
+    assert status == 0, printed
+    for words in (
+        "devices                        8  cpu",
+        "128 tokens in a step",
+        "no peak is known of this device",
+        "n=2",
+    ):
+        assert words in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_prints_json_alone(config, command):
+    status, printed = command("launch.bench", f"--config={config}", "--steps=2", "--json", "--set=data.batch_size=16")
+    assert status == 0, printed
+    found = json.loads(printed)
+    assert found["tokens"] == 256
+    assert len(found["step_seconds"]) == 2
+    assert found["mfu"] is None
+    assert found["set"] == ["data.batch_size=16"]
+
+
+def test_the_table_gives_the_share_of_the_peak():
+    lines = table(SPEED).splitlines()
+    assert "  step                    250.0 ms  median; quartiles 175.0 and 350.0, n=4" in lines
+    assert "  MFU                       101.1%  of 989.5 TFLOP/s a device" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--config is missing"),
+        (["--config=nothing.py"], "nothing.py"),
+        (["--config={config}", "--steps=0"], "flag --steps=0: 0 is not a positive integer"),
+        (["--config={config}", "here"], "unexpected argument 'here'"),
+        (["--config={config}", "--mesh=fsdp=3"], "does not multiply to the 8 devices here"),
+    ],
+)
+def test_mistakes_are_told(arguments, message, config, command):
+    given = [argument.format(config=config) for argument in arguments]
+    status, printed = command("launch.bench", *given)
+    assert status == 2
+    assert message in printed
+    assert "Traceback" not in printed

@@ -1,0 +1,74 @@
+"""The speed of a step: its arithmetic, its program, the fields of its batches."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from model.cost import training_flops
+from model.errors import UserError
+from train.objectives.next_token import NextToken
+from train.run.environment import peak_flops
+from train.speed import Speed, measure
+
+SPEED = Speed(
+    device="NVIDIA H100 80GB HBM3",
+    devices=2,
+    parameters=10,
+    active_parameters=10,
+    step_seconds=(0.5, 0.1, 0.3, 0.2),
+    tokens=1000,
+    flops=5e14,
+    peak=2 * peak_flops("NVIDIA H100 80GB HBM3", "bfloat16"),
+    trace_seconds=1.0,
+    compile_seconds=2.0,
+    memory={},
+    losses=(2.0, 1.0),
+)
+
+
+def test_rates_follow_from_the_median_step():
+    assert SPEED.seconds == 0.25
+    assert SPEED.tokens_per_second == 4000
+    assert SPEED.flops_per_second == 1e15
+    np.testing.assert_allclose(SPEED.mfu, 1e15 / 989.5e12)
+    np.testing.assert_allclose(SPEED.quartiles(), (0.175, 0.35))
+    assert dataclasses.replace(SPEED, step_seconds=(0.5,)).quartiles() == (0.5, 0.5)
+    assert dataclasses.replace(SPEED, peak=None).mfu is None
+    assert SPEED.as_json()["tokens_per_second"] == 4000
+
+
+def test_the_step_of_a_run_is_measured(tiny_experiment):
+    experiment = tiny_experiment(data__path="no text", mesh="Mesh(fsdp=8)")
+    seen = []
+    speed = measure(experiment, steps=5, warmup=2, on_progress=seen.append)
+    assert seen == list(range(8))
+    assert len(speed.step_seconds) == 5
+    assert min(speed.step_seconds) > 0
+    assert speed.devices == 8
+    assert speed.tokens == 8 * 16
+    assert speed.flops == 8 * training_flops(experiment.model, 16)
+    assert speed.mfu is None  # of a CPU
+    assert speed.losses[1] < speed.losses[0] < 1.2 * np.log(257)  # two batches are soon known by heart
+    assert speed.memory["arguments"] > 3 * 4 * speed.parameters / speed.devices  # parameters and two moments
+
+
+def test_documents_are_told_where_the_model_tells_them_apart(tiny_experiment):
+    together = tiny_experiment(data__cross_document_attention="True")
+    apart = tiny_experiment(data__cross_document_attention="False")
+    one, other = (measure(experiment, steps=1, warmup=1) for experiment in (together, apart))
+    assert one.losses == pytest.approx(other.losses, rel=1e-5)  # each row is one document
+    assert one.memory["arguments"] < other.memory["arguments"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Preferences(NextToken):
+    """An objective that reads a field of its own."""
+
+    fields = ("tokens", "targets", "weights", "chosen")
+
+
+def test_fields_that_random_tokens_do_not_have_are_refused(tiny_experiment):
+    experiment = dataclasses.replace(tiny_experiment(), objective=Preferences())
+    with pytest.raises(UserError, match="Preferences reads chosen, and random tokens have only tokens, targets"):
+        measure(experiment)

@@ -1,0 +1,185 @@
+"""The speed of the training step of an experiment, on random tokens: no text, no run folder.
+
+The step is the one that `train/loop.py` runs, compiled by the same function, and it is driven as the loop drives it:
+step n + 1 is handed to the devices before the results of step n are waited for.
+"""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from model.cost import count_parameters, training_flops_per_token
+from model.errors import UserError
+from train.experiment import Experiment
+from train.parallel import feed
+from train.parallel.mesh import make_mesh
+from train.parallel.table import layout_of
+from train.run.checks import check_mesh
+from train.run.environment import peak_flops
+from train.run.parameter_table import check_memory
+from train.state import StateConfig, init_sharded, state_shardings
+from train.step import compile_train_step
+
+# The values of a batch's fields for random tokens: each row is one document without padding.
+_FIELDS: dict[str, Callable[[np.random.Generator, int, tuple[int, int]], np.ndarray]] = {
+    "tokens": lambda draw, vocab_size, shape: draw.integers(0, vocab_size, shape, np.int32),
+    "targets": lambda draw, vocab_size, shape: draw.integers(0, vocab_size, shape, np.int32),
+    "weights": lambda draw, vocab_size, shape: np.ones(shape, np.float32),
+    "segment_ids": lambda draw, vocab_size, shape: np.ones(shape, np.int32),
+    "positions": lambda draw, vocab_size, shape: np.broadcast_to(np.arange(shape[1], dtype=np.int32), shape),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """What a training step takes.
+
+    Attributes:
+      device: the kind of the devices, and how many there are.
+      step_seconds: of each measured step, from the end of the one before to its own.
+      tokens: in one step, on all devices.
+      flops: the model FLOPs of one step (the convention of model/cost.py: no recomputation, causal pairs once).
+      peak: the published peak of all devices in FLOP/s for the compute format; None where none is known.
+      trace_seconds, compile_seconds: before the first step; compilation is short where a compilation cache has it.
+      memory: bytes on one device, as the compiler plans them: "arguments" (the state and the batch), "temporaries", and
+        on a TPU the "peak" of both. "peak in use" is what the device measured, if it does.
+      losses: of the first and the last step: neither is finite where the numbers of the program are wrong.
+    """
+
+    device: str
+    devices: int
+    parameters: int
+    active_parameters: int
+    step_seconds: tuple[float, ...]
+    tokens: int
+    flops: float
+    peak: float | None
+    trace_seconds: float
+    compile_seconds: float
+    memory: dict[str, int]
+    losses: tuple[float, float]
+
+    @property
+    def seconds(self) -> float:
+        """The median of a step."""
+        return statistics.median(self.step_seconds)
+
+    @property
+    def tokens_per_second(self) -> float:
+        """On all devices."""
+        return self.tokens / self.seconds
+
+    @property
+    def flops_per_second(self) -> float:
+        """Of one device."""
+        return self.flops / self.seconds / self.devices
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation (Chowdhery et al. 2022, "PaLM", appendix B); None where no peak is known."""
+        return None if self.peak is None else self.flops / self.seconds / self.peak
+
+    def quartiles(self) -> tuple[float, float]:
+        """Of the steps, in seconds; those of a single step are its own time."""
+        if len(self.step_seconds) == 1:
+            return self.step_seconds * 2
+        first, _, third = statistics.quantiles(self.step_seconds, n=4, method="inclusive")
+        return first, third
+
+    def as_json(self) -> dict[str, Any]:
+        """All values, for JSON."""
+        names = ("seconds", "tokens_per_second", "flops_per_second", "mfu")
+        return dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
+
+
+def measure(
+    experiment: Experiment, steps: int = 20, warmup: int = 3, on_progress: Callable[[int], None] | None = None
+) -> Speed:
+    """Compiles the training step, runs it on random tokens, and measures it.
+
+    Args:
+      experiment: the resolved, checked experiment; its text is not read.
+      steps: how many steps to measure.
+      warmup: how many steps to run before them; at least 1.
+      on_progress: called with the number of steps that have ended, first with 0.
+
+    Raises:
+      UserError: the mesh does not fit, the state takes more memory than there is, or the objective needs a field that
+        random tokens do not have.
+    """
+    check_mesh(experiment)
+    mesh = make_mesh(experiment.mesh)
+    check_memory(experiment, mesh)
+    config, table, length = StateConfig.of(experiment), experiment.sharding, experiment.data.sequence_length
+    batches = [_random_batch(experiment, n, mesh) for n in range(2)]
+    state = init_sharded(config, experiment.training.seed, state_shardings(config, mesh, table))
+    if on_progress is not None:
+        on_progress(0)
+    began = time.perf_counter()
+    lowered = compile_train_step(experiment, mesh).lower(state, batches[0])
+    traced = time.perf_counter()
+    step = lowered.compile()
+    compiled = time.perf_counter()
+
+    ends, losses = [], []
+    pending: Any = None
+    for n in range(warmup + steps + 1):
+        following = None
+        if n < warmup + steps:
+            state, following = step(state, batches[n % 2])
+        if pending is not None:
+            losses.append(float(pending["loss"]))
+            ends.append(time.perf_counter())
+            if on_progress is not None:
+                on_progress(len(ends))
+        pending = following
+
+    device, count = mesh.devices.flat[0], count_parameters(experiment.model)
+    peak = peak_flops(device.device_kind, experiment.model.precision.compute)
+    tokens = experiment.data.batch_size * length
+    return Speed(
+        device=device.device_kind,
+        devices=mesh.size,
+        parameters=count.total,
+        active_parameters=count.active,
+        step_seconds=tuple(after - before for before, after in zip(ends[warmup - 1 :], ends[warmup:], strict=False)),
+        tokens=tokens,
+        flops=tokens * training_flops_per_token(experiment.model, length, config.specs),
+        peak=None if peak is None else peak * mesh.size,
+        trace_seconds=traced - began,
+        compile_seconds=compiled - traced,
+        memory=_memory(step, device),
+        losses=(losses[0], losses[-1]),
+    )
+
+
+def _random_batch(experiment: Experiment, n: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
+    """Batch n: the fields that the objective reads, as the loop places them."""
+    with_segments = feed.needs_segments(experiment.data, experiment.model)
+    names = experiment.objective.fields + (feed.DOCUMENT_FIELDS if with_segments else ())
+    if unknown := [name for name in names if name not in _FIELDS]:
+        raise UserError(
+            f"the objective {type(experiment.objective).__name__} reads {', '.join(unknown)}, and random tokens have "
+            f"only {', '.join(_FIELDS)}; measure its run instead (the tokens per second of its report)"
+        )
+    shape = (experiment.data.batch_size, experiment.data.sequence_length)
+    draw = np.random.default_rng(n)
+    rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
+    batch = {name: _FIELDS[name](draw, experiment.model.vocab_size, shape) for name in names}
+    mine = feed.local_rows(rows, shape[0])
+    return feed.to_devices({name: x[mine] for name, x in batch.items()}, rows, shape[0], with_segments)
+
+
+def _memory(step: jax.stages.Compiled, device: jax.Device) -> dict[str, int]:
+    planned = step.memory_analysis()
+    names = {"arguments": "argument_size_in_bytes", "temporaries": "temp_size_in_bytes"}
+    if device.platform == "tpu":  # the number of other compilers leaves out a part
+        names["peak"] = "peak_memory_in_bytes"
+    found = {name: int(getattr(planned, field)) for name, field in names.items()}
+    used = (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+    return {name: size for name, size in (found | {"peak in use": int(used)}).items() if size}
