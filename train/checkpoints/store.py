@@ -27,6 +27,7 @@ from train.checkpoints.faults import DamagedError, UnreadableError, cause_messag
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
+from train.checkpoints.slices import can_read, read_in_slices
 from train.checkpoints.uploads import complete_steps
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extra_arrays, stored_names
 from train.experiment import Checkpoints, Experiment
@@ -329,9 +330,16 @@ class CheckpointStore:
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice."""
+        """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice.
+
+        Large arrays for CPUs do not, if nothing is going to train them: see train/checkpoints/slices.py.
+        """
         arrays: dict[str, Any] = {}
-        for group in _read_groups(abstract):
+        if self.read_only and isinstance(self.folder, pathlib.Path):
+            sliced = {name: x for name, x in abstract.items() if can_read(x)}
+            with self._diagnosed(step):
+                arrays |= read_in_slices(self._plain_path.path / str(step) / item, sliced)
+        for group in _read_groups({name: x for name, x in abstract.items() if name not in arrays}):
             restore_args = ocp.checkpoint_utils.construct_restore_args(group)
             wanted = ocp.args.PyTreeRestore(group, restore_args=restore_args, partial_restore=True)
             arrays |= self._read(step, **{item: wanted})[item]
@@ -340,9 +348,15 @@ class CheckpointStore:
         return arrays
 
     def _read(self, step: int, **items: Any) -> dict[str, Any]:
-        try:
+        with self._diagnosed(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             return {name: restored[name] for name in items}
+
+    @contextlib.contextmanager
+    def _diagnosed(self, step: int) -> Iterator[None]:
+        """Raises the meaning of a library's error."""
+        try:
+            yield
         except Exception as error:  # the place of the damage in a file decides which error is raised
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise  # the commands say what to do about too little memory on a device
@@ -357,7 +371,8 @@ def _read_groups(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, 
             yield group
             group = {}
         group[name] = x
-    yield group
+    if group:
+        yield group
 
 
 def _chunked_save(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:

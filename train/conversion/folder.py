@@ -18,10 +18,10 @@ from etils import epath
 
 from model.errors import UserError
 from model.families.regions import select
-from train.conversion.memory import Memory, copy
 from train.files.files import atomic_folder, atomic_write, cannot_read, read_json
 from train.files.paths import AnyPath, require_utf8
 from train.files.remote import convert_read_errors
+from train.parallel.memory import Memory, copy
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}

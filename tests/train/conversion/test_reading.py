@@ -20,9 +20,9 @@ from train import experiment as experiments
 from train.conversion import reading, writing
 from train.conversion.folder import HuggingFaceFolder, TensorFiles
 from train.conversion.reading import read_published
-from train.conversion.shards import HostShards
 from train.conversion.writing import write_published
 from train.parallel.mesh import Mesh
+from train.parallel.shards import HostShards
 from train.parallel.table import ParameterAxes, Sharding
 from train.run.loading import load_params, load_run
 
