@@ -48,11 +48,11 @@ def _read(item: pathlib.Path, name: str, wanted: jax.ShapeDtypeStruct, context: 
     if stored.shape != wanted.shape or stored.dtype.numpy_dtype != wanted.dtype:
         described = f"{stored.dtype.name}{list(stored.shape)}"
         raise ValueError(f"{name} is stored as {described}, expected {wanted.dtype}{list(wanted.shape)}")
+    chunk = [size or 1 for size in stored.chunk_layout.read_chunk.shape or ()]
     shards = HostShards(wanted.shape, wanted.dtype, wanted.sharding)
     reads: collections.deque[tensorstore.WriteFutures] = collections.deque()
     for bounds, (first, *others) in shards.regions(()).items():
         target = tensorstore.array(shards.shard(first))[tensorstore.d[:].translate_to[[start for start, _ in bounds]]]
-        chunk = stored.chunk_layout.read_chunk.shape
         for box in boxes(bounds, chunk, SLICE_BYTES // wanted.dtype.itemsize):
             if len(reads) == SLICES:
                 reads.popleft().result()

@@ -22,7 +22,7 @@ from model.options.difference import differences
 from model.options.field_marks import exclude_paths, marked_fields
 from model.options.json import from_json, to_json
 from model.parameters.names import flatten, unflatten
-from train.checkpoints.checksums import checksums
+from train.checkpoints.checksums import checksums, groups_of
 from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
 from train.checkpoints.plain_path import PlainPath
@@ -36,8 +36,9 @@ from train.files.paths import AnyPath, is_remote
 from train.state import TrainState
 
 _TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
-# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more; CHUNK_BYTES are compressed at a time.
-FILE_BYTES, FILE_SHARE, CHUNK_BYTES = 32 << 20, 1 / 256, 4 << 20
+# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more. A chunk, which is compressed at a time, has
+# CHUNK_BYTES, for which a thread uses the same memory again (train/process/allocator.py), or CHUNK_SHARE.
+FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 16 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
 READ_BYTES = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
 
@@ -339,7 +340,7 @@ class CheckpointStore:
             sliced = {name: x for name, x in abstract.items() if can_read(x)}
             with self._diagnosed(step):
                 arrays |= read_in_slices(self._plain_path.path / str(step) / item, sliced)
-        for group in _read_groups({name: x for name, x in abstract.items() if name not in arrays}):
+        for group in groups_of({name: x for name, x in abstract.items() if name not in arrays}, READ_BYTES):
             restore_args = ocp.checkpoint_utils.construct_restore_args(group)
             wanted = ocp.args.PyTreeRestore(group, restore_args=restore_args, partial_restore=True)
             arrays |= self._read(step, **{item: wanted})[item]
@@ -363,22 +364,11 @@ class CheckpointStore:
             raise diagnose(self.folder / str(step), error, self._plain_path.restore_paths) from error
 
 
-def _read_groups(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
-    """Yields groups of arrays to read at a time."""
-    group: dict[str, jax.ShapeDtypeStruct] = {}
-    for name, x in arrays.items():
-        if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > READ_BYTES:
-            yield group
-            group = {}
-        group[name] = x
-    if group:
-        yield group
-
-
 def _chunked_save(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
     """A save that holds little more than a file's arrays in memory at a time: it gathers them before it writes."""
-    save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
-    file_bytes = max(FILE_BYTES, int(FILE_SHARE * sum(x.nbytes for x in arrays.values())))
+    total = sum(x.nbytes for x in arrays.values())
+    save_args = {name: ocp.SaveArgs(chunk_byte_size=max(CHUNK_BYTES, int(CHUNK_SHARE * total))) for name in arrays}
+    file_bytes = max(FILE_BYTES, int(FILE_SHARE * total))
     return ocp.args.PyTreeSave(arrays, save_args=save_args, ocdbt_target_data_file_size=file_bytes)
 
 
