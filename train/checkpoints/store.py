@@ -25,6 +25,7 @@ from model.parameters.names import flatten, unflatten
 from train.checkpoints.checksums import checksums, groups_of
 from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
+from train.checkpoints.handlers import handler_registry
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
 from train.checkpoints.slices import can_read, read_in_slices
@@ -38,7 +39,7 @@ from train.state import TrainState
 _TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
 # An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more. A chunk, which is compressed at a time, has
 # CHUNK_BYTES, for which a thread uses the same memory again (train/process/allocator.py), or CHUNK_SHARE.
-FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 16 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
+FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 8 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
 READ_BYTES = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
 
@@ -97,7 +98,9 @@ class CheckpointStore:
         found = {int(name) for name in self._list_names() if name.isdigit() and not (self.folder / name).is_file()}
         # None on a disk, where a checkpoint gets its name when it is complete.
         self._complete = complete_steps(self.folder, found, self.say) if is_remote(self.run) else None
-        self._manager = ocp.CheckpointManager(self._plain_path.path, options=manager_options)
+        self._manager = ocp.CheckpointManager(
+            self._plain_path.path, options=manager_options, handler_registry=handler_registry(("params", "rest"))
+        )
         if unlisted := sorted((found if self._complete is None else self._complete) - set(self.steps())):
             raise diagnose(
                 self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain_path.restore_paths
