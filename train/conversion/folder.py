@@ -22,7 +22,7 @@ from etils import epath
 
 from model.errors import UserError
 from model.families.regions import select
-from train.files.files import atomic_folder, atomic_write, cannot_read, read_json
+from train.files.files import atomic_folder, atomic_write, cannot_read, read_json, sync_written
 from train.files.paths import AnyPath, require_utf8
 from train.files.remote import convert_read_errors
 from train.parallel.memory import Memory, copy, threads
@@ -143,8 +143,7 @@ def write_tensors(
                 file.write(block[first : first + WRITE_BYTES])
             unsynced += len(block)
             if unsynced >= SYNC_BYTES:  # the disk is busy too while tensors are converted
-                file.flush()
-                os.fsync(file.fileno())
+                sync_written(file)
                 unsynced = 0
 
         for stored in header.tensors:

@@ -103,11 +103,11 @@ def test_tensors_are_read_and_written_in_blocks(block, tmp_path, monkeypatch):
 def test_a_disk_that_is_full_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
     """Blocks are written by another thread, whose error is that of the caller."""
 
-    def full(descriptor):
+    def full(file):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(folders, "SYNC_BYTES", 1)
-    monkeypatch.setattr(folders.os, "fsync", full)
+    monkeypatch.setattr(folders, "sync_written", full)
     header = make_header("a.safetensors", [("x", "F32", (64,)), ("y", "F32", (64,)), ("z", "F32", (64,))])
     with pytest.raises(UserError, match="cannot write .*a.safetensors: No space left"):
         list(write_tensors(tmp_path, header, lambda stored: np.zeros(64, np.float32)))

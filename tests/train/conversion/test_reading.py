@@ -140,7 +140,7 @@ def test_the_host_holds_the_shards_and_one_tensor(tmp_path):
     finally:
         tracemalloc.stop()
     assert total > 36 * largest
-    assert read < 4 * largest  # beside the shards, which are the memory of the arrays
+    assert read < 6 * largest  # the tensor, and the tasks of the threads; the shards are the memory of the arrays
     assert written < 4 * largest  # the slice, the tensor, and the bytes of it
     assert contents(tmp_path / "again")["model.safetensors"] == contents(tmp_path / "out")["model.safetensors"]
 
