@@ -38,7 +38,7 @@ class Block(nnx.Module):
         )
         mixer, ffn, width, dropout = layer.mixer, layer.ffn, config.width, config.dropout.attention
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
-        self.ffn = None if ffn is None else ffn.build(width, make)
+        self.ffn = None if ffn is None else ffn.build(width, reductions, make)
         # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
         self.residual = config.residual.build(settings, make, sublayers_before)
         vectors = config.per_layer_embedding

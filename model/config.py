@@ -183,12 +183,12 @@ class ModelConfig:
             yield from same_mixer[0]["mixer"][1].without_effect(positions, where)
 
     def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
-        """Yields layers without sublayers, and residual options that need two sublayers where no layer has two."""
-        counts = [sum(layer[name][1] is not None for name in ("mixer", "ffn")) for layer in layers]
-        empty = dict.fromkeys(layer["ffn"][0] for layer, count in zip(layers, counts, strict=True) if count == 0)
+        """Yields layers without sublayers, and residual options that need sublayers which no layer has."""
+        sublayers = [layer.sublayers for layer in self.layers]
+        empty = dict.fromkeys(layer["ffn"][0] for layer, own in zip(layers, sublayers, strict=True) if not own)
         for where in empty:
             yield where, "None, and mixer is None too, which leaves a layer empty; give it a mixer or an ffn"
-        for name, message in self.residual.problems_with(max(counts)):
+        for name, message in self.residual.problems_with(sublayers):
             yield f"residual.{name}", message
 
     def _problems_of_cross_layer_arrays(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:

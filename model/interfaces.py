@@ -83,8 +83,14 @@ class AttentionOption(MixerOption):
 class FeedForwardOption:
     """The interface of feed-forward options. A feed-forward layer transforms each token by itself."""
 
-    def build(self, width: int, make: ParameterMaker) -> Any:
-        """Returns the module of one layer: (x_BTD, context) to y_BTD. Args: the model width D, the maker."""
+    def build(self, width: int, reductions: str, make: ParameterMaker) -> Any:
+        """Returns the module of one layer: (x_BTD, context) to y_BTD.
+
+        Args:
+          width: D.
+          reductions: the dtype of sensitive sums; a layer without norms ignores it.
+          make: draws the parameters.
+        """
         raise NotImplementedError
 
     def cost(self, width: int, length: int) -> int:

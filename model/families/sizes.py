@@ -208,6 +208,10 @@ SIZES: dict[str, Values | ModelConfig] = {
     "gemma-4-e2b": GEMMA_4
     | _llama(1536, 35, 8, 1, 6144, vocab_size=262144, num_kv_shared_layers=20, use_double_wide_mlp=True)
     | {"max_position_embeddings": 131072, "layer_types": 7 * [*4 * ["sliding_attention"], "full_attention"]},
+    "gemma-4-26b-a4b": GEMMA_4
+    | _llama(2816, 30, 16, 8, 2112, vocab_size=262144, sliding_window=1024, hidden_size_per_layer_input=0)
+    | {"max_position_embeddings": 262144, "num_global_key_value_heads": 2, "attention_k_eq_v": True}
+    | {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704},
     "qwen3-0.6b": QWEN_3 | _llama(1024, 28, 16, 8, 3072, tie_word_embeddings=True),
     "qwen3-1.7b": QWEN_3 | _llama(2048, 28, 16, 8, 6144, tie_word_embeddings=True),
     "qwen3-4b": QWEN_3 | _llama(2560, 36, 32, 8, 9728, tie_word_embeddings=True),

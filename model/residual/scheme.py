@@ -6,7 +6,7 @@ takes it, so that values that both need are computed once.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -69,8 +69,8 @@ class ResidualOption:
         """Returns the input of the final norm and the logits, (B, T, D)."""
         return stream
 
-    def problems_with(self, max_sublayers: int) -> Iterator[tuple[str, str]]:
-        """Yields fields without effect in a model whose layers have at most `max_sublayers` sublayers."""
+    def problems_with(self, sublayers: Collection[tuple[Sublayer, ...]]) -> Iterator[tuple[str, str]]:
+        """Yields fields without effect in a model whose layers have these sublayers."""
         yield from ()
 
     def cost(self, width: int, length: int, sublayers: int) -> int:

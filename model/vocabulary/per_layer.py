@@ -11,6 +11,7 @@ The table may be much larger than all other parameters, and a token reads P numb
 
 import dataclasses
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.mixed_precision import lookup
 from model.parameters.projections import project
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,6 +80,12 @@ class PerLayerVectors(nnx.Module):
             0.5**0.5, x_BTD.dtype
         )
         return layout.constrain(jnp.moveaxis(both_BTLP, 2, 0), (None, "batch", "sequence", None))
+
+
+def new_per_layer_vectors(config: "ModelConfig", make: ParameterMaker) -> PerLayerVectors | None:
+    """Returns the vectors of a model's layers, or None in a model without."""
+    option, sizes = config.per_layer_embedding, (config.vocab_size, config.num_layers, config.width)
+    return None if option is None else PerLayerVectors(option, sizes, config.norm, make, config.precision.reductions)
 
 
 class PerLayerInput(nnx.Module):

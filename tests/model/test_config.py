@@ -25,7 +25,7 @@ from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
-from model.residual import Multipliers, Parallel, PostNorm
+from model.residual import Multipliers, Parallel, PostNorm, Sandwich
 from model.transformer import abstract_params, init
 from model.vocabulary.multi_token import MultiToken
 
@@ -199,6 +199,10 @@ def long(**changes):
         (
             {"ffn": None, "residual": Parallel(shared_norm=False)},
             "residual.shared_norm: no layer has both a mixer and a feed-forward",
+        ),
+        (
+            {"ffn": None, "residual": Sandwich(ffn_input_norm=False)},
+            "residual.ffn_input_norm: no layer has a feed-forward, whose input could have a norm; set it True",
         ),
         (
             {"exceptions": (Except(layers="1"),)},

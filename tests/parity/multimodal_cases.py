@@ -1,6 +1,7 @@
 """The compared shapes of language models within multimodal models, which are fed with text alone."""
 
-from tests.parity.llama_like_cases import GEMMA3, GEMMA4, QWEN_MOE
+from tests.parity.gemma4_cases import GEMMA4
+from tests.parity.llama_like_cases import GEMMA3, QWEN_MOE
 from tests.parity.shapes import LLAMA_LIKE, YARN
 
 SIGLIP = {

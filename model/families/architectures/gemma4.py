@@ -2,9 +2,10 @@
 
 Gemma Team 2026, by the code released in `transformers`. In global layers the fastest pairs of dimensions rotate alone,
 and in the larger models values are the keys before their norm. In the smaller models late layers see the keys and
-values of the last earlier layer of their type, and may have a feed-forward layer of twice the width. The factor on the
-stream after each layer is a buffer there, which no optimizer updates; here it is trained like any other parameter
-unless a run freezes it.
+values of the last earlier layer of their type, and may have a feed-forward layer of twice the width; each layer reads a
+vector of each token from a table of its own. The model with experts has a feed-forward layer beside them, and norms of
+both. The factor on the stream after each layer is a buffer there, which no optimizer updates; here it is trained like
+any other parameter unless a run freezes it.
 """
 
 import dataclasses
@@ -17,7 +18,9 @@ from model.families.config_json import ConfigJson
 from model.families.family import Family
 from model.families.rotary import fastest_pairs, rotary
 from model.families.weights import Weight
+from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import Activation, Gated
+from model.feedforward.routing import SoftmaxRouter
 from model.norms import RMSNorm
 from model.positions.absolute import LayerPosition
 from model.residual import Multipliers, Sandwich
@@ -38,11 +41,6 @@ class Kind(NamedTuple):
 def read_config(config_json: ConfigJson) -> ModelConfig:
     """Returns the model that a config.json describes."""
     config_json.require("use_bidirectional_attention", False, "vision")  # text is causal in both
-    if config_json.get("enable_moe_block", False):
-        why = "a Gemma 4 with experts is not read; take one without, such as gemma-4-31B or gemma-4-E2B"
-        raise config_json.refusal("enable_moe_block", why, another_model=True)
-    # Keys of mechanisms that the values above switch off.
-    config_json.ignore("num_experts", "top_k_experts", "moe_intermediate_size", "expert_intermediate_size")
     kinds = _kinds(config_json)
     config_json.sub_object("rope_parameters").ignore(*{LOCAL, GLOBAL} - {kind.type for kind in kinds})
     base, bias = llama_like.base(config_json, tied=True), config_json.get("attention_bias", False)
@@ -60,6 +58,7 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
         activation=config_json.activation("hidden_activation", "gelu_pytorch_tanh"),
     )
     vectors = _per_layer_embedding(config_json, base["vocab_size"], ffn.activation)
+    experts = _experts(config_json, norm, base["width"], ffn.activation)
     wide_ffn = dataclasses.replace(ffn, width=ffn.width * (2 if config_json.get("use_double_wide_mlp", False) else 1))
 
     def layer(kind: Kind) -> dict[str, Any]:
@@ -73,12 +72,14 @@ def read_config(config_json: ConfigJson) -> ModelConfig:
             values_from_keys=own and kind.type == GLOBAL and config_json.get("attention_k_eq_v", False),
             pattern=llama_like.window_pattern(window if kind.type == LOCAL else None),
         )
-        return {"mixer": mixer, "ffn": ffn if own else wide_ffn, "position": _position(config_json, kind)}
+        dense = ffn if own else wide_ffn
+        both = dense if experts is None else dataclasses.replace(experts, shared=Shared(ffn=dense))
+        return {"mixer": mixer, "ffn": both, "position": _position(config_json, kind)}
 
     return ModelConfig(
         **base,
         **llama_like.by_layer(kinds, layer),
-        residual=Sandwich(),
+        residual=Sandwich(ffn_input_norm=experts is None),
         multipliers=Multipliers(embedding=base["width"] ** 0.5),
         stream_scale=1.0,
         per_layer_embedding=vectors,
@@ -94,6 +95,22 @@ def _per_layer_embedding(config_json: ConfigJson, vocab_size: int, activation: A
     return PerLayerEmbedding(width=width, activation=activation) if width else None
 
 
+def _experts(config_json: ConfigJson, norm: RMSNorm, width: int, activation: Activation) -> Experts | None:
+    """Returns the experts that every layer has beside its feed-forward layer, which is the shared expert; or None."""
+    keys = ("num_experts", "top_k_experts", "moe_intermediate_size")
+    if not config_json.get("enable_moe_block", False):
+        config_json.ignore(*keys)
+        return None
+    num_experts, top_k, expert_width = map(config_json.get, keys)
+    return Experts(
+        num_experts=num_experts,
+        top_k=top_k,
+        expert=Gated(width=expert_width, activation=activation),
+        router=SoftmaxRouter(norm=norm, logit_scale=width**-0.5, expert_scale=True),
+        branch_norms=norm,
+    )
+
+
 def _kinds(config_json: ConfigJson) -> list[Kind]:
     """Returns the kind of every layer; the last one is global, whatever the file says.
 
@@ -106,11 +123,8 @@ def _kinds(config_json: ConfigJson) -> list[Kind]:
         "head_dim": config_json.get("head_dim", 256),
     }
     wide = {"head_dim": config_json.get("global_head_dim", 512)}
-    heads, keys_are_values = (
-        config_json.get("num_global_key_value_heads", None),
-        config_json.get("attention_k_eq_v", False),
-    )
-    if heads and keys_are_values:
+    heads = config_json.get("num_global_key_value_heads", None)
+    if heads and config_json.get("attention_k_eq_v", False):
         wide["num_key_value_heads"] = heads
     by_number = config_json.get("per_layer_config", None)
     if by_number is None:
@@ -141,6 +155,23 @@ def _position(config_json: ConfigJson, kind: Kind) -> LayerPosition:
     return rotary(config_json, layer_type=kind.type, legacy_keys=False, head_dim=kind.head_dim)
 
 
+LAYER = llama_like.LAYER
+EXPERTS = (
+    Weight("blocks.ffn.router_norm.scale", LAYER + "router.scale"),
+    Weight("blocks.ffn.router", LAYER + "router.proj.weight", "e d -> d e"),
+    Weight("blocks.ffn.expert_scale", LAYER + "router.per_expert_scale"),
+    Weight("blocks.ffn.input_norm.scale", LAYER + "pre_feedforward_layernorm_2.weight"),
+    Weight("blocks.ffn.gate", LAYER + "experts.gate_up_proj", "e +f d -> e d f"),
+    Weight("blocks.ffn.up", LAYER + "experts.gate_up_proj", "e +f d -> e d f"),
+    Weight("blocks.ffn.down", LAYER + "experts.down_proj", "e d f -> e f d"),
+    Weight("blocks.ffn.output_norm.scale", LAYER + "post_feedforward_layernorm_2.weight"),
+    Weight("blocks.ffn.shared_input_norm.scale", LAYER + "pre_feedforward_layernorm.weight"),
+    Weight("blocks.ffn.shared.gate", LAYER + "mlp.gate_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.up", LAYER + "mlp.up_proj.weight", "f d -> d f"),
+    Weight("blocks.ffn.shared.down", LAYER + "mlp.down_proj.weight", "d f -> f d"),
+    Weight("blocks.ffn.shared_output_norm.scale", LAYER + "post_feedforward_layernorm_1.weight"),
+)
+
 FAMILY = Family(
     name="gemma4",
     model_types=("gemma4_text",),
@@ -152,6 +183,7 @@ FAMILY = Family(
         *llama_like.ATTENTION,
         *llama_like.QK_NORMS,
         *llama_like.FEED_FORWARD,
+        *EXPERTS,
         Weight("blocks.stream_scale", llama_like.LAYER + "layer_scalar"),
         Weight("per_layer.table", "model.embed_tokens_per_layer.weight", "v (l p) -> v l p"),
         Weight("per_layer.projection", "model.per_layer_model_projection.weight", "(l p) d -> d l p"),

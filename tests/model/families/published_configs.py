@@ -369,42 +369,6 @@ FALCON_7B = FALCON_40B | {
     "num_kv_heads": 71,
 }
 GROK_1 = {"model_type": "grok-1", "architectures": ["Grok1ModelForCausalLM"]}
-# The object text_config of a file that describes a multimodal model.
-GEMMA_4_31B = {
-    "model_type": "gemma4_text",
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "attention_k_eq_v": True,
-    "enable_moe_block": False,
-    "expert_intermediate_size": None,
-    "final_logit_softcapping": 30.0,
-    "global_head_dim": 512,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_size": 5376,
-    "hidden_size_per_layer_input": 0,
-    "intermediate_size": 21504,
-    "layer_types": 10 * [*5 * ["sliding_attention"], "full_attention"],
-    "max_position_embeddings": 262144,
-    "num_attention_heads": 32,
-    "num_experts": None,
-    "num_global_key_value_heads": 4,
-    "num_hidden_layers": 60,
-    "num_key_value_heads": 16,
-    "num_kv_shared_layers": 0,
-    "rms_norm_eps": 1e-06,
-    "rope_parameters": {
-        "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
-        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
-    },
-    "sliding_window": 1024,
-    "tie_word_embeddings": True,
-    "top_k_experts": None,
-    "use_bidirectional_attention": "vision",
-    "use_double_wide_mlp": False,
-    "vocab_size": 262144,
-    "vocab_size_per_layer_input": 262144,
-}
 
 
 QKV = ("query", "key", "value")

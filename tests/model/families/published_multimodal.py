@@ -3,8 +3,6 @@
 Keys that change no number are left out.
 """
 
-from tests.model.families import published_configs
-
 GEMMA_3_4B = {
     "architectures": ["Gemma3ForConditionalGeneration"],
     "boi_token_index": 255999,
@@ -24,6 +22,41 @@ GEMMA_3_4B = {
     },
     "vision_config": {"model_type": "siglip_vision_model"},
 }
+GEMMA_4_31B_TEXT = {
+    "model_type": "gemma4_text",
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "attention_k_eq_v": True,
+    "enable_moe_block": False,
+    "expert_intermediate_size": None,
+    "final_logit_softcapping": 30.0,
+    "global_head_dim": 512,
+    "head_dim": 256,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "hidden_size": 5376,
+    "hidden_size_per_layer_input": 0,
+    "intermediate_size": 21504,
+    "layer_types": 10 * [*5 * ["sliding_attention"], "full_attention"],
+    "max_position_embeddings": 262144,
+    "num_attention_heads": 32,
+    "num_experts": None,
+    "num_global_key_value_heads": 4,
+    "num_hidden_layers": 60,
+    "num_key_value_heads": 16,
+    "num_kv_shared_layers": 0,
+    "rms_norm_eps": 1e-06,
+    "rope_parameters": {
+        "full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"},
+        "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"},
+    },
+    "sliding_window": 1024,
+    "tie_word_embeddings": True,
+    "top_k_experts": None,
+    "use_bidirectional_attention": "vision",
+    "use_double_wide_mlp": False,
+    "vocab_size": 262144,
+    "vocab_size_per_layer_input": 262144,
+}
 GEMMA_4_31B = {
     "architectures": ["Gemma4ForConditionalGeneration"],
     "audio_token_id": 258881,
@@ -36,7 +69,7 @@ GEMMA_4_31B = {
     "eos_token_id": [1, 106],
     "image_token_id": 258880,
     "model_type": "gemma4",
-    "text_config": published_configs.GEMMA_4_31B,
+    "text_config": GEMMA_4_31B_TEXT,
     "tie_word_embeddings": True,
     "video_token_id": 258884,
     "vision_config": {"model_type": "gemma4_vision"},
@@ -44,7 +77,7 @@ GEMMA_4_31B = {
 }
 GEMMA_4_E2B = GEMMA_4_31B | {
     "audio_config": {"model_type": "gemma4_audio"},
-    "text_config": published_configs.GEMMA_4_31B
+    "text_config": GEMMA_4_31B_TEXT
     | {
         "attention_k_eq_v": False,
         "hidden_size": 1536,
@@ -60,6 +93,23 @@ GEMMA_4_E2B = GEMMA_4_31B | {
         "sliding_window": 512,
         "use_bidirectional_attention": None,
         "use_double_wide_mlp": True,
+    },
+}
+GEMMA_4_26B_A4B = GEMMA_4_31B | {
+    "audio_config": None,
+    "text_config": GEMMA_4_31B_TEXT
+    | {
+        "enable_moe_block": True,
+        "hidden_size": 2816,
+        "intermediate_size": 2112,
+        "layer_types": 5 * [*5 * ["sliding_attention"], "full_attention"],
+        "moe_intermediate_size": 704,
+        "num_attention_heads": 16,
+        "num_experts": 128,
+        "num_global_key_value_heads": 2,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 8,
+        "top_k_experts": 8,
     },
 }
 LLAMA_4_SCOUT = {

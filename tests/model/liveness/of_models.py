@@ -53,6 +53,7 @@ CASES = {
         "output",
     ),
     "PostNorm.alpha": (["residual=PostNorm"], "residual.alpha=2.0", "output"),
+    "Sandwich.ffn_input_norm": (["residual=Sandwich"], "residual.ffn_input_norm=False", "parameters"),
     "Parallel.shared_norm": (["residual=Parallel"], "residual.shared_norm=False", "parameters"),
     "HyperConnections.streams": (["residual=HyperConnections"], "residual.streams=3", "parameters"),
     "HyperConnections.dynamic": (["residual=HyperConnections"], "residual.dynamic=None", "parameters"),

@@ -109,9 +109,10 @@ def experts():
         num_experts=4,
         top_k=2,
         expert=Gated(width=6, bias=True),
-        router=SigmoidRouter(bias=True),
+        router=SigmoidRouter(bias=True, norm=RMSNorm(), expert_scale=True),
         shared=Shared(ffn=Gated(width=5, bias=True), gate=True),
         load_bias=LoadBias(),
+        branch_norms=RMSNorm(),
     )
     return ModelConfig(num_layers=2, mixer=GroupedQuery(num_heads=2), ffn=ffn, multi_token=MultiToken(depth=2), **SIZES)
 
@@ -301,9 +302,13 @@ blocks.ffn.down                residual decayed [ffn -> embed]
 blocks.ffn.down_bias           bias
 blocks.ffn.gate                projection decayed [embed -> ffn]
 blocks.ffn.gate_bias           bias
+blocks.ffn.expert_scale        gain
+blocks.ffn.input_norm.scale    scale
 blocks.ffn.load_bias           load_bias untrained used stored
+blocks.ffn.output_norm.scale   scale
 blocks.ffn.router              router decayed [embed -> expert] used
 blocks.ffn.router_bias         router_bias used
+blocks.ffn.router_norm.scale   scale
 blocks.ffn.shared.down         residual decayed [ffn -> embed]
 blocks.ffn.shared.down_bias    bias
 blocks.ffn.shared.gate         projection decayed [embed -> ffn]
@@ -311,6 +316,8 @@ blocks.ffn.shared.gate_bias    bias
 blocks.ffn.shared.up           value decayed [embed -> ffn]
 blocks.ffn.shared.up_bias      bias
 blocks.ffn.shared_gate         projection decayed
+blocks.ffn.shared_input_norm.scale   scale
+blocks.ffn.shared_output_norm.scale  scale
 blocks.ffn.up                  value decayed [embed -> ffn]
 blocks.ffn.up_bias             bias
 blocks.residual.ffn_norm.scale          scale
