@@ -41,7 +41,10 @@ COMPUTE = flags.DEFINE_enum(
     "With --from: the format of its matrix products; that of its parameters when not given.",
 )
 CONTEXT_LENGTH = flags.DEFINE_integer(
-    "context_length", None, "With --from: the most tokens of a sequence; what config.json says when not given."
+    "context_length",
+    None,
+    "With --from: the most tokens of a sequence; what config.json says when not given, and "
+    "always where positions are learned.",
 )
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "With --to: latest (as when not given), best, or a step.")
 LIKE = cli.define_path(
@@ -57,7 +60,8 @@ ACCEPT = flags.DEFINE_multi_string(
     "accept",
     [],
     "With --from or --like: a key of config.json that is refused, and that is read as if the file did not have it "
-    "(rope_scaling.factor); give the flag once for each key. The run folder records them.",
+    "(rope_scaling.factor): right only if the model computes the same without it. Give the flag once for each key; the "
+    "run folder records them.",
 )
 MESH = cli.define_mesh()
 

@@ -38,7 +38,7 @@ BLOCK_BYTES = 8 << 20  # bytes that are read, or converted and written, at a tim
 # machine may first have to get from its host: a quarter of the speed (tests/benchmarks/README.md).
 WRITE_BYTES = 256 << 10
 SYNC_BYTES = 64 << 20  # written bytes that may wait for the disk
-GGUF = " are not read; take the model's repository with safetensors files"
+GGUF = "weights in GGUF files are not read; take the model's repository with safetensors files"
 # Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
@@ -294,7 +294,7 @@ class HuggingFaceFolder(TensorFiles):
 def _no_folder(path: AnyPath) -> UserError:
     """The error for a path that is no Hugging Face folder."""
     if path.name.endswith(".gguf") or (path.is_dir() and any(path.glob("*.gguf"))):
-        return UserError(f"{path}: weights in GGUF files{GGUF}")
+        return UserError(f"{path}: {GGUF}")
     if path.is_file():
         return UserError(f"{path} is a file; give the Hugging Face folder, with config.json and safetensors files")
     if not path.exists():
@@ -319,7 +319,7 @@ def _weight_files(folder: AnyPath) -> list[str]:
         raise UserError(f"{folder} lacks files that its {INDEX} names: {listed}; download them too")
     if not names:
         if any(folder.glob("*.gguf")):
-            raise UserError(f"{folder} has its weights in GGUF files{GGUF}")
+            raise UserError(f"{folder}: {GGUF}")
         pickles = sorted(path.name for path in folder.glob("*.bin"))
         if pickles:
             raise UserError(
