@@ -66,6 +66,8 @@ class LanguageModelFolder(HuggingFaceFolder):
     def _expert_shapes(self) -> dict[str, tuple[int, int]]:
         """The outputs and inputs of an expert's projections, by the name of the tensor that holds all experts."""
         width, inner = self.config["hidden_size"], self.config["moe_intermediate_size"]
+        if not isinstance(width, int) or not isinstance(inner, int):
+            return {}  # the family refuses the value
         return {"gate_up_proj": (2 * inner, width), "down_proj": (width, inner)}
 
     def whole(self, name: str) -> np.ndarray:

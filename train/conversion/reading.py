@@ -258,8 +258,8 @@ def _smallest_dtype(
     For quantised weights it is the format that config.json names, into which `transformers` turns them.
     """
     if tensors.quantized:
-        language_model = folder.config.get("text_config") or {}
-        named = [values.get(key) for values in (folder.config, language_model) for key in ("dtype", "torch_dtype")]
+        values = [values for values in (folder.config, folder.config.get("text_config")) if isinstance(values, dict)]
+        named = [one.get(key) for one in values for key in ("dtype", "torch_dtype")]
         return "bfloat16" if next((name for name in named if name), "bfloat16") == "bfloat16" else "float32"
     known = specs_by_name(specs(config))
     weights = [

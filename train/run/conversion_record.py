@@ -25,7 +25,8 @@ def reading_notes(record: Mapping[str, Any], architecture: str) -> list[str]:
     """Lines for the user about a reading."""
     notes = accepted_notes(record)
     if record["ignored"]:
-        notes.append(f"no {architecture} of transformers reads these keys of config.json: {_listed(record['ignored'])}")
+        listed = _listed(record["ignored"])
+        notes.append(f"ignored keys of config.json, which no {architecture} of transformers reads: {listed}")
     if "language_model_of" in record:
         parts = [
             f"{prefix} ({part['tensors']:,} tensors, {part['bytes'] / 1e6:,.1f} MB)"
@@ -40,7 +41,7 @@ def accepted_notes(record: Mapping[str, Any]) -> list[str]:
     """A line about keys that the user accepted; none where there are none."""
     if not record["accepted"]:
         return []
-    return [f"accepted, and without effect here, are these keys of config.json: {_listed(record['accepted'])}"]
+    return [f"accepted keys of config.json, which have no effect here: {_listed(record['accepted'])}"]
 
 
 def written_notes(run: AnyPath) -> list[str]:

@@ -13,8 +13,8 @@ def test_accepted_keys_are_recorded_and_shown_again(tmp_path, capfd):
     folder = published(tmp_path, sliding_window=8, own_key="x")
     read_published(folder, tmp_path / "run", accept=["sliding_window"])
     said = capfd.readouterr().err
-    assert "no LlamaForCausalLM of transformers reads these keys of config.json: own_key='x'" in said
-    accepted = "accepted, and without effect here, are these keys of config.json: sliding_window=8"
+    assert 'ignored keys of config.json, which no LlamaForCausalLM of transformers reads: own_key="x"' in said
+    accepted = "accepted keys of config.json, which have no effect here: sliding_window=8"
     assert accepted in said
     record = json.loads((tmp_path / "run" / "origin" / "conversion.json").read_text())
     assert record == {"ignored": {"own_key": "x"}, "accepted": {"sliding_window": 8}}
