@@ -2,6 +2,8 @@
 
 import pathlib
 
+import jax
+
 from model.errors import UserError
 from model.transformer import abstract_params, logical_axes
 from train import experiment as experiments
@@ -18,9 +20,12 @@ from train.run.loading import load_params
 from train.run.metrics import read_status
 
 
-def check_mesh(experiment: Experiment) -> None:
-    """Raises UserError when the devices, the batch or a parameter do not fit the mesh; allocates no array."""
-    mesh = make_mesh(experiment.mesh)
+def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) -> None:
+    """Raises UserError when the devices, the batch or a parameter do not fit the mesh; allocates no array.
+
+    The mesh is that of the experiment over the devices here, unless one over other devices is given.
+    """
+    mesh = make_mesh(experiment.mesh) if mesh is None else mesh
     rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
     feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
     feed.check_sequence_length(experiment.data.sequence_length, rows)

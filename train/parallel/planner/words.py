@@ -4,6 +4,7 @@ import dataclasses
 
 from model.errors import UserError
 from train.parallel.planner.chips import cluster_of
+from train.parallel.planner.compiled import CompiledStep
 from train.parallel.planner.job import Job, check_job
 from train.parallel.planner.loads import loads_of
 from train.parallel.planner.memory import memory_of
@@ -32,10 +33,12 @@ class Plan:
     fits: bool
 
 
-def plan_of(job: Job, steps: int) -> Plan:
-    """Describes a job of `steps` steps."""
-    fits = memory_of(job).total <= job.cluster.chip.hbm
-    parts = (_heading(job), _memory(job), _operations(job), _transfers(job), _time(job, steps))
+def plan_of(job: Job, steps: int, compiled: CompiledStep | None = None) -> Plan:
+    """Describes a job of `steps` steps. A compiled step decides whether it fits; or else the counted memory does."""
+    chip = job.cluster.chip
+    fits = memory_of(job).total <= chip.hbm if compiled is None else compiled.peak <= chip.hbm / chip.devices
+    of_compiler = [] if compiled is None else [_compiled(compiled, job)]
+    parts = (_heading(job), _memory(job), *of_compiler, _operations(job), _transfers(job), _time(job, steps))
     lines = [line for part in parts for line in (*part, "")]
     return Plan(lines=(*lines, "assumptions", *(f"  {line}" for line in ASSUMPTIONS)), fits=fits)
 
@@ -58,6 +61,21 @@ def _memory(job: Job) -> list[str]:
     if memory.total <= limit:
         return [*lines, f"  fits: {_size(limit - memory.total)} are left"]
     return [*lines, f"  does not fit: {_size(memory.total - limit)} too much; {nearest_fit(job)}"]
+
+
+def _compiled(step: CompiledStep, job: Job) -> list[str]:
+    chip = job.cluster.chip
+    limit, device = chip.hbm / chip.devices, "a chip" if chip.devices == 1 else f"a device ({chip.devices} a chip)"
+    room = limit - step.peak
+    verdict = f"fits: {_size(room)} are left" if room >= 0 else f"does not fit: {_size(-room)} too much"
+    took = f"{format_duration(step.trace_seconds)} of tracing, {format_duration(step.compile_seconds)} of compilation"
+    lines = [f"compiled for {job.cluster} by libtpu, {device}  ({took}{', kept from an earlier call' * step.cached})"]
+    lines += [f"  {name:28} {_size(getattr(step, name)):>11}" for name in ("arguments", "temporaries")]
+    lines += [f"  {'at the fullest moment':28} {_size(step.peak):>11} of {_size(limit)}", f"  {verdict}"]
+    for found in step.collectives:
+        axes = ", ".join(found.axes) or "no axis"
+        lines.append(f"  {found.kind:20} {axes:14} {found.runs:>7,} a step {format_bytes(found.received):>9} received")
+    return lines
 
 
 def _size(value: float) -> str:
