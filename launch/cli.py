@@ -136,7 +136,7 @@ def define_mesh() -> flags.FlagHolder[Any]:
         None,
         "How the devices here are laid out, such as fsdp=4 or fsdp=4,tensor=2: data (copies of the parameters) takes "
         "what fsdp and tensor (shards of them) leave. When not given: the run's own where it fits the devices here, "
-        "or else fsdp over all of them; in launch.train the config's.",
+        "or else fsdp over all of them; in launch.train and launch.bench the config's.",
     )
 
 

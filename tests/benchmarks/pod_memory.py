@@ -7,7 +7,7 @@
 Compiles Cairn's step of a published model with AdamW: parameters and moments in float32, compute in bfloat16, full
 rematerialisation, parameters split over all chips (FSDP). Prints, for one chip, the peak of memory, the bytes of
 arguments (parameters, moments, batch) and of temporaries, the seconds of tracing and of compilation, and the
-collectives of the compiled program by kind: how often one runs in a step, and the bytes of the results.
+collectives of the compiled program by kind: how often one runs in a step, and the bytes that the chip receives.
 
 What is counted, and how, stands in train/parallel/planner/program.py. `python -m launch.plan --compile` does the same for a config.
 """

@@ -78,7 +78,7 @@ def test_advice_names_the_flags_of_this_command(tmp_path):
     arguments = (f"--input={tmp_path / 'one.txt'}", f"--output={tmp_path / 'd'}", "--tokenizer=bytes")
     status, _, err = command(*arguments)
     assert status == 2
-    assert "error: --validation: whole documents cannot be held out of 1 document(s)" in err
+    assert "error: --validation: whole documents cannot be held out: the documents, 1 in number, are one text" in err
     assert "hold out the end of each with '--validation=Tail(fraction=0.1)'" in err
     assert "data." not in err
     status, out, err = command(*arguments, "--validation=Tail(fraction=0.1)")

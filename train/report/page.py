@@ -119,9 +119,16 @@ def _origin(run: RunData) -> Iterator[str]:
     yield kind if devices.get("count", 1) == 1 else f"{devices.get('count')} x {kind}"
     git = _git(run)
     if git.get("revision"):
-        yield f"code {str(git['revision'])[:10]}" + (" with changes" if git.get("dirty") else "")
+        yield f"code {str(git['revision'])[:10]}" + _changes(git)
     if len(run.sessions) > 1:
         yield f"{len(run.sessions)} sessions"
+
+
+def _changes(git: dict[str, Any]) -> str:
+    """Whether tracked files were changed, or only new ones lay beside them."""
+    if git.get("diff"):
+        return " with changes"
+    return " with untracked files" if git.get("dirty") else ""
 
 
 _SCORE_NAMES = {

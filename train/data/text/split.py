@@ -142,9 +142,9 @@ class Splitter:
         eligible = [g for g in groups if not any(self._generated[i] for i in g)] or groups
         if len(groups) < 2:
             raise UserError(
-                f"data.validation: whole documents cannot be held out of {len(self._names)} document(s) that are one "
-                "text or copies of one; hold out the end of each with 'data.validation=Tail(fraction=0.1)', or name "
-                "another text with 'data.validation=SeparateText(path=...)'"
+                f"data.validation: whole documents cannot be held out: the documents, {len(self._names)} in number, "
+                "are one text, copies of one, or share most of their passages; hold out the end of each with "
+                "'data.validation=Tail(fraction=0.1)', or name another text with 'data.validation=SeparateText(path=...)'"
             )
         return min(eligible, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 

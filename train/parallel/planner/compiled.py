@@ -66,7 +66,7 @@ class CompiledStep:
 def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> None:
     """Lets libtpu compile without a TPU; call it before jax starts. Raises UserError where libtpu is missing."""
     if importlib.util.find_spec("libtpu") is None:
-        raise UserError("--compile needs libtpu, which is not installed: pip install -e '.[tpu]'")
+        raise UserError("compiling for TPUs needs libtpu, which is not installed: pip install -e '.[tpu]'")
     environment.update(_ENVIRONMENT)
 
 
