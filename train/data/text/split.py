@@ -144,7 +144,8 @@ class Splitter:
             raise UserError(
                 f"data.validation: whole documents cannot be held out: the documents, {len(self._names)} in number, "
                 "are one text, copies of one, or share most of their passages; hold out the end of each with "
-                "'data.validation=Tail(fraction=0.1)', or name another text with 'data.validation=SeparateText(path=...)'"
+                "'data.validation=Tail(fraction=0.1)', or name another text with "
+                "'data.validation=SeparateText(path=...)'"
             )
         return min(eligible, key=lambda members: (sum(self._bytes[i] for i in members), self._group_rank(members)))
 
