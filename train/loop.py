@@ -219,9 +219,13 @@ class _Trainer:
             with Progress("training", total, start=step, until=self.last_step, enabled=shown) as self.progress:
                 self.store.say = self.progress.message
                 self.metrics.status("running", step, total_steps=total)
+                if (group := hosts.group()) is not None:
+                    group.watch.on_end = lambda message: self.metrics.status(
+                        "failed", self.progress.done, total_steps=total, reason=message
+                    )
                 try:
                     with hosts.explain_failures():
-                        outcome = self._steps(state, step, StopAgreement(stop))
+                        outcome = self._steps(state, step, StopAgreement(stop, hosts.group()))
                         self.store.finish()
                     self._require_saved(outcome.step)
                 except BaseException as error:
@@ -297,7 +301,7 @@ class _Trainer:
         self.log.time(step)
         if info is not None and self.saves.saved != step:
             self.saves(info)
-        reason = stop.end()
+        reason = hosts.from_writer(lambda: stop.reason)  # others may have heard of a stop after the last step
         if step >= num_steps:
             return Outcome("finished", step)
         if reason is None:

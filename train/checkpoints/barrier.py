@@ -24,8 +24,10 @@ class SaveBarrier:
 
     _numbers = itertools.count()  # all processes open the same stores, in the same order
 
-    def __init__(self) -> None:
-        self._store, self._save, self._committed = next(self._numbers), 0, False
+    def __init__(self, group: hosts.Group) -> None:
+        """Args: the processes."""
+        self._group = group
+        self._number, self._save, self._committed = next(self._numbers), 0, False
         self._calls: collections.Counter[str] = collections.Counter()
 
     def begin(self) -> None:
@@ -33,20 +35,24 @@ class SaveBarrier:
         self._save, self._committed = self._save + 1, False
         self._calls.clear()
 
+    def fail(self) -> None:
+        """Announces that this process could not write its part; the others stop waiting for it."""
+        self._group.store.put(f"cairn/save/{self._number}/{self._save}/failed/{self._group.index}", "")
+
     def __call__(self, *, key: str, timeout_ms: int) -> None:
         """Returns when all processes have called it with this key.
 
         Raises RuntimeError when another process has failed, and TimeoutError after `timeout_ms`.
         """
-        store, index = hosts.store(), hosts.index()
+        store, index = self._group.store, self._group.index
         self._calls[key] += 1
-        save, is_end = f"cairn/save/{self._store}/{self._save}", _FLAG in key and self._calls[key] == 2
+        save, is_end = f"cairn/save/{self._number}/{self._save}", _FLAG in key and self._calls[key] == 2
         if is_end and not self._committed:
-            store.put(f"{save}/failed/{index}", "")
+            self.fail()
         folder = f"{save}/{zlib.crc32(key.encode()):08x}/{self._calls[key]}/"
         store.put(f"{folder}{index}", "")
         deadline = time.monotonic() + timeout_ms / 1000
-        awaited = [f"{folder}{number}" for number in range(hosts.count())] if index == 0 else [f"{folder}all"]
+        awaited = [f"{folder}{number}" for number in range(self._group.count)] if index == 0 else [f"{folder}all"]
         for name in awaited:
             while store.get(name, _SLICE_SECONDS) is None:
                 if "async_" in key and store.numbers(f"{save}/failed/"):

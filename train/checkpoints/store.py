@@ -75,7 +75,8 @@ class CheckpointStore:
         """
         self.folder = self.run / "checkpoints"
         self.failure: str | None = None
-        self._together, self._barrier = hosts.joined() and not self.alone, SaveBarrier()
+        group = None if self.alone else hosts.group()
+        self._together, self._barrier = group is not None, None if group is None else SaveBarrier(group)
         if not self.read_only and hosts.is_writer():
             self.folder.mkdir(parents=True, exist_ok=True)
             for step in self._remove_half_written():
@@ -103,7 +104,9 @@ class CheckpointStore:
             create=not self.read_only,
             # Checkpoints in gs:// were copied there, so they lack the mark that orbax gives its own writes there.
             atomicity_options=ocp.options.AtomicityOptions(allow_legacy_atomic_rename=is_remote(self.run)),
-            async_options=None if self.read_only else self._async_options(),
+            async_options=None
+            if self.read_only
+            else ocp.AsyncOptions(post_finalization_callback=self._check_written, barrier_sync_fn=self._barrier),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
                 active_processes={hosts.index()} if self.alone else None,
                 primary_host=hosts.index() if self.alone else 0,
@@ -132,10 +135,6 @@ class CheckpointStore:
         if self._together:
             hosts.require_same(f"list of checkpoints in {self.folder}", str(self.steps()), hosts.SHARED_FOLDER)
         return self._manager
-
-    def _async_options(self) -> ocp.AsyncOptions:
-        barrier = self._barrier if self._together else None
-        return ocp.AsyncOptions(post_finalization_callback=self._check_written, barrier_sync_fn=barrier)
 
     def _list_names(self) -> list[str]:
         """The names in the folder, none when there is no folder. Raises UnreadableError when it cannot be read."""
@@ -202,7 +201,8 @@ class CheckpointStore:
             self._manager.close()
             self._manager = self._open()
         self.failure = None
-        self._barrier.begin()
+        if self._barrier is not None:
+            self._barrier.begin()
         note = {"format": CHECKPOINT_FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
         note |= {"checksums": checksums(state)}
         self._saving_note = note | {"digest": _digest(note)}
@@ -257,6 +257,8 @@ class CheckpointStore:
             action()
         except Exception as error:  # the errors of tensorstore and orbax on a failing disk have no common class
             failure = cause_message(error, self._plain_path.restore_paths)
+            if self._barrier is not None:
+                self._barrier.fail()
         if self._together:
             failure = first_cause(hosts.gather(failure or ""))
         if failure is None:

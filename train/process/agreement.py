@@ -8,6 +8,7 @@ Until a signal comes, a step costs an uncontended lock: no collective and no mes
 step would be as exact, but would cost one; jax's own sync point needs jax's own handler of SIGTERM, for that alone.
 """
 
+import sys
 import threading
 
 from train.process import hosts
@@ -21,41 +22,37 @@ class StopAgreement:
       reason: why all stop; None before they have agreed.
     """
 
-    def __init__(self, stop: Stop) -> None:
-        """Args: the request of this process."""
-        self._stop, self._watch = stop, hosts.watch()
+    def __init__(self, stop: Stop, group: hosts.Group | None) -> None:
+        """Args: the request of this process; the processes, None for one that is alone."""
+        self._stop, self._group = stop, group
         self.reason: str | None = None
         self._told = False
         self._boundary = threading.Lock()
-        self._step, self._last = 0, None if self._watch is None else 1 << 62
+        self._step, self._last = 0, sys.maxsize
 
     def start(self, step: int) -> None:
         """Begins at a step."""
         self._step = step
-        if self._watch is not None:
-            self._watch.when_stopping(self._agree)
+        if self._group is not None:
+            self._group.watch.when_stopping(self._agree)
 
     def reached(self, step: int) -> bool:
         """Whether to stop after a step; call it at every step boundary, before the next step is dispatched."""
-        if self._watch is None:
+        if self._group is None:
             self.reason = self._stop.requested
             return self.reason is not None
         if self._stop.requested is not None and not self._told:
             self._told = True
-            self._watch.tell("stop", f"{self._stop.requested} in process {hosts.index()}")
+            self._group.watch.tell("stop", f"{self._stop.requested} in process {self._group.index}")
         with self._boundary:
             self._step = step
-            assert self._last is not None
             return step >= self._last
 
-    def end(self) -> str | None:
-        """The reason of the stop when the steps are over, in the words of the writer; None if none was agreed on."""
-        return hosts.from_writer(lambda: self.reason)
-
     def _agree(self, reason: str) -> None:
-        store = hosts.store()
+        assert self._group is not None
+        store = self._group.store
         with self._boundary:  # the main thread does not begin another step
-            store.put(f"cairn/stop/{hosts.index()}", str(self._step))
-            passed = [int(store.wait(f"cairn/stop/{number}")) for number in range(hosts.count())]
+            store.put(f"cairn/stop/{self._group.index}", str(self._step))
+            passed = [int(store.wait(f"cairn/stop/{number}")) for number in range(self._group.count)]
             self._last = max(passed) + 1
             self.reason = reason

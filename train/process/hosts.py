@@ -17,11 +17,10 @@ import dataclasses
 import itertools
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from model.errors import UserError
 from train.process.cluster import Membership
@@ -42,8 +41,18 @@ class ReportedError(UserError):
 
 
 @dataclasses.dataclass
-class _Group:
-    """The processes of this run, seen from this one."""
+class Group:
+    """The processes of this run, seen from this one.
+
+    Attributes:
+      index: the number of this process.
+      count: the number of processes.
+      hosts: the name of the host of each.
+      store: the key-value store that they share.
+      watch: the watch over the others.
+      numbers: numbers the calls that all make in the same order.
+      gathered: the folder of the last `gather`.
+    """
 
     index: int
     count: int
@@ -51,9 +60,10 @@ class _Group:
     store: Store
     watch: Watch
     numbers: Iterator[int] = dataclasses.field(default_factory=itertools.count)
+    gathered: str | None = None
 
 
-_group: _Group | None = None
+_group: Group | None = None
 
 
 def begin(member: Membership | None, timeout: float = JOIN_SECONDS) -> None:
@@ -66,7 +76,7 @@ def begin(member: Membership | None, timeout: float = JOIN_SECONDS) -> None:
         return
     import jax
 
-    hosts = roll_call(member, timeout)
+    hosts, connections = roll_call(member, timeout)
     # jax's own handler of SIGTERM would take the place of Cairn's; see train/process/agreement.py.
     jax.config.update("jax_enable_preemption_service", False)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
@@ -83,7 +93,7 @@ def begin(member: Membership | None, timeout: float = JOIN_SECONDS) -> None:
     from jax._src import distributed  # jax has no public access to the client of its coordination service
 
     store = Store(distributed.global_state.client)
-    _group = _Group(member.index, member.count, hosts, store, Watch(store, member.index, hosts))
+    _group = Group(member.index, member.count, hosts, store, Watch(store, member.index, hosts, connections))
     _group.watch.start()
     _use_barriers_with_timeouts()
 
@@ -118,15 +128,9 @@ def is_writer() -> bool:
     return index() == 0
 
 
-def watch() -> Watch | None:
-    """The watch over the other processes; None if this process is alone."""
-    return None if _group is None else _group.watch
-
-
-def store() -> Store:
-    """The key-value store that the processes share."""
-    assert _group is not None
-    return _group.store
+def group() -> Group | None:
+    """The processes that this one belongs to; None if it is alone."""
+    return _group
 
 
 def from_writer(make: Callable[[], T]) -> T:
@@ -164,6 +168,9 @@ def gather(text: str) -> list[str]:
         return texts
     texts = [_group.store.wait(f"{folder}/{number}") for number in range(_group.count)]
     _group.store.put(f"{folder}/all", json.dumps(texts))
+    if _group.gathered is not None:  # all have come here, so all have read it
+        _group.store.delete(_group.gathered)
+    _group.gathered = f"{folder}/"
     return texts
 
 
@@ -228,8 +235,3 @@ def printed_by_writer(message: str) -> bool:
         return False
     failure = _group.watch.wait_for_failure(2.0)
     return failure is not None and failure.process == 0 and failure.message == message
-
-
-def describe() -> dict[str, Any]:
-    """The processes and their hosts, for environment.json."""
-    return {"hosts": [socket.gethostname()] if _group is None else _group.hosts}

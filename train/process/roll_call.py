@@ -3,13 +3,15 @@
 jax ends a process without a word of its own when a peer does not come. So all processes meet first at the address of
 process 0, by plain sockets: each sends its number and the name of its host, and waits. When all are there, process 0
 sends everyone the list of hosts. If some have not come in time, it sends everyone their numbers.
+
+The connections stay open: the system closes those of a process that dies, and train/process/watch.py sees it at once.
 """
 
 import json
 import selectors
 import socket
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from model.errors import UserError
 from train.process.cluster import Membership
@@ -18,8 +20,20 @@ _MAX_LINE_BYTES = 1 << 20
 _RETRY_SECONDS = 0.1
 
 
-def roll_call(member: Membership, timeout: float) -> list[str]:
-    """The names of the hosts of all processes, in order; returns when all are there.
+class Attendance(NamedTuple):
+    """The outcome of a roll call.
+
+    Attributes:
+      hosts: the names of the hosts of all processes, in order.
+      connections: the connections that stay open, by process: process 0 has one to every other, and they to it.
+    """
+
+    hosts: list[str]
+    connections: dict[int, socket.socket]
+
+
+def roll_call(member: Membership, timeout: float) -> Attendance:
+    """The hosts of all processes; returns when all are there.
 
     Args:
       member: this process.
@@ -30,10 +44,12 @@ def roll_call(member: Membership, timeout: float) -> list[str]:
         were given different counts.
     """
     deadline = time.monotonic() + timeout
-    answer = _lead(member, deadline, timeout) if member.index == 0 else _follow(member, deadline, timeout)
+    answer, connections = (_follow if member.index else _lead)(member, deadline, timeout)
     if "error" in answer:
+        for connection in connections.values():
+            connection.close()
         raise UserError(answer["error"])
-    return list(answer["hosts"])
+    return Attendance(answer["hosts"], connections)
 
 
 def missing_message(missing: list[int], member: Membership, timeout: float) -> str:
@@ -46,7 +62,10 @@ def missing_message(missing: list[int], member: Membership, timeout: float) -> s
     )
 
 
-def _lead(member: Membership, deadline: float, timeout: float) -> dict[str, Any]:
+_Outcome = tuple[dict[str, Any], dict[int, socket.socket]]  # the answer to all, and the open connections
+
+
+def _lead(member: Membership, deadline: float, timeout: float) -> _Outcome:
     """Process 0: collects the others, and tells all of them the outcome."""
     port = int(member.coordinator.rpartition(":")[2])
     present, hosts = dict[int, socket.socket](), {0: socket.gethostname()}
@@ -86,26 +105,28 @@ def _lead(member: Membership, deadline: float, timeout: float) -> dict[str, Any]
     answer = answer or {"hosts": [hosts[index] for index in range(member.count)]}
     for connection in present.values():
         _send(connection, answer)
-    return answer
+    return answer, present
 
 
-def _follow(member: Membership, deadline: float, timeout: float) -> dict[str, Any]:
+def _follow(member: Membership, deadline: float, timeout: float) -> _Outcome:
     """Another process: goes to process 0 and waits for the outcome, a little longer than process 0 does."""
     host, _, port = member.coordinator.rpartition(":")
     greeting = {"index": member.index, "count": member.count, "host": socket.gethostname()}
     while True:
         left = deadline - time.monotonic()
         if left <= 0:
-            return {"error": missing_message([0], member, timeout)}
+            return {"error": missing_message([0], member, timeout)}, {}
         try:
-            with socket.create_connection((host.strip("[]"), int(port)), timeout=min(left, 10.0)) as connection:
-                _send(connection, greeting)
-                # Process 0 may have started later, and waits for others as long as it was told.
-                answer = _receive(connection, timeout + 10.0)
+            connection = socket.create_connection((host.strip("[]"), int(port)), timeout=min(left, 10.0))
         except OSError:
-            answer = {}
+            time.sleep(_RETRY_SECONDS)
+            continue
+        _send(connection, greeting)
+        # Process 0 may have started later, and waits for others as long as it was told.
+        answer = _receive(connection, timeout + 10.0)
         if "hosts" in answer or "error" in answer:
-            return answer
+            return answer, {0: connection}
+        connection.close()
         time.sleep(_RETRY_SECONDS)
 
 

@@ -1,9 +1,11 @@
-"""The watch: a thread in each of several processes, which learns at once when one of them fails or wants to stop.
+"""The watch: threads in each of several processes, which learn at once when one of them fails or wants to stop.
 
-The thread waits for events, which every process can add to a list in the store of the coordination service. Between
-them it writes a sign of life; process 0 reads those of all, and reports a process that gave none for
-HEARTBEAT_SECONDS. When another process has failed, the main thread has GRACE_SECONDS to notice it and to clean up (a
-collective usually fails at once); then the thread ends the process. So no process waits for ever for a lost one.
+One thread waits for events, which every process can add to a list in the store of the coordination service. Another
+watches the connections of the roll call, which the system closes when a process dies. A machine that disappears closes
+nothing: so every process gives a sign of life, and process 0 reports one that gave none for HEARTBEAT_SECONDS.
+
+When another process has failed, the main thread has GRACE_SECONDS to notice it and to clean up (a collective may fail,
+or hang); then a thread ends the process. So no process waits for ever for a lost one.
 """
 
 import contextlib
@@ -11,17 +13,20 @@ import dataclasses
 import itertools
 import json
 import os
+import selectors
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from model.errors import UserError
 
 HEARTBEAT_SECONDS = 60
-GRACE_SECONDS = 10.0
+GRACE_SECONDS = 5.0
 _SLICE_SECONDS = 5.0  # between two signs of life
+_TOLD_SECONDS = 0.5  # the time in which a failure becomes known that was told before the connection closed
 _ROLL_SECONDS = 3.0  # the time in which the thread of a living process answers
 EXIT_PEER_LOST = os.EX_UNAVAILABLE
 
@@ -69,6 +74,11 @@ class Store:
             pass
         return value
 
+    def delete(self, folder: str) -> None:
+        """Removes all keys of a folder, which ends with a slash."""
+        with _converted():
+            self._client.key_value_delete(folder)
+
     def next_number(self, key: str) -> int:
         """1, 2, 3, ...: every call in any process gets another number."""
         with _converted():
@@ -100,10 +110,19 @@ def _gone(subject: str) -> str:
 
 
 class Watch:
-    """See the module. `lost` are the numbers of the processes that are known to be gone."""
+    """See the module.
 
-    def __init__(self, store: Store, index: int, hosts: list[str]) -> None:
+    Attributes:
+      lost: the numbers of the processes that are known to be gone.
+      on_end: called with the message before a thread ends this process.
+    """
+
+    def __init__(
+        self, store: Store, index: int, hosts: list[str], connections: Mapping[int, socket.socket] | None = None
+    ) -> None:
+        """Args: the store; the number of this process; the hosts of all; the connections of the roll call."""
         self.lost: set[int] = set()
+        self.on_end: Callable[[str], None] | None = None
         self.on_stop: Callable[[str], None] | None = None
         self._store, self._index, self._hosts = store, index, hosts
         self._failure: Failure | None = None
@@ -111,11 +130,14 @@ class Watch:
         self._ended = False
         self._beats: dict[int, tuple[str, float]] = {}
         self._stop: str | None = None
-        self._thread = threading.Thread(target=self._watch, name="watch-peers", daemon=True)
+        self._connections = dict(connections or {})
+        self._thread = threading.Thread(target=self._watch, name="watch-events", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the threads."""
         self._thread.start()
+        if self._connections:
+            threading.Thread(target=self._watch_connections, name="watch-connections", daemon=True).start()
 
     def tell(self, kind: str, message: str = "") -> None:
         """Adds an event, which the threads of all processes read."""
@@ -124,7 +146,7 @@ class Watch:
         self._store.put(f"cairn/event/{number}", json.dumps(event))
 
     def end(self) -> None:
-        """Ends the thread, after a good end of the work. Process 0 ends those of all."""
+        """Ends the threads, after a good end of the work. Process 0 ends those of all."""
         if self._index == 0:
             with contextlib.suppress(PeerLostError):
                 self.tell("end")
@@ -182,11 +204,12 @@ class Watch:
                 while (text := self._store.get(f"cairn/event/{number}", _SLICE_SECONDS)) is None:
                     self._give_sign_of_life()
                 if self._handle(json.loads(text)):
+                    self._ended = True
                     return
         except PeerLostError as error:
             if not sys.is_finalizing() and threading.main_thread().is_alive():
                 self.lost.add(0)
-                _end(str(error))
+                self._end(str(error))
 
     def _handle(self, event: dict[str, Any]) -> bool:
         """Acts on an event; returns whether it was the last."""
@@ -211,9 +234,40 @@ class Watch:
             self._failure = failure
             self.lost.add(failure.process)
             self._changed.notify_all()
-        timer = threading.Timer(GRACE_SECONDS, _end, [self._describe(failure)])
+        timer = threading.Timer(GRACE_SECONDS, self._end, [self._describe(failure)])
         timer.daemon = True
         timer.start()
+
+    def _end(self, message: str) -> None:
+        """Ends this process, wherever its main thread waits."""
+        if self.on_end is not None:
+            with contextlib.suppress(Exception):
+                self.on_end(message)
+        _end(message)
+
+    def _watch_connections(self) -> None:
+        """Reports a process whose connection closes; one that has failed has told so before."""
+        with selectors.DefaultSelector() as selector:
+            for process, connection in self._connections.items():
+                connection.setblocking(False)
+                selector.register(connection, selectors.EVENT_READ, process)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    with contextlib.suppress(BlockingIOError, ConnectionError):
+                        if key.fileobj.recv(1):  # type: ignore[union-attr]
+                            continue
+                    selector.unregister(key.fileobj)
+                    if not self._ended and self.wait_for_failure(_TOLD_SECONDS) is None:
+                        self._report_lost(key.data)
+
+    def _report_lost(self, process: int) -> None:
+        if process == 0:  # and the store with it
+            self.lost.add(0)
+            self._end(_gone("process 0, where the processes meet, has ended"))
+            return
+        with contextlib.suppress(PeerLostError):
+            number = self._store.next_number("cairn/events")
+            self._store.put(f"cairn/event/{number}", json.dumps({"kind": "failure", "process": process, "message": ""}))
 
     def _give_sign_of_life(self) -> None:
         now = time.monotonic()
@@ -225,9 +279,7 @@ class Watch:
             self._beats[process] = (beat, now if beat != earlier else since)
             if process and now - self._beats[process][1] > HEARTBEAT_SECONDS and process not in self.lost:
                 self.lost.add(process)
-                event = {"kind": "failure", "process": process, "message": ""}
-                number = self._store.next_number("cairn/events")
-                self._store.put(f"cairn/event/{number}", json.dumps(event))
+                self._report_lost(process)
 
 
 def _end(message: str) -> None:

@@ -24,7 +24,10 @@ def call(members, timeout=20.0, delays=()):
     def one(member, delay):
         time.sleep(delay)
         try:
-            return roll_call(member, timeout)
+            hosts, connections = roll_call(member, timeout)
+            for connection in connections.values():
+                connection.close()
+            return hosts
         except UserError as error:
             return str(error)
 
@@ -60,7 +63,9 @@ def test_many_missing_ones_are_cut_short():
 
 
 def test_two_with_one_number_and_two_counts(address):
-    answers = call([Membership(address, 3, 0), Membership(address, 3, 1), Membership(address, 3, 1)], delays=[0, 0.2, 0.4])
+    answers = call(
+        [Membership(address, 3, 0), Membership(address, 3, 1), Membership(address, 3, 1)], delays=[0, 0.2, 0.4]
+    )
     assert all("two processes are number 1" in answer for answer in answers)
     answers = call([Membership(address, 2, 0), Membership(address, 3, 1)])
     assert all("started as one of 3, process 0 as one of 2" in answer for answer in answers)
