@@ -35,10 +35,6 @@ class SaveBarrier:
         self._save, self._committed = self._save + 1, False
         self._calls.clear()
 
-    def fail(self) -> None:
-        """Announces that this process could not write its part; the others stop waiting for it."""
-        self._group.store.put(f"cairn/save/{self._number}/{self._save}/failed/{self._group.index}", "")
-
     def __call__(self, *, key: str, timeout_ms: int) -> None:
         """Returns when all processes have called it with this key.
 
@@ -48,7 +44,7 @@ class SaveBarrier:
         self._calls[key] += 1
         save, is_end = f"cairn/save/{self._number}/{self._save}", _FLAG in key and self._calls[key] == 2
         if is_end and not self._committed:
-            self.fail()
+            store.put(f"{save}/failed/{index}", "")
         folder = f"{save}/{zlib.crc32(key.encode()):08x}/{self._calls[key]}/"
         store.put(f"{folder}{index}", "")
         deadline = time.monotonic() + timeout_ms / 1000

@@ -215,7 +215,14 @@ class CheckpointStore:
         )
         self._saving = step
         self._record_loss(step, loss)
-        self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
+        if not self._together:
+            self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
+            return
+        try:
+            self._manager.save(step, args=arguments, force=True)
+        except Exception as error:  # orbax has not begun to write; its main threads would wait for this one in vain
+            cause = cause_message(error, self._plain_path.restore_paths)
+            raise UserError(f"checkpoint {step} could not be begun: {cause}; {NOTHING_CHANGED}") from error
 
     def _check_written(self) -> None:
         """Raises MissingError unless the save in progress is complete, and records its files.
@@ -257,8 +264,6 @@ class CheckpointStore:
             action()
         except Exception as error:  # the errors of tensorstore and orbax on a failing disk have no common class
             failure = cause_message(error, self._plain_path.restore_paths)
-            if self._barrier is not None:
-                self._barrier.fail()
         if self._together:
             failure = first_cause(hosts.gather(failure or ""))
         if failure is None:

@@ -240,6 +240,8 @@ class Watch:
 
     def _end(self, message: str) -> None:
         """Ends this process, wherever its main thread waits."""
+        if self._ended:
+            return
         if self.on_end is not None:
             with contextlib.suppress(Exception):
                 self.on_end(message)
