@@ -259,7 +259,8 @@ class Watch:
                         if key.fileobj.recv(1):  # type: ignore[union-attr]
                             continue
                     selector.unregister(key.fileobj)
-                    if not self._ended and self.wait_for_failure(_TOLD_SECONDS) is None:
+                    # Process 0 goes last after a failure. After its death jax's own thread would end this process.
+                    if not self._ended and self.wait_for_failure(_TOLD_SECONDS if key.data else 0.0) is None:
                         self._report_lost(key.data)
 
     def _report_lost(self, process: int) -> None:
