@@ -91,7 +91,7 @@ def train(
             "or call train.process.hosts.begin in each before jax starts"
         )
     if hosts.joined():
-        together.refuse_unsupported(experiment, run)
+        together.refuse_store(run)
         together.require_same_command(experiment, hard_stop)
         say = say if hosts.is_writer() else together.silent
     if not isinstance(run, pathlib.Path):

@@ -1,4 +1,4 @@
-"""Checks of a run that several processes train: the same command, one folder, and only what works on several."""
+"""Checks of a run that several processes train: the same command, and one folder that all see."""
 
 import hashlib
 import json
@@ -14,17 +14,12 @@ from train.process import hosts
 SHARED_SECONDS = 60.0  # a network file system may show a new file so much later
 
 
-def refuse_unsupported(experiment: Experiment, run: AnyPath) -> None:
-    """Raises UserError for what several processes cannot do yet, by name."""
+def refuse_store(run: AnyPath) -> None:
+    """Raises UserError for a run folder in a store, which one process fills from its own disk."""
     if not isinstance(run, pathlib.Path):
         raise UserError(
             f"--run={run}: several processes write a run into a folder of a file system that all of them see; give "
             "such a folder, and copy it to the store afterwards"
-        )
-    if experiment.samples.prompts:
-        raise UserError(
-            "samples.prompts: several processes do not draw texts while they train; leave them out with --set "
-            "'samples.prompts=()', and use launch.generate afterwards"
         )
 
 

@@ -90,6 +90,7 @@ def assert_same_run(run, reference):
     assert (step, arrays.keys()) == (expected_step, expected.keys())
     for name, x in arrays.items():
         np.testing.assert_allclose(x, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+    assert (run / "samples.txt").read_bytes() == (reference / "samples.txt").read_bytes()
     for line, other in zip(lines(run), lines(reference), strict=True):
         assert line.keys() == other.keys()
         for name, value in line.items():  # counts, such as tokens, are equal: the same rows in the same order
@@ -100,9 +101,7 @@ def assert_same_run(run, reference):
 
 @pytest.fixture(scope="module")
 def experiment(tiny_experiment):
-    return tiny_experiment(
-        training__num_steps=NUM_STEPS, checkpoints__every=6, evaluation__every=12, samples__prompts=(), mesh__fsdp=4
-    )
+    return tiny_experiment(training__num_steps=NUM_STEPS, checkpoints__every=6, evaluation__every=12, mesh__fsdp=4)
 
 
 @pytest.fixture(scope="module")

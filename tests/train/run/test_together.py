@@ -1,4 +1,4 @@
-"""What several processes must have in common, and what they cannot do yet."""
+"""What several processes must have in common: the command, and a folder of a file system."""
 
 import pathlib
 
@@ -11,14 +11,10 @@ from train.process import hosts
 from train.run import together
 
 
-def test_samples_and_stores_are_refused_by_name(tiny_experiment):
-    together.refuse_unsupported(tiny_experiment(samples__prompts=()), pathlib.Path("runs/a"))
-    with pytest.raises(
-        UserError, match=r"samples\.prompts: several processes do not draw texts .*samples.prompts=\(\)"
-    ):
-        together.refuse_unsupported(tiny_experiment(), pathlib.Path("runs/a"))
+def test_a_store_is_refused_by_name():
+    together.refuse_store(pathlib.Path("runs/a"))
     with pytest.raises(UserError, match="--run=gs://bucket/a: several processes write a run into a folder of a file"):
-        together.refuse_unsupported(tiny_experiment(samples__prompts=()), literal_path("gs://bucket/a"))
+        together.refuse_store(literal_path("gs://bucket/a"))
 
 
 @pytest.fixture
