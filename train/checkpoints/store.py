@@ -108,8 +108,8 @@ class CheckpointStore:
             if self.read_only
             else ocp.AsyncOptions(post_finalization_callback=self._check_written, barrier_sync_fn=self._barrier),
             multiprocessing_options=ocp.options.MultiprocessingOptions(
-                active_processes={hosts.index()} if self.alone else None,
-                primary_host=hosts.index() if self.alone else 0,
+                active_processes={jax.process_index()} if self.alone else None,
+                primary_host=jax.process_index() if self.alone else 0,
             ),
         )
         self._plain_path = PlainPath(self.folder)
