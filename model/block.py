@@ -10,7 +10,9 @@ from model.config import ModelConfig
 from model.context import Context
 from model.layers import Layer
 from model.parameters.maker import ParameterMaker
-from model.residual.scheme import LayerSettings
+from model.parameters.mixed_precision import cast_like
+from model.residual.scheme import LayerSettings, shard_stream
+from model.vocabulary.per_layer import PerLayerInput
 
 # The axes of the residual stream. Sublayers may have another layout of positions: the constraint before a sublayer
 # gathers its input from the stream, and the constraint after it scatters its output.
@@ -36,9 +38,13 @@ class Block(nnx.Module):
         )
         mixer, ffn, width, dropout = layer.mixer, layer.ffn, config.width, config.dropout.attention
         self.mixer = None if mixer is None else mixer.build(width, dropout, reductions, make, layer.position)
-        self.ffn = None if ffn is None else ffn.build(width, make)
+        self.ffn = None if ffn is None else ffn.build(width, reductions, make)
         # Last, so that the initial parameters of sublayers do not depend on the random draws of the scheme.
         self.residual = config.residual.build(settings, make, sublayers_before)
+        vectors = config.per_layer_embedding
+        self.per_layer = None if vectors is None else PerLayerInput(vectors, width, config.norm, make, reductions)
+        start = config.stream_scale
+        self.stream_scale = None if start is None else make.constant("gain", start, (1,), (None,))
 
     def __call__(self, stream: Any, context: Context, cache: Any) -> tuple[Any, Any]:
         """Returns the residual stream after this layer, and the cache of this layer."""
@@ -50,6 +56,10 @@ class Block(nnx.Module):
             x_BTD, stream = self.residual.read(stream, "ffn")
             y_BTD = self.ffn(context.shard(x_BTD, ("batch", "ffn_sequence", "embed")), context)
             stream = self.residual.write(stream, context.shard(y_BTD, STREAM_AXES), "ffn", context)
+        if self.per_layer is not None:
+            stream = shard_stream(stream + self.per_layer(stream, context), context)
+        if (scale := self.stream_scale) is not None:
+            stream = jax.tree.map(lambda x: x * cast_like(scale[...], x), stream)
         stream = context.tap("block_output", stream)
         context.offer("stream_squares", lambda: _mean_square(stream))
         return stream, cache

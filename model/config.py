@@ -23,6 +23,7 @@ from model.recompute import Remat
 from model.residual import Multipliers, PreNorm, Residual
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 
 # More than any model has. Checks run layer by layer, so that a mistyped number would fill the memory.
 MAX_LAYERS = 10_000
@@ -46,11 +47,14 @@ class ModelConfig:
         2022, "8-bit Optimizers via Block-wise Quantization", section 2.3).
       embedding_width: the width E of the token table, from and to which matrices project (OPT-350M; Lan et al. 2020,
         "ALBERT", section 3.1); None for D and no such matrices.
+      per_layer_embedding: vectors of tokens that each layer reads from a table of its own; or None.
       exceptions: layers that have another mixer, ffn or position; if several name a layer, the last counts.
       residual: where norms sit and how sublayers are added; see model/residual/.
       multipliers: constant factors on embeddings, sublayers and logits.
       layer_scale: the initial value of a trained factor on each channel of a sublayer's output (Touvron et al. 2021,
         "CaiT", equation 4), or None for no factors.
+      stream_scale: the initial value of a trained factor on the residual stream after every layer, one number for all
+        channels (Gemma 4), or None for no such factors.
       unembedding: whether logits share the token table.
       final_logit_softcap: c of c * tanh(logit / c), or None.
       multi_token: modules that predict tokens further ahead in training, or None.
@@ -74,9 +78,11 @@ class ModelConfig:
     norm: LayerNorm | RMSNorm = RMSNorm()
     embedding_norm: LayerNorm | RMSNorm | None = None
     embedding_width: int | None = None
+    per_layer_embedding: PerLayerEmbedding | None = None
     residual: Residual = PreNorm()
     multipliers: Multipliers = Multipliers()
     layer_scale: float | None = None
+    stream_scale: float | None = None
     unembedding: Tied | Untied = Tied()
     final_logit_softcap: float | None = None
     multi_token: MultiToken | None = None
@@ -125,9 +131,20 @@ class ModelConfig:
             yield "final_logit_softcap", f"must be above 0, or None for no cap, got {self.final_logit_softcap}"
         if self.layer_scale is not None and self.layer_scale <= 0:
             yield "layer_scale", f"must be above 0, or None for no such factors, got {self.layer_scale}"
+        if self.stream_scale is not None and self.stream_scale <= 0:
+            yield "stream_scale", f"must be above 0, or None for no such factors, got {self.stream_scale}"
         if self.multi_token is not None:
             yield from self.multi_token.problems_with(self.context_length, "multi_token")
+        if self.per_layer_embedding is not None:
+            yield from self._problems_of_per_layer_embedding()
         yield from self._problems_of_layers()
+
+    def _problems_of_per_layer_embedding(self) -> Iterator[tuple[str, str]]:
+        if not self.residual.one_vector:
+            name = type(self.residual).__name__
+            yield "per_layer_embedding", f"adds to a stream of one vector a token, and {name} has several; set it None"
+        if self.multi_token is not None:
+            yield "per_layer_embedding", "has no vectors for the modules of multi_token; set one of them None"
 
     def _problems_of_layers(self) -> Iterator[tuple[str, str]]:
         if not 1 <= self.num_layers <= MAX_LAYERS or any(
@@ -157,6 +174,7 @@ class ModelConfig:
         yield from clashes
         yield from self._problems_of_sublayers(layers)
         yield from self._problems_of_cross_layer_arrays(mixing)
+        yield from dict.fromkeys(self._problems_of_taken_arrays(layers))
         for where in dict.fromkeys(layer["mixer"][0] for layer in mixing):
             same_mixer = [layer for layer in layers if layer["mixer"][0] == where]
             positions = [
@@ -165,12 +183,12 @@ class ModelConfig:
             yield from same_mixer[0]["mixer"][1].without_effect(positions, where)
 
     def _problems_of_sublayers(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
-        """Yields layers without sublayers, and residual options that need two sublayers where no layer has two."""
-        counts = [sum(layer[name][1] is not None for name in ("mixer", "ffn")) for layer in layers]
-        empty = dict.fromkeys(layer["ffn"][0] for layer, count in zip(layers, counts, strict=True) if count == 0)
+        """Yields layers without sublayers, and residual options that need sublayers which no layer has."""
+        sublayers = [layer.sublayers for layer in self.layers]
+        empty = dict.fromkeys(layer["ffn"][0] for layer, own in zip(layers, sublayers, strict=True) if not own)
         for where in empty:
             yield where, "None, and mixer is None too, which leaves a layer empty; give it a mixer or an ffn"
-        for name, message in self.residual.problems_with(max(counts)):
+        for name, message in self.residual.problems_with(sublayers):
             yield f"residual.{name}", message
 
     def _problems_of_cross_layer_arrays(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
@@ -193,6 +211,24 @@ class ModelConfig:
                         f"the first layer that has it shares {first} numbers a token and this one has {these}; "
                         f"give them the same heads, or set it None",
                     )
+
+    def _problems_of_taken_arrays(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
+        """Yields layers that take keys and values from a layer that is not before them, or that has no such ones."""
+        for number, (where, mixer) in enumerate(layer["mixer"] for layer in layers):
+            if mixer is None or any(mixer.problems()) or (taken := mixer.taken_arrays(self.width)) is None:
+                continue
+            source, path = taken[0], f"{where}.kv_from_layer"
+            if not 0 <= source < number:
+                yield path, f"must be the number of a layer before layer {number}, the first is 0; got {source}"
+                continue
+            other = layers[source]["mixer"][1]
+            offered = {} if other is None or any(other.problems()) else other.arrays_to_hand_on(self.width)
+            if not offered:
+                yield path, f"layer {source} has no keys and values of its own; name a layer of attention that has"
+            elif offered != taken[1]:
+                yield path, f"layer {source} has other numbers or widths of key heads; give both layers the same"
+            elif other.pattern != mixer.pattern:
+                yield path, f"layer {source} has another pattern, so that its cache may lack keys; give both the same"
 
     def _problems_without_attention(self, layers: list[dict[str, tuple[str, Any]]]) -> Iterator[tuple[str, str]]:
         """Yields options that act inside attention and are chosen for recurrent layers alone."""

@@ -29,6 +29,11 @@ class CrossLayerArray(NamedTuple):
     is_set: jax.Array
 
 
+def array_of_layer(name: str, number: int) -> str:
+    """Returns the name among cross-layer arrays of an array that a given layer hands on."""
+    return f"{name} of layer {number}"
+
+
 @dataclasses.dataclass(kw_only=True)
 class LayerInputs:
     """The inputs that all layers of a kind share.
@@ -69,6 +74,7 @@ class Context(LayerInputs):
       weights_BT: how much each token counts in losses and measurements (float32), or None.
       losses: the auxiliary losses of training, by name: scalars, summed over tokens that count.
       measurements: sums over tokens that count, by name.
+      per_layer_BTP: the vectors of the tokens for this layer (model/vocabulary/per_layer.py); None in a model without.
       cross_layer: the arrays that earlier layers share, by name; mixers declare the names (`cross_layer_arrays`).
     """
 
@@ -88,6 +94,7 @@ class Context(LayerInputs):
     weights_BT: jax.Array | None = None
     losses: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     measurements: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
 
     @property
@@ -143,6 +150,26 @@ class Context(LayerInputs):
         self.cross_layer[name] = CrossLayerArray(value, jnp.ones((), bool))
         return value, ~before.is_set
 
+    def hand_on(self, **arrays: Any) -> None:
+        """Gives arrays of this layer to the later layers that take them, where any do (`MixerOption.taken_arrays`).
+
+        In a pass without a cache they have the shapes that the option of the layer declares; in a pass with one, whose
+        layers are not scanned, they may be any trees of arrays.
+        """
+        for number in self.traced_layers or ():
+            for name, value in arrays.items():
+                key = array_of_layer(name, number)
+                if (before := self.cross_layer.get(key)) is None:
+                    continue
+                is_this = jnp.asarray(self.layer == number)
+                if len(self.traced_layers or ()) > 1:
+                    value = jnp.where(is_this, value.astype(before.value.dtype), before.value)
+                self.cross_layer[key] = CrossLayerArray(value, before.is_set | is_this)
+
+    def take(self, name: str, number: int) -> Any:
+        """Returns what an earlier layer handed on under a name."""
+        return self.cross_layer[array_of_layer(name, number)].value
+
     def next_dropout_key(self) -> jax.Array | None:
         """Returns a new key for each use of dropout in training, None in evaluation."""
         if self.dropout_key is None:
@@ -160,6 +187,7 @@ class Context(LayerInputs):
         kind: Any,
         cross_layer: Mapping[str, CrossLayerArray] | None = None,
         traced_layers: tuple[int, ...] = (),
+        per_layer_BTP: jax.Array | None = None,
     ) -> "Context":
         """Returns the context of one layer: its inputs, cross-layer arrays, key, taps, losses and measurements.
 
@@ -169,6 +197,7 @@ class Context(LayerInputs):
           cross_layer: the arrays that earlier layers share.
           traced_layers: all layers for which this code is traced; () for a module that is no layer of the model, whose
             taps cannot be asked for.
+          per_layer_BTP: the vectors of the tokens for this layer.
         """
         key = None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, number)
         own: dict[str, Any] = {
@@ -179,5 +208,6 @@ class Context(LayerInputs):
             "cross_layer": dict(cross_layer or {}),
             "layer": number,
             "traced_layers": traced_layers,
+            "per_layer_BTP": per_layer_BTP,
         }
         return dataclasses.replace(self, **vars(self.layer_inputs[kind]), **own)

@@ -67,9 +67,10 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
     """Returns the exact number of parameters of a model. Raises UserError for options that clash."""
     tree = abstract_params(config)
     table = {name: part for name, part in tree["embedding"].items() if not name.startswith("output")}
+    vectors = tree.get("per_layer", {})
     return ParameterCount(
-        embedding=_count(table) + _count(tree.get("position", {})),
-        blocks=_count(tree["blocks"]),
+        embedding=_count(table) + _count(tree.get("position", {})) + _count(vectors.get("table", ())),
+        blocks=_count(tree["blocks"]) + _count({k: v for k, v in vectors.items() if k != "table"}),
         final_norm=_count(tree.get("final_norm", {})),
         unembedding=_count(tree["embedding"]) - _count(table),
         multi_token=_count(tree.get("multi_token", {})),
@@ -99,7 +100,9 @@ def _count_inactive(config: ModelConfig, tree: Any) -> int:
 def forward_flops(config: ModelConfig, length: int) -> int:
     """Counts the operations of one forward pass over one causal sequence of `length` tokens."""
     layers = sum(_layer_flops(config, layer, length) for layer in config.layers)
-    return _projection_flops(config, length) + layers + _logits_flops(config, length)
+    option = config.per_layer_embedding
+    vectors = 0 if option is None else option.cost(config.width, config.num_layers, length)
+    return _projection_flops(config, length) + layers + vectors + _logits_flops(config, length)
 
 
 def _layer_flops(config: ModelConfig, layer: Layer, length: int) -> int:
@@ -139,10 +142,11 @@ def _frozen_factors(config: ModelConfig, specs: Any) -> int:
     """Counts the elements of frozen matrices by which each token is multiplied."""
     tree, _ = partition(abstract_params(config), specs, lambda _, spec: spec.frozen and bool(spec.inputs))
     layers = {part: tree[part] for part in ("blocks", "multi_token") if part in tree}
+    vectors = {name: x for name, x in tree.get("per_layer", {}).items() if name != "table"}
     logits = "table" if isinstance(config.unembedding, Tied) else "output"
     used = [tree.get("embedding", {}).get(name) for name in (logits, "input_projection", "output_projection")]
     uses = 1 if config.multi_token is None else 1 + config.multi_token.depth
-    return _count(layers) - _count_inactive(config, layers) + uses * _count(used)
+    return _count(layers) + _count(vectors) - _count_inactive(config, layers) + uses * _count(used)
 
 
 def training_flops_per_token(config: ModelConfig, length: int, specs: Any = None) -> float:

@@ -52,6 +52,14 @@ class MixerOption:
         """Returns the arrays for later layers (`Context.share_first`), by the name of the field that needs them."""
         return {}
 
+    def arrays_to_hand_on(self, width: int) -> dict[str, CrossLayerShape]:
+        """Returns the arrays that a later layer can take from this one (`Context.hand_on`), by name."""
+        return {}
+
+    def taken_arrays(self, width: int) -> tuple[int, dict[str, CrossLayerShape]] | None:
+        """Returns the number of the layer that the field `kv_from_layer` names and the arrays that it must hand on."""
+        return None
+
     def written_like(self, other: Any, width: int | None) -> Self:
         """Returns the same mechanism; a field with the same value in `other`, at this width, is written as there."""
         return self
@@ -75,8 +83,14 @@ class AttentionOption(MixerOption):
 class FeedForwardOption:
     """The interface of feed-forward options. A feed-forward layer transforms each token by itself."""
 
-    def build(self, width: int, make: ParameterMaker) -> Any:
-        """Returns the module of one layer: (x_BTD, context) to y_BTD. Args: the model width D, the maker."""
+    def build(self, width: int, reductions: str, make: ParameterMaker) -> Any:
+        """Returns the module of one layer: (x_BTD, context) to y_BTD.
+
+        Args:
+          width: D.
+          reductions: the dtype of sensitive sums; a layer without norms ignores it.
+          make: draws the parameters.
+        """
         raise NotImplementedError
 
     def cost(self, width: int, length: int) -> int:

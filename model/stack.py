@@ -16,7 +16,7 @@ from flax import nnx
 
 from model.block import Block
 from model.config import ModelConfig
-from model.context import Context, CrossLayerArray
+from model.context import Context, CrossLayerArray, array_of_layer
 from model.interfaces import CrossLayerShape
 from model.layers import Group, Layer, by_stack, from_stacks, group_layers
 from model.mixers import MixerCache
@@ -90,18 +90,26 @@ def _stack_blocks(
 
 def empty_caches(config: ModelConfig, batch: int, length: int) -> LayerCaches:
     """Returns a cache of zeros for `batch` rows of at most `length` tokens, for every layer that has one."""
-    compute = config.precision.compute
+    compute, mixers = config.precision.compute, {str(i): layer.mixer for i, layer in enumerate(config.layers)}
     return {
-        str(number): layer.mixer.empty_cache(config.width, batch, length, compute)
-        for number, layer in enumerate(config.layers)
-        if layer.mixer is not None
+        number: mixer.empty_cache(config.width, batch, length, compute)
+        for number, mixer in mixers.items()
+        if mixer is not None and mixer.taken_arrays(config.width) is None
     }
 
 
 def run_layers(
-    config: ModelConfig, blocks: nnx.Module, x_BTD: jax.Array, context: Context, caches: LayerCaches | None
+    config: ModelConfig,
+    blocks: nnx.Module,
+    x_BTD: jax.Array,
+    context: Context,
+    caches: LayerCaches | None,
+    per_layer_LBTP: jax.Array | None = None,
 ) -> tuple[jax.Array, LayerCaches | None, AuxOutputs]:
-    """Runs all layers. Returns the residual stream (B, T, D), their caches, and their other outputs."""
+    """Runs all layers. Returns the residual stream (B, T, D), their caches, and their other outputs.
+
+    `per_layer_LBTP` are the vectors of the tokens for every layer, in a model that has them.
+    """
     groups, carry = (
         group_layers(config.layers),
         (config.residual.enter(x_BTD), _empty_cross_layer_arrays(config, x_BTD, context)),
@@ -116,13 +124,14 @@ def run_layers(
         graphs = [nnx.split(stacks[name]) for name in names]
         params = [nnx.to_pure_dict(state) for _, state in graphs]
         numbers = group.start + np.arange(group.repeats * len(names)).reshape(group.repeats, len(names))
+        vectors = None if per_layer_LBTP is None else _of_group(per_layer_LBTP, numbers)
         scanned = caches is None and is_scanned(config, group.repeats)
         body = _pattern_body(config, group, [(graph, specs_of(state)) for graph, state in graphs], context, scanned)
         if caches is None:
             run_all = functools.partial(scan_or_unroll, repeats=group.repeats, scan=scanned)
         else:
             run_all = functools.partial(_unroll_with_caches, group=group, caches=caches)
-        carry, (cached, outputs) = collector.run_group(run_all, group, body, carry, (params, numbers), scanned)
+        carry, (cached, outputs) = collector.run_group(run_all, group, body, carry, (params, vectors, numbers), scanned)
         after |= {} if caches is None else cached
         for name, (_, layer_losses, layer_measurements) in zip(names, outputs, strict=True):
             losses |= {loss: losses.get(loss, 0.0) + jnp.sum(each, axis=0) for loss, each in layer_losses.items()}
@@ -132,11 +141,20 @@ def run_layers(
     return config.residual.leave(stream), None if caches is None else after, aux
 
 
+def _of_group(array_LBTP: jax.Array, numbers: np.ndarray) -> jax.Array:
+    """Returns the arrays of consecutive layers, with the axes of their numbers (repeats, pattern) in place of L."""
+    first, last = numbers[0, 0], numbers[-1, -1]
+    return array_LBTP[first : last + 1].reshape(*numbers.shape, *array_LBTP.shape[1:])
+
+
 def _empty_cross_layer_arrays(config: ModelConfig, x_BTD: jax.Array, context: Context) -> dict[str, CrossLayerArray]:
     """Returns the arrays that layers share, before the first layer runs: zeros of the shapes that they declare."""
     declared: dict[str, CrossLayerShape] = {}
     for layer in config.layers:
-        declared |= {} if layer.mixer is None else layer.mixer.cross_layer_arrays(config.width)
+        if layer.mixer is not None:
+            declared |= layer.mixer.cross_layer_arrays(config.width)
+            number, taken = layer.mixer.taken_arrays(config.width) or (0, {})
+            declared |= {array_of_layer(name, number): shape for name, shape in taken.items()}
     return {
         name: CrossLayerArray(
             context.shard(jnp.zeros((*x_BTD.shape[:2], *shape), x_BTD.dtype), ("batch", "sequence", *axes)),
@@ -152,9 +170,11 @@ def _pattern_body(
     """Returns a function that runs every layer of a pattern once, from the graph and the specs of each."""
 
     def layer_function(index: int) -> Callable[..., Any]:
-        def run_layer(carry: Any, params: Any, cache: Any, number: jax.Array, numbers: tuple[int, ...]) -> Any:
+        def run_layer(
+            carry: Any, params: Any, cache: Any, vectors_BTP: Any, number: jax.Array, numbers: tuple[int, ...]
+        ) -> Any:
             stream, cross_layer = carry
-            inner = context.for_layer(number, group.pattern[index], cross_layer, numbers)
+            inner = context.for_layer(number, group.pattern[index], cross_layer, numbers, vectors_BTP)
             graph, specs = modules[index]
             stream, cache = nnx.merge(graph, for_compute(params, specs, config.precision))(stream, inner, cache)
             return (stream, inner.cross_layer), cache, (inner.kept_taps, inner.losses, inner.measurements)
@@ -169,11 +189,12 @@ def _pattern_body(
     layers = [layer_function(index) for index in range(len(group.pattern))]
 
     def body(carry: Any, inputs: Any, caches: Sequence[Any] | None = None) -> tuple[Any, Any]:
-        params, numbers = inputs
+        params, vectors, numbers = inputs
         after, outputs = [], []
         for index, layer in enumerate(layers):
             cache = None if caches is None else caches[index]
-            carry, cache, output = layer(carry, params[index], cache, numbers[index])
+            own = None if vectors is None else vectors[index]
+            carry, cache, output = layer(carry, params[index], cache, own, numbers[index])
             after.append(cache)
             outputs.append(output)
         return carry, (after, outputs)
@@ -213,9 +234,10 @@ def _unroll_with_caches(
     after: LayerCaches = {}
     results = []
     for i in range(group.repeats):
-        own, numbers = jax.tree.map(lambda a, i=i: a[i], inputs, is_leaf=lambda x: isinstance(x, Unstacked))
+        here = jax.tree.map(lambda a, i=i: a[i], inputs, is_leaf=lambda x: isinstance(x, Unstacked))
+        numbers = here[-1]
         caches_before = [caches.get(str(number)) for number in numbers]
-        carry, (cached, outputs) = body(carry, (own, numbers), caches_before)
+        carry, (cached, outputs) = body(carry, here, caches_before)
         after |= {str(number): cache for number, cache in zip(numbers, cached, strict=True) if cache is not None}
         results.append(outputs)
     return carry, (after, _stack_results(results))

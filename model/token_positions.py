@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from model.config import ModelConfig
 from model.context import LayerInputs
+from model.errors import UserError
 from model.interfaces import AttentionOption
 from model.kernels.visibility import Coordinates, Visibility, causal, renumber_segments
 from model.layers import Layer
@@ -32,6 +33,13 @@ class TokenPositions:
     lengths_B: jax.Array | None
     text_lengths_B: jax.Array | None
     cached: bool
+
+    def __post_init__(self) -> None:
+        """Raises UserError for documents together with a cache."""
+        if self.cached and self.segment_ids_BT is not None:
+            raise UserError(
+                "segment_ids_BT and a cache exclude each other: a cached row is one document; leave out one"
+            )
 
     def indices(self) -> jax.Array:
         """Returns the index of each token in its row, counted with the tokens in the cache if there is one."""

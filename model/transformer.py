@@ -34,6 +34,7 @@ from model.token_positions import TokenPositions
 from model.vocabulary.embedding import Embedding
 from model.vocabulary.multi_token import TokenBatch
 from model.vocabulary.multi_token_modules import add_multi_token_loss, new_multi_token_modules
+from model.vocabulary.per_layer import new_per_layer_vectors
 from model.vocabulary.unembedding import Unembedding
 
 Params = dict[str, Any]
@@ -51,10 +52,9 @@ class Transformer(nnx.Module):
             return ParameterMaker(key, config.initialization, config.num_layers, config.precision.parameters)
 
         def norm(option: LayerNorm | RMSNorm | None) -> Norm | None:
-            reductions = config.precision.reductions
             return None if option is None else Norm(option, (config.width,), ("embed",), make(norm_key), reductions)
 
-        self.config = config
+        self.config, reductions = config, config.precision.reductions
         width, cap, multipliers = config.width, config.final_logit_softcap, config.multipliers
         token_norm, maker = norm(config.embedding_norm), make(embedding_key)
         self.embedding = Embedding(
@@ -64,15 +64,17 @@ class Transformer(nnx.Module):
         self.blocks = new_blocks(config, blocks_key, make)
         self.multi_token = new_multi_token_modules(config, jax.random.fold_in(key, 0), make)
         self.final_norm = norm(config.norm if config.residual.final_norm else None)
+        self.per_layer = new_per_layer_vectors(config, make(jax.random.fold_in(key, 1)))
 
     def __call__(
         self, batch: TokenBatch, positions_BT: jax.Array, context: Context, cache: LayerCaches | None
     ) -> Output:
         """Runs the model on token ids; see `stream`."""
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
+        vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)
         x_BTD = context.tap("embedding", context.shard(x_BTD, ("batch", "sequence", "embed")))
-        x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache)
+        x_BTD, cache, aux = run_layers(self.config, self.blocks, x_BTD, context, cache, vectors)
         aux = add_multi_token_loss(self.config, self.multi_token, self.embedding, x_BTD, batch, context, aux)
         if self.final_norm is not None:
             x_BTD = self.final_norm(x_BTD)
@@ -159,8 +161,6 @@ def stream(
     length = tokens_BT.shape[1]
     if length > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    if cache is not None and segment_ids_BT is not None:
-        raise UserError("segment_ids_BT and a cache exclude each other: a cached row is one document; leave out one")
     cached, shape = cache is not None, (len(tokens_BT), length)
     token_positions = TokenPositions(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
     context = Context(

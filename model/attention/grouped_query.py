@@ -67,6 +67,9 @@ class GroupedQuery(AttentionOption):
       head_dim: head width H; None for model width / N.
       qkv_bias, output_bias: whether the projections to heads, and the output projection, have biases.
       qk_norm: norms on queries and keys, or None.
+      value_norm: a norm of the values of each head, all heads with the same weights if it has any; or None (Gemma 4).
+      values_from_keys: whether values are the projected keys, before the norm and the positions of these, in place of a
+        projection of their own (the global layers of Gemma 4).
       qkv_clip: c, so that entries of queries, keys and values outside [-c, c] become -c or c; or None. It comes before
         rotary positions, and after norms unless these come after positions (MPT, DBRX, OLMo).
       scale: the factor on products of queries and keys; None for H^-1/2.
@@ -78,6 +81,9 @@ class GroupedQuery(AttentionOption):
       gate_bias: whether the projection to the output gate has a bias.
       sinks: whether the softmax of every head has an additional trained score that belongs to no key (GPT-OSS).
       value_residual: mixes the values of the first layer with this option into those of later layers; or None.
+      kv_from_layer: the number of an earlier layer, from 0, whose keys and values this layer sees, after norms and
+        positions; it then has none of its own, and no cache (Brandon et al. 2024, "Reducing Transformer Key-Value Cache
+        Size with Cross-Layer Attention"; the late layers of Gemma 3n and 4); or None.
       temperature: a factor on queries that grows with position, or None.
       pattern: which keys a query sees.
     """
@@ -88,6 +94,8 @@ class GroupedQuery(AttentionOption):
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: QKNorm | None = None
+    value_norm: LayerNorm | RMSNorm | None = None
+    values_from_keys: bool = False
     qkv_clip: float | None = None
     scale: float | None = None
     scale_by_layer: bool = False
@@ -96,6 +104,7 @@ class GroupedQuery(AttentionOption):
     gate_bias: bool = False
     sinks: bool = False
     value_residual: ValueResidual | None = None
+    kv_from_layer: int | None = None
     temperature: LogTemperature | None = None
     pattern: Pattern = Everything()
 
@@ -114,6 +123,10 @@ class GroupedQuery(AttentionOption):
             yield "logit_softcap", f"must be above 0, or None for no cap, got {self.logit_softcap}"
         if self.gate_bias and self.output_gate == "none":
             yield "gate_bias", "there is no gate to have a bias; set it False, or choose an output_gate"
+        if self.kv_from_layer is not None:
+            for name in ("value_norm", "values_from_keys", "value_residual"):
+                if getattr(self, name):
+                    yield name, "the layer has no values of its own; leave it out, or set kv_from_layer=None"
         if self.scale is not None and self.scale <= 0:
             yield "scale", f"must be above 0, or None for the usual one, got {self.scale}"
 
@@ -158,7 +171,8 @@ class GroupedQuery(AttentionOption):
         """Returns the operations of a forward pass: projections, then scores and sums of values over all pairs."""
         n, k, h = self.num_heads, self.kv_heads, self.head_width(width)
         gates = {"none": 0, "head": n, "channel": n * h}[self.output_gate]
-        matrices = width * (h * (2 * n + 2 * k) + gates)
+        own = 0 if self.kv_from_layer is not None else 1 if self.values_from_keys else 2
+        matrices = width * (h * (2 * n + own * k) + gates)
         return 2 * (length * matrices + 2 * n * h * self.pattern.num_visible_pairs(length))
 
     @property
@@ -180,6 +194,18 @@ class GroupedQuery(AttentionOption):
         if self.value_residual is None:
             return {}
         return {"value_residual": ((self.kv_heads, self.head_width(width)), ("kv_heads", "head_dim"))}
+
+    def _keys_and_values(self, width: int) -> dict[str, CrossLayerShape]:
+        shape = ((self.kv_heads, self.head_width(width)), ("kv_heads", "head_dim"))
+        return {"keys": shape, "values": shape}
+
+    def arrays_to_hand_on(self, width: int) -> dict[str, CrossLayerShape]:
+        """Returns the arrays that a later layer can take from this one, without batch and sequence."""
+        return self._keys_and_values(width) if self.kv_from_layer is None else {}
+
+    def taken_arrays(self, width: int) -> tuple[int, dict[str, CrossLayerShape]] | None:
+        """Returns the number of the layer whose keys and values this layer sees, and their shapes."""
+        return None if self.kv_from_layer is None else (self.kv_from_layer, self._keys_and_values(width))
 
     def head_width(self, width: int) -> int:
         """Returns H at a model width, with None resolved."""
@@ -205,17 +231,21 @@ class GroupedQueryAttention(nnx.Module):
         self.reductions = reductions
         n, k, h = option.num_heads, option.kv_heads, option.head_width(width)
         self.query = make.matrix("projection", (width, n, h), ("embed", "heads", "head_dim"))
-        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim"))
-        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim"))
+        own_keys = option.kv_from_layer is None
+        own_values = own_keys and not option.values_from_keys
+        self.key = make.matrix("projection", (width, k, h), ("embed", "kv_heads", "head_dim")) if own_keys else None
+        self.value = make.matrix("value", (width, k, h), ("embed", "kv_heads", "head_dim")) if own_values else None
         self.output = make.matrix("residual", (n, h, width), ("heads", "head_dim", "embed"), inputs=2)
         biased, out = option.qkv_bias, option.output_bias
         self.query_bias = make.zeros((n, h), ("heads", "head_dim")) if biased else None
-        self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
-        self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased else None
+        self.key_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased and own_keys else None
+        self.value_bias = make.zeros((k, h), ("kv_heads", "head_dim")) if biased and own_values else None
         self.output_bias = make.zeros((width,), ("embed",)) if out else None
         norm = option.qk_norm
         self.query_norm = None if norm is None else norm.build(n, h, "heads", make, reductions)
-        self.key_norm = None if norm is None else norm.build(k, h, "kv_heads", make, reductions)
+        self.key_norm = None if norm is None or not own_keys else norm.build(k, h, "kv_heads", make, reductions)
+        norm_of_values = None if option.value_norm is None else QKNorm(norm=option.value_norm)
+        self.value_norm = None if norm_of_values is None else norm_of_values.build(k, h, "kv_heads", make, reductions)
         self.gate, self.gate_bias = self._make_gate(width, n, h, make)
         values = option.value_residual
         self.value_residual = None if values is None else values.build(make)
@@ -235,37 +265,55 @@ class GroupedQueryAttention(nnx.Module):
         self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
     ) -> tuple[jax.Array, AttentionCache | None]:
         """Maps (B, T, D) to (B, T, D); with a cache, queries see the keys that the cache returns."""
-        q_BTNH = project(x_BTD, self.query, context.layout, self.query_bias)
-        k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
-        v_BTKH = project(x_BTD, self.value, context.layout, self.value_bias)
-        # Sharded like x; otherwise the compiler may gather x, which is wider, to compute the keys of all positions.
-        k_BTKH, v_BTKH = (
-            context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
+        assert context.visibility is not None
+        q_BTNH = self._norm_and_rotate(
+            project(x_BTD, self.query, context.layout, self.query_bias), self.query_norm, context
         )
-        v_BTKH = self._clip(v_BTKH)
-        v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
-        q_BTNH = self._norm_and_rotate(q_BTNH, self.query_norm, context)
         if self.option.scale_by_layer:
             assert context.layer is not None
             q_BTNH = (q_BTNH.astype(jnp.float32) / (context.layer + 1)).astype(q_BTNH.dtype)
         if self.option.temperature is not None:
-            assert context.visibility is not None
             q_BTNH = self.option.temperature.apply(q_BTNH, context.visibility.queries.positions())
-        k_BTKH = self._norm_and_rotate(k_BTKH, self.key_norm, context)
         q_BTNH = context.shard(context.tap("query", q_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
-        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
-        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
-        assert context.visibility is not None
-        visibility = context.visibility
-        if cache is not None:
-            cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, context.index_BT, context.lengths_B)
-            k_BTKH, v_BTKH, visibility = view.arrays["k"], view.arrays["v"], visibility.with_keys(view.keys)
+        k_BTKH, v_BTKH, visibility, cache = self._keys_and_values(x_BTD, context, cache)
         y_BTNH = self._attend(q_BTNH, k_BTKH, v_BTKH, visibility.with_pattern(self.option.pattern), context)
         if self.gate is not None:
             gate_BTNH = jax.nn.sigmoid(project(x_BTD, self.gate, context.layout, self.gate_bias))
             y_BTNH = y_BTNH * (gate_BTNH[..., None] if self.option.output_gate == "head" else gate_BTNH)
         y_BTNH = context.shard(context.tap("mixer_heads", y_BTNH), ("batch", "query_sequence", "heads", "head_dim"))
         return project(y_BTNH, self.output, context.layout, self.output_bias, contract=2), cache
+
+    def _keys_and_values(
+        self, x_BTD: jax.Array, context: Context, cache: AttentionCache | None
+    ) -> tuple[jax.Array, jax.Array, Visibility, AttentionCache | None]:
+        """Returns keys and values (B, S, K, H), the queries that see them, and the cache with those of new tokens."""
+        assert context.visibility is not None
+        visibility = context.visibility
+        if (source := self.option.kv_from_layer) is not None:
+            k_BSKH, v_BSKH = context.take("keys", source), context.take("values", source)
+            if isinstance(k_BSKH, tuple):
+                k_BSKH, coordinates = k_BSKH
+                visibility = visibility.with_keys(coordinates)
+            return k_BSKH, v_BSKH, visibility, None
+        assert self.key is not None
+        k_BTKH = project(x_BTD, self.key, context.layout, self.key_bias)
+        v_BTKH = k_BTKH if self.value is None else project(x_BTD, self.value, context.layout, self.value_bias)
+        # Sharded like x; otherwise the compiler may gather x, which is wider, to compute the keys of all positions.
+        k_BTKH, v_BTKH = (
+            context.shard(x, ("batch", "query_sequence", "kv_heads", "head_dim")) for x in (k_BTKH, v_BTKH)
+        )
+        v_BTKH = self._clip(v_BTKH if self.value_norm is None else self.value_norm(v_BTKH))
+        v_BTKH = v_BTKH if self.value_residual is None else self.value_residual(v_BTKH, context)
+        k_BTKH = self._norm_and_rotate(k_BTKH, self.key_norm, context)
+        k_BTKH = context.shard(context.tap("key", k_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
+        v_BTKH = context.shard(context.tap("value", v_BTKH), ("batch", "key_sequence", "kv_heads", "head_dim"))
+        if cache is None:
+            context.hand_on(keys=k_BTKH, values=v_BTKH)
+            return k_BTKH, v_BTKH, visibility, None
+        cache, view = cache.extend({"k": k_BTKH, "v": v_BTKH}, context.index_BT, context.lengths_B)
+        k_BSKH, v_BSKH = view.arrays["k"], view.arrays["v"]
+        context.hand_on(keys=(k_BSKH, view.keys), values=v_BSKH)
+        return k_BSKH, v_BSKH, visibility.with_keys(view.keys), cache
 
     def _attend(
         self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, visibility: Visibility, context: Context

@@ -89,6 +89,22 @@ MULTIMODAL = (
         tied=True,
     ),
     Multimodal(
+        model_type="gemma4",
+        architecture="Gemma4ForConditionalGeneration",
+        text_types={"gemma4_text": "gemma4_text"},
+        defaults={
+            "gemma4_text": {
+                "vocab_size": 262144,
+                "hidden_size": 2304,
+                "intermediate_size": 9216,
+                "num_hidden_layers": 30,
+                "num_attention_heads": 8,
+                "max_position_embeddings": 131072,
+            }
+        },
+        tied=True,
+    ),
+    Multimodal(
         model_type="llama4",
         architecture="Llama4ForConditionalGeneration",
         text_types={"llama4_text": "llama4_text"},

@@ -1,5 +1,6 @@
 """Rotary positions as published: `rope_theta` and `rope_scaling`, or both as `rope_parameters` in newer files."""
 
+import dataclasses
 import math
 from typing import Any
 
@@ -16,6 +17,7 @@ def rotary(
     interleaved: bool = False,
     layer_type: str | None = None,
     legacy_keys: bool = True,
+    head_dim: int | None = None,
 ) -> Rotary:
     """Returns the rotary positions that a config.json describes.
 
@@ -25,6 +27,8 @@ def rotary(
       interleaved: whether the family pairs neighbouring dimensions.
       layer_type: the type of layer, in families whose types of layers have rotary parameters of their own.
       legacy_keys: whether the older keys apply to this type too.
+      head_dim: the width of a head, in families that know the type "proportional", in which the fastest pairs rotate;
+        the other types then rotate all pairs.
     """
     parameters = config_json.sub_object("rope_parameters")
     if layer_type is not None and parameters.get(layer_type, None) is not None:
@@ -40,7 +44,18 @@ def rotary(
         interleaved=interleaved,
         scaling=_scaling(config_json, parameters) or _scaling(config_json, scaling),
     )
-    return option
+    if head_dim is None:
+        return option
+    proportional = parameters.get("rope_type", "default") == "proportional"
+    return fastest_pairs(option, float(fraction) if proportional else 1.0, head_dim)
+
+
+def fastest_pairs(option: Rotary, fraction: float, head_dim: int) -> Rotary:
+    """Returns positions that rotate this fraction of a head's pairs, the fastest ones, rounded down to whole pairs."""
+    pairs = int(fraction * head_dim // 2)
+    if pairs == head_dim // 2:
+        return dataclasses.replace(option, fraction=1.0)
+    return dataclasses.replace(option, fraction=2 * pairs / head_dim, rotated="fastest")
 
 
 def context_length(config_json: ConfigJson, length: int | None = None) -> int:
@@ -106,6 +121,9 @@ def _scaling(config_json: ConfigJson, parameters: ConfigJson) -> Scaling | None:
     match name or legacy_name:
         case "linear":
             return LinearScaling(factor=parameters.get("factor"))
+        case "proportional":
+            factor = parameters.get("factor", 1.0)
+            return None if factor == 1 else LinearScaling(factor=factor)
         case "dynamic":
             return DynamicNTK(factor=parameters.get("factor"), original_length=length)
         case "llama3":

@@ -71,6 +71,7 @@ GEMMA_2 = {
 }
 GEMMA_3 = {"model_type": "gemma3_text", "rope_theta": 1e6, "head_dim": 256}
 GEMMA_3_LONG = GEMMA_3 | {"max_position_embeddings": 131072, "rope_scaling": {"rope_type": "linear", "factor": 8.0}}
+GEMMA_4 = {"model_type": "gemma4_text", "final_logit_softcapping": 30.0}
 QWEN_3 = {"model_type": "qwen3", "vocab_size": 151936, "max_position_embeddings": 40960, "rope_theta": 1e6}
 QWEN_3 |= {"head_dim": 128, "tie_word_embeddings": False}
 QWEN_3_MOE = QWEN_3 | {
@@ -201,6 +202,16 @@ SIZES: dict[str, Values | ModelConfig] = {
     | {"max_position_embeddings": 32768},
     "gemma-3-4b": GEMMA_3_LONG
     | _llama(2560, 34, 8, 4, 10240, vocab_size=262208, sliding_window=1024, query_pre_attn_scalar=256),
+    "gemma-4-31b": GEMMA_4
+    | _llama(5376, 60, 32, 16, 21504, vocab_size=262144, sliding_window=1024, hidden_size_per_layer_input=0)
+    | {"max_position_embeddings": 262144, "num_global_key_value_heads": 4, "attention_k_eq_v": True},
+    "gemma-4-e2b": GEMMA_4
+    | _llama(1536, 35, 8, 1, 6144, vocab_size=262144, num_kv_shared_layers=20, use_double_wide_mlp=True)
+    | {"max_position_embeddings": 131072, "layer_types": 7 * [*4 * ["sliding_attention"], "full_attention"]},
+    "gemma-4-26b-a4b": GEMMA_4
+    | _llama(2816, 30, 16, 8, 2112, vocab_size=262144, sliding_window=1024, hidden_size_per_layer_input=0)
+    | {"max_position_embeddings": 262144, "num_global_key_value_heads": 2, "attention_k_eq_v": True}
+    | {"enable_moe_block": True, "num_experts": 128, "top_k_experts": 8, "moe_intermediate_size": 704},
     "qwen3-0.6b": QWEN_3 | _llama(1024, 28, 16, 8, 3072, tie_word_embeddings=True),
     "qwen3-1.7b": QWEN_3 | _llama(2048, 28, 16, 8, 6144, tie_word_embeddings=True),
     "qwen3-4b": QWEN_3 | _llama(2560, 36, 32, 8, 9728, tie_word_embeddings=True),

@@ -20,6 +20,7 @@ from model.feedforward.dispatch import Capacity, Dropless, Product, dispatch_dro
 from model.feedforward.mlp import MLP, FeedForward, Gated, hidden_activation
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
+from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
 
@@ -53,6 +54,8 @@ class Experts(FeedForwardOption):
       router_z_loss: the coefficient of the mean squared logsumexp of the router's logits (Zoph et al. 2022, "ST-MoE",
         equation 5).
       load_bias: a bias that moves the choice towards experts with little load, or None.
+      branch_norms: the kind of norms on the input and on the output of the chosen experts together, and on those of the
+        shared expert, or None for no such norms (Gemma 4). The router and the shared gate read the layer's input.
     """
 
     num_experts: int
@@ -65,6 +68,7 @@ class Experts(FeedForwardOption):
     balance_loss: BalanceLoss | None = None
     router_z_loss: float = 0.0
     load_bias: LoadBias | None = None
+    branch_norms: LayerNorm | RMSNorm | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -90,9 +94,9 @@ class Experts(FeedForwardOption):
             if self.top_k == self.num_experts and getattr(self, name) is not None:
                 yield name, f"has no effect: every token uses all {self.num_experts} experts"
 
-    def build(self, width: int, make: ParameterMaker) -> "MixtureOfExperts":
+    def build(self, width: int, reductions: str, make: ParameterMaker) -> "MixtureOfExperts":
         """Builds the module of one layer."""
-        return MixtureOfExperts(self, width, make)
+        return MixtureOfExperts(self, width, reductions, make)
 
     def cost(self, width: int, length: int) -> int:
         """Counts the operations of a forward pass: the router, each token's experts and the shared expert."""
@@ -118,8 +122,12 @@ class Experts(FeedForwardOption):
 class MixtureOfExperts(nnx.Module):
     """The module of `Experts`."""
 
-    def __init__(self, option: Experts, width: int, make: ParameterMaker) -> None:
-        """Args: the option, the model width D, the maker."""
+    def __init__(self, option: Experts, width: int, reductions: str, make: ParameterMaker) -> None:
+        """Args: the option, the model width D, the reduction dtype, the maker."""
+
+        def norm(kind: LayerNorm | RMSNorm | None, reductions: str = reductions) -> Norm | None:
+            return None if kind is None else Norm(kind, (width,), ("embed",), make, reductions)
+
         self.option = option
         expert, count, ffn_width = option.expert, option.num_experts, option.expert.width
         gated = isinstance(expert, Gated)
@@ -137,38 +145,49 @@ class MixtureOfExperts(nnx.Module):
         self.shared = FeedForward(shared.ffn, width, make) if shared else None
         gate = make.matrix("projection", (width,), ("embed",)) if shared and shared.gate else None
         self.shared_gate = gate
+        self.router_norm = norm(option.router.norm, "float32")
+        self.expert_scale = make.constant("gain", 1.0, (count,), ("expert",)) if option.router.expert_scale else None
+        self.input_norm, self.output_norm = norm(option.branch_norms), norm(option.branch_norms)
+        self.shared_input_norm = norm(option.branch_norms if shared else None)
+        self.shared_output_norm = norm(option.branch_norms if shared else None)
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
         option, count = self.option, self.option.num_experts
         logits_BTE = context.tap("router_logits", self._router_logits(x_BTD))
-        load_bias_E = None if self.load_bias is None else self.load_bias[...]
-        routing = route(option.router, logits_BTE, option.top_k, load_bias_E)
+        load_bias_E, expert_scale_E = (None if p is None else p[...] for p in (self.load_bias, self.expert_scale))
+        routing = route(option.router, logits_BTE, option.top_k, load_bias_E, expert_scale_E)
         routing = dataclasses.replace(
             routing,
             chosen_BTR=context.tap("experts_chosen", routing.chosen_BTR),
             weight_BTR=context.tap("expert_weights", routing.weight_BTR),
         )
         chosen_BTR, weight_BTR = routing.chosen_BTR, routing.weight_BTR.astype(x_BTD.dtype)
+        read_BTD = x_BTD if self.input_norm is None else self.input_norm(x_BTD)
         scale_BTR = weight_BTR if option.apply_weights_to == "input" else None
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
             y_BTRD, dropped_BTR = dispatch_with_capacity(
-                option.dispatch, x_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.layout
+                option.dispatch, read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.layout
             )
         else:
-            y_BTRD = dispatch_dropless(x_BTD, chosen_BTR, scale_BTR, count, self._apply_experts)
+            y_BTRD = dispatch_dropless(read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts)
         if option.apply_weights_to == "output":
             y_BTRD = y_BTRD * weight_BTR[..., None]
         y_BTD = jnp.sum(y_BTRD, axis=2)
         record_balance(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
         y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
+        y_BTD = y_BTD if self.output_norm is None else self.output_norm(y_BTD)
         return y_BTD if self.shared is None else y_BTD + self._shared_output(x_BTD, context)
 
     def _router_logits(self, x_BTD: jax.Array) -> jax.Array:
         """Returns the router's logits in full float32 on every device, because near ties decide where a token goes."""
-        logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD.astype(jnp.float32), self.router[...], precision="highest")
-        return logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
+        x_BTD = x_BTD.astype(jnp.float32)
+        x_BTD = x_BTD if self.router_norm is None else self.router_norm(x_BTD)
+        logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, self.router[...], precision="highest")
+        logits_BTE = logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
+        factor = self.option.router.logit_scale
+        return logits_BTE if factor == 1 else logits_BTE * factor
 
     def _apply_experts(self, rows: jax.Array, product: Product) -> jax.Array:
         """Applies to each row its expert."""
@@ -178,9 +197,10 @@ class MixtureOfExperts(nnx.Module):
         return product(hidden_activation(self.option.expert, up, gate), self.down[...], biases[2])
 
     def _shared_output(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """Returns the output of the shared expert, times its gate if there is one."""
+        """Returns the output of the shared expert, after its norm and times its gate, where it has them."""
         assert self.shared is not None
-        y_BTD = self.shared(x_BTD, context)
+        y_BTD = self.shared(x_BTD if self.shared_input_norm is None else self.shared_input_norm(x_BTD), context)
+        y_BTD = y_BTD if self.shared_output_norm is None else self.shared_output_norm(y_BTD)
         if self.shared_gate is None:
             return y_BTD
         return y_BTD * jax.nn.sigmoid(project(x_BTD, self.shared_gate, context.layout))[..., None]

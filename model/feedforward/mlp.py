@@ -59,7 +59,7 @@ class MLP(FeedForwardOption):
         if self.width < 1:
             yield "width", f"must be at least 1, got {self.width}"
 
-    def build(self, width: int, make: ParameterMaker) -> "FeedForward":
+    def build(self, width: int, reductions: str, make: ParameterMaker) -> "FeedForward":
         """Builds the module of one layer."""
         return FeedForward(self, width, make)
 
@@ -93,7 +93,7 @@ class Gated(FeedForwardOption):
         if self.clamp is not None and self.clamp <= 0:
             yield "clamp", f"must be above 0, got {self.clamp}; use None for no limit"
 
-    def build(self, width: int, make: ParameterMaker) -> "FeedForward":
+    def build(self, width: int, reductions: str, make: ParameterMaker) -> "FeedForward":
         """Builds the module of one layer."""
         return FeedForward(self, width, make)
 

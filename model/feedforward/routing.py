@@ -14,6 +14,9 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from model.norms import LayerNorm, RMSNorm
+from model.parameters.mixed_precision import lookup
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Groups:
@@ -62,17 +65,25 @@ class _Router:
       bias: whether the router's logits have a learned bias.
       scale: a factor on all weights.
       groups: limits the choice to a few groups of experts, or None.
+      norm: the kind of a norm of the router's input, or None (Gemma 4).
+      logit_scale: a factor on the router's logits (Gemma 4: width^(-1/2)).
+      expert_scale: whether each expert has a trained factor on its weights, which starts at 1; it multiplies weights
+        after they are renormalised (Gemma 4).
     """
 
     renormalize: bool = True
     bias: bool = False
     scale: float = 1.0
     groups: Groups | None = None
+    norm: LayerNorm | RMSNorm | None = None
+    logit_scale: float = 1.0
+    expert_scale: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
-        if self.scale <= 0:
-            yield "scale", f"must be above 0, got {self.scale}"
+        for name in ("scale", "logit_scale"):
+            if getattr(self, name) <= 0:
+                yield name, f"must be above 0, got {getattr(self, name)}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +116,11 @@ class Routing:
 
 
 def route(
-    option: SoftmaxRouter | SigmoidRouter, logits_BTE: jax.Array, top_k: int, load_bias_E: jax.Array | None = None
+    option: SoftmaxRouter | SigmoidRouter,
+    logits_BTE: jax.Array,
+    top_k: int,
+    load_bias_E: jax.Array | None = None,
+    expert_scale_E: jax.Array | None = None,
 ) -> Routing:
     """Chooses experts by their scores, and computes their weights.
 
@@ -114,6 +129,7 @@ def route(
       logits_BTE: the router's logits, float32.
       top_k: R, the number of experts of a token.
       load_bias_E: a bias on the scores for the choice, not on the weights; None for no bias.
+      expert_scale_E: the trained factor on the weights of each expert, or None.
     """
     softmax = isinstance(option, SoftmaxRouter)
     score_BTE = jax.nn.softmax(logits_BTE) if softmax else jax.nn.sigmoid(logits_BTE)
@@ -127,6 +143,8 @@ def route(
         weight_BTR = jnp.take_along_axis(score_BTE, chosen_BTR, axis=-1)
         if option.renormalize:
             weight_BTR = weight_BTR / (jnp.sum(weight_BTR, axis=-1, keepdims=True) + 1e-20)
+    if expert_scale_E is not None:
+        weight_BTR = weight_BTR * lookup(expert_scale_E, chosen_BTR, weight_BTR.dtype)
     share_BTE = score_BTE if softmax else score_BTE / (jnp.sum(score_BTE, axis=-1, keepdims=True) + 1e-20)
     return Routing(share_BTE, chosen_BTR, weight_BTR if option.scale == 1 else weight_BTR * option.scale)
 

@@ -16,7 +16,8 @@ The role of a parameter decides how it is drawn; n is `num_layers`, fan_in the n
 |                |                                         |                         | zero_residual; * beta      |
 | unembedding    | untied output matrix                    | N(0, std)               | truncated N(0, 1/fan_in)   |
 | scale          | norm weights                            | 1                       | 1                          |
-| gain           | layer scale                             | layer_scale             | layer_scale                |
+| gain           | layer scale, stream scale; factors of   | as these options say; 1 | the same                   |
+|                | single experts                          |                         |                            |
 | sink           | attention sinks: scores without a value | 0                       | 0                          |
 | bias           | every bias, of routers and loads too    | 0                       | 0                          |
 | filter         | short convolutions over J tokens        | truncated N(0, 1/J)     | the same                   |

@@ -23,7 +23,7 @@ the sum of the streams before the last norm.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,8 @@ class HyperConnections(ResidualOption):
 
     streams: int = 4
     dynamic: Dynamic | None = Dynamic()
+
+    one_vector: ClassVar[bool] = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""

@@ -4,7 +4,7 @@ Wang, Komatsuzaki 2021, "GPT-J-6B", where M is N; Black et al. 2022, "GPT-NeoX-2
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import jax
@@ -20,9 +20,9 @@ class Parallel(ResidualOption):
 
     shared_norm: bool = True
 
-    def problems_with(self, max_sublayers: int) -> Iterator[tuple[str, str]]:
-        """Yields fields without effect in a model whose layers have at most `max_sublayers` sublayers."""
-        if max_sublayers < 2 and not self.shared_norm:
+    def problems_with(self, sublayers: Collection[tuple[Sublayer, ...]]) -> Iterator[tuple[str, str]]:
+        """Yields fields without effect in a model whose layers have these sublayers."""
+        if max(map(len, sublayers)) < 2 and not self.shared_norm:
             yield "shared_norm", "no layer has both a mixer and a feed-forward, which could have a norm each"
 
     def build(self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int) -> ResidualStream:

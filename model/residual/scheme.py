@@ -6,7 +6,7 @@ takes it, so that values that both need are computed once.
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -49,9 +49,11 @@ class ResidualOption:
 
     Attributes:
       final_norm: whether the stream is normalised once more before the logits.
+      one_vector: whether the stream between layers is one vector for each token, (B, T, D).
     """
 
     final_norm: ClassVar[bool] = True
+    one_vector: ClassVar[bool] = True
 
     def build(
         self, settings: LayerSettings, make: ParameterMaker, sublayers_before: jax.Array | int
@@ -67,8 +69,8 @@ class ResidualOption:
         """Returns the input of the final norm and the logits, (B, T, D)."""
         return stream
 
-    def problems_with(self, max_sublayers: int) -> Iterator[tuple[str, str]]:
-        """Yields fields without effect in a model whose layers have at most `max_sublayers` sublayers."""
+    def problems_with(self, sublayers: Collection[tuple[Sublayer, ...]]) -> Iterator[tuple[str, str]]:
+        """Yields fields without effect in a model whose layers have these sublayers."""
         yield from ()
 
     def cost(self, width: int, length: int, sublayers: int) -> int:

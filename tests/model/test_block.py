@@ -32,9 +32,9 @@ def test_activations_are_placed_by_the_names_of_their_axes(small, recording):
     jax.eval_shape(lambda x: block(x, context, None)[0], X)
     assert recording.placed == [
         (("batch", "query_sequence", "embed"), (2, 5, 16)),
-        (("batch", "query_sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
-        (("batch", "query_sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
         (("batch", "query_sequence", "heads", "head_dim"), (2, 5, 4, 4)),
+        (("batch", "query_sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
+        (("batch", "query_sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
         (("batch", "key_sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
         (("batch", "key_sequence", "kv_heads", "head_dim"), (2, 5, 2, 4)),
         (("batch", "query_sequence", "heads", "head_dim"), (2, 5, 4, 4)),

@@ -43,6 +43,7 @@ NUMBERS = {
     "num_heads": [2, 4],
     "num_kv_heads": [1, 2],
     "head_dim": [4],
+    "kv_from_layer": [0, 1],
     "rotary_head_dim": [2, 4],
     "convolution": [2, 3],
     "chunk": [3, 64],

@@ -25,7 +25,7 @@ from model.positions.alibi import ALiBi
 from model.positions.query_scale import LogTemperature
 from model.positions.rotary import Rotary
 from model.positions.scaling import NTK, DynamicNTK, LinearScaling, Llama3Scaling, LongRoPE, YaRN
-from model.residual import Multipliers, Parallel, PostNorm
+from model.residual import Multipliers, Parallel, PostNorm, Sandwich
 from model.transformer import abstract_params, init
 from model.vocabulary.multi_token import MultiToken
 
@@ -67,6 +67,8 @@ def long(**changes):
         ({"width": 16.0}, "width: expected int, got 16.0 (float)"),
         ({"embedding_width": 0}, "embedding_width: must be at least 1, or None for that of the layers, got 0"),
         ({"final_logit_softcap": 0.0}, "final_logit_softcap: must be above 0, or None for no cap, got 0.0"),
+        ({"stream_scale": 0.0}, "stream_scale: must be above 0, or None for no such factors, got 0.0"),
+        ({"position": Rotary(rotated="fastest")}, "position.rotated: all pairs rotate with fraction=1"),
         ({"layer_scale": 0.0}, "layer_scale: must be above 0, or None for no such factors, got 0.0"),
         (
             {"mixer": GroupedQuery(num_heads=4, scale=0.0)},
@@ -197,6 +199,10 @@ def long(**changes):
         (
             {"ffn": None, "residual": Parallel(shared_norm=False)},
             "residual.shared_norm: no layer has both a mixer and a feed-forward",
+        ),
+        (
+            {"ffn": None, "residual": Sandwich(ffn_input_norm=False)},
+            "residual.ffn_input_norm: no layer has a feed-forward, whose input could have a norm; set it True",
         ),
         (
             {"exceptions": (Except(layers="1"),)},

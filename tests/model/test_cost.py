@@ -34,6 +34,7 @@ from model.stack import empty_caches
 from model.transformer import abstract_params, forward, specs
 from model.vocabulary.embedding import Tied, Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 from tests.traced_flops import matmul_flops
 
 GRID = {
@@ -42,12 +43,15 @@ GRID = {
     "embedding_norm": [None, LayerNorm(), LayerNorm(bias=False), RMSNorm(), RMSNorm(scale="none")],
     "embedding_width": [None, 5],
     "layer_scale": [None, 0.1],
+    "stream_scale": [None, 1.0],
+    "per_layer_embedding": [None, PerLayerEmbedding(width=5)],
     "residual": [
         PreNorm(),
         PostNorm(),
         Sandwich(),
         Reordered(),
         Parallel(),
+        Sandwich(ffn_input_norm=False),
         Parallel(shared_norm=False),
         HyperConnections(streams=3),
         HyperConnections(streams=2, dynamic=None),
@@ -76,6 +80,7 @@ GRID = {
             qk_norm=QKNorm(norm=LayerNorm(), over="each_head"),
         ),
         GroupedQuery(num_heads=2, head_dim=12, qk_norm=QKNorm(norm=LayerNorm(bias=False))),
+        GroupedQuery(num_heads=4, num_kv_heads=2, qkv_bias=True, value_norm=RMSNorm(), values_from_keys=True),
     ],
     "ffn": [
         MLP(width=20),
@@ -87,9 +92,10 @@ GRID = {
             num_experts=4,
             top_k=3,
             expert=MLP(width=6, bias=True),
-            router=SigmoidRouter(bias=True),
+            router=SigmoidRouter(bias=True, norm=RMSNorm(), expert_scale=True),
             shared=Shared(ffn=Gated(width=10, bias=True), gate=True),
             load_bias=LoadBias(),
+            branch_norms=LayerNorm(),
         ),
     ],
     "num_layers": [1, 3],
@@ -99,12 +105,20 @@ SIZES = {"vocab_size": 17, "context_length": 10, "width": 8}
 
 
 def grid():
-    """Yields configs with every value of every field three times, and random values in the other fields."""
+    """Yields configs with every value of every field three times, and random values in the other fields.
+
+    Vectors of layers give way to the two mechanisms that exclude them, or these to the vectors whose turn it is.
+    """
     chance = random.Random(0)
     for name, values in GRID.items():
         for value in values:
             for _ in range(3):
-                yield ModelConfig(**SIZES, **{n: chance.choice(v) for n, v in GRID.items()} | {name: value})
+                fields = {n: chance.choice(v) for n, v in GRID.items()} | {name: value}
+                if name == "per_layer_embedding" and value is not None:
+                    fields |= {"multi_token": None, "residual": chance.choice([PreNorm(), Sandwich()])}
+                elif fields["multi_token"] is not None or not fields["residual"].one_vector:
+                    fields["per_layer_embedding"] = None
+                yield ModelConfig(**SIZES, **fields)
 
 
 def test_the_grid_meets_every_pair_of_a_norm_and_a_placement():
@@ -120,9 +134,10 @@ def test_parameters_equal_those_of_the_tree(part):
         size = lambda branch: sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(branch))  # noqa: E731
         count = count_parameters(config)
         table = sum(size(tree["embedding"].get(name, {})) for name in ("table", "norm", "input_projection"))
+        vectors = tree.get("per_layer", {"table": {}})
         assert count.total == size(tree), config
-        assert count.embedding == table + size(tree.get("position", {})), config
-        assert count.blocks == size(tree["blocks"]), config
+        assert count.embedding == table + size(tree.get("position", {})) + size(vectors["table"]), config
+        assert count.blocks == size(tree["blocks"]) + size(vectors) - size(vectors["table"]), config
         assert count.multi_token == size(tree.get("multi_token", {})), config
         assert count.final_norm == size(tree.get("final_norm", {})), config
         assert count.unembedding == size(tree["embedding"]) - table, config

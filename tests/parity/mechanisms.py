@@ -46,6 +46,7 @@ REFERENCES = {
     "YaRN": ("numbers of `transformers`", "model/positions/test_scaling.py::test_recorded"),
     "Llama3Scaling": ("numbers of `transformers`", "model/positions/test_scaling.py::test_recorded"),
     "LongRoPE": ("equation, pair by pair", "model/positions/test_scaling.py::test_long_rope"),
+    "PerLayerEmbedding": ("equation in NumPy", "model/vocabulary/test_per_layer.py::test_layer"),
     "GroupedQuery": ("loop over queries and heads", "model/attention/test_grouped_query.py::test_layer"),
     "QKNorm": ("loop over queries and heads", "model/attention/test_grouped_query.py::test_layer"),
     "ValueResidual": ("equation, a layer at a time", "model/attention/test_value_residual.py::test_layer"),

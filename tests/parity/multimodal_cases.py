@@ -1,5 +1,6 @@
 """The compared shapes of language models within multimodal models, which are fed with text alone."""
 
+from tests.parity.gemma4_cases import GEMMA4
 from tests.parity.llama_like_cases import GEMMA3, QWEN_MOE
 from tests.parity.shapes import LLAMA_LIKE, YARN
 
@@ -13,6 +14,17 @@ SIGLIP = {
     "patch_size": 14,
 }
 PIXTRAL = SIGLIP | {"model_type": "pixtral", "head_dim": 4}
+GEMMA_4_VISION = {
+    "model_type": "gemma4_vision",
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 4,
+    "patch_size": 14,
+    "position_embedding_size": 8,
+}
 LLAMA_4_VISION = {
     "hidden_size": 8,
     "intermediate_size": 32,
@@ -57,6 +69,20 @@ CASES = {
             },
             SIGLIP,
             mm_tokens_per_image=1,
+        ),
+    },
+    "multimodal_gemma4": {
+        "vectors of layers, shared keys": _whole(
+            "gemma4",
+            GEMMA4
+            | {
+                "num_hidden_layers": 4,
+                "num_kv_shared_layers": 2,
+                "layer_types": 2 * ["sliding_attention", "full_attention"],
+                "hidden_size_per_layer_input": 6,
+                "vocab_size_per_layer_input": 64,
+            },
+            GEMMA_4_VISION,
         ),
     },
     "multimodal_llama4": {

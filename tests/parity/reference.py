@@ -38,18 +38,30 @@ def make(family, shape, fields=None):
     plain = {"attn_implementation": "sdpa" if family == "falcon" else "eager", "experts_implementation": "eager"}
     kind = transformers.AutoModelForCausalLM if text is None else transformers.AutoModelForImageTextToText
     model = kind.from_config(config, dtype=torch.float32, **plain)
+    if fields["model_type"] == "gemma4":
+        model.config.text_config.pad_token_id = 0  # the whole model puts it in the place of images
+    _train_buffers(model)
     rng = np.random.default_rng(zlib.crc32(f"{family} {shape}".encode()))
     tensors = dict(model.named_parameters()) | _moved(model)
     with torch.no_grad():
         for name, tensor in tensors.items():
             x = rng.standard_normal(tuple(tensor.shape))
             if tensor.ndim == 1:
-                x = 0.3 * x + ("norm" in name or "ln_" in name) * (not name.endswith("bias"))
+                x = 0.3 * x + any(part in name for part in ("norm", "ln_", "layer_scalar")) * (
+                    not name.endswith("bias")
+                )
             else:
                 x *= 1.2 / np.sqrt(16 if "embed" in name or "wte" in name else tensor.shape[-1])
             tensor.copy_(torch.tensor(x, dtype=torch.bfloat16))
     model.published_type = CASES[family][shape]["model_type"]
     return model.eval()
+
+
+def _train_buffers(model):
+    """Makes parameters of Gemma 4's factors after layers, so that they have gradients: files hold them."""
+    for module in model.modules():
+        if "layer_scalar" in module._buffers:
+            module.layer_scalar = torch.nn.Parameter(module._buffers.pop("layer_scalar"))
 
 
 def _moved(model):

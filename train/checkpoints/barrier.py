@@ -1,4 +1,4 @@
-"""The barriers of a save by several processes, which end at once when one of them could not write its part.
+"""Where several processes meet: in a save, which ends at once when one could not write its part, and before reading.
 
 Orbax writes in a background thread of each process: the threads meet when all arrays are written, when the checkpoint
 has its name, and around the change of a flag, at the beginning of a save and at its end. A thread that fails goes
@@ -8,9 +8,14 @@ there, and the others stop waiting.
 
 import collections
 import itertools
+import json
+import pathlib
 import time
 import zlib
 
+from train.checkpoints.faults import cause_message, damaged_error, unreadable_error
+from train.checkpoints.files import first_difference
+from train.files.paths import AnyPath
 from train.process import hosts
 
 _FLAG = "set_value_start"  # in the key of the first barrier at the beginning and at the end of a save
@@ -67,3 +72,22 @@ def first_cause(failures: list[str]) -> str | None:
         return None
     _, number, text = min(found)
     return text if number == 0 else f"process {number}: {text}"
+
+
+def check_shares(checkpoint: AnyPath) -> None:
+    """Compares the files of a checkpoint with their record, each of several processes a share of them.
+
+    They do so before all read the checkpoint at once: a process that alone met a damaged file would leave the others
+    waiting.
+
+    Raises in all processes DamagedError or UnreadableError.
+    """
+    assert isinstance(checkpoint, pathlib.Path)
+    try:
+        wrong, _ = first_difference(checkpoint, (hosts.index(), hosts.count()))
+        found = ("damaged", wrong) if wrong else ("", "")
+    except OSError as error:
+        found = ("unreadable", cause_message(error))
+    for kind, text in map(json.loads, hosts.gather(json.dumps(found))):
+        if kind:
+            raise (damaged_error if kind == "damaged" else unreadable_error)(checkpoint, text)

@@ -4,22 +4,41 @@ They depend neither on the mesh nor on a file format.
 """
 
 import functools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from model.parameters.names import path_name
+from model.parameters.names import flatten, path_name
 
-MAX_FIRST_AXIS = 16  # the longest axis that is summed over first
+# The longest axis that is summed over first: over 64 numbers XLA on CPUs stores all products again.
+MAX_FIRST_AXIS = 32
+# Bytes of the arrays whose sums over first axes are in memory at the same time.
+GROUP_BYTES = 1 << 30
 
 AxisSplit = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 def checksums(tree: Any) -> dict[str, int]:
     """The checksum of every array, by dotted name: the sum of its bits, as words, times 1, 3, 5, ..., modulo 2^32."""
-    splits = tuple(split_short_axis(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(tree))
-    return {name: int(value) for name, value in jax.device_get(checksums_on_devices(tree, splits)).items()}
+    found: dict[str, int] = {}
+    for group in groups_of(flatten(tree), GROUP_BYTES):
+        splits = tuple(split_short_axis(x.shape, x.sharding.shard_shape(x.shape)) for x in jax.tree.leaves(group))
+        found |= {name: int(value) for name, value in jax.device_get(checksums_on_devices(group, splits)).items()}
+    return found
+
+
+def groups_of(arrays: Mapping[str, Any], most: int) -> Iterator[dict[str, Any]]:
+    """Yields the arrays in groups of at most `most` bytes; a larger array is alone."""
+    group: dict[str, Any] = {}
+    for name, x in arrays.items():
+        if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > most:
+            yield group
+            group = {}
+        group[name] = x
+    if group:
+        yield group
 
 
 @functools.partial(jax.jit, static_argnums=1)  # a program for each array would be too small for the cache of programs

@@ -42,25 +42,6 @@ def unreadable_error(checkpoint: AnyPath, cause: str) -> UnreadableError:
     )
 
 
-def check_shares(checkpoint: AnyPath, index: int, count: int, gather: Callable[[str], list[str]]) -> None:
-    """Compares the files of a checkpoint with their record, each of several processes a share of them.
-
-    They do so before all read the checkpoint at once: a process that alone met a damaged file would leave the others
-    waiting. `gather` gives every process the texts of all.
-
-    Raises in all processes DamagedError or UnreadableError.
-    """
-    assert isinstance(checkpoint, pathlib.Path)
-    try:
-        wrong, _ = first_difference(checkpoint, (index, count))
-        found = ("damaged", wrong) if wrong else ("", "")
-    except OSError as error:
-        found = ("unreadable", cause_message(error))
-    for kind, text in map(json.loads, gather(json.dumps(found))):
-        if kind:
-            raise (damaged_error if kind == "damaged" else unreadable_error)(checkpoint, text)
-
-
 def diagnose(
     checkpoint: AnyPath, error: Exception, restore_paths: Callable[[str], str] = str
 ) -> DamagedError | UnreadableError:

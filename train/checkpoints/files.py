@@ -5,6 +5,7 @@ Both checks work without orbax, so that they can tell a library's fault from dam
 
 import concurrent.futures
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -125,11 +126,22 @@ def _digests(checkpoint: pathlib.Path, paths: Iterable[pathlib.Path]) -> dict[st
 
 def _size_and_digest(path: pathlib.Path) -> tuple[int, str]:
     """A file's size and its digest; reads it to its end."""
-    with open(path, "rb") as file:
-        data, size, crc = file.read(SMALL_FILE_BYTES + 1), 0, 0
-        if len(data) <= SMALL_FILE_BYTES:
-            return len(data), hashlib.sha256(data).hexdigest()
-        while data:
-            size, crc = size + len(data), zlib.crc32(data, crc)
-            data = file.read(SMALL_FILE_BYTES)
+    with open(path, "rb", buffering=0) as file:
+        data = memoryview(bytearray(SMALL_FILE_BYTES + 1))  # memory of its own for every piece takes as long again
+        length = size = _fill(file, data)
+        if size <= SMALL_FILE_BYTES:
+            return size, hashlib.sha256(data[:size]).hexdigest()
+        crc = 0
+        while length:
+            crc = zlib.crc32(data[:length], crc)
+            length = _fill(file, data)
+            size += length
     return size, f"crc32 {crc:08x}"
+
+
+def _fill(file: io.RawIOBase, data: memoryview) -> int:
+    """Reads into the memory until it is full or the file ends; returns the number of bytes."""
+    size = 0
+    while size < len(data) and (count := file.readinto(data[size:])):
+        size += count
+    return size

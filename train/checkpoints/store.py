@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import pathlib
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, Self
@@ -19,20 +20,15 @@ import orbax.checkpoint as ocp
 from model.errors import UserError
 from model.options.json import to_json
 from model.parameters.names import flatten, unflatten
-from train.checkpoints.barrier import SaveBarrier, first_cause
-from train.checkpoints.checksums import checksums
+from train.checkpoints.barrier import SaveBarrier, check_shares, first_cause
+from train.checkpoints.checksums import checksums, groups_of
 from train.checkpoints.contents import check_same_model, names_in, other_version
-from train.checkpoints.faults import (
-    DamagedError,
-    UnreadableError,
-    cause_message,
-    check_shares,
-    damaged_error,
-    diagnose,
-)
+from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
+from train.checkpoints.handlers import handler_registry
 from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
+from train.checkpoints.slices import can_read, read_in_slices
 from train.checkpoints.uploads import complete_steps
 from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES
 from train.experiment import Checkpoints, Experiment
@@ -42,8 +38,9 @@ from train.process import hosts
 from train.state import TrainState
 
 _TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
-# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more; CHUNK_BYTES are compressed at a time.
-FILE_BYTES, FILE_SHARE, CHUNK_BYTES = 32 << 20, 1 / 256, 4 << 20
+# An array file has FILE_BYTES, or FILE_SHARE of all bytes if that is more. A chunk, which is compressed at a time, has
+# CHUNK_BYTES, for which a thread uses the same memory again (train/process/allocator.py), or CHUNK_SHARE.
+FILE_BYTES, FILE_SHARE, CHUNK_BYTES, CHUNK_SHARE = 8 << 20, 1 / 256, 1 << 20, 1 / (1 << 15)
 READ_BYTES = 128 << 20  # bytes of the arrays that are read at a time; a larger array is read alone
 
 
@@ -116,7 +113,9 @@ class CheckpointStore:
         found = {int(name) for name in self._list_names() if name.isdigit() and not (self.folder / name).is_file()}
         # None on a disk, where a checkpoint gets its name when it is complete.
         self._complete = complete_steps(self.folder, found, self.say) if is_remote(self.run) else None
-        self._manager = ocp.CheckpointManager(self._plain_path.path, options=manager_options)
+        self._manager = ocp.CheckpointManager(
+            self._plain_path.path, options=manager_options, handler_registry=handler_registry(("params", "rest"))
+        )
         if unlisted := sorted((found if self._complete is None else self._complete) - set(self.steps())):
             raise diagnose(
                 self.folder / str(unlisted[0]), RuntimeError("orbax does not list it"), self._plain_path.restore_paths
@@ -291,7 +290,7 @@ class CheckpointStore:
         for step in reversed(self.steps()):
             try:
                 if self._together:
-                    check_shares(self.folder / str(step), hosts.index(), hosts.count(), hosts.gather)
+                    check_shares(self.folder / str(step))
                 state = self.restore(step, experiment, shardings, abstract)
             except DamagedError as error:
                 self.say(f"WARNING: {error}; trying the one before it")
@@ -352,9 +351,16 @@ class CheckpointStore:
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
-        """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice."""
+        """Reads the arrays of these shapes and formats onto their devices, few at a time: each briefly exists twice.
+
+        Large arrays for CPUs do not, if nothing is going to train them: see train/checkpoints/slices.py.
+        """
         arrays: dict[str, Any] = {}
-        for group in _read_groups(abstract):
+        if self.read_only and isinstance(self.folder, pathlib.Path):
+            sliced = {name: x for name, x in abstract.items() if can_read(x)}
+            with self._diagnosed(step):
+                arrays |= read_in_slices(self._plain_path.path / str(step) / item, sliced)
+        for group in groups_of({name: x for name, x in abstract.items() if name not in arrays}, READ_BYTES):
             restore_args = ocp.checkpoint_utils.construct_restore_args(group)
             wanted = ocp.args.PyTreeRestore(group, restore_args=restore_args, partial_restore=True)
             arrays |= self._read(step, **{item: wanted})[item]
@@ -363,30 +369,26 @@ class CheckpointStore:
         return arrays
 
     def _read(self, step: int, **items: Any) -> dict[str, Any]:
-        try:
+        with self._diagnosed(step):
             restored = self._manager.restore(step, args=ocp.args.Composite(**items))
             return {name: restored[name] for name in items}
+
+    @contextlib.contextmanager
+    def _diagnosed(self, step: int) -> Iterator[None]:
+        """Raises the meaning of a library's error."""
+        try:
+            yield
         except Exception as error:  # the place of the damage in a file decides which error is raised
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise  # the commands say what to do about too little memory on a device
             raise diagnose(self.folder / str(step), error, self._plain_path.restore_paths) from error
 
 
-def _read_groups(arrays: dict[str, jax.ShapeDtypeStruct]) -> Iterator[dict[str, jax.ShapeDtypeStruct]]:
-    """Yields groups of arrays to read at a time."""
-    group: dict[str, jax.ShapeDtypeStruct] = {}
-    for name, x in arrays.items():
-        if group and sum(other.size * other.dtype.itemsize for other in (*group.values(), x)) > READ_BYTES:
-            yield group
-            group = {}
-        group[name] = x
-    yield group
-
-
 def _chunked_save(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
     """A save that holds little more than a file's arrays in memory at a time: it gathers them before it writes."""
-    save_args = {name: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES) for name in arrays}
-    file_bytes = max(FILE_BYTES, int(FILE_SHARE * sum(x.nbytes for x in arrays.values())))
+    total = sum(x.nbytes for x in arrays.values())
+    save_args = {name: ocp.SaveArgs(chunk_byte_size=max(CHUNK_BYTES, int(CHUNK_SHARE * total))) for name in arrays}
+    file_bytes = max(FILE_BYTES, int(FILE_SHARE * total))
     return ocp.args.PyTreeSave(arrays, save_args=save_args, ocdbt_target_data_file_size=file_bytes)
 
 

@@ -3,10 +3,14 @@
 The header of a safetensors file is kept unchanged, so that the same file can be written again byte for byte.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import json
 import math
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -18,10 +22,10 @@ from etils import epath
 
 from model.errors import UserError
 from model.families.regions import select
-from train.conversion.memory import Memory, copy
-from train.files.files import atomic_folder, atomic_write, cannot_read, read_json
+from train.files.files import atomic_folder, atomic_write, cannot_read, read_json, sync_written
 from train.files.paths import AnyPath, require_utf8
 from train.files.remote import convert_read_errors
+from train.parallel.memory import Memory, copy, threads
 
 INDEX = "model.safetensors.index.json"
 DTYPES: dict[str, Any] = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
@@ -29,6 +33,11 @@ DTYPES |= {"BOOL": np.bool_, "I8": np.int8, "I16": np.int16, "I32": np.int32, "I
 DTYPES |= {"U8": np.uint8, "U16": np.uint16, "U32": np.uint32, "U64": np.uint64}
 DTYPES |= {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu}
 Positions = Sequence[np.ndarray]  # for each axis of a tensor, positions in increasing order
+BLOCK_BYTES = 8 << 20  # bytes that are read, or converted and written, at a time
+# Bytes of a system call. For more of them the system takes larger pages into its cache of files, which a virtual
+# machine may first have to get from its host: a quarter of the speed (tests/benchmarks/README.md).
+WRITE_BYTES = 256 << 10
+SYNC_BYTES = 64 << 20  # written bytes that may wait for the disk
 # Weights in formats that are not read here; they are not copied with the other files.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".gguf", ".h5", ".msgpack", ".onnx", ".pt", ".pth", ".safetensors")
 
@@ -119,17 +128,47 @@ def make_header(file: str, tensors: Iterable[tuple[str, str, tuple[int, ...]]]) 
 def write_tensors(
     folder: pathlib.Path, header: Header, tensor: Callable[[StoredTensor], np.ndarray]
 ) -> Iterator[StoredTensor]:
-    """Writes a file with this header, tensor by tensor, and yields each written tensor."""
-    memory = Memory()
-    with atomic_write(folder / header.file) as file:
+    """Writes a file with this header, tensor by tensor, and yields each tensor.
+
+    While some rows of a tensor are written, the next ones are converted.
+    """
+    with atomic_write(folder / header.file) as file, concurrent.futures.ThreadPoolExecutor(1) as writer:
         file.write(header.content)
+        writes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+        memories, unsynced = itertools.cycle([Memory(), Memory()]), 0
+
+        def write(block: memoryview) -> None:
+            nonlocal unsynced
+            for first in range(0, len(block), WRITE_BYTES):
+                file.write(block[first : first + WRITE_BYTES])
+            unsynced += len(block)
+            if unsynced >= SYNC_BYTES:  # the disk is busy too while tensors are converted
+                sync_written(file)
+                unsynced = 0
+
         for stored in header.tensors:
             x = tensor(stored)
             assert x.shape == stored.shape, stored
-            written = memory.take(stored.end - stored.begin)
-            copy(written.view(DTYPES[stored.dtype]).reshape(stored.shape), x)
-            file.write(written.data)
+            for rows in _blocks(x, BLOCK_BYTES):
+                if len(writes) == 2:  # the other one may still be under way
+                    writes.popleft().result()
+                dtype = np.dtype(DTYPES[stored.dtype])
+                block = next(memories).take(rows.size * dtype.itemsize)
+                copy(block.view(dtype).reshape(rows.shape), rows)
+                writes.append(writer.submit(write, block.data))
             yield stored
+        for one in writes:
+            one.result()
+
+
+def _blocks(x: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Yields the rows of a tensor, as many at a time as have about this many bytes."""
+    if x.ndim == 0:
+        yield x
+        return
+    count = max(1, size // max(1, x[:1].nbytes))
+    for first in range(0, len(x), count):
+        yield x[first : first + count]
 
 
 class TensorFiles:
@@ -190,17 +229,50 @@ class TensorFiles:
     def _read_into(self, file: str, out: np.ndarray, pieces: Iterable[tuple[int, int]]) -> None:
         """Reads pieces of a file, given by offset and length, one after the other. Raises UserError if it ends."""
         path, rest = self.path / file, out.data
+        targets: list[tuple[int, memoryview]] = []
+        for offset, length in pieces:
+            targets.append((offset, rest[:length]))
+            rest = rest[length:]
         try:
             with convert_read_errors(path), path.open("rb") as opened:
-                for offset, length in pieces:
+                if isinstance(path, pathlib.Path):
+                    _read_blocks(path, opened.fileno(), targets)
+                    return
+                for offset, target in targets:
                     opened.seek(offset)
-                    while length:
-                        count = opened.readinto(rest[:length])
-                        if not count:
-                            raise UserError(f"{path} ends before its last tensor; get it again")
-                        rest, length = rest[count:], length - count
+                    _fill(path, target, lambda left, _: opened.readinto(left))
         except OSError as error:
             raise cannot_read(path, error) from error
+
+
+def _read_blocks(path: pathlib.Path, descriptor: int, targets: Iterable[tuple[int, memoryview]]) -> None:
+    """Reads from offsets of an open file into memory, several blocks at the same time."""
+
+    def read(offset: int, block: memoryview) -> None:
+        _fill(path, block, lambda left, done: os.preadv(descriptor, [left], offset + done))
+
+    blocks = [
+        (offset + first, target[first : first + BLOCK_BYTES])
+        for offset, target in targets
+        for first in range(0, len(target), BLOCK_BYTES)
+    ]
+    if len(blocks) == 1:
+        read(*blocks[0])
+        return
+    reads = [threads().submit(read, *block) for block in blocks]
+    concurrent.futures.wait(reads)  # all, before an error of one closes the file
+    for one in reads:
+        one.result()
+
+
+def _fill(path: AnyPath, memory: memoryview, read: Callable[[memoryview, int], int]) -> None:
+    """Fills memory by calls of `read`, which gets the memory that is left, and the bytes that were read."""
+    done = 0
+    while done < len(memory):
+        count = read(memory[done:], done)
+        if not count:
+            raise UserError(f"{path} ends before its last tensor; get it again")
+        done += count
 
 
 class HuggingFaceFolder(TensorFiles):

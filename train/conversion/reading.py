@@ -33,7 +33,6 @@ from train.conversion.folder import HuggingFaceFolder, StoredTensor, new_folder
 from train.conversion.language_model import LanguageModelFolder, record_of
 from train.conversion.origin import Source, method_of, write_origin
 from train.conversion.quantized import FP8, quantized_tensors
-from train.conversion.shards import Shards, new_shards
 from train.conversion.tokenizer import tokenizer_option
 from train.data.config import Data, HuggingFace, SentencePieceFile
 from train.data.shards import dataset
@@ -46,6 +45,7 @@ from train.optimizers import options as optimizers
 from train.optimizers.guard import new_guard_state
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import fsdp_mesh, model_shardings, requested_mesh
+from train.parallel.shards import Shards, new_shards
 from train.parallel.table import Sharding
 from train.run import parameter_table as parameters
 from train.run.conversion_record import RECORD, reading_notes

@@ -106,6 +106,12 @@ def rename_into_place(finished: pathlib.Path, path: pathlib.Path) -> None:
     _sync(path.parent)
 
 
+def sync_written(file: BinaryIO) -> None:
+    """Returns when the bytes that were written to an open file so far are on the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
 def _sync(path: pathlib.Path) -> None:
     """Returns when a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

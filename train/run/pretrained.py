@@ -44,5 +44,6 @@ def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
         shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
     for name, like in flatten(shapes).items():
-        arrays[name] = arrays[name].astype(like.dtype)  # the array in the earlier format is freed
+        # Always a copy, which the first step may take over; the array that was read is freed.
+        arrays[name] = arrays[name].astype(like.dtype, copy=True)
     return unflatten(shapes, arrays)

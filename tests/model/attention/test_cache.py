@@ -29,6 +29,7 @@ from model.recurrent.state_space import StateSpace
 from model.residual import HyperConnections, Multipliers, Parallel, PostNorm, Reordered, Sandwich
 from model.stack import empty_caches
 from model.vocabulary.embedding import Untied
+from model.vocabulary.per_layer import PerLayerEmbedding
 
 
 def test_a_layer_whose_queries_see_a_few_keys_has_a_ring_of_as_many_slots():
@@ -135,6 +136,20 @@ CONFIGS = {
             num_heads=4, sinks=True, output_gate="channel", qk_norm=QKNorm(over="projection", after_positions=True)
         )
     },
+    "values from keys": {
+        "position": Rotary(fraction=0.5, rotated="fastest"),
+        "mixer": GroupedQuery(num_heads=2, values_from_keys=True, qk_norm=QKNorm(), value_norm=RMSNorm(scale="none")),
+        "per_layer_embedding": PerLayerEmbedding(width=3),
+    },
+    "keys of earlier layers": {
+        "num_layers": 4,
+        "mixer": GroupedQuery(num_heads=2, pattern=SlidingWindow(size=4)),
+        "exceptions": (
+            Except(layers="1", mixer=GroupedQuery(num_heads=4, num_kv_heads=1)),
+            Except(layers="2", mixer=GroupedQuery(num_heads=2, pattern=SlidingWindow(size=4), kv_from_layer=0)),
+            Except(layers="3", mixer=GroupedQuery(num_heads=4, num_kv_heads=1, kv_from_layer=1)),
+        ),
+    },
     "value residuals": {
         "num_layers": 3,
         "mixer": GroupedQuery(num_heads=4, num_kv_heads=2, value_residual=ValueResidual(trained=True)),
@@ -143,7 +158,7 @@ CONFIGS = {
         "num_layers": 4,
         "exceptions": (Except(layers="1::2", ffn=None), Except(layers="2", mixer=None)),
     },
-    "no mixer": {"position": NoPositions(), "mixer": None},
+    "no mixer": {"position": NoPositions(), "mixer": None, "stream_scale": 0.7},
     "temperature": {
         "num_layers": 4,
         "exceptions": (
@@ -215,8 +230,9 @@ CONFIGS = {
                     num_experts=6,
                     top_k=2,
                     expert=Gated(width=8),
-                    router=SigmoidRouter(groups=Groups(count=3, top_k=2)),
+                    router=SigmoidRouter(groups=Groups(count=3, top_k=2), norm=RMSNorm(), expert_scale=True),
                     load_bias=LoadBias(),
+                    branch_norms=RMSNorm(),
                 ),
             ),
         ),
@@ -301,7 +317,7 @@ def test_cached_equals_full(small, drawn, run, tokens, name):
     cached, cache = decode(run, config, params, tokens, [1, 5, *[1] * 6])
     np.testing.assert_allclose(cached, full, rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(decode(run, config, params, tokens, [5, 5, 1, 1])[0], full, rtol=1e-4, atol=2e-5)
-    assert list(cache) == [str(n) for n, layer in enumerate(config.layers) if layer.mixer is not None]
+    assert list(cache) == [str(n) for n, x in enumerate(config.layers) if x.mixer and not x.mixer.taken_arrays(16)]
     for stored in cache.values():
         for array in stored.arrays.values() if isinstance(stored, kv_cache.ContiguousCache) else ():
             assert array.shape[2] == 14

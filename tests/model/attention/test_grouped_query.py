@@ -28,7 +28,7 @@ def build(option, width=8, seed=0):
                 weights[full] = rng.normal(0, 0.5, getattr(layer, full).shape)
                 setattr(layer, full, nnx.Param(weights[full].astype(np.float32)))
         norm = getattr(layer, f"{name}_norm", None)
-        if norm is not None:
+        if norm is not None and norm.scale is not None:
             weights[f"{name}_scale"] = rng.normal(1, 0.5, norm.scale.shape)
             norm.scale = nnx.Param(weights[f"{name}_scale"].astype(np.float32))
             if norm.bias is not None:
@@ -55,19 +55,25 @@ def by_hand(option, w, x, positions, rotated):
         return np.einsum("td,dnh->tnh", x, w[name]) + w.get(f"{name}_bias", 0)
 
     def normed(name, y):
-        if option.qk_norm is None:
+        if name == "value":
+            kind, axes = option.value_norm, -1
+        elif option.qk_norm is None:
             return y
-        kind, axes = option.qk_norm.norm, (-2, -1) if option.qk_norm.over == "projection" else -1
+        else:
+            kind, axes = option.qk_norm.norm, (-2, -1) if option.qk_norm.over == "projection" else -1
         if isinstance(kind, RMSNorm):
             y = y / np.sqrt((y**2).mean(axes, keepdims=True) + kind.epsilon)
         elif isinstance(kind, LayerNorm):
             y = (y - y.mean(axes, keepdims=True)) / np.sqrt(y.var(axes, keepdims=True) + kind.epsilon)
+        else:
+            return y
         return y * w.get(f"{name}_scale", 1) + w.get(f"{name}_shift", 0)
 
     def clipped(y):
         return y if option.qkv_clip is None else np.minimum(np.maximum(y, -option.qkv_clip), option.qkv_clip)
 
-    q, k, v = project("query"), project("key"), project("value")
+    q, k = project("query"), project("key")
+    v = normed("value", k if option.values_from_keys else project("value"))
     late = option.qk_norm is not None and option.qk_norm.after_positions
     if not late:
         q, k = normed("query", q), normed("key", k)
@@ -102,6 +108,16 @@ def by_hand(option, w, x, positions, rotated):
         GroupedQuery(num_heads=4, num_kv_heads=2, qk_norm=QKNorm(over="projection"), qkv_clip=0.9),
         GroupedQuery(num_heads=2, head_dim=6, qk_norm=QKNorm(after_positions=True)),
         GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, qk_norm=QKNorm()),
+        GroupedQuery(num_heads=4, num_kv_heads=2, value_norm=RMSNorm(scale="none"), qkv_clip=0.9),
+        GroupedQuery(num_heads=4, num_kv_heads=2, head_dim=6, values_from_keys=True),
+        GroupedQuery(
+            num_heads=4,
+            num_kv_heads=2,
+            qkv_bias=True,
+            qk_norm=QKNorm(),
+            value_norm=LayerNorm(),
+            values_from_keys=True,
+        ),
         GroupedQuery(
             num_heads=4,
             num_kv_heads=1,

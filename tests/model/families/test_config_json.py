@@ -49,6 +49,7 @@ from tests.model.families.published_hybrids import (
     GRANITE_4_H_TINY,
     QWEN3_NEXT_80B,
 )
+from tests.model.families.published_multimodal import GEMMA_4_31B_TEXT
 from tests.parity import ours
 from tests.parity.equations import EQUATIONS
 
@@ -64,6 +65,7 @@ def size_of(config):
     [
         (PHI_3_MINI_128K, 3_821_079_552),
         (PHI_4_MINI, 3_836_021_760),
+        (GEMMA_4_31B_TEXT, 30_697_345_280 + 60),  # the card's 30.7 billion, and a factor after each layer
         (GRANITE_2B, 2_533_531_648),
         (SMOLLM3_3B, 3_075_098_624),
         (STARCODER2_3B, 3_030_371_328),
@@ -94,6 +96,23 @@ def test_as_many_parameters_as_the_model_card_says(published, size):
 )
 def test_about_as_many_parameters_as_the_model_card_says(published, billions):
     assert round(size_of(model_config(published)) / 1e9, 1) == billions
+
+
+def test_gemma_4_31b():
+    config = model_config(GEMMA_4_31B_TEXT)
+    local, wide = config.layers[4], config.layers[5]
+    assert (local.position, wide.position) == (Rotary(), Rotary(theta=1e6, fraction=0.25, rotated="fastest"))
+    assert (local.mixer.head_dim, local.mixer.num_kv_heads, local.mixer.pattern) == (256, 16, SlidingWindow(size=1024))
+    assert (wide.mixer.head_dim, wide.mixer.num_kv_heads, wide.mixer.values_from_keys) == (512, 4, True)
+    # Left to the defaults of its class, as some files do.
+    defaults = ("layer_types", "rope_parameters", "global_head_dim", "rms_norm_eps", "tie_word_embeddings")
+    assert model_config({k: v for k, v in GEMMA_4_31B_TEXT.items() if k not in defaults}) == config
+    # As `transformers` 5.24 writes it.
+    heads = {str(i): {"head_dim": 512, "num_key_value_heads": 4} for i in range(5, 60, 6)}
+    newer = {k: v for k, v in GEMMA_4_31B_TEXT.items() if "global" not in k} | {"per_layer_config": heads}
+    assert model_config(newer) == config
+    with pytest.raises(UserError, match="per_layer_config"):
+        model_config(newer | {"per_layer_config": {"5": {"sliding_window": 3}}})
 
 
 def test_phi_3_mini_128k():

@@ -65,6 +65,7 @@ DIFFERENTIATED = [
         "cohere2",
         "deepseek_v3",
         "gemma2",
+        "gemma4",
         "gpt1",
         "gpt_oss",
         "granitemoehybrid",

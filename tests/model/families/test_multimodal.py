@@ -8,10 +8,17 @@ from model.attention.patterns import Everything, SlidingWindow
 from model.errors import UserError
 from model.families import published_model
 from model.families.multimodal import MULTIMODAL, left_out_prefix, text_names
+from model.feedforward.routing import SoftmaxRouter
+from model.norms import RMSNorm
 from model.positions.scaling import LinearScaling, YaRN
+from model.residual import Sandwich
 from model.vocabulary.embedding import Tied, Untied
+from model.vocabulary.per_layer import PerLayerEmbedding
 from tests.model.families.published_multimodal import (
     GEMMA_3_4B,
+    GEMMA_4_26B_A4B,
+    GEMMA_4_31B,
+    GEMMA_4_E2B,
     LLAMA_4_SCOUT,
     MISTRAL_SMALL_3_1,
     QWEN_2_5_VL_3B,
@@ -26,6 +33,9 @@ from tests.parity.keys import FIXTURE
     ("published", "family", "size"),
     [
         (GEMMA_3_4B, "gemma3", 3_880_263_168),
+        (GEMMA_4_31B, "gemma4", 30_697_345_340),
+        (GEMMA_4_E2B, "gemma4", 4_628_569_379),
+        (GEMMA_4_26B_A4B, "gemma4", 25_233_141_790),
         (LLAMA_4_SCOUT, "llama4", 107_769_861_120),
         (MISTRAL_SMALL_3_1, "mistral", 23_572_403_200),
         (QWEN_2_5_VL_3B, "qwen2", 3_085_938_688),
@@ -52,6 +62,23 @@ def test_gemma_3_4b_has_what_its_file_leaves_out():
     assert (local.mixer.pattern, everywhere.mixer.pattern) == (SlidingWindow(size=1024), Everything())
     assert (local.position.theta, local.position.scaling) == (1e4, None)
     assert (everywhere.position.theta, everywhere.position.scaling) == (1e6, LinearScaling(factor=8.0))
+
+
+def test_gemma_4_e2b():
+    """Late layers see the keys of the last earlier layer of their type, and have a feed-forward layer twice as wide."""
+    config = published_model(GEMMA_4_E2B).read().config
+    assert [layer.mixer.kv_from_layer for layer in config.layers] == 15 * [None] + 4 * [13, 13, 13, 13, 14]
+    assert [layer.ffn.width for layer in config.layers] == 15 * [6144] + 20 * [12288]
+    assert config.per_layer_embedding == PerLayerEmbedding(width=256, activation="gelu_tanh")
+
+
+def test_gemma_4_26b_a4b():
+    """Its layers read the stream: the router, the experts and the feed-forward layer have norms of their own."""
+    config = published_model(GEMMA_4_26B_A4B).read().config
+    norm = RMSNorm(epsilon=1e-6)
+    assert config.residual == Sandwich(ffn_input_norm=False)
+    assert (config.ffn.branch_norms, config.ffn.shared.ffn.width, config.ffn.expert.width) == (norm, 2112, 704)
+    assert config.ffn.router == SoftmaxRouter(norm=norm, logit_scale=2816**-0.5, expert_scale=True)
 
 
 def test_positions_of_several_axes_are_plain_positions_of_text():

@@ -12,6 +12,7 @@ from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import Groups, SigmoidRouter, SoftmaxRouter
 from model.layers import Except
+from model.norms import LayerNorm, RMSNorm
 from model.options.tree import check, find_warnings
 from model.parameters.precision import Precision
 from model.transformer import abstract_params, forward, init
@@ -33,6 +34,18 @@ VARIANTS = {
         expert=MLP(width=8, activation="relu", bias=True),
         router=SigmoidRouter(renormalize=False),
         shared=Shared(ffn=MLP(width=12, activation="relu")),
+    ),
+    "norms of its branches": dataclasses.replace(
+        PLAIN,
+        router=SoftmaxRouter(bias=True, norm=RMSNorm(), logit_scale=0.5, expert_scale=True),
+        shared=Shared(ffn=Gated(width=12), gate=True),
+        branch_norms=RMSNorm(),
+    ),
+    "norms without a shared expert, weights on the way in": dataclasses.replace(
+        PLAIN,
+        apply_weights_to="input",
+        router=SigmoidRouter(norm=RMSNorm(scale="none"), logit_scale=2.0, expert_scale=True),
+        branch_norms=RMSNorm(scale="none"),
     ),
     "one expert of each token, at full weight": dataclasses.replace(PLAIN, top_k=1),
     "one expert, by sigmoid": dataclasses.replace(PLAIN, top_k=1, router=SigmoidRouter(scale=1.5)),
@@ -59,9 +72,16 @@ def ffn_by_hand(option, p, x):
     return up @ p["down"] + p.get("down_bias", 0.0)
 
 
+def norm_by_hand(kind, p, name, x):
+    """Computes an RMSNorm of one vector; x itself where the option has none."""
+    scale = p.get(name, {}).get("scale", 1.0)
+    return x if kind is None else x / np.sqrt((x * x).mean() + 1e-6) * scale
+
+
 def experts_by_hand(option, p, x):
     """Computes one token by the equations of model/feedforward/experts.py, in float64."""
-    logits = x @ p["router"] + p.get("router_bias", 0.0)
+    logits = norm_by_hand(option.router.norm, p, "router_norm", x) @ p["router"] + p.get("router_bias", 0.0)
+    logits = logits * option.router.logit_scale
     soft = isinstance(option.router, SoftmaxRouter)
     scores = np.exp(logits) / np.exp(logits).sum() if soft else sigmoid(logits)
     choice = scores + p.get("load_bias", 0.0)
@@ -72,14 +92,17 @@ def experts_by_hand(option, p, x):
         choice = groups.ravel()
     chosen = np.argsort(-choice)[: option.top_k]
     weights = scores[chosen] / (scores[chosen].sum() if option.router.renormalize else 1) * option.router.scale
-    y = np.zeros_like(x)
+    weights = weights * p.get("expert_scale", np.ones(option.num_experts))[chosen]
+    y, read = np.zeros_like(x), norm_by_hand(option.branch_norms, p, "input_norm", x)
     for expert, weight in zip(chosen, weights, strict=True):
         own = {n: p[n][expert] for n in ("gate", "up", "down", "gate_bias", "up_bias", "down_bias") if n in p}
         input_scale, output_scale = (weight, 1) if option.apply_weights_to == "input" else (1, weight)
-        y += output_scale * ffn_by_hand(option.expert, own, input_scale * x)
+        y += output_scale * ffn_by_hand(option.expert, own, input_scale * read)
+    y = norm_by_hand(option.branch_norms, p, "output_norm", y)
     if option.shared:
         gate = sigmoid(x @ p["shared_gate"]) if option.shared.gate else 1
-        y += gate * ffn_by_hand(option.shared.ffn, p["shared"], x)
+        own = ffn_by_hand(option.shared.ffn, p["shared"], norm_by_hand(option.branch_norms, p, "shared_input_norm", x))
+        y += gate * norm_by_hand(option.branch_norms, p, "shared_output_norm", own)
     return y
 
 
@@ -217,6 +240,8 @@ def test_what_is_pointless_to_train_is_a_warning_and_no_error(small):
         ({"top_k": 0}, "top_k: must be at least 1 and at most num_experts=6, got 0"),
         ({"top_k": 7}, "top_k: must be at least 1 and at most num_experts=6, got 7"),
         ({"router": SoftmaxRouter(scale=0.0)}, "router.scale: must be above 0"),
+        ({"router": SigmoidRouter(logit_scale=-1.0)}, "router.logit_scale: must be above 0, got -1.0"),
+        ({"branch_norms": LayerNorm(epsilon=0.0)}, "branch_norms.epsilon: must be above 0"),
         ({"router": SoftmaxRouter(groups=Groups(count=1, top_k=1))}, "router.groups.count: must be at least 2"),
         (
             {"router": SoftmaxRouter(groups=Groups(count=3, top_k=3))},

@@ -21,6 +21,7 @@ CASES = {
     "Experts.shared": ([f"ffn={EXPERTS}"], "ffn.shared=Shared(ffn=MLP(width=8))", "parameters"),
     "Experts.balance_loss": ([f"ffn={EXPERTS}"], "ffn.balance_loss=BalanceLoss(coefficient=0.1)", "losses"),
     "Experts.router_z_loss": ([f"ffn={EXPERTS}"], "ffn.router_z_loss=0.1", "losses"),
+    "Experts.branch_norms": ([f"ffn={EXPERTS}"], "ffn.branch_norms=RMSNorm", "parameters"),
     "Experts.load_bias": ([f"ffn={EXPERTS}"], "ffn.load_bias=LoadBias", "parameters"),
     "Shared.ffn": (
         [f"ffn={EXPERTS}", "ffn.shared=Shared(ffn=MLP(width=8))"],
@@ -31,6 +32,9 @@ CASES = {
     "SoftmaxRouter.renormalize": ([f"ffn={EXPERTS}"], "ffn.router.renormalize=False", "output"),
     "SoftmaxRouter.bias": ([f"ffn={EXPERTS}"], "ffn.router.bias=True", "parameters"),
     "SoftmaxRouter.scale": ([f"ffn={EXPERTS}"], "ffn.router.scale=2.0", "output"),
+    "SoftmaxRouter.norm": ([f"ffn={EXPERTS}"], "ffn.router.norm=RMSNorm", "parameters"),
+    "SoftmaxRouter.logit_scale": ([f"ffn={EXPERTS}"], "ffn.router.logit_scale=2.0", "output"),
+    "SoftmaxRouter.expert_scale": ([f"ffn={EXPERTS}"], "ffn.router.expert_scale=True", "parameters"),
     "SoftmaxRouter.groups": ([f"ffn={EXPERTS}"], "ffn.router.groups=Groups(count=4, top_k=1)", "output"),
     "SigmoidRouter.renormalize": (
         [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
@@ -39,6 +43,17 @@ CASES = {
     ),
     "SigmoidRouter.bias": ([f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"], "ffn.router.bias=True", "parameters"),
     "SigmoidRouter.scale": ([f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"], "ffn.router.scale=2.0", "output"),
+    "SigmoidRouter.norm": ([f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"], "ffn.router.norm=RMSNorm", "parameters"),
+    "SigmoidRouter.logit_scale": (
+        [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
+        "ffn.router.logit_scale=2.0",
+        "output",
+    ),
+    "SigmoidRouter.expert_scale": (
+        [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
+        "ffn.router.expert_scale=True",
+        "parameters",
+    ),
     "SigmoidRouter.groups": (
         [f"ffn={EXPERTS}", "ffn.router=SigmoidRouter"],
         "ffn.router.groups=Groups(count=4, top_k=1)",

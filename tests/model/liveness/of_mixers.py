@@ -15,6 +15,13 @@ CASES = {
     "GroupedQuery.qkv_bias": ([], "mixer.qkv_bias=True", "parameters"),
     "GroupedQuery.output_bias": ([], "mixer.output_bias=True", "parameters"),
     "GroupedQuery.qk_norm": ([], "mixer.qk_norm=QKNorm", "parameters"),
+    "GroupedQuery.value_norm": ([], "mixer.value_norm=RMSNorm(scale=none)", "output"),
+    "GroupedQuery.values_from_keys": ([], "mixer.values_from_keys=True", "parameters"),
+    "GroupedQuery.kv_from_layer": (
+        ["exceptions=(Except(layers='1', mixer=GroupedQuery(num_heads=4, num_kv_heads=2)),)"],
+        "exceptions.0.mixer.kv_from_layer=0",
+        "parameters",
+    ),
     "GroupedQuery.qkv_clip": ([], "mixer.qkv_clip=0.1", "output"),
     "GroupedQuery.sinks": ([], "mixer.sinks=True", "parameters"),
     "GroupedQuery.scale": ([], "mixer.scale=0.2", "output"),

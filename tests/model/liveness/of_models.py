@@ -2,6 +2,8 @@
 
 NONE = "position=NoPositions"
 
+PER_LAYER = "per_layer_embedding=PerLayerEmbedding(width=4)"
+
 CASES = {
     "ModelConfig.vocab_size": ([], "vocab_size=19", "parameters"),
     "ModelConfig.context_length": ([], "context_length=8", "refused"),
@@ -16,6 +18,10 @@ CASES = {
     "ModelConfig.embedding_width": ([], "embedding_width=5", "parameters"),
     "ModelConfig.residual": ([], "residual=PostNorm", "parameters"),
     "ModelConfig.multipliers": ([], "multipliers=Multipliers(residual=2.0)", "output"),
+    "ModelConfig.per_layer_embedding": ([], PER_LAYER, "parameters"),
+    "PerLayerEmbedding.width": ([PER_LAYER], "per_layer_embedding.width=5", "parameters"),
+    "PerLayerEmbedding.activation": ([PER_LAYER], "per_layer_embedding.activation=silu", "output"),
+    "ModelConfig.stream_scale": ([], "stream_scale=0.5", "parameters"),
     "ModelConfig.layer_scale": ([], "layer_scale=0.5", "parameters"),
     "ModelConfig.unembedding": ([], "unembedding=Untied", "parameters"),
     "ModelConfig.final_logit_softcap": ([], "final_logit_softcap=2.0", "output"),
@@ -47,6 +53,7 @@ CASES = {
         "output",
     ),
     "PostNorm.alpha": (["residual=PostNorm"], "residual.alpha=2.0", "output"),
+    "Sandwich.ffn_input_norm": (["residual=Sandwich"], "residual.ffn_input_norm=False", "parameters"),
     "Parallel.shared_norm": (["residual=Parallel"], "residual.shared_norm=False", "parameters"),
     "HyperConnections.streams": (["residual=HyperConnections"], "residual.streams=3", "parameters"),
     "HyperConnections.dynamic": (["residual=HyperConnections"], "residual.dynamic=None", "parameters"),

@@ -25,6 +25,7 @@ CASES = {
     "RelativeBias.max_distance": (["position=RelativeBias(buckets=4)"], "position.max_distance=6", "output"),
     "Rotary.theta": ([], "position.theta=10.0", "output"),
     "Rotary.fraction": ([], "position.fraction=0.5", "output"),
+    "Rotary.rotated": (["position.fraction=0.5"], "position.rotated=fastest", "output"),
     "Rotary.interleaved": ([], "position.interleaved=True", "output"),
     "Rotary.scaling": ([], "position.scaling=LinearScaling(factor=4.0)", "output"),
     "LinearScaling.factor": (["position.scaling=LinearScaling(factor=4.0)"], "position.scaling.factor=2.0", "output"),

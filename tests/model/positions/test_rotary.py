@@ -86,6 +86,29 @@ def test_a_fraction_rotates_in_either_pairing(fraction, rotated, interleaved):
     np.testing.assert_array_equal(got[..., rotated:], x[..., rotated:])
 
 
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("scaling", [None, LinearScaling(factor=2.0)])
+def test_the_fastest_pairs_of_a_whole_head(scaling, interleaved):
+    """Half of the four pairs turn, with the wavelengths of a whole head, at the places of a whole head."""
+    positions = np.array([[0, 1, 7], [4, 40, 0]])
+    x = np.random.default_rng(9).normal(size=(2, 3, 2, 8)).astype(np.float32)
+    option = Rotary(theta=100.0, fraction=0.5, rotated="fastest", interleaved=interleaved, scaling=scaling)
+    factor = 1.0 if scaling is None else 2.0
+    expected = by_hand(x, positions, 8, interleaved, lambda i: 100.0 ** (-i / 4) / factor if i < 2 else 0.0)
+    np.testing.assert_allclose(rotate(x, rotary_table(option, positions, 8)), expected, atol=2e-5)
+
+
+def test_the_fastest_pairs_need_the_amplitude_and_no_others():
+    positions = np.arange(6).reshape(2, 3)
+    x = np.random.default_rng(10).normal(size=(2, 3, 2, 8)).astype(np.float32)
+    scaling = YaRN(factor=4.0, original_length=10**9, beta_fast=2.0, attention_factor=1.7)
+    option = Rotary(theta=50.0, fraction=0.25, rotated="fastest", scaling=scaling)
+    got, kept = rotate(x, rotary_table(option, positions, 8)), [1, 2, 3, 5, 6, 7]
+    np.testing.assert_array_equal(got[..., kept], x[..., kept])
+    first = by_hand(x[..., [0, 4]], positions, 2, False, lambda i: 1.0, 1.7)
+    np.testing.assert_allclose(got[..., [0, 4]], first, atol=2e-5)
+
+
 def test_a_fixed_order_of_dimensions_makes_one_pairing_of_the_other():
     positions = np.arange(5)[None]
     x = np.random.default_rng(5).normal(size=(1, 5, 2, 8)).astype(np.float32)

@@ -23,6 +23,25 @@ def test_what_a_sublayer_adds_is_scaled(small, stood_in, residual):
     np.testing.assert_allclose(got, after + 3 * gains[1] * np.cos(read), rtol=1e-5, atol=1e-5)
 
 
+def test_the_stream_is_scaled_after_the_layer(small, stood_in):
+    block = stood_in(small(residual=PreNorm(), stream_scale=0.5))
+    np.testing.assert_array_equal(block.stream_scale[...], [0.5])
+    block.stream_scale[...] = np.array([-1.5], np.float32)
+    x = X.astype(np.float64)
+    after = x + np.sin(2 * x + 1)
+    got = block(X, Context(index_BT=jnp.arange(5)[None]), None)[0]
+    np.testing.assert_allclose(got, -1.5 * (after + np.cos(3 * after - 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_feed_forward_layer_may_read_the_stream_itself(small, stood_in):
+    """Its output has a norm all the same; the mixer has both norms."""
+    block = stood_in(small(residual=Sandwich(ffn_input_norm=False)))
+    x = X.astype(np.float64)
+    after = x + 0.5 * np.sin(2 * x + 1) - 1
+    got = block(X, Context(index_BT=jnp.arange(5)[None]), None)[0]
+    np.testing.assert_allclose(got, after + 0.25 * np.cos(after) + 2, rtol=1e-5, atol=1e-5)
+
+
 WITHOUT_FFN = {
     PreNorm(): lambda x: x + np.sin(2 * x + 1),
     PostNorm(alpha=1.5): lambda x: 2 * (1.5 * x + np.sin(x)) + 1,

@@ -6,7 +6,10 @@ import time
 import pytest
 
 from tests.train.process.memory_store import groups
-from train.checkpoints.barrier import PEER_FAILED, SaveBarrier, first_cause
+from train.checkpoints.barrier import PEER_FAILED, SaveBarrier, check_shares, first_cause
+from train.checkpoints.faults import DamagedError, UnreadableError
+from train.checkpoints.files import ITEMS, first_difference, record_digests
+from train.process import hosts
 
 FLAG, WRITTEN, COMMITTED = "value:set_value_start", "async_write_complete.6", "async_commit_complete.6"
 
@@ -78,3 +81,36 @@ def test_the_message_of_a_failed_save():
     assert first_cause(["disk full", PEER_FAILED]) == "disk full"
     assert first_cause([PEER_FAILED, "disk full"]) == "process 1: disk full"
     assert first_cause([PEER_FAILED, ""]) == PEER_FAILED
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Three items with files of the first kind and of the second, and their record."""
+    folder = tmp_path / "checkpoints" / "6"
+    for item in ITEMS:
+        (folder / item).mkdir(parents=True)
+        for number in range(3):
+            (folder / item / str(number)).write_bytes(item.encode() * (number + 1))
+    record_digests(folder)
+    return folder
+
+
+def test_shares_of_the_files_cover_all_of_them(checkpoint):
+    """A changed file is in the share of exactly one process; a missing file is seen by all."""
+    assert [first_difference(checkpoint, (index, 4)) for index in range(4)] == [(None, True)] * 4
+    (checkpoint / "rest" / "1").write_bytes(b"tser" * 2)
+    found = [first_difference(checkpoint, (index, 4))[0] for index in range(4)]
+    assert sorted(map(str, found)) == ["None"] * 3 + ["rest/1 is not what was written"]
+    (checkpoint / "rest" / "1").unlink()
+    assert {first_difference(checkpoint, (index, 4))[0] for index in range(4)} == {"rest/1 is missing"}
+
+
+def test_all_hear_of_damage(checkpoint, monkeypatch):
+    check_shares(checkpoint)
+    heard = ['["", ""]', '["damaged", "params/0 is not what was written"]']
+    monkeypatch.setattr(hosts, "gather", lambda text: heard)
+    with pytest.raises(DamagedError, match=r"checkpoint 6 in .* is damaged \(params/0 is not what was written\)"):
+        check_shares(checkpoint)
+    heard[1] = '["unreadable", "Permission denied"]'
+    with pytest.raises(UnreadableError, match="cannot be read: Permission denied"):
+        check_shares(checkpoint)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train.checkpoints.checksums import checksums, checksums_on_devices, split_short_axis
+from train.checkpoints import checksums as module
+from train.checkpoints.checksums import checksums, checksums_on_devices, groups_of, split_short_axis
 
 
 def test_every_bit_counts_in_a_checksum():
@@ -63,3 +64,17 @@ def test_only_sums_go_from_one_device_to_another(shape, spec):
     assert "all-gather" not in text
     assert "u32[] all-reduce" in text.replace("u32[]{} all-reduce", "u32[] all-reduce")
     assert checksums({"x": jax.device_put(x, shardings)}) == checksums({"x": x})
+
+
+def test_few_arrays_are_summed_at_a_time(monkeypatch):
+    """The sums over first axes of all arrays of a program are in memory together."""
+    arrays = {name: jnp.full((count,), count, jnp.float32) for name, count in (("a", 2), ("b", 3), ("c", 40), ("d", 1))}
+    assert [list(group) for group in groups_of(arrays, 20)] == [["a", "b"], ["c"], ["d"]]
+    assert list(groups_of({}, 20)) == []
+    whole, programs = checksums({"tree": arrays}), []
+    monkeypatch.setattr(module, "GROUP_BYTES", 20)
+    monkeypatch.setattr(
+        module, "checksums_on_devices", lambda *given: programs.append(given) or checksums_on_devices(*given)
+    )
+    assert checksums({"tree": arrays}) == whole
+    assert len(programs) == 3

@@ -1,3 +1,4 @@
+import errno
 import json
 
 import numpy as np
@@ -6,7 +7,8 @@ from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
 from tests.train.conversion.folders import FIXTURES, contents, published
-from train.conversion.folder import INDEX
+from train.conversion import folder as folders
+from train.conversion.folder import INDEX, TensorFiles, make_header, write_tensors
 from train.conversion.reading import read_published
 from train.conversion.writing import write_published
 from train.run.loading import load_run
@@ -73,3 +75,40 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("text")
     with pytest.raises(UserError, match=r"cannot make the folder .*file/below: .*; name another one"):
         read_published(FIXTURES / "llama" / "0", tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("block", [16, 100, 1 << 20])
+def test_tensors_are_read_and_written_in_blocks(block, tmp_path, monkeypatch):
+    """The same files, whatever is read, converted and written at a time, and however often the disk has to be ready."""
+    for name, size in (("BLOCK_BYTES", block), ("WRITE_BYTES", 64), ("SYNC_BYTES", 300)):
+        monkeypatch.setattr(folders, name, size)
+    draw = np.random.default_rng(0)
+    shapes = {"number": (), "row": (1, 70), "vector": (37,), "matrix": (9, 14), "stack": (3, 5, 2)}
+    tensors = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    tensors["matrix"] = tensors["matrix"].T.copy().T  # not in the order of the file
+    header = make_header("a.safetensors", [(name, "F32", shape) for name, shape in shapes.items()])
+    written = write_tensors(tmp_path, header, lambda stored: tensors[stored.name])
+    assert [stored.name for stored in written] == list(shapes)
+    loaded = load_file(tmp_path / "a.safetensors")
+    files = TensorFiles(tmp_path, [header])
+    for name, x in tensors.items():
+        np.testing.assert_array_equal(loaded[name], x)
+        np.testing.assert_array_equal(files.read(files.tensors[name]), x)
+    content = (tmp_path / "a.safetensors").read_bytes()
+    (tmp_path / "a.safetensors").write_bytes(content[:-20])
+    with pytest.raises(UserError, match=r"a.safetensors ends before its last tensor"):
+        files.read(files.tensors["stack"])
+
+
+def test_a_disk_that_is_full_is_an_error_and_leaves_no_file(tmp_path, monkeypatch):
+    """Blocks are written by another thread, whose error is that of the caller."""
+
+    def full(file):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(folders, "SYNC_BYTES", 1)
+    monkeypatch.setattr(folders, "sync_written", full)
+    header = make_header("a.safetensors", [("x", "F32", (64,)), ("y", "F32", (64,)), ("z", "F32", (64,))])
+    with pytest.raises(UserError, match="cannot write .*a.safetensors: No space left"):
+        list(write_tensors(tmp_path, header, lambda stored: np.zeros(64, np.float32)))
+    assert list(tmp_path.iterdir()) == []

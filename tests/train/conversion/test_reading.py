@@ -20,9 +20,9 @@ from train import experiment as experiments
 from train.conversion import reading, writing
 from train.conversion.folder import HuggingFaceFolder, TensorFiles
 from train.conversion.reading import read_published
-from train.conversion.shards import HostShards
 from train.conversion.writing import write_published
 from train.parallel.mesh import Mesh
+from train.parallel.shards import HostShards
 from train.parallel.table import ParameterAxes, Sharding
 from train.run.loading import load_params, load_run
 
@@ -117,8 +117,9 @@ def test_on_a_mesh_each_device_has_its_shards_there_and_back(mesh, recorded, tmp
     assert contents(tmp_path / "back") == contents(folder)
 
 
-def test_the_host_holds_the_shards_and_one_tensor(tmp_path):
-    """Weights of 13 MiB in tensors of at most 1 MiB, read and written on eight devices."""
+def test_the_host_holds_the_shards_and_one_tensor(tmp_path, monkeypatch):
+    """Weights of 37 MiB in tensors of at most 1 MiB, read and written on eight devices."""
+    monkeypatch.setattr("train.conversion.folder.BLOCK_BYTES", 1 << 17)
     trained_here(tmp_path / "own", "llama", num_layers=12, width=256, ffn=Gated(width=1024))
     largest, total = 1 << 20, 12 * 4 * (4 * 256 * 256 + 3 * 256 * 1024)
     write_published(tmp_path / "own", tmp_path / "out", family="llama")  # once for what is imported and compiled
@@ -140,8 +141,8 @@ def test_the_host_holds_the_shards_and_one_tensor(tmp_path):
     finally:
         tracemalloc.stop()
     assert total > 36 * largest
-    assert read < total + 2 * largest
-    assert written < 4 * largest  # the slice, the tensor, and the bytes of it
+    assert read < 4 * largest  # the tensor, and the tasks of threads; the shards are the memory of the arrays
+    assert written < 3 * largest  # the slice, the tensor, and two blocks
     assert contents(tmp_path / "again")["model.safetensors"] == contents(tmp_path / "out")["model.safetensors"]
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from model.errors import UserError
 from model.parameters.precision import Precision
@@ -19,7 +20,10 @@ from train.schedules import Constant
 
 # Names of several prefixes, parts joined in every way, experts one by one and together;
 # tests/model/families/test_families.py has the tensors of all families.
-FOLDERS = [FIXTURES / name / "0" for name in ("bloom", "deepseek_v3", "falcon", "gpt2", "gpt_neox", "gpt_oss", "llama")]
+FOLDERS = [
+    FIXTURES / name / "0"
+    for name in ("bloom", "deepseek_v3", "falcon", "gemma4", "gpt2", "gpt_neox", "gpt_oss", "llama")
+]
 FOLDERS += [FIXTURES / name / "0" for name in ("granitemoehybrid", "granitemoeshared", "internlm2", "mamba2")]
 FOLDERS += [FIXTURES / name / "0" for name in ("qwen2_moe", "qwen3_next")]
 
@@ -30,6 +34,18 @@ def test_there_and_back_to_the_byte(folder, tmp_path):
     write_published(tmp_path / "run", tmp_path / "back")
     assert contents(tmp_path / "back") == contents(folder)
     assert experiments.load(tmp_path / "run").model.precision == Precision(parameters="bfloat16", compute="bfloat16")
+
+
+def test_keys_and_values_that_no_layer_uses_are_written_back(tmp_path):
+    """Gemma 4's published files have them in the late layers, which see those of earlier layers."""
+    folder = published(tmp_path, "gemma4", 3)
+    tensors = load_file(folder / "model.safetensors")
+    unused = {f"model.layers.4.self_attn.{name}.weight" for name in ("k_proj", "v_proj", "k_norm")}
+    assert not unused & tensors.keys()
+    save_file(tensors | {name: np.full((3, 2), 7, np.float32) for name in unused}, folder / "model.safetensors")
+    read_published(folder, tmp_path / "run")
+    write_published(tmp_path / "run", tmp_path / "back")
+    assert contents(tmp_path / "back") == contents(folder)
 
 
 def test_fine_tuning_starts_from_the_weights_and_can_be_published(tmp_path, tiny_experiment):

@@ -16,7 +16,7 @@ from model.feedforward.mlp import MLP, Gated
 from model.feedforward.routing import SigmoidRouter
 from model.layers import Except
 from model.mixers import Mixer
-from model.norms import LayerNorm
+from model.norms import LayerNorm, RMSNorm
 from model.options.annotations import alternatives, fields_of
 from model.options.tree import check
 from model.parameters.precision import Precision, for_inference
@@ -32,6 +32,7 @@ from model.residual import HyperConnections, Residual, Sandwich
 from model.transformer import abstract_params, specs
 from model.vocabulary.embedding import Untied
 from model.vocabulary.multi_token import MultiToken
+from model.vocabulary.per_layer import PerLayerEmbedding
 from train.optimizers.options import AdamW, decay_mask, muon_dimensions
 
 HALF = Precision(parameters="bfloat16", compute="bfloat16")
@@ -60,6 +61,7 @@ def attention():
         embedding_norm=LayerNorm(),
         embedding_width=4,
         layer_scale=0.1,
+        per_layer_embedding=PerLayerEmbedding(width=5),
         residual=Sandwich(),
         position=Learned(),
         unembedding=Untied(bias=True),
@@ -91,11 +93,12 @@ def between_layers():
     """Weights of streams, and of the values of layers, all of them trained."""
     return ModelConfig(
         num_layers=2,
-        mixer=GroupedQuery(num_heads=2, value_residual=ValueResidual(trained=True)),
+        mixer=GroupedQuery(num_heads=2, value_norm=RMSNorm(), value_residual=ValueResidual(trained=True)),
         ffn=MLP(width=12),
         position=RelativeBias(buckets=4, max_distance=6),
         residual=HyperConnections(streams=3),
         layer_scale=0.1,
+        stream_scale=1.0,
         **SIZES,
     )
 
@@ -106,9 +109,10 @@ def experts():
         num_experts=4,
         top_k=2,
         expert=Gated(width=6, bias=True),
-        router=SigmoidRouter(bias=True),
+        router=SigmoidRouter(bias=True, norm=RMSNorm(), expert_scale=True),
         shared=Shared(ffn=Gated(width=5, bias=True), gate=True),
         load_bias=LoadBias(),
+        branch_norms=RMSNorm(),
     )
     return ModelConfig(num_layers=2, mixer=GroupedQuery(num_heads=2), ffn=ffn, multi_token=MultiToken(depth=2), **SIZES)
 
@@ -164,6 +168,10 @@ blocks.0.residual.mixer_norm.bias          bias
 blocks.0.residual.mixer_norm.scale         scale
 blocks.0.residual.mixer_output_norm.bias   bias
 blocks.0.residual.mixer_output_norm.scale  scale
+blocks.0.per_layer.gate               projection decayed [embed -> ffn]
+blocks.0.per_layer.norm.bias          bias
+blocks.0.per_layer.norm.scale         scale
+blocks.0.per_layer.output             residual decayed [ffn -> embed]
 blocks.0.ffn.down                     residual decayed [ffn -> embed]
 blocks.0.ffn.down_bias                bias
 blocks.0.ffn.up                       value decayed [embed -> ffn]
@@ -182,6 +190,10 @@ embedding.output_bias                 bias
 embedding.table                       embedding decayed
 final_norm.bias                       bias
 final_norm.scale                      scale
+per_layer.norm.bias                   bias
+per_layer.norm.scale                  scale
+per_layer.projection                  projection decayed [embed -> None None]
+per_layer.table                       embedding decayed
 position.table                        position decayed
 """
 
@@ -253,6 +265,7 @@ blocks.mixer.output                     residual decayed [heads head_dim -> embe
 blocks.mixer.position_bias              bias
 blocks.mixer.query                      projection decayed [embed -> heads head_dim]
 blocks.mixer.value                      value decayed [embed -> kv_heads head_dim]
+blocks.mixer.value_norm.scale           scale
 blocks.mixer.value_residual.weights     mixing
 blocks.ffn.down                             residual decayed [ffn -> embed]
 blocks.ffn.up                               value decayed [embed -> ffn]
@@ -274,6 +287,7 @@ blocks.residual.ffn_pass                    mixing
 blocks.residual.ffn_read                    mixing
 blocks.residual.ffn_write                   mixing
 blocks.residual.ffn_write_scale             dynamic_mixing decayed
+blocks.stream_scale                     gain
 embedding.table                             embedding decayed
 final_norm.scale                            scale
 """
@@ -288,9 +302,13 @@ blocks.ffn.down                residual decayed [ffn -> embed]
 blocks.ffn.down_bias           bias
 blocks.ffn.gate                projection decayed [embed -> ffn]
 blocks.ffn.gate_bias           bias
+blocks.ffn.expert_scale        gain
+blocks.ffn.input_norm.scale    scale
 blocks.ffn.load_bias           load_bias untrained used stored
+blocks.ffn.output_norm.scale   scale
 blocks.ffn.router              router decayed [embed -> expert] used
 blocks.ffn.router_bias         router_bias used
+blocks.ffn.router_norm.scale   scale
 blocks.ffn.shared.down         residual decayed [ffn -> embed]
 blocks.ffn.shared.down_bias    bias
 blocks.ffn.shared.gate         projection decayed [embed -> ffn]
@@ -298,6 +316,8 @@ blocks.ffn.shared.gate_bias    bias
 blocks.ffn.shared.up           value decayed [embed -> ffn]
 blocks.ffn.shared.up_bias      bias
 blocks.ffn.shared_gate         projection decayed
+blocks.ffn.shared_input_norm.scale   scale
+blocks.ffn.shared_output_norm.scale  scale
 blocks.ffn.up                  value decayed [embed -> ffn]
 blocks.ffn.up_bias             bias
 blocks.residual.ffn_norm.scale          scale

@@ -157,6 +157,50 @@ def test_sharded_recurrences_equal_those_of_one_device(experiment):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
+def test_sharded_experts_with_norms_of_their_own(experiment):
+    """Experts over tensor; their factors are split too, and the norms are not."""
+    experts = "num_experts=8, top_k=2, expert=Gated(width=16), shared=Shared(ffn=Gated(width=16))"
+    changes = [
+        "model.initialization=Normal(std=0.2)",
+        "optimizer.epsilon=1e-4",  # else Adam blows rounding up where a gradient is nearly 0
+        "model.residual=Sandwich(ffn_input_norm=False)",
+        f"model.ffn=Experts({experts}, router=SoftmaxRouter(norm=RMSNorm, expert_scale=True), branch_norms=RMSNorm)",
+    ]
+    experiment = functools.reduce(override, changes, experiment)
+    start, batches, expected_losses, expected = on_one_device(experiment)
+    option, table = EXPERT_MESHES["over tensor"]
+    losses, params = train(
+        dataclasses.replace(experiment, sharding=table), make_mesh(option, devices_of(option)), start, batches
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for parameter, value in expected.items():
+        np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
+
+
+@pytest.mark.parametrize("name", ["mix", "sequence"])
+def test_sharded_layers_that_share_keys_and_read_embeddings_of_their_own(name, experiment):
+    """Three layers, of which the last sees the keys of the first; a table of vectors for each layer; global factors."""
+    own = "num_heads=4, num_kv_heads=4, qk_norm=QKNorm"
+    changes = [
+        "model.initialization=Normal(std=0.2)",
+        "optimizer.epsilon=1e-4",  # else Adam blows rounding up where a gradient is nearly 0
+        "model.num_layers=3",
+        f"model.mixer=GroupedQuery({own}, values_from_keys=True, value_norm=RMSNorm)",
+        f"model.exceptions=(Except(layers='2', mixer=GroupedQuery({own}, kv_from_layer=0)),)",
+        "model.per_layer_embedding=PerLayerEmbedding(width=8)",
+        "model.stream_scale=0.7",
+    ]
+    experiment = functools.reduce(override, changes, experiment)
+    start, batches, expected_losses, expected = on_one_device(experiment)
+    option, table = MESHES[name]
+    losses, params = train(
+        dataclasses.replace(experiment, sharding=table), make_mesh(option, devices_of(option)), start, batches
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for parameter, value in expected.items():
+        np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
+
+
 def test_accumulated_on_a_mesh_it_equals_one_device_with_the_large_batch(experiment, alone):
     start, batches, expected_losses, expected = alone
     training = dataclasses.replace(experiment.training, gradient_accumulation=2)

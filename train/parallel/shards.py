@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 from model.families.regions import Bounds
-from train.conversion.memory import aligned, copy
+from train.parallel.memory import aligned, copy
 
 
 class Shards(Protocol):

@@ -2,8 +2,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from train.conversion import memory
-from train.conversion.memory import ALIGNMENT, Memory, aligned, copy
+from train.parallel import memory
+from train.parallel.memory import ALIGNMENT, Memory, aligned, copy
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0), (2, 0, 1), (0, 2, 1)])

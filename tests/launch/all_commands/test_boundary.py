@@ -118,6 +118,7 @@ COMMANDS = {
     "launch.report": "run curve",
     "launch.convert": "from to run parameters compute context_length checkpoint like family accept",
     "launch.quickstart": "set hard_stop num_files file_tokens",
+    "launch.plan": "config set topology slices mesh",
 }
 # An argument that ends each command before it works: a folder, a file or a value that does not exist.
 NOWHERE = {
@@ -125,6 +126,7 @@ NOWHERE = {
     "launch.tokenize": ["--input=nowhere.txt"],
     "launch.data": ["show", "--run=nowhere"],
     "launch.quickstart": ["--config=nowhere.py"],
+    "launch.plan": ["--config=nowhere.py"],
 }
 
 

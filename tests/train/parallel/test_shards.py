@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from train.conversion import shards
-from train.conversion.shards import DeviceShards, HostShards, new_shards
+from train.parallel import shards
 from train.parallel.mesh import Mesh, make_mesh
+from train.parallel.shards import DeviceShards, HostShards, new_shards
 
 
 def placed(*spec):

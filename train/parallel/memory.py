@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import functools
 import math
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +16,7 @@ ALIGNMENT = 64  # bytes: XLA on CPUs takes an array of the host as it is if it b
 # lines are still in the cache for their other numbers.
 TILE = 256
 MAX_THREADS = 8  # more do not make the memory faster
-MANY_BYTES = 1 << 20  # from here on threads are worth starting
+MANY_BYTES = 1 << 20  # from here on threads, and memory of its own, are worth starting
 
 
 class Memory:
@@ -33,8 +34,15 @@ class Memory:
 
 
 def aligned(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """An array, without values, that a CPU device can use as it is."""
+    """An array, without values, that a CPU device can use as it is.
+
+    A large one is mapped here, because NumPy asks for huge pages, which a virtual machine may first have to get from
+    its host: that takes several times as long as small pages do (measured: tests/benchmarks/README.md).
+    """
     size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size >= MANY_BYTES:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return np.frombuffer(pages, np.uint8).view(dtype).reshape(shape)
     memory = np.empty(size + ALIGNMENT, np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + size].view(dtype).reshape(shape)
@@ -53,11 +61,12 @@ def copy(target: np.ndarray, x: np.ndarray) -> None:
         for part in parts:
             copy_part(part)
     else:  # NumPy lets other threads run while it copies
-        collections.deque(_threads().map(copy_part, parts), maxlen=0)
+        collections.deque(threads().map(copy_part, parts), maxlen=0)
 
 
 @functools.cache
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
+def threads() -> concurrent.futures.ThreadPoolExecutor:
+    """The threads that read and copy parts of tensors."""
     return concurrent.futures.ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1))
 
 

@@ -1,0 +1,43 @@
+"""How orbax writes the arrays of a checkpoint: fewer threads compress than the machine has cores.
+
+Compressed arrays wait in memory until they are written. With a thread on every core more is compressed than the others
+can write, and nothing stops it: nearly the whole checkpoint is in memory a second time (tests/benchmarks/README.md).
+"""
+
+import copy
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+import tensorstore
+
+MAX_THREADS = 4  # that compress; they make about 2 GB/s
+FILES = 128  # that may be written at the same time, as orbax has it
+NODE_BYTES = 100_000_000  # for the index of the database, as orbax has it
+
+
+def handler_registry(items: Sequence[str]) -> Any:
+    """The handlers of orbax, with this number of threads for the arrays of these items."""
+    settings = {
+        "data_copy_concurrency": {"limit": max(1, min(MAX_THREADS, (os.cpu_count() or 1) // 2))},
+        "file_io_concurrency": {"limit": FILES},
+        "cache_pool#ocdbt": {"total_bytes_limit": NODE_BYTES},
+    }
+    arrays: Any = copy.copy(ocp.type_handlers.get_type_handler(jax.Array))
+    serialize = arrays.serialize
+
+    async def serialize_with_few_threads(values: Any, infos: Any, args: Any = None) -> Any:
+        context = tensorstore.Context(settings)
+        return await serialize(values, [info.replace(ts_context=context) for info in infos], args)
+
+    arrays.serialize = serialize_with_few_threads
+    types = {kind: ocp.type_handlers.get_type_handler(kind) for kind in ocp.type_handlers.supported_types()}
+    known = ocp.type_handlers.create_type_handler_registry(*(types | {jax.Array: arrays}).items())
+    registry: Any = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    for item in items:
+        handler = ocp.PyTreeCheckpointHandler(type_handler_registry=known)
+        for argument in (ocp.args.PyTreeSave, ocp.args.PyTreeRestore):
+            registry.add(item, argument, handler)
+    return registry

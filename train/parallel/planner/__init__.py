@@ -1,0 +1,1 @@
+"""The planner: what a training job needs on a cluster, from arithmetic alone."""
