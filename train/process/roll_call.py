@@ -68,44 +68,54 @@ _Outcome = tuple[dict[str, Any], dict[int, socket.socket]]  # the answer to all,
 def _lead(member: Membership, deadline: float, timeout: float) -> _Outcome:
     """Process 0: collects the others, and tells all of them the outcome."""
     port = int(member.coordinator.rpartition(":")[2])
-    present, hosts = dict[int, socket.socket](), {0: socket.gethostname()}
-    answer: dict[str, Any] = {}
     try:
         listener = _listen(port)
     except OSError as error:
         raise UserError(
             f"process 0 cannot listen at port {port} ({error.strerror}); take another port in --coordinator"
         ) from error
+    present, hosts = dict[int, socket.socket](), {0: socket.gethostname()}
+    answer: dict[str, Any] = {}
     with listener, selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
-        while len(hosts) < member.count and not answer:
-            if not selector.select(max(0.0, deadline - time.monotonic())):
+        while not answer:
+            if len(present) == member.count - 1:
+                for index in [index for index, connection in present.items() if _is_closed(connection)]:
+                    del present[index], hosts[index]  # it has ended while it waited, and may come again
+                if len(present) == member.count - 1:
+                    answer = {"hosts": [hosts[index] for index in range(member.count)]}
+            elif not selector.select(max(0.0, deadline - time.monotonic())):
                 missing = sorted(set(range(member.count)) - hosts.keys())
                 answer = {"error": missing_message(missing, member, timeout)}
-                break
-            connection, _ = listener.accept()
-            greeting = _receive(connection, 5.0)
-            index = greeting.get("index")
-            if not isinstance(index, int) or "host" not in greeting:
-                connection.close()  # another program
-                continue
-            if greeting.get("count") != member.count or not 0 < index < member.count:
-                answer = {
-                    "error": f"process {index} on {greeting['host']} was started as one of {greeting.get('count')}, "
-                    f"process 0 as one of {member.count}; give all the same --num_processes"
-                }
-            elif index in present and not _is_closed(present[index]):
-                answer = {
-                    "error": f"two processes are number {index}, on {hosts[index]} and {greeting['host']}; give each "
-                    "its own --process_id"
-                }
-                _send(connection, answer)
-            present.setdefault(index, connection) if answer else present.update({index: connection})
-            hosts[index] = str(greeting["host"])
-    answer = answer or {"hosts": [hosts[index] for index in range(member.count)]}
+            else:
+                connection, _ = listener.accept()
+                greeting = _receive(connection, 5.0)
+                if not isinstance(greeting.get("index"), int) or "host" not in greeting:
+                    connection.close()  # another program
+                elif (problem := _misfit(greeting, member, present, hosts)) is not None:
+                    answer = {"error": problem}
+                    _send(connection, answer)
+                    connection.close()
+                else:
+                    present[greeting["index"]], hosts[greeting["index"]] = connection, str(greeting["host"])
     for connection in present.values():
         _send(connection, answer)
     return answer, present
+
+
+def _misfit(
+    greeting: dict[str, Any], member: Membership, present: dict[int, socket.socket], hosts: dict[int, str]
+) -> str | None:
+    """The error for a process that cannot be one of these; None if it can."""
+    index, host, count = greeting["index"], greeting["host"], greeting.get("count")
+    if count != member.count or not 0 < index < member.count:
+        return (
+            f"process {index} on {host} was started as one of {count}, process 0 as one of {member.count}; give all "
+            "the same --num_processes"
+        )
+    if index in present and not _is_closed(present[index]):
+        return f"two processes are number {index}, on {hosts[index]} and {host}; give each its own --process_id"
+    return None
 
 
 def _follow(member: Membership, deadline: float, timeout: float) -> _Outcome:

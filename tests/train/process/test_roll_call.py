@@ -71,6 +71,21 @@ def test_two_with_one_number_and_two_counts(address):
     assert all("started as one of 3, process 0 as one of 2" in answer for answer in answers)
 
 
+def test_a_process_that_ended_while_it_waited_may_come_again(address):
+    """Its first connection is closed when the last of the others comes."""
+
+    def come_and_go():
+        time.sleep(0.2)
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as connection:
+            connection.sendall(b'{"index": 1, "count": 3, "host": "gone"}\n')
+            time.sleep(0.2)
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(come_and_go)
+        answers = call([Membership(address, 3, index) for index in (0, 2, 1)], delays=[0.0, 0.7, 1.2])
+    assert answers == [[socket.gethostname()] * 3] * 3
+
+
 def test_another_program_is_no_member(address):
     def knock():
         time.sleep(0.2)
