@@ -16,19 +16,20 @@ from train.process.stop import Stop
 
 
 class StopAgreement:
-    """The agreement over one session's stop; a single process stops when its own `Stop` is requested.
-
-    Attributes:
-      reason: why all stop; None before they have agreed.
-    """
+    """The agreement over one session's stop; a single process stops when its own `Stop` is requested."""
 
     def __init__(self, stop: Stop, group: hosts.Group | None) -> None:
         """Args: the request of this process; the processes, None for one that is alone."""
         self._stop, self._group = stop, group
-        self.reason: str | None = None
+        self._agreed: str | None = None
         self._told = False
         self._boundary = threading.Lock()
         self._step, self._last = 0, sys.maxsize
+
+    @property
+    def reason(self) -> str | None:
+        """Why all stop; None before they have agreed."""
+        return self._stop.requested if self._group is None else self._agreed
 
     def start(self, step: int) -> None:
         """Begins at a step."""
@@ -39,8 +40,7 @@ class StopAgreement:
     def reached(self, step: int) -> bool:
         """Whether to stop after a step; call it at every step boundary, before the next step is dispatched."""
         if self._group is None:
-            self.reason = self._stop.requested
-            return self.reason is not None
+            return self._stop.requested is not None
         if self._stop.requested is not None and not self._told:
             self._told = True
             self._group.watch.tell("stop", f"{self._stop.requested} in process {self._group.index}")
@@ -55,4 +55,4 @@ class StopAgreement:
             store.put(f"cairn/stop/{self._group.index}", str(self._step))
             passed = [int(store.wait(f"cairn/stop/{number}")) for number in range(self._group.count)]
             self._last = max(passed) + 1
-            self.reason = reason
+            self._agreed = reason
