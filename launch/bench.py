@@ -13,15 +13,10 @@ operations take: recomputation counts as nothing, and a causal pair of positions
 known of a CPU. Memory is that of one device, as the compiler plans it, and as the device measured it, if it does.
 """
 
-from typing import TYPE_CHECKING
-
 from absl import flags
 
 from launch import cli, streams
 from model.errors import UserError
-
-if TYPE_CHECKING:
-    from train.speed import Speed
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
@@ -47,41 +42,9 @@ def main(argv: list[str]) -> int:
     experiment = from_file(CONFIG.value, changes)
     with Progress("measuring, steps", STEPS.value + WARMUP.value, enabled=not JSON.value) as progress:
         speed = measure(experiment, STEPS.value, WARMUP.value, progress.update)
-    print(streams.as_json(speed.as_json() | {"config": CONFIG.value, "set": SET.value}) if JSON.value else table(speed))
+    given = {"config": CONFIG.value, "set": SET.value}
+    print(streams.as_json(speed.as_json() | given) if JSON.value else "\n".join(speed.lines()))
     return 0
-
-
-def table(speed: "Speed") -> str:
-    """The result as lines for the terminal."""
-    from train.terminal.formatting import format_bytes, format_count, format_duration, format_percent
-
-    low, high = speed.quartiles()
-    spread = f"median; quartiles {1e3 * low:,.1f} and {1e3 * high:,.1f}, n={len(speed.step_seconds)}"
-    active = (
-        "" if speed.active_parameters == speed.parameters else f"{format_count(speed.active_parameters)} of a token"
-    )
-    rows = [
-        ("devices", f"{speed.devices:,}", speed.device),
-        ("parameters", format_count(speed.parameters), active),
-        ("step", f"{1e3 * speed.seconds:,.1f} ms", spread),
-        ("tokens per second", format_count(speed.tokens_per_second), f"{speed.tokens:,} tokens in a step"),
-        ("TFLOP/s per device", f"{speed.flops_per_second / 1e12:,.3g}", "the model's own, without recomputation"),
-        ("MFU", "-" if speed.mfu is None else format_percent(speed.mfu), _peak_note(speed)),
-        (
-            "compilation",
-            format_duration(speed.compile_seconds),
-            f"after {format_duration(speed.trace_seconds)} of tracing",
-        ),
-    ]
-    rows += [(f"memory, {name}", format_bytes(size), "a device") for name, size in speed.memory.items()]
-    rows.append(("loss", f"{speed.losses[-1]:.4f}", f"at the first step {speed.losses[0]:.4f}; of random tokens"))
-    return "\n".join(f"  {name:<20}{value:>12}  {note}".rstrip() for name, value, note in rows)
-
-
-def _peak_note(speed: "Speed") -> str:
-    if speed.peak is None:
-        return "no peak is known of this device"
-    return f"of {speed.peak / speed.devices / 1e12:,.4g} TFLOP/s a device"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The step is the one that `train/loop.py` runs, compiled by the same function, an
 step n + 1 is handed to the devices before the results of step n are waited for.
 """
 
+import collections
 import dataclasses
 import statistics
 import time
@@ -20,10 +21,12 @@ from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of
 from train.run.checks import check_mesh
+from train.run.clock import Clock
 from train.run.environment import peak_flops
 from train.run.parameter_table import check_memory
 from train.state import StateConfig, init_sharded, state_shardings
 from train.step import compile_train_step
+from train.terminal.formatting import format_bytes, format_count, format_duration, format_percent
 
 # The values of a batch's fields for random tokens: each row is one document without padding.
 _FIELDS: dict[str, Callable[[np.random.Generator, int, tuple[int, int]], np.ndarray]] = {
@@ -96,6 +99,31 @@ class Speed:
         names = ("seconds", "tokens_per_second", "flops_per_second", "mfu")
         return dataclasses.asdict(self) | {name: getattr(self, name) for name in names}
 
+    def lines(self) -> list[str]:
+        """The values as lines for the terminal."""
+        low, high = self.quartiles()
+        spread = f"median; quartiles {1e3 * low:,.1f} and {1e3 * high:,.1f}, n={len(self.step_seconds)}"
+        active = f"{format_count(self.active_parameters)} of a token" * (self.active_parameters != self.parameters)
+        peak = "no peak is known of this device"
+        if self.peak is not None:
+            peak = f"of {self.peak / self.devices / 1e12:,.4g} TFLOP/s a device"
+        rows = [
+            ("devices", f"{self.devices:,}", self.device),
+            ("parameters", format_count(self.parameters), active),
+            ("step", f"{1e3 * self.seconds:,.1f} ms", spread),
+            ("tokens per second", format_count(self.tokens_per_second), f"{self.tokens:,} tokens in a step"),
+            ("TFLOP/s per device", f"{self.flops_per_second / 1e12:,.3g}", "the model's own, without recomputation"),
+            ("MFU", "-" if self.mfu is None else format_percent(self.mfu), peak),
+            (
+                "compilation",
+                format_duration(self.compile_seconds),
+                f"and {format_duration(self.trace_seconds)} of tracing",
+            ),
+            *((f"memory, {name}", format_bytes(size), "a device") for name, size in self.memory.items()),
+            ("loss", f"{self.losses[-1]:.4f}", f"at the first step {self.losses[0]:.4f}; of random tokens"),
+        ]
+        return [f"  {name:<20}{value:>12}  {note}".rstrip() for name, value, note in rows]
+
 
 def measure(
     experiment: Experiment, steps: int = 20, warmup: int = 3, on_progress: Callable[[int], None] | None = None
@@ -126,18 +154,18 @@ def measure(
     step = lowered.compile()
     compiled = time.perf_counter()
 
-    ends, losses = [], []
-    pending: Any = None
+    clock, ends, losses = Clock(experiment, mesh), [], []
+    dispatched: collections.deque[tuple[Any, Callable[[], float]]] = collections.deque()
     for n in range(warmup + steps + 1):
-        following = None
         if n < warmup + steps:
-            state, following = step(state, batches[n % 2])
-        if pending is not None:
-            losses.append(float(pending["loss"]))
-            ends.append(time.perf_counter())
+            state, metrics = step(state, batches[n % 2])
+            dispatched.append((metrics["loss"], clock.watch(metrics)))
+        if n:
+            loss, wait_for_end = dispatched.popleft()
+            ends.append(wait_for_end())
+            losses.append(float(loss))
             if on_progress is not None:
-                on_progress(len(ends))
-        pending = following
+                on_progress(n)
 
     device, count = mesh.devices.flat[0], count_parameters(experiment.model)
     peak = peak_flops(device.device_kind, experiment.model.precision.compute)

@@ -4,9 +4,6 @@ import json
 
 import pytest
 
-from launch.bench import table
-from tests.train.test_speed import SPEED
-
 
 @pytest.fixture(scope="module")
 def config(tiny_experiment, write_config, tmp_path_factory):
@@ -35,12 +32,6 @@ def test_prints_json_alone(config, command):
     assert len(found["step_seconds"]) == 2
     assert found["mfu"] is None
     assert found["set"] == ["data.batch_size=16"]
-
-
-def test_the_table_gives_the_share_of_the_peak():
-    lines = table(SPEED).splitlines()
-    assert "  step                    250.0 ms  median; quartiles 175.0 and 350.0, n=4" in lines
-    assert "  MFU                       101.1%  of 989.5 TFLOP/s a device" in lines
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The speed of a step: its arithmetic, its program, the fields of its batches."""
 
+import concurrent.futures
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -36,6 +38,49 @@ def test_rates_follow_from_the_median_step():
     assert dataclasses.replace(SPEED, step_seconds=(0.5,)).quartiles() == (0.5, 0.5)
     assert dataclasses.replace(SPEED, peak=None).mfu is None
     assert SPEED.as_json()["tokens_per_second"] == 4000
+
+
+def test_the_lines_give_the_share_of_the_peak():
+    lines = SPEED.lines()
+    assert "  step                    250.0 ms  median; quartiles 175.0 and 350.0, n=4" in lines
+    assert "  MFU                       101.1%  of 989.5 TFLOP/s a device" in lines
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_every_step_takes_its_own_time(asynchronous, tiny_experiment, monkeypatch):
+    """Whether a step returns when it is done, or at once: 50 ms each, and no less for the last."""
+    import train.speed as module
+
+    class Slow:
+        def __init__(self, *arguments):
+            self.thread = concurrent.futures.ThreadPoolExecutor(1)
+
+        def lower(self, *arguments):
+            return self
+
+        compile = lower
+
+        def __call__(self, state, batch):
+            done = self.thread.submit(time.sleep, 0.05)
+            if not asynchronous:
+                done.result()
+            return state, {"loss": Pending(done)}
+
+    monkeypatch.setattr(module, "compile_train_step", Slow)
+    monkeypatch.setattr(module, "_memory", lambda step, device: {})
+    speed = measure(tiny_experiment(data__path="no text", mesh="Mesh(fsdp=8)"), steps=4, warmup=1)
+    assert min(speed.step_seconds) > 0.045
+
+
+class Pending:
+    """A number that is ready when a thread has ended."""
+
+    def __init__(self, done):
+        self.is_ready, self.block_until_ready = done.done, done.result
+
+    def __float__(self):
+        self.block_until_ready()
+        return 1.0
 
 
 def test_the_step_of_a_run_is_measured(tiny_experiment):
