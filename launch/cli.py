@@ -5,9 +5,10 @@ import os
 import pathlib
 import sys
 import tempfile
+import traceback
 import warnings
 from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absl import app, flags
 from absl import logging as absl_logging
@@ -17,10 +18,22 @@ from launch.quiet_orbax import quiet_orbax
 from launch.signals import EXIT_PREEMPTED, SignalStop, raise_on_signals
 from model.errors import UserError
 from train.files.paths import expand_home
+from train.process import hosts
+from train.process.watch import EXIT_PEER_LOST, PeerLostError
 from train.terminal.formatting import escape_unprintable_lines
 
 if TYPE_CHECKING:
     from train.parallel.mesh import Mesh
+
+
+class HostFlags(NamedTuple):
+    """The flags by which several processes find each other."""
+
+    coordinator: flags.FlagHolder[Any]
+    num_processes: flags.FlagHolder[Any]
+    process_id: flags.FlagHolder[Any]
+    peer_timeout: flags.FlagHolder[Any]
+
 
 flags.disclaim_key_flags()  # a flag of define_path belongs to the command that calls it
 
@@ -51,6 +64,8 @@ def run(
         try:
             _check_not_empty(may_be_empty)
             status = main(argv)
+        except PeerLostError as error:
+            return _print_error(str(error), EXIT_PEER_LOST)
         except UserError as error:
             return _print_error(str(error))
         except streams.ReaderGoneError:
@@ -71,15 +86,23 @@ def run(
             return _print_error(f"{str(error).splitlines()[0]}\n{_OUT_OF_MEMORY}")
         except SignalStop as error:
             print(f"interrupted by {error}; run the same command again", file=sys.stderr)
+            hosts.leave(EXIT_PREEMPTED, f"interrupted by {error}")
             return EXIT_PREEMPTED
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
+            hosts.leave(EXIT_INTERRUPTED, "interrupted")
             return EXIT_INTERRUPTED
+        except Exception as error:
+            if hosts.joined():  # the others must not wait for this process
+                traceback.print_exc()
+                hosts.leave(1, repr(error))
+            raise
         finally:
             if note := streams.escape_note():
                 print(note, file=sys.stderr)
         if prints_result and (failure := streams.output_error()) is not None:
             return _print_error(f"standard output was not written ({failure.strerror}); the missing part is above")
+        hosts.leave(status or 0)
         return status
 
     streams.replace_output_streams()
@@ -147,12 +170,19 @@ def mesh_from_flag(flag: flags.FlagHolder[Any]) -> "Mesh | None":
     return None if flag.value is None else parse_mesh(flag.value)
 
 
-def _print_error(message: str) -> int:
+def _print_error(message: str, status: int = EXIT_USER_ERROR) -> int:
+    """Prints an error, and returns the exit status; in one of several processes this ends the process."""
+    if not hosts.printed_by_writer(message):
+        _print_error_lines(message)
+    hosts.leave(status, message)
+    return status
+
+
+def _print_error_lines(message: str) -> None:
     # A path may hold any character: control characters, which could move the cursor, are shown as escapes.
     lines = escape_unprintable_lines(message).split("\n")
     cut = [line if len(line) <= MAX_LINE_LENGTH else f"{line[:MAX_LINE_LENGTH]}..." for line in lines]
     print("error: " + "\n".join(cut), file=sys.stderr)
-    return EXIT_USER_ERROR
 
 
 def print_escaped(message: str) -> None:
@@ -184,14 +214,48 @@ def _check_not_empty(may_be_empty: Collection[str]) -> None:
             raise UserError(f"--{name} is empty; give it a value, or leave it out")
 
 
-def prepare_jax(*, keep_memory: bool = True) -> None:
+def define_hosts() -> HostFlags:
+    """The flags of a command that may run as several processes; `prepare_jax` takes them."""
+    return HostFlags(
+        flags.DEFINE_string(
+            "coordinator",
+            None,
+            "HOST:PORT of process 0, where several processes meet. Not needed under srun or mpirun, on Cloud TPU VMs "
+            "and in GKE jobs, whose environment says it.",
+        ),
+        flags.DEFINE_integer("num_processes", None, "How many processes train together; with --coordinator."),
+        flags.DEFINE_integer("process_id", None, "The number of this process, from 0; with --coordinator."),
+        flags.DEFINE_float(
+            "peer_timeout", hosts.JOIN_SECONDS, "Seconds to wait until all processes have come.", lower_bound=0.1
+        ),
+    )
+
+
+def _begin_hosts(given: HostFlags | None) -> None:
+    """Joins the other processes of this job, if there are any."""
+    from train.process.cluster import membership
+
+    if given is not None:
+        member = membership(given.coordinator.value, given.num_processes.value, given.process_id.value)
+        hosts.begin(member, given.peer_timeout.value)
+    elif (member := membership()) is not None:
+        raise UserError(
+            f"this command runs as one process, and the environment of this job says that it is number {member.index} "
+            f"of {member.count}; start it once, such as with srun --ntasks=1, or outside the job"
+        )
+
+
+def prepare_jax(*, keep_memory: bool = True, several: HostFlags | None = None) -> None:
     """Keeps compiled programs between runs, so that a second start takes seconds; sets how the host handles memory.
 
     On a CPU the process keeps freed memory for the next step. With `keep_memory` False, for a command that does not
-    train, it returns freed memory to the system at once.
+    train, it returns freed memory to the system at once. `several` are the flags of a command that may run as several
+    processes; another command is refused where the environment asks for several.
     """
     import jax
 
+    logging.getLogger("jax._src.distributed").setLevel(logging.WARNING)
+    _begin_hosts(several)
     # On a machine without a TPU, users need not know that there is none.
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)
     from train.process.allocator import keep_freed_memory, return_freed_memory

@@ -2,15 +2,19 @@
 
     python -m launch.train --config=configs/quickstart.py --run=runs/quickstart
     python -m launch.train --config=configs/quickstart.py --run=runs/eight --mesh=fsdp=8
+    srun python -m launch.train --config=configs/quickstart.py --run=runs/many
+
+Several processes, such as one a host, train one run in a folder that all of them see. Under srun, mpirun, on Cloud TPU
+VMs and in GKE jobs they find each other; elsewhere each gets --coordinator=HOST:PORT --num_processes=N --process_id=I.
 
 The run folder holds everything that belongs to the run; the same command continues an interrupted run. Exit status: 0
 when the run finished or reached --hard_stop, 75 when a signal ended it (run the same command again), 2 for a mistake
-in the input.
+in the input, 69 when another process of the run was lost.
 
 Ctrl-C, SIGTERM, SIGHUP (a terminal that is closed), SIGUSR1, SIGUSR2 (sbatch --signal) and SIGXCPU end the run after
-the current step, with a checkpoint. Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C or SIGQUIT ends the
-run at once and loses the steps since the last checkpoint. A terminal, pipe or log that accepts no more output does not
-end the run.
+the current step, with a checkpoint; of several processes any one may get the signal, and all end after the same step.
+Under nohup SIGHUP is ignored, as it should be. A second Ctrl-C or SIGQUIT ends the run at once and loses the steps
+since the last checkpoint. A terminal, pipe or log that accepts no more output does not end the run.
 """
 
 import pathlib
@@ -20,10 +24,12 @@ from absl import flags
 from launch import cli
 from launch.signals import EXIT_PREEMPTED, StopRequest
 from model.errors import UserError
+from train.process.hosts import is_writer
 
 CONFIG = cli.define_path("config", None, "The experiment: a Python file that assigns `experiment`.")
 SET = flags.DEFINE_multi_string("set", [], "Changes one field: path.to.field=value. May be given many times.")
 MESH = cli.define_mesh()
+HOSTS = cli.define_hosts()
 RUN = cli.define_path("run", None, "The run folder; runs/NAME after the config's name when not given.")
 HARD_STOP = flags.DEFINE_integer(
     "hard_stop", None, "Ends the run at this step, leaving its schedule as it is.", lower_bound=1
@@ -39,14 +45,14 @@ def main(argv: list[str]) -> int:
         raise UserError(f"unexpected argument {argv[1]!r}; flags look like --config=configs/quickstart.py")
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
-    cli.prepare_jax()
+    cli.prepare_jax(several=HOSTS)
     from train.config_file import from_file
 
     mesh = cli.mesh_from_flag(MESH)
     changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
     experiment = from_file(CONFIG.value, changes)
     if PRINT_CONFIG.value:
-        return _print_config(experiment)
+        return _print_config(experiment) if is_writer() else 0
     from train.files.paths import literal_path
     from train.files.spool import spool_folder
     from train.loop import train
@@ -55,13 +61,16 @@ def main(argv: list[str]) -> int:
     named = literal_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
     with StopRequest() as stop:
         outcome = train(experiment, named, hard_stop=HARD_STOP.value, say=cli.print_escaped, stop=stop)
+    status = EXIT_PREEMPTED if outcome.state == "interrupted" else 0
+    if not is_writer():
+        return status
     run = named if isinstance(named, pathlib.Path) else spool_folder(named)
     if (run / "report.html").is_file():  # there is no report before the text is prepared
         print(summary(run))
         cli.print_escaped(f"report: {run / 'report.html'}")
     if outcome.reason:
         cli.print_escaped(f"{outcome.state} at step {outcome.step}: {outcome.reason}")
-    return EXIT_PREEMPTED if outcome.state == "interrupted" else 0
+    return status
 
 
 def _print_config(experiment: object) -> int:

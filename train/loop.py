@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 
@@ -33,14 +33,17 @@ from train.optimizers import rounding
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of
+from train.process import hosts
+from train.process.agreement import StopAgreement
 from train.process.stop import Stop
 from train.report import write_report
 from train.run import folder as run_folder
 from train.run import parameter_table as parameters
+from train.run import together
 from train.run.checks import check_mesh, check_vocabulary, is_finished
 from train.run.clock import Clock
 from train.run.environment import record_session
-from train.run.metrics import MetricsWriter, read_metrics
+from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
 from train.run.pretrained import check_init_from, initial_params
 from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
@@ -82,12 +85,45 @@ def train(
     Raises:
       UserError: for everything that the user can fix.
     """
-    if jax.process_count() > 1:
-        raise UserError("launch.train runs on the devices of one host; start it in one process")
+    if jax.process_count() != hosts.count():
+        raise UserError(
+            f"jax runs in {jax.process_count()} processes, which Cairn has not joined; start them with launch.train, "
+            "or call train.process.hosts.begin in each before jax starts"
+        )
+    if hosts.joined():
+        together.refuse_store(run)
+        together.require_same_command(experiment, hard_stop)
+        say = say if hosts.is_writer() else together.silent
     if not isinstance(run, pathlib.Path):
         with open_spool(run, say) as spool:
             return train(experiment, spool, hard_stop, say, stop, hooks)
     experiment, stop = expand_paths(experiment), stop or Stop()
+    opened: list[Dataset] = []
+    with contextlib.ExitStack() as stack, hosts.explain_failures():
+        begun = hosts.from_writer(lambda: _begin(experiment, run, say, stop, stack, opened))
+        if "outcome" in begun:
+            return Outcome(**begun["outcome"])
+        together.require_shared_folder(run)
+        dataset = opened[0] if opened else open_dataset(begun["dataset"])
+        last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
+        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop, hooks)
+        hosts.from_writer(lambda: str(write_report(run)))
+        return outcome
+
+
+def _begin(
+    experiment: Experiment,
+    run: pathlib.Path,
+    say: Say,
+    stop: Stop,
+    stack: contextlib.ExitStack,
+    opened: list[Dataset],
+) -> dict[str, Any]:
+    """Checks the command, locks the run folder until `stack` ends, and prepares the data; in the writer only.
+
+    Returns the dataset's folder, and appends the dataset to `opened`; or returns the outcome if there is nothing to
+    train.
+    """
     check_mesh(experiment)
     parameters.check_memory(experiment, make_mesh(experiment.mesh))
     refuse_missing_texts(experiment.evaluations, run)
@@ -95,28 +131,26 @@ def train(
     if experiment.data.validation is None and not any(is_dataset(source.path) for source in sources):
         settings.list_source_units(experiment.data, finished=False)  # report a missing text first
         raise UserError(f"data.validation: the validation loss needs text that is held out, got None; {_HOLD_OUT}")
-    with run_folder.locked(run):
-        if is_finished(experiment, run):
-            say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
-            return Outcome("finished", experiment.training.num_steps)
-        if experiment.training.init_from is not None and not run_folder.has_begun(run):
-            check_init_from(experiment)
-        run_folder.claim(run, experiment)
-        try:
-            with stop.raise_immediately():
-                dataset = _prepare(experiment, run, say)
-        except KeyboardInterrupt:
-            if stop.requested is None:
-                raise
-            return Outcome(
-                "interrupted", 0, f"{stop.requested} while the text was prepared; the same command continues"
-            )
-        write_json(run / "data.json", {"dataset": str(absolute(dataset.folder))})
-        write_json(run / "parameters.json", parameters.as_json(experiment))
-        last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
-        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop, hooks)
-        write_report(run)
-        return outcome
+    stack.enter_context(run_folder.locked(run))
+    if is_finished(experiment, run):
+        say(f"{run} is finished: nothing is left to train, and nothing in it was changed; --run names another run")
+        return {"outcome": dataclasses.asdict(Outcome("finished", experiment.training.num_steps))}
+    if experiment.training.init_from is not None and not run_folder.has_begun(run):
+        check_init_from(experiment)
+    run_folder.claim(run, experiment)
+    try:
+        with stop.raise_immediately():
+            dataset = _prepare(experiment, run, say)
+    except KeyboardInterrupt:
+        if stop.requested is None:
+            raise
+        reason = f"{stop.requested} while the text was prepared; the same command continues"
+        return {"outcome": dataclasses.asdict(Outcome("interrupted", 0, reason))}
+    folder = str(absolute(dataset.folder))
+    write_json(run / "data.json", {"dataset": folder})
+    write_json(run / "parameters.json", parameters.as_json(experiment))
+    opened.append(dataset)
+    return {"dataset": folder}
 
 
 def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
@@ -155,10 +189,12 @@ class _Trainer:
         """Restores or initializes the state, trains, and closes all files, also after an error."""
         total, logging = self.experiment.training.num_steps, self.experiment.logging
         with contextlib.ExitStack() as stack:
+            number = hosts.from_writer(lambda: record_session(self.folder))
+            writer = MetricsWriter if hosts.is_writer() else NoMetrics
             self.metrics = stack.enter_context(
-                MetricsWriter(
+                writer(
                     self.folder,
-                    session=record_session(self.folder),
+                    session=number,
                     tensorboard=logging.tensorboard,
                     wandb_project=logging.wandb_project,
                 )
@@ -179,12 +215,18 @@ class _Trainer:
                 self.say(f"WARNING: {line}")
             for line in rounding.warnings(self.experiment, state.params, state.opt_state):
                 self.say(line)
-            with Progress("training", total, start=step, until=self.last_step) as self.progress:
+            shown = hosts.is_writer()
+            with Progress("training", total, start=step, until=self.last_step, enabled=shown) as self.progress:
                 self.store.say = self.progress.message
                 self.metrics.status("running", step, total_steps=total)
+                if (group := hosts.group()) is not None:
+                    group.watch.on_end = lambda message: self.metrics.status(
+                        "failed", self.progress.done, total_steps=total, reason=message
+                    )
                 try:
-                    outcome = self._steps(state, step, stop)
-                    self.store.finish()
+                    with hosts.explain_failures():
+                        outcome = self._steps(state, step, StopAgreement(stop, hosts.group()))
+                        self.store.finish()
                     self._require_saved(outcome.step)
                 except BaseException as error:
                     self.metrics.status("failed", self.progress.done, total_steps=total, reason=str(error)[:300])
@@ -231,20 +273,21 @@ class _Trainer:
             return init_sharded(self.state_config, self.experiment.training.seed, self.shardings, params)
         step = int(state.step)
         self.metrics.truncate(step)
-        lines = read_metrics(self.folder)
+        lines = hosts.from_writer(lambda: read_metrics(self.folder))
         self.log.resumed(step, lines)
         for hook in self.hooks:
             hook.resumed(step, lines)
         self.say(f"resuming {self.folder} at step {step} of {self.experiment.training.num_steps}")
         return state
 
-    def _steps(self, state: TrainState, step: int, stop: Stop) -> Outcome:
+    def _steps(self, state: TrainState, step: int, stop: StopAgreement) -> Outcome:
         """The loop itself."""
         num_steps = self.experiment.training.num_steps
         batches = self._batches(step)
         self.log.start(step, self.progress)
+        stop.start(step)
         info = None
-        while step < self.last_step and stop.requested is None:
+        while step < self.last_step and not stop.reached(step):
             with self.clock.waiting():
                 batch = next(batches)
             step += 1
@@ -258,11 +301,12 @@ class _Trainer:
         self.log.time(step)
         if info is not None and self.saves.saved != step:
             self.saves(info)
+        reason = hosts.from_writer(lambda: stop.reason)  # others may have heard of a stop after the last step
         if step >= num_steps:
             return Outcome("finished", step)
-        if stop.requested is None:
+        if reason is None:
             return Outcome("stopped", step, f"--hard_stop={self.last_step}")
-        return Outcome("interrupted", step, f"{stop.requested}; the same command continues from step {step}")
+        return Outcome("interrupted", step, f"{reason}; the same command continues from step {step}")
 
     def _batches(self, start: int) -> Iterator[dict[str, jax.Array]]:
         """Batches start, start + 1, ... on the mesh."""

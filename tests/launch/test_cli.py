@@ -9,6 +9,7 @@ import pytest
 
 from launch import cli, streams
 from launch.signals import EXIT_PREEMPTED
+from model.errors import UserError
 from train.evaluation import evaluate
 
 
@@ -156,3 +157,12 @@ def test_a_result_that_was_not_written_is_an_error_and_a_log_is_none(prints_resu
         sys.stdout.flush()
     assert (ended.value.code or 0) == status
     assert ("standard output was not written (No space left on device)" in capsys.readouterr().err) == prints_result
+
+
+def test_a_command_of_one_process_is_refused_in_a_job_of_several(monkeypatch):
+    """It would do the same work in each, and write the same files."""
+    variables = {"JOB_ID": "7", "STEP_NODELIST": "node[3-4]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    with pytest.raises(UserError, match="says that it is number 1 of 2; start it once, such as with srun --ntasks=1"):
+        cli.prepare_jax()

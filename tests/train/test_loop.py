@@ -248,9 +248,9 @@ def test_a_vocabulary_with_rows_to_spare(tiny_experiment):
             check_vocabulary(experiment, tokenizer, pathlib.Path("data"))
 
 
-def test_several_processes_are_refused(tiny_experiment, tmp_path, monkeypatch):
+def test_processes_that_only_jax_knows_are_refused(tiny_experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(UserError, match="runs on the devices of one host; start it in one process"):
+    with pytest.raises(UserError, match="jax runs in 2 processes, which Cairn has not joined; start them with launch"):
         train(tiny_experiment(), tmp_path / "run", say=silent)
     assert not (tmp_path / "run").exists()
 

@@ -18,11 +18,11 @@ import jax
 import orbax.checkpoint as ocp
 
 from model.errors import UserError
-from model.options.difference import differences
-from model.options.field_marks import exclude_paths, marked_fields
-from model.options.json import from_json, to_json
+from model.options.json import to_json
 from model.parameters.names import flatten, unflatten
+from train.checkpoints.barrier import SaveBarrier, check_shares, first_cause
 from train.checkpoints.checksums import checksums, groups_of
+from train.checkpoints.contents import check_same_model, names_in, other_version
 from train.checkpoints.faults import DamagedError, UnreadableError, cause_message, damaged_error, diagnose
 from train.checkpoints.files import first_difference, record_digests, require_arrays, require_note
 from train.checkpoints.handlers import handler_registry
@@ -30,10 +30,11 @@ from train.checkpoints.plain_path import PlainPath
 from train.checkpoints.retention import preservation_policy
 from train.checkpoints.slices import can_read, read_in_slices
 from train.checkpoints.uploads import complete_steps
-from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES, current_config, extra_arrays, stored_names
+from train.earlier import CHECKPOINT_FORMAT, EARLIER_NAMES
 from train.experiment import Checkpoints, Experiment
 from train.files.files import NOTHING_CHANGED, move_replacing
 from train.files.paths import AnyPath, is_remote
+from train.process import hosts
 from train.state import TrainState
 
 _TEMPORARY_SUFFIX = ".orbax-checkpoint-tmp"
@@ -52,13 +53,17 @@ class CheckpointStore:
       options: which checkpoints to keep.
       say: prints a line that the user should see.
       read_only: for commands that only read.
+      alone: for a store that one of several processes opens without the others; they all open any other store.
       failure: why the last save failed; None if it did not fail.
+
+    All processes save and restore together, each its shards. The writer checks and removes files, and reports.
     """
 
     run: AnyPath
     options: Checkpoints
     say: Callable[[str], None] = print
     read_only: bool = False
+    alone: bool = False
 
     def __post_init__(self) -> None:
         """Opens the folder; reports and removes the remains of an interrupted save.
@@ -67,7 +72,9 @@ class CheckpointStore:
         """
         self.folder = self.run / "checkpoints"
         self.failure: str | None = None
-        if not self.read_only:
+        group = None if self.alone else hosts.group()
+        self._together, self._barrier = group is not None, None if group is None else SaveBarrier(group)
+        if not self.read_only and hosts.is_writer():
             self.folder.mkdir(parents=True, exist_ok=True)
             for step in self._remove_half_written():
                 self.say(f"checkpoint {step} was left half-written by an interrupted save; removing it")
@@ -81,7 +88,9 @@ class CheckpointStore:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        if self._together and kind is not None:  # to wait for a save would be to wait for a lost process
+            return
         self.close()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -92,7 +101,13 @@ class CheckpointStore:
             create=not self.read_only,
             # Checkpoints in gs:// were copied there, so they lack the mark that orbax gives its own writes there.
             atomicity_options=ocp.options.AtomicityOptions(allow_legacy_atomic_rename=is_remote(self.run)),
-            async_options=None if self.read_only else ocp.AsyncOptions(post_finalization_callback=self._check_written),
+            async_options=None
+            if self.read_only
+            else ocp.AsyncOptions(post_finalization_callback=self._check_written, barrier_sync_fn=self._barrier),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                active_processes={jax.process_index()} if self.alone else None,
+                primary_host=jax.process_index() if self.alone else 0,
+            ),
         )
         self._plain_path = PlainPath(self.folder)
         found = {int(name) for name in self._list_names() if name.isdigit() and not (self.folder / name).is_file()}
@@ -116,6 +131,8 @@ class CheckpointStore:
                 if not self.read_only:  # without its loss the best checkpoint might be removed
                     raise
                 self._loss_error = error
+        if self._together:
+            hosts.require_same(f"list of checkpoints in {self.folder}", str(self.steps()), hosts.SHARED_FOLDER)
         return self._manager
 
     def _list_names(self) -> list[str]:
@@ -178,10 +195,13 @@ class CheckpointStore:
         cannot be read back has failed; no older checkpoint is removed until the new one is known to be readable.
         """
         self.finish()
-        if not self._plain_path.is_intact():
+        links = [str(self._plain_path.is_intact())]
+        if "False" in (hosts.gather(links[0]) if self._together else links):
             self._manager.close()
             self._manager = self._open()
         self.failure = None
+        if self._barrier is not None:
+            self._barrier.begin()
         note = {"format": CHECKPOINT_FORMAT, "step": step, "loss": loss, "experiment": to_json(experiment)}
         note |= {"checksums": checksums(state)}
         self._saving_note = note | {"digest": _digest(note)}
@@ -194,16 +214,21 @@ class CheckpointStore:
         )
         self._saving = step
         self._record_loss(step, loss)
-        self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
+        if not self._together:
+            self._report_failure(lambda: self._manager.save(step, args=arguments, force=True))
+            return
+        try:
+            self._manager.save(step, args=arguments, force=True)
+        except Exception as error:  # orbax has not begun to write; its main threads would wait for this one in vain
+            cause = cause_message(error, self._plain_path.restore_paths)
+            raise UserError(f"checkpoint {step} could not be begun: {cause}; {NOTHING_CHANGED}") from error
 
     def _check_written(self) -> None:
         """Raises MissingError unless the save in progress is complete, and records its files.
 
-        Orbax calls it in the background, when everything is written and before the checkpoint gets its name. After an
-        error the checkpoint gets no name, and the older checkpoints stay.
+        Orbax calls it in the background of the first process, when everything is written and before the checkpoint
+        gets its name. After an error the checkpoint gets no name, and the older checkpoints stay.
         """
-        if jax.process_index() > 0:
-            return
         names = [name for name in self._list_names() if name.split(_TEMPORARY_SUFFIX)[0] == str(self._saving)]
         written = max((self._plain_path.path / name for name in names), key=lambda path: path.stat().st_mtime_ns)
         for item, shapes in self._saving_shapes.items():
@@ -212,13 +237,19 @@ class CheckpointStore:
         record_digests(written)
 
     def poll(self) -> None:
-        """Reports the save in progress if it has failed, without waiting; called at every step."""
+        """Reports the save in progress if it has failed, without waiting; called at every step.
+
+        Several processes would notice it at different steps: they report it together, at the next save or at the end.
+        """
+        if self._together:
+            return
         if self._saving is not None and not self._manager.is_saving_in_progress():
             self.finish()
 
     def finish(self) -> None:
         """Waits for the save in progress."""
-        self._report_failure(self._manager.wait_until_finished)
+        if self._saving is not None or not self._together:
+            self._report_failure(self._manager.wait_until_finished)
         self._saving = None
 
     def close(self) -> None:
@@ -227,18 +258,27 @@ class CheckpointStore:
         self._manager.close()
 
     def _report_failure(self, action: Callable[[], Any]) -> None:
+        failure = None
         try:
             action()
         except Exception as error:  # the errors of tensorstore and orbax on a failing disk have no common class
-            failed, self._saving = self._saving, None
-            with contextlib.suppress(Exception):
-                self._manager.close()
+            failure = cause_message(error, self._plain_path.restore_paths)
+        if self._together:
+            failure = first_cause(hosts.gather(failure or ""))
+        if failure is None:
+            return
+        failed, self._saving = self._saving, None
+        with contextlib.suppress(Exception):
+            self._manager.close()
+        if hosts.is_writer():
             self._remove_half_written()
-            self._manager = self._open()  # forgets the step that failed
-            steps = self.steps()
-            advice = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier one"
-            self.failure = cause_message(error, self._plain_path.restore_paths)
-            self.say(f"WARNING: checkpoint {failed} could not be written: {self.failure}; {advice}")
+        if self._together:
+            hosts.gather("")  # the others list the folder after this
+        self._manager = self._open()  # forgets the step that failed
+        steps = self.steps()
+        advice = f"checkpoint {steps[-1]} is intact" if steps else "there is no earlier one"
+        self.failure = failure
+        self.say(f"WARNING: checkpoint {failed} could not be written: {self.failure}; {advice}")
 
     def restore_latest(self, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState | None:
         """The state of the newest undamaged checkpoint, placed by `shardings`; None when there is no checkpoint.
@@ -249,6 +289,8 @@ class CheckpointStore:
         damaged: list[int] = []
         for step in reversed(self.steps()):
             try:
+                if self._together:
+                    check_shares(self.folder / str(step))
                 state = self.restore(step, experiment, shardings, abstract)
             except DamagedError as error:
                 self.say(f"WARNING: {error}; trying the one before it")
@@ -270,8 +312,11 @@ class CheckpointStore:
         self._manager.close()
         for step in damaged:
             target = self.run / "damaged" / str(step)
-            move_replacing(self.folder / str(step), target)
+            if hosts.is_writer():
+                move_replacing(self.folder / str(step), target)
             self.say(f"checkpoint {step} was moved to {target}")
+        if self._together:
+            hosts.gather("")  # the others list the folder after this
         self._manager = self._open()
 
     def restore(self, step: int, experiment: Experiment, shardings: TrainState, abstract: TrainState) -> TrainState:
@@ -282,7 +327,7 @@ class CheckpointStore:
         note = self._note(step)
         check_same_model(note, experiment, self.folder / str(step))
         targets = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
-        names = self._stored_names(step, note, targets)
+        names = names_in(note, targets, self.folder / str(step))
         wanted = {names[name]: leaf for name, leaf in flatten(targets).items()}
         of_params = {name: leaf for name, leaf in wanted.items() if name.startswith("params.")}  # a separate item
         params = self._read_arrays(step, "params", {name.removeprefix("params."): x for name, x in of_params.items()})
@@ -296,41 +341,13 @@ class CheckpointStore:
             raise damaged_error(self.folder / str(step), f"the checksum of {wrong[0]} is wrong{more}")
         return state
 
-    def _stored_names(self, step: int, note: dict[str, Any], state: TrainState) -> dict[str, str]:
-        """The name in a checkpoint of every array of a state.
-
-        Raises UserError when the checkpoint lacks an array of the state, or has an array that the state lacks: then
-        another version of this code wrote it.
-        """
-        wanted, stored = flatten(state), set(note["checksums"])
-        names = stored_names(note["format"], wanted, stored)
-        unknown = stored - set(names.values()) - extra_arrays(note["format"], names, stored)
-        if not jax.tree.leaves(state.opt_state):
-            unknown = {name for name in unknown if not name.startswith("opt_state.")}
-        for name in sorted((wanted.keys() - names.keys()) | unknown):
-            reason = f"it has no {name}" if name in wanted else f"it has {name}, which is no part of the state"
-            if note["format"] != CHECKPOINT_FORMAT and name.startswith("opt_state."):
-                raise UserError(
-                    f"checkpoint {step} in {self.folder} is of an earlier version of Cairn, whose optimizer treated "
-                    f"some parameters differently ({reason}); this run cannot continue. It can be evaluated, and "
-                    f"another run can start from its parameters: --run=... --set training.init_from={self.run}"
-                )
-            raise self._other_version(step, reason)
-        return names
-
-    def _other_version(self, step: int, reason: str) -> UserError:
-        return UserError(
-            f"checkpoint {step} in {self.folder} was written by another version of this code ({reason}); take the "
-            "version that wrote it, which environment.json in the run folder names, or give another --run"
-        )
-
     def _note(self, step: int) -> dict[str, Any]:
         note = self._read(step, note=ocp.args.JsonRestore())["note"]
         if not isinstance(note, dict) or note.pop("digest", None) != _digest(note):
             raise damaged_error(self.folder / str(step), "its note is not what was written")
         if note["format"] not in EARLIER_NAMES:
             known = ", ".join(map(str, EARLIER_NAMES))
-            raise self._other_version(step, f"its format is {note['format']}; known here: {known}")
+            raise other_version(self.folder / str(step), f"its format is {note['format']}; known here: {known}")
         return note
 
     def _read_arrays(self, step: int, item: str, abstract: dict[str, jax.ShapeDtypeStruct]) -> dict[str, Any]:
@@ -377,15 +394,3 @@ def _chunked_save(arrays: dict[str, Any]) -> ocp.args.PyTreeSave:
 
 def _digest(note: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(note, sort_keys=True).encode()).hexdigest()
-
-
-def check_same_model(note: dict[str, Any], experiment: Experiment, checkpoint: pathlib.Path) -> None:
-    """Raises UserError when a checkpoint's parameters belong to another model or optimizer than the experiment's."""
-    stored, given = note["experiment"], to_json(experiment)
-    with contextlib.suppress(UserError):  # options that were added since have their defaults
-        stored = to_json(from_json(Experiment, current_config(stored)))
-    changed = differences(stored["model"], given["model"], "model")
-    changed += differences(stored["optimizer"]["type"], given["optimizer"]["type"], "optimizer")
-    if changed := exclude_paths(changed, marked_fields(experiment.model, "execution", path="model")):
-        listed = "\n  ".join(changed)
-        raise UserError(f"{checkpoint} is a checkpoint of another model (its value -> this run's):\n  {listed}")

@@ -1,1 +1,1 @@
-"""The process: signals, freed memory, compiled programs."""
+"""The process: signals, freed memory, compiled programs, and the other processes of a run."""

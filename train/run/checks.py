@@ -16,6 +16,7 @@ from train.files.paths import AnyPath
 from train.parallel import feed
 from train.parallel.mesh import make_mesh
 from train.parallel.table import layout_of, param_shardings
+from train.process import hosts
 from train.run.loading import load_params
 from train.run.metrics import read_status
 
@@ -56,10 +57,10 @@ def is_finished(experiment: Experiment, run: pathlib.Path) -> bool:
     if status.get("state") != "finished" or not (run / "config.json").is_file():
         return False
     experiments.check_same_experiment(experiment, run)
-    with CheckpointStore(run, experiment.checkpoints, say=lambda line: None, read_only=True) as store:
+    with CheckpointStore(run, experiment.checkpoints, say=lambda line: None, read_only=True, alone=True) as store:
         intact = store.is_intact(last)
-    if intact is not None:
-        return intact
+    if intact is not None or hosts.joined():  # the other processes do not load it here; continuing the run does
+        return bool(intact)
     try:
         return load_params(run, str(last), mesh=experiment.mesh, sharding=experiment.sharding).step == last
     except UnreadableError:

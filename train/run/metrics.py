@@ -215,6 +215,29 @@ class MetricsWriter:
         return self._trackers
 
 
+class NoMetrics(MetricsWriter):
+    """The same for a process that is not the first: it writes nothing."""
+
+    def truncate(self, step: int) -> None:
+        """Does nothing."""
+
+    def rename_old_files(self) -> bool:
+        """Does nothing."""
+        return False
+
+    def sample(self, step: int, text: str) -> None:
+        """Does nothing."""
+
+    def status(self, state: RunState, step: int, *, total_steps: int | None = None, reason: str | None = None) -> None:
+        """Does nothing."""
+
+    def _line(self, name: str, fields: Mapping[str, Any]) -> None:
+        pass
+
+    def _track(self, group: str, step: int, fields: Mapping[str, Any]) -> None:
+        pass
+
+
 # ------------------------------------------------------------------------------------------------------ reading
 
 

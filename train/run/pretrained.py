@@ -12,6 +12,7 @@ from train import experiment as experiments
 from train.experiment import Experiment
 from train.files.paths import AnyPath, literal_path
 from train.files.remote import local_copy
+from train.process import hosts
 from train.run.folder import ORIGIN
 from train.run.loading import load_params
 
@@ -39,7 +40,7 @@ def initial_params(experiment: Experiment, run: pathlib.Path) -> Any:
         return None
     source = check_init_from(experiment)
     arrays = flatten(load_params(source, mesh=experiment.mesh, sharding=experiment.sharding).params)
-    if (source / ORIGIN).is_dir():
+    if hosts.is_writer() and (source / ORIGIN).is_dir():
         shutil.copytree(local_copy(source / ORIGIN), run / ORIGIN, dirs_exist_ok=True)
     shapes = abstract_params(experiment.model)
     for name, like in flatten(shapes).items():

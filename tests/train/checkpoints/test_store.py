@@ -13,11 +13,10 @@ import pytest
 
 import train.checkpoints.store
 from model.errors import UserError
-from model.options.json import to_json
 from model.parameters.names import flatten, unflatten
 from tests.train.states import abstract_state_of, assert_same_bits, at_step, open_store, restore_latest, shardings_on
 from train.checkpoints.checksums import checksums
-from train.checkpoints.store import CheckpointStore, check_same_model
+from train.checkpoints.store import CheckpointStore
 from train.experiment import Checkpoints
 
 # Reads that fail half-way leave coroutines behind in orbax.
@@ -261,17 +260,6 @@ def test_another_model_is_refused_with_its_fields(experiment, tiny_experiment, t
 def test_scan_and_rematerialisation_may_change(experiment, tiny_experiment, first, two):
     same = tiny_experiment(model__vocab_size=64, model__scan_layers=False, model__remat="full")
     assert_same_bits(restore_latest(two, same), at_step(first, 20))
-
-
-def test_options_that_came_since_stand_at_their_defaults(experiment, tmp_path):
-    stored = to_json(experiment)
-    assert stored["model"].pop("layer_scale") is None
-    assert stored["model"]["initialization"].pop("scale_residual") is True
-    stored["sharding"] = {"type": "Sharding", "embed": ["fsdp"]}  # a table of one vocabulary, as runs before had
-    check_same_model({"experiment": stored}, experiment, tmp_path)
-    stored["model"]["initialization"]["scale_residual"] = False
-    with pytest.raises(UserError, match="model.initialization.scale_residual: False -> True"):
-        check_same_model({"experiment": stored}, experiment, tmp_path)
 
 
 def test_nothing_is_unpickled(experiment, first, two, monkeypatch):

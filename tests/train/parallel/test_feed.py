@@ -3,6 +3,8 @@ import numpy as np
 import pytest
 
 from model.errors import UserError
+from train.data import prepare
+from train.data.batches.pipeline import Batches
 from train.parallel import feed
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.table import ActivationAxes, Sharding, layout_of
@@ -77,6 +79,26 @@ def test_every_host_asks_for_the_rows_of_its_devices_and_all_hosts_for_all(mesh,
     assert set().union(*of_hosts) == set(range(16))
     if mesh.tensor == 1:  # nobody reads what another one reads
         assert sum(map(len, of_hosts)) == 16
+
+
+def test_the_order_of_the_data_does_not_depend_on_the_number_of_hosts(tiny_experiment, tmp_path):
+    """A run that moves from 1 to 2 to 4 to 1 hosts reads the rows of one that stays, each from its own start."""
+    data, rows = tiny_experiment().data, rows_of(Mesh(fsdp=8))
+    folder = str(prepare(data, tmp_path / "data"))
+    whole = Batches(folder, data).iterator(0)
+    for start, hosts in ((0, 1), (3, 2), (6, 4), (9, 1)):
+        devices = [jax.devices()[8 // hosts * host : 8 // hosts * (host + 1)] for host in range(hosts)]
+        local = [feed.local_rows(OneHost(rows, some), data.batch_size) for some in devices]
+        readers = [Batches(folder, data).iterator(start, asked) for asked in local]
+        for _ in range(3):
+            expected, parts = next(whole), list(map(next, readers))
+            for name, x in expected.items():
+                np.testing.assert_array_equal(
+                    np.concatenate([part[name] for part in parts])[np.argsort(np.concatenate(local))], x
+                )
+        for reader in readers:
+            reader.close()
+    whole.close()
 
 
 def test_process_count_is_one_here():
