@@ -24,7 +24,7 @@ from model.layout import ONE_DEVICE, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.options.tree import check
 from model.output import Output, OutputWithLogits
-from model.parameters.maker import ParameterMaker, specs_of
+from model.parameters.maker import ParameterMaker, specs_of, without_values
 from model.parameters.precision import for_compute
 from model.positions.absolute import PositionEmbedding
 from model.recompute import saved_taps
@@ -83,6 +83,7 @@ class Transformer(nnx.Module):
 
 
 @functools.lru_cache(maxsize=64)
+@without_values()
 def _abstract_model(config: ModelConfig) -> tuple[nnx.GraphDef, nnx.State]:
     """Returns the structure of the module tree and its abstract parameters; makes no array."""
     check(config, "model")
@@ -158,11 +159,10 @@ def stream(
     Raises:
       UserError: for options that clash, a sequence longer than the context, or taps that do not exist.
     """
-    length = tokens_BT.shape[1]
-    if length > config.context_length:
+    if (length := tokens_BT.shape[1]) > config.context_length:
         raise UserError(f"a sequence of {length} tokens is longer than context_length={config.context_length}")
-    cached, shape = cache is not None, (len(tokens_BT), length)
-    token_positions = TokenPositions(shape, positions_BT, segment_ids_BT, lengths_B, text_lengths_B, cached)
+    options = positions_BT, segment_ids_BT, lengths_B, text_lengths_B
+    token_positions = TokenPositions((len(tokens_BT), length), *options, cached=cache is not None)
     context = Context(
         index_BT=token_positions.indices(),
         lengths_B=lengths_B,

@@ -35,6 +35,8 @@ stated. `beta` is DeepNorm's: (8n)^(-1/4) for a decoder, together with `PostNorm
 a gated layer, which that paper does not have: so the output of every sublayer shrinks by beta^2.
 """
 
+import contextlib
+import contextvars
 import dataclasses
 import math
 from collections.abc import Callable, Iterator
@@ -159,6 +161,19 @@ def _scale(factor: float, x: jax.Array) -> jax.Array:
     return x if factor == 1 else x * factor
 
 
+_without_values = contextvars.ContextVar("without_values", default=False)
+
+
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """Parameters that are made in the context are zeros: for shapes alone, tracing random draws takes too long."""
+    token = _without_values.set(True)
+    try:
+        yield
+    finally:
+        _without_values.reset(token)
+
+
 class ParameterMaker:
     """Draws the parameters of a model one after another from one key, and records the `Spec` of each."""
 
@@ -186,7 +201,7 @@ class ParameterMaker:
         output_axes = tuple(range(blocks + inputs, len(shape)))
         initializer = self._matrix_initializer(role, math.prod(shape[i] for i in input_axes))
         spec = Spec(role=role, axes=axes, inputs=input_axes, outputs=output_axes, initializer=initializer)
-        return self._make(spec, shape, self.rngs.params())
+        return self._make(spec, shape, self._next_key())
 
     def _matrix_initializer(self, role: Role, fan_in: int) -> Initializer:
         """Returns the initial distribution of a matrix with `fan_in` inputs."""
@@ -201,18 +216,16 @@ class ParameterMaker:
 
     def filter(self, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes the filters of a short convolution; the first axis counts the tokens that they span."""
-        return self._make(Spec(role="filter", axes=axes, initializer=LecunNormal(shape[0])), shape, self.rngs.params())
+        return self._make(Spec(role="filter", axes=axes, initializer=LecunNormal(shape[0])), shape, self._next_key())
 
     def decay_rate(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Makes the logarithms of the decay rates of memories."""
-        return self._make(
-            Spec(role="decay_rate", axes=axes, initializer=LogOfUniform(1, 16)), shape, self.rngs.params()
-        )
+        return self._make(Spec(role="decay_rate", axes=axes, initializer=LogOfUniform(1, 16)), shape, self._next_key())
 
     def decay_bias(self, shape: tuple[int, ...], axes: tuple[str, ...]) -> nnx.Param:
         """Makes the biases inside a decay's softplus; the softplus of a bias alone is log-uniform from 0.001 to 0.1."""
         initializer = InverseSoftplus(0.001, 0.1)
-        return self._make(Spec(role="decay_bias", axes=axes, initializer=initializer), shape, self.rngs.params())
+        return self._make(Spec(role="decay_bias", axes=axes, initializer=initializer), shape, self._next_key())
 
     def constant(self, role: Role, value: float, shape: tuple[int, ...], axes: tuple[str | None, ...]) -> nnx.Param:
         """Makes a parameter whose entries all start at one value, such as a norm's scale."""
@@ -226,10 +239,15 @@ class ParameterMaker:
         """Makes a bias, or another parameter that starts at 0."""
         return self.constant(role, 0.0, shape, axes)
 
+    def _next_key(self) -> Any:
+        return None if _without_values.get() else self.rngs.params()
+
     def _make(self, spec: Spec, shape: tuple[int, ...], key: Any = None) -> nnx.Param:
         assert spec.initializer is not None
         assert len(spec.axes) == len(shape), spec
         dtype = self.dtype if ROLES[spec.role].storage_dtype == "parameters" else "float32"
+        if _without_values.get():
+            return nnx.Param(jnp.zeros(shape, dtype), spec=spec)
         return nnx.Param(spec.initializer.draw(key, shape).astype(dtype), spec=spec)
 
 

@@ -9,12 +9,13 @@ from jax.sharding import NamedSharding, PartitionSpec
 from model.attention.grouped_query import GroupedQuery, QKNorm
 from model.attention.latent import Latent
 from model.config import ModelConfig
+from model.families.sizes import published
 from model.feedforward.experts import Experts, Shared
 from model.feedforward.mlp import MLP, Gated
 from model.norms import LayerNorm
 from model.parameters.maker import FanIn, Normal, ParameterMaker
 from model.positions.absolute import Learned
-from model.transformer import init, logical_axes
+from model.transformer import abstract_params, init, logical_axes
 from model.vocabulary.embedding import Untied
 
 DRAWN = {
@@ -228,3 +229,15 @@ def test_the_same_values_however_they_are_sharded():
     for name, values in by_path(parts).items():
         # The random bits are the same; jax 0.12's inverse error function rounds differently in loops of other shapes.
         np.testing.assert_array_max_ulp(values, whole[name], maxulp=4)
+
+
+@pytest.mark.parametrize(
+    "name", ["llama-2-7b", "deepseek-v3", "gemma-4-26b-a4b", "qwen3-next-80b-a3b", "granite-4.0-h-350m"]
+)
+def test_shapes_alone_are_those_of_drawn_parameters(name):
+    """`abstract_params` draws nothing; `init` is traced with all its draws."""
+    config = published(name)
+    drawn = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), abstract_params(config)) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), drawn
+    )

@@ -80,7 +80,8 @@ def test_files_without_digests_are_restored_to_know(flipped, tiny_experiment, co
     record.write_text(json.dumps(recorded))
     if flipped:
         data = bytearray(largest(copied).read_bytes())
-        data[len(data) // 2] ^= 1
+        for place in range(0, len(data), 97):  # orbax leaves old nodes of its index in a file, which nothing reads
+            data[place] ^= 1
         largest(copied).write_bytes(data)
     assert is_finished(tiny_experiment(), copied) is not flipped
 
