@@ -33,13 +33,10 @@ def main(argv: list[str]) -> int:
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     cli.prepare_jax()
-    from train.config_file import from_file
     from train.speed import measure
     from train.terminal.progress import Progress
 
-    mesh = cli.mesh_from_flag(MESH)
-    changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
-    experiment = from_file(CONFIG.value, changes)
+    experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
     with Progress("measuring, steps", STEPS.value + WARMUP.value, enabled=not JSON.value) as progress:
         speed = measure(experiment, STEPS.value, WARMUP.value, progress.update)
     given = {"config": CONFIG.value, "set": SET.value}

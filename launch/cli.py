@@ -23,6 +23,7 @@ from train.process.watch import EXIT_PEER_LOST, PeerLostError
 from train.terminal.formatting import escape_unprintable_lines
 
 if TYPE_CHECKING:
+    from train.experiment import Experiment
     from train.parallel.mesh import Mesh
 
 
@@ -168,6 +169,13 @@ def mesh_from_flag(flag: flags.FlagHolder[Any]) -> "Mesh | None":
     from train.parallel.mesh import parse_mesh
 
     return None if flag.value is None else parse_mesh(flag.value)
+
+
+def experiment_from(config: str, changes: list[str], mesh: "Mesh | None") -> "Experiment":
+    """The checked experiment of --config, with --set and --mesh. Raises UserError."""
+    from train.config_file import from_file
+
+    return from_file(config, changes if mesh is None else [*changes, f"mesh={mesh}"])
 
 
 def _print_error(message: str, status: int = EXIT_USER_ERROR) -> int:

@@ -53,14 +53,13 @@ def main(argv: list[str]) -> int:
 
     if COMPILE.value:
         prepare_environment()
-    from train.config_file import from_file
     from train.parallel.planner.chips import parse_cluster
     from train.parallel.planner.job import job_of, mesh_for
     from train.parallel.planner.words import plan_of
 
     cluster = parse_cluster(TOPOLOGY.value, SLICES.value)
     mesh = cli.mesh_from_flag(MESH)
-    experiment = from_file(CONFIG.value, SET.value if mesh is None else [*SET.value, f"mesh={mesh}"])
+    experiment = cli.experiment_from(CONFIG.value, SET.value, mesh)
     if mesh is None:
         experiment = dataclasses.replace(experiment, mesh=mesh_for(experiment.mesh, cluster))
     job, compiled = job_of(experiment, cluster), None

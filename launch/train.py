@@ -46,11 +46,7 @@ def main(argv: list[str]) -> int:
     if CONFIG.value is None:
         raise UserError("--config is missing: which experiment? Try --config=configs/quickstart.py")
     cli.prepare_jax(several=HOSTS)
-    from train.config_file import from_file
-
-    mesh = cli.mesh_from_flag(MESH)
-    changes = SET.value if mesh is None else [*SET.value, f"mesh={mesh}"]
-    experiment = from_file(CONFIG.value, changes)
+    experiment = cli.experiment_from(CONFIG.value, SET.value, cli.mesh_from_flag(MESH))
     if PRINT_CONFIG.value:
         return _print_config(experiment) if is_writer() else 0
     from train.files.paths import literal_path

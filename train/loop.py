@@ -181,7 +181,7 @@ class _Trainer:
         self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
-        fields = experiment.objective.fields + (feed.DOCUMENT_FIELDS if self.with_segments else ())
+        fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
         self.batches = Batches(dataset, experiment.data, "train", fields)
         self.clock = Clock(experiment, self.mesh)
 

@@ -189,7 +189,7 @@ def measure(
 def _random_batch(experiment: Experiment, n: int, mesh: jax.sharding.Mesh) -> dict[str, jax.Array]:
     """Batch n: the fields that the objective reads, as the loop places them."""
     with_segments = feed.needs_segments(experiment.data, experiment.model)
-    names = experiment.objective.fields + (feed.DOCUMENT_FIELDS if with_segments else ())
+    names = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
     if unknown := [name for name in names if name not in _FIELDS]:
         raise UserError(
             f"the objective {type(experiment.objective).__name__} reads {', '.join(unknown)}, and random tokens have "

@@ -13,11 +13,11 @@ import jax
 import tensorstore
 
 from model.families.regions import Bounds
+from train.checkpoints.handlers import NODE_BYTES
 from train.parallel.shards import HostShards
 
 SLICE_BYTES = 16 << 20  # about as much is read at a time; smaller arrays are left to orbax
 SLICES = 2  # this many are read at the same time
-NODE_BYTES = 100_000_000  # for the index of the database: without them each chunk reads it again
 
 
 def can_read(x: jax.ShapeDtypeStruct) -> bool:
@@ -37,6 +37,7 @@ def read_in_slices(item: pathlib.Path, arrays: Mapping[str, jax.ShapeDtypeStruct
 
     Raises ValueError as tensorstore does, and for an array that has another shape or format.
     """
+    # Without memory for the index of the database each chunk reads it again.
     context = tensorstore.Context({"cache_pool#nodes": {"total_bytes_limit": NODE_BYTES}})
     return {name: _read(item, name, x, context) for name, x in arrays.items()}
 

@@ -23,6 +23,11 @@ def needs_segments(data: Data, model: ModelConfig) -> bool:
     return not data.cross_document_attention or model.reads_lengths
 
 
+def batch_fields(objective_fields: tuple[str, ...], data: Data, model: ModelConfig) -> tuple[str, ...]:
+    """The fields of a batch: those that the objective reads, and those of documents if the model needs them."""
+    return objective_fields + (DOCUMENT_FIELDS if needs_segments(data, model) else ())
+
+
 def check_batch_size(batch_size: int, parts: int, rows: NamedSharding) -> None:
     """Raises UserError when the mesh does not divide the (micro-)batch."""
     ways = _ways(rows, 0)

@@ -234,9 +234,13 @@ class Cluster:
         """Whether a torus connects the chips."""
         return self.chip.kind == "tpu"
 
+    @property
+    def topology(self) -> str:
+        """The chips of one slice, or all nodes, as `parse_cluster` reads them."""
+        return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
+
     def __str__(self) -> str:
-        text = f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
-        return text if self.slices == 1 else f"{self.slices} slices of {text}"
+        return self.topology if self.slices == 1 else f"{self.slices} slices of {self.topology}"
 
 
 def parse_cluster(text: str, slices: int = 1) -> Cluster:

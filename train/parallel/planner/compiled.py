@@ -131,8 +131,7 @@ def _compile(experiment: Experiment, cluster: Cluster) -> CompiledStep:
     mesh = make_mesh(experiment.mesh, _devices(cluster))
     check_mesh(experiment, mesh)
     dtypes = {"weights": jnp.float32}
-    names = experiment.objective.fields
-    names += feed.DOCUMENT_FIELDS if feed.needs_segments(experiment.data, experiment.model) else ()
+    names = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
     shape = (experiment.data.batch_size, experiment.data.sequence_length)
     batch = {name: ShapeDtypeStruct(shape, dtypes.get(name, jnp.int32)) for name in names}
     began = time.perf_counter()
@@ -160,9 +159,10 @@ def _devices(cluster: Cluster) -> list[Any]:
     from jax.experimental import topologies
 
     logging.getLogger("jax._src.xla_bridge").setLevel(logging.WARNING)  # it would say that there is no TPU
-    name = f"{cluster.chip.name}:{'x'.join(map(str, cluster.shape))}"
     try:
-        described = topologies.get_topology_desc(platform="tpu", topology_name=name, num_slices=cluster.slices)
+        described = topologies.get_topology_desc(
+            platform="tpu", topology_name=cluster.topology, num_slices=cluster.slices
+        )
     except Exception as error:  # jax has no narrower class for it
         raise UserError(f"libtpu does not compile for {cluster}: {str(error).splitlines()[0]}") from None
     return list(described.devices)

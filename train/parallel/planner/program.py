@@ -11,7 +11,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -157,16 +157,7 @@ def _groups(line: str) -> list[list[int]]:
 
 
 def _axes(groups: list[list[int]], mesh: Mapping[str, int]) -> tuple[str, ...]:
-    """The mesh axes along which the devices of a group differ."""
-    return tuple(name for name, axis in zip(mesh, range(len(mesh)), strict=True) if _differs(groups, mesh, axis))
-
-
-def _differs(groups: list[list[int]], mesh: Mapping[str, int], axis: int) -> bool:
+    """The mesh axes along which the devices of a group differ; without groups all devices are one."""
     sizes = tuple(mesh.values())
-    if not groups:
-        return sizes[axis] > 1
-    return any(len(set(_coordinates(group, sizes, axis))) > 1 for group in groups)
-
-
-def _coordinates(group: list[int], sizes: tuple[int, ...], axis: int) -> Iterator[int]:
-    yield from (int(np.unravel_index(device, sizes)[axis]) for device in group)
+    places = [np.unravel_index(group, sizes) for group in groups or [list(range(math.prod(sizes)))]]
+    return tuple(name for axis, name in enumerate(mesh) if any(len(set(place[axis])) > 1 for place in places))
