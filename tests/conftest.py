@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from tests.tiers import COLLECTED, counted
+
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
 # small run but an instant, so that what makes their machine code faster would take longer than all that it saves.
 FAST_COMPILE_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
@@ -57,6 +59,12 @@ def pytest_configure(config):
     """Gives signals their usual effect: `nohup make test`, or a job in the background, would start with some ignored."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Counts the tests of each file before `-m` and `-k` deselect some."""
+    config.stash[COLLECTED] = counted(items)
 
 
 def pytest_collection_finish(session):
