@@ -196,7 +196,11 @@ def test_a_file_that_is_all_sweep_is_found(request):
 
     items = [test_of(name, swept) for name, swept in (("all.py", True), ("some.py", True), ("some.py", False))]
     counts = counted([*items, test_of("none.py", False)])
-    assert {path.name: count for path, count in counts.items()} == {"all.py": (1, 1), "some.py": (1, 2), "none.py": (0, 1)}
+    assert {path.name: count for path, count in counts.items()} == {
+        "all.py": (1, 1),
+        "some.py": (1, 2),
+        "none.py": (0, 1),
+    }
     assert [path.name for path in only_swept(counts)] == ["all.py"]
 
 
