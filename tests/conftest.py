@@ -13,6 +13,7 @@ import sys
 
 import pytest
 
+from tests.programs import drop_large, share_context
 from tests.tiers import COLLECTED, counted
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
@@ -68,17 +69,18 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_collection_finish(session):
-    """Takes what the test modules import out of the garbage collector's sight: it would be walked after each of them."""
+    """Shares what programs need; takes imported modules out of the garbage collector's sight, which would walk them."""
+    if "jax" in sys.modules:
+        share_context()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
 
 
 def pytest_runtest_teardown(item, nextitem):
-    """Lets go of the compiled programs of a module after its last test: a worker would hold those of all modules."""
-    if (nextitem is None or nextitem.path != item.path) and "jax" in sys.modules:
-        sys.modules["jax"].clear_caches()
-        gc.collect()
+    """Lets go of compiled programs after the last test of a module, or a worker would hold those of all modules."""
+    if nextitem is not None and nextitem.path != item.path:
+        drop_large()
 
 
 @pytest.fixture(scope="session")

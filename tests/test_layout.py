@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.tiers import COLLECTED, SWEEP, counted, first_of_each, only_swept
+from tests.tiers import COLLECTED, SWEEP, counted, first_of_each, only_swept, representatives
 from train.config_file import from_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -206,9 +206,10 @@ def test_a_file_that_is_all_sweep_is_found(request):
 
 def test_a_representative_of_each_kind_stays():
     cases = [("a", 1), ("a", 2), ("b", 3)]
-    marked = list(first_of_each(lambda case: case[0], cases))
-    assert [case.values for case in marked] == cases
-    assert [[mark.name for mark in case.marks] for case in marked] == [[], ["sweep"], []]
+    for marked in (first_of_each(lambda case: case[0], cases), representatives(cases, ("a", 1), ("b", 3))):
+        params = list(marked)
+        assert [param.values for param in params] == cases
+        assert [[mark.name for mark in param.marks] for param in params] == [[], ["sweep"], []]
 
 
 def test_every_module_has_its_test_file():

@@ -24,10 +24,18 @@ def only_swept(counts):
     return [path for path, (swept, every) in counts.items() if swept == every]
 
 
+def representatives(cases, *kept):
+    """The cases for `parametrize`, of which all but the kept ones are in the sweep."""
+    cases = list(cases)
+    assert kept
+    assert all(case in cases for case in kept), "no such case"
+    return [
+        pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=[] if case in kept else [SWEEP])
+        for case in cases
+    ]
+
+
 def first_of_each(kind, cases):
     """The cases for `parametrize`, of which all but the first of each kind are in the sweep."""
-    seen = set()
-    for case in cases:
-        values = case if isinstance(case, tuple) else (case,)
-        yield pytest.param(*values, marks=[SWEEP] if kind(case) in seen else [])
-        seen.add(kind(case))
+    cases = list(cases)
+    return representatives(cases, *{kind(case): case for case in reversed(cases)}.values())
