@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from tests.programs import drop_large, share_context
+from tests.programs import drop_grown, forget_steps, share_context
 from tests.tiers import COLLECTED, counted
 
 # Before jax is imported: tests of sharding want several devices, and all want each program compiled once. Programs so
@@ -77,10 +77,19 @@ def pytest_collection_finish(session):
     gc.set_threshold(50_000, 20, 100)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Gives a test that may patch the code steps that are compiled anew."""
+    if "monkeypatch" in item.fixturenames:
+        forget_steps()
+
+
 def pytest_runtest_teardown(item, nextitem):
-    """Lets go of compiled programs after the last test of a module, or a worker would hold those of all modules."""
+    """Lets go of programs: of patched code, and after a module of all if a worker has grown."""
+    if "monkeypatch" in item.fixturenames:
+        forget_steps()
     if nextitem is not None and nextitem.path != item.path:
-        drop_large()
+        drop_grown()
 
 
 @pytest.fixture(scope="session")
