@@ -24,7 +24,7 @@ from train.files.paths import AnyPath, absolute, expand_paths
 from train.files.spool import open_spool
 from train.generation.texts import check_prompts
 from train.hooks.evaluations import evaluation_hooks
-from train.hooks.interface import HookMaker, Say, Session, StepInfo, make_hook
+from train.hooks.interface import Hook, HookMaker, Say, Session, StepInfo, make_hook
 from train.hooks.log import Log
 from train.hooks.samples import SamplesHook
 from train.hooks.saves import SavesHook
@@ -36,6 +36,7 @@ from train.parallel.table import layout_of
 from train.process import hosts
 from train.process.agreement import StopAgreement
 from train.process.stop import Stop
+from train.process.watchdog import Watchdog, end_stalled
 from train.report import write_report
 from train.run import folder as run_folder
 from train.run import parameter_table as parameters
@@ -71,6 +72,7 @@ def train(
     say: Say = print,
     stop: Stop | None = None,
     hooks: Sequence[HookMaker] = (),
+    stall_seconds: float = 0.0,
 ) -> Outcome:
     """Trains until the last step, `hard_stop`, or a request to stop; continues from the run's latest checkpoint.
 
@@ -81,6 +83,7 @@ def train(
       say: prints a line that the user should see.
       stop: may request the end, as `launch.signals.StopRequest` does at a signal; None for no such requests.
       hooks: makers of further hooks (train/hooks/interface.py), called after those of the experiment, before saves.
+      stall_seconds: ends the process after this time without progress (train/process/watchdog.py); 0 for never.
 
     Raises:
       UserError: for everything that the user can fix.
@@ -96,7 +99,7 @@ def train(
         say = say if hosts.is_writer() else together.silent
     if not isinstance(run, pathlib.Path):
         with open_spool(run, say) as spool:
-            return train(experiment, spool, hard_stop, say, stop, hooks)
+            return train(experiment, spool, hard_stop, say, stop, hooks, stall_seconds)
     experiment, stop = expand_paths(experiment), stop or Stop()
     opened: list[Dataset] = []
     with contextlib.ExitStack() as stack, hosts.explain_failures():
@@ -106,7 +109,7 @@ def train(
         together.require_shared_folder(run)
         dataset = opened[0] if opened else open_dataset(begun["dataset"])
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
-        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop, hooks)
+        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop, hooks, stall_seconds)
         hosts.from_writer(lambda: str(write_report(run)))
         return outcome
 
@@ -184,8 +187,9 @@ class _Trainer:
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
         self.batches = Batches(dataset, experiment.data, "train", fields)
         self.clock = Clock(experiment, self.mesh)
+        self.called: set[Hook] = set()
 
-    def run(self, stop: Stop, makers: Sequence[HookMaker]) -> Outcome:
+    def run(self, stop: Stop, makers: Sequence[HookMaker], stall_seconds: float) -> Outcome:
         """Restores or initializes the state, trains, and closes all files, also after an error."""
         total, logging = self.experiment.training.num_steps, self.experiment.logging
         with contextlib.ExitStack() as stack:
@@ -199,6 +203,7 @@ class _Trainer:
                     wandb_project=logging.wandb_project,
                 )
             )
+            self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
             session = self._session()
             self.log = Log(session, self.batches, self.clock)
             self.hooks = [
@@ -207,7 +212,8 @@ class _Trainer:
                 *(make_hook(make, session) for make in makers),
             ]
             self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
-            state = self._start()
+            with self.watchdog.doing("the start of the run", patient=True):
+                state = self._start()
             step = int(state.step)
             self.saves = SavesHook(session, self.store, step)
             self.hooks.append(self.saves)
@@ -226,7 +232,8 @@ class _Trainer:
                 try:
                     with hosts.explain_failures():
                         outcome = self._steps(state, step, StopAgreement(stop, hosts.group()))
-                        self.store.finish()
+                        with self.watchdog.doing("the last save", patient=True):
+                            self.store.finish()
                     self._require_saved(outcome.step)
                 except BaseException as error:
                     self.metrics.status("failed", self.progress.done, total_steps=total, reason=str(error)[:300])
@@ -243,7 +250,24 @@ class _Trainer:
             layout=self.layout,
             metrics=self.metrics,
             say=self.say,
+            alive=self.watchdog.alive,
         )
+
+    def _watchdog(self, seconds: float) -> Watchdog:
+        """Ends this session when it stands still; the other processes write their stacks too."""
+        group = hosts.group()
+        watchdog = Watchdog(
+            seconds,
+            self.folder / "logs" / f"stacks-{hosts.index()}.txt",
+            end_stalled,
+            say=lambda reason: self.metrics.status(
+                "failed", self.progress.done, total_steps=self.experiment.training.num_steps, reason=reason
+            ),
+            ask_others=None if group is None else lambda: group.watch.tell("stacks"),
+        )
+        if group is not None:
+            group.watch.on_stacks = watchdog.dump
+        return watchdog
 
     def _optional_hooks(self, session: Session) -> Iterator[SamplesHook | StatisticsHook]:
         """The optional hooks of an experiment."""
@@ -288,19 +312,22 @@ class _Trainer:
         stop.start(step)
         info = None
         while step < self.last_step and not stop.reached(step):
-            with self.clock.waiting():
+            with self.clock.waiting(), self.watchdog.doing("the wait for a batch"):
                 batch = next(batches)
             step += 1
-            state, scalars = self._step_fn(step, state, batch)(state, batch)
-            self.log.dispatched(step, scalars)
+            with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
+                state, scalars = self._step_fn(step, state, batch)(state, batch)
+                self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
             if any(hook.due(info) for hook in self.hooks):
                 self._call_hooks(info)
-        self.log.catch_up()
+        with self.watchdog.doing("the last step", patient=self.clock.compiling):
+            self.log.catch_up()
         self.log.time(step)
         if info is not None and self.saves.saved != step:
-            self.saves(info)
+            with self.watchdog.doing("the last save", patient=True):
+                self.saves(info)
         reason = hosts.from_writer(lambda: stop.reason)  # others may have heard of a stop after the last step
         if step >= num_steps:
             return Outcome("finished", step)
@@ -321,7 +348,7 @@ class _Trainer:
             return self.step_fn
         if self.statistics_step_fn is None:
             self.log.catch_up()
-            with self.clock.paused(), self.progress.paused():
+            with self.clock.paused(), self.progress.paused(), self.watchdog.doing("compiling", patient=True):
                 self.statistics_step_fn = (
                     compile_train_step(self.experiment, self.mesh, statistics).lower(state, batch).compile()
                 )
@@ -329,8 +356,12 @@ class _Trainer:
 
     def _call_hooks(self, info: StepInfo) -> None:
         """Calls the due hooks after the step has ended and its line is written."""
-        self.log.catch_up()
+        with self.watchdog.doing("the step before the hooks", patient=self.clock.compiling):
+            self.log.catch_up()
         with self.clock.paused(), self.progress.paused():
             for hook in self.hooks:
                 if hook.due(info):
-                    hook(info)
+                    patient = hook is self.saves or (hook.compiles and hook not in self.called)
+                    with self.watchdog.doing(type(hook).__name__, patient=patient):
+                        hook(info)
+                    self.called.add(hook)

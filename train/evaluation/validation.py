@@ -80,16 +80,20 @@ class SplitEvaluation:
             raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {fix}")
         self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
-    def __call__(self, state: TrainState) -> dict[str, float]:
+    def __call__(self, state: TrainState, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.
 
         The loss is the mean over all counted targets, including the ends of documents, as in training. Bits per byte
         cover the text alone, as everywhere: the ends have no bytes and are in neither of the two sums. If no mark
-        begins a document, its first token and the bytes of this token are left out.
+        begins a document, its first token and the bytes of this token are left out. `alive` is called for every batch.
         """
         outputs = []
         for batch in self._batches:
             outputs.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
+            alive()
+        for sums in outputs:  # on an accelerator the batches are computed while the host waits here
+            jax.block_until_ready(sums)
+            alive()
         # Sums over batches in double precision; within a batch they are float32.
         nll, end_nll = (math.fsum(float(s[name]) for s in outputs) for name in ("nll", "end_nll"))
         coverage = self._coverage

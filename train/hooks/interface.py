@@ -45,6 +45,7 @@ class Session:
       mesh, layout: the devices, and the sharding of activations over them.
       metrics: writes lines to the files of the run.
       say: prints a line for the user.
+      alive: tells the watchdog of progress; for a hook that works for longer than it allows.
     """
 
     experiment: Experiment
@@ -54,6 +55,7 @@ class Session:
     layout: MeshLayout
     metrics: MetricsWriter
     say: Say
+    alive: Callable[[], None] = lambda: None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -78,9 +80,15 @@ class StepInfo:
 
 
 class Hook:
-    """An action every `every` steps and at the last one."""
+    """An action every `every` steps and at the last one.
+
+    Attributes:
+      every: the number of steps.
+      compiles: whether its first call compiles programs, for which the watchdog allows more time.
+    """
 
     every: int
+    compiles = False
 
     def due(self, info: StepInfo) -> bool:
         """Whether the hook is called after a step."""

@@ -18,6 +18,7 @@ wandb/             the files of the package wandb
 status.json        running, finished, stopped, interrupted or failed, and at which step
 checkpoints/       the states from which the run continues
 damaged/           checkpoints that were found to be damaged
+logs/              stacks-PROCESS.txt, of a run that stood still; slurm-JOB.txt, what a job on SLURM printed
 environment.json.damaged   the same of that file
 evaluation.json    of the quickstart: the final measures beside gzip and xz
 files.txt          of the quickstart: the files that the model wrote
