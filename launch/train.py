@@ -51,6 +51,12 @@ MAINTENANCE = flags.DEFINE_bool(
     "Ends the run as SIGTERM does when Google Cloud announces maintenance of this host or takes it away. When not "
     "given: on Cloud TPU VMs.",
 )
+PROFILE_STEPS = flags.DEFINE_string(
+    "profile_steps",
+    None,
+    "Profiles these steps, such as 10:13, both included: RUN/profile gets a trace for XProf, the memory of the "
+    "devices, and the operations with most time, which the report lists.",
+)
 PRINT_CONFIG = flags.DEFINE_bool(
     "print_config", False, "Prints the resolved config, the parameters, FLOPs and memory per device; trains nothing."
 )
@@ -68,10 +74,12 @@ def main(argv: list[str]) -> int:
         return _print_config(experiment) if is_writer() else 0
     from train.files.paths import literal_path
     from train.files.spool import spool_folder
+    from train.hooks.profile import parse_steps, profile_steps
     from train.loop import train
     from train.report import summary
 
     named = literal_path(RUN.value or f"runs/{pathlib.Path(CONFIG.value).stem}")
+    hooks = [] if PROFILE_STEPS.value is None else [profile_steps(parse_steps(PROFILE_STEPS.value))]
     watched = on_cloud_tpu() if MAINTENANCE.value is None else MAINTENANCE.value
     with StopRequest() as stop, maintenance_watch(stop) if watched else contextlib.nullcontext():
         outcome = train(
@@ -80,6 +88,7 @@ def main(argv: list[str]) -> int:
             hard_stop=HARD_STOP.value,
             say=cli.print_escaped,
             stop=stop,
+            hooks=hooks,
             stall_seconds=STALL_TIMEOUT.value,
         )
     status = EXIT_PREEMPTED if outcome.state == "interrupted" else 0

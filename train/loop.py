@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -46,6 +47,7 @@ from train.run.clock import Clock
 from train.run.environment import record_session
 from train.run.metrics import MetricsWriter, NoMetrics, read_metrics
 from train.run.pretrained import check_init_from, initial_params
+from train.run.time_spent import TimeSpent
 from train.state import StateConfig, TrainState, abstract_state, init_sharded, state_shardings
 from train.step import StepFn, compile_train_step
 from train.terminal.progress import Progress
@@ -100,6 +102,7 @@ def train(
     if not isinstance(run, pathlib.Path):
         with open_spool(run, say) as spool:
             return train(experiment, spool, hard_stop, say, stop, hooks, stall_seconds)
+    began = time.monotonic()
     experiment, stop = expand_paths(experiment), stop or Stop()
     opened: list[Dataset] = []
     with contextlib.ExitStack() as stack, hosts.explain_failures():
@@ -109,7 +112,7 @@ def train(
         together.require_shared_folder(run)
         dataset = opened[0] if opened else open_dataset(begun["dataset"])
         last_step = min(experiment.training.num_steps, hard_stop or experiment.training.num_steps)
-        outcome = _Trainer(experiment, run, dataset, last_step, say).run(stop, hooks, stall_seconds)
+        outcome = _Trainer(experiment, run, dataset, last_step, say, began).run(stop, hooks, stall_seconds)
         hosts.from_writer(lambda: str(write_report(run)))
         return outcome
 
@@ -174,8 +177,11 @@ def _prepare(experiment: Experiment, run: pathlib.Path, say: Say) -> Dataset:
 class _Trainer:
     """One session of a run."""
 
-    def __init__(self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say) -> None:
+    def __init__(
+        self, experiment: Experiment, run: pathlib.Path, dataset: Dataset, last_step: int, say: Say, began: float
+    ) -> None:
         self.experiment, self.folder, self.dataset, self.last_step, self.say = experiment, run, dataset, last_step, say
+        self.began = began
         self.mesh = make_mesh(experiment.mesh)
         self.layout = layout_of(self.mesh, experiment.sharding)
         self.rows = self.layout.placement(("batch", "sequence"))
@@ -203,14 +209,18 @@ class _Trainer:
                     wandb_project=logging.wandb_project,
                 )
             )
+            folder = self.folder if hosts.is_writer() else None
+            self.spent = stack.enter_context(TimeSpent(folder, number, self.began))
             self.watchdog = stack.enter_context(self._watchdog(stall_seconds))
             session = self._session()
-            self.log = Log(session, self.batches, self.clock)
+            self.log = Log(session, self.batches, self.clock, self.spent)
             self.hooks = [
                 *evaluation_hooks(session),
                 *self._optional_hooks(session),
                 *(make_hook(make, session) for make in makers),
             ]
+            for hook in self.hooks:
+                stack.callback(hook.close)
             self.store = stack.enter_context(CheckpointStore(self.folder, self.experiment.checkpoints, self.say))
             with self.watchdog.doing("the start of the run", patient=True):
                 state = self._start()
@@ -308,6 +318,9 @@ class _Trainer:
         """The loop itself."""
         num_steps = self.experiment.training.num_steps
         batches = self._batches(step)
+        for hook in self.hooks:
+            hook.begin(step)
+        self.spent.begin_steps(step)
         self.log.start(step, self.progress)
         stop.start(step)
         info = None
@@ -316,7 +329,9 @@ class _Trainer:
                 batch = next(batches)
             step += 1
             with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
-                state, scalars = self._step_fn(step, state, batch)(state, batch)
+                step_fn = self._step_fn(step, state, batch)
+                with self.clock.dispatching():
+                    state, scalars = step_fn(state, batch)
                 self.log.dispatched(step, scalars)  # waits for an earlier step when some are under way
             self.store.poll()
             info = StepInfo(step=step, last=step == num_steps, state=state, scalars=scalars)
@@ -326,8 +341,9 @@ class _Trainer:
             self.log.catch_up()
         self.log.time(step)
         if info is not None and self.saves.saved != step:
-            with self.watchdog.doing("the last save", patient=True):
+            with self.spent.on("saving"), self.watchdog.doing("the last save", patient=True):
                 self.saves(info)
+        self.log.record_time_spent(step)
         reason = hosts.from_writer(lambda: stop.reason)  # others may have heard of a stop after the last step
         if step >= num_steps:
             return Outcome("finished", step)
@@ -348,7 +364,8 @@ class _Trainer:
             return self.step_fn
         if self.statistics_step_fn is None:
             self.log.catch_up()
-            with self.clock.paused(), self.progress.paused(), self.watchdog.doing("compiling", patient=True):
+            compiling = self.watchdog.doing("compiling", patient=True)
+            with self.spent.on("other"), self.clock.paused(), self.progress.paused(), compiling:
                 self.statistics_step_fn = (
                     compile_train_step(self.experiment, self.mesh, statistics).lower(state, batch).compile()
                 )
@@ -362,6 +379,6 @@ class _Trainer:
             for hook in self.hooks:
                 if hook.due(info):
                     patient = hook is self.saves or (hook.compiles and hook not in self.called)
-                    with self.watchdog.doing(type(hook).__name__, patient=patient):
+                    with self.spent.on(hook.activity), self.watchdog.doing(type(hook).__name__, patient=patient):
                         hook(info)
                     self.called.add(hook)

@@ -15,6 +15,7 @@ class ValidationHook(Hook):
     """Measures the validation split; its loss decides which checkpoint is the best."""
 
     compiles = True
+    activity = "evaluation"
 
     def __init__(self, session: Session) -> None:
         """Args: the session. Raises UserError when the split has no token to predict."""
