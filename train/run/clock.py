@@ -30,7 +30,7 @@ class Clock:
       step: the step of the last reading.
       compiling: whether the current interval is the first.
       waiting_seconds, dispatch_seconds: the time so far in which the devices waited for a batch, or for the start of a
-        step after the first.
+        step after the first (not known on a CPU).
       first_step_seconds: the time of the first step, with its compilation.
     """
 
@@ -39,6 +39,8 @@ class Clock:
         length, specs = experiment.data.sequence_length, StateConfig.of(experiment).specs
         self._flops_per_token = training_flops_per_token(experiment.model, length, specs)
         peak = peak_flops(mesh.devices.flat[0].device_kind, experiment.model.precision.compute)
+        # On a CPU the call that starts a step may compute it.
+        self._starts_and_returns = mesh.devices.flat[0].platform != "cpu"
         self._peak = None if peak is None else peak * mesh.size
         self._began = time.monotonic()
         self._watcher = concurrent.futures.ThreadPoolExecutor(1, "ends-of-steps")
@@ -93,7 +95,8 @@ class Clock:
             self.waiting_seconds += waited
         if self._dispatches:
             dispatched = self._exposed(self._dispatches.popleft(), end_time)
-            self.dispatch_seconds += 0.0 if self.compiling else dispatched
+            if not self.compiling and self._starts_and_returns:
+                self.dispatch_seconds += dispatched
         self._ended, self._end = step, end_time
         self._tokens += tokens
 

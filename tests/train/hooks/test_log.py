@@ -22,6 +22,7 @@ class Clock:
 
     def start(self, step):
         self.step = step
+        self.waiting_seconds = self.dispatch_seconds = self.first_step_seconds = 0.0
 
     def watch(self, results):
         number = int(results["number"])
