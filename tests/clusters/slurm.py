@@ -4,7 +4,7 @@
 
 Starts SLURM on this machine (tests/clusters/slurm_daemons.py; installs it by apt as root), submits with launch.submit,
 disturbs the job in every way that a cluster has, and compares its metrics, samples and parameters with those of an
-undisturbed run on one process with four devices. Then two seeds as a job array. Takes about ten minutes; prints a line
+undisturbed run on one process with two devices. Then two seeds as a job array. Takes about ten minutes; prints a line
 for every event. Not part of `make test`.
 """
 
@@ -53,10 +53,11 @@ BEGAN = time.monotonic()
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     slurm_daemons.install()
     os.environ["SLURM_CONF"] = str(slurm_daemons.start())
-    # The tasks and the undisturbed run inherit these; each process has two devices, or four when it is alone.
-    os.environ |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": device_flag(2)}
+    # The tasks and the undisturbed run inherit these; each process has one device, or two when it is alone.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": device_flag(1)}
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "xla"))
     with contextlib.ExitStack() as stack:
         stack.callback(slurm_daemons.stop)
@@ -72,11 +73,11 @@ def exercise(folder):
     config.write_text(CONFIG.format(text=str(folder / "text.txt"), steps=NUM_STEPS))
 
     undisturbed, run = folder / "undisturbed", folder / "a run"
-    submit("--to=local", "--devices_per_process=4", f"--config={config}", f"--run={undisturbed}", "--mesh=fsdp=4")
+    submit("--to=local", "--devices_per_process=2", f"--config={config}", f"--run={undisturbed}", "--mesh=fsdp=2")
     say(f"the undisturbed run has finished {last_step(undisturbed)} steps")
 
     flags = ["--to=slurm", "--partition=low", "--nodes=2", f"--python={sys.executable}", f"--config={config}"]
-    flags += ["--time=60", "--signal_seconds=60", "--mesh=fsdp=4"]
+    flags += ["--time=60", "--signal_seconds=60", "--mesh=fsdp=2"]
     job = submit(*flags, f"--run={run}").split()[1].rstrip(";")
     refused = submit(*flags, f"--run={run}", status=2)
     assert f"job {job} trains in {run} already" in refused, refused
@@ -131,7 +132,7 @@ def exercise(folder):
 
     array = ["--seeds=1-2", "--set=training.num_steps=40"]
     flags[2] = "--nodes=1"
-    submit(*flags, *array, f"--run={folder / 'sweep'}", "--mesh=fsdp=2")
+    submit(*flags, *array, f"--run={folder / 'sweep'}", "--mesh=fsdp=1")
     runs = [folder / "sweep" / f"seed{seed}" for seed in (1, 2)]
     wait_for(
         "a job array of two seeds has finished", lambda: [status(run)["state"] for run in runs] == ["finished"] * 2
@@ -144,7 +145,7 @@ def submit(*flags, status=0):
     done = subprocess.run(
         [sys.executable, "-m", "launch.submit", *flags],
         cwd=ROOT,
-        env=os.environ | ({"XLA_FLAGS": device_flag(4)} if "--to=local" in flags else {}),
+        env=os.environ | ({"XLA_FLAGS": device_flag(2)} if "--to=local" in flags else {}),
         capture_output=True,
         text=True,
     )

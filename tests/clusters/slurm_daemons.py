@@ -112,7 +112,12 @@ def start():
 
 
 def stop():
-    """Ends the daemons that `start` started, by the numbers in their files."""
+    """Ends the jobs, and the daemons that `start` started, by the numbers in their files."""
+    environment = os.environ | {"SLURM_CONF": str(FOLDER / "slurm.conf")}
+    if (FOLDER / "slurmctld.pid").exists():
+        for signal_flag in ("--signal=TERM", "--signal=KILL"):
+            subprocess.run(["scancel", "--me", "--full", signal_flag], env=environment, capture_output=True, timeout=30)
+            time.sleep(2)
     for file in sorted(FOLDER.glob("*.pid"), reverse=True):  # slurmd, slurmctld, munged
         try:
             number = int(file.read_text())
