@@ -121,4 +121,4 @@ def _print_config(experiment: object) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, several=True)

@@ -17,8 +17,6 @@ from train.parallel.planner.chips import Cluster
 _PORT = 8476  # of process 0 of a job on GPUs
 _WORKERS = "workers"
 _INDEX = "batch.kubernetes.io/job-completion-index"
-# A container ended by a signal has 128 + its number: abort, bus error, kill (memory, eviction), segment, terminate.
-_SIGNAL_STATUSES = (134, 135, 137, 139, 143)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,7 +164,7 @@ class Gke:
 
 def _no_other_try(container: str) -> dict[str, Any]:
     """The rule that fails the job after a status that another try would not mend."""
-    statuses = sorted([*RESTART_STATUSES, *_SIGNAL_STATUSES])
+    statuses = list(RESTART_STATUSES)
     codes = {"containerName": container, "operator": "NotIn", "values": statuses}
     return {"action": "FailJob", "onExitCodes": codes}
 

@@ -11,17 +11,19 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from launch.signals import EXIT_PREEMPTED
 from model.errors import UserError
-from train.experiment import Experiment
-from train.parallel.mesh import format_mesh
 from train.process.watch import EXIT_PEER_LOST
 from train.process.watchdog import EXIT_STALLED
 
-# The statuses of launch.train after which the same command continues the run.
-RESTART_STATUSES = (EXIT_PEER_LOST, EXIT_STALLED, EXIT_PREEMPTED)
+if TYPE_CHECKING:
+    from train.experiment import Experiment
+
+# The statuses after which the same command continues the run: those of launch.train, and 128 + its number for a signal
+# that ended a process: abort, bus error, kill (no memory), segment, terminate.
+RESTART_STATUSES = (EXIT_PEER_LOST, EXIT_STALLED, EXIT_PREEMPTED, 134, 135, 137, 139, 143)
 DRY_RUN = "or add --dry_run to print what would be submitted"
 
 
@@ -78,10 +80,12 @@ class Engine(Protocol):
         ...
 
 
-def check_devices(experiment: Experiment, devices: int | None) -> None:
+def check_devices(experiment: "Experiment", devices: int | None) -> None:
     """Raises UserError when the mesh of an experiment cannot be laid out over the devices of a job."""
     if devices is None:
         return
+    from train.parallel.mesh import format_mesh  # which imports jax
+
     sizes = vars(experiment.mesh)
     fixed = math.prod(size for size in sizes.values() if size is not None)
     if fixed != devices and (sizes["data"] is not None or devices % fixed):

@@ -1,8 +1,9 @@
 """SLURM: a batch script, which starts the run with srun and requeues the job when the run can continue.
 
 SLURM sends SIGTERM to the tasks --signal_seconds before the time limit, and when it preempts the job: the run saves on
-all nodes at the same step and ends with status 75. The script requeues the job after 75, after 69 (a lost process) and
-after 70 (a run that stood still), at most --max_restarts times. A sweep is a job array: every task is requeued alone.
+all nodes at the same step and ends with status 75. The script requeues the job after 75, 69 (a lost process), 70 (a
+run that stood still) and a signal that killed a process, at most --max_restarts times; not a job that is cancelled. A
+sweep is a job array: every task is requeued alone.
 
 Not submitit: it sends a pickled Python call, which its own wrapper runs, and its requeueing asks the call for a new
 one at SIGUSR2. Here the job is a command that any user can read, and the training handles signals itself.
@@ -77,12 +78,14 @@ class Slurm:
             for index, one in enumerate(jobs):
                 lines.append(f"{index}) {lines_of([*start, *one.command()])} ;;")
             lines.append("esac")
-        statuses = "|".join(map(str, sorted(RESTART_STATUSES)))
+        statuses = "|".join(map(str, RESTART_STATUSES))
         lines += [
             "status=$?",
             'case "$status" in',
             f"{statuses})",
-            f'    if [ "${{SLURM_RESTART_COUNT:-0}}" -lt {self.max_restarts} ]; then',
+            "    # It is no longer running when SLURM requeues it, and when it is cancelled.",
+            '    state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)',
+            f'    if [ "$state" = RUNNING ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {self.max_restarts} ]; then',
             '        echo "status $status: the job is requeued, and its run continues from the last checkpoint"',
             '        scontrol requeue "$SLURM_JOB_ID"',
             "    fi ;;",

@@ -77,7 +77,7 @@ class TpuVm:
         ssh = [*_ssh(cluster), job.name, *place, *([] if cluster.slices == 1 else ["--node=all"]), "--worker=all"]
         ssh.append("--batch-size=all")  # by default the hosts beyond 64 would wait until the first have trained
         train = f"cd {shlex.quote(self.folder or 'cairn')} && {shlex.join(job.command('python3'))}"
-        statuses = "|".join(map(str, sorted([*RESTART_STATUSES, _SSH_LOST])))
+        statuses = "|".join(map(str, [*RESTART_STATUSES, _SSH_LOST]))
         left = f"the slices are still there; to delete them: {shlex.join(delete)}"
         return f"""\
 set -u

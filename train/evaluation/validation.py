@@ -45,6 +45,7 @@ class SplitEvaluation:
         split: str = "validation",
         limit: BatchLimit | None = None,
         step: EvaluationStep | None = None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         """Opens the split.
 
@@ -55,13 +56,14 @@ class SplitEvaluation:
           split: the name of the split.
           limit: the number of batches to read; None for that of `experiment.evaluation`.
           step: the compiled step of another evaluation of this run; None to compile one.
+          alive: called for every batch, so that a watchdog sees progress.
 
         Raises:
           UserError: when there is no token to predict.
         """
         limit = limit or BatchLimit("evaluation", experiment.evaluation.max_batches)
         self._rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-        self._batch_size = experiment.data.batch_size
+        self._batch_size, self._alive = experiment.data.batch_size, alive
         self._isolated = feed.needs_segments(experiment.data, experiment.model)
         self._batches = EvaluationBatches(
             dataset,
@@ -80,20 +82,20 @@ class SplitEvaluation:
             raise UserError(f"the {split} split of {dataset.folder} has no token of text to predict{part}; {fix}")
         self.step = step or compile_eval_step(experiment, mesh, dataset.tokenizer.end_of_document)
 
-    def __call__(self, state: TrainState, alive: Callable[[], None] = lambda: None) -> dict[str, float]:
+    def __call__(self, state: TrainState) -> dict[str, float]:
         """Loss per token in nats, perplexity per token, and bits per byte, of all batches that are evaluated.
 
         The loss is the mean over all counted targets, including the ends of documents, as in training. Bits per byte
         cover the text alone, as everywhere: the ends have no bytes and are in neither of the two sums. If no mark
-        begins a document, its first token and the bytes of this token are left out. `alive` is called for every batch.
+        begins a document, its first token and the bytes of this token are left out.
         """
         outputs = []
         for batch in self._batches:
             outputs.append(self.step(state, feed.to_devices(batch, self._rows, self._batch_size, self._isolated)))
-            alive()
+            self._alive()
         for sums in outputs:  # on an accelerator the batches are computed while the host waits here
             jax.block_until_ready(sums)
-            alive()
+            self._alive()
         # Sums over batches in double precision; within a batch they are float32.
         nll, end_nll = (math.fsum(float(s[name]) for s in outputs) for name in ("nll", "end_nll"))
         coverage = self._coverage

@@ -21,8 +21,7 @@ class ValidationHook(Hook):
         """Args: the session. Raises UserError when the split has no token to predict."""
         option = session.experiment.evaluation
         self.every, self._metrics, self._say = option.every, session.metrics, session.say
-        self._alive = session.alive
-        self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh)
+        self.measure = SplitEvaluation(session.experiment, session.dataset, session.mesh, alive=session.alive)
         lost = session.dataset.unrestored(VALIDATION)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
         words = session.dataset.unrestored_in_words(VALIDATION)
@@ -36,7 +35,7 @@ class ValidationHook(Hook):
 
     def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        values = self.measure(info.state, self._alive) | self._unrestored
+        values = self.measure(info.state) | self._unrestored
         self._metrics.evaluation(info.step, values)
         loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
         self._say(f"step {info.step}: validation loss {loss}, {bits} bits per byte{self._note}")
@@ -50,7 +49,6 @@ class NamedEvaluationHook(Hook):
     def __init__(self, session: Session, option: NamedEvaluation, validation: ValidationHook) -> None:
         """Args: the session, with prepared texts; the option; the validation hook, to share its compiled program."""
         self.every, self._name, self._metrics, self._say = option.every, option.name, session.metrics, session.say
-        self._alive = session.alive
         dataset, split = evaluated_split(option, session.folder)
         self._measure = SplitEvaluation(
             session.experiment,
@@ -59,6 +57,7 @@ class NamedEvaluationHook(Hook):
             split=split,
             limit=BatchLimit(f"evaluations ({option.name})", option.max_batches),
             step=validation.measure.step,
+            alive=session.alive,
         )
         lost, words = dataset.unrestored(split), dataset.unrestored_in_words(split)
         self._unrestored = {"bytes_not_restored": lost.bytes} if lost is not None and lost.documents else {}
@@ -66,7 +65,7 @@ class NamedEvaluationHook(Hook):
 
     def __call__(self, info: StepInfo) -> None:
         """See `Hook`."""
-        values = self._measure(info.state, self._alive) | self._unrestored
+        values = self._measure(info.state) | self._unrestored
         self._metrics.evaluation(info.step, values, name=self._name)
         loss, bits = format_fixed(values["loss"]), format_fixed(values["bits_per_byte"])
         self._say(f"step {info.step}: {self._name} loss {loss}, {bits} bits per byte{self._note}")

@@ -86,7 +86,7 @@ class Watchdog:
         return max(self._seconds, PATIENT_SECONDS) if self._patient else self._seconds
 
     def _watch(self) -> None:
-        while not self._closed.wait(max(0.01, min(self._left(), 5.0))):
+        while not self._closed.wait(max(0.01, min(self._left(), self._seconds / 2, 5.0))):
             if self._left() <= 0:
                 self._act()
                 return
