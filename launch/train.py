@@ -8,7 +8,7 @@ Several processes, such as one a host, train one run in a folder that all of the
 VMs and in GKE jobs they find each other; elsewhere each gets --coordinator=HOST:PORT --num_processes=N --process_id=I.
 
 The run folder holds everything that belongs to the run; the same command continues an interrupted run. Exit status: 0
-when the run finished or reached --hard_stop; 75 when a signal or a notice of maintenance ended it, 69 when another
+when the run finished or reached --hard_stop; 75 when a signal ended it, or a notice of maintenance, 69 when another
 process of the run was lost, 70 when it made no progress for --stall_timeout seconds: the same command continues it; 2
 for a mistake in the input.
 

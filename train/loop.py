@@ -187,7 +187,8 @@ class _Trainer:
         self.rows = self.layout.placement(("batch", "sequence"))
         self.state_config = StateConfig.of(experiment)
         self.shardings = state_shardings(self.state_config, self.mesh, experiment.sharding)
-        self.step_fn: StepFn = compile_train_step(experiment, self.mesh)
+        self.jitted_step = compile_train_step(experiment, self.mesh)
+        self.step_fn: StepFn = self.jitted_step
         self.statistics_step_fn: StepFn | None = None
         self.with_segments = feed.needs_segments(experiment.data, experiment.model)
         fields = feed.batch_fields(experiment.objective.fields, experiment.data, experiment.model)
@@ -328,6 +329,8 @@ class _Trainer:
             with self.clock.waiting(), self.watchdog.doing("the wait for a batch"):
                 batch = next(batches)
             step += 1
+            if info is None and hosts.joined():
+                self._compile_together(state, batch)
             with self.watchdog.doing(f"step {step}", patient=self.clock.compiling):
                 step_fn = self._step_fn(step, state, batch)
                 with self.clock.dispatching():
@@ -356,6 +359,12 @@ class _Trainer:
         size = self.experiment.data.batch_size
         for batch in self.batches.iterator(start, feed.local_rows(self.rows, size)):
             yield feed.to_devices(batch, self.rows, size, with_segments=self.with_segments)
+
+    def _compile_together(self, state: TrainState, batch: dict[str, jax.Array]) -> None:
+        """Compiles the step in all processes before one runs it: gloo's collectives wait 30 s for a late one."""
+        with self.watchdog.doing("compiling", patient=True):
+            self.step_fn = self.jitted_step.lower(state, batch).compile()
+            hosts.gather("")
 
     def _step_fn(self, step: int, state: TrainState, batch: dict[str, jax.Array]) -> StepFn:
         """The compiled function of a step. Steps with statistics have their own; its compilation is not timed."""

@@ -16,7 +16,9 @@ from model.errors import UserError
 from train.files.paths import is_remote
 from train.parallel.planner.chips import Cluster
 
-_MOST_HOSTS = 64  # of gcloud compute tpus queued-resources ssh, whatever its --batch-size (gcloud 500 to 570)
+# The hosts that gcloud compute tpus queued-resources ssh reaches at once, whatever its --batch-size (gcloud 528): more
+# would wait until the first have trained. The command for a single slice has no such limit.
+_MOST_HOSTS = 64
 _SSH_LOST = 255  # the status of ssh itself: the host is gone
 
 
@@ -75,7 +77,6 @@ class TpuVm:
         describe = [*resources, "describe", job.name, *place, "--format=value(state.state)"]
         delete = [*resources, "delete", job.name, *place, "--force", "--quiet"]
         ssh = [*_ssh(cluster), job.name, *place, *([] if cluster.slices == 1 else ["--node=all"]), "--worker=all"]
-        ssh.append("--batch-size=all")  # by default the hosts beyond 64 would wait until the first have trained
         train = f"cd {shlex.quote(self.folder or 'cairn')} && {shlex.join(job.command('python3'))}"
         statuses = "|".join(map(str, [*RESTART_STATUSES, _SSH_LOST]))
         left = f"the slices are still there; to delete them: {shlex.join(delete)}"

@@ -22,7 +22,7 @@ from tests.clusters import slurm_daemons
 from tests.train.process.test_several_processes import assert_same_run, last_step, lines
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PATIENCE = 300  # seconds until an event must have happened
+PATIENCE = 600  # seconds until an event must have happened
 NUM_STEPS = 240
 CONFIG = """
 from model.attention.grouped_query import GroupedQuery

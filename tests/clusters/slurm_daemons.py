@@ -9,6 +9,7 @@ machine belongs to is left alone. The nodes are named after two addresses of the
 find the first node by its name. The partition `high` preempts `low`.
 """
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -116,7 +117,8 @@ def stop():
     environment = os.environ | {"SLURM_CONF": str(FOLDER / "slurm.conf")}
     if (FOLDER / "slurmctld.pid").exists():
         for signal_flag in ("--signal=TERM", "--signal=KILL"):
-            subprocess.run(["scancel", "--me", "--full", signal_flag], env=environment, capture_output=True, timeout=30)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                subprocess.run(["scancel", "--me", "--full", signal_flag], env=environment, timeout=10)
             time.sleep(2)
     for file in sorted(FOLDER.glob("*.pid"), reverse=True):  # slurmd, slurmctld, munged
         try:

@@ -20,7 +20,11 @@ RUN_FOLDER = {
     *("run", "self.run", "self._run", "run.folder", "run_folder", "run_folder.absolute()"),
     *("literal_path(run_folder)", "pathlib.Path(run_folder)"),
 }
-IN_MODULES = {"train/evaluation/comparison.py": "folder", "train/run/metrics.py": "self.folder"}
+IN_MODULES = {
+    "train/evaluation/comparison.py": "folder",
+    "train/loop.py": "self.folder",
+    "train/run/metrics.py": "self.folder",
+}
 
 
 def names_in_code():
