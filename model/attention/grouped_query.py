@@ -338,8 +338,7 @@ class GroupedQueryAttention(nnx.Module):
             sink_N=sink_N,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_shards=context.layout.ways("query_sequence"),
-            platform=context.platform,
+            layout=context.layout,
         )
 
     def _norm_and_rotate(self, x_BTNH: jax.Array, norm: Norm | None, context: Context) -> jax.Array:

@@ -186,13 +186,30 @@ class MeshLayout(Layout):
         """How each axis of a parameter, and of its gradient, is split."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
-    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(
+        self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
+    ) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function
-        into = tuple(_spec(self.table, axes) for axes in in_axes)
-        out = jax.tree.map(lambda axes: _spec(self.table, axes), out_axes, is_leaf=_is_axes)
-        return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
+        single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
+
+        def specs(tree: Any) -> Any:
+            return jax.tree.map(lambda axes: _with_axes(_spec(self.table, axes), single), tree, is_leaf=_is_axes)
+
+        into = tuple(map(specs, in_axes))
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=into, out_specs=specs(out_axes), check_vma=checks_copies
+        )
+
+
+def _with_axes(spec: PartitionSpec, names: tuple[str, ...]) -> PartitionSpec:
+    """A spec that names further mesh axes, of one device each: gradients are then not added up over them."""
+    if not spec:
+        return spec
+    used = {name for over in spec for name in ((over,) if isinstance(over, str) else over or ())}
+    first = (spec[0],) if isinstance(spec[0], str) else spec[0] or ()
+    return PartitionSpec((*first, *(name for name in names if name not in used)) or None, *spec[1:])
 
 
 def _axis_shardings(
