@@ -105,10 +105,13 @@ class Sharding:
     Attributes:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
       activations: which mesh axes each axis of activations, batches and caches is split over.
+      balanced: whether devices that share a sequence exchange queries for causal attention without a window, so that
+        each has a chunk from the start and one from the end of the sequence, and as many visible keys as the others.
     """
 
     parameters: ParameterAxes = ParameterAxes()
     activations: ActivationAxes = ActivationAxes()
+    balanced: bool = True
 
 
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
@@ -147,11 +150,13 @@ class MeshLayout(Layout):
       mesh: the devices.
       table: the table's activation axes.
       parameters: the table's parameter axes, which decide the sharding of gradients.
+      balanced: the table's field of this name.
     """
 
     mesh: jax.sharding.Mesh
     table: ActivationAxes
     parameters: ParameterAxes
+    balanced: bool = True
 
     @property
     def platform(self) -> str:
@@ -230,7 +235,7 @@ def _is_axes(tree: Any) -> bool:
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
     """The layout of activations on a mesh."""
-    return MeshLayout(mesh, table.activations, table.parameters)
+    return MeshLayout(mesh, table.activations, table.parameters, table.balanced)
 
 
 # ----------------------------------------------------------------------------------------- parameters and moments
