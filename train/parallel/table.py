@@ -70,7 +70,14 @@ class ActivationAxes(_Axes):
       sequence: positions of the residual stream and its norms. `("tensor",)` here alone is the sequence parallelism of
         Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.2.
       query_sequence: positions of queries, and inside recurrent mixers.
-      key_sequence: positions of keys and values; slots of a cache.
+      key_sequence: positions of keys and values while their queries are split; slots of a cache. With `()` a device
+        gathers the keys and values of the sequence, layer by layer; with the axes of `query_sequence` they travel in a
+        ring (model/kernels/ring.py). Let k be the bytes of the keys and values of a device's tokens, 2 K H numbers
+        each, and n the devices of the sequence. To gather sends (n - 1) k forward, and as much backward; the ring sends
+        them forward, backward, and their gradients in float32. In return the ring holds 2 k in place of n k, sends
+        while it computes, and sends only as far as a window reaches. With grouped queries k is small, and gathered keys
+        may have any kernel; the ring has the one of tiles.py. So `()` is the default, and the ring is for sequences
+        whose keys do not fit.
       ffn_sequence: positions inside feed-forward layers.
       vocab_sequence: positions where tokens are looked up, and of logits.
       embed: the model width.

@@ -242,6 +242,7 @@ def test_a_ring_sends_keys_as_far_as_they_are_seen_and_gathers_nothing(pattern, 
 
     compiled = jax.jit(jax.grad(attended, argnums=(0, 1, 2))).lower(own, own, own).compile().as_text()
     assert {kind for kind, _, _ in collectives(compiled)} == {"collective-permute"}
+    assert not re.search(rf"f32\[(\d+,)*{LONG}[,\]]", compiled)  # no array of numbers has the whole sequence
     part = B * LONG // 8 * N * H * 4
     forward = 2 * hops  # keys and values
     backward = 2 + 4 * hops + 2  # they again, one hop ahead, then their gradients with them, which go home

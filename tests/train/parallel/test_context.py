@@ -45,6 +45,12 @@ MODELS = {
         "model.mixer=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)",
         "model.exceptions=(Except(layers='1', mixer=LSTM(num_heads=2)),)",
     ],
+    "rematerialised": ["model.remat=full", "model.mixer=GroupedQuery(num_heads=4, num_kv_heads=2, sinks=True)"],
+    "convolutions": [
+        "model.position=NoPositions",
+        "model.mixer=StateSpace(num_heads=4, state_dim=4, chunk=4)",
+        "model.exceptions=(Except(layers='1', mixer=GRU(num_heads=2)),)",
+    ],
     "later tokens": ["model.multi_token=MultiToken(depth=2)"],
 }
 MESHES = {
