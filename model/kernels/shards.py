@@ -201,7 +201,8 @@ def attend_on_shards(
         own = split.of_device(arrays)
         if split.in_ring:
             ring = split.ring(own.visibility, own.k_BSKH.shape[1])
-            return attend_in_ring(ring, scoring, rate, *(getattr(own, field.name) for field in dataclasses.fields(own)))
+            tokens = own.q_BTNH, own.k_BSKH, own.v_BSKH, own.visibility
+            return attend_in_ring(ring, scoring, rate, *tokens, own.bias, own.sink_N, own.dropout_key)
         return kernel(own) if split.chunks == 1 else _in_chunks(split, kernel, own)
 
     y_BTNH: jax.Array = layout.shard_map(on_device, (split.axes(arrays),), split.output, checks_copies=False)(arrays)
