@@ -67,7 +67,7 @@ def test_the_backward_pass_drops_the_weights_that_the_forward_pass_drops():
     """Outputs are linear in the values, so that y(v) . dy = v . dv(dy)."""
     q, k, v, *_, dy = arrays()
     attended = lambda v: attend(  # noqa: E731
-        q, k, v, causal(ROW), Scoring(0.4), layout=on(Mesh(context=4, tensor=2)), dropout=0.5,
+        q, k, v, causal(ROW), Scoring(0.4), layout=on(Mesh(context=2, tensor=2)), dropout=0.5,
         dropout_key=jax.random.key(0),
     )  # fmt: skip
     y, dv = jax.jit(lambda v: (lambda y, pull: (y, pull(dy)[0]))(*jax.vjp(attended, v)))(v)

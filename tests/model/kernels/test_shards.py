@@ -68,7 +68,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+REPEATED = ("mask", "a key head of all devices")  # parts of the other cases
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.sweep] * (n in REPEATED)) for n in CASES])
 def test_a_mesh_gives_the_numbers_of_one_device(name):
     options = dict(CASES[name])
     inputs = arrays(options.pop("kv_heads", N))
