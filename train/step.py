@@ -10,6 +10,7 @@ import optax
 
 from model.feedforward.loads import load_statistics, update_load_biases
 from model.layout import Layout
+from model.micro_batches import order_rows
 from model.parameters.specs import specs_by_name
 from train import schedules
 from train.experiment import Experiment
@@ -97,13 +98,19 @@ def _sums_and_grads(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
     def mean_loss(params: Any, part: Batch, index: jax.Array | int) -> tuple[jax.Array, Sums]:
-        dropout_key = jax.random.fold_in(key, index)
+        """The loss of one micro-batch and its number, or of all that flow through a pipeline and their numbers."""
+        fold_in = jax.vmap(jax.random.fold_in, (None, 0)) if jnp.ndim(index) else jax.random.fold_in
+        dropout_key = fold_in(key, index)
         whole = merge_trained(state, params)
         total, sums = objective.loss(experiment.model, whole, part, dropout_key=dropout_key, layout=layout, taps=taps)
         losses = {name: loss / weight for name, loss in sums.losses.items()}
         return total / weight, sums._replace(loss=sums.loss / weight, losses=losses)
 
     differentiate = jax.value_and_grad(mean_loss, has_aux=True)
+    if layout.pipeline is not None:
+        layout = layout.with_micro_batches(parts)
+        (_, sums), grads = differentiate(state.params, _ordered_rows(batch, layout), jnp.arange(parts))
+        return sums, grads
     if parts == 1:
         (_, sums), grads = differentiate(state.params, batch, 0)
         return sums, grads
@@ -119,6 +126,16 @@ def _sums_and_grads(
     grads, of_parts = jax.lax.scan(accumulate, zeros, (micro_batches, jnp.arange(parts)))
     sums = jax.tree.map(lambda x: jnp.sum(x, axis=0), of_parts)
     return sums, jax.tree.map(lambda g, p: g.astype(p.dtype), grads, state.params)
+
+
+def _ordered_rows(batch: Batch, layout: Layout) -> Batch:
+    """The batch with its rows in the order of a pipeline; row r is in micro-batch r % parts, as without one."""
+    pipeline = layout.pipeline
+    assert pipeline is not None
+    return {
+        name: layout.constrain(order_rows(x, pipeline), ("batch", "sequence", *(None,) * (x.ndim - 2)))
+        for name, x in batch.items()
+    }
 
 
 def compile_train_step(

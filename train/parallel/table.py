@@ -8,13 +8,13 @@ To try another parallelism, change the table or the mesh; the model stays as it 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from model.errors import UserError
-from model.layout import Axes, AxisSharding, Layout
+from model.layout import Axes, AxisSharding, Layout, Pipeline
 from model.parameters.names import path_name
 from train.parallel.mesh import MESH_AXES
 
@@ -33,6 +33,9 @@ class _Axes:
                 yield field.name, f"names a mesh axis twice: {', '.join(names)}"
 
 
+Table = TypeVar("Table", bound=_Axes)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ParameterAxes(_Axes):
     """Logical axes of parameters -> mesh axes. An array uses each mesh axis once, for the first axis that asks for it.
@@ -46,7 +49,7 @@ class ParameterAxes(_Axes):
       expert: experts.
       vocab: tokens of the vocabulary.
       position: rows of a table of learned positions.
-      layer: layers of a stack.
+      layer: layers of a stack. The parts run as the stages of a pipeline (model/pipeline.py).
     """
 
     embed: tuple[str, ...] = ("fsdp", "expert", "context")
@@ -58,7 +61,7 @@ class ParameterAxes(_Axes):
     expert: tuple[str, ...] = ("expert",)
     vocab: tuple[str, ...] = ("tensor",)
     position: tuple[str, ...] = ()
-    layer: tuple[str, ...] = ()
+    layer: tuple[str, ...] = ("stage",)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class ActivationAxes(_Axes):
     """Logical axes of activations -> mesh axes. An array uses each mesh axis once, for the first axis that asks for it.
 
     Attributes:
-      batch: rows.
+      batch: rows. Inside the stages of a pipeline their mesh axes are left out.
       sequence: positions of the residual stream and its norms. `("tensor",)` here alone is the sequence parallelism of
         Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4.2.2.
       query_sequence: positions of queries, and inside recurrent mixers.
@@ -82,7 +85,7 @@ class ActivationAxes(_Axes):
       layer: layers of a stack, in a cache.
     """
 
-    batch: tuple[str, ...] = ("data", "fsdp", "expert")
+    batch: tuple[str, ...] = ("stage", "data", "fsdp", "expert")
     sequence: tuple[str, ...] = ("context",)
     query_sequence: tuple[str, ...] = ("context",)
     key_sequence: tuple[str, ...] = ()
@@ -105,10 +108,18 @@ class Sharding:
     Attributes:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
       activations: which mesh axes each axis of activations, batches and caches is split over.
+      chunks: chunks of consecutive layers that each stage of a pipeline runs. More of them shorten the bubble, and
+        move parameters to their stages in every step (model/pipeline.py).
     """
 
     parameters: ParameterAxes = ParameterAxes()
     activations: ActivationAxes = ActivationAxes()
+    chunks: int = 1
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yields each invalid field with its problem."""
+        if self.chunks < 1:
+            yield "chunks", f"must be at least 1, got {self.chunks}"
 
 
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:
@@ -147,11 +158,15 @@ class MeshLayout(Layout):
       mesh: the devices.
       table: the table's activation axes.
       parameters: the table's parameter axes, which decide the sharding of gradients.
+      chunks: the table's chunks of layers.
+      micro_batches: of a pipeline; None for as many as stages.
     """
 
     mesh: jax.sharding.Mesh
     table: ActivationAxes
     parameters: ParameterAxes
+    chunks: int = 1
+    micro_batches: int | None = None
 
     @property
     def platform(self) -> str:
@@ -186,6 +201,24 @@ class MeshLayout(Layout):
         """How each axis of a parameter, and of its gradient, is split."""
         return _axis_shardings(self.mesh, shape, mesh_axes(self.parameters, axes))
 
+    @property
+    def pipeline(self) -> Pipeline | None:
+        """The stages that layers are split into, or None."""
+        names = tuple(name for name in self.parameters.layer if self.mesh.shape[name] > 1)
+        if not names:
+            return None
+        stages = AxisSharding(names, _num_shards(self.mesh, names))
+        return Pipeline(stages, self.chunks, self.micro_batches or stages.ways, self.within_stage().ways("batch"))
+
+    def with_micro_batches(self, count: int) -> "MeshLayout":
+        """The same layout for a pipeline of so many micro-batches."""
+        return dataclasses.replace(self, micro_batches=count)
+
+    def within_stage(self) -> "MeshLayout":
+        """The layout of the activations of one stage, without the axis of stages."""
+        names = self.parameters.layer
+        return dataclasses.replace(self, table=_without(self.table, names), parameters=_without(self.parameters, names))
+
     def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
@@ -193,6 +226,12 @@ class MeshLayout(Layout):
         into = tuple(_spec(self.table, axes) for axes in in_axes)
         out = jax.tree.map(lambda axes: _spec(self.table, axes), out_axes, is_leaf=_is_axes)
         return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
+
+
+def _without(table: Table, names: Sequence[str]) -> Table:
+    """The table without some mesh axes."""
+    kept = {name: tuple(axis for axis in axes if axis not in names) for name, axes in vars(table).items()}
+    return type(table)(**kept)
 
 
 def _axis_shardings(
@@ -213,7 +252,7 @@ def _is_axes(tree: Any) -> bool:
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
     """The layout of activations on a mesh."""
-    return MeshLayout(mesh, table.activations, table.parameters)
+    return MeshLayout(mesh, table.activations, table.parameters, table.chunks)
 
 
 # ----------------------------------------------------------------------------------------- parameters and moments
