@@ -14,8 +14,8 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model.dropout import drop
 from model.layout import ONE_DEVICE, Axes, Layout
-from model.micro_batches import in_micro_batches
 from model.positions.rotary import RotaryTable
+from model.stages.micro_batches import in_micro_batches
 from model.taps.meanings import TAPS
 from model.taps.request import NO_TAPS, Offered, Taps, TapSite, apply_edits
 

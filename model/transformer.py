@@ -27,9 +27,9 @@ from model.output import Output, OutputWithLogits
 from model.parameters.maker import ParameterMaker, specs_of, without_values
 from model.parameters.precision import for_compute
 from model.positions.absolute import PositionEmbedding
-from model.pipeline import run_layers_in_stages
 from model.recompute import saved_taps
 from model.stack import LayerCaches, new_blocks, run_layers
+from model.stages.pipeline import run_layers_in_stages
 from model.taps.request import Tap, Taps, refuse_unused, resolve
 from model.token_positions import inputs_of_rows
 from model.vocabulary.embedding import Embedding

@@ -10,8 +10,8 @@ import optax
 
 from model.feedforward.loads import load_statistics, update_load_biases
 from model.layout import Layout
-from model.micro_batches import order_rows
 from model.parameters.specs import specs_by_name
+from model.stages.micro_batches import order_rows
 from train import schedules
 from train.experiment import Experiment
 from train.objectives.interface import Batch, Objective, Sums

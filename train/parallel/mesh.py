@@ -18,7 +18,7 @@ class Mesh:
     """How many devices lie along each axis of the mesh; their product is the device count.
 
     Attributes:
-      stage: parts of the layers, in a pipeline of `training.gradient_accumulation` micro-batches (model/pipeline.py).
+      stage: parts of the layers, the stages of a pipeline for the micro-batches of `training.gradient_accumulation`.
       data: copies of the parameters, each with its share of the batch; None for all devices that the other axes leave.
       fsdp: shards of parameters, gathered layer by layer, each with its share of the batch.
       expert: shards of the experts, each with its share of the batch; all other parameters are split as by fsdp.

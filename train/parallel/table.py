@@ -16,7 +16,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from model.errors import UserError
 from model.layout import Axes, AxisSharding, Layout, Pipeline
 from model.parameters.names import path_name
-from train.parallel.mesh import MESH_AXES
+from train.parallel.mesh import MESH_AXES, Mesh
 
 
 class _Axes:
@@ -49,7 +49,7 @@ class ParameterAxes(_Axes):
       expert: experts.
       vocab: tokens of the vocabulary.
       position: rows of a table of learned positions.
-      layer: layers of a stack. The parts run as the stages of a pipeline (model/pipeline.py).
+      layer: layers of a stack. The parts run as the stages of a pipeline (model/stages/pipeline.py).
     """
 
     embed: tuple[str, ...] = ("fsdp", "expert", "context")
@@ -109,7 +109,7 @@ class Sharding:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
       activations: which mesh axes each axis of activations, batches and caches is split over.
       chunks: chunks of consecutive layers that each stage of a pipeline runs. More of them shorten the bubble, and
-        move parameters to their stages in every step (model/pipeline.py).
+        move parameters to their stages in every step (model/stages/pipeline.py).
     """
 
     parameters: ParameterAxes = ParameterAxes()
@@ -120,6 +120,11 @@ class Sharding:
         """Yields each invalid field with its problem."""
         if self.chunks < 1:
             yield "chunks", f"must be at least 1, got {self.chunks}"
+
+
+def num_stages(mesh: Mesh, table: Sharding) -> int:
+    """The stages of a pipeline on a mesh, 1 without one; an axis without a size counts as 1."""
+    return math.prod(getattr(mesh, name) or 1 for name in table.parameters.layer)
 
 
 def mesh_axes(table: ParameterAxes | ActivationAxes, axes: Axes) -> list[tuple[str, ...]]:

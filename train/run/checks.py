@@ -27,8 +27,9 @@ def check_mesh(experiment: Experiment, mesh: jax.sharding.Mesh | None = None) ->
     The mesh is that of the experiment over the devices here, unless one over other devices is given.
     """
     mesh = make_mesh(experiment.mesh) if mesh is None else mesh
-    rows = layout_of(mesh, experiment.sharding).placement(("batch", "sequence"))
-    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows)
+    layout = layout_of(mesh, experiment.sharding)
+    rows, stages = layout.placement(("batch", "sequence")), layout.ways("batch") // layout.within_stage().ways("batch")
+    feed.check_batch_size(experiment.data.batch_size, experiment.training.gradient_accumulation, rows, stages)
     feed.check_sequence_length(experiment.data.sequence_length, rows)
     shapes, axes = abstract_params(experiment.model), logical_axes(experiment.model)
     param_shardings(mesh, experiment.sharding, axes, shapes)

@@ -56,3 +56,28 @@ def compare(experiment, mesh, table, parts):
 @pytest.mark.parametrize("name", MESHES)
 def test_stages_equal_one_device(name, experiment):
     compare(experiment, *MESHES[name])
+
+
+EXPERTS = """Experts(num_experts=4, top_k=2, expert=Gated(width=16, bias=True), router=SigmoidRouter(bias=True),
+    dispatch={}, shared=Shared(ffn=Gated(width=16), gate=True),
+    balance_loss=BalanceLoss(coefficient=0.1), router_z_loss=0.01, load_bias=LoadBias(rate=0.01))"""
+NORMAL = "model.initialization=Normal(std=0.2)"
+MECHANISMS = {
+    "dropout": ["model.dropout=Dropout(embedding=0.2, attention=0.2, residual=0.2)"],
+    "dropless experts": [NORMAL, "model.ffn=" + EXPERTS.format("Dropless()")],
+    "experts with capacity": [NORMAL, "model.ffn=" + EXPERTS.format("Capacity(factor=1.0)")],
+    "a pattern of two layers": [
+        "model.num_layers=8",
+        "model.exceptions=(Except(layers='1::2', mixer=GatedDelta(num_heads=4, num_key_heads=2, chunk=5)),)",
+    ],
+    "values of the first layer": ["model.mixer.value_residual=ValueResidual()"],
+    "several streams": ["model.residual=HyperConnections(streams=2)"],
+    "saved taps": ["model.remat=SaveOnly(taps=('query',))"],
+    "whole layers again": ["model.remat=full"],
+}
+
+
+@pytest.mark.parametrize("name", MECHANISMS)
+@pytest.mark.parametrize("mesh", ["chunks", "data"])
+def test_mechanisms_in_stages_equal_one_device(mesh, name, experiment):
+    compare(functools.reduce(override, MECHANISMS[name], experiment), *MESHES[mesh])

@@ -46,4 +46,3 @@ def by_micro_batch(x: jax.Array, layout: Layout) -> jax.Array:
     split = split_rows(x, pipeline)
     flat = split.reshape(pipeline.micro_batches, *split.shape[2:])
     return layout.within_stage().constrain(flat, (None, "batch", *(None,) * (x.ndim - 1)))
-

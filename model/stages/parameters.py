@@ -57,4 +57,3 @@ def _rounds(stages: int, chunks: int) -> list[tuple[np.ndarray, np.ndarray, np.n
         received[chunk % stages] = chunk // stages
         rounds.append((sent, chunk % stages, received))
     return rounds
-

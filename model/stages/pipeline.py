@@ -28,10 +28,11 @@ from model.context import Context
 from model.errors import UserError
 from model.layers import by_stack, group_layers
 from model.layout import Pipeline
-from model.micro_batches import by_micro_batch, join_rows, split_rows
 from model.parameters.maker import specs_of
 from model.stack import AuxOutputs, LayerCaches, empty_cross_layer_arrays, pattern_body
-from model.stage_parameters import chunks_of_stages
+from model.stages.micro_batches import by_micro_batch, join_rows, split_rows
+from model.stages.parameters import chunks_of_stages
+from model.stages.schedule import send_back, send_on, ticks_of_micro_batches, work_of
 from model.taps.request import Taps
 from model.token_positions import inputs_of_rows
 
@@ -54,7 +55,10 @@ def problems_of_stages(config: ModelConfig, stages: int, chunks: int) -> Iterato
     if not config.scan_layers:
         yield "model.scan_layers", f"{stages} stages run layers in a scan; set it True"
     if config.multi_token is not None:
-        yield "model.multi_token", "its modules follow the layers and cannot run in stages; set it None, or mesh.stage=1"
+        yield (
+            "model.multi_token",
+            "its modules follow the layers and do not run in stages; set it None, or mesh.stage=1",
+        )
     if config.per_layer_embedding is not None:
         yield "model.per_layer_embedding", "its vectors would be sent to every stage; set it None, or mesh.stage=1"
 
@@ -122,13 +126,12 @@ class _Stages:
     def __call__(self, stream: jax.Array) -> tuple[jax.Array, Any]:
         """Returns the stream after the last layer, and the outputs of each layer of the pattern, layers first."""
         pipeline = self.pipeline
-        stages, chunks = pipeline.stages, pipeline.chunks
         inputs = self._constrain(split_rows(stream, pipeline), 2)
         # Real rows, not zeros: the bubbles compute finite numbers, which reach no result.
         start = self._fresh(inputs[:, 0])
         carry = (start, inputs, jnp.zeros_like(inputs))
         (_, _, results), outputs = jax.lax.scan(self._tick, carry, jnp.arange(pipeline.ticks))
-        ticks = _ticks_of_micro_batches(stages, chunks, pipeline.micro_batches)
+        ticks = ticks_of_micro_batches(pipeline)
         collected = [
             (
                 {name: self._tap(x, ticks) for name, x in kept.items()},
@@ -158,11 +161,11 @@ class _Stages:
         before, inputs, results = carry
         pipeline, stage_S = self.pipeline, jnp.arange(self.pipeline.stages)
         number_S = jnp.clip(tick - stage_S, 0, pipeline.micro_batches * pipeline.chunks - 1)
-        micro_batch_S, chunk_S = _schedule(number_S, pipeline)
+        micro_batch_S, chunk_S = work_of(number_S, pipeline)
         entering, inputs = self._enter(tick, inputs)
         is_new_S = (stage_S == 0) & (chunk_S == 0)
         select = lambda new, old: jnp.where(_beside(is_new_S, new), new, old)  # noqa: E731
-        state = jax.tree.map(select, self._fresh(entering), jax.tree.map(_send_on, before))
+        state = jax.tree.map(select, self._fresh(entering), jax.tree.map(send_on, before))
         rows_S = jax.tree.map(lambda x: x[micro_batch_S], self.rows_M)
         keys = self.context.dropout_key
         keys_S = None if keys is None else keys[micro_batch_S]
@@ -195,7 +198,7 @@ class _Stages:
         number = tick // period * self.pipeline.stages + tick % period
         slot = number % inputs.shape[1]
         entering = jax.lax.dynamic_index_in_dim(inputs, slot, axis=1, keepdims=False)
-        move = lambda x: jax.lax.dynamic_update_index_in_dim(x, _send_back(entering), slot, axis=1)  # noqa: E731
+        move = lambda x: jax.lax.dynamic_update_index_in_dim(x, send_back(entering), slot, axis=1)  # noqa: E731
         return entering, self._when(tick % period < self.pipeline.stages, move, inputs)
 
     def _leave(self, tick: jax.Array, results: jax.Array, stream: jax.Array) -> jax.Array:
@@ -206,7 +209,7 @@ class _Stages:
         slot = (number // (stages * chunks) * stages + within) % results.shape[1]
 
         def move(results: jax.Array) -> jax.Array:
-            moved = _send_back(jax.lax.dynamic_index_in_dim(results, slot, axis=1, keepdims=False))
+            moved = send_back(jax.lax.dynamic_index_in_dim(results, slot, axis=1, keepdims=False))
             is_last = _beside(jnp.arange(stages) == stages - 1, moved)
             return jax.lax.dynamic_update_index_in_dim(results, jnp.where(is_last, stream, moved), slot, axis=1)
 
@@ -227,21 +230,8 @@ class _Stages:
         return jax.vmap(functools.partial(join_rows, pipeline=self.pipeline))(split)
 
 
-def _schedule(number: Any, pipeline: Pipeline) -> tuple[Any, Any]:
-    """Returns the micro-batch and the chunk of the n-th run of a stage: groups of S micro-batches, chunk after chunk."""
-    stages, period = pipeline.stages, pipeline.stages * pipeline.chunks
-    within = number % period
-    return number // period * stages + within % stages, within // stages
-
-
-def _ticks_of_micro_batches(stages: int, chunks: int, micro_batches: int) -> np.ndarray:
-    """Returns the tick in which a stage runs a chunk on a micro-batch (S, V, M)."""
-    stage, chunk, micro = np.ogrid[:stages, :chunks, :micro_batches]
-    return np.asarray(micro // stages * stages * chunks + chunk * stages + micro % stages + stage)
-
-
 def _of_micro_batches(x: jax.Array, ticks_SVM: np.ndarray) -> jax.Array:
-    """Returns an output (ticks, S, ...) of every tick by stage, chunk and micro-batch (S, V, M, ...), without bubbles."""
+    """Returns an output (ticks, S, ...) of all ticks without the bubbles, by chunk and micro-batch (S, V, M, ...)."""
     return jax.vmap(lambda x, ticks: x[ticks], in_axes=(1, 0))(x, jnp.asarray(ticks_SVM))
 
 
@@ -253,27 +243,6 @@ def _sum_over_micro_batches(x: jax.Array, ticks_SVM: np.ndarray) -> jax.Array:
 
 def _beside(mask_S: jax.Array, x: jax.Array) -> jax.Array:
     return mask_S.reshape(-1, *(1,) * (x.ndim - 1))
-
-
-def _rotation(shift: int) -> Any:
-    """Returns a rotation of the axis of stages, whose derivative is the opposite one.
-
-    Forward and backward the compiler has to see a rotation of a split axis, of which it makes a collective-permute.
-    """
-
-    @jax.custom_vjp
-    def rotate(x: jax.Array) -> jax.Array:
-        return jnp.roll(x, shift, axis=0)
-
-    def backward(_: None, cotangent: Any) -> tuple[Any]:
-        is_number = cotangent.dtype != jax.dtypes.float0
-        return (jnp.roll(cotangent, -shift, axis=0) if is_number else cotangent,)
-
-    rotate.defvjp(lambda x: (rotate(x), None), backward)
-    return rotate
-
-
-_send_on, _send_back = _rotation(1), _rotation(-1)  # to the next stage, and to the one before
 
 
 def _axes_of(specs: Any) -> Any:
