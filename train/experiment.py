@@ -201,6 +201,11 @@ class Experiment:
         yield from self._problems_of_schedule()
         yield from self._problems_of_parameters()
         yield from self._problems_of_stages()
+        yield from self._problems_of_moments()
+
+    def _problems_of_moments(self) -> Iterator[tuple[str, str]]:
+        if self.sharding.moments == "host" and isinstance(self.optimizer, ScheduleFreeAdamW):
+            yield "sharding.moments", "'host' keeps from the devices the average that ScheduleFreeAdamW evaluates"
 
     def _problems_of_schedule(self) -> Iterator[tuple[str, str]]:
         steps, schedule = self.training.num_steps, self.schedule
@@ -233,7 +238,7 @@ class Experiment:
             if chunks > 1:
                 yield "sharding.chunks", f"{chunks} are of the stages of a pipeline, and mesh.stage is 1; set it to 1"
             return
-        if not find_problems(self.model):
+        if chunks >= 1 and not find_problems(self.model):
             yield from problems_of_stages(self.model, stages, chunks)
         parts, batch = self.training.gradient_accumulation, self.data.batch_size
         if parts % stages:

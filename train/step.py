@@ -1,5 +1,6 @@
 """The training step of any objective: a pure function, compiled once."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -149,9 +150,24 @@ def compile_train_step(
     shardings = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
+    step = functools.partial(train_step, experiment, layout, statistics=statistics)
+    if table.moments == "host":
+        step = _with_moments_on_host(step, shardings.opt_state)
     return jax.jit(
-        functools.partial(train_step, experiment, layout, statistics=statistics),
+        step,
         in_shardings=(shardings, rows),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
     )
+
+
+def _with_moments_on_host(step: Callable[..., Any], moments: Any) -> Callable[..., Any]:
+    """The same step of a state whose moments are in the memory of the host, at these placements, before and after."""
+    on_devices = jax.tree.map(lambda where: where.with_memory_kind("device"), moments)
+
+    def moved_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        brought = dataclasses.replace(state, opt_state=jax.device_put(state.opt_state, on_devices))
+        state, metrics = step(brought, batch)
+        return dataclasses.replace(state, opt_state=jax.device_put(state.opt_state, moments)), metrics
+
+    return moved_step

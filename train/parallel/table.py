@@ -8,7 +8,7 @@ To try another parallelism, change the table or the mesh; the model stays as it 
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
@@ -108,12 +108,15 @@ class Sharding:
     Attributes:
       parameters: which mesh axes each axis of a parameter is split over; optimizer moments follow.
       activations: which mesh axes each axis of activations, batches and caches is split over.
+      moments: the memory that holds the moments of the optimizer between steps. In that of the host they cost a device
+        nothing but two copies in every step.
       chunks: chunks of consecutive layers that each stage of a pipeline runs. More of them shorten the bubble, and
         move parameters to their stages in every step (model/stages/pipeline.py).
     """
 
     parameters: ParameterAxes = ParameterAxes()
     activations: ActivationAxes = ActivationAxes()
+    moments: Literal["device", "host"] = "device"
     chunks: int = 1
 
     def problems(self) -> Iterator[tuple[str, str]]:

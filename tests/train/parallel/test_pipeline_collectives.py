@@ -53,7 +53,7 @@ def layer_shapes(experiment, whole):
 
 def test_neighbours_exchange_one_micro_batch_a_tick(tiny_experiment):
     """Forward and backward: the stream to the next stage, a waiting micro-batch and a result to the one before."""
-    step, experiment = compiled(tiny_experiment, "stages")
+    step, _ = compiled(tiny_experiment, "stages")
     found = numbers_sent(step.as_text())
     micro_batch = sizes_of(1, B // 4, T, D)
     assert found.pop(("collective-permute", "f32", micro_batch)) == 6

@@ -3,13 +3,23 @@
 import dataclasses
 import functools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model.errors import UserError
+from model.layout import ONE_DEVICE
 from model.options.assignments import override
-from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, on_one_device, train
+from model.options.tree import check
+from model.stack import empty_caches
+from model.taps.request import Tap, Taps
+from model.transformer import abstract_params, init, stream
+from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, numbered_batch, on_one_device, train
 from train.parallel.mesh import Mesh, make_mesh
-from train.parallel.table import Sharding
+from train.parallel.mesh_choice import requested_mesh, run_mesh_or_fsdp
+from train.parallel.table import Sharding, layout_of
+from train.run.checks import check_mesh
 
 # Meshes, tables, micro-batches.
 MESHES = {
@@ -34,7 +44,7 @@ def experiment(tiny_experiment):
         schedule__peak=3e-3,
         training__clip_norm=0.5,
         samples__prompts="()",
-        optimizer__epsilon=1e-4,
+        optimizer__epsilon=1e-4,  # else Adam blows rounding up where a gradient is nearly 0
     )
 
 
@@ -53,7 +63,13 @@ def compare(experiment, mesh, table, parts):
         np.testing.assert_allclose(params[parameter], value, rtol=1e-5, atol=1e-5, err_msg=parameter)
 
 
-@pytest.mark.parametrize("name", MESHES)
+# The others are swept: a compilation takes seconds.
+REPRESENTATIVES = ("two stages", "chunks")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.sweep) for name in MESHES]
+)
 def test_stages_equal_one_device(name, experiment):
     compare(experiment, *MESHES[name])
 
@@ -77,7 +93,123 @@ MECHANISMS = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", MECHANISMS)
 @pytest.mark.parametrize("mesh", ["chunks", "data"])
 def test_mechanisms_in_stages_equal_one_device(mesh, name, experiment):
     compare(functools.reduce(override, MECHANISMS[name], experiment), *MESHES[mesh])
+
+
+EXPERT_MESHES = {
+    "expert": (Mesh(data=1, stage=2, expert=2), Sharding(), 4),
+    "expert and tensor": (Mesh(data=1, stage=2, expert=2, tensor=2), Sharding(chunks=2), 4),
+    "data, fsdp, expert": (Mesh(data=1, stage=2, fsdp=2, expert=2), Sharding(), 2),
+}
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", EXPERT_MESHES)
+def test_experts_in_stages_that_split_them_too(name, experiment):
+    changes = [NORMAL, "model.ffn=" + EXPERTS.format("Dropless()")]
+    compare(functools.reduce(override, changes, experiment), *EXPERT_MESHES[name])
+
+
+@pytest.mark.parametrize(("stages", "chunks"), [(4, 1), pytest.param(2, 2, marks=pytest.mark.sweep)])
+def test_evaluation_in_stages_equals_one_device(stages, chunks, experiment):
+    """Losses of every token, and statistics of every layer; without micro-batches of training a stage has one."""
+    tokens = numbered_batch(experiment, 0)
+    params = init(experiment.model, jax.random.key(0))
+    taps = ("stream_squares", "query")
+
+    def run(layout):
+        rows = {"positions_BT": tokens["positions"], "segment_ids_BT": tokens["segment_ids"]}
+        output = stream(experiment.model, params, tokens["tokens"], layout=layout, taps=taps, **rows)
+        return output.stream_BTD, output.taps
+
+    mesh = make_mesh(Mesh(data=1, stage=stages), jax.devices()[:stages])
+    got, expected = (
+        jax.jit(functools.partial(run, x))() for x in (layout_of(mesh, Sharding(chunks=chunks)), ONE_DEVICE)
+    )
+    assert got[1]["query"].shape[:2] == (4, experiment.data.batch_size)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, expected)
+
+
+def refused(experiment, *changes):
+    """The error of a config."""
+    with pytest.raises(UserError) as error:
+        check(functools.reduce(override, changes, experiment))
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["mesh.stage=3"], "mesh.stage: 3 stages do not divide the 4 layers; 1, 2, 4 in all would"),
+        (["sharding.chunks=4"], "mesh.stage: 2 stages x 4 chunks do not divide the 4 layers; 1, 2, 4 in all would"),
+        (
+            ["training.gradient_accumulation=1"],
+            "training.gradient_accumulation: 1 micro-batches cannot be split over the 2 stages that they flow through; "
+            "use 2, 4, 8",
+        ),
+        (
+            ["mesh.stage=1", "sharding.chunks=2"],
+            "sharding.chunks: 2 are of the stages of a pipeline, and mesh.stage is 1",
+        ),
+        (["sharding.chunks=0"], "sharding.chunks: must be at least 1, got 0"),
+        (["samples.prompts=('a',)"], "samples.prompts: decoding does not run in stages"),
+        (["model.scan_layers=False"], "model.scan_layers: 2 stages run layers in a scan"),
+        (["model.multi_token=MultiToken()"], "model.multi_token: its modules follow the layers"),
+        (
+            ["model.per_layer_embedding=PerLayerEmbedding(width=8)"],
+            "model.per_layer_embedding: its vectors would be sent",
+        ),
+        (
+            ["model.exceptions=(Except(layers='0', ffn=MLP(width=8)),)"],
+            "mesh.stage: 2 stages need layers that repeat one pattern, and this model has 2 groups "
+            "(repeats x layers: 1 x 1, 3 x 1)",
+        ),
+        (
+            ["model.exceptions=(Except(layers='::2', ffn=MLP(width=8)),)", "mesh.stage=4"],
+            "mesh.stage: 4 stages do not divide the 2 repeats of 2 layers; 1, 2 in all would",
+        ),
+    ],
+)
+def test_what_does_not_run_in_stages_is_refused_by_name(changes, words, experiment):
+    assert words in refused(experiment, "mesh.stage=2", "training.gradient_accumulation=4", *changes)
+
+
+def test_batches_that_do_not_fill_micro_batches_are_refused_when_the_devices_are_known(experiment):
+    """Eight rows in four micro-batches on a mesh that splits the rows of each of them four ways."""
+    changes = ["mesh=Mesh(data=4, stage=2)", "training.gradient_accumulation=4"]
+    with pytest.raises(UserError, match=r"8 sequences in 4 micro-batches cannot be split 4 ways .* a multiple of 16"):
+        check_mesh(functools.reduce(override, changes, experiment))
+    check_mesh(functools.reduce(override, [*changes, "data.batch_size=16"], experiment))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"taps": Taps(edit={"query": lambda x, site: x})}, "taps are not edited in stages"),
+        ({"taps": (Tap("query", (1,)),)}, "tap 'query': with mesh.stage=2 it is kept of all layers or of none"),
+        ({"cache": True}, "decoding does not run in stages; give a --mesh without stage"),
+    ],
+)
+def test_what_a_pass_cannot_do_in_stages_is_refused_by_name(options, words, experiment):
+    model = experiment.model
+    layout = layout_of(make_mesh(Mesh(data=1, stage=2), jax.devices()[:2]), Sharding())
+    options = options | ({"cache": empty_caches(model, 4, 8)} if "cache" in options else {})
+    with pytest.raises(UserError, match=words):
+        jax.eval_shape(
+            lambda params: stream(model, params, jnp.zeros((4, 8), jnp.int32), layout=layout, **options),
+            abstract_params(model),
+        )
+
+
+def test_commands_that_load_a_run_take_a_mesh_without_stages(experiment):
+    """Unless one is given; then its layers have to fit."""
+    choice = run_mesh_or_fsdp(experiment.model, Mesh(data=4, stage=2), Sharding(chunks=2), devices_then=8)
+    assert choice.option == Mesh(fsdp=8)
+    assert choice.note == "the run's mesh was stage=2,data=4 on 8 devices; taking --mesh=fsdp=8 for the 8 here"
+    assert requested_mesh(experiment.model, Mesh(stage=2), Sharding()).layout.pipeline.stages == 2
+    with pytest.raises(UserError, match=r"mesh.stage: 8 stages do not divide the 4 layers; 1, 2, 4"):
+        requested_mesh(experiment.model, Mesh(stage=8), Sharding())
