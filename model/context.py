@@ -112,11 +112,6 @@ class Context(LayerInputs):
     per_layer_BTP: jax.Array | None = None
     cross_layer: dict[str, CrossLayerArray] = dataclasses.field(default_factory=dict)
 
-    @property
-    def platform(self) -> str:
-        """The kind of the devices that run the pass, such as "cpu", "gpu" or "tpu"."""
-        return self.layout.platform
-
     def shard(self, x: jax.Array, axes: Axes) -> jax.Array:
         """Returns the same activation, sharded over the devices by the names of its axes."""
         return self.layout.constrain(x, axes)

@@ -99,15 +99,25 @@ class Layout:
         """Returns the layout of the activations of one stage, without the axis of stages."""
         return self
 
-    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(
+        self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
+    ) -> Callable[..., Any]:
         """Returns a function of whole arrays that runs `function` on the shards of each device.
 
         Args:
           function: takes the shards of its arguments and returns those of its results.
-          in_axes: the names of the axes of each argument.
+          in_axes: the names of the axes of each argument; a tree of them if the argument is a tree.
           out_axes: the names of the axes of the result; a tree of them if the result is a tree.
+          checks_copies: whether JAX follows which arrays are the same on several devices (`check_vma` of
+            `jax.shard_map`). Without, as kernels from libraries need it, gradients are added up over every mesh axis
+            that does not split the argument.
         """
         return function
+
+    @property
+    def balanced(self) -> bool:
+        """Whether devices that share a sequence exchange queries, so that all have as many visible keys to process."""
+        return False
 
     @property
     def splits_tokens(self) -> bool:

@@ -179,8 +179,7 @@ class LatentAttention(nnx.Module):
             bias=bias,
             dropout=self.dropout,
             dropout_key=context.next_dropout_key() if self.dropout else None,
-            query_shards=context.layout.ways("query_sequence"),
-            platform=context.platform,
+            layout=context.layout,
         )
 
     def _expand_latents(

@@ -112,12 +112,15 @@ class Sharding:
         nothing but two copies in every step.
       chunks: chunks of consecutive layers that each stage of a pipeline runs. More of them shorten the bubble, and
         move parameters to their stages in every step (model/stages/pipeline.py).
+      balanced: whether devices that share a sequence exchange queries for causal attention without a window, so that
+        each has a chunk from the start and one from the end of the sequence, and as many visible keys as the others.
     """
 
     parameters: ParameterAxes = ParameterAxes()
     activations: ActivationAxes = ActivationAxes()
     moments: Literal["device", "host"] = "device"
     chunks: int = 1
+    balanced: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yields each invalid field with its problem."""
@@ -168,11 +171,13 @@ class MeshLayout(Layout):
       parameters: the table's parameter axes, which decide the sharding of gradients.
       chunks: the table's chunks of layers.
       micro_batches: of a pipeline; None for as many as stages.
+      balanced: the table's field of this name.
     """
 
     mesh: jax.sharding.Mesh
     table: ActivationAxes
     parameters: ParameterAxes
+    balanced: bool = True
     chunks: int = 1
     micro_batches: int | None = None
 
@@ -227,13 +232,30 @@ class MeshLayout(Layout):
         names = self.parameters.layer
         return dataclasses.replace(self, table=_without(self.table, names), parameters=_without(self.parameters, names))
 
-    def shard_map(self, function: Callable[..., Any], in_axes: tuple[Axes, ...], out_axes: Any) -> Callable[..., Any]:
+    def shard_map(
+        self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
+    ) -> Callable[..., Any]:
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function
-        into = tuple(_spec(self.table, axes) for axes in in_axes)
-        out = jax.tree.map(lambda axes: _spec(self.table, axes), out_axes, is_leaf=_is_axes)
-        return jax.shard_map(function, mesh=self.mesh, in_specs=into, out_specs=out)
+        single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
+
+        def specs(tree: Any) -> Any:
+            return jax.tree.map(lambda axes: _with_axes(_spec(self.table, axes), single), tree, is_leaf=_is_axes)
+
+        into = tuple(map(specs, in_axes))
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=into, out_specs=specs(out_axes), check_vma=checks_copies
+        )
+
+
+def _with_axes(spec: PartitionSpec, names: tuple[str, ...]) -> PartitionSpec:
+    """A spec that names further mesh axes, of one device each: gradients are then not added up over them."""
+    if not spec:
+        return spec
+    used = {name for over in spec for name in ((over,) if isinstance(over, str) else over or ())}
+    first = (spec[0],) if isinstance(spec[0], str) else spec[0] or ()
+    return PartitionSpec((*first, *(name for name in names if name not in used)) or None, *spec[1:])
 
 
 def _without(table: Table, names: Sequence[str]) -> Table:
@@ -260,7 +282,7 @@ def _is_axes(tree: Any) -> bool:
 
 def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
     """The layout of activations on a mesh."""
-    return MeshLayout(mesh, table.activations, table.parameters, table.chunks)
+    return MeshLayout(mesh, table.activations, table.parameters, table.balanced, table.chunks)
 
 
 # ----------------------------------------------------------------------------------------- parameters and moments

@@ -16,6 +16,7 @@ from model.kernels.plain import Plain
 from model.kernels.scoring import Scoring
 from model.kernels.tiles import Tiles
 from model.kernels.visibility import Coordinates, bidirectional, causal
+from model.layout import Layout
 from model.positions.alibi import LinearBias
 from model.positions.relative import RelativeBias
 
@@ -291,6 +292,25 @@ def test_a_request_that_no_kernel_takes_is_refused_with_all_reasons():
     with pytest.raises(UserError) as caught:
         choose(request, (Picky(), Blocks()))
     assert str(caught.value) == message
+
+
+def test_the_request_has_the_platform_of_the_layout():
+    """Even if another platform traces: a pod's program, compiled on a CPU."""
+
+    class OfAPod(Layout):
+        platform = "tpu"
+
+    class Listening(Plain):
+        def supports(self, request):
+            return None if request.platform == "tpu" else "not asked by the pod"
+
+    q, k, v = shapes(8, 8)
+    jax.eval_shape(
+        lambda q, k, v: attend(
+            q, k, v, causal(Coordinates(8)), Scoring(1.0), layout=OfAPod(), kernels=(Listening(),)
+        ),
+        q, k, v,
+    )  # fmt: skip
 
 
 def test_the_first_that_supports_a_request_is_taken():
