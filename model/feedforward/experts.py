@@ -18,6 +18,7 @@ from model.context import Context
 from model.feedforward.balance import BalanceLoss, LoadBias, record_balance
 from model.feedforward.dispatch import Capacity, Dropless, Product, dispatch_dropless, dispatch_with_capacity
 from model.feedforward.mlp import MLP, FeedForward, Gated, hidden_activation
+from model.feedforward.placement import EXPERT_AXES
 from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
 from model.norms import LayerNorm, Norm, RMSNorm
@@ -130,17 +131,16 @@ class MixtureOfExperts(nnx.Module):
 
         self.option = option
         expert, count, ffn_width = option.expert, option.num_experts, option.expert.width
-        gated = isinstance(expert, Gated)
-        into, out, hidden = ("expert", "embed", "ffn"), ("expert", "ffn", "embed"), ("expert", "ffn")
+        gated, axes = isinstance(expert, Gated), EXPERT_AXES
         self.router = make.matrix("router", (width, count), ("embed", "expert"))
         self.router_bias = make.zeros((count,), ("expert",), "router_bias") if option.router.bias else None
         self.load_bias = make.zeros((count,), ("expert",), "load_bias") if option.load_bias else None
-        self.gate = make.matrix("projection", (count, width, ffn_width), into, blocks=1) if gated else None
-        self.up = make.matrix("value", (count, width, ffn_width), into, blocks=1)
-        self.down = make.matrix("residual", (count, ffn_width, width), out, blocks=1)
-        self.gate_bias = make.zeros((count, ffn_width), hidden) if gated and expert.bias else None
-        self.up_bias = make.zeros((count, ffn_width), hidden) if expert.bias else None
-        self.down_bias = make.zeros((count, width), ("expert", "embed")) if expert.bias else None
+        self.gate = make.matrix("projection", (count, width, ffn_width), axes["gate"], blocks=1) if gated else None
+        self.up = make.matrix("value", (count, width, ffn_width), axes["up"], blocks=1)
+        self.down = make.matrix("residual", (count, ffn_width, width), axes["down"], blocks=1)
+        self.gate_bias = make.zeros((count, ffn_width), axes["gate_bias"]) if gated and expert.bias else None
+        self.up_bias = make.zeros((count, ffn_width), axes["up_bias"]) if expert.bias else None
+        self.down_bias = make.zeros((count, width), axes["down_bias"]) if expert.bias else None
         shared = option.shared
         self.shared = FeedForward(shared.ffn, width, make) if shared else None
         gate = make.matrix("projection", (width,), ("embed",)) if shared and shared.gate else None
@@ -153,7 +153,7 @@ class MixtureOfExperts(nnx.Module):
 
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
-        option, count = self.option, self.option.num_experts
+        option = self.option
         logits_BTE = context.tap("router_logits", self._router_logits(x_BTD))
         load_bias_E, expert_scale_E = (None if p is None else p[...] for p in (self.load_bias, self.expert_scale))
         routing = route(option.router, logits_BTE, option.top_k, load_bias_E, expert_scale_E)
@@ -164,17 +164,15 @@ class MixtureOfExperts(nnx.Module):
         )
         chosen_BTR, weight_BTR = routing.chosen_BTR, routing.weight_BTR.astype(x_BTD.dtype)
         read_BTD = x_BTD if self.input_norm is None else self.input_norm(x_BTD)
-        scale_BTR = weight_BTR if option.apply_weights_to == "input" else None
+        on_input = option.apply_weights_to == "input"
+        weights = (weight_BTR, None) if on_input else (None, weight_BTR)
+        params = {name: p[...] for name in EXPERT_AXES if (p := getattr(self, name)) is not None}
+        inputs = (read_BTD, chosen_BTR, *weights, params, self._apply_experts, context.layout)
         dropped_BTR = None
         if isinstance(option.dispatch, Capacity):
-            y_BTRD, dropped_BTR = dispatch_with_capacity(
-                option.dispatch, read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts, context.layout
-            )
+            y_BTD, dropped_BTR = dispatch_with_capacity(option.dispatch, *inputs)
         else:
-            y_BTRD = dispatch_dropless(read_BTD, chosen_BTR, scale_BTR, count, self._apply_experts)
-        if option.apply_weights_to == "output":
-            y_BTRD = y_BTRD * weight_BTR[..., None]
-        y_BTD = jnp.sum(y_BTRD, axis=2)
+            y_BTD = dispatch_dropless(*inputs)
         record_balance(context, routing, logits_BTE, dropped_BTR, option.balance_loss, option.router_z_loss)
         y_BTD = context.shard(y_BTD, ("batch", "ffn_sequence", "embed"))
         y_BTD = y_BTD if self.output_norm is None else self.output_norm(y_BTD)
@@ -191,10 +189,9 @@ class MixtureOfExperts(nnx.Module):
 
     def _apply_experts(self, rows: jax.Array, product: Product) -> jax.Array:
         """Applies to each row its expert."""
-        biases = [None if p is None else p[...] for p in (self.up_bias, self.gate_bias, self.down_bias)]
-        up = product(rows, self.up[...], biases[0])
-        gate = None if self.gate is None else product(rows, self.gate[...], biases[1])
-        return product(hidden_activation(self.option.expert, up, gate), self.down[...], biases[2])
+        up = product(rows, "up")
+        gate = None if self.gate is None else product(rows, "gate")
+        return product(hidden_activation(self.option.expert, up, gate), "down")
 
     def _shared_output(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Returns the output of the shared expert, after its norm and times its gate, where it has them."""
