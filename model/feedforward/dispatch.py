@@ -150,7 +150,7 @@ def _run_experts(
     is_real_M1 = (expert_M < len(sizes_E))[:, None]
 
     def product(x: jax.Array, name: str) -> jax.Array:
-        y = _multiply_gathered(shards.get(name, ()), x, params[name], sizes_E)
+        y = _with_gathered(grouped_matmul, shards.get(name, ()))(x, params[name], sizes_E)
         bias_name = f"{name}_bias"
         if bias_name not in params:
             return y
@@ -162,15 +162,15 @@ def _run_experts(
     return jnp.where(is_real_M1, y_MD, 0) if padded else y_MD
 
 
-def _multiply_gathered(over: Gathered, x_MD: jax.Array, w_EDF: jax.Array, sizes_E: jax.Array) -> jax.Array:
-    """Returns rows times their experts' weights. The backward pass gathers weights again and keeps their shards."""
+def _with_gathered(multiply: Callable[..., jax.Array], over: Gathered) -> Callable[..., jax.Array]:
+    """Returns the product of x and a weight that is gathered from its shards, and again in the backward pass."""
     if not over:
-        return grouped_matmul(x_MD, w_EDF, sizes_E)
+        return multiply
 
-    def multiply(x_MD: jax.Array, w_EDF: jax.Array) -> jax.Array:
-        return grouped_matmul(x_MD, gathered(over, x_MD.dtype, w_EDF), sizes_E)
+    def gather_and_multiply(x: jax.Array, w: jax.Array, *rest: jax.Array) -> jax.Array:
+        return multiply(x, gathered(over, x.dtype, w), *rest)
 
-    return jax.checkpoint(multiply)(x_MD, w_EDF)
+    return jax.checkpoint(gather_and_multiply)
 
 
 def _combine(y_BTRD: jax.Array, weight_BTR: jax.Array | None) -> jax.Array:
@@ -192,35 +192,83 @@ def dispatch_with_capacity(
 
     An expert that drops a token counts 0. Arguments are those of `dispatch_dropless`.
     """
-    batch, length, top_k = chosen_BTR.shape
-    experts = len(params["up"])
-    capacity = option.slots(experts, top_k, length)
-    slot_BTR = _slot_numbers(chosen_BTR, experts)
-    x_BTRD = jnp.broadcast_to(x_BTD[:, :, None], (batch, length, top_k, x_BTD.shape[-1]))
-    if input_scale_BTR is not None:
-        x_BTRD = x_BTRD * input_scale_BTR[..., None]
+    placement = Placement.of(layout, chosen_BTR.shape[:2], params)
+    length, top_k = chosen_BTR.shape[1:]
+    num_experts, names = len(params["up"]), tuple(params)
+    capacity = option.slots(num_experts, top_k, length)
+    sequence_over = placement.tokens[1].mesh_axes
+    slots = capacity + -capacity % placement.tokens[1].ways  # these devices share the slots of a sequence
 
-    def fill_slots(x_TRD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
-        empty = jnp.zeros((experts, capacity, x_TRD.shape[-1]), x_TRD.dtype)
-        return empty.at[chosen_TR, slot_TR].set(x_TRD, mode="drop", unique_indices=True)
+    def on_device(
+        x_BTD: jax.Array,
+        chosen_BTR: jax.Array,
+        input_scale_BTR: jax.Array | None,
+        weight_BTR: jax.Array | None,
+        *arrays: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        varying = placement.mesh_axes
+        slot_BTR = _slot_numbers(chosen_BTR, num_experts, sequence_over)
+        dropped_BTR = slot_BTR >= capacity
+        x_BTD, input_scale_BTR, weight_BTR = vary((x_BTD, input_scale_BTR, weight_BTR), varying)
+        params = vary(_with_one_down_bias(dict(zip(names, arrays, strict=True)), placement), varying)
+        group_BTR, (ways, here) = placement.groups_of(chosen_BTR, num_experts)
+        slot_BTR = jnp.where(dropped_BTR, slots, slot_BTR) if slots > capacity else slot_BTR
+        x_BTRD = jnp.broadcast_to(x_BTD[:, :, None], (*chosen_BTR.shape, x_BTD.shape[-1]))
+        if input_scale_BTR is not None:
+            x_BTRD = x_BTRD * input_scale_BTR[..., None]
 
-    def read_slots(y_ECD: jax.Array, chosen_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
-        return y_ECD.at[chosen_TR, slot_TR].get(mode="fill", fill_value=0)
+        def fill_slots(x_TRD: jax.Array, group_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
+            empty = jnp.zeros((ways * here, slots, x_TRD.shape[-1]), x_TRD.dtype)
+            return empty.at[group_TR, slot_TR].set(x_TRD, mode="drop", unique_indices=True)
 
-    def product(x: jax.Array, name: str) -> jax.Array:
-        y, b = weight_einsum("EBCD,EDF->EBCF", x, params[name]), params.get(f"{name}_bias")
-        return y if b is None else y + cast_like(b[:, None, None], y)
+        def read_slots(y_GCD: jax.Array, group_TR: jax.Array, slot_TR: jax.Array) -> jax.Array:
+            return y_GCD.at[group_TR, slot_TR].get(mode="fill", fill_value=0)
 
-    axes = ("expert", "batch", None, "embed")
-    x_EBCD = layout.constrain(jnp.swapaxes(jax.vmap(fill_slots)(x_BTRD, chosen_BTR, slot_BTR), 0, 1), axes)
-    y_EBCD = layout.constrain(expert_fn(x_EBCD, product), axes)
-    y_BTRD = jax.vmap(read_slots)(jnp.swapaxes(y_EBCD, 0, 1), chosen_BTR, slot_BTR)
-    return _combine(y_BTRD, weight_BTR), slot_BTR >= capacity
+        def product(x: jax.Array, name: str) -> jax.Array:
+            y = _with_gathered(functools.partial(weight_einsum, "EBCD,EDF->EBCF"), placement.gathered[name])(
+                x, params[name]
+            )
+            bias_name = f"{name}_bias"
+            if bias_name not in params:
+                return y
+            bias = gathered(placement.gathered[bias_name], x.dtype, params[bias_name])
+            return y + cast_like(bias[:, None, None], y)
+
+        x_GBCD = jnp.swapaxes(jax.vmap(fill_slots)(x_BTRD, group_BTR, slot_BTR), 0, 1)
+        if sequence_over:
+            x_GBCD = jax.lax.psum_scatter(x_GBCD, sequence_over, scatter_dimension=2, tiled=True)
+        if placement.exchange_axes:
+            x_EBCD = jax.lax.all_to_all(x_GBCD, placement.exchange_axes, 0, 1, tiled=True)
+            y_EBCD = expert_fn(x_EBCD, product)
+            y_GBCD = jax.lax.all_to_all(y_EBCD, placement.exchange_axes, 1, 0, tiled=True)
+        else:
+            y_GBCD = expert_fn(x_GBCD, product)
+        if sequence_over:
+            y_GBCD = jax.lax.all_gather(y_GBCD, sequence_over, axis=2, tiled=True)
+        y_BTRD = jax.vmap(read_slots)(jnp.swapaxes(y_GBCD, 0, 1), group_BTR, slot_BTR)
+        y_BTD = _combine(y_BTRD, weight_BTR)
+        y_BTD = jax.lax.psum(y_BTD, placement.summed_axes) if placement.summed_axes else y_BTD
+        return y_BTD, dropped_BTR
+
+    tokens = (*placement.tokens, None)
+    in_axes = (tokens,) * 4 + tuple(placement.parameters[name] for name in names)
+    shard_mapped = layout.shard_map(on_device, in_axes, (tokens, tokens))
+    outputs: tuple[jax.Array, jax.Array] = shard_mapped(
+        x_BTD, chosen_BTR, input_scale_BTR, weight_BTR, *params.values()
+    )
+    return outputs
 
 
-def _slot_numbers(chosen_BTR: jax.Array, experts: int) -> jax.Array:
-    """Returns how many earlier tokens of the same sequence chose the same expert, (B, T, R)."""
+def _slot_numbers(chosen_BTR: jax.Array, experts: int, sequence_over: tuple[str, ...] = ()) -> jax.Array:
+    """Returns how many earlier tokens of the same sequence chose the same expert, (B, T, R).
+
+    `sequence_over` are the mesh axes that split the sequence.
+    """
     batch, length, top_k = chosen_BTR.shape
     flat = chosen_BTR.reshape(batch, length * top_k)
     counts_BXE = jnp.cumsum(jax.nn.one_hot(flat, experts, dtype=jnp.int32), axis=1)
+    if sequence_over:
+        parts_PBE = jax.lax.all_gather(counts_BXE[:, -1], sequence_over)
+        is_earlier_P = jnp.arange(len(parts_PBE)) < jax.lax.axis_index(sequence_over)
+        counts_BXE += jnp.sum(jnp.where(is_earlier_P[:, None, None], parts_PBE, 0), axis=0)[:, None]
     return (jnp.take_along_axis(counts_BXE, flat[..., None], axis=-1)[..., 0] - 1).reshape(chosen_BTR.shape)

@@ -30,8 +30,18 @@ SPARE = 1.25
 RunExperts = Callable[[dict[str, jax.Array], jax.Array, jax.Array, jax.Array], jax.Array]
 
 
+def places(rows: int, devices: int) -> int:
+    """Returns C for the rows of a device whose experts are on so many devices."""
+    return min(rows, math.ceil(SPARE * rows / devices))
+
+
+def rounds_needed(sizes_NE: jax.Array, capacity: int) -> jax.Array:
+    """Returns the number of rounds in which a device has sent all its rows."""
+    return jnp.max((jnp.sum(sizes_NE, axis=1) + capacity - 1) // capacity)
+
+
 @dataclasses.dataclass(frozen=True)
-class _Rounds:
+class Rounds:
     """The rows of each round. N devices exchange rows; E is the number of experts of each.
 
     Attributes:
@@ -91,11 +101,10 @@ def apply_in_rounds(
       (M, D); rows without an output are 0.
     """
     names, dtype, varying = placement.exchange_axes, rows_MD.dtype, placement.mesh_axes
-    devices = math.prod(jax.lax.axis_size(name) for name in placement.experts.mesh_axes)
-    capacity = min(len(rows_MD), math.ceil(SPARE * len(rows_MD) / devices))
+    capacity = places(len(rows_MD), placement.experts.ways)
     received_NE = jax.lax.all_to_all(sizes_NE, names, 0, 0, tiled=True)
     # All devices make equally many rounds, or some would wait for others for ever.
-    count = jax.lax.pmax(jnp.max((jnp.sum(sizes_NE, axis=1) + capacity - 1) // capacity), varying)
+    count = jax.lax.pmax(rounds_needed(sizes_NE, capacity), varying)
     formats = {name: p.dtype for name, p in params.items()}
 
     def gather_all(params: dict[str, jax.Array]) -> dict[str, jax.Array]:
@@ -117,7 +126,7 @@ def apply_in_rounds(
 
     @jax.custom_vjp
     def all_rounds(params: dict[str, jax.Array], x_MD: jax.Array, sizes: Any, count: jax.Array) -> jax.Array:
-        rounds, whole = _Rounds(names, capacity, *sizes), gather_all(params)
+        rounds, whole = Rounds(names, capacity, *sizes), gather_all(params)
 
         def body(i: jax.Array, y_MD: jax.Array) -> jax.Array:
             here = rounds.sent(i)
@@ -127,7 +136,7 @@ def apply_in_rounds(
 
     def backward(residuals: Any, dy_MD: jax.Array) -> Any:
         params, x_MD, sizes, count = residuals
-        rounds, whole = _Rounds(names, capacity, *sizes), gather_all(params)
+        rounds, whole = Rounds(names, capacity, *sizes), gather_all(params)
 
         def body(i: jax.Array, sums: Any) -> Any:
             dparams, dx_MD = sums

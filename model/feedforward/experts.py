@@ -6,6 +6,7 @@ tokens to experts, and balance.py balances the experts' loads.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Self
@@ -19,8 +20,9 @@ from model.feedforward.balance import BalanceLoss, LoadBias, record_balance
 from model.feedforward.dispatch import Capacity, Dropless, Product, dispatch_dropless, dispatch_with_capacity
 from model.feedforward.mlp import MLP, FeedForward, Gated, hidden_activation
 from model.feedforward.placement import EXPERT_AXES
-from model.feedforward.routing import SigmoidRouter, SoftmaxRouter, route
+from model.feedforward.routing import Routing, SigmoidRouter, SoftmaxRouter, route
 from model.interfaces import FeedForwardOption
+from model.layout import Axes, Layout
 from model.norms import LayerNorm, Norm, RMSNorm
 from model.parameters.maker import ParameterMaker
 from model.parameters.projections import project
@@ -154,9 +156,8 @@ class MixtureOfExperts(nnx.Module):
     def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """Maps (B, T, D) to (B, T, D)."""
         option = self.option
-        logits_BTE = context.tap("router_logits", self._router_logits(x_BTD))
-        load_bias_E, expert_scale_E = (None if p is None else p[...] for p in (self.load_bias, self.expert_scale))
-        routing = route(option.router, logits_BTE, option.top_k, load_bias_E, expert_scale_E)
+        logits_BTE = context.tap("router_logits", self._router_logits(x_BTD, context.layout))
+        routing = self._route(logits_BTE, context.layout)
         routing = dataclasses.replace(
             routing,
             chosen_BTR=context.tap("experts_chosen", routing.chosen_BTR),
@@ -178,14 +179,34 @@ class MixtureOfExperts(nnx.Module):
         y_BTD = y_BTD if self.output_norm is None else self.output_norm(y_BTD)
         return y_BTD if self.shared is None else y_BTD + self._shared_output(x_BTD, context)
 
-    def _router_logits(self, x_BTD: jax.Array) -> jax.Array:
+    def _router_logits(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """Returns the router's logits in full float32 on every device, because near ties decide where a token goes."""
         x_BTD = x_BTD.astype(jnp.float32)
         x_BTD = x_BTD if self.router_norm is None else self.router_norm(x_BTD)
-        logits_BTE = jnp.einsum("BTD,DE->BTE", x_BTD, self.router[...], precision="highest")
+        product = functools.partial(jnp.einsum, "BTD,DE->BTE", precision="highest")
+        tokens = self._token_axes(x_BTD, layout)
+        logits_BTE = layout.shard_map(product, (tokens, (None, None)), tokens)(x_BTD, self.router[...])
         logits_BTE = logits_BTE if self.router_bias is None else logits_BTE + self.router_bias[...]
         factor = self.option.router.logit_scale
         return logits_BTE if factor == 1 else logits_BTE * factor
+
+    def _route(self, logits_BTE: jax.Array, layout: Layout) -> Routing:
+        """Routes each token on the device that has it; a partitioner might gather the logits of all to choose."""
+        load_bias_E, expert_scale_E = (None if p is None else p[...] for p in (self.load_bias, self.expert_scale))
+
+        def on_device(
+            logits_BTE: jax.Array, load_bias_E: jax.Array | None, expert_scale_E: jax.Array | None
+        ) -> tuple[jax.Array, ...]:
+            routing = route(self.option.router, logits_BTE, self.option.top_k, load_bias_E, expert_scale_E)
+            return routing.probabilities_BTE, routing.chosen_BTR, routing.weight_BTR
+
+        tokens = self._token_axes(logits_BTE, layout)
+        shard_mapped = layout.shard_map(on_device, (tokens, (None,), (None,)), (tokens,) * 3)
+        return Routing(*shard_mapped(logits_BTE, load_bias_E, expert_scale_E))
+
+    def _token_axes(self, x_BTX: jax.Array, layout: Layout) -> Axes:
+        """Returns the axes of an array with a vector for each token, split by tokens."""
+        return (*layout.axis_shardings(x_BTX.shape[:2], ("batch", "ffn_sequence")), None)
 
     def _apply_experts(self, rows: jax.Array, product: Product) -> jax.Array:
         """Applies to each row its expert."""

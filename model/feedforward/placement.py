@@ -51,7 +51,7 @@ class Placement:
     gathered: Mapping[str, Gathered]
 
     @classmethod
-    def of(cls, layout: Layout, rows_and_length: tuple[int, int], params: Mapping[str, jax.Array]) -> "Placement":
+    def of(cls, layout: Layout, rows_and_length: tuple[int, ...], params: Mapping[str, jax.Array]) -> "Placement":
         """Returns the placement of a batch (B, T) and of parameters; an axis that the mesh does not divide is whole."""
         batch, sequence = layout.axis_shardings(rows_and_length, ("batch", "ffn_sequence"))
         split_tokens = (*batch.mesh_axes, *sequence.mesh_axes)
