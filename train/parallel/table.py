@@ -289,7 +289,10 @@ def layout_of(mesh: jax.sharding.Mesh, table: Sharding) -> MeshLayout:
 
 
 def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes: Any) -> Any:
-    """A placement for every parameter. Raises UserError if the mesh does not divide an axis of a parameter.
+    """A placement for every parameter.
+
+    Raises UserError if the mesh does not divide an axis of a parameter, or has an expert axis for a model without
+    experts.
 
     Args:
       mesh: the mesh.
@@ -302,13 +305,19 @@ def param_shardings(mesh: jax.sharding.Mesh, table: Sharding, axes: Any, shapes:
         for size, name, over in zip(shape.shape, names, mesh_axes(table.parameters, names), strict=True):
             ways = _num_shards(mesh, over)
             if size % ways:
+                divisors = [str(n) for n in range(1, min(size, mesh.size) + 1) if size % n == 0]
                 raise UserError(
                     f"parameter {path_name(path)}: its {name} axis of {size} cannot be split {ways} ways over "
-                    f"mesh axis {' x '.join(over)}; change the mesh, or keep the axis whole with "
-                    f"--set 'sharding.parameters.{name}=()'"
+                    f"mesh axis {' x '.join(over)}; change the mesh ({size} can be split {', '.join(divisors)} ways), "
+                    f"or keep the axis whole with --set 'sharding.parameters.{name}=()'"
                 )
         return NamedSharding(mesh, _spec(table.parameters, names))
 
+    has_experts = any("expert" in names for names in jax.tree.leaves(axes, is_leaf=_is_axes))
+    if (ways := mesh.shape.get("expert", 1)) > 1 and not has_experts:
+        raise UserError(
+            f"mesh: expert={ways} splits experts, and this model has none; use fsdp={ways} to split parameters and rows"
+        )
     return jax.tree_util.tree_map_with_path(placement, shapes, axes)
 
 
