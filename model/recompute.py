@@ -55,6 +55,7 @@ def rematerialized(function: Callable[..., Any], remat: Remat, scanned: bool) ->
     """Returns the function of a layer; its backward pass recomputes the intermediates that the option names."""
     if remat == "none":
         return function
+    policy: Any
     if isinstance(remat, SaveOnly):
         policy = _saving(remat)
     else:
@@ -63,7 +64,7 @@ def rematerialized(function: Callable[..., Any], remat: Remat, scanned: bool) ->
     return jax.checkpoint(function, policy=policy, prevent_cse=not scanned)
 
 
-def _saving(remat: SaveOnly) -> Callable[..., Any]:
+def _saving(remat: SaveOnly) -> Any:
     """Returns the policy that keeps the taps, some of them in the memory of the host."""
     if not remat.offload:
         return jax.checkpoint_policies.save_only_these_names(*remat.taps)

@@ -22,7 +22,8 @@ from model.taps.request import TapSite
 def inputs_of_rows(config: ModelConfig, rows: Rows, cached: bool = False) -> dict[str, Any]:
     """Returns the fields of a `Context` that depend on its rows. Raises UserError for documents and a cache."""
     options = rows.positions_BT, rows.segment_ids_BT, rows.lengths_B, rows.text_lengths_B
-    token_positions = TokenPositions(rows.tokens_BT.shape, *options, cached=cached)
+    batch, length = rows.tokens_BT.shape
+    token_positions = TokenPositions((batch, length), *options, cached=cached)
     site = TapSite(
         tokens_BT=rows.tokens_BT, positions_BT=token_positions.positions(), segment_ids_BT=rows.segment_ids_BT
     )

@@ -70,6 +70,7 @@ class Transformer(nnx.Module):
     def __call__(self, batch: TokenBatch, context: Context, cache: LayerCaches | None) -> Output:
         """Runs the model on token ids; see `stream`."""
         positions_BT = context.site.positions_BT
+        assert positions_BT is not None
         x_BTD = self.embedding.embed(batch.tokens_BT, self.config.precision.compute, context.layout)
         vectors = None if self.per_layer is None else self.per_layer(batch.tokens_BT, x_BTD, context.layout)
         x_BTD = context.dropout(self.position(x_BTD, positions_BT), self.config.dropout.embedding)

@@ -152,7 +152,7 @@ def compile_train_step(
     shardings = state_shardings(StateConfig.of(experiment), mesh, table)
     layout = layout_of(mesh, table)
     rows = layout.placement(("batch", "sequence"))
-    step = functools.partial(train_step, experiment, layout, statistics=statistics)
+    step: Callable[..., Any] = functools.partial(train_step, experiment, layout, statistics=statistics)
     if table.moments == "host":
         step = _with_moments_on_host(step, shardings.opt_state)
     return jax.jit(

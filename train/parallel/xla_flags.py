@@ -37,7 +37,7 @@ _LEVELS = "https://openxla.org/xla/gpu_optimization_levels"
 _GUIDANCE = "https://openxla.org/xla/flags_guidance"
 _PIPELINED = "a scan gathers or reduces for the next layer while it computes this one, in place of between two layers"
 
-# By platform. None for CPUs: no flag made a step faster that was tried (tests/benchmarks/README.md).
+# By platform. None for CPUs, where no flag was measured to make a step faster.
 FLAGS: dict[str, tuple[XlaFlag, ...]] = {
     "cpu": (),
     "gpu": (
