@@ -6,7 +6,8 @@ stage sends its result to the next one. With one chunk of layers a stage this is
 Training on GPU Clusters Using Megatron-LM", section 2.2: a micro-batch passes all stages once for each chunk, and the
 bubble is (S - 1) / (V M + S - 1) of the ticks. S stages, V chunks a stage, M micro-batches; chunk c is in stage c % S.
 Differentiation runs all ticks backward after all forward: every stage keeps V M + S - 1 inputs of a chunk (and of its
-layers, as `ModelConfig.remat` says), so that all M micro-batches are alive.
+layers, as `ModelConfig.remat` says), so that all M micro-batches are alive. Gradients of micro-batches add up in the
+format of the parameters.
 
 Outside of the layers each stage holds M / S of the micro-batches. They move towards stage 0 one stage at a time as it
 reads them, and results move away from the last stage likewise: no stage ever holds all of them.

@@ -171,6 +171,7 @@ class MeshLayout(Layout):
       parameters: the table's parameter axes, which decide the sharding of gradients.
       chunks: the table's chunks of layers.
       micro_batches: of a pipeline; None for as many as stages.
+      in_stage: whether this is the layout of one stage, which is mapped over all of them.
       balanced: the table's field of this name.
     """
 
@@ -180,6 +181,7 @@ class MeshLayout(Layout):
     balanced: bool = True
     chunks: int = 1
     micro_batches: int | None = None
+    in_stage: bool = False
 
     @property
     def platform(self) -> str:
@@ -230,7 +232,8 @@ class MeshLayout(Layout):
     def within_stage(self) -> "MeshLayout":
         """The layout of the activations of one stage, without the axis of stages."""
         names = self.parameters.layer
-        return dataclasses.replace(self, table=_without(self.table, names), parameters=_without(self.parameters, names))
+        table, parameters = _without(self.table, names), _without(self.parameters, names)
+        return dataclasses.replace(self, table=table, parameters=parameters, in_stage=True)
 
     def shard_map(
         self, function: Callable[..., Any], in_axes: tuple[Any, ...], out_axes: Any, *, checks_copies: bool = True
@@ -238,6 +241,8 @@ class MeshLayout(Layout):
         """A function of whole arrays that runs `function` on each device's shards (`jax.shard_map`); see `Layout`."""
         if self.mesh.size == 1:
             return function
+        # jax cannot check copies in loops that are mapped over stages: it takes a constant of the body for one.
+        checks_copies = checks_copies and not self.in_stage
         single = () if checks_copies else tuple(name for name, size in self.mesh.shape.items() if size == 1)
 
         def specs(tree: Any) -> Any:
