@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,17 @@ from model.errors import UserError
 from model.layout import ONE_DEVICE
 from model.options.assignments import override
 from model.options.tree import check
+from model.parameters.names import flatten
 from model.stack import empty_caches
 from model.taps.request import Tap, Taps
 from model.transformer import abstract_params, init, stream
 from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, numbered_batch, on_one_device, train
+from train import loop
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import requested_mesh, run_mesh_or_fsdp
 from train.parallel.table import Sharding, layout_of
 from train.run.checks import check_mesh
+from train.run.loading import load_params
 
 # Meshes, tables, micro-batches.
 MESHES = {
@@ -213,3 +217,24 @@ def test_commands_that_load_a_run_take_a_mesh_without_stages(experiment):
     assert requested_mesh(experiment.model, Mesh(stage=2), Sharding()).layout.pipeline.stages == 2
     with pytest.raises(UserError, match=r"mesh.stage: 8 stages do not divide the 4 layers; 1, 2, 4"):
         requested_mesh(experiment.model, Mesh(stage=8), Sharding())
+
+
+@pytest.mark.sweep
+def test_a_run_in_stages_is_continued_and_evaluated_without_them(tiny_experiment, tmp_path):
+    """Its checkpoint, losses and validation losses are those of a run that never had stages."""
+    sizes = {"training__num_steps": 4, "training__gradient_accumulation": 2, "evaluation__every": 2}
+    plain = tiny_experiment(**sizes, checkpoints__every=2, samples__prompts="()", mesh=Mesh(data=2, fsdp=2, context=2))
+    staged = dataclasses.replace(plain, mesh=Mesh(stage=2, data=2, fsdp=2))
+    run_folder, other = tmp_path / "stages", tmp_path / "plain"
+    quiet = {"say": lambda line: None}
+    loop.train(staged, run_folder, hard_stop=2, **quiet)
+    loop.train(plain, run_folder, **quiet)
+    loop.train(plain, other, **quiet)
+    got, expected = (flatten(load_params(run).params) for run in (run_folder, other))
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").open()] for run in (run_folder, other)]
+    for name in ("loss", "validation_loss"):
+        values = [[line[name] for line in part if name in line] for part in lines]
+        assert len(values[0]) >= 2
+        np.testing.assert_allclose(*values, rtol=1e-5)
