@@ -234,7 +234,7 @@ def test_a_run_in_stages_is_continued_and_evaluated_without_them(tiny_experiment
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
     lines = [[json.loads(line) for line in (run / "metrics.jsonl").open()] for run in (run_folder, other)]
-    for name in ("loss", "validation_loss"):
-        values = [[line[name] for line in part if name in line] for part in lines]
+    for kind in ("train", "eval"):
+        values = [[line["loss"] for line in part if line.get("kind") == kind] for part in lines]
         assert len(values[0]) >= 2
         np.testing.assert_allclose(*values, rtol=1e-5)
