@@ -58,7 +58,7 @@ def test_moments_wait_on_the_host_and_the_numbers_are_the_same(experiment, tmp_p
     assert float(metrics["loss"]) == float(expected_metrics["loss"])
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state), jax.device_get(expected))
     with CheckpointStore(tmp_path, Checkpoints(), lambda line: None) as store:
-        store.save(2, state)
+        store.save(on_host, state, 2, None)
         store.finish()
     for option in (experiment, on_host):
         shardings = state_shardings(StateConfig.of(option), make_mesh(option.mesh), option.sharding)

@@ -4,27 +4,22 @@ import dataclasses
 import functools
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from model.errors import UserError
-from model.layout import ONE_DEVICE
 from model.options.assignments import override
 from model.options.tree import check
 from model.parameters.names import flatten
-from model.stack import empty_caches
-from model.taps.request import Tap, Taps
-from model.transformer import abstract_params, init, stream
-from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, numbered_batch, on_one_device, train
+from tests.train.parallel.test_sharded_steps import MEGATRON, devices_of, on_one_device, train
 from train import loop
 from train.parallel.mesh import Mesh, make_mesh
 from train.parallel.mesh_choice import requested_mesh, run_mesh_or_fsdp
-from train.parallel.table import Sharding, layout_of
+from train.parallel.table import ActivationAxes, Sharding
 from train.run.checks import check_mesh
 from train.run.loading import load_params
 
+RING = Sharding(activations=ActivationAxes(key_sequence=("context",)))
 # Meshes, tables, micro-batches.
 MESHES = {
     "two stages": (Mesh(data=1, stage=2), Sharding(), 4),
@@ -35,6 +30,7 @@ MESHES = {
     "tensor": (Mesh(data=1, stage=2, tensor=2), Sharding(), 4),
     "megatron": (Mesh(data=1, stage=2, tensor=2), MEGATRON, 2),
     "context": (Mesh(data=1, stage=2, context=2), Sharding(), 4),
+    "ring": (Mesh(data=1, stage=2, context=2), RING, 4),
     "mixture": (Mesh(data=1, stage=2, fsdp=2, tensor=2), Sharding(), 4),
 }
 
@@ -118,26 +114,6 @@ def test_experts_in_stages_that_split_them_too(name, experiment):
     compare(functools.reduce(override, changes, experiment), *EXPERT_MESHES[name])
 
 
-@pytest.mark.parametrize(("stages", "chunks"), [(4, 1), pytest.param(2, 2, marks=pytest.mark.sweep)])
-def test_evaluation_in_stages_equals_one_device(stages, chunks, experiment):
-    """Losses of every token, and statistics of every layer; without micro-batches of training a stage has one."""
-    tokens = numbered_batch(experiment, 0)
-    params = init(experiment.model, jax.random.key(0))
-    taps = ("stream_squares", "query")
-
-    def run(layout):
-        rows = {"positions_BT": tokens["positions"], "segment_ids_BT": tokens["segment_ids"]}
-        output = stream(experiment.model, params, tokens["tokens"], layout=layout, taps=taps, **rows)
-        return output.stream_BTD, output.taps
-
-    mesh = make_mesh(Mesh(data=1, stage=stages), jax.devices()[:stages])
-    got, expected = (
-        jax.jit(functools.partial(run, x))() for x in (layout_of(mesh, Sharding(chunks=chunks)), ONE_DEVICE)
-    )
-    assert got[1]["query"].shape[:2] == (4, experiment.data.batch_size)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, expected)
-
-
 def refused(experiment, *changes):
     """The error of a config."""
     with pytest.raises(UserError) as error:
@@ -188,25 +164,6 @@ def test_batches_that_do_not_fill_micro_batches_are_refused_when_the_devices_are
     with pytest.raises(UserError, match=r"8 sequences in 4 micro-batches cannot be split 4 ways .* a multiple of 16"):
         check_mesh(functools.reduce(override, changes, experiment))
     check_mesh(functools.reduce(override, [*changes, "data.batch_size=16"], experiment))
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"taps": Taps(edit={"query": lambda x, site: x})}, "taps are not edited in stages"),
-        ({"taps": (Tap("query", (1,)),)}, "tap 'query': with mesh.stage=2 it is kept of all layers or of none"),
-        ({"cache": True}, "decoding does not run in stages; give a --mesh without stage"),
-    ],
-)
-def test_what_a_pass_cannot_do_in_stages_is_refused_by_name(options, words, experiment):
-    model = experiment.model
-    layout = layout_of(make_mesh(Mesh(data=1, stage=2), jax.devices()[:2]), Sharding())
-    options = options | ({"cache": empty_caches(model, 4, 8)} if "cache" in options else {})
-    with pytest.raises(UserError, match=words):
-        jax.eval_shape(
-            lambda params: stream(model, params, jnp.zeros((4, 8), jnp.int32), layout=layout, **options),
-            abstract_params(model),
-        )
 
 
 def test_commands_that_load_a_run_take_a_mesh_without_stages(experiment):
