@@ -36,10 +36,10 @@ class XlaFlag:
 _LEVELS = "https://openxla.org/xla/gpu_optimization_levels"
 _PIPELINED = "a scan gathers or reduces for the next layer while it computes this one, in place of between two layers"
 
-# By platform. None for CPUs, where no flag was measured to make a step faster. None for TPUs: what the guidance
-# (https://openxla.org/xla/flags_guidance) suggests for asynchronous gathers is the default by now, and pipelined gathers
-# (xla_tpu_enable_ici_ag_pipelining and two others) hold the parameters of a further layer, for which no plan of memory
-# (python -m launch.plan) accounts and whose gain nobody has measured here.
+# By platform. None for CPUs, where no flag was measured to make a step faster. None for TPUs: asynchronous gathers, as
+# https://openxla.org/xla/flags_guidance suggests them, are the default by now; its pipelined gathers
+# (xla_tpu_enable_ici_ag_pipelining and two others) may hold the parameters of a further layer, for which launch.plan
+# does not account.
 FLAGS: dict[str, tuple[XlaFlag, ...]] = {
     "cpu": (),
     "gpu": (

@@ -30,6 +30,15 @@ def test_a_cpu_gets_none():
     assert environment == {}
 
 
+def test_the_compiler_of_tpus_reads_a_variable_of_its_own(monkeypatch):
+    flag = xla_flags.XlaFlag(LATENCY, "true", "", "")
+    monkeypatch.setitem(FLAGS, "tpu", (flag,))
+    monkeypatch.setitem(xla_flags._LIBRARIES, "tpu", xla_flags._LIBRARIES["gpu"])
+    environment = {"XLA_FLAGS": f"--{LATENCY}=false"}
+    assert set_flags(environment, "tpu") == [flag]
+    assert environment == {"XLA_FLAGS": f"--{LATENCY}=false", "LIBTPU_INIT_ARGS": f"--{LATENCY}=true"}
+
+
 def test_a_flag_that_the_installed_compiler_does_not_know_is_left_out(monkeypatch):
     """XLA ends a process at an unknown flag."""
     unknown = xla_flags.XlaFlag("xla_gpu_no_such_flag", "true", "", "")
