@@ -24,7 +24,7 @@ class SaveOnly:
         and back while the device computes; it pays where a copy is faster than the recomputation and memory is short.
     """
 
-    taps: tuple[str, ...] = ()
+    taps: tuple[str, ...]
     offload: tuple[str, ...] = ()
 
     def problems(self) -> Iterator[tuple[str, str]]:

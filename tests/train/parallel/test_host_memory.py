@@ -91,9 +91,9 @@ def test_taps_are_copied_to_the_host_for_the_backward_pass_and_back(experiment):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("model.remat=SaveOnly()", "model.remat.taps: name at least one"),
-        ("model.remat=SaveOnly(offload=('querry',))", "model.remat.offload: no tap is called 'querry'"),
-        ("model.remat=SaveOnly(offload=('query', 'query'))", "model.remat.offload: names 'query' twice"),
+        ("model.remat=SaveOnly(taps=())", "model.remat.taps: name at least one"),
+        ("model.remat=SaveOnly(taps=(), offload=('querry',))", "model.remat.offload: no tap is called 'querry'"),
+        ("model.remat=SaveOnly(taps=(), offload=('query', 'query'))", "model.remat.offload: names 'query' twice"),
         ("model.remat=SaveOnly(taps=('query',), offload=('query',))", "model.remat.taps: offload names 'query' too"),
         ("sharding.moments='disk'", "sharding.moments: expected 'device' or 'host', got"),
     ],
@@ -109,7 +109,7 @@ def test_an_average_that_is_evaluated_stays_on_the_devices(experiment):
         check(override(override(experiment, "optimizer=ScheduleFreeAdamW()"), "sharding.moments='host'"))
 
 
-@pytest.mark.parametrize("change", ["sharding.moments='host'", "model.remat=SaveOnly(offload=('query',))"])
+@pytest.mark.parametrize("change", ["sharding.moments='host'", "model.remat=SaveOnly(taps=(), offload=('query',))"])
 def test_devices_without_memory_of_the_host_are_named(change, experiment, monkeypatch):
     check_mesh(override(experiment, change))
     monkeypatch.setattr("train.run.checks.HOST_MEMORY", "another_memory")
